@@ -1,0 +1,57 @@
+# Two commands: `make run` shows the main job, `make test` proves it. Each sets up what it needs, and says so.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench up lock clean
+
+help:
+	@echo "make run    set up, start everything, send sample listings through it, show what happened"
+	@echo "            ARGS=--exit stops after the summary; ARGS=\"--file listings.csv\" runs your own file"
+	@echo "make test   style, types, import rules and every test, on real Kafka and PostgreSQL"
+	@echo "make check  the part of it that takes seconds: style, types, import rules, unit tests"
+	@echo "make bench  measure each stage beside its floor (docs/performance.md)"
+	@echo "make up     start everything and leave it empty"
+	@echo "make lock   work out requirements/*.txt again after a change in pyproject.toml"
+	@echo "make clean  remove the environment and the local stack's data"
+
+run:
+	@$(PYTHON) deploy/environment.py local
+	@exec $(BIN)/python -m piepowder run $(ARGS)
+
+up:
+	@$(PYTHON) deploy/environment.py local
+	@exec $(BIN)/python -m piepowder up $(ARGS)
+
+test: check
+	@echo "== tests on real Kafka and PostgreSQL"
+	@exec $(BIN)/python -m pytest tests/contract tests/integration tests/e2e $(ARGS)
+
+check:
+	@$(PYTHON) deploy/environment.py dev
+	@echo "== style"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@echo "== types"
+	@$(BIN)/mypy
+	@echo "== import rules"
+	@$(BIN)/lint-imports
+	@echo "== unit, property and architecture tests"
+	@$(BIN)/python -m pytest tests/unit tests/property tests/architecture $(ARGS)
+
+bench:
+	@$(PYTHON) deploy/environment.py dev
+	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+lock:
+	@$(PYTHON) deploy/environment.py dev
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/run.txt
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --extra local --group build pyproject.toml -o requirements/local.txt
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --extra local --group dev pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf .venv .piepowder .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

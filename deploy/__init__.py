@@ -1,0 +1,1 @@
+"""How Piepowder is run: the local stack, containers and Kubernetes."""

@@ -1,0 +1,131 @@
+"""Makes `.venv` hold what a lock file says: `python3 deploy/environment.py local|dev`.
+
+It is the first thing that runs on a new machine, so it needs nothing but Python's standard library, says what it does,
+ends with one sentence where something is missing, and takes up where an interrupted start left off. When the lock has
+not changed since the last time, it costs a few milliseconds.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+OLDEST = (3, 11)
+
+
+def main(profile: str) -> None:
+    if sys.version_info < OLDEST:
+        _use_newer_python(profile)
+    lock = ROOT / "requirements" / f"{profile}.txt"
+    wanted = _fingerprint(lock)
+    # the development environment holds all that the local one does
+    if any(_installed(name) == _fingerprint(ROOT / "requirements" / f"{name}.txt") for name in (profile, "dev")):
+        return
+    python = VENV / "bin" / "python"
+    if not _works(python):
+        print("Making a Python environment in .venv", flush=True)
+        shutil.rmtree(VENV, ignore_errors=True)
+        _make_environment(python)
+    count = sum(1 for line in lock.read_text().splitlines() if line and not line.startswith((" ", "#")))
+    _install(python, ["--require-hashes", "-r", str(lock)], f"Installing up to {count} packages", count)
+    _install(python, ["--no-deps", "--no-build-isolation", "-e", str(ROOT)], "Installing Piepowder itself", 0)
+    (VENV / f"installed-{profile}.json").write_text(json.dumps(wanted))
+
+
+def _fingerprint(lock: Path) -> "dict[str, str]":
+    content = lock.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    return {"lock": hashlib.sha256(content).hexdigest(), "place": str(ROOT)}
+
+
+def _installed(profile: str) -> object:
+    try:
+        return json.loads((VENV / f"installed-{profile}.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _works(python: Path) -> bool:
+    try:
+        where = subprocess.run(
+            [str(python), "-c", "import pip, sys; print(sys.prefix)"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return Path(where.stdout.strip()) == VENV
+
+
+def _make_environment(python: Path) -> None:
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    if made.returncode or not _works(python):
+        said = (made.stdout + made.stderr).strip()
+        if "No space left" in said:
+            _stop(f"The disk that holds {ROOT} is full: free about 1 GB and run this again.")
+        if "Permission denied" in said or "Read-only" in said:
+            _stop(f"{ROOT} cannot be written to: use a checkout of your own.")
+        _stop(f"{sys.executable} cannot make environments: install your system's python3-venv package.\n{said}")
+
+
+def _install(python: Path, arguments: "list[str]", title: str, count: int) -> None:
+    print(title, flush=True)
+    started, seen, said = time.monotonic(), 0, ""
+    command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
+    environment = {**os.environ, "PIP_PROGRESS_BAR": "off"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            said = (said + line)[-4000:]
+            if line.startswith("Collecting ") and count:
+                seen += 1
+                name = line.split()[1].partition("==")[0]
+                _progress(f"  {seen} of {count}: {name}")
+    if pip.returncode:
+        _progress("")
+        _stop(f"{_reason(said)}\n{said[-1500:]}")
+    _progress(f"  done in {time.monotonic() - started:.0f} s\n")
+
+
+def _reason(said: str) -> str:
+    if "No space left" in said:
+        return f"The disk that holds {ROOT} is full: free about 1 GB and run this again."
+    if "NewConnectionError" in said or "Temporary failure in name resolution" in said or "Max retries" in said:
+        return "The package registry cannot be reached: check the network or pip's settings, and run this again."
+    if "DO NOT MATCH THE HASHES" in said:
+        return "A package is not the one that the lock names: empty pip's cache (`pip cache purge`), run this again."
+    return "The packages could not be installed; what pip said:"
+
+
+def _progress(text: str) -> None:
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}", end="", flush=True)
+    elif text.endswith("\n"):
+        print(text, end="", flush=True)
+
+
+def _use_newer_python(profile: str) -> None:
+    for minor in range(14, OLDEST[1] - 1, -1):
+        found = shutil.which(f"python3.{minor}")
+        if found:
+            os.execv(found, [found, __file__, profile])
+    _stop(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; {sys.executable} is {sys.version.split()[0]}.")
+
+
+def _stop(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except KeyboardInterrupt:
+        _stop("Interrupted; run it again to go on.")
+    except OSError as error:
+        _stop(f"{error.strerror}: {error.filename}")
