@@ -1,0 +1,70 @@
+"""Ids that repeat themselves: a retry, a replay or a crash between two steps derives the same ids again.
+
+Every id is a UUIDv5 (RFC 9562) over what it stands for. Secrets are the one exception and come from the system's
+random source.
+"""
+
+import hashlib
+import secrets
+import zlib
+from typing import Final
+from uuid import UUID
+
+NAMESPACE: Final = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's URL namespace
+_NAMESPACE: Final = NAMESPACE.bytes
+_SEPARATOR: Final = "\x1f"  # ASCII unit separator: refused in every part by intake, so that parts cannot run together
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
+
+
+def derive(*parts: str) -> str:
+    """The UUIDv5 of `parts`, as text; equals `uuid.uuid5(NAMESPACE, "\\x1f".join(parts))`, faster."""
+    digest = hashlib.sha1(_NAMESPACE + _SEPARATOR.join(parts).encode(), usedforsecurity=False).digest()
+    h = digest[:16].hex()
+    variant = "89ab"[digest[8] >> 4 & 3]
+    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{variant}{h[17:20]}-{h[20:]}"
+
+
+def item_id(platform: str, kind: str, subject_id: str, version: str) -> str:
+    """One posted version of a subject; `version` is the client's number as text, or the content's hash."""
+    return derive("item", platform, kind, subject_id, version)
+
+
+def case_id(item: str, region: str, case_type: str) -> str:
+    """One unit of work about an item in a region."""
+    return derive("case", item, region, case_type)
+
+
+def event_id(cause: str, event_type: str, n: int | str = 0) -> str:
+    """The n-th event of a type that `cause` (an event's id, or what a first event stands for) brings about."""
+    return derive("event", cause, event_type, str(n))
+
+
+def decision_id(case: str, n: int) -> str:
+    """The n-th decision of a case, from 1."""
+    return derive("decision", case, str(n))
+
+
+def content_hash(content: bytes) -> str:
+    """SHA-256 of a canonical encoding, 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def new_api_key(environment: str) -> str:
+    """A fresh API key `pp_<environment>_<random><crc>`: 160 random bits, then a CRC-32 that catches typing errors."""
+    body = f"pp_{environment}_{''.join(secrets.choice(_ALPHABET) for _ in range(28))}"
+    return body + _crc(body)
+
+
+def is_well_formed_api_key(key: str) -> bool:
+    """Whether `key` has the form and the check digits of an API key (says nothing about whether it is known)."""
+    body, crc = key[:-8], key[-8:]
+    return body.startswith("pp_") and body.count("_") >= 2 and crc == _crc(body)
+
+
+def hash_api_key(key: str) -> str:
+    """What is kept of a key: its SHA-256, 64 hex digits (the key has 160 random bits, so a slow hash adds nothing)."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _crc(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"

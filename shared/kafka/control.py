@@ -1,0 +1,102 @@
+"""The control topic's reader: what is in force now, and each change as it comes.
+
+The topic is compacted and small, so every process reads it whole at start, without a group, and then follows it. A
+record that cannot be used leaves what was in force in force: it is counted and logged, and stays in the topic whole.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared import metrics
+from shared.envelope import GLOBAL, Event, decode
+from shared.errors import Poison
+from shared.kafka.topics import CONTROL
+from shared.lifecycle import Readiness
+from shared.retry import Backoff, wait
+
+log = logging.getLogger(__name__)
+
+
+class ControlReader:
+    """Calls `apply` with every event of the control topic, oldest first; `apply` raises Poison for one it cannot use.
+
+    `lacking` says what is not in force yet, None when the service has all it needs; it decides readiness.
+    """
+
+    def __init__(
+        self,
+        *,
+        bootstrap: str,
+        client_id: str,
+        apply: Callable[[Event[Any]], None],
+        lacking: Callable[[], str | None],
+        readiness: Readiness,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._client_id = client_id
+        self._apply = apply
+        self._lacking = lacking
+        self._readiness = readiness
+        self._readiness.set("control", "the control topic is not read yet")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow the topic until `stop` is set, connecting again as often as it takes."""
+        attempt, backoff = 0, Backoff()
+        while not stop.is_set():
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                client_id=f"{self._client_id}-control",
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=100,
+                metadata_max_age_ms=30_000,
+            )
+            try:
+                await consumer.start()
+                attempt = 0
+                await self._follow(consumer, stop)
+            except (KafkaError, OSError) as error:
+                attempt += 1
+                log.warning("the control topic cannot be read, trying again", extra={"error": repr(error)})
+                self._readiness.set("control", f"the control topic cannot be read: {error!r}")
+                await wait(stop, backoff.delay(attempt))
+            finally:
+                await consumer.stop()
+
+    async def _follow(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        partitions = consumer.partitions_for_topic(CONTROL) or await self._await_topic(consumer, stop)
+        assigned = [TopicPartition(CONTROL, partition) for partition in partitions]
+        if not assigned:
+            return
+        consumer.assign(assigned)
+        await consumer.seek_to_beginning(*assigned)
+        ends = await consumer.end_offsets(assigned)
+        while not stop.is_set():
+            for lane in (await consumer.getmany(timeout_ms=200)).values():
+                for record in lane:
+                    self._take(record.headers, record.key, record.value)
+            if all([await consumer.position(tp) >= end for tp, end in ends.items()]):
+                self._readiness.set("control", self._lacking())
+
+    async def _await_topic(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> set[int]:
+        self._readiness.set("control", f"the topic {CONTROL} does not exist: create it with `piepowder topics`")
+        found: set[int] = set()
+        while not stop.is_set() and not found:
+            await wait(stop, 0.5)
+            if CONTROL in await consumer.topics():
+                found = consumer.partitions_for_topic(CONTROL) or set()
+        return found
+
+    def _take(self, headers: tuple[tuple[str, bytes], ...], key: bytes | None, value: bytes | None) -> None:
+        try:
+            self._apply(decode(headers, key, value, region=GLOBAL))
+        except Poison as poison:
+            entity = (key or b"none").decode(errors="replace")
+            log.error("a control record was refused", extra={"entity": entity, "reason": poison.reason})
+            metrics.CONTROL_REFUSED.labels(entity if entity in ("operating-model", "policy-set") else "other").inc()

@@ -1,0 +1,122 @@
+"""How a service lives: its REST and its loops run side by side until a signal, then drain under one deadline.
+
+A loop that fails stops the whole service with status 1: a service that only looks alive is worse than one that its
+supervisor starts again.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TypeAlias
+
+import uvicorn
+from fastapi import FastAPI
+
+from shared import logs, metrics
+from shared.errors import PiepowderError
+from shared.settings import CommonSettings
+
+log = logging.getLogger(__name__)
+
+Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
+
+
+class Readiness:
+    """What the service still lacks, by condition; ready when it lacks nothing."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self._lacks: dict[str, str | None] = {}
+        metrics.READY.labels(service).set_function(lambda: float(self.ready))
+
+    def set(self, condition: str, lacking: str | None) -> None:
+        """Say what `condition` lacks, None for nothing."""
+        self._lacks[condition] = lacking
+
+    @property
+    def ready(self) -> bool:
+        return all(lacking is None for lacking in self._lacks.values())
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """Every condition, `ok` or what it lacks."""
+        return {name: lacking or "ok" for name, lacking in self._lacks.items()}
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # the service handles signals, not its web server
+        yield
+
+
+async def serve(app: FastAPI, settings: CommonSettings, loops: Sequence[Loop], readiness: Readiness) -> bool:
+    """Run `app` and `loops` until SIGTERM, SIGINT, or one of them ends; True when that was as it should be."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+            timeout_keep_alive=30,
+        )
+    )
+    failures: list[BaseException] = []
+
+    async def watched(name: str, run: Awaitable[None]) -> None:
+        try:
+            await run
+        except (Exception, SystemExit) as error:
+            failures.append(error)
+            known = isinstance(error, PiepowderError)
+            log.error("%s failed: %s", name, error if known else repr(error), exc_info=None if known else error)
+        finally:
+            stop.set()
+
+    async def listen() -> None:
+        await server.serve()
+        if not stop.is_set() and not server.should_exit:
+            raise SystemExit(1)
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    tasks = [asyncio.create_task(watched(getattr(loop, "__qualname__", "loop"), loop(stop))) for loop in loops]
+    tasks.append(asyncio.create_task(watched("web server", listen())))
+    await stop.wait()
+    readiness.set("lifecycle", "stopping")
+    log.info("stopping", extra={"drain_seconds": settings.drain_seconds})
+    server.should_exit = True
+    _, late = await asyncio.wait(tasks, timeout=settings.drain_seconds + 2)
+    for task in late:
+        task.cancel()
+    if late:
+        log.warning("%d task(s) did not finish in time and were ended; nothing uncommitted is lost", len(late))
+        await asyncio.wait(late, timeout=2)
+    return not failures
+
+
+def main(service: str, settings: CommonSettings, run: Callable[[], Coroutine[object, object, bool]]) -> None:
+    """The entry point of `python -m services.<name>`: logs, the fastest event loop there is, an exit status."""
+    logs.configure(service, settings.log_level)
+    log.info("starting", extra={"python": sys.version.split()[0]})
+    try:
+        import uvloop  # noqa: PLC0415 - where there is one
+    except ImportError:  # not made for this platform; asyncio's own loop does the same, slower
+        runner = asyncio.Runner()
+    else:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    with runner:
+        ended_well = runner.run(run())
+    log.info("stopped", extra={"ended_well": ended_well})
+    sys.exit(0 if ended_well else 1)

@@ -1,0 +1,1 @@
+"""PostgreSQL plumbing: the connection pools, migrations, outbox and inbox."""

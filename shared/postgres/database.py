@@ -1,0 +1,95 @@
+"""A service's database: an asyncpg pool for the hot paths (unnest, COPY), an SQLAlchemy engine for ordinary queries.
+
+What may succeed when tried again (a connection cut, a server starting, a deadlock) is raised as Transient, so that
+consumers retry and REST answers 503.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.errors import Transient
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
+
+_PASSING = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.TransactionRollbackError,  # deadlock, serialization failure
+    asyncpg.OperatorInterventionError,  # shutting down, starting up, cancelled
+    asyncpg.InsufficientResourcesError,  # disk full, too many connections
+    asyncpg.PostgresSystemError,
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+)
+
+
+def sqlalchemy_url(url: str) -> str:
+    """`postgresql://...` with the driver that SQLAlchemy is to use."""
+    return url.replace("postgresql://", "postgresql+asyncpg://", 1).replace("postgres://", "postgresql+asyncpg://", 1)
+
+
+class Database:
+    """A service's connections; `url` is `postgresql://user:password@host:port/name`."""
+
+    def __init__(self, pool: "asyncpg.Pool[Any]", engine: AsyncEngine) -> None:
+        self._pool = pool
+        self._engine = engine
+
+    @classmethod
+    async def connect(cls, url: str, *, connections: int = 10) -> "Database":
+        """Open the pools; raises Transient when the server does not answer."""
+        try:
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=connections, timeout=10, command_timeout=60, server_settings={"jit": "off"}
+            )
+        except _PASSING as error:
+            raise Transient(f"PostgreSQL does not answer: {error}") from error
+        engine = create_async_engine(sqlalchemy_url(url), pool_size=2, max_overflow=connections, pool_pre_ping=True)
+        return cls(pool, engine)
+
+    async def close(self) -> None:
+        """Close the pools; after five seconds, without waiting for whoever still holds a connection."""
+        try:
+            async with asyncio.timeout(5):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """An asyncpg connection inside one transaction: committed at the end, rolled back on any error."""
+        try:
+            async with self._pool.acquire(timeout=10) as connection, connection.transaction():
+                yield connection
+        except _PASSING as error:
+            raise Transient(f"PostgreSQL: {error!r}") from error
+
+    @asynccontextmanager
+    async def query(self) -> AsyncIterator[AsyncConnection]:
+        """An SQLAlchemy connection for ordinary reads."""
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except (OperationalError, InterfaceError, *_PASSING) as error:
+            raise Transient(f"PostgreSQL: {error}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Transient(f"PostgreSQL: {error}") from error
+            raise
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[Connection]:
+        """An asyncpg connection of one's own, for what lives in a session (advisory locks)."""
+        try:
+            async with self._pool.acquire(timeout=10) as connection:
+                yield connection
+        except _PASSING as error:
+            raise Transient(f"PostgreSQL: {error!r}") from error

@@ -1,0 +1,50 @@
+"""A service's schema: brought to its newest version at start, by one process at a time.
+
+Each service keeps its versions in `services/<name>/migrations`; the environment they run in is shared. An advisory
+lock makes replicas that start together take turns.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from shared.errors import Transient
+from shared.postgres.database import sqlalchemy_url
+
+_ROOT: Final = Path(__file__).parents[2]
+_LOCK: Final = 7_209_110_452_131  # any number, the same for all
+
+
+def config(service: str) -> Config:
+    """Alembic's configuration for a service; for new versions: `python -m shared.postgres.migrations`."""
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "alembic"))
+    settings.set_main_option("version_locations", str(_ROOT / "services" / service / "migrations"))
+    settings.set_main_option("path_separator", "os")
+    return settings
+
+
+async def upgrade(url: str, service: str) -> None:
+    """Bring the database at `url` to the newest version of `service`'s schema; raises Transient when it is away."""
+    engine = create_async_engine(sqlalchemy_url(url))
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            await connection.run_sync(_upgrade, service)
+    except (OSError, DBAPIError) as error:
+        if isinstance(error, DBAPIError) and not error.connection_invalidated and "does not exist" in str(error):
+            raise
+        raise Transient(f"the {service} database cannot be prepared: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Connection, service: str) -> None:
+    settings = config(service)
+    settings.attributes["connection"] = connection
+    command.upgrade(settings, "head")

@@ -1,0 +1,74 @@
+"""Settings come from environment variables, typed, with defaults that work locally.
+
+A value that does not fit stops the process with a sentence that names the variable, what it was and what is wrong.
+"""
+
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeAlias, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def check_region(region: str) -> str:
+    """`region` if it has the form of a region's id; raises ValueError with what was expected."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", region):
+        raise ValueError("a region is 1 to 31 of a-z, 0-9 and '-', and starts with a letter")
+    return region
+
+
+RegionId: TypeAlias = Annotated[str, AfterValidator(check_region)]
+RegionIds: TypeAlias = Annotated[list[RegionId], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+
+
+class CommonSettings(BaseSettings):
+    """What every service needs; each service's `settings.py` adds its own. Names are prefixed with `PIEPOWDER_`."""
+
+    model_config = SettingsConfigDict(env_prefix="PIEPOWDER_", extra="ignore", frozen=True)
+
+    kafka: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port[,host:port...]")
+    kafka_by_region: dict[str, str] = Field(
+        default={}, description='Bootstrap servers of regions with a cluster of their own, as JSON: {"eu": "host:port"}'
+    )
+    clients_file: Path | None = Field(None, description="The API keys' hashes, scopes and regions (JSON)")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    instance: str = Field(
+        default_factory=socket.gethostname,
+        description="This process among its replicas (static group membership): the pod's name; never two at a time",
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    drain_seconds: float = Field(10.0, gt=0, description="How long a stop may take to finish what is under way")
+    batch_records: int = Field(2000, ge=1, le=50_000, description="Records taken from Kafka at a time, at most")
+
+    def bootstrap(self, region: str) -> str:
+        """The Kafka cluster of a region."""
+        return self.kafka_by_region.get(region, self.kafka)
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+def load(kind: type[S]) -> S:
+    """The settings in the environment; ends the process with status 2 and one line for each value that does not fit."""
+    try:
+        return kind()
+    except SettingsError as error:  # a value that is to be JSON and is not; the field stands in the text alone
+        name = str(error).partition('field "')[2].partition('"')[0]
+        _refuse([(name, f"not JSON: {error.__cause__}", os.environ.get(f"PIEPOWDER_{name.upper()}"))])
+    except ValidationError as error:
+        _refuse([(".".join(str(part) for part in e["loc"]), e["msg"], e["input"]) for e in error.errors()])
+
+
+def _refuse(problems: list[tuple[str, str, object]]) -> NoReturn:
+    for name, message, given in problems:
+        print(f"PIEPOWDER_{name.upper()} = {given!r} is not usable: {message}", file=sys.stderr)
+    sys.exit(2)
