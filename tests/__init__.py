@@ -1,0 +1,1 @@
+"""The tests: they read as sentences and say which promise they keep."""

@@ -1,0 +1,270 @@
+"""The consumer loop on real Kafka: at least once, in order, and one bad record never stops the others."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from shared.clock import SystemClock
+from shared.errors import Fatal, Poison, Transient
+from shared.kafka import topics
+from shared.kafka.consumer import BatchConsumer, RawRecord, Received
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.producer import KafkaProducer, Record
+from shared.lifecycle import Readiness
+from shared.retry import Backoff
+
+Handle = Callable[[Sequence[Received[str]]], Awaitable[None]]
+
+
+def decode(record: RawRecord) -> str:
+    if record.value is None or record.value.startswith(b"bad"):
+        raise Poison("not a message")
+    return record.value.decode()
+
+
+class Group:
+    """Starts members of one consumer group and stops them."""
+
+    def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
+        self.kafka = kafka
+        self.region = region
+        self.producer = producer
+        self.topic = topics.submissions(region)
+        self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    async def post(self, *values: str, key: str = "") -> None:
+        await self.producer.send([Record(self.topic, (key or v[-1]).encode(), v.encode(), []) for v in values])
+
+    def start(
+        self, handle: Handle, *, instance: str = "0", drain_seconds: float = 5, bound: float = 60
+    ) -> asyncio.Event:
+        clock = SystemClock()
+        group = f"g-{self.region}"
+        consumer = BatchConsumer(
+            bootstrap=self.kafka,
+            group=group,
+            topics=[self.topic],
+            decode=decode,
+            handle=handle,
+            deadletters=DeadLetters(self.producer, topic=topics.deadletters(self.region), group=group, clock=clock),
+            readiness=Readiness("test"),
+            clock=clock,
+            instance=instance,
+            backoff=Backoff(first=0.01, longest=0.05, bound=bound),
+            drain_seconds=drain_seconds,
+        )
+        stop = asyncio.Event()
+        self._members.append((stop, asyncio.create_task(consumer.run(stop))))
+        return stop
+
+    async def ended(self) -> None:
+        """Wait for the members to end; raises what the last one raised."""
+        for _, task in self._members:
+            await asyncio.wait_for(asyncio.shield(task), 20)
+
+    async def stop(self) -> None:
+        for stop, _ in self._members:
+            stop.set()
+        with contextlib.suppress(Fatal):
+            await self.ended()
+        self._members = []
+
+
+@pytest.fixture
+async def group(kafka: str, region: str) -> AsyncIterator[Group]:
+    producer = KafkaProducer(kafka, client_id="test")
+    await producer.start()
+    group = Group(kafka, region, producer)
+    yield group
+    await group.stop()
+    await producer.stop()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for a condition, bounded."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is watched has no event of its own
+            await asyncio.sleep(0.02)
+
+
+async def read_all(kafka: str, topic: str, count: int) -> list[RawRecord]:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest")
+    await consumer.start()
+    found: list[RawRecord] = []
+    try:
+        async with asyncio.timeout(15):
+            while len(found) < count:
+                for lane in (await consumer.getmany(timeout_ms=200)).values():
+                    found += lane
+    finally:
+        await consumer.stop()
+    return found
+
+
+async def test_records_of_a_key_are_handled_in_their_order(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handled.extend(received.message for received in batch)
+
+    await group.post(*(f"{n}-k" for n in range(500)))
+    group.start(handle)
+    await until(lambda: len(handled) == 500)
+    assert handled == [f"{n}-k" for n in range(500)]
+
+
+async def test_what_was_not_committed_is_handled_again_and_what_was_is_not(group: Group) -> None:
+    first: list[str] = []
+    again: list[str] = []
+
+    async def handle_then_crash(batch: Sequence[Received[str]]) -> None:
+        first.extend(received.message for received in batch)
+        raise Fatal("crashed before the commit")
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        again.extend(received.message for received in batch)
+
+    await group.post("a", "b")
+    group.start(handle_then_crash)
+    with pytest.raises(Fatal, match="crashed"):
+        await group.ended()
+    await group.stop()
+    group.start(handle)
+    await until(lambda: sorted(again) == ["a", "b"])
+    await group.stop()
+    await group.post("c")
+    group.start(handle)
+    await until(lambda: "c" in again)
+    assert sorted(again) == ["a", "b", "c"]
+    assert set(first) <= {"a", "b"}
+
+
+async def test_a_poison_record_is_dead_lettered_whole_and_the_rest_goes_on(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        if any(received.message == "cursed" for received in batch):
+            raise Poison("this one can never be handled")
+        handled.extend(received.message for received in batch)
+
+    await group.producer.send([Record(group.topic, b"k", b"bad \xff\x00", [("x", b"1")])])
+    await group.post("before", "cursed", "after", key="k")
+    group.start(handle)
+    await until(lambda: handled == ["before", "after"])
+    letters = await read_all(group.kafka, topics.deadletters(group.region), 2)
+    assert {letter.value for letter in letters} == {b"bad \xff\x00", b"cursed"}
+    undecodable = next(letter for letter in letters if letter.value != b"cursed")
+    headers = dict(undecodable.headers)
+    assert undecodable.key == b"k"
+    assert headers["x"] == b"1"
+    assert headers["dl_reason"] == b"not a message"
+    assert headers["dl_topic"] == group.topic.encode()
+    assert headers["dl_group"] == f"g-{group.region}".encode()
+    assert headers["dl_offset"].isdigit()
+
+
+async def test_a_record_whose_handling_always_fails_is_found_among_many(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        if any(received.message == "37" for received in batch):
+            raise ValueError("a defect that only this record meets")
+        handled.extend(received.message for received in batch)
+
+    await group.post(*(str(n) for n in range(64)))
+    group.start(handle)
+    await until(lambda: len(handled) == 63)
+    (letter,) = await read_all(group.kafka, topics.deadletters(group.region), 1)
+    assert letter.value == b"37"
+    assert b"ValueError" in dict(letter.headers)["dl_reason"]
+
+
+async def test_a_transient_failure_is_tried_again_in_place_and_order_holds(group: Group) -> None:
+    attempts = 0
+    handled: list[str] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 3:
+            raise Transient("away for a moment")
+        handled.extend(received.message for received in batch)
+
+    await group.post("1-k", "2-k", "3-k")
+    group.start(handle)
+    await until(lambda: len(handled) == 3)
+    assert handled == ["1-k", "2-k", "3-k"]
+    assert attempts > 3
+
+
+async def test_a_failure_that_does_not_pass_stops_the_service_and_advances_nothing(group: Group) -> None:
+    handled: list[str] = []
+
+    async def fail(batch: Sequence[Received[str]]) -> None:
+        raise Transient("away for good")
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handled.extend(received.message for received in batch)
+
+    await group.post("kept")
+    group.start(fail, bound=0.1)
+    with pytest.raises(Fatal, match="away for good"):
+        await group.ended()
+    await group.stop()
+    group.start(handle)
+    await until(lambda: handled == ["kept"])
+
+
+async def test_a_batch_under_way_is_finished_before_its_partitions_move(group: Group) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+    by_first: list[str] = []
+    by_second: list[str] = []
+
+    async def slowly(batch: Sequence[Received[str]]) -> None:
+        started.set()
+        await release.wait()
+        by_first.extend(received.message for received in batch)
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        by_second.extend(received.message for received in batch)
+
+    await group.post(*(f"{n}" for n in range(40)))
+    group.start(slowly, instance="a", drain_seconds=20)
+    await started.wait()
+    group.start(handle, instance="b")
+    await asyncio.sleep(1)  # long enough for the second member to ask for its share
+    assert by_second == []
+    release.set()
+    await until(lambda: len(by_first) == 40)
+    n = 39
+    async with asyncio.timeout(20):
+        while not by_second:
+            n += 1
+            await group.post(str(n))
+            await asyncio.sleep(0.05)
+    await until(lambda: len(by_first) + len(by_second) > n)
+    assert sorted(by_first + by_second, key=int) == [str(i) for i in range(n + 1)]
+
+
+async def test_a_member_that_cannot_finish_in_time_gives_its_batch_up_uncommitted(group: Group) -> None:
+    started = asyncio.Event()
+    by_second: list[str] = []
+
+    async def stuck(batch: Sequence[Received[str]]) -> None:
+        started.set()
+        raise Transient("stuck")
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        by_second.extend(received.message for received in batch)
+
+    await group.post(*(f"{n}" for n in range(40)))
+    first = group.start(stuck, instance="a", drain_seconds=0.2)
+    await started.wait()
+    group.start(handle, instance="b")
+    await until(lambda: len(by_second) > 0)
+    first.set()
+    group.start(handle, instance="a")
+    await until(lambda: len(set(by_second)) == 40)

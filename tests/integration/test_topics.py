@@ -1,0 +1,40 @@
+"""Topics come from one file: what is missing is made, what differs is told, nothing is changed behind one's back."""
+
+import msgspec
+import pytest
+
+from shared.errors import Transient
+from shared.kafka import topics
+
+
+async def test_topics_are_made_once_and_found_afterwards(kafka: str, region: str) -> None:
+    wanted = topics.expand(topics.load(), [region])
+    again = await topics.ensure(kafka, wanted)
+    assert again.created == []
+    assert set(again.present) == {spec.name for spec in wanted}
+    assert again.differences == []
+
+
+async def test_a_check_makes_nothing_and_names_what_is_missing(kafka: str) -> None:
+    wanted = topics.expand(topics.load(), ["nowhere"])
+    report = await topics.ensure(kafka, wanted, create=False)
+    assert report.created == []
+    assert "piepowder.cases.nowhere is missing" in report.differences
+    assert "piepowder.cases.nowhere is missing" in (await topics.ensure(kafka, wanted, create=False)).differences
+
+
+async def test_a_topic_that_differs_from_the_file_is_reported_not_changed(kafka: str, region: str) -> None:
+    wanted = [
+        msgspec.structs.replace(spec, partitions=spec.partitions + 2, config={**spec.config, "retention.ms": "1"})
+        for spec in topics.expand(topics.load(), [region])
+        if spec.name == topics.cases(region)
+    ]
+    for _ in range(2):
+        report = await topics.ensure(kafka, wanted)
+        assert f"{topics.cases(region)} has 6 partitions, the file says 8" in report.differences
+        assert [d for d in report.differences if "retention.ms" in d]
+
+
+async def test_a_cluster_that_is_away_is_told_as_such() -> None:
+    with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
+        await topics.ensure("127.0.0.1:1", topics.expand(topics.load(), ["eu"]))

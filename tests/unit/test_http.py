@@ -1,0 +1,150 @@
+"""Errors are problem details, and a service tells whether it lives, is ready, and how it is doing."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import ids
+from shared.auth import Authenticator, Client, require_region
+from shared.errors import Transient
+from shared.http import Problem, create_app
+from shared.lifecycle import Readiness
+
+KEY = ids.new_api_key("test")
+
+
+class Body(BaseModel):
+    amount: int
+
+
+@pytest.fixture
+def readiness() -> Readiness:
+    return Readiness("test")
+
+
+@pytest.fixture
+def app(readiness: Readiness) -> FastAPI:
+    app = create_app("test", "A service for tests.", readiness)
+    clients = Authenticator(
+        [Client(name="shop", key_sha256=ids.hash_api_key(KEY), scopes=frozenset({"a:read"}), regions=frozenset({"eu"}))]
+    )
+
+    @app.get("/v1/transient")
+    async def transient() -> None:
+        raise Transient("the database is away.")
+
+    @app.get("/v1/defect")
+    async def defect() -> None:
+        raise ZeroDivisionError
+
+    @app.get("/v1/busy")
+    async def busy() -> None:
+        raise Problem(429, "busy", "Busy", "Too much at once.", retry_after=3)
+
+    @app.post("/v1/bodies")
+    async def bodies(body: Body) -> Body:
+        return body
+
+    async def guarded(request: Request) -> Response:
+        client = clients.client(request, request.query_params.get("scope", "a:read"))
+        require_region(client, request.query_params.get("region", "eu"), pointer="/region")
+        return Response(client.name)
+
+    app.add_route("/v1/guarded", guarded)
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def test_a_service_that_lives_but_lacks_something_is_not_ready_and_says_what(
+    client: httpx.AsyncClient, readiness: Readiness
+) -> None:
+    readiness.set("database", "PostgreSQL does not answer")
+    assert (await client.get("/healthz")).status_code == 200
+    answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["conditions"] == {"database": "PostgreSQL does not answer"}
+    readiness.set("database", None)
+    assert (await client.get("/readyz")).json() == {"ready": True, "service": "test", "conditions": {"database": "ok"}}
+
+
+async def test_what_is_away_is_503_with_a_time_to_come_back(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/transient")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == "urn:piepowder:problem:unavailable"
+
+
+async def test_overload_is_429_with_a_time_to_come_back(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/busy")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+
+
+async def test_a_defect_is_a_problem_too_and_gives_nothing_away(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/defect")
+    assert answer.status_code == 500
+    assert answer.json()["type"] == "urn:piepowder:problem:defect"
+    assert "ZeroDivision" not in answer.text
+
+
+async def test_a_body_that_does_not_fit_is_told_where(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/bodies", json={"amount": "many"})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "/amount"
+    assert "integer" in error["detail"]
+
+
+async def test_an_unknown_route_and_a_wrong_method_are_problems(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/nothing")).json()["type"] == "urn:piepowder:problem:not-found"
+    wrong = await client.put("/v1/bodies")
+    assert wrong.status_code == 405
+    assert wrong.json()["type"] == "urn:piepowder:problem:method-not-allowed"
+
+
+async def test_calls_are_counted_by_route_never_by_path(client: httpx.AsyncClient) -> None:
+    await client.post("/v1/bodies", json={"amount": 1})
+    await client.get("/v1/guarded")
+    await client.get("/v1/nothing/7d3f")
+    text = (await client.get("/metrics")).text
+    assert 'piepowder_http_requests_total{method="POST",route="/v1/bodies",status="200"}' in text
+    assert 'piepowder_http_requests_total{method="GET",route="/v1/guarded",status="401"}' in text
+    assert "7d3f" not in text
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "says"),
+    [
+        (None, 401, "No API key"),
+        ("Basic abc", 401, "No API key"),
+        ("Bearer nonsense", 401, "check digits"),
+        (f"Bearer {KEY[:-1]}{'0' if KEY[-1] != '0' else '1'}", 401, "check digits"),
+        (f"Bearer {ids.new_api_key('test')}", 401, "not known"),
+        (f"Bearer {KEY}", 200, "shop"),
+    ],
+)
+async def test_only_a_known_key_opens(client: httpx.AsyncClient, header: str | None, status: int, says: str) -> None:
+    answer = await client.get("/v1/guarded", headers={"authorization": header} if header else {})
+    assert answer.status_code == status
+    assert says in answer.text
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+async def test_a_key_opens_only_its_scopes_and_regions(client: httpx.AsyncClient) -> None:
+    headers = {"authorization": f"Bearer {KEY}"}
+    scope = await client.get("/v1/guarded", params={"scope": "a:write"}, headers=headers)
+    assert (scope.status_code, scope.json()["type"]) == (403, "urn:piepowder:problem:missing-scope")
+    region = await client.get("/v1/guarded", params={"region": "us"}, headers=headers)
+    assert (region.status_code, region.json()["type"]) == (403, "urn:piepowder:problem:region-not-allowed")
+    assert region.json()["errors"][0]["pointer"] == "/region"

@@ -1,0 +1,89 @@
+"""A service runs until a signal, drains under a deadline, and does not outlive a loop that failed."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from shared.errors import Fatal, Transient
+from shared.http import create_app
+from shared.lifecycle import Readiness, serve
+from shared.retry import Backoff, until_done, wait
+from shared.settings import CommonSettings
+
+
+async def live(*loops: Callable[[asyncio.Event], Awaitable[None]], drain_seconds: float = 2) -> bool:
+    readiness = Readiness("test")
+    settings = CommonSettings(drain_seconds=drain_seconds)
+    async with asyncio.timeout(20):
+        return await serve(create_app("test", "", readiness), settings, loops, readiness)
+
+
+async def signalled(stop: asyncio.Event) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    await stop.wait()
+
+
+async def test_a_signal_lets_the_loops_finish_what_is_under_way() -> None:
+    finished = []
+
+    async def loop(stop: asyncio.Event) -> None:
+        await stop.wait()
+        await asyncio.sleep(0.1)
+        finished.append(True)
+
+    assert await live(loop, signalled)
+    assert finished == [True]
+
+
+async def test_a_loop_that_fails_stops_the_service_and_tells() -> None:
+    ended = []
+
+    async def failing(stop: asyncio.Event) -> None:
+        raise Fatal("a promise would break")
+
+    async def other(stop: asyncio.Event) -> None:
+        await stop.wait()
+        ended.append(True)
+
+    assert not await live(failing, other)
+    assert ended == [True]
+
+
+async def test_a_loop_that_does_not_stop_is_ended_at_the_deadline() -> None:
+    async def deaf(stop: asyncio.Event) -> None:
+        await asyncio.Event().wait()
+
+    assert await live(deaf, signalled, drain_seconds=0.1)
+
+
+async def test_connecting_is_tried_until_it_works_and_readiness_says_what_is_lacking() -> None:
+    readiness, seen, attempts = Readiness("test"), [], 0
+
+    async def connect() -> str:
+        nonlocal attempts
+        attempts += 1
+        seen.append(readiness.conditions["kafka"])
+        if attempts < 3:
+            raise Transient("no broker answers")
+        return "connected"
+
+    assert await until_done("kafka", connect, stop=asyncio.Event(), readiness=readiness) == "connected"
+    assert seen == ["not connected yet", "no broker answers", "no broker answers"]
+    assert readiness.ready
+
+
+async def test_waiting_ends_with_the_service() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(1):
+        await wait(stop, 60)
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 5, 10_000])
+def test_waits_grow_and_are_bounded(attempt: int) -> None:
+    backoff = Backoff(first=0.1, longest=5)
+    ceiling = min(5, 0.1 * 2 ** min(attempt - 1, 16))
+    assert ceiling / 2 <= backoff.delay(attempt) <= ceiling

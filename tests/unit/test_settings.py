@@ -1,0 +1,57 @@
+"""A setting that does not fit stops the process with a sentence that names it."""
+
+import pytest
+
+from shared.settings import CommonSettings, RegionIds, load
+
+
+class Settings(CommonSettings):
+    regions: RegionIds
+
+
+def test_defaults_work_locally(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIEPOWDER_REGIONS", "eu, us")
+    settings = load(Settings)
+    assert settings.regions == ["eu", "us"]
+    assert settings.host == "127.0.0.1"
+    assert settings.bootstrap("eu") == settings.kafka
+
+
+def test_a_region_may_have_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIEPOWDER_REGIONS", "eu,us")
+    monkeypatch.setenv("PIEPOWDER_KAFKA_BY_REGION", '{"us": "there:9092"}')
+    settings = load(Settings)
+    assert settings.bootstrap("us") == "there:9092"
+    assert settings.bootstrap("eu") == settings.kafka
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PIEPOWDER_PORT", "seventy"),
+        ("PIEPOWDER_PORT", "70000"),
+        ("PIEPOWDER_REGIONS", ""),
+        ("PIEPOWDER_REGIONS", "EU"),
+        ("PIEPOWDER_LOG_LEVEL", "loud"),
+        ("PIEPOWDER_DRAIN_SECONDS", "0"),
+        ("PIEPOWDER_KAFKA_BY_REGION", "{"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv("PIEPOWDER_REGIONS", "eu")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as exit_:
+        load(Settings)
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_value_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("PIEPOWDER_REGIONS", raising=False)
+    with pytest.raises(SystemExit):
+        load(Settings)
+    assert "PIEPOWDER_REGIONS" in capsys.readouterr().err
