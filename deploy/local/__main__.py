@@ -1,0 +1,48 @@
+"""`python -m deploy.local`: Kafka and PostgreSQL on this machine until Ctrl-C or SIGTERM."""
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from deploy.local.errors import StackError
+from deploy.local.stack import LocalStack
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(".piepowder"), help="where the data lies")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="how many Kafka nodes")
+    options = parser.parse_args()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # SIGINT too: a shell that starts us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        with LocalStack(options.folder, nodes=options.nodes, say=lambda line: print(line, flush=True)) as stack:
+            _report(stack)
+            while not (failures := stack.failures()):
+                threading.Event().wait(0.5)
+            for failure in failures:
+                print(failure.error)
+            sys.exit(1)
+    except KeyboardInterrupt:
+        print("Stopped.", flush=True)
+    except StackError as error:
+        sys.exit(str(error))
+
+
+def _report(stack: LocalStack) -> None:
+    print(f"Kafka       {stack.kafka}\nPostgreSQL  {stack.database_url}")
+    for child in stack.children():
+        print(f"Log         {child.log}")
+    print("Ctrl-C stops them.", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Kafka's jars, and nothing but them: each is brought from the Maven repository by its coordinates and used only if
+its SHA-256 is the committed one, at every start (43 MB, under 0.1 s). They lie in a cache of the user, so a second
+clone starts warm; a jar is put there whole or not at all, and a broken one is brought again. The list is written by
+`python -m deploy.local.jars --write`, which resolves Kafka and the logging binding apart from each other: resolved
+together, log4j's bill of materials would force an older kafka-clients on the broker."""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path, PurePosixPath
+
+from deploy.local.errors import StackError, expected
+from deploy.local.files import FolderLock, write_whole
+
+LIST = Path(__file__).parents[1] / "jars.sha256"
+ROOTS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
+Say = Callable[[str], None]
+Fetch = Callable[[PurePosixPath, Path], Path]
+
+
+def user_cache() -> Path:
+    """`PIEPOWDER_CACHE`, else the folder `piepowder` in the user's cache folder of this platform."""
+    if named := os.environ.get("PIEPOWDER_CACHE"):
+        return Path(named).absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "piepowder"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "piepowder"
+
+
+def read_list(path: Path = LIST) -> dict[PurePosixPath, str]:
+    """Path in a Maven repository (`group/artifact/version/file.jar`) to SHA-256; lines as of `sha256sum`."""
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines() if line.strip())
+    return {PurePosixPath(name): digest for digest, name in lines}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bring_jars(
+    *,
+    say: Say = print,
+    cache: Path | None = None,
+    wanted: dict[PurePosixPath, str] | None = None,
+    fetch: Fetch | None = None,
+    cancelled: threading.Event | None = None,
+) -> list[Path]:
+    """The checked jars of the committed list, brought where they are missing or broken.
+
+    Raises `StackError` without network, on a full disk, or when what comes is not what the list says.
+    """
+    folder = (cache or user_cache()) / "kafka"
+    wanted = read_list() if wanted is None else wanted
+    with expected(folder):
+        if _missing(folder, wanted):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FolderLock(folder / "lock").waiting(timeout=600):
+                if missing := _missing(folder, wanted):
+                    _bring(
+                        folder,
+                        wanted,
+                        missing,
+                        fetch=fetch or fetch_with_jgo,
+                        say=say,
+                        cancelled=cancelled or threading.Event(),
+                    )
+    return [folder / path.name for path in wanted]
+
+
+def _missing(folder: Path, wanted: dict[PurePosixPath, str]) -> list[PurePosixPath]:
+    def broken(path: PurePosixPath) -> bool:
+        jar = folder / path.name
+        return not jar.is_file() or sha256(jar) != wanted[path]
+
+    return [path for path in wanted if broken(path)]
+
+
+def _bring(
+    folder: Path,
+    wanted: dict[PurePosixPath, str],
+    missing: list[PurePosixPath],
+    *,
+    fetch: Fetch,
+    say: Say,
+    cancelled: threading.Event,
+) -> None:
+    say(f"Kafka: bringing {len(missing)} of {len(wanted)} jars to {folder}")
+    for left_over in folder.glob("coming-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="coming-", dir=folder, ignore_cleanup_errors=True) as temporary:
+        pool = ThreadPoolExecutor(max_workers=4)
+        try:
+            jobs = [
+                pool.submit(
+                    _bring_one,
+                    path,
+                    wanted[path],
+                    to=folder,
+                    through=Path(temporary),
+                    fetch=fetch,
+                    cancelled=cancelled,
+                )
+                for path in missing
+            ]
+            for number, job in enumerate(as_completed(jobs), start=1):
+                say(f"Kafka: {number}/{len(missing)} {job.result()}")
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _bring_one(
+    path: PurePosixPath, digest: str, *, to: Path, through: Path, fetch: Fetch, cancelled: threading.Event
+) -> str:
+    reason = ""
+    for attempt in range(3):
+        if cancelled.is_set():
+            raise StackError("The download was interrupted.", "Start again: it goes on where it was.")
+        try:
+            jar = fetch(path, through / f"{path.name}-{attempt}")
+        except StackError as error:
+            reason = error.what
+            continue
+        if sha256(jar) == digest:
+            jar.replace(to / path.name)
+            return path.name
+        reason = f"What came as {path.name} does not have the listed SHA-256."
+    raise StackError(
+        reason,
+        "Check the network (a proxy in between, perhaps) and start again: what has come is kept.",
+    )
+
+
+def fetch_with_jgo(path: PurePosixPath, repository: Path) -> Path:
+    """Download one jar of the Maven repository into `repository`. Raises `StackError` when it does not come."""
+    try:
+        import requests  # noqa: PLC0415 - comes with an extra
+        from jgo.maven import MavenContext  # noqa: PLC0415 - is an extra
+    except ImportError as error:
+        raise StackError("The package jgo is not installed here.", "Install the extra `local`.") from error
+
+    *group, artifact, version, _ = path.parts
+    project = MavenContext(repo_cache=repository, timeout=20).project(".".join(group), artifact)
+    try:
+        return Path(project.at_version(version).artifact().resolve())
+    except requests.RequestException as error:
+        raise StackError(
+            f"{path.name} could not be downloaded ({type(error).__name__}).", "Is there a network?"
+        ) from error
+    except RuntimeError as error:
+        raise StackError(f"{path.name} did not come whole or is not there.", "Try again later.") from error
+
+
+def resolve() -> list[PurePosixPath]:
+    """The jars that Kafka and a logging binding need, by their paths in a Maven repository."""
+    from jgo.maven import MavenContext  # noqa: PLC0415 - is an extra
+
+    paths: set[PurePosixPath] = set()
+    with tempfile.TemporaryDirectory() as repository:
+        context = MavenContext(repo_cache=Path(repository))
+        for root in ROOTS:
+            inputs, others = context.resolver.resolve([context.create_dependency(root)])
+            for dependency in (*inputs, *others):
+                artifact = dependency.artifact
+                group = str(artifact.groupId).replace(".", "/")
+                paths.add(PurePosixPath(group, artifact.artifactId, artifact.version, artifact.filename))
+    return sorted(paths, key=str)
+
+
+def write_list() -> None:
+    lines = []
+    with tempfile.TemporaryDirectory() as repository:
+        for path in resolve():
+            lines.append(f"{sha256(fetch_with_jgo(path, Path(repository)))}  {path}\n")
+            print(lines[-1], end="")
+    write_whole(LIST, "".join(lines))

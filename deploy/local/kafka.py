@@ -1,0 +1,280 @@
+"""Apache Kafka on this machine: one node that is broker and controller, or three. Records are on disk when they are
+acknowledged as far as Kafka's own promise goes, and the next start finds them, also after SIGKILL. Topics are created
+by whoever owns them, never by a mistyped name. With three nodes every topic has three copies of which two must hold
+a record, and the time-outs are short, so that a killed leader holds producers up for seconds, not for half a minute."""
+
+import base64
+import json
+import os
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from deploy.local.errors import StackError, expected
+from deploy.local.files import write_whole
+from deploy.local.jars import Say, bring_jars
+from deploy.local.java import find_java
+from deploy.local.ports import free_ports
+from deploy.local.process import Child, check, run, stop_all, wait_until
+from deploy.local.wire import ask_brokers
+
+HOST = "127.0.0.1"
+_START_SECONDS = 90.0
+_STOP_SECONDS = 15.0
+
+_SETTINGS = {
+    "process.roles": "broker,controller",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    # A killed broker is let in again when its old session has ended: not after 9 seconds.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    "message.max.bytes": str(4 * 2**20),
+    "replica.fetch.max.bytes": str(4 * 2**20),
+    "offsets.topic.num.partitions": "12",
+    "transaction.state.log.num.partitions": "12",
+    "share.coordinator.state.topic.num.partitions": "4",
+    "log.cleaner.dedupe.buffer.size": str(32 * 2**20),
+    "num.io.threads": "4",
+    "num.recovery.threads.per.data.dir": "2",
+}
+
+_SETTINGS_OF_THREE = {
+    "controller.quorum.fetch.timeout.ms": "1500",
+    "controller.quorum.election.timeout.ms": "500",
+    "controller.quorum.election.backoff.max.ms": "500",
+    "controller.quorum.request.timeout.ms": "1000",
+    "replica.lag.time.max.ms": "4000",
+    "replica.socket.timeout.ms": "3000",
+}
+
+_LOGGING = """\
+rootLogger.level=INFO
+rootLogger.appenderRef.out.ref=out
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d{ISO8601} %-5p %c{1} %m%n
+"""
+_LOGGING_FLAGS = ["-Dlog4j2.configurationFile=log4j2.properties", "-Dlog4j2.disableJmx=true"]
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """What a folder remembers of its cluster; ports of node 1, 2, …: broker's, controller's."""
+
+    id: str
+    ports: tuple[tuple[int, int], ...]
+
+
+class KafkaNode:
+    """One broker and controller, on its own for fault tests. Ports are loopback ports."""
+
+    def __init__(self, number: int, child: Child, port: int, controller_port: int, starting: threading.Event) -> None:
+        self.number = number
+        self.child = child
+        self.port = port
+        self.controller_port = controller_port
+        self._cancelled = starting
+
+    def start(self) -> None:
+        """Start it (again) and wait until it takes work. Raises `StackError` when it does not."""
+        self.child.start()
+        self.wait_for([self.number])
+
+    def wait_for(self, numbers: Sequence[int]) -> None:
+        """Wait until this node sees the brokers of these numbers take work."""
+
+        def answers() -> bool:
+            try:
+                return ask_brokers(HOST, self.port).keys() >= set(numbers)
+            except OSError:
+                return False
+
+        wait_until(self.child, answers, timeout=_START_SECONDS, cancelled=self._cancelled)
+
+    def stop(self) -> None:
+        self.child.stop(_STOP_SECONDS)
+
+    def kill(self) -> None:
+        self.child.kill()
+
+    def pause(self) -> None:
+        self.child.pause()
+
+    def resume(self) -> None:
+        self.child.resume()
+
+
+class LocalKafka:
+    """A cluster whose data, id and (while they are free) ports stay in `folder` from one start to the next."""
+
+    def __init__(self, folder: Path, *, nodes: int = 1, say: Say = print) -> None:
+        if nodes not in (1, 3):
+            raise ValueError("one node or three")
+        self.folder = folder.absolute()
+        self.nodes: list[KafkaNode] = []
+        self._count = nodes
+        self._say = say
+        self._cancelled = threading.Event()
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+
+    @property
+    def children(self) -> list[Child]:
+        return [node.child for node in self.nodes]
+
+    def start(self) -> str:
+        """Start all nodes and wait until they take work; returns the bootstrap servers.
+
+        Raises `StackError` for everything that may be expected to go wrong on somebody's machine.
+        """
+        self._cancelled.clear()
+        jars = bring_jars(say=self._say, cancelled=self._cancelled)
+        java = [str(find_java()), "-cp", os.pathsep.join(map(str, jars))]
+        with expected(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / "log4j2.properties", _LOGGING)
+            for attempt in (1, 2, 3):
+                try:
+                    self._start_once(java)
+                except BaseException as error:
+                    stop_all(self.children, _STOP_SECONDS)
+                    taken = any(child.said("Address already in use") for child in self.children)
+                    if not (isinstance(error, StackError) and taken) or attempt == 3:
+                        raise
+                else:
+                    break
+        return self.bootstrap
+
+    def stop(self) -> None:
+        """Stop all nodes, also in the middle of a start."""
+        self._cancelled.set()
+        stop_all(self.children, _STOP_SECONDS)
+
+    def cancel(self) -> None:
+        """Make a start that is under way in another thread give up soon."""
+        self._cancelled.set()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start_once(self, java: list[str]) -> None:
+        children = [self._child(number, java) for number in self._numbers()]
+        for child in children:
+            child.end_left_over()
+        cluster = self._cluster()
+        self.nodes = [
+            KafkaNode(number, child, *ports, self._cancelled)
+            for number, child, ports in zip(self._numbers(), children, cluster.ports, strict=True)
+        ]
+        for node in self.nodes:
+            write_whole(self._config(node.number), self._settings(node, self._data(node.number).name))
+        self._format(java, cluster)
+        check(self._cancelled)
+        for node in self.nodes:
+            node.child.start()
+        for node in self.nodes:
+            node.wait_for(list(self._numbers()))
+
+    def _numbers(self) -> range:
+        return range(1, self._count + 1)
+
+    def _data(self, number: int) -> Path:
+        return self.folder / f"data-{number}"
+
+    def _config(self, number: int) -> Path:
+        return self.folder / f"server-{number}.properties"
+
+    def _cluster(self) -> _Cluster:
+        note = self.folder / "cluster.json"
+        try:
+            noted = json.loads(note.read_text(encoding="utf-8"))
+            old = _Cluster(str(noted["id"]), tuple((int(broker), int(other)) for broker, other in noted["ports"]))
+        except FileNotFoundError:
+            old = _Cluster(_new_id(), ())
+        except (ValueError, KeyError, TypeError) as error:
+            raise StackError(f"{note} is not readable.", f"Remove the folder {self.folder} to begin anew.") from error
+        if len(old.ports) not in (0, self._count):
+            raise StackError(
+                f"{self.folder} holds a cluster of {len(old.ports)} nodes, not of {self._count}.",
+                "Start that many, or choose another folder.",
+            )
+        flat = free_ports(2 * self._count, preferred=[port for pair in old.ports for port in pair])
+        cluster = _Cluster(old.id, tuple(zip(flat[::2], flat[1::2], strict=True)))
+        if cluster != old:
+            write_whole(note, json.dumps({"id": cluster.id, "ports": cluster.ports}))
+        return cluster
+
+    def _settings(self, node: KafkaNode, data: str) -> str:
+        copies, in_sync = str(self._count), str((self._count + 1) // 2)
+        voters = ",".join(f"{other.number}@{HOST}:{other.controller_port}" for other in self.nodes)
+        settings = _SETTINGS | {
+            "node.id": str(node.number),
+            "log.dirs": data,
+            "listeners": f"PLAINTEXT://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{node.port}",
+            "controller.quorum.voters": voters,
+            "default.replication.factor": copies,
+            "min.insync.replicas": in_sync,
+            "offsets.topic.replication.factor": copies,
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": in_sync,
+            "share.coordinator.state.topic.replication.factor": copies,
+            "share.coordinator.state.topic.min.isr": in_sync,
+        }
+        if self._count > 1:
+            settings |= _SETTINGS_OF_THREE
+        return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+    def _format(self, java: list[str], cluster: _Cluster) -> None:
+        formats: list[tuple[Child, Path, Path]] = []
+        for node in self.nodes:
+            data = self._data(node.number)
+            if data.exists():
+                continue
+            self._say("Kafka: a new cluster" if self._count == 1 else f"Kafka: new node {node.number}")
+            coming, config = data.with_suffix(".new"), self.folder / f"format-{node.number}.properties"
+            write_whole(config, self._settings(node, coming.name))
+            tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster.id, "-c", config.name]
+            quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m"]
+            command = [java[0], *quick, *_LOGGING_FLAGS, *java[1:], *tool]
+            child = self._java("Kafka's format", command, f"format-{node.number}.log")
+            child.start()
+            formats.append((child, coming, data))
+        for child, coming, data in formats:
+            run(child, timeout=_START_SECONDS, cancelled=self._cancelled)
+            coming.rename(data)
+
+    def _child(self, number: int, java: list[str]) -> Child:
+        memory = ["-Xmx512m"] if self._count == 1 else ["-Xmx384m", "-XX:TieredStopAtLevel=1"]
+        flags = [*memory, "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true"]
+        command = [java[0], *flags, *_LOGGING_FLAGS, *java[1:], "kafka.Kafka", self._config(number).name]
+        name = "Kafka" if self._count == 1 else f"Kafka's node {number}"
+        return self._java(name, command, f"kafka-{number}.log")
+
+    def _java(self, name: str, command: list[str], log: str) -> Child:
+        # Relative paths in a UTF-8 locale: a folder's name may hold what Kafka's own files cannot spell.
+        return Child(name, command, log=self.folder / log, cwd=self.folder, env=os.environ | {"LC_ALL": "C.UTF-8"})
+
+
+def _new_id() -> str:
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text

@@ -1,0 +1,110 @@
+"""Children end when they are told to, and a left-over of ours is told from a stranger."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.errors import StackError
+from deploy.local.process import Child, start_time, stop_all, wait_until
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Child]:
+    child = Child("sleeper", ["sleep", "60"], log=tmp_path / "sleeper.log")
+    yield child
+    child.kill()
+
+
+def test_a_child_runs_until_it_is_stopped_and_that_is_no_failure(sleeper: Child) -> None:
+    sleeper.start()
+    assert sleeper.alive
+    assert sleeper.pid_file.exists()
+    sleeper.stop()
+    assert sleeper.returncode == -signal.SIGTERM
+    assert not sleeper.failed
+    assert not sleeper.pid_file.exists()
+
+
+def test_a_child_outlives_the_thread_that_started_it(sleeper: Child) -> None:
+    thread = threading.Thread(target=sleeper.start)
+    thread.start()
+    thread.join()
+    assert sleeper.wait(0.3) is None
+
+
+def test_a_child_that_ends_by_itself_has_failed_and_says_its_last_words(tmp_path: Path) -> None:
+    child = Child("short", [sys.executable, "-c", "print('a\\nb'); raise SystemExit(3)"], log=tmp_path / "short.log")
+    child.log.write_text("an earlier run\n")
+    child.start()
+    assert child.wait(10) == 3
+    assert child.failed
+    assert child.tail() == ["a", "b"]
+    assert child.tail(1) == ["b"]
+    child.stop()
+    assert child.failed
+    with pytest.raises(StackError, match="short ended with code 3") as caught:
+        wait_until(child, lambda: False, timeout=5, cancelled=threading.Event())
+    assert caught.value.lines == ("a", "b")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the start that fails")
+def test_a_program_that_is_not_there_is_named_in_the_log(tmp_path: Path) -> None:
+    child = Child("absent", ["no-such-program"], log=tmp_path / "absent.log")
+    child.start()
+    child.wait(10)
+    assert "no-such-program" in child.tail()[0]
+
+
+def test_a_stubborn_child_is_killed_when_its_time_is_over(tmp_path: Path) -> None:
+    child = Child("stubborn", [sys.executable, "-c", STUBBORN], log=tmp_path / "stubborn.log")
+    child.start()
+    wait_until(child, lambda: child.tail() == ["ready"], timeout=10, cancelled=threading.Event())
+    began = time.monotonic()
+    stop_all([child], timeout=0.3)
+    assert 0.3 <= time.monotonic() - began < 3
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_paused_child_can_be_stopped(sleeper: Child) -> None:
+    sleeper.start()
+    sleeper.pause()
+    sleeper.stop(5)
+    assert sleeper.returncode == -signal.SIGTERM
+
+
+def test_a_left_over_of_ours_is_ended_by_the_next_start(sleeper: Child) -> None:
+    sleeper.start()
+    again = Child("sleeper", ["sleep", "60"], log=sleeper.log)
+    again.start()
+    assert sleeper.wait(10) == -signal.SIGTERM
+    assert again.alive
+    again.kill()
+
+
+@pytest.mark.parametrize("content", ["", "7", "{}", '{"pid": "x"}', None])
+def test_a_strangers_pid_or_a_broken_file_harms_nobody(sleeper: Child, tmp_path: Path, content: str | None) -> None:
+    sleeper.start()
+    pid_file = tmp_path / "other.pid"
+    pid_file.write_text(json.dumps({"pid": sleeper.pid, "started": "1"}) if content is None else content)
+    other = Child("other", ["sleep", "60"], log=tmp_path / "other.log")
+    other.start()
+    assert sleeper.alive
+    other.kill()
+
+
+def test_the_start_time_tells_a_living_process_from_none(sleeper: Child) -> None:
+    sleeper.start()
+    assert sleeper.pid is not None
+    assert start_time(sleeper.pid) == start_time(sleeper.pid) is not None
+    sleeper.kill()
+    assert start_time(sleeper.pid) is None
