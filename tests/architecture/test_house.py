@@ -1,0 +1,99 @@
+"""The house rules that no linter knows: the same furniture in every room, one clock, one source of ids."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
+FURNITURE = ("__init__", "__main__", "settings", "app", "domain", "handlers", "api")
+WITH_TABLES = {"audit", "decision", "intake"}
+FORBIDDEN_CALLS = {
+    ("datetime", "now"),
+    ("datetime", "utcnow"),
+    ("datetime", "today"),
+    ("date", "today"),
+    ("time", "time"),
+    ("uuid", "uuid1"),
+    ("uuid", "uuid4"),
+}
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_the_four_services_are_there() -> None:
+    assert SERVICES == ["audit", "decision", "intake", "router"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_room_has_the_same_furniture(service: str) -> None:
+    room = ROOT / "services" / service
+    missing = [name for name in FURNITURE if not (room / f"{name}.py").exists() and not (room / name).is_dir()]
+    assert missing == []
+    assert (room / "store.py").exists() == (service in WITH_TABLES)
+    assert (room / "migrations").is_dir() == (service in WITH_TABLES)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_room_has_its_page(service: str) -> None:
+    page = ROOT / "docs" / "architecture" / f"{service}.md"
+    assert len(page.read_text().split()) > 100
+
+
+def test_only_the_clock_asks_what_time_it_is_and_only_ids_make_ids() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.func.value.id}.{node.func.attr}()"
+        for path in sources("services", "shared", "piepowder")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and (node.func.value.id, node.func.attr) in FORBIDDEN_CALLS
+    }
+    assert {place.partition(":")[0] for place in found} == {"shared/clock.py"}
+
+
+def test_every_metric_is_in_the_catalogue() -> None:
+    made = []
+    for path in sources("services", "shared", "piepowder", "deploy"):
+        if path.name == "metrics.py":
+            continue
+        if re.search(r"from prometheus_client import .*(Counter|Gauge|Histogram|Summary)", path.read_text()):
+            made.append(path.relative_to(ROOT).as_posix())
+    assert made == []
+
+
+def test_every_package_says_what_it_is() -> None:
+    silent = [
+        path.relative_to(ROOT).as_posix()
+        for path in sources("services", "shared", "piepowder", "deploy")
+        if "migrations" not in path.parts and ast.get_docstring(ast.parse(path.read_text())) is None
+    ]
+    assert silent == []
+
+
+def test_every_ignore_carries_its_reason() -> None:
+    bare = []
+    for path in sources("services", "shared", "piepowder", "deploy", "tests"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = re.search(r"#\s*(type: ignore\S*|noqa\S*( [A-Z0-9, ]+)?)(.*)$", line)
+            if found and not re.search(r"[-#] *\w+", found.group(3)):
+                bare.append(f"{path.relative_to(ROOT)}:{number}")
+    assert bare == []
+
+
+def test_locks_hold_hashes_and_no_addresses() -> None:
+    for lock in (ROOT / "requirements").glob("*.txt"):
+        text = lock.read_text()
+        assert "://" not in text
+        assert "--index-url" not in text
+        packages = re.findall(r"^[a-z0-9][\w.-]*==", text, re.MULTILINE)
+        assert len(packages) > 20
+        for block in re.split(r"\n(?=[a-z0-9])", text.strip()):
+            assert "--hash=sha256:" in block, block
