@@ -27,7 +27,7 @@ GLOBAL: Final = "global"  # the region of an event that belongs to no region
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 _DECODERS: Final = {name: msgspec.json.Decoder(kind).decode for name, kind in TYPES.items()}
 _read_raw = msgspec.json.Decoder(msgspec.Raw).decode
-_REQUIRED: Final = ("ce_id", "ce_type", "ce_source", "ce_time", "ce_subject", "ce_region", "ce_correlationid")
+REQUIRED: Final = ("ce_id", "ce_type", "ce_source", "ce_time", "ce_subject", "ce_region", "ce_correlationid")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _LONGEST: Final = 1024
@@ -215,10 +215,10 @@ def _check_text(name: str, value: str) -> None:
 
 
 def _what_is_wrong(found: Mapping[str, bytes | None]) -> str:
-    missing = [name for name in _REQUIRED if name not in found]
+    missing = [name for name in REQUIRED if name not in found]
     if missing:
         return f"not a CloudEvent of ours: header {', '.join(missing)} is missing"
-    for name in (*_REQUIRED, "ce_causationid"):
+    for name in (*REQUIRED, "ce_causationid"):
         value = found.get(name, b"")
         if value is None:
             return f"header {name} has no value"

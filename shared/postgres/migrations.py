@@ -7,6 +7,7 @@ lock makes replicas that start together take turns.
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
@@ -36,7 +37,7 @@ async def upgrade(url: str, service: str) -> None:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade, service)
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, asyncpg.PostgresError) as error:  # the last: refused while connecting
         if isinstance(error, DBAPIError) and not error.connection_invalidated and "does not exist" in str(error):
             raise
         raise Transient(f"the {service} database cannot be prepared: {error}") from error

@@ -1,0 +1,136 @@
+"""What the audit does: keep every record of its region's topics, and tell a subject's life from what was kept."""
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+from services.audit.domain import (
+    Appended,
+    DeadLetter,
+    Entry,
+    Head,
+    Place,
+    Shown,
+    Source,
+    Step,
+    dead_letter,
+    entry,
+    in_causal_order,
+    page,
+)
+from shared import metrics
+from shared.envelope import GLOBAL
+from shared.kafka import topics
+from shared.kafka.consumer import RawRecord, Received
+
+Message: TypeAlias = Entry | DeadLetter
+
+WINDOW: Final = 10_000  # entries of a subject that are put into causal order together
+PAGE_BYTES: Final = 8 * 1024 * 1024
+
+
+class Appending(Protocol):
+    """Where events are kept."""
+
+    async def append(self, entries: Sequence[Entry], letters: Sequence[DeadLetter]) -> Appended: ...
+
+
+class Reading(Protocol):
+    """What is kept."""
+
+    async def head(self) -> Head: ...
+
+    async def steps(self, subject: str, *, after: Place, upto: Head, limit: int) -> list[Step]: ...
+
+    async def shown(self, steps: Sequence[Step]) -> list[Shown]: ...
+
+    async def weights(self, *, after: int, limit: int) -> list[Step]: ...
+
+
+class Decoder:
+    """Tells what is to be kept of a record; raises Poison when it should be an event of `region` and is none."""
+
+    def __init__(self, region: str) -> None:
+        self._region = region
+        self._deadletters = topics.deadletters(region)
+
+    def __call__(self, record: RawRecord) -> Message:
+        source = Source(record.topic, record.partition, record.offset)
+        if record.topic == self._deadletters:
+            return dead_letter(source, record.headers, record.key, record.timestamp)
+        region = GLOBAL if record.topic == topics.CONTROL else self._region
+        return entry(source, record.headers, record.key, record.value, region=region)
+
+
+class Keeper:
+    """Appends batches of records, and counts."""
+
+    def __init__(self, log: Appending, region: str) -> None:
+        self._log = log
+        self._region = region
+
+    async def keep(self, batch: Sequence[Received[Message]]) -> None:
+        """Append what is new in a batch, all or nothing; raises Transient when the database is away."""
+        entries: list[Entry] = []
+        letters: list[DeadLetter] = []
+        for received in batch:
+            message = received.message
+            if isinstance(message, Entry):
+                entries.append(message)
+            else:
+                letters.append(message)
+        appended = await self._log.append(entries, letters)
+        for topic, n in appended.by_topic.items():
+            metrics.AUDITED.labels(self._region, topic).inc(n)
+        metrics.AUDIT_REPEATS.labels(self._region).inc(appended.repeats)
+        metrics.AUDIT_SIZE.labels(self._region).set(appended.head.size)
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """Where a timeline's page begins: in the window behind place `after`, at `offset`, of what there was at `head`.
+
+    The head is the first page's, and what is there at a head stays as it is: so pages neither repeat nor skip an entry,
+    however much is appended meanwhile.
+    """
+
+    after: Place
+    offset: int
+    head: Head
+
+    def __str__(self) -> str:
+        return ".".join(map(str, (*self.after, self.offset, *self.head)))
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """The cursor that `str` made; raises ValueError for any other text."""
+        parts = text.split(".")
+        if len(parts) != 5 or not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in parts):
+            raise ValueError(f"{text!r:.100} is not a cursor that a timeline has given")
+        seq, letter, offset, size, deadletters = map(int, parts)
+        return cls(Place(seq, letter), offset, Head(size, deadletters))
+
+
+async def timeline(log: Reading, subject: str, cursor: Cursor | None, limit: int) -> tuple[list[Shown], Cursor | None]:
+    """A page of a subject's life, oldest first and causes before effects, and where the next one begins.
+
+    Order is made within windows of `WINDOW` entries, which follow the log's sequence.
+    """
+    begin = cursor or Cursor(Place(0, 0), 0, await log.head())
+    window = await log.steps(subject, after=begin.after, upto=begin.head, limit=WINDOW)
+    steps = page(in_causal_order(window), begin.offset, limit, PAGE_BYTES)
+    offset = begin.offset + len(steps)
+    following: Cursor | None = None
+    if offset < len(window):
+        following = msgspec.structs.replace(begin, offset=offset)
+    elif len(window) == WINDOW:
+        following = Cursor(window[-1].place, 0, begin.head)
+    return await log.shown(steps), following
+
+
+async def tail(log: Reading, after: int, limit: int) -> tuple[list[Shown], int | None]:
+    """Up to `limit` events behind sequence number `after`, and after which one to go on, None at the end."""
+    found = await log.weights(after=after, limit=limit + 1)
+    steps = page(found, 0, limit, PAGE_BYTES)
+    following = steps[-1].place.seq if len(steps) < len(found) else None
+    return await log.shown(steps), following

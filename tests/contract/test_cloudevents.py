@@ -1,0 +1,36 @@
+"""The official CloudEvents SDK reads every event of ours unchanged."""
+
+import json
+
+import pytest
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
+
+from shared import asyncapi, events
+from shared.clock import from_text
+from shared.envelope import encode
+
+
+@pytest.mark.parametrize("name", events.TYPES)
+def test_the_sdk_reads_an_event_with_all_its_attributes_and_its_data(name: str) -> None:
+    event = asyncapi.examples()[name]
+    ours = event.attributes
+    encoded = encode(ours, event.data)
+    assert len(dict(encoded.headers)) == len(encoded.headers)
+    read = from_binary_event(KafkaMessage(dict(encoded.headers), encoded.key, encoded.value))
+    assert (read.get_specversion(), read.get_datacontenttype()) == ("1.0", "application/json")
+    assert (read.get_id(), read.get_type(), read.get_source(), read.get_subject()) == (
+        ours.id,
+        ours.type,
+        ours.source,
+        ours.subject,
+    )
+    assert read.get_time() == from_text(ours.time)
+    assert read.get_dataschema() == f"urn:piepowder:schema:{name}"
+    extensions = {
+        "region": ours.region,
+        "correlationid": ours.correlation_id,
+        "causationid": ours.causation_id,
+        "partitionkey": ours.subject,
+    }
+    assert {extension: read.get_extension(extension) for extension in extensions} == extensions
+    assert read.get_data() == json.loads(encoded.value)

@@ -1,0 +1,453 @@
+"""Promises 4 and 5 on real Kafka and PostgreSQL: every event is in the audit's log exactly once and without a gap,
+however often it is produced, consumed again, or raced for; nothing that is written there changes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from services.audit import api, app, handlers
+from services.audit.domain import Appended, DeadLetter, Entry, Source, entry
+from services.audit.settings import Settings
+from services.audit.store import Log
+from shared import events, ids
+from shared.auth import Authenticator, Client
+from shared.clock import to_text
+from shared.envelope import Attributes, Encoded, encode, subject_of
+from shared.http import create_app
+from shared.kafka import topics
+from shared.kafka.producer import KafkaProducer, Record, record
+from shared.lifecycle import Readiness
+from shared.postgres import migrations
+from shared.postgres.database import Database
+
+START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
+KEY = ids.new_api_key("test")
+ITEM = events.Item(markets=["DE"], title="Lampe")
+
+
+class Life(NamedTuple):
+    """An item's events, each with its topic."""
+
+    subject: str
+    events: list[tuple[str, Encoded]]
+
+
+def life(region: str, subject_id: str, version: int = 1) -> Life:
+    """Submitted, opened, claimed, decided; the router's clock is ten minutes behind."""
+    item = ids.item_id("shop", "product", subject_id, str(version))
+    case = ids.case_id(item, region, "item")
+    subject = subject_of("shop", "product", subject_id)
+    first = ids.event_id(item, events.ITEM_SUBMITTED, region)
+    opened = ids.event_id(first, events.CASE_OPENED)
+    claimed = ids.event_id(opened, events.CASE_CLAIMED, 1)
+    decided = ids.event_id(claimed, events.DECISION_MADE)
+    now = to_text(START)
+    about: dict[str, Any] = {"item_id": item, "platform": "shop", "kind": "product", "subject_id": subject_id}
+
+    def told(event_id: str, kind: str, cause: str | None, minutes: int, data: events.Struct) -> Encoded:
+        time = to_text(START + timedelta(minutes=minutes))
+        return encode(Attributes(event_id, kind, "piepowder/test", time, subject, region, first, cause), data)
+
+    submitted_data = events.ItemSubmitted(
+        **about, version=version, content_hash="0" * 64, client="test", received_at=now, regions=[region], item=ITEM
+    )
+    opened_data = events.CaseOpened(
+        **about,
+        case_id=case,
+        queue="general",
+        priority=5,
+        received_at=now,
+        due_at=now,
+        verdict="review",
+        trace=events.Trace(policy_set="p", operating_model="o"),
+        item=ITEM,
+    )
+    claimed_data = events.CaseClaimed(
+        case_id=case, item_id=item, queue="general", reviewer="r", team="t", lease_token=1, lease_until=now
+    )
+    decided_data = events.DecisionMade(
+        **about,
+        decision_id=ids.decision_id(case, 1),
+        case_id=case,
+        queue="general",
+        n=1,
+        action="approve",
+        policy_set="p",
+        automated=False,
+        received_at=now,
+        due_at=now,
+    )
+    decisions = topics.decisions(region)
+    return Life(
+        subject,
+        [
+            (topics.submissions(region), told(first, events.ITEM_SUBMITTED, None, 0, submitted_data)),
+            (topics.cases(region), told(opened, events.CASE_OPENED, first, -10, opened_data)),
+            (decisions, told(claimed, events.CASE_CLAIMED, opened, 5, claimed_data)),
+            (decisions, told(decided, events.DECISION_MADE, claimed, 6, decided_data)),
+        ],
+    )
+
+
+def entries(lives: list[Life], region: str) -> list[Entry]:
+    return [
+        entry(Source(topic, 0, n), event.headers, event.key, event.value, region=region)
+        for n, (topic, event) in enumerate(event for life in lives for event in life.events)
+    ]
+
+
+@pytest.fixture
+async def producer(kafka: str) -> AsyncIterator[KafkaProducer]:
+    producer = KafkaProducer(kafka, client_id="test")
+    yield producer
+    await producer.stop()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await migrations.upgrade(database_url, "audit")
+    database = await Database.connect(database_url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def log(database: Database, region: str) -> Log:
+    return Log(database, region)
+
+
+@asynccontextmanager
+async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncIterator[None]:
+    """Replicas of the audit, each with partitions of its own; they stop in order at the end."""
+    stop = asyncio.Event()
+    replicas = [Readiness("audit") for _ in instances or ("0",)]
+    async with asyncio.TaskGroup() as group:
+        for instance, readiness in zip(instances or ("0",), replicas, strict=True):
+            settings = Settings(kafka=kafka, region=region, instance=instance, batch_records=150)
+            group.create_task(app.consume(settings, log, readiness, stop))
+        try:
+            async with asyncio.timeout(30):
+                while not all(replica.conditions and replica.ready for replica in replicas):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.05)
+            yield
+        finally:
+            stop.set()
+
+
+async def until_all_is_read(kafka: str, region: str) -> None:
+    """Until the audit's group has committed the end of every topic."""
+    specs = topics.expand(topics.load(), [region])
+    lanes = [TopicPartition(spec.name, p) for spec in specs for p in range(spec.partitions)]
+    async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=f"piepowder-audit-{region}") as consumer:
+        async with asyncio.timeout(20):
+            behind = True
+            while behind:
+                ends = await consumer.end_offsets(lanes)
+                behind = any([(await consumer.committed(lane) or 0) != end for lane, end in ends.items()])
+                await asyncio.sleep(0.05)
+
+
+async def reset(kafka: str, region: str) -> None:
+    """The audit's group back to the first offset of everything."""
+    group = f"piepowder-audit-{region}"
+    async with AIOKafkaConsumer(
+        bootstrap_servers=kafka, group_id=group, group_instance_id=f"{group}-0", enable_auto_commit=False
+    ) as consumer:
+        consumer.subscribe([spec.name for spec in topics.expand(topics.load(), [region])])
+        async with asyncio.timeout(20):
+            while not consumer.assignment():
+                await consumer.getmany(timeout_ms=50)
+        await consumer.commit(dict.fromkeys(consumer.assignment(), 0))
+
+
+class Proxy:
+    """Stands between a client and a server, until it is cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def join(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(*self._target)
+        self._writers += [writer, there_writer]
+        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+
+    @staticmethod
+    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.transport.abort()
+
+
+async def rows(database: Database) -> list[asyncpg.Record]:
+    async with database.held() as connection:
+        return await connection.fetch("SELECT * FROM log ORDER BY seq")
+
+
+async def test_every_event_is_in_the_log_once_without_a_gap_though_produced_twice_and_read_again_from_the_start(
+    kafka: str, region: str, log: Log, database: Database, producer: KafkaProducer
+) -> None:
+    lives = [life(region, f"a/{n}") for n in range(50)]
+    records = [record(topic, event) for life in lives for topic, event in life.events]
+    async with auditing(kafka, log, region):
+        for _ in range(2):
+            await producer.send(records)
+        await until_all_is_read(kafka, region)
+    first = await rows(database)
+    await reset(kafka, region)
+    async with auditing(kafka, log, region):
+        await until_all_is_read(kafka, region)
+    kept = await rows(database)
+    assert kept == first
+    mine = [row for row in kept if row["region"] == region]
+    assert [row["seq"] for row in kept] == list(range(1, len(kept) + 1))
+    assert sorted(bytes(row["data"]) for row in mine) == sorted(r.value for r in records if r.value is not None)
+    head, by_type = await log.totals()
+    assert head.size == len(kept)
+    assert sum(by_type.values()) == len(kept)
+    assert by_type[events.DECISION_MADE] == 50
+    for lane in {(row["topic"], row["partition"]) for row in kept}:
+        offsets = [row["offset"] for row in kept if (row["topic"], row["partition"]) == lane]
+        assert all(a < b for a, b in pairwise(offsets)), "the order of a partition is the log's order"
+
+
+async def test_two_replicas_share_the_topics_and_keep_one_log(
+    kafka: str, region: str, log: Log, database: Database, producer: KafkaProducer
+) -> None:
+    records = [record(topic, event) for n in range(300) for topic, event in life(region, f"b{n}").events]
+    async with auditing(kafka, log, region, "0", "1"):
+        for part in range(0, len(records), 100):
+            await producer.send(records[part : part + 100])
+        await until_all_is_read(kafka, region)
+    kept = await rows(database)
+    assert [row["seq"] for row in kept] == list(range(1, len(kept) + 1))
+    assert len([row for row in kept if row["region"] == region]) == len(records)
+
+
+async def test_writers_that_race_with_overlapping_batches_append_each_event_once_and_leave_no_gap(
+    region: str, log: Log, database: Database
+) -> None:
+    everything = entries([life(region, f"c{n}") for n in range(100)], region)
+    batches = [everything[start : start + 80] for start in range(0, 400, 40)] * 2
+    done: list[Appended] = await asyncio.gather(*(log.append(batch, []) for batch in batches))
+    kept = await rows(database)
+    assert [row["seq"] for row in kept] == list(range(1, 401))
+    assert {row["event_id"] for row in kept} == {asyncpg.pgproto.pgproto.UUID(e.attributes.id) for e in everything}
+    assert sum(one.repeats for one in done) == sum(map(len, batches)) - 400
+
+
+async def test_a_poison_record_is_set_aside_and_shown_while_the_others_flow(
+    kafka: str, region: str, log: Log, database: Database, producer: KafkaProducer
+) -> None:
+    good = life(region, "d")
+    topic, submitted = good.events[0]
+    unknown = [
+        (name, b"piepowder.item.praised.v7" if name == "ce_type" else value) for name, value in submitted.headers
+    ]
+    unknown = [(name, ids.derive("praised").encode() if name == "ce_id" else value) for name, value in unknown]
+    without_id = [(name, value) for name, value in submitted.headers if name != "ce_id"]
+    empty_id: Any = [(name, None if name == "ce_id" else value) for name, value in submitted.headers]
+    elsewhere = [(name, b"mars" if name == "ce_region" else value) for name, value in submitted.headers]
+    bad = [
+        Record(topic, b"x", b"y", []),
+        Record(topic, None, None, []),
+        Record(topic, submitted.key, submitted.value, without_id),
+        Record(topic, submitted.key, submitted.value, empty_id),
+        Record(topic, submitted.key, submitted.value[:-5], submitted.headers),
+        Record(topic, submitted.key, b"[" * 100_000, submitted.headers),
+        Record(topic, submitted.key, None, submitted.headers),
+        Record(topic, submitted.key, submitted.value, elsewhere),
+        Record(topic, b"another key", submitted.value, submitted.headers),
+    ]
+    garbage = Record(topics.deadletters(region), b"\xff\x00", b"\x00", [("dl_offset", b"-1"), ("dl_reason", b"a\x00b")])
+    novelty = Record(
+        topic, submitted.key, b'{"praise": "\\u0000"} ', [*unknown, ("ce_vendor", b"acme"), ("other", b"\xff")]
+    )
+    good_records = [record(topic, event) for topic, event in good.events]
+    async with auditing(kafka, log, region):
+        await producer.send([*bad[:5], *good_records, *bad[5:], novelty, garbage])
+        await until_all_is_read(kafka, region)
+        await asyncio.sleep(0.3)  # the letters that it wrote itself
+        await until_all_is_read(kafka, region)
+    assert len([row for row in await rows(database) if row["region"] == region]) == len(good.events) + 1
+    shown = await log.event(ids.derive("praised"))
+    assert shown is not None
+    assert bytes(shown.data) == b'{"praise": "\\u0000"} '
+    assert shown.extensions == {"ce_vendor": "acme", "other": "\ufffd"}
+    letters = await log.letters(before=2**62, limit=100)
+    assert len(letters) == len(bad) + 1
+    own = [letter for letter in letters if letter.topic == topic]
+    assert len(own) == len(bad)
+    assert {letter.group for letter in own} == {f"piepowder-audit-{region}"}
+    [strange] = [letter for letter in letters if letter.topic != topic]
+    assert (strange.topic, strange.key, strange.reason) == (topics.deadletters(region), "\ufffd\ufffd", "a\ufffdb")
+    page, _ = await handlers.timeline(log, good.subject, None, 100)
+    assert [e.type for e in page if e.type != "deadletter"][:1] == [events.ITEM_SUBMITTED]
+    told = [json.loads(bytes(e.data))["reason"] for e in page if e.type == "deadletter"]
+    assert any("nested too deeply" in reason for reason in told)
+    assert any("'mars'" in reason for reason in told)
+
+
+async def test_what_is_written_in_the_log_can_be_neither_changed_nor_removed(
+    region: str, log: Log, database: Database
+) -> None:
+    source = Source("t", 0, 0)
+    await log.append(entries([life(region, "e")], region), [DeadLetter(source, "g", "r", None, "", None, None)])
+    before = await rows(database)
+    for table in ("log", "deadletters"):
+        for change in (f"UPDATE {table} SET time = ''", f"DELETE FROM {table}", f"TRUNCATE {table}"):  # noqa: S608
+            async with database.held() as connection:
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
+                    await connection.execute(change)
+    assert await rows(database) == before
+
+
+async def client(log: Log | None, region: str, *regions: str) -> httpx.AsyncClient:
+    readiness = Readiness("audit")
+    readiness.set("database", "PostgreSQL does not answer" if log is None else None)
+    served = create_app("audit", "", readiness)
+    shelf = api.Shelf(readiness)
+    shelf.log = log
+    known = Client("auditor", ids.hash_api_key(KEY), frozenset({"audit:read"}), frozenset(regions or (region,)))
+    api.add_routes(served, shelf, Authenticator([known]), region)
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(served), base_url="http://audit", headers={"Authorization": f"Bearer {KEY}"}
+    )
+
+
+async def test_a_timeline_tells_an_items_life_in_causal_order_page_by_page_while_the_log_grows(
+    region: str, log: Log
+) -> None:
+    lives = [life(region, "größe/50% +x", version) for version in (1, 2)]
+    backwards = list(reversed(entries(lives[:1], region)))
+    await log.append(backwards[:2], [])
+    letter = DeadLetter(
+        Source("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, lives[0].subject
+    )
+    await log.append(backwards[2:], [letter])
+    path = "/v1/subjects/shop/product/gr%C3%B6%C3%9Fe%2F50%25%20%2Bx/timeline"
+    pages: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    async with await client(log, region) as http:
+        while cursor is not None:
+            answer = await http.get(path, params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
+            assert answer.status_code == 200
+            pages.append(answer.json())
+            cursor = pages[-1]["next"]
+            await log.append(entries(lives[1:], region), [])
+        whole = (await http.get(path)).json()
+    told = [e for page in pages for e in page["events"]]
+    assert [e["type"] for e in told] == [
+        events.ITEM_SUBMITTED,
+        events.CASE_OPENED,
+        "deadletter",
+        events.CASE_CLAIMED,
+        events.DECISION_MADE,
+    ]
+    assert told[2]["causation_id"] == told[0]["id"]
+    assert told[2]["data"]["reason"] == "why"
+    assert told[0]["data"]["item"]["title"] == "Lampe"
+    assert whole["subject"] == lives[0].subject
+    assert len(whole["events"]) == 9
+    then = [e["id"] for e in told if e["id"]]
+    assert [e["id"] for e in whole["events"] if e["id"] in then] == then
+
+
+async def test_rest_answers_what_is_asked_and_refuses_with_a_reason(region: str, log: Log) -> None:
+    everything = entries([life(region, "f")], region)
+    letters = [DeadLetter(Source("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
+    await log.append(everything, letters)
+    first = everything[0].attributes
+    async with await client(log, region) as http:
+        assert (await http.get(f"/v1/events/{first.id}")).json()["type"] == events.ITEM_SUBMITTED
+        page = (await http.get("/v1/events?limit=3")).json()
+        assert ([e["seq"] for e in page["events"]], page["next"]) == ([1, 2, 3], 3)
+        page = (await http.get("/v1/events?after=3")).json()
+        assert ([e["seq"] for e in page["events"]], page["next"]) == ([4], None)
+        page = (await http.get("/v1/deadletters?limit=2")).json()
+        assert ([x["n"] for x in page["deadletters"]], page["next"]) == ([3, 2], "2")
+        page = (await http.get("/v1/deadletters?limit=2&cursor=2")).json()
+        assert ([x["n"] for x in page["deadletters"]], page["next"]) == ([1], None)
+        totals = (await http.get("/v1/totals")).json()
+        assert (totals["size"], totals["deadletters"]) == (4, 3)
+        for path, status in {
+            "/v1/subjects/shop/product/nobody/timeline": 404,
+            "/v1/subjects/shop/product/f/timeline?cursor=x": 422,
+            "/v1/subjects/shop/product/f/timeline?cursor=1.1.1.1.1111111111111111111": 422,
+            "/v1/subjects/shop/product/f/timeline?limit=0": 422,
+            "/v1/subjects/shop/product/%00/timeline": 422,
+            "/v1/subjects/shop/product/%ff/timeline": 404,
+            f"/v1/events/{ids.derive('nothing')}": 404,
+            "/v1/events/7": 422,
+            "/v1/events?after=-1": 422,
+            f"/v1/events?after={2**63}": 422,
+            "/v1/deadletters?cursor=-": 422,
+        }.items():
+            answer = await http.get(path)
+            assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path
+            assert status != 422 or answer.json()["errors"][0]["pointer"]
+        described = (await http.get("/openapi.json")).json()["paths"]
+        assert {path for path in described if path.startswith("/v1")} == {
+            "/v1/subjects/{platform}/{kind}/{id}/timeline",
+            "/v1/events/{event_id}",
+            "/v1/events",
+            "/v1/deadletters",
+            "/v1/totals",
+        }
+        for path in described.values():
+            assert "example" in path["get"]["responses"]["200"]["content"]["application/json"]
+            assert {"401", "403", "422", "503"} <= path["get"]["responses"].keys()
+    async with await client(log, region, "mars") as http:
+        assert (await http.get("/v1/totals")).status_code == 403
+        assert (await http.get("/v1/totals", headers={"Authorization": ""})).status_code == 401
+    async with await client(None, region) as http:
+        answer = await http.get("/v1/totals")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+async def test_while_postgresql_is_away_rest_says_so_and_the_events_wait(
+    kafka: str, region: str, database_url: str, producer: KafkaProducer
+) -> None:
+    where = urlsplit(database_url)
+    proxy = Proxy(where.hostname or "", where.port or 5432)
+    await proxy.join()
+    await migrations.upgrade(database_url, "audit")
+    database = await Database.connect(database_url.replace(f":{where.port}/", f":{proxy.port}/"))
+    log = Log(database, region)
+    records = [record(topic, event) for topic, event in life(region, "g").events]
+    async with auditing(kafka, log, region), await client(log, region) as http:
+        await proxy.cut()
+        await producer.send(records)
+        answer = await http.get("/v1/totals")
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        await asyncio.sleep(0.5)
+        await proxy.join()
+        await until_all_is_read(kafka, region)
+        assert (await http.get("/v1/totals")).status_code == 200
+    assert len([row for row in await rows(database) if row["region"] == region]) == len(records)
+    await database.close()
+    await proxy.cut()

@@ -1,0 +1,61 @@
+"""Ids repeat themselves, equal the standard's, and a mistyped API key is told from an unknown one."""
+
+import uuid
+
+import pytest
+
+from shared import ids
+
+
+@pytest.mark.parametrize("parts", [(), ("",), ("a",), ("a", "b"), ("größe", "日本", "\U0001f9ff"), ("x" * 5000, "")])
+def test_derive_is_uuid5_of_the_parts(parts: tuple[str, ...]) -> None:
+    assert ids.derive(*parts) == str(uuid.uuid5(ids.NAMESPACE, "\x1f".join(parts)))
+
+
+def test_the_standards_own_vector() -> None:
+    assert ids.derive("www.example.com") == str(uuid.uuid5(uuid.NAMESPACE_URL, "www.example.com"))
+
+
+def test_parts_do_not_run_together() -> None:
+    assert ids.derive("a", "bc") != ids.derive("ab", "c")
+    assert ids.derive("a") != ids.derive("a", "")
+
+
+def test_what_differs_has_another_id() -> None:
+    item = ids.item_id("shop", "product", "1", "1")
+    case = ids.case_id(item, "eu", "item")
+    made = {
+        item,
+        ids.item_id("shop", "product", "1", "2"),
+        ids.item_id("shop", "seller", "1", "1"),
+        case,
+        ids.case_id(item, "us", "item"),
+        ids.event_id(item, "t"),
+        ids.event_id(item, "t", 1),
+        ids.event_id(item, "u"),
+        ids.decision_id(case, 1),
+        ids.decision_id(case, 2),
+    }
+    assert len(made) == 10
+
+
+def test_an_api_key_is_well_formed_and_every_single_typing_error_is_caught() -> None:
+    key = ids.new_api_key("live")
+    assert key.startswith("pp_live_")
+    assert ids.is_well_formed_api_key(key)
+    for at in range(len(key)):
+        for typed in "0aZ_":
+            mistyped = key[:at] + typed + key[at + 1 :]
+            assert mistyped == key or not ids.is_well_formed_api_key(mistyped)
+        assert not ids.is_well_formed_api_key(key[:at] + key[at + 1 :])
+
+
+@pytest.mark.parametrize("key", ["", "pp", "pp_live_", "key", "00000000", "pp_live_größe"])
+def test_other_texts_are_no_api_keys(key: str) -> None:
+    assert not ids.is_well_formed_api_key(key)
+
+
+def test_keys_are_not_made_twice_and_hash_to_64_digits() -> None:
+    one, two = ids.new_api_key("test"), ids.new_api_key("test")
+    assert one != two
+    assert len(ids.hash_api_key(one)) == 64
