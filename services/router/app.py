@@ -1,0 +1,91 @@
+"""The composition root: settings in, running router out; the only file that knows the real adapters."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from services.router import api
+from services.router.control import Control, Publisher
+from services.router.handlers import RouteSubmissions
+from services.router.policies import compile_policy_set
+from services.router.settings import Settings
+from shared import http, lifecycle
+from shared.auth import Authenticator
+from shared.clock import SystemClock
+from shared.envelope import Event
+from shared.kafka import topics
+from shared.kafka.consumer import BatchConsumer
+from shared.kafka.control import ControlReader
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.producer import KafkaProducer
+from shared.lifecycle import Loop, Readiness
+
+DESCRIPTION = """Routes each item to a case of its region, by the policy set and the operating model in force.
+
+What is in force is read and published here; the cases themselves are events on `piepowder.cases.<region>`."""
+
+
+async def run(settings: Settings) -> bool:
+    """Route until told to stop; True when it ended as it should."""
+    clock = SystemClock()
+    readiness = Readiness("router")
+    control = Control(settings.regions, compile_policy_set)
+    producers = {
+        bootstrap: KafkaProducer(bootstrap, client_id=f"piepowder-router-{settings.instance}")
+        for bootstrap in {settings.kafka, *map(settings.bootstrap, settings.regions)}
+    }
+    reader = ControlReader(
+        bootstrap=settings.kafka,
+        client_id=f"piepowder-router-{settings.instance}",
+        apply=control.apply,
+        lacking=control.lacking,
+        readiness=readiness,
+    )
+    app = http.create_app("router", DESCRIPTION, readiness)
+    api.add_routes(
+        app,
+        control=control,
+        publisher=Publisher(control, producers[settings.kafka], clock),
+        authenticator=Authenticator.from_file(settings.clients_file),
+        readiness=readiness,
+    )
+
+    def consumer(region: str) -> BatchConsumer[Event[Any]]:
+        producer = producers[settings.bootstrap(region)]
+        group = f"piepowder-router-{region}"
+        handlers = RouteSubmissions(region=region, in_force=lambda: control.in_force, producer=producer, clock=clock)
+        return BatchConsumer(
+            bootstrap=settings.bootstrap(region),
+            group=group,
+            topics=[topics.submissions(region)],
+            decode=handlers.decode,
+            handle=handlers.handle,
+            deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+            readiness=readiness,
+            clock=clock,
+            instance=settings.instance,
+            batch_records=settings.batch_records,
+            drain_seconds=settings.drain_seconds,
+        )
+
+    try:
+        routing = [_once_in_force(control, consumer(region).run) for region in settings.regions]
+        return await lifecycle.serve(app, settings, [reader.run, *routing], readiness)
+    finally:
+        await asyncio.gather(*(producer.stop() for producer in producers.values()))
+
+
+def _once_in_force(control: Control, consume: Callable[[asyncio.Event], Awaitable[None]]) -> Loop:
+    """`consume`, begun only when an operating model and a policy set are in force."""
+
+    async def routing(stop: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(control.complete()), asyncio.ensure_future(stop.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in waits:
+                waiting.cancel()
+        if not stop.is_set():
+            await consume(stop)
+
+    return routing

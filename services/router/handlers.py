@@ -1,0 +1,85 @@
+"""Submissions in, cases out: a batch is routed by what is in force when it begins, and sent in one go.
+
+Ids derive from the submission's event, so a batch that is met again sends the same cases again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import Counter as Metric
+
+from services.router.domain import SOURCE, InForce, route
+from shared import envelope, ids, metrics
+from shared.clock import Clock, to_text
+from shared.envelope import Attributes, Event, subject_of
+from shared.errors import Poison
+from shared.events import CASE_OPENED, CaseOpened, ItemSubmitted
+from shared.kafka import topics
+from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.producer import Producer, Record, record
+
+
+class RouteSubmissions:
+    """Handles batches of a region's submissions topic; `in_force` raises Transient while something is missing."""
+
+    def __init__(self, *, region: str, in_force: Callable[[], InForce], producer: Producer, clock: Clock) -> None:
+        self._region = region
+        self._in_force = in_force
+        self._producer = producer
+        self._clock = clock
+        self._topic = topics.cases(region)
+        self._source = f"{SOURCE}/{region}"
+        self._counters: dict[tuple[str, str], Metric] = {}
+
+    def decode(self, received: RawRecord) -> Event[Any]:
+        """The event in a record; raises Poison for one that is not this region's, or whose key is not its subject."""
+        event = envelope.decode(received.headers, received.key, received.value, region=self._region)
+        data = event.data
+        if isinstance(data, ItemSubmitted):
+            subject = subject_of(data.platform, data.kind, data.subject_id)
+            if subject != event.attributes.subject:
+                raise Poison(f"ce_subject is {event.attributes.subject!r}, the item's subject {subject!r}")
+        return event
+
+    async def handle(self, batch: Sequence[Received[Event[Any]]]) -> None:
+        """Open a case for each submission; raises Poison for one that cannot be routed, Transient when not sent."""
+        model, policy_set = self._in_force()
+        time = to_text(self._clock.now())
+        records: list[Record] = []
+        opened: Counter[tuple[str, str]] = Counter()
+        erred: Counter[str] = Counter()
+        for _, event in batch:
+            if not isinstance(event.data, ItemSubmitted):  # of the item's life, but not the router's to act on
+                continue
+            case = route(event.data, self._region, policy_set, model)
+            records.append(self._record(event.attributes, case, time))
+            opened[case.queue, case.verdict] += 1
+            if case.trace.errors:
+                erred.update(condition.partition("/")[0] for condition in case.trace.errors)
+        if records:
+            await self._producer.send(records)
+        for lane, n in opened.items():
+            self._counter(lane).inc(n)
+        for policy, n in erred.items():
+            metrics.POLICY_ERRORS.labels(policy).inc(n)
+
+    def _record(self, cause: Attributes, case: CaseOpened, time: str) -> Record:
+        attributes = Attributes(
+            ids.event_id(cause.id, CASE_OPENED),
+            CASE_OPENED,
+            self._source,
+            time,
+            cause.subject,
+            self._region,
+            cause.correlation_id,
+            cause.id,
+            cause.traceparent,
+        )
+        return record(self._topic, envelope.encode(attributes, case))
+
+    def _counter(self, lane: tuple[str, str]) -> Metric:
+        counter = self._counters.get(lane)
+        if counter is None:
+            counter = self._counters[lane] = metrics.CASES_ROUTED.labels(self._region, *lane)
+        return counter

@@ -1,0 +1,80 @@
+"""Word lists: which lists a text meets, all lists in one pass over it.
+
+Phrases are literal, whole words, without regard to case, in any script: text and phrases are NFKC-normalised and
+case-folded. Google's RE2 finds candidates in one linear pass, however many phrases; its word boundary knows ASCII
+alone, so Python's, which knows Unicode, confirms the few that are found. Scripts written without spaces have none.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import re2
+
+_MAX_MEMORY: Final = 32 * 1024 * 1024
+_WITHOUT_SPACES: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_ASCII_WORD: Final = re.compile(r"[A-Za-z0-9_]")
+_SPACE: Final = r"[\s\v\x1c-\x1f\x{85}\pZ]+"  # what Python calls space, for RE2
+
+
+class Terms:
+    """Word lists by name, ready to be looked for; raises ValueError when that cannot be."""
+
+    def __init__(self, lists: Mapping[str, Sequence[str]]) -> None:
+        options = re2.Options()
+        options.max_mem = _MAX_MEMORY
+        options.never_capture = True
+        self._set = re2.Set.SearchSet(options)
+        self._confirm: list[tuple[str, re.Pattern[str]]] = []
+        for name, phrases in lists.items():
+            for phrase in phrases:
+                words = fold(phrase).split()
+                if not words:
+                    raise ValueError(f"list {name!r} has a phrase that is only space: {phrase!r}")
+                self._set.Add(_candidate(words))
+                self._confirm.append((name, _exact(words)))
+        if self._confirm:
+            try:
+                self._set.Compile()
+            except re2.error as error:
+                raise ValueError(f"the word lists together are too large: {len(self._confirm)} phrases") from error
+
+    def find(self, text: str) -> list[str]:
+        """The names of the lists of which a phrase is in `text`, in order of name."""
+        if not self._confirm:
+            return []
+        folded = fold(text)
+        candidates = self._set.Match(folded)
+        if candidates is None:
+            return []
+        found: set[str] = set()
+        for index in candidates:
+            name, exact = self._confirm[index]
+            if name not in found and exact.search(folded):
+                found.add(name)
+        return sorted(found)
+
+
+def fold(text: str) -> str:
+    """`text` as it is compared: NFKC and case-folded (Unicode 3.13, compatibility caseless matching)."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _candidate(words: Sequence[str]) -> str:
+    """RE2's pattern, which finds at least what `_exact` finds."""
+    body = _SPACE.join(re2.escape(word) for word in words)
+    start = r"\b" if _ASCII_WORD.match(words[0][0]) else ""
+    end = r"\b" if _ASCII_WORD.match(words[-1][-1]) else ""
+    return start + body + end
+
+
+def _exact(words: Sequence[str]) -> re.Pattern[str]:
+    body = r"\s+".join(re.escape(word) for word in words)
+    start = "" if _WITHOUT_SPACES.match(words[0][0]) else r"(?<!\w)"
+    end = "" if _WITHOUT_SPACES.match(words[-1][-1]) else r"(?!\w)"
+    return re.compile(start + body + end)

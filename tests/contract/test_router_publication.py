@@ -1,0 +1,120 @@
+"""What is published comes into force by way of the control topic: the same on one in memory and on real Kafka."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
+
+import pytest
+
+from services.router import control as router_control
+from services.router.control import Control, PolicySetContent, Publisher
+from services.router.policies import compile_policy_set
+from shared.clock import SystemClock
+from shared.envelope import GLOBAL, decode
+from shared.kafka import control as control_reader
+from shared.kafka import topics
+from shared.kafka.control import ControlReader
+from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.topics import TopicSpec
+from shared.lifecycle import Readiness
+from shared.retry import until_done
+from tests.router_samples import region, rule
+
+Start: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Control, Publisher]]]
+_numbers = itertools.count(1)
+
+
+class MemoryTopic:
+    """A compacted topic and its readers, in memory; each record is applied on a later turn of the loop."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes | None, Record] = {}
+        self.readers: list[Control] = []
+
+    async def send(self, records: Sequence[Record]) -> None:
+        for r in records:
+            self.records[r.key] = r
+            for reader in self.readers:
+                asyncio.get_running_loop().call_later(0.01, apply, reader, r)
+
+
+def apply(control: Control, r: Record) -> None:
+    control.apply(decode(r.headers, r.key, r.value, region=GLOBAL))
+
+
+@pytest.fixture(params=["memory", "kafka"])
+async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts a router's control; each one started sees the same topic, which is the test's own."""
+    if request.param == "memory":
+        topic = MemoryTopic()
+
+        @asynccontextmanager
+        async def in_memory() -> AsyncIterator[tuple[Control, Publisher]]:
+            control = Control(["eu"], compile_policy_set)
+            topic.readers.append(control)
+            for r in topic.records.values():
+                apply(control, r)
+            control.lacking()
+            yield control, Publisher(control, topic, SystemClock())
+
+        return in_memory
+
+    kafka: str = request.getfixturevalue("kafka")
+    name = f"piepowder.control.t{os.getpid()}-{next(_numbers)}"
+    await topics.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
+    monkeypatch.setattr(control_reader, "CONTROL", name)
+    monkeypatch.setattr(router_control, "CONTROL", name)
+
+    @asynccontextmanager
+    async def on_kafka() -> AsyncIterator[tuple[Control, Publisher]]:
+        control, stop, readiness = Control(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
+        read = asyncio.Event()
+
+        def lacking() -> str | None:
+            read.set()
+            return control.lacking()
+
+        reader = ControlReader(
+            bootstrap=kafka, client_id="test", apply=control.apply, lacking=lacking, readiness=readiness
+        )
+        producer = KafkaProducer(kafka, client_id="test")
+        following = asyncio.create_task(reader.run(stop))
+        try:
+            await until_done("producer", producer.start, stop=stop, readiness=readiness)
+            await asyncio.wait_for(read.wait(), 20)
+            yield control, Publisher(control, producer, SystemClock())
+        finally:
+            stop.set()
+            await asyncio.gather(following, producer.stop())
+
+    return on_kafka
+
+
+async def test_it_is_in_force_here_when_the_publisher_answers(start: Start) -> None:
+    async with start() as (control, publisher):
+        model, policy_set = await publisher.publish([region()], content("a"), by="test")
+        assert model is not None
+        assert policy_set is not None
+        assert (control.in_force.model.id, control.in_force.policy_set.id) == (model.id, policy_set.id)
+        assert control.in_force.model.published.published_by == "test"
+
+
+async def test_another_router_has_the_same_in_force_and_counts_on_from_it(start: Start) -> None:
+    async with start() as (control, publisher):
+        await publisher.publish([region()], content("a"), by="test")
+        await publisher.publish(None, content("b"), by="test")
+        async with start() as (other, other_publisher):
+            assert other.in_force.policy_set.id == control.in_force.policy_set.id
+            same, newer = await other_publisher.publish([region()], content("c"), by="other")
+            assert same is not None
+            assert newer is not None
+            assert (same.changed, newer.number) == (False, 3)
+            async with asyncio.timeout(10):
+                await control.applied(lambda: control.in_force.policy_set.id == newer.id)
+
+
+def content(name: str) -> PolicySetContent:
+    return PolicySetContent({}, [rule(name)], "approve")

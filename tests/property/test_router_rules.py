@@ -1,0 +1,134 @@
+"""Promise 8, for any item and policies: the same in, the same out; the strictest wins; an error is never no match."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.router.cel import CelConditions
+from services.router.domain import STRICTEST_FIRST, route
+from services.router.terms import Terms, fold
+from shared.events import ItemSubmitted, Money, Policy, Seller
+from tests.router_samples import Decided, compiled, deciding, model, submitted
+
+CONDITIONS = [
+    'kind == "product"',
+    '"weapons" in terms',
+    "price.known && price.minor < 100",
+    "price.minor > 500000",
+    "seller.age_days < 14",
+    "seller.known && seller.rating < 2.5",
+    "title_length + text_length < 10",
+    'language.startsWith("de")',
+    'title.lowerAscii().contains("gun")',
+    "market_count > 1",
+    'attributes["colour"] == "red"',
+    'scores["nudity"] > 0.5',
+    "text_length / title_length > 3",
+    'markets.exists(m, m == "DE")',
+    "media_count == 0",
+    'brand == "" || gtin == ""',
+]
+
+whole = st.none() | st.integers(-5, 10**6) | st.integers()
+texts = st.text(max_size=30) | st.sampled_from(["gun", "A Gun.", "begun", "ｇｕｎ"])
+
+
+@st.composite
+def items(draw: st.DrawFn) -> ItemSubmitted:
+    price = draw(st.none() | st.builds(Money, amount_minor=st.integers(0, 2**64), currency=st.just("EUR")))
+    rating = st.none() | st.floats(0, 5)
+    seller = draw(
+        st.none() | st.builds(Seller, id=st.text(), age_days=whole, listings=whole, rejected=whole, rating=rating)
+    )
+    return submitted(
+        markets=draw(st.lists(st.sampled_from(["DE", "FR"]), min_size=1, unique=True)),
+        kind=draw(st.sampled_from(["product", "seller", "content"])),
+        language=draw(st.sampled_from(["und", "de", "de-AT", "en"])),
+        title=draw(texts),
+        text=draw(texts),
+        brand=draw(texts),
+        media=draw(st.lists(texts, max_size=2)),
+        attributes=draw(st.dictionaries(st.sampled_from(["colour", "size"]), texts)),
+        scores=draw(st.dictionaries(st.sampled_from(["nudity", "violence"]), st.floats(0, 1))),
+        price=price,
+        seller=seller,
+    )
+
+
+rules = st.lists(
+    st.builds(
+        Policy,
+        id=st.uuids().map(str),
+        when=st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3),
+        verdict=st.sampled_from(STRICTEST_FIRST),
+        reasons=st.lists(st.sampled_from(["A", "B"]), max_size=2),
+        queue=st.sampled_from(["", "safety", "general"]),
+        priority=st.integers(1, 9),
+        markets=st.lists(st.sampled_from(["DE", "FR"]), max_size=1),
+    ),
+    max_size=8,
+    unique_by=lambda policy: policy.id,
+)
+defaults = st.sampled_from(STRICTEST_FIRST)
+each = [CelConditions([[condition]]) for condition in CONDITIONS]
+together = CelConditions([CONDITIONS])
+
+
+@given(rules, defaults, items())
+@settings(max_examples=60, deadline=None)
+def test_the_same_item_under_the_same_set_gives_the_same_case(
+    policies: list[Policy], default: str, item: ItemSubmitted
+) -> None:
+    remembering = compiled(*policies, default=default, terms={"weapons": ["gun"]})
+    fresh = compiled(*policies, default=default, terms={"weapons": ["gun"]})
+    first = route(item, "eu", remembering, model())
+    assert first == route(item, "eu", remembering, model()) == route(item, "eu", fresh, model())
+
+
+@given(items(), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_all_conditions_together_say_what_each_says_alone(item: ItemSubmitted, armed: bool) -> None:
+    terms = ["weapons"] if armed else []
+    held, errors = together.evaluate(item, terms)
+    alone = [conditions.evaluate(item, terms) for conditions in each]
+    for index, evaluation in enumerate(alone):
+        assert not (held[index] and index in errors)
+        if not _is_beyond_64_bits(item):
+            assert evaluation.held == (held[index],)
+            assert bool(evaluation.errors) == (index in errors)
+
+
+@given(rules, defaults, st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_strictest_of_what_matched_wins_and_an_error_is_never_no_match(
+    policies: list[Policy], default: str, data: st.DataObject
+) -> None:
+    count = sum(len(policy.when) for policy in policies)
+    answers = data.draw(st.lists(st.sampled_from([True, False, None]), min_size=count, max_size=count))
+    errors = {index: "failed" for index, answer in enumerate(answers) if answer is None}
+    conditions = Decided(*(answer is True for answer in answers), errors=errors)
+    case = route(submitted(markets=["DE"]), "eu", deciding(policies, conditions, default), model())
+
+    proposed: list[str] = []
+    start = 0
+    for policy in policies:
+        own = answers[start : start + len(policy.when)]
+        start += len(policy.when)
+        if policy.markets == ["FR"] or False in own:
+            continue
+        proposed.append("review" if None in own else policy.verdict)
+    assert case.verdict == min(proposed, key=STRICTEST_FIRST.index, default=default)
+    assert len(case.trace.errors) == len(errors)
+
+
+@given(st.text(max_size=40), st.text(max_size=6).filter(lambda phrase: bool(fold(phrase).split())))
+@settings(max_examples=300, deadline=None)
+def test_a_phrase_between_spaces_is_found_in_any_text(text: str, phrase: str) -> None:
+    assert Terms({"list": [phrase]}).find(f"{text} {phrase} {text}") == ["list"]
+
+
+def _is_beyond_64_bits(item: ItemSubmitted) -> bool:
+    seller = item.item.seller
+    numbers = [seller.age_days, seller.listings, seller.rejected] if seller is not None else []
+    if item.item.price is not None:
+        numbers.append(item.item.price.amount_minor)
+    return any(number is not None and not -(2**63) <= number < 2**63 for number in numbers)

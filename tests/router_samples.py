@@ -1,0 +1,97 @@
+"""What the router's tests are made of: items, policies, an operating model, and stand-ins for what is outside."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.router.domain import Evaluation, Model, PolicySet
+from services.router.policies import compile_policy_set
+from shared.envelope import GLOBAL, Attributes, Event
+from shared.events import (
+    OPERATING_MODEL_PUBLISHED,
+    POLICY_SET_PUBLISHED,
+    Item,
+    ItemSubmitted,
+    OperatingModelPublished,
+    Policy,
+    PolicySetPublished,
+    Queue,
+    Region,
+)
+
+RECEIVED_AT = "2026-05-01T09:30:00.125Z"
+
+
+def region(name: str = "eu", markets: Sequence[str] = ("DE", "FR"), queues: Sequence[str] = ("safety",)) -> Region:
+    """A region with a `general` queue of a day, and others of an hour."""
+    lanes = [Queue(id="general", service_level_minutes=1440)]
+    lanes += [Queue(id=queue, service_level_minutes=60) for queue in queues]
+    return Region(id=name, markets=list(markets), queues=lanes, default_queue="general")
+
+
+def operating_model(*regions: Region, number: int = 1) -> OperatingModelPublished:
+    return OperatingModelPublished(
+        id=f"om-{number}-test", number=number, published_by="test", regions=list(regions) or [region()]
+    )
+
+
+def policies(
+    *rules: Policy, default: str = "approve", number: int = 1, terms: Mapping[str, list[str]] | None = None
+) -> PolicySetPublished:
+    return PolicySetPublished(
+        id=f"ps-{number}-test",
+        number=number,
+        published_by="test",
+        terms=dict(terms or {}),
+        policies=list(rules),
+        default_verdict=default,
+    )
+
+
+def compiled(*rules: Policy, default: str = "approve", terms: Mapping[str, list[str]] | None = None) -> PolicySet:
+    return compile_policy_set(policies(*rules, default=default, terms=terms))
+
+
+def model(*regions: Region) -> Model:
+    return Model(operating_model(*regions))
+
+
+def rule(name: str, *when: str, verdict: str = "review", **more: Any) -> Policy:
+    return Policy(id=name, when=list(when) or ["true"], verdict=verdict, **more)
+
+
+def submitted(*, markets: Sequence[str] = ("DE",), kind: str = "product", **item: Any) -> ItemSubmitted:
+    return ItemSubmitted(
+        item_id="0b7f2f0e-0000-5000-8000-000000000001",
+        platform="shop",
+        kind=kind,
+        subject_id="1",
+        version=1,
+        content_hash="0" * 64,
+        client="test",
+        received_at=RECEIVED_AT,
+        regions=["eu"],
+        item=Item(markets=list(markets), **item),
+    )
+
+
+def on_control(data: OperatingModelPublished | PolicySetPublished) -> Event[Any]:
+    """The event that says so on the control topic."""
+    is_model = isinstance(data, OperatingModelPublished)
+    kind = OPERATING_MODEL_PUBLISHED if is_model else POLICY_SET_PUBLISHED
+    subject = "operating-model" if is_model else "policy-set"
+    return Event(Attributes(data.id, kind, "test", RECEIVED_AT, subject, GLOBAL, data.id), data)
+
+
+class Decided:
+    """Conditions whose evaluation is decided by the test."""
+
+    def __init__(self, *held: bool, errors: Mapping[int, str] | None = None) -> None:
+        self._evaluation = Evaluation(held, errors or {})
+
+    def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation:  # noqa: ARG002 - the port's
+        return self._evaluation
+
+
+def deciding(rules: Sequence[Policy], conditions: Decided, default: str = "approve") -> PolicySet:
+    """A policy set whose conditions hold as the test says."""
+    return PolicySet(policies(*rules, default=default), find_terms=lambda _: [], conditions=conditions)

@@ -1,0 +1,139 @@
+"""Conditions are refused when they are loaded, not when an item meets them; and an error is never "no match"."""
+
+from typing import Any
+
+import pytest
+
+from services.router.cel import VARIABLES, CelConditions, Refused
+from shared.events import Money, Seller
+from tests.conftest import project_root
+from tests.router_samples import submitted
+
+
+def fault(condition: str) -> str:
+    with pytest.raises(Refused) as refused:
+        CelConditions([[condition]])
+    (only,) = refused.value.faults
+    return only.message
+
+
+def holds(condition: str, **item: Any) -> bool:
+    held, errors = CelConditions([[condition]]).evaluate(submitted(**item), [])
+    assert not errors
+    return held[0]
+
+
+def test_an_unknown_field_is_refused_with_a_caret() -> None:
+    assert fault('titel == "x"') == "1:1: undeclared reference to 'titel'\n | titel == \"x\"\n | ^"
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("price.minor < 1.5", "money is in whole minor units"),
+        ("title > 3", "no matching overload"),
+        ("(true", "Syntax error"),
+        ("", "Syntax error"),
+        ("title", "true or false, this is string"),
+        ("price.minor", "true or false, this is int"),
+        ("seller.shoe_size > 3", "undeclared reference"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(condition: str, says: str) -> None:
+    assert says in fault(condition)
+
+
+@pytest.mark.parametrize("condition", ['title.matches("a+")', 'matches (title, "a")', '!title . matches("a")'])
+def test_regular_expressions_are_refused_with_the_way_to_go(condition: str) -> None:
+    assert "under `terms`" in fault(condition)
+
+
+@pytest.mark.parametrize("condition", ['title == "matches(x)"', "true // matches(x)", "title != 'it\\'s matches('"])
+def test_the_word_matches_inside_a_string_or_a_comment_is_let_pass(condition: str) -> None:
+    CelConditions([[condition]])
+
+
+def test_every_fault_is_told_with_its_place() -> None:
+    with pytest.raises(Refused) as refused:
+        CelConditions([["true", "nope"], ["true"], ["1 +", "false"]])
+    assert [(f.policy, f.condition) for f in refused.value.faults] == [(0, 1), (2, 0)]
+
+
+def test_a_condition_cannot_reach_beyond_its_own_place() -> None:
+    held, _ = CelConditions([["true // )", "false"], ["true"]]).evaluate(submitted(), [])
+    assert held == (True, False, True)
+    assert "Syntax error" in fault("true), (true")
+
+
+def test_more_conditions_than_a_machine_word_has_bits() -> None:
+    held, errors = CelConditions([[f"market_count == {n % 2}" for n in range(300)]]).evaluate(submitted(), [])
+    assert (held, errors) == ((False, True) * 150, {})
+
+
+def test_no_condition_at_all() -> None:
+    assert CelConditions([]).evaluate(submitted(), []) == ((), {})
+
+
+def test_an_error_in_one_condition_is_told_and_the_others_keep_their_answers() -> None:
+    conditions = CelConditions([["true", 'attributes["colour"] == "red"'], ["market_count / 0 == 1", "false"]])
+    held, errors = conditions.evaluate(submitted(), [])
+    assert held == (True, False, False, False)
+    assert set(errors) == {1, 2}
+    assert "colour" in errors[1]
+    assert "zero" in errors[2]
+
+
+def test_an_endless_condition_is_ended_by_the_evaluators_budget_and_told() -> None:
+    digits = "[0,1,2,3,4,5,6,7,8,9]"
+    nested = "market_count > 0"
+    for name in "abcde":
+        nested = f"{digits}.all({name}, {nested})"
+    held, errors = CelConditions([[nested, "true"]]).evaluate(submitted(), [])
+    assert held == (False, True)
+    assert "budget" in errors[0]
+
+
+def test_a_number_beyond_64_bits_is_an_error_and_no_match() -> None:
+    item = submitted(price=Money(amount_minor=2**63, currency="EUR"))
+    held, errors = CelConditions([["price.minor > 5"]]).evaluate(item, [])
+    assert held == (False,)
+    assert set(errors) == {0}
+
+
+def test_only_what_the_conditions_mention_is_bound() -> None:
+    conditions = CelConditions([['title == "text"', "seller.age_days > 3"], ['["brand"].exists(kind, kind == title)']])
+    assert conditions.variables == ["title", "seller.age_days"]
+
+
+def test_every_variable_is_bound_with_its_declared_type_with_and_without_facts() -> None:
+    conditions = CelConditions([[f"{name} == {name}" for name in VARIABLES]])
+    seller = Seller(id="s", name="S", country="DE", age_days=1, listings=2, rejected=3, rating=4)
+    rich = submitted(
+        title="t",
+        text="x",
+        category="a/b",
+        brand="b",
+        gtin="12345678",
+        media=["https://x.example/1"],
+        attributes={"a": "b"},
+        scores={"s": 1},
+        price=Money(amount_minor=1, currency="EUR"),
+        seller=seller,
+    )
+    for item in (rich, submitted()):
+        assert conditions.evaluate(item, ["weapons"]) == ((True,) * len(VARIABLES), {})
+
+
+def test_unknown_numbers_are_minus_one_and_say_so() -> None:
+    assert holds("!price.known && price.minor == -1")
+    assert holds("!seller.known && seller.age_days == -1 && seller.rating == -1.0")
+    assert holds("seller.known && seller.age_days == -1", seller=Seller(id="s"))
+    assert holds("price.known && price.minor == 0", price=Money(amount_minor=0, currency="EUR"))
+    assert holds("seller.age_days == 0", seller=Seller(id="s", age_days=0))
+
+
+def test_the_page_for_policy_writers_has_every_variable_with_its_type() -> None:
+    page = (project_root() / "docs" / "architecture" / "router.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, variable in VARIABLES.items():
+        assert f"| `{name}` | {variable.type} | {variable.says} |" in rows

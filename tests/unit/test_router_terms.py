@@ -1,0 +1,67 @@
+"""Word lists find whole words in any script, whatever their case, and nothing inside other words."""
+
+import pytest
+
+from services.router.terms import Terms
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text"),
+    [
+        ("gun", "A GUN!"),
+        ("gun", "gun"),
+        ("assault rifle", "an Assault\n  Rifle for sale"),
+        ("assault rifle", "assault\u2003rifle"),
+        ("assault rifle", "assault\u2028rifle"),
+        ("Straße", "HAUPTSTRASSE STRASSE"),
+        ("épée", "une ÉPÉE, neuve"),
+        ("épée", "une e\u0301pe\u0301e"),
+        ("ΣΊΣΥΦΟΣ", "ο σίσυφος"),
+        ("оружие", "продам ОРУЖИЕ"),
+        ("gun", "ｇｕｎ"),
+        ("武器", "新武器店"),
+        ("c++ crack", "get a C++ crack now"),
+        ("1:1 copy", "a 1:1 copy"),
+    ],
+)
+def test_it_is_found(phrase: str, text: str) -> None:
+    assert Terms({"list": [phrase]}).find(text) == ["list"]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text"),
+    [
+        ("gun", "begun"),
+        ("gun", "gunpowder"),
+        ("gun", "égun"),
+        ("gun", "guné"),
+        ("gun", "gun_metal"),
+        ("épée", "épées"),
+        ("a.b", "axb"),
+        ("assault rifle", "assault. rifle"),
+        ("оружие", "оружием"),
+    ],
+)
+def test_it_is_not_found(phrase: str, text: str) -> None:
+    assert Terms({"list": [phrase]}).find(text) == []
+
+
+def test_each_list_is_named_once_and_in_order() -> None:
+    terms = Terms({"z": ["one", "two"], "a": ["three", "one"], "none": ["four"], "empty": []})
+    assert terms.find("three two one") == ["a", "z"]
+
+
+def test_no_lists_find_nothing() -> None:
+    assert Terms({}).find("anything") == []
+
+
+def test_a_phrase_of_space_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="only space"):
+        Terms({"list": [" \u2003 "]})
+
+
+def test_thousands_of_phrases_miss_none() -> None:
+    words = [f"wort{n}a" for n in range(5000)]
+    terms = Terms({word: [word] for word in words})
+    assert all(terms.find(f"davor {word}, danach") == [word] for word in words[::7])
+    assert terms.find(" ".join(words[:300])) == sorted(words[:300])
