@@ -4,11 +4,14 @@ Keys look like `pp_<environment>_<random><crc>`; only their SHA-256 is kept, in 
 sent as `Authorization: Bearer <key>`. The check digits let a mistyped key be told from an unknown one.
 """
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from fastapi.routing import APIRoute
 from starlette.requests import Request
+from starlette.responses import Response
 
 from shared import ids
 from shared.http import Problem
@@ -75,6 +78,22 @@ def require_region(client: Client, region: str, *, pointer: str | None = None) -
             f"Client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}.",
             pointer=pointer,
         )
+
+
+def keyed(authenticator: Authenticator, scope: str, region: str) -> type[APIRoute]:
+    """Routes that ask for a key with `scope` in `region` first, before they look at anything that was sent."""
+
+    class KeyedRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def ask_first(request: Request) -> Response:
+                require_region(authenticator.client(request, scope), region)
+                return await handle(request)
+
+            return ask_first
+
+    return KeyedRoute
 
 
 def _unauthorized(detail: str) -> Problem:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import metrics
 from shared.errors import Transient
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,34 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`body` (msgspec-encodable) as JSON."""
     return Response(_encode(body), status, headers=dict(headers or {}), media_type="application/json")
+
+
+def documented_answer(kind: type[msgspec.Struct], example: object) -> dict[str, Any]:
+    """An answer for OpenAPI's `responses`: described by the struct's first line, with its schema and an example."""
+    schema = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
+    definitions: dict[str, Any] = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolved(part) for part in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return resolved(definitions[node["$ref"].rpartition("/")[2]])
+        return {name: resolved(part) for name, part in node.items()}
+
+    return {
+        "description": (kind.__doc__ or "").split("\n\n")[0],
+        "content": {"application/json": {"schema": resolved(schema), "example": example}},
+    }
+
+
+def documented_problem(status: int, slug: str, title: str, detail: str) -> dict[str, Any]:
+    """An error for OpenAPI's `responses`, with itself as the example."""
+    example = {"type": f"urn:piepowder:problem:{slug}", "title": title, "status": status, "detail": detail}
+    documented = _documented(title)
+    documented["content"][PROBLEM_JSON]["example"] = example
+    return documented
 
 
 def not_ready(readiness: Readiness) -> Problem:
@@ -164,8 +192,15 @@ async def _on_transient(_: Request, error: Exception) -> Response:
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [InputError(_pointer(e["loc"]), f"{e['msg']} (given: {e.get('input')!r:.80})") for e in error.errors()]
+    errors = [_input_error(fault) for fault in error.errors()]
     return Problem(422, "invalid-request", "The request does not fit", errors[0].detail, errors=errors).response()
+
+
+def _input_error(fault: Mapping[str, Any]) -> InputError:
+    if fault["type"] == "json_invalid":
+        return InputError("", f"The body is not JSON: {fault['ctx']['error']}, at character {fault['loc'][-1]}")
+    detail = fault["msg"].removeprefix("Value error, ")
+    return InputError(_pointer(fault["loc"]), f"{detail} (given: {fault.get('input')!r:.80})")
 
 
 def _pointer(location: Sequence[int | str]) -> str:
@@ -184,6 +219,38 @@ async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("a defect: %s %s", request.method, request.url.path, exc_info=error)
     detail = "The service met a defect of its own; it is in its log. Sending the same again is safe."
     return Problem(500, "defect", "Internal error", detail).response()
+
+
+class LimitBody:
+    """Middleware that answers 413 to bodies of more than `max_bytes`, before they are in memory."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            await self._too_large().response()(scope, receive, send)
+            return
+        received = 0
+
+        async def receiving() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, str(self._too_large()))
+            return message
+
+        await self._app(scope, receiving, send)
+
+    def _too_large(self) -> Problem:
+        detail = f"The body has more than the {self._max_bytes} bytes that are taken here."
+        return Problem(413, "too-large", "The body is too large", detail, headers={"Connection": "close"})
 
 
 class _Measured:
@@ -219,9 +286,9 @@ class _Measured:
             histogram.observe(time.perf_counter() - started)
 
     def _route(self, scope: Scope) -> str:
+        if (route := scope.get("route")) is not None:  # FastAPI's routes name themselves, Starlette's do not
+            return str(route.path)
         endpoint = scope.get("endpoint")
-        if endpoint is None:
-            return "unmatched"
-        if endpoint not in self._paths:
+        if endpoint is not None and endpoint not in self._paths:
             self._paths |= {route.endpoint: route.path for route in scope["app"].routes if hasattr(route, "endpoint")}
         return self._paths.get(endpoint, "unmatched")

@@ -13,15 +13,14 @@ from uuid import UUID
 NAMESPACE: Final = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's URL namespace
 _NAMESPACE: Final = NAMESPACE.bytes
 _SEPARATOR: Final = "\x1f"  # ASCII unit separator: refused in every part by intake, so that parts cannot run together
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # its two high bits are 10
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 
 
 def derive(*parts: str) -> str:
     """The UUIDv5 of `parts`, as text; equals `uuid.uuid5(NAMESPACE, "\\x1f".join(parts))`, faster."""
-    digest = hashlib.sha1(_NAMESPACE + _SEPARATOR.join(parts).encode(), usedforsecurity=False).digest()
-    h = digest[:16].hex()
-    variant = "89ab"[digest[8] >> 4 & 3]
-    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{variant}{h[17:20]}-{h[20:]}"
+    h = hashlib.sha1(_NAMESPACE + _SEPARATOR.join(parts).encode(), usedforsecurity=False).hexdigest()
+    return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}"
 
 
 def item_id(platform: str, kind: str, subject_id: str, version: str) -> str:

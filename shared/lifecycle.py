@@ -16,35 +16,14 @@ from typing import TypeAlias
 import uvicorn
 from fastapi import FastAPI
 
-from shared import logs, metrics
+from shared import logs
 from shared.errors import PiepowderError
+from shared.readiness import Readiness
 from shared.settings import CommonSettings
 
 log = logging.getLogger(__name__)
 
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
-
-
-class Readiness:
-    """What the service still lacks, by condition; ready when it lacks nothing."""
-
-    def __init__(self, service: str) -> None:
-        self.service = service
-        self._lacks: dict[str, str | None] = {}
-        metrics.READY.labels(service).set_function(lambda: float(self.ready))
-
-    def set(self, condition: str, lacking: str | None) -> None:
-        """Say what `condition` lacks, None for nothing."""
-        self._lacks[condition] = lacking
-
-    @property
-    def ready(self) -> bool:
-        return all(lacking is None for lacking in self._lacks.values())
-
-    @property
-    def conditions(self) -> dict[str, str]:
-        """Every condition, `ok` or what it lacks."""
-        return {name: lacking or "ok" for name, lacking in self._lacks.items()}
 
 
 class _Server(uvicorn.Server):
@@ -76,7 +55,10 @@ async def serve(app: FastAPI, settings: CommonSettings, loops: Sequence[Loop], r
     async def watched(name: str, run: Awaitable[None]) -> None:
         try:
             await run
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as failure:
+            error: BaseException = failure
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # a task group's one failure
+                error = error.exceptions[0]
             failures.append(error)
             known = isinstance(error, PiepowderError)
             log.error("%s failed: %s", name, error if known else repr(error), exc_info=None if known else error)

@@ -33,6 +33,9 @@ PRODUCE_FAILURES: Final = Counter("piepowder_produce_failures_total", "Records n
 # intake
 ITEMS: Final = Counter("piepowder_intake_items_total", "Items answered, by outcome (an answer's status)", ["outcome"])
 INTAKE_PENDING: Final = Gauge("piepowder_intake_pending_records", "Records waiting for Kafka's acknowledgement")
+INTAKE_DEADLETTERS_IGNORED: Final = Counter(
+    "piepowder_intake_unattributed_deadletters_total", "Dead letters of an item's way that name no item", ["region"]
+)
 
 # router
 CASES_ROUTED: Final = Counter("piepowder_router_cases_total", "Cases opened", ["region", "queue", "verdict"])

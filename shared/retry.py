@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 from shared.errors import Transient
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

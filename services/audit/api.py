@@ -6,18 +6,17 @@ from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 import msgspec
-from fastapi import FastAPI, Path, Query
-from starlette.requests import Request
+from fastapi import APIRouter, FastAPI, Path, Query
 from starlette.responses import Response
 
 from services.audit import handlers
 from services.audit.domain import Shown
 from services.audit.handlers import Cursor
 from services.audit.store import Letter, Log
-from shared.auth import Authenticator, require_region
+from shared.auth import Authenticator, keyed
 from shared.envelope import subject_of
-from shared.http import PROBLEM_JSON, Problem, json_response, not_ready
-from shared.lifecycle import Readiness
+from shared.http import Problem, documented_answer, documented_problem, json_response, not_ready
+from shared.readiness import Readiness
 
 SCOPE: Final = "audit:read"
 _LARGEST: Final = 2**63 - 1
@@ -80,18 +79,14 @@ class Shelf:
 
 def add_routes(app: FastAPI, shelf: Shelf, authenticator: Authenticator, region: str) -> None:
     """Add `/v1` to the application."""
+    v1 = APIRouter(route_class=keyed(authenticator, SCOPE, region))
 
-    def log_for(request: Request) -> Log:
-        require_region(authenticator.client(request, SCOPE), region)
-        return shelf.open()
-
-    @app.get(
+    @v1.get(
         "/v1/subjects/{platform}/{kind}/{id:path}/timeline",
         summary="A subject's life, oldest first, causes before effects",
-        responses={200: _ok(Timeline, _TIMELINE), 404: _NOTHING_KEPT},
+        responses={200: documented_answer(Timeline, _TIMELINE), 404: _NOTHING_KEPT},
     )
     async def timeline(
-        request: Request,
         *,
         platform: Platform,
         kind: Kind,
@@ -99,7 +94,7 @@ def add_routes(app: FastAPI, shelf: Shelf, authenticator: Authenticator, region:
         limit: Limit = 100,
         cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
     ) -> Response:
-        log = log_for(request)
+        log = shelf.open()
         subject = subject_of(platform, kind, id)
         if _CONTROL.search(subject):
             raise Problem(
@@ -121,48 +116,48 @@ def add_routes(app: FastAPI, shelf: Shelf, authenticator: Authenticator, region:
             )
         return json_response(Timeline(subject, region, events, None if following is None else str(following)))
 
-    @app.get(
+    @v1.get(
         "/v1/events/{event_id}",
         summary="One event",
-        responses={200: _ok(Shown, _EVENT), 404: _NOTHING_KEPT},
+        responses={200: documented_answer(Shown, _EVENT), 404: _NOTHING_KEPT},
     )
-    async def event(request: Request, event_id: UUID) -> Response:
-        found = await log_for(request).event(str(event_id))
+    async def event(event_id: UUID) -> Response:
+        found = await shelf.open().event(str(event_id))
         if found is None:
             raise Problem(
                 404, "unknown-event", "No such event", f"Region {region!r} has kept no event with id {event_id}."
             )
         return json_response(found)
 
-    @app.get("/v1/events", summary="All events, in the log's order", responses={200: _ok(Events, _EVENTS)})
+    @v1.get("/v1/events", summary="All events, in the log's order", responses={200: documented_answer(Events, _EVENTS)})
     async def events(
-        request: Request,
         after: Annotated[int, Query(ge=0, le=_LARGEST, description="The sequence number to begin behind")] = 0,
         limit: Limit = 100,
     ) -> Response:
-        found, following = await handlers.tail(log_for(request), after, limit)
+        found, following = await handlers.tail(shelf.open(), after, limit)
         return json_response(Events(region, found, following))
 
-    @app.get(
+    @v1.get(
         "/v1/deadletters",
         summary="Records that were set aside, and why; newest first",
-        responses={200: _ok(DeadLetters, _DEADLETTERS)},
+        responses={200: documented_answer(DeadLetters, _DEADLETTERS)},
     )
     async def deadletters(
-        request: Request,
         limit: Limit = 100,
         cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
     ) -> Response:
-        log = log_for(request)
+        log = shelf.open()
         before = _LARGEST if cursor is None else _parse(_number, cursor)
         found = await log.letters(before=before, limit=limit)
         following = str(found[-1].n) if len(found) == limit and found[-1].n > 1 else None
         return json_response(DeadLetters(region, found, following))
 
-    @app.get("/v1/totals", summary="How much is kept", responses={200: _ok(Totals, _TOTALS)})
-    async def totals(request: Request) -> Response:
-        head, by_type = await log_for(request).totals()
+    @v1.get("/v1/totals", summary="How much is kept", responses={200: documented_answer(Totals, _TOTALS)})
+    async def totals() -> Response:
+        head, by_type = await shelf.open().totals()
         return json_response(Totals(region, head.size, by_type, head.deadletters))
+
+    app.include_router(v1)
 
 
 def _parse(read: Callable[[str], _T], cursor: str) -> _T:
@@ -179,43 +174,9 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _ok(kind: type[msgspec.Struct], example: object) -> dict[str, Any]:
-    schema = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
-    return {
-        "description": (kind.__doc__ or "").split("\n\n")[0],
-        "content": {"application/json": {"schema": _inlined(schema), "example": example}},
-    }
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    definitions: dict[str, Any] = schema.pop("$defs", {})
-
-    def resolved(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolved(part) for part in node]
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            return resolved(definitions[node["$ref"].rpartition("/")[2]])
-        return {name: resolved(part) for name, part in node.items()}
-
-    inlined: dict[str, Any] = resolved(schema)
-    return inlined
-
-
-_NOTHING_KEPT: Final[dict[str, Any]] = {
-    "description": "Nothing is kept under this name in this region",
-    "content": {
-        PROBLEM_JSON: {
-            "example": {
-                "type": "urn:piepowder:problem:unknown-event",
-                "title": "No such event",
-                "status": 404,
-                "detail": "Region 'eu' has kept no event with id 6f1c4c3e-7d0a-5b38-9f10-0c1f4a2f6b11.",
-            }
-        }
-    },
-}
+_NOTHING_KEPT: Final = documented_problem(
+    404, "unknown-event", "No such event", "Region 'eu' has kept no event with id 6f1c4c3e-7d0a-5b38-9f10-0c1f4a2f6b11."
+)
 _EVENT: Final[dict[str, Any]] = {
     "seq": 1,
     "id": "6f1c4c3e-7d0a-5b38-9f10-0c1f4a2f6b11",

@@ -15,9 +15,9 @@ from shared.kafka import topics
 from shared.kafka.consumer import BatchConsumer
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer
-from shared.lifecycle import Readiness
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.readiness import Readiness
 from shared.retry import until_done
 
 _LARGEST_LETTER = 5 * 1024 * 1024  # the dead-letter topic's `max.message.bytes`

@@ -27,7 +27,7 @@ from shared import metrics
 from shared.clock import Clock
 from shared.errors import Fatal, Poison, Transient
 from shared.kafka.deadletters import DeadLetters
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 from shared.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,8 @@ class BatchConsumer(Generic[M]):
     """One group's consumer of some topics.
 
     `decode` turns a record into a message or raises Poison. `handle` makes a batch's effects durable, all or nothing,
-    before it returns; it may raise Transient, Poison (for a batch of one) or Fatal, and may meet a record again.
+    before it returns; it may raise Transient, Poison (for a batch of one) or Fatal, and may meet a record again. After
+    a batch that was not full, `linger_seconds` let the next one grow, where its cost matters more than its age.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class BatchConsumer(Generic[M]):
         batch_records: int = 2000,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
         drain_seconds: float = 10.0,
+        linger_seconds: float = 0.0,
     ) -> None:
         self._bootstrap = bootstrap
         self._group = group
@@ -111,11 +113,16 @@ class BatchConsumer(Generic[M]):
         self._batch_records = batch_records
         self._backoff = backoff
         self._drain_seconds = drain_seconds
+        self._linger_seconds = linger_seconds
         self._breaker = Breaker()
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
         self._lag = _Lag(group, clock)
         self._seconds = metrics.CONSUME_SECONDS.labels(group)
+
+    def handled_until(self) -> dict[TopicPartition, int]:
+        """For each partition held: everything written to it before this moment is handled, in ms since the epoch."""
+        return dict(self._lag.handled_until)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, joining again as often as needed; raises Fatal if going on breaks a promise."""
@@ -162,7 +169,10 @@ class BatchConsumer(Generic[M]):
         )
 
     async def _step(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
         fetched = await self._fetch(consumer, stop)
+        if not stop.is_set() and sum(map(len, fetched.values())) < self._batch_records:
+            self._lag.empty(consumer, {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched})
         if not fetched:
             self._lag.idle(consumer)
             return
@@ -178,6 +188,8 @@ class BatchConsumer(Generic[M]):
             for tp, lane in fetched.items():
                 metrics.CONSUMED.labels(self._group, tp.topic).inc(len(lane))
             self._lag.done(consumer, fetched)
+        if self._linger_seconds and len(records) < self._batch_records:
+            await wait(stop, self._linger_seconds)
 
     async def _fetch(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> dict[TopicPartition, list[RawRecord]]:
         # while its group rebalances, the client waits for the other members, however long that takes: a stop does not
@@ -290,6 +302,7 @@ class _Lag:
     """The age of the oldest record not yet handled, by topic; worked out when read, so that a stuck loop shows."""
 
     def __init__(self, group: str, clock: Clock) -> None:
+        self.handled_until: dict[TopicPartition, int] = {}
         self._group = group
         self._clock = clock
         self._oldest: dict[TopicPartition, int | None] = {}
@@ -302,9 +315,20 @@ class _Lag:
 
     def done(self, consumer: AIOKafkaConsumer, fetched: dict[TopicPartition, list[RawRecord]]) -> None:
         for tp, lane in fetched.items():
-            highwater = consumer.highwater(tp) if tp in consumer.assignment() else None
+            held = tp in consumer.assignment()
+            highwater = consumer.highwater(tp) if held else None
             behind = highwater is not None and highwater > lane[-1].offset + 1
             self._oldest[tp] = lane[-1].timestamp if behind else None
+            if held:
+                polled = None if behind else consumer.last_poll_timestamp(tp)
+                self.handled_until[tp] = lane[-1].timestamp if polled is None else polled
+
+    def empty(self, consumer: AIOKafkaConsumer, polled: dict[TopicPartition, int]) -> None:
+        """These were polled at these times, and everything that came has been handed out since."""
+        assigned = consumer.assignment()
+        for tp in self.handled_until.keys() - assigned:
+            del self.handled_until[tp]
+        self.handled_until.update((tp, ms) for tp, ms in polled.items() if tp in assigned)
 
     def idle(self, consumer: AIOKafkaConsumer) -> None:
         assigned = consumer.assignment()

@@ -16,7 +16,7 @@ from shared import metrics
 from shared.envelope import GLOBAL, Event, decode
 from shared.errors import Poison
 from shared.kafka.topics import CONTROL
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 from shared.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
@@ -70,10 +70,11 @@ class ControlReader:
                 await consumer.stop()
 
     async def _follow(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        partitions = consumer.partitions_for_topic(CONTROL) or await self._await_topic(consumer, stop)
-        assigned = [TopicPartition(CONTROL, partition) for partition in partitions]
-        if not assigned:
+        if not await self._topic_exists(consumer, stop):
             return
+        consumer.assign([TopicPartition(CONTROL, 0)])  # the client learns of a topic's partitions when it has one
+        await consumer.end_offsets([TopicPartition(CONTROL, 0)])
+        assigned = [TopicPartition(CONTROL, partition) for partition in consumer.partitions_for_topic(CONTROL)]
         consumer.assign(assigned)
         await consumer.seek_to_beginning(*assigned)
         ends = await consumer.end_offsets(assigned)
@@ -84,14 +85,13 @@ class ControlReader:
             if all([await consumer.position(tp) >= end for tp, end in ends.items()]):
                 self._readiness.set("control", self._lacking())
 
-    async def _await_topic(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> set[int]:
-        self._readiness.set("control", f"the topic {CONTROL} does not exist: create it with `piepowder topics`")
-        found: set[int] = set()
-        while not stop.is_set() and not found:
-            await wait(stop, 0.5)
+    async def _topic_exists(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
+        while not stop.is_set():
             if CONTROL in await consumer.topics():
-                found = consumer.partitions_for_topic(CONTROL) or set()
-        return found
+                return True
+            self._readiness.set("control", f"the topic {CONTROL} does not exist: create it with `piepowder topics`")
+            await wait(stop, 0.5)
+        return False
 
     def _take(self, headers: tuple[tuple[str, bytes], ...], key: bytes | None, value: bytes | None) -> None:
         try:

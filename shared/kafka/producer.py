@@ -96,12 +96,11 @@ class KafkaProducer:
             self._count_failures(records)
             raise Transient(f"Kafka at {self._bootstrap} did not take {len(records)} records: {error!r}") from error
         except MessageSizeTooLargeError as error:
+            await self._replace(producer)  # the refused batch leaves a gap in the idempotent producer's sequence
             raise Poison(f"a record is larger than Kafka takes: {error}") from error
         except KafkaError as error:
             self._count_failures(records)
-            if producer is not None and self._producer is producer:
-                self._producer = None
-                await self._discard(producer)
+            await self._replace(producer)
             raise Transient(f"Kafka at {self._bootstrap} refused {len(records)} records: {error!r}") from error
         for topic, n in Counter(r.topic for r in records).items():
             metrics.PRODUCED.labels(topic).inc(n)
@@ -170,6 +169,11 @@ class KafkaProducer:
                     raise Transient(f"Kafka at {self._bootstrap} does not answer: {error!r}") from error
                 self._producer = producer
         return self._producer
+
+    async def _replace(self, producer: AIOKafkaProducer | None) -> None:
+        if producer is not None and self._producer is producer:
+            self._producer = None
+            await self._discard(producer)
 
     async def _discard(self, producer: AIOKafkaProducer) -> None:
         stopping = asyncio.ensure_future(producer.stop())

@@ -5,9 +5,10 @@ consumers retry and REST answers 503.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -17,13 +18,24 @@ from shared.errors import Transient
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
+# A process that stands still, or a host that is gone, must not hold its locks for ever.
+_SESSION: Final = {
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
 _PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a connection says whose server went away while it was idle
     asyncpg.TransactionRollbackError,  # deadlock, serialization failure
     asyncpg.OperatorInterventionError,  # shutting down, starting up, cancelled
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.PostgresSystemError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,
@@ -43,11 +55,18 @@ class Database:
         self._engine = engine
 
     @classmethod
-    async def connect(cls, url: str, *, connections: int = 10) -> "Database":
-        """Open the pools; raises Transient when the server does not answer."""
+    async def connect(
+        cls, url: str, *, connections: int = 10, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> "Database":
+        """Open the pools, `settings` in force on the hot one; raises Transient when the server does not answer."""
         try:
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=connections, timeout=10, command_timeout=60, server_settings={"jit": "off"}
+                url,
+                min_size=1,
+                max_size=connections,
+                timeout=10,
+                command_timeout=60,
+                server_settings={**_SESSION, **settings},
             )
         except _PASSING as error:
             raise Transient(f"PostgreSQL does not answer: {error}") from error
@@ -70,6 +89,8 @@ class Database:
             async with self._pool.acquire(timeout=10) as connection, connection.transaction():
                 yield connection
         except _PASSING as error:
+            if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
+                raise
             raise Transient(f"PostgreSQL: {error!r}") from error
 
     @asynccontextmanager
@@ -92,4 +113,6 @@ class Database:
             async with self._pool.acquire(timeout=10) as connection:
                 yield connection
         except _PASSING as error:
+            if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
+                raise
             raise Transient(f"PostgreSQL: {error!r}") from error

@@ -1,136 +1,251 @@
 """The outbox and its relay: an event is written in the transaction that changes the state, and published after it.
 
 Rows of a key are inserted by transactions that hold the key's lock, so their ids follow their commits; the relay of a
-shard is alone (an advisory lock on its connection) and publishes in the order of ids, so a key's events are in Kafka
-in the order of its changes. A row leaves the table in the transaction that saw it acknowledged: after a crash in
-between, it is published again under the same event id. A relay that remembered `id > last` instead would lose rows,
-because ids are handed out before they commit.
+shard is alone (an advisory lock on its connection) and publishes in the order of ids, so a key's events are in Kafka in
+the order of its changes. A row leaves the table, by its own id, after Kafka has acknowledged it: after a crash in
+between it is published again under the same event id. A relay that remembered `id > last` instead, or deleted a range
+of ids, would lose rows, because ids are handed out before they commit.
+
+Yet a look at the table must not pay for the rows that were deleted and not yet vacuumed (one long read elsewhere keeps
+millions). So it starts behind a floor that is safe: an id becomes the floor when every transaction that could hold an
+id up to it has ended, and what they left is published. `write` makes sure that a transaction has its number before it
+draws an id.
 """
 
 import asyncio
 import logging
 import zlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
+import asyncpg
 import msgspec
 import sqlalchemy as sa
 
 from shared import metrics
+from shared.clock import Clock, SystemClock
 from shared.envelope import Encoded, Headers
-from shared.errors import Transient
-from shared.kafka.producer import Producer, Record
+from shared.errors import Poison, Transient
+from shared.kafka.producer import MAX_RECORD_BYTES, Producer, Record
 from shared.postgres.database import Connection, Database
 from shared.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
 
+Row: TypeAlias = asyncpg.Record
+
 SHARDS: Final = 4
 _LOCK_CLASS: Final = 720_911
-_POLL_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 0.1
+_MEASURE_SECONDS: Final = 5.0
+_SETTLE_SECONDS: Final = 1.0
+_PARKED_SECONDS: Final = 60.0
+# The server ends the session of a relay that stands still, and with it the locks; longer than any send of a live one.
+_IDLE_SECONDS: Final = 60
 
 _encode_headers = msgspec.msgpack.Encoder().encode
 _decode_headers = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
-    """The outbox of a service's schema."""
+    """The outbox of a service's schema; its migration adds `STORAGE`, which SQLAlchemy has no word for."""
     return sa.Table(
         "outbox",
         metadata,
+        sa.Column("shard", sa.SmallInteger, primary_key=True, autoincrement=False),
         sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
-        sa.Column("shard", sa.SmallInteger, nullable=False),
         sa.Column("topic", sa.Text, nullable=False),
         sa.Column("key", sa.LargeBinary, nullable=False),
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.Column("headers", sa.LargeBinary, nullable=False),
-        sa.Index("outbox_by_shard", "shard", "id"),
-        postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "20000"},
     )
+
+
+# A table that is emptied all day is vacuumed by the count of dead rows, not by their share.
+STORAGE: Final = "ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)"
+
+_COLUMNS: Final = ("shard", "topic", "key", "value", "headers")
+
+_FETCH: Final = """
+SELECT o.shard, o.id, o.topic, o.key, o.value, o.headers
+FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
+CROSS JOIN LATERAL (
+    SELECT * FROM outbox WHERE shard = s.shard AND id > s.floor AND key <> ALL ($3::bytea[]) ORDER BY id LIMIT $4
+) AS o"""
+
+_DELETE: Final = """
+DELETE FROM outbox USING unnest($1::smallint[], $2::bigint[]) AS p (shard, id)
+WHERE outbox.shard = p.shard AND outbox.id = p.id"""
+
+_COUNT: Final = """
+SELECT coalesce(sum(n), 0)::bigint FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
+CROSS JOIN LATERAL (SELECT count(*) AS n FROM outbox WHERE shard = s.shard AND id > s.floor) AS o"""
 
 
 async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -> None:
-    """Put (topic, event) pairs into the outbox, in their order, within the caller's transaction."""
+    """Put (topic, event) pairs into the outbox, in their order, within the caller's transaction.
+
+    Raises Poison for an event that is larger than Kafka takes: then the change that it tells must not be made either.
+    """
     if not events:
         return
-    await connection.execute(
-        "INSERT INTO outbox (shard, topic, key, value, headers)"
-        " SELECT * FROM unnest($1::smallint[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])",
-        [zlib.crc32(event.key) % SHARDS for _, event in events],
-        [topic for topic, _ in events],
-        [event.key for _, event in events],
-        [event.value for _, event in events],
-        [_encode_headers(event.headers) for _, event in events],
-    )
+    rows = [
+        (zlib.crc32(event.key) % SHARDS, topic, event.key, event.value, _encode_headers(event.headers))
+        for topic, event in events
+    ]
+    for _, topic, key, value, headers in rows:
+        size = len(key) + len(value) + len(headers)
+        if size > MAX_RECORD_BYTES:
+            raise Poison(f"an event for {topic} has {size} bytes, more than the {MAX_RECORD_BYTES} that Kafka takes")
+    await connection.execute("SELECT pg_current_xact_id()")
+    await connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
 
 
 class Relay:
-    """Publishes a service's outbox. Replicas share the shards: whoever holds a shard's lock publishes it."""
+    """Publishes a service's outbox. Replicas share the shards: whoever holds a shard's lock publishes it.
 
-    def __init__(self, database: Database, producer: Producer, *, service: str, batch: int = 2000) -> None:
+    What Kafka refuses as too large (its limit was lowered since) is parked with the rows of its key that follow: they
+    stay in the table, are tried again every minute, and the others flow.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        producer: Producer,
+        *,
+        service: str,
+        batch: int = 2000,
+        clock: Clock = SystemClock(),  # noqa: B008 - it holds nothing
+    ) -> None:
         self._database = database
         self._producer = producer
-        self._batch = batch
+        self._limit = max(1, batch // SHARDS)
+        self._clock = clock
         self._wake = asyncio.Event()
         self._published = metrics.OUTBOX_PUBLISHED.labels(service)
         self._depth = metrics.OUTBOX_DEPTH.labels(service)
+        self._parked: set[bytes] = set()
+        self._parked_until = 0.0
 
     def wake(self) -> None:
-        """Say that a transaction with events has committed; without it the relay looks every quarter of a second."""
+        """Say that a transaction with events has committed; without it the relay looks ten times a second."""
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until `stop` is set; what is committed by then and not published waits in the table."""
         attempt, backoff = 0, Backoff()
         while not stop.is_set():
+            started = self._clock.monotonic()
             try:
                 async with self._database.held() as connection:
-                    shards: list[int] = []
-                    while not stop.is_set():
-                        shards = await self._own(connection, shards)
-                        published = await self.publish(connection, shards)
-                        attempt = 0
-                        if published < self._batch:
-                            self._depth.set(await connection.fetchval("SELECT count(*) FROM outbox"))
-                            await self._sleep(stop)
+                    await connection.execute(f"SET idle_session_timeout = '{_IDLE_SECONDS}s'")
+                    await self._serve(connection, stop)
             except Transient as error:
-                attempt += 1
-                log.warning("the relay waits", extra={"error": str(error), "attempt": attempt})
+                attempt = 1 if self._clock.monotonic() - started > backoff.longest else attempt + 1
+                log.warning("the relay connects again", extra={"error": str(error), "attempt": attempt})
                 await wait(stop, backoff.delay(attempt))
+        self._depth.set(0)
 
-    async def _own(self, connection: Connection, held: list[int]) -> list[int]:
-        wanted = [shard for shard in range(SHARDS) if shard not in held]
-        if not wanted:
-            return held
-        rows = await connection.fetch(
-            "SELECT shard FROM unnest($2::int[]) AS shard WHERE pg_try_advisory_lock($1, shard)", _LOCK_CLASS, wanted
-        )
-        return sorted(held + [row[0] for row in rows])
+    async def _serve(self, connection: Connection, stop: asyncio.Event) -> None:
+        held = _Held(connection, self._clock)
+        attempt, backoff, measured = 0, Backoff(), -_MEASURE_SECONDS
+        while not stop.is_set():
+            self._wake.clear()
+            await held.take_over()
+            await held.settle()
+            try:
+                more = await self.publish(connection, held) >= self._limit
+                attempt = 0
+            except Transient as error:
+                attempt, more = attempt + 1, False
+                log.warning("the relay waits for Kafka", extra={"error": str(error), "attempt": attempt})
+            if self._clock.monotonic() - measured >= _MEASURE_SECONDS:
+                self._depth.set(await connection.fetchval(_COUNT, *held.shards))
+                measured = self._clock.monotonic()
+            if attempt:
+                await wait(stop, backoff.delay(attempt))
+            elif not more:
+                await wait(self._wake, _POLL_SECONDS)
 
-    async def publish(self, connection: Connection, shards: Sequence[int]) -> int:
-        """Publish and remove up to a batch of the oldest rows of `shards`; returns how many. All or nothing."""
-        async with connection.transaction():
-            rows = await connection.fetch(
-                "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE shard = ANY($1::smallint[])"
-                " ORDER BY id LIMIT $2) RETURNING id, topic, key, value, headers",
-                shards,
-                self._batch,
-            )
-            if rows:
-                rows.sort(key=lambda row: int(row[0]))
-                await self._producer.send([Record(row[1], row[2], row[3], _headers(row[4])) for row in rows])
-        self._published.inc(len(rows))
-        return len(rows)
+    async def publish(self, connection: Connection, held: "_Held") -> int:
+        """Publish and then remove up to a batch of the oldest rows of the held shards; returns how many."""
+        if self._parked and self._clock.monotonic() >= self._parked_until:
+            self._parked.clear()
+        rows: list[Row] = await connection.fetch(_FETCH, *held.shards, list(self._parked), self._limit)
+        published = await self._send(rows)
+        if published:
+            await connection.execute(_DELETE, [row[0] for row in published], [row[1] for row in published])
+            self._published.inc(len(published))
+        if not self._parked:
+            held.published(rows, self._limit)
+        return len(published)
 
-    async def _sleep(self, stop: asyncio.Event) -> None:
+    async def _send(self, rows: list[Row]) -> list[Row]:
+        if not rows:
+            return rows
         try:
-            async with asyncio.timeout(_POLL_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        self._wake.clear()
-        if stop.is_set():
+            await self._producer.send([Record(row[2], row[3], row[4], _headers(row[5])) for row in rows])
+        except Poison as error:
+            if len(rows) == 1:
+                self._parked.add(rows[0][3])
+                self._parked_until = self._clock.monotonic() + _PARKED_SECONDS
+                about = {"topic": rows[0][2], "outbox_id": rows[0][1], "reason": error.reason}
+                log.error("an event cannot be published; it and those of its key that follow wait", extra=about)
+                return []
+            half = len(rows) // 2
+            first = await self._send(rows[:half])
+            return first + await self._send([row for row in rows[half:] if row[3] not in self._parked])
+        return rows
+
+
+class _Held:
+    """The shards that a connection holds the locks of, and for each the id up to which nothing is left or will come."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._floors: dict[int, int] = {}
+        self._settled = 0
+        self._mark: tuple[int, int] | None = None
+        self._next = clock.monotonic()
+
+    @property
+    def shards(self) -> tuple[list[int], list[int]]:
+        """The shards and their floors."""
+        return list(self._floors), list(self._floors.values())
+
+    async def take_over(self) -> None:
+        """Hold the shards that nobody holds."""
+        wanted = [shard for shard in range(SHARDS) if shard not in self._floors]
+        if wanted:
+            rows = await self._connection.fetch(
+                "SELECT shard FROM unnest($2::int[]) AS shard WHERE pg_try_advisory_lock($1, shard)",
+                _LOCK_CLASS,
+                wanted,
+            )
+            self._floors |= {row[0]: 0 for row in rows}
+
+    async def settle(self) -> None:
+        """Once in a while, learn an id such that every transaction which drew one up to it has ended."""
+        if self._clock.monotonic() < self._next:
             return
+        self._next = self._clock.monotonic() + _SETTLE_SECONDS
+        if self._mark is None:
+            last = await self._connection.fetchval(
+                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq"
+            )
+            self._mark = last, await self._connection.fetchval("SELECT pg_current_xact_id()::text::bigint")
+        elif self._mark[1] <= await self._connection.fetchval(
+            "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+        ):
+            self._settled, self._mark = self._mark[0], None
+
+    def published(self, rows: Sequence[Row], limit: int) -> None:
+        """All of `rows`, the oldest up to `limit` of each shard, have been published and removed."""
+        for shard, floor in self._floors.items():
+            found = [row[1] for row in rows if row[0] == shard]
+            reached = self._settled if len(found) < limit else min(self._settled, found[-1])
+            self._floors[shard] = max(floor, reached)
 
 
 def _headers(packed: bytes) -> Headers:

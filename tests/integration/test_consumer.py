@@ -13,7 +13,7 @@ from shared.kafka import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer, Record
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 from shared.retry import Backoff
 
 Handle = Callable[[Sequence[Received[str]]], Awaitable[None]]

@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import ids
-from shared.auth import Authenticator, Client, require_region
+from shared.auth import Authenticator, Client, keyed, require_region
 from shared.errors import Transient
 from shared.http import Problem, create_app
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 
 KEY = ids.new_api_key("test")
 
@@ -56,6 +56,13 @@ def app(readiness: Readiness) -> FastAPI:
         return Response(client.name)
 
     app.add_route("/v1/guarded", guarded)
+    v1 = APIRouter(route_class=keyed(clients, "a:read", "eu"))
+
+    @v1.post("/v1/keyed")
+    async def keyed_(body: Body, limit: int = 1) -> Body:
+        return body
+
+    app.include_router(v1)
     return app
 
 
@@ -148,3 +155,11 @@ async def test_a_key_opens_only_its_scopes_and_regions(client: httpx.AsyncClient
     region = await client.get("/v1/guarded", params={"region": "us"}, headers=headers)
     assert (region.status_code, region.json()["type"]) == (403, "urn:piepowder:problem:region-not-allowed")
     assert region.json()["errors"][0]["pointer"] == "/region"
+
+
+async def test_who_calls_is_asked_before_what_was_sent(client: httpx.AsyncClient) -> None:
+    for headers, status in (({}, 401), ({"authorization": f"Bearer {KEY}"}, 422)):
+        answer = await client.post("/v1/keyed?limit=many", content=b"{", headers=headers)
+        assert answer.status_code == status
+    assert (await client.post("/v1/keyed", json={"amount": 1}, headers=headers)).status_code == 200
+    assert 'route="/v1/keyed"' in (await client.get("/metrics")).text

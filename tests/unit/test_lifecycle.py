@@ -9,7 +9,8 @@ import pytest
 
 from shared.errors import Fatal, Transient
 from shared.http import create_app
-from shared.lifecycle import Readiness, serve
+from shared.lifecycle import serve
+from shared.readiness import Readiness
 from shared.retry import Backoff, until_done, wait
 from shared.settings import CommonSettings
 

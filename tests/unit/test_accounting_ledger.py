@@ -1,0 +1,230 @@
+"""The account: every accepted item ends in one way, and a loss, a double or a gap in the audit log cannot hide."""
+
+from typing import Any
+
+import pytest
+
+from piepowder.accounting import Account, Fate, Ledger, Pair, Place
+from shared import ids
+from shared.envelope import Attributes, Event
+from shared.events import (
+    CASE_OPENED,
+    CASE_SUPERSEDED,
+    DECISION_MADE,
+    ITEM_SUBMITTED,
+    CaseOpened,
+    CaseSuperseded,
+    DecisionMade,
+    Item,
+    ItemSubmitted,
+    Struct,
+    Trace,
+)
+
+EU = "eu"
+WHEN = "2026-05-01T09:30:00.000Z"
+ITEM = Item(markets=["DE"])
+
+
+class World:
+    """A region whose events go to a ledger as they happen."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.offset = 0
+        self.ids: set[str] = set()
+
+    def tell(self, event_type: str, event_id: str, data: Struct) -> None:
+        self.offset += 1
+        self.ids.add(event_id)
+        attributes = Attributes(event_id, event_type, "test", WHEN, "s:product:1", EU, event_id)
+        event: Event[Any] = Event(attributes, data)
+        self.ledger.note(EU, event, Place("topic", 0, self.offset))
+
+    def submit(self, item: str) -> Pair:
+        self.tell(
+            ITEM_SUBMITTED,
+            ids.event_id(item, ITEM_SUBMITTED, EU),
+            ItemSubmitted(
+                item_id=item,
+                platform="s",
+                kind="product",
+                subject_id="1",
+                content_hash="",
+                client="c",
+                received_at=WHEN,
+                regions=[EU],
+                item=ITEM,
+            ),
+        )
+        return Pair(item, EU)
+
+    def open(self, item: str, verdict: str = "review", case: str | None = None) -> str:
+        case = case or ids.case_id(item, EU, "item")
+        opened = CaseOpened(
+            case_id=case,
+            item_id=item,
+            platform="s",
+            kind="product",
+            subject_id="1",
+            queue="general",
+            priority=5,
+            received_at=WHEN,
+            due_at=WHEN,
+            verdict=verdict,
+            trace=Trace(policy_set="p", operating_model="o"),
+            item=ITEM,
+        )
+        self.tell(CASE_OPENED, ids.event_id(case, CASE_OPENED), opened)
+        return case
+
+    def decide(self, item: str, case: str, *, automated: bool, action: str = "approve", decision: str = "d") -> None:
+        made = DecisionMade(
+            decision_id=decision,
+            case_id=case,
+            item_id=item,
+            platform="s",
+            kind="product",
+            subject_id="1",
+            queue="general",
+            n=1,
+            action=action,
+            policy_set="p",
+            automated=automated,
+            received_at=WHEN,
+            due_at=WHEN,
+        )
+        self.tell(DECISION_MADE, ids.event_id(case, DECISION_MADE, decision), made)
+
+    def supersede(self, item: str, case: str) -> None:
+        superseded = CaseSuperseded(case_id=case, item_id=item, superseded_by="newer")
+        self.tell(CASE_SUPERSEDED, ids.event_id(case, CASE_SUPERSEDED), superseded)
+
+    def account(self, *pairs: Pair, audited: int | None = None) -> Account:
+        return self.ledger.account(pairs, {EU: len(self.ids) if audited is None else audited})
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_each_accepted_item_ends_in_one_way(world: World) -> None:
+    pairs = [world.submit(item) for item in "abcde"]
+    world.decide("a", world.open("a", "reject"), automated=True, action="reject")
+    world.decide("b", world.open("b"), automated=False)
+    world.open("c")
+    world.supersede("d", world.open("d", "approve"))
+    world.ledger.note_dead_letter(EU, ids.event_id("e", ITEM_SUBMITTED, EU), "piepowder-router-eu", "poison")
+
+    account = world.account(*pairs, pairs[0])
+
+    assert account.holds
+    assert account.total == 5
+    assert {fate: account.fates.get(fate, 0) for fate in Fate} == {
+        Fate.BY_POLICY: 1,
+        Fate.BY_PEOPLE: 1,
+        Fate.OPEN: 1,
+        Fate.SUPERSEDED: 1,
+        Fate.DEAD_LETTERED: 1,
+        Fate.MISSING: 0,
+    }
+    assert account.actions[Fate.BY_POLICY, "reject"] == 1
+    assert account.by_people == {Pair("b", EU)}
+    assert "every accepted item is accounted for" in account.proof()
+
+
+def test_an_item_that_never_reached_its_topic_is_missing(world: World) -> None:
+    account = world.account(Pair("lost", EU))
+
+    assert not account.holds
+    assert account.missing == {Pair("lost", EU): "it is not in the topic"}
+    assert "1 MISSING" in account.proof()
+
+
+def test_an_item_without_a_case_is_missing(world: World) -> None:
+    pair = world.submit("a")
+
+    assert world.account(pair).missing == {pair: "no case was opened"}
+
+
+def test_a_verdict_of_policy_without_its_decision_is_missing_and_not_open(world: World) -> None:
+    pair = world.submit("a")
+    world.open("a", "approve")
+
+    account = world.account(pair)
+
+    assert account.fates[Fate.OPEN] == 0
+    assert "has the verdict approve and no decision" in account.missing[pair]
+
+
+def test_an_item_of_another_region_does_not_stand_for_this_one(world: World) -> None:
+    world.decide("a", world.open("a", "approve"), automated=True)
+
+    assert Pair("a", "us") in world.account(Pair("a", "us")).missing
+
+
+def test_two_first_decisions_of_a_case_are_told_with_their_records(world: World) -> None:
+    pair, case = world.submit("a"), world.open("a")
+    world.decide("a", case, automated=False, decision="d1")
+    world.decide("a", case, automated=False, decision="d2", action="reject")
+
+    account = world.account(pair)
+
+    assert not account.holds
+    assert account.doubles == [f"case {case} has two decisions 1: approve d1 (topic[0]@3) and reject d2 (topic[0]@4)"]
+
+
+def test_two_cases_of_an_item_are_a_double(world: World) -> None:
+    pair = world.submit("a")
+    world.open("a", case="one")
+    world.open("a", case="two")
+
+    assert "item a has two cases in eu: one and two" in world.account(pair).doubles[0]
+
+
+def test_a_case_both_decided_and_superseded_is_a_double(world: World) -> None:
+    pair, case = world.submit("a"), world.open("a")
+    world.decide("a", case, automated=False)
+    world.supersede("a", case)
+
+    assert "decided and superseded" in world.account(pair).doubles[0]
+
+
+def test_an_event_met_again_is_counted_and_harmless(world: World) -> None:
+    pair = world.submit("a")
+    for _ in range(2):
+        world.decide("a", world.open("a", "approve"), automated=True)
+
+    account = world.account(pair)
+
+    assert account.holds
+    assert (account.repeats, account.events) == (2, 3)
+
+
+@pytest.mark.parametrize("audited", [2, 4])
+def test_an_audit_log_that_lacks_an_event_or_has_one_too_many_is_a_gap(world: World, audited: int) -> None:
+    pair = world.submit("a")
+    world.decide("a", world.open("a", "approve"), automated=True)
+
+    account = world.account(pair, audited=audited)
+
+    assert not account.holds
+    assert account.gaps == [f"the audit log of eu has {audited} entries, the topics 3 distinct events"]
+
+
+def test_every_audit_log_holds_the_control_events_too(world: World) -> None:
+    pair = world.submit("a")
+    world.decide("a", world.open("a", "approve"), automated=True)
+    world.ledger.note_control("model")
+    world.ledger.note_control("model")
+
+    assert world.account(pair, audited=4).holds
+
+
+def test_a_dead_letter_of_a_mere_reader_does_not_end_an_item(world: World) -> None:
+    pair = world.submit("a")
+    world.ledger.note_dead_letter(EU, ids.event_id("a", ITEM_SUBMITTED, EU), "piepowder-intake-eu", "poison")
+
+    assert pair in world.account(pair).missing
+    assert world.ledger.dead_letters == {EU: 1}

@@ -1,0 +1,213 @@
+"""Submitting: every line gets its verdict once, in order, whatever intake and the network do meanwhile."""
+
+import asyncio
+import io
+from collections.abc import Callable
+
+import httpx
+import msgspec
+import pytest
+
+from deploy.local.errors import StackError
+from deploy.local.system import Place, Running
+from piepowder.client import Api, Refused, sentence
+from piepowder.listings import Line, Refusal
+from piepowder.submit import Submitter
+
+RUNNING = Running(
+    pid=1,
+    started=None,
+    regions=["eu"],
+    kafka="",
+    databases=[],
+    key_file="",
+    services=[Place("intake", "http://intake", 2, "")],
+    servers=[],
+)
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were asked for, not slept."""
+    asked: list[float] = []
+
+    async def note(seconds: float) -> None:
+        asked.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    return asked
+
+
+class Intake:
+    """Answers as intake does; `hinder` may answer a call instead, or change the verdict of a line."""
+
+    def __init__(self) -> None:
+        self.bodies: list[list[bytes]] = []
+        self.taken: list[str] = []
+        self.hinder: Callable[[int], httpx.Response | None] = lambda _: None
+        self.status: Callable[[str, int], int] = lambda _id, _call: 202
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        lines = request.content.splitlines()
+        self.bodies.append(lines)
+        call = len(self.bodies)
+        hindered = self.hinder(call)
+        if hindered is not None:
+            return hindered
+        return httpx.Response(200, content=b"".join(self._verdict(n, line, call) for n, line in enumerate(lines, 1)))
+
+    def _verdict(self, number: int, line: bytes, call: int) -> bytes:
+        name = line.decode().strip('"')
+        status = self.status(name, call)
+        verdict: dict[str, object] = {"line": number, "status": status}
+        if status == 202:
+            self.taken.append(name)
+            verdict |= {"item_id": f"item-{name}", "subject": f"s:product:{name}", "regions": ["eu", "us"]}
+        else:
+            verdict |= {"detail": "bad", "errors": [{"pointer": "/gtin", "detail": "wrong check digit"}]}
+        return msgspec.json.encode(verdict) + b"\n"
+
+
+def lines(count: int) -> list[Line | Refusal]:
+    return [Line(number, b'"%d"' % number) for number in range(1, count + 1)]
+
+
+def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
+    journal, report = io.BytesIO(), io.BytesIO()
+    api = Api(RUNNING, "key", transport=httpx.MockTransport(intake))
+    return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
+
+
+async def test_lines_go_in_chunks_in_order_and_the_journal_holds_what_was_accepted() -> None:
+    intake = Intake()
+    sending, journal, _ = submitter(intake)
+
+    tally = await sending.submit(lines(2500))
+
+    assert [len(body) for body in intake.bodies] == [1000, 1000, 500]
+    assert intake.taken == [str(number) for number in range(1, 2501)]
+    assert (tally.accepted, tally.refused, tally.regions) == (2500, 0, {"eu": 2500, "us": 2500})
+    assert [msgspec.json.decode(line)["line"] for line in journal.getvalue().splitlines()] == list(range(1, 2501))
+
+
+async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_own_line_numbers() -> None:
+    intake = Intake()
+    intake.status = lambda name, _: 422 if name == "7" else 202
+    sending, _, report = submitter(intake)
+
+    tally = await sending.submit([Line(4, b'"4"'), Refusal(5, 0, "3 cells"), Line(9, b'"7"')])
+
+    assert (tally.accepted, tally.refused) == (1, 2)
+    told = {entry["number"]: entry["detail"] for entry in map(msgspec.json.decode, report.getvalue().splitlines())}
+    assert told == {5: "3 cells", 9: "/gtin: wrong check digit"}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_overload_is_waited_for_as_long_as_intake_asks(status: int, pauses: list[float]) -> None:
+    intake = Intake()
+    intake.hinder = lambda call: httpx.Response(status, headers={"Retry-After": "3"}) if call < 3 else None
+    sending, _, _ = submitter(intake)
+
+    tally = await sending.submit(lines(3))
+
+    assert tally.accepted == 3
+    assert pauses == [3.0, 3.0]
+
+
+async def test_from_the_first_line_that_may_pass_all_are_sent_again_so_that_order_holds() -> None:
+    intake = Intake()
+    intake.status = lambda name, call: 503 if name == "3" and call == 1 else 202
+    sending, journal, _ = submitter(intake)
+
+    tally = await sending.submit(lines(5))
+
+    assert intake.bodies[1] == [b'"3"', b'"4"', b'"5"']
+    assert tally.accepted == 5
+    assert len(journal.getvalue().splitlines()) == 5
+
+
+async def test_an_answer_that_was_cut_off_is_used_as_far_as_it_goes() -> None:
+    intake = Intake()
+    whole = b"".join(
+        msgspec.json.encode({"line": n, "status": 202, "item_id": f"i{n}", "subject": "s", "regions": ["eu"]}) + b"\n"
+        for n in (1, 2, 3)
+    )
+    intake.hinder = lambda call: httpx.Response(200, content=whole[:-20]) if call == 1 else None
+    sending, _, _ = submitter(intake)
+
+    tally = await sending.submit(lines(4))
+
+    assert intake.bodies[1] == [b'"3"', b'"4"']
+    assert tally.accepted == 4
+
+
+async def test_a_lost_connection_is_tried_again() -> None:
+    intake = Intake()
+
+    def cut(call: int) -> httpx.Response | None:
+        if call == 1:
+            raise httpx.ReadError("cut")
+        return None
+
+    intake.hinder = cut
+    sending, _, _ = submitter(intake)
+
+    assert (await sending.submit(lines(2))).accepted == 2
+
+
+async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> None:
+    intake = Intake()
+    answer = intake.__call__
+
+    def small(request: httpx.Request) -> httpx.Response:
+        if b'"3"' in request.content:
+            return httpx.Response(413, json={"detail": "too large"})
+        return answer(request)
+
+    sending = Submitter(
+        Api(RUNNING, "key", transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
+    )
+
+    tally = await sending.submit(lines(5))
+
+    assert intake.taken == ["1", "2", "4", "5"]
+    assert tally.refusals == [Refusal(3, 413, "too large")]
+
+
+async def test_intake_that_takes_nothing_for_long_ends_in_a_sentence_that_says_how_far_it_came() -> None:
+    intake = Intake()
+    intake.hinder = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
+    sending, _, _ = submitter(intake)
+
+    with pytest.raises(StackError, match=r"took nothing for 5 seconds.*Lines up to 1000 were sent"):
+        await sending.submit(lines(1500))
+
+
+async def test_a_wrong_key_is_not_tried_again() -> None:
+    intake = Intake()
+    intake.hinder = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
+    sending, _, _ = submitter(intake)
+
+    with pytest.raises(StackError, match="not known here"):
+        await sending.submit(lines(3))
+    assert len(intake.bodies) == 1
+
+
+async def test_a_call_is_patient_with_what_passes_and_plain_about_what_does_not(pauses: list[float]) -> None:
+    answers = iter(
+        [httpx.Response(503), httpx.Response(429, headers={"Retry-After": "2"}), httpx.Response(200, json=7)]
+    )
+    api = Api(RUNNING, "key", transport=httpx.MockTransport(lambda _: next(answers)))
+
+    assert await api.get("intake", "/v1/totals") == 7
+    assert pauses[1] == 2.0
+
+    refusing = httpx.MockTransport(lambda _: httpx.Response(409, json={"detail": "already decided"}))
+    with pytest.raises(Refused, match="already decided"):
+        await Api(RUNNING, "key", transport=refusing).get("intake", "/v1/x")
+
+
+def test_a_problem_is_told_with_the_place_of_each_fault() -> None:
+    assert sentence({"detail": "no such case"}) == "no such case"
+    faults = [{"pointer": "/id", "detail": "is required"}, {"pointer": "", "detail": "cut off"}]
+    assert sentence({"detail": "/id: is required", "errors": faults}) == "/id: is required; cut off"

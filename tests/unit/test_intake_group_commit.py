@@ -1,0 +1,140 @@
+"""Group commit: posts share flushes, in order, in bounded memory, and each learns of its own acknowledgement."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from services.intake.group_commit import GroupCommit
+from services.intake.handlers import Overloaded
+from shared.errors import Poison, Transient
+from shared.kafka.producer import Record
+
+
+class Cluster:
+    """A producer that acknowledges when told to, or fails."""
+
+    def __init__(self) -> None:
+        self.flushes: list[list[bytes]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.failure: Exception | None = None
+        self.fails = b"1"
+        self.refused = b""
+
+    async def send(self, records: Sequence[Record]) -> None:
+        values = [record.value or b"" for record in records]
+        self.flushes.append(values)
+        await self.open.wait()
+        if self.refused and self.refused in values:
+            raise Poison("too large")
+        if self.failure is not None and self.fails in values:
+            raise self.failure
+
+
+def lane(cluster: Cluster, *, max_records: int = 100, max_bytes: int = 10_000) -> GroupCommit:
+    return GroupCommit(cluster, max_records=max_records, max_bytes=max_bytes)
+
+
+def put(commit: GroupCommit, *values: bytes) -> "asyncio.Future[None]":
+    return commit.put([Record("t", b"k", value, []) for value in values], sum(map(len, values)))
+
+
+async def test_posts_that_arrive_during_a_flush_share_the_next_one_in_their_order() -> None:
+    cluster = Cluster()
+    commit = lane(cluster)
+    cluster.open.clear()
+    first = put(commit, b"1")
+    await asyncio.sleep(0)
+    later = [put(commit, b"%d" % n) for n in range(2, 10)]
+    cluster.open.set()
+    await asyncio.gather(first, *later)
+    assert cluster.flushes == [[b"1"], [b"%d" % n for n in range(2, 10)]]
+    assert (commit.pending_records, commit.pending_bytes) == (0, 0)
+
+
+async def test_nobody_is_told_before_the_acknowledgement() -> None:
+    cluster = Cluster()
+    cluster.open.clear()
+    done = put(lane(cluster), b"1")
+    await asyncio.sleep(0.01)
+    assert not done.done()
+    cluster.open.set()
+    await done
+
+
+async def test_a_full_queue_refuses_at_once_and_takes_again_after_the_flush() -> None:
+    cluster = Cluster()
+    commit = lane(cluster, max_records=3)
+    cluster.open.clear()
+    taken = [put(commit, b"1"), put(commit, b"2", b"3")]
+    with pytest.raises(Overloaded):
+        put(commit, b"4")
+    assert commit.pending_records == 3
+    waiting = asyncio.create_task(commit.room(1, 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    cluster.open.set()
+    await asyncio.gather(*taken, waiting)
+    await put(commit, b"4")
+
+
+async def test_bytes_are_bounded_too_and_an_empty_queue_takes_any_size() -> None:
+    cluster = Cluster()
+    commit = lane(cluster, max_bytes=10)
+    cluster.open.clear()
+    large = put(commit, b"x" * 50)
+    with pytest.raises(Overloaded):
+        put(commit, b"y")
+    cluster.open.set()
+    await large
+
+
+async def test_a_failed_flush_fails_exactly_those_in_it() -> None:
+    cluster = Cluster()
+    commit = lane(cluster)
+    cluster.failure = Transient("away")
+    cluster.open.clear()
+    lost = put(commit, b"1")
+    await asyncio.sleep(0)
+    kept = put(commit, b"2")
+    cluster.open.set()
+    with pytest.raises(Transient, match="away"):
+        await lost
+    await kept
+    assert cluster.flushes == [[b"1"], [b"2"]]
+    assert commit.pending_records == 0
+
+
+async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others() -> None:
+    cluster = Cluster()
+    commit = lane(cluster)
+    cluster.refused = b"bad"
+    cluster.open.clear()
+    first = put(commit, b"0")
+    await asyncio.sleep(0)
+    good, bad, more = put(commit, b"1"), put(commit, b"bad"), put(commit, b"2")
+    cluster.open.set()
+    await asyncio.gather(first, good, more)
+    with pytest.raises(Poison, match="too large"):
+        await bad
+
+
+async def test_an_unforeseen_error_is_told_to_the_post_and_the_next_is_tried() -> None:
+    cluster = Cluster()
+    commit = lane(cluster)
+    cluster.failure = RuntimeError("a defect")
+    with pytest.raises(RuntimeError):
+        await put(commit, b"1")
+    await put(commit, b"2")
+
+
+async def test_a_post_whose_client_went_away_is_flushed_like_the_others() -> None:
+    cluster = Cluster()
+    commit = lane(cluster)
+    cluster.open.clear()
+    gone, stays = put(commit, b"1"), put(commit, b"2")
+    gone.cancel()
+    cluster.open.set()
+    await stays
+    assert cluster.flushes == [[b"1", b"2"]]

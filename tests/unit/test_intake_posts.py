@@ -1,0 +1,314 @@
+"""What a post may say: every fault is found and named, and equal content has one name however it is spelled."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.intake import codes
+from services.intake.domain import posts
+from services.intake.domain.faults import Fault
+from services.intake.domain.ownership import Ownership
+from services.intake.domain.posts import IllFormed, Refused
+from services.intake.handlers import Accepted, Front
+from shared.auth import Client
+from shared.envelope import Attributes, Event, decode
+from shared.errors import Poison
+from shared.events import OperatingModelPublished, Queue, Region
+from shared.http import InputError
+
+NOW = "2026-05-01T09:30:00.000Z"
+ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))
+GOOD: dict[str, Any] = {
+    "platform": "shop",
+    "kind": "product",
+    "id": "B-1",
+    "version": 7,
+    "reference": "import 5",
+    "markets": ["DE", "US"],
+    "language": "pt-BR",
+    "title": "Lamp",
+    "text": "Two lines\nof text",
+    "category": "home/light",
+    "brand": "Lux",
+    "gtin": "4006381333931",
+    "attributes": {"color": "black", "a/b~c": "x"},
+    "media": ["https://img.example/1.jpg"],
+    "price": {"amount_minor": 1265, "currency": "EUR"},
+    "seller": {"id": "s-1", "name": "Audio GmbH", "country": "DE", "age_days": 3, "rating": 4.5},
+    "scores": {"counterfeit": 0.02},
+}
+
+
+def model(*regions: tuple[str, list[str]]) -> OperatingModelPublished:
+    queue = Queue(id="q", service_level_minutes=60)
+    return OperatingModelPublished(
+        id="om-1",
+        number=1,
+        published_by="test",
+        regions=[Region(id=name, markets=markets, queues=[queue], default_queue="q") for name, markets in regions],
+    )
+
+
+def published(content: OperatingModelPublished) -> Event[OperatingModelPublished]:
+    return Event(Attributes("", "", "", "", "", "", ""), content)
+
+
+@pytest.fixture(scope="module")
+def front() -> Front:
+    front = Front(codes=codes.load(), lanes=dict.fromkeys(["eu", "us"]))  # type: ignore[arg-type]  # nothing is sent
+    front.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
+    return front
+
+
+def prepared(front: Front, post: object, client: Client = ANYONE) -> Accepted:
+    return front.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
+
+
+def refused(front: Front, post: object, client: Client = ANYONE) -> Refused:
+    with pytest.raises(Refused) as caught:
+        prepared(front, post, client)
+    return caught.value
+
+
+def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(front: Front) -> None:
+    accepted = prepared(front, GOOD)
+    assert accepted.regions == ("eu", "us")
+    assert [record.topic for record in accepted.records] == ["piepowder.submissions.eu", "piepowder.submissions.us"]
+    for region, event_id, record in zip(accepted.regions, accepted.event_ids, accepted.records, strict=True):
+        event = decode(tuple(record.headers), record.key, record.value, region=region)
+        assert record.key == b"shop:product:B-1"
+        assert event.attributes.id == event.attributes.correlation_id == event_id
+        assert event.attributes.source == "piepowder/intake"
+        assert event.attributes.time == event.data.received_at == NOW
+        assert (event.data.item_id, event.data.regions, event.data.version) == (accepted.item_id, ["eu", "us"], 7)
+        assert event.data.client == "shop"
+        sent = msgspec.to_builtins(event.data.item)
+        assert sent == {name: GOOD[name] for name in sent}
+        assert sent.keys() == GOOD.keys() - {"platform", "kind", "id", "version", "reference"}
+
+
+CASES: list[tuple[dict[str, Any], str, str]] = [
+    ({"colour": "red"}, "/colour", "unknown field"),
+    ({"titel": "x"}, "/titel", "did you mean 'title'?"),
+    ({"platform": "Shop"}, "/platform", "a-z, 0-9"),
+    ({"platform": "-shop"}, "/platform", "not starting with"),
+    ({"platform": "s" * 64}, "/platform", "1 to 63"),
+    ({"platform": "shop\n"}, "/platform", "a-z"),
+    ({"kind": "products"}, "/kind", "'product'"),
+    ({"id": ""}, "/id", "at least 1"),
+    ({"id": "x" * 201}, "/id", "at most 200"),
+    ({"id": "a\x1fb"}, "/id", "printable"),
+    ({"id": 5}, "/id", "expected text, got 5"),
+    ({"version": 0}, "/version", "not less than 1"),
+    ({"version": 2**63}, "/version", "not more than"),
+    ({"version": 10**40}, "/version", "not more than"),
+    ({"version": "1"}, "/version", "a whole number"),
+    ({"version": True}, "/version", "a whole number"),
+    ({"reference": "r" * 201}, "/reference", "at most 200"),
+    ({"markets": []}, "/markets", "at least 1"),
+    ({"markets": "DE"}, "/markets", "expected a list"),
+    ({"markets": ["DE"] * 51}, "/markets", "at most 50"),
+    ({"markets": ["DE", "GB"]}, "/markets/1", "the operating model knows DE, FR, SG, US"),
+    ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
+    ({"markets": ["DE", "DE"]}, "/markets/1", "named twice"),
+    ({"markets": ["SG"]}, "/markets/0", "belongs to region 'sea'; this intake serves eu, us"),
+    ({"markets": [None]}, "/markets/0", "expected text, got null"),
+    ({"language": "german"}, "/language", "BCP 47"),
+    ({"language": "en_US"}, "/language", "BCP 47"),
+    ({"language": ""}, "/language", "BCP 47"),
+    ({"title": None}, "/title", "leave the field out"),
+    ({"title": "x" * 1001}, "/title", "1001 characters; at most 1000"),
+    ({"title": "a\x00b"}, "/title", "U+0000 at 1"),
+    ({"text": "x" * 50_001}, "/text", "at most 50000"),
+    ({"text": "a\x7fb"}, "/text", "U+007F"),
+    ({"category": "x" * 501}, "/category", "at most 500"),
+    ({"brand": "x" * 501}, "/brand", "at most 500"),
+    ({"gtin": "4006381333932"}, "/gtin", "1 was expected"),
+    ({"gtin": "40063813339310"}, "/gtin", "check digit"),
+    ({"gtin": "123"}, "/gtin", "8, 12, 13 or 14 digits"),
+    ({"gtin": "٤٠٠٦٣٨١٣"}, "/gtin", "digits"),
+    ({"gtin": 4006381333931}, "/gtin", "expected text"),
+    ({"attributes": {"a/b": 1}}, "/attributes/a~1b", "expected text, got 1"),
+    ({"attributes": {"": "x"}}, "/attributes/", "its name: 0 characters"),
+    ({"attributes": {"a": "x" * 5001}}, "/attributes/a", "at most 5000"),
+    ({"attributes": {"a\x01": "x"}}, "/attributes/a\x01", "in the name"),
+    ({"attributes": {str(n): "" for n in range(201)}}, "/attributes", "at most 200"),
+    ({"media": ["ftp://x/y"]}, "/media/0", "http"),
+    ({"media": ["https://x.example/1", "https:///y"]}, "/media/1", "http"),
+    ({"media": ["https://x.example/a b"]}, "/media/0", "http"),
+    ({"media": ["https://x.example/" + "a" * 2048]}, "/media/0", "at most 2048"),
+    ({"media": ["https://x.example/"] * 101}, "/media", "at most 100"),
+    ({"price": 12.65}, "/price", "expected an object"),
+    ({"price": {"amount_minor": 12.65, "currency": "EUR"}}, "/price/amount_minor", "12.65 EUR is 1265"),
+    ({"price": {"amount_minor": -1, "currency": "EUR"}}, "/price/amount_minor", "not less than 0"),
+    ({"price": {"amount_minor": 2**63, "currency": "EUR"}}, "/price/amount_minor", "not more than"),
+    ({"price": {"amount_minor": 1, "currency": "eur"}}, "/price/currency", "write 'EUR'"),
+    ({"price": {"amount_minor": 1, "currency": "XYZ"}}, "/price/currency", "ISO 4217"),
+    ({"price": {"amount_minor": 1}}, "/price/currency", "is required"),
+    ({"price": {"amount": 1, "currency": "EUR"}}, "/price/amount", "did you mean 'amount_minor'?"),
+    ({"seller": {"name": "x"}}, "/seller/id", "is required"),
+    ({"seller": {"id": "x\x02"}}, "/seller/id", "printable"),
+    ({"seller": {"id": "x", "country": "UK"}}, "/seller/country", "ISO 3166-1"),
+    ({"seller": {"id": "x", "age_days": -1}}, "/seller/age_days", "not less than 0"),
+    ({"seller": {"id": "x", "rating": -0.5}}, "/seller/rating", "not less than 0"),
+    ({"scores": {"nsfw": 1.01}}, "/scores/nsfw", "not more than 1"),
+    ({"scores": {"nsfw": -0.01}}, "/scores/nsfw", "not less than 0"),
+    ({"scores": {"nsfw": "0.5"}}, "/scores/nsfw", "expected a number"),
+]
+
+
+@pytest.mark.parametrize(("change", "pointer", "says"), CASES, ids=lambda value: str(value)[:40])
+def test_each_fault_is_named_with_its_place(front: Front, change: dict[str, Any], pointer: str, says: str) -> None:
+    error = refused(front, GOOD | change)
+    assert error.status == 422
+    found = [fault.detail for fault in error.faults if fault.pointer == pointer]
+    assert any(says in detail for detail in found), error.faults
+
+
+def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> None:
+    post = GOOD | {
+        "colour": "red",
+        "title": 5,
+        "gtin": "4006381333932",
+        "markets": ["XX", "FR", "FR"],
+        "price": {"amount_minor": 1, "currency": "eur"},
+        "scores": {"a": 2},
+    }
+    del post["kind"]
+    assert {fault.pointer for fault in refused(front, post).faults} == {
+        "/colour",
+        "/title",
+        "/kind",
+        "/gtin",
+        "/markets/0",
+        "/markets/2",
+        "/price/currency",
+        "/scores/a",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"", "empty"),
+        (b"  \n", "empty"),
+        (b'{"platform": "shop"', "truncated"),
+        (b"{} {}", "trailing"),
+        (b"'x'", "invalid character"),
+        (b'{"title": "\xff"}', "not UTF-8"),
+        (b'{"title": "\\ud800"}', "surrogate"),
+        (b'{"title": "\\udc00\\ud83d"}', "surrogate"),
+        (b'{"title": "a\x01b"}', "invalid character"),
+        (b'{"x": ' + b"[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_json_is_told_why(front: Front, text: bytes, says: str) -> None:
+    error = refused(front, text)
+    assert error.status == 400
+    assert says in str(error)
+
+
+def test_a_list_or_a_number_is_no_item(front: Front) -> None:
+    for text in (b"[]", b"5", b"null", b'"x"'):
+        assert "Expected an object" in str(refused(front, text))
+
+
+def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(front: Front) -> None:
+    european = Client(name="euro", key_sha256="", scopes=frozenset(), regions=frozenset({"eu"}))
+    assert prepared(front, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
+    error = refused(front, GOOD, european)
+    assert (error.status, error.slug) == (403, "region-not-allowed")
+    assert [fault.pointer for fault in error.faults] == ["/markets/1"]
+    assert "'us'" in error.faults[0].detail
+
+
+def test_an_operating_model_in_which_a_market_has_two_owners_is_not_put_into_force(front: Front) -> None:
+    before = front.ownership
+    with pytest.raises(Poison, match="eu and us both own market DE"):
+        front.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
+    assert front.ownership is before
+
+
+def test_a_new_operating_model_moves_markets_at_once() -> None:
+    ownership = Ownership(model(("eu", ["DE"])), ["eu", "us"])
+    assert ownership.regions(["DE"]) == ("eu",)
+    assert Ownership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
+
+
+def test_a_version_names_the_item_and_without_one_its_content_does(front: Front) -> None:
+    first, other = prepared(front, GOOD), prepared(front, GOOD | {"title": "Another"})
+    assert first.item_id == other.item_id
+    assert first.content_hash != other.content_hash
+    unnamed = {name: value for name, value in GOOD.items() if name != "version"}
+    assert prepared(front, unnamed).item_id != prepared(front, unnamed | {"title": "Another"}).item_id
+    assert prepared(front, unnamed).item_id == prepared(front, unnamed | {"reference": "other"}).item_id
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_equal_content_has_an_equal_hash_whatever_its_order_and_spaces(front: Front, data: st.DataObject) -> None:
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: shuffled(value[name]) for name in data.draw(st.permutations(list(value)))}
+        return value
+
+    plain = prepared(front, GOOD)
+    respelled = json.dumps(
+        shuffled(GOOD), indent=data.draw(st.sampled_from([None, 1])), ensure_ascii=data.draw(st.booleans())
+    )
+    again = prepared(front, respelled.encode())
+    assert (again.item_id, again.content_hash) == (plain.item_id, plain.content_hash)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(GOOD)), _JSON, max_size=6),
+    st.dictionaries(st.sampled_from(["amount_minor", "currency", "id", "x"]), _JSON, max_size=3),
+)
+@settings(max_examples=300)
+def test_whatever_the_fields_hold_the_answer_is_an_item_or_a_refusal(
+    front: Front, change: dict[str, Any], inner: dict[str, Any]
+) -> None:
+    for post in (GOOD | change, GOOD | {"price": inner}, GOOD | {"seller": inner}, change):
+        for fault in faults_of(front, json.dumps(post).encode()):
+            assert fault.pointer.startswith("/") or fault.pointer == ""
+            msgspec.json.encode(InputError(*fault))
+
+
+def faults_of(front: Front, text: bytes) -> list[Fault]:
+    try:
+        prepared(front, text)
+    except Refused as error:
+        return error.faults
+    return []
+
+
+@given(st.binary(max_size=200))
+def test_whatever_the_bytes_are_the_answer_is_a_refusal(front: Front, text: bytes) -> None:
+    refused(front, text)
+
+
+def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:
+    text = json.dumps(GOOD | {"title": 5, "platform": "BAD"}).encode()
+    with pytest.raises(IllFormed) as caught:
+        posts.read(text)
+    assert caught.value.fields == {"title"}
+    assert caught.value.rest is not None
+    assert [fault.pointer for fault in posts.check(caught.value.rest, text, codes.load())] == ["/platform"]
+
+
+@pytest.mark.parametrize("gtin", ["96385074", "036000291452", "4006381333931", "10012345678902"])
+def test_a_gtin_of_each_length_is_taken_and_any_other_last_digit_is_not(gtin: str) -> None:
+    assert posts.gtin_problem(gtin) is None
+    wrong = [gtin[:-1] + digit for digit in "0123456789" if digit != gtin[-1]]
+    assert all(posts.gtin_problem(other) for other in wrong)

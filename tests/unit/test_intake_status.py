@@ -1,0 +1,185 @@
+"""What events add up to: any order, any repeats, the same status; and a decided item stays decided."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.intake.domain.status import Dead, Facts, Status, dead, learned, merge, status, updated_at
+from shared.events import (
+    CaseClaimed,
+    CaseOpened,
+    CaseSuperseded,
+    DecisionMade,
+    Item,
+    ItemSubmitted,
+    Struct,
+    Trace,
+)
+
+ITEM_ID = "e6fe604e-109f-52d7-b160-f27a832bcc56"
+SUBJECT = "shop:product:B1"
+
+
+def at(second: int) -> str:
+    return f"2026-05-01T09:30:{second:02d}.000Z"
+
+
+def facts(data: Struct, position: int, second: int) -> Facts:
+    found = learned(data, subject=SUBJECT, position=position, time=at(second))
+    assert found is not None
+    return found
+
+
+def submitted(position: int = 0, *, content_hash: str = "aa") -> Facts:
+    data = ItemSubmitted(
+        item_id=ITEM_ID,
+        platform="shop",
+        kind="product",
+        subject_id="B1",
+        content_hash=content_hash,
+        client="c",
+        received_at=at(position),
+        regions=["eu"],
+        item=Item(markets=["DE"]),
+    )
+    return facts(data, position, position)
+
+
+def opened(position: int = 0, *, verdict: str = "review") -> Facts:
+    data = CaseOpened(
+        case_id="case",
+        item_id=ITEM_ID,
+        platform="shop",
+        kind="product",
+        subject_id="B1",
+        queue="q",
+        priority=5,
+        received_at=at(0),
+        due_at=at(50),
+        verdict=verdict,
+        trace=Trace(policy_set="ps-1", operating_model="om-1"),
+        item=Item(markets=["DE"]),
+    )
+    return facts(data, position, 10 + position)
+
+
+def decided(n: int = 1, action: str = "approve") -> Facts:
+    data = DecisionMade(
+        decision_id=f"d-{n}",
+        case_id="case",
+        item_id=ITEM_ID,
+        platform="shop",
+        kind="product",
+        subject_id="B1",
+        queue="q",
+        n=n,
+        action=action,
+        policy_set="ps-1",
+        automated=False,
+        received_at=at(0),
+        due_at=at(50),
+    )
+    return facts(data, n, 20 + n)
+
+
+def superseded() -> Facts:
+    return facts(CaseSuperseded(case_id="case", item_id=ITEM_ID, superseded_by="other"), 3, 30)
+
+
+def dead_submission(position: int = 0) -> Facts:
+    return Facts(dead_submission=Dead(position=position, reason="no market", at=at(40 + position)))
+
+
+def dead_case(position: int = 0) -> Facts:
+    return Facts(dead_case=Dead(position=position, reason="too long", at=at(40 + position)))
+
+
+def together(*known: Facts) -> Facts:
+    total = Facts()
+    for one in known:
+        total = merge(total, one)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ([submitted()], Status.SUBMITTED),
+        ([submitted(), opened()], Status.IN_REVIEW),
+        ([submitted(), opened(verdict="approve")], Status.SUBMITTED),
+        ([submitted(), opened(), decided()], Status.APPROVED),
+        ([submitted(), opened(), decided(action="reject")], Status.REJECTED),
+        ([decided(1, "approve"), decided(2, "reject")], Status.REJECTED),
+        ([submitted(), opened(), superseded()], Status.SUPERSEDED),
+        ([superseded(), decided()], Status.APPROVED),
+        ([decided()], Status.APPROVED),
+        ([submitted(), dead_submission()], Status.DEAD_LETTERED),
+        ([submitted(), dead_submission(), opened()], Status.IN_REVIEW),
+        ([submitted(), opened(), dead_case()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), decided()], Status.APPROVED),
+        ([submitted(0), dead_submission(0), submitted(5)], Status.SUBMITTED),
+        ([submitted(0), submitted(5), dead_submission(5)], Status.DEAD_LETTERED),
+        ([opened(0), dead_case(0), opened(4)], Status.IN_REVIEW),
+    ],
+)
+def test_the_status_is_what_is_furthest_along_the_way(known: list[Facts], expected: Status) -> None:
+    assert status(together(*known)) is expected
+
+
+def test_a_dead_letter_is_told_with_its_reason_until_something_later_is_known() -> None:
+    letter = dead(together(submitted(), dead_submission()))
+    assert letter is not None
+    assert letter.reason == "no market"
+    assert dead(together(submitted(), dead_submission(), opened())) is None
+
+
+def test_the_same_version_with_other_content_is_a_conflict_and_the_first_stands() -> None:
+    for order in ([submitted(0), submitted(1, content_hash="bb")], [submitted(1, content_hash="bb"), submitted(0)]):
+        known = together(*order, submitted(2))
+        assert known.conflict
+        assert known.submission is not None
+        assert known.submission.content_hash == "aa"
+    assert not together(submitted(0), submitted(1)).conflict
+
+
+def test_the_time_is_that_of_what_the_status_says() -> None:
+    assert updated_at(together(submitted(0), submitted(3))) == at(0)
+    assert updated_at(together(submitted(), opened(1))) == at(11)
+    assert updated_at(together(submitted(), opened(), decided(1))) == at(21)
+    assert updated_at(together(submitted(), dead_submission())) == at(40)
+
+
+def test_an_event_that_does_not_move_an_item_says_nothing() -> None:
+    claimed = CaseClaimed(
+        case_id="c", item_id=ITEM_ID, queue="q", reviewer="r", team="t", lease_token=1, lease_until=at(1)
+    )
+    assert learned(claimed, subject=SUBJECT, position=0, time=at(1)) is None
+
+
+_LIFE = [
+    submitted(0),
+    submitted(1),
+    submitted(4, content_hash="bb"),
+    opened(0),
+    opened(3),
+    dead_submission(1),
+    dead_case(0),
+    dead_case(3),
+    decided(1),
+    decided(2, "reject"),
+    superseded(),
+]
+
+
+@given(st.sets(st.sampled_from(range(len(_LIFE))), min_size=1), st.randoms(use_true_random=False))
+def test_any_order_any_repeats_and_any_grouping_end_in_the_same_facts(chosen: set[int], luck: random.Random) -> None:
+    life = [_LIFE[n] for n in sorted(chosen)]
+    expected = together(*life)
+    repeated = life + luck.choices(life, k=len(life))
+    luck.shuffle(repeated)
+    cut = luck.randint(0, len(repeated))
+    assert together(*repeated) == expected
+    assert merge(together(*repeated[:cut]), together(*repeated[cut:])) == expected
+    assert merge(expected, expected) == expected
