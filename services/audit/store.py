@@ -112,7 +112,7 @@ class Log:
             row = await connection.fetchrow(
                 "SELECT size, deadletters, set_config('enable_seqscan', 'off', true) FROM head FOR UPDATE"
             )
-            assert row is not None, "the head is a row of the first migration"  # noqa: S101
+            assert row is not None, "the head is a row of the first migration"  # noqa: S101 - a fact of the schema
             size, count = row[0], row[1]
             fresh = await self._append_events(connection, entries, size)
             size += len(fresh)

@@ -15,7 +15,7 @@ from services.router.control import Control, PolicySetContent, Publisher
 from shared.auth import Authenticator, Client, require_region
 from shared.events import Region
 from shared.http import PROBLEM_JSON, InputError, Problem, json_response, not_ready
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 

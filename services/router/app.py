@@ -18,7 +18,8 @@ from shared.kafka.consumer import BatchConsumer
 from shared.kafka.control import ControlReader
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer
-from shared.lifecycle import Loop, Readiness
+from shared.lifecycle import Loop
+from shared.readiness import Readiness
 
 DESCRIPTION = """Routes each item to a case of its region, by the policy set and the operating model in force.
 

@@ -26,9 +26,9 @@ from shared.envelope import Attributes, Encoded, encode, subject_of
 from shared.http import create_app
 from shared.kafka import topics
 from shared.kafka.producer import KafkaProducer, Record, record
-from shared.lifecycle import Readiness
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.readiness import Readiness
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 KEY = ids.new_api_key("test")
@@ -319,7 +319,7 @@ async def test_what_is_written_in_the_log_can_be_neither_changed_nor_removed(
     await log.append(entries([life(region, "e")], region), [DeadLetter(source, "g", "r", None, "", None, None)])
     before = await rows(database)
     for table in ("log", "deadletters"):
-        for change in (f"UPDATE {table} SET time = ''", f"DELETE FROM {table}", f"TRUNCATE {table}"):  # noqa: S608
+        for change in (f"UPDATE {table} SET time = ''", f"DELETE FROM {table}", f"TRUNCATE {table}"):  # noqa: S608 - names of our own
             async with database.held() as connection:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
                     await connection.execute(change)

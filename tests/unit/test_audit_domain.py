@@ -83,7 +83,7 @@ class FakeLog:
     async def head(self) -> Head:
         return Head(max(s.place.seq for s in self._steps), max(s.place.letter for s in self._steps))
 
-    async def steps(self, subject: str, *, after: Place, upto: Head, limit: int) -> list[Step]:  # noqa: ARG002
+    async def steps(self, subject: str, *, after: Place, upto: Head, limit: int) -> list[Step]:  # noqa: ARG002 - the port's signature
         within = [s for s in self._steps if s.place > after and s.place.seq <= upto.size]
         return sorted(s for s in within if s.place.letter <= upto.deadletters)[:limit]
 

@@ -1,0 +1,1 @@
+"""The image and what containers run besides the services."""

@@ -1,0 +1,331 @@
+"""`docker-compose.yml` and Prometheus' files fit their specifications, the services' own settings, and one another."""
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import promql_parser as promql
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+from jsonschema.validators import validator_for
+from prometheus_client.metrics import MetricWrapperBase
+
+from deploy.docker.jobs import main as job
+from piepowder import cli as command
+from shared import metrics
+from shared.kafka import topics
+from shared.settings import CommonSettings
+from tests import conftest
+from tests.architecture.containers import ROOT, VERSION, image_environment, load_compose, load_dockerfile, seconds
+
+COMPOSE = load_compose()
+CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVICES = {
+    name: container
+    for name, container in CONTAINERS.items()
+    if container.get("command", [""])[0].startswith("services.")
+}
+JOBS = {name: container for name, container in CONTAINERS.items() if container.get("restart") == "no"}
+OURS = SERVICES | JOBS
+PORT = int(image_environment()["PIEPOWDER_PORT"])
+RULES = [
+    rule
+    for group in yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+def settings_class(name: str) -> type[CommonSettings]:
+    module = importlib.import_module(f"{SERVICES[name]['command'][0]}.settings")
+    kind: type[CommonSettings] = module.Settings
+    return kind
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CommonSettings:
+    """A service's settings as it has them in its container."""
+    for name in [name for name in os.environ if name.startswith("PIEPOWDER_")]:
+        monkeypatch.delenv(name)
+    for name, value in (image_environment() | SERVICES[request.param]["environment"]).items():
+        if name.startswith("PIEPOWDER_"):
+            monkeypatch.setenv(name, value)
+    return settings_class(request.param)()
+
+
+each_service = pytest.mark.parametrize("name", SERVICES)
+each_services_settings = pytest.mark.parametrize(
+    ("name", "settings"), [(name, name) for name in SERVICES], indirect=["settings"]
+)
+
+
+def test_the_file_fits_the_compose_specification() -> None:
+    schema = get_builtin_schema("vendor.compose-spec")
+    validator = validator_for(schema)(schema)
+    assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(COMPOSE)] == []
+    assert not validator.is_valid(COMPOSE | {"services": {"intake": {"imagee": "x"}}})
+
+
+def test_every_service_runs_and_those_of_a_region_run_in_each() -> None:
+    packages = {f"services.{path.parent.name}" for path in (ROOT / "services").glob("*/__main__.py")}
+    assert {container["command"][0] for container in SERVICES.values()} == packages
+    regions = regions_of("intake")
+    assert regions == regions_of("router")
+    regional = {
+        (container["command"][0], container["environment"]["PIEPOWDER_REGION"]): name
+        for name, container in SERVICES.items()
+        if "region" in settings_class(name).model_fields
+    }
+    assert regional == {(f"services.{kind}", r): f"{kind}-{r}" for kind in ("decision", "audit") for r in regions}
+
+
+def regions_of(name: str) -> list[str]:
+    regions: list[str] = SERVICES[name]["environment"]["PIEPOWDER_REGIONS"].split(",")
+    return regions
+
+
+@each_service
+def test_every_variable_is_one_that_the_service_reads(name: str) -> None:
+    known = {f"PIEPOWDER_{field.upper()}" for field in settings_class(name).model_fields}
+    given = {
+        variable
+        for variable in SERVICES[name]["environment"] | image_environment()
+        if variable.startswith("PIEPOWDER_")
+    }
+    assert given - known == set()
+    variables_without_effect = {variable for variable in SERVICES[name]["environment"] if variable not in known}
+    assert variables_without_effect == set()
+
+
+@each_services_settings
+def test_its_settings_parse_and_none_points_at_the_container_itself(name: str, settings: CommonSettings) -> None:
+    assert [field for field, value in settings if "127.0.0.1" in str(value) or "localhost" in str(value)] == []
+    assert settings.port == PORT
+    assert settings.clients_file is not None
+
+
+@each_services_settings
+def test_a_stop_takes_no_longer_than_compose_waits_for_it(name: str, settings: CommonSettings) -> None:
+    cancelled_after = settings.drain_seconds + 2 + 2  # shared.lifecycle.serve
+    assert seconds(SERVICES[name]["stop_grace_period"]) > cancelled_after + 2
+
+
+@each_services_settings
+def test_kafka_is_where_the_service_looks_for_it(name: str, settings: CommonSettings) -> None:
+    host, port = settings.kafka.split(":")
+    listeners = CONTAINERS[host]["environment"]
+    assert f"://{host}:{port}" in listeners["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"://:{port}" in listeners["KAFKA_LISTENERS"]
+
+
+def test_kafkas_listeners_agree_with_each_other_and_with_the_published_port() -> None:
+    compose = load_compose({"KAFKA_PORT": "19999"})["services"]["kafka"]
+    environment = compose["environment"]
+
+    def listeners(variable: str) -> dict[str, tuple[str | None, int | None]]:
+        pairs = (listener.split("://") for listener in environment[variable].split(","))
+        return {name: (urlsplit(f"//{place}").hostname, urlsplit(f"//{place}").port) for name, place in pairs}
+
+    bound, advertised = listeners("KAFKA_LISTENERS"), listeners("KAFKA_ADVERTISED_LISTENERS")
+    protocols = dict(pair.split(":") for pair in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert protocols.keys() == bound.keys() == advertised.keys() | {environment["KAFKA_CONTROLLER_LISTENER_NAMES"]}
+    assert environment["KAFKA_INTER_BROKER_LISTENER_NAME"] in advertised
+    assert advertised["HOST"] == ("127.0.0.1", 19999)
+    assert compose["ports"] == [f"127.0.0.1:19999:{bound['HOST'][1]}"]
+    voter, _, place = environment["KAFKA_CONTROLLER_QUORUM_VOTERS"].partition("@")
+    assert (voter, place) == (environment["KAFKA_NODE_ID"], f"kafka:{bound['CONTROLLER'][1]}")
+    assert any(volume.endswith(f":{environment['KAFKA_LOG_DIRS']}") for volume in compose["volumes"])
+
+
+@pytest.mark.parametrize("password", [None, "of-my-own"])
+def test_each_service_with_a_database_has_one_of_its_own_that_is_created(password: str | None) -> None:
+    containers = load_compose({} if password is None else {"POSTGRES_PASSWORD": password})["services"]
+    created = re.findall(r"CREATE DATABASE (\w+);", (ROOT / "deploy/docker/databases.sql").read_text())
+    server = containers["postgres"]["environment"]
+    used = []
+    for name in SERVICES:
+        if "database_url" in settings_class(name).model_fields:
+            url = urlsplit(containers[name]["environment"]["PIEPOWDER_DATABASE_URL"])
+            assert (url.scheme, url.hostname, url.port) == ("postgresql", "postgres", 5432)
+            assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
+            assert "postgres" in containers[name]["depends_on"]
+            used.append(url.path.lstrip("/"))
+    assert sorted(used) == sorted(created)
+    assert [f"piepowder_{name.replace('-', '_')}" for name in SERVICES if name != "router"] == used
+
+
+def test_the_topics_of_every_region_are_created() -> None:
+    said = JOBS["topics"]["command"]
+    assert said[:2] == ["piepowder", "topics"]
+    given = dict(zip(said[2::2], said[3::2], strict=True))
+    assert given["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
+    created = {spec.name for spec in topics.expand(topics.load(), given["--regions"].split(","))}
+    kinds = (topics.submissions, topics.cases, topics.decisions, topics.deadletters)
+    assert created == {topics.CONTROL} | {kind(region) for kind in kinds for region in regions_of("intake")}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_is_one_that_there_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *arguments = JOBS[name]["command"]
+    assert arguments[0] == name
+    programs: dict[str, Callable[[list[str]], object]] = {"piepowder": command.app, "deploy.docker.jobs": job}
+    for added, status in (["--help"], 0), (["--no-such-option"], 2):
+        with pytest.raises(SystemExit) as ended:
+            programs[module]([*arguments, *added])
+        assert ended.value.code == status
+    capsys.readouterr()
+
+
+def test_the_key_is_made_once_and_only_its_hash_is_shown_to_the_services() -> None:
+    key_file, clients_file = JOBS["keys"]["command"][2:]
+    assert JOBS["control"]["command"][3] == key_file
+    assert mounted(JOBS["keys"]) == {str(Path(key_file).parent), str(Path(clients_file).parent)}
+    assert mounted(JOBS["control"]) == {str(Path(key_file).parent)}
+    for container in SERVICES.values():
+        assert container["environment"]["PIEPOWDER_CLIENTS_FILE"] == clients_file
+        assert mounted(container) == {str(Path(clients_file).parent)}
+    owned = next(i.text for i in load_dockerfile() if i.name == "RUN" and "useradd" in i.text)
+    assert mounted(JOBS["keys"]) <= set(owned.split())
+
+
+def mounted(container: dict[str, Any]) -> set[str]:
+    return {volume.split(":")[1] for volume in container.get("volumes", [])}
+
+
+def test_the_sample_is_published_where_the_router_listens() -> None:
+    url = urlsplit(JOBS["control"]["command"][2])
+    assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
+
+
+def test_nothing_is_published_beyond_the_loopback_and_no_port_twice() -> None:
+    published = [port for container in CONTAINERS.values() for port in container.get("ports", [])]
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+    assert len({port.split(":")[1] for port in published}) == len(published)
+    assert {name for name in SERVICES if SERVICES[name]["ports"][0].endswith(f":{PORT}")} == SERVICES.keys()
+
+
+def test_images_are_pinned_and_are_those_of_the_tests() -> None:
+    for name, container in CONTAINERS.items():
+        image, _, tag = container["image"].rpartition(":")
+        assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-[a-z]+[\d.]*)*", tag), f"{name}: {image}:{tag}"
+    assert {container["image"] for container in OURS.values()} == {f"piepowder:{VERSION}"}
+    assert [name for name, container in CONTAINERS.items() if "build" in container] == ["keys"]
+    assert CONTAINERS["kafka"]["image"] == conftest._KAFKA_IMAGE
+    assert CONTAINERS["postgres"]["image"].split(".")[0] == conftest._POSTGRES_IMAGE.split("-")[0]
+
+
+def test_every_container_is_bounded_and_ours_can_do_nothing_but_run() -> None:
+    assert [name for name, container in CONTAINERS.items() if not container.get("mem_limit")] == []
+    for container in OURS.values():
+        assert container["mem_limit"] == "300m"
+        assert container["read_only"]
+        assert container["init"]
+        assert container["cap_drop"] == ["ALL"]
+    for name, container in CONTAINERS.items():
+        assert container["restart"] == ("no" if name in JOBS else "unless-stopped")
+        assert "test" in container["healthcheck"] or name in JOBS
+
+
+def test_what_a_container_waits_for_comes_about() -> None:
+    for container in CONTAINERS.values():
+        for needed, how in container.get("depends_on", {}).items():
+            if how["condition"] == "service_completed_successfully":
+                assert needed in JOBS
+            elif how["condition"] == "service_healthy":
+                assert "test" in CONTAINERS[needed]["healthcheck"]
+                assert needed not in SERVICES, "a service is ready only when the control job is done"
+            else:
+                assert how["condition"] == "service_started"
+    order: list[str] = []
+    while len(order) < len(CONTAINERS):
+        ready = [n for n in CONTAINERS if n not in order and CONTAINERS[n].get("depends_on", {}).keys() <= set(order)]
+        assert ready, f"a circle among {CONTAINERS.keys() - set(order)}"
+        order += ready
+
+
+def test_all_that_is_mounted_is_there() -> None:
+    sources = [v.split(":")[0] for container in CONTAINERS.values() for v in container.get("volumes", [])]
+    assert {source for source in sources if not source.startswith(".")} == COMPOSE["volumes"].keys()
+    assert [source for source in sources if source.startswith(".") and not (ROOT / source).exists()] == []
+
+
+def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    scraped = {
+        (scrape["job_name"], target)
+        for scrape in config["scrape_configs"]
+        for group in scrape["static_configs"]
+        for target in group["targets"]
+        if scrape["job_name"] != "prometheus"
+    }
+    assert scraped == {
+        (container["command"][0].split(".")[1], f"{name}:{PORT}") for name, container in SERVICES.items()
+    }
+    assert config["rule_files"] == ["rules.yml"]
+    assert "./deploy/prometheus:/etc/prometheus:ro" in CONTAINERS["prometheus"]["volumes"]
+
+
+def exposed() -> dict[str, set[str]]:
+    """Every series that the catalogue can bring about, with its own labels."""
+    found: dict[str, set[str]] = {}
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            for family in metric.describe():
+                suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+                for suffix in suffixes:
+                    found[family.name + suffix] = {*metric._labelnames, *(["le"] if suffix == "_bucket" else [])}
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_speaks_of_metrics_that_exist_and_says_what_to_do(rule: dict[str, Any]) -> None:
+    named = set(re.findall(r"\b(?:piepowder_\w+|up)\b", rule["expr"]))
+    assert named
+    assert named - exposed().keys() - {"up"} == set()
+    mentioned = set(re.findall(r"piepowder_\w+", json.dumps(rule["annotations"])))
+    assert mentioned - exposed().keys() == set()
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    assert rule["annotations"].keys() == {"summary", "action"}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_is_well_formed_and_asks_for_labels_that_its_metrics_have(rule: dict[str, Any]) -> None:
+    tree = promql.parse(rule["expr"])
+    selectors = [node for node in walk(tree) if isinstance(node, promql.VectorSelector)]
+    assert selectors
+    target = {"job", "instance"}
+    labels: set[str] = set(target)
+    for selector in selectors:
+        own = exposed().get(str(selector.name), set()) | target
+        assert {matcher.name for matcher in selector.matchers.matchers} <= own
+        labels |= own
+    for node in walk(tree):
+        if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
+            assert set(node.modifier.labels) <= labels
+    assert set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) <= labels
+
+
+def walk(node: Any) -> Iterator[Any]:
+    yield node
+    for name in ("expr", "lhs", "rhs", "args", "vector_selector"):
+        inner = getattr(node, name, None)
+        for child in inner if isinstance(inner, list) else [inner]:
+            if child is not None:
+                yield from walk(child)
+
+
+def test_each_alert_is_shown_to_fire_and_to_keep_quiet() -> None:
+    cases = yaml.safe_load((ROOT / "deploy/prometheus/rules_test.yml").read_text())["tests"]
+    quiet, *noisy = (
+        {case["alertname"] for case in test["alert_rule_test"] if "exp_alerts" in case or test is cases[0]}
+        for test in cases
+    )
+    names = {rule["alert"] for rule in RULES}
+    assert len(names) == len(RULES)
+    assert quiet == names
+    assert set.union(*noisy) == names

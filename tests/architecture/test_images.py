@@ -1,0 +1,285 @@
+"""What the image would hold runs, with nothing else: its files are laid out as the Dockerfile copies them, and only the
+packages of `requirements/run.txt` can be imported. An engine is not needed for that."""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from docker.utils.build import exclude_paths  # type: ignore[import-untyped]  # publishes no types
+
+from deploy.docker.jobs import keep_key, put_sample_into_force
+from deploy.local.errors import StackError
+from deploy.local.ports import free_ports
+from shared.auth import Authenticator, Client
+from shared.ids import hash_api_key, is_well_formed_api_key
+from tests.architecture.containers import ROOT, image_environment, load_compose, load_dockerfile, seconds
+
+DOCKERFILE_STEPS = load_dockerfile()
+LAST_STAGE = [step for step in DOCKERFILE_STEPS if step.stage == DOCKERFILE_STEPS[-1].stage]
+REQUIREMENTS = (ROOT / "requirements" / "run.txt").read_text()
+SITE = sysconfig.get_path("purelib")
+
+# Runs a module as `python -m` does; the packages named in the first argument cannot be imported.
+RUN = """
+import json, runpy, sys
+absent = set(json.loads(sys.argv.pop(1)))
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"{name} is not in the image", name=name)
+sys.meta_path.insert(0, Absent)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def absent_packages() -> list[str]:
+    """What can be imported here and could not be in the image."""
+    inside = {normal(name) for name in re.findall(r"^([\w.-]+)==", REQUIREMENTS, re.MULTILINE)} | {"piepowder"}
+    tops = importlib.metadata.packages_distributions()
+    return [top for top, distributions in tops.items() if not inside & {normal(name) for name in distributions}]
+
+
+class Image:
+    """The image's files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        patterns = (ROOT / ".dockerignore").read_text().splitlines()
+        self.context = {path for path in exclude_paths(str(ROOT), patterns) if (ROOT / path).is_file()}
+        for step in LAST_STAGE:
+            if step.name == "COPY" and "from" not in step.flags:
+                *sources, target = step.words
+                for source in sources:
+                    self._copy(source, target)
+
+    def _copy(self, source: str, target: str) -> None:
+        copied = [path for path in self.context if path == source or path.startswith(f"{source}/")]
+        assert copied, f"COPY {source} would find nothing"
+        for path in copied:
+            place = self.folder / target / Path(path).relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, place)
+
+    def command(self, *arguments: str) -> list[str]:
+        """`python -m ARGUMENTS` as in a container. -S keeps the checkout out, which the environment also knows."""
+        return [sys.executable, "-S", "-W", "error", "-c", RUN, json.dumps(absent_packages()), *arguments]
+
+    def environment(self, more: dict[str, str]) -> dict[str, str]:
+        ours = {name: value for name, value in image_environment().items() if name != "PATH"}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": SITE} | ours | more
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return Image(tmp_path_factory.mktemp("image"))
+
+
+def test_it_is_built_on_one_pinned_python_and_from_hashed_wheels_alone() -> None:
+    bases = {step.text.split(" AS ")[0] for step in DOCKERFILE_STEPS if step.name == "FROM"}
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", bases.pop())
+    [install] = [step.text for step in DOCKERFILE_STEPS if " install " in step.text and "pip" in step.text]
+    assert {"--require-hashes", "--only-binary"} <= set(install.split())
+    [lock] = [step.words[0] for step in DOCKERFILE_STEPS if step.name == "COPY" and step.stage == 0]
+    assert lock == "requirements/run.txt"
+    pins = re.split(r"\n(?=\S)", REQUIREMENTS.strip())
+    assert [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
+
+
+def test_it_runs_as_nobody_in_particular_and_is_stopped_by_a_signal_that_reaches_it() -> None:
+    said = {step.name: step for step in LAST_STAGE}
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", said["USER"].text)
+    assert said["STOPSIGNAL"].text == "SIGTERM"
+    assert said["ENTRYPOINT"].exec_form == ["python", "-m"]
+    assert said["CMD"].exec_form is not None
+    assert [step.name for step in LAST_STAGE if step.name in ("ADD", "VOLUME")] == []
+    written_after = [step.name for step in LAST_STAGE[LAST_STAGE.index(said["USER"]) :]]
+    assert "COPY" not in written_after
+    assert "RUN" not in written_after
+
+
+def test_it_holds_the_program_and_nothing_of_the_workshop(image: Image) -> None:
+    held = {str(path.relative_to(image.folder)) for path in image.folder.rglob("*") if path.is_file()}
+    assert {path.split("/")[0] for path in held} == {"deploy", "piepowder", "services", "shared"}
+    assert {"deploy/kafka/topics.yaml", "shared/postgres/alembic/env.py"} <= held
+    assert {path for path in held if "__pycache__" in path or path.endswith((".pyc", ".env", ".key"))} == set()
+    assert image.context - held == {".dockerignore", "requirements/run.txt"}
+    migrations = {str(path.relative_to(ROOT)) for path in (ROOT / "services").glob("*/migrations/*.py")}
+    assert migrations
+    assert migrations <= held
+
+
+SERVICES = {
+    name: container["environment"]
+    for name, container in load_compose()["services"].items()
+    if name in ("intake", "router", "decision-eu", "audit-eu")
+}
+
+
+@pytest.fixture(scope="module")
+def containers(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Process"]]:
+    """One process of each service, as its container starts it, with nothing of what it stands on."""
+    place = tmp_path_factory.mktemp("containers")
+    keep_key(place / "key", place / "clients.json")
+    with ExitStack() as stack:
+        started = {}
+        for (name, environment), port in zip(SERVICES.items(), free_ports(len(SERVICES)), strict=True):
+            replaced = {
+                variable: re.sub(r"(?<=@)postgres:5432|^kafka:19092$", "127.0.0.1:9", value)
+                for variable, value in environment.items()
+            }
+            replaced |= {
+                "PIEPOWDER_CLIENTS_FILE": str(place / "clients.json"),
+                "PIEPOWDER_HOST": "127.0.0.1",
+                "PIEPOWDER_PORT": str(port),
+            }
+            started[name] = Process(image, name.split("-")[0], replaced, place / f"{name}.log")
+            stack.callback(started[name].kill)
+        yield started
+
+
+class Process:
+    """A service out of the image's files."""
+
+    def __init__(self, image: Image, service: str, environment: dict[str, str], log: Path) -> None:
+        self.image = image
+        self.environment = environment
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                image.command(f"services.{service}"),
+                cwd=image.folder,
+                env=image.environment(environment),
+                stdout=file,
+                stderr=file,
+            )
+
+    def healthy(self, *path: str) -> subprocess.CompletedProcess[str]:
+        """What the image's own health check finds."""
+        command = next(step.text for step in LAST_STAGE if step.name == "HEALTHCHECK").partition("CMD ")[2]
+        python, dash_m, *arguments = json.loads(command)
+        assert (python, dash_m) == ("python", "-m")
+        return self.image.run(*arguments, *path, PIEPOWDER_PORT=self.environment["PIEPOWDER_PORT"])
+
+    def wait_healthy(self) -> None:
+        deadline = time.monotonic() + 30
+        while (found := self.healthy()).returncode:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, found.stdout + self.log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_lives_in_it_says_what_it_lacks_and_stops_when_told(
+    name: str, containers: dict[str, Process]
+) -> None:
+    container = containers[name]
+    container.wait_healthy()
+    ready = container.healthy("/readyz")
+    assert ready.returncode == 1
+    lacking = json.loads(ready.stdout)["conditions"]
+    assert [why for why in lacking.values() if why != "ok"], lacking
+    container.process.send_signal(signal.SIGTERM)
+    grace = seconds(load_compose()["services"][name]["stop_grace_period"])
+    assert container.process.wait(grace) == 0, container.log.read_text()
+
+
+def test_a_health_check_of_nothing_fails(image: Image) -> None:
+    [port] = free_ports(1)
+    assert image.run("deploy.docker.health", PIEPOWDER_PORT=str(port)).returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["piepowder", "--help"], ["deploy.docker.jobs", "--help"]], ids=lambda a: a[0])
+def test_its_commands_run(image: Image, arguments: list[str]) -> None:
+    said = image.run(*arguments)
+    assert said.returncode == 0, said.stderr
+    assert "help" in said.stdout.lower()
+
+
+def test_the_key_is_made_once_and_other_clients_are_kept(tmp_path: Path) -> None:
+    key_file, clients_file = tmp_path / "key", tmp_path / "clients.json"
+    key = keep_key(key_file, clients_file)
+    assert is_well_formed_api_key(key)
+    assert {path.stat().st_mode & 0o777 for path in (key_file, clients_file)} == {0o600}
+    assert key not in clients_file.read_text()
+    other = Client("other", hash_api_key("pp_x_other"), frozenset({"items:read"}))
+    known = msgspec.json.decode(clients_file.read_bytes(), type=list[Client])
+    clients_file.write_bytes(msgspec.json.encode([*known, other]))
+    assert keep_key(key_file, clients_file) == key
+    after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[Client])}
+    assert after.keys() == {"compose", "other"}
+    assert after["compose"].key_sha256 == hash_api_key(key)
+    Authenticator.from_file(clients_file)
+
+
+@pytest.mark.parametrize("in_force", [[], ["policy_set"], ["operating_model", "policy_set"]])
+async def test_the_sample_is_put_into_force_only_where_nothing_is(in_force: list[str]) -> None:
+    router = Router(in_force)
+    published = await put_sample_into_force("http://router", "pp_key", transport=httpx.MockTransport(router))
+    assert published == [name for name in ("operating_model", "policy_set") if name not in in_force]
+    assert [sorted(body) for body in router.published] == ([published] if published else [])
+    assert router.keys == {"Bearer pp_key"}
+
+
+async def test_a_refusal_by_the_router_is_told_in_its_own_words() -> None:
+    with pytest.raises(StackError, match="no such field"):
+        await put_sample_into_force("http://router", "k", transport=httpx.MockTransport(Router([], refusing=True)))
+
+
+class Router:
+    """A router's `/v1/control` that is not ready at first."""
+
+    def __init__(self, in_force: list[str], *, refusing: bool = False) -> None:
+        self.published: list[dict[str, Any]] = []
+        self.keys: set[str] = set()
+        self._in_force = in_force
+        self._refusing = refusing
+        self._calls = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v1/control"
+        self.keys.add(request.headers["authorization"])
+        self._calls += 1
+        if self._calls == 1:
+            return httpx.Response(503, json={"detail": "not ready"})
+        if request.method == "GET":
+            known = dict.fromkeys(("operating_model", "policy_set")) | {name: {"number": 1} for name in self._in_force}
+            return httpx.Response(200, json=known)
+        if self._refusing:
+            return httpx.Response(422, json={"detail": "no such field"})
+        self.published.append(json.loads(request.content))
+        return httpx.Response(200, json={})
