@@ -1,0 +1,288 @@
+"""What a post may say. Form (types, sizes, ranges) is in the types themselves, where msgspec checks it while decoding
+and the OpenAPI document reads it; `check` adds the meaning: codes, check digits, control characters. A good post costs
+one decode and a dozen comparisons, because this is the hot path; for a bad one every fault is found. Nothing is mended
+in silence: a code in the wrong case or a decimal price is refused with a hint, so that equal content has one spelling
+and one hash.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta, inspect
+
+from services.intake.domain.faults import Fault, mismatches, pointer_to
+from shared import ids
+from shared.events import Item, Money, Seller, Struct
+
+MAX_BODY_BYTES: Final = 256 * 1024
+_MAX_INT: Final = 2**63 - 1
+_MAX_FAULTS: Final = 20
+
+_PLATFORM: Final = r"[a-z0-9][a-z0-9-]{0,62}"
+_is_platform = re.compile(_PLATFORM).fullmatch
+_is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
+_control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
+_control_escape = re.compile(rb"\\(?:u00[017]|[bf])").search
+_lone_surrogate = re.compile(
+    rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
+).search
+
+_Id = Annotated[str, Meta(min_length=1, max_length=200, description="Printable characters")]
+_Short = Annotated[str, Meta(max_length=200)]
+_Name = Annotated[str, Meta(max_length=500)]
+_Label = Annotated[str, Meta(min_length=1, max_length=200)]
+_Count = Annotated[int, Meta(ge=0, le=_MAX_INT)]
+
+
+class Price(Money, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A price in minor units (cents) of an ISO 4217 currency: 12.65 EUR is 1265."""
+
+    amount_minor: _Count
+    currency: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{3}$"})]
+
+
+class Offerer(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who offers the item; `country` is ISO 3166-1 alpha-2, `rating` on the platform's own scale."""
+
+    id: _Id
+    name: _Name = ""
+    country: Annotated[str, Meta(extra_json_schema={"pattern": "^([A-Z]{2})?$"})] = ""
+    age_days: _Count | None = None
+    listings: _Count | None = None
+    rejected: _Count | None = None
+    rating: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version of a subject, as an upstream posts it. Without `version`, the content's hash names it."""
+
+    platform: Annotated[str, Meta(description="The marketplace", extra_json_schema={"pattern": f"^{_PLATFORM}$"})]
+    kind: Literal["product", "seller", "content"]
+    id: _Id
+    version: Annotated[int, Meta(ge=1, le=_MAX_INT, description="Grows with each change")] | None = None
+    reference: Annotated[_Short, Meta(description="The client's own; handed through")] = ""
+    markets: Annotated[
+        list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{2}$"})]],
+        Meta(min_length=1, max_length=50, description="ISO 3166-1 alpha-2", extra_json_schema={"uniqueItems": True}),
+    ]
+    language: Annotated[str, Meta(description="BCP 47")] = "und"
+    title: Annotated[str, Meta(max_length=1_000)] = ""
+    text: Annotated[str, Meta(max_length=50_000)] = ""
+    category: Annotated[_Name, Meta(description="A path with `/`")] = ""
+    brand: _Name = ""
+    gtin: Annotated[
+        str, Meta(description="With its check digit", extra_json_schema={"pattern": "^([0-9]{8}|[0-9]{12,14})?$"})
+    ] = ""
+    attributes: Annotated[dict[_Label, Annotated[str, Meta(max_length=5_000)]], Meta(max_length=200)] = msgspec.field(
+        default_factory=dict
+    )
+    media: Annotated[
+        list[Annotated[str, Meta(max_length=2_048, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})]],
+        Meta(max_length=100),
+    ] = msgspec.field(default_factory=list)
+    price: Price | None = None
+    seller: Offerer | None = None
+    scores: Annotated[
+        dict[_Label, Annotated[float, Meta(ge=0, le=1)]],
+        Meta(max_length=100, description="The upstream's own classifiers"),
+    ] = msgspec.field(default_factory=dict)
+
+
+class Refused(Exception):  # noqa: N818 - the field's word
+    """A post that is not taken, for good: the HTTP status, the problem's slug and title, and the faults found."""
+
+    def __init__(self, status: int, slug: str, title: str, faults: list[Fault]) -> None:
+        pointer, detail = faults[0]
+        first = f"{pointer}: {detail}" if pointer else detail[0].upper() + detail[1:]
+        more = f"; {len(faults) - 1} more in `errors`" if len(faults) > 1 else ""
+        super().__init__(first + more)
+        self.status = status
+        self.slug = slug
+        self.title = title
+        self.faults = faults[:_MAX_FAULTS]
+
+
+class IllFormed(Exception):  # noqa: N818 - the field's word
+    """A JSON text that has no post's form: every fault of form, and `rest`, the post that its sound fields make.
+
+    `rest` is None where there is none to speak of; what it says about `fields` is not the text's.
+    """
+
+    def __init__(self, faults: list[Fault], rest: "Post | None", fields: frozenset[str]) -> None:
+        super().__init__(f"{len(faults)} faults of form")
+        self.faults = faults
+        self.rest = rest
+        self.fields = fields
+
+
+class Codes(NamedTuple):
+    """The world's code lists: ISO 3166-1 alpha-2, ISO 4217, and whether a tag is BCP 47."""
+
+    countries: frozenset[str]
+    currencies: frozenset[str]
+    is_language: Callable[[str], bool]
+
+
+class Identity(NamedTuple):
+    """What names a post, whoever sends it and however often."""
+
+    item_id: str
+    content_hash: str
+
+
+_decode = msgspec.json.Decoder(Post).decode
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+_SHAPE: Final = inspect.type_info(Post)
+_STAND_INS: Final[dict[str, Any]] = {"platform": "x", "kind": "product", "id": "x", "markets": ["XX"]}
+
+
+def read(text: bytes) -> Post:
+    """The post in a JSON text; raises Refused when it is no JSON, IllFormed when its form is not a post's."""
+    try:
+        return _decode(text)
+    except msgspec.ValidationError as error:
+        raise _ill_formed(text, error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(text, error) from error
+
+
+def check(post: Post, text: bytes, codes: Codes) -> list[Fault]:
+    """Every fault of meaning in a post but those of its markets; `text` is what it was read from."""
+    faults: list[Fault] = []
+    if not _is_platform(post.platform):
+        faults.append(Fault("/platform", "expected 1 to 63 of a-z, 0-9 and '-', not starting with '-'"))
+    if not post.id.isprintable():
+        faults.append(Fault("/id", "expected printable characters only"))
+    if post.language != "und" and not codes.is_language(post.language):
+        faults.append(Fault("/language", f"{post.language!r:.60} is no BCP 47 tag; expected such as 'de' or 'pt-BR'"))
+    if post.gtin and (problem := gtin_problem(post.gtin)):
+        faults.append(Fault("/gtin", problem))
+    if post.media and not all(map(_is_url, post.media)):
+        faults.extend(_media_faults(post.media))
+    if post.price is not None and post.price.currency not in codes.currencies:
+        faults.append(_code_fault("/price/currency", post.price.currency, "ISO 4217 currency", codes.currencies))
+    seller = post.seller
+    if seller is not None:
+        if not seller.id.isprintable():
+            faults.append(Fault("/seller/id", "expected printable characters only"))
+        if seller.country and seller.country not in codes.countries:
+            faults.append(_code_fault("/seller/country", seller.country, "ISO 3166-1 country", codes.countries))
+    if b"\x7f" in text or (b"\\" in text and _control_escape(text)):
+        # only then can a string hold a control character, and each is looked at
+        faults.extend(_control_faults(post, ""))
+    return faults
+
+
+def content(post: Post) -> Item:
+    """What is judged: the post without what names it."""
+    return Item(
+        markets=post.markets,
+        language=post.language,
+        title=post.title,
+        text=post.text,
+        category=post.category,
+        brand=post.brand,
+        gtin=post.gtin,
+        attributes=post.attributes,
+        media=post.media,
+        price=post.price,
+        seller=post.seller,
+        scores=post.scores,
+    )
+
+
+def identity(post: Post, item: Item) -> Identity:
+    """The item's id and its content's hash.
+
+    The hash is SHA-256 over JSON with the fields in their order, mappings sorted and defaults left out: equal content
+    has an equal hash whatever the order of its keys or its white space. The order of lists counts.
+    """
+    content_hash = ids.content_hash(_canonical(item))
+    version = f"h:{content_hash}" if post.version is None else str(post.version)
+    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash)
+
+
+def invalid(faults: list[Fault]) -> Refused:
+    """422: it is JSON, and does not fit."""
+    return Refused(422, "invalid-item", "The item does not fit", faults)
+
+
+def too_large(what: str = "the item") -> Refused:
+    """413: more bytes than one item may have."""
+    limit = f"{what} has more than {MAX_BODY_BYTES // 1024} KiB, the most one may have; leave out what is not judged"
+    return Refused(413, "too-large", "The item is too large", [Fault("", limit)])
+
+
+def gtin_problem(gtin: str) -> str | None:
+    """What is wrong with a GTIN, None if nothing is.
+
+    Source: GS1 General Specifications, section 7.9 (weights 3 and 1 from the right).
+    """
+    if len(gtin) not in (8, 12, 13, 14) or not (gtin.isascii() and gtin.isdigit()):
+        return f"{gtin!r:.40} is no GTIN: expected 8, 12, 13 or 14 digits, as text"
+    digits = gtin.encode()
+    body = len(digits) - 1
+    total = 3 * sum(digits[-2::-2]) + sum(digits[-3::-2]) - 48 * (3 * ((body + 1) // 2) + body // 2)
+    expected = -total % 10
+    if digits[-1] - 48 != expected:
+        return f"{gtin!r} has a wrong check digit: {expected} was expected at its end"
+    return None
+
+
+def _code_fault(pointer: str, given: str, what: str, known: frozenset[str]) -> Fault:
+    hint = f"; write {given.upper()!r}" if given.upper() in known else ""
+    return Fault(pointer, f"{given!r:.40} is no {what}{hint}")
+
+
+def _media_faults(media: list[str]) -> Iterator[Fault]:
+    for index, url in enumerate(media):
+        if not _is_url(url):
+            yield Fault(f"/media/{index}", f"{url!r:.60} is no http:// or https:// address")
+
+
+def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
+    if isinstance(value, str):
+        if found := _control(value):
+            place = f"control character U+{ord(found[0]):04X} at {found.start()}"
+            yield Fault(pointer, f"{place}; of these only tab and line ends are taken")
+    elif isinstance(value, list):
+        for index, element in enumerate(value):
+            yield from _control_faults(element, pointer_to(pointer, index))
+    elif isinstance(value, dict):
+        for name, element in value.items():
+            if _control(name):
+                yield Fault(pointer_to(pointer, name), "a control character in the name")
+            yield from _control_faults(element, pointer_to(pointer, name))
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            if name != "id":
+                yield from _control_faults(getattr(value, name), pointer_to(pointer, name))
+
+
+def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFormed:
+    try:
+        raw = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as malformed:
+        return _malformed(text, malformed)
+    faults = list(mismatches(raw, _SHAPE)) or [Fault("", str(error))]
+    unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
+    if "" in unsound:
+        return IllFormed(faults, None, frozenset(unsound))
+    sound = {name: value for name, value in raw.items() if name not in unsound}
+    return IllFormed(faults, msgspec.convert(_STAND_INS | sound, Post), frozenset(unsound))
+
+
+def _malformed(text: bytes, error: Exception) -> Refused:
+    if not text.strip():
+        detail = "the input is empty; expected a JSON object"
+    elif isinstance(error, RecursionError):
+        detail = "the input is nested too deeply to be an item"
+    elif isinstance(error, UnicodeDecodeError):
+        detail = f"the input is not UTF-8 ({error.reason}); encode it again"
+    elif _lone_surrogate(text):
+        detail = "the input is not JSON: a \\u escape in it is half of a surrogate pair"
+    else:
+        detail = f"the input is not JSON: {str(error).removeprefix('JSON is malformed: ')}"
+    return Refused(400, "malformed-json", "The input is not JSON", [Fault("", detail)])

@@ -1,0 +1,211 @@
+"""What a region's events about an item add up to. Topics are read side by side, so a decision may arrive before its
+submission, and anything may arrive again: what is known is therefore a set of facts whose `merge` is commutative,
+associative and idempotent. Any order and any repeats of the same events end in the same facts, and `status` is read
+off them.
+
+Positions are offsets in one partition: all events of a subject on a topic are in one, so they order its events.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from shared.events import CaseOpened, CaseSuperseded, DecisionMade, ItemSubmitted, Struct
+
+
+class Status(StrEnum):
+    """Where an item is in a region."""
+
+    SUBMITTED = "submitted"
+    IN_REVIEW = "in_review"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+    DEAD_LETTERED = "dead_lettered"
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """The first submission of the item."""
+
+    position: int
+    version: int | None = None
+    content_hash: str
+    received_at: str
+    client: str
+    reference: str = ""
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """The first case opened for it."""
+
+    position: int
+    case_id: str
+    queue: str
+    due_at: str
+    verdict: str
+    at: str
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """The decision in force: the one with the largest `n`."""
+
+    n: int
+    decision_id: str
+    action: str
+    reasons: list[str] = msgspec.field(default_factory=list)
+    automated: bool
+    policy_set: str
+    decided_at: str
+    reviewer: str = ""
+    team: str = ""
+
+
+class Superseded(Struct, frozen=True, kw_only=True):
+    """What took its place."""
+
+    by: str
+    at: str
+
+
+class Dead(Struct, frozen=True, kw_only=True):
+    """The last copy of a record that was set aside as poison; `position` is where that copy was."""
+
+    position: int
+    reason: str
+    at: str
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """All that is known of an item in a region. `*_last` is the position of the last copy of that event seen."""
+
+    subject: str = ""
+    submission: Submission | None = None
+    submission_last: int = -1
+    conflict: bool = False
+    opened: Opened | None = None
+    opened_last: int = -1
+    superseded: Superseded | None = None
+    decision: Decision | None = None
+    dead_submission: Dead | None = None
+    dead_case: Dead | None = None
+
+
+def learned(data: Struct, *, subject: str, position: int, time: str) -> Facts | None:
+    """What one event, at `position` of its partition, says about its item; None when it says nothing of its status."""
+    learn = _LEARN.get(type(data))
+    return None if learn is None else learn(data, subject, position, time)
+
+
+def _from_submission(data: ItemSubmitted, subject: str, position: int, _: str) -> Facts:
+    submission = Submission(
+        position=position,
+        version=data.version,
+        content_hash=data.content_hash,
+        received_at=data.received_at,
+        client=data.client,
+        reference=data.reference,
+    )
+    return Facts(subject=subject, submission=submission, submission_last=position)
+
+
+def _from_case(data: CaseOpened, subject: str, position: int, time: str) -> Facts:
+    opened = Opened(
+        position=position, case_id=data.case_id, queue=data.queue, due_at=data.due_at, verdict=data.verdict, at=time
+    )
+    return Facts(subject=subject, opened=opened, opened_last=position)
+
+
+def _from_superseded(data: CaseSuperseded, subject: str, _: int, time: str) -> Facts:
+    return Facts(subject=subject, superseded=Superseded(by=data.superseded_by, at=time))
+
+
+def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> Facts:
+    decision = Decision(
+        n=data.n,
+        decision_id=data.decision_id,
+        action=data.action,
+        reasons=data.reasons,
+        automated=data.automated,
+        policy_set=data.policy_set,
+        decided_at=time,
+        reviewer=data.reviewer,
+        team=data.team,
+    )
+    return Facts(subject=subject, decision=decision)
+
+
+_LEARN: Final[dict[type[Struct], Callable[[Any, str, int, str], Facts]]] = {
+    ItemSubmitted: _from_submission,
+    CaseOpened: _from_case,
+    CaseSuperseded: _from_superseded,
+    DecisionMade: _from_decision,
+}
+
+
+def merge(a: Facts, b: Facts) -> Facts:
+    """Both together."""
+    clash = a.submission and b.submission and a.submission.content_hash != b.submission.content_hash
+    return Facts(
+        subject=max(a.subject, b.subject),
+        submission=_first(a.submission, b.submission),
+        submission_last=max(a.submission_last, b.submission_last),
+        conflict=a.conflict or b.conflict or bool(clash),
+        opened=_first(a.opened, b.opened),
+        opened_last=max(a.opened_last, b.opened_last),
+        superseded=_of_two(a.superseded, b.superseded),
+        decision=_largest(a.decision, b.decision),
+        dead_submission=_last(a.dead_submission, b.dead_submission),
+        dead_case=_last(a.dead_case, b.dead_case),
+    )
+
+
+def status(facts: Facts) -> Status:
+    """Where the item is: what is furthest along its way; a dead letter ends the way unless its record came again."""
+    if facts.decision is not None:
+        return Status.APPROVED if facts.decision.action == "approve" else Status.REJECTED
+    if facts.superseded is not None:
+        return Status.SUPERSEDED
+    if dead(facts) is not None:
+        return Status.DEAD_LETTERED
+    if facts.opened is not None and facts.opened.verdict == "review":
+        return Status.IN_REVIEW
+    return Status.SUBMITTED
+
+
+def dead(facts: Facts) -> Dead | None:
+    """The dead letter that ends the item's way, if one does and nothing later is known."""
+    if facts.decision is not None or facts.superseded is not None:
+        return None
+    if facts.dead_case is not None and facts.dead_case.position >= facts.opened_last:
+        return facts.dead_case
+    if facts.opened is not None or facts.dead_submission is None:
+        return None
+    return facts.dead_submission if facts.dead_submission.position >= facts.submission_last else None
+
+
+def updated_at(facts: Facts) -> str:
+    """When what `status` says became so (RFC 3339)."""
+    if facts.decision is not None:
+        return facts.decision.decided_at
+    last = facts.superseded or dead(facts) or facts.opened
+    if last is not None:
+        return last.at
+    return facts.submission.received_at if facts.submission is not None else ""
+
+
+def _of_two(a: Superseded | None, b: Superseded | None) -> Superseded | None:
+    return b if a is None else a if b is None or (a.by, a.at) >= (b.by, b.at) else b
+
+
+def _first(a: Any, b: Any) -> Any:
+    return b if a is None else a if b is None or a.position <= b.position else b
+
+
+def _last(a: Dead | None, b: Dead | None) -> Dead | None:
+    return b if a is None else a if b is None or a.position >= b.position else b
+
+
+def _largest(a: Decision | None, b: Decision | None) -> Decision | None:
+    return b if a is None else a if b is None or a.n >= b.n else b

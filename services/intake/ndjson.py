@@ -1,0 +1,44 @@
+"""A body of lines, split as it arrives, in memory bounded by one line and one read."""
+
+from typing import TypeAlias
+
+Line: TypeAlias = tuple[int, bytes | None]
+"""A line that is not blank: its number from 1, and its text, None when it is longer than the limit."""
+
+
+class Splitter:
+    """Feed it what arrives; it gives back the lines that are whole. `limit` is a line's longest, in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._tail = b""
+        self._skipping = False
+        self._number = 0
+
+    def feed(self, data: bytes) -> list[Line]:
+        """The lines that `data` ends."""
+        if self._skipping and b"\n" not in data:
+            return []
+        *whole, self._tail = (self._tail + data).split(b"\n")
+        lines = self._lines(whole)
+        if len(self._tail) > self._limit:
+            self._tail, self._skipping = b"", True
+        return lines
+
+    def end(self) -> list[Line]:
+        """The last line, when the body does not end with a line end."""
+        tail, self._tail = self._tail, b""
+        return self._lines([tail])
+
+    def _lines(self, texts: list[bytes]) -> list[Line]:
+        lines: list[Line] = []
+        limit, number = self._limit, self._number
+        for text in texts:
+            number += 1
+            if self._skipping or len(text) > limit:
+                self._skipping = False
+                lines.append((number, None))
+            elif text and not text.isspace():
+                lines.append((number, text.removeprefix(b"\xef\xbb\xbf") if number == 1 else text))
+        self._number = number
+        return lines

@@ -1,0 +1,208 @@
+"""How intake's routes stand in `/openapi.json`: written by hand, because the routes themselves are bare for speed.
+
+The schemas come from the types that are decoded and encoded, so they cannot say anything else.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+
+from services.intake.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RefusedLine
+from services.intake.domain.posts import MAX_BODY_BYTES
+from shared.http import PROBLEM_JSON, ProblemDetails
+
+_ITEM: Final = {
+    "platform": "shop",
+    "kind": "product",
+    "id": "B000051ZOA",
+    "version": 1,
+    "reference": "import-2026-05-01",
+    "markets": ["DE", "FR"],
+    "language": "de",
+    "title": "Koss EQ50 Stereo-Equalizer",
+    "text": "Drei Bänder, mit Clip.",
+    "category": "Elektronik/Audio",
+    "brand": "Koss",
+    "gtin": "4006381333931",
+    "attributes": {"color": "black"},
+    "media": ["https://img.example/eq50.jpg"],
+    "price": {"amount_minor": 1265, "currency": "EUR"},
+    "seller": {"id": "s-17", "name": "Audio GmbH", "country": "DE", "age_days": 900, "listings": 120, "rejected": 1},
+    "scores": {"counterfeit": 0.02},
+}
+_ITEM_ID: Final = "9f6f2d1c-6f0b-5c8e-9a37-0f5d2b7c1e44"
+_RECEIPT: Final = {
+    "item_id": _ITEM_ID,
+    "subject": "shop:product:B000051ZOA",
+    "version": 1,
+    "content_hash": "0a" * 32,
+    "regions": {"eu": {"event_id": "1d1a4a52-0b8e-5b0a-8c55-3f1f4e0e9a10"}},
+    "status_url": f"/v1/items/{_ITEM_ID}",
+}
+_STATUS: Final = {
+    "item_id": _ITEM_ID,
+    "subject": "shop:product:B000051ZOA",
+    "version": 1,
+    "received_at": "2026-05-01T09:30:00.000Z",
+    "regions": {
+        "eu": {
+            "status": "in_review",
+            "updated_at": "2026-05-01T09:30:00.120Z",
+            "queue": "electronics",
+            "due_at": "2026-05-01T13:30:00.000Z",
+            "verdict": "review",
+            "case_id": "c41a9f7e-1d0d-5d8a-b2d4-77f2a9a0c001",
+        }
+    },
+    "projection": {"lag_seconds": 0.4},
+}
+_VERDICTS: Final = (
+    f'{{"line":1,"status":202,"item_id":"{_ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
+    '{"line":2,"status":422,"type":"urn:piepowder:problem:invalid-item","title":"The item does not fit",'
+    '"detail":"/markets: is required","errors":[{"pointer":"/markets","detail":"is required"}]}\n'
+)
+_PROBLEMS: Final[dict[int, tuple[str, str]]] = {
+    400: ("malformed-json", "The body is empty, cut off, not UTF-8 or not JSON"),
+    401: ("unauthorized", "No API key, or not a known one"),
+    403: ("region-not-allowed", "The key lacks the scope, or the region that owns a market"),
+    404: ("not-found", "No such item in a region of this key"),
+    413: ("too-large", "More than may be sent; the answer says what to do"),
+    415: ("unsupported-media-type", "The body is of another kind, or compressed"),
+    422: ("invalid-item", "The item does not fit; `errors` lists every fault with its JSON pointer"),
+    429: ("overloaded", "Too much waits for Kafka; nothing was taken; see `Retry-After`"),
+    503: ("unavailable", "Not ready, or something it stands on is away; see `Retry-After`; the same again is right"),
+}
+
+
+def describe(app: FastAPI, post: type, receipt: type, item: type, totals: type) -> None:
+    """Put the routes into the application's OpenAPI document."""
+    references, components = msgspec.json.schema_components(
+        [post, receipt, item, totals, AcceptedLine, RefusedLine, ProblemDetails],
+        ref_template="#/components/schemas/{name}",
+    )
+    posted, received, item_status, counted, accepted_line, refused_line, problem = references
+    paths: dict[str, dict[str, dict[str, Any]]] = {
+        "/v1/items": {
+            "post": {
+                "operationId": "postItem",
+                "summary": "Post one version of a subject",
+                "description": "Answers when the topic of every region that owns one of the markets has it,"
+                " acknowledged by all in-sync replicas. The same version again gets the same answer.",
+                "requestBody": _body("application/json", posted, _ITEM, f"At most {MAX_BODY_BYTES // 1024} KiB"),
+                "responses": {
+                    "202": _answer("Every region has it", "application/json", received, _RECEIPT),
+                    **_problems(problem, 400, 401, 403, 413, 415, 422, 429, 503),
+                },
+            }
+        },
+        "/v1/items/batch": {
+            "post": {
+                "operationId": "postItems",
+                "summary": "Post many, a JSON object a line",
+                "description": "Each line is an item of its own: a bad one does not hold up the others. One verdict"
+                " for each line that is not blank, in their order. `503` only when no line could be accepted; else such"
+                " lines say so themselves, with `retry_after`. Sending the whole again is always right.",
+                "requestBody": _body(
+                    "application/x-ndjson",
+                    {"type": "string", "description": "A `Post` a line"},
+                    '{"platform":"shop","kind":"product","id":"1","markets":["DE"],"title":"Lamp"}\n',
+                    f"At most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB; a line at most {MAX_BODY_BYTES // 1024} KiB",
+                ),
+                "responses": {
+                    "200": _answer(
+                        "The verdicts",
+                        "application/x-ndjson",
+                        {"type": "string", "x-line-schema": {"oneOf": [accepted_line, refused_line]}},
+                        _VERDICTS,
+                    ),
+                    **_problems(problem, 400, 401, 403, 413, 415, 429, 503),
+                },
+            }
+        },
+        "/v1/items/{item_id}": {
+            "get": {
+                "operationId": "getItem",
+                "summary": "Where an item is, by region",
+                "description": "In the regions of the key. It follows the topics; `projection` tells how far behind.",
+                "parameters": [
+                    {
+                        "name": "item_id",
+                        "in": "path",
+                        "required": True,
+                        "schema": {"type": "string"},
+                        "example": _ITEM_ID,
+                        "description": "From the answer to the post",
+                    }
+                ],
+                "responses": {
+                    "200": _answer("Its status", "application/json", item_status, _STATUS),
+                    **_problems(problem, 401, 403, 404, 503),
+                },
+            }
+        },
+        "/v1/totals": {
+            "get": {
+                "operationId": "getTotals",
+                "summary": "How many items are where",
+                "responses": {
+                    "200": _answer(
+                        "Counts by region and status",
+                        "application/json",
+                        counted,
+                        {
+                            "regions": {"eu": {"approved": 940, "in_review": 31, "rejected": 29}},
+                            "projection": {"lag_seconds": 0.4},
+                        },
+                    ),
+                    **_problems(problem, 401, 403, 503),
+                },
+            }
+        },
+    }
+    generate = app.openapi
+
+    def with_routes() -> dict[str, Any]:
+        document = generate()
+        for path in paths.values():
+            for operation in path.values():
+                operation["security"] = [{"apiKey": []}]
+        document["paths"].update(paths)
+        known = document.setdefault("components", {})
+        known.setdefault("schemas", {}).update(components)
+        known.setdefault("securitySchemes", {})["apiKey"] = {"type": "http", "scheme": "bearer"}
+        return document
+
+    app.openapi = with_routes  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _body(media_type: str, schema: dict[str, Any], example: object, description: str) -> dict[str, Any]:
+    return {
+        "required": True,
+        "description": description,
+        "content": {media_type: {"schema": schema, "example": example}},
+    }
+
+
+def _answer(description: str, media_type: str, schema: dict[str, Any], example: object) -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema, "example": example}}}
+
+
+def _problems(schema: dict[str, Any], *statuses: int) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for status in statuses:
+        slug, description = _PROBLEMS[status]
+        example: dict[str, Any] = {
+            "type": f"urn:piepowder:problem:{slug}",
+            "title": slug.replace("-", " ").capitalize(),
+            "status": status,
+            "detail": description,
+        }
+        if status in (429, 503):
+            example["retry_after"] = 2
+        answers[str(status)] = _answer(description, PROBLEM_JSON, schema, example)
+        if status in (429, 503):
+            answers[str(status)]["headers"] = {
+                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}
+            }
+    return answers

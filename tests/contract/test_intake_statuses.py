@@ -1,0 +1,146 @@
+"""What keeps items' status, in memory and in PostgreSQL: the same answers, in any order, with any repeats."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import pytest
+
+from services.intake.domain.status import Dead, Decision, Facts, Opened, Status, Submission, merge, status
+from services.intake.store import ItemStatuses, Progress
+from shared import ids
+from shared.postgres import migrations
+from shared.postgres.database import Database
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+TIME = "2026-05-01T12:00:00.000Z"
+
+
+class Statuses(Protocol):
+    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None: ...
+
+    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None: ...
+
+    async def of_item(self, item_id: str) -> dict[str, Facts]: ...
+
+    async def totals(self) -> dict[str, dict[str, int]]: ...
+
+    async def handled_until(self, regions: Sequence[str]) -> datetime | None: ...
+
+
+class InMemory:
+    """The same promises in a dictionary."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Facts] = {}
+        self._progress: dict[tuple[str, str, int], datetime] = {}
+
+    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None:
+        for item_id, facts in learned.items():
+            known = self._known.get((region, item_id))
+            self._known[region, item_id] = facts if known is None else merge(known, facts)
+
+    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None:
+        for topic, partition, moment in progress:
+            key = (region, topic, partition)
+            self._progress[key] = max(moment, self._progress.get(key, moment))
+
+    async def of_item(self, item_id: str) -> dict[str, Facts]:
+        return {region: facts for (region, known), facts in self._known.items() if known == item_id}
+
+    async def totals(self) -> dict[str, dict[str, int]]:
+        totals: dict[str, dict[str, int]] = {}
+        for (region, _), facts in self._known.items():
+            of_region = totals.setdefault(region, {})
+            of_region[status(facts)] = of_region.get(status(facts), 0) + 1
+        return totals
+
+    async def handled_until(self, regions: Sequence[str]) -> datetime | None:
+        return min((moment for (region, *_), moment in self._progress.items() if region in regions), default=None)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def statuses(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Statuses]:
+    if request.param == "memory":
+        yield InMemory()
+        return
+    await migrations.upgrade(database_url, "intake")
+    database = await Database.connect(database_url)
+    yield ItemStatuses(database)
+    await database.close()
+
+
+def item(n: int) -> str:
+    return ids.item_id("shop", "product", str(n), "1")
+
+
+def submission(position: int) -> Facts:
+    first = Submission(position=position, content_hash="aa", received_at=TIME, client="c", reference="r")
+    return Facts(subject="shop:product:1", submission=first, submission_last=position)
+
+
+def opened(verdict: str = "review") -> Facts:
+    case = Opened(position=0, case_id="c", queue="q", due_at=TIME, verdict=verdict, at=TIME)
+    return Facts(subject="shop:product:1", opened=case, opened_last=0)
+
+
+def decision(action: str, n: int = 1) -> Facts:
+    made = Decision(n=n, decision_id=f"d{n}", action=action, automated=True, policy_set="ps-1", decided_at=TIME)
+    return Facts(subject="shop:product:1", decision=made)
+
+
+async def test_an_item_is_known_in_each_region_by_what_was_learned_there(statuses: Statuses) -> None:
+    await statuses.learn("eu", {item(1): submission(0)})
+    await statuses.learn("us", {item(1): submission(4)})
+    await statuses.learn("eu", {item(1): decision("approve")})
+    known = await statuses.of_item(item(1))
+    assert known == {"eu": merge(submission(0), decision("approve")), "us": submission(4)}
+    assert await statuses.of_item(item(2)) == {}
+
+
+async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -> None:
+    assert await statuses.totals() == {}
+    await statuses.learn("eu", {item(n): submission(n) for n in range(5)})
+    await statuses.learn("eu", {item(n): opened() for n in range(3)})
+    await statuses.learn("eu", {item(0): decision("approve"), item(1): decision("reject")})
+    await statuses.learn("us", {item(0): submission(0)})
+    assert await statuses.totals() == {
+        "eu": {Status.SUBMITTED: 2, Status.IN_REVIEW: 1, Status.APPROVED: 1, Status.REJECTED: 1},
+        "us": {Status.SUBMITTED: 1},
+    }
+    await statuses.learn("eu", {item(n): decision("approve", 2) for n in range(5)})
+    assert await statuses.totals() == {"eu": {Status.APPROVED: 5}, "us": {Status.SUBMITTED: 1}}
+
+
+async def test_a_replay_in_any_order_changes_nothing(statuses: Statuses) -> None:
+    luck = random.Random(5)
+    letter = Facts(dead_case=Dead(position=0, reason="a \x00 byte", at=TIME))
+    life = [
+        (n, facts) for n in range(20) for facts in (submission(n), opened(), decision("reject"), letter)[: n % 4 + 1]
+    ]
+    for _ in range(3):
+        luck.shuffle(life)
+        for n, facts in life:
+            await statuses.learn("eu", {item(n): facts})
+    assert await statuses.totals() == {
+        "eu": {Status.SUBMITTED: 5, Status.IN_REVIEW: 5, Status.REJECTED: 10},
+    }
+
+
+async def test_two_writers_of_the_same_items_lose_nothing(statuses: Statuses) -> None:
+    learned = [{item(n): facts for n in range(200)} for facts in (submission(0), opened(), decision("approve"))]
+    await asyncio.gather(*(statuses.learn("eu", facts) for facts in learned * 4))
+    assert await statuses.totals() == {"eu": {Status.APPROVED: 200}}
+    assert (await statuses.of_item(item(7)))["eu"] == merge(merge(submission(0), opened()), decision("approve"))
+
+
+async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_back(statuses: Statuses) -> None:
+    assert await statuses.handled_until(["eu"]) is None
+    await statuses.note_progress("eu", [Progress("t", 0, NOON), Progress("t", 1, NOON + timedelta(seconds=9))])
+    await statuses.note_progress("us", [Progress("u", 0, NOON - timedelta(hours=1))])
+    assert await statuses.handled_until(["eu"]) == NOON
+    await statuses.note_progress("eu", [Progress("t", 0, NOON - timedelta(seconds=5))])
+    assert await statuses.handled_until(["eu"]) == NOON
+    assert await statuses.handled_until(["eu", "us"]) == NOON - timedelta(hours=1)

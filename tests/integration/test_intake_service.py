@@ -1,0 +1,542 @@
+"""Intake as a process on real Kafka and PostgreSQL: 202 means that every region's topic has it; what does not fit is
+named; what is away is said; and the status follows, whatever comes on the topics."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
+
+from shared import ids
+from shared.auth import Client
+from shared.clock import SystemClock, to_text
+from shared.envelope import GLOBAL, Attributes, encode
+from shared.events import (
+    CASE_OPENED,
+    DECISION_MADE,
+    ITEM_SUBMITTED,
+    OPERATING_MODEL_PUBLISHED,
+    CaseOpened,
+    DecisionMade,
+    Item,
+    OperatingModelPublished,
+    Queue,
+    Region,
+    Struct,
+    Trace,
+)
+from shared.kafka import topics
+from shared.kafka.producer import KafkaProducer, Record, record
+from tests.conftest import Servers, project_root
+
+pytestmark = pytest.mark.timeout(90)
+
+_PROGRAM = """
+import runpy, sys
+from shared.kafka import topics
+topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
+runpy.run_module("services.intake", run_name="__main__")
+"""
+_KEYS = {
+    "all": Client(name="shop", key_sha256="", scopes=frozenset({"items:write", "items:read"})),
+    "reader": Client(name="reader", key_sha256="", scopes=frozenset({"items:read"})),
+    "nowhere": Client(
+        name="nowhere",
+        key_sha256="",
+        scopes=frozenset({"items:write", "items:read"}),
+        regions=frozenset({"mars"}),
+    ),
+}
+NDJSON = "application/x-ndjson"
+Raw: TypeAlias = ConsumerRecord
+
+
+class Intake:
+    """A running intake for the regions `north` and `south`."""
+
+    def __init__(self, kafka: str, database_url: str, regions: tuple[str, str], control: str, folder: Path) -> None:
+        self.kafka = kafka
+        self.north, self.south = regions
+        self.control = control
+        self.producer = KafkaProducer(kafka, client_id="test")
+        self.keys = {name: ids.new_api_key("test") for name in _KEYS}
+        self.http = httpx.AsyncClient(timeout=30)
+        self.port = 0
+        self.database_url = database_url
+        self.folder = folder
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, **environment: str) -> None:
+        clients = [
+            msgspec.structs.replace(client, key_sha256=ids.hash_api_key(self.keys[name]))
+            for name, client in _KEYS.items()
+        ]
+        (self.folder / "clients.json").write_bytes(msgspec.json.encode(clients))
+        self.port = _free_port()
+        self.http.base_url = httpx.URL(f"http://127.0.0.1:{self.port}")
+        given = {
+            "PIEPOWDER_KAFKA": self.kafka,
+            "PIEPOWDER_DATABASE_URL": self.database_url,
+            "PIEPOWDER_REGIONS": f"{self.north},{self.south}",
+            "PIEPOWDER_CLIENTS_FILE": str(self.folder / "clients.json"),
+            "PIEPOWDER_PORT": str(self.port),
+            "PIEPOWDER_INSTANCE": "test",
+        }
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                _PROGRAM,
+                self.control,
+                cwd=project_root(),
+                env={**os.environ, **given, **environment},
+                stderr=log,
+            )
+
+        async def listens() -> bool:
+            return bool((await self.readyz())["conditions"])
+
+        await self.becomes(listens)
+
+    async def ready(self) -> None:
+        async def is_ready() -> bool:
+            return bool((await self.readyz())["ready"])
+
+        await self.becomes(is_ready)
+
+    async def readyz(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = (await self.http.get("/readyz")).json()
+        except httpx.TransportError:
+            return {"ready": False, "conditions": {}}
+        return answer
+
+    async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(30):
+                while not await true():  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"it did not become so; {await self.readyz()}; the log:\n{self.log.read_text()[-5000:]}")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "intake.log"
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    def post(self, **change: Any) -> dict[str, Any]:
+        return {"platform": "shop", "kind": "product", "id": "B1", "version": 1, "markets": ["DE", "US"]} | change
+
+    async def send(self, body: object, *, key: str = "all", kind: str = "application/json") -> httpx.Response:
+        path = "/v1/items" if kind == "application/json" else "/v1/items/batch"
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.keys[key]}", "Content-Type": kind}
+        return await self.http.post(path, content=content, headers=headers)
+
+    async def get(self, path: str, *, key: str = "all") -> httpx.Response:
+        return await self.http.get(path, headers={"Authorization": f"Bearer {self.keys[key]}"})
+
+    async def status(self, item_id: str, region: str) -> dict[str, Any]:
+        answer = await self.get(f"/v1/items/{item_id}")
+        found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
+        return found
+
+    async def has_status(self, item_id: str, region: str, status: str) -> None:
+        async def has() -> bool:
+            return (await self.status(item_id, region)).get("status") == status
+
+        await self.becomes(has)
+
+    async def records(self, topic: str) -> list[Raw]:
+        """All records of a topic, as a plain consumer reads them."""
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.kafka, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            found: list[Raw] = []
+            while len(found) < sum(ends.values()):
+                for lane in (await consumer.getmany(timeout_ms=200)).values():
+                    found += lane
+        finally:
+            await consumer.stop()
+        return found
+
+    async def tell(self, topic: str, region: str, event_type: str, data: Struct, subject: str) -> Record:
+        event_id = ids.event_id(getattr(data, "item_id", "x"), event_type, region)
+        now = to_text(SystemClock().now())
+        attributes = Attributes(event_id, event_type, "piepowder/test", now, subject, region, event_id)
+        told = record(topic, encode(attributes, data))
+        await self.producer.send([told])
+        return told
+
+    def resident_mib(self) -> float:
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+    async def publish_operating_model(self) -> None:
+        queue = Queue(id="q", service_level_minutes=60)
+        model = OperatingModelPublished(
+            id="om-1",
+            number=1,
+            published_by="test",
+            regions=[
+                Region(id=self.north, markets=["DE", "FR"], queues=[queue], default_queue="q"),
+                Region(id=self.south, markets=["US"], queues=[queue], default_queue="q"),
+                Region(id="elsewhere", markets=["SG"], queues=[queue], default_queue="q"),
+            ],
+        )
+        await self.tell(self.control, GLOBAL, OPERATING_MODEL_PUBLISHED, model, "operating-model")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+async def _regions(kafka: str, name: str) -> tuple[tuple[str, str], str]:
+    regions, control = (f"n{name}", f"s{name}"), f"test.control.{name}"
+    specs = topics.expand(topics.load(), list(regions))
+    specs += [msgspec.structs.replace(spec, name=control) for spec in specs if spec.name == topics.CONTROL]
+    await topics.ensure(kafka, specs)
+    return regions, control
+
+
+@pytest.fixture(scope="module")
+async def intake(kafka: str, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
+    name = f"intake{os.getpid()}"
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"CREATE DATABASE test_{name}")
+    regions, control = await _regions(kafka, name)
+    url = f"{servers.database_url.rpartition('/')[0]}/test_{name}"
+    running = Intake(kafka, url, regions, control, tmp_path_factory.mktemp("intake"))
+    await running.publish_operating_model()
+    await running.start()
+    await running.ready()
+    yield running
+    assert await running.stop() == 0
+    await running.http.aclose()
+    await running.producer.stop()
+    await admin.execute(f"DROP DATABASE test_{name} WITH (FORCE)")
+    await admin.close()
+
+
+async def test_202_means_that_each_regions_topic_has_it_and_the_official_sdk_reads_it(intake: Intake) -> None:
+    answer = await intake.send(intake.post(id="sdk", title="Lämpchen"))
+    assert answer.status_code == 202, answer.text
+    receipt = answer.json()
+    assert receipt["regions"].keys() == {intake.north, intake.south}
+    for region in (intake.north, intake.south):
+        [found] = [r for r in await intake.records(topics.submissions(region)) if r.key == b"shop:product:sdk"]
+        event = from_binary_event(KafkaMessage(dict(found.headers), found.key, found.value or b""))
+        assert event.get_id() == receipt["regions"][region]["event_id"]
+        assert (event.get_type(), event.get_subject()) == (ITEM_SUBMITTED, "shop:product:sdk")
+        data: Any = event.get_data()
+        assert data["item_id"] == receipt["item_id"]
+        assert data["item"]["title"] == "Lämpchen"
+
+
+async def test_the_same_post_again_gets_the_same_answer_and_a_failed_client_may_always_repeat(intake: Intake) -> None:
+    body = intake.post(id="again")
+    first = await intake.send(body)
+    second = await intake.send(dict(reversed(body.items())))
+    assert first.status_code == second.status_code == 202
+    assert first.json() == second.json()
+    found = [r for r in await intake.records(topics.submissions(intake.north)) if r.key == b"shop:product:again"]
+    assert len({dict(r.headers)["ce_id"] for r in found}) == 1
+
+
+async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(intake: Intake) -> None:
+    lines = [json.dumps(intake.post(id=f"bulk-{n}", markets=["FR"])) for n in range(3_000)]
+    lines[1776] = lines[1776].replace('"FR"', '"GB"')
+    answer = await intake.send("\n".join(lines).encode(), kind=NDJSON)
+    assert answer.status_code == 200
+    verdicts = [json.loads(line) for line in answer.text.splitlines()]
+    assert [verdict["line"] for verdict in verdicts] == list(range(1, 3_001))
+    [bad] = [verdict for verdict in verdicts if verdict["status"] != 202]
+    assert (bad["line"], bad["status"], bad["errors"][0]["pointer"]) == (1777, 422, "/markets/0")
+    keys = {record.key for record in await intake.records(topics.submissions(intake.north))}
+    assert {b"shop:product:bulk-%d" % n for n in range(3_000)} - keys == {b"shop:product:bulk-1776"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"body": b""}, 400, "empty"),
+        ({"body": b'{"platform": "shop"'}, 400, "truncated"),
+        ({"body": b"\xff"}, 400, "not JSON"),
+        ({"post": {"markets": ["GB"]}}, 422, "the operating model knows DE, FR, SG, US"),
+        ({"post": {"markets": ["SG"]}}, 422, "belongs to region 'elsewhere'"),
+        ({"post": {"markets": None}}, 422, "/markets"),
+        ({"post": {"titel": "x"}}, 422, "did you mean 'title'?"),
+        ({"post": {"text": "x" * 60_000}}, 422, "/text"),
+        ({"post": {"text": "x" * 2_000_000}}, 413, "256 KiB"),
+        ({"post": {}, "key": "nowhere"}, 403, "/markets/0"),
+        ({"post": {}, "key": "reader"}, 403, "items:write"),
+        ({"post": {}, "headers": {"Authorization": ""}}, 401, "API key"),
+        ({"post": {}, "headers": {"Authorization": "Bearer pp_test_wrong"}}, 401, "mistyped"),
+        ({"post": {}, "headers": {"Content-Type": "text/plain"}}, 415, "expected application/json"),
+        ({"post": {}, "headers": {"Content-Encoding": "gzip"}}, 415, "uncompressed"),
+    ],
+)
+async def test_bad_input_gets_a_problem_that_says_where_and_what(
+    intake: Intake, change: dict[str, Any], status: int, says: str
+) -> None:
+    body = change["body"] if "body" in change else json.dumps(intake.post(**change["post"])).encode()
+    headers = {"Authorization": f"Bearer {intake.keys[change.get('key', 'all')]}", "Content-Type": "application/json"}
+    answer = await intake.http.post("/v1/items", content=body, headers=headers | change.get("headers", {}))
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert says in problem["detail"] + str(problem.get("errors"))
+    assert problem["type"].startswith("urn:piepowder:problem:")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
+async def test_a_huge_body_without_a_length_is_refused_and_not_kept(intake: Intake) -> None:
+    async def spaces() -> AsyncIterator[bytes]:
+        for _ in range(100 * 16):
+            yield b" " * 2**16
+
+    headers = {"Authorization": f"Bearer {intake.keys['all']}", "Content-Type": "application/json"}
+    before = intake.resident_mib()
+    answer = await intake.http.post("/v1/items", content=spaces(), headers=headers)
+    assert answer.status_code == 413
+    assert intake.resident_mib() - before < 20
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/v1/items", "application/json"), ("/v1/items/batch", NDJSON)])
+async def test_a_body_cut_off_in_the_middle_takes_nothing_of_its_last_line_and_is_no_defect(
+    intake: Intake, path: str, kind: str
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", intake.port)
+    whole = json.dumps(intake.post(id="cut")).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {intake.keys['all']}\r\nContent-Type: {kind}\r\n"
+    writer.write(head.encode() + b"Content-Length: 9999\r\n\r\n" + whole)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    line = 'status="499"'
+
+    async def counted() -> bool:
+        samples = (await intake.http.get("/metrics")).text.splitlines()
+        return any(f'route="{path}"' in sample and line in sample for sample in samples)
+
+    await intake.becomes(counted)
+    assert b"shop:product:cut" not in {r.key for r in await intake.records(topics.submissions(intake.north))}
+    assert "a defect" not in intake.log.read_text()
+
+
+def case_of(item_id: str, verdict: str = "review") -> CaseOpened:
+    now = to_text(SystemClock().now())
+    return CaseOpened(
+        case_id=ids.case_id(item_id, "north", "item"),
+        item_id=item_id,
+        platform="shop",
+        kind="product",
+        subject_id="x",
+        queue="q",
+        priority=5,
+        received_at=now,
+        due_at=now,
+        verdict=verdict,
+        trace=Trace(policy_set="ps-1", operating_model="om-1"),
+        item=Item(markets=["DE"]),
+    )
+
+
+def decision_on(item_id: str) -> DecisionMade:
+    now = to_text(SystemClock().now())
+    case_id = ids.case_id(item_id, "north", "item")
+    return DecisionMade(
+        decision_id=ids.decision_id(case_id, 1),
+        case_id=case_id,
+        item_id=item_id,
+        platform="shop",
+        kind="product",
+        subject_id="x",
+        queue="q",
+        n=1,
+        action="reject",
+        reasons=["WEAPONS"],
+        policy_set="ps-1",
+        automated=False,
+        reviewer="r-1",
+        team="t-1",
+        received_at=now,
+        due_at=now,
+    )
+
+
+async def test_the_status_follows_the_item_in_each_region(intake: Intake) -> None:
+    north, subject = intake.north, "shop:product:followed"
+    item_id = (await intake.send(intake.post(id="followed"))).json()["item_id"]
+    await intake.has_status(item_id, north, "submitted")
+    await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
+    await intake.has_status(item_id, north, "in_review")
+    await intake.tell(topics.decisions(north), north, DECISION_MADE, decision_on(item_id), subject)
+    await intake.has_status(item_id, north, "rejected")
+    answer = (await intake.get(f"/v1/items/{item_id}")).json()
+    assert (answer["subject"], answer["version"]) == (subject, 1)
+    assert answer["regions"][intake.south]["status"] == "submitted"
+    told = answer["regions"][north]
+    assert (told["queue"], told["verdict"], told["decision"]["reasons"]) == ("q", "review", ["WEAPONS"])
+    assert (told["decision"]["reviewer"], told["decision"]["automated"]) == ("r-1", False)
+    assert 0 <= answer["projection"]["lag_seconds"] < 10
+    totals = (await intake.get("/v1/totals")).json()
+    assert totals["regions"][north]["rejected"] >= 1
+
+
+async def test_other_content_under_the_same_version_is_told_and_the_first_stands(intake: Intake) -> None:
+    first = (await intake.send(intake.post(id="clash", title="One"))).json()
+    second = (await intake.send(intake.post(id="clash", title="Two"))).json()
+    assert first["item_id"] == second["item_id"]
+    assert first["content_hash"] != second["content_hash"]
+
+    async def told() -> bool:
+        return bool((await intake.get(f"/v1/items/{first['item_id']}")).json().get("conflict"))
+
+    await intake.becomes(told)
+
+
+async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letters_stops_nothing(intake: Intake) -> None:
+    north = intake.north
+    item_id = (await intake.send(intake.post(id="dead", markets=["DE"]))).json()["item_id"]
+    await intake.has_status(item_id, north, "submitted")
+    [original] = [r for r in await intake.records(topics.submissions(north)) if r.key == b"shop:product:dead"]
+    letter = [
+        *original.headers,
+        ("dl_reason", b"no case could be made"),
+        ("dl_group", f"piepowder-router-{north}".encode()),
+        ("dl_topic", original.topic.encode()),
+        ("dl_partition", b"0"),
+        ("dl_offset", str(original.offset).encode()),
+        ("dl_time", to_text(SystemClock().now()).encode()),
+    ]
+    other = [(name, b"piepowder-audit-x" if name == "dl_group" else value) for name, value in letter]
+    topic = topics.deadletters(north)
+    garbage = [
+        Record(topic, None, None, []),
+        Record(topic, b"\xff", b"\xff\x00", [("dl_group", b"\xff"), ("ce_type", b"\xff")]),
+        Record(topic, b"x", b'{"item_id": "no uuid"}', letter),
+        Record(topic, b"x", b'{"item_id": ' + b"[" * 5000, letter),
+        Record(topic, b"x", original.value, [(n, b"many" if n == "dl_offset" else v) for n, v in letter]),
+        Record(topic, original.key, original.value, other),
+    ]
+    before = len(await intake.records(topic))
+    await intake.producer.send([*garbage, Record(topic, original.key, original.value, letter)])
+    await intake.has_status(item_id, north, "dead_lettered")
+    assert (await intake.status(item_id, north))["reason"] == "no case could be made"
+    assert len(await intake.records(topic)) == before + len(garbage) + 1
+    assert f'unattributed_deadletters_total{{region="{north}"}} 3.0' in (await intake.http.get("/metrics")).text
+    await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), "shop:product:dead")
+    await intake.has_status(item_id, north, "in_review")
+
+
+async def test_a_key_sees_the_items_and_totals_of_its_regions_only(intake: Intake) -> None:
+    item_id = (await intake.send(intake.post(id="seen"))).json()["item_id"]
+    await intake.has_status(item_id, intake.north, "submitted")
+    assert (await intake.get(f"/v1/items/{item_id}", key="nowhere")).status_code == 404
+    assert (await intake.get("/v1/totals", key="nowhere")).json()["regions"] == {}
+    assert (await intake.get("/v1/items/nonsense")).status_code == 404
+    assert (await intake.http.get(f"/v1/items/{item_id}")).status_code == 401
+
+
+async def test_every_route_is_described_with_its_errors_and_an_example(intake: Intake) -> None:
+    document = (await intake.http.get("/openapi.json")).json()
+    routes = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert routes >= {
+        ("post", "/v1/items"),
+        ("post", "/v1/items/batch"),
+        ("get", "/v1/items/{item_id}"),
+        ("get", "/v1/totals"),
+    }
+    for path, methods in document["paths"].items():
+        for operation in methods.values() if path.startswith("/v1/") else ():
+            assert {"401", "403", "503"} <= operation["responses"].keys()
+            assert all(
+                "example" in content
+                for answer in operation["responses"].values()
+                for content in answer["content"].values()
+            )
+    example = document["paths"]["/v1/items"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert (await intake.send(example)).status_code == 202
+
+
+async def test_posting_works_while_the_database_is_away_and_readyz_says_what_is_lacking(
+    kafka: str, tmp_path: Path
+) -> None:
+    regions, control = await _regions(kafka, f"away{os.getpid()}")
+    nowhere = f"postgresql://nobody@127.0.0.1:{_free_port()}/nothing"
+    running = Intake(kafka, nowhere, regions, control, tmp_path)
+    await running.start()
+    try:
+
+        async def refuses() -> bool:
+            conditions = (await running.readyz())["conditions"]
+            return "no operating model" in conditions.get("control", "") and conditions.get("database") != "ok"
+
+        await running.becomes(refuses)
+        answer = await running.send(running.post())
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert "no operating model is published" in answer.json()["detail"]
+        await running.publish_operating_model()
+
+        async def takes() -> bool:
+            return (await running.send(running.post())).status_code == 202
+
+        await running.becomes(takes)
+        assert not (await running.readyz())["ready"]
+        status = await running.get("/v1/totals")
+        assert (status.status_code, status.headers["Retry-After"]) == (503, "2")
+    finally:
+        assert await running.stop() == 0
+        await running.http.aclose()
+        await running.producer.stop()
+
+
+async def test_without_kafka_posts_are_told_to_come_again_and_nothing_is_half_told(kafka: str, tmp_path: Path) -> None:
+    regions, control = await _regions(kafka, f"dark{os.getpid()}")
+    dark = json.dumps({regions[1]: f"127.0.0.1:{_free_port()}"})
+    running = Intake(kafka, "postgresql://nobody@127.0.0.1:1/nothing", regions, control, tmp_path)
+    await running.publish_operating_model()
+    await running.start(PIEPOWDER_KAFKA_BY_REGION=dark, PIEPOWDER_ACKNOWLEDGE_SECONDS="1")
+    try:
+
+        async def takes() -> bool:
+            return (await running.send(running.post(markets=["DE"]))).status_code == 202
+
+        await running.becomes(takes)
+        answer = await running.send(running.post())
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert f"Region {running.south} did not acknowledge" in answer.json()["detail"]
+        lines = b"\n".join(json.dumps(running.post(id=str(n))).encode() for n in range(2_000))
+        answer = await running.send(lines, kind=NDJSON)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        good = b"\n".join(json.dumps(running.post(id=str(n), markets=["DE"])).encode() for n in range(1_000))
+        answer = await running.send(good + b"\n" + lines, kind=NDJSON)
+        verdicts = [json.loads(line) for line in answer.text.splitlines()]
+        assert [verdict["status"] for verdict in verdicts] == [202] * 1_000 + [503] * 2_000
+        assert verdicts[-1]["retry_after"] == 2
+    finally:
+        assert await running.stop() == 0
+        await running.http.aclose()
+        await running.producer.stop()
