@@ -19,7 +19,7 @@ from shared.kafka import topics
 from shared.kafka.control import ControlReader
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.topics import TopicSpec
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 from shared.retry import until_done
 from tests.router_samples import region, rule
 

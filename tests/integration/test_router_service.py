@@ -28,7 +28,7 @@ from shared.kafka.consumer import BatchConsumer, Received
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.kafka.topics import TopicSpec
-from shared.lifecycle import Readiness
+from shared.readiness import Readiness
 from tests.conftest import project_root
 from tests.router_samples import RECEIVED_AT
 
