@@ -76,10 +76,8 @@ def _install(python: Path, arguments: "list[str]", title: str, count: int) -> No
     started, seen, said = time.monotonic(), 0, ""
     command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
     environment = {**os.environ, "PIP_PROGRESS_BAR": "off"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as pip:
-        assert pip.stdout is not None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as pip:
+        assert pip.stdout is not None  # noqa: S101 - it is a pipe
         for line in pip.stdout:
             said = (said + line)[-4000:]
             if line.startswith("Collecting ") and count:
@@ -113,7 +111,7 @@ def _use_newer_python(profile: str) -> None:
     for minor in range(14, OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
         if found:
-            os.execv(found, [found, __file__, profile])
+            os.execv(found, [found, __file__, profile])  # noqa: S606 - a Python found by its name
     _stop(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; {sys.executable} is {sys.version.split()[0]}.")
 
 

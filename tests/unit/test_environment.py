@@ -1,0 +1,103 @@
+"""The first thing that runs on a new machine: it says what is missing in one sentence, and does nothing twice."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy import environment
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "requirements").mkdir()
+    for name in ("local", "dev"):
+        (tmp_path / "requirements" / f"{name}.txt").write_text(f"{name}==1 \\\n    --hash=sha256:00\n")
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
+    return tmp_path
+
+
+def installed(checkout: Path, profile: str) -> None:
+    lock = checkout / "requirements" / f"{profile}.txt"
+    (checkout / ".venv").mkdir(exist_ok=True)
+    (checkout / ".venv" / f"installed-{profile}.json").write_text(json.dumps(environment._fingerprint(lock)))
+
+
+def refuse(*_: object) -> None:
+    pytest.fail("it installs again")
+
+
+@pytest.mark.parametrize("profile", ["local", "dev"])
+def test_what_is_installed_is_not_installed_again(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    installed(checkout, profile)
+    monkeypatch.setattr(environment, "_install", refuse)
+    environment.main(profile)
+
+
+def test_the_development_environment_serves_for_running_too(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(checkout, "dev")
+    monkeypatch.setattr(environment, "_install", refuse)
+    environment.main("local")
+
+
+@pytest.mark.parametrize("changed", ["requirements/local.txt", "pyproject.toml"])
+def test_a_change_of_what_is_wanted_installs_again(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    installed(checkout, "local")
+    (checkout / changed).write_text("other==2 \\\n    --hash=sha256:00\n")
+    titles: list[str] = []
+    monkeypatch.setattr(environment, "_works", lambda _: True)
+    monkeypatch.setattr(environment, "_install", lambda _, __, title, ___: titles.append(title))
+    environment.main("local")
+    assert titles == ["Installing up to 1 packages", "Installing Piepowder itself"]
+    titles.clear()
+    environment.main("local")
+    assert titles == []
+
+
+def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(checkout, "local")
+    note = checkout / ".venv" / "installed-local.json"
+    note.write_text(note.read_text().replace(str(checkout), "/elsewhere"))
+    titles: list[str] = []
+    monkeypatch.setattr(environment, "_works", lambda _: True)
+    monkeypatch.setattr(environment, "_install", lambda _, __, title, ___: titles.append(title))
+    environment.main("local")
+    assert titles
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("OSError: [Errno 28] No space left on device", "disk"),
+        ("Failed to establish a new connection: NewConnectionError(...)", "network"),
+        ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "not the one that the lock names"),
+        ("something else", "what pip said"),
+    ],
+)
+def test_what_pip_says_becomes_a_sentence(checkout: Path, said: str, sentence: str) -> None:
+    assert sentence in environment._reason(said)
+
+
+def test_a_failed_installation_ends_with_the_reason_and_is_not_taken_for_done(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        environment._install(Path(sys.executable), ["--no-index", "no-such-package-at-all"], "Installing", 1)
+    assert "could not be installed" in capsys.readouterr().err
+    assert environment._installed("local") is None
+
+
+def test_a_python_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(environment, "OLDEST", (99, 0))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(SystemExit):
+        environment.main("local")
+    assert "Python 99.0 or newer is needed" in capsys.readouterr().err
