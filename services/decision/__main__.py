@@ -1,0 +1,10 @@
+"""`python -m services.decision`."""
+
+from services.decision.app import run
+from services.decision.settings import Settings
+from shared import lifecycle
+from shared.settings import load
+
+if __name__ == "__main__":
+    settings = load(Settings)
+    lifecycle.main("decision", settings, lambda: run(settings))

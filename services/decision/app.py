@@ -1,0 +1,131 @@
+"""The composition root: settings in, a running decision service out; the only file that knows the real adapters."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from services.decision import api, store
+from services.decision.handlers import ReviewCases, TakeInCases, read
+from services.decision.settings import Settings
+from services.decision.store import Store
+from shared import lifecycle, metrics
+from shared.auth import Authenticator
+from shared.clock import SystemClock
+from shared.errors import Transient
+from shared.http import create_app
+from shared.kafka import topics
+from shared.kafka.consumer import BatchConsumer
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.producer import KafkaProducer
+from shared.postgres import migrations
+from shared.postgres.database import Database
+from shared.postgres.outbox import Relay
+from shared.readiness import Readiness
+from shared.retry import until_done, wait
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """A region's cases: those a policy decided, those that wait for people, who holds them, what was decided.
+
+Every change is an event on `piepowder.decisions.<region>`."""
+
+_LARGEST_LETTER: Final = 5 * 1024 * 1024  # the dead-letter topic's `max.message.bytes`
+_EXPIRE_SECONDS: Final = 1.0
+_MEASURE_SECONDS: Final = 10.0
+_FOLD_SECONDS: Final = 30.0
+
+
+async def run(settings: Settings) -> bool:
+    """Serve until told to stop; True when it ended as it should."""
+    readiness = Readiness("decision")
+    app = create_app("decision", DESCRIPTION, readiness)
+    desk = api.Desk(settings.region, readiness)
+    api.add_routes(app, desk, Authenticator.from_file(settings.clients_file))
+
+    async def decision(stop: asyncio.Event) -> None:
+        database = await until_done("database", partial(_prepare, settings), stop=stop, readiness=readiness)
+        if database is None:
+            return
+        try:
+            await _work(settings, database, desk, readiness, stop)
+        finally:
+            await database.close()
+
+    return await lifecycle.serve(app, settings, [decision], readiness)
+
+
+async def _prepare(settings: Settings) -> Database:
+    await migrations.upgrade(settings.database_url, "decision")
+    return await Database.connect(settings.database_url, settings=store.SESSION)
+
+
+async def _work(
+    settings: Settings, database: Database, desk: api.Desk, readiness: Readiness, stop: asyncio.Event
+) -> None:
+    region, clock, cases = settings.region, SystemClock(), Store(database)
+    group = f"piepowder-decision-{region}"
+    producer = KafkaProducer(
+        settings.bootstrap(region), client_id=f"{group}-{settings.instance}", max_bytes=_LARGEST_LETTER
+    )
+    relay = Relay(database, producer, service="decision")
+    reviews = ReviewCases(cases, region=region, wake=relay.wake)
+    desk.open(cases, reviews)
+    consumer = BatchConsumer(
+        bootstrap=settings.bootstrap(region),
+        group=group,
+        topics=[topics.cases(region)],
+        decode=partial(read, region=region),
+        handle=TakeInCases(cases, region=region, wake=relay.wake).handle,
+        deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+        readiness=readiness,
+        clock=clock,
+        instance=settings.instance,
+        batch_records=settings.batch_records,
+        drain_seconds=settings.drain_seconds,
+    )
+    gauges = Gauges(cases, region)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(relay.run(stop))
+            tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, reviews), stop))
+            tasks.create_task(_every(_MEASURE_SECONDS, gauges.refresh, stop))
+            tasks.create_task(_every(_FOLD_SECONDS, partial(_fold, cases), stop))
+            tasks.create_task(consumer.run(stop))
+    finally:
+        await producer.stop()
+
+
+async def _expire_all(reviews: ReviewCases) -> None:
+    while await reviews.expire():
+        pass
+
+
+async def _fold(cases: Store) -> None:
+    async with cases.work() as work:
+        await work.fold_tallies()
+
+
+class Gauges:
+    """What is open, for Prometheus; every replica shows the whole region's."""
+
+    def __init__(self, cases: Store, region: str) -> None:
+        self._cases = cases
+        self._region = region
+
+    async def refresh(self) -> None:
+        """Count."""
+        for queue in await self._cases.queues():
+            metrics.CASES_OPEN.labels(self._region, queue.queue, "waiting").set(queue.waiting)
+            metrics.CASES_OPEN.labels(self._region, queue.queue, "claimed").set(queue.claimed)
+            metrics.CASES_OVERDUE.labels(self._region, queue.queue).set(queue.overdue)
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await act()
+        except Transient as error:
+            log.warning("trying again in %g s", seconds, extra={"error": str(error)})
+        await wait(stop, seconds)

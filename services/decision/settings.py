@@ -1,0 +1,15 @@
+"""The decision service's environment."""
+
+from pydantic import Field
+
+from shared.settings import CommonSettings, RegionId
+
+
+class Settings(CommonSettings):
+    """One process (or several replicas) is the only writer of one region's decisions."""
+
+    region: RegionId = Field("eu", description="The region whose cases are decided")
+    database_url: str = Field(
+        "postgresql://piepowder:piepowder@127.0.0.1:5432/piepowder_decision_eu",
+        description="The service's own database, which exists: postgresql://user:password@host:port/name",
+    )
