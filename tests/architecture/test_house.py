@@ -60,13 +60,11 @@ def test_only_the_clock_asks_what_time_it_is_and_only_ids_make_ids() -> None:
 
 
 def test_every_metric_is_in_the_catalogue() -> None:
-    kinds = {"Counter", "Gauge", "Histogram", "Summary"}
     made = {
         path.relative_to(ROOT).as_posix()
         for path in sources("services", "shared", "piepowder", "deploy")
-        if "prometheus_client" in path.read_text()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds
+        for line in path.read_text().splitlines()
+        if re.search(r"= \(?(Counter|Gauge|Histogram|Summary)\(\s*(\"|$)", line)
     }
     assert made == {"shared/metrics.py"}
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from docker.utils.build import exclude_paths  # type: ignore[import-untyped]  # publishes no types
+from docker.utils.build import exclude_paths
 
 from deploy.docker.jobs import keep_key, put_sample_into_force
 from deploy.local.errors import StackError

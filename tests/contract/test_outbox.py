@@ -141,7 +141,7 @@ async def left(database: Database) -> int:
 
 @asynccontextmanager
 async def relaying(database: Database, producer: object, **how: int) -> AsyncIterator[Relay]:
-    relay, stop = Relay(database, producer, service="test", **how), asyncio.Event()  # type: ignore[arg-type]
+    relay, stop = Relay(database, producer, service="test", **how), asyncio.Event()  # type: ignore[arg-type]  # fakes too
     task = asyncio.create_task(relay.run(stop))
     try:
         yield relay

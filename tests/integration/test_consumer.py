@@ -22,7 +22,7 @@ Handle = Callable[[Sequence[Received[str]]], Awaitable[None]]
 def decode(record: RawRecord) -> str:
     if record.value is None or record.value.startswith(b"bad"):
         raise Poison("not a message")
-    return record.value.decode()
+    return str(record.value, "utf-8")
 
 
 class Group:
