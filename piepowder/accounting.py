@@ -1,0 +1,235 @@
+"""Whether every accepted item is accounted for: a pure comparison of what clients were told with what stands in Kafka.
+
+The journal says what intake answered 202; the topics, read from their first offset, say what became of it; the audit
+log's size says whether each of those events was kept once. Each accepted item ends, in each of its regions, in exactly
+one way, or it is missing. Nothing here trusts a service's own count of its work.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from shared import ids
+from shared.envelope import Event
+from shared.events import (
+    ITEM_SUBMITTED,
+    CaseOpened,
+    CaseSuperseded,
+    DecisionMade,
+    ItemSubmitted,
+)
+
+POLICY_VERDICTS: Final = ("approve", "reject")
+_GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
+
+
+class Pair(NamedTuple):
+    """An accepted item in one of its regions."""
+
+    item_id: str
+    region: str
+
+
+class Fate(StrEnum):
+    """How an accepted item ended in a region."""
+
+    BY_POLICY = "decided by policy"
+    BY_PEOPLE = "decided by people"
+    OPEN = "in a queue"
+    SUPERSEDED = "superseded"
+    DEAD_LETTERED = "dead-lettered"
+    MISSING = "missing"
+
+
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+class Account(NamedTuple):
+    """The reckoning. `by_queue` is region, queue → how many of each fate; `missing` says why of each pair; `doubles`
+    and `gaps` are sentences with their records; `repeats` counts events met again, which is allowed."""
+
+    total: int
+    fates: Mapping[Fate, int]
+    by_queue: Mapping[tuple[str, str], Mapping[Fate, int]]
+    actions: Mapping[tuple[Fate, str], int]
+    by_people: frozenset[Pair]
+    missing: Mapping[Pair, str]
+    doubles: list[str]
+    gaps: list[str]
+    events: int
+    repeats: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything is accounted for: nothing missing, nothing doubled, every event in the audit log."""
+        return not (self.missing or self.doubles or self.gaps)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is under way any more."""
+        return not (self.missing or self.gaps)
+
+    def proof(self) -> str:
+        """The account in one line."""
+        parts = " + ".join(f"{self.fates.get(fate, 0):,} {fate}" for fate in Fate if fate is not Fate.MISSING)
+        verdict = (
+            "every accepted item is accounted for"
+            if self.holds
+            else f"{len(self.missing)} MISSING, {len(self.doubles)} doubled, {len(self.gaps)} audit gap(s)"
+        )
+        return f"{self.total:,} accepted = {parts} + {len(self.missing):,} missing: {verdict}"
+
+
+class _Case(NamedTuple):
+    case_id: str
+    queue: str
+    verdict: str
+
+
+class _Region:
+    def __init__(self) -> None:
+        self.events: dict[str, Place] = {}
+        self.submitted: set[str] = set()
+        self.cases: dict[str, _Case] = {}  # by item
+        self.decisions: dict[tuple[str, int], tuple[DecisionMade, str, Place]] = {}
+        self.superseded: dict[str, Place] = {}
+        self.stopped: dict[str, str] = {}
+        self.dead_letters = 0
+
+
+class Ledger:
+    """What was read from the topics so far. Events may come in any order of topics, and again."""
+
+    def __init__(self) -> None:
+        self._regions: defaultdict[str, _Region] = defaultdict(_Region)
+        self._control: set[str] = set()
+        self._doubles: list[str] = []
+        self._repeats = 0
+
+    def note(self, region: str, event: Event[Any], place: Place) -> None:
+        """Take in an event of a region's topic."""
+        seen, event_id, data = self._regions[region], event.attributes.id, event.data
+        again = event_id in seen.events
+        if again:
+            self._repeats += 1
+        seen.events[event_id] = place
+        match data:
+            case ItemSubmitted():
+                seen.submitted.add(data.item_id)
+            case CaseOpened():
+                first = seen.cases.setdefault(data.item_id, _Case(data.case_id, data.queue, data.verdict))
+                if first.case_id != data.case_id:
+                    two = f"{first.case_id} and {data.case_id}"
+                    self._doubles.append(f"item {data.item_id} has two cases in {region}: {two} ({place})")
+            case DecisionMade():
+                self._note_decision(seen, data, event_id, place)
+            case CaseSuperseded():
+                seen.superseded[data.case_id] = place
+            case _:
+                pass
+
+    def note_other(self, region: str, event_id: str, place: Place) -> None:
+        """Take in an event of a type that is not known here: the audit log must hold it too."""
+        self._regions[region].events[event_id] = place
+
+    def note_control(self, event_id: str) -> None:
+        """Take in an event of the control topic, which every region's audit log holds."""
+        self._control.add(event_id)
+
+    def note_dead_letter(self, region: str, correlation_id: str | None, group: str, reason: str) -> None:
+        """Take in a record of a dead-letter topic: the item's first event, and who set it aside and why."""
+        seen = self._regions[region]
+        seen.dead_letters += 1
+        if correlation_id is not None and group.startswith(_GROUPS_THAT_STOP_AN_ITEM):
+            seen.stopped[correlation_id] = reason
+
+    @property
+    def decided(self) -> int:
+        """How many decisions were read."""
+        return sum(len(seen.decisions) for seen in self._regions.values())
+
+    @property
+    def dead_letters(self) -> Mapping[str, int]:
+        """How many dead letters were read, by region."""
+        return {region: seen.dead_letters for region, seen in self._regions.items()}
+
+    def account(self, accepted: Iterable[Pair], audit_sizes: Mapping[str, int]) -> Account:
+        """Reckon the accepted pairs (each counts once) and the audit logs' sizes, by region."""
+        fates: Counter[Fate] = Counter()
+        by_queue: defaultdict[tuple[str, str], Counter[Fate]] = defaultdict(Counter)
+        actions: Counter[tuple[Fate, str]] = Counter()
+        by_people: set[Pair] = set()
+        missing: dict[Pair, str] = {}
+        doubles = list(self._doubles)
+        pairs = set(accepted)
+        for pair in pairs:
+            seen = self._regions[pair.region]
+            fate, why = _fate(pair, seen)
+            fates[fate] += 1
+            if fate is Fate.BY_PEOPLE:
+                by_people.add(pair)
+            if fate is Fate.MISSING:
+                missing[pair] = why
+            case = seen.cases.get(pair.item_id)
+            if case is None:
+                continue
+            by_queue[pair.region, case.queue][fate] += 1
+            decision = seen.decisions.get((case.case_id, 1))
+            if decision is not None:
+                actions[fate, decision[0].action] += 1
+                if case.case_id in seen.superseded:
+                    where = seen.superseded[case.case_id]
+                    doubles.append(f"case {case.case_id} was decided and superseded as well ({where})")
+        gaps = []
+        for region, size in audit_sizes.items():
+            expected = len(self._regions[region].events) + len(self._control)
+            if size != expected:
+                gaps.append(f"the audit log of {region} has {size:,} entries, the topics {expected:,} distinct events")
+        events = len(self._control) + sum(len(seen.events) for seen in self._regions.values())
+        return Account(
+            total=len(pairs),
+            fates=fates,
+            by_queue=dict(by_queue),
+            actions=actions,
+            by_people=frozenset(by_people),
+            missing=missing,
+            doubles=doubles,
+            gaps=gaps,
+            events=events,
+            repeats=self._repeats,
+        )
+
+    def _note_decision(self, seen: _Region, made: DecisionMade, event_id: str, place: Place) -> None:
+        first = seen.decisions.setdefault((made.case_id, made.n), (made, event_id, place))
+        if first[0] != made or first[1] != event_id:
+            self._doubles.append(
+                f"case {made.case_id} has two decisions {made.n}: {first[0].action} {first[0].decision_id} ({first[2]})"
+                f" and {made.action} {made.decision_id} ({place})"
+            )
+
+
+def _fate(pair: Pair, seen: _Region) -> tuple[Fate, str]:
+    """How an item ended; for a missing one, the last that was seen of it."""
+    case = seen.cases.get(pair.item_id)
+    if case is not None:
+        decision = seen.decisions.get((case.case_id, 1))
+        if decision is not None:
+            return (Fate.BY_POLICY if decision[0].automated else Fate.BY_PEOPLE), ""
+        if case.case_id in seen.superseded:
+            return Fate.SUPERSEDED, ""
+    if ids.event_id(pair.item_id, ITEM_SUBMITTED, pair.region) in seen.stopped:
+        return Fate.DEAD_LETTERED, ""
+    if case is None:
+        return Fate.MISSING, "no case was opened" if pair.item_id in seen.submitted else "it is not in the topic"
+    if case.verdict in POLICY_VERDICTS:
+        return Fate.MISSING, f"its case {case.case_id} has the verdict {case.verdict} and no decision"
+    return Fate.OPEN, ""
