@@ -1,0 +1,100 @@
+"""The whole system as its users meet it: every service a process of its own, in regions of the test's own."""
+
+import itertools
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import httpx
+import msgspec
+import pytest
+
+from deploy.local.system import CONTROL, System
+from shared import events, ids
+from shared.clock import SystemClock, to_text
+from shared.envelope import GLOBAL, Attributes, encode
+from shared.kafka import topics
+from shared.kafka.producer import KafkaProducer, record
+from tests.conftest import Servers
+
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+class Cell(NamedTuple):
+    """A running system and its two regions, which own the sample's markets."""
+
+    system: System
+    eu: str
+    us: str
+    client: httpx.Client
+
+    def url(self, service: str, region: str | None = None) -> str:
+        return self.system.url(service, region)
+
+
+@pytest.fixture(scope="module")
+async def control(servers: Servers) -> tuple[str, str]:
+    """Two regions with the sample's markets, queues and policies, put into force."""
+    number = next(_numbers)
+    names = {"eu": f"e{os.getpid()}-{number}-eu", "us": f"e{os.getpid()}-{number}-us"}
+    await topics.ensure(servers.kafka, topics.expand(topics.load(), list(names.values())))
+    model = _read("operating-model.yaml", dict[str, Any])
+    regions = msgspec.convert(
+        [region | {"id": names[region["id"]]} for region in model["regions"]], list[events.Region]
+    )
+    policies = _read("policies.yaml", dict[str, Any])
+    who = {"number": 1, "published_by": "test"}
+    about = [
+        (
+            "operating-model",
+            events.OPERATING_MODEL_PUBLISHED,
+            events.OperatingModelPublished(id=f"om-1-{number}", regions=regions, number=1, published_by="test"),
+        ),
+        (
+            "policy-set",
+            events.POLICY_SET_PUBLISHED,
+            msgspec.convert({"id": f"ps-1-{number}", **who, **policies}, events.PolicySetPublished),
+        ),
+    ]
+    producer = KafkaProducer(servers.kafka, client_id="test")
+    for entity, kind, data in about:
+        event_id = ids.event_id(f"{entity}-{os.getpid()}-{number}", kind)
+        attributes = Attributes(
+            event_id, kind, "test", to_text(SystemClock().now()), entity, GLOBAL, correlation_id=event_id
+        )
+        await producer.send([record(topics.CONTROL, encode(attributes, data))])
+    await producer.stop()
+    return names["eu"], names["us"]
+
+
+@pytest.fixture(scope="module")
+def cell(servers: Servers, control: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
+    """The four services of two regions, running."""
+    folder = tmp_path_factory.mktemp("system")
+    prefix = f"e2e_{os.getpid()}_{random.Random(control[0]).randrange(10**6)}"
+    system = System(servers, control, folder, control=None, databases=prefix, say=print)
+    with system, httpx.Client(headers={"Authorization": f"Bearer {system.key()}"}, timeout=30) as client:
+        _logs[folder / "logs"] = None
+        yield Cell(system, *control, client)
+    _logs.pop(folder / "logs")
+
+
+_logs: dict[Path, None] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """A failing test shows the last lines of its services' logs."""
+    report = yield
+    if report.failed:
+        for folder in _logs:
+            for log in sorted(folder.glob("*.log")):
+                report.sections.append((f"the last lines of {log.name}", "\n".join(log.read_text().splitlines()[-25:])))
+    return report
+
+
+def _read(name: str, kind: type[T]) -> T:
+    return msgspec.yaml.decode((CONTROL / name).read_bytes(), type=kind)

@@ -1,0 +1,87 @@
+"""Drives a running system as its clients do, and reckons up what became of what it accepted."""
+
+import asyncio
+from collections.abc import Iterable
+from io import BytesIO
+from typing import Any
+
+import httpx
+
+from deploy.local.system import Running, System, find_running
+from piepowder.accounting import Account, Fate, Ledger, Pair
+from piepowder.client import Api
+from piepowder.listings import Line
+from piepowder.observe import Observer
+from piepowder.submit import Submitter
+
+
+def running(system: System) -> Running:
+    """Where everything is, as another terminal finds it."""
+    return find_running(system.folder)
+
+
+async def submit(system: System, bodies: Iterable[bytes]) -> set[Pair]:
+    """Post these lines to the end, whatever happens meanwhile; what was answered 202."""
+    async with Api(running(system), system.key()) as api:
+        submitter = Submitter(api, journal=BytesIO(), report=BytesIO())
+        tally = await submitter.submit(Line(number, body) for number, body in enumerate(bodies, 1))
+    return tally.pairs
+
+
+async def review_until(system: System, region: str, done: asyncio.Event) -> int:
+    """A reviewer who decides whatever the region has, until `done`; how many decisions were answered 201 or 200."""
+    decided = 0
+    url = system.url("decision", region)
+    headers = {"Authorization": f"Bearer {system.key()}"}
+    async with httpx.AsyncClient(headers=headers, timeout=10, trust_env=False) as client:
+        while not done.is_set():
+            try:
+                claim = await client.post(f"{url}/v1/claims", json={"reviewer": "r-1", "team": "t-1"})
+                if claim.status_code != 201:
+                    await asyncio.sleep(0.05)
+                    continue
+                decided += await _decide(client, url, claim.json(), done)
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+    return decided
+
+
+async def _decide(client: httpx.AsyncClient, url: str, claim: dict[str, Any], done: asyncio.Event) -> int:
+    body = {"lease_token": claim["lease"]["token"], "action": "reject", "reasons": ["TEST"]}
+    while not done.is_set():
+        try:
+            answer = await client.post(f"{url}/v1/cases/{claim['case']['case_id']}/decisions", json=body)
+        except httpx.TransportError:
+            await asyncio.sleep(0.1)
+            continue
+        if answer.status_code != 503:
+            return int(answer.status_code in (200, 201))
+        await asyncio.sleep(0.1)
+    return 0
+
+
+async def settle(system: System, accepted: set[Pair], *, queues_empty: bool = False, seconds: float = 60) -> Account:
+    """Wait, bounded, until nothing is under way; the account as it stands then."""
+    ledger = Ledger()
+    observer = Observer(system.servers.kafka, system.regions, ledger)
+    headers = {"Authorization": f"Bearer {system.key()}"}
+    try:
+        async with (
+            httpx.AsyncClient(headers=headers, timeout=10, trust_env=False) as client,
+            asyncio.timeout(seconds + 30),
+        ):
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + seconds
+            while True:
+                await observer.catch_up()
+                sizes = {}
+                for region in system.regions:
+                    answer = await client.get(f"{system.url('audit', region)}/v1/totals")
+                    sizes[region] = answer.json().get("size", -1)
+                account = ledger.account(accepted, sizes)
+                open_cases = account.fates.get(Fate.OPEN, 0)
+                if loop.time() > deadline or (account.settled and not (queues_empty and open_cases)):
+                    return account
+                await asyncio.sleep(0.3)
+    finally:
+        await observer.close()

@@ -1,0 +1,47 @@
+"""A service killed in the middle of a run, and started again, loses and doubles nothing (promises 1, 2, 4, 5)."""
+
+import asyncio
+
+import pytest
+
+from piepowder import sample
+from piepowder.accounting import Fate
+from tests.e2e.conftest import Cell
+from tests.e2e.drive import review_until, settle, submit
+
+COUNT = 4000
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("victim", ["intake", "router", "decision", "audit"])
+async def test_a_service_killed_in_the_middle_loses_and_doubles_nothing(cell: Cell, victim: str) -> None:
+    system = cell.system
+    name = victim if victim in system.services else f"{victim}-{cell.eu}"
+    service = system.services[name]
+    done = asyncio.Event()
+    reviewers = [asyncio.create_task(review_until(system, region, done)) for region in (cell.eu, cell.us)]
+    bodies = [planted.body for planted in sample.make(COUNT, seed=sum(map(ord, victim)))]
+    submitting = asyncio.create_task(submit(system, bodies))
+
+    kills = 0
+    while not submitting.done():
+        await asyncio.sleep(0.7)
+        if kills < 3:
+            service.kill()
+            kills += 1
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(service.start)
+    accepted = await submitting
+    account = await settle(system, accepted, queues_empty=True)
+    done.set()
+    await asyncio.gather(*reviewers)
+
+    assert kills >= 1
+    assert len(accepted) > COUNT * 0.9
+    assert account.missing == {}
+    assert account.doubles == []
+    assert account.gaps == []
+    assert account.fates.get(Fate.DEAD_LETTERED, 0) == 0
+    assert account.fates[Fate.BY_POLICY] > 0
+    assert account.fates[Fate.BY_PEOPLE] > 0
+    assert account.total == sum(account.fates.values())
