@@ -1,0 +1,157 @@
+"""A history put in order, so that each promise can be asked of it: events by topic, items by id, cases by region."""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from tests.chaos.checker.cloudevents import Event, derived, read_event
+from tests.chaos.checker.history import Call, History, Posted, Record
+
+SUBMITTED = "item.submitted"
+OPENED = "case.opened"
+
+
+class Letter(NamedTuple):
+    """A record that a group set aside, and why."""
+
+    region: str
+    source: tuple[str, int, int]
+    group: str
+    reason: str
+    record: Record
+
+
+class Lease(NamedTuple):
+    """What the journal knows of one lease: the claims that were told of it, and what was asked under it."""
+
+    claims: list[Call]
+    heartbeats: list[Call]
+    releases: list[Call]
+    decisions: list[Call]
+
+
+class Facts:
+    """First occurrences are by event id, in the order of offsets; planted records are not among `events`."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.regions = sorted(history.cells)
+        self.records = sorted(history.records, key=lambda r: (r.topic, r.partition, r.offset))
+        self.by_place = {(r.topic, r.partition, r.offset): r for r in self.records}
+        self.planted = {(p.topic, p.partition, p.offset): p for p in history.planted}
+        self.events: dict[tuple[str, str], list[Event]] = defaultdict(list)
+        self.any_events: dict[str, dict[str, Event]] = {region: {} for region in self.regions}
+        self.broken: list[tuple[Record, str]] = []
+        self.letters: dict[str, list[Letter]] = {region: [] for region in self.regions}
+        self.policy_sets: set[str] = set()
+        for record in self.records:
+            self._place(record)
+        self.first = {place: _first(events) for place, events in self.events.items()}
+        self.submissions = {region: self._by("submissions", region, "item_id") for region in self.regions}
+        self.opened = {region: self._by("cases", region, "case_id") for region in self.regions}
+        self.lives = {region: self._lives(region) for region in self.regions}
+        self.rows = {region: {row.case_id: row for row in history.cells[region].cases} for region in self.regions}
+        self.aside = {
+            region: {(letter.source, letter.group.removeprefix("piepowder-").removesuffix(f"-{region}")): letter
+                     for letter in self.letters[region]}
+            for region in self.regions
+        }  # fmt: skip
+        self.posts: dict[str, list[Posted]] = defaultdict(list)
+        self.all_posts = list(history.posts())
+        named = {e.subject: item for region in self.regions for item, e in self.submissions[region].items()}
+        for posted in self.all_posts:
+            if (item := item_of(posted) or named.get(posted.subject)) is not None:
+                self.posts[item].append(posted)
+        self.leases = self._leases()
+
+    def stage(self, stage: str, region: str) -> list[Event]:
+        """The first occurrence of every event of a topic, in its order."""
+        return self.first.get((stage, region), [])
+
+    def regions_of(self, posted: Posted) -> set[str]:
+        """The regions that own the item's markets."""
+        return {self.history.markets[market] for market in (posted.body or {})["markets"]}
+
+    def set_aside(self, event: Event, region: str, consumer: str) -> Letter | None:
+        """The letter of any copy of an event that a consumer of the region set aside."""
+        _, stage, _ = event.record.topic.split(".", 2)
+        for copy in self.events[stage, region]:
+            if copy.id == event.id:
+                place = (copy.record.topic, copy.record.partition, copy.record.offset)
+                if (letter := self.aside[region].get((place, consumer))) is not None:
+                    return letter
+        return None
+
+    def _place(self, record: Record) -> None:
+        stage, region = _stage(record.topic)
+        place = (record.topic, record.partition, record.offset)
+        if stage == "deadletters":
+            if place not in self.planted:
+                self.letters[region].append(_letter(region, record))
+            return
+        event = read_event(record)
+        owner = "global" if stage == "control" else region
+        if isinstance(event, Event) and event.region == owner:
+            for cell in self.regions if stage == "control" else [region]:
+                self.any_events[cell].setdefault(event.id, event)
+            if event.type == "piepowder.policyset.published.v1":
+                self.policy_sets.add(event.data["id"])
+        if place in self.planted:
+            return
+        if isinstance(event, str):
+            self.broken.append((record, event))
+        else:
+            self.events[stage, region].append(event)
+
+    def _by(self, stage: str, region: str, name: str) -> dict[str, Event]:
+        found: dict[str, Event] = {}
+        for event in self.stage(stage, region):
+            found.setdefault(event.data[name], event)
+        return found
+
+    def _lives(self, region: str) -> dict[str, list[Event]]:
+        lives: dict[str, list[Event]] = defaultdict(list)
+        for event in self.stage("decisions", region):
+            lives[event.data["case_id"]].append(event)
+        return lives
+
+    def _leases(self) -> dict[tuple[str, str, int], Lease]:
+        leases: dict[tuple[str, str, int], Lease] = defaultdict(lambda: Lease([], [], [], []))
+        for call in self.history.calls:
+            if call.kind == "claim" and call.status == 201:
+                key = call.facts["region"], call.answer["case_id"], call.answer["token"]
+                leases[key].claims.append(call)
+            elif call.kind in ("heartbeat", "release", "decide"):
+                lease = leases[call.facts["region"], call.facts["case_id"], call.facts["token"]]
+                kinds = {"heartbeat": lease.heartbeats, "release": lease.releases, "decide": lease.decisions}
+                kinds[call.kind].append(call)
+        return dict(leases)
+
+
+def item_of(posted: Posted) -> str | None:
+    """The id of the item that was posted; None when only an answer could have told it, and none came."""
+    body = posted.body or {}
+    if posted.verdict.get("item_id"):
+        return str(posted.verdict["item_id"])
+    if posted.body is None or not isinstance(body.get("version"), int):
+        return None
+    return derived("item", *(str(body.get(name)) for name in ("platform", "kind", "id", "version")))
+
+
+def _stage(topic: str) -> tuple[str, str]:
+    _, stage, *region = topic.split(".", 2)
+    return stage, region[0] if region else "global"
+
+
+def _first(events: list[Event]) -> list[Event]:
+    seen: dict[str, Event] = {}
+    for event in events:
+        seen.setdefault(event.id, event)
+    return list(seen.values())
+
+
+def _letter(region: str, record: Record) -> Letter:
+    found: dict[str, Any] = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+    partition, offset = found.get("dl_partition", ""), found.get("dl_offset", "")
+    source = (found.get("dl_topic", ""), int(partition) if partition.isdigit() else -1,
+              int(offset) if offset.isdigit() else -1)  # fmt: skip
+    return Letter(region, source, found.get("dl_group", ""), found.get("dl_reason", ""), record)

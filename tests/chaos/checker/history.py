@@ -1,0 +1,192 @@
+"""What happened, as plain facts: what clients were told, every record of every topic, every row that matters.
+
+Nothing here is judged. Positions and times are kept, so that a violation can be shown with its records.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+Outcome = Literal["accepted", "refused", "unknown"]
+
+
+class Record(NamedTuple):
+    """A record of Kafka; `timestamp` in ms since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    value: bytes | None
+
+    def __str__(self) -> str:
+        value = (self.value or b"")[:240].decode(errors="replace")
+        about = " ".join(
+            f"{name}={(text or b'').decode(errors='replace')}"
+            for name, text in self.headers
+            if name in ("ce_id", "ce_type", "ce_region", "ce_causationid", "dl_reason", "dl_group")
+        )
+        return f"{self.topic}/{self.partition}@{self.offset} key={self.key!r:.120} {about} {value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call and its answer, as the client wrote them down; `status` None: no answer came. Times in epoch seconds."""
+
+    n: int
+    kind: str
+    sent_at: float
+    facts: dict[str, Any]
+    answered_at: float | None = None
+    status: int | None = None
+    answer: Any = None
+    retry_after: str | None = None
+    error: str = ""
+
+    def __str__(self) -> str:
+        ended = f"answered {self.status}" if self.status is not None else f"no answer ({self.error or 'never ended'})"
+        seconds = "" if self.answered_at is None else f" after {self.answered_at - self.sent_at:.3f} s"
+        facts = msgspec.json.encode(self.facts)[:300].decode(errors="replace")
+        answer = msgspec.json.encode(self.answer)[:240].decode(errors="replace")
+        return f"call {self.n} {self.kind} at {self.sent_at:.3f} {facts}: {ended}{seconds} {answer}"
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One item of a post or of a batch's line; `body` None when it is no JSON object."""
+
+    call: Call
+    line: int
+    body: dict[str, Any] | None
+    status: int | None
+    verdict: dict[str, Any]
+    retry_after: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.status == 202:
+            return "accepted"
+        return "refused" if self.status is not None and 400 <= self.status < 500 else "unknown"
+
+    @property
+    def subject(self) -> str:
+        body = self.body or {}
+        return f"{body.get('platform')}:{body.get('kind')}:{body.get('id')}"
+
+    def __str__(self) -> str:
+        where = f" line {self.line}" if self.line else ""
+        answer = f"{self.status} {self.verdict!s:.240}"
+        return f"call {self.call.n}{where} at {self.call.sent_at:.3f}: {self.body!s:.300} -> {answer}"
+
+
+class Planted(NamedTuple):
+    """A record that the test put into a topic to spoil it; `groups` must each set it aside."""
+
+    kind: str
+    topic: str
+    partition: int
+    offset: int
+    groups: tuple[str, ...]
+
+
+class CaseRow(NamedTuple):
+    case_id: str
+    subject: str
+    state: str
+    event_id: str
+    superseded_by: str | None
+    lease_token: int
+    reviewer: str
+
+
+class DecisionRow(NamedTuple):
+    case_id: str
+    n: int
+    decision_id: str
+    action: str
+    reasons: tuple[str, ...]
+    policy_set: str
+    automated: bool
+    reviewer: str
+    team: str
+    lease_token: int
+    note: str
+
+
+class LogRow(NamedTuple):
+    seq: int
+    event_id: str
+    type: str
+    subject: str
+    region: str
+    topic: str
+    partition: int
+    offset: int
+    data: bytes
+
+
+class LetterRow(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    group: str
+    reason: str
+
+
+class StatusRow(NamedTuple):
+    item_id: str
+    region: str
+    status: str
+
+
+@dataclass(slots=True)
+class Cell:
+    """A region's tables: of decision, and of audit."""
+
+    cases: list[CaseRow] = field(default_factory=list)
+    decisions: list[DecisionRow] = field(default_factory=list)
+    tallies: dict[str, int] = field(default_factory=dict)
+    unpublished: int = 0
+    log: list[LogRow] = field(default_factory=list)
+    log_size: int = 0
+    log_counts: dict[str, int] = field(default_factory=dict)
+    letters: list[LetterRow] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class History:
+    """Everything. `markets` says which region owns which market."""
+
+    markets: dict[str, str]
+    calls: list[Call] = field(default_factory=list)
+    planted: list[Planted] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    cells: dict[str, Cell] = field(default_factory=dict)
+    statuses: list[StatusRow] = field(default_factory=list)
+    totals: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def posts(self) -> Iterator[Posted]:
+        """Every item that was posted, alone or in a batch."""
+        for call in self.calls:
+            if call.kind == "post":
+                verdict = call.answer if isinstance(call.answer, dict) else {}
+                yield Posted(call, 0, _parsed(call.facts["body"]), call.status, verdict, call.retry_after is not None)
+            elif call.kind == "batch":
+                verdicts = {v["line"]: v for v in call.answer} if call.status == 200 else {}
+                for line, text in enumerate(call.facts["lines"], 1):
+                    verdict = verdicts.get(line, {})
+                    status = verdict.get("status") if call.status == 200 else call.status
+                    retry = "retry_after" in verdict if call.status == 200 else call.retry_after is not None
+                    yield Posted(call, line, _parsed(text), status, verdict, retry)
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        body = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None
+    return body if isinstance(body, dict) else None

@@ -1,0 +1,653 @@
+"""The promises of docs/reliability.md, each as a question to the facts; what breaks one is a violation with records.
+
+Each question is complete on its own, and none trusts what a part of the system says of itself: a case's fate is worked
+out from the topic that opened it, a lease's end from what its holder was told.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
+
+from tests.chaos.checker.cloudevents import Event, derived
+from tests.chaos.checker.facts import OPENED, Facts, Lease
+from tests.chaos.checker.history import CaseRow, Cell, DecisionRow, History, LogRow, Posted, Record
+
+_CLOCKS = 0.25  # s by which the client's clock and the database's may differ, on one machine
+
+
+class Violation(NamedTuple):
+    """A promise that was not kept; `records` are what shows it."""
+
+    promise: int
+    title: str
+    records: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"promise {self.promise}: {self.title}", *(f"    {record}" for record in self.records)])
+
+
+Question = Callable[[Facts], Iterator[Violation]]
+
+
+def check(history: History) -> list[Violation]:
+    """Every violation in a history, in the order of the promises."""
+    facts = Facts(history)
+    return sorted((v for question in QUESTIONS for v in question(facts)), key=lambda v: v.promise)
+
+
+def compare(before: History, after: History) -> list[Violation]:
+    """What a replay from the first offsets changed (promise 5): nothing may differ but repeated records."""
+    found: list[Violation] = []
+    for region in sorted(before.cells):
+        old, new = before.cells[region], after.cells[region]
+        found += _changed(f"a case of {region}", _keyed(old.cases), _keyed(new.cases))
+        found += _changed(f"a decision of {region}", _keyed(old.decisions, 2), _keyed(new.decisions, 2))
+        found += _changed(f"an entry of {region}'s audit log", _keyed(old.log), _keyed(new.log))
+        letters = [{row[:4]: row for row in cell.letters} for cell in (old, new)]
+        found += _changed(f"a dead letter in {region}'s audit", *letters)
+        found += _changed(f"a total of {region}'s decisions", old.tallies, new.tallies)
+    statuses = [{(row.item_id, row.region): row.status for row in h.statuses} for h in (before, after)]
+    found += _changed("a status", *statuses)
+    found += _changed("a total of intake", before.totals, after.totals)
+    old_events, new_events = _event_ids(before), _event_ids(after)
+    found += [
+        Violation(5, "a replay made an event that was not there", (str(event),))
+        for event_id, event in new_events.items()
+        if event_id not in old_events
+    ]
+    return found
+
+
+def nothing_accepted_is_lost(facts: Facts) -> Iterator[Violation]:
+    """Each item answered 202 is in every one of its regions, became a case, and the case is stored."""
+    for item, posts in facts.posts.items():
+        accepted = next((p for p in posts if p.outcome == "accepted"), None)
+        for region in sorted(facts.regions_of(accepted)) if accepted else ():
+            if item not in facts.submissions[region]:
+                yield Violation(1, f"LOST: answered 202, and item {item} is not in region {region}", (str(accepted),))
+    for region in facts.regions:
+        for item, submitted in facts.submissions[region].items():
+            case_id = derived("case", item, region, "item")
+            opened = facts.opened[region].get(case_id)
+            if opened is None:
+                if facts.set_aside(submitted, region, "router") is None:
+                    yield Violation(1, f"LOST: item {item} was taken in and has no case in {region}", (str(submitted),))
+            elif case_id not in facts.rows[region] and facts.set_aside(opened, region, "decision") is None:
+                yield Violation(1, f"LOST: case {case_id} was opened and is not stored in {region}", (str(opened),))
+
+
+def nothing_is_made_up(facts: Facts) -> Iterator[Violation]:
+    """What is in a topic was posted and not refused; what is stored was opened."""
+    for region in facts.regions:
+        for item, submitted in facts.submissions[region].items():
+            posts = facts.posts.get(item, [])
+            if all(p.outcome == "refused" for p in posts):
+                how = "all posts of it were refused" if posts else "nobody posted it"
+                yield Violation(1, f"item {item} is in {region}, and {how}", (str(submitted), *map(str, posts[:3])))
+            elif (wrong := _unlike(submitted, posts)) is not None:
+                yield Violation(1, f"item {item} is not what was posted: {wrong}", (str(submitted), str(posts[0])))
+        for case_id, row in facts.rows[region].items():
+            if case_id not in facts.opened[region]:
+                yield Violation(1, f"case {case_id} is stored in {region}, and nobody opened it", (str(row),))
+    for record, reason in facts.broken:
+        yield Violation(1, f"a record that the test did not put there is no event: {reason}", (str(record),))
+
+
+def what_is_spoiled_is_set_aside_and_nothing_else(facts: Facts) -> Iterator[Violation]:
+    """Each planted record is in the dead letters of each group that reads it, whole; no other record is."""
+    for region in facts.regions:
+        found = {(letter.source, letter.group): letter for letter in facts.letters[region]}
+        for place, planted in facts.planted.items():
+            for group in planted.groups:
+                if not group.endswith(f"-{region}"):
+                    continue
+                letter = found.get((place, group))
+                original = facts.by_place.get(place)
+                if letter is None:
+                    yield Violation(1, f"{planted.kind}: {group} did not set it aside", (str(original or place),))
+                elif original is not None and not _whole(letter.record, original):
+                    title = f"{planted.kind}: {group} did not keep it whole"
+                    yield Violation(1, title, (str(original), str(letter.record)))
+        for letter in facts.letters[region]:
+            if letter.source not in facts.planted:
+                title = f"a sound record was set aside by {letter.group}: {letter.reason}"
+                yield Violation(1, title, (str(letter.record),))
+
+
+def every_case_has_the_fate_that_follows(facts: Facts) -> Iterator[Violation]:
+    """A case's state follows from its verdict and from the versions that came before and after it."""
+    for region in facts.regions:
+        decided = {row.case_id: row for row in facts.history.cells[region].decisions if row.n == 1}
+        for subject, arrivals in _by_subject(facts, region).items():
+            newest: Event | None = None
+            last: dict[str, Event] = {}
+            for event in arrivals:
+                if newest is not None and _older(event, newest):
+                    yield from _superseded_by(facts, region, event, newest)
+                    continue
+                if newest is not None:
+                    last[newest.data["case_id"]] = event
+                newest = event
+            for event in arrivals:
+                case_id = event.data["case_id"]
+                case, decision = facts.rows[region].get(case_id), decided.get(case_id)
+                if case is None or (case_id not in last and event is not newest):
+                    continue
+                if event.data["verdict"] != "review":
+                    if case.state != "decided" or decision is None or not decision.automated:
+                        title = f"policy said {event.data['verdict']}, and case {case_id} is {case.state}"
+                        yield Violation(1, title, (str(event), str(case), str(decision)))
+                    continue
+                follower = last.get(case_id)
+                if case.state in ("waiting", "claimed") and follower is not None:
+                    title = f"case {case_id} of {subject} is {case.state} though a newer version came"
+                    yield Violation(6, title, (str(event), str(follower), str(case)))
+                if case.state == "superseded" and (follower is None or case.superseded_by != follower.data["item_id"]):
+                    title = f"case {case_id} was superseded by what did not follow it"
+                    yield Violation(6, title, (str(event), str(follower), str(case)))
+                if case.state == "decided" and decision is None:
+                    yield Violation(
+                        3, f"case {case_id} is half decided: no decision is stored", (str(event), str(case))
+                    )
+
+
+def one_current_decision(facts: Facts) -> Iterator[Violation]:
+    """A case's decisions are numbered from 1 without a gap, and each was told as it is stored, once."""
+    for region in facts.regions:
+        cell = facts.history.cells[region]
+        stored: dict[str, list[DecisionRow]] = defaultdict(list)
+        for row in cell.decisions:
+            stored[row.case_id].append(row)
+        told: dict[str, dict[str, Event]] = defaultdict(dict)
+        for event in facts.stage("decisions", region):
+            if event.name == "decision.made":
+                told[event.data["case_id"]][event.id] = event
+        for case_id in stored.keys() | told.keys():
+            rows, events = stored.get(case_id, []), list(told.get(case_id, {}).values())
+            numbers = [row.n for row in rows]
+            if numbers != list(range(1, len(rows) + 1)):
+                yield Violation(2, f"DOUBLE: case {case_id} has decisions {numbers}", tuple(map(str, rows)))
+            if len(events) > len(rows):
+                title = f"DOUBLE: case {case_id} has {len(rows)} decision(s) and {len(events)} were told"
+                yield Violation(2, title, (*map(str, rows), *map(str, events)))
+            elif len(events) < len(rows):
+                yield Violation(4, f"a decision of case {case_id} was not told", tuple(map(str, rows)))
+            elif any(_told(event) != row for event, row in zip(_numbered(events), rows, strict=True)):
+                title = f"a decision of case {case_id} was told otherwise than it is stored"
+                yield Violation(4, title, (*map(str, rows), *map(str, events)))
+            if rows and (case := facts.rows[region].get(case_id)) is not None and case.state != "decided":
+                yield Violation(3, f"case {case_id} is {case.state} and has a decision", (str(case), *map(str, rows)))
+        yield from _tallies(region, cell)
+    yield from _repeats_are_repeats(facts)
+
+
+def one_reviewer_holds_a_case(facts: Facts) -> Iterator[Violation]:
+    """A case's life is one of claims that end before the next, and of one end."""
+    for region in facts.regions:
+        for case_id, life in facts.lives[region].items():
+            yield from _life(case_id, life, facts.rows[region].get(case_id))
+
+
+def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
+    """What reviewers were told of leases agrees with itself and with what is stored."""
+    decisions = {
+        (region, row.case_id): row for region in facts.regions for row in facts.history.cells[region].decisions
+    }
+    claimed = {
+        (region, case_id, event.data["lease_token"]): event
+        for region in facts.regions
+        for case_id, life in facts.lives[region].items()
+        for event in life
+        if event.name == "case.claimed"
+    }
+    held: dict[tuple[str, str], list[tuple[int, Lease]]] = defaultdict(list)
+    for (region, case_id, token), lease in sorted(facts.leases.items()):
+        held[region, case_id].append((token, lease))
+        row = decisions.get((region, case_id))
+        event = claimed.get((region, case_id, token))
+        yield from _lease(case_id, token, lease, event, row)
+    for (region, case_id), leases in held.items():
+        for (token, lease), (following, _) in pairwise(leases):
+            event, until = claimed.get((region, case_id, following)), _until(lease)
+            given_back = any(not _refused(call.status) for call in lease.releases)
+            if event is not None and until is not None and not given_back and _seconds(event.time) < until:
+                title = f"TWO CLAIMS AT A TIME: case {case_id} was held under token {token}, and claimed again"
+                yield Violation(3, title, (*map(str, [*lease.claims, *lease.heartbeats]), str(event)))
+    for (region, case_id), row in decisions.items():
+        if not row.automated:
+            known = facts.leases.get((region, case_id, row.lease_token))
+            calls = known.decisions if known else []
+            if not any(call.facts["action"] == row.action and not _refused(call.status) for call in calls):
+                title = f"a reviewer's decision of case {case_id} that no reviewer was told of"
+                yield Violation(3, title, (str(row), *map(str, calls)))
+
+
+def every_event_is_audited_once(facts: Facts) -> Iterator[Violation]:
+    """The log holds every event of every topic once, as it was, without a gap; and every dead letter."""
+    for region in facts.regions:
+        cell = facts.history.cells[region]
+        logged: dict[str, list[LogRow]] = defaultdict(list)
+        for row in cell.log:
+            logged[row.event_id].append(row)
+        for event_id, event in facts.any_events[region].items():
+            if len(rows := logged.get(event_id, [])) != 1:
+                what = f"AUDIT GAP: event {event_id} is {len(rows)} times in {region}'s log"
+                yield Violation(4, what, (str(event), *map(str, rows)))
+        for row in cell.log:
+            record = facts.by_place.get((row.topic, row.partition, row.offset))
+            if record is None and row.topic.endswith(f".{region}"):
+                yield Violation(4, f"{region}'s log has an event that is in no topic", (str(row),))
+            elif record is not None and record.value != row.data:
+                yield Violation(4, f"{region}'s log has event {row.event_id} with other data", (str(record), str(row)))
+        if [row.seq for row in cell.log] != list(range(1, len(cell.log) + 1)):
+            ends = [f"{a.seq} -> {b.seq}" for a, b in pairwise(cell.log) if b.seq != a.seq + 1]
+            yield Violation(4, f"AUDIT GAP: the sequence of {region}'s log has a gap", tuple(ends[:5]))
+        counts = dict(Counter(row.type for row in cell.log))
+        if cell.log_size != len(cell.log) or cell.log_counts != counts:
+            yield Violation(4, f"{region}'s log miscounts itself", (f"{cell.log_size}, {cell.log_counts}; {counts}",))
+        yield from _letters_audited(facts, region)
+        if cell.unpublished:
+            yield Violation(4, f"{cell.unpublished} event(s) of {region} were never published", ())
+
+
+def order_is_kept(facts: Facts) -> Iterator[Violation]:
+    """From the client's post to the decision's record, a subject's versions stay in their order."""
+    yield from _one_partition_a_subject(facts)
+    for region in facts.regions:
+        yield from _posted_in_order(facts, region)
+        cases = _by_subject(facts, region)
+        submitted: dict[str, list[Event]] = defaultdict(list)
+        for event in facts.submissions[region].values():
+            submitted[event.subject].append(event)
+        for subject, opened in cases.items():
+            came = [e.data["item_id"] for e in opened]
+            went = [e.data["item_id"] for e in submitted[subject] if e.data["item_id"] in set(came)]
+            if came != went:
+                title = f"DISORDER: the cases of {subject} in {region} are not in the order of its items"
+                yield Violation(6, title, (*map(str, submitted[subject]), *map(str, opened)))
+            newest: Event | None = None
+            for event in opened:
+                if newest is not None and _older(event, newest):
+                    continue
+                if newest is not None:
+                    yield from _told_in_order(facts, region, newest, event)
+                newest = event
+
+
+def a_region_keeps_its_own(facts: Facts) -> Iterator[Violation]:
+    """Nothing of a region is in another's topics or tables."""
+    for (stage, region), events in facts.events.items():
+        if region == "global":
+            continue
+        for event in events:
+            item = event.data.get("item_id", "")
+            posts = [p for p in facts.posts.get(item, []) if p.outcome != "refused"]
+            if event.region != region:
+                yield Violation(7, f"LEAK: an event of {event.region} is in {region}'s {stage}", (str(event),))
+            elif posts and region not in facts.regions_of(posts[0]):
+                yield Violation(
+                    7, f"LEAK: {item} is not {region}'s, and is in its {stage}", (str(event), str(posts[0]))
+                )
+            elif (case_id := event.data.get("case_id")) and case_id != derived("case", item, region, "item"):
+                yield Violation(7, f"LEAK: case {case_id} is not one of {region}", (str(event),))
+    yield from _kept_apart(facts)
+
+
+def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
+    """The set is the case's and was published; the same item under the same set came out the same."""
+    for region in facts.regions:
+        for row in facts.history.cells[region].decisions:
+            opened = facts.opened[region].get(row.case_id)
+            if opened is None:
+                continue
+            trace = opened.data["trace"]["policy_set"]
+            if row.policy_set != trace or trace not in facts.policy_sets:
+                title = f"the decision of {row.case_id} names policy set {row.policy_set!r}, its case {trace!r}"
+                yield Violation(8, title, (str(row), str(opened)))
+            if row.automated and (
+                row.action != opened.data["verdict"] or list(row.reasons) != opened.data.get("reasons", [])
+            ):
+                yield Violation(
+                    8, f"the automatic decision of {row.case_id} is not its verdict", (str(row), str(opened))
+                )
+        for event in facts.events["cases", region]:
+            first = facts.opened[region][event.data["case_id"]]
+            same = first.data["trace"]["policy_set"] == event.data["trace"]["policy_set"]
+            if same and _judged(first) != _judged(event):
+                title = f"the same item came out differently under {event.data['trace']['policy_set']}"
+                yield Violation(8, title, (str(first), str(event)))
+
+
+def overload_and_faults_are_answered_as_promised(facts: Facts) -> Iterator[Violation]:
+    """No 500; 429 and 503 say when to come back; what is sound is taken, and what is not is refused."""
+    for call in facts.history.calls:
+        if call.status is None:
+            continue
+        if call.status >= 500 and call.status != 503:
+            yield Violation(9, f"a call was answered {call.status}", (str(call),))
+        if call.status in (429, 503) and call.retry_after is None:
+            yield Violation(9, f"{call.status} without Retry-After", (str(call),))
+        if call.kind == "batch" and call.status == 200 and len(call.answer) != len(call.facts["lines"]):
+            title = f"a batch of {len(call.facts['lines'])} lines got {len(call.answer)} verdicts"
+            yield Violation(9, title, (str(call),))
+    for posted in facts.all_posts:
+        bad = posted.line in posted.call.facts.get("bad", ())
+        if bad and posted.outcome == "accepted":
+            yield Violation(9, "a bad item was accepted", (str(posted),))
+        if not bad and posted.outcome == "refused" and posted.status != 429:
+            yield Violation(9, f"a sound item was refused: {posted.status}", (str(posted),))
+        if posted.line and posted.status in (429, 503) and not posted.retry_after:
+            yield Violation(9, f"a line was answered {posted.status} without retry_after", (str(posted),))
+
+
+def clients_can_see_where_their_items_are(facts: Facts) -> Iterator[Violation]:
+    """Intake's status of every item is what its events say, and its totals count them."""
+    stored = {(row.item_id, row.region): row.status for row in facts.history.statuses}
+    expected: dict[tuple[str, str], str] = {}
+    for region in facts.regions:
+        for item, submitted in facts.submissions[region].items():
+            expected[item, region] = _status(facts, region, item, submitted)
+    for key in expected.keys() | stored.keys():
+        item, region = key
+        if expected.get(key) != stored.get(key) and item in facts.submissions[region]:
+            title = f"the status of item {item} in {region} is {stored.get(key)}; it is {expected.get(key)}"
+            life = facts.lives[region].get(derived("case", item, region, "item"), [])
+            yield Violation(1, title, (str(facts.submissions[region][item]), *map(str, life)))
+    counted = dict(Counter((row.region, row.status) for row in facts.history.statuses))
+    if counted != facts.history.totals:
+        yield Violation(1, "intake miscounts its items", (f"kept {facts.history.totals}", f"there are {counted}"))
+
+
+QUESTIONS: tuple[Question, ...] = (
+    nothing_accepted_is_lost,
+    nothing_is_made_up,
+    what_is_spoiled_is_set_aside_and_nothing_else,
+    clients_can_see_where_their_items_are,
+    every_case_has_the_fate_that_follows,
+    one_current_decision,
+    one_reviewer_holds_a_case,
+    an_expired_lease_cannot_decide,
+    every_event_is_audited_once,
+    order_is_kept,
+    a_region_keeps_its_own,
+    a_decision_names_its_policy_set,
+    overload_and_faults_are_answered_as_promised,
+)
+
+
+def _life(  # noqa: PLR0912 - one branch an event
+    case_id: str, life: list[Event], row: CaseRow | None
+) -> Iterator[Violation]:
+    holder: Event | None = None
+    ended: Event | None = None
+    token = 0
+    for event in life:
+        given = event.data.get("lease_token", 0)
+        if ended is not None:
+            yield Violation(2, f"case {case_id} had ended, and then: {event.name}", (str(ended), str(event)))
+        elif event.name == "case.claimed":
+            if holder is not None:
+                title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed while it was held"
+                yield Violation(3, title, (str(holder), str(event)))
+            if given != token + 1:
+                yield Violation(3, f"case {case_id}: token {given} follows {token}", tuple(map(str, life)))
+            holder, token = event, given
+        elif event.name in ("case.released", "case.expired"):
+            if holder is None or holder.data["lease_token"] != given:
+                yield Violation(3, f"case {case_id}: {event.name} of a lease that nobody held", tuple(map(str, life)))
+            holder = None
+        elif event.name == "case.superseded":
+            ended, holder = event, None
+        elif event.name == "decision.made":
+            if not event.data["automated"] and (holder is None or holder.data["lease_token"] != given):
+                title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {given}, which did not hold it then"
+                yield Violation(3, title, tuple(map(str, life)))
+            elif holder is not None and holder.data["reviewer"] != event.data.get("reviewer"):
+                yield Violation(3, f"case {case_id} was decided by another than who held it", tuple(map(str, life)))
+            ended, holder = event, None
+    if row is None or ended is not None:
+        state = None if ended is None else "decided" if ended.name == "decision.made" else "superseded"
+        if row is not None and row.state != state:
+            yield Violation(4, f"case {case_id} is {row.state}, and its events say {state}", (str(row), str(ended)))
+    elif (row.state, row.lease_token) != ("claimed" if holder else "waiting", token):
+        title = f"case {case_id} is {row.state} with token {row.lease_token}; its events say otherwise"
+        yield Violation(4, title, (str(row), *map(str, life)))
+
+
+def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: DecisionRow | None) -> Iterator[Violation]:
+    keys = {call.facts["key"] or str(call.n) for call in lease.claims}
+    if len(keys) > 1:
+        title = f"TWO CLAIMS AT A TIME: case {case_id} was given twice under token {token}"
+        yield Violation(3, title, tuple(map(str, lease.claims)))
+    if lease.claims and (event is None or event.data["reviewer"] != lease.claims[0].facts["reviewer"]):
+        yield Violation(4, f"the claim of case {case_id} was told, and not as an event", tuple(map(str, lease.claims)))
+    certain = all(call.status is not None and call.status < 500 for call in lease.heartbeats)
+    until = _until(lease)
+    mine = row if row is not None and row.lease_token == token and not row.automated else None
+    for call in lease.decisions:
+        same = mine is not None and (mine.action, list(mine.reasons), mine.note) == (
+            call.facts["action"], call.facts["reasons"], call.facts["note"])  # fmt: skip
+        late = certain and until is not None and call.sent_at > until + _CLOCKS
+        if call.status == 201 and late:
+            title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {token}, which had run out"
+            yield Violation(3, title, (*map(str, lease.claims), *map(str, lease.heartbeats), str(call), str(row)))
+        if call.status in (200, 201) and not same:
+            title = f"the decision of case {case_id} that was answered {call.status} is not the one that is stored"
+            yield Violation(2, title, (str(call), str(row)))
+        if call.status == 409 and same and all(_refused(other.status) for other in lease.decisions):
+            yield Violation(3, f"the decision of case {case_id} was refused and made", (str(call), str(row)))
+    for call in lease.heartbeats:
+        if call.status == 200 and certain and call.sent_at > _until_before(lease, call) + _CLOCKS:
+            title = f"the lease of case {case_id}, token {token}, had run out and was prolonged"
+            yield Violation(3, title, (*map(str, lease.claims), *map(str, lease.heartbeats)))
+
+
+def _until(lease: Lease) -> float | None:
+    told = [call.answer["until"] for call in [*lease.claims, *lease.heartbeats] if call.status in (200, 201)]
+    return max(map(_seconds, told)) if lease.claims else None
+
+
+def _until_before(lease: Lease, heartbeat: object) -> float:
+    told = [call.answer["until"] for call in lease.claims]
+    for call in lease.heartbeats:
+        if call is heartbeat:
+            break
+        if call.status == 200:
+            told.append(call.answer["until"])
+    return max(map(_seconds, told)) if told else float("inf")
+
+
+def _refused(status: int | None) -> bool:
+    return status is not None and 400 <= status < 500
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _unlike(submitted: Event, posts: list[Posted]) -> str | None:
+    """What of the posted content is not in the event."""
+    held = submitted.data["item"]
+    body = next(p.body for p in posts if p.body is not None)
+    for name in ("markets", "title", "text", "brand", "category", "attributes", "price", "seller", "scores"):
+        if (body.get(name) or None) != (held.get(name) or None):
+            return f"{name} is {held.get(name)!r:.80}, {body.get(name)!r:.80} was posted"
+    return None
+
+
+def _whole(letter: Record, original: Record) -> bool:
+    kept = tuple(header for header in letter.headers if not header[0].startswith("dl_"))
+    return (letter.key, letter.value, kept) == (original.key, original.value, original.headers)
+
+
+def _older(event: Event, than: Event) -> bool:
+    version, newest = event.data.get("version"), than.data.get("version")
+    return version is not None and newest is not None and version < newest
+
+
+def _by_subject(facts: Facts, region: str) -> dict[str, list[Event]]:
+    found: dict[str, list[Event]] = defaultdict(list)
+    for event in facts.stage("cases", region):
+        if event.name == OPENED:
+            found[event.subject].append(event)
+    return found
+
+
+def _superseded_by(facts: Facts, region: str, event: Event, newest: Event) -> Iterator[Violation]:
+    row = facts.rows[region].get(event.data["case_id"])
+    if row is not None and (row.state, row.superseded_by) != ("superseded", newest.data["item_id"]):
+        title = f"DISORDER: an older version came late, and case {row.case_id} is {row.state}"
+        yield Violation(6, title, (str(newest), str(event), str(row)))
+
+
+def _numbered(events: Iterable[Event]) -> list[Event]:
+    return sorted(events, key=lambda event: int(event.data["n"]))
+
+
+def _told(event: Event) -> DecisionRow:
+    data = event.data
+    return DecisionRow(
+        data["case_id"],
+        data["n"],
+        data["decision_id"],
+        data["action"],
+        tuple(data.get("reasons", ())),
+        data["policy_set"],
+        data["automated"],
+        data.get("reviewer", ""),
+        data.get("team", ""),
+        data.get("lease_token", 0),
+        data.get("note", ""),
+    )
+
+
+def _tallies(region: str, cell: Cell) -> Iterator[Violation]:
+    counted = Counter(f"{'policy' if row.automated else 'people'}/{row.action}" for row in cell.decisions)
+    counted["decided"] = len(cell.decisions)
+    counted["superseded"] = sum(row.state == "superseded" for row in cell.cases)
+    if +counted != cell.tallies:
+        yield Violation(2, f"{region} miscounts its decisions", (f"kept {cell.tallies}", f"there are {dict(+counted)}"))
+
+
+def _repeats_are_repeats(facts: Facts) -> Iterator[Violation]:
+    for region in facts.regions:
+        first = {event.id: event for event in facts.stage("decisions", region)}
+        for event in facts.events["decisions", region]:
+            if event.data != first[event.id].data:
+                title = f"event {event.id} was told twice, and differently"
+                yield Violation(2, title, (str(first[event.id]), str(event)))
+
+
+def _letters_audited(facts: Facts, region: str) -> Iterator[Violation]:
+    rows = Counter((row[:3], row.group) for row in facts.history.cells[region].letters)
+    told = {(letter.source, letter.group): letter for letter in facts.letters[region]}
+    for key, letter in told.items():
+        if rows[key] != 1:
+            yield Violation(
+                4, f"AUDIT GAP: a dead letter is {rows[key]} times in {region}'s audit", (str(letter.record),)
+            )
+    for key in rows:
+        if key not in told and key[0] not in facts.planted:
+            yield Violation(4, f"{region}'s audit has a dead letter that is in no topic", (str(key),))
+
+
+def _one_partition_a_subject(facts: Facts) -> Iterator[Violation]:
+    where: dict[tuple[str, str], Event] = {}
+    for events in facts.events.values():
+        for event in events:
+            first = where.setdefault((event.record.topic, event.subject), event)
+            if first.record.partition != event.record.partition:
+                yield Violation(6, f"DISORDER: {event.subject} is in two partitions", (str(first), str(event)))
+
+
+def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
+    """Who was answered before the other was sent stands before it."""
+    firsts: dict[str, list[tuple[Posted, Event]]] = defaultdict(list)
+    for item, posts in facts.posts.items():
+        event = facts.submissions[region].get(item)
+        if event is not None and posts:
+            firsts[event.subject].append((min(posts, key=lambda p: p.call.sent_at), event))
+    answered: dict[str, list[tuple[float, Posted, Event]]] = defaultdict(list)
+    for item, posts in facts.posts.items():
+        event = facts.submissions[region].get(item)
+        accepted = [p for p in posts if p.outcome == "accepted" and p.call.answered_at is not None]
+        if event is not None and accepted:
+            early = min(accepted, key=lambda p: p.call.answered_at or 0.0)
+            answered[event.subject].append((early.call.answered_at or 0.0, early, event))
+    for subject, sent in firsts.items():
+        told = sorted(answered[subject], key=lambda entry: entry[0])
+        index, latest = 0, None
+        for posted, event in sorted(sent, key=lambda entry: entry[0].call.sent_at):
+            while index < len(told) and told[index][0] < posted.call.sent_at:
+                if latest is None or told[index][2].record.offset > latest[2].record.offset:
+                    latest = told[index]
+                index += 1
+            if latest is not None and latest[2].record.offset > event.record.offset:
+                title = f"DISORDER: {subject} in {region}: what was posted later stands earlier"
+                yield Violation(6, title, (str(latest[1]), str(latest[2]), str(posted), str(event)))
+
+
+def _told_in_order(facts: Facts, region: str, old: Event, new: Event) -> Iterator[Violation]:
+    before = facts.lives[region].get(old.data["case_id"], [])
+    after = facts.lives[region].get(new.data["case_id"], [])
+    if before and after and before[-1].record.offset > after[0].record.offset:
+        title = f"DISORDER: of {old.subject}, the newer version's events in {region} stand before the older one's"
+        yield Violation(6, title, (str(old), str(new), str(before[-1]), str(after[0])))
+
+
+def _kept_apart(facts: Facts) -> Iterator[Violation]:
+    for region in facts.regions:
+        for row in facts.history.cells[region].log:
+            if row.region not in (region, "global"):
+                yield Violation(7, f"LEAK: an event of {row.region} is in {region}'s audit log", (str(row),))
+        for letter in facts.letters[region]:
+            if letter.source[0] != "piepowder.control" and not letter.source[0].endswith(f".{region}"):
+                yield Violation(
+                    7, f"LEAK: a record of {letter.source[0]} is in {region}'s dead letters", (str(letter),)
+                )
+    for status in facts.history.statuses:
+        if status.item_id not in facts.submissions.get(status.region, {}):
+            posted = facts.posts.get(status.item_id, [])
+            if posted and status.region not in facts.regions_of(posted[0]):
+                yield Violation(7, f"LEAK: a status in {status.region}", (str(status), *map(str, posted[:1])))
+
+
+def _judged(opened: Event) -> tuple[object, ...]:
+    data = opened.data
+    return data["verdict"], data.get("reasons"), data["queue"], data["priority"], data["trace"]
+
+
+def _status(facts: Facts, region: str, item: str, submitted: Event) -> str:
+    case_id = derived("case", item, region, "item")
+    life = {event.name: event for event in facts.lives[region].get(case_id, [])}
+    if (made := life.get("decision.made")) is not None:
+        return "approved" if made.data["action"] == "approve" else "rejected"
+    if "case.superseded" in life:
+        return "superseded"
+    opened = facts.opened[region].get(case_id)
+    if opened is None:
+        return "dead_lettered" if facts.set_aside(submitted, region, "router") else "submitted"
+    if facts.set_aside(opened, region, "decision"):
+        return "dead_lettered"
+    return "in_review" if opened.data["verdict"] == "review" else "submitted"
+
+
+def _keyed(rows: Iterable[tuple[object, ...]], columns: int = 1) -> dict[object, object]:
+    return {row[:columns]: row for row in rows}
+
+
+def _changed(what: str, before: object, after: object) -> list[Violation]:
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    return [
+        Violation(5, f"a replay changed {what}", (f"before {before.get(key)}", f"after {after.get(key)}"))
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _event_ids(history: History) -> dict[str, Event]:
+    facts = Facts(history)
+    return {event.id: event for events in facts.events.values() for event in events}
