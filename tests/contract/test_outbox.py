@@ -64,7 +64,7 @@ class InKafka:
         await consumer.start()
         try:
             found: list[ConsumerRecord[bytes, bytes]] = []
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(found) < count:
                     for lane in (await consumer.getmany(timeout_ms=200)).values():
                         found += lane
@@ -151,7 +151,7 @@ async def relaying(database: Database, producer: object, **how: int) -> AsyncIte
 
 
 async def until_left(database: Database, count: int) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while await left(database) > count:  # noqa: ASYNC110 - the table has no event to wait for
             await asyncio.sleep(0.02)
 

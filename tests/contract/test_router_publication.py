@@ -112,7 +112,7 @@ async def test_another_router_has_the_same_in_force_and_counts_on_from_it(start:
             assert same is not None
             assert newer is not None
             assert (same.changed, newer.number) == (False, 3)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await control.applied(lambda: control.in_force.policy_set.id == newer.id)
 
 

@@ -60,7 +60,7 @@ async def _decide(client: httpx.AsyncClient, url: str, claim: dict[str, Any], do
     return 0
 
 
-async def settle(system: System, accepted: set[Pair], *, queues_empty: bool = False, seconds: float = 60) -> Account:
+async def settle(system: System, accepted: set[Pair], *, queues_empty: bool = False, seconds: float = 120) -> Account:
     """Wait, bounded, until nothing is under way; the account as it stands then."""
     ledger = Ledger()
     observer = Observer(system.servers.kafka, system.regions, ledger)

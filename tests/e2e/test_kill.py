@@ -12,7 +12,7 @@ from tests.e2e.drive import review_until, settle, submit
 COUNT = 4000
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("victim", ["intake", "router", "decision", "audit"])
 async def test_a_service_killed_in_the_middle_loses_and_doubles_nothing(cell: Cell, victim: str) -> None:
     system = cell.system

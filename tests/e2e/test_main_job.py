@@ -28,7 +28,7 @@ def item(**fields: Any) -> dict[str, Any]:
     }
 
 
-def until(ask: Callable[[], httpx.Response], fits: Callable[[Any], bool], seconds: float = 20) -> Any:
+def until(ask: Callable[[], httpx.Response], fits: Callable[[Any], bool], seconds: float = 60) -> Any:
     """The answer's JSON once it fits; bounded."""
     deadline = time.monotonic() + seconds
     while True:

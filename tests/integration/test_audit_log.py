@@ -136,7 +136,7 @@ async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncI
             settings = Settings(kafka=kafka, region=region, instance=instance, batch_records=150)
             group.create_task(app.consume(settings, log, readiness, stop))
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not all(replica.conditions and replica.ready for replica in replicas):  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
             yield
@@ -149,7 +149,7 @@ async def until_all_is_read(kafka: str, region: str) -> None:
     specs = topics.expand(topics.load(), [region])
     lanes = [TopicPartition(spec.name, p) for spec in specs for p in range(spec.partitions)]
     async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=f"piepowder-audit-{region}") as consumer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             behind = True
             while behind:
                 ends = await consumer.end_offsets(lanes)
@@ -164,7 +164,7 @@ async def reset(kafka: str, region: str) -> None:
         bootstrap_servers=kafka, group_id=group, group_instance_id=f"{group}-0", enable_auto_commit=False
     ) as consumer:
         consumer.subscribe([spec.name for spec in topics.expand(topics.load(), [region])])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not consumer.assignment():
                 await consumer.getmany(timeout_ms=50)
         await consumer.commit(dict.fromkeys(consumer.assignment(), 0))

@@ -83,7 +83,7 @@ async def group(kafka: str, region: str) -> AsyncIterator[Group]:
     await producer.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for a condition, bounded."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is watched has no event of its own
@@ -95,7 +95,7 @@ async def read_all(kafka: str, topic: str, count: int) -> list[RawRecord]:
     await consumer.start()
     found: list[RawRecord] = []
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(found) < count:
                 for lane in (await consumer.getmany(timeout_ms=200)).values():
                     found += lane
@@ -240,7 +240,7 @@ async def test_a_batch_under_way_is_finished_before_its_partitions_move(group: G
     release.set()
     await until(lambda: len(by_first) == 40)
     n = 39
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not by_second:
             n += 1
             await group.post(str(n))

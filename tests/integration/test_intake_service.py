@@ -124,7 +124,7 @@ class Intake:
 
     async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not await true():  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.05)
         except TimeoutError:

@@ -21,7 +21,7 @@ async def test_what_was_sent_is_there_in_order_whatever_the_size_of_the_batch(ka
     async with AIOKafkaConsumer(
         topics.cases(region), bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest"
     ) as consumer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while sum(len(lane) for lane in found.values()) < len(sent):
                 for tp, lane in (await consumer.getmany(timeout_ms=200)).items():
                     for record in lane:

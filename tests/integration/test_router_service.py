@@ -93,7 +93,7 @@ class Router:
 
     async def becomes(self, until: Callable[[dict[str, Any]], bool]) -> None:
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not until(await self.readyz()):  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.05)
         except TimeoutError:
@@ -138,7 +138,7 @@ class Router:
         found: list[Raw] = []
         await consumer.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(found) < count:
                     for lane in (await consumer.getmany(timeout_ms=200)).values():
                         found += [Raw(r.key, r.value, dict(r.headers), r.offset) for r in lane]
