@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench up lock clean
+.PHONY: help run test check bench chaos up lock clean
 
 help:
 	@echo "make run    set up, start everything, send sample listings through it, show what happened"
@@ -12,6 +12,7 @@ help:
 	@echo "make test   style, types, import rules and every test, on real Kafka and PostgreSQL"
 	@echo "make check  the part of it that takes seconds: style, types, import rules, unit tests"
 	@echo "make bench  measure each stage beside its floor (docs/performance.md)"
+	@echo "make chaos  break everything in turn under load and check every promise; ARGS=\"--minutes 30 --seed 7\""
 	@echo "make up     start everything and leave it empty"
 	@echo "make lock   work out requirements/*.txt again after a change in pyproject.toml"
 	@echo "make clean  remove the environment and the local stack's data"
@@ -43,6 +44,10 @@ check:
 bench:
 	@$(PYTHON) deploy/environment.py dev
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+chaos:
+	@$(PYTHON) deploy/environment.py dev
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 lock:
 	@$(PYTHON) deploy/environment.py dev

@@ -118,6 +118,8 @@ class DecisionRow(NamedTuple):
 
 
 class LogRow(NamedTuple):
+    """An event in the audit log; `sha256` of its data, in hex."""
+
     seq: int
     event_id: str
     type: str
@@ -126,7 +128,7 @@ class LogRow(NamedTuple):
     topic: str
     partition: int
     offset: int
-    data: bytes
+    sha256: str
 
 
 class LetterRow(NamedTuple):

@@ -1,0 +1,102 @@
+"""A load client that costs little: keep-alive connections that send prebuilt bytes and parse only the answers.
+
+It shares the machine with what it measures, so every microsecond of it would be counted against the service.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple, Self, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+
+class Answer(NamedTuple):
+    """An HTTP answer: its status and its body."""
+
+    status: int
+    body: bytes
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection, one call at a time."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+        self._answer: asyncio.Future[Answer] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect to `http://host:port`."""
+        host, _, port = urlsplit(url).netloc.partition(":")
+        _, connection = await asyncio.get_running_loop().create_connection(cls, host, int(port))
+        return connection
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    async def call(self, request: bytes) -> Answer:
+        """Send a whole request, wait for its whole answer; raises ConnectionError when the service hangs up."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionError("the connection is closed")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError(f"the service hung up: {exc!r}"))
+
+    def on_body(self, part: bytes) -> None:
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        body, self._parts = b"".join(self._parts), []
+        status = self._parser.get_status_code()
+        self._parser = httptools.HttpResponseParser(self)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(status, body))
+
+
+def post(path: str, key: str, body: bytes, kind: str = "application/json") -> bytes:
+    """The bytes of a POST."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def send_all(url: str, requests: Sequence[bytes], *, connections: int, wanted: int) -> list[bytes]:
+    """Send the requests, as fast as `connections` in flight get their answers; the answers' bodies, in order.
+
+    Raises an ExceptionGroup of AssertionError, with the answer, when a status is not `wanted`.
+    """
+    opened = [await Connection.open(url) for _ in range(min(connections, len(requests)))]
+    bodies: list[bytes] = [b""] * len(requests)
+    waiting = iter(range(len(requests)))
+
+    async def work(connection: Connection) -> None:
+        for number in waiting:
+            answer = await connection.call(requests[number])
+            if answer.status != wanted:
+                raise AssertionError(f"{answer.status}, expected {wanted}: {answer.body[:500]!r}")
+            bodies[number] = answer.body
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for connection in opened:
+                tasks.create_task(work(connection))
+    finally:
+        for connection in opened:
+            connection.close()
+    return bodies

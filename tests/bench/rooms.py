@@ -1,0 +1,136 @@
+"""Services as they run in life: processes of their own, told by their environment, on real Kafka and PostgreSQL."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import httpx
+import msgspec
+
+from deploy.local.ports import free_ports
+from deploy.local.process import Child
+from deploy.local.stack import LocalStack
+from deploy.local.system import SCOPES
+from shared import ids
+from shared.auth import Client
+from shared.clock import SystemClock
+from shared.kafka import topics
+
+_ROOT: Final = Path(__file__).parents[2]
+_READY_SECONDS: Final = 60.0
+_clock = SystemClock()
+
+
+class Room:
+    """A running service: `pid`, `url`, and a key that may do everything."""
+
+    def __init__(self, child: Child, url: str, key: str) -> None:
+        self.child = child
+        self.url = url
+        self.key = key
+
+    @property
+    def pid(self) -> int:
+        assert self.child.pid is not None
+        return self.child.pid
+
+    async def until_ready(self, lacking: str | None = None) -> None:
+        """Wait until it lacks nothing but `lacking`; raises AssertionError with what it lacks, or its last lines."""
+        deadline, lacks = _clock.monotonic() + _READY_SECONDS, "an answer"
+        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+            while _clock.monotonic() < deadline:
+                if not self.child.alive:
+                    raise AssertionError(f"{self.child.name} has ended:\n" + "\n".join(self.child.tail()))
+                try:
+                    answer = await client.get(f"{self.url}/readyz")
+                except httpx.HTTPError:
+                    await asyncio.sleep(0.05)
+                    continue
+                conditions = answer.json()["conditions"] if answer.content else {}
+                if all(state == "ok" or name == lacking for name, state in conditions.items()):
+                    return
+                lacks = answer.text
+                await asyncio.sleep(0.05)
+        raise AssertionError(f"{self.child.name} is not ready: {lacks}\n" + "\n".join(self.child.tail()))
+
+
+class House:
+    """Where services are started: the stack, a folder for logs and keys, and where profiles go when they are wanted."""
+
+    def __init__(self, stack: LocalStack, folder: Path, profiles: Path | None) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.profiles = profiles
+        self.key = ids.new_api_key("bench")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._clients = folder / "clients.json"
+        self._clients.write_bytes(msgspec.json.encode([Client("bench", ids.hash_api_key(self.key), SCOPES)]))
+
+    @property
+    def trees(self) -> dict[str, int]:
+        """The servers' processes, when they are ours."""
+        return {child.name.split("-")[0]: child.pid for child in self.stack.children() if child.pid is not None}
+
+    @asynccontextmanager
+    async def service(self, name: str, *, lacking: str | None = None, **environment: str) -> AsyncIterator[Room]:
+        """`python -m services.<name>` until the block ends; with a database of its own if `DATABASE_URL` is not given.
+
+        It is taken for ready when it lacks nothing but `lacking`.
+        """
+        if name != "router" and "DATABASE_URL" not in environment:
+            environment["DATABASE_URL"] = await self.database(f"bench_{name}")
+        [port] = free_ports(1)
+        own = {"KAFKA": self.stack.kafka, "CLIENTS_FILE": str(self._clients), "PORT": str(port), "LOG_LEVEL": "WARNING"}
+        module = ["-m", f"services.{name}"]
+        if self.profiles is not None:
+            self.profiles.mkdir(parents=True, exist_ok=True)
+            module = ["-m", "cProfile", "-o", str(self.profiles.absolute() / f"{name}.pstats"), *module]
+        async with self.process(name, module, own | environment, port, lacking) as room:
+            yield room
+
+    @asynccontextmanager
+    async def process(
+        self, name: str, arguments: list[str], settings: Mapping[str, str], port: int, lacking: str | None = None
+    ) -> AsyncIterator[Room]:
+        """A Python process with these settings, ready, until the block ends."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PIEPOWDER_")}
+        child = Child(
+            name,
+            [sys.executable, *arguments],
+            log=self.folder / "logs" / f"{name}.log",
+            env=inherited | {f"PIEPOWDER_{key}": value for key, value in settings.items()},
+            cwd=_ROOT,
+        )
+        try:
+            await asyncio.to_thread(child.start)
+            room = Room(child, f"http://127.0.0.1:{port}", self.key)
+            await room.until_ready(lacking)
+            yield room
+        finally:
+            child.resume()
+            await asyncio.to_thread(child.stop, 20.0)
+
+    async def database(self, name: str) -> str:
+        """The URL of a new, empty database."""
+        admin = await asyncpg.connect(self.stack.database_url)
+        try:
+            await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await admin.execute(f"CREATE DATABASE {name}")
+        finally:
+            await admin.close()
+        return f"{self.stack.database_url.rpartition('/')[0]}/{name}"
+
+    async def topics(self, *regions: str) -> None:
+        """Make the topics of these regions."""
+        await topics.ensure(self.stack.kafka, topics.expand(topics.load(), regions))
+
+    async def plain_topics(self, *names: str) -> None:
+        """Make topics with the settings of `submissions`, for the floors: the services do not read them."""
+        like = next(spec for spec in topics.load() if "submissions" in spec.name)
+        wanted = [msgspec.structs.replace(like, name=name) for name in names]
+        await topics.ensure(self.stack.kafka, wanted)

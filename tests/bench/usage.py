@@ -1,0 +1,76 @@
+"""What processes cost: processor time and memory, from Linux's /proc."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from shared.clock import SystemClock
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_clock = SystemClock()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User + system time of a process's own threads, in seconds; 0 when it is gone."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """As `cpu_seconds`, with all of its descendants, those that have ended too."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    total, waiting = 0.0, [pid]
+    while waiting:
+        one = waiting.pop()
+        if fields := _stat(one):
+            total += sum(map(int, fields[11:15])) / _TICKS
+        waiting += parents.get(one, [])
+    return total
+
+
+def peak_mb(pid: int) -> float:
+    """The largest resident size that a process has had, in MB (10^6 bytes); 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    kilobytes = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
+    return int(kilobytes) * 1024 / 1e6
+
+
+class Stretch:
+    """A stretch of time and what some processes, by name, cost in it; `trees` are counted with their descendants.
+
+    `with Stretch(...) as stretch: ...`, then `seconds` and `cpu`.
+    """
+
+    def __init__(self, pids: Mapping[str, int], trees: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._trees = trees
+        self.seconds = 0.0
+        self.cpu: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._before = self._read()
+        self._started = _clock.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = _clock.monotonic() - self._started
+        self.cpu = {name: after - self._before[name] for name, after in self._read().items()}
+
+    def _read(self) -> dict[str, float]:
+        own = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+        return own | {name: tree_cpu_seconds(pid) for name, pid in self._trees.items()}
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat behind the command's name: 0 is the state, 1 the parent, 11 and 12 the times."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -1,0 +1,74 @@
+"""`python -m tests.chaos`, with `--minutes`, `--seed`, `--short`, `--only`, `--rate`, `--folder`: breaks, and tells."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from deploy.local.errors import StackError
+from tests.chaos import faults
+from tests.chaos.report import Report
+from tests.chaos.run import Run, new_seed
+
+SHORT_SECONDS = 100.0
+_SHORT_LOAD = 30.0
+
+
+def main() -> None:
+    arguments = _arguments()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are away on purpose
+    print(f"chaos with seed {arguments.seed}", flush=True)
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="piepowder-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report = runner.run(_run(arguments, folder))
+    except StackError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("Interrupted; everything was stopped.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        if arguments.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(report, flush=True)
+    sys.exit(0 if report.kept else 1)
+
+
+async def _run(arguments: argparse.Namespace, folder: Path) -> Report:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    run = Run(folder, seed=arguments.seed, rate=arguments.rate, say=lambda text: print(text, flush=True))
+    if arguments.short:
+        return await run.run(faults.short(), seconds=SHORT_SECONDS, at_least=_SHORT_LOAD)
+    seconds = arguments.minutes * 60
+    return await run.run(faults.draw(arguments.seed, arguments.only), seconds=seconds, at_least=seconds)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make chaos", description="Keeps promises under faults, or says which not.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults are made (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=new_seed(), help="plays a printed schedule and load again")
+    parser.add_argument("--short", action="store_true", help="the most telling faults, in under four minutes")
+    parser.add_argument("--rate", type=float, default=40.0, help="arrivals a second (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="keep journal, logs and data here (default: removed at the end)")
+    parser.add_argument("--only", default="", help=f"these faults, comma-separated: {', '.join(faults.kinds())}")
+    arguments = parser.parse_args()
+    arguments.only = [name.strip() for name in arguments.only.split(",") if name.strip()]
+    if unknown := set(arguments.only) - set(faults.kinds()):
+        parser.error(f"no fault named {', '.join(sorted(unknown))}; there are {', '.join(faults.kinds())}")
+    return arguments
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()

@@ -1,0 +1,44 @@
+"""What clients did and were told, a line each, on disk before the client acts on it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Journal:
+    """Appends lines; each is handed to the system whole before the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+        self._n = 0
+
+    def sent(self, call: str, facts: dict[str, Any]) -> int:
+        """A call is about to be made; returns its number."""
+        self._n += 1
+        self._write({"what": "sent", "n": self._n, "at": time.time(), "call": call, "facts": facts})
+        return self._n
+
+    def answered(self, n: int, status: int, retry_after: str | None, answer: Any) -> None:
+        """An answer came."""
+        about = {"n": n, "at": time.time(), "status": status, "retry_after": retry_after, "answer": answer}
+        self._write({"what": "answered", **about})
+
+    def lost(self, n: int, error: str) -> None:
+        """No answer came: what became of the call is not known."""
+        self._write({"what": "lost", "n": n, "at": time.time(), "error": error})
+
+    def planted(self, kind: str, topic: str, partition: int, offset: int, groups: list[str]) -> None:
+        """A spoiled record stands there now, and these groups are to set it aside."""
+        place = {"topic": topic, "partition": partition, "offset": offset}
+        self._write({"what": "planted", "at": time.time(), "kind": kind, **place, "groups": groups})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(_encode(entry) + b"\n")

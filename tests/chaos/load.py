@@ -1,0 +1,364 @@
+"""An open-loop load: items arrive at a fixed rate whatever the system does, reviewers work, stall and vanish.
+
+Everything that is sent follows from the seed, and from nothing that comes back but leases. Latency counts from the
+moment an item was to be sent, so a stall is not hidden by a client that waits for it. Time, count and calls under way
+are bounded. Withdrawals are not part of it: there is no route for them yet.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any, Final
+
+import msgspec
+
+from tests.chaos.journal import Journal
+from tests.chaos.web import Answer, Web
+
+SUBJECTS: Final = 1500
+LEASE_SECONDS: Final = 5
+_UNDER_WAY: Final = 1200
+_PATIENCE: Final = 40.0
+_TIMEOUT: Final = 15.0
+_HASTY: Final = 0.02  # s after which an impatient client hangs up
+_MARKETS: Final = (["DE"], ["DE", "FR"], ["US"], ["US", "CA"], ["DE", "US"])
+_BAD: Final = (
+    '{"platform": "shop", "kind": "product"',
+    '{"platform": "shop", "kind": "product", "id": "bad", "version": 1, "markets": ["XX"]}',
+    '{"platform": "shop", "kind": "product", "id": "", "version": 1, "markets": ["DE"]}',
+    '{"platform": "shop", "kind": "ship", "id": "bad", "version": 1, "markets": ["DE"]}',
+    '{"platform": "shop", "kind": "product", "id": "bad", "version": 0, "markets": ["DE"]}',
+    '{"platform": "shop", "kind": "product", "id": "bad", "version": 1, "markets": ["DE"], "price": 12.5}',
+    '{"platform": "shop", "kind": "product", "id": "bad", "version": 1, "markets": ["DE"], "colour": "red"}',
+    "[]",
+)
+_encode = msgspec.json.Encoder().encode
+
+Place = tuple[int, str]  # a loopback port, and a path
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is to be sent `at` seconds after the start: one item, or the lines of a batch; `bad` are numbers from 1."""
+
+    at: float
+    lines: list[str]
+    bad: list[int]
+    hasty: bool
+
+    @property
+    def batch(self) -> bool:
+        return len(self.lines) > 1
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the load saw. Latencies in seconds from the intended moment to a 202; `accepted_at` on the load's clock."""
+
+    intended: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+    accepted_at: list[float] = field(default_factory=list)
+    given_up: int = 0
+    not_sent: int = 0
+    reviews: Counter[str] = field(default_factory=Counter)
+
+
+class Items:
+    """The bodies that are posted: subjects by Zipf, versions that grow, gaps that are filled late, repeats."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"items-{seed}")
+        self._weights = list(accumulate(1 / rank**1.1 for rank in range(1, SUBJECTS + 1)))
+        self._versions: dict[int, int] = {}
+        self._skipped: dict[int, list[int]] = {}
+        self._sent: dict[int, list[str]] = {}
+        self._free = 0
+
+    def arrivals(self, rate: float, seconds: float) -> Iterator[Arrival]:
+        """All of them, in their order; the gaps between are exponential."""
+        now = 0.0
+        while (now := now + self._rng.expovariate(rate)) < seconds:
+            count = self._rng.randint(10, 40) if self._rng.random() < 0.02 else 1
+            lines, bad = [], []
+            for number in range(1, count + 1):
+                if self._rng.random() < 0.04:
+                    lines.append(self._rng.choice(_BAD))
+                    bad.append(number)
+                else:
+                    lines.append(self._next())
+            yield Arrival(now, lines, bad, self._rng.random() < 0.02)
+
+    def _next(self) -> str:
+        rng = self._rng
+        if rng.random() < 0.03:
+            self._free += 1
+            return self._body(f"free-{self._free}", None, rng.choice(_MARKETS))
+        subject = rng.choices(range(SUBJECTS), cum_weights=self._weights)[0]
+        chance = rng.random()
+        if chance < 0.12 and self._sent.get(subject):
+            return rng.choice(self._sent[subject])
+        if chance < 0.24 and self._skipped.get(subject):
+            version = self._skipped[subject].pop()
+        else:
+            last = self._versions.get(subject, 0)
+            version = last + rng.choice((1, 1, 1, 2, 3))
+            self._skipped.setdefault(subject, []).extend(range(last + 1, version))
+            self._versions[subject] = version
+        body = self._body(f"s-{subject}", version, _MARKETS[subject % len(_MARKETS)])
+        self._sent.setdefault(subject, []).append(body)
+        return body
+
+    def _body(self, subject: str, version: int | None, markets: list[str]) -> str:
+        rng = self._rng
+        body: dict[str, Any] = {"platform": "shop", "kind": "product", "id": subject, "markets": markets}
+        if version is not None:
+            body["version"] = version
+        verdict = rng.choices(("review", "approve", "reject"), weights=(4, 5, 1))[0]
+        titles = {
+            "review": "Replica watch 1:1 copy",
+            "approve": "Garden chair of oak, solid",
+            "reject": "Live ammunition",
+        }
+        body |= {
+            "title": f"{titles[verdict]} {rng.randrange(10**6)}",
+            "text": "Ships within two days. " * rng.randint(1, 8),
+            "brand": "Oak & Sons",
+            "language": "en",
+            "price": {"amount_minor": rng.randint(2_000, 60_000), "currency": "EUR"},
+        }
+        return _encode(body).decode()
+
+
+class Client:
+    """Calls services; writes down each call before it is made, and each answer before it is acted upon."""
+
+    def __init__(self, key: str, journal: Journal) -> None:
+        self._journal = journal
+        self._web = Web({"Authorization": f"Bearer {key}"})
+
+    def close(self) -> None:
+        self._web.close()
+
+    async def call(
+        self,
+        kind: str,
+        facts: dict[str, Any],
+        place: Place,
+        content: bytes,
+        *,
+        media_type: str = "application/json",
+        read: Callable[[Answer], Any] = Answer.json,
+        timeout: float = _TIMEOUT,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int | None, Any]:
+        """The status and what `read` makes of a 2xx; None when no answer came."""
+        n = self._journal.sent(kind, facts)
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._web.call("POST", *place, content, {"Content-Type": media_type, **(headers or {})})
+        except (OSError, TimeoutError) as error:
+            self._journal.lost(n, type(error).__name__)
+            return None, None
+        told = read(answer) if answer.status < 300 and answer.content else _problem(answer)
+        self._journal.answered(n, answer.status, answer.headers.get("retry-after"), told)
+        return answer.status, told
+
+    async def get(self, place: Place) -> Answer | None:
+        """An answer that nobody acts upon; None when there was none."""
+        try:
+            async with asyncio.timeout(5):
+                return await self._web.call("GET", *place)
+        except (OSError, TimeoutError):
+            return None
+
+
+class Load:
+    """Posts arrivals to intake for `seconds`, `rate` a second."""
+
+    def __init__(self, client: Client, intake: int, seed: int) -> None:
+        self._client = client
+        self._intake = intake
+        self._seed = seed
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._started = 0.0
+        self.tally = Tally()
+
+    async def run(self, rate: float, seconds: float, stop: asyncio.Event) -> None:
+        """Send everything, and wait for the last answers, bounded; `stop` ends it early."""
+        loop = asyncio.get_running_loop()
+        self._started = loop.time()
+        try:
+            for arrival in Items(self._seed).arrivals(rate, seconds):
+                if (wait := self._started + arrival.at - loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                if stop.is_set():
+                    break
+                self.tally.intended += len(arrival.lines)
+                if len(self._under_way) >= _UNDER_WAY:
+                    self.tally.not_sent += len(arrival.lines)
+                    continue
+                task = asyncio.create_task(self._send(arrival))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+            if self._under_way:
+                await asyncio.wait(self._under_way, timeout=_PATIENCE + _TIMEOUT)
+        finally:
+            late = list(self._under_way)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def longest_stall(self) -> float:
+        """The longest time, in seconds, in which nothing was accepted."""
+        moments = sorted(self.tally.accepted_at)
+        return max((b - a for a, b in pairwise(moments)), default=0.0)
+
+    async def _send(self, arrival: Arrival) -> None:
+        rng, loop = random.Random(f"{self._seed}-{arrival.at}"), asyncio.get_running_loop()
+        due, pause, hasty = self._started + arrival.at, 0.2, arrival.hasty
+        while True:
+            status, counts = await (self._batch if arrival.batch else self._one)(arrival, _HASTY if hasty else _TIMEOUT)
+            self.tally.statuses.update(counts)
+            if status is not None and status not in (429, 503) and status < 500:
+                if status in (200, 202):
+                    self.tally.accepted_at.append(loop.time() - self._started)
+                    self.tally.latencies.append(loop.time() - due)
+                return
+            if loop.time() - due > _PATIENCE:
+                self.tally.given_up += 1
+                return
+            hasty = False
+            await asyncio.sleep(pause * rng.uniform(0.5, 1.0))
+            pause = min(3.0, pause * 1.7)
+
+    async def _one(self, arrival: Arrival, timeout: float) -> tuple[int | None, Counter[str]]:
+        facts = {"body": arrival.lines[0], "bad": [0] if arrival.bad else []}
+        place = self._intake, "/v1/items"
+        status, _ = await self._client.call("post", facts, place, arrival.lines[0].encode(), timeout=timeout)
+        return status, Counter([str(status or "no answer")])
+
+    async def _batch(self, arrival: Arrival, timeout: float) -> tuple[int | None, Counter[str]]:
+        facts = {"lines": arrival.lines, "bad": arrival.bad}
+        status, verdicts = await self._client.call(
+            "batch",
+            facts,
+            (self._intake, "/v1/items/batch"),
+            "\n".join(arrival.lines).encode(),
+            media_type="application/x-ndjson",
+            read=lambda answer: [msgspec.json.decode(line) for line in answer.content.splitlines()],
+            timeout=timeout,
+        )
+        if status != 200:
+            return status, Counter({str(status or "no answer"): len(arrival.lines)})
+        counts = Counter(str(verdict["status"]) for verdict in verdicts)
+        return (503 if counts.keys() & {"429", "503"} else 200), counts
+
+
+class Reviewer:
+    """Claims what waits and decides it, mostly; gives back, holds on, comes too late, or is never seen again."""
+
+    def __init__(self, name: str, client: Client, *, port: int, region: str, tally: Tally, seed: int) -> None:
+        self._name = name
+        self._client = client
+        self._port = port
+        self._region = region
+        self._tally = tally
+        self._rng = random.Random(f"{name}-{region}-{seed}")
+        self._claims = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`."""
+        while not stop.is_set():
+            await asyncio.sleep(self._rng.uniform(0.05, 0.3))
+            claim = await self._claim(stop)
+            if claim is not None:
+                await self._review(claim["case_id"], claim["token"], stop)
+
+    async def _claim(self, stop: asyncio.Event) -> dict[str, Any] | None:
+        self._claims += 1
+        key = f'"{self._name}-{self._claims}"' if self._rng.random() < 0.7 else None
+        facts = {
+            "region": self._region,
+            "reviewer": self._name,
+            "team": "in_house",
+            "key": key,
+            "lease_seconds": LEASE_SECONDS,
+        }
+        body = _encode({name: facts[name] for name in ("reviewer", "team", "lease_seconds")})
+        headers = {} if key is None else {"Idempotency-Key": key}
+        for _ in range(4):
+            status, claim = await self._client.call(
+                "claim", facts, (self._port, "/v1/claims"), body, read=_claimed, timeout=8, headers=headers
+            )
+            self._tally.reviews[f"claim {status or 'no answer'}"] += 1
+            if status == 201:
+                return dict(claim)
+            if (status is not None and status != 503) or key is None or stop.is_set():
+                break
+            await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+        await asyncio.sleep(self._rng.uniform(0.2, 0.6))
+        return None
+
+    async def _review(self, case_id: str, token: int, stop: asyncio.Event) -> None:
+        act = self._rng.choices(("decide", "hold", "release", "late", "vanish"), weights=(70, 9, 7, 8, 6))[0]
+        if act == "vanish":
+            return
+        if act == "release":
+            await self._act("release", case_id, {"lease_token": token, "reason": "not mine"})
+            return
+        if act == "hold":
+            for _ in range(self._rng.randint(1, 3)):
+                await asyncio.sleep(self._rng.uniform(0.5, 2.0))
+                await self._act("heartbeat", case_id, {"lease_token": token, "lease_seconds": LEASE_SECONDS})
+        elif act == "late":
+            await asyncio.sleep(LEASE_SECONDS + self._rng.uniform(0.4, 2.5))
+        action = self._rng.choice(("approve", "reject"))
+        decision = {
+            "lease_token": token,
+            "action": action,
+            "reasons": ["COUNTERFEIT"] if action == "reject" else [],
+            "note": f"{self._name} {self._claims}",
+        }
+        for _ in range(5):
+            status = await self._act("decide", case_id, decision)
+            if (status is not None and status != 503) or stop.is_set():
+                if status == 201 and self._rng.random() < 0.1:
+                    await self._act("decide", case_id, decision)
+                return
+            await asyncio.sleep(self._rng.uniform(0.2, 1.5))
+
+    async def _act(self, kind: str, case_id: str, body: dict[str, Any]) -> int | None:
+        facts = {
+            "region": self._region,
+            "case_id": case_id,
+            "token": body["lease_token"],
+            "reviewer": self._name,
+            **body,
+        }
+        path = {"decide": "decisions"}.get(kind, kind)
+        place = self._port, f"/v1/cases/{case_id}/{path}"
+        status, _ = await self._client.call(kind, facts, place, _encode(body), read=_held, timeout=8)
+        self._tally.reviews[f"{kind} {status or 'no answer'}"] += 1
+        return status
+
+
+def _claimed(answer: Answer) -> dict[str, Any]:
+    told = answer.json()
+    return {"case_id": told["case"]["case_id"], "token": told["lease"]["token"], "until": told["lease"]["until"]}
+
+
+def _held(answer: Answer) -> dict[str, Any]:
+    told = answer.json()
+    return {"until": told["lease"]["until"]} if told.get("lease") else {"told": told.get("decision_id", "")}
+
+
+def _problem(answer: Answer) -> dict[str, Any]:
+    try:
+        told = answer.json() if answer.content else {}
+    except ValueError:
+        told = {"detail": answer.content[:200].decode(errors="replace")}
+    return {name: told[name] for name in ("type", "detail") if name in told}

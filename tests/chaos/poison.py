@@ -1,0 +1,118 @@
+"""Records that no consumer can use, of every kind, put into every topic; each plant is written into the journal.
+
+What a kind must lead to is said here once: which groups set it aside. The audit keeps any event, so it sets aside only
+what is none.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from tests.chaos.checker.cloudevents import derived
+from tests.chaos.ground import Ground
+from tests.chaos.journal import Journal
+
+Headers = list[tuple[str, bytes]]
+
+_TYPES: Final = {"submissions": "item.submitted", "cases": "case.opened", "decisions": "decision.made"}
+_READERS: Final = {"submissions": ("router", "intake"), "cases": ("decision", "intake"), "decisions": ("intake",)}
+_HUGE: Final = 3 * 2**20
+_LOOK_MS: Final = 500
+
+
+class Spoiled(NamedTuple):
+    """A record to plant; `readers` are the services whose groups must set it aside."""
+
+    kind: str
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+    readers: tuple[str, ...]
+
+
+def make(rng: random.Random, region: str, other: str) -> Iterator[Spoiled]:
+    """One of each kind for each topic of a region."""
+    for stage, name in _TYPES.items():
+        topic = f"piepowder.{stage}.{region}"
+        some, everybody = _READERS[stage], (*_READERS[stage], "audit")
+
+        def spoiled(
+            kind: str,
+            value: bytes,
+            readers: tuple[str, ...],
+            of: str = f"piepowder.{name}.v1",
+            where: str = region,
+            *,
+            topic: str = topic,
+        ) -> Spoiled:
+            subject = f"shop:product:spoiled-{rng.randrange(10**9)}"
+            return Spoiled(kind, topic, subject.encode(), value, _headers(rng, of, subject, where), readers)
+
+        yield Spoiled("no headers", topic, b"spoiled", b"{}", [], everybody)
+        yield spoiled("truncated JSON", b'{"item_id": "', everybody)
+        yield spoiled("the fields of another type", b'{"item_id": 5}', some)
+        yield spoiled("an unknown event version", b"{}", some, of=f"piepowder.{name}.v9")
+        yield spoiled("another region's record", b"{}", everybody, where=other)
+        yield spoiled("another key", b"{}", everybody)._replace(key=b"someone:else")
+        yield spoiled("a huge record", b'{"item_id": "' + b"x" * _HUGE + b'"}', some)
+    yield Spoiled("no event at all", "piepowder.control", b"spoiled", b"?", [], ("audit",))
+    yield Spoiled("garbage", f"piepowder.deadletters.{region}", b"spoiled", b"\xff\x00", [("dl_topic", b"\xff")], ())
+
+
+async def plant(ground: Ground, journal: Journal, rng: random.Random, regions: tuple[str, str]) -> int:
+    """Put one of each kind into every topic; returns how many."""
+    producer = AIOKafkaProducer(bootstrap_servers=ground.kafka.bootstrap, acks="all", max_request_size=2 * _HUGE)
+    await producer.start()
+    count = 0
+    try:
+        for region, other in (regions, regions[::-1]):
+            plants = list(make(rng, region, other))
+            again = await _a_case_again(ground, rng, region)
+            for one in [*plants, *again]:
+                place = await producer.send_and_wait(one.topic, one.value, one.key, headers=one.headers)
+                cells = regions if one.topic == "piepowder.control" else (region,)
+                groups = [f"piepowder-{reader}-{cell}" for reader in one.readers for cell in cells]
+                journal.planted(one.kind, place.topic, place.partition, place.offset, groups)
+                count += 1
+    finally:
+        await producer.stop()
+    return count
+
+
+async def _a_case_again(ground: Ground, rng: random.Random, region: str) -> list[Spoiled]:
+    """A stored case under another event's id: decision's table refuses it, and its subject's next cases must go on."""
+    topic = f"piepowder.cases.{region}"
+    places = await ground.places([topic])
+    consumer = AIOKafkaConsumer(bootstrap_servers=ground.kafka.bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        found = await consumer.getmany(timeout_ms=_LOOK_MS, max_records=50)
+    finally:
+        await consumer.stop()
+    for record in (record for lane in found.values() for record in lane):
+        headers = [(name, value) for name, value in record.headers if name != "ce_id"]
+        if dict(headers).get("ce_source") not in (None, b"chaos"):
+            fresh = derived("spoiled", str(rng.random())).encode()
+            kind = "a case that is there already"
+            return [Spoiled(kind, topic, record.key, record.value, [*headers, ("ce_id", fresh)], ("decision",))]
+    return []
+
+
+def _headers(rng: random.Random, of: str, subject: str, region: str) -> Headers:
+    event_id = derived("spoiled", str(rng.random()))
+    return [
+        ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_type", of.encode()),
+        ("ce_source", b"chaos"),
+        ("ce_time", b"2026-01-01T00:00:00.000Z"),
+        ("ce_subject", subject.encode()),
+        ("ce_region", region.encode()),
+        ("ce_correlationid", event_id.encode()),
+    ]

@@ -1,0 +1,90 @@
+"""What a run tells at its end: faults and recoveries, the load that was held, stalls, violations."""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import quantiles
+from typing import NamedTuple
+
+from tests.chaos.checker.history import History
+from tests.chaos.checker.promises import Violation
+from tests.chaos.faults import Planned
+from tests.chaos.load import Tally
+
+_SHOWN = 12
+
+
+class Injected(NamedTuple):
+    """A fault that was made. `recovery` in seconds from its end until an item went the whole way; None: it did not."""
+
+    planned: Planned
+    at: float
+    lasted: float
+    recovery: float | None
+
+
+class Report(NamedTuple):
+    """A run. `stall` in seconds; `seconds` is how long the load ran."""
+
+    seed: int
+    seconds: float
+    rate: float
+    tally: Tally
+    stall: float
+    injected: Sequence[Injected]
+    skipped: Sequence[str]
+    settled: float
+    violations: Sequence[Violation]
+    history: History
+
+    @property
+    def kept(self) -> bool:
+        """Whether every promise was, and the system recovered from every fault."""
+        return not self.violations and all(one.recovery is not None for one in self.injected)
+
+    def __str__(self) -> str:
+        return "\n".join([*self._faults(), "", *self._load(), "", *self._facts(), "", *self._verdict()])
+
+    def _faults(self) -> list[str]:
+        lines = [f"seed {self.seed}: {len(self.injected)} faults in {self.seconds:.0f} s", ""]
+        lines += ["| at s | fault | lasted s | recovered after s |", "| ---: | --- | ---: | ---: |"]
+        for one in self.injected:
+            recovery = "NOT" if one.recovery is None else f"{one.recovery:.1f}"
+            what = f"{one.planned.fault} {one.planned.victim}".strip()
+            lines.append(f"| {one.at:.0f} | {what} | {one.lasted:.1f} | {recovery} |")
+        return [*lines, *(f"skipped: {why}" for why in self.skipped)]
+
+    def _load(self) -> list[str]:
+        tally = self.tally
+        times = sorted(tally.latencies)
+        cuts = quantiles(times, n=1000) if len(times) > 1 else [0.0] * 999
+        counts = ", ".join(f"{status}: {n}" for status, n in sorted(tally.statuses.items()))
+        reviews = ", ".join(f"{what}: {n}" for what, n in sorted(tally.reviews.items()))
+        unsent = f"{tally.given_up} calls given up, {tally.not_sent} items not sent"
+        parts = f"p50 {cuts[499]:.3f} s, p99 {cuts[989]:.2f} s, p99.9 {cuts[998]:.2f} s"
+        return [
+            f"load: {self.rate:g} arrivals/s, {tally.intended} items intended, {unsent}; answers {counts}",
+            f"latency from the intended moment to being taken: {parts}; longest time without: {self.stall:.1f} s",
+            f"reviews: {reviews}",
+        ]
+
+    def _facts(self) -> list[str]:
+        history = self.history
+        stages = Counter(record.topic.split(".")[1] for record in history.records)
+        decisions = Counter(
+            "policy" if row.automated else "people" for cell in history.cells.values() for row in cell.decisions
+        )
+        states = Counter(row.state for cell in history.cells.values() for row in cell.cases)
+        logged = sum(len(cell.log) for cell in history.cells.values())
+        return [
+            f"records: {dict(stages)}; planted: {len(history.planted)}; audited: {logged}",
+            f"cases: {dict(states)}; decided by {dict(decisions)}",
+        ]
+
+    def _verdict(self) -> list[str]:
+        settled = f"checked {self.settled:.1f} s after the load ended"
+        if not self.violations:
+            return [f"{settled}; 0 violations"]
+        titles = Counter(f"promise {v.promise}: {v.title.split(':')[0][:90]}" for v in self.violations)
+        summary = [f"  {n} x {title}" for title, n in titles.most_common(_SHOWN)]
+        shown = [str(violation) for violation in self.violations[:_SHOWN]]
+        return [f"{settled}; {len(self.violations)} VIOLATION(S)", *summary, *shown]

@@ -1,0 +1,182 @@
+"""One run: load and faults, one after another, then stillness, the checker, a replay, and the checker again."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.checker import promises
+from tests.chaos.checker.cloudevents import derived
+from tests.chaos.checker.history import History
+from tests.chaos.checker.promises import Violation
+from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
+from tests.chaos.faults import Hands, Planned
+from tests.chaos.ground import REGIONS, Ground
+from tests.chaos.journal import Journal
+from tests.chaos.load import LEASE_SECONDS, Client, Load, Reviewer
+from tests.chaos.report import Injected, Report
+
+MARKETS: Final = {"DE": "eu", "FR": "eu", "US": "us", "CA": "us"}
+_REVIEWERS: Final = 4
+_RECOVERY: Final = 120.0
+_SETTLE: Final = 120.0
+_LEASES_END: Final = LEASE_SECONDS + 2.5
+
+Say = Callable[[str], None]
+
+
+class Run:
+    """A run on its own ground, in `folder`."""
+
+    def __init__(self, folder: Path, *, seed: int, rate: float, say: Say) -> None:
+        self._seed = seed
+        self._rate = rate
+        self._say = say
+        self._journal = Journal(folder / "journal.ndjson")
+        self._ground = Ground(folder, say=say)
+        self._injected: list[Injected] = []
+        self._probes = 0
+
+    async def run(self, schedule: Iterable[Planned], *, seconds: float, at_least: float) -> Report:
+        """Faults until `seconds` have passed or the schedule ends, load for `at_least` seconds; then all is stopped."""
+        try:
+            await self._ground.start()
+            return await self._run(schedule, seconds, at_least)
+        finally:
+            await self._ground.stop()
+            self._journal.close()
+
+    async def _run(self, schedule: Iterable[Planned], seconds: float, at_least: float) -> Report:
+        loop = asyncio.get_running_loop()
+        client = Client(self._ground.system.key(), self._journal)
+        load = Load(client, self._ground.port("intake"), self._seed)
+        hands = Hands(self._ground, self._journal, self._seed)
+        posting_ends, reviewing_ends = asyncio.Event(), asyncio.Event()
+        topics = Topics(self._ground.kafka.bootstrap, topic_names(REGIONS))
+        tasks = [asyncio.create_task(load.run(self._rate, seconds + _RECOVERY * 4, posting_ends))]
+        for region in REGIONS:
+            port = self._ground.port(f"decision-{region}")
+            for number in range(_REVIEWERS):
+                reviewer = Reviewer(f"r-{number}", client, port=port, region=region, tally=load.tally, seed=self._seed)
+                tasks.append(asyncio.create_task(reviewer.run(reviewing_ends)))
+        started = loop.time()
+        try:
+            for planned in schedule:
+                if loop.time() - started + planned.pause > seconds:
+                    break
+                await asyncio.sleep(planned.pause)
+                await self._inject(hands, client, planned, started)
+            await asyncio.sleep(max(0.0, started + at_least - loop.time()))
+            ran = loop.time() - started
+            posting_ends.set()
+            await tasks[0]
+            reviewing_ends.set()
+            await asyncio.gather(*tasks)
+            settled, violations, history = await self._check(topics)
+            if not violations:
+                violations = await self._replay(topics, hands, history)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await topics.close()
+            client.close()
+        return Report(
+            self._seed,
+            ran,
+            self._rate,
+            load.tally,
+            load.longest_stall(),
+            self._injected,
+            hands.skipped,
+            settled,
+            violations,
+            history,
+        )
+
+    async def _inject(self, hands: Hands, client: Client, planned: Planned, started: float) -> None:
+        loop = asyncio.get_running_loop()
+        at = loop.time()
+        self._say(f"{at - started:6.1f} s  {planned}")
+        await hands.do(planned)
+        whole = loop.time()
+        recovery = await self._recovered(client, whole)
+        self._injected.append(Injected(planned, at - started, whole - at, recovery))
+        self._say(f"          recovered after {'NOT' if recovery is None else f'{recovery:.1f} s'}")
+
+    async def _recovered(self, client: Client, whole: float) -> float | None:
+        """Seconds until an item posted now has gone the whole way in both regions: posted, decided, seen, audited."""
+        loop = asyncio.get_running_loop()
+        self._probes += 1
+        text = (
+            f'{{"platform":"shop","kind":"product","id":"probe-{self._probes}","version":1,"markets":["DE","US"],'
+            '"title":"Garden chair of oak, solid","brand":"Oak & Sons","price":{"amount_minor":5000,"currency":"EUR"}}'
+        )
+        item = derived("item", "shop", "product", f"probe-{self._probes}", "1")
+        event = {region: derived("event", item, "piepowder.item.submitted.v1", region) for region in REGIONS}
+        accepted = False
+        while loop.time() - whole < _RECOVERY:
+            if not accepted:
+                place = self._ground.port("intake"), "/v1/items"
+                facts = {"body": text, "bad": []}
+                status, _ = await client.call("post", facts, place, text.encode(), timeout=5)
+                accepted = status == 202
+            elif await self._went_all_the_way(client, item, event):
+                return loop.time() - whole
+            await asyncio.sleep(0.2)
+        return None
+
+    async def _went_all_the_way(self, client: Client, item: str, event: dict[str, str]) -> bool:
+        answer = await client.get((self._ground.port("intake"), f"/v1/items/{item}"))
+        if answer is None or answer.status != 200:
+            return False
+        regions = answer.json()["regions"]
+        if any(regions.get(region, {}).get("status") != "approved" for region in REGIONS):
+            return False
+        for region in REGIONS:
+            answer = await client.get((self._ground.port(f"audit-{region}"), f"/v1/events/{event[region]}"))
+            if answer is None or answer.status != 200:
+                return False
+        return True
+
+    async def _still(self) -> None:
+        """Wait until every group has read to the ends, bounded."""
+        deadline = asyncio.get_running_loop().time() + _SETTLE
+        while (behind := await self._ground.behind()) and asyncio.get_running_loop().time() < deadline:
+            self._say(f"          still behind: {behind}")
+            await asyncio.sleep(1)
+
+    async def _check(self, topics: Topics) -> tuple[float, list[Violation], History]:
+        """Check again and again until nothing is wrong, for things may be under way; then what is wrong is wrong."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self._still()
+        await asyncio.sleep(_LEASES_END)
+        while True:
+            history = await self._read(topics)
+            violations = await asyncio.to_thread(promises.check, history)
+            passed = loop.time() - started
+            hopeless = passed > _SETTLE / 4 and not await self._ground.behind()
+            if not violations or passed > _SETTLE or hopeless:
+                return passed, violations, history
+            await asyncio.sleep(2)
+
+    async def _replay(self, topics: Topics, hands: Hands, before: History) -> list[Violation]:
+        """Every group from its first offset again: nothing may change."""
+        self._say("          every group reads everything again")
+        await hands.do(Planned("reset", "", 0.0, 0.0))
+        await asyncio.to_thread(self._ground.system.wait_ready)
+        _, violations, after = await self._check(topics)
+        return violations + promises.compare(before, after)
+
+    async def _read(self, topics: Topics) -> History:
+        records = await topics.read()
+        cells, statuses, totals = await read_tables(self._ground.databases, REGIONS)
+        calls, planted = await asyncio.to_thread(read_journal, self._journal.path)
+        return History(MARKETS, calls, planted, list(records), cells, statuses, totals)
+
+
+def new_seed() -> int:
+    """A seed to print."""
+    return random.SystemRandom().randrange(10**6)

@@ -1,0 +1,32 @@
+"""The promises hold under the most telling faults (1 to 9): the short form of `make chaos`, in under four minutes."""
+
+import asyncio
+import contextlib
+import sys
+
+import pytest
+
+from tests.conftest import project_root
+
+SECONDS = 300
+SEED = 20_260
+
+
+@pytest.mark.timeout(SECONDS + 60)
+async def test_under_the_most_telling_faults_no_promise_is_broken() -> None:
+    command = [sys.executable, "-m", "tests.chaos", "--short", "--seed", str(SEED)]
+    chaos = await asyncio.create_subprocess_exec(
+        *command, cwd=project_root(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            told, _ = await chaos.communicate()
+    finally:
+        if chaos.returncode is None:
+            chaos.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(50):
+                    await chaos.wait()
+    text = told.decode()
+    assert chaos.returncode == 0, text
+    assert "0 violations" in text

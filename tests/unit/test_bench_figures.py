@@ -1,0 +1,125 @@
+"""What `make bench` says is what it measured: ratios, marks, percentiles, costs and the data that it sends."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from unittest.mock import patch
+
+import msgspec
+import pytest
+import uvicorn
+
+from deploy.local.ports import free_ports
+from shared.envelope import decode
+from shared.events import CaseOpened, DecisionMade, ItemSubmitted
+from tests.bench import calls, data, empty, machine
+from tests.bench.report import Figure, Mark, Round, of_rounds, percentile, table
+from tests.bench.usage import Stretch, cpu_seconds, peak_mb, tree_cpu_seconds
+
+
+def test_a_ratio_is_between_the_medians_so_that_one_disturbed_round_says_nothing() -> None:
+    stage = [Round(100, 1.0), Round(100, 1.1), Round(100, 50.0)]
+    floor = [Round(100, 0.5), Round(100, 0.5), Round(100, 0.01)]
+    figure = of_rounds("router", "items/s", stage, floor, mark=Mark(0.5), peak={})
+    assert figure.ratio == pytest.approx((100 / 1.1) / (100 / 0.5))
+    assert "**no**" in figure.cells()
+
+
+def test_the_cost_is_told_by_item_for_the_stage_and_for_its_floor() -> None:
+    stage = [Round(1000, 1.0, {"router": 0.04, "kafka": 0.01})]
+    floor = [Round(1000, 1.0, {"client": 0.01})]
+    figure = of_rounds("router", "items/s", stage, floor, peak={"router": 123.0})
+    text = table([figure])
+    assert "router 40, kafka 10 (floor: client 10)" in text
+    assert "router 123" in text
+
+
+def test_a_mark_may_ask_for_less_than_a_bound() -> None:
+    assert Mark(30, "s", below=True).met(29.9)
+    assert not Mark(30, "s", below=True).met(30.0)
+    assert str(Mark(3000, "items/s")) == "≥ 3,000 items/s"
+
+
+def test_a_figure_without_a_floor_is_held_against_its_value() -> None:
+    figure = Figure(name="end to end", unit="items/s", values=[2500.0, 3500.0, 3100.0], next=Mark(3000, "items/s"))
+    assert "≥ 3,000 items/s (met)" in figure.cells()
+    assert "3,100 (2,500–3,500) items/s" in figure.cells()
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
+def test_a_percentile_is_the_smallest_value_that_the_share_does_not_exceed(share: float, expected: float) -> None:
+    assert percentile([float(n) for n in range(100, 0, -1)], share) == expected
+
+
+def test_a_stretch_counts_the_processor_time_of_a_process_and_of_its_tree() -> None:
+    before = cpu_seconds(os.getpid())
+    with Stretch({"own": os.getpid()}, {"tree": os.getpid()}) as stretch:
+        while cpu_seconds(os.getpid()) < before + 0.2:
+            sum(range(10_000))
+    assert stretch.cpu["own"] >= 0.1
+    assert stretch.cpu["tree"] >= 0.1
+    assert stretch.seconds >= 0.1
+    assert tree_cpu_seconds(os.getpid()) >= before
+    assert 5 < peak_mb(os.getpid()) < 10_000
+
+
+def test_a_process_that_is_gone_costs_nothing() -> None:
+    gone = 2**22 + 1
+    assert (cpu_seconds(gone), tree_cpu_seconds(gone), peak_mb(gone)) == (0.0, 0.0, 0.0)
+
+
+def test_posts_are_of_the_stated_size_and_each_is_a_subject_of_its_own() -> None:
+    bodies = data.bodies(300, tag="a", region="us")
+    posts = [msgspec.json.decode(body) for body in bodies]
+    assert len({post["id"] for post in posts}) == 300
+    assert all(not data.MARKETS["us"].isdisjoint(post["markets"]) for post in posts)
+    assert 700 < sum(map(len, bodies)) / 300 < 1_000
+    assert data.bodies(300, tag="a", region="us") == bodies
+
+
+def test_a_life_reads_as_the_events_that_the_services_would_have_told() -> None:
+    lives = data.lives(20, tag="b")
+    for life in lives:
+        submitted, opened, decided = (
+            decode(one.headers, one.key, one.value, region="eu") for one in (life.submitted, life.opened, life.decided)
+        )
+        assert isinstance(submitted.data, ItemSubmitted)
+        assert isinstance(opened.data, CaseOpened)
+        assert isinstance(decided.data, DecisionMade)
+        assert opened.attributes.causation_id == submitted.attributes.id
+        assert decided.attributes.causation_id == opened.attributes.id
+    assert [life.verdict for life in lives].count("review") == 2
+
+
+def test_the_machine_is_named_with_its_cores_and_versions() -> None:
+    text = "\n".join(machine.describe())
+    assert "cores" in text
+    assert "Kafka 4." in text
+    assert "Python 3." in text
+
+
+async def test_the_client_reads_answer_after_answer_on_a_connection() -> None:
+    async with _empty_server() as url:
+        bodies = await calls.send_all(url, [calls.post("/x", "k", b"{}")] * 50, connections=3, wanted=202)
+        assert bodies == [b""] * 50
+
+
+async def test_the_client_refuses_an_answer_that_was_not_wanted() -> None:
+    async with _empty_server() as url:
+        with pytest.raises(ExceptionGroup) as refused:
+            await calls.send_all(url, [calls.post("/x", "k", b"{}")], connections=1, wanted=200)
+        assert "202, expected 200" in str(refused.value.exceptions[0])
+
+
+@asynccontextmanager
+async def _empty_server() -> AsyncIterator[str]:
+    [port] = free_ports(1)
+    server = uvicorn.Server(empty.config(port))
+    with patch.object(server, "capture_signals", nullcontext):
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        await serving

@@ -1,0 +1,142 @@
+"""What a chaos run is made of can be trusted: its seed plays it again, and its network is as bad as it says."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.chaos import faults, poison
+from tests.chaos.checker.cloudevents import read_event
+from tests.chaos.checker.history import Record
+from tests.chaos.checker.reading import read_journal
+from tests.chaos.journal import Journal
+from tests.chaos.load import Items
+from tests.chaos.proxy import Proxies, Trouble, kafka_client, postgres_client
+
+
+def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
+    first, again, other = (list(islice(faults.draw(seed), 60)) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+    assert len({planned.fault for planned in first}) > 15
+
+
+def test_a_fault_that_was_printed_can_be_read() -> None:
+    for planned in islice(faults.draw(7), 200):
+        if planned.fault != "two at once":
+            read = faults.parse(str(planned))
+            assert (read.fault, read.victim) == (planned.fault, planned.victim)
+
+
+def test_a_seed_makes_the_same_load_again() -> None:
+    first, again, other = (list(Items(seed).arrivals(50, 20)) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+
+
+def test_the_load_has_what_it_promises() -> None:
+    arrivals = list(Items(7).arrivals(50, 60))
+    lines = [line for arrival in arrivals for n, line in enumerate(arrival.lines, 1) if n not in arrival.bad]
+    versions: dict[str, list[int]] = {}
+    for line in lines:
+        body = msgspec.json.decode(line)
+        if "version" in body:
+            versions.setdefault(body["id"], []).append(body["version"])
+    orders = [pair for seen in versions.values() for pair in pairwise(seen)]
+    assert any(a < b for a, b in orders)
+    assert any(a > b for a, b in orders)
+    assert len(set(lines)) < len(lines)
+    assert any(arrival.batch for arrival in arrivals)
+    assert any(arrival.bad for arrival in arrivals)
+    assert 0.8 < sum(not arrival.batch for arrival in arrivals) / 3000 < 1.2
+
+
+def test_every_kind_of_poison_is_what_it_says() -> None:
+    for spoiled in poison.make(random.Random(1), "eu", "us"):
+        record = Record(spoiled.topic, 0, 0, 0, spoiled.key, tuple(spoiled.headers), spoiled.value)
+        event = read_event(record)
+        kept_by_the_audit = "audit" not in spoiled.readers and "deadletters" not in spoiled.topic
+        assert kept_by_the_audit == (not isinstance(event, str) and event.region == "eu"), spoiled.kind
+
+
+def test_what_is_written_in_the_journal_is_read_from_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    answered, lost = journal.sent("post", {"body": "{}"}), journal.sent("post", {"body": "[]"})
+    pending = journal.sent("claim", {"reviewer": "r"})
+    journal.answered(answered, 202, None, {"item_id": "x"})
+    journal.lost(lost, "ConnectionResetError")
+    journal.planted("truncated JSON", "t", 1, 7, ["g"])
+    journal.close()
+    calls, planted = read_journal(journal.path)
+    assert [(call.n, call.status, call.error) for call in calls] == [
+        (answered, 202, ""),
+        (lost, None, "ConnectionResetError"),
+        (pending, None, ""),
+    ]
+    assert [(plant.topic, plant.partition, plant.offset, plant.groups) for plant in planted] == [("t", 1, 7, ("g",))]
+
+
+def test_clients_are_told_by_what_they_say_first() -> None:
+    name = b"piepowder-router-eu"
+    assert kafka_client(b"\0\0\0\x20\0\x12\0\x03\0\0\0\x01" + len(name).to_bytes(2, "big") + name) == "router-eu"
+    assert postgres_client(b"\0\0\0\x60\0\x03\0\0user\0p\0database\0chaos_audit_eu\0\0") == "audit-eu"
+    assert postgres_client(b"\0\0\0\x08\x04\xd2\x16\x2f") == ""
+
+
+@pytest.fixture
+def proxies() -> Iterator[Proxies]:
+    made = Proxies()
+    made.start()
+    yield made
+    made.stop()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1000):
+        writer.write(data)
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", ["slow", "cut", "half-open"])
+async def test_a_bad_network_is_as_bad_as_it_says_and_for_whom_it_says(proxies: Proxies, kind: str) -> None:
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    target = server.sockets[0].getsockname()[1]
+    port = proxies.open("kafka-1", lambda: target, lambda first: first.decode())
+    victim = await asyncio.open_connection("127.0.0.1", port)
+    other = await asyncio.open_connection("127.0.0.1", port)
+    for (reader, writer), name in ((victim, b"victim"), (other, b"other")):
+        writer.write(name)
+        assert await reader.read(100) == name
+    trouble = Trouble(kind, "victim", "kafka")  # type: ignore[arg-type]  # one of the three
+    proxies.begin(trouble)
+    await asyncio.sleep(0.1)
+    other[1].write(b"still here")
+    assert await other[0].read(100) == b"still here"
+    started = asyncio.get_running_loop().time()
+    victim[1].write(b"hello?")
+    if kind == "slow":
+        assert await victim[0].read(100) == b"hello?"
+        assert asyncio.get_running_loop().time() - started > 0.25
+    elif kind == "cut":
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(_nothing(victim[0]), 5)
+    else:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(victim[0].read(100), 0.5)
+    proxies.end(trouble)
+    if kind == "half-open":
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(_nothing(victim[0]), 5)
+    for _, writer in (victim, other):
+        writer.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def _nothing(reader: asyncio.StreamReader) -> None:
+    if not await reader.read(100):
+        raise ConnectionResetError
