@@ -37,7 +37,7 @@ app = typer.Typer(
 control_app = typer.Typer(help="The operating model and the policies in force.", no_args_is_help=True)
 app.add_typer(control_app, name="control")
 
-_PLATFORM: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_PLATFORM: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def _regions(text: str) -> list[str]:
@@ -77,7 +77,7 @@ def _delimiter(text: str | None) -> str | None:
 
 def _platform(text: str | None) -> str | None:
     if text is not None and _PLATFORM.fullmatch(text) is None:
-        raise typer.BadParameter("expected a-z, 0-9, '_', '.' and '-'")
+        raise typer.BadParameter("expected 1 to 63 of a-z, 0-9 and '-', beginning with a letter or digit")
     return text
 
 
@@ -124,7 +124,7 @@ def _options(
     delimiter: str | None,
     lenient: bool,
 ) -> listings.Options:
-    stem = re.sub(r"[^a-z0-9_.-]+", "-", Path(file).name.lower().split(".")[0]).strip("-_.")
+    stem = re.sub(r"[^a-z0-9]+", "-", Path(file).name.lower().split(".")[0])[:63].strip("-")
     if kind not in ("product", "seller", "content"):
         raise typer.BadParameter(f"{kind!r}: expected product, seller or content", param_hint="--kind")
     return listings.Options(

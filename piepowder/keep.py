@@ -34,6 +34,12 @@ class Kept:
     def __enter__(self) -> Self:
         try:
             self.stack.start()
+        except StackError:
+            raise  # it has stopped what it started
+        except BaseException:
+            self._stop()
+            raise
+        try:
             self.system.start()
         except BaseException:
             self._stop()

@@ -140,7 +140,8 @@ def read(source: Source, options: Options) -> Iterator[Line | Refusal]:
         raise StackError(f"{source.name} is empty.", "Name a CSV or NDJSON file with at least one item.")
     if first is None:
         raise StackError(f"The first line of {source.name} has more than {MAX_LINE >> 20} MB.", "Name another file.")
-    if first.lstrip().startswith(b"{"):
+    named = source.name.lower().endswith((".ndjson", ".jsonl"))
+    if named or first.lstrip().startswith(b"{"):
         return _ndjson(chain([(number, first)], lines))
     if first.lstrip().startswith(b"["):
         raise StackError(f"{source.name} is one JSON array.", "Write one object a line: jq -c '.[]' FILE.")

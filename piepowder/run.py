@@ -3,6 +3,7 @@ believe the services but compares what was promised with what stands in Kafka an
 
 import asyncio
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -111,8 +112,9 @@ def _invite(kept: Kept, folder: Path) -> None:
     chosen = "" if folder == Path(".piepowder") else f" --folder {folder}"
     screen.say("Everything stays up until Ctrl-C. In another terminal, try:", "bold")
     screen.say(f'  curl -H "Authorization: Bearer $(cat {folder / "key"})" {system.url("decision", region)}/v1/queues')
-    screen.say(f"  piepowder status{chosen}")
-    screen.say(f"  piepowder review{chosen}")
+    command = screen.near(Path(sys.executable).with_name("piepowder"))
+    screen.say(f"  {command} status{chosen}")
+    screen.say(f"  {command} review{chosen}")
 
 
 async def account(api: Api, journals: Sequence[Path]) -> Account:

@@ -125,10 +125,10 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
         version="1",
         redoc_url=None,
         responses={
-            401: _documented("No API key, or not a known one"),
-            403: _documented("The key lacks the scope or the region"),
-            422: _documented("The input does not fit; `errors` says where"),
-            503: _documented("Not ready, or something it stands on is away; see `Retry-After`"),
+            401: documented_problem(401, "unauthorized", "The call is not authenticated", "No API key: send it as ..."),
+            403: documented_problem(403, "missing-scope", "The key may not do this", "Client 'shop' lacks the scope."),
+            422: documented_problem(422, "invalid-request", "The request does not fit", "`errors` says where."),
+            503: documented_problem(503, "not-ready", "The service is not ready", "Not ready: database: away."),
         },
     )
     app.add_middleware(_Measured)

@@ -277,7 +277,8 @@ class System:
         for kind in ("intake", "router", "decision", "audit"):
             children = [service.child for name, service in self.services.items() if name.split("-")[0] == kind]
             stop_all(children, max(1.0, min(_DRAIN_SECONDS + 4.0, deadline - _clock.monotonic())))
-        (self.folder / "stack.json").unlink(missing_ok=True)
+        if self._noted:  # only what this system wrote: another may be running in the folder
+            (self.folder / "stack.json").unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         self.start()

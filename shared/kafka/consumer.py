@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -36,6 +37,7 @@ RawRecord: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 M = TypeVar("M")
 
 _POLL_MS = 200
+_ONE_MS = 50
 _STOP_SECONDS = 5.0  # a client that waits for others to rejoin its group can take much longer to close
 _ATTEMPTS_ALONE = 3  # an unexpected error may be a passing one; after this many for one record it is poison
 
@@ -74,6 +76,10 @@ class Breaker:
                 f"{self._rejected} of the last {self._handled} records were rejected: look at the dead-letter topic"
                 " for the reason, mend it, and start the service again"
             )
+
+
+class _Unreadable(Exception):  # noqa: N818 - what the record is
+    """The client itself cannot read a record (a header's name that is not UTF-8), and does not say which."""
 
 
 class BatchConsumer(Generic[M]):
@@ -115,6 +121,7 @@ class BatchConsumer(Generic[M]):
         self._drain_seconds = drain_seconds
         self._linger_seconds = linger_seconds
         self._breaker = Breaker()
+        self._one_by_one = False
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
         self._lag = _Lag(group, clock)
@@ -138,6 +145,9 @@ class BatchConsumer(Generic[M]):
                 while not stop.is_set():
                     await self._step(consumer, stop)
                     attempt = 0
+            except _Unreadable as error:
+                log.error("a record cannot be read by the client; looking for it", extra={"error": str(error)})
+                self._one_by_one = True
             except (KafkaError, OSError) as error:
                 attempt += 1
                 self._readiness.set(condition, f"Kafka at {self._bootstrap}: {error!r}")
@@ -192,15 +202,41 @@ class BatchConsumer(Generic[M]):
             await wait(stop, self._linger_seconds)
 
     async def _fetch(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> dict[TopicPartition, list[RawRecord]]:
+        if self._one_by_one:
+            return await self._fetch_one_each(consumer, stop)
         # while its group rebalances, the client waits for the other members, however long that takes: a stop does not
         fetching = asyncio.ensure_future(consumer.getmany(timeout_ms=_POLL_MS, max_records=self._batch_records))
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             return await fetching if fetching.done() else {}
+        except ValueError as error:  # what other partitions gave by then is lost with it: begin again, one at a time
+            raise _Unreadable(repr(error)) from error
         finally:
             fetching.cancel()
             stopping.cancel()
+
+    async def _fetch_one_each(
+        self, consumer: AIOKafkaConsumer, stop: asyncio.Event
+    ) -> dict[TopicPartition, list[RawRecord]]:
+        """One record of each partition, until the one that the client cannot read is found and set aside."""
+        fetched: dict[TopicPartition, list[RawRecord]] = {}
+        for tp in sorted(consumer.assignment()):
+            try:
+                fetched |= await consumer.getmany(tp, timeout_ms=_ONE_MS, max_records=1)
+            except ValueError as error:
+                offset, reason = await consumer.position(tp), f"the client cannot read it: {error!r}"
+                letter = partial(self._deadletters.send_unread, tp, offset, reason)
+                if not await self._until_done(letter, stop):
+                    break
+                metrics.DEADLETTERED.labels(self._group, tp.topic).inc()
+                about = {"topic": tp.topic, "partition": tp.partition, "offset": offset, "reason": reason}
+                log.error("dead-lettered", extra=about)
+                consumer.seek(tp, offset + 1)
+                self._one_by_one = False
+        if not fetched:
+            await wait(stop, _ONE_MS / 1000)  # it may not have its partitions yet
+        return fetched
 
     async def _process(self, records: list[RawRecord], stop: asyncio.Event) -> bool:
         """Make the effects of all records durable; False when told to stop or the partitions are gone before that."""
@@ -219,7 +255,13 @@ class BatchConsumer(Generic[M]):
             metrics.DEADLETTERED.labels(self._group, record.topic).inc()
             log.error(
                 "dead-lettered",
-                extra={"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason},
+                extra={
+                    "topic": record.topic,
+                    "partition": record.partition,
+                    "offset": record.offset,
+                    "event_id": (dict(record.headers).get("ce_id") or b"").decode(errors="replace"),
+                    "reason": reason,
+                },
             )
         self._breaker.note(len(records), len(rejected))
         return True

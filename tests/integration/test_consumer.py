@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
@@ -164,6 +166,46 @@ async def test_a_poison_record_is_dead_lettered_whole_and_the_rest_goes_on(group
     assert headers["dl_topic"] == group.topic.encode()
     assert headers["dl_group"] == f"g-{group.region}".encode()
     assert headers["dl_offset"].isdigit()
+
+
+async def test_a_record_that_the_client_itself_cannot_read_is_named_and_passed_over(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handled.extend(received.message for received in batch)
+
+    await group.post("before", "other")
+    script = [sys.executable, "-c", _UNREADABLE, group.kafka, group.topic]
+    offset = (await asyncio.to_thread(subprocess.run, script, check=True, capture_output=True, text=True)).stdout
+    await group.post("after", *(str(n) for n in range(20)))
+    group.start(handle)
+    await until(lambda: len(set(handled)) == 23)
+    (letter,) = await read_all(group.kafka, topics.deadletters(group.region), 1)
+    headers = dict(letter.headers)
+    assert b"cannot read" in headers["dl_reason"]
+    assert (headers["dl_topic"], headers["dl_offset"]) == (group.topic.encode(), offset.strip().encode())
+    await group.post("later")
+    await until(lambda: "later" in handled)
+    assert sorted(handled) == sorted(set(handled))
+
+
+# a header's name that is not UTF-8, which the client's pure form lets one send; prints the record's offset
+_UNREADABLE = """
+import asyncio, os, sys
+os.environ["AIOKAFKA_NO_EXTENSIONS"] = "1"
+from aiokafka import AIOKafkaProducer
+
+class Name(str):
+    def encode(self, *_):
+        return bytes([255, 254])
+
+async def main():
+    async with AIOKafkaProducer(bootstrap_servers=sys.argv[1]) as producer:
+        sent = await producer.send_and_wait(sys.argv[2], b"v", key=b"k", headers=[(Name("zz"), b"1")], partition=0)
+        print(sent.offset)
+
+asyncio.run(main())
+"""
 
 
 async def test_a_record_whose_handling_always_fails_is_found_among_many(group: Group) -> None:
