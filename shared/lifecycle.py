@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeAlias
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from shared import logs
 from shared.errors import PiepowderError
@@ -32,7 +32,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: FastAPI, settings: CommonSettings, loops: Sequence[Loop], readiness: Readiness) -> bool:
+async def serve(app: ASGIApp, settings: CommonSettings, loops: Sequence[Loop], readiness: Readiness) -> bool:
     """Run `app` and `loops` until SIGTERM, SIGINT, or one of them ends; True when that was as it should be."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,6 +46,7 @@ async def serve(app: FastAPI, settings: CommonSettings, loops: Sequence[Loop], r
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
             timeout_keep_alive=30,
         )

@@ -9,6 +9,7 @@ from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Front, Learned, Projection
 from services.intake.settings import Settings
 from services.intake.store import ItemStatuses, Progress
+from services.intake.withdrawals import Withdrawals
 from shared import http, lifecycle, metrics
 from shared.auth import Authenticator
 from shared.clock import SystemClock
@@ -17,6 +18,7 @@ from shared.kafka.consumer import BatchConsumer
 from shared.kafka.control import ControlReader
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer
+from shared.kafka.reach import Reach
 from shared.postgres import migrations
 from shared.postgres.database import Database
 from shared.readiness import Readiness
@@ -49,6 +51,12 @@ async def run(settings: Settings) -> bool:
     }
     metrics.INTAKE_PENDING.set_function(lambda: float(sum(lane.pending_records for lane in lanes.values())))
     front = Front(codes=codes.load(), lanes={region: lanes[settings.bootstrap(region)] for region in regions})
+    reaches = {
+        bootstrap: Reach(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
+    }
+    withdrawals = Withdrawals(
+        front, reaches={region: reaches[settings.bootstrap(region)] for region in regions}, clock=clock
+    )
     following = api.Following(regions)
     control = ControlReader(
         bootstrap=settings.kafka,
@@ -58,9 +66,10 @@ async def run(settings: Settings) -> bool:
         readiness=readiness,
     )
     app = http.create_app("intake", DESCRIPTION, readiness)
-    api.add_routes(
+    serving = api.add_routes(
         app,
         front=front,
+        withdrawals=withdrawals,
         following=following,
         authenticator=Authenticator.from_file(settings.clients_file),
         readiness=readiness,
@@ -118,9 +127,11 @@ async def run(settings: Settings) -> bool:
             await database.close()
 
     try:
-        return await lifecycle.serve(app, settings, [control.run, connect_kafka, follow], readiness)
+        return await lifecycle.serve(serving, settings, [control.run, connect_kafka, follow], readiness)
     finally:
-        await asyncio.gather(*(producer.stop() for producer in producers.values()))
+        await asyncio.gather(
+            *(producer.stop() for producer in producers.values()), *(reach.stop() for reach in reaches.values())
+        )
 
 
 async def _note_progress(

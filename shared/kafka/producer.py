@@ -117,28 +117,26 @@ class KafkaProducer:
                 lanes[r.topic, partition] = [r]
             else:
                 lane.append(r)
-        if len(lanes) == 1:
-            ((topic, partition), lane) = next(iter(lanes.items()))
-            await self._send_lane(producer, topic, partition, lane)
-            return
-        results = await asyncio.gather(
-            *(self._send_lane(producer, topic, partition, lane) for (topic, partition), lane in lanes.items()),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def _send_lane(self, producer: AIOKafkaProducer, topic: str, partition: int, lane: list[Record]) -> None:
         acknowledgements: list[asyncio.Future[object]] = []
-        batch = producer.create_batch()
-        for r in lane:
-            if batch.append(key=r.key, value=r.value, timestamp=None, headers=r.headers) is None:
-                acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
-                batch = producer.create_batch()
-                batch.append(key=r.key, value=r.value, timestamp=None, headers=r.headers)
-        batch.close()
-        acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
+        try:
+            while lanes:  # as Kafka's protocol has it: one batch of each partition at a time
+                for (topic, partition), lane in list(lanes.items()):
+                    batch = producer.create_batch()
+                    taken = 0
+                    for r in lane:
+                        if batch.append(key=r.key, value=r.value, timestamp=None, headers=r.headers) is None:
+                            break
+                        taken += 1
+                    batch.close()
+                    acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
+                    if taken < len(lane):
+                        lanes[topic, partition] = lane[taken:]
+                    else:
+                        del lanes[topic, partition]
+        except BaseException:
+            for acknowledgement in acknowledgements:
+                acknowledgement.cancel()  # nobody waits for it any more
+            raise
         await _all(acknowledgements)
 
     async def _count_partitions(self, producer: AIOKafkaProducer, topic: str) -> int:
@@ -159,7 +157,7 @@ class KafkaProducer:
                     max_request_size=self._max_bytes + _MAX_BATCH_BYTES,
                     request_timeout_ms=int(self._timeout * 1000),
                     metadata_max_age_ms=30_000,
-                    compression_type="lz4",
+                    compression_type="zstd",
                     retry_backoff_ms=100,
                 )
                 try:

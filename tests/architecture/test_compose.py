@@ -143,7 +143,7 @@ def test_kafkas_listeners_agree_with_each_other_and_with_the_published_port() ->
 
 
 @pytest.mark.parametrize("password", [None, "of-my-own"])
-def test_each_service_with_a_database_has_one_of_its_own_that_is_created(password: str | None) -> None:
+def test_each_service_with_a_database_has_one_that_is_created(password: str | None) -> None:
     containers = load_compose({} if password is None else {"POSTGRES_PASSWORD": password})["services"]
     created = re.findall(r"CREATE DATABASE (\w+);", (ROOT / "deploy/docker/databases.sql").read_text())
     server = containers["postgres"]["environment"]
@@ -155,8 +155,18 @@ def test_each_service_with_a_database_has_one_of_its_own_that_is_created(passwor
             assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
             assert "postgres" in containers[name]["depends_on"]
             used.append(url.path.lstrip("/"))
-    assert sorted(used) == sorted(created)
-    assert [f"piepowder_{name.replace('-', '_')}" for name in SERVICES if name != "router"] == used
+    assert sorted(set(used)) == sorted(created)
+    owners = [name.removesuffix("-projection") for name in SERVICES if name != "router"]  # it shares intake's
+    assert [f"piepowder_{name.replace('-', '_')}" for name in owners] == used
+
+
+def test_the_items_status_is_followed_by_one_process_which_is_not_the_one_that_takes_them_in() -> None:
+    following = {
+        name: container["environment"].get("PIEPOWDER_PROJECTION", "true")
+        for name, container in SERVICES.items()
+        if container["command"] == ["services.intake"]
+    }
+    assert following == {"intake": "false", "intake-projection": "true"}
 
 
 def test_the_topics_of_every_region_are_created() -> None:

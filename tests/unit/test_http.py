@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
+from prometheus_client import REGISTRY
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import ids
 from shared.auth import Authenticator, Client, keyed, require_region
 from shared.errors import Transient
-from shared.http import Problem, create_app
+from shared.http import Problem, Shortcut, create_app
 from shared.readiness import Readiness
 
 KEY = ids.new_api_key("test")
@@ -163,3 +165,43 @@ async def test_who_calls_is_asked_before_what_was_sent(client: httpx.AsyncClient
         assert answer.status_code == status
     assert (await client.post("/v1/keyed", json={"amount": 1}, headers=headers)).status_code == 200
     assert 'route="/v1/keyed"' in (await client.get("/metrics")).text
+
+
+@pytest.fixture
+def errors() -> dict[str, Exception]:
+    return {
+        "problem": Problem(429, "busy", "Busy", "Too much at once.", retry_after=3, headers={"X-A": "b"}),
+        "transient": Transient("the database is away."),
+        "http": HTTPException(413, "too large", headers={"Connection": "close"}),
+        "defect": ZeroDivisionError("no"),
+    }
+
+
+@pytest.mark.parametrize("outcome", ["ok", "problem", "transient", "http", "defect"])
+async def test_the_shortcut_answers_and_counts_as_the_framework_does(
+    app: FastAPI, errors: dict[str, Exception], outcome: str
+) -> None:
+    async def fast(request: Request) -> Response:
+        if request.query_params["outcome"] in errors:
+            raise errors[request.query_params["outcome"]]
+        return Response(b"got " + await request.body(), 202, headers={"X-B": "c"})
+
+    app.add_route("/v1/fast", fast, methods=["POST"])
+    short = Shortcut(app, {("POST", "/v1/fast"): fast})
+
+    def counted(status: int) -> float:
+        labels = {"route": "/v1/fast", "method": "POST", "status": str(status)}
+        return REGISTRY.get_sample_value("piepowder_http_requests_total", labels) or 0.0
+
+    answers = []
+    for served in (app, short):
+        transport = httpx.ASGITransport(served, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            answer = await client.post(f"/v1/fast?outcome={outcome}", content=b"a body")
+            before = counted(answer.status_code)
+            again = await client.post(f"/v1/fast?outcome={outcome}", content=b"a body")
+            assert counted(answer.status_code) == before + 1
+            assert (await client.get("/v1/fast")).status_code == 405
+            assert (await client.get("/healthz")).status_code == 200
+            answers.append((again.status_code, sorted(again.headers.items()), again.content))
+    assert answers[0] == answers[1]

@@ -14,7 +14,7 @@ from msgspec import Meta, inspect
 
 from services.intake.domain.faults import Fault, mismatches, pointer_to
 from shared import ids
-from shared.events import Item, Money, Seller, Struct
+from shared.events import Item, ItemSubmitted, Money, Seller, Struct
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
@@ -130,6 +130,13 @@ class Identity(NamedTuple):
 
     item_id: str
     content_hash: str
+    content: msgspec.Raw  # the JSON that the hash is of
+
+
+class Submitted(ItemSubmitted, frozen=True, kw_only=True):
+    """An `ItemSubmitted` whose item is JSON already: it was encoded for its hash."""
+
+    item: msgspec.Raw  # type: ignore[assignment]  # written only, and the same on the wire
 
 
 _decode = msgspec.json.Decoder(Post).decode
@@ -199,9 +206,10 @@ def identity(post: Post, item: Item) -> Identity:
     The hash is SHA-256 over JSON with the fields in their order, mappings sorted and defaults left out: equal content
     has an equal hash whatever the order of its keys or its white space. The order of lists counts.
     """
-    content_hash = ids.content_hash(_canonical(item))
+    canonical = _canonical(item)
+    content_hash = ids.content_hash(canonical)
     version = f"h:{content_hash}" if post.version is None else str(post.version)
-    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash)
+    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, msgspec.Raw(canonical))
 
 
 def invalid(faults: list[Fault]) -> Refused:
