@@ -1,7 +1,7 @@
 """The three kinds of failure a consumer tells apart, because each asks for something else.
 
 `Transient` goes away by itself: the same records are tried again in place, so order holds. `Poison` never succeeds: the
-record is dead-lettered whole and the consumer goes on. `Fatal` means going on would break a promise: the service stops
+record is set aside whole and the consumer goes on. `Fatal` means going on would break a promise: the service stops
 without advancing, and its supervisor starts it again.
 """
 
@@ -20,6 +20,10 @@ class Poison(PiepowderError):  # noqa: N818 - the field's word
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class TooNew(Poison):
+    """This reader does not know such a record yet; a newer one will, so what follows it must not overtake it."""
 
 
 class Fatal(PiepowderError):  # noqa: N818 - the field's word

@@ -2,8 +2,11 @@
 
 Delivery is at least once, so handlers are idempotent, and each call to one is all or nothing. Failures are told apart:
 `Transient` is tried again in place, bounded and with jitter, so that order holds; a record that cannot be decoded or
-handled is found by halving the batch, dead-lettered whole, and the rest goes on; `Fatal`, or too large a share of
-rejected records, stops the service with its offsets where they were.
+handled is found by halving the batch and dead-lettered whole, with those of its key that follow it (see
+`shared.kafka.parking`), and the rest goes on; `Fatal`, or too large a share of rejected records, stops the service with
+its offsets where they were.
+
+While a full batch is handled the next one is fetched and decoded, since a handler mostly waits for its database.
 
 When partitions are taken away, the batch under way gets a bounded time to finish and commit; after it, the batch is
 abandoned uncommitted, and whoever owns the partitions now handles it again.
@@ -16,7 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
@@ -26,18 +29,22 @@ from aiokafka.errors import (
 
 from shared import metrics
 from shared.clock import Clock
-from shared.errors import Fatal, Poison, Transient
-from shared.kafka.deadletters import DeadLetters
+from shared.errors import Fatal, Poison, TooNew, Transient
+from shared.kafka.deadletters import DeadLetters, RawRecord
+from shared.kafka.parking import REPLAY, ParkedKeys, Parking, Returned, unmarked
 from shared.readiness import Readiness
 from shared.retry import Backoff, wait
 
+__all__ = ["BatchConsumer", "Breaker", "Handler", "RawRecord", "Received"]
+
 log = logging.getLogger(__name__)
 
-RawRecord: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 M = TypeVar("M")
 
 _POLL_MS = 200
 _ONE_MS = 50
+_READ_AT_ONCE = 200
+_SILENT_SECONDS = 5.0  # a consumer that has nothing to do asks several times a second
 _STOP_SECONDS = 5.0  # a client that waits for others to rejoin its group can take much longer to close
 _ATTEMPTS_ALONE = 3  # an unexpected error may be a passing one; after this many for one record it is poison
 
@@ -64,6 +71,8 @@ class Breaker:
 
     def note(self, handled: int, rejected: int) -> None:
         """Count a batch; raises Fatal when the share of rejected ones is too large."""
+        if not handled:
+            return
         self._recent.append((handled, rejected))
         self._handled += handled
         self._rejected += rejected
@@ -78,6 +87,23 @@ class Breaker:
             )
 
 
+class _Refused(NamedTuple):
+    """A record that does not decode, and why."""
+
+    record: RawRecord
+    poison: Poison
+
+
+class _Batch(NamedTuple, Generic[M]):
+    """What was fetched, and read already. `emptied` says since when there is nothing more in the other partitions, None
+    when that is not known; `moves` counts how often partitions had been taken away by then."""
+
+    fetched: dict[TopicPartition, list[RawRecord]]
+    parts: list[list[Received[M]] | _Refused]
+    emptied: dict[TopicPartition, int] | None
+    moves: int
+
+
 class _Unreadable(Exception):  # noqa: N818 - what the record is
     """The client itself cannot read a record (a header's name that is not UTF-8), and does not say which."""
 
@@ -86,8 +112,9 @@ class BatchConsumer(Generic[M]):
     """One group's consumer of some topics.
 
     `decode` turns a record into a message or raises Poison. `handle` makes a batch's effects durable, all or nothing,
-    before it returns; it may raise Transient, Poison (for a batch of one) or Fatal, and may meet a record again. After
-    a batch that was not full, `linger_seconds` let the next one grow, where its cost matters more than its age.
+    before it returns; it may raise Transient, Poison (for a batch of one) or Fatal, and may meet a record again. What
+    follows a record that cannot be handled waits with it when there are `parked` keys, else goes on. After a batch that
+    was not full, `linger_seconds` let the next one grow, where its cost matters more than its age.
     """
 
     def __init__(
@@ -99,6 +126,7 @@ class BatchConsumer(Generic[M]):
         decode: Callable[[RawRecord], M],
         handle: Handler[M],
         deadletters: DeadLetters,
+        parked: ParkedKeys | None = None,
         readiness: Readiness,
         clock: Clock,
         instance: str = "0",
@@ -113,7 +141,9 @@ class BatchConsumer(Generic[M]):
         self._decode = decode
         self._handle = handle
         self._deadletters = deadletters
+        self._parking = Parking(deadletters, parked, clock)
         self._readiness = readiness
+        self._condition = f"consumer {group}"
         self._clock = clock
         self._instance = instance
         self._batch_records = batch_records
@@ -122,6 +152,8 @@ class BatchConsumer(Generic[M]):
         self._linger_seconds = linger_seconds
         self._breaker = Breaker()
         self._one_by_one = False
+        self._ahead: asyncio.Task[_Batch[M]] | None = None
+        self._moves = 0
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
         self._lag = _Lag(group, clock)
@@ -133,15 +165,14 @@ class BatchConsumer(Generic[M]):
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, joining again as often as needed; raises Fatal if going on breaks a promise."""
-        condition, attempt = f"consumer {self._group}", 0
+        condition, attempt = self._condition, 0
         self._readiness.set(condition, "not connected to Kafka yet")
         while not stop.is_set():
             consumer = self._client()
             try:
                 await consumer.start()
                 self._readiness.set(condition, "waiting for its partitions")
-                listener = _Rebalance(self, lambda: self._readiness.set(condition, None))
-                consumer.subscribe(list(self._topics), listener=listener)
+                consumer.subscribe(list(self._topics), listener=_Rebalance(self))
                 while not stop.is_set():
                     await self._step(consumer, stop)
                     attempt = 0
@@ -156,9 +187,11 @@ class BatchConsumer(Generic[M]):
                 )
                 await wait(stop, self._backoff.delay(attempt))
             finally:
+                await self._forget_ahead()
                 await _stop(consumer)
         self._readiness.set(condition, "stopped")
         self._lag.close()
+        self._parking.close()
 
     def _client(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -179,27 +212,43 @@ class BatchConsumer(Generic[M]):
         )
 
     async def _step(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
-        fetched = await self._fetch(consumer, stop)
-        if not stop.is_set() and sum(map(len, fetched.values())) < self._batch_records:
-            self._lag.empty(consumer, {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched})
-        if not fetched:
-            self._lag.idle(consumer)
-            return
+        ahead, self._ahead = self._ahead, None
+        batch = await (ahead or self._take(consumer, stop))
+        size = sum(map(len, batch.fetched.values()))
         async with self._busy:
+            if batch.moves != self._moves:
+                return  # with its partitions assigned anew, the client begins again at what was committed
             self._abandon.clear()
-            records = [record for lane in fetched.values() for record in lane]
-            self._lag.working(fetched)
+            if batch.emptied is not None:
+                self._lag.empty(consumer, batch.emptied)
+            if self._parking.stale and not await self._until_done(partial(self._learn_parked, consumer), stop):
+                return
+            if not batch.fetched:
+                self._lag.idle(consumer)
+                return
+            if size >= self._batch_records:
+                self._ahead = asyncio.ensure_future(self._take(consumer, stop))
+            self._lag.working(batch.fetched)
             started = self._clock.monotonic()
-            if not await self._process(records, stop):
+            if not await self._process(batch.parts, size, stop):
                 return
             self._seconds.observe(self._clock.monotonic() - started)
-            await self._commit(consumer, fetched)
-            for tp, lane in fetched.items():
+            await self._commit(consumer, batch.fetched)
+            for tp, lane in batch.fetched.items():
                 metrics.CONSUMED.labels(self._group, tp.topic).inc(len(lane))
-            self._lag.done(consumer, fetched)
-        if self._linger_seconds and len(records) < self._batch_records:
+            self._lag.done(consumer, batch.fetched)
+        if self._linger_seconds and size < self._batch_records:
             await wait(stop, self._linger_seconds)
+
+    async def _take(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> _Batch[M]:
+        """Fetch a batch and read it, giving way now and then to the batch that is being handled meanwhile."""
+        polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
+        self._lag.asked(polled)
+        fetched = await self._fetch(consumer, stop)  # waits while partitions move, so what it gives is held now
+        moves, emptied = self._moves, None
+        if not stop.is_set() and sum(map(len, fetched.values())) < self._batch_records:
+            emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched}
+        return _Batch(fetched, await self._read(fetched), emptied, moves)
 
     async def _fetch(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> dict[TopicPartition, list[RawRecord]]:
         if self._one_by_one:
@@ -238,57 +287,82 @@ class BatchConsumer(Generic[M]):
             await wait(stop, _ONE_MS / 1000)  # it may not have its partitions yet
         return fetched
 
-    async def _process(self, records: list[RawRecord], stop: asyncio.Event) -> bool:
-        """Make the effects of all records durable; False when told to stop or the partitions are gone before that."""
-        messages: list[Received[M]] = []
-        rejected: list[tuple[RawRecord, str]] = []
-        for record in records:
+    async def _learn_parked(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            await self._parking.learn(consumer.assignment())
+        except Transient as error:
+            self._readiness.set(self._condition, str(error))
+            raise
+        self._readiness.set(self._condition, None)
+
+    async def _read(self, fetched: dict[TopicPartition, list[RawRecord]]) -> list[list[Received[M]] | _Refused]:
+        """A batch in its order: runs of messages that may be handled together, and what does not decode.
+
+        A copy that was put back is a run of its own, and a record that is too new ends one: what comes behind either
+        depends on what becomes of it.
+        """
+        run: list[Received[M]] = []
+        parts: list[list[Received[M]] | _Refused] = [run]
+        for n, met in enumerate((record for lane in fetched.values() for record in lane), 1):
+            if n % _READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            record = unmarked(met, self._group) if met.headers and met.headers[-1][0] == REPLAY else met
+            alone = record is not met and isinstance(record, Returned)
             try:
-                messages.append(Received(record, self._decode(record)))
+                received = Received(record, self._decode(record))
             except Poison as poison:
-                rejected.append((record, poison.reason))
-        if messages and not await self._attempt(messages, rejected, stop):
+                parts.append(_Refused(record, poison))
+                alone = alone or isinstance(poison, TooNew)
+            else:
+                if alone:
+                    parts.append([received])
+                else:
+                    run.append(received)
+            if alone:
+                run = []
+                parts.append(run)
+        return parts
+
+    async def _process(self, parts: Sequence[list[Received[M]] | _Refused], size: int, stop: asyncio.Event) -> bool:
+        """Make the effects of all records durable; False when told to stop or the partitions are gone before that."""
+        self._parking.begin()
+        for part in parts:
+            if isinstance(part, _Refused):
+                self._parking.refuse(*part)
+            elif not await self._attempt(part, stop):
+                return False
+        if not await self._until_done(self._parking.settle, stop):
             return False
-        if rejected and not await self._until_done(lambda: self._deadletters.send(rejected), stop):
-            return False
-        for record, reason in rejected:
-            metrics.DEADLETTERED.labels(self._group, record.topic).inc()
-            log.error(
-                "dead-lettered",
-                extra={
-                    "topic": record.topic,
-                    "partition": record.partition,
-                    "offset": record.offset,
-                    "event_id": (dict(record.headers).get("ce_id") or b"").decode(errors="replace"),
-                    "reason": reason,
-                },
-            )
-        self._breaker.note(len(records), len(rejected))
+        self._breaker.note(size - self._parking.waiting, self._parking.failures)
         return True
 
-    async def _attempt(
-        self, messages: Sequence[Received[M]], rejected: list[tuple[RawRecord, str]], stop: asyncio.Event
-    ) -> bool:
+    async def _attempt(self, run: Sequence[Received[M]], stop: asyncio.Event) -> bool:
+        messages = run
+        if self._parking.any or (run and isinstance(run[0].record, Returned)):
+            messages = [one for one in run if self._parking.admits(one.record)]
         tries = 0
-        while True:
+        while messages:
             try:
-                return await self._until_done(lambda: self._handle(messages), stop)
+                if not await self._until_done(lambda: self._handle(messages), stop):
+                    return False
             except Fatal:
                 raise
             except Exception as error:
                 if len(messages) > 1:
                     half = len(messages) // 2
-                    return await self._attempt(messages[:half], rejected, stop) and await self._attempt(
-                        messages[half:], rejected, stop
-                    )
+                    return await self._attempt(messages[:half], stop) and await self._attempt(messages[half:], stop)
                 tries += 1
                 if isinstance(error, Poison) or tries >= _ATTEMPTS_ALONE:
                     reason = error.reason if isinstance(error, Poison) else f"handling failed: {error!r}"
                     if not isinstance(error, Poison):
                         log.exception("a record cannot be handled", extra={"offset": messages[0].record.offset})
-                    rejected.append((messages[0].record, reason))
+                    self._parking.failed(messages[0].record, reason)
                     return True
-            await wait(stop, self._backoff.delay(tries))
+                await wait(stop, self._backoff.delay(tries))
+            else:
+                self._parking.handled(messages[0].record)
+                return True
+        return True
 
     async def _until_done(self, act: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
         """`act`, again while it fails transiently; False when told to stop or abandon; Fatal past the bound."""
@@ -316,8 +390,20 @@ class BatchConsumer(Generic[M]):
         except KafkaError as error:
             log.warning("offsets not committed; the next commit covers them", extra={"error": repr(error)})
 
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """These are held from now on; nothing of them is handled before it is known what is parked in them."""
+        self._lag.assigned(partitions)
+        self._parking.assigned()
+
+    async def _forget_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)  # its failure is of no more use
+
     async def drain(self) -> None:
         """Let the batch under way finish, for a bounded time; after it, have it abandoned uncommitted."""
+        self._moves += 1
         try:
             async with asyncio.timeout(self._drain_seconds):
                 async with self._busy:
@@ -328,27 +414,41 @@ class BatchConsumer(Generic[M]):
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types for it
-    def __init__(self, consumer: BatchConsumer[M], assigned: Callable[[], None]) -> None:
+    def __init__(self, consumer: BatchConsumer[M]) -> None:
         self._consumer = consumer
-        self._assigned = assigned
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         if revoked:
             await self._consumer.drain()
 
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:  # noqa: ARG002 - its name
-        self._assigned()
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._consumer.assigned(assigned)
 
 
 class _Lag:
-    """The age of the oldest record not yet handled, by topic; worked out when read, so that a stuck loop shows."""
+    """The age of the oldest record not yet handled, by topic; worked out when read, so that a stuck loop shows.
+
+    Nothing is known of a partition that was not asked for: after a few seconds its silence counts as age.
+    """
 
     def __init__(self, group: str, clock: Clock) -> None:
         self.handled_until: dict[TopicPartition, int] = {}
+        self._asked: dict[TopicPartition, int] = {}
         self._group = group
         self._clock = clock
         self._oldest: dict[TopicPartition, int | None] = {}
         self._gauges: set[str] = set()
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """These are held from now on, and no others."""
+        now = int(self._clock.now().timestamp() * 1000)
+        self._asked = {tp: self._asked.get(tp, now) for tp in partitions}
+        for tp in partitions:
+            self._watch(tp)
+
+    def asked(self, polled: dict[TopicPartition, int | None]) -> None:
+        """When each was asked for last, in ms since the epoch; None when it was not yet."""
+        self._asked.update((tp, ms) for tp, ms in polled.items() if ms is not None)
 
     def working(self, fetched: dict[TopicPartition, list[RawRecord]]) -> None:
         for tp, lane in fetched.items():
@@ -390,8 +490,10 @@ class _Lag:
             metrics.CONSUMER_LAG.labels(self._group, tp.topic).set_function(lambda: self._seconds(tp.topic))
 
     def _seconds(self, topic: str) -> float:
-        oldest = [ms for tp, ms in self._oldest.items() if tp.topic == topic and ms is not None]
-        return max(0.0, self._clock.now().timestamp() - min(oldest) / 1000) if oldest else 0.0
+        now = self._clock.now().timestamp()
+        ages = [now - ms / 1000 for tp, ms in self._oldest.items() if tp.topic == topic and ms is not None]
+        silences = [now - ms / 1000 for tp, ms in self._asked.items() if tp.topic == topic]
+        return max([0.0, *ages, *(silence for silence in silences if silence > _SILENT_SECONDS)])
 
 
 _closing: set[asyncio.Future[None]] = set()

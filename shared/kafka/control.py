@@ -2,6 +2,7 @@
 
 The topic is compacted and small, so every process reads it whole at start, without a group, and then follows it. A
 record that cannot be used leaves what was in force in force: it is counted and logged, and stays in the topic whole.
+So does a deletion (a record without a value); but a process that starts later finds nothing, says so, and is not ready.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared import metrics
+from shared.advice import command
 from shared.envelope import GLOBAL, Event, decode
 from shared.errors import Poison
 from shared.kafka.topics import CONTROL
@@ -25,7 +27,8 @@ log = logging.getLogger(__name__)
 class ControlReader:
     """Calls `apply` with every event of the control topic, oldest first; `apply` raises Poison for one it cannot use.
 
-    `lacking` says what is not in force yet, None when the service has all it needs; it decides readiness.
+    `lacking` says what is not in force yet, None when the service has all it needs; it decides readiness. `deleted` is
+    called with an entity's name when the topic holds it no more.
     """
 
     def __init__(
@@ -36,12 +39,15 @@ class ControlReader:
         apply: Callable[[Event[Any]], None],
         lacking: Callable[[], str | None],
         readiness: Readiness,
+        deleted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._bootstrap = bootstrap
         self._client_id = client_id
         self._apply = apply
         self._lacking = lacking
         self._readiness = readiness
+        self._tell_deleted = deleted
+        self._deleted: set[str] = set()
         self._readiness.set("control", "the control topic is not read yet")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -83,20 +89,38 @@ class ControlReader:
                 for record in lane:
                     self._take(record.headers, record.key, record.value)
             if all([await consumer.position(tp) >= end for tp, end in ends.items()]):
-                self._readiness.set("control", self._lacking())
+                self._readiness.set("control", self._what_is_lacking())
 
     async def _topic_exists(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
         while not stop.is_set():
             if CONTROL in await consumer.topics():
                 return True
-            self._readiness.set("control", f"the topic {CONTROL} does not exist: create it with `piepowder topics`")
+            self._readiness.set("control", f"the topic {CONTROL} does not exist: create it with `{command('topics')}`")
             await wait(stop, 0.5)
         return False
 
+    def _what_is_lacking(self) -> str | None:
+        lacking = self._lacking()
+        if lacking is not None and self._deleted:
+            return f"{lacking}; {', '.join(sorted(self._deleted))}: deleted from {CONTROL}"
+        return lacking
+
     def _take(self, headers: tuple[tuple[str, bytes], ...], key: bytes | None, value: bytes | None) -> None:
+        entity = (key or b"none").decode(errors="replace")
+        if value is None:
+            self._deleted.add(entity)
+            self._tell_deleted(entity)
+            self._refuse(entity, "it was deleted: what is in force stays so until a restart; publish it again")
+            return
         try:
             self._apply(decode(headers, key, value, region=GLOBAL))
         except Poison as poison:
-            entity = (key or b"none").decode(errors="replace")
-            log.error("a control record was refused", extra={"entity": entity, "reason": poison.reason})
-            metrics.CONTROL_REFUSED.labels(entity if entity in ("operating-model", "policy-set") else "other").inc()
+            self._refuse(entity, poison.reason)
+        else:
+            self._deleted.discard(entity)
+
+    @staticmethod
+    def _refuse(entity: str, reason: str) -> None:
+        log.error("a control record was refused", extra={"entity": entity, "reason": reason})
+        kind = entity.partition(":")[0]
+        metrics.CONTROL_REFUSED.labels(kind if kind in ("operating-model", "policy-set", "client") else "other").inc()

@@ -12,8 +12,8 @@ import asyncio
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
@@ -53,6 +53,23 @@ class Producer(Protocol):
 def partition_of(key: bytes | None, partitions: int) -> int:
     """The partition that holds a key, of `partitions`."""
     return zlib.crc32(key or b"") % partitions
+
+
+class Producers:
+    """A `Producer` over several clusters: `of_topic` gives the one that a topic is on.
+
+    One that is away holds nothing up on the others, but all of a send counts as not done.
+    """
+
+    def __init__(self, of_topic: Callable[[str], Producer]) -> None:
+        self._of_topic = of_topic
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """Send each record to its cluster; raises as the first of them that does, when all have ended."""
+        shares: dict[Producer, list[Record]] = {}
+        for r in records:
+            shares.setdefault(self._of_topic(r.topic), []).append(r)
+        await _all([asyncio.ensure_future(producer.send(share)) for producer, share in shares.items()])
 
 
 class KafkaProducer:
@@ -188,7 +205,7 @@ class KafkaProducer:
             metrics.PRODUCE_FAILURES.labels(topic).inc(n)
 
 
-async def _all(acknowledgements: Sequence[asyncio.Future[object]]) -> None:
+async def _all(acknowledgements: Sequence[asyncio.Future[Any]]) -> None:
     results = await asyncio.gather(*acknowledgements, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -36,9 +36,24 @@ def decisions(region: str) -> str:
     return f"piepowder.decisions.{region}"
 
 
+def requests(region: str) -> str:
+    """Where intake tells the lives of a region's business requests."""
+    return f"piepowder.requests.{region}"
+
+
+def access(region: str) -> str:
+    """Where the services that a region's clients call tell whom they refused, and which keys were used."""
+    return f"piepowder.access.{region}"
+
+
 def deadletters(region: str) -> str:
     """Where a region's poison records are kept whole."""
     return f"piepowder.deadletters.{region}"
+
+
+def parked(region: str) -> str:
+    """Where a region's consumer groups keep which keys they have parked."""
+    return f"piepowder.parked.{region}"
 
 
 class TopicSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,11 +70,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `ensure` did and found: names created, names that were there, sentences about what differs."""
+    """What `ensure` did and found: names created, names that were there, sentences about what differs, and names that
+    are still not there."""
 
     created: list[str]
     present: list[str]
     differences: list[str]
+    missing: list[str]
 
 
 def load(path: Path = FILE) -> list[TopicSpec]:
@@ -120,7 +137,8 @@ async def _ensure(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec], *, c
                 differences.append(f"{name} could not be created: {error.__name__} {rest[0] if rest else ''}".rstrip())
     await _await_leaders(client, [*created, *(spec.name for spec in present)])
     differences += await _differences(client, present)
-    return Report(created, [spec.name for spec in present], differences)
+    there = [spec.name for spec in present]
+    return Report(created, there, differences, [spec.name for spec in wanted if spec.name not in {*created, *there}])
 
 
 async def _await_leaders(client: AIOKafkaAdminClient, names: Sequence[str]) -> None:

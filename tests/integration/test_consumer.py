@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 
 from shared.clock import SystemClock
 from shared.errors import Fatal, Poison, Transient
-from shared.kafka import topics
+from shared.kafka import consumer, topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer, Record
@@ -41,11 +41,18 @@ class Group:
         await self.producer.send([Record(self.topic, (key or v[-1]).encode(), v.encode(), []) for v in values])
 
     def start(
-        self, handle: Handle, *, instance: str = "0", drain_seconds: float = 5, bound: float = 60
+        self,
+        handle: Handle,
+        *,
+        instance: str = "0",
+        drain_seconds: float = 5,
+        bound: float = 60,
+        batch_records: int = 2000,
+        decode: Callable[[RawRecord], str] = decode,
     ) -> asyncio.Event:
         clock = SystemClock()
         group = f"g-{self.region}"
-        consumer = BatchConsumer(
+        member = BatchConsumer(
             bootstrap=self.kafka,
             group=group,
             topics=[self.topic],
@@ -55,11 +62,12 @@ class Group:
             readiness=Readiness("test"),
             clock=clock,
             instance=instance,
+            batch_records=batch_records,
             backoff=Backoff(first=0.01, longest=0.05, bound=bound),
             drain_seconds=drain_seconds,
         )
         stop = asyncio.Event()
-        self._members.append((stop, asyncio.create_task(consumer.run(stop))))
+        self._members.append((stop, asyncio.create_task(member.run(stop))))
         return stop
 
     async def ended(self) -> None:
@@ -73,6 +81,7 @@ class Group:
         with contextlib.suppress(Fatal):
             await self.ended()
         self._members = []
+        await until(lambda: not consumer._closing)  # a client in the middle of a rebalance closes later
 
 
 @pytest.fixture
@@ -310,3 +319,79 @@ async def test_a_member_that_cannot_finish_in_time_gives_its_batch_up_uncommitte
     first.set()
     group.start(handle, instance="a")
     await until(lambda: len(set(by_second)) == 40)
+
+
+async def test_while_a_full_batch_is_handled_the_next_one_is_read_and_no_more(group: Group) -> None:
+    decoded: list[str] = []
+    handling, release = asyncio.Event(), asyncio.Event()
+
+    def noted(record: RawRecord) -> str:
+        decoded.append(decode(record))
+        return decoded[-1]
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handling.set()
+        await release.wait()
+
+    await group.post(*(f"{n}" for n in range(40)), key="k")
+    group.start(handle, batch_records=10, decode=noted)
+    await handling.wait()
+    await until(lambda: len(decoded) == 20)
+    await asyncio.sleep(0.5)
+    assert decoded == [f"{n}" for n in range(20)]
+    release.set()
+    await until(lambda: len(decoded) == 40)
+
+
+@pytest.mark.parametrize("drain_seconds", [10.0, 0.01])
+async def test_partitions_that_move_in_the_middle_of_a_backlog_lose_nothing_and_keep_order(
+    group: Group, drain_seconds: float
+) -> None:
+    handled: dict[str, list[int]] = {}
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        await asyncio.sleep(0.03)
+        for received in batch:
+            key, _, n = received.message.partition(":")
+            handled.setdefault(key, []).append(int(n))
+
+    keys, each = [f"k{n}" for n in range(12)], 60
+    for key in keys:
+        await group.post(*(f"{key}:{n}" for n in range(each)), key=key)
+    first = group.start(handle, instance="a", batch_records=20, drain_seconds=drain_seconds)
+    await until(lambda: sum(map(len, handled.values())) > 60)
+    second = group.start(handle, instance="b", batch_records=20, drain_seconds=drain_seconds)
+    await asyncio.sleep(1.5)
+    first.set()
+    await asyncio.sleep(0.5)
+    group.start(handle, instance="a", batch_records=20, drain_seconds=drain_seconds)
+    await until(lambda: all(len(set(handled.get(key, []))) == each for key in keys))
+    for met in handled.values():
+        # whoever begins again begins at what was committed: it may repeat, and never leaves a gap
+        assert all(later <= max(met[: at + 1]) + 1 for at, later in enumerate(met[1:]))
+    second.set()
+
+
+async def test_a_batch_that_was_given_up_is_not_passed_over_by_the_one_that_was_read_ahead(
+    group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[int] = []
+    failing, failed = asyncio.Event(), asyncio.Event()
+    failing.set()
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        numbers = [int(received.message) for received in batch]
+        if 0 in numbers and failing.is_set():
+            failed.set()
+            raise Transient("not now")
+        handled.extend(numbers)
+
+    await group.post(*(f"{n}" for n in range(60)), key="k")
+    group.start(handle, instance="a", batch_records=10, drain_seconds=0.2)
+    await failed.wait()
+    group.start(handle, instance="b", batch_records=10)
+    await until(lambda: "abandoned" in caplog.text)
+    failing.clear()
+    await until(lambda: 59 in handled)
+    assert sorted(set(handled)) == list(range(60))
+    assert handled[0] == 0

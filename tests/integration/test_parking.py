@@ -1,0 +1,371 @@
+"""Parked keys on real Kafka: they outlive restarts and rebalances, and `piepowder replay` puts them back in order."""
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from piepowder import replay
+from piepowder.aside import Choice, Unit
+from piepowder.replay import Cell, Outcome
+from shared.clock import SystemClock
+from shared.errors import Fatal, Poison
+from shared.kafka import topics
+from shared.kafka.consumer import BatchConsumer, Received
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.parking import ParkedKeys
+from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.topics import TopicSpec
+from shared.readiness import Readiness
+from shared.retry import Backoff
+from tests.consuming import decode
+
+WAIT = 30.0
+ALL = Choice()
+
+
+class Group:
+    """A group on a region's submissions, with as many members as are started; some texts cannot be handled for now."""
+
+    def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
+        self.kafka, self.region, self.producer = kafka, region, producer
+        self.name = f"piepowder-router-{region}"
+        self.topic = topics.submissions(region)
+        self.cursed: set[str] = set()
+        self.handled: list[str] = []
+        self.by: defaultdict[str, list[str]] = defaultdict(list)
+        self.conditions = Readiness("test")
+        self._members: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+
+    async def post(self, *texts: str) -> None:
+        """Records whose key is what stands before the number."""
+        await self.producer.send([Record(self.topic, key_of(text), text.encode(), []) for text in texts])
+
+    def start(self, instance: str = "0") -> None:
+        clock, stop = SystemClock(), asyncio.Event()
+
+        async def handle(batch: Sequence[Received[str]]) -> None:
+            texts = [received.message for received in batch]
+            if found := self.cursed & set(texts):
+                raise Poison(f"cursed: {min(found)}")
+            self.by[instance] += texts
+            self.handled += [text for text in texts if text not in self.handled]
+
+        member = BatchConsumer(
+            bootstrap=self.kafka,
+            group=self.name,
+            topics=[self.topic],
+            decode=decode,
+            handle=handle,
+            deadletters=DeadLetters(self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock),
+            parked=ParkedKeys(self.producer, bootstrap=self.kafka, topic=topics.parked(self.region), group=self.name),
+            readiness=self.conditions,
+            clock=clock,
+            instance=instance,
+            backoff=Backoff(first=0.01, longest=0.05, bound=30),
+            drain_seconds=5,
+        )
+        self._members[instance] = stop, asyncio.create_task(member.run(stop))
+
+    async def stop(self, *instances: str) -> None:
+        for instance in instances or list(self._members):
+            stop, running = self._members.pop(instance)
+            stop.set()
+            await asyncio.wait_for(running, 20)
+
+    def task(self, instance: str = "0") -> "asyncio.Task[None]":
+        return self._members[instance][1]
+
+    async def reset(self) -> None:
+        """The group begins at its first offsets again, once its stopped members have left it, which takes 15 s."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka, group_id=self.name, enable_auto_commit=False)
+        await consumer.start()
+        places = [TopicPartition(self.topic, n) for n in range(6)]
+        consumer.assign(places)
+
+        async def committed() -> bool:
+            try:
+                await consumer.commit(dict.fromkeys(places, 0))
+            except KafkaError:
+                return False
+            return True
+
+        try:
+            await until(committed)
+        finally:
+            await consumer.stop()
+
+    async def aside(self, choice: Choice = ALL) -> list[Unit]:
+        [found] = await replay.look(self.kafka, [self.region], choice)
+        return found.units
+
+    async def held(self) -> list[int]:
+        """The offsets of what is set aside."""
+        return sorted(letter.place.offset for unit in await self.aside() for letter in unit.letters)
+
+    async def replay(self, choice: Choice = ALL, *, leave: bool = False, wait: float = WAIT) -> Outcome:
+        return await replay.replay(self.kafka, [self.region], choice, leave=leave, wait=wait)
+
+
+def key_of(text: str) -> bytes:
+    return text.removeprefix("bad").removeprefix("new").rstrip("0123456789").encode()
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            met = condition()
+            if met if isinstance(met, bool) else await met:
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def group(kafka: str, region: str) -> AsyncIterator[Group]:
+    producer = KafkaProducer(kafka, client_id="test")
+    await producer.start()
+    group = Group(kafka, region, producer)
+    yield group
+    await group.stop()
+    await producer.stop()
+
+
+async def test_what_was_set_aside_comes_back_in_order_after_a_restart_and_the_key_flows_on(group: Group) -> None:
+    group.cursed = {"a1"}
+    await group.post("a0", "b0", "a1", "a2", "bada3", "a4")
+    group.start()
+    await until(lambda: {"a0", "b0"} <= set(group.handled))
+    await group.post("b1")
+    await until(lambda: "b1" in group.handled)
+    await group.stop()
+    group.start()
+    await group.post("a5", "b2")
+    await until(lambda: "b2" in group.handled)
+    [chain, alone] = await group.aside()
+    assert len(chain.letters) == 4
+    assert (chain.reason, alone.reason) == ("cursed: a1", "not a message")
+    assert sorted(group.handled) == ["a0", "b0", "b1", "b2"]
+
+    failed = await group.replay()
+    assert failed.handled == 0
+    assert len(failed.again) == 5
+    assert not failed.complete
+    group.cursed.clear()
+    outcome = await group.replay(Choice(key="a", reason="cursed"))
+    assert (outcome.handled, outcome.complete) == (4, True)
+    await group.post("a6")
+    await until(lambda: "a6" in group.handled)
+    assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a4", "a5", "a6"]
+    assert [unit.reason for unit in await group.aside()] == ["not a message"]
+    assert (await group.replay(Choice(key="a", reason="cursed"))).handled == 0
+
+
+async def test_a_key_stays_parked_whoever_holds_its_partition(group: Group) -> None:
+    """One member, then three, then each of them anew: the followers of each key wait, whoever meets them."""
+    keys = [f"k{letter}" for letter in "abcdefghij"]
+    group.cursed = {f"{key}0" for key in keys[:5]}
+    numbers = itertools.count(1)
+    await group.post(*(f"{key}0" for key in keys))
+
+    async def another() -> None:
+        n = next(numbers)
+        await group.post(*(f"{key}{n}" for key in keys))
+        await until(lambda: {f"{key}{n}" for key in keys[5:]} <= set(group.handled))
+
+    group.start("a")
+    await another()
+    group.start("b")
+    group.start("c")
+    async with asyncio.timeout(60):
+        while not (group.by["b"] and group.by["c"]):
+            await another()
+    for member in "abc":
+        await group.stop(member)
+        group.start(member)
+    await another()
+    posted = next(numbers)
+    assert not [text for text in group.handled if text[:2] in keys[:5]]
+    await until(lambda: _has(group, 5 * posted))
+    units = await group.aside()
+    assert {unit.lane.key.decode(): len(unit.letters) for unit in units} == dict.fromkeys(keys[:5], posted)
+
+    group.cursed.clear()
+    outcome = await group.replay()
+    assert (outcome.handled, outcome.complete) == (5 * posted, True)
+    for key in keys:
+        assert [text for text in group.handled if text.startswith(key)] == [f"{key}{n}" for n in range(posted)]
+
+
+async def test_a_reset_to_the_first_offset_sets_nothing_aside_twice_and_handles_nothing_parked(group: Group) -> None:
+    group.cursed = {"a1"}
+    await group.post("a0", "a1", "a2", "b0")
+    group.start()
+    await until(lambda: "b0" in group.handled)
+    await until(lambda: _has(group, 2))
+    await group.stop()
+    before = await group.held()
+    group.cursed.clear()
+    await group.reset()
+    group.start()
+    await group.post("b1", "a3")
+    await until(lambda: "b1" in group.handled)
+    await until(lambda: _has(group, 3))
+    assert group.by["0"].count("b0") == 2
+    assert (await group.held())[:2] == before
+    assert [text for text in group.handled if text.startswith("a")] == ["a0"]
+    assert (await group.replay()).handled == 3
+    assert await group.held() == []
+    assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a3"]
+
+
+async def _has(group: Group, letters: int) -> bool:
+    return sum(len(unit.letters) for unit in await group.aside()) >= letters
+
+
+async def test_followers_that_come_while_a_replay_is_under_way_come_back_in_their_turn(group: Group) -> None:
+    group.cursed = {"a0"}
+    await group.post(*(f"a{n}" for n in range(50)))
+    group.start()
+    await until(lambda: _has(group, 50))
+    group.cursed.clear()
+    posting = asyncio.create_task(_post_slowly(group, range(50, 120)))
+    outcome = await group.replay()
+    await posting
+    while not outcome.complete or await group.held():
+        outcome = await group.replay()
+    await until(lambda: len(group.handled) == 120)
+    assert group.handled == [f"a{n}" for n in range(120)]
+
+
+async def _post_slowly(group: Group, numbers: Sequence[int]) -> None:
+    for n in numbers:
+        await group.post(f"a{n}")
+        await asyncio.sleep(0.02)
+
+
+async def test_two_replays_at_a_time_are_one(group: Group) -> None:
+    group.cursed = {"a0", "b0"}
+    await group.post(*(f"{key}{n}" for n in range(20) for key in "abc"))
+    group.start()
+    await until(lambda: _has(group, 40))
+    group.cursed.clear()
+    await asyncio.gather(group.replay(), group.replay())
+    await until(lambda: _is_empty(group))
+    for key in "abc":
+        assert [text for text in group.handled if text.startswith(key)] == [f"{key}{n}" for n in range(20)]
+    assert len(group.by["0"]) == len(set(group.by["0"]))
+
+
+async def _is_empty(group: Group) -> bool:
+    return not await group.held()
+
+
+async def test_a_replay_that_is_broken_off_is_taken_up_again(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_LETTERS", 7)
+    group.cursed = {"a0"}
+    await group.post(*(f"a{n}" for n in range(30)))
+    group.start()
+    await until(lambda: _has(group, 30))
+    group.cursed.clear()
+    async with Cell(group.kafka, group.region) as cell:
+        await cell.look()
+        under_way = asyncio.create_task(cell.put_back(cell.chosen(ALL), leave=False, wait=WAIT))
+        await until(lambda: len(group.handled) >= 7)
+        under_way.cancel()
+        await asyncio.wait([under_way])
+    assert 7 <= len(group.handled) < 30
+    outcome = await group.replay()
+    assert outcome.complete
+    assert group.handled == [f"a{n}" for n in range(30)]
+
+
+async def test_the_record_that_holds_up_its_key_can_be_left_and_its_followers_put_back(group: Group) -> None:
+    group.cursed = {"a0"}
+    await group.post("a0", "a1", "a2")
+    group.start()
+    await until(lambda: _has(group, 3))
+    outcome = await group.replay(leave=True)
+    assert (outcome.handled, outcome.left, outcome.complete) == (2, 1, True)
+    await group.post("a3")
+    await until(lambda: group.handled == ["a1", "a2", "a3"])
+    [alone] = await group.aside()
+    assert alone.parked is None
+    assert alone.reason == "left behind by a replay: cursed: a0"
+
+
+async def test_what_nobody_reads_is_said_and_may_be_put_back_again(group: Group) -> None:
+    group.cursed = {"a0"}
+    await group.post("a0", "a1")
+    group.start()
+    await until(lambda: _has(group, 2))
+    await group.stop()
+    group.cursed.clear()
+    outcome = await group.replay(wait=1)
+    assert (outcome.handled, len(outcome.unmet), outcome.complete) == (0, 2, False)
+    group.start()
+    await until(lambda: group.handled == ["a0", "a1"])
+    assert (await group.replay()).complete
+    assert await group.held() == []
+    assert group.by["0"] == ["a0", "a1"]
+
+
+async def test_a_record_of_many_megabytes_is_set_aside_and_put_back_whole(group: Group) -> None:
+    body = bytes(range(256)) * (15 * 1024)  # 3.75 MiB
+    group.cursed = {"a0"}
+    await group.producer.send(
+        [
+            Record(group.topic, b"a", b"a0", []),
+            Record(group.topic, b"a", b"a" + body.hex().encode()[: 3 * 2**20], [("x", b"\xff")]),
+        ]
+    )
+    group.start()
+    await until(lambda: _has(group, 2))
+    group.cursed.clear()
+    outcome = await group.replay()
+    assert (outcome.handled, outcome.complete) == (2, True)
+    assert group.handled[1] == "a" + body.hex()[: 3 * 2**20]
+
+
+async def test_what_cannot_be_put_back_is_told_with_the_reason(group: Group) -> None:
+    letters = DeadLetters(group.producer, topic=topics.deadletters(group.region), group=group.name, clock=SystemClock())
+    await letters.send_unread(TopicPartition(group.topic, 0), 3, "the client cannot read it")
+    about = {"group": "piepowder-audit-x", "partition": "0", "offset": "7", "reason": "no event"}
+    for topic in (topics.CONTROL, "somebody.elses"):
+        headers = [(f"dl_{name}", text.encode()) for name, text in (about | {"topic": topic}).items()]
+        await group.producer.send([Record(letters.topic, b"k", b"?", headers)])
+    await group.producer.send([Record(letters.topic, b"k", b"?", [("dl_offset", b"many")])])
+    outcome = await group.replay(wait=1)
+    assert sorted(why.partition(":")[0] for _, why in outcome.hindered) == [
+        "it names a place that is none in this region",
+        "it would come into force again over what was published since",
+        "the Kafka client cannot read it",
+    ]
+    assert not outcome.complete
+    [found] = await replay.look(group.kafka, [group.region], ALL)
+    assert (len(found.units), found.strange) == (3, 1)
+
+
+async def test_a_group_waits_until_it_knows_what_is_parked(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = f"piepowder.parked.{group.region}-later"
+    monkeypatch.setattr(topics, "parked", lambda _: missing)
+    await group.post("a0")
+    group.start()
+    await until(lambda: missing in str(group.conditions.conditions))
+    assert "topics`" in str(group.conditions.conditions)
+    assert group.handled == []
+    await topics.ensure(group.kafka, [TopicSpec(missing, 1, 1, {"cleanup.policy": "compact"})])
+    await until(lambda: group.handled == ["a0"])
+    assert group.conditions.ready
+
+
+async def test_an_entry_that_says_nothing_stops_the_service(group: Group) -> None:
+    entry = f"{group.name}/{group.topic}/0/a".encode()
+    await group.producer.send([Record(topics.parked(group.region), entry, b"?", [])])
+    group.start()
+    with pytest.raises(Fatal, match="does not say what"):
+        await asyncio.wait_for(asyncio.shield(group.task()), 30)
+    group._members.clear()

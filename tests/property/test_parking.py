@@ -1,0 +1,161 @@
+"""Whatever fails, crashes, is reset or put back, in any order: a key's records keep theirs, and none is lost."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from piepowder.aside import Aside, Place, Unit, copies, portion, put_back
+from shared.errors import Poison, TooNew
+from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.producer import Record
+from tests.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, consume
+
+_POSTS = [("post", key, kind) for key in "aab" for kind in ("", "", "", "cursed", "new", "bad")]
+_WHOLE = [("consume", None, batch) for batch in (1, 3, 1000, 1000)] * 2
+_BROKEN_OFF = [("consume", fuse, batch) for fuse in range(10) for batch in (2, 1000)]
+_PLANS = [("plan", some, False) for some in (1, 2, 5, 9)] + [("plan", 9, False), ("plan", 3, True)]
+_SENDS = [("send", None), ("send", None), ("send", None), ("send", 1), ("send", 2)]
+_STEPS = [*_POSTS, *_WHOLE, *_BROKEN_OFF[::2], *_PLANS, *_SENDS, ("reset",), ("mend",)]
+
+
+class World:
+    """A key's records are numbered as they are posted; `handled` has each one's first effect, in their order."""
+
+    def __init__(self) -> None:
+        self.broker = Broker(partitions=2)
+        self.posted: defaultdict[str, list[str]] = defaultdict(list)
+        self.handled: list[str] = []
+        self.left: set[str] = set()
+        self.plan: list[Record] = []  # what a replay has read and not sent yet, or sent once already
+        self.mended = False
+
+    async def do(self, step: tuple[Any, ...]) -> None:
+        try:
+            match step:
+                case ("post", key, kind):
+                    text = f"{kind}{len(self.posted[key])}-{key}"
+                    self.posted[key].append(text)
+                    await self.broker.send([Record(TOPIC, key.encode(), text.encode(), [])])
+                case ("consume", fuse, batch):
+                    self.broker.fuse = fuse
+                    await consume(self.broker, self.handle, read=self.decode, batch=batch)
+                case ("plan", some, leave):
+                    self.plan = self.planned(some, leave=leave)
+                case ("send", fuse):
+                    self.broker.fuse = fuse
+                    await self.broker.send(self.plan)
+                case ("reset",):
+                    self.broker.committed.clear()
+                case ("mend",):
+                    self.mended = True
+        except Crash:
+            pass
+        finally:
+            self.broker.fuse = None
+
+    def decode(self, record: RawRecord) -> str:
+        text = (record.value or b"").decode()
+        if text.startswith("bad"):
+            raise Poison("not a message")
+        if text.startswith("new") and not self.mended:
+            raise TooNew("of version 9")
+        return text
+
+    async def handle(self, batch: Sequence[Received[str]]) -> None:
+        self.broker.step()
+        texts = [received.message for received in batch]
+        if not self.mended and any(text.startswith("cursed") for text in texts):
+            raise Poison("cursed")
+        self.handled += [text for n, text in enumerate(texts) if text not in self.handled and text not in texts[:n]]
+        self.broker.step()
+
+    def aside(self) -> Aside:
+        found = Aside()
+        for record in self.broker.all(LETTERS):
+            found.note_letter(record)
+        for record in self.broker.all(PARKED):
+            found.note_parked(record)
+        return found
+
+    def planned(self, some: int, *, leave: bool = False) -> list[Record]:
+        """Copies of what is set aside: of `some` letters at most."""
+        stored = {r.offset: r for r in self.broker.all(LETTERS) if r.partition == 0}
+        other = {r.offset: r for r in self.broker.all(LETTERS) if r.partition == 1}
+        records = []
+        for unit, whole in portion(self.aside().units(), some, 1 << 20):
+            marks = copies(unit, whole=whole, leave=leave)
+            if leave and unit.parked is not None:
+                self.left.add(self.text(unit, stored, other))
+            for letter, mark in zip(unit.letters, marks, strict=True):
+                place, offset = letter.stands
+                records.append(put_back(letter, (other if place.partition else stored)[offset], mark))
+        return records
+
+    @staticmethod
+    def text(unit: Unit, *lanes: dict[int, RawRecord]) -> str:
+        place, offset = unit.letters[0].stands
+        return (lanes[place.partition][offset].value or b"").decode()
+
+    def check_order(self) -> None:
+        """What of a key was handled is its first records, in their order; bad ones and those left behind aside."""
+        for key, texts in self.posted.items():
+            mine = [text for text in self.handled if text.endswith(f"-{key}") and text not in self.left]
+            due = [text for text in texts if not text.startswith("bad") and text not in self.left]
+            assert mine == due[: len(mine)]
+
+    def check_nothing_lost(self) -> None:
+        """What was read and not handled has an open letter."""
+        by_place = {(letter.stands[0].partition, letter.stands[1]) for letter in self.aside().open.values()}
+        held = {(r.value or b"").decode() for r in self.broker.all(LETTERS) if (r.partition, r.offset) in by_place}
+        for texts in self.posted.values():
+            for text in texts:
+                assert text in self.handled or text in held, text
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.lists(st.sampled_from(_STEPS), min_size=5, max_size=40))
+def test_order_holds_and_nothing_is_lost_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
+    asyncio.run(_live(steps))
+
+
+async def _live(steps: list[tuple[Any, ...]]) -> None:
+    world = World()
+    for step in steps:
+        await world.do(step)
+        world.check_order()
+    await world.do(("consume", None, 1000))
+    world.check_order()
+    world.check_nothing_lost()
+    await world.do(("mend",))
+    for _ in range(200):
+        aside = world.aside()
+        if not aside.parked(GROUP) and _only_bad(world, aside):
+            break
+        await world.do(("plan", 100, False))
+        await world.do(("send", None))
+        await world.do(("consume", None, 1000))
+        world.check_order()
+    aside = world.aside()
+    assert aside.parked(GROUP) == {}
+    assert _only_bad(world, aside)
+    due = {text for texts in world.posted.values() for text in texts if not text.startswith("bad")}
+    assert due - world.left <= set(world.handled)
+    await world.do(("reset",))
+    before = list(world.handled)
+    await world.do(("consume", None, 1000))
+    assert world.handled == before
+    assert world.aside().parked(GROUP) == {}
+
+
+def _only_bad(world: World, aside: Aside) -> bool:
+    stored = {(r.partition, r.offset): r.value or b"" for r in world.broker.all(LETTERS)}
+    texts = [stored[letter.stands[0].partition, letter.stands[1]].decode() for letter in aside.open.values()]
+    return all(text.startswith("bad") for text in texts)
+
+
+def test_a_place_names_itself() -> None:
+    assert str(Place("g", "t", 1, 2)) == "t[1]@2"
