@@ -1,0 +1,219 @@
+"""A client's life as pure rules: what it is after a change, who may change it, and how that is told.
+
+A client that was changed is a new value with a larger revision. Revisions go by the clock, so that they grow even if
+intake's database was lost and begun again: what is told then still holds over what was told before.
+"""
+
+from datetime import datetime
+from typing import Final, Protocol
+
+import msgspec
+
+from shared import clients
+from shared.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
+from shared.clock import to_text
+from shared.errors import PiepowderError
+from shared.events import ClientChanged, ClientKey, RateLimit
+
+MAX_DESCRIPTION: Final = 500
+
+
+class Granting(Protocol):
+    """Whoever makes or changes clients."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scopes(self) -> frozenset[str]: ...
+
+    @property
+    def regions(self) -> frozenset[str]: ...
+
+
+class Refused(PiepowderError):  # noqa: N818 - what came of it
+    """It is not done; `slug` names why for good, `pointer` the field, if it is one."""
+
+    def __init__(self, status: int, slug: str, detail: str, pointer: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.pointer = pointer
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it is kept: its hash, and its times. `made_with` names the call that made it, if the call had a name."""
+
+    sha256: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    made_with: str | None = None
+    made_body: str | None = None
+
+    @property
+    def key_id(self) -> str:
+        """What it is called where it must not be shown."""
+        return clients.key_id(self.sha256)
+
+    def state(self, now: datetime) -> str:
+        """`live`, `expired` or `revoked`."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "live"
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """A client and its keys, oldest first."""
+
+    name: str
+    description: str
+    scopes: frozenset[str]
+    regions: frozenset[str]
+    limit: RateLimit | None
+    state: str = ACTIVE
+    revision: int
+    created_at: datetime
+    changed_at: datetime
+    keys: tuple[Key, ...] = ()
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be other; UNSET leaves it."""
+
+    description: str | msgspec.UnsetType = msgspec.UNSET
+    scopes: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
+    regions: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
+    limit: RateLimit | msgspec.UnsetType | None = msgspec.UNSET
+    state: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def created(
+    *,
+    name: str,
+    description: str,
+    scopes: frozenset[str],
+    regions: frozenset[str],
+    limit: RateLimit | None,
+    now: datetime,
+) -> Client:
+    """A client without a key."""
+    return Client(
+        name=name,
+        description=description,
+        scopes=scopes,
+        regions=regions,
+        limit=limit,
+        revision=_revision(0, now),
+        created_at=now,
+        changed_at=now,
+    )
+
+
+def is_as_created(client: Client, other: Client) -> bool:
+    """Whether a client is what somebody would create, so that creating it again changes nothing."""
+    fields = ("name", "description", "scopes", "regions", "limit")
+    return client.state == ACTIVE and all(getattr(client, field) == getattr(other, field) for field in fields)
+
+
+def changed(client: Client, patch: Patch, now: datetime) -> Client:
+    """The client after a change; itself when nothing is other."""
+    given = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
+    if all(getattr(client, name) == value for name, value in given.items()):
+        return client
+    return _renewed(client, now, **given)
+
+
+def with_key(client: Client, key: Key, others_expire_at: datetime | None, now: datetime) -> Client:
+    """The client with one more key, the living others ending at a time if one is given.
+
+    Raises Refused when it has as many living keys as it may.
+    """
+    live = [known.key_id for known in client.keys if known.state(now) == "live"]
+    if len(live) >= LIVE_KEYS:
+        detail = f"Client {client.name!r} has {len(live)} living keys, {' and '.join(live)}. Revoke one of them first."
+        raise Refused(409, "too-many-keys", detail)
+    others = tuple(
+        msgspec.structs.replace(known, expires_at=others_expire_at)
+        if others_expire_at is not None
+        and known.state(now) == "live"
+        and (known.expires_at is None or known.expires_at > others_expire_at)
+        else known
+        for known in client.keys
+    )
+    return _renewed(client, now, keys=(*others, key))
+
+
+def without_key(client: Client, key_id: str, now: datetime) -> Client:
+    """The client with a key revoked; itself when it was revoked before. Raises Refused when it has no such key."""
+    if key_id not in [key.key_id for key in client.keys]:
+        known = ", ".join(key.key_id for key in client.keys) or "none"
+        raise Refused(404, "unknown-key", f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}.")
+    keys = tuple(
+        msgspec.structs.replace(key, revoked_at=now) if key.key_id == key_id and key.revoked_at is None else key
+        for key in client.keys
+    )
+    return client if keys == client.keys else _renewed(client, now, keys=keys)
+
+
+def is_visible(client: Client, regions: frozenset[str]) -> bool:
+    """Whether somebody who acts in `regions` sees a client: when all of its regions are among them."""
+    return ANY in regions or (ANY not in client.regions and client.regions <= regions)
+
+
+def check_grant(client: Client, before: Client | None, by: Granting) -> None:
+    """Raises Refused when somebody would give what they do not have themselves; `before` is what the client had.
+
+    To end something, or to make it less, takes no more than to see the client.
+    """
+    given = client.scopes - (frozenset() if before is None else before.scopes)
+    if beyond := sorted(given - by.scopes):
+        detail = f"Client {by.name!r} lacks {', '.join(beyond)} itself, and cannot give it."
+        raise Refused(403, "beyond-own-rights", detail, "/scopes")
+    if not is_visible(client, by.regions):
+        own = ", ".join(sorted(by.regions)) or "no region"
+        detail = f"Client {by.name!r} may act in {own}, and can give no other region."
+        raise Refused(403, "beyond-own-rights", detail, "/regions")
+
+
+def told(client: Client, change: str, by: str) -> ClientChanged:
+    """The client as every service is told of it; of many keys, the newest."""
+    return ClientChanged(
+        name=client.name,
+        revision=client.revision,
+        state=client.state,
+        change=change,
+        changed_by=by,
+        scopes=sorted(client.scopes),
+        regions=sorted(client.regions),
+        limit=client.limit,
+        keys=[
+            ClientKey(
+                sha256=key.sha256,
+                created_at=to_text(key.created_at),
+                expires_at=_text(key.expires_at),
+                revoked_at=_text(key.revoked_at),
+            )
+            for key in _most_wanted(client)
+        ],
+    )
+
+
+def _most_wanted(client: Client) -> list[Key]:
+    """As many keys as are told: the living, then the newest of the dead."""
+    now = client.changed_at
+    wanted = sorted(client.keys, key=lambda key: (key.state(now) == "live", key.created_at), reverse=True)
+    return sorted(wanted[:KEPT_KEYS], key=lambda key: key.created_at)
+
+
+def _renewed(client: Client, now: datetime, **fields: object) -> Client:
+    return msgspec.structs.replace(client, revision=_revision(client.revision, now), changed_at=now, **fields)
+
+
+def _revision(before: int, now: datetime) -> int:
+    return max(before + 1, int(now.timestamp() * 1000))
+
+
+def _text(moment: datetime | None) -> str:
+    return "" if moment is None else to_text(moment)

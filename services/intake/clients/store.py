@@ -1,0 +1,206 @@
+"""Clients and their keys, and all of the SQL for them.
+
+Whoever changes a client holds its row's lock, so the outbox's ids follow the changes. When a key was last used is the
+one thing that comes from elsewhere, and the one thing that a change does not write.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from services.intake.clients.domain import Client, Key
+from shared.clients import ANY
+from shared.envelope import Encoded
+from shared.events import RateLimit
+from shared.postgres import outbox
+from shared.postgres.database import Connection, Database
+
+Row: TypeAlias = "asyncpg.Record | sa.RowMapping"
+
+METADATA: Final = sa.MetaData()
+
+CLIENTS: Final = sa.Table(
+    "clients",
+    METADATA,
+    sa.Column("name", sa.Text(collation="C"), primary_key=True),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("scopes", ARRAY(sa.Text), nullable=False),
+    sa.Column("regions", ARRAY(sa.Text), nullable=False),
+    sa.Column("requests_per_second", sa.Double),
+    sa.Column("burst", sa.Integer),
+    sa.Column("items_per_second", sa.Double),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("changed_at", sa.TIMESTAMP(timezone=True), nullable=False),
+)
+KEYS: Final = sa.Table(
+    "client_keys",
+    METADATA,
+    sa.Column("client", sa.Text(collation="C"), sa.ForeignKey("clients.name"), primary_key=True),
+    sa.Column("key_id", sa.Text(collation="C"), primary_key=True),
+    sa.Column("sha256", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("expires_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("revoked_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("last_used_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("made_with", sa.UUID(as_uuid=False)),
+    sa.Column("made_body", sa.Text),
+)
+
+_INSERT: Final = """
+INSERT INTO clients (name, description, scopes, regions, requests_per_second, burst, items_per_second, state, revision,
+                     created_at, changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING RETURNING name"""
+
+_UPDATE: Final = """
+UPDATE clients SET description = $2, scopes = $3, regions = $4, requests_per_second = $5, burst = $6,
+       items_per_second = $7, state = $8, revision = $9, created_at = $10, changed_at = $11 WHERE name = $1"""
+
+_KEEP_KEYS: Final = """
+INSERT INTO client_keys (client, key_id, sha256, created_at, expires_at, revoked_at, made_with, made_body)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (client, key_id) DO UPDATE SET expires_at = EXCLUDED.expires_at, revoked_at = EXCLUDED.revoked_at"""
+
+_USED: Final = """
+UPDATE client_keys AS k SET last_used_at = u.at
+FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS u (client, key_id, at)
+WHERE k.client = u.client AND k.key_id = u.key_id AND (k.last_used_at IS NULL OR k.last_used_at < u.at)"""
+
+
+class Work:
+    """One transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def lock(self, name: str) -> Client | None:
+        """A client, held until the end; None when there is none."""
+        row = await self._connection.fetchrow("SELECT * FROM clients WHERE name = $1 FOR UPDATE", name)
+        if row is None:
+            return None
+        keys = await self._connection.fetch("SELECT * FROM client_keys WHERE client = $1 ORDER BY created_at", name)
+        return _client(row, keys)
+
+    async def add(self, client: Client) -> bool:
+        """Keep a new client; False when the name is taken."""
+        return await self._connection.fetchrow(_INSERT, *_values(client)) is not None
+
+    async def keep(self, client: Client) -> None:
+        """Keep what a client is after a change."""
+        await self._connection.execute(_UPDATE, *_values(client))
+        await self._connection.executemany(
+            _KEEP_KEYS,
+            [
+                (
+                    client.name,
+                    key.key_id,
+                    key.sha256,
+                    key.created_at,
+                    key.expires_at,
+                    key.revoked_at,
+                    key.made_with,
+                    key.made_body,
+                )
+                for key in client.keys
+            ],
+        )
+
+    async def tell(self, topic: str, event: Encoded) -> None:
+        """Tell of it, if all of it comes about."""
+        await outbox.write(self._connection, [(topic, event)])
+
+
+class Store:
+    """The clients."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def work(self) -> AsyncIterator[Work]:
+        """A transaction: all of it, or on any error nothing. Raises Transient."""
+        async with self._database.transaction() as connection:
+            yield Work(connection)
+
+    async def client(self, name: str) -> Client | None:
+        """A client with its keys; raises Transient."""
+        found = await self._read(sa.select(CLIENTS).where(CLIENTS.c.name == name))
+        return found[0] if found else None
+
+    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> list[Client]:
+        """Up to `limit` clients behind a name, of those that act in none but `regions`; raises Transient."""
+        asked = sa.select(CLIENTS).where(CLIENTS.c.name > after).order_by(CLIENTS.c.name).limit(limit)
+        if ANY not in regions:
+            asked = asked.where(CLIENTS.c.regions.contained_by(sorted(regions)))
+        if state is not None:
+            asked = asked.where(CLIENTS.c.state == state)
+        return await self._read(asked)
+
+    async def used(self, uses: Sequence[tuple[str, str, datetime]]) -> None:
+        """Note when keys (client and id) were last used; never goes back. Raises Transient."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
+
+    async def _read(self, asked: sa.Select[Any]) -> list[Client]:
+        async with self._database.query() as connection:
+            rows = (await connection.execute(asked)).mappings().all()
+            names = [row["name"] for row in rows]
+            keyed = sa.select(KEYS).where(KEYS.c.client.in_(names)).order_by(KEYS.c.created_at)
+            keys = (await connection.execute(keyed)).mappings().all() if names else []
+        return [_client(row, [key for key in keys if key["client"] == row["name"]]) for row in rows]
+
+
+def _client(row: Row, keys: Sequence[Row]) -> Client:
+    limit = None
+    if row["requests_per_second"] is not None:
+        limit = RateLimit(
+            requests_per_second=row["requests_per_second"], burst=row["burst"], items_per_second=row["items_per_second"]
+        )
+    return Client(
+        name=row["name"],
+        description=row["description"],
+        scopes=frozenset(row["scopes"]),
+        regions=frozenset(row["regions"]),
+        limit=limit,
+        state=row["state"],
+        revision=row["revision"],
+        created_at=row["created_at"],
+        changed_at=row["changed_at"],
+        keys=tuple(map(_key, keys)),
+    )
+
+
+def _key(row: Row) -> Key:
+    made_with = row["made_with"]
+    return Key(
+        sha256=row["sha256"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+        last_used_at=row["last_used_at"],
+        made_with=None if made_with is None else str(made_with),
+        made_body=row["made_body"],
+    )
+
+
+def _values(client: Client) -> tuple[object, ...]:
+    limit = client.limit
+    return (
+        client.name,
+        client.description,
+        sorted(client.scopes),
+        sorted(client.regions),
+        None if limit is None else limit.requests_per_second,
+        None if limit is None else limit.burst,
+        None if limit is None else limit.items_per_second,
+        client.state,
+        client.revision,
+        client.created_at,
+        client.changed_at,
+    )

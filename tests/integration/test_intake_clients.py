@@ -1,0 +1,479 @@
+"""Clients on real Kafka and PostgreSQL: what intake is told of them holds in every service a moment later, and after a
+restart; nobody gives what they do not have; and who was refused, and which keys were used, is in the audit log."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from shared import envelope, ids
+from shared.auth import Client
+from shared.clients import SCOPES
+from shared.clock import SystemClock, to_text
+from shared.events import CLIENT_CHANGED
+from tests.conftest import Servers, project_root
+from tests.integration.test_intake_service import Intake, intake_of
+
+pytestmark = pytest.mark.timeout(90)
+
+_AUDIT = """
+import runpy, sys
+from shared.kafka import topics
+topics.CONTROL = sys.argv.pop(1)
+runpy.run_module("services.audit", run_name="__main__")
+"""
+ADMIN, EU_LEAD, CLERK = (ids.new_api_key("test") for _ in range(3))
+
+
+class House:
+    """An intake and the audit of its first region, and those who may administer them."""
+
+    def __init__(self, intake: Intake, audit_database: str) -> None:
+        self.intake = intake
+        self.region = intake.north
+        self.http = httpx.AsyncClient(timeout=30)
+        self._audit_database = audit_database
+        self._audit: asyncio.subprocess.Process | None = None
+        self._audit_port = 0
+
+    def write_file(self) -> None:
+        known = [
+            Client("admin", ids.hash_api_key(ADMIN), SCOPES),
+            Client("eu-lead", ids.hash_api_key(EU_LEAD), SCOPES - {"audit:read"}, frozenset({self.region})),
+            Client("clerk", ids.hash_api_key(CLERK), frozenset({"clients:read", "clients:write"})),
+        ]
+        (self.intake.folder / "admins.json").write_bytes(msgspec.json.encode(known))
+
+    async def start_audit(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._audit_port = probe.getsockname()[1]
+        given = {
+            "PIEPOWDER_KAFKA": self.intake.kafka,
+            "PIEPOWDER_DATABASE_URL": self._audit_database,
+            "PIEPOWDER_REGION": self.region,
+            "PIEPOWDER_CLIENTS_FILE": str(self.intake.folder / "admins.json"),
+            "PIEPOWDER_PORT": str(self._audit_port),
+            "PIEPOWDER_INSTANCE": "test",
+        }
+        with (self.intake.folder / "audit.log").open("ab") as log:
+            self._audit = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                _AUDIT,
+                self.intake.control,
+                cwd=project_root(),
+                env={**os.environ, **given},
+                stderr=log,
+            )
+
+        async def is_ready() -> bool:
+            try:
+                return (await self.http.get(f"http://127.0.0.1:{self._audit_port}/readyz")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await self.becomes(is_ready)
+
+    async def end_audit(self, number: signal.Signals) -> None:
+        assert self._audit is not None
+        self._audit.send_signal(number)
+        await asyncio.wait_for(self._audit.wait(), 30)
+
+    async def restart(self) -> None:
+        """Kill both, and start them again."""
+        assert self.intake.process is not None
+        await self.end_audit(signal.SIGKILL)
+        self.intake.process.kill()
+        await self.intake.process.wait()
+        await asyncio.gather(self.start_audit(), self.start_intake())
+
+    async def start_intake(self) -> None:
+        await self.intake.start(PIEPOWDER_CLIENTS_FILE=str(self.intake.folder / "admins.json"))
+        await self.intake.ready()
+
+    async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
+        await self.intake.becomes(true)
+
+    async def call(
+        self, method: str, path: str, body: object = None, *, key: str | None = ADMIN, **headers: str
+    ) -> httpx.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            given["Authorization"] = f"Bearer {key}"
+        return await self.intake.http.request(method, path, headers=given, json=body)
+
+    async def made(self, name: str, **change: Any) -> dict[str, Any]:
+        body = {"name": name, "scopes": ["items:read", "audit:read"], "regions": [self.region]} | change
+        answer = await self.call("POST", "/v1/clients", body)
+        assert answer.status_code == 201, answer.text
+        client: dict[str, Any] = answer.json()["client"]
+        return client
+
+    async def key_of(self, name: str, **body: Any) -> dict[str, Any]:
+        answer = await self.call("POST", f"/v1/clients/{name}/keys", body)
+        assert answer.status_code == 201, answer.text
+        shown: dict[str, Any] = answer.json()
+        return shown
+
+    async def at_intake(self, key: str) -> int:
+        return (await self.call("GET", "/v1/totals", key=key)).status_code
+
+    async def at_audit(self, key: str) -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        return (await self.http.get(f"http://127.0.0.1:{self._audit_port}/v1/totals", headers=headers)).status_code
+
+    async def audited(self) -> list[dict[str, Any]]:
+        """All events in the audit log, oldest first."""
+        headers, after, found = {"Authorization": f"Bearer {ADMIN}"}, 0, []
+        while True:
+            url = f"http://127.0.0.1:{self._audit_port}/v1/events"
+            page = (await self.http.get(url, params={"after": after, "limit": 1000}, headers=headers)).json()
+            found += page["events"]
+            if page["next"] is None:
+                return found
+            after = page["next"]
+
+
+@pytest.fixture(scope="module")
+async def house(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    name = f"clients{os.getpid()}"
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"CREATE DATABASE test_audit_{name}")
+    folder: Path = tmp_path_factory.mktemp("clients")
+    url = f"{servers.database_url.rpartition('/')[0]}/test_audit_{name}"
+    async with intake_of(
+        servers, name, folder, _write_admins, PIEPOWDER_CLIENTS_FILE=str(folder / "admins.json")
+    ) as intake:
+        house = House(intake, url)
+        await house.start_audit()
+        yield house
+        await house.end_audit(signal.SIGTERM)
+        await house.http.aclose()
+    await admin.execute(f"DROP DATABASE test_audit_{name} WITH (FORCE)")
+    await admin.close()
+
+
+def _write_admins(intake: Intake) -> None:
+    House(intake, "").write_file()
+
+
+async def test_a_key_opens_everywhere_a_moment_after_it_was_made_and_not_after_it_was_revoked(house: House) -> None:
+    await house.made("roving")
+    first = await house.key_of("roving")
+    assert first["in_force"] is True
+    assert first["key"].startswith("pp_local_")
+    assert await house.at_intake(first["key"]) == 200
+
+    async def opens() -> bool:
+        return await house.at_audit(first["key"]) == 200
+
+    await house.becomes(opens)
+    second = await house.key_of("roving")
+    revoked = await house.call("DELETE", f"/v1/clients/roving/keys/{first['key_id']}")
+    assert revoked.json()["in_force"] is True
+    assert [key["state"] for key in revoked.json()["client"]["keys"]] == ["revoked", "live"]
+    assert await house.at_intake(first["key"]) == 401
+    began = SystemClock().monotonic()
+    while await house.at_audit(first["key"]) == 200:
+        assert SystemClock().monotonic() - began < 5.0  # a moment, on a machine that others use too
+        await asyncio.sleep(0.02)
+    again = await house.call("DELETE", f"/v1/clients/roving/keys/{first['key_id']}")
+    assert again.json()["client"]["revision"] == revoked.json()["client"]["revision"]
+
+    await house.restart()
+    assert [await house.at_intake(shown["key"]) for shown in (first, second)] == [401, 200]
+    assert [await house.at_audit(shown["key"]) for shown in (first, second)] == [401, 200]
+
+
+async def test_what_a_client_was_made_with_is_told_whole_and_its_keys_text_is_nowhere(house: House) -> None:
+    limit = {"requests_per_second": 5, "burst": 7, "items_per_second": 0}
+    await house.made("told", description="for the tour", limit=limit)
+    shown = await house.key_of("told")
+    records = [r for r in await house.intake.records(house.intake.control) if r.key == b"client:told"]
+    events = [envelope.decode(record.headers, record.key, record.value) for record in records]
+    assert [event.attributes.type for event in events] == [CLIENT_CHANGED] * 2
+    assert [event.data.change for event in events] == ["created", "key_added"]
+    assert [key.sha256 for key in events[-1].data.keys] == [ids.hash_api_key(shown["key"])]
+    assert b"for the tour" not in records[-1].value
+    connection = await asyncpg.connect(house.intake.database_url)
+    rows = str(await connection.fetch("SELECT * FROM client_keys, clients"))
+    outbox = await connection.fetchval("SELECT count(*) FROM outbox")
+    await connection.close()
+    everything = rows + str(records) + house.intake.log.read_text()
+    assert shown["key"] not in everything
+    assert shown["key"][10:] not in everything
+    assert outbox == 0
+    called = await house.call("GET", "/v1/totals", key=shown["key"])
+    assert called.headers["ratelimit-policy"] == '"requests";q=7;w=2'
+
+
+async def test_the_same_client_made_again_is_found_and_another_of_its_name_is_not_made(house: House) -> None:
+    body = {"name": "twice", "scopes": ["items:read"], "regions": [house.region], "description": "one"}
+    first, second = [await house.call("POST", "/v1/clients", body) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json()["client"] == second.json()["client"]
+    other = await house.call("POST", "/v1/clients", body | {"scopes": ["items:write"]})
+    assert (other.status_code, other.json()["type"]) == (409, "urn:piepowder:problem:client-exists")
+    taken = await house.call("POST", "/v1/clients", body | {"name": "admin"})
+    assert (taken.status_code, "file" in taken.json()["detail"]) == (409, True)
+
+
+async def test_many_who_make_the_same_client_at_once_make_it_once(house: House) -> None:
+    body = {"name": "rush", "scopes": ["items:read"], "regions": ["*"]}
+    answers = await asyncio.gather(*(house.call("POST", "/v1/clients", body) for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+    keys = await asyncio.gather(*(house.call("POST", "/v1/clients/rush/keys", {}) for _ in range(8)))
+    assert sorted(answer.status_code for answer in keys) == [201] * 2 + [409] * 6
+
+
+async def test_a_named_call_makes_one_key_and_says_so_the_second_time(house: House) -> None:
+    await house.made("named")
+    named = {"idempotency_key": '"first"'}
+    made = await house.call("POST", "/v1/clients/named/keys", {}, **named)
+    assert made.status_code == 201
+    assert made.headers["cache-control"] == "no-store"
+    again = await house.call("POST", "/v1/clients/named/keys", {}, **named)
+    assert (again.status_code, again.json()["type"]) == (409, "urn:piepowder:problem:key-shown-already")
+    assert made.json()["key_id"] in again.json()["detail"]
+    other = await house.call("POST", "/v1/clients/named/keys", {"expires_at": "2099-01-01T00:00:00Z"}, **named)
+    assert (other.status_code, other.json()["type"]) == (422, "urn:piepowder:problem:idempotency-key-reused")
+    bad = await house.call("POST", "/v1/clients/named/keys", {}, idempotency_key="unquoted")
+    assert (bad.status_code, bad.json()["errors"][0]["pointer"]) == (422, "/header/idempotency-key")
+    assert len((await house.call("GET", "/v1/clients/named/keys")).json()["keys"]) == 1
+
+
+async def test_a_successor_lets_the_key_before_it_end_at_a_time(house: House) -> None:
+    await house.made("rotated")
+    first = await house.key_of("rotated", expires_at="2099-01-01T00:00:00Z")
+    soon = to_text(SystemClock().now() + timedelta(seconds=2))
+    second = await house.key_of("rotated", others_expire_at=soon)
+    assert [await house.at_intake(shown["key"]) for shown in (first, second)] == [200, 200]
+    keys = (await house.call("GET", "/v1/clients/rotated/keys")).json()["keys"]
+    assert [key["expires_at"] for key in keys] == [soon, None]
+
+    async def has_ended() -> bool:
+        return await house.at_intake(first["key"]) == 401
+
+    await house.becomes(has_ended)
+    assert (await house.call("GET", "/v1/clients/rotated")).json()["keys"][0]["state"] == "expired"
+    assert (await house.key_of("rotated"))["key_id"] != second["key_id"]  # an ended key makes room
+
+
+async def test_a_change_holds_at_once_and_not_over_another_that_came_between(house: House) -> None:
+    client = await house.made("changing", scopes=["items:read"])
+    key = (await house.key_of("changing"))["key"]
+    now = (await house.call("GET", "/v1/clients/changing")).json()
+    assert now["revision"] > client["revision"]
+    stale = await house.call("PATCH", "/v1/clients/changing", {"regions": ["*"], "revision": client["revision"]})
+    assert (stale.status_code, stale.json()["type"]) == (409, "urn:piepowder:problem:changed-meanwhile")
+    disabled = await house.call("PATCH", "/v1/clients/changing", {"state": "disabled", "revision": now["revision"]})
+    assert disabled.json()["client"]["state"] == "disabled"
+    assert await house.at_intake(key) == 401
+    changed = await house.call(
+        "PATCH", "/v1/clients/changing", {"state": "active", "scopes": ["audit:read"], "limit": None}
+    )
+    assert changed.json()["client"]["scopes"] == ["audit:read"]
+    assert await house.at_intake(key) == 403
+    same = await house.call("PATCH", "/v1/clients/changing", {"scopes": ["audit:read"]})
+    assert same.json()["client"]["revision"] == changed.json()["client"]["revision"]
+
+
+async def test_nobody_gives_what_they_lack_and_whoever_may_end_keys_may_end_any_in_sight(house: House) -> None:
+    await house.made("rich", scopes=["audit:read", "items:write"])
+    key_id = (await house.key_of("rich"))["key_id"]
+    body = {"name": "mine", "scopes": ["items:read"], "regions": [house.region]}
+    beyond = [
+        ("POST", "/v1/clients", body | {"scopes": ["audit:read"]}, EU_LEAD, "/scopes"),
+        ("POST", "/v1/clients", body | {"regions": ["*"]}, EU_LEAD, "/regions"),
+        ("POST", "/v1/clients", body | {"regions": [house.intake.south]}, EU_LEAD, "/regions"),
+        ("POST", "/v1/clients/rich/keys", {}, EU_LEAD, "/scopes"),
+        ("POST", "/v1/clients/rich/keys", {}, CLERK, "/scopes"),
+        ("PATCH", "/v1/clients/rich", {"scopes": ["audit:read", "control:publish"]}, CLERK, "/scopes"),
+        ("PATCH", "/v1/clients/rich", {"regions": ["*"]}, EU_LEAD, "/regions"),
+    ]
+    for method, path, sent, key, pointer in beyond:
+        answer = await house.call(method, path, sent, key=key)
+        found = answer.status_code, answer.json()["type"], answer.json()["errors"][0]["pointer"]
+        assert found == (403, "urn:piepowder:problem:beyond-own-rights", pointer), (method, path, sent)
+    assert (await house.call("PATCH", "/v1/clients/rich", {"scopes": ["items:write"]}, key=CLERK)).status_code == 200
+    assert (await house.call("DELETE", f"/v1/clients/rich/keys/{key_id}", key=CLERK)).status_code == 200
+    assert (await house.call("PATCH", "/v1/clients/rich", {"state": "disabled"}, key=CLERK)).status_code == 200
+
+
+async def test_a_regions_lead_sees_the_regions_clients_alone(house: House) -> None:
+    await house.made("everywhere", regions=["*"])
+    await house.made("southern", regions=[house.intake.south])
+    await house.made("northern", regions=[house.region])
+    listed = (await house.call("GET", "/v1/clients?limit=200", key=EU_LEAD)).json()["clients"]
+    assert {"everywhere", "southern"}.isdisjoint(client["name"] for client in listed)
+    assert "northern" in [client["name"] for client in listed]
+    for name in ("everywhere", "southern", "nobody"):
+        for method, path, body in (
+            ("GET", f"/v1/clients/{name}", None),
+            ("GET", f"/v1/clients/{name}/keys", None),
+            ("PATCH", f"/v1/clients/{name}", {"state": "disabled"}),
+            ("POST", f"/v1/clients/{name}/keys", {}),
+            ("DELETE", f"/v1/clients/{name}/keys/9f86d081884c", None),
+        ):
+            answer = await house.call(method, path, body, key=EU_LEAD)
+            assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:unknown-client")
+
+
+async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
+    for name in ("page-a", "page-b", "page-c"):
+        await house.made(name)
+    names: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = (await house.call("GET", f"/v1/clients?limit=2&cursor={cursor}")).json()
+        names += [client["name"] for client in page["clients"]]
+        cursor = page["next"]
+    assert names == sorted(set(names))
+    assert {"page-a", "page-b", "page-c"} <= set(names)
+    assert (await house.call("GET", "/v1/clients?state=disabled")).json()["clients"] == [
+        client for client in (await house.call("GET", "/v1/clients?limit=200")).json()["clients"]
+        if client["state"] == "disabled"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "pointer"),
+    [
+        ("POST", "/v1/clients", {"name": "Shop"}, 422, "/name"),
+        ("POST", "/v1/clients", {"name": "person-1"}, 422, "/name"),
+        ("POST", "/v1/clients", {"name": 7}, 422, "/name"),
+        ("POST", "/v1/clients", {"name": None}, 422, "/name"),
+        ("POST", "/v1/clients", {"scopes": []}, 422, "/scopes"),
+        ("POST", "/v1/clients", {"scopes": ["items:all"]}, 422, "/scopes/0"),
+        ("POST", "/v1/clients", {"scopes": "items:read"}, 422, "/scopes"),
+        ("POST", "/v1/clients", {"regions": []}, 422, "/regions"),
+        ("POST", "/v1/clients", {"regions": ["EU"]}, 422, "/regions/0"),
+        ("POST", "/v1/clients", {"description": "a\0b"}, 422, "/description"),
+        ("POST", "/v1/clients", {"description": "x" * 501}, 422, "/description"),
+        ("POST", "/v1/clients", {"limit": {}}, 422, "/limit/requests_per_second"),
+        ("POST", "/v1/clients", {"limit": {"requests_per_second": 0, "burst": 1}}, 422, "/limit/requests_per_second"),
+        ("POST", "/v1/clients", {"limit": {"requests_per_second": 1, "burst": 0}}, 422, "/limit/burst"),
+        ("POST", "/v1/clients", {"colour": "red"}, 422, "/colour"),
+        ("POST", "/v1/clients", [], 422, ""),
+        ("PATCH", "/v1/clients/bad", {"state": "gone"}, 422, "/state"),
+        ("PATCH", "/v1/clients/bad", {"scopes": []}, 422, "/scopes"),
+        ("PATCH", "/v1/clients/bad", {"name": "other"}, 422, "/name"),
+        ("PATCH", "/v1/clients/bad", {"revision": 0}, 422, "/revision"),
+        ("POST", "/v1/clients/bad/keys", {"expires_at": "tomorrow"}, 422, "/expires_at"),
+        ("POST", "/v1/clients/bad/keys", {"expires_at": "2099-01-01T00:00:00"}, 422, "/expires_at"),
+        ("POST", "/v1/clients/bad/keys", {"expires_at": "2020-01-01T00:00:00Z"}, 422, "/expires_at"),
+        ("POST", "/v1/clients/bad/keys", {"others_expire_at": "2020-01-01T00:00:00Z"}, 422, "/others_expire_at"),
+        ("DELETE", "/v1/clients/bad/keys/nothing", None, 404, None),
+        ("GET", "/v1/clients?limit=0", None, 422, "/query/limit"),
+        ("GET", "/v1/clients?cursor=%27", None, 422, "/query/cursor"),
+        ("GET", "/v1/clients?state=gone", None, 422, "/query/state"),
+        ("DELETE", "/v1/clients/bad", None, 405, None),
+        ("POST", "/v1/clients", {"description": "x" * 70_000}, 413, None),
+    ],
+)
+async def test_bad_input_is_told_where_and_changes_nothing(  # noqa: PLR0917 - the table's columns
+    house: House, method: str, path: str, body: Any, status: int, pointer: str | None
+) -> None:
+    await house.call("POST", "/v1/clients", {"name": "bad", "scopes": ["items:read"], "regions": [house.region]})
+    if path == "/v1/clients" and isinstance(body, dict):
+        body = {"name": "worse", "scopes": ["items:read"], "regions": ["*"]} | body
+    answer = await house.call(method, path, body)
+    assert answer.status_code == status, answer.text
+    if pointer is not None:
+        assert answer.json()["errors"][0]["pointer"] == pointer
+    assert (await house.call("GET", "/v1/clients/worse")).status_code == 404
+
+
+async def test_a_posters_limit_is_on_every_answer_and_a_batch_is_paid_for_afterwards(house: House) -> None:
+    limit = {"requests_per_second": 1, "burst": 30, "items_per_second": 5}
+    await house.made("poster", scopes=["items:write"], limit=limit)
+    headers = {"Authorization": f"Bearer {(await house.key_of('poster'))['key']}"}
+    item = house.intake.post(markets=["DE"])
+    posted = await house.intake.http.post("/v1/items", json=item, headers=headers)
+    assert posted.status_code == 202, posted.text
+    assert posted.headers["ratelimit-policy"] == '"requests";q=30;w=30, "items";q=5;w=1'
+    assert posted.headers["ratelimit"].startswith('"requests";r=29;t=1, "items";r=4')
+    lines = "\n".join(json.dumps(item | {"id": f"B{n}"}) for n in range(40))
+    kind = {"Content-Type": "application/x-ndjson"}
+    batch = await house.intake.http.post("/v1/items/batch", content=lines, headers=headers | kind)
+    assert {json.loads(line)["status"] for line in batch.text.splitlines()} == {202}
+    refused = await house.intake.http.post("/v1/items", json=item, headers=headers)
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:piepowder:problem:rate-limited")
+    assert 5 <= int(refused.headers["retry-after"]) <= 8
+    assert refused.headers["ratelimit"].startswith('"requests";r=2')
+
+
+async def test_lines_of_a_batch_for_other_regions_are_refusals_too(house: House) -> None:
+    await house.made("near", scopes=["items:write"])
+    headers = {"Authorization": f"Bearer {(await house.key_of('near'))['key']}", "Content-Type": "application/x-ndjson"}
+    lines = "\n".join(json.dumps(house.intake.post(id=f"N{n}", markets=[m])) for n, m in enumerate(["DE", "US", "US"]))
+    batch = await house.intake.http.post("/v1/items/batch", content=lines, headers=headers)
+    assert [json.loads(line)["status"] for line in batch.text.splitlines()] == [202, 403, 403]
+
+    async def told() -> bool:
+        refused = [event["data"] for event in await house.audited() if event["type"] == "piepowder.access.refused.v1"]
+        return [(one["route"], one["count"]) for one in refused if one.get("client") == "near"] == [
+            ("/v1/items/batch", 2)
+        ]
+
+    await house.becomes(told)
+
+
+async def test_refusals_and_used_keys_are_in_the_audit_log_and_the_last_use_with_the_key(house: House) -> None:
+    await house.made("watched")
+    shown = await house.key_of("watched")
+    assert await house.at_intake(shown["key"]) == 200
+    for _ in range(3):
+        assert (await house.call("GET", "/v1/clients", key=shown["key"])).status_code == 403
+    assert (await house.call("GET", "/v1/clients/secret-path", key=ids.new_api_key("test"))).status_code == 401
+    assert await house.at_audit("pp_nonsense") == 401
+
+    async def told() -> bool:
+        found = [event["data"] for event in await house.audited() if event["type"] == "piepowder.access.refused.v1"]
+        kinds = {(one["service"], one["reason"], one.get("client", ""), one["route"]): one for one in found}
+        refused = kinds.get(("intake", "missing-scope", "watched", "/v1/clients"), {})
+        return (
+            refused.get("count") == 3
+            and refused["key"] == shown["key_id"]
+            and ("intake", "unknown-key", "", "/v1/clients/{name}") in kinds
+            and ("audit", "mistyped-key", "", "/v1/totals") in kinds
+        )
+
+    await house.becomes(told)
+    assert await house.intake.stop() == 0  # what it has not told by then, it tells now
+    await house.start_intake()
+
+    async def noted() -> bool:
+        key = (await house.call("GET", "/v1/clients/watched")).json()["keys"][0]
+        return key["last_used_at"] is not None
+
+    await house.becomes(noted)
+    uses = [event["data"] for event in await house.audited() if event["type"] == "piepowder.access.used.v1"]
+    calls = [use for told_ in uses for use in told_["keys"] if use["key"] == shown["key_id"]]
+    assert sum(use["calls"] for use in calls) == 4
+
+
+async def test_the_tour_of_the_docs_works_as_it_is_written(house: House) -> None:
+    """Each `curl` of docs/architecture/clients.md, in order, with the sample's names."""
+    page = (project_root() / "docs" / "architecture" / "clients.md").read_text()
+    lines = page.partition("## A tour\n")[2].partition("\n## ")[0]
+    block = lines.partition("```\n")[2].partition("```")[0]
+    script = f"set -eu\nINTAKE={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", script.replace("localhost:8101", "$INTAKE"), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert b"problem" not in output

@@ -1,0 +1,157 @@
+"""Clients by the command: a key is printed once and alone on standard output, and no key is taken as an argument."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from piepowder import cli, clients
+from piepowder.client import Api
+from shared import ids
+from shared.clock import from_text
+from tests.unit.test_cli_submit import RUNNING
+
+KEY = ids.new_api_key("local")
+CLIENT: dict[str, Any] = {
+    "name": "shop",
+    "description": "The \x1b[31mshop",
+    "state": "active",
+    "scopes": ["items:write"],
+    "regions": ["eu"],
+    "limit": {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0},
+    "revision": 1,
+    "created_at": "2026-05-01T09:30:00.000Z",
+    "changed_at": "2026-05-01T09:30:00.000Z",
+    "keys": [
+        {
+            "key_id": "9f86d081884c",
+            "state": "live",
+            "created_at": "2026-05-01T09:30:00.000Z",
+            "expires_at": None,
+            "revoked_at": None,
+            "last_used_at": "2026-05-02T09:30:00.000Z",
+        }
+    ],
+}
+
+
+class Intake:
+    """Answers as intake does, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
+        self.named: list[str | None] = []
+        self.in_force = True
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        body = json.loads(request.content) if request.content else None
+        self.asked.append((request.method, path, body))
+        if path.endswith("/keys") and request.method == "POST":
+            self.named.append(request.headers.get("idempotency-key"))
+            made = {"client": "shop", "key": KEY, "key_id": "9f86d081884c", "expires_at": None}
+            return httpx.Response(201, json=made | {"in_force": self.in_force})
+        if path == "/v1/clients" and request.method == "GET":
+            second = request.url.params["cursor"] == "shop"
+            page = {"clients": [CLIENT | {"name": "web" if second else "shop"}], "next": None if second else "shop"}
+            return httpx.Response(200, json=page)
+        if request.method == "GET":
+            return httpx.Response(200, json=CLIENT)
+        return httpx.Response(200, json={"client": CLIENT | (body or {}), "in_force": True})
+
+
+@pytest.fixture
+def intake(monkeypatch: pytest.MonkeyPatch) -> Intake:
+    intake = Intake()
+
+    def api(running: Any, key: str) -> Api:
+        return Api(running, key, transport=httpx.MockTransport(intake))
+
+    monkeypatch.setattr(cli, "find_running", lambda _: RUNNING)
+    monkeypatch.setattr(type(RUNNING), "key", lambda _: "key")
+    monkeypatch.setattr(cli, "Api", api)
+    return intake
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli.app, ["clients", *words], env={"COLUMNS": "200"})
+
+
+def test_a_new_client_gets_a_key_that_stands_alone_on_standard_output(
+    intake: Intake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.app(["clients", "create", "shop", "--scope", "items:write", "--region", "eu", "--rate", "5"])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 0
+    assert out == f"{KEY}\n"
+    assert "shown this once" in err
+    assert KEY not in err
+    assert [asked[:2] for asked in intake.asked] == [("POST", "/v1/clients"), ("POST", "/v1/clients/shop/keys")]
+    assert intake.asked[0][2]["limit"] == {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0}
+    assert intake.named[0] is not None
+
+
+def test_a_key_that_does_not_open_yet_is_said_to_be_so(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
+    intake.in_force = False
+    with pytest.raises(SystemExit):
+        cli.app(["clients", "rotate", "shop", "--keep-old", "7d", "--expires", "2099-01-01T00:00:00+01:00"])
+    assert "does not open anything yet" in capfd.readouterr().err
+    body = intake.asked[0][2]
+    assert body["expires_at"] == "2098-12-31T23:00:00.000Z"
+    assert from_text(body["others_expire_at"]) > from_text("2026-01-01T00:00:00Z")
+
+
+def test_each_calls_key_is_named_anew_so_that_only_a_lost_answer_is_a_repeat(intake: Intake) -> None:
+    run("rotate", "shop")
+    run("rotate", "shop")
+    assert len(set(intake.named)) == 2
+
+
+def test_a_client_is_shown_with_its_keys_and_without_what_draws_on_a_terminal(intake: Intake) -> None:
+    shown, listed = run("show", "shop"), run("list")
+    assert (shown.exit_code, listed.exit_code) == (0, 0)
+    for said in ("9f86d081884c", "5 calls a second, 10 at once", "2026-05-02T09:30:00.000Z"):
+        assert said in shown.output
+    assert "\x1b" not in shown.output
+    assert [line.split()[0] for line in listed.output.splitlines()[1:]] == ["shop", "web"]
+    assert [asked[:2] for asked in intake.asked] == [("GET", "/v1/clients/shop")] + [("GET", "/v1/clients")] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["revoke", "shop", "9f86d081884c"], ("DELETE", "/v1/clients/shop/keys/9f86d081884c", None)),
+        (["disable", "shop"], ("PATCH", "/v1/clients/shop", {"state": "disabled"})),
+        (["enable", "shop"], ("PATCH", "/v1/clients/shop", {"state": "active"})),
+        (["show", "a/b"], ("GET", "/v1/clients/a/b", None)),
+    ],
+)
+def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple[str, str, Any]) -> None:
+    assert run(*words).exit_code == 0
+    assert intake.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["revoke", "shop", KEY], "belongs in no command line"),
+        (["rotate", "shop", "--keep-old", "soon"], "7d, 12h or 30m"),
+        (["create", "shop", "--scope", "items:write", "--region", "eu", "--burst", "7"], "go with --rate"),
+        (["create", "shop", "--region", "eu"], "--scope"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, words: list[str], says: str) -> None:
+    answer = run(*words)
+    assert answer.exit_code == 2
+    assert KEY not in answer.output
+    assert intake.asked == []
+    assert says in " ".join(answer.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("text", ["0d", "7", "7 d", "d7", "-7d", "7w", "2027-01-31", "2027-01-31T00:00:00"])
+def test_what_is_neither_a_span_nor_a_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a span"):
+        clients.moment(text)
