@@ -1,0 +1,213 @@
+"""Business requests, what happened to them, and all of the SQL for it.
+
+A request is one row: what lists are filtered by as columns, the whole as JSON, and its change beside it, so that a list
+does not read it. What happened is only added to, which a trigger sees to. Whoever changes a request holds its row's
+lock, so the outbox's ids follow the changes.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from services.intake.requests.domain.life import Request, Step
+from shared.clock import from_text, to_text
+from shared.envelope import Encoded
+from shared.postgres import outbox
+from shared.postgres.database import Connection, Database
+
+Place: TypeAlias = tuple[datetime, str]
+
+METADATA: Final = sa.MetaData()
+
+REQUESTS: Final = sa.Table(
+    "requests",
+    METADATA,
+    sa.Column("request_id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("drafted_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("sponsor", sa.Text, nullable=False),
+    sa.Column("regions", ARRAY(sa.Text), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("drafted", sa.LargeBinary, nullable=False),
+    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("change", sa.LargeBinary),
+    sa.Index("requests_newest", "drafted_at", "request_id"),
+)
+STEPS: Final = sa.Table(
+    "request_steps",
+    METADATA,
+    sa.Column("request_id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("comment_id", sa.UUID(as_uuid=False), unique=True),
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Request).decode
+
+_ADD: Final = """
+INSERT INTO requests (request_id, drafted_at, state, kind, sponsor, regions, body, drafted, request, change)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT DO NOTHING RETURNING request_id"""
+
+_SAVE: Final = (
+    "UPDATE requests SET state = $2, kind = $3, sponsor = $4, regions = $5, request = $6 WHERE request_id = $1"
+)
+
+_ADD_STEP: Final = """
+INSERT INTO request_steps (request_id, version, kind, at, by, text, comment_id) VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+
+
+class Filter(NamedTuple):
+    """Which requests: in one of `regions` (None: any), and with these values where they are given."""
+
+    regions: Sequence[str] | None = None
+    state: str | None = None
+    kind: str | None = None
+    sponsor: str | None = None
+    region: str | None = None
+
+
+class Drafted(NamedTuple):
+    """A request as it was begun, and the hash of what was posted."""
+
+    request: Request
+    body: str
+
+
+class Work:
+    """One transaction: what is read is locked, what is written is seen by others when it ends."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def add(self, request: Request, change: bytes | None, body: str) -> bool:
+        """Store a new request; False when it is there already."""
+        content = request.content
+        row = await self._connection.fetchrow(
+            _ADD,
+            request.request_id,
+            from_text(request.drafted.at),
+            request.state,
+            content.kind,
+            content.sponsor,
+            content.regions,
+            body,
+            _encode(request),
+            change,
+        )
+        return row is not None
+
+    async def request(self, request_id: str) -> Request | None:
+        """A request, locked."""
+        row = await self._connection.fetchrow(
+            "SELECT request FROM requests WHERE request_id = $1 FOR UPDATE", request_id
+        )
+        return None if row is None else _decode(row[0])
+
+    async def save(self, request: Request) -> None:
+        """Write a request that is locked."""
+        content = request.content
+        await self._connection.execute(
+            _SAVE, request.request_id, request.state, content.kind, content.sponsor, content.regions, _encode(request)
+        )
+
+    async def attach(self, request_id: str, change: bytes | None) -> None:
+        """The change of a request that is locked, from now on."""
+        await self._connection.execute("UPDATE requests SET change = $2 WHERE request_id = $1", request_id, change)
+
+    async def add_step(self, request_id: str, step: Step) -> None:
+        """Add to what happened."""
+        await self._connection.execute(
+            _ADD_STEP,
+            request_id,
+            step.version,
+            step.kind,
+            from_text(step.at),
+            step.by,
+            step.text,
+            step.comment_id or None,
+        )
+
+    async def comment(self, comment_id: str) -> Step | None:
+        """A comment."""
+        row = await self._connection.fetchrow(
+            "SELECT version, kind, at, by, text, comment_id::text FROM request_steps WHERE comment_id = $1", comment_id
+        )
+        return None if row is None else _step(row)
+
+    async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None:
+        """Have these (topic, event) pairs published, in their order, once the transaction has committed."""
+        await outbox.write(self._connection, events)
+
+
+class Store:
+    """Business requests; every call raises Transient when the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def work(self) -> AsyncIterator[Work]:
+        """One transaction; raises Transient when it cannot be known to have committed."""
+        async with self._database.transaction() as connection:
+            yield Work(connection)
+
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None:
+        """A request, its change, and what happened to it, at one moment; None when there is none."""
+        row_of = sa.select(REQUESTS.c.request, REQUESTS.c.change).where(REQUESTS.c.request_id == request_id)
+        column = STEPS.c
+        async with self._database.query() as connection:
+            row = (await connection.execute(row_of)).first()
+            if row is None:
+                return None
+            request = _decode(row.request)
+            steps = (
+                sa.select(column.version, column.kind, column.at, column.by, column.text, column.comment_id)
+                .where(column.request_id == request_id, column.version <= request.version)
+                .order_by(column.version)
+            )
+            return request, row.change, [_step(found) for found in await connection.execute(steps)]
+
+    async def drafted(self, request_id: str) -> Drafted | None:
+        """A request as it was begun; None when there is none."""
+        asked = sa.select(REQUESTS.c.drafted, REQUESTS.c.body).where(REQUESTS.c.request_id == request_id)
+        async with self._database.query() as connection:
+            row = (await connection.execute(asked)).first()
+        return None if row is None else Drafted(_decode(row.drafted), row.body)
+
+    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
+        """Up to `limit` requests as `wanted`, the newest first, from behind `after`."""
+        column = REQUESTS.c
+        place = (column.drafted_at, column.request_id)
+        asked = sa.select(column.request).order_by(*(part.desc() for part in place)).limit(limit)
+        for name in ("state", "kind", "sponsor"):
+            if (value := getattr(wanted, name)) is not None:
+                asked = asked.where(column[name] == value)
+        if wanted.region is not None:
+            asked = asked.where(column.regions.contains([wanted.region]))
+        if wanted.regions is not None:
+            asked = asked.where(column.regions.overlap(wanted.regions))
+        if after is not None:
+            types = (part.type for part in place)
+            asked = asked.where(sa.tuple_(*place) < sa.tuple_(*map(sa.literal, after, types)))
+        async with self._database.query() as connection:
+            return [_decode(row.request) for row in await connection.execute(asked)]
+
+
+def place_of(request: Request) -> Place:
+    """Where a request stands in a list."""
+    return from_text(request.drafted.at), request.request_id
+
+
+def _step(row: Sequence[Any]) -> Step:
+    version, kind, at, by, text, comment_id = row
+    return Step(version=version, kind=kind, at=to_text(at), by=by, text=text, comment_id=comment_id or "")
