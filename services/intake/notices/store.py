@@ -1,0 +1,133 @@
+"""What is known of each notice and appeal in each region, and which item or notice each decision is about.
+
+Kept by the projection of items' status, by the same rules: facts that merge in any order, so that no inbox is needed,
+and one writer of a region at a time. An item's decision costs it one more row, by which an appeal finds it.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from services.intake.domain import status
+from services.intake.notices.domain import lives
+from services.intake.notices.domain.lives import APPEAL, ITEM, Facts, Place
+from services.intake.store import ItemStatuses, metadata
+from shared import ids
+from shared.postgres.database import Connection, Database
+
+_LOCK_CLASS: Final = 720_913
+
+notice_status = sa.Table(
+    "notice_status",
+    metadata,
+    sa.Column("id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("region", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("decision_id", sa.UUID(as_uuid=False)),  # that an appeal is about
+    sa.Column("facts", sa.LargeBinary, nullable=False),  # JSON; not jsonb, which refuses texts with U+0000
+)
+decision_about = sa.Table(
+    "decision_about",
+    metadata,
+    sa.Column("decision_id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("region", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("id", sa.UUID(as_uuid=False), nullable=False),
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Facts).decode
+
+
+class Complaints:
+    """What is known of notices and appeals, and of what they are about."""
+
+    def __init__(self, database: Database, items: ItemStatuses) -> None:
+        self._database = database
+        self._items = items
+
+    async def learn(self, region: str, told: Mapping[str, Facts], items: Mapping[str, status.Facts]) -> None:
+        """Merge facts by id into what is known; remember what the decisions are about, of items' too. Raises
+        Transient."""
+        ways = [(ITEM, item_id, facts.decision) for item_id, facts in items.items()]
+        ways += [(facts.type, of, facts.way.decision) for of, facts in told.items() if facts.type != APPEAL]
+        decided = sorted(
+            (decision_id, type_, of)
+            for type_, of, decision in ways
+            if decision is not None
+            for decision_id in _all_of(decision, region, type_, of)
+        )
+        if not told and not decided:
+            return
+        async with self._database.transaction() as connection:
+            if told:
+                await self._merge(connection, region, told)
+            if decided:
+                await connection.execute(
+                    "INSERT INTO decision_about (decision_id, region, type, id)"
+                    " SELECT decision_id, $1, type, id"
+                    " FROM unnest($2::uuid[], $3::text[], $4::uuid[]) AS new (decision_id, type, id)"
+                    " ON CONFLICT DO NOTHING",
+                    region,
+                    *(list(column) for column in zip(*decided, strict=True)),
+                )
+
+    async def _merge(self, connection: Connection, region: str, told: Mapping[str, Facts]) -> None:
+        await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK_CLASS, region)
+        rows = await connection.fetch(
+            "SELECT id::text, facts FROM notice_status WHERE region = $1 AND id = ANY($2::uuid[])", region, list(told)
+        )
+        known = {row[0]: row[1] for row in rows}
+        changed = []
+        for of, facts in told.items():
+            stored = known.get(of)
+            merged = facts if stored is None else lives.merge(_decode(stored), facts)
+            encoded = _encode(merged)
+            if encoded != stored:
+                about = None if merged.contested is None else merged.contested.decision_id
+                changed.append((of, merged.type, about, encoded))
+        if changed:
+            await connection.execute(
+                "INSERT INTO notice_status (id, region, type, decision_id, facts)"
+                " SELECT id, $1, type, decision_id, facts"
+                " FROM unnest($2::uuid[], $3::text[], $4::uuid[], $5::bytea[]) AS new (id, type, decision_id, facts)"
+                " ON CONFLICT (id, region) DO UPDATE SET decision_id = EXCLUDED.decision_id, facts = EXCLUDED.facts",
+                region,
+                *(list(column) for column in zip(*changed, strict=True)),
+            )
+
+    async def of(self, type_: str, of: str) -> dict[str, Facts]:
+        """What is known of a notice or an appeal, by region; raises Transient."""
+        table = notice_status.c
+        asked = sa.select(table.region, table.facts).where(table.id == of, table.type == type_)
+        async with self._database.query() as connection:
+            return {row.region: _decode(row.facts) for row in await connection.execute(asked)}
+
+    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]:
+        """What is known of the way of an item or a notice, by region; raises Transient."""
+        if type_ == ITEM:
+            return await self._items.of_item(of)
+        return {region: facts.way for region, facts in (await self.of(type_, of)).items()}
+
+    async def about(self, decision_id: str) -> Place | None:
+        """What a decision is about; None when it is not known. Raises Transient."""
+        table = decision_about.c
+        asked = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
+        async with self._database.query() as connection:
+            row = (await connection.execute(asked)).first()
+        return None if row is None else Place(row.region, row.type, row.id)
+
+    async def open_appeals(self, decision_id: str) -> list[str]:
+        """The appeals about a decision that are still to be answered; raises Transient."""
+        table = notice_status.c
+        asked = sa.select(table.id, table.facts).where(table.decision_id == decision_id).order_by(table.id)
+        async with self._database.query() as connection:
+            return [row.id for row in await connection.execute(asked) if lives.is_open(_decode(row.facts))]
+
+
+def _all_of(decision: status.Decision, region: str, type_: str, of: str) -> list[str]:
+    """The ids of a case's decisions up to this one: a batch may hold several, of which the last is left."""
+    case_id = ids.case_id(of, region, type_)
+    return [*(ids.decision_id(case_id, n) for n in range(1, decision.n)), decision.decision_id]

@@ -1,0 +1,180 @@
+"""What a person at the terminal sees of notices and appeals, and what reviewers do with them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from piepowder import look, review, screen
+from piepowder.accounting import Fate, Ledger, Pair, Place
+from piepowder.review import Held, Person, choose, complaint, judged
+from piepowder.sample import truth_key
+from shared import events, ids
+from shared.envelope import Attributes, Event
+from tests.decision_cases import appealed, noticed, opened
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+_, ITEM = opened("eu", version=None, content="x")
+_, NOTICE = noticed("eu")
+DECISION = {"decision_id": "d", "action": "reject", "reasons": ["FAKE"], "decided_at": "2026-05-01T12:00:00.000Z"}
+
+
+def shown(case: events.CaseOpened, *concerns: dict[str, Any]) -> dict[str, Any]:
+    """A case as the review API answers it."""
+    return {**msgspec.to_builtins(case), "case_type": case.case_type, "concerns": list(concerns)}
+
+
+ITEM_SHOWN = {**shown(ITEM), "decisions": [DECISION]}
+NOTICED = shown(NOTICE, ITEM_SHOWN)
+APPEALED = shown(appealed("eu", ITEM, reviewer="r-1")[1], ITEM_SHOWN)
+
+
+class Desk:
+    """Gives one case, and keeps what is done with it."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        self.done: list[tuple[str, list[str]]] = []
+        self._cases = [Held(case, {"token": 1, "until": ""})]
+
+    async def claim(self) -> Held | None:
+        return self._cases.pop() if self._cases else None
+
+    async def decide(self, _: Held, action: str, reasons: Sequence[str]) -> None:
+        self.done.append((action, list(reasons)))
+
+    async def release(self, _: Held, reason: str) -> None:
+        self.done.append((reason, []))
+
+
+class Keys:
+    """Types these lines, and keeps what was asked."""
+
+    def __init__(self, *lines: str) -> None:
+        self.asked: list[str] = []
+        self._lines = list(lines)
+
+    async def ask(self, prompt: str) -> str | None:
+        self.asked.append(prompt)
+        return self._lines.pop(0) if self._lines else None
+
+
+async def work(case: dict[str, Any], *lines: str) -> tuple[list[tuple[str, list[str]]], list[str], dict[str, int]]:
+    desk: Any = Desk(case)
+    keys: Any = Keys(*lines)
+    person = Person(desk, keys, {})
+    await person.work()
+    return desk.done, keys.asked, dict(person.decided)
+
+
+async def test_a_person_is_offered_what_a_case_of_this_type_may_be_decided() -> None:
+    done, asked, decided = await work(APPEALED, "a", "o")
+    assert asked == ["[u]phold  [o]verturn  [s]kip  [q]uit > "] * 2
+    assert (done, decided) == ([("overturn", [])], {"overturn": 1})
+    done, asked, _ = await work(NOTICED, "o", "r", "")
+    assert asked[0] == "[a]pprove  [r]eject  [s]kip  [q]uit > "
+    assert asked[2] == "reason codes, Enter for COUNTERFEIT > "
+    assert done == [("reject", ["COUNTERFEIT"])]
+
+
+async def test_overturning_an_approval_asks_why() -> None:
+    case = shown(appealed("eu", NOTICE, action="approve")[1], shown(NOTICE) | {"decisions": []}, ITEM_SHOWN)
+    done, asked, _ = await work(case, "o", "fake, stolen")
+    assert asked[1] == "reason codes, Enter for COUNTERFEIT > "
+    assert done == [("overturn", ["FAKE", "STOLEN"])]
+
+
+def test_the_screen_shows_who_complains_in_whose_words_and_the_item_it_is_about() -> None:
+    with screen.console.capture() as captured:
+        review.show_case(NOTICED, {}, NOON)
+        review.show_case(APPEALED, {}, NOON)
+    text = captured.get()
+    for told in ("user Ada", "counterfeit", "We make this watch, and not that one.", "https://shop.example/B07"):
+        assert told in text
+    for told in ("seller Bob", "reject, by r-1", "It is genuine.", "Uhr B07", "reject at 2026-05-01"):
+        assert told in text
+
+
+def test_a_strangers_words_draw_nothing_on_the_terminal() -> None:
+    assert NOTICE.notice is not None
+    wild = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
+    case = shown(msgspec.structs.replace(NOTICE, notice=wild))
+    assert "\x1b" not in str(complaint(case)["notice"])
+    with screen.console.capture() as captured:
+        review.show_case(case, {}, NOON)
+    assert "\x1b" not in captured.get()
+
+
+def test_a_simulated_reviewer_hears_an_appeal_by_what_the_item_deserves() -> None:
+    subject = "shop:product:B07"
+    cases = [{**APPEALED, "case_id": f"case-{n}"} for n in range(300)]
+    for deserved, expected in (("approve", "overturn"), ("reject", "uphold")):
+        known = {truth_key(subject, None): deserved}
+        decided = [choose(case, known, seed=1) for case in cases]
+        assert 0.95 < sum(action == expected for action, _ in decided) / 300 <= 1.0
+        assert {action for action, _ in decided} <= {"uphold", "overturn"}
+    known = {truth_key(subject, None): "reject"}
+    assert ("reject", ["COUNTERFEIT"]) in [choose({**NOTICED, "case_id": f"c-{n}"}, known, seed=1) for n in range(9)]
+
+
+def test_what_is_judged_is_the_item_that_is_concerned_or_else_the_case() -> None:
+    assert judged(ITEM_SHOWN) is ITEM_SHOWN
+    assert judged(NOTICED)["item_id"] == ITEM.item_id
+    assert judged(shown(NOTICE))["item_id"] == NOTICE.item_id
+
+
+def says(kind: str, data: events.Struct | dict[str, Any]) -> str:
+    return look._says({"type": kind, "data": msgspec.to_builtins(data)})
+
+
+def test_the_timeline_says_who_complained_about_what_and_what_came_of_it() -> None:
+    notice, about = NOTICE.notice, appealed("eu", ITEM)[1].appeal
+    submitted = {"notice": msgspec.to_builtins(notice)}
+    assert says(events.NOTICE_SUBMITTED, submitted) == (
+        "user reports counterfeit: “We make this watch, and not that one.”"
+    )
+    assert says(events.APPEAL_SUBMITTED, {"appeal": msgspec.to_builtins(about)}) == (
+        "seller appeals against reject: “It is genuine.”"
+    )
+    assert says(events.CASE_OPENED, NOTICE).startswith("notice:  review →  queue general")
+    replaced = {"case_type": "appeal", "action": "overturn", "reviewer": "r-2", "team": "t", "queue": "appeals"}
+    assert says(events.DECISION_MADE, replaced) == "appeal:  overturn  by r-2 (t)"
+    assert says(events.DECISION_REPLACED, {"action": "approve", "queue": "q", "replaces": "d-1"}) == (
+        "approve  instead of decision d-1"
+    )
+
+
+def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
+    ledger = Ledger()
+
+    def note(data: events.Struct, kind: str) -> None:
+        attributes = Attributes(ids.derive(kind, repr(data)), kind, "test", "", "s", "eu", "c")
+        ledger.note("eu", Event(attributes, data), Place("t", 0, 0))
+
+    made = events.DecisionMade(
+        decision_id="d-1",
+        case_id=ITEM.case_id,
+        item_id=ITEM.item_id,
+        platform="shop",
+        kind="product",
+        subject_id="B07",
+        queue="general",
+        n=1,
+        action="reject",
+        policy_set="ps-1",
+        automated=True,
+        received_at="",
+        due_at="",
+    )
+    _, appeal = appealed("eu", ITEM)
+    again = {**msgspec.structs.asdict(made), "n": 2, "action": "approve", "decision_id": "d-2", "automated": False}
+    note(ITEM, events.CASE_OPENED)
+    note(made, events.DECISION_MADE)
+    note(NOTICE, events.CASE_OPENED)
+    note(appeal, events.CASE_OPENED)
+    closed = events.CaseClosed(case_id=appeal.case_id, case_type="appeal", item_id=appeal.item_id, reason="duplicate")
+    note(closed, events.CASE_CLOSED)
+    note(events.DecisionReplaced(**again, replaces="d-1", why="appeal"), events.DECISION_REPLACED)
+    account = ledger.account([Pair(ITEM.item_id, "eu")], {"eu": 6})
+    assert account.holds, (account.missing, account.doubles, account.gaps)
+    assert (account.total, dict(account.fates)) == (1, {Fate.BY_POLICY: 1})

@@ -1,0 +1,328 @@
+"""An appeal is about the decision in force, by whom it concerns, within the window, one at a time (DSA Art. 20)."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from services.intake import catching_up
+from services.intake.catching_up import CatchingUp
+from services.intake.domain import status
+from services.intake.domain.posts import Refused
+from services.intake.domain.status import Submission
+from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, Facts, Place
+from services.intake.notices.handlers import Appeals, NotKnown, Taken
+from shared import ids
+from shared.auth import Client
+from shared.clock import to_text
+from shared.errors import Transient
+from shared.events import (
+    APPEAL_SUBMITTED,
+    DECISION_MADE,
+    DECISION_REPLACED,
+    ITEM_SUBMITTED,
+    NOTICE_SUBMITTED,
+    AppealSubmitted,
+    Contested,
+)
+from shared.kafka.reach import Ends
+from tests.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, front
+
+SUBJECT = "shop:product:a:b/1"
+ITEM_ID = ids.item_id("shop", "product", "a:b/1", "3")
+NOTICE_ID = ids.notice_id("shop", SUBJECT, "report-1")
+CASE_ID = ids.case_id(ITEM_ID, "eu", "item")
+DECISION_ID = ids.decision_id(CASE_ID, 1)
+
+
+def way(
+    action: str | None = "reject",
+    *,
+    about: str = ITEM_ID,
+    type_: str = ITEM,
+    region: str = "eu",
+    regions: Sequence[str] = ("eu",),
+    n: int = 1,
+    days_ago: float = 1,
+) -> status.Facts:
+    """The way of an item or a notice that was decided, or was not."""
+    submission = Submission(
+        position=1, content_hash="aa", received_at=TIME, client="shop", reference="r", regions=list(regions)
+    )
+    decision = None
+    if action is not None:
+        decision = status.Decision(
+            n=n,
+            decision_id=ids.decision_id(ids.case_id(about, region, type_), n),
+            action=action,
+            reasons=["FAKE"],
+            automated=False,
+            policy_set="ps-1",
+            decided_at=to_text(NOW - timedelta(days=days_ago)),
+            reviewer="r-1",
+            team="t-1",
+        )
+    return status.Facts(subject=SUBJECT, submission=submission, submission_last=1, decision=decision)
+
+
+class Known:
+    """What the projection knows of; each look may bring it further."""
+
+    def __init__(self, *later: dict[tuple[str, str, str], status.Facts], read_after: int = 10**9) -> None:
+        self.appeals: dict[str, Facts] = {}
+        self.looks = 0
+        self._later = later
+        self._read_after = read_after
+
+    def _now(self) -> dict[tuple[str, str, str], status.Facts]:
+        return self._later[min(max(self.looks, 1), len(self._later)) - 1] if self._later else {}
+
+    async def of(self, type_: str, of: str) -> dict[str, Facts]:
+        return {"eu": self.appeals[of]} if type_ == APPEAL and of in self.appeals else {}
+
+    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]:
+        self.looks += 1
+        return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, of)}
+
+    async def about(self, decision_id: str) -> Place | None:
+        self.looks += 1
+        for (kind, about, region), facts in self._now().items():
+            if facts.decision is not None:
+                case_id = ids.case_id(about, region, kind)
+                if decision_id in {ids.decision_id(case_id, n) for n in range(1, facts.decision.n + 1)}:
+                    return Place(region, kind, about)
+        return None
+
+    async def open_appeals(self, decision_id: str) -> list[str]:
+        return [
+            appeal_id
+            for appeal_id, facts in self.appeals.items()
+            if facts.contested is not None and facts.contested.decision_id == decision_id and facts.closed is None
+        ]
+
+    async def ends(self, topics: Sequence[str]) -> Ends:
+        return {TopicPartition(topic, 0): 7 for topic in topics}
+
+    async def has_passed(self, group: str, ends: Ends) -> bool:
+        assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
+        assert {place.topic.split(".")[1] for place in ends} == {"submissions", "cases", "decisions"}
+        return self.looks >= self._read_after
+
+
+def rejected(**what: Any) -> Known:
+    return Known({(ITEM, ITEM_ID, "eu"): way(**what)})
+
+
+def noticed(action: str = "approve") -> Known:
+    return Known({(NOTICE, NOTICE_ID, "eu"): way(action, about=NOTICE_ID, type_=NOTICE)})
+
+
+def open_appeal(decision_id: str = DECISION_ID, *, closed: bool = False) -> Facts:
+    contested = Contested(
+        decision_id=decision_id, case_id=CASE_ID, item_id=ITEM_ID, n=1, action="reject", automated=True, decided_at=TIME
+    )
+    return Facts(
+        type=APPEAL,
+        way=status.Facts(subject=SUBJECT),
+        contested=contested,
+        closed=Closed(reason="duplicate", at=TIME) if closed else None,
+    )
+
+
+def kept(taken: Taken, decision_id: str = DECISION_ID) -> Facts:
+    """What the projection knows of an appeal that was taken in."""
+    submission = Submission(
+        position=1, content_hash=taken.content_hash, received_at=TIME, client="shop", reference="complaint-1"
+    )
+    about = open_appeal(decision_id)
+    return Facts(type=APPEAL, way=status.Facts(subject=SUBJECT, submission=submission), contested=about.contested)
+
+
+async def take(
+    known: Known, body: dict[str, Any], by: Client = EVERYWHERE, *, days: int = 184
+) -> tuple[Taken, Cluster]:
+    cluster = Cluster()
+    taking = Appeals(
+        front(cluster),
+        CODES,
+        catching_up=CatchingUp(dict.fromkeys(("eu", "us"), known)),
+        clock=clock(),
+        days=days,
+    )
+    try:
+        return await taking.take(json.dumps(body).encode(), by, known), cluster
+    except BaseException:
+        assert cluster.records == []
+        raise
+
+
+async def refused(known: Known, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> Refused:
+    with pytest.raises(Refused) as found:
+        await take(known, body, by, **how)
+    return found.value
+
+
+@pytest.mark.parametrize(
+    "named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"item_id": ITEM_ID, "region": "eu"}]
+)
+async def test_it_is_told_where_the_decision_is_as_its_effect_with_what_it_is_about(named: dict[str, str]) -> None:
+    taken, cluster = await take(rejected(), appeal(**named))
+    [event] = cluster.events()
+    about, told = event.attributes, event.data
+    assert (taken.regions, taken.decision_id, taken.subject) == (("eu",), DECISION_ID, SUBJECT)
+    assert taken.id == ids.appeal_id("shop", "eu", SUBJECT, "complaint-1")
+    assert about.id == taken.event_ids[0] == ids.event_id(taken.id, APPEAL_SUBMITTED, "eu")
+    assert about.correlation_id == ids.event_id(ITEM_ID, ITEM_SUBMITTED, "eu")
+    assert about.causation_id == ids.event_id(CASE_ID, DECISION_MADE, 1)
+    assert isinstance(told, AppealSubmitted)
+    assert (told.platform, told.kind, told.subject_id) == ("shop", "product", "a:b/1")
+    contested = told.appeal.decision
+    assert (contested.decision_id, contested.case_id, contested.item_id) == (DECISION_ID, CASE_ID, ITEM_ID)
+    assert (contested.action, contested.reviewer, contested.n) == ("reject", "r-1", 1)
+
+
+async def test_a_notifier_appeals_about_a_notice_that_was_not_followed() -> None:
+    body = appeal(notice_id=NOTICE_ID, appellant={"kind": "notifier"})
+    taken, cluster = await take(noticed(), body)
+    [event] = cluster.events()
+    assert event.data.appeal.decision.case_type == "notice"
+    assert event.attributes.correlation_id == ids.event_id(NOTICE_ID, NOTICE_SUBMITTED, "eu")
+    assert taken.decision_id == ids.decision_id(ids.case_id(NOTICE_ID, "eu", "notice"), 1)
+
+
+async def test_the_decision_that_took_anothers_place_may_be_appealed_about_and_only_that() -> None:
+    known = rejected(action="reject", n=2)
+    _, cluster = await take(known, appeal(item_id=ITEM_ID))
+    [event] = cluster.events()
+    assert event.attributes.causation_id == ids.event_id(CASE_ID, DECISION_REPLACED, 2)
+    old = await refused(known, appeal(decision_id=DECISION_ID))
+    assert (old.status, old.slug, old.faults[0].pointer) == (409, "decision-replaced", "/decision_id")
+    assert ids.decision_id(CASE_ID, 2) in str(old)
+
+
+@pytest.mark.parametrize(
+    ("known", "named", "kind", "says"),
+    [
+        (rejected(action="approve"), {"item_id": ITEM_ID}, "seller", "appeals about what restricts"),
+        (noticed("approve"), {"notice_id": NOTICE_ID}, "seller", "appeals about what restricts"),
+        (noticed("reject"), {"notice_id": NOTICE_ID}, "notifier", "what was not restricted"),
+        (rejected(), {"item_id": ITEM_ID}, "notifier", "is on an item"),
+    ],
+)
+async def test_nobody_appeals_about_what_is_not_theirs(
+    known: Known, named: dict[str, str], kind: str, says: str
+) -> None:
+    found = await refused(known, appeal(**named, appellant={"kind": kind}))
+    assert (found.status, found.faults[0].pointer) == (422, "/appellant/kind")
+    assert says in str(found)
+
+
+async def test_the_window_begins_with_the_decision_and_ends_after_so_many_days() -> None:
+    await take(rejected(days_ago=30), appeal(decision_id=DECISION_ID), days=30)
+    found = await refused(rejected(days_ago=30.001), appeal(decision_id=DECISION_ID), days=30)
+    assert (found.status, found.slug, found.faults[0].pointer) == (422, "appeal-window-closed", "/decision_id")
+
+
+async def test_a_second_appeal_about_a_decision_waits_for_the_first_ones_answer() -> None:
+    known = rejected()
+    known.appeals[ids.derive("another")] = open_appeal()
+    found = await refused(known, appeal(decision_id=DECISION_ID))
+    assert (found.status, found.slug) == (409, "appeal-open")
+    assert ids.derive("another") in str(found)
+    known.appeals[ids.derive("another")] = open_appeal(closed=True)
+    await take(known, appeal(decision_id=DECISION_ID))
+
+
+async def test_the_same_again_gets_the_same_answer_even_when_it_could_not_be_made_any_more() -> None:
+    body = appeal(item_id=ITEM_ID)
+    first, _ = await take(rejected(), body)
+    later = rejected(action="approve", n=2, days_ago=0)
+    later.appeals[first.id] = kept(first)
+    again, cluster = await take(later, body, days=1)
+    assert (again.id, again.event_ids, again.decision_id) == (first.id, first.event_ids, DECISION_ID)
+    assert cluster.records == []
+
+
+async def test_a_reference_that_names_another_appeal_is_refused() -> None:
+    known = rejected()
+    first, _ = await take(known, appeal(decision_id=DECISION_ID))
+    known.appeals[first.id] = kept(first)
+    found = await refused(known, appeal(decision_id=DECISION_ID, explanation="Something else altogether, at length."))
+    assert (found.status, found.slug, found.faults[0].pointer) == (409, "reference-used", "/reference")
+
+
+async def test_what_was_decided_just_before_is_waited_for() -> None:
+    known = Known({}, {}, {(ITEM, ITEM_ID, "eu"): way()})
+    await take(known, appeal(item_id=ITEM_ID))
+    assert known.looks >= 3
+
+
+@pytest.mark.parametrize("named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"notice_id": NOTICE_ID}])
+async def test_there_is_none_is_said_only_after_all_has_been_read(named: dict[str, str]) -> None:
+    known = Known({}, read_after=3)
+    with pytest.raises(NotKnown, match=next(iter(named.values()))):
+        await take(known, appeal(**named))
+
+
+async def test_while_the_projection_is_behind_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catching_up, "_PATIENCE_SECONDS", 0.25)
+    with pytest.raises(Transient, match="not in the status yet"):
+        await take(Known({}), appeal(decision_id=DECISION_ID))
+
+
+async def test_an_item_that_is_not_decided_says_so_when_that_is_certain() -> None:
+    known = Known({(ITEM, ITEM_ID, "eu"): way(None)}, read_after=2)
+    found = await refused(known, appeal(item_id=ITEM_ID))
+    assert (found.status, found.slug, found.faults[0].pointer) == (409, "undecided", "/item_id")
+
+
+async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_which() -> None:
+    both = {(ITEM, ITEM_ID, region): way(region=region, regions=("eu", "us")) for region in ("eu", "us")}
+    found = await refused(Known(both), appeal(item_id=ITEM_ID))
+    assert (found.status, found.faults[0].pointer) == (422, "/region")
+    taken, _ = await take(Known(both), appeal(item_id=ITEM_ID, region="us"))
+    assert taken.regions == ("us",)
+    own, _ = await take(Known(both), appeal(item_id=ITEM_ID), client("us"))
+    assert own.id == taken.id
+
+
+async def test_a_key_of_another_region_is_told_no_more_than_of_what_is_unknown() -> None:
+    for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
+        known = Known({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)
+        with pytest.raises(NotKnown) as foreign:
+            await take(known, appeal(**named), client("us"))
+        with pytest.raises(NotKnown) as unknown:
+            await take(Known({}, read_after=2), appeal(**named), client("us"))
+        assert str(foreign.value) == str(unknown.value)
+    found = await refused(rejected(), appeal(item_id=ITEM_ID, region="eu"), client("us"))
+    assert (found.status, found.slug, found.faults[0].pointer) == (403, "region-not-allowed", "/region")
+
+
+@pytest.mark.parametrize(
+    ("changed", "pointer", "says"),
+    [
+        ({}, "/decision_id", "exactly one of decision_id, item_id, notice_id"),
+        ({"decision_id": DECISION_ID, "item_id": ITEM_ID}, "/item_id", "exactly one of"),
+        ({"decision_id": "4711"}, "/decision_id", "expected a UUID"),
+        ({"item_id": ITEM_ID.upper()}, "/item_id", "expected a UUID in lower case"),
+        ({"decision_id": DECISION_ID, "region": "eu"}, "/region", "leave the field out"),
+        ({"item_id": ITEM_ID, "region": "mars"}, "/region", "is not served here"),
+        ({"item_id": ITEM_ID, "region": "x" * 32}, "/region", "at most 31"),
+        ({"item_id": ITEM_ID, "appellant": None}, "/appellant", "is required"),
+        ({"item_id": ITEM_ID, "appellant": {"kind": "user"}}, "/appellant/kind", "expected one of"),
+        ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "email": "x"}}, "/appellant/email", "no e-mail"),
+        ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "name": "a\nb"}}, "/appellant/name", "printable"),
+        ({"item_id": ITEM_ID, "explanation": "Wrong."}, "/explanation", "at least 20"),
+        ({"item_id": ITEM_ID, "explanation": "Wrong." + " " * 30}, "/explanation", "besides white space"),
+        ({"item_id": ITEM_ID, "language": "xx-"}, "/language", "no BCP 47 tag"),
+        ({"item_id": ITEM_ID, "reference": None}, "/reference", "is required"),
+        ({"item_id": ITEM_ID, "decison_id": "x"}, "/decison_id", "did you mean 'decision_id'?"),
+    ],
+)
+async def test_each_rule_names_the_place_and_what_is_expected(changed: dict[str, Any], pointer: str, says: str) -> None:
+    found = await refused(rejected(), appeal(**changed))
+    assert found.status == 422
+    assert [fault.pointer for fault in found.faults if says in fault.detail] == [pointer], found.faults
