@@ -1,0 +1,58 @@
+"""Taking an item back by the command: it says what came of it in each region, and what could not be."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from deploy.local.errors import StackError
+from piepowder.client import Api
+from piepowder.withdraw import withdraw
+from tests.unit.test_cli_submit import RUNNING
+
+
+class Intake:
+    """Answers as intake does; each look at an item shows the next of `states`, by region."""
+
+    def __init__(self, *states: dict[str, str], deletes: int = 202) -> None:
+        self._states = list(states)
+        self._deletes = deletes
+        self.reasons: list[str | None] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "DELETE":
+            self.reasons.append(request.url.params.get("reason"))
+            if self._deletes != 202:
+                return httpx.Response(self._deletes, json={"title": "No", "detail": "No item 'x' is known."})
+            regions = {region: {"event_id": "e"} for region in ("eu", "us")}
+            return httpx.Response(202, json={"item_id": "i", "subject": "s:product:1", "regions": regions})
+        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
+        return httpx.Response(200, json={"regions": {region: {"status": status} for region, status in state.items()}})
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda _: sleep(0))
+
+
+async def take_back(intake: Intake, reason: str = "") -> dict[str, str]:
+    async with Api(RUNNING, "key", transport=httpx.MockTransport(intake)) as api:
+        return (await withdraw(api, "i", reason)).regions
+
+
+async def test_it_waits_until_the_withdrawal_has_taken_effect_and_tells_what_was_decided_before() -> None:
+    intake = Intake({"eu": "in_review"}, {"eu": "in_review", "us": "approved"}, {"eu": "withdrawn", "us": "approved"})
+    told = await take_back(intake, "sold")
+    assert told == {"eu": "withdrawn", "us": "approved before that, which stays"}
+    assert intake.reasons == ["sold"]
+
+
+async def test_what_takes_longer_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piepowder.withdraw._PATIENCE", 0.05)
+    assert await take_back(Intake({"eu": "in_review"})) == {"eu": "in_review", "us": "submitted"}
+
+
+async def test_an_item_that_is_not_known_is_a_sentence_that_says_what_to_give() -> None:
+    with pytest.raises(StackError, match="Give an item's id"):
+        await take_back(Intake(deletes=404))
