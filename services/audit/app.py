@@ -1,24 +1,22 @@
 """The audit service put together: settings in, a running service out."""
 
 import asyncio
-from functools import partial
 
 from services.audit import api
 from services.audit.handlers import Decoder, Keeper, Message
 from services.audit.settings import Settings
 from services.audit.store import Log
 from shared import lifecycle, metrics
-from shared.auth import Authenticator
+from shared.access import Access
 from shared.clock import SystemClock
 from shared.http import create_app
 from shared.kafka import topics
 from shared.kafka.consumer import BatchConsumer
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.parking import ParkedKeys
 from shared.kafka.producer import KafkaProducer
-from shared.postgres import migrations
-from shared.postgres.database import Database
+from shared.postgres.opened import opened
 from shared.readiness import Readiness
-from shared.retry import until_done
 
 _LARGEST_LETTER = 5 * 1024 * 1024  # the dead-letter topic's `max.message.bytes`
 _LINGER_SECONDS = 0.1  # nobody waits for the trail, and an append costs much the same for one event as for hundreds
@@ -26,30 +24,32 @@ _LINGER_SECONDS = 0.1  # nobody waits for the trail, and an append costs much th
 
 async def run(settings: Settings) -> bool:
     """Serve until told to stop; True when that was as it should be."""
+    region, clock = settings.region, SystemClock()
     readiness = Readiness("audit")
+    producer = KafkaProducer(settings.bootstrap(region), client_id=f"piepowder-audit-{region}-{settings.instance}")
+    access = Access(
+        settings,
+        service="audit",
+        source=f"piepowder/audit/{region}",
+        producers={region: producer},
+        readiness=readiness,
+        clock=clock,
+    )
     app = create_app("audit", "Everything that happened in a region, once and in order.", readiness)
     shelf = api.Shelf(readiness)
-    api.add_routes(app, shelf, Authenticator.from_file(settings.clients_file), settings.region)
+    api.add_routes(app, shelf, access.authenticator, region)
 
     async def audit(stop: asyncio.Event) -> None:
-        database = await until_done("database", partial(_prepare, settings), stop=stop, readiness=readiness)
-        if database is None:
-            return
-        try:
-            shelf.log = Log(database, settings.region)
-            await consume(settings, shelf.log, readiness, stop)
-        finally:
-            await database.close()
+        async with opened(settings.database_url, "audit", stop=stop, readiness=readiness) as database:
+            if database is not None:
+                shelf.log = Log(database, region)
+                metrics.AUDIT_SIZE.labels(region).set((await shelf.log.head()).size)
+                await consume(settings, shelf.log, readiness, stop)
 
-    return await lifecycle.serve(app, settings, [audit], readiness)
-
-
-async def _prepare(settings: Settings) -> Database:
-    await migrations.upgrade(settings.database_url, "audit")
-    database = await Database.connect(settings.database_url)
-    head = await Log(database, settings.region).head()
-    metrics.AUDIT_SIZE.labels(settings.region).set(head.size)
-    return database
+    try:
+        return await lifecycle.serve(app, settings, [access.control_reader().run, access.run, audit], readiness)
+    finally:
+        await producer.stop()
 
 
 async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyncio.Event) -> None:
@@ -64,12 +64,21 @@ async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyn
             topics.submissions(region),
             topics.cases(region),
             topics.decisions(region),
+            topics.requests(region),
+            topics.access(region),
             topics.CONTROL,
             topics.deadletters(region),
         ],
         decode=Decoder(region),
         handle=Keeper(log, region).keep,
         deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+        parked=ParkedKeys(
+            producer,
+            bootstrap=settings.bootstrap(region),
+            topic=topics.parked(region),
+            group=group,
+            limit=settings.parked_keys,
+        ),
         readiness=readiness,
         clock=clock,
         instance=settings.instance,

@@ -24,7 +24,7 @@ from shared.envelope import GLOBAL
 from shared.kafka import topics
 from shared.kafka.consumer import RawRecord, Received
 
-Message: TypeAlias = Entry | DeadLetter
+Message: TypeAlias = Entry | DeadLetter | None
 
 WINDOW: Final = 10_000  # entries of a subject that are put into causal order together
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -49,7 +49,10 @@ class Reading(Protocol):
 
 
 class Decoder:
-    """Tells what is to be kept of a record; raises Poison when it should be an event of `region` and is none."""
+    """Tells what is to be kept of a record; raises Poison when it should be an event of `region` and is none.
+
+    Nothing is of a dead letter's receipt: what it says, the event that came back says itself.
+    """
 
     def __init__(self, region: str) -> None:
         self._region = region
@@ -58,6 +61,8 @@ class Decoder:
     def __call__(self, record: RawRecord) -> Message:
         source = Source(record.topic, record.partition, record.offset)
         if record.topic == self._deadletters:
+            if any(name == "dl_returned" for name, _ in record.headers):
+                return None
             return dead_letter(source, record.headers, record.key, record.timestamp)
         region = GLOBAL if record.topic == topics.CONTROL else self._region
         return entry(source, record.headers, record.key, record.value, region=region)
@@ -78,7 +83,7 @@ class Keeper:
             message = received.message
             if isinstance(message, Entry):
                 entries.append(message)
-            else:
+            elif message is not None:
                 letters.append(message)
         appended = await self._log.append(entries, letters)
         for topic, n in appended.by_topic.items():

@@ -81,29 +81,36 @@ class ClaimBody(_Body):
     )
 
 
-class HeartbeatBody(_Body):
+class _LeaseBody(_Body):
+    lease_token: Token
+    reviewer: Name = Field(
+        "", description="Who claimed it: checked when sent, as whoever serves several reviewers does"
+    )
+
+
+class HeartbeatBody(_LeaseBody):
     """Still at it."""
 
-    lease_token: Token
     lease_seconds: LeaseSeconds = 300
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"lease_token": 1, "lease_seconds": 300}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"lease_token": 1, "reviewer": "r-71", "lease_seconds": 300}]}
+    )
 
 
-class ReleaseBody(_Body):
+class ReleaseBody(_LeaseBody):
     """Given back undecided."""
 
-    lease_token: Token
     reason: Annotated[str, Field(max_length=500), AfterValidator(_sound)] = ""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"lease_token": 1, "reason": "not my language"}]})
 
 
-class DecisionBody(_Body):
-    """What is to be so; a reject says why."""
+class DecisionBody(_LeaseBody):
+    """What is to be so: of an item or a notice `approve` or `reject`, which says why; of an appeal `uphold` or
+    `overturn`."""
 
-    lease_token: Token
-    action: Literal["approve", "reject"]
+    action: Literal["approve", "reject", "uphold", "overturn"]
     reasons: list[Reason] = Field(default=[], max_length=20, validate_default=True)
     note: Note = ""
 
@@ -180,13 +187,33 @@ class CaseSummary(msgspec.Struct, frozen=True, kw_only=True):
     lease: HolderView | None
 
 
+class ConcernedView(msgspec.Struct, frozen=True, kw_only=True):
+    """A case that a notice or an appeal is about, and its decisions, oldest first."""
+
+    case_id: str
+    case_type: str
+    item_id: str
+    version: int | None
+    state: str
+    item: events.Item
+    notice: events.Notice | None
+    decisions: list[DecisionView]
+
+
 class CaseView(CaseSummary, frozen=True, kw_only=True):
-    """A case, its item, why it is here (`trace`), and its decisions, oldest first."""
+    """A case, its item, why it is here (`trace`), and its decisions, oldest first.
+
+    A notice's case has the `notice`, an appeal's the `appeal`; `concerns` is what they are about, nearest first: the
+    case that is appealed about, the newest version of the subject that was reported.
+    """
 
     superseded_by: str | None
     item: events.Item
     trace: events.Trace
     decisions: list[DecisionView]
+    notice: events.Notice | None = None
+    appeal: events.Appeal | None = None
+    concerns: list[ConcernedView] = []
 
 
 class CasesView(msgspec.Struct, frozen=True):
@@ -217,11 +244,13 @@ class HeldView(msgspec.Struct, frozen=True):
 
 
 class TotalsView(msgspec.Struct, frozen=True):
-    """How many cases are in which state, what policies and people decided, and what is open by queue."""
+    """How many cases are in which state, what policies and people decided of items and notices, how appeals were
+    decided, and what is open by queue."""
 
     region: str
     cases: dict[str, int]
     decisions: dict[str, dict[str, int]]
+    appeals: dict[str, int]
     queues: dict[str, QueueView]
 
 
@@ -294,8 +323,9 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
         responses={200: documented_answer(CaseView, _CASE), 404: _NO_CASE},
     )
     async def case(case_id: CaseId) -> Response:
-        found = await desk.store.case(str(case_id))
-        return json_response(_view(*found) if found is not None else _no_case(case_id))
+        store = desk.store
+        found = await store.case(str(case_id))
+        return json_response(_view(*found, await store.concerned(found[0])) if found is not None else _no_case(case_id))
 
     @writing.post(
         "/v1/claims",
@@ -333,7 +363,8 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
         )
         if lease is None:
             return Response(status_code=204)
-        return json_response(ClaimView(_view(lease.case, []), _lease(lease)), 201)
+        view = _view(lease.case, [], await desk.store.concerned(lease.case))
+        return json_response(ClaimView(view, _lease(lease)), 201)
 
     @writing.post(
         "/v1/cases/{case_id}/heartbeat",
@@ -342,7 +373,9 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
     )
     async def heartbeat(case_id: CaseId, body: HeartbeatBody) -> Response:
         lease = await _acted(
-            lambda: desk.reviews.heartbeat(str(case_id), token=body.lease_token, seconds=body.lease_seconds)
+            lambda: desk.reviews.heartbeat(
+                str(case_id), token=body.lease_token, seconds=body.lease_seconds, reviewer=body.reviewer
+            )
         )
         return json_response(HeldView(_lease(lease)) if lease is not None else _no_case(case_id))
 
@@ -352,7 +385,11 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
         responses={200: documented_answer(CaseSummary, _SUMMARY), 404: _NO_CASE, 409: _LEASE_EXPIRED},
     )
     async def release(case_id: CaseId, body: ReleaseBody) -> Response:
-        released = await _acted(lambda: desk.reviews.release(str(case_id), token=body.lease_token, reason=body.reason))
+        released = await _acted(
+            lambda: desk.reviews.release(
+                str(case_id), token=body.lease_token, reason=body.reason, reviewer=body.reviewer
+            )
+        )
         return json_response(_summary(released) if released is not None else _no_case(case_id))
 
     @writing.post(
@@ -369,7 +406,12 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
     async def decide(case_id: CaseId, body: DecisionBody) -> Response:
         made = await _acted(
             lambda: desk.reviews.decide(
-                str(case_id), token=body.lease_token, action=body.action, reasons=body.reasons, note=body.note
+                str(case_id),
+                token=body.lease_token,
+                action=body.action,
+                reasons=body.reasons,
+                note=body.note,
+                reviewer=body.reviewer,
             )
         )
         if made is None:
@@ -390,11 +432,14 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
                     domain.CLAIMED: sum(queue.claimed for queue in by_queue),
                     domain.DECIDED: tallies[domain.DECIDED],
                     domain.SUPERSEDED: tallies[domain.SUPERSEDED],
+                    domain.WITHDRAWN: tallies[domain.WITHDRAWN],
+                    domain.CLOSED: tallies[domain.CLOSED],
                 },
                 {
                     by: {action: tallies[f"{by}/{action}"] for action in sorted(domain.ACTIONS)}
                     for by in ("policy", "people")
                 },
+                {action: tallies[f"appeals/{action}"] for action in sorted(domain.APPEAL_ACTIONS)},
                 {queue.queue: queue for queue in by_queue},
             )
         )
@@ -407,8 +452,9 @@ async def _acted(act: Callable[[], Awaitable[_T]]) -> _T:
     try:
         return await act()
     except Refused as refusal:
-        status = 422 if refusal.slug == "idempotency-key-reused" else 409
-        raise Problem(status, refusal.slug, _TITLES[refusal.slug], str(refusal)) from refusal
+        status = 422 if refusal.slug in _OF_INPUT else 409
+        pointer = _OF_INPUT.get(refusal.slug)
+        raise Problem(status, refusal.slug, _TITLES[refusal.slug], str(refusal), pointer=pointer) from refusal
 
 
 def _no_case(case_id: UUID) -> NoReturn:
@@ -486,12 +532,29 @@ def _summary(case: Case) -> CaseSummary:
     return CaseSummary(**_fields(case))
 
 
-def _view(case: Case, decisions: list[Decision]) -> CaseView:
+def _view(case: Case, decisions: list[Decision], concerned: list[tuple[Case, list[Decision]]]) -> CaseView:
     return CaseView(
         **_fields(case),
         superseded_by=case.superseded_by,
         item=case.opened.item,
         trace=case.opened.trace,
+        decisions=[_decision(decision) for decision in decisions],
+        notice=case.opened.notice,
+        appeal=case.opened.appeal,
+        concerns=[_concerned(*one) for one in concerned],
+    )
+
+
+def _concerned(case: Case, decisions: list[Decision]) -> ConcernedView:
+    opened = case.opened
+    return ConcernedView(
+        case_id=case.case_id,
+        case_type=opened.case_type,
+        item_id=opened.item_id,
+        version=opened.version,
+        state=case.state,
+        item=opened.item,
+        notice=opened.notice,
         decisions=[_decision(decision) for decision in decisions],
     )
 
@@ -519,12 +582,19 @@ def _decision(decision: Decision) -> DecisionView:
 _TITLES: Final = {
     "already-decided": "The case was decided already",
     "superseded": "A newer version took the case's place",
+    "withdrawn": "The case's item was withdrawn",
+    "closed": "The case was closed undecided",
+    "replaced": "The decision is not in force any more",
+    "own-decision": "Nobody hears an appeal about a decision of their own",
+    "wrong-action": "A case of this type is not decided so",
+    "reasons-needed": "A reject says why",
     "wrong-lease-token": "The token does not hold the case",
     "lease-expired": "The lease has run out",
     "lease-released": "The lease was given back",
     "in-flight": "The same claim is being made",
     "idempotency-key-reused": "The key came with another body",
 }
+_OF_INPUT: Final = {"idempotency-key-reused": None, "wrong-action": "/action", "reasons-needed": "/reasons"}
 _NO_CASE: Final = documented_problem(404, "unknown-case", "No such case", "There is no case 0a5f... in this region.")
 _NO_QUEUE: Final = documented_problem(404, "unknown-queue", "No such queue", "Region 'eu' has no queue 'x'.")
 _IN_FLIGHT: Final = documented_problem(
@@ -586,7 +656,8 @@ _CASE: Final = {**_HELD, "state": "decided", "lease": None, "decisions": [_DECIS
 _CLAIM: Final = {"case": _HELD, "lease": _LEASE}
 _TOTALS: Final = {
     "region": "eu",
-    "cases": {"waiting": 12, "claimed": 1, "decided": 140, "superseded": 3},
+    "cases": {"waiting": 12, "claimed": 1, "decided": 140, "superseded": 3, "withdrawn": 1, "closed": 0},
     "decisions": {"policy": {"approve": 100, "reject": 20}, "people": {"approve": 15, "reject": 5}},
+    "appeals": {"overturn": 1, "uphold": 2},
     "queues": {"general": _QUEUE},
 }

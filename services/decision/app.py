@@ -11,19 +11,20 @@ from services.decision.handlers import ReviewCases, TakeInCases, read
 from services.decision.settings import Settings
 from services.decision.store import Store
 from shared import lifecycle, metrics
-from shared.auth import Authenticator
+from shared.access import Access
 from shared.clock import SystemClock
 from shared.errors import Transient
 from shared.http import create_app
 from shared.kafka import topics
 from shared.kafka.consumer import BatchConsumer
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.parking import ParkedKeys
 from shared.kafka.producer import KafkaProducer
-from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.postgres.opened import opened
 from shared.postgres.outbox import Relay
 from shared.readiness import Readiness
-from shared.retry import until_done, wait
+from shared.retry import wait
 
 log = logging.getLogger(__name__)
 
@@ -39,36 +40,49 @@ _FOLD_SECONDS: Final = 30.0
 
 async def run(settings: Settings) -> bool:
     """Serve until told to stop; True when it ended as it should."""
+    region, clock = settings.region, SystemClock()
     readiness = Readiness("decision")
+    producer = KafkaProducer(
+        settings.bootstrap(region),
+        client_id=f"piepowder-decision-{region}-{settings.instance}",
+        max_bytes=_LARGEST_LETTER,
+    )
+    access = Access(
+        settings,
+        service="decision",
+        source=f"piepowder/decision/{region}",
+        producers={region: producer},
+        readiness=readiness,
+        clock=clock,
+    )
     app = create_app("decision", DESCRIPTION, readiness)
-    desk = api.Desk(settings.region, readiness)
-    api.add_routes(app, desk, Authenticator.from_file(settings.clients_file))
+    desk = api.Desk(region, readiness)
+    api.add_routes(app, desk, access.authenticator)
 
     async def decision(stop: asyncio.Event) -> None:
-        database = await until_done("database", partial(_prepare, settings), stop=stop, readiness=readiness)
-        if database is None:
-            return
-        try:
-            await _work(settings, database, desk, readiness, stop)
-        finally:
-            await database.close()
+        async with opened(
+            settings.database_url, "decision", stop=stop, readiness=readiness, settings=store.SESSION
+        ) as database:
+            if database is not None:
+                await _work(settings, database, producer=producer, desk=desk, readiness=readiness, stop=stop)
 
-    return await lifecycle.serve(app, settings, [decision], readiness)
-
-
-async def _prepare(settings: Settings) -> Database:
-    await migrations.upgrade(settings.database_url, "decision")
-    return await Database.connect(settings.database_url, settings=store.SESSION)
+    try:
+        return await lifecycle.serve(app, settings, [access.control_reader().run, access.run, decision], readiness)
+    finally:
+        await producer.stop()
 
 
 async def _work(
-    settings: Settings, database: Database, desk: api.Desk, readiness: Readiness, stop: asyncio.Event
+    settings: Settings,
+    database: Database,
+    *,
+    producer: KafkaProducer,
+    desk: api.Desk,
+    readiness: Readiness,
+    stop: asyncio.Event,
 ) -> None:
     region, clock, cases = settings.region, SystemClock(), Store(database)
     group = f"piepowder-decision-{region}"
-    producer = KafkaProducer(
-        settings.bootstrap(region), client_id=f"{group}-{settings.instance}", max_bytes=_LARGEST_LETTER
-    )
     relay = Relay(database, producer, service="decision")
     reviews = ReviewCases(cases, region=region, wake=relay.wake)
     desk.open(cases, reviews)
@@ -79,6 +93,13 @@ async def _work(
         decode=partial(read, region=region),
         handle=TakeInCases(cases, region=region, wake=relay.wake).handle,
         deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+        parked=ParkedKeys(
+            producer,
+            bootstrap=settings.bootstrap(region),
+            topic=topics.parked(region),
+            group=group,
+            limit=settings.parked_keys,
+        ),
         readiness=readiness,
         clock=clock,
         instance=settings.instance,
@@ -86,15 +107,12 @@ async def _work(
         drain_seconds=settings.drain_seconds,
     )
     gauges = Gauges(cases, region)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(relay.run(stop))
-            tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, reviews), stop))
-            tasks.create_task(_every(_MEASURE_SECONDS, gauges.refresh, stop))
-            tasks.create_task(_every(_FOLD_SECONDS, partial(_fold, cases), stop))
-            tasks.create_task(consumer.run(stop))
-    finally:
-        await producer.stop()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(relay.run(stop))
+        tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, reviews), stop))
+        tasks.create_task(_every(_MEASURE_SECONDS, gauges.refresh, stop))
+        tasks.create_task(_every(_FOLD_SECONDS, partial(_fold, cases), stop))
+        tasks.create_task(consumer.run(stop))
 
 
 async def _expire_all(reviews: ReviewCases) -> None:

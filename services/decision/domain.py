@@ -1,13 +1,16 @@
 """The rules of cases, leases and decisions, without I/O: given what is so and what is asked, what is so then, and which
 events tell it.
 
-A case is open (waiting or claimed) until it is decided or superseded, and a subject has one open case at most: that of
-its newest version. A lease is known by its token, which grows with every claim of a case, so that whoever held an
-earlier one cannot act under it. Every event's id is derived from the case and the token, so a change that is made again
-after a crash is told under the same id. Times are the database's, because all replicas must agree on when a lease ends.
+A case is open (waiting or claimed) until it is decided, superseded, withdrawn or closed. Of an item's cases a subject
+has one open at most: that of its newest version. Notices and appeals stand beside it: no version and no withdrawal ends
+them, for whoever complained is owed an answer. A decision has one open appeal at most. What has ended stays as it is,
+whatever comes later; an appeal that succeeds adds a decision to the case that it is about. A lease is known by its
+token, which grows with every claim of a case, so that whoever held an earlier one cannot act under it. Every event's id
+is derived from the case and the token, so a change that is made again after a crash is told under the same id. Times
+are the database's, because all replicas must agree on when a lease ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -22,9 +25,23 @@ WAITING: Final = "waiting"
 CLAIMED: Final = "claimed"
 DECIDED: Final = "decided"
 SUPERSEDED: Final = "superseded"
+WITHDRAWN: Final = "withdrawn"
+CLOSED: Final = "closed"
+
+ITEM: Final = "item"
+NOTICE: Final = "notice"
+APPEAL: Final = "appeal"
 
 REVIEW: Final = "review"
 ACTIONS: Final = frozenset({"approve", "reject"})
+OVERTURN: Final = "overturn"
+APPEAL_ACTIONS: Final = frozenset({"uphold", OVERTURN})
+ACTIONS_OF: Final = {ITEM: ACTIONS, NOTICE: ACTIONS, APPEAL: APPEAL_ACTIONS}
+
+REPLACED: Final = "replaced"  # why an appeal's case is closed: the decision is not in force any more
+DUPLICATE: Final = "duplicate"  # another appeal about it is open
+
+_OPPOSITE: Final = {"approve": "reject", "reject": "approve"}
 
 
 class Refused(PiepowderError):  # noqa: N818 - the field's word
@@ -45,6 +62,15 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     due_at: datetime
     opened: events.CaseOpened
     raw: bytes
+
+
+class Withdrawal(msgspec.Struct, frozen=True, gc=False):
+    """A `case.withdrawn` as it came: its id, and what it is about."""
+
+    event_id: str
+    subject: str
+    case_id: str
+    item_id: str
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -91,6 +117,14 @@ class Latest(msgspec.Struct, frozen=True, gc=False):
     open_correlation_id: str | None
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """How a case stands that somebody complains about: `n` of its decision in force, 0 for none; whether an appeal
+    about it is open."""
+
+    n: int = 0
+    appealed: bool = False
+
+
 class NewCase(msgspec.Struct, gc=False):
     """An arrival and the state it is stored in."""
 
@@ -100,60 +134,100 @@ class NewCase(msgspec.Struct, gc=False):
 
 
 class Intake(msgspec.Struct, gc=False):
-    """What taking in a batch changes: rows to add, open cases that end (by item), newest versions, events in order."""
+    """What taking in a batch changes: rows to add, open cases that end (`superseded` by item, `withdrawn`), newest
+    versions, events in order; withdrawals to keep until their case comes (`early`), and those whose case came (`met`).
+    """
 
     cases: list[NewCase] = []
     decisions: list[Decision] = []
     superseded: dict[str, str] = {}
+    withdrawn: list[str] = []
     latest: dict[str, Latest] = {}
     events: list[Event[Any]] = []
+    early: set[str] = set()
+    met: set[str] = set()
 
 
-def take_in(region: str, arrivals: Sequence[Arrival], latest: dict[str, Latest], now: datetime) -> Intake:
-    """What becomes of `arrivals`, in their order, when `latest` holds each known subject's newest version.
+_NONE: Final[Mapping[str, Standing]] = {}
+
+
+def take_in(
+    region: str,
+    come: Sequence[Arrival | Withdrawal],
+    latest: dict[str, Latest],
+    now: datetime,
+    *,
+    stored: Collection[str] = (),
+    early: Collection[str] = (),
+    standings: Mapping[str, Standing] = _NONE,
+) -> Intake:
+    """What becomes of what has `come`, in its order, when `latest` holds each known subject's newest version.
 
     A version older than the newest is superseded at birth; a newer one ends the open case, claimed or not. Two numbers
-    are compared; without them, later in the topic is newer.
+    are compared; without them, later in the topic is newer. A withdrawal ends its case if that is open. `stored` are
+    the withdrawals' cases that are there; one that is not is withdrawn at birth, as are those in `early`, whose
+    withdrawals came before. `standings` are those of the cases that appeals are about: an appeal about a decision that
+    is not in force any more, or about which another is open, is closed at birth.
     """
-    taken, at = Intake(), to_text(now)
-    born: dict[str, NewCase] = {}
-    for arrival in arrivals:
-        opened = arrival.opened
-        newest = taken.latest.get(arrival.subject) or latest.get(arrival.subject)
-        if newest is not None and _is_older(opened.version, newest.version):
-            taken.cases.append(NewCase(arrival, SUPERSEDED, newest.item_id))
-            taken.events.append(
-                _superseded(
-                    region,
-                    (opened.case_id, opened.item_id, arrival.subject, arrival.correlation_id),
-                    newest.item_id,
-                    arrival.event_id,
-                    at,
-                )
-            )
-            continue
-        if newest is not None and newest.open_correlation_id is not None:
-            earlier = born.get(newest.case_id)
-            if earlier is None:
-                taken.superseded[newest.case_id] = opened.item_id
+    return _Taking(region, latest, now, stored, early, standings).take_in(come)
+
+
+class _Taking:
+    def __init__(  # noqa: PLR0917 - what a batch meets has that many parts
+        self,
+        region: str,
+        latest: dict[str, Latest],
+        now: datetime,
+        stored: Collection[str],
+        early: Collection[str],
+        standings: Mapping[str, Standing],
+    ) -> None:
+        self._region = region
+        self._latest = latest
+        self._now = now
+        self._at = to_text(now)
+        self._stored = stored
+        self._early = early
+        self._standings = dict(standings)
+        self._born: dict[str, NewCase] = {}
+        self._taken = Intake()
+
+    def take_in(self, come: Sequence[Arrival | Withdrawal]) -> Intake:
+        for one in come:
+            newest = self._taken.latest.get(one.subject) or self._latest.get(one.subject)
+            if isinstance(one, Withdrawal):
+                self._withdraw(one, newest)
+            elif one.opened.case_type == ITEM:
+                self._open(one, newest)
+            elif one.opened.appeal is None:
+                self._bear(one, WAITING)
             else:
-                earlier.state, earlier.superseded_by = SUPERSEDED, opened.item_id
-            taken.events.append(
-                _superseded(
-                    region,
-                    (newest.case_id, newest.item_id, arrival.subject, newest.open_correlation_id),
-                    opened.item_id,
-                    arrival.event_id,
-                    at,
-                )
-            )
-        review = opened.verdict == REVIEW
-        case = born[opened.case_id] = NewCase(arrival, WAITING if review else DECIDED)
-        taken.cases.append(case)
+                self._hear(one, one.opened.appeal.decision)
+        return self._taken
+
+    def _open(self, arrival: Arrival, newest: Latest | None) -> None:
+        taken, opened = self._taken, arrival.opened
+        withdrawn = self._was_withdrawn(opened.case_id)
+        if newest is not None and _is_older(opened.version, newest.version):
+            self._bear(arrival, SUPERSEDED, newest.item_id)
+            ended = (opened.case_id, opened.item_id, arrival.subject, arrival.correlation_id)
+            self._tell_superseded(ended, newest.item_id, arrival.event_id)
+            return
+        if newest is not None and newest.open_correlation_id is not None:
+            self._end(newest, opened.item_id)
+            ended = (newest.case_id, newest.item_id, arrival.subject, newest.open_correlation_id)
+            self._tell_superseded(ended, opened.item_id, arrival.event_id)
+        state = WITHDRAWN if withdrawn else WAITING if opened.verdict == REVIEW else DECIDED
+        self._bear(arrival, state)
         taken.latest[arrival.subject] = Latest(
-            opened.case_id, opened.item_id, opened.version, arrival.correlation_id if review else None
+            opened.case_id, opened.item_id, opened.version, arrival.correlation_id if state == WAITING else None
         )
-        if not review:
+        about = (arrival.subject, arrival.correlation_id, arrival.event_id)
+        if state == WITHDRAWN:
+            self._tell_closed(
+                events.CaseClosed(case_id=opened.case_id, item_id=opened.item_id, reason=WITHDRAWN), about
+            )
+        elif state == DECIDED:
             decision = Decision(
                 decision_id=ids.decision_id(opened.case_id, 1),
                 case_id=opened.case_id,
@@ -162,13 +236,62 @@ def take_in(region: str, arrivals: Sequence[Arrival], latest: dict[str, Latest],
                 reasons=opened.reasons,
                 policy_set=opened.trace.policy_set,
                 automated=True,
-                decided_at=now,
+                decided_at=self._now,
             )
             taken.decisions.append(decision)
-            taken.events.append(
-                _made(region, decision, at, opened, (arrival.subject, arrival.correlation_id, arrival.event_id))
-            )
-    return taken
+            taken.events.append(_made(self._region, decision, self._at, opened, about))
+
+    def _withdraw(self, withdrawal: Withdrawal, newest: Latest | None) -> None:
+        case_id = withdrawal.case_id
+        if newest is not None and newest.case_id == case_id:
+            if newest.open_correlation_id is not None:
+                self._end(newest, None)
+                self._taken.latest[withdrawal.subject] = msgspec.structs.replace(newest, open_correlation_id=None)
+                about = (withdrawal.subject, newest.open_correlation_id, withdrawal.event_id)
+                self._tell_closed(events.CaseClosed(case_id=case_id, item_id=newest.item_id, reason=WITHDRAWN), about)
+        elif case_id not in self._stored and case_id not in self._born:
+            self._taken.early.add(case_id)
+
+    def _hear(self, arrival: Arrival, contested: events.Contested) -> None:
+        opened = arrival.opened
+        standing = self._standings.get(contested.case_id, Standing())
+        reason = REPLACED if standing.n > contested.n else DUPLICATE if standing.appealed else ""
+        if not reason:
+            self._standings[contested.case_id] = Standing(standing.n, appealed=True)
+            self._bear(arrival, WAITING)
+            return
+        self._bear(arrival, CLOSED)
+        said = events.CaseClosed(case_id=opened.case_id, case_type=APPEAL, item_id=opened.item_id, reason=reason)
+        self._tell_closed(said, (arrival.subject, arrival.correlation_id, arrival.event_id))
+
+    def _was_withdrawn(self, case_id: str) -> bool:
+        if case_id in self._taken.early:
+            self._taken.early.remove(case_id)
+            return True
+        if case_id in self._early:
+            self._taken.met.add(case_id)
+            return True
+        return False
+
+    def _bear(self, arrival: Arrival, state: str, superseded_by: str | None = None) -> None:
+        case = self._born[arrival.opened.case_id] = NewCase(arrival, state, superseded_by)
+        self._taken.cases.append(case)
+
+    def _end(self, newest: Latest, superseded_by: str | None) -> None:
+        """The open case of a subject's newest version is superseded, or withdrawn."""
+        born = self._born.get(newest.case_id)
+        if born is not None:
+            born.state, born.superseded_by = (SUPERSEDED if superseded_by else WITHDRAWN), superseded_by
+        elif superseded_by is not None:
+            self._taken.superseded[newest.case_id] = superseded_by
+        else:
+            self._taken.withdrawn.append(newest.case_id)
+
+    def _tell_closed(self, said: events.CaseClosed, about: tuple[str, str, str]) -> None:
+        self._taken.events.append(_closed(self._region, said, self._at, about))
+
+    def _tell_superseded(self, ended: tuple[str, str, str, str], by: str, cause: str) -> None:
+        self._taken.events.append(_superseded(self._region, ended, by, cause, self._at))
 
 
 def claim(
@@ -198,6 +321,7 @@ def claim(
     )
     said = events.CaseClaimed(
         case_id=case.case_id,
+        case_type=case.opened.case_type,
         item_id=case.opened.item_id,
         queue=case.opened.queue,
         reviewer=reviewer,
@@ -208,21 +332,23 @@ def claim(
     return held, _event(region, held, now, said, events.CASE_CLAIMED, cause=case.event_id)
 
 
-def heartbeat(case: Case, now: datetime, *, token: int, seconds: int) -> Case:
-    """The lease runs `seconds` from now; raises Refused when it is not held under `token` any more."""
-    _require_lease(case, token, now)
+def heartbeat(case: Case, now: datetime, *, token: int, seconds: int, reviewer: str = "") -> Case:
+    """The lease runs `seconds` from now; raises Refused when it is not held under `token` any more, or by somebody else
+    than `reviewer`, if that is named."""
+    _require_lease(case, token, reviewer, now)
     return msgspec.structs.replace(case, lease_until=now + timedelta(seconds=seconds))
 
 
 def release(
-    region: str, case: Case, now: datetime, *, token: int, reason: str
+    region: str, case: Case, now: datetime, *, token: int, reason: str, reviewer: str = ""
 ) -> tuple[Case, Event[events.CaseReleased] | None]:
     """The case waits again; released already under the same token, nothing changes. Raises Refused like `heartbeat`."""
     if case.state == WAITING and case.lease_token == token and case.lease_until is None and token > 0:
         return case, None
-    _require_lease(case, token, now)
+    _require_lease(case, token, reviewer, now)
     said = events.CaseReleased(
         case_id=case.case_id,
+        case_type=case.opened.case_type,
         item_id=case.opened.item_id,
         queue=case.opened.queue,
         reviewer=case.reviewer,
@@ -238,6 +364,7 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
     """A claimed case whose lease has run out waits again."""
     said = events.CaseExpired(
         case_id=case.case_id,
+        case_type=case.opened.case_type,
         item_id=case.opened.item_id,
         queue=case.opened.queue,
         reviewer=case.reviewer,
@@ -250,25 +377,35 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
 def decide(
     region: str,
     case: Case,
-    current: Decision | None,
+    made: Decision | None,
     now: datetime,
     *,
     token: int,
     action: str,
     reasons: list[str],
     note: str,
+    reviewer: str = "",
+    contested: Decision | None = None,
 ) -> tuple[Case, Decision, Event[events.DecisionMade] | None]:
-    """The decision of whoever holds the case under `token`; `current` is the one in force.
+    """The decision of whoever holds the case under `token`; `made` is the one that ended it, if one has.
 
-    An exact repeat gives the decision that was made, and no event. Raises Refused when the lease is not held any more,
-    the case was superseded, or it was decided otherwise.
+    Of an appeal's case, `contested` is the decision in force of the case that the appeal is about. An exact repeat
+    gives the decision that was made, and no event. Raises Refused when the lease is not held any more, the case was
+    superseded, withdrawn or closed, it was decided otherwise, or it is not for this reviewer to decide so.
     """
-    if current is not None:
-        if current.lease_token == token and (current.action, current.reasons, current.note) == (action, reasons, note):
-            return case, current, None
-        by = "by a policy" if current.automated else f"under lease token {current.lease_token}"
-        raise Refused("already-decided", f"Case {case.case_id} was decided already: {current.action}, {by}.")
-    _require_lease(case, token, now)
+    allowed = ACTIONS_OF[case.opened.case_type]
+    if action not in allowed:
+        detail = f"Case {case.case_id} is of type {case.opened.case_type!r}: expected {' or '.join(sorted(allowed))}."
+        raise Refused("wrong-action", detail)
+    if made is not None:
+        theirs = made.lease_token == token and reviewer in ("", made.reviewer)
+        if theirs and (made.action, made.reasons, made.note) == (action, reasons, note):
+            return case, made, None
+        by = "by a policy" if made.automated else "by people"
+        raise Refused("already-decided", f"Case {case.case_id} was decided already: {made.action}, {by}.")
+    _require_lease(case, token, reviewer, now)
+    if case.opened.appeal is not None:
+        _require_hearing(case, case.opened.appeal.decision, contested, action, reasons)
     decision = Decision(
         decision_id=ids.decision_id(case.case_id, 1),
         case_id=case.case_id,
@@ -287,15 +424,73 @@ def decide(
     return _unheld(case, DECIDED), decision, _made(region, decision, to_text(now), case.opened, about)
 
 
-def _require_lease(case: Case, token: int, now: datetime) -> None:
+def overturn(
+    region: str, appeal: Case, overturned: Decision, case: Case, current: Decision
+) -> tuple[Decision, Event[events.DecisionReplaced]]:
+    """What is so from now on for a `case` whose decision, `current`, was `overturned` by the decision of an appeal.
+
+    It is made by whoever decided the appeal, under the policy set that the case was judged by.
+    """
+    n = current.n + 1
+    decision = Decision(
+        decision_id=ids.decision_id(case.case_id, n),
+        case_id=case.case_id,
+        n=n,
+        action=_OPPOSITE[current.action],
+        reasons=overturned.reasons,
+        policy_set=case.opened.trace.policy_set,
+        automated=False,
+        reviewer=overturned.reviewer,
+        team=overturned.team,
+        note=overturned.note,
+        decided_at=overturned.decided_at,
+    )
+    cause = ids.event_id(appeal.case_id, events.DECISION_MADE, overturned.n)
+    made = _made(
+        region, decision, to_text(overturned.decided_at), case.opened, (case.subject, case.correlation_id, cause)
+    )
+    said = events.DecisionReplaced(
+        **msgspec.structs.asdict(made.data),
+        replaces=current.decision_id,
+        why=APPEAL,
+        appeal_id=appeal.opened.item_id,
+        appeal_case_id=appeal.case_id,
+    )
+    attributes = msgspec.structs.replace(
+        made.attributes,
+        id=ids.event_id(case.case_id, events.DECISION_REPLACED, n),
+        type=events.DECISION_REPLACED,
+    )
+    return decision, Event(attributes, said)
+
+
+def _require_hearing(
+    case: Case, appealed: events.Contested, contested: Decision | None, action: str, reasons: list[str]
+) -> None:
+    if contested is not None and not contested.automated and contested.reviewer == case.reviewer:
+        who = f"Reviewer {case.reviewer!r} made decision {contested.decision_id}"
+        raise Refused("own-decision", f"{who}, and another has to hear the appeal about it. Give the case back.")
+    if action != OVERTURN:
+        return
+    if contested is None or contested.decision_id != appealed.decision_id:
+        raise Refused("replaced", f"Decision {appealed.decision_id} is not in force here: it cannot be overturned.")
+    if contested.action == "approve" and not reasons:
+        raise Refused("reasons-needed", "Overturning an approval rejects, and a reject needs at least one code.")
+
+
+def _require_lease(case: Case, token: int, reviewer: str, now: datetime) -> None:
     if case.state == SUPERSEDED:
         by = f"item {case.superseded_by}, a newer version"
         raise Refused("superseded", f"Case {case.case_id} was superseded by {by}. Claim another.")
+    if case.state == WITHDRAWN:
+        raise Refused("withdrawn", f"Case {case.case_id} was closed: its item was withdrawn. Claim another.")
+    if case.state == CLOSED:
+        raise Refused("closed", f"Case {case.case_id} was closed undecided. Claim another.")
     if case.state == DECIDED:
         raise Refused("already-decided", f"Case {case.case_id} was decided already.")
-    if token != case.lease_token:
-        latest = f"the last is {case.lease_token}" if case.lease_token else "it was never claimed"
-        raise Refused("wrong-lease-token", f"Token {token} holds case {case.case_id} no longer or never did: {latest}.")
+    if token != case.lease_token or (case.state == CLAIMED and reviewer not in ("", case.reviewer)):
+        held = f"Token {token} holds case {case.case_id} no longer or never did"
+        raise Refused("wrong-lease-token", f"{held}{f', for {reviewer!r}' if reviewer else ''}. Claim again.")
     if case.state == WAITING and case.lease_until is None:
         raise Refused("lease-released", f"The lease {token} of case {case.case_id} was given back. Claim again.")
     if case.lease_until is None or case.lease_until <= now:
@@ -349,6 +544,23 @@ def _superseded(
     )
 
 
+def _closed(region: str, said: events.CaseClosed, at: str, about: tuple[str, str, str]) -> Event[events.CaseClosed]:
+    subject, correlation_id, cause = about
+    return Event(
+        Attributes(
+            ids.event_id(said.case_id, events.CASE_CLOSED),
+            events.CASE_CLOSED,
+            f"piepowder/decision/{region}",
+            at,
+            subject,
+            region,
+            correlation_id,
+            cause,
+        ),
+        said,
+    )
+
+
 def _made(
     region: str, decision: Decision, at: str, opened: events.CaseOpened, about: tuple[str, str, str]
 ) -> Event[events.DecisionMade]:
@@ -367,6 +579,7 @@ def _made(
         events.DecisionMade(
             decision_id=decision.decision_id,
             case_id=decision.case_id,
+            case_type=opened.case_type,
             item_id=opened.item_id,
             platform=opened.platform,
             kind=opened.kind,

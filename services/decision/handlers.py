@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from services.decision import domain
-from services.decision.domain import Arrival, Case, Decision, Refused
+from services.decision.domain import Arrival, Case, Decision, Refused, Withdrawal
 from services.decision.store import Store, Work
 from shared import events, metrics
 from shared.clock import from_text
 from shared.envelope import Encoded, Event, decode, encode
-from shared.errors import Poison
+from shared.errors import Poison, TooNew
 from shared.kafka import topics
 from shared.kafka.consumer import RawRecord, Received
 
@@ -29,16 +29,21 @@ _EXPIRE_AT_ONCE: Final = 500
 _UUIDS: Final = re.compile(" ".join(["[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"] * 4))
 
 
-def read(record: RawRecord, *, region: str) -> Arrival:
-    """The case that a record of the region's `cases` topic opens; raises Poison when it cannot be one."""
+def read(record: RawRecord, *, region: str) -> Arrival | Withdrawal:
+    """The case that a record of the region's `cases` topic opens or withdraws; raises Poison when it cannot be one."""
     event = decode(record.headers, record.key, record.value, region=region)
     opened = event.data
+    if isinstance(opened, events.CaseWithdrawn):
+        _require_ids(event.attributes.id, event.attributes.correlation_id, opened.case_id, opened.item_id)
+        _require_text("the subject", event.attributes.subject, _LONGEST_SUBJECT)
+        return Withdrawal(event.attributes.id, event.attributes.subject, opened.case_id, opened.item_id)
     if not isinstance(opened, events.CaseOpened) or record.value is None:
-        raise Poison(f"{event.attributes.type} does not belong on this topic; expected {events.CASE_OPENED}")
+        expected = f"{events.CASE_OPENED} or {events.CASE_WITHDRAWN}"
+        raise Poison(f"{event.attributes.type} does not belong on this topic; expected {expected}")
     if opened.verdict != domain.REVIEW and opened.verdict not in domain.ACTIONS:
         raise Poison(f"verdict is {opened.verdict!r}, expected approve, reject or review")
-    if opened.case_type != "item":
-        raise Poison(f"case_type is {opened.case_type!r}, this version knows 'item'")
+    if opened.case_type != domain.ITEM or opened.notice is not None or opened.appeal is not None:
+        _require_complaint(opened)
     if not 1 <= opened.priority <= 9:
         raise Poison(f"priority is {opened.priority}, expected 1 (first) to 9")
     if opened.version is not None and not 0 <= opened.version <= _LARGEST:
@@ -65,7 +70,7 @@ def read(record: RawRecord, *, region: str) -> Arrival:
 
 
 class TakeInCases:
-    """Stores what the router opened; decides at once what a policy decided."""
+    """Stores what the router opened, deciding at once what a policy decided; ends what was withdrawn."""
 
     def __init__(self, store: Store, *, region: str, wake: Callable[[], None]) -> None:
         self._store = store
@@ -73,29 +78,47 @@ class TakeInCases:
         self._wake = wake
         self._queues: set[str] = set()
 
-    async def handle(self, batch: Sequence[Received[Arrival]]) -> None:
+    async def handle(self, batch: Sequence[Received[Arrival | Withdrawal]]) -> None:
         """Take in a batch, all or nothing; what was taken in before changes nothing."""
-        arrivals: dict[str, Arrival] = {}
+        come: dict[str, Arrival | Withdrawal] = {}
         for received in batch:
-            arrivals.setdefault(received.message.event_id, received.message)
+            come.setdefault(received.message.event_id, received.message)
         async with self._store.work() as work:
-            fresh = await work.first_time(list(arrivals))
+            fresh = await work.first_time(list(come))
             if not fresh:
                 return
-            new = [arrival for event_id, arrival in arrivals.items() if event_id in fresh]
-            known, now = await work.latest({arrival.subject for arrival in new})
-            taken = domain.take_in(self._region, new, known, now)
+            new = [one for event_id, one in come.items() if event_id in fresh]
+            known = await work.known(
+                {one.subject for one in new},
+                opened=[one.opened.case_id for one in new if isinstance(one, Arrival)],
+                withdrawn=[one.case_id for one in new if isinstance(one, Withdrawal)],
+                appealed={
+                    one.opened.appeal.decision.case_id
+                    for one in new
+                    if isinstance(one, Arrival) and one.opened.appeal is not None
+                },
+            )
+            taken = domain.take_in(
+                self._region,
+                new,
+                known.latest,
+                known.now,
+                stored=known.stored,
+                early=known.early,
+                standings=known.standings,
+            )
             await work.add_cases(taken.cases)
             await work.add_decisions(taken.decisions)
-            await work.set_latest(taken.latest, known)
-            await work.supersede(taken.superseded)
+            await work.set_latest(taken.latest, known.latest)
+            await work.end(taken.superseded, taken.withdrawn)
+            await work.keep_withdrawals(taken.early, taken.met)
             await work.publish(_for_kafka(self._region, taken.events))
             await work.tally(_tallies(taken))
-            queues = {arrival.opened.queue for arrival in new}
+            queues = {case.arrival.opened.queue for case in taken.cases}
             await work.add_queues(queues - self._queues)
         self._queues |= queues
         self._wake()
-        self._count(taken, now)
+        self._count(taken, known.now)
 
     def _count(self, taken: domain.Intake, now: datetime) -> None:
         age = metrics.DECISION_AGE.labels(self._region, "policy")
@@ -104,6 +127,9 @@ class TakeInCases:
             age.observe((now - arrival.received_at).total_seconds())
         for (queue, action), n in Counter((a.opened.queue, a.opened.verdict) for a in decided).items():
             metrics.DECISIONS.labels(self._region, queue, action, "policy").inc(n)
+        closed = Counter(event.data.reason for event in taken.events if isinstance(event.data, events.CaseClosed))
+        for reason, n in closed.items():
+            metrics.CASES_CLOSED.labels(self._region, reason).inc(n)
 
 
 class Lease(NamedTuple):
@@ -144,7 +170,7 @@ class ReviewCases:
                     return _lease(case)
             expired = await self._expire(work)
             lease = None
-            found = await work.next_case(queues)
+            found = await work.next_case(queues, reviewer)
             if found is not None:
                 case, event = domain.claim(
                     self._region, *found, reviewer=reviewer, team=team, seconds=seconds, claim_key=key, claim_body=body
@@ -156,23 +182,23 @@ class ReviewCases:
         self._told("claimed", int(lease is not None))
         return lease
 
-    async def heartbeat(self, case_id: str, *, token: int, seconds: int) -> Lease | None:
+    async def heartbeat(self, case_id: str, *, token: int, seconds: int, reviewer: str = "") -> Lease | None:
         """The lease runs `seconds` from now; None when there is no such case."""
         async with self._store.work() as work:
             found = await work.case(case_id)
             if found is None:
                 return None
-            case = domain.heartbeat(*found, token=token, seconds=seconds)
+            case = domain.heartbeat(*found, token=token, seconds=seconds, reviewer=reviewer)
             await work.save([case])
         return _lease(case)
 
-    async def release(self, case_id: str, *, token: int, reason: str) -> Case | None:
+    async def release(self, case_id: str, *, token: int, reason: str, reviewer: str = "") -> Case | None:
         """The case waits again; None when there is no such case."""
         async with self._store.work() as work:
             found = await work.case(case_id)
             if found is None:
                 return None
-            case, event = domain.release(self._region, *found, token=token, reason=reason)
+            case, event = domain.release(self._region, *found, token=token, reason=reason, reviewer=reviewer)
             if event is not None:
                 await work.save([case])
                 await work.publish(_for_kafka(self._region, [event]))
@@ -180,7 +206,7 @@ class ReviewCases:
         return case
 
     async def decide(
-        self, case_id: str, *, token: int, action: str, reasons: list[str], note: str
+        self, case_id: str, *, token: int, action: str, reasons: list[str], note: str, reviewer: str = ""
     ) -> tuple[Decision, bool] | None:
         """The decision, and whether it was made just now; None when there is no such case."""
         async with self._store.work() as work:
@@ -188,22 +214,51 @@ class ReviewCases:
             if found is None:
                 return None
             case, now = found
-            current = await work.current_decision(case_id) if case.state == domain.DECIDED else None
+            made = await work.first_decision(case_id) if case.state == domain.DECIDED else None
+            contested = None
+            if case.opened.appeal is not None:
+                contested, now = await self._contested(work, case.opened.appeal.decision.case_id, now)
             case, decision, event = domain.decide(
-                self._region, case, current, now, token=token, action=action, reasons=reasons, note=note
+                self._region,
+                case,
+                made,
+                now,
+                token=token,
+                action=action,
+                reasons=reasons,
+                note=note,
+                reviewer=reviewer,
+                contested=None if contested is None else contested[1],
             )
-            if event is not None:
-                await work.save([case])
-                await work.add_decisions([decision])
-                await work.publish(_for_kafka(self._region, [event]))
-                await work.tally({"decided": 1, f"people/{action}": 1})
-        if event is None:
-            return decision, False
+            if event is None:
+                return decision, False
+            decisions: list[Decision] = [decision]
+            told: list[Event[Any]] = [event]
+            if contested is not None and action == domain.OVERTURN:
+                replacing, replaced = domain.overturn(self._region, case, decision, *contested)
+                decisions.append(replacing)
+                told.append(replaced)
+            await work.save([case])
+            await work.add_decisions(decisions)
+            await work.publish(_for_kafka(self._region, told))
+            by = "people" if case.opened.appeal is None else "appeals"
+            await work.tally({"decided": 1, f"{by}/{action}": 1})
         self._told("decided", 1)
-        metrics.DECISIONS.labels(self._region, case.opened.queue, action, "people").inc()
+        metrics.DECISIONS.labels(self._region, case.opened.queue, action, by).inc()
         age = (now - from_text(case.opened.received_at)).total_seconds()
         metrics.DECISION_AGE.labels(self._region, "people").observe(age)
         return decision, True
+
+    async def _contested(
+        self, work: Work, case_id: str, now: datetime
+    ) -> tuple[tuple[Case, Decision] | None, datetime]:
+        """The case that an appeal is about, locked, with its decision in force, None when there is none; and the time
+        after that, for a lease may have run out meanwhile."""
+        found = await work.case(case_id)
+        if found is None:
+            return None, now
+        current = await work.current_decision(case_id)
+        return (None if current is None else (found[0], current)), found[1]
 
     async def expire(self) -> bool:
         """End leases that have run out, up to a bound; whether there may be more."""
@@ -237,14 +292,36 @@ def _for_kafka(region: str, told: Sequence[Event[Any]]) -> list[tuple[str, Encod
 
 def _tallies(taken: domain.Intake) -> Counter[str]:
     tallies = Counter(f"policy/{decision.action}" for decision in taken.decisions)
-    decided = sum(tallies.values())
-    superseded = len(taken.superseded) + sum(case.state == domain.SUPERSEDED for case in taken.cases)
-    return tallies + Counter(decided=decided, superseded=superseded)
+    tallies["decided"] = len(taken.decisions)
+    return tallies + _ended(taken)
+
+
+def _ended(taken: domain.Intake) -> Counter[str]:
+    """How many cases were superseded, how many withdrawn, how many closed."""
+    undecided = (domain.SUPERSEDED, domain.WITHDRAWN, domain.CLOSED)
+    born = Counter(case.state for case in taken.cases if case.state in undecided)
+    return born + Counter({domain.SUPERSEDED: len(taken.superseded), domain.WITHDRAWN: len(taken.withdrawn)})
 
 
 def _require_text(what: str, text: str, longest: int) -> None:
     if not 0 < len(text) <= longest or "\0" in text:
         raise Poison(f"{what} is {text!r:.300}, expected 1 to {longest} characters, none of them NUL")
+
+
+def _require_complaint(opened: events.CaseOpened) -> None:
+    """A notice's case has the notice, an appeal's the appeal, and both are for people to decide."""
+    if opened.case_type not in domain.ACTIONS_OF:
+        raise TooNew(f"case_type is {opened.case_type!r}, this version knows {', '.join(domain.ACTIONS_OF)}")
+    said = {domain.NOTICE: opened.notice, domain.APPEAL: opened.appeal}
+    if [name for name, what in said.items() if what is not None] != [opened.case_type]:
+        raise Poison(f"a case of type {opened.case_type!r} that does not have what its type says, or more")
+    if opened.verdict != domain.REVIEW:
+        raise Poison(f"verdict is {opened.verdict!r}, and a case of type {opened.case_type!r} is for people to decide")
+    if opened.appeal is not None:
+        about = opened.appeal.decision
+        _require_ids(about.decision_id, about.case_id, about.item_id, opened.case_id)
+        if about.reviewer:
+            _require_text("the reviewer appealed about", about.reviewer, _LONGEST_NAME)
 
 
 def _require_ids(*given: str) -> None:

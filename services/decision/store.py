@@ -6,16 +6,18 @@ the history. What waits is found through partial indexes over open cases alone. 
 lock, so the outbox's ids follow the changes; sets are locked in sorted order, so that two writers cannot deadlock.
 
 `cases.opened` is the event's value as it came: the item, the trace and the rest are read from it when somebody asks.
-Decided and superseded cases are counted in `tallies`, by rows that are added with each change and folded now and then:
-a counter that is updated would make every writer wait for every other. Decisions are only ever added: a trigger sees to
-it.
+Of an appeal's case, `appealed_case` is the one whose decision it is about, and `not_by` who made that decision and is
+not to hear the appeal. `withdrawals` holds those whose case has not come yet, and so next to nothing: asking it costs a
+batch no statement of its own. Cases that have ended are counted in `tallies`, by rows that are added with each change
+and folded now and then: a counter that is updated would make every writer wait for every other. Decisions are only ever
+added: a trigger sees to it.
 """
 
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
@@ -23,16 +25,18 @@ import sqlalchemy as sa
 
 from services.decision.domain import (
     CLAIMED,
+    NOTICE,
     WAITING,
     Case,
     Decision,
     Latest,
     NewCase,
     Refused,
+    Standing,
 )
 from shared.envelope import Encoded
 from shared.errors import Poison, Transient
-from shared.events import CaseOpened
+from shared.events import Appeal, CaseOpened
 from shared.postgres import inbox, outbox
 from shared.postgres.database import Connection, Database
 
@@ -59,11 +63,16 @@ CASES: Final = sa.Table(
     sa.Column("claim_key", sa.UUID(as_uuid=False)),
     sa.Column("claim_body", sa.Text),
     sa.Column("opened", sa.LargeBinary, nullable=False),
-    sa.CheckConstraint("state IN ('waiting', 'claimed', 'decided', 'superseded')", name="cases_state"),
+    sa.Column("appealed_case", sa.UUID(as_uuid=False)),
+    sa.Column("not_by", sa.Text),
+    sa.CheckConstraint(
+        "state IN ('waiting', 'claimed', 'decided', 'superseded', 'withdrawn', 'closed')", name="cases_state"
+    ),
     sa.Index("cases_waiting", "queue", "priority", "due_at", "case_id", postgresql_where=sa.text("state = 'waiting'")),
     sa.Index("cases_claimed", "queue", "priority", "due_at", "case_id", postgresql_where=sa.text("state = 'claimed'")),
     sa.Index("cases_leases", "lease_until", postgresql_where=sa.text("state = 'claimed'")),
     sa.Index("cases_claim_keys", "claim_key", unique=True, postgresql_where=sa.text("claim_key IS NOT NULL")),
+    sa.Index("cases_appeals", "appealed_case", postgresql_where=sa.text("appealed_case IS NOT NULL")),
 )
 DECISIONS: Final = sa.Table(
     "decisions",
@@ -89,6 +98,7 @@ SUBJECTS: Final = sa.Table(
     sa.Column("item_id", sa.UUID(as_uuid=False), nullable=False),
     sa.Column("version", sa.BigInteger),
 )
+WITHDRAWALS: Final = sa.Table("withdrawals", METADATA, sa.Column("case_id", sa.UUID(as_uuid=False), primary_key=True))
 QUEUES: Final = sa.Table("queues", METADATA, sa.Column("queue", sa.Text, primary_key=True))
 TALLIES: Final = sa.Table(
     "tallies",
@@ -128,6 +138,8 @@ _NEW_CASE: Final = (
     "correlation_id",
     "superseded_by",
     "opened",
+    "appealed_case",
+    "not_by",
 )
 _NEW_DECISION: Final = (
     "decision_id",
@@ -151,15 +163,27 @@ UPDATE subjects SET case_id = new.case_id, item_id = new.item_id, version = new.
 FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[]) AS new (subject, case_id, item_id, version)
 WHERE subjects.subject = new.subject"""
 
-_SUPERSEDE: Final = """
-UPDATE cases SET state = 'superseded', superseded_by = ended.by, claim_key = NULL, claim_body = NULL
+_MOMENT: Final = """
+SELECT clock_timestamp(), ARRAY(SELECT case_id::text FROM withdrawals WHERE case_id = ANY ($1::uuid[])),
+       ARRAY(SELECT case_id::text FROM cases WHERE case_id = ANY ($2::uuid[]))"""
+
+_STANDINGS: Final = """
+SELECT contested.case_id::text,
+       coalesce((SELECT max(n) FROM decisions WHERE decisions.case_id = contested.case_id), 0),
+       EXISTS (SELECT FROM cases WHERE appealed_case = contested.case_id AND state IN ('waiting', 'claimed'))
+FROM unnest($1::uuid[]) AS contested (case_id)"""
+
+_END: Final = """
+UPDATE cases SET state = CASE WHEN ended.by IS NULL THEN 'withdrawn' ELSE 'superseded' END, superseded_by = ended.by,
+                 claim_key = NULL, claim_body = NULL
 FROM unnest($1::uuid[], $2::uuid[]) AS ended (case_id, by) WHERE cases.case_id = ended.case_id"""
 
 _LOCK_CASE: Final = f"""
 WITH locked AS MATERIALIZED (SELECT * FROM cases WHERE case_id = $1 FOR UPDATE)
 SELECT {_CASE}, clock_timestamp() FROM locked"""  # noqa: S608 - constants
 
-# The most urgent of the wanted queues: a few of each, by the index; the first of them that nobody else is taking.
+# The most urgent of the wanted queues: a few of each, by the index; the first of them that nobody else is taking, and
+# that this reviewer may have.
 _NEXT: Final = f"""
 WITH heads AS MATERIALIZED (
     SELECT head.* FROM unnest($1::text[]) AS wanted (queue) CROSS JOIN LATERAL (
@@ -167,7 +191,8 @@ WITH heads AS MATERIALIZED (
         ORDER BY priority, due_at, case_id LIMIT $2
     ) AS head ORDER BY priority, due_at, case_id LIMIT $2
 ), locked AS MATERIALIZED (
-    SELECT cases.* FROM heads JOIN cases USING (case_id) WHERE cases.state = 'waiting'
+    SELECT cases.* FROM heads JOIN cases USING (case_id)
+    WHERE cases.state = 'waiting' AND cases.not_by IS DISTINCT FROM $3
     ORDER BY heads.priority, heads.due_at, heads.case_id LIMIT 1 FOR UPDATE OF cases SKIP LOCKED
 )
 SELECT {_CASE}, clock_timestamp(), (SELECT count(*) FROM heads)
@@ -192,6 +217,18 @@ WITH folded AS (DELETE FROM tallies RETURNING name, n)
 INSERT INTO tallies (name, n) SELECT name, sum(n) FROM folded GROUP BY name"""
 
 
+class Known(NamedTuple):
+    """What a batch meets: the newest version of each subject, its case locked while open; the time; of the cases that
+    it opens, those whose withdrawal came before (`early`); of those that it withdraws, those that are `stored`; how
+    those stand that are appealed about, locked."""
+
+    latest: dict[str, Latest]
+    now: datetime
+    early: frozenset[str]
+    stored: frozenset[str]
+    standings: dict[str, Standing]
+
+
 class Work:
     """One transaction: what is read is locked, what is written is seen by others when it ends."""
 
@@ -202,21 +239,34 @@ class Work:
         """Those of the events that were not taken in before, entered now."""
         return await inbox.first_time(self._connection, event_ids)
 
-    async def latest(self, subjects: Collection[str]) -> tuple[dict[str, Latest], datetime]:
-        """The newest version of each subject that is known, its case locked while open; and the time."""
+    async def known(
+        self, subjects: Collection[str], *, opened: Sequence[str], withdrawn: Sequence[str], appealed: Collection[str]
+    ) -> Known:
+        """What is known of these subjects, of cases that are `opened` now, of those that are `withdrawn` now, and of
+        those that are `appealed` about."""
         rows = await self._connection.fetch(
             "SELECT subject, case_id::text, item_id::text, version FROM subjects WHERE subject = ANY ($1)"
             " ORDER BY subject FOR UPDATE",
             sorted(subjects),
         )
-        now = await self._connection.fetchval("SELECT clock_timestamp()")
+        moment = await self._connection.fetchrow(_MOMENT, opened, withdrawn)
+        assert moment is not None  # noqa: S101 - a SELECT without FROM
         still_open = await self._connection.fetch(
             "SELECT case_id::text, correlation_id::text FROM cases"
             " WHERE case_id = ANY ($1::uuid[]) AND state IN ('waiting', 'claimed') ORDER BY case_id FOR UPDATE",
             [row[1] for row in rows],
         )
         correlation = {row[0]: row[1] for row in still_open}
-        return {row[0]: Latest(row[1], row[2], row[3], correlation.get(row[1])) for row in rows}, now
+        latest = {row[0]: Latest(row[1], row[2], row[3], correlation.get(row[1])) for row in rows}
+        standings = await self._standings(sorted(appealed)) if appealed else {}
+        return Known(latest, moment[0], frozenset(moment[1]), frozenset(moment[2]), standings)
+
+    async def _standings(self, cases: Sequence[str]) -> dict[str, Standing]:
+        await self._connection.execute(
+            "SELECT FROM cases WHERE case_id = ANY ($1::uuid[]) ORDER BY case_id FOR UPDATE", cases
+        )
+        rows = await self._connection.fetch(_STANDINGS, cases)
+        return {row[0]: Standing(row[1], row[2]) for row in rows}
 
     async def add_cases(self, cases: Sequence[NewCase]) -> None:
         """Store new cases; raises Poison when one of them is stored already, opened by another event."""
@@ -232,6 +282,7 @@ class Work:
                 a.correlation_id,
                 case.superseded_by,
                 a.raw,
+                *_hearing(a.opened.appeal),
             )
             for case in cases
             for a in (case.arrival,)
@@ -264,7 +315,7 @@ class Work:
             await self._connection.copy_records_to_table("decisions", records=rows, columns=_NEW_DECISION)
 
     async def set_latest(self, latest: Mapping[str, Latest], known: Collection[str]) -> None:
-        """The newest version of these subjects, from now on; `known` are those that `latest` has found and locked.
+        """The newest version of these subjects, from now on; `known` are those that were found and locked.
 
         Raises Transient when another writer has met a subject for the first time meanwhile.
         """
@@ -279,10 +330,20 @@ class Work:
         if changed:
             await self._connection.execute(_SET_LATEST, *map(list, zip(*changed, strict=True)))
 
-    async def supersede(self, ended: Mapping[str, str]) -> None:
-        """End these cases, which `latest` has locked, each by the item that took its place."""
+    async def end(self, superseded: Mapping[str, str], withdrawn: Sequence[str]) -> None:
+        """End these open cases, which `known` has locked: superseded, each by an item, or withdrawn."""
+        ended: dict[str, str | None] = {**superseded, **dict.fromkeys(withdrawn)}
         if ended:
-            await self._connection.execute(_SUPERSEDE, list(ended), list(ended.values()))
+            await self._connection.execute(_END, list(ended), list(ended.values()))
+
+    async def keep_withdrawals(self, early: Collection[str], met: Collection[str]) -> None:
+        """Keep the withdrawals of cases that have not come yet, until they have."""
+        if early:
+            await self._connection.execute(
+                "INSERT INTO withdrawals SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING", sorted(early)
+            )
+        if met:
+            await self._connection.execute("DELETE FROM withdrawals WHERE case_id = ANY ($1::uuid[])", sorted(met))
 
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None:
         """Have these (topic, event) pairs published, in their order, once the transaction has committed."""
@@ -314,11 +375,12 @@ class Work:
         row = await self._connection.fetchrow(_LOCK_CASE, case_id)
         return None if row is None else (_case(row), row[13])
 
-    async def next_case(self, queues: Sequence[str]) -> tuple[Case, datetime] | None:
-        """The most urgent waiting case of these queues that nobody else is taking, locked, and the time after that."""
+    async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None:
+        """The most urgent waiting case of these queues that nobody else is taking and that `reviewer` may have, locked,
+        and the time after that."""
         looked_at = 16
         while True:
-            [row] = await self._connection.fetch(_NEXT, queues, looked_at)
+            [row] = await self._connection.fetch(_NEXT, queues, looked_at, reviewer)
             if row[0] is not None:
                 return _case(row), row[13]
             if row[14] < looked_at:
@@ -334,12 +396,19 @@ class Work:
         """Up to `limit` claimed cases whose lease has run out, locked, and the time."""
         return [(_case(row), row[13]) for row in await self._connection.fetch(_EXPIRED, limit)]
 
+    async def first_decision(self, case_id: str) -> Decision | None:
+        """What ended a case."""
+        return await self._decision(f"SELECT {_DECISION} FROM decisions WHERE case_id = $1 AND n = 1", case_id)  # noqa: S608 - constants
+
     async def current_decision(self, case_id: str) -> Decision | None:
         """What is so for a case."""
-        row = await self._connection.fetchrow(
+        return await self._decision(
             f"SELECT {_DECISION} FROM decisions WHERE case_id = $1 ORDER BY n DESC LIMIT 1",  # noqa: S608 - constants
             case_id,
         )
+
+    async def _decision(self, query: str, case_id: str) -> Decision | None:
+        row = await self._connection.fetchrow(query, case_id)
         return None if row is None else _decision(row)
 
     async def save(self, cases: Sequence[Case]) -> None:
@@ -406,7 +475,8 @@ class Store:
             return [QueueState(*row) for row in await connection.execute(query.order_by(QUEUES.c.queue))]
 
     async def totals(self) -> Counter[str]:
-        """The tallies: `decided`, `superseded`, and `policy/<action>`, `people/<action>`."""
+        """The tallies: `decided`, `superseded`, `withdrawn`, `closed`, and `policy/<action>`, `people/<action>`,
+        `appeals/<action>`."""
         query = sa.select(TALLIES.c.name, sa.cast(sa.func.sum(TALLIES.c.n), sa.BigInteger)).group_by(TALLIES.c.name)
         async with self._database.query() as connection:
             return Counter({row[0]: row[1] for row in await connection.execute(query)})
@@ -433,6 +503,27 @@ class Store:
                 return None
             decisions = DECISIONS.select().where(DECISIONS.c.case_id == case_id).order_by(DECISIONS.c.n)
             return _case_of(row), [Decision(**found._mapping) for found in await connection.execute(decisions)]
+
+    async def concerned(self, case: Case) -> list[tuple[Case, list[Decision]]]:
+        """What a notice or an appeal is about, nearest first, each with its decisions: the case that is appealed about,
+        the newest version of a subject that was reported. What is not stored here is left out."""
+        found = []
+        reported = case.opened.case_type == NOTICE
+        if case.opened.appeal is not None:
+            contested = case.opened.appeal.decision
+            reported = contested.case_type == NOTICE
+            found.append(await self.case(contested.case_id))
+        if reported:
+            newest = sa.select(SUBJECTS.c.case_id).where(SUBJECTS.c.subject == case.subject)
+            async with self._database.query() as connection:
+                case_id = await connection.scalar(newest)
+            found.append(None if case_id is None else await self.case(case_id))
+        return [one for one in found if one is not None]
+
+
+def _hearing(appeal: Appeal | None) -> tuple[str | None, str | None]:
+    """The case that an appeal is about, and who is not to hear it."""
+    return (None, None) if appeal is None else (appeal.decision.case_id, appeal.decision.reviewer or None)
 
 
 def _in_state(state: str) -> "sa.ColumnElement[bool]":

@@ -3,7 +3,7 @@
 A publication's form is checked by the models here, which describe it in `/openapi.json` too; its meaning in `control`.
 """
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from fastapi import FastAPI
@@ -11,13 +11,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.router.check import MOST_CONDITIONS, Checks
 from services.router.control import Control, PolicySetContent, Publisher
 from shared.auth import Authenticator, Client, require_region
 from shared.events import Region
-from shared.http import PROBLEM_JSON, InputError, Problem, json_response, not_ready
+from shared.http import (
+    InputError,
+    Problem,
+    documented_body,
+    documented_problem,
+    json_response,
+    not_ready,
+    require_json,
+)
 from shared.readiness import Readiness
+from shared.security import security
 
 MAX_BYTES: Final = 2 * 1024 * 1024
+_I = TypeVar("_I", bound="ControlInput")
 
 
 class _Input(BaseModel):
@@ -36,6 +47,8 @@ class RegionInput(_Input):
     markets: list[str] = Field(max_length=300, description="ISO 3166-1 alpha-2; each in one region only")
     queues: list[QueueInput] = Field(max_length=200)
     default_queue: str = Field(description="where cases go that no policy sends elsewhere")
+    notice_queue: str = Field("", description="where notices go; the default queue when empty")
+    appeal_queue: str = Field("", description="where appeals go; the default queue when empty")
 
 
 class OperatingModelInput(_Input):
@@ -59,15 +72,26 @@ class PolicySetInput(_Input):
     default_verdict: str = Field(description="approve, review or reject, when no policy matches")
 
 
+class RegionsInput(_Input):
+    regions: list[RegionInput] = Field(
+        min_length=1, max_length=100, description="as they would be, each whole; the others stay as they are"
+    )
+
+
 class ControlInput(_Input):
     operating_model: OperatingModelInput | None = None
     policy_set: PolicySetInput | None = None
 
 
+class CheckInput(ControlInput):
+    operating_model_diff: RegionsInput | None = None
+
+
 def add_routes(
     app: FastAPI, *, control: Control, publisher: Publisher, authenticator: Authenticator, readiness: Readiness
 ) -> None:
-    """`GET` and `POST /v1/control`."""
+    """`GET` and `POST /v1/control`, `POST /v1/control/check`."""
+    checks = Checks(control)
 
     def client_of(request: Request, scope: str) -> Client:
         client = authenticator.client(request, scope)
@@ -86,18 +110,22 @@ def add_routes(
 
     async def publish(request: Request) -> Response:
         client = client_of(request, "control:publish")
-        sent = _parse(await _body(request))
+        sent = _parse(ControlInput, await _body(request))
         model, policy_set = sent.operating_model, sent.policy_set
         for region in sorted({region.id for region in model.regions} if model else set()) + sorted(
             control.model.regions if control.model else ()
         ):
             require_region(client, region)
-        published_model, published_set = await publisher.publish(
-            None if model is None else msgspec.convert(model.model_dump()["regions"], list[Region]),
-            None if policy_set is None else msgspec.convert(policy_set.model_dump(), PolicySetContent),
-            by=client.name,
-        )
+        published_model, published_set = await publisher.publish(_regions(model), _content(policy_set), by=client.name)
         return json_response({"operating_model": published_model, "policy_set": published_set})
+
+    async def check(request: Request) -> Response:
+        client_of(request, "control:read")
+        sent = _parse(CheckInput, await _body(request))
+        checked = await checks.check(
+            _regions(sent.operating_model), _regions(sent.operating_model_diff), _content(sent.policy_set)
+        )
+        return json_response(checked)
 
     app.add_api_route("/v1/control", show, methods=["GET"], summary="What is in force", openapi_extra=_SHOWN)
     app.add_api_route(
@@ -110,17 +138,19 @@ def add_routes(
         " here.",
         openapi_extra=_PUBLISHED,
     )
+    app.add_api_route(
+        "/v1/control/check",
+        check,
+        methods=["POST"],
+        summary="Whether something would come into force, and what it would change",
+        description="All the checks of a publication, against what is in force; nothing is published. Instead of a"
+        " whole operating model, `operating_model_diff` may have regions as they would be, each whole.",
+        openapi_extra=_CHECKED,
+    )
 
 
 async def _body(request: Request) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            "Not JSON",
-            f"The body's Content-Type is {kind or 'missing'!r}, expected 'application/json'.",
-        )
+    require_json(request)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -134,9 +164,17 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes) -> ControlInput:
+def _regions(sent: OperatingModelInput | RegionsInput | None) -> list[Region] | None:
+    return None if sent is None else msgspec.convert(sent.model_dump()["regions"], list[Region])
+
+
+def _content(sent: PolicySetInput | None) -> PolicySetContent | None:
+    return None if sent is None else msgspec.convert(sent.model_dump(), PolicySetContent)
+
+
+def _parse(kind: type[_I], body: bytes) -> _I:
     try:
-        sent = ControlInput.model_validate_json(body)
+        sent = kind.model_validate_json(body)
     except ValidationError as error:
         faults = [
             InputError(_pointer(fault["loc"]), f"{fault['msg']} (given: {fault['input']!r:.80})")
@@ -146,13 +184,21 @@ def _parse(body: bytes) -> ControlInput:
         raise Problem(
             422, "invalid-control", "What was sent does not fit", f"{where}: {faults[0].detail}", errors=faults
         ) from error
-    if sent.operating_model is None and sent.policy_set is None:
+    if not sent.model_dump(exclude_none=True):
         raise Problem(
             422,
             "invalid-control",
             "There is nothing to publish",
-            "Send `operating_model`, `policy_set` or both.",
+            f"Send {' or '.join(f'`{name}`' for name in kind.model_fields)}, or more of them.",
             pointer="",
+        )
+    if isinstance(sent, CheckInput) and sent.operating_model and sent.operating_model_diff:
+        raise Problem(
+            422,
+            "invalid-control",
+            "There are two operating models",
+            "Send `operating_model` or `operating_model_diff`, not both.",
+            pointer="/operating_model_diff",
         )
     return sent
 
@@ -182,8 +228,11 @@ def _answer(description: str, example: object, schema: dict[str, Any]) -> dict[s
     return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
-def _refusal(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {PROBLEM_JSON: {"schema": {"type": "object"}}}}
+def _refusals(*more: tuple[int, str, str, str]) -> dict[str, Any]:
+    """The errors of a body, and more (status, slug, title, detail)."""
+    own = (413, "too-large", "The body is too large", f"A publication may have {MAX_BYTES} bytes.")
+    documented = documented_body() | {refusal[0]: documented_problem(*refusal) for refusal in (own, *more)}
+    return {str(status): problem for status, problem in documented.items() if status != 400}
 
 
 _MODEL_EXAMPLE: Final = {
@@ -216,6 +265,7 @@ _OUTCOME: Final = {
     "properties": {"id": {"type": "string"}, "number": {"type": "integer"}, "changed": {"type": "boolean"}},
 }
 _SHOWN: Final[dict[str, Any]] = {
+    "security": security("control:read"),
     "responses": {
         "200": _answer(
             "What is in force; null for what is not there yet",
@@ -228,9 +278,10 @@ _SHOWN: Final[dict[str, Any]] = {
                 "properties": {name: {"type": ["object", "null"]} for name in ("operating_model", "policy_set")},
             },
         )
-    }
+    },
 }
 _PUBLISHED: Final[dict[str, Any]] = {
+    "security": security("control:publish"),
     "requestBody": {
         "required": True,
         "content": {
@@ -249,7 +300,56 @@ _PUBLISHED: Final[dict[str, Any]] = {
             },
             {"type": "object", "properties": {"operating_model": _OUTCOME, "policy_set": _OUTCOME}},
         ),
-        "413": _refusal(f"The body has more than {MAX_BYTES} bytes"),
-        "415": _refusal("The body is not JSON"),
+        **_refusals(),
+    },
+}
+_WOULD: Final = {
+    "type": ["object", "null"],
+    "properties": {
+        "changed": {"type": "boolean"},
+        "differing": {"type": "integer"},
+        "differences": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"what": {"type": "string"}, "how": {"type": "string"}}},
+        },
+    },
+}
+_IDS: Final = {name: {"type": ["string", "null"]} for name in ("operating_model", "policy_set")}
+_CHECKED: Final[dict[str, Any]] = {
+    "security": security("control:read"),
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema(CheckInput),
+                "example": {"operating_model_diff": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE},
+            }
+        },
+    },
+    "responses": {
+        "200": _answer(
+            "It would come into force, and change this of what is in force; null for what was not sent",
+            {
+                "in_force": {"operating_model": "om-1-0a1b2c3d4e5f", "policy_set": "ps-1-5f4e3d2c1b0a"},
+                "operating_model": {"changed": False, "differing": 0, "differences": []},
+                "policy_set": {
+                    "changed": True,
+                    "differing": 1,
+                    "differences": [{"what": "policies/weapons", "how": "added"}],
+                },
+            },
+            {
+                "type": "object",
+                "properties": {
+                    "in_force": {"type": "object", "properties": _IDS},
+                    "operating_model": _WOULD,
+                    "policy_set": _WOULD,
+                },
+            },
+        ),
+        **_refusals(
+            (422, "invalid-control", "What was sent does not fit", f"It has more than {MOST_CONDITIONS} conditions."),
+            (429, "overloaded", "Too many checks", "Others are being checked. Send the same again."),
+        ),
     },
 }

@@ -6,17 +6,18 @@ from typing import Any
 
 from services.router import api
 from services.router.control import Control, Publisher
+from services.router.domain import SOURCE
 from services.router.handlers import RouteSubmissions
 from services.router.policies import compile_policy_set
 from services.router.settings import Settings
 from shared import http, lifecycle
-from shared.auth import Authenticator
+from shared.access import Access
 from shared.clock import SystemClock
 from shared.envelope import Event
 from shared.kafka import topics
 from shared.kafka.consumer import BatchConsumer
-from shared.kafka.control import ControlReader
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.parking import ParkedKeys
 from shared.kafka.producer import KafkaProducer
 from shared.lifecycle import Loop
 from shared.readiness import Readiness
@@ -35,19 +36,21 @@ async def run(settings: Settings) -> bool:
         bootstrap: KafkaProducer(bootstrap, client_id=f"piepowder-router-{settings.instance}")
         for bootstrap in {settings.kafka, *map(settings.bootstrap, settings.regions)}
     }
-    reader = ControlReader(
-        bootstrap=settings.kafka,
-        client_id=f"piepowder-router-{settings.instance}",
-        apply=control.apply,
-        lacking=control.lacking,
+    access = Access(
+        settings,
+        service="router",
+        source=SOURCE,
+        producers={region: producers[settings.bootstrap(region)] for region in settings.regions},
         readiness=readiness,
+        clock=clock,
     )
+    reader = access.control_reader(control.apply, control.lacking, control.delete)
     app = http.create_app("router", DESCRIPTION, readiness)
     api.add_routes(
         app,
         control=control,
         publisher=Publisher(control, producers[settings.kafka], clock),
-        authenticator=Authenticator.from_file(settings.clients_file),
+        authenticator=access.authenticator,
         readiness=readiness,
     )
 
@@ -62,6 +65,13 @@ async def run(settings: Settings) -> bool:
             decode=handlers.decode,
             handle=handlers.handle,
             deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+            parked=ParkedKeys(
+                producer,
+                bootstrap=settings.bootstrap(region),
+                topic=topics.parked(region),
+                group=group,
+                limit=settings.parked_keys,
+            ),
             readiness=readiness,
             clock=clock,
             instance=settings.instance,
@@ -71,7 +81,7 @@ async def run(settings: Settings) -> bool:
 
     try:
         routing = [_once_in_force(control, consumer(region).run) for region in settings.regions]
-        return await lifecycle.serve(app, settings, [reader.run, *routing], readiness)
+        return await lifecycle.serve(app, settings, [reader.run, access.run, *routing], readiness)
     finally:
         await asyncio.gather(*(producer.stop() for producer in producers.values()))
 

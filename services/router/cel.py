@@ -14,11 +14,13 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_strings
 
 from services.router.domain import Evaluation
-from shared.events import ItemSubmitted, Money, Seller
+from shared.events import Author, ItemSubmitted, Money, Seller, Trader
 
 UNKNOWN: Final = -1
 
 _NO_PRICE: Final = Money(amount_minor=UNKNOWN, currency="")
+_NO_TRADER: Final = Trader(name="")
+_NO_AUTHOR: Final = Author(id="")
 _NO_SELLER: Final = Seller(id="", age_days=UNKNOWN, listings=UNKNOWN, rejected=UNKNOWN, rating=UNKNOWN)
 
 
@@ -91,6 +93,33 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     ),
     "seller.rating": Variable(
         "double", "-1.0 when unknown", lambda s, _: _or_unknown((s.item.seller or _NO_SELLER).rating)
+    ),
+    "trader.known": Variable(
+        "bool", "whether a seller named who stands behind it", lambda s, _: s.item.trader is not None
+    ),
+    "trader.name": Variable("string", "empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).name),
+    "trader.address": Variable("string", "empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).address),
+    "trader.country": Variable(
+        "string", "ISO 3166-1 alpha-2; empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).country
+    ),
+    "trader.register": Variable(
+        "string", "the trade register; empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).register
+    ),
+    "trader.register_number": Variable(
+        "string", "the entry in it; empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).register_number
+    ),
+    "trader.email": Variable("string", "empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).email),
+    "trader.phone": Variable("string", "empty when unknown", lambda s, _: (s.item.trader or _NO_TRADER).phone),
+    "trader.self_certification": Variable(
+        "bool",
+        "the word that only what complies with Union law is offered",
+        lambda s, _: (s.item.trader or _NO_TRADER).self_certification,
+    ),
+    "author.known": Variable("bool", "whether content names its author", lambda s, _: s.item.author is not None),
+    "author.id": Variable("string", "empty when unknown", lambda s, _: (s.item.author or _NO_AUTHOR).id),
+    "author.name": Variable("string", "empty when unknown", lambda s, _: (s.item.author or _NO_AUTHOR).name),
+    "links": Variable(
+        "list(string)", "the subjects that content is about, `<platform>:<kind>:<id>`", lambda s, _: s.item.links
     ),
     "terms": Variable("list(string)", "names of the word lists met in title and text", lambda _, terms: terms),
 }

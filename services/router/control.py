@@ -9,7 +9,7 @@ the default queue. Numbers only grow: a topic read again from its start does not
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import pycountry
@@ -17,6 +17,7 @@ import pycountry
 from services.router.cel import Refused
 from services.router.domain import APPROVE, REJECT, REVIEW, SOURCE, InForce, Model, PolicySet
 from shared import ids, metrics
+from shared.advice import command
 from shared.clock import Clock, to_text
 from shared.envelope import GLOBAL, Attributes, Event, encode
 from shared.errors import Poison, Transient
@@ -64,6 +65,13 @@ class Published(msgspec.Struct, frozen=True):
     changed: bool
 
 
+class Now(NamedTuple):
+    """What is in force at a moment; None for what is not there yet."""
+
+    model: Model | None
+    policy_set: PolicySet | None
+
+
 class Control:
     """What is in force in this process; the control topic's reader applies each record to it.
 
@@ -74,10 +82,16 @@ class Control:
         self.model: Model | None = None
         self.policy_set: PolicySet | None = None
         self.read = False
+        self.deleted: set[str] = set()
         self.regions = regions
         self.compile_policy_set = compile_policy_set
         self._complete = asyncio.Event()
         self._changed = asyncio.Event()
+
+    @property
+    def now(self) -> Now:
+        """What is in force, as far as it is there."""
+        return Now(self.model, self.policy_set)
 
     @property
     def in_force(self) -> InForce:
@@ -90,7 +104,7 @@ class Control:
         """Take a record into force; raises Poison, and leaves the former in force, when it cannot be used."""
         data = event.data
         if isinstance(data, OperatingModelPublished):
-            if self.model is not None and data.number < self.model.published.number:
+            if self._is_old(OPERATING_MODEL, data.number, self.model):
                 return
             missing = set(self.regions) - {region.id for region in data.regions}
             if missing:
@@ -100,7 +114,7 @@ class Control:
                 raise Poison(f"operating model {data.id}: {_first(faults)}")
             self.model = Model(data)
         elif isinstance(data, PolicySetPublished):
-            if self.policy_set is not None and data.number < self.policy_set.published.number:
+            if self._is_old(POLICY_SET, data.number, self.policy_set):
                 return
             faults = policy_set_faults(data)
             if faults:
@@ -111,9 +125,14 @@ class Control:
                 raise Poison(f"policy set {data.id} does not compile here: {error}") from error
         else:
             return
+        self.deleted.discard(event.attributes.subject)
         metrics.CONTROL_IN_FORCE.labels(event.attributes.subject).set(data.number)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def delete(self, entity: str) -> None:
+        """The topic holds an entity no more. What is in force stays in force, but is as good as any that comes next."""
+        self.deleted.add(entity)
 
     def lacking(self) -> str | None:
         """What is not in force yet; the reader asks when it has read the topic to its end."""
@@ -132,11 +151,14 @@ class Control:
         while not done():
             await self._changed.wait()
 
+    def _is_old(self, entity: str, number: int, now: Model | PolicySet | None) -> bool:
+        return now is not None and number < now.published.number and entity not in self.deleted
+
     def _missing(self) -> str | None:
         lacks = [
             name for name, there in (("operating model", self.model), ("policy set", self.policy_set)) if there is None
         ]
-        return f"no {' and no '.join(lacks)} in force: publish one with `piepowder control publish`" if lacks else None
+        return f"no {' and no '.join(lacks)} in force: publish with `{command('control publish')}`" if lacks else None
 
 
 class Publisher:
@@ -159,13 +181,14 @@ class Publisher:
         """
         async with self._one_at_a_time:
             model, policies = self._control.model, self._control.policy_set
-            next_model = None if regions is None else _next_model(regions, model, by)
-            next_set = None if policy_set is None else _next_policy_set(policy_set, policies, by)
-            faults = self._faults(next_model, next_set)
+            deleted = self._control.deleted
+            next_model = None if regions is None else _next_model(regions, model, by, OPERATING_MODEL in deleted)
+            next_set = None if policy_set is None else _next_policy_set(policy_set, policies, by, POLICY_SET in deleted)
+            faults = publication_faults(
+                next_model, next_set, Now(model, policies), self._control.regions, self._control.compile_policy_set
+            )
             if faults:
-                more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-                detail = f"Nothing was published. {_first(faults)}{more}"
-                raise Problem(422, "invalid-control", "What was sent cannot come into force", detail, errors=faults)
+                raise unfit(faults, "Nothing was published.")
             new_model = None if next_model is None or _is(next_model, model) else next_model
             new_set = None if next_set is None or _is(next_set, policies) else next_set
             await self._send([new for new in (new_model, new_set) if new is not None])
@@ -173,56 +196,6 @@ class Publisher:
                 None if next_model is None else Published(next_model.id, next_model.number, new_model is not None),
                 None if next_set is None else Published(next_set.id, next_set.number, new_set is not None),
             )
-
-    def _faults(self, model: OperatingModelPublished | None, policy_set: PolicySetPublished | None) -> list[InputError]:
-        of_model: list[InputError] = []
-        of_set: list[InputError] = []
-        if model is not None:
-            of_model += model_faults(model.regions, pointer="/operating_model")
-            missing = set(self._control.regions) - {region.id for region in model.regions}
-            of_model += [
-                InputError("/operating_model/regions", f"region {region!r} is missing, and this router serves it")
-                for region in sorted(missing)
-            ]
-        if policy_set is not None:
-            of_set += policy_set_faults(policy_set, pointer="/policy_set")
-            of_set += self._compile_faults(policy_set)
-        if of_model:
-            return of_model + of_set
-        return of_set + self._joint_faults(model, policy_set)
-
-    def _joint_faults(
-        self, model: OperatingModelPublished | None, policy_set: PolicySetPublished | None
-    ) -> list[InputError]:
-        """Where what is sent does not fit together, or with what is in force."""
-        if model is None:
-            if self._control.model is None:
-                return [InputError("/operating_model", "no operating model is in force: send one, with the policy set")]
-            model = self._control.model.published
-        if policy_set is not None:
-            return joint_faults(model, policy_set, pointer="/policy_set")
-        if self._control.policy_set is None:
-            return []
-        in_force = self._control.policy_set.published
-        return [
-            InputError("/operating_model/regions", f"policy set {in_force.id}, in force: {fault.detail}")
-            for fault in joint_faults(model, in_force)
-        ]
-
-    def _compile_faults(self, policy_set: PolicySetPublished) -> list[InputError]:
-        try:
-            self._control.compile_policy_set(policy_set)
-        except Refused as refused:
-            return [
-                InputError(
-                    f"/policy_set/policies/{fault.policy}/when/{fault.condition}",
-                    f"policy {policy_set.policies[fault.policy].id!r}, condition {fault.condition}: {fault.message}",
-                )
-                for fault in refused.faults
-            ]
-        except ValueError as error:
-            return [InputError("/policy_set/terms", str(error))]
-        return []
 
     async def _send(self, new: Sequence[OperatingModelPublished | PolicySetPublished]) -> None:
         if not new:
@@ -245,6 +218,76 @@ class Publisher:
 
     def _ids_in_force(self) -> set[str]:
         return {held.id for held in (self._control.model, self._control.policy_set) if held is not None}
+
+
+def unfit(faults: Sequence[InputError], outcome: str) -> Problem:
+    """422: what was sent cannot come into force, with every fault; `outcome` says what became of it."""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    detail = f"{outcome} {_first(faults)}{more}"
+    return Problem(422, "invalid-control", "What was sent cannot come into force", detail, errors=faults)
+
+
+def publication_faults(
+    model: OperatingModelPublished | None,
+    policy_set: PolicySetPublished | None,
+    now: Now,
+    served: Sequence[str],
+    compile_policy_set: Compile,
+) -> list[InputError]:
+    """Why an operating model, a policy set or both cannot come into force, each fault with its JSON pointer.
+
+    Each is held against the other, the one of `now` where one is not sent; `served` are the regions that must be there.
+    """
+    of_model: list[InputError] = []
+    of_set: list[InputError] = []
+    if model is not None:
+        of_model += model_faults(model.regions, pointer="/operating_model")
+        missing = set(served) - {region.id for region in model.regions}
+        of_model += [
+            InputError("/operating_model/regions", f"region {region!r} is missing, and this router serves it")
+            for region in sorted(missing)
+        ]
+    if policy_set is not None:
+        of_set += policy_set_faults(policy_set, pointer="/policy_set")
+        of_set += _compile_faults(policy_set, compile_policy_set)
+    if of_model:
+        return of_model + of_set
+    return of_set + _joint_faults(model, policy_set, now)
+
+
+def _joint_faults(
+    model: OperatingModelPublished | None, policy_set: PolicySetPublished | None, now: Now
+) -> list[InputError]:
+    """Where what is sent does not fit together, or with what is in force."""
+    if model is None:
+        if now.model is None:
+            return [InputError("/operating_model", "no operating model is in force: send one, with the policy set")]
+        model = now.model.published
+    if policy_set is not None:
+        return joint_faults(model, policy_set, pointer="/policy_set")
+    if now.policy_set is None:
+        return []
+    in_force = now.policy_set.published
+    return [
+        InputError("/operating_model/regions", f"policy set {in_force.id}, in force: {fault.detail}")
+        for fault in joint_faults(model, in_force)
+    ]
+
+
+def _compile_faults(policy_set: PolicySetPublished, compile_policy_set: Compile) -> list[InputError]:
+    try:
+        compile_policy_set(policy_set)
+    except Refused as refused:
+        return [
+            InputError(
+                f"/policy_set/policies/{fault.policy}/when/{fault.condition}",
+                f"policy {policy_set.policies[fault.policy].id!r}, condition {fault.condition}: {fault.message}",
+            )
+            for fault in refused.faults
+        ]
+    except ValueError as error:
+        return [InputError("/policy_set/terms", str(error))]
+    return []
 
 
 def model_faults(regions: Sequence[Region], *, pointer: str = "") -> list[InputError]:
@@ -283,12 +326,18 @@ def model_faults(regions: Sequence[Region], *, pointer: str = "") -> list[InputE
                         f"{queue.service_level_minutes} is not a service level: expected 1 minute to 525600, a year",
                     )
                 )
-        if region.default_queue not in {queue.id for queue in region.queues}:
-            faults.append(
-                InputError(
-                    f"{at}/default_queue", f"{region.default_queue!r} is not one of region {region.id!r}'s queues"
-                )
-            )
+        named = {"default_queue": region.default_queue}
+        named |= {
+            name: queue
+            for name, queue in (("notice_queue", region.notice_queue), ("appeal_queue", region.appeal_queue))
+            if queue
+        }
+        own = {queue.id for queue in region.queues}
+        faults += [
+            InputError(f"{at}/{name}", f"{queue!r} is not one of region {region.id!r}'s queues")
+            for name, queue in named.items()
+            if queue not in own
+        ]
     return faults
 
 
@@ -382,19 +431,19 @@ def _first(faults: Sequence[InputError]) -> str:
     return f"{faults[0].pointer}: {faults[0].detail}"
 
 
-def _next_model(regions: list[Region], now: Model | None, by: str) -> OperatingModelPublished:
+def _next_model(regions: list[Region], now: Model | None, by: str, again: bool) -> OperatingModelPublished:
     named = OperatingModelPublished(id="", number=0, published_by=by, regions=regions)
-    return _numbered(named, None if now is None else now.published, "om")
+    return _numbered(named, None if now is None else now.published, "om", again)
 
 
-def _next_policy_set(content: PolicySetContent, now: PolicySet | None, by: str) -> PolicySetPublished:
+def _next_policy_set(content: PolicySetContent, now: PolicySet | None, by: str, again: bool) -> PolicySetPublished:
     named = PolicySetPublished(id="", number=0, published_by=by, **msgspec.structs.asdict(content))
-    return _numbered(named, None if now is None else now.published, "ps")
+    return _numbered(named, None if now is None else now.published, "ps", again)
 
 
-def _numbered(content: E, now: E | None, prefix: str) -> E:
-    """`content` with its number and an id that names both; what is in force if its content is the same."""
-    if now is not None and _content(now) == _content(content):
+def _numbered(content: E, now: E | None, prefix: str, again: bool) -> E:
+    """`content` with its number and an id that names both; what is in force if it has the content, unless `again`."""
+    if now is not None and not again and _content(now) == _content(content):
         return now
     number = 1 if now is None else now.number + 1
     name = f"{prefix}-{number}-{ids.content_hash(_content(content))[:12]}"

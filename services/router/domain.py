@@ -1,9 +1,11 @@
-"""From an item to a case: a pure function of the item, the region, the policy set and the operating model.
+"""From an item, a notice or an appeal to a case: a pure function of it, the region, the policy set and the operating
+model.
 
 The same item under the same set gives the same verdict and the same trace, whoever routes it and however often:
 nothing here reads a clock, a file or a network. Times are reckoned from the moment of receipt. A condition that fails
 to evaluate is never "no match": its policy sends the item to a person. Distinct combinations of held conditions are
-few, so what follows from one is worked out once and remembered.
+few, so what follows from one is worked out once and remembered. Notices and appeals are for people to decide: no policy
+is asked about them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,12 +14,19 @@ from functools import lru_cache
 from itertools import compress
 from typing import Final, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from shared import ids
 from shared.clock import from_text, to_text
 from shared.errors import Poison
 from shared.events import (
+    AppealSubmitted,
     CaseOpened,
+    CaseWithdrawn,
+    Item,
     ItemSubmitted,
+    ItemWithdrawn,
+    NoticeSubmitted,
     OperatingModelPublished,
     Policy,
     PolicySetPublished,
@@ -33,7 +42,11 @@ POLICY_ERROR: Final = "POLICY_ERROR"
 SOURCE: Final = "piepowder/router"  # of every event the router produces
 
 _CASE_TYPE: Final = "item"
+_NOTICE: Final = "notice"
+_APPEAL: Final = "appeal"
 _DEFAULT_PRIORITY: Final = 5
+_PRIORITY_OF_REPORTERS: Final = {"authority": 1, "trusted_flagger": 2}  # DSA Art. 9 and 22(1)
+_PRIORITY_OF_GROUNDS: Final = {"csam": 1}
 _REMEMBERED: Final = 20_000
 
 
@@ -51,12 +64,15 @@ class Conditions(Protocol):
 
 
 class Lane(NamedTuple):
-    """What routing needs of a region: its markets, its queues' service levels in minutes, its default queue."""
+    """What routing needs of a region: its markets, its queues' service levels in minutes, and the queues for what no
+    policy sends elsewhere, for notices and for appeals."""
 
     region: str
     markets: frozenset[str]
     service_levels: Mapping[str, int]
     default_queue: str
+    notice_queue: str
+    appeal_queue: str
 
 
 class Outcome(NamedTuple):
@@ -172,11 +188,7 @@ def route(submitted: ItemSubmitted, region: str, policy_set: PolicySet, model: M
     """
     lane = model.lane(region)
     item = submitted.item
-    if lane.markets.isdisjoint(item.markets):
-        raise Poison(
-            f"the item's markets ({', '.join(item.markets) or 'none'}) do not belong to region {region!r}"
-            f" under operating model {model.id}"
-        )
+    _require_market("item", item.markets, lane, model)
     outcome = policy_set.outcome(submitted, lane, model.id)
     return CaseOpened(
         case_id=ids.case_id(submitted.item_id, region, _CASE_TYPE),
@@ -196,6 +208,76 @@ def route(submitted: ItemSubmitted, region: str, policy_set: PolicySet, model: M
     )
 
 
+def route_notice(submitted: NoticeSubmitted, region: str, policy_set: PolicySet, model: Model) -> CaseOpened:
+    """The case that a notice becomes in a region, for people to decide, in the region's queue of notices.
+
+    Authorities and trusted flaggers come before others, and offences against children before all. Raises Poison like
+    `route`.
+    """
+    lane = model.lane(region)
+    notice = submitted.notice
+    _require_market("notice", notice.markets, lane, model)
+    priority = min(
+        _PRIORITY_OF_REPORTERS.get(notice.reporter.kind, _DEFAULT_PRIORITY),
+        _PRIORITY_OF_GROUNDS.get(notice.ground, _DEFAULT_PRIORITY),
+    )
+    return CaseOpened(
+        case_id=ids.case_id(submitted.notice_id, region, _NOTICE),
+        case_type=_NOTICE,
+        item_id=submitted.notice_id,
+        platform=submitted.platform,
+        kind=submitted.kind,
+        subject_id=submitted.subject_id,
+        queue=lane.notice_queue,
+        priority=priority,
+        received_at=submitted.received_at,
+        due_at=due_at(submitted.received_at, lane.service_levels[lane.notice_queue]),
+        verdict=REVIEW,
+        trace=Trace(policy_set=policy_set.id, operating_model=model.id),
+        item=Item(markets=notice.markets, language=notice.language),
+        notice=replace(notice, reporter=replace(notice.reporter, email="")),
+    )
+
+
+def route_appeal(submitted: AppealSubmitted, region: str, policy_set: PolicySet, model: Model) -> CaseOpened:
+    """The case that an appeal becomes in its region, for people to decide, in the region's queue of appeals.
+
+    Raises Poison when the model has no such region, or the time of receipt is none.
+    """
+    lane = model.lane(region)
+    appeal = submitted.appeal
+    return CaseOpened(
+        case_id=ids.case_id(submitted.appeal_id, region, _APPEAL),
+        case_type=_APPEAL,
+        item_id=submitted.appeal_id,
+        platform=submitted.platform,
+        kind=submitted.kind,
+        subject_id=submitted.subject_id,
+        queue=lane.appeal_queue,
+        priority=_DEFAULT_PRIORITY,
+        received_at=submitted.received_at,
+        due_at=due_at(submitted.received_at, lane.service_levels[lane.appeal_queue]),
+        verdict=REVIEW,
+        trace=Trace(policy_set=policy_set.id, operating_model=model.id),
+        item=Item(markets=[], language=appeal.language),
+        appeal=replace(appeal, appellant=replace(appeal.appellant, email="")),
+    )
+
+
+def withdraw(withdrawn: ItemWithdrawn, region: str) -> CaseWithdrawn:
+    """The withdrawal of the case that an item became in a region, or will become when its submission comes later."""
+    return CaseWithdrawn(
+        case_id=ids.case_id(withdrawn.item_id, region, _CASE_TYPE),
+        item_id=withdrawn.item_id,
+        platform=withdrawn.platform,
+        kind=withdrawn.kind,
+        subject_id=withdrawn.subject_id,
+        version=withdrawn.version,
+        withdrawn_at=withdrawn.withdrawn_at,
+        reason=withdrawn.reason,
+    )
+
+
 @lru_cache(maxsize=50_000)
 def due_at(received_at: str, minutes: int) -> str:
     """`minutes` after a time as text (RFC 3339, UTC, milliseconds); raises Poison when it is none."""
@@ -208,6 +290,14 @@ def due_at(received_at: str, minutes: int) -> str:
 def condition_names(policies: Iterable[Policy]) -> list[str]:
     """The conditions' names in a trace, `<policy>/<index>`, in the set's order."""
     return [f"{policy.id}/{index}" for policy in policies for index in range(len(policy.when))]
+
+
+def _require_market(what: str, markets: Sequence[str], lane: Lane, model: Model) -> None:
+    if lane.markets.isdisjoint(markets):
+        raise Poison(
+            f"the {what}'s markets ({', '.join(markets) or 'none'}) do not belong to region {lane.region!r}"
+            f" under operating model {model.id}"
+        )
 
 
 class _Proposal(NamedTuple):
@@ -249,4 +339,6 @@ def _lane(region: Region) -> Lane:
         frozenset(region.markets),
         {queue.id: queue.service_level_minutes for queue in region.queues},
         region.default_queue,
+        region.notice_queue or region.default_queue,
+        region.appeal_queue or region.default_queue,
     )

@@ -1,6 +1,7 @@
-"""Submissions in, cases out: a batch is routed by what is in force when it begins, and sent in one go.
+"""Items, notices and appeals in, cases out: a batch is routed by what is in force when it begins, and sent in one go.
 
-Ids derive from the submission's event, so a batch that is met again sends the same cases again.
+A withdrawal goes the same way, through the same topics and in its subject's order, so that it never overtakes the case
+that it ends. Ids derive from the event that came, so a batch that is met again sends the same again.
 """
 
 from collections import Counter
@@ -9,12 +10,20 @@ from typing import Any
 
 from prometheus_client import Counter as Metric
 
-from services.router.domain import SOURCE, InForce, route
+from services.router.domain import SOURCE, InForce, route, route_appeal, route_notice, withdraw
 from shared import envelope, ids, metrics
 from shared.clock import Clock, to_text
 from shared.envelope import Attributes, Event, subject_of
 from shared.errors import Poison
-from shared.events import CASE_OPENED, CaseOpened, ItemSubmitted
+from shared.events import (
+    CASE_OPENED,
+    CASE_WITHDRAWN,
+    AppealSubmitted,
+    ItemSubmitted,
+    ItemWithdrawn,
+    NoticeSubmitted,
+    Struct,
+)
 from shared.kafka import topics
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Producer, Record, record
@@ -31,29 +40,42 @@ class RouteSubmissions:
         self._topic = topics.cases(region)
         self._source = f"{SOURCE}/{region}"
         self._counters: dict[tuple[str, str], Metric] = {}
+        self._withdrawals = metrics.WITHDRAWALS_ROUTED.labels(region)
 
     def decode(self, received: RawRecord) -> Event[Any]:
         """The event in a record; raises Poison for one that is not this region's, or whose key is not its subject."""
         event = envelope.decode(received.headers, received.key, received.value, region=self._region)
         data = event.data
-        if isinstance(data, ItemSubmitted):
+        if isinstance(data, ItemSubmitted | ItemWithdrawn | NoticeSubmitted | AppealSubmitted):
             subject = subject_of(data.platform, data.kind, data.subject_id)
             if subject != event.attributes.subject:
                 raise Poison(f"ce_subject is {event.attributes.subject!r}, the item's subject {subject!r}")
         return event
 
     async def handle(self, batch: Sequence[Received[Event[Any]]]) -> None:
-        """Open a case for each submission; raises Poison for one that cannot be routed, Transient when not sent."""
+        """Open a case for each item, notice and appeal, and pass each withdrawal on; raises Poison for what cannot be
+        routed, Transient when not sent."""
         model, policy_set = self._in_force()
         time = to_text(self._clock.now())
         records: list[Record] = []
         opened: Counter[tuple[str, str]] = Counter()
         erred: Counter[str] = Counter()
+        withdrawals = 0
         for _, event in batch:
-            if not isinstance(event.data, ItemSubmitted):  # of the item's life, but not the router's to act on
+            if isinstance(event.data, ItemWithdrawn):
+                passed_on = withdraw(event.data, self._region)
+                records.append(self._record(event.attributes, CASE_WITHDRAWN, passed_on, time))
+                withdrawals += 1
                 continue
-            case = route(event.data, self._region, policy_set, model)
-            records.append(self._record(event.attributes, case, time))
+            if isinstance(event.data, ItemSubmitted):
+                case = route(event.data, self._region, policy_set, model)
+            elif isinstance(event.data, NoticeSubmitted):
+                case = route_notice(event.data, self._region, policy_set, model)
+            elif isinstance(event.data, AppealSubmitted):
+                case = route_appeal(event.data, self._region, policy_set, model)
+            else:  # of the item's life, but not the router's to act on
+                continue
+            records.append(self._record(event.attributes, CASE_OPENED, case, time))
             opened[case.queue, case.verdict] += 1
             if case.trace.errors:
                 erred.update(condition.partition("/")[0] for condition in case.trace.errors)
@@ -63,11 +85,13 @@ class RouteSubmissions:
             self._counter(lane).inc(n)
         for policy, n in erred.items():
             metrics.POLICY_ERRORS.labels(policy).inc(n)
+        if withdrawals:
+            self._withdrawals.inc(withdrawals)
 
-    def _record(self, cause: Attributes, case: CaseOpened, time: str) -> Record:
+    def _record(self, cause: Attributes, kind: str, case: Struct, time: str) -> Record:
         attributes = Attributes(
-            ids.event_id(cause.id, CASE_OPENED),
-            CASE_OPENED,
+            ids.event_id(cause.id, kind),
+            kind,
             self._source,
             time,
             cause.subject,
