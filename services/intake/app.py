@@ -2,25 +2,44 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from typing import Protocol, TypeVar
+
+from fastapi import FastAPI
 
 from services.intake import api, codes
+from services.intake.catching_up import CatchingUp
+from services.intake.clients import api as clients_api
+from services.intake.clients.handlers import Registry, Uses
+from services.intake.clients.store import Store as ClientStore
 from services.intake.group_commit import GroupCommit
-from services.intake.handlers import Front, Learned, Projection
+from services.intake.handlers import SOURCE, Front, Learned, Projection
+from services.intake.notices import api as notices_api
+from services.intake.notices.domain.lives import Told
+from services.intake.notices.handlers import Appeals, Notices
+from services.intake.notices.store import Complaints
+from services.intake.requests import api as requests_api
+from services.intake.requests.handlers import Requests
+from services.intake.requests.router import RouterCheck
+from services.intake.requests.store import Store as RequestStore
 from services.intake.settings import Settings
 from services.intake.store import ItemStatuses, Progress
 from services.intake.withdrawals import Withdrawals
 from shared import http, lifecycle, metrics
+from shared.access import Access
 from shared.auth import Authenticator
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.errors import Transient
-from shared.kafka.consumer import BatchConsumer
-from shared.kafka.control import ControlReader
+from shared.kafka import topics
+from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.producer import KafkaProducer
+from shared.kafka.producer import KafkaProducer, Producer, Producers
 from shared.kafka.reach import Reach
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.postgres.outbox import Relay
 from shared.readiness import Readiness
 from shared.retry import Backoff, until_done, wait
 
@@ -28,6 +47,8 @@ DESCRIPTION = """Takes items in: what it answered 202 is in every region's topic
 
 The same post again is always right: its ids repeat. What became of an item is asked here too; that answer follows the
 topics, and says how far it is behind."""
+
+M = TypeVar("M")
 
 _PROGRESS_SECONDS = 1.0
 _LINGER_SECONDS = 0.1
@@ -43,7 +64,7 @@ async def run(settings: Settings) -> bool:
         bootstrap: KafkaProducer(
             bootstrap, client_id=f"piepowder-intake-{settings.instance}", timeout=settings.acknowledge_seconds
         )
-        for bootstrap in {settings.bootstrap(region) for region in regions}
+        for bootstrap in {settings.kafka, *map(settings.bootstrap, regions)}
     }
     lanes = {
         bootstrap: GroupCommit(producer, max_records=settings.queue_records, max_bytes=settings.queue_mib * 2**20)
@@ -54,27 +75,41 @@ async def run(settings: Settings) -> bool:
     reaches = {
         bootstrap: Reach(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
     }
-    withdrawals = Withdrawals(
-        front, reaches={region: reaches[settings.bootstrap(region)] for region in regions}, clock=clock
-    )
+    catching_up = CatchingUp({region: reaches[settings.bootstrap(region)] for region in regions})
     following = api.Following(regions)
-    control = ControlReader(
-        bootstrap=settings.kafka,
-        client_id=f"piepowder-intake-{settings.instance}",
-        apply=front.apply,
-        lacking=front.lacking,
+    access = Access(
+        settings,
+        service="intake",
+        source=SOURCE,
+        producers={region: producers[settings.bootstrap(region)] for region in regions},
         readiness=readiness,
+        clock=clock,
     )
+    control = access.control_reader(front.apply, front.lacking)
+    consumers = _Consumers(settings, producers, readiness, clock)
     app = http.create_app("intake", DESCRIPTION, readiness)
     serving = api.add_routes(
         app,
         front=front,
-        withdrawals=withdrawals,
+        withdrawals=Withdrawals(front, catching_up=catching_up, clock=clock),
         following=following,
-        authenticator=Authenticator.from_file(settings.clients_file),
+        authenticator=access.authenticator,
         readiness=readiness,
         clock=clock,
         batch_calls=settings.batch_calls,
+        idle_seconds=settings.idle_seconds,
+    )
+    clients = _Clients(app, settings, access.authenticator, readiness=readiness, clock=clock)
+    business = _BusinessRequests(app, settings, front, access.authenticator, readiness=readiness, clock=clock)
+    notices = _NoticesAndAppeals(
+        app,
+        settings,
+        front,
+        access.authenticator,
+        following=following,
+        catching_up=catching_up,
+        clock=clock,
+        readiness=readiness,
     )
 
     async def connect_kafka(stop: asyncio.Event) -> None:
@@ -86,56 +121,221 @@ async def run(settings: Settings) -> bool:
         )
         await stop.wait()
 
-    def consumer(region: str, statuses: ItemStatuses) -> BatchConsumer[Learned | None]:
-        projection = Projection(region, statuses)
-        producer = producers[settings.bootstrap(region)]
-        return BatchConsumer(
-            bootstrap=settings.bootstrap(region),
-            group=projection.group,
-            topics=projection.topics,
-            decode=projection.decode,
-            handle=projection.handle,
-            deadletters=DeadLetters(producer, topic=projection.deadletters, group=projection.group, clock=clock),
-            readiness=readiness,
-            clock=clock,
-            instance=settings.instance,
-            batch_records=settings.batch_records,
-            backoff=_FOR_EVER,
-            drain_seconds=settings.drain_seconds,
-            linger_seconds=_LINGER_SECONDS,
-        )
-
     async def follow(stop: asyncio.Event) -> None:
-        async def connect() -> Database:
-            await migrations.upgrade(settings.database_url, "intake")
-            return await Database.connect(settings.database_url)
-
-        database = await until_done("database", connect, stop=stop, readiness=readiness)
+        database = await until_done("database", partial(_prepare, settings), stop=stop, readiness=readiness)
         if database is None:
             return
         statuses = following.statuses = ItemStatuses(database)
-        consumers = {region: consumer(region, statuses) for region in regions if settings.projection}
+        relay = Relay(database, Producers(consumers.producer_of), service="intake")
+        kept_clients = clients.open(database, relay)
+        business.open(database, relay)
+        complaints = notices.open(database, statuses)
+        followed = regions if settings.projection else []
+        projections = {
+            region: consumers.of(Projection(region, statuses, complaints), region, linger_seconds=_LINGER_SECONDS)
+            for region in followed
+        }
         try:
             async with asyncio.TaskGroup() as tasks:
-                for one in consumers.values():
+                tasks.create_task(relay.run(stop))
+                for one in projections.values():
                     tasks.create_task(one.run(stop))
-                tasks.create_task(_note_progress(consumers, statuses, readiness, stop))
+                for region in followed:
+                    tasks.create_task(consumers.of(Uses(region, kept_clients), region).run(stop))
+                tasks.create_task(_note_progress(projections, statuses, readiness, stop))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
             following.statuses = None
+            for part in (clients, business, notices):
+                part.close()
             await database.close()
 
     try:
-        return await lifecycle.serve(serving, settings, [control.run, connect_kafka, follow], readiness)
+        return await lifecycle.serve(serving, settings, [control.run, access.run, connect_kafka, follow], readiness)
     finally:
         await asyncio.gather(
-            *(producer.stop() for producer in producers.values()), *(reach.stop() for reach in reaches.values())
+            business.stop(),
+            *(producer.stop() for producer in producers.values()),
+            *(reach.stop() for reach in reaches.values()),
+        )
+
+
+async def _prepare(settings: Settings) -> Database:
+    await migrations.upgrade(settings.database_url, "intake")
+    return await Database.connect(settings.database_url)
+
+
+class _Clients:
+    """The clients' part: its routes, open while there is a database."""
+
+    def __init__(
+        self, app: FastAPI, settings: Settings, authenticator: Authenticator, *, readiness: Readiness, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._authenticator = authenticator
+        self._clock = clock
+        self._reception = clients_api.Reception(readiness)
+        clients_api.add_routes(app, self._reception, authenticator, clock)
+
+    def open(self, database: Database, relay: Relay) -> ClientStore:
+        """From now on, answer; returns where they are kept."""
+        store = ClientStore(database)
+        self._reception.registry = Registry(
+            store,
+            in_force=self._authenticator,
+            environment=self._settings.environment,
+            wake=relay.wake,
+            clock=self._clock,
+        )
+        return store
+
+    def close(self) -> None:
+        """From now on, answer 503."""
+        self._reception.registry = None
+
+
+class _NoticesAndAppeals:
+    """The notices' and appeals' part: notices are taken in without a database, the rest while there is one."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        front: Front,
+        authenticator: Authenticator,
+        *,
+        following: api.Following,
+        catching_up: CatchingUp,
+        readiness: Readiness,
+        clock: Clock,
+    ) -> None:
+        self._shelf = notices_api.Shelf(readiness)
+        known = codes.load()
+        desk = notices_api.Desk(
+            notices=Notices(front, known, clock),
+            appeals=Appeals(front, known, catching_up=catching_up, clock=clock, days=settings.appeal_days),
+            shelf=self._shelf,
+            following=following,
+            taking_in=lambda: front.ownership is not None,
+            authenticator=authenticator,
+            clock=clock,
+            idle_seconds=settings.idle_seconds,
+        )
+        desk.add_to(app)
+
+    def open(self, database: Database, statuses: ItemStatuses) -> Complaints:
+        """From now on, answer; returns where they are kept."""
+        self._shelf.complaints = Complaints(database, statuses)
+        return self._shelf.complaints
+
+    def close(self) -> None:
+        """From now on, answer 503 to all but notices."""
+        self._shelf.complaints = None
+
+
+class _BusinessRequests:
+    """The business requests' part: its routes, open while there is a database."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        front: Front,
+        authenticator: Authenticator,
+        *,
+        readiness: Readiness,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._front = front
+        self._clock = clock
+        self._office = requests_api.Office(readiness)
+        self._router = RouterCheck(settings.router, settings.router_key_file)
+        requests_api.add_routes(
+            app,
+            office=self._office,
+            authenticator=authenticator,
+            regions=list(dict.fromkeys(settings.regions)),
+            idle_seconds=settings.idle_seconds,
+        )
+
+    def open(self, database: Database, relay: Relay) -> None:
+        """From now on, answer."""
+        self._office.requests = Requests(
+            RequestStore(database),
+            checking=self._router,
+            owners=lambda: self._front.ownership,
+            countries=codes.load().countries,
+            clock=self._clock,
+            approvals_needed=self._settings.request_approvals,
+            wake=relay.wake,
+        )
+
+    def close(self) -> None:
+        """From now on, answer 503."""
+        self._office.requests = None
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._router.stop()
+
+
+class _Following(Protocol[M]):
+    """What follows topics: a group, and what it makes of records."""
+
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def topics(self) -> list[str]: ...
+
+    def decode(self, record: RawRecord) -> M: ...
+
+    async def handle(self, batch: Sequence[Received[M]]) -> None: ...
+
+
+class _Consumers:
+    """The ways between intake and its regions' Kafka clusters."""
+
+    def __init__(
+        self, settings: Settings, producers: dict[str, KafkaProducer], readiness: Readiness, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._producers = producers
+        self._readiness = readiness
+        self._clock = clock
+
+    def producer_of(self, topic: str) -> Producer:
+        """The way to the cluster that a topic is on: its region's, or the one of what is global."""
+        region = topic.rpartition(".")[2]
+        is_regional = topic != topics.CONTROL and region in self._settings.regions
+        return self._producers[self._settings.bootstrap(region) if is_regional else self._settings.kafka]
+
+    def of(self, following: _Following[M], region: str, *, linger_seconds: float = 0.0) -> BatchConsumer[M]:
+        """The consumer of what follows a region's topics; its facts add up in any order, so it parks no key."""
+        settings, producer = self._settings, self._producers[self._settings.bootstrap(region)]
+        return BatchConsumer(
+            bootstrap=settings.bootstrap(region),
+            group=following.group,
+            topics=following.topics,
+            decode=following.decode,
+            handle=following.handle,
+            deadletters=DeadLetters(
+                producer, topic=topics.deadletters(region), group=following.group, clock=self._clock
+            ),
+            readiness=self._readiness,
+            clock=self._clock,
+            instance=settings.instance,
+            batch_records=settings.batch_records,
+            backoff=_FOR_EVER,
+            drain_seconds=settings.drain_seconds,
+            linger_seconds=linger_seconds,
         )
 
 
 async def _note_progress(
-    consumers: dict[str, BatchConsumer[Learned | None]],
+    consumers: dict[str, BatchConsumer[Learned | Told | None]],
     statuses: ItemStatuses,
     readiness: Readiness,
     stop: asyncio.Event,

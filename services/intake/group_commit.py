@@ -41,6 +41,7 @@ class GroupCommit:
         self._queue: deque[_Entry] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
+        self.failing = False  # the last flush was not acknowledged
         self.pending_records = 0
         self.pending_bytes = 0
 
@@ -107,11 +108,13 @@ class GroupCommit:
             else:
                 _fail(group, poison)
         except Transient as error:
+            self.failing = True
             log.warning("not acknowledged", extra={"posts": len(group), "error": str(error)})
             _fail(group, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, each post is answered, and the next flush is tried
             _fail(group, error)
         else:
+            self.failing = False
             for entry in group:
                 if not entry.done.done():
                     entry.done.set_result(None)

@@ -13,7 +13,7 @@ class Splitter:
         self._limit = limit
         self._tail = b""
         self._skipping = False
-        self._number = 0
+        self.number = 0  # of the last whole line
 
     def feed(self, data: bytes) -> list[Line]:
         """The lines that `data` ends."""
@@ -32,7 +32,7 @@ class Splitter:
 
     def _lines(self, texts: list[bytes]) -> list[Line]:
         lines: list[Line] = []
-        limit, number = self._limit, self._number
+        limit, number = self._limit, self.number
         for text in texts:
             number += 1
             if self._skipping or len(text) > limit:
@@ -40,5 +40,5 @@ class Splitter:
                 lines.append((number, None))
             elif text and not text.isspace():
                 lines.append((number, text.removeprefix(b"\xef\xbb\xbf") if number == 1 else text))
-        self._number = number
+        self.number = number
         return lines

@@ -10,7 +10,9 @@ from fastapi import FastAPI
 
 from services.intake.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RefusedLine
 from services.intake.domain.posts import MAX_BODY_BYTES
+from services.intake.withdrawals import MAX_REASON
 from shared.http import PROBLEM_JSON, ProblemDetails
+from shared.security import limited, security
 
 _ITEM: Final = {
     "platform": "shop",
@@ -40,6 +42,12 @@ _RECEIPT: Final = {
     "regions": {"eu": {"event_id": "1d1a4a52-0b8e-5b0a-8c55-3f1f4e0e9a10"}},
     "status_url": f"/v1/items/{_ITEM_ID}",
 }
+_TAKEN_BACK: Final = {
+    "item_id": _ITEM_ID,
+    "subject": "shop:product:B000051ZOA",
+    "regions": {"eu": {"event_id": "6a0f6d0e-2a5d-5a3f-9a59-0b8f5a2f7d21"}},
+    "status_url": f"/v1/items/{_ITEM_ID}",
+}
 _STATUS: Final = {
     "item_id": _ITEM_ID,
     "subject": "shop:product:B000051ZOA",
@@ -56,6 +64,14 @@ _STATUS: Final = {
         }
     },
     "projection": {"lag_seconds": 0.4},
+}
+_ITEM_PARAMETER: Final = {
+    "name": "item_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "example": _ITEM_ID,
+    "description": "From the answer to the post",
 }
 _VERDICTS: Final = (
     f'{{"line":1,"status":202,"item_id":"{_ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
@@ -75,17 +91,18 @@ _PROBLEMS: Final[dict[int, tuple[str, str]]] = {
 }
 
 
-def describe(app: FastAPI, post: type, receipt: type, item: type, totals: type) -> None:
+def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item: type, totals: type) -> None:
     """Put the routes into the application's OpenAPI document."""
     references, components = msgspec.json.schema_components(
-        [post, receipt, item, totals, AcceptedLine, RefusedLine, ProblemDetails],
+        [post, receipt, withdrawal, item, totals, AcceptedLine, RefusedLine, ProblemDetails],
         ref_template="#/components/schemas/{name}",
     )
-    posted, received, item_status, counted, accepted_line, refused_line, problem = references
+    posted, received, withdrawn, item_status, counted, accepted_line, refused_line, problem = references
     paths: dict[str, dict[str, dict[str, Any]]] = {
         "/v1/items": {
             "post": {
                 "operationId": "postItem",
+                "security": security("items:write"),
                 "summary": "Post one version of a subject",
                 "description": "Answers when the topic of every region that owns one of the markets has it,"
                 " acknowledged by all in-sync replicas. The same version again gets the same answer.",
@@ -99,6 +116,7 @@ def describe(app: FastAPI, post: type, receipt: type, item: type, totals: type) 
         "/v1/items/batch": {
             "post": {
                 "operationId": "postItems",
+                "security": security("items:write"),
                 "summary": "Post many, a JSON object a line",
                 "description": "Each line is an item of its own: a bad one does not hold up the others. One verdict"
                 " for each line that is not blank, in their order. `503` only when no line could be accepted; else such"
@@ -123,27 +141,46 @@ def describe(app: FastAPI, post: type, receipt: type, item: type, totals: type) 
         "/v1/items/{item_id}": {
             "get": {
                 "operationId": "getItem",
+                "security": security("items:read"),
                 "summary": "Where an item is, by region",
                 "description": "In the regions of the key. It follows the topics; `projection` tells how far behind.",
-                "parameters": [
-                    {
-                        "name": "item_id",
-                        "in": "path",
-                        "required": True,
-                        "schema": {"type": "string"},
-                        "example": _ITEM_ID,
-                        "description": "From the answer to the post",
-                    }
-                ],
+                "parameters": [_ITEM_PARAMETER],
                 "responses": {
                     "200": _answer("Its status", "application/json", item_status, _STATUS),
+                    "429": limited(),
                     **_problems(problem, 401, 403, 404, 503),
                 },
-            }
+            },
+            "delete": {
+                "operationId": "withdrawItem",
+                "security": security("items:write"),
+                "summary": "Take an item back, in every region that it was submitted to",
+                "description": "Answers when the topic of each of these regions has the withdrawal, acknowledged by all"
+                " in-sync replicas. Its open cases close; what was decided or superseded by then stays so. The same"
+                " again gets the same answer. The key must be one for all of the regions, else nothing is done. An item"
+                " that is not known is waited for, at most 5 seconds: `404` is certain, `503` means that it may be"
+                " there.",
+                "parameters": [
+                    _ITEM_PARAMETER,
+                    {
+                        "name": "reason",
+                        "in": "query",
+                        "schema": {"type": "string", "maxLength": MAX_REASON},
+                        "example": "sold elsewhere",
+                        "description": "Kept with the withdrawal; printable characters",
+                    },
+                ],
+                "responses": {
+                    "202": _answer("Every region has it", "application/json", withdrawn, _TAKEN_BACK),
+                    **_problems(problem, 401, 403, 404, 429, 503),
+                    "422": _problem(problem, 422, "invalid-request", "A parameter does not fit; `errors` says which"),
+                },
+            },
         },
         "/v1/totals": {
             "get": {
                 "operationId": "getTotals",
+                "security": security("items:read"),
                 "summary": "How many items are where",
                 "responses": {
                     "200": _answer(
@@ -155,6 +192,7 @@ def describe(app: FastAPI, post: type, receipt: type, item: type, totals: type) 
                             "projection": {"lag_seconds": 0.4},
                         },
                     ),
+                    "429": limited(),
                     **_problems(problem, 401, 403, 503),
                 },
             }
@@ -164,13 +202,9 @@ def describe(app: FastAPI, post: type, receipt: type, item: type, totals: type) 
 
     def with_routes() -> dict[str, Any]:
         document = generate()
-        for path in paths.values():
-            for operation in path.values():
-                operation["security"] = [{"apiKey": []}]
         document["paths"].update(paths)
         known = document.setdefault("components", {})
         known.setdefault("schemas", {}).update(components)
-        known.setdefault("securitySchemes", {})["apiKey"] = {"type": "http", "scheme": "bearer"}
         return document
 
     app.openapi = with_routes  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
@@ -189,20 +223,18 @@ def _answer(description: str, media_type: str, schema: dict[str, Any], example: 
 
 
 def _problems(schema: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    answers: dict[str, Any] = {}
-    for status in statuses:
-        slug, description = _PROBLEMS[status]
-        example: dict[str, Any] = {
-            "type": f"urn:piepowder:problem:{slug}",
-            "title": slug.replace("-", " ").capitalize(),
-            "status": status,
-            "detail": description,
-        }
-        if status in (429, 503):
-            example["retry_after"] = 2
-        answers[str(status)] = _answer(description, PROBLEM_JSON, schema, example)
-        if status in (429, 503):
-            answers[str(status)]["headers"] = {
-                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}
-            }
-    return answers
+    return {str(status): _problem(schema, status, *_PROBLEMS[status]) for status in statuses}
+
+
+def _problem(schema: dict[str, Any], status: int, slug: str, description: str) -> dict[str, Any]:
+    example: dict[str, Any] = {
+        "type": f"urn:piepowder:problem:{slug}",
+        "title": slug.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": description,
+    }
+    if status not in (429, 503):
+        return _answer(description, PROBLEM_JSON, schema, example)
+    answer = _answer(description, PROBLEM_JSON, schema, {**example, "retry_after": 2})
+    answer["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+    return answer

@@ -4,6 +4,7 @@ mend; this walk is taken only after msgspec has refused."""
 
 import difflib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -39,10 +40,9 @@ def mismatches(value: object, shape: inspect.Type, pointer: str = "") -> Iterato
         if value not in shape.values:
             yield _unlike(pointer, "one of " + ", ".join(map(repr, shape.values)), value)
     elif isinstance(shape, inspect.StrType):
-        if isinstance(value, str):
-            yield from _out_of_bounds(pointer, len(value), shape.min_length, shape.max_length, "characters")
-        else:
-            yield _unlike(pointer, "text", value)
+        yield from _in_text(value, shape, pointer)
+    elif isinstance(shape, inspect.BoolType):
+        yield from () if isinstance(value, bool) else [_unlike(pointer, "true or false", value)]
     elif isinstance(shape, inspect.IntType | inspect.FloatType):
         yield from _in_number(value, shape, pointer)
 
@@ -54,14 +54,19 @@ def _in_object(value: object, shape: inspect.StructType, pointer: str) -> Iterat
     fields = {field.encode_name: field for field in shape.fields}
     for name in value:
         if name not in fields:
-            near = difflib.get_close_matches(name[:100], fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(fields)}"
+            hint = _hint(name[:100], tuple(fields))
             yield Fault(pointer_to(pointer, name), f"unknown field {name[:100]!r}{hint}")
     for name, field in fields.items():
         if name in value:
             yield from mismatches(value[name], field.type, pointer_to(pointer, name))
         elif field.required:
             yield Fault(pointer_to(pointer, name), "is required")
+
+
+@lru_cache(maxsize=1024)
+def _hint(name: str, fields: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, fields, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(fields)}"
 
 
 def _in_mapping(value: object, shape: inspect.DictType, pointer: str) -> Iterator[Fault]:
@@ -82,6 +87,13 @@ def _in_list(value: object, shape: inspect.ListType, pointer: str) -> Iterator[F
     yield from _out_of_bounds(pointer, len(value), shape.min_length, shape.max_length, "elements")
     for index, element in enumerate(value):
         yield from mismatches(element, shape.item_type, pointer_to(pointer, index))
+
+
+def _in_text(value: object, shape: inspect.StrType, pointer: str) -> Iterator[Fault]:
+    if isinstance(value, str):
+        yield from _out_of_bounds(pointer, len(value), shape.min_length, shape.max_length, "characters")
+    else:
+        yield _unlike(pointer, "text", value)
 
 
 def _in_number(value: object, shape: inspect.IntType | inspect.FloatType, pointer: str) -> Iterator[Fault]:

@@ -19,6 +19,7 @@ class Ownership:
     def __init__(self, model: OperatingModelPublished, served: Sequence[str]) -> None:
         self.id = model.id
         self._served = frozenset(served)
+        self.open_regions = self._served & {region.id for region in model.regions}
         self._owner: dict[str, str] = {}
         for region in model.regions:
             for market in region.markets:
@@ -39,6 +40,10 @@ class Ownership:
             self._remembered.clear()
         regions = self._remembered[key] = tuple(sorted({self._owner[market] for market in key}))
         return regions
+
+    def owner(self, market: str) -> str | None:
+        """The region that owns a market, None when none does."""
+        return self._owner.get(market)
 
     def first_market_of(self, region: str, markets: Sequence[str]) -> int:
         """The index of the first of `markets` that `region` owns."""

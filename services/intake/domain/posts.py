@@ -5,8 +5,11 @@ in silence: a code in the wrong case or a decimal price is refused with a hint, 
 and one hash.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import chain, islice
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -14,22 +17,27 @@ from msgspec import Meta, inspect
 
 from services.intake.domain.faults import Fault, mismatches, pointer_to
 from shared import ids
-from shared.events import Item, ItemSubmitted, Money, Seller, Struct
+from shared.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
+_MAX_VERSION: Final = 2**53 - 1  # the largest that every JSON reader takes exactly: RFC 7493, section 2.2
 _MAX_FAULTS: Final = 20
+_MAX_DEPTH: Final = 10  # of a category
 
-_PLATFORM: Final = r"[a-z0-9][a-z0-9-]{0,62}"
-_is_platform = re.compile(_PLATFORM).fullmatch
-_is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
+PLATFORM: Final = r"[a-z0-9][a-z0-9-]{0,62}"
+is_platform = re.compile(PLATFORM).fullmatch
+is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
+_is_email = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+").fullmatch
+_is_phone = re.compile(r"\+?[0-9(][0-9 ()./-]{3,38}[0-9]").fullmatch
+_is_subject = re.compile(PLATFORM + r":(?:product|seller|content):.{1,200}", re.DOTALL).fullmatch
 _control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
 _control_escape = re.compile(rb"\\(?:u00[017]|[bf])").search
 _lone_surrogate = re.compile(
     rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
 ).search
 
-_Id = Annotated[str, Meta(min_length=1, max_length=200, description="Printable characters")]
+SubjectId = Annotated[str, Meta(min_length=1, max_length=200, description="Printable characters")]
 _Short = Annotated[str, Meta(max_length=200)]
 _Name = Annotated[str, Meta(max_length=500)]
 _Label = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -46,7 +54,7 @@ class Price(Money, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Offerer(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who offers the item; `country` is ISO 3166-1 alpha-2, `rating` on the platform's own scale."""
 
-    id: _Id
+    id: SubjectId
     name: _Name = ""
     country: Annotated[str, Meta(extra_json_schema={"pattern": "^([A-Z]{2})?$"})] = ""
     age_days: _Count | None = None
@@ -55,13 +63,40 @@ class Offerer(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rating: Annotated[float, Meta(ge=0)] | None = None
 
 
-class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a subject, as an upstream posts it. Without `version`, the content's hash names it."""
+class Trading(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who stands behind a seller, as the DSA, Art. 30(1), asks; whether it is complete is for policies to judge."""
 
-    platform: Annotated[str, Meta(description="The marketplace", extra_json_schema={"pattern": f"^{_PLATFORM}$"})]
+    name: Annotated[str, Meta(min_length=1, max_length=500)]
+    address: Annotated[str, Meta(max_length=1_000)] = ""
+    country: Annotated[str, Meta(description="ISO 3166-1 alpha-2", extra_json_schema={"pattern": "^([A-Z]{2})?$"})] = ""
+    register: Annotated[_Short, Meta(description="The trade register")] = ""
+    register_number: Annotated[_Short, Meta(description="The entry in it")] = ""
+    email: Annotated[str, Meta(max_length=320)] = ""
+    phone: Annotated[str, Meta(max_length=40, description="Digits, spaces and ( ) . / - behind an optional +")] = ""
+    self_certification: Annotated[
+        bool, Meta(description="Whether the trader gave the word to offer only what complies with Union law")
+    ] = False
+
+
+class Writer(Author, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who wrote it; `id` is the platform's own."""
+
+    id: SubjectId
+    name: _Name = ""
+
+
+class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version of a subject, as an upstream posts it. Without `version`, the content's hash names it.
+
+    `brand`, `gtin` and `price` are of products, `trader` is of sellers, `author` and `links` are of content.
+    """
+
+    platform: Annotated[str, Meta(description="The marketplace", extra_json_schema={"pattern": f"^{PLATFORM}$"})]
     kind: Literal["product", "seller", "content"]
-    id: _Id
-    version: Annotated[int, Meta(ge=1, le=_MAX_INT, description="Grows with each change")] | None = None
+    id: SubjectId
+    version: (
+        Annotated[int, Meta(ge=1, le=_MAX_VERSION, description="Grows with each change; gaps are nothing")] | None
+    ) = None
     reference: Annotated[_Short, Meta(description="The client's own; handed through")] = ""
     markets: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{2}$"})]],
@@ -70,7 +105,7 @@ class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     language: Annotated[str, Meta(description="BCP 47")] = "und"
     title: Annotated[str, Meta(max_length=1_000)] = ""
     text: Annotated[str, Meta(max_length=50_000)] = ""
-    category: Annotated[_Name, Meta(description="A path with `/`")] = ""
+    category: Annotated[_Name, Meta(description=f"A path with `/`, at most {_MAX_DEPTH} deep")] = ""
     brand: _Name = ""
     gtin: Annotated[
         str, Meta(description="With its check digit", extra_json_schema={"pattern": "^([0-9]{8}|[0-9]{12,14})?$"})
@@ -88,6 +123,12 @@ class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         dict[_Label, Annotated[float, Meta(ge=0, le=1)]],
         Meta(max_length=100, description="The upstream's own classifiers"),
     ] = msgspec.field(default_factory=dict)
+    trader: Trading | None = None
+    author: Writer | None = None
+    links: Annotated[
+        list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{PLATFORM}:(product|seller|content):"})]],
+        Meta(max_length=100, description="The subjects it is about, `<platform>:<kind>:<id>`"),
+    ] = msgspec.field(default_factory=list)
 
 
 class Refused(Exception):  # noqa: N818 - the field's word
@@ -96,8 +137,8 @@ class Refused(Exception):  # noqa: N818 - the field's word
     def __init__(self, status: int, slug: str, title: str, faults: list[Fault]) -> None:
         pointer, detail = faults[0]
         first = f"{pointer}: {detail}" if pointer else detail[0].upper() + detail[1:]
-        more = f"; {len(faults) - 1} more in `errors`" if len(faults) > 1 else ""
-        super().__init__(first + more)
+        more = len(faults[:_MAX_FAULTS]) - 1
+        super().__init__(f"{first}; {more} more in `errors`" if more else first)
         self.status = status
         self.slug = slug
         self.title = title
@@ -130,7 +171,7 @@ class Identity(NamedTuple):
 
     item_id: str
     content_hash: str
-    content: msgspec.Raw  # the JSON that the hash is of
+    content: bytes  # the JSON that the hash is of
 
 
 class Submitted(ItemSubmitted, frozen=True, kw_only=True):
@@ -142,6 +183,14 @@ class Submitted(ItemSubmitted, frozen=True, kw_only=True):
 _decode = msgspec.json.Decoder(Post).decode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 _SHAPE: Final = inspect.type_info(Post)
+_OF_KIND: Final = {
+    "brand": "product",
+    "gtin": "product",
+    "price": "product",
+    "trader": "seller",
+    "author": "content",
+    "links": "content",
+}
 _STAND_INS: Final[dict[str, Any]] = {"platform": "x", "kind": "product", "id": "x", "markets": ["XX"]}
 
 
@@ -158,15 +207,20 @@ def read(text: bytes) -> Post:
 def check(post: Post, text: bytes, codes: Codes) -> list[Fault]:
     """Every fault of meaning in a post but those of its markets; `text` is what it was read from."""
     faults: list[Fault] = []
-    if not _is_platform(post.platform):
+    if not is_platform(post.platform):
         faults.append(Fault("/platform", "expected 1 to 63 of a-z, 0-9 and '-', not starting with '-'"))
     if not post.id.isprintable():
         faults.append(Fault("/id", "expected printable characters only"))
     if post.language != "und" and not codes.is_language(post.language):
         faults.append(Fault("/language", f"{post.language!r:.60} is no BCP 47 tag; expected such as 'de' or 'pt-BR'"))
+    if post.kind != "product" or post.trader is not None or post.author is not None or post.links:
+        faults.extend(_faults_of_kind(post))
+        faults.extend(_faults_of_parts(post, codes))
+    if post.category and (problem := _category_problem(post.category)):
+        faults.append(Fault("/category", problem))
     if post.gtin and (problem := gtin_problem(post.gtin)):
         faults.append(Fault("/gtin", problem))
-    if post.media and not all(map(_is_url, post.media)):
+    if post.media and not all(map(is_url, post.media)):
         faults.extend(_media_faults(post.media))
     if post.price is not None and post.price.currency not in codes.currencies:
         faults.append(_code_fault("/price/currency", post.price.currency, "ISO 4217 currency", codes.currencies))
@@ -197,6 +251,9 @@ def content(post: Post) -> Item:
         price=post.price,
         seller=post.seller,
         scores=post.scores,
+        trader=post.trader,
+        author=post.author,
+        links=post.links,
     )
 
 
@@ -209,7 +266,30 @@ def identity(post: Post, item: Item) -> Identity:
     canonical = _canonical(item)
     content_hash = ids.content_hash(canonical)
     version = f"h:{content_hash}" if post.version is None else str(post.version)
-    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, msgspec.Raw(canonical))
+    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
+
+
+def is_doubled(text: bytes, post: Post, content: bytes) -> bool:
+    """Whether an object in `text` has a name twice; `post` was read from it, `content` is its identity's.
+
+    Of two members with one name the decoder keeps the last, so the text has more strings than what was read from it.
+    Strings are counted by their quotation marks: first against what is judged, which costs a microsecond, and only when
+    that has fewer (the text spells out defaults, or a mark is escaped in another way) against the text's own values.
+    """
+    marks = text.count(b'"')
+    if b"\\" in text:
+        marks += text.count(b"\\u0022")
+    named = 12 if post.version is None else 14
+    if marks == content.count(b'"') + (named + 4 if post.reference else named):
+        return False
+    return marks != msgspec.json.encode(msgspec.json.decode(text)).count(b'"') and any(doubled(text))
+
+
+def doubled(text: bytes) -> Iterator[Fault]:
+    """Every name that an object in a JSON text has more than once, with its pointer."""
+    # numbers are not looked at
+    read = json.loads(text, object_pairs_hook=_Members, parse_int=str, parse_float=str, parse_constant=str)
+    yield from _doubled(read, "")
 
 
 def invalid(faults: list[Fault]) -> Refused:
@@ -239,6 +319,58 @@ def gtin_problem(gtin: str) -> str | None:
     return None
 
 
+class _Members(list[tuple[str, Any]]):
+    """An object's members, none lost."""
+
+
+def _doubled(value: object, pointer: str) -> Iterator[Fault]:
+    if isinstance(value, _Members):
+        seen: set[str] = set()
+        for name, element in value:
+            place = pointer_to(pointer, name)
+            if name in seen:
+                yield Fault(place, "the name is given more than once in its object")
+            seen.add(name)
+            yield from _doubled(element, place)
+    elif isinstance(value, list):
+        for index, element in enumerate(value):
+            yield from _doubled(element, pointer_to(pointer, index))
+
+
+def _faults_of_kind(post: Post) -> Iterator[Fault]:
+    for field, kind in _OF_KIND.items():
+        if kind != post.kind and getattr(post, field) not in (None, "", []):
+            yield Fault(f"/{field}", f"is of a {kind}, and this is a {post.kind}; leave it out")
+
+
+def _faults_of_parts(post: Post, codes: Codes) -> Iterator[Fault]:
+    """What is wrong with what only sellers and content have."""
+    trader = post.trader
+    if trader is not None:
+        if trader.country and trader.country not in codes.countries:
+            yield _code_fault("/trader/country", trader.country, "ISO 3166-1 country", codes.countries)
+        if trader.email and not _is_email(trader.email):
+            yield Fault("/trader/email", f"{trader.email!r:.60} is no e-mail address")
+        if trader.phone and not _is_phone(trader.phone):
+            expected = "expected such as '+49 30 1234567'"
+            yield Fault("/trader/phone", f"{trader.phone!r:.60} is no telephone number; {expected}")
+    if post.author is not None and not post.author.id.isprintable():
+        yield Fault("/author/id", "expected printable characters only")
+    for index, link in enumerate(post.links):
+        if not _is_subject(link) or not link.isprintable():
+            yield Fault(f"/links/{index}", f"{link!r:.60} is no subject; expected such as 'shop:product:B000051ZOA'")
+
+
+@lru_cache(maxsize=4096)
+def _category_problem(category: str) -> str | None:
+    levels = category.split("/")
+    if len(levels) > _MAX_DEPTH:
+        return f"{len(levels)} levels; at most {_MAX_DEPTH} are taken"
+    if not all(level.strip() for level in levels):
+        return "a level of the path is empty; expected such as 'Home/Garden', without '/' at either end"
+    return None
+
+
 def _code_fault(pointer: str, given: str, what: str, known: frozenset[str]) -> Fault:
     hint = f"; write {given.upper()!r}" if given.upper() in known else ""
     return Fault(pointer, f"{given!r:.40} is no {what}{hint}")
@@ -246,7 +378,7 @@ def _code_fault(pointer: str, given: str, what: str, known: frozenset[str]) -> F
 
 def _media_faults(media: list[str]) -> Iterator[Fault]:
     for index, url in enumerate(media):
-        if not _is_url(url):
+        if not is_url(url):
             yield Fault(f"/media/{index}", f"{url!r:.60} is no http:// or https:// address")
 
 
@@ -272,11 +404,11 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
 def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFormed:
     try:
         raw = msgspec.json.decode(text)
+        faults = list(islice(chain(mismatches(raw, _SHAPE), doubled(text)), _MAX_FAULTS)) or [Fault("", str(error))]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as malformed:
         return _malformed(text, malformed)
-    faults = list(mismatches(raw, _SHAPE)) or [Fault("", str(error))]
     unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
-    if "" in unsound:
+    if "" in unsound or len(faults) == _MAX_FAULTS:
         return IllFormed(faults, None, frozenset(unsound))
     sound = {name: value for name, value in raw.items() if name not in unsound}
     return IllFormed(faults, msgspec.convert(_STAND_INS | sound, Post), frozenset(unsound))

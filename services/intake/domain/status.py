@@ -6,13 +6,22 @@ off them.
 Positions are offsets in one partition: all events of a subject on a topic are in one, so they order its events.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-from shared.events import CaseOpened, CaseSuperseded, DecisionMade, ItemSubmitted, Struct
+from shared.events import (
+    CaseClosed,
+    CaseOpened,
+    CaseSuperseded,
+    DecisionMade,
+    DecisionReplaced,
+    ItemSubmitted,
+    ItemWithdrawn,
+    Struct,
+)
 
 
 class Status(StrEnum):
@@ -23,11 +32,13 @@ class Status(StrEnum):
     APPROVED = "approved"
     REJECTED = "rejected"
     SUPERSEDED = "superseded"
+    WITHDRAWN = "withdrawn"
+    PARKED = "parked"
     DEAD_LETTERED = "dead_lettered"
 
 
 class Submission(Struct, frozen=True, kw_only=True):
-    """The first submission of the item."""
+    """The first submission of the item; `regions` are all that it went to."""
 
     position: int
     version: int | None = None
@@ -35,6 +46,15 @@ class Submission(Struct, frozen=True, kw_only=True):
     received_at: str
     client: str
     reference: str = ""
+    regions: list[str] = msgspec.field(default_factory=list)
+
+
+class Withdrawal(Struct, frozen=True, kw_only=True):
+    """The first withdrawal of the item."""
+
+    position: int
+    reason: str = ""
+    at: str
 
 
 class Opened(Struct, frozen=True, kw_only=True):
@@ -70,15 +90,26 @@ class Superseded(Struct, frozen=True, kw_only=True):
 
 
 class Dead(Struct, frozen=True, kw_only=True):
-    """The last copy of a record that was set aside as poison; `position` is where that copy was."""
+    """The last copy of a record that was set aside; `position` is where that copy was. `since` is where the record is
+    that its subject is parked behind, itself perhaps; -1 when it was set aside alone."""
 
     position: int
     reason: str
     at: str
+    since: int = -1
+
+    @property
+    def parked(self) -> bool:
+        return self.since >= 0
+
+    def is_a_repeat(self, first: int | None) -> bool:
+        """Whether the record had come before, at `first`, and was taken before its subject was parked."""
+        return first is not None and first < self.since < self.position
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """All that is known of an item in a region. `*_last` is the position of the last copy of that event seen."""
+    """All that is known of an item in a region. `*_last` is the position of the last copy of that event seen;
+    `closed_at` is when its case was closed because it was withdrawn."""
 
     subject: str = ""
     submission: Submission | None = None
@@ -88,6 +119,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     opened_last: int = -1
     superseded: Superseded | None = None
     decision: Decision | None = None
+    withdrawal: Withdrawal | None = None
+    closed_at: str = ""
     dead_submission: Dead | None = None
     dead_case: Dead | None = None
 
@@ -106,8 +139,13 @@ def _from_submission(data: ItemSubmitted, subject: str, position: int, _: str) -
         received_at=data.received_at,
         client=data.client,
         reference=data.reference,
+        regions=data.regions,
     )
     return Facts(subject=subject, submission=submission, submission_last=position)
+
+
+def _from_withdrawal(data: ItemWithdrawn, subject: str, position: int, time: str) -> Facts:
+    return Facts(subject=subject, withdrawal=Withdrawal(position=position, reason=data.reason, at=time))
 
 
 def _from_case(data: CaseOpened, subject: str, position: int, time: str) -> Facts:
@@ -119,6 +157,10 @@ def _from_case(data: CaseOpened, subject: str, position: int, time: str) -> Fact
 
 def _from_superseded(data: CaseSuperseded, subject: str, _: int, time: str) -> Facts:
     return Facts(subject=subject, superseded=Superseded(by=data.superseded_by, at=time))
+
+
+def _from_closed(data: CaseClosed, subject: str, _: int, time: str) -> Facts:
+    return Facts(subject=subject, closed_at=time if data.reason == "withdrawn" else "")
 
 
 def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> Facts:
@@ -138,9 +180,12 @@ def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> Facts
 
 _LEARN: Final[dict[type[Struct], Callable[[Any, str, int, str], Facts]]] = {
     ItemSubmitted: _from_submission,
+    ItemWithdrawn: _from_withdrawal,
     CaseOpened: _from_case,
     CaseSuperseded: _from_superseded,
+    CaseClosed: _from_closed,
     DecisionMade: _from_decision,
+    DecisionReplaced: _from_decision,
 }
 
 
@@ -156,39 +201,66 @@ def merge(a: Facts, b: Facts) -> Facts:
         opened_last=max(a.opened_last, b.opened_last),
         superseded=_of_two(a.superseded, b.superseded),
         decision=_largest(a.decision, b.decision),
+        withdrawal=_first(a.withdrawal, b.withdrawal),
+        closed_at=max(a.closed_at, b.closed_at),
         dead_submission=_last(a.dead_submission, b.dead_submission),
         dead_case=_last(a.dead_case, b.dead_case),
     )
 
 
 def status(facts: Facts) -> Status:
-    """Where the item is: what is furthest along its way; a dead letter ends the way unless its record came again."""
+    """Where the item is: what is furthest along its way; a dead letter ends the way unless its record came again, and
+    holds it up while its subject is parked."""
     if facts.decision is not None:
         return Status.APPROVED if facts.decision.action == "approve" else Status.REJECTED
     if facts.superseded is not None:
         return Status.SUPERSEDED
-    if dead(facts) is not None:
-        return Status.DEAD_LETTERED
+    if withdrawn(facts):
+        return Status.WITHDRAWN
+    if letter := dead(facts):
+        return Status.PARKED if letter.parked else Status.DEAD_LETTERED
     if facts.opened is not None and facts.opened.verdict == "review":
         return Status.IN_REVIEW
     return Status.SUBMITTED
 
 
 def dead(facts: Facts) -> Dead | None:
-    """The dead letter that ends the item's way, if one does and nothing later is known."""
+    """The dead letter that ends the item's way or holds it up, if one does and nothing later is known."""
     if facts.decision is not None or facts.superseded is not None:
         return None
-    if facts.dead_case is not None and facts.dead_case.position >= facts.opened_last:
-        return facts.dead_case
-    if facts.opened is not None or facts.dead_submission is None:
-        return None
-    return facts.dead_submission if facts.dead_submission.position >= facts.submission_last else None
+    opened, submission = facts.opened, facts.submission
+    letter, first, last = facts.dead_case, opened.position if opened else None, facts.opened_last
+    if letter is None and opened is None:
+        letter, last = facts.dead_submission, facts.submission_last
+        first = submission.position if submission else None
+    return None if letter is None or letter.position < last or letter.is_a_repeat(first) else letter
+
+
+def withdrawn(facts: Facts) -> str:
+    """Since when a withdrawal ends the item's way (RFC 3339), "" when none does.
+
+    It does when the case was closed, and also when the item never came here. Until then the item is where it was: a
+    decision may come first, and what is set aside is set aside.
+    """
+    if facts.decision is not None or facts.superseded is not None:
+        return ""
+    if facts.withdrawal is not None and facts.submission is None and facts.opened is None:
+        return facts.closed_at or facts.withdrawal.at
+    return facts.closed_at
+
+
+def submitted_to(known: Mapping[str, Facts]) -> set[str]:
+    """The regions that an item went to, by what is known of it in any; none while its submission is not known."""
+    submissions = [(region, facts.submission) for region, facts in known.items() if facts.submission is not None]
+    return {told for region, submission in submissions for told in (region, *submission.regions)}
 
 
 def updated_at(facts: Facts) -> str:
     """When what `status` says became so (RFC 3339)."""
     if facts.decision is not None:
         return facts.decision.decided_at
+    if since := withdrawn(facts):
+        return since
     last = facts.superseded or dead(facts) or facts.opened
     if last is not None:
         return last.at
@@ -204,7 +276,11 @@ def _first(a: Any, b: Any) -> Any:
 
 
 def _last(a: Dead | None, b: Dead | None) -> Dead | None:
-    return b if a is None else a if b is None or a.position >= b.position else b
+    return max((one for one in (a, b) if one is not None), key=_by_place_and_time, default=None)
+
+
+def _by_place_and_time(letter: Dead) -> tuple[int, str, str, int]:
+    return letter.position, letter.at, letter.reason, letter.since
 
 
 def _largest(a: Decision | None, b: Decision | None) -> Decision | None:
