@@ -15,6 +15,7 @@ import yaml
 from shared import events, ids
 from shared.envelope import GLOBAL, REQUIRED, Attributes, Event, encode, subject_of
 from shared.kafka import topics
+from shared.kafka.parking import Parked
 from shared.kafka.topics import TopicSpec
 
 Json = dict[str, Any]
@@ -35,16 +36,17 @@ CHANNELS: Final = (
     Channel(
         "submissions",
         topics.submissions("{region}"),
-        "What upstream systems posted and intake accepted for a region.",
-        [events.ITEM_SUBMITTED],
+        "What upstream systems posted and took back, what was reported and complained about, and intake accepted for a"
+        " region.",
+        [events.ITEM_SUBMITTED, events.ITEM_WITHDRAWN, events.NOTICE_SUBMITTED, events.APPEAL_SUBMITTED],
         ["intake"],
         ["router", "audit", "intake"],
     ),
     Channel(
         "cases",
         topics.cases("{region}"),
-        "A region's cases, with the verdict of its policies and the trace of how it came out.",
-        [events.CASE_OPENED],
+        "A region's cases, with the verdict of its policies and the trace of how it came out; and withdrawals of them.",
+        [events.CASE_OPENED, events.CASE_WITHDRAWN],
         ["router"],
         ["decision", "audit"],
     ),
@@ -54,29 +56,68 @@ CHANNELS: Final = (
         "A region's decisions, and the life of its cases until then.",
         [
             events.DECISION_MADE,
+            events.DECISION_REPLACED,
             events.CASE_CLAIMED,
             events.CASE_RELEASED,
             events.CASE_EXPIRED,
             events.CASE_SUPERSEDED,
+            events.CASE_CLOSED,
         ],
         ["decision"],
         ["intake", "audit", "upstream"],
     ),
     Channel(
+        "requests",
+        topics.requests("{region}"),
+        "The lives of the business requests that concern a region, each in its order.",
+        [
+            events.REQUEST_DRAFTED,
+            events.REQUEST_CHANGED,
+            events.REQUEST_COMMENTED,
+            events.REQUEST_SUBMITTED,
+            events.REQUEST_ENDORSED,
+            events.REQUEST_APPROVED,
+            events.REQUEST_REJECTED,
+            events.REQUEST_WITHDRAWN,
+            events.REQUEST_DEPLOYED,
+            events.REQUEST_ROLLED_BACK,
+            events.REQUEST_REVIEWED,
+        ],
+        ["intake"],
+        ["audit"],
+    ),
+    Channel(
         "control",
         topics.CONTROL,
         "What is in force everywhere; compacted by entity, without personal data.",
-        [events.OPERATING_MODEL_PUBLISHED, events.POLICY_SET_PUBLISHED],
-        ["router"],
+        [events.OPERATING_MODEL_PUBLISHED, events.POLICY_SET_PUBLISHED, events.CLIENT_CHANGED],
+        ["router", "intake"],
         ["router", "intake", "decision", "audit"],
+    ),
+    Channel(
+        "access",
+        topics.access("{region}"),
+        "Who was refused by the services that a region's clients call, and which keys were used.",
+        [events.ACCESS_REFUSED, events.ACCESS_USED],
+        ["intake", "router", "decision", "audit"],
+        ["audit", "intake"],
     ),
     Channel(
         "deadletters",
         topics.deadletters("{region}"),
-        "Records that could not be handled, whole, with the reason in `dl_*` headers.",
-        [],
+        "Records that could not be handled, whole, with the reason in `dl_*` headers; and receipts for those that were"
+        " put back, which close the letter of the same group and place.",
+        ["deadletter"],
         ["intake", "router", "decision", "audit"],
-        ["audit"],
+        ["audit", "intake"],
+    ),
+    Channel(
+        "parked",
+        topics.parked("{region}"),
+        "Which keys each consumer group has parked behind a record that it could not handle; compacted.",
+        ["parkedkey"],
+        ["router", "decision", "audit"],
+        ["router", "decision", "audit"],
     ),
 )
 
@@ -88,7 +129,15 @@ _ITEM_ID: Final = ids.item_id("shop", "product", "B07-1", "3")
 _CASE_ID: Final = ids.case_id(_ITEM_ID, _REGION, "item")
 _FIRST: Final = ids.event_id(_ITEM_ID, events.ITEM_SUBMITTED, _REGION)
 _OPENED: Final = ids.event_id(_FIRST, events.CASE_OPENED)
+_TAKEN_BACK: Final = ids.event_id(_ITEM_ID, events.ITEM_WITHDRAWN, _REGION)
+_WITHDRAWN: Final = ids.event_id(_TAKEN_BACK, events.CASE_WITHDRAWN)
 _CLAIMED: Final = ids.event_id(_OPENED, events.CASE_CLAIMED, 7)
+_NOTICE_ID: Final = ids.notice_id("shop", _SUBJECT, "report 12")
+_NOTICED: Final = ids.event_id(_NOTICE_ID, events.NOTICE_SUBMITTED, _REGION)
+_MADE: Final = ids.event_id(_CASE_ID, events.DECISION_MADE, 1)
+_APPEAL_ID: Final = ids.appeal_id("shop", _REGION, _SUBJECT, "complaint 3")
+_APPEALED: Final = ids.event_id(_APPEAL_ID, events.APPEAL_SUBMITTED, _REGION)
+_APPEAL_CASE_ID: Final = ids.case_id(_APPEAL_ID, _REGION, "appeal")
 _ITEM: Final = events.Item(
     markets=["DE", "FR"],
     language="de",
@@ -106,10 +155,17 @@ _ITEM: Final = events.Item(
 
 
 def _example(
-    event_type: str, source: str, cause: str | None, data: events.Struct, *, subject: str = _SUBJECT
+    event_type: str,
+    source: str,
+    cause: str | None,
+    data: events.Struct,
+    *,
+    subject: str = _SUBJECT,
+    event_id: str | None = None,
+    correlation_id: str | None = None,
 ) -> Event[events.Struct]:
-    first = _FIRST if subject == _SUBJECT else ids.event_id(subject, event_type, 1)
-    event_id = first if cause is None else ids.event_id(cause, event_type)
+    first = correlation_id or (_FIRST if subject == _SUBJECT else ids.event_id(subject, event_type, 1))
+    event_id = event_id or (first if cause is None else ids.event_id(cause, event_type))
     region = _REGION if subject == _SUBJECT else GLOBAL
     return Event(Attributes(event_id, event_type, source, _TIME, subject, region, first, cause), data)
 
@@ -125,20 +181,24 @@ def examples() -> dict[str, Event[events.Struct]]:
         "team": "eu-1",
         "lease_token": 7,
     }
-    about: Json = {
+    named: Json = {
         "item_id": _ITEM_ID,
         "platform": "shop",
         "kind": "product",
         "subject_id": "B07-1",
         "version": 3,
-        "received_at": _TIME,
     }
+    about: Json = {**named, "received_at": _TIME}
     region = events.Region(
         id=_REGION,
         title="European Union",
         markets=["DE", "FR"],
-        queues=[events.Queue(id="general", title="General", service_level_minutes=1440)],
+        queues=[
+            events.Queue(id="general", title="General", service_level_minutes=1440),
+            events.Queue(id="notices", title="Notices", service_level_minutes=720),
+        ],
         default_queue="general",
+        notice_queue="notices",
     )
     policy = events.Policy(
         id="too-good",
@@ -165,6 +225,77 @@ def examples() -> dict[str, Event[events.Struct]]:
             ),
         ),
         _example(
+            events.ITEM_WITHDRAWN,
+            "piepowder/intake",
+            _FIRST,
+            events.ItemWithdrawn(**named, client="shop", reason="sold", withdrawn_at=_TIME, regions=[_REGION]),
+            event_id=_TAKEN_BACK,
+        ),
+        _example(
+            events.NOTICE_SUBMITTED,
+            "piepowder/intake",
+            None,
+            events.NoticeSubmitted(
+                notice_id=_NOTICE_ID,
+                platform="shop",
+                kind="product",
+                subject_id="B07-1",
+                client="shop",
+                reference="report 12",
+                content_hash=ids.content_hash(b"report 12"),
+                received_at=_TIME,
+                regions=[_REGION],
+                notice=events.Notice(
+                    markets=["DE"],
+                    ground="counterfeit",
+                    category="STATEMENT_CATEGORY_INTELLECTUAL_PROPERTY_INFRINGEMENTS",
+                    explanation="Die Lampe trägt unser Zeichen, wir haben sie nicht hergestellt.",
+                    locations=["https://shop.example/B07-1"],
+                    language="de",
+                    good_faith=True,
+                    reporter=events.Reporter(
+                        kind="trusted_flagger", name="Markenschutz e. V.", email="m@brand.example"
+                    ),
+                ),
+            ),
+            event_id=_NOTICED,
+            correlation_id=_NOTICED,
+        ),
+        _example(
+            events.APPEAL_SUBMITTED,
+            "piepowder/intake",
+            _MADE,
+            events.AppealSubmitted(
+                appeal_id=_APPEAL_ID,
+                platform="shop",
+                kind="product",
+                subject_id="B07-1",
+                client="shop",
+                reference="complaint 3",
+                content_hash=ids.content_hash(b"complaint 3"),
+                received_at=_TIME,
+                regions=[_REGION],
+                appeal=events.Appeal(
+                    appellant=events.Appellant(kind="seller", name="Licht & Co", email="licht@seller.example"),
+                    explanation="Die Rechnung des Herstellers liegt bei: die Lampe ist echt.",
+                    language="de",
+                    decision=events.Contested(
+                        decision_id=ids.decision_id(_CASE_ID, 1),
+                        case_id=_CASE_ID,
+                        item_id=_ITEM_ID,
+                        n=1,
+                        action="reject",
+                        reasons=["counterfeit"],
+                        automated=False,
+                        reviewer="r-8",
+                        team="eu-1",
+                        decided_at=_TIME,
+                    ),
+                ),
+            ),
+            event_id=_APPEALED,
+        ),
+        _example(
             events.CASE_OPENED,
             router,
             _FIRST,
@@ -182,6 +313,12 @@ def examples() -> dict[str, Event[events.Struct]]:
                 item=_ITEM,
             ),
         ),
+        _example(
+            events.CASE_WITHDRAWN,
+            router,
+            _TAKEN_BACK,
+            events.CaseWithdrawn(**named, case_id=_CASE_ID, withdrawn_at=_TIME, reason="sold"),
+        ),
         _example(events.CASE_CLAIMED, decision, _OPENED, events.CaseClaimed(**held, lease_until=_DUE)),
         _example(events.CASE_RELEASED, decision, _CLAIMED, events.CaseReleased(**held, reason="not my language")),
         _example(events.CASE_EXPIRED, decision, _CLAIMED, events.CaseExpired(**held)),
@@ -192,6 +329,12 @@ def examples() -> dict[str, Event[events.Struct]]:
             events.CaseSuperseded(
                 case_id=_CASE_ID, item_id=_ITEM_ID, superseded_by=ids.item_id("shop", "product", "B07-1", "4")
             ),
+        ),
+        _example(
+            events.CASE_CLOSED,
+            decision,
+            _WITHDRAWN,
+            events.CaseClosed(case_id=_CASE_ID, item_id=_ITEM_ID, reason="withdrawn"),
         ),
         _example(
             events.DECISION_MADE,
@@ -215,6 +358,30 @@ def examples() -> dict[str, Event[events.Struct]]:
             ),
         ),
         _example(
+            events.DECISION_REPLACED,
+            decision,
+            ids.event_id(_APPEAL_CASE_ID, events.DECISION_MADE, 1),
+            events.DecisionReplaced(
+                **about,
+                decision_id=ids.decision_id(_CASE_ID, 2),
+                case_id=_CASE_ID,
+                queue="general",
+                n=2,
+                action="approve",
+                policy_set="3-9f2c",
+                automated=False,
+                reviewer="r-2",
+                team="eu-1",
+                note="The invoice is the brand's own.",
+                due_at=_DUE,
+                replaces=ids.decision_id(_CASE_ID, 1),
+                why="appeal",
+                appeal_id=_APPEAL_ID,
+                appeal_case_id=_APPEAL_CASE_ID,
+            ),
+            event_id=ids.event_id(_CASE_ID, events.DECISION_REPLACED, 2),
+        ),
+        _example(
             events.OPERATING_MODEL_PUBLISHED,
             "piepowder/router",
             None,
@@ -236,7 +403,106 @@ def examples() -> dict[str, Event[events.Struct]]:
             subject="policy-set",
         ),
     )
-    return {event.attributes.type: event for event in found}
+    return {event.attributes.type: event for event in (*found, *_request_examples(policy), *_client_examples())}
+
+
+def _client_examples() -> list[Event[events.Struct]]:
+    """One event of each type about clients and their calls."""
+    sha256 = ids.content_hash(b"a key")
+    client = events.ClientChanged(
+        name="shop",
+        revision=1777627800000,
+        state="active",
+        change="key_added",
+        changed_by="platform-team",
+        scopes=["items:read", "items:write"],
+        regions=[_REGION],
+        limit=events.RateLimit(requests_per_second=200.0, burst=400),
+        keys=[events.ClientKey(sha256=sha256, created_at=_TIME, expires_at="2027-05-01T00:00:00.000Z")],
+    )
+    refused = events.AccessRefused(
+        service="decision",
+        method="POST",
+        route="/v1/claims",
+        status=403,
+        reason="missing-scope",
+        client="shop",
+        key=sha256[:12],
+        count=3,
+        since=_TIME,
+        until="2026-05-01T09:30:02.710Z",
+    )
+    used = events.AccessUsed(
+        service="intake",
+        since=_TIME,
+        until="2026-05-01T09:31:00.000Z",
+        keys=[events.KeyUse(client="shop", key=sha256[:12], calls=118, last_used_at="2026-05-01T09:30:59.800Z")],
+    )
+    told: Sequence[tuple[str, str, str, str, events.Struct]] = (
+        (events.CLIENT_CHANGED, "piepowder/intake", "client:shop", GLOBAL, client),
+        (events.ACCESS_REFUSED, f"piepowder/decision/{_REGION}", "piepowder:client:shop", _REGION, refused),
+        (events.ACCESS_USED, "piepowder/intake", "piepowder:service:intake", _REGION, used),
+    )
+    found: list[Event[events.Struct]] = []
+    for event_type, source, subject, region, data in told:
+        event_id = ids.event_id(subject, event_type)
+        found.append(Event(Attributes(event_id, event_type, source, _TIME, subject, region, event_id), data))
+    return found
+
+
+def _request_examples(policy: events.Policy) -> list[Event[events.Struct]]:
+    """One event of each type of a business request's life."""
+    request_id = ids.derive("request", "policy-team", "lamps-2026")
+    asked = events.BusinessRequest(
+        title="Lamps far below their price are looked at",
+        kind="policy_change",
+        sponsor="moderation-lead",
+        regions=[_REGION],
+        markets=["DE", "FR"],
+        expected_items_per_day=1200,
+        expected_date="2026-06-01",
+        rationale="Counterfeit lamps are sold at a tenth of the usual price.",
+        change_hash=ids.content_hash(b"too-good"),
+    )
+    change = events.ProposedChange(
+        policy_set=events.ProposedPolicySet(policies=[policy], default_verdict="approve"),
+    )
+    text = "Shown to work on last week's items."
+    told: dict[str, tuple[str, type[events.Struct], Json]] = {
+        events.REQUEST_DRAFTED: ("policy-team", events.RequestDrafted, {"request": asked}),
+        events.REQUEST_CHANGED: ("policy-team", events.RequestChanged, {"regions": [_REGION], "request": asked}),
+        events.REQUEST_COMMENTED: (
+            "lead-a",
+            events.RequestCommented,
+            {"comment_id": ids.derive("comment", request_id, "lead-a", "1"), "text": "How many of them were wrong?"},
+        ),
+        events.REQUEST_SUBMITTED: (
+            "policy-team",
+            events.RequestSubmitted,
+            {"approvals_needed": 2, "request": asked, "change": change},
+        ),
+        events.REQUEST_ENDORSED: (
+            "lead-a",
+            events.RequestEndorsed,
+            {"reason": text, "approvals": 1, "approvals_needed": 2},
+        ),
+        events.REQUEST_APPROVED: ("lead-b", events.RequestApproved, {"approved_by": ["lead-a", "lead-b"]}),
+        events.REQUEST_REJECTED: ("lead-b", events.RequestRejected, {"reason": "It meets honest clearance sales."}),
+        events.REQUEST_WITHDRAWN: ("policy-team", events.RequestWithdrawn, {"reason": "The supplier stopped."}),
+        events.REQUEST_DEPLOYED: ("operations", events.RequestDeployed, {}),
+        events.REQUEST_ROLLED_BACK: ("operations", events.RequestRolledBack, {"reason": "Twice the expected reviews."}),
+        events.REQUEST_REVIEWED: ("lead-a", events.RequestReviewed, {"reason": "As expected, four weeks on."}),
+    }
+    subject = subject_of("piepowder", "request", request_id)
+    first = last = None
+    found: list[Event[events.Struct]] = []
+    for version, (event_type, (by, kind, said)) in enumerate(told.items(), 1):
+        event_id = ids.event_id(request_id, event_type, f"{version}/{_REGION}")
+        first = first or event_id
+        attributes = Attributes(event_id, event_type, "piepowder/intake", _TIME, subject, _REGION, first, last)
+        found.append(Event(attributes, kind(request_id=request_id, version=version, by=by, **said)))
+        last = event_id
+    return found
 
 
 def schemas() -> dict[str, Json]:
@@ -272,7 +538,8 @@ def document() -> Json:
             for who in parties
         },
         "components": {
-            "messages": {name: _message(name, shown[name]) for name in events.TYPES} | {"deadletter": _dead_letter()},
+            "messages": {name: _message(name, shown[name]) for name in events.TYPES}
+            | {"deadletter": _dead_letter(), "parkedkey": _parked_key()},
             "schemas": {"Headers": _headers(), "DeadLetterHeaders": _dead_letter_headers(), **schemas()},
         },
     }
@@ -294,7 +561,7 @@ def _channel(channel: Channel, spec: TopicSpec) -> Json:
         "address": channel.topic,
         "title": channel.name,
         "description": channel.description,
-        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in channel.types or ["deadletter"]},
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in channel.types},
         "bindings": {
             "kafka": {
                 "topic": channel.topic,
@@ -361,7 +628,7 @@ def _headers() -> Json:
             "ce_subject": {**text, "description": "`<platform>:<kind>:<the platform's own id>`; the record's key."},
             "ce_dataschema": text,
             "ce_region": {**text, "description": f"The region that owns it, `{GLOBAL}` for none."},
-            "ce_correlationid": {**uuid, "description": "The item's first event."},
+            "ce_correlationid": {**uuid, "description": "The item's, or the notice's, first event."},
             "ce_causationid": {**uuid, "description": "The event that brought this one about."},
             "traceparent": {"type": "string", "description": "W3C Trace Context."},
         },
@@ -387,11 +654,35 @@ def _dead_letter_headers() -> Json:
         "dl_offset": "Where it stood.",
         "dl_time": "When it was set aside.",
     }
+    sometimes = {
+        "dl_parked": "The offset of the record behind which its key is parked; missing when it was set aside alone.",
+        "dl_met": "Where it was met last, when it had been put back and was set aside again.",
+        "dl_returned": "Makes it a receipt, without value: where the record was put back.",
+        "dl_unread": "The Kafka client cannot read the record: it stays where it stood, and is not here.",
+    }
+    properties = {name: {"type": "string", "description": text} for name, text in (described | sometimes).items()}
     return {
         "type": "object",
-        "description": "The original headers, and these.",
+        "description": "The original headers, and these. An original header that begins with `dl_` has one more `dl_`.",
         "required": list(described),
-        "properties": {name: {"type": "string", "description": text} for name, text in described.items()},
+        "properties": properties,
+    }
+
+
+def _parked_key() -> Json:
+    return {
+        "name": "parkedkey",
+        "title": "Parked key",
+        "summary": "What of a key is set aside in a partition; without a value, the key is parked no more.",
+        "contentType": "application/json",
+        "headers": {"type": "object", "description": "It has none: it is kept state, not an event."},
+        "payload": msgspec.json.schema_components([Parked], ref_template="{name}")[1]["Parked"],
+        "bindings": {
+            "kafka": {
+                "key": {"type": "string", "description": "`<group>/<topic>/<partition>/<the records' key>`"},
+                "bindingVersion": "0.5.0",
+            }
+        },
     }
 
 

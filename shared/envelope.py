@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from shared.clock import from_text
-from shared.errors import Poison
+from shared.errors import Poison, TooNew
 from shared.events import TYPES, Struct
 
 Headers = list[tuple[str, bytes]]
@@ -82,13 +82,13 @@ def _constant_headers(event_type: str, source: str, region: str) -> tuple[tuple[
 
 def encode(attributes: Attributes, data: Struct) -> Encoded:
     """The event as key, value and headers."""
-    key = attributes.subject.encode()
+    key, event_id, correlation_id = attributes.subject.encode(), attributes.id.encode(), attributes.correlation_id
     headers = [
         *_constant_headers(attributes.type, attributes.source, attributes.region),
-        ("ce_id", attributes.id.encode()),
+        ("ce_id", event_id),
         ("ce_time", attributes.time.encode()),
         ("ce_subject", key),
-        ("ce_correlationid", attributes.correlation_id.encode()),
+        ("ce_correlationid", event_id if correlation_id is attributes.id else correlation_id.encode()),
     ]
     if attributes.causation_id is not None:
         headers.append(("ce_causationid", attributes.causation_id.encode()))
@@ -130,14 +130,16 @@ def decode_attributes(headers: Sequence[tuple[str, bytes]], *, region: str | Non
 def decode(
     headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str | None = None
 ) -> Event[Any]:
-    """The event in a record; raises Poison with the reason when it is not one that this version reads.
+    """The event in a record; raises Poison with the reason when it is none, TooNew when it is of a type or version
+    that is not known here.
 
     With `region`, an event of another region is poison too. Unknown fields are let pass: they are a newer version's.
     """
     attributes = decode_attributes(headers, region=region)
     known = _DECODERS.get(attributes.type)
     if known is None:
-        raise Poison(f"unknown event type {attributes.type!r}; known: {', '.join(sorted(TYPES))}")
+        _data(_read_raw, attributes, key, value)
+        raise TooNew(f"unknown event type {attributes.type!r}; known: {', '.join(sorted(TYPES))}")
     return Event(attributes, _data(known, attributes, key, value))
 
 

@@ -7,26 +7,34 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import metrics
 from shared.errors import Transient
+from shared.probes import add_probes
 from shared.readiness import Readiness
+from shared.security import RATE_LIMITED, add_security
 
 log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 PROBLEM_JSON: Final = "application/problem+json"
+HANG_UP: Final = "piepowder.hang_up"  # the ASGI extension by which a connection is dropped, whatever waits to be sent
+CALLER: Final = "piepowder.caller"  # where a request's scope has who calls, once that was asked
+_SHORTCUT: Final = "piepowder.shortcut"
+_OF_ANOTHER_KIND: Final = "unsupported-media-type"
+_HTTP_ERRORS: Final = {400: "malformed-body", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -109,6 +117,27 @@ def documented_problem(status: int, slug: str, title: str, detail: str) -> dict[
     return documented
 
 
+def documented_body() -> dict[int | str, dict[str, Any]]:
+    """The errors of every JSON body, for OpenAPI's `responses`."""
+    return {
+        400: documented_problem(400, "malformed-body", "The body cannot be read", "It is not UTF-8, or was cut off."),
+        413: documented_problem(413, "too-large", "The body is too large", "The body has more bytes than are taken."),
+        415: documented_problem(415, _OF_ANOTHER_KIND, "The body is of another kind", "Expected application/json."),
+    }
+
+
+def require_json(request: Request) -> None:
+    """Raises a 415 Problem when there is a body that is not JSON by its own account, or is coded."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if kind != "application/json" or coding != "identity":
+        given = f"Content-Type is {kind or 'missing'!r:.100}, its Content-Encoding {coding!r:.100}"
+        detail = f"The body's {given}; expected application/json, not coded."
+        raise Problem(415, _OF_ANOTHER_KIND, "The body is of another kind", detail)
+
+
 def not_ready(readiness: Readiness) -> Problem:
     """503: the service cannot do its work yet; says what it lacks."""
     lacks = "; ".join(f"{name}: {state}" for name, state in readiness.conditions.items() if state != "ok")
@@ -136,21 +165,8 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     )
     app.add_middleware(_Measured)
 
-    async def healthz(_: Request) -> Response:
-        return json_response({"status": "alive", "service": service})
-
-    async def readyz(_: Request) -> Response:
-        ready = readiness.ready
-        return json_response(
-            {"ready": ready, "service": service, "conditions": readiness.conditions}, 200 if ready else 503
-        )
-
-    async def prometheus(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    app.add_route("/healthz", healthz)
-    app.add_route("/readyz", readyz)
-    app.add_route("/metrics", prometheus)
+    add_probes(app, service, readiness)
+    add_security(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(Transient, _on_transient)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -182,8 +198,20 @@ def _documented(description: str) -> dict[str, Any]:
     return {"description": description, "content": {PROBLEM_JSON: {"schema": schema}}}
 
 
-async def _on_problem(_: Request, error: Exception) -> Response:
+class Caller(Protocol):
+    """Who calls, as the answer is concerned; see `shared.auth`."""
+
+    def fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+    def refused(self, method: str, route: str, problem: ProblemDetails) -> None: ...
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
+    caller: Caller | None = request.scope.get(CALLER)
+    details = error.details
+    if caller is not None and (details.status in (401, 403) or details.type.endswith(f":{RATE_LIMITED}")):
+        caller.refused(request.method, route_of(request.scope), details)
     return error.response()
 
 
@@ -213,9 +241,18 @@ def _pointer(location: Sequence[int | str]) -> str:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http-error")
-    detail = f"{request.method} {request.url.path}: {error.detail}. The API is described at /docs."
-    return Problem(error.status_code, slug, str(error.detail), detail, headers=error.headers).response()
+    detail = f"{request.method} {request.url.path}: {str(error.detail).rstrip('.')}. The API is described at /docs."
+    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    slug = _HTTP_ERRORS.get(error.status_code, "http-error")
+    return Problem(error.status_code, slug, str(error.detail), detail, headers=headers).response()
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that some route takes at the request's path."""
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    scopes = {method: {**request.scope, "method": method} for method in methods}
+    routes = request.app.routes
+    return [method for method in methods if any(r.matches(scopes[method])[0] is Match.FULL for r in routes)]
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
@@ -225,14 +262,16 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 class LimitBody:
-    """Middleware that answers 413 to bodies of more than `max_bytes`, before they are in memory."""
+    """Middleware that answers 413 to bodies of more than `max_bytes`, before they are in memory; to calls whose path
+    begins with `under`."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, under: str = "/") -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._under = under
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not scope["path"].startswith(self._under):
             await self._app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -261,7 +300,6 @@ class _Measured:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._paths: dict[object, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -274,20 +312,29 @@ class _Measured:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if fields := _fields(scope):
+                    message["headers"] = [*message["headers"], *fields]
             await send(message)
 
         try:
             await self._app(scope, receive, sending)
         finally:
-            _measure(self._route(scope), scope["method"], status, started)
+            _measure(route_of(scope), scope["method"], status, started)
 
-    def _route(self, scope: Scope) -> str:
-        if (route := scope.get("route")) is not None:  # FastAPI's routes name themselves, Starlette's do not
-            return str(route.path)
-        endpoint = scope.get("endpoint")
-        if endpoint is not None and endpoint not in self._paths:
-            self._paths |= {route.endpoint: route.path for route in scope["app"].routes if hasattr(route, "endpoint")}
-        return self._paths.get(endpoint, "unmatched")
+
+def route_of(scope: Scope) -> str:
+    """The path of a request's route, with its parameters' names; never what a caller wrote."""
+    if (route := scope.get("route")) is not None:  # FastAPI's routes name themselves, Starlette's do not
+        return str(route.path)
+    if (endpoint := scope.get("endpoint")) is not None:
+        routes = (route.path_format for route in scope["app"].routes if getattr(route, "endpoint", None) == endpoint)
+        return next(routes, "unmatched")
+    return str(scope.get(_SHORTCUT, "unmatched"))
+
+
+def _fields(scope: Scope) -> Sequence[tuple[bytes, bytes]]:
+    caller: Caller | None = scope.get(CALLER)
+    return () if caller is None else caller.fields()
 
 
 class Shortcut:
@@ -307,17 +354,19 @@ class Shortcut:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        scope[_SHORTCUT] = scope["path"]
         request = Request(scope, receive)
         try:
             response = await handler(request)
         except Problem as problem:
-            response = problem.response()
+            response = await _on_problem(request, problem)
         except Transient as error:
             response = await _on_transient(request, error)
         except HTTPException as error:
             response = await _on_http(request, error)
         except Exception as error:  # noqa: BLE001 - a defect is logged and answered
             response = await _on_bug(request, error)
+        response.raw_headers.extend(_fields(scope))
         try:
             await response(scope, receive, send)
         finally:

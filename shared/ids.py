@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 NAMESPACE: Final = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's URL namespace
-_NAMESPACE: Final = NAMESPACE.bytes
+_BEGUN: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 _SEPARATOR: Final = "\x1f"  # ASCII unit separator: refused in every part by intake, so that parts cannot run together
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # its two high bits are 10
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
@@ -19,7 +19,9 @@ _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 
 def derive(*parts: str) -> str:
     """The UUIDv5 of `parts`, as text; equals `uuid.uuid5(NAMESPACE, "\\x1f".join(parts))`, faster."""
-    h = hashlib.sha1(_NAMESPACE + _SEPARATOR.join(parts).encode(), usedforsecurity=False).hexdigest()
+    hashed = _BEGUN.copy()
+    hashed.update(_SEPARATOR.join(parts).encode())
+    h = hashed.hexdigest()
     return f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{_VARIANT[h[16]]}{h[17:20]}-{h[20:32]}"
 
 
@@ -28,8 +30,18 @@ def item_id(platform: str, kind: str, subject_id: str, version: str) -> str:
     return derive("item", platform, kind, subject_id, version)
 
 
+def notice_id(client: str, subject: str, reference: str) -> str:
+    """What a client calls `reference` among its notices about a subject (`platform:kind:id`)."""
+    return derive("notice", client, subject, reference)
+
+
+def appeal_id(client: str, region: str, subject: str, reference: str) -> str:
+    """What a client calls `reference` among its appeals about a region's decisions on a subject."""
+    return derive("appeal", client, region, subject, reference)
+
+
 def case_id(item: str, region: str, case_type: str) -> str:
-    """One unit of work about an item in a region."""
+    """One unit of work about an item, a notice or an appeal in a region."""
     return derive("case", item, region, case_type)
 
 
@@ -52,6 +64,11 @@ def new_api_key(environment: str) -> str:
     """A fresh API key `pp_<environment>_<random><crc>`: 160 random bits, then a CRC-32 that catches typing errors."""
     body = f"pp_{environment}_{''.join(secrets.choice(_ALPHABET) for _ in range(28))}"
     return body + _crc(body)
+
+
+def new_run() -> str:
+    """A name for one run of a process: random, for events that stand for nothing but a moment of that run."""
+    return secrets.token_hex(16)
 
 
 def is_well_formed_api_key(key: str) -> bool:

@@ -15,15 +15,25 @@ from typing import TypeAlias
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared import logs
 from shared.errors import PiepowderError
+from shared.http import HANG_UP
 from shared.readiness import Readiness
 from shared.settings import CommonSettings
 
 log = logging.getLogger(__name__)
 
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's own, with a way to drop a connection at once: its `close` waits for a client that reads nothing."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {HANG_UP: {"abort": self.transport.abort}}
 
 
 class _Server(uvicorn.Server):
@@ -40,6 +50,7 @@ async def serve(app: ASGIApp, settings: CommonSettings, loops: Sequence[Loop], r
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Protocol,
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -57,12 +68,10 @@ async def serve(app: ASGIApp, settings: CommonSettings, loops: Sequence[Loop], r
         try:
             await run
         except (Exception, SystemExit) as failure:
-            error: BaseException = failure
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:  # a task group's one failure
-                error = error.exceptions[0]
-            failures.append(error)
-            known = isinstance(error, PiepowderError)
-            log.error("%s failed: %s", name, error if known else repr(error), exc_info=None if known else error)
+            for error in _single(failure):
+                failures.append(error)
+                known = isinstance(error, PiepowderError)
+                log.error("%s failed: %s", name, error if known else repr(error), exc_info=None if known else error)
         finally:
             stop.set()
 
@@ -89,6 +98,13 @@ async def serve(app: ASGIApp, settings: CommonSettings, loops: Sequence[Loop], r
     return not failures
 
 
+def _single(failure: BaseException) -> list[BaseException]:
+    """The failures of a task group, each for itself."""
+    if not isinstance(failure, BaseExceptionGroup):
+        return [failure]
+    return [one for inner in failure.exceptions for one in _single(inner)]
+
+
 def main(service: str, settings: CommonSettings, run: Callable[[], Coroutine[object, object, bool]]) -> None:
     """The entry point of `python -m services.<name>`: logs, the fastest event loop there is, an exit status."""
     logs.configure(service, settings.log_level)
@@ -99,7 +115,11 @@ def main(service: str, settings: CommonSettings, run: Callable[[], Coroutine[obj
         runner = asyncio.Runner()
     else:
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    with runner:
-        ended_well = runner.run(run())
+    try:
+        with runner:
+            ended_well = runner.run(run())
+    except PiepowderError as error:  # before anything was served: trying again does not mend it
+        log.error("it cannot be started: %s", error)
+        sys.exit(2)
     log.info("stopped", extra={"ended_well": ended_well})
     sys.exit(0 if ended_well else 1)

@@ -8,9 +8,10 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeAlias, TypeVar
+from typing import Annotated, Final, NoReturn, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 
@@ -25,8 +26,16 @@ def check_region(region: str) -> str:
     return region
 
 
+_LOOPBACK: Final = (("http", "127.0.0.1"), ("http", "::1"), ("http", "localhost"))
+
 RegionId: TypeAlias = Annotated[str, AfterValidator(check_region)]
 RegionIds: TypeAlias = Annotated[list[RegionId], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody on the way reads what a URL answers: HTTPS, or HTTP on this machine."""
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme, parts.hostname) in _LOOPBACK)
 
 
 class CommonSettings(BaseSettings):
@@ -38,7 +47,10 @@ class CommonSettings(BaseSettings):
     kafka_by_region: dict[str, str] = Field(
         default={}, description='Bootstrap servers of regions with a cluster of their own, as JSON: {"eu": "host:port"}'
     )
-    clients_file: Path | None = Field(None, description="The API keys' hashes, scopes and regions (JSON)")
+    clients_file: Path | None = Field(None, description="The first keys' hashes, scopes and regions (JSON)")
+    oidc_issuer: str = Field("", description="Who issues people's access tokens, https://...; empty takes none")
+    oidc_audience: str = Field("", description="What their `aud` must name", validate_default=True)
+    oidc_regions_claim: str = Field("piepowder_regions", min_length=1, description="The claim that lists their regions")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     instance: str = Field(
@@ -48,6 +60,21 @@ class CommonSettings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     drain_seconds: float = Field(10.0, gt=0, description="How long a stop may take to finish what is under way")
     batch_records: int = Field(2000, ge=1, le=50_000, description="Records taken from Kafka at a time, at most")
+    parked_keys: int = Field(10_000, ge=1, description="Keys that may be parked at a time; past it the service stops")
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _is_https(cls, issuer: str) -> str:
+        if issuer and not is_private(issuer):
+            raise ValueError("an issuer is https://..., or http:// on this machine")
+        return issuer
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def _comes_with_an_issuer(cls, audience: str, info: ValidationInfo) -> str:
+        if info.data.get("oidc_issuer") and not audience:
+            raise ValueError("it is needed beside PIEPOWDER_OIDC_ISSUER: a token for somebody else must open nothing")
+        return audience
 
     def bootstrap(self, region: str) -> str:
         """The Kafka cluster of a region."""

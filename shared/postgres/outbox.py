@@ -61,8 +61,12 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-# A table that is emptied all day is vacuumed by the count of dead rows, not by their share.
-STORAGE: Final = "ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)"
+# A table that is emptied all day is vacuumed by the count of dead rows, not by their share, and without pauses: what it
+# grows to meanwhile pushes the other tables' indexes out of memory.
+STORAGE: Final = (
+    "ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,"
+    " autovacuum_vacuum_cost_delay = 0)"
+)
 
 _COLUMNS: Final = ("shard", "topic", "key", "value", "headers")
 
@@ -73,9 +77,11 @@ CROSS JOIN LATERAL (
     SELECT * FROM outbox WHERE shard = s.shard AND id > s.floor AND key <> ALL ($3::bytea[]) ORDER BY id LIMIT $4
 ) AS o"""
 
+# Each row by its key, however the table looked when it was analysed: seen empty, a join would compare all with all.
 _DELETE: Final = """
-DELETE FROM outbox USING unnest($1::smallint[], $2::bigint[]) AS p (shard, id)
-WHERE outbox.shard = p.shard AND outbox.id = p.id"""
+DELETE FROM outbox WHERE ctid = ANY (ARRAY(
+    SELECT found.ctid FROM unnest($1::smallint[], $2::bigint[]) AS p (shard, id)
+    CROSS JOIN LATERAL (SELECT ctid FROM outbox WHERE shard = p.shard AND id = p.id LIMIT 1) AS found))"""
 
 _COUNT: Final = """
 SELECT coalesce(sum(n), 0)::bigint FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
