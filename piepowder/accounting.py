@@ -6,18 +6,22 @@ one way, or it is missing. Nothing here trusts a service's own count of its work
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from shared import ids
 from shared.envelope import Event
 from shared.events import (
+    ACCESS_REFUSED,
+    ACCESS_USED,
     ITEM_SUBMITTED,
+    CaseClosed,
     CaseOpened,
     CaseSuperseded,
     DecisionMade,
     ItemSubmitted,
+    ItemWithdrawn,
 )
 
 POLICY_VERDICTS: Final = ("approve", "reject")
@@ -38,8 +42,18 @@ class Fate(StrEnum):
     BY_PEOPLE = "decided by people"
     OPEN = "in a queue"
     SUPERSEDED = "superseded"
+    WITHDRAWN = "withdrawn"
+    PARKED = "parked"
     DEAD_LETTERED = "dead-lettered"
     MISSING = "missing"
+
+
+def size_of(totals: Mapping[str, Any]) -> int:
+    """How many entries an audit log has, by its own totals, but for those that tell who called: they go on being told
+    while an account is made."""
+    by_type: Mapping[str, int] = totals["by_type"]
+    size: int = totals["size"]
+    return size - sum(by_type.get(kind, 0) for kind in (ACCESS_REFUSED, ACCESS_USED))
 
 
 class Place(NamedTuple):
@@ -102,8 +116,10 @@ class _Region:
         self.cases: dict[str, _Case] = {}  # by item
         self.decisions: dict[tuple[str, int], tuple[DecisionMade, str, Place]] = {}
         self.superseded: dict[str, Place] = {}
-        self.stopped: dict[str, str] = {}
-        self.dead_letters = 0
+        self.withdrawn: set[str] = set()
+        self.closed: dict[str, Place] = {}
+        self.letters: dict[tuple[str, Place], str | None] = {}  # the open ones: by group and place, the item's event
+        self.stopped: defaultdict[str, dict[tuple[str, Place], bool]] = defaultdict(dict)  # by it; whether parked
 
 
 class Ledger:
@@ -134,6 +150,10 @@ class Ledger:
                 self._note_decision(seen, data, event_id, place)
             case CaseSuperseded():
                 seen.superseded[data.case_id] = place
+            case ItemWithdrawn():
+                seen.withdrawn.add(data.item_id)
+            case CaseClosed():
+                seen.closed[data.case_id] = place
             case _:
                 pass
 
@@ -145,12 +165,21 @@ class Ledger:
         """Take in an event of the control topic, which every region's audit log holds."""
         self._control.add(event_id)
 
-    def note_dead_letter(self, region: str, correlation_id: str | None, group: str, reason: str) -> None:
-        """Take in a record of a dead-letter topic: the item's first event, and who set it aside and why."""
+    def note_dead_letter(
+        self, region: str, correlation_id: str | None, group: str, place: Place, *, parked: bool = False
+    ) -> None:
+        """Take in a dead letter: the item's first event, who set it aside and from where, and whether it is parked."""
         seen = self._regions[region]
-        seen.dead_letters += 1
+        seen.letters[group, place] = correlation_id
         if correlation_id is not None and group.startswith(_GROUPS_THAT_STOP_AN_ITEM):
-            seen.stopped[correlation_id] = reason
+            seen.stopped[correlation_id][group, place] = parked
+
+    def note_returned(self, region: str, group: str, place: Place) -> None:
+        """Take in a dead letter's receipt: the record is set aside no more."""
+        seen = self._regions[region]
+        correlation_id = seen.letters.pop((group, place), None)
+        if correlation_id is not None:
+            seen.stopped[correlation_id].pop((group, place), None)
 
     @property
     def decided(self) -> int:
@@ -159,8 +188,12 @@ class Ledger:
 
     @property
     def dead_letters(self) -> Mapping[str, int]:
-        """How many dead letters were read, by region."""
-        return {region: seen.dead_letters for region, seen in self._regions.items()}
+        """How many records are set aside, by region."""
+        return {region: len(seen.letters) for region, seen in self._regions.items()}
+
+    def waiting(self, accepted: Iterable[Pair]) -> Iterator[Pair]:
+        """Those of the accepted pairs whose case waits for people, as far as was read."""
+        return (pair for pair in accepted if _fate(pair, self._regions[pair.region])[0] is Fate.OPEN)
 
     def account(self, accepted: Iterable[Pair], audit_sizes: Mapping[str, int]) -> Account:
         """Reckon the accepted pairs (each counts once) and the audit logs' sizes, by region."""
@@ -186,9 +219,15 @@ class Ledger:
             decision = seen.decisions.get((case.case_id, 1))
             if decision is not None:
                 actions[fate, decision[0].action] += 1
-                if case.case_id in seen.superseded:
-                    where = seen.superseded[case.case_id]
-                    doubles.append(f"case {case.case_id} was decided and superseded as well ({where})")
+            ends = {
+                "decided": None if decision is None else decision[2],
+                "superseded": seen.superseded.get(case.case_id),
+                "withdrawn": seen.closed.get(case.case_id),
+            }
+            told = [(end, where) for end, where in ends.items() if where is not None]
+            if len(told) > 1:
+                (first, _), (second, where), *_ = told
+                doubles.append(f"case {case.case_id} was {first} and {second} as well ({where})")
         gaps = []
         for region, size in audit_sizes.items():
             expected = len(self._regions[region].events) + len(self._control)
@@ -226,10 +265,14 @@ def _fate(pair: Pair, seen: _Region) -> tuple[Fate, str]:
             return (Fate.BY_POLICY if decision[0].automated else Fate.BY_PEOPLE), ""
         if case.case_id in seen.superseded:
             return Fate.SUPERSEDED, ""
-    if ids.event_id(pair.item_id, ITEM_SUBMITTED, pair.region) in seen.stopped:
-        return Fate.DEAD_LETTERED, ""
+        if case.case_id in seen.closed:
+            return Fate.WITHDRAWN, ""
+    if letters := seen.stopped.get(ids.event_id(pair.item_id, ITEM_SUBMITTED, pair.region)):
+        return Fate.PARKED if any(letters.values()) else Fate.DEAD_LETTERED, ""
     if case is None:
         return Fate.MISSING, "no case was opened" if pair.item_id in seen.submitted else "it is not in the topic"
     if case.verdict in POLICY_VERDICTS:
         return Fate.MISSING, f"its case {case.case_id} has the verdict {case.verdict} and no decision"
+    if pair.item_id in seen.withdrawn:
+        return Fate.MISSING, f"it was withdrawn, and its case {case.case_id} was neither closed nor decided"
     return Fate.OPEN, ""

@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from deploy.local.company import refuse_company
 from deploy.local.errors import StackError
 from deploy.local.stack import LocalStack
 from deploy.local.system import System
@@ -40,6 +41,8 @@ class Kept:
             self._stop()
             raise
         try:
+            if self.stack.local_kafka is None:
+                refuse_company(self.stack.kafka, self.system.regions, say=screen.say)
             self.system.start()
         except BaseException:
             self._stop()
@@ -49,12 +52,12 @@ class Kept:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self._stop(error)
 
-    def _stop(self) -> None:
+    def _stop(self, why: BaseException | None = None) -> None:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # for good: stopping is the last that a command does
-        screen.say("Stopping")
+        screen.say(f"Stopping. {why.what}" if isinstance(why, StackError) else "Stopping")
         self.system.stop()
         self.stack.stop()
         screen.say(f"Stopped. The data stays in {self.stack.folder}.")

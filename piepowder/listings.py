@@ -43,6 +43,8 @@ DELIMITERS: Final = (",", ";", "|", "#", "\t")
 
 MAX_LINE: Final = 16 * 2**20
 _MAX_SPAN: Final = 200  # physical lines that one quoted cell may run over
+_OBJECT: Final = re.compile(rb'\{\s*["}]')  # ids in braces are no objects
+_LOOKED_AT: Final = 20  # lines that tell format and delimiter
 _DECIMALS: Final = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND"), 0),
     **dict.fromkeys(("VUV", "XAF", "XOF", "XPF"), 0),
@@ -70,9 +72,11 @@ class Refusal(NamedTuple):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How a file is to be read; the columns of `mapping` (field → column) go before those found by name."""
+    """How a file is to be read; the columns of `mapping` (field → column) go before those found by name. `format` is
+    `csv` or `ndjson`; left out, it is found out."""
 
     platform: str
+    format: str | None = None
     kind: str = "product"
     markets: Sequence[str] = ("US",)
     currency: str = "USD"
@@ -135,17 +139,26 @@ class Source:
 def read(source: Source, options: Options) -> Iterator[Line | Refusal]:
     """The items of a file, in its order; raises `StackError` when the file as a whole cannot be used."""
     lines = source.lines()
-    number, first = next(((number, line) for number, line in lines if line is None or line.strip()), (0, b""))
-    if first == b"":
-        raise StackError(f"{source.name} is empty.", "Name a CSV or NDJSON file with at least one item.")
+    first = next(((number, line) for number, line in lines if line is None or line.strip()), None)
     if first is None:
+        raise StackError(f"{source.name} is empty.", "Name a CSV or NDJSON file with at least one item.")
+    ahead = deque([first, *islice(lines, _LOOKED_AT)])
+    if (options.format or _format(source.name, [line.lstrip() for _, line in ahead if line])) == "ndjson":
+        return _ndjson(chain(ahead, lines))
+    _, head = ahead.popleft()
+    if head is None:
         raise StackError(f"The first line of {source.name} has more than {MAX_LINE >> 20} MB.", "Name another file.")
-    named = source.name.lower().endswith((".ndjson", ".jsonl"))
-    if named or first.lstrip().startswith(b"{"):
-        return _ndjson(chain([(number, first)], lines))
-    if first.lstrip().startswith(b"["):
-        raise StackError(f"{source.name} is one JSON array.", "Write one object a line: jq -c '.[]' FILE.")
-    return _csv(source.name, first, lines, options)
+    return _csv(source.name, head, ahead, lines, options)
+
+
+def _format(name: str, lines: Sequence[bytes]) -> str:
+    """`ndjson` when the file's name says so, or its first line or most of the first begin an object; else `csv`."""
+    if name.lower().removesuffix(".gz").endswith((".ndjson", ".jsonl")):
+        return "ndjson"
+    if lines and lines[0].startswith(b"["):
+        raise StackError(f"{name} is one JSON array.", "Write one object a line: jq -c '.[]' FILE.")
+    objects = sum(_OBJECT.match(line) is not None for line in lines)
+    return "ndjson" if lines and (lines[0].startswith(b"{") or 2 * objects >= len(lines)) else "csv"
 
 
 def money(text: str, currency: str) -> tuple[int, str]:
@@ -190,9 +203,13 @@ def _too_long(number: int) -> Refusal:
 
 
 def _csv(
-    name: str, first: bytes, lines: Iterator[tuple[int, bytes | None]], options: Options
+    name: str,
+    first: bytes,
+    ahead: deque[tuple[int, bytes | None]],
+    lines: Iterator[tuple[int, bytes | None]],
+    options: Options,
 ) -> Iterator[Line | Refusal]:
-    head, ahead = decode(first), deque(islice(lines, 20))
+    head = decode(first)
     delimiter = options.delimiter or sniff(head, [decode(line) for _, line in ahead if line])
     header = [cell.strip() for cell in next(csv.reader([head], delimiter=delimiter))]
     csv.field_size_limit(MAX_LINE)
@@ -253,7 +270,7 @@ class Columns:
         if "id" not in self.fields:
             raise StackError(
                 f"No column of {name} is taken for the item's id; its columns are {', '.join(header)}.",
-                "Say which one with --map id=COLUMN (and --delimiter, if that is one column only).",
+                "Say which one with --map id=COLUMN (and --delimiter, if that is one column only), or --format ndjson.",
             )
         self._header = header
         self._attributes = self._name_attributes(header)

@@ -13,52 +13,69 @@ from rich.tree import Tree
 from deploy.local.errors import StackError
 from piepowder import screen
 from piepowder.client import Api, Refused
+from piepowder.observe import dead_letters
 from piepowder.review import due_in
 from shared.clock import SystemClock, from_text
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PATIENCE: Final = 2.0
+_SILENT: Final = "does not answer"
 _clock = SystemClock()
 
 
 async def status(api: Api) -> tuple[list[RenderableType], bool]:
-    """What to show of the whole system, and whether every service is ready."""
-    running = api.running
-    services = screen.table("service", "ready", "url", "pid", "log")
-    answers = await asyncio.gather(*(api.attempt(service.name, "GET", "/readyz") for service in running.services))
-    all_ready = True
-    for service, (answer, hindered) in zip(running.services, answers, strict=True):
-        lacking = hindered if answer is None else _lacking(answer.json())
-        all_ready = all_ready and not lacking
-        state = Text("ready", "green") if not lacking else Text(lacking, "red")
+    """What to show of the whole system, and whether every service is ready.
+
+    All are asked at once, and nobody is waited for longer than `_PATIENCE` seconds: what does not answer is shown so.
+    """
+    running, now = api.running, _clock.now()
+    names = [service.name for service in running.services]
+    ready, totals, listings, letters = await asyncio.gather(
+        _ask(api, names, "/readyz"),
+        _ask(api, ["intake", *(f"decision-{region}" for region in running.regions)], "/v1/totals"),
+        _ask(api, [f"decision-{region}" for region in running.regions], "/v1/queues"),
+        dead_letters(running.kafka, running.regions, seconds=_PATIENCE),
+    )
+    services = screen.table("process", "ready", "address", "pid", "log")
+    lacking = {name: _SILENT if (told := ready[name]) is None else _lacking(told) for name in names}
+    for service in running.services:
+        state = Text(lacking[service.name], "red") if lacking[service.name] else Text("ready", "green")
         services.add_row(service.name, state, service.url, str(service.pid), screen.near(service.log))
     for server in running.servers:
+        is_kafka = "Kafka" in server.name
+        state = Text(_SILENT, "red") if is_kafka and letters is None else Text("")
         services.add_row(
-            server.name, "", running.kafka if "Kafka" in server.name else "", str(server.pid), screen.near(server.log)
+            server.name, state, running.kafka if is_kafka else "", str(server.pid), screen.near(server.log)
         )
-    parts: list[RenderableType] = [services]
-    if not all_ready:
-        return parts, False
     queues = screen.table("region", "queue", "first due", "waiting", "claimed", "overdue", right=3)
     decided = screen.table("region", "decided by", "approved", "rejected", right=2)
+    items = screen.table("region", "dead letters", "items")
     for region in running.regions:
-        listing, totals = await asyncio.gather(
-            api.get(f"decision-{region}", "/v1/queues"), api.get(f"decision-{region}", "/v1/totals")
-        )
-        for queue in listing["queues"]:
+        for queue in (listings[f"decision-{region}"] or {}).get("queues", []):
             due = queue.get("oldest_due_at")
-            first = due_in(due, _clock.now()) if due else ""
             counts = [f"{queue[name]:,}" for name in ("waiting", "claimed", "overdue")]
-            queues.add_row(region, queue["queue"], first, *counts)
-        for who in ("policy", "people"):
-            made = totals["decisions"].get(who, {})
+            queues.add_row(region, queue["queue"], due_in(due, now) if due else "", *counts)
+        for who, made in (totals[f"decision-{region}"] or {}).get("decisions", {}).items():
             decided.add_row(region, who, f"{made.get('approve', 0):,}", f"{made.get('reject', 0):,}")
-    totals = await api.get("intake", "/v1/totals")
-    items = screen.table("region", "items", right=1)
-    for region, counts in totals["regions"].items():
-        items.add_row(region, ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items())) or "none yet")
-    lag = totals["projection"]["lag_seconds"]
-    parts += ["", queues, "", decided, "", items, f"status is {lag or 0:.1f} s behind"]
-    return parts, True
+        in_region = (totals["intake"] or {}).get("regions", {}).get(region)
+        of_items = "?" if in_region is None else ", ".join(f"{n:,} {name}" for name, n in sorted(in_region.items()))
+        items.add_row(region, "?" if letters is None else f"{letters[region]:,}", of_items or "none yet")
+    lag = (totals["intake"] or {}).get("projection", {}).get("lag_seconds")
+    parts: list[RenderableType] = [services, "", queues, "", decided, "", items]
+    if lag is not None:
+        parts.append(f"items are as of {lag:.1f} s ago")
+    if unasked := [name for name, told in (totals | listings).items() if told is None]:
+        parts.append(Text(f"No counts from {', '.join(unasked)}.", "red"))
+    return parts, not any(lacking.values())
+
+
+async def _ask(api: Api, services: Sequence[str], path: str) -> dict[str, dict[str, Any] | None]:
+    """What each service says at a path; None for one that does not answer in time, or cannot."""
+    answers = await asyncio.gather(*(api.attempt(name, "GET", path, timeout=_PATIENCE) for name in services))
+    return {
+        name: answer.json() if answer is not None and (answer.status_code == 200 or path == "/readyz") else None
+        for name, (answer, _) in zip(services, answers, strict=True)
+    }
 
 
 def _lacking(readiness: Mapping[str, Any]) -> str:
@@ -126,25 +143,40 @@ def _name(event_type: str) -> str:
     return event_type.removeprefix("piepowder.").removesuffix(".v1")
 
 
+def _complains(notice: Mapping[str, Any], appeal: Mapping[str, Any]) -> str:
+    """Who complains, of what, in whose words."""
+    if not notice and not appeal:
+        return ""
+    about = f"reports {notice.get('ground')}" if notice else f"appeals against {appeal['decision']['action']}"
+    who = (notice.get("reporter") or appeal.get("appellant") or {}).get("kind", "somebody").replace("_", " ")
+    return f"{who} {about}: “{(notice or appeal).get('explanation', '')[:120]}”"
+
+
 def _says(event: Mapping[str, Any]) -> str:
     """The few fields of an event that tell what happened."""
     data = event["data"]
     if not isinstance(data, dict):
         return screen.clean(event.get("source", ""))
     item = data.get("item") or {}
+    item_case = data.get("case_type", "item") == "item"
     told = [
+        "" if item_case else f"{data['case_type']}:",
+        _complains(data.get("notice") or {}, data.get("appeal") or {}) if "queue" not in data else "",
         f"version {data['version']}" if data.get("version") is not None and item else "",
         f"“{item['title']}”" if item.get("title") and "queue" not in data else "",
         f"{data['verdict']} →" if "verdict" in data else "",
         f"queue {data['queue']}" if "queue" in data and "action" not in data else "",
         f"due {data['due_at']}" if "verdict" in data else "",
-        f"policies {', '.join(data['trace'].get('matched') or ['none'])}" if data.get("trace") else "",
+        f"policies {', '.join(data['trace'].get('matched') or ['none'])}" if data.get("trace") and item_case else "",
         data.get("action", ""),
+        f"instead of decision {data['replaces']}" if "replaces" in data else "",
         f"by {data['reviewer']} ({data.get('team')})"
         if data.get("reviewer")
         else "by policy"
         if data.get("automated")
         else "",
+        f"by {data['by']}" if "by" in data else "",
+        str(data.get("text", "")),
         f"reasons {', '.join(data['reasons'])}" if data.get("reasons") and "action" in data else "",
         f"until {data['lease_until']}" if "lease_until" in data else "",
         f"by item {data['superseded_by']}" if "superseded_by" in data else "",

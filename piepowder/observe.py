@@ -9,11 +9,35 @@ from aiokafka.errors import KafkaError
 
 from deploy.local.errors import StackError
 from piepowder.accounting import Ledger, Place
+from shared.advice import command
 from shared.envelope import decode, decode_any
 from shared.errors import Poison
 from shared.kafka import topics
+from shared.kafka.parking import REPLAY
 
+_CLOSE_SECONDS: Final = 0.3  # a client whose broker stands still takes seconds to close
 _PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as away
+
+
+async def dead_letters(bootstrap: str, regions: Sequence[str], *, seconds: float) -> dict[str, int] | None:
+    """How many records each region's dead-letter topic holds now; None when Kafka does not tell within `seconds`."""
+    region_of = {topics.deadletters(region): region for region in regions}
+    consumer = AIOKafkaConsumer(
+        *region_of, bootstrap_servers=bootstrap, client_id="piepowder-command", group_id=None, enable_auto_commit=False
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            await consumer.start()
+            places = consumer.assignment()
+            first, end = await asyncio.gather(consumer.beginning_offsets(places), consumer.end_offsets(places))
+    except (KafkaError, OSError, TimeoutError):
+        return None
+    finally:
+        await asyncio.wait([asyncio.ensure_future(consumer.stop())], timeout=_CLOSE_SECONDS)
+    held = dict.fromkeys(regions, 0)
+    for place in places:
+        held[region_of[place.topic]] += end[place] - first[place]
+    return held
 
 
 class Observer:
@@ -25,7 +49,12 @@ class Observer:
         self._region_of: dict[str, str] = {}
         self._dead: set[str] = set()
         for region in regions:
-            for topic in (topics.submissions(region), topics.cases(region), topics.decisions(region)):
+            for topic in (
+                topics.submissions(region),
+                topics.cases(region),
+                topics.decisions(region),
+                topics.requests(region),
+            ):
                 self._region_of[topic] = region
             self._region_of[topics.deadletters(region)] = region
             self._dead.add(topics.deadletters(region))
@@ -71,21 +100,15 @@ class Observer:
         self._consumer = consumer
         await consumer.start()
         if missing := set(wanted) - {tp.topic for tp in consumer.assignment()}:
-            raise StackError(f"The topics {', '.join(sorted(missing))} do not exist.", "Create them: piepowder topics.")
+            names = ", ".join(sorted(missing))
+            raise StackError(f"The topics {names} do not exist.", f"Create them with `{command('topics')}`.")
         return consumer
 
     def _note(self, topic: str, record: ConsumerRecord[Any, Any]) -> None:
         place = Place(topic, record.partition, record.offset)
         region = self._region_of.get(topic)
         if topic in self._dead and region is not None:
-            headers = dict(record.headers)
-            correlation = headers.get("ce_correlationid")
-            self.ledger.note_dead_letter(
-                region,
-                None if correlation is None else correlation.decode(errors="replace"),
-                headers.get("dl_group", b"").decode(errors="replace"),
-                headers.get("dl_reason", b"no reason was given").decode(errors="replace"),
-            )
+            self._note_letter(region, {name: value or b"" for name, value in record.headers}, place)
             return
         try:
             if region is None:
@@ -94,6 +117,17 @@ class Observer:
                 self.ledger.note(region, decode(record.headers, record.key, record.value, region=region), place)
         except Poison:
             self._note_unread(region, record, place)
+
+    def _note_letter(self, region: str, headers: dict[str, bytes], stands: Place) -> None:
+        group, correlation = headers.get("dl_group", b"").decode(errors="replace"), headers.get("ce_correlationid")
+        topic, partition, offset = (headers.get(f"dl_{name}", b"") for name in ("topic", "partition", "offset"))
+        is_told = partition.isdigit() and offset.isdigit()
+        place = Place(topic.decode(errors="replace"), int(partition), int(offset)) if is_told else stands
+        if "dl_returned" in headers:
+            self.ledger.note_returned(region, group, place)
+        elif REPLAY not in headers:
+            item = None if correlation is None else correlation.decode(errors="replace")
+            self.ledger.note_dead_letter(region, item, group, place, parked="dl_parked" in headers)
 
     def _note_unread(self, region: str | None, record: ConsumerRecord[Any, Any], place: Place) -> None:
         """An event of a newer version is in the audit log as well; what is no event at all is dead-lettered there."""

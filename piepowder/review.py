@@ -92,7 +92,8 @@ class Desk:
         return f"decision-{self.region}"
 
     async def _post(self, held: Held, what: str, body: Mapping[str, Any]) -> None:
-        await self._api.post(self._service, f"/v1/cases/{held.id}/{what}", {"lease_token": held.token, **body})
+        lease = {"lease_token": held.token, "reviewer": self.reviewer}
+        await self._api.post(self._service, f"/v1/cases/{held.id}/{what}", {**lease, **body})
 
 
 class Simulation:
@@ -215,13 +216,36 @@ def told(done: Mapping[tuple[str, str], int]) -> str:
 
 def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int) -> tuple[str, list[str]]:
     """What a simulated reviewer decides about a case, and the reasons: the truth where it is known, else by the looks
-    of seller and scores; now and then wrong, as people are."""
+    of seller and scores; now and then wrong, as people are. An appeal is judged by what its item deserves."""
     pick = random.Random(f"{seed}:{case['case_id']}")  # noqa: S311 - a simulation, not a secret
-    subject = subject_of(case["platform"], case["kind"], case["subject_id"])
-    action = truth.get(truth_key(subject, case.get("version"))) or _by_looks(case, pick)
+    subject, item = subject_of(case["platform"], case["kind"], case["subject_id"]), judged(case)
+    action = truth.get(truth_key(subject, item.get("version"))) or _by_looks(item, pick)
     if pick.random() < _WRONG_SHARE:
         action = "approve" if action == "reject" else "reject"
-    return action, list(case.get("reasons") or ["OTHER"]) if action == "reject" else []
+    reasons = usual_reasons(case) if action == "reject" else []
+    if (contested := _contested(case)) is None:
+        return action, reasons
+    return ("uphold", []) if action == contested["action"] else ("overturn", reasons)
+
+
+def judged(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The case whose item is to be looked at: a notice's and an appeal's is another one, if it is known."""
+    if case.get("case_type", "item") == "item":
+        return case
+    return next((one for one in case.get("concerns") or [] if one["case_type"] == "item"), case)
+
+
+def usual_reasons(case: Mapping[str, Any]) -> list[str]:
+    """The reason codes that suggest themselves: a policy's, or the ground of the notice."""
+    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
+    grounds = [notice["ground"].upper() for notice in notices if notice]
+    return list(case.get("reasons") or grounds[:1] or ["OTHER"])
+
+
+def _contested(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The decision that an appeal's case is about."""
+    contested: Mapping[str, Any] | None = (case.get("appeal") or {}).get("decision")
+    return contested
 
 
 def _by_looks(case: Mapping[str, Any], pick: random.Random) -> str:
@@ -257,27 +281,29 @@ class Person:
     async def _decide(self, held: Held) -> bool:
         """Show the case and follow the reviewer; whether to go on."""
         show_case(held.case, self._policies, _clock.now())
+        contested = _contested(held.case)
+        actions = {"a": "approve", "r": "reject"} if contested is None else {"u": "uphold", "o": "overturn"}
+        prompt = "  ".join(f"[{letter}]{action[1:]}" for letter, action in actions.items())
         while True:
-            letter = await self._keyboard.ask("[a]pprove  [r]eject  [s]kip  [q]uit > ")
-            match letter.strip().lower()[:1] if letter is not None else "q":
-                case "a":
-                    if await self._settle(held, "approve", []):
-                        return True
-                case "r":
-                    usual = list(held.case.get("reasons") or ["OTHER"])
+            answer = await self._keyboard.ask(f"{prompt}  [s]kip  [q]uit > ")
+            letter = answer.strip().lower()[:1] if answer is not None else "q"
+            if letter in actions:
+                action, reasons = actions[letter], []
+                if action == "reject" or (action == "overturn" and contested and contested["action"] == "approve"):
+                    usual = usual_reasons(held.case)
                     given = await self._keyboard.ask(f"reason codes, Enter for {', '.join(usual)} > ")
                     if given is None:
                         return False
-                    codes = [code.upper() for code in given.replace(",", " ").split()]
-                    if await self._settle(held, "reject", codes or usual):
-                        return True
-                case "s":
-                    self.decided["skipped"] += 1
+                    reasons = [code.upper() for code in given.replace(",", " ").split()] or usual
+                if await self._settle(held, action, reasons):
                     return True
-                case "q":
-                    return False
-                case _:
-                    screen.say("a, r, s or q, then Enter.")
+            elif letter == "s":
+                self.decided["skipped"] += 1
+                return True
+            elif letter == "q":
+                return False
+            else:
+                screen.say(f"{', '.join(actions)}, s or q, then Enter.")
 
     async def _settle(self, held: Held, action: str, reasons: list[str]) -> bool:
         """Decide; False when the decision itself did not fit and the reviewer has to choose again."""
@@ -332,10 +358,11 @@ class Keyboard:
 
 def show_case(case: Mapping[str, Any], policies: Mapping[str, Policy], now: datetime) -> None:
     """Everything a reviewer needs to decide, on one screen; `policies` in force tell what a policy's id stands for."""
-    item, trace = case.get("item") or {}, case.get("trace") or {}
+    item, trace = judged(case).get("item") or {}, case.get("trace") or {}
     seller, price = item.get("seller") or {}, item.get("price") or {}
     screen.console.print(Rule(Text(f"{case.get('queue')}  {case.get('case_id')}"), align="left"))
     shown: dict[str, object] = {
+        **complaint(case),
         "subject": subject_of(case["platform"], case["kind"], case["subject_id"]),
         "title": Text(screen.clean(item.get("title", ""), 300), style="bold"),
         "text": screen.clean(item.get("text", ""), 1200),
@@ -358,6 +385,32 @@ def show_case(case: Mapping[str, Any], policies: Mapping[str, Policy], now: date
         if value
     }
     screen.console.print(screen.facts(kept))
+
+
+def complaint(case: Mapping[str, Any]) -> dict[str, object]:
+    """What a notice or an appeal says, and what was decided about before."""
+    shown: dict[str, object] = {}
+    if appeal := case.get("appeal"):
+        contested, by = appeal["decision"], appeal["appellant"]
+        who = "a policy" if contested["automated"] else contested["reviewer"]
+        reasons = f" for {', '.join(contested['reasons'])}" if contested.get("reasons") else ""
+        shown |= {
+            "appeal by": " ".join(filter(None, (by["kind"], by.get("name"), by.get("reference")))),
+            "against": Text(screen.clean(f"{contested['action']}{reasons}, by {who}, at {contested['decided_at']}")),
+            "appeal": Text(screen.clean(appeal["explanation"], 4000), style="bold"),
+        }
+    notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
+    if notice := next(filter(None, notices), None):
+        by = notice["reporter"]
+        shown |= {
+            "notice by": " ".join(filter(None, (by["kind"], by.get("name"), by.get("reference")))),
+            "ground": notice["ground"],
+            "notice": Text(screen.clean(notice["explanation"], 4000), style="bold"),
+            "where": "\n".join(notice["locations"]),
+        }
+    before = [decision for one in case.get("concerns") or [] for decision in one["decisions"]]
+    shown["decided"] = "\n".join(f"{one['action']} at {one['decided_at']}" for one in before)
+    return shown
 
 
 def _why(name: str, policies: Mapping[str, Policy]) -> str:

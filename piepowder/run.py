@@ -3,11 +3,10 @@ believe the services but compares what was promised with what stands in Kafka an
 
 import asyncio
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,12 +15,14 @@ from rich.table import Table
 from deploy.local.errors import StackError, expected
 from deploy.local.system import Running, find_running
 from piepowder import listings, look, sample, screen
-from piepowder.accounting import Account, Fate, Ledger
+from piepowder.accounting import Account, Fate, Ledger, size_of
 from piepowder.client import Api
 from piepowder.keep import Kept
 from piepowder.observe import Observer
 from piepowder.review import Simulation, told
 from piepowder.submit import Accepted, Submitter, Tally
+from piepowder.withdraw import withdraw
+from shared.advice import command
 from shared.clock import SystemClock
 from shared.retry import wait
 
@@ -29,6 +30,10 @@ _POLL_SECONDS: Final = 0.4
 _NO_PROGRESS_SECONDS: Final = 90.0
 _SETTLE_SECONDS: Final = 90.0
 _REFUSALS_SHOWN: Final = 12
+_TAKEN_BACK: Final = 3
+_TRUTH: Final = Path("sample", "truth.json")
+_SUBMITTED: Final = "submitted"
+_REFUSED: Final = "-refused.ndjson"
 _clock = SystemClock()
 
 
@@ -50,6 +55,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """What happened: times in seconds since the submission began, `first` decision and `settled`."""
 
     tally: Tally
+    kept: "Record"
     account: Account
     first: float | None
     submitted: float
@@ -57,31 +63,28 @@ class Outcome(msgspec.Struct, frozen=True):
     dead_letters: Mapping[str, int]
 
 
-class Files:
-    """Where a run keeps what it made and what it was told."""
+class Record(NamedTuple):
+    """The files of a submission: what was accepted, and what was refused."""
 
-    def __init__(self, folder: Path) -> None:
-        self.sample = folder / "sample" / "listings.ndjson"
-        self.truth = folder / "sample" / "truth.json"
-        self.journal = folder / "run" / "journal.ndjson"
-        self.report = folder / "run" / "refused.ndjson"
-        with expected(folder):
-            for path in (self.sample, self.journal):
-                path.parent.mkdir(parents=True, exist_ok=True)
+    journal: Path
+    report: Path
 
 
-def write_sample(files: Files, count: int, seed: int) -> None:
-    """Make the sample's lines and, beside them, their truth."""
-    with expected(files.sample.parent):
-        with files.sample.open("wb") as file:
+def write_sample(folder: Path, count: int, seed: int) -> str:
+    """Make the sample's lines and, beside them, their truth; the name of the file of lines."""
+    lines, truth = folder / "sample" / "listings.ndjson", folder / _TRUTH
+    with expected(folder):
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        with lines.open("wb") as file:
             for line in sample.make(count, seed):
                 file.write(line.body + b"\n")
-        files.truth.write_bytes(msgspec.json.encode(sample.truth(sample.make(count, seed))))
+        truth.write_bytes(msgspec.json.encode(sample.truth(sample.make(count, seed))))
+    return str(lines)
 
 
 def read_truth(folder: Path) -> dict[str, str]:
     """The truth of the sample that was last made in a folder; nothing when there is none."""
-    path = folder / "sample" / "truth.json"
+    path = folder / _TRUTH
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
 
@@ -112,9 +115,8 @@ def _invite(kept: Kept, folder: Path) -> None:
     chosen = "" if folder == Path(".piepowder") else f" --folder {folder}"
     screen.say("Everything stays up until Ctrl-C. In another terminal, try:", "bold")
     screen.say(f'  curl -H "Authorization: Bearer $(cat {folder / "key"})" {system.url("decision", region)}/v1/queues')
-    command = screen.near(Path(sys.executable).with_name("piepowder"))
-    screen.say(f"  {command} status{chosen}")
-    screen.say(f"  {command} review{chosen}")
+    screen.say(f"  {screen.near(command(f'status{chosen}'))}")
+    screen.say(f"  {screen.near(command(f'review{chosen}'))}")
 
 
 async def account(api: Api, journals: Sequence[Path]) -> Account:
@@ -127,7 +129,7 @@ async def account(api: Api, journals: Sequence[Path]) -> Account:
         await observer.catch_up()
     finally:
         await observer.close()
-    return ledger.account(pairs, {total["region"]: total["size"] for total in totals})
+    return ledger.account(pairs, {total["region"]: size_of(total) for total in totals})
 
 
 def _entries(journal: Path) -> Iterator[Accepted]:
@@ -141,19 +143,17 @@ def _entries(journal: Path) -> Iterator[Accepted]:
 
 async def main_job(kept: Kept, job: Job) -> Outcome:
     """Submit, review, wait until all is settled, account. Raises `StackError` when something ends for good."""
-    files = Files(job.folder)
-    if job.file is None:
-        write_sample(files, job.count, job.seed)
+    name = write_sample(job.folder, job.count, job.seed) if job.file is None else job.file
     running = find_running(job.folder)
     async with Api(running, kept.system.key()) as api:
-        work = asyncio.ensure_future(_Work(api, running, files, job).run())
+        work = asyncio.ensure_future(_Work(api, running, name, job).run())
         watching = asyncio.ensure_future(_watch(kept))
         try:
             await asyncio.wait([work, watching], return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 watching.result()
             outcome = await work
-            await show(outcome, api, files)
+            await show(outcome, api)
             return outcome
         finally:
             work.cancel()
@@ -169,10 +169,10 @@ async def _watch(kept: Kept) -> None:
 
 
 class _Work:
-    def __init__(self, api: Api, running: Running, files: Files, job: Job) -> None:
+    def __init__(self, api: Api, running: Running, file: str, job: Job) -> None:
         self._api = api
         self._regions = running.regions
-        self._files = files
+        self._file = file
         self._job = job
         self._ledger = Ledger()
         self._observer = Observer(running.kafka, running.regions, self._ledger)
@@ -181,7 +181,7 @@ class _Work:
         self._first: float | None = None
 
     async def run(self) -> Outcome:
-        job, files = self._job, self._files
+        job = self._job
         try:
             await self._observer.catch_up()
             before, self._started = self._ledger.decided, _clock.monotonic()
@@ -196,12 +196,13 @@ class _Work:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._observe(before))
                 reviewing = group.create_task(crew.run())
-                name = job.file if job.file is not None else str(files.sample)
-                tally = await submit_file(self._api, name, job.options, files.journal, files.report)
+                tally, kept = await submit_file(self._api, self._file, job.options, job.folder)
                 submitted = self._elapsed()
                 screen.say(f"Submitted {tally.accepted + tally.refused:,} lines in {submitted:.1f} s")
                 await self._until_routed(tally)
                 screen.say(f"All have a case, and policy has decided, after {self._elapsed():.1f} s")
+                if job.file is None:
+                    await self._take_some_back(tally)
                 crew.finishing.set()
                 await asyncio.wait([reviewing], timeout=job.review_seconds)
                 crew.stop.set()
@@ -209,7 +210,7 @@ class _Work:
                 screen.say(f"The reviewers have finished after {self._elapsed():.1f} s: {told(crew.done)}")
                 self._enough.set()
             reckoned = await self._until_settled(tally)
-            return Outcome(tally, reckoned, self._first, submitted, self._elapsed(), self._ledger.dead_letters)
+            return Outcome(tally, kept, reckoned, self._first, submitted, self._elapsed(), self._ledger.dead_letters)
         finally:
             await self._observer.close()
 
@@ -237,33 +238,76 @@ class _Work:
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def _take_some_back(self, tally: Tally) -> None:
+        """Withdraw a few items of the sample whose cases wait; a reviewer may be faster."""
+        waiting = itertools.islice(self._ledger.waiting(tally.pairs), _TAKEN_BACK)
+        for item_id in {pair.item_id for pair in waiting}:
+            taken_back = await withdraw(self._api, item_id, "the sample's seller changed their mind")
+            states = "; ".join(f"in {region} {state}" for region, state in sorted(taken_back.regions.items()))
+            screen.say(f"Took item {item_id} back: {states}")
+
     async def _until_settled(self, tally: Tally) -> Account:
         """The account, once the audit logs have what the topics have; after a bound, as it is."""
         deadline = _clock.monotonic() + _SETTLE_SECONDS
         while True:
             totals = [await self._api.get(f"audit-{region}", "/v1/totals") for region in self._regions]
             await self._observer.catch_up()
-            account = self._ledger.account(tally.pairs, {total["region"]: total["size"] for total in totals})
+            account = self._ledger.account(tally.pairs, {total["region"]: size_of(total) for total in totals})
             if account.settled or _clock.monotonic() > deadline:
                 return account
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def submit_file(api: Api, name: str, options: listings.Options, journal: Path, report: Path) -> Tally:
-    """Submit a file with a progress bar (on a terminal); journal and report are written anew.
+def journals(folder: Path) -> list[Path]:
+    """What was accepted in a folder: the journal of each submission that has not named another place."""
+    return [path for path in sorted((folder / _SUBMITTED).glob("*.ndjson")) if not path.name.endswith(_REFUSED)]
+
+
+def new_record(folder: Path, name: str, journal: Path | None, report: Path | None) -> Record:
+    """Where the submission of a file is recorded: as given, else in files of its own, never another's."""
+    if journal is None:
+        stem = Path(name).name.split(".")[0].strip("-") or "listings"
+        own = folder / _SUBMITTED
+        own.mkdir(parents=True, exist_ok=True)
+        numbered = (own / f"{stem}-{number}.ndjson" for number in itertools.count(1))
+        journal = next(path for path in numbered if _is_new(path))
+    report = report or journal.with_name(f"{journal.stem}{_REFUSED}")
+    return Record(journal, report)
+
+
+def _is_new(path: Path) -> bool:
+    """Take a name for a file; whether nobody has it yet."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+async def submit_file(
+    api: Api,
+    name: str,
+    options: listings.Options,
+    folder: Path,
+    *,
+    journal: Path | None = None,
+    report: Path | None = None,
+) -> tuple[Tally, Record]:
+    """Submit a file with a progress bar (on a terminal); what was answered, and where it is recorded.
 
     Interrupted, it says how far it came: the same file may be submitted again, since ids repeat.
     """
     source = listings.Source(name)
-    with expected(journal.parent), ExitStack() as files:
+    with expected(folder), ExitStack() as files:
         files.callback(source.close)
         lines = listings.read(source, options)
-        for path in (journal, report):
+        kept = new_record(folder, name, journal, report)
+        for path in kept:
             path.parent.mkdir(parents=True, exist_ok=True)
-        kept, refused = files.enter_context(journal.open("wb")), files.enter_context(report.open("wb"))
-        submitter = Submitter(api, journal=kept, report=refused, progress=files.enter_context(_bar(source)))
+        accepted, refused = (files.enter_context(path.open("wb")) for path in kept)
+        submitter = Submitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
         try:
-            return await submitter.submit(lines)
+            return await submitter.submit(lines), kept
         except asyncio.CancelledError:
             tally = submitter.tally
             counts = f"{tally.accepted:,} accepted, {tally.refused:,} refused"
@@ -298,7 +342,7 @@ def show_refusals(tally: Tally, report: Path, shown: int = _REFUSALS_SHOWN) -> N
         screen.say(f"  All of them: {report}")
 
 
-async def show(outcome: Outcome, api: Api, files: Files) -> None:
+async def show(outcome: Outcome, api: Api) -> None:
     """The summary."""
     tally, account = outcome.tally, outcome.account
     screen.say()
@@ -309,23 +353,26 @@ async def show(outcome: Outcome, api: Api, files: Files) -> None:
         f"Accepted {tally.accepted:,} lines: {items:,} different items, {len(tally.pairs):,} pieces of work ({counts})"
     )
     screen.say(f"Refused  {tally.refused:,} lines")
-    show_refusals(tally, files.report)
+    show_refusals(tally, outcome.kept.report)
     screen.say()
     screen.console.print(_by_queue(account))
     screen.say()
     for fate in (Fate.BY_POLICY, Fate.BY_PEOPLE):
         actions = f"{account.actions[fate, 'approve']:,} approved, {account.actions[fate, 'reject']:,} rejected"
         screen.say(f"{fate.capitalize()}: {account.fates[fate]:,} ({actions})")
-    screen.say(f"Still open: {account.fates[Fate.OPEN]:,}. Superseded: {account.fates[Fate.SUPERSEDED]:,}.")
+    others = (Fate.SUPERSEDED, Fate.WITHDRAWN)
+    ended = " ".join(f"{fate.capitalize()}: {account.fates[fate]:,}." for fate in others)
+    screen.say(f"Still open: {account.fates[Fate.OPEN]:,}. {ended}")
     letters = ", ".join(f"{count:,} in {region}" for region, count in sorted(outcome.dead_letters.items()) if count)
     screen.say(
-        f"Dead-lettered: {account.fates[Fate.DEAD_LETTERED]:,} items (records in the topics: {letters or 'none'})"
+        f"Parked: {account.fates[Fate.PARKED]:,} items. Dead-lettered: {account.fates[Fate.DEAD_LETTERED]:,} items"
+        f" (records set aside: {letters or 'none'})"
     )
     first = "no new decision" if outcome.first is None else f"first decision after {outcome.first:.1f} s"
     screen.say(
         f"Times: {first}, submitted in {outcome.submitted:.1f} s, all settled and audited after {outcome.settled:.1f} s"
     )
-    subject = _one_to_show(account, files)
+    subject = _one_to_show(account, outcome.kept.journal)
     if subject is not None:
         screen.say()
         for tree in await look.timeline(api, subject, api.running.regions):
@@ -345,17 +392,17 @@ def show_account(account: Account) -> None:
 
 
 def _by_queue(account: Account) -> Table:
-    fates = (Fate.BY_POLICY, Fate.BY_PEOPLE, Fate.SUPERSEDED, Fate.DEAD_LETTERED, Fate.OPEN)
+    fates = tuple(fate for fate in Fate if fate is not Fate.MISSING)
     table = screen.table("region", "queue", *(str(fate) for fate in fates), right=len(fates))
     for (region, queue), counts in sorted(account.by_queue.items()):
         table.add_row(region, queue, *(f"{counts.get(fate, 0):,}" for fate in fates))
     return table
 
 
-def _one_to_show(reckoned: Account, files: Files) -> str | None:
+def _one_to_show(reckoned: Account, journal: Path) -> str | None:
     """A subject to show: one that a person decided, in several regions if there is such a one; else the first."""
     found: dict[int, str] = {}
-    for entry in _entries(files.journal):
+    for entry in _entries(journal):
         rank = len(entry.regions) if reckoned.by_people.issuperset(entry.pairs()) else 0
         found.setdefault(rank, entry.subject)
     return found[max(found)] if found else None

@@ -32,6 +32,11 @@ def say(text: object = "", style: str = "") -> None:
     console.print(Text(str(text), style=style), soft_wrap=True)
 
 
+def warn(text: object) -> None:
+    """A line on standard error that is no failure."""
+    errors.print(Text(str(text), style="yellow"), soft_wrap=True)
+
+
 def complain(text: object) -> None:
     """A line on standard error."""
     errors.print(Text(str(text), style="red"), soft_wrap=True)

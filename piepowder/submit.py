@@ -25,10 +25,10 @@ _clock = SystemClock()
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One line of intake's answer to a batch."""
+    """One line of intake's answer to a batch; one without a number says why the rest was not read."""
 
-    line: int
     status: int
+    line: int = 0
     item_id: str = ""
     subject: str = ""
     regions: Any = ()
@@ -87,6 +87,7 @@ class Submitter:
         patience: float = 120.0,
     ) -> None:
         self.tally = Tally()
+        self._refused: list[Refusal] = []
         self._api = api
         self._journal = journal
         self._report = report
@@ -96,13 +97,13 @@ class Submitter:
     async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:
         """Send all; raises `StackError` when intake takes nothing for the whole of `patience` (seconds)."""
         for chunk in _chunks(lines):
-            await self._post([line for line in chunk if isinstance(line, Line)])
-            for line in chunk:
-                if isinstance(line, Refusal):
-                    self._refuse(line)
+            self._refused = [line for line in chunk if isinstance(line, Refusal)]
+            try:
+                await self._post([line for line in chunk if isinstance(line, Line)])
+            finally:
+                self._report_refused()
             self.tally.last_line = chunk[-1].number
             self._journal.flush()
-            self._report.flush()
             self._progress(self.tally)
         return self.tally
 
@@ -139,7 +140,7 @@ class Submitter:
 
     async def _post_halves(self, lines: list[Line], why: str) -> None:
         if len(lines) == 1:
-            self._refuse(Refusal(lines[0].number, 413, why))
+            self._refused.append(Refusal(lines[0].number, 413, why))
             return
         half = len(lines) // 2
         await self._post(lines[:half])
@@ -153,7 +154,7 @@ class Submitter:
                 verdict = msgspec.json.decode(text, type=Verdict)
             except msgspec.DecodeError:
                 return done, "its answer was cut off"
-            if verdict.status in _PASSING:
+            if verdict.line == 0 or verdict.status in _PASSING:
                 return done, verdict.detail
             if verdict.status == 202:
                 entry = Accepted(line.number, verdict.item_id, verdict.subject, list(verdict.regions))
@@ -161,13 +162,16 @@ class Submitter:
                 self.tally.accept(entry)
             else:
                 problem = {"detail": verdict.detail, "title": verdict.title, "errors": verdict.errors}
-                self._refuse(Refusal(line.number, verdict.status, sentence(problem)))
+                self._refused.append(Refusal(line.number, verdict.status, sentence(problem)))
             done += 1
         return done, "its answer was cut off"
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self._report.write(msgspec.json.encode(refusal._asdict()) + b"\n")
-        self.tally.refuse(refusal)
+    def _report_refused(self) -> None:
+        """Tell what the file and intake refused of a chunk, in the order of its lines."""
+        for refusal in sorted(self._refused):
+            self._report.write(msgspec.json.encode(refusal._asdict()) + b"\n")
+            self.tally.refuse(refusal)
+        self._report.flush()
 
 
 def _chunks(lines: Iterable[Line | Refusal]) -> Iterator[list[Line | Refusal]]:

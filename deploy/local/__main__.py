@@ -27,6 +27,8 @@ def main() -> None:
         with LocalStack(options.folder, nodes=options.nodes, say=lambda line: print(line, flush=True)) as stack:
             _report(stack)
             while not (failures := stack.failures()):
+                for child in stack.children():
+                    child.bound_log()
                 threading.Event().wait(0.5)
             for failure in failures:
                 print(failure.error)

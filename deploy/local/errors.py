@@ -28,8 +28,8 @@ def disk_full(path: Path) -> StackError:
 
 
 @contextmanager
-def expected(path: Path) -> Iterator[None]:
-    """Turn an `OSError` about files at or under `path` into a `StackError`."""
+def expected(path: Path, elsewhere: str = "Choose another folder.") -> Iterator[None]:
+    """Turn an `OSError` about files at or under `path` into a `StackError`; `elsewhere` says how to name another."""
     try:
         yield
     except OSError as error:
@@ -38,8 +38,6 @@ def expected(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StackError(
                 f"{error.filename or path} may not be written ({error.strerror}).",
-                "Choose a folder that belongs to you, or correct its permissions.",
+                f"{elsewhere.removesuffix('.')}, one that belongs to you, or correct its permissions.",
             ) from error
-        raise StackError(
-            f"{error.filename or path} cannot be used ({error.strerror}).", "Choose another folder."
-        ) from error
+        raise StackError(f"{error.filename or path} cannot be used ({error.strerror}).", elsewhere) from error

@@ -39,6 +39,7 @@ _SETTINGS = {
     "max_connections": "200",
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
+    "autovacuum_naptime": "10s",
     "password_encryption": "scram-sha-256",
     "log_line_prefix": "%m [%p] ",
     "timezone": "UTC",

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from deploy.local.files import write_whole
 Identity = Literal["same", "userns", "nobody"]
 _LAUNCH = Path(__file__).with_name("launch.py")
 _FULL = 4 * 2**20
+_LONGEST_LOG, _KEPT = 32 * 2**20, 8 * 2**20
+_ROUTINE = re.compile(r"\b(?:TRACE|DEBUG|INFO|LOG)\b|^\s+(?:at|\.\.\.) ")  # and the frames below a Java exception
 _LINUX = platform.system() == "Linux"
 
 
@@ -78,8 +81,8 @@ def launched(argv: Sequence[str], identity: Identity, death_signal: signal.Signa
 
 
 class Child:
-    """One child process: its output appended to a log, its pid file beside it, its own process group (Ctrl-C in the
-    terminal reaches the parent, who stops the children in order).
+    """One child process: its output appended to a bounded log, its pid file beside it, its own process group (Ctrl-C in
+    the terminal reaches the parent, who stops the children in order).
 
     `stop_signal` asks it to end; `death_signal` is what the kernel sends when the parent dies (Linux).
     """
@@ -117,6 +120,7 @@ class Child:
         with expected(self.log.parent):
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self.end_left_over()
+            self.bound_log()
             with self.log.open("ab") as output:
                 self._log_start = output.tell()
                 self._process = _forker.fork(
@@ -154,6 +158,15 @@ class Child:
     def failed(self) -> bool:
         """It was started, has ended, and nobody here asked it to."""
         return self._process is not None and not self._ended_by_us and self._process.poll() is not None
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        code = self.returncode
+        if code is None or code >= 0:
+            return f"ended with code {code}"
+        hint = ", for want of memory if nobody did it" if code == -signal.SIGKILL else ""
+        return f"was ended by {signal.Signals(-code).name}{hint}"
 
     def wait(self, timeout: float) -> int | None:
         """The return code, or None when it still runs after `timeout` seconds."""
@@ -200,6 +213,24 @@ class Child:
         except OSError:
             return []
 
+    def last_words(self, n: int = 5) -> list[str]:
+        """What this run wrote last that was no routine: warnings and worse; where nothing was, its very last lines."""
+        lines = self.tail()
+        return [line for line in lines if not _ROUTINE.search(line)][-n:] or lines[-2:]
+
+    def bound_log(self) -> None:
+        """Drop the older part of a log that has grown too long; whoever writes to it appends, and so goes on behind."""
+        with expected(self.log.parent):
+            if not self.log.exists() or self.log.stat().st_size <= _LONGEST_LOG:
+                return
+            with self.log.open("r+b") as file:
+                file.seek(-_KEPT, os.SEEK_END)
+                _, _, rest = file.read().partition(b"\n")
+                file.truncate(0)
+            with self.log.open("ab") as file:
+                file.write(rest)
+            self._log_start = 0
+
     def said(self, words: str) -> bool:
         """Whether the end of this run's log holds these words."""
         return any(words in line for line in self.tail(500))
@@ -222,13 +253,17 @@ class Child:
                     time.sleep(0.02)
         self.pid_file.unlink(missing_ok=True)
 
-    def failure(self, what: str) -> StackError:
-        """What to raise when it has ended or does not answer: the reason if the log names one, else its last lines."""
+    def failure(self, what: str, what_to_do: str = "") -> StackError:
+        """What to raise when it has ended or does not answer: the reason if the log names one, else its last words."""
         folder = self.log.parent
         full = ("No space left on device", "Check free disk space")
         if any(self.said(words) for words in full) or shutil.disk_usage(folder).free < _FULL:
             return disk_full(folder)
-        return StackError(what, f"Its log is {self.log}.", self.tail())
+        return StackError(what, f"Its log is {self.log}. {what_to_do}".rstrip(), self.last_words())
+
+    def death(self) -> StackError:
+        """What to raise when it has ended though nobody asked it to."""
+        return self.failure(f"{self.name} {self.end}.", "Its data is kept: mend the cause, and start all again.")
 
 
 def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
@@ -258,7 +293,7 @@ def wait_until(child: Child, answers: Callable[[], bool], *, timeout: float, can
     while not answers():
         check(cancelled)
         if not child.alive and not answers():
-            raise child.failure(f"{child.name} ended with code {child.returncode}.")
+            raise child.failure(f"{child.name} {child.end}.")
         if time.monotonic() > deadline:
             raise child.failure(f"{child.name} did not answer within {timeout:.0f} seconds.")
         time.sleep(0.03)

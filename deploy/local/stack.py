@@ -103,7 +103,7 @@ class LocalStack:
     def failures(self) -> list[Failure]:
         """The children that have ended though nobody asked them to, with the last lines of their logs."""
         return [
-            Failure(child.name, child.returncode or 0, child.log, child.failure(f"{child.name} has ended."))
+            Failure(child.name, child.returncode or 0, child.log, child.death())
             for child in self.children()
             if child.failed
         ]

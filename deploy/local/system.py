@@ -21,28 +21,15 @@ import asyncpg
 import httpx
 import msgspec
 
+from deploy.initial import CONTROL, INTAKES_SCOPES, keep_key, put_sample_into_force
 from deploy.local.errors import StackError, expected
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import Child, start_time, stop_all
-from shared import ids
-from shared.auth import Client
+from shared.advice import command
 from shared.clock import SystemClock
 from shared.errors import Transient
 from shared.kafka import topics
-
-SCOPES: Final = frozenset(
-    {
-        "items:write",
-        "items:read",
-        "control:read",
-        "control:publish",
-        "reviews:read",
-        "reviews:write",
-        "audit:read",
-    }
-)
-CONTROL: Final = Path(__file__).parent / "control"
 
 _ROOT: Final = Path(__file__).parents[2]
 _HOST: Final = "127.0.0.1"
@@ -51,7 +38,8 @@ _STOP_SECONDS: Final = 24.0
 _DRAIN_SECONDS: Final = 5
 _POLL_SECONDS: Final = 0.15
 _ATTEMPTS: Final = 5  # deaths in a row, each within `_SHORT_LIFE` seconds of its start, before a service is given up
-_SHORT_LIFE: Final = 20.0
+_SHORT_LIFE: Final = 60.0
+_GIVEN_UP: Final = "It is not started any more: mend the cause, and start all again."
 
 _clock = SystemClock()
 
@@ -100,6 +88,12 @@ class Running(msgspec.Struct, frozen=True):
             raise StackError(f"No service named {name} runs here; there are {known}.", "Name one of the regions.")
         return found
 
+    def chosen(self, region: str | None) -> list[str]:
+        """The region that is named, or all; raises `StackError`, which names them, when there is no such region."""
+        if region is not None and region not in self.regions:
+            raise StackError(f"There is no region {region!r} here.", f"The regions are {', '.join(self.regions)}.")
+        return self.regions if region is None else [region]
+
     def key(self) -> str:
         """The API key of the person at this machine."""
         with expected(Path(self.key_file)):
@@ -109,7 +103,7 @@ class Running(msgspec.Struct, frozen=True):
 def find_running(folder: Path) -> Running:
     """The system that runs with its data in `folder`; raises `StackError` when none does."""
     note = folder.absolute() / "stack.json"
-    start = "Start one with `piepowder up` or `make run`, or name its folder with --folder."
+    start = f"Start one with `{command('up')}` or `make run`, or name its folder with --folder."
     try:
         running = msgspec.json.decode(note.read_bytes(), type=Running)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -185,8 +179,6 @@ class Service:
             text if name in text else f"{name}: {text}" for name, text in conditions.items() if text != "ok"
         )
         self.lacking = lacking
-        if not lacking:
-            self._short_lives = 0
 
     def revive(self) -> str | None:
         """Start it again if it died by itself and its pause is over; what happened, in a sentence, when it did."""
@@ -196,17 +188,18 @@ class Service:
         if self._again == 0.0:
             lived = now - self._started
             self._short_lives = self._short_lives + 1 if lived < _SHORT_LIFE else 1
-            ended = f"{self.name} ended with code {self.child.returncode}"
-            if self.child.returncode == 2 or self._short_lives >= _ATTEMPTS:
-                self.given_up = self.child.failure(
-                    f"{ended}, {self._short_lives} times in a row." if self._short_lives > 1 else f"{ended}."
-                )
+            ended, lives = f"{self.name} {self.child.end}", self._short_lives
+            if self.child.returncode == 2 or lives >= _ATTEMPTS:
+                often = f", {lives} times in a row, each within {_SHORT_LIFE:.0f} seconds of its start"
+                self.given_up = self.child.failure(f"{ended}{often if lives > 1 else ''}.", _GIVEN_UP)
                 self.lacking = f"{ended} and is given up"
                 return str(self.given_up)
-            pause = min(10.0, 0.25 * 2.0 ** (self._short_lives - 1))
+            pause = min(10.0, 0.25 * 2.0 ** (lives - 1))
             self._again = now + pause
             self.lacking = f"{ended}; starting again in {pause:g} s"
-            return "\n  | ".join([f"{ended}; it is started again. Its log is {self.child.log}.", *self.child.tail(5)])
+            return "\n  | ".join(
+                [f"{ended}; it is started again. Its log is {self.child.log}.", *self.child.last_words()]
+            )
         if now >= self._again:
             self._again = 0.0
             self.restarts += 1
@@ -252,7 +245,8 @@ class System:
         try:
             with expected(self.folder):
                 (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-                self._key = keep_key(self.folder)
+                self._key = keep_key(self.folder / "key", self.folder / "clients.json", "local")
+                keep_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
                 self._make_services()
             self._in_a_loop(lambda: _create_databases(self.servers.database_url, self._databases()))
             self._create_topics()
@@ -305,31 +299,25 @@ class System:
         """Wait until every service can do its work; raises `StackError` with what is lacking."""
         self._wait(lambda: all(service.ready for service in self.services.values()), "The system", timeout)
 
-    def publish(self, control: Mapping[str, Any]) -> dict[str, Any]:
-        """Put an operating model, a policy set or both into force through the router; what it answered.
-
-        Raises `StackError` with the router's sentence when it refuses.
-        """
-        answer = httpx.post(
-            f"{self.url('router')}/v1/control", json=control, headers=self._headers(), timeout=30.0, trust_env=False
-        )
-        if answer.status_code != 200:
-            raise StackError("The router refused the operating model or the policies.", answer.text)
-        result: dict[str, Any] = answer.json()
-        return result
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"}
+    @property
+    def _intakes_key(self) -> Path:
+        return self.folder / "intake.key"
 
     def _databases(self) -> list[str]:
-        return [self._database(name) for name in self.services if name != "router"]
+        names = [self._database(name) for name in self.services if name != "router"]
+        return list(dict.fromkeys(names))
 
     def _database(self, service: str) -> str:
-        return f"{self._prefix}_{service.replace('-', '_')}"
+        """Intake's two processes share one."""
+        return f"{self._prefix}_{service.removesuffix('-projection').replace('-', '_')}"
 
     def _make_services(self) -> None:
-        wanted: dict[str, dict[str, str]] = {"intake": {"REGIONS": ",".join(self.regions)}}
-        wanted["router"] = {"REGIONS": ",".join(self.regions)}
+        everywhere = {"REGIONS": ",".join(self.regions)}
+        wanted: dict[str, dict[str, str]] = {
+            "intake": everywhere | {"PROJECTION": "false"},
+            "intake-projection": dict(everywhere),
+            "router": dict(everywhere),
+        }
         for kind in ("decision", "audit"):
             wanted |= {f"{kind}-{region}": {"REGION": region} for region in self.regions}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
@@ -340,10 +328,18 @@ class System:
             "DRAIN_SECONDS": str(_DRAIN_SECONDS),
             "LOG_LEVEL": os.environ.get("PIEPOWDER_LOG_LEVEL", "INFO"),
         }
-        for (name, own), port in zip(wanted.items(), self._ports(list(wanted)), strict=True):
+        ports = dict(zip(wanted, self._ports(list(wanted)), strict=True))
+        for name in ("intake", "intake-projection"):
+            wanted[name] |= {
+                "ROUTER": f"http://{_HOST}:{ports['router']}",
+                "ROUTER_KEY_FILE": str(self._intakes_key),
+            }
+        for name, own in wanted.items():
             if name != "router":
                 own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(name))
-            variables = {f"PIEPOWDER_{key}": value for key, value in (common | own | {"PORT": str(port)}).items()}
+            variables = {
+                f"PIEPOWDER_{key}": value for key, value in (common | own | {"PORT": str(ports[name])}).items()
+            }
             child = Child(
                 name,
                 [sys.executable, "-m", f"services.{name.split('-')[0]}"],
@@ -352,7 +348,7 @@ class System:
                 cwd=_ROOT,
             )
             child.end_left_over()
-            self.services[name] = Service(name, child, port)
+            self.services[name] = Service(name, child, ports[name])
 
     def _ports(self, names: list[str]) -> list[int]:
         note = self.folder / "ports.json"
@@ -374,49 +370,31 @@ class System:
             report = self._in_a_loop(lambda: topics.ensure(self.servers.kafka, wanted))
         except Transient as error:
             raise StackError(f"{error}.", "Look at Kafka's log, and start again.") from error
-        missing = [spec.name for spec in wanted if spec.name not in {*report.created, *report.present}]
-        if missing:
-            raise StackError(f"The topics {', '.join(missing)} are missing.", "; ".join(report.differences))
+        if report.missing:
+            raise StackError(f"The topics {', '.join(report.missing)} are missing.", "; ".join(report.differences))
 
     def _publish_when_nothing_is_in_force(self) -> None:
-        if self._control is None:
+        control, headers = self._control, {"Authorization": f"Bearer {self._key}"}
+        if control is None:
             return
-        found: dict[str, Any] = {}
+        with httpx.Client(base_url=self.url("router"), headers=headers, timeout=30.0, trust_env=False) as router:
 
-        def answered() -> bool:
-            nonlocal found
-            try:
-                answer = httpx.get(
-                    f"{self.url('router')}/v1/control", headers=self._headers(), timeout=5.0, trust_env=False
-                )
-                found = answer.json() if answer.status_code == 200 else {}
-            except (httpx.HTTPError, ValueError):
-                return False
-            return bool(found)
+            def put() -> bool:
+                try:
+                    names = put_sample_into_force(router, folder=control, regions=self.regions)
+                except Transient:
+                    return False
+                if names:
+                    self._say(f"Put into force: the sample {' and the '.join(names).replace('_', ' ')}")
+                return True
 
-        self._wait(answered, "The router", _START_SECONDS)
-        wanted: dict[str, Any] = {}
-        model = found.get("operating_model")
-        if model is not None and (homeless := {*self.regions} - {region["id"] for region in model["regions"]}):
-            names = ", ".join(sorted(homeless))
-            self._say(f"The operating model in force gives {names} no market; `piepowder control publish` changes it")
-        if model is None:
-            model = msgspec.yaml.decode((self._control / "operating-model.yaml").read_bytes(), type=dict[str, Any])
-            model["regions"] = [region for region in model["regions"] if region["id"] in self.regions]
-            if model["regions"]:
-                wanted["operating_model"] = model
-        if found.get("policy_set") is None:
-            wanted["policy_set"] = msgspec.yaml.decode(
-                (self._control / "policies.yaml").read_bytes(), type=dict[str, Any]
-            )
-        if wanted:
-            self.publish(wanted)
-            self._say(f"Put into force: the sample {' and the '.join(wanted).replace('_', ' ')}")
+            self._wait(put, "The router", _START_SECONDS)
 
     def _wait(self, reached: Callable[[], bool], who: str, timeout: float) -> None:
         deadline = _clock.monotonic() + timeout
         while not reached():
-            if failures := self.failures():
+            dead = [child.death() for child in self._servers_children() if child.failed]
+            if failures := [*dead, *self.failures()]:
                 raise failures[0]
             if _clock.monotonic() > deadline:
                 lacking = [f"{s.name}: {s.lacking} (log: {s.child.log})" for s in self.services.values() if not s.ready]
@@ -438,12 +416,13 @@ class System:
                     service.look(client)
                 try:
                     self._note()
+                    for child in [*(service.child for service in self.services.values()), *self._servers_children()]:
+                        child.bound_log()
                 except StackError as error:
                     self._say(str(error))
 
     def _note(self) -> None:
         """Write `stack.json`, when it would say something new."""
-        servers = self.servers.children() if isinstance(self.servers, _HasChildren) else []
         running = Running(
             pid=os.getpid(),
             started=start_time(os.getpid()),
@@ -452,7 +431,7 @@ class System:
             databases=self._databases(),
             key_file=str(self.folder / "key"),
             services=[Place(s.name, s.url, s.child.pid, str(s.child.log)) for s in self.services.values()],
-            servers=[Place(child.name, "", child.pid, str(child.log)) for child in servers],
+            servers=[Place(child.name, "", child.pid, str(child.log)) for child in self._servers_children()],
         )
         text = msgspec.json.encode(running)
         if text != self._noted:
@@ -460,34 +439,14 @@ class System:
             with expected(self.folder):
                 write_whole(self.folder / "stack.json", msgspec.json.format(text, indent=2).decode(), mode=0o600)
 
+    def _servers_children(self) -> list[Child]:
+        return self.servers.children() if isinstance(self.servers, _HasChildren) else []
+
     @staticmethod
     def _in_a_loop(make: Callable[[], Any]) -> Any:
         """Run a coroutine to its end, also where this thread has an event loop already."""
         with ThreadPoolExecutor(max_workers=1) as own:
             return own.submit(lambda: asyncio.run(make())).result()
-
-
-def keep_key(folder: Path) -> str:
-    """The key of the person at this machine, with all scopes in all regions: made once, kept in `folder/key` (0600).
-
-    `folder/clients.json` holds its hash, and keeps the other clients that stand there.
-    """
-    key_file, clients_file = folder / "key", folder / "clients.json"
-    key = key_file.read_text(encoding="utf-8").strip() if key_file.exists() else ""
-    if not ids.is_well_formed_api_key(key):
-        key = ids.new_api_key("local")
-        write_whole(key_file, key + "\n", mode=0o600)
-    others: list[Client] = []
-    if clients_file.exists():
-        try:
-            others = msgspec.json.decode(clients_file.read_bytes(), type=list[Client])
-        except msgspec.DecodeError as error:
-            raise StackError(f"{clients_file} is not readable ({error}).", "Mend or remove it.") from error
-    mine = Client("local", ids.hash_api_key(key), SCOPES)
-    clients = [mine, *(client for client in others if client.name != mine.name)]
-    text = msgspec.json.format(msgspec.json.encode(clients, order="deterministic"), indent=2).decode()
-    write_whole(clients_file, text + "\n", mode=0o600)
-    return key
 
 
 def _sibling(url: str, database: str) -> str:

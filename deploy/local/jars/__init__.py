@@ -57,7 +57,7 @@ def bring_jars(
     """
     folder = (cache or user_cache()) / "kafka"
     wanted = read_list() if wanted is None else wanted
-    with expected(folder):
+    with expected(folder, "Let PIEPOWDER_CACHE name another folder."):
         if _missing(folder, wanted):
             folder.mkdir(parents=True, exist_ok=True)
             with FolderLock(folder / "lock").waiting(timeout=600):
