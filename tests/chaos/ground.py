@@ -146,10 +146,11 @@ class Ground:
         groups: dict[str, list[str]] = {}
         for region in REGIONS:
             all_topics = topic_names([region])
-            control, submissions, cases, _, _ = all_topics
+            control, submissions, cases, _, access, _ = all_topics
             groups[f"piepowder-router-{region}"] = [submissions]
             groups[f"piepowder-decision-{region}"] = [cases]
-            groups[f"piepowder-intake-{region}"] = [topic for topic in all_topics if topic != control]
+            groups[f"piepowder-intake-{region}"] = [topic for topic in all_topics if topic not in (control, access)]
+            groups[f"piepowder-intake-clients-{region}"] = [access]
             groups[f"piepowder-audit-{region}"] = all_topics
         return groups
 

@@ -2,19 +2,23 @@
 
 Everything that is sent follows from the seed, and from nothing that comes back but leases. Latency counts from the
 moment an item was to be sent, so a stall is not hidden by a client that waits for it. Time, count and calls under way
-are bounded. Withdrawals are not part of it: there is no route for them yet.
+are bounded. Some items are taken back: while their post is under way, before anybody can have decided, long after, more
+than once; and some that nobody ever posted. Some subjects are reported, and some decisions complained about: too soon,
+in time, and more than once.
 """
 
 import asyncio
+import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import msgspec
 
+from tests.chaos.checker.cloudevents import derived
 from tests.chaos.journal import Journal
 from tests.chaos.web import Answer, Web
 
@@ -25,6 +29,7 @@ _PATIENCE: Final = 40.0
 _TIMEOUT: Final = 15.0
 _HASTY: Final = 0.02  # s after which an impatient client hangs up
 _MARKETS: Final = (["DE"], ["DE", "FR"], ["US"], ["US", "CA"], ["DE", "US"])
+MARKETS: Final = {"DE": "eu", "FR": "eu", "US": "us", "CA": "us"}
 _BAD: Final = (
     '{"platform": "shop", "kind": "product"',
     '{"platform": "shop", "kind": "product", "id": "bad", "version": 1, "markets": ["XX"]}',
@@ -54,6 +59,23 @@ class Arrival:
         return len(self.lines) > 1
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An item that is to be taken back `at` seconds after the start."""
+
+    at: float
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A notice or an appeal (`kind`) that is to be posted `at` seconds after the start; `body` is JSON."""
+
+    at: float
+    kind: str
+    body: str
+
+
 @dataclass(slots=True)
 class Tally:
     """What the load saw. Latencies in seconds from the intended moment to a 202; `accepted_at` on the load's clock."""
@@ -65,23 +87,34 @@ class Tally:
     given_up: int = 0
     not_sent: int = 0
     reviews: Counter[str] = field(default_factory=Counter)
+    withdrawals: Counter[str] = field(default_factory=Counter)
+    complaints: Counter[str] = field(default_factory=Counter)
 
 
 class Items:
-    """The bodies that are posted: subjects by Zipf, versions that grow, gaps that are filled late, repeats."""
+    """What is posted and taken back: subjects by Zipf, versions that grow, gaps that are filled late, repeats."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"items-{seed}")
+        self._back = random.Random(f"withdrawals-{seed}")
+        self._taken_back: list[tuple[float, str]] = []
+        self._moods = random.Random(f"complaints-{seed}")
+        self._complaints: list[tuple[float, str, str]] = []
+        self._complained = 0
         self._weights = list(accumulate(1 / rank**1.1 for rank in range(1, SUBJECTS + 1)))
         self._versions: dict[int, int] = {}
         self._skipped: dict[int, list[int]] = {}
         self._sent: dict[int, list[str]] = {}
         self._free = 0
 
-    def arrivals(self, rate: float, seconds: float) -> Iterator[Arrival]:
-        """All of them, in their order; the gaps between are exponential."""
+    def arrivals(self, rate: float, seconds: float) -> Iterator[Arrival | Withdrawal | Complaint]:
+        """All of them, in their order; the gaps between posts are exponential."""
         now = 0.0
         while (now := now + self._rng.expovariate(rate)) < seconds:
+            while self._taken_back and self._taken_back[0][0] <= now:
+                yield Withdrawal(*heapq.heappop(self._taken_back))
+            while self._complaints and self._complaints[0][0] <= now:
+                yield Complaint(*heapq.heappop(self._complaints))
             count = self._rng.randint(10, 40) if self._rng.random() < 0.02 else 1
             lines, bad = [], []
             for number in range(1, count + 1):
@@ -91,6 +124,46 @@ class Items:
                 else:
                     lines.append(self._next())
             yield Arrival(now, lines, bad, self._rng.random() < 0.02)
+            for number, line in enumerate(lines, 1):
+                if number not in bad:
+                    self._take_back(now, line)
+                    self._complain(now, line)
+
+    def _complain(self, now: float, line: str) -> None:
+        rng, posted = self._moods, msgspec.json.decode(line)
+        if rng.random() > 0.06:
+            return
+        self._complained += 1
+        said: dict[str, Any] = {
+            "explanation": "They did not make it, and we did. " * 2,
+            "reference": f"c-{self._complained}",
+        }
+        if rng.random() < 0.5 or "version" not in posted:
+            kind, delay = "notice", rng.choice((0.0, rng.uniform(0.5, 10.0)))
+            body = {name: posted[name] for name in ("platform", "kind", "id", "markets")} | said
+            who = {"kind": rng.choice(("user", "trusted_flagger", "authority")), "name": "Ada", "email": "a@b.example"}
+            body |= {"reporter": who, "ground": "counterfeit", "locations": ["https://shop.example/1"]}
+            body["good_faith"] = True
+        else:
+            kind, delay = "appeal", rng.choice((rng.uniform(0.5, 2.0), rng.uniform(3.0, 20.0), rng.uniform(3.0, 20.0)))
+            named = [str(posted[name]) for name in ("platform", "kind", "id", "version")]
+            region = MARKETS[rng.choice(posted["markets"])]
+            body = {"item_id": derived("item", *named), "region": region, "appellant": {"kind": "seller"}} | said
+        for _ in range(rng.choice((1, 1, 2))):
+            heapq.heappush(self._complaints, (now + delay, kind, _encode(body).decode()))
+            delay += rng.choice((0.0, rng.uniform(0.1, 3.0)))
+
+    def _take_back(self, now: float, line: str) -> None:
+        rng = self._back
+        if rng.random() > 0.06:
+            return
+        body = msgspec.json.decode(line)
+        named = [str(body.get(name, "")) for name in ("platform", "kind", "id", "version")]
+        item_id = derived("item", *named) if "version" in body else derived("nobody's", line)
+        delay = rng.choice((0.0, rng.uniform(0.02, 2.0), rng.uniform(0.02, 2.0), rng.uniform(4.0, 25.0)))
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            heapq.heappush(self._taken_back, (now + delay, item_id))
+            delay += rng.choice((0.0, rng.uniform(0.1, 5.0)))
 
     def _next(self) -> str:
         rng = self._rng
@@ -150,6 +223,7 @@ class Client:
         place: Place,
         content: bytes,
         *,
+        method: str = "POST",
         media_type: str = "application/json",
         read: Callable[[Answer], Any] = Answer.json,
         timeout: float = _TIMEOUT,
@@ -159,7 +233,7 @@ class Client:
         n = self._journal.sent(kind, facts)
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._web.call("POST", *place, content, {"Content-Type": media_type, **(headers or {})})
+                answer = await self._web.call(method, *place, content, {"Content-Type": media_type, **(headers or {})})
         except (OSError, TimeoutError) as error:
             self._journal.lost(n, type(error).__name__)
             return None, None
@@ -177,7 +251,7 @@ class Client:
 
 
 class Load:
-    """Posts arrivals to intake for `seconds`, `rate` a second."""
+    """Posts arrivals to intake for `seconds`, `rate` a second, and takes some back."""
 
     def __init__(self, client: Client, intake: int, seed: int) -> None:
         self._client = client
@@ -197,13 +271,18 @@ class Load:
                     await asyncio.sleep(wait)
                 if stop.is_set():
                     break
-                self.tally.intended += len(arrival.lines)
-                if len(self._under_way) >= _UNDER_WAY:
-                    self.tally.not_sent += len(arrival.lines)
+                full = len(self._under_way) >= _UNDER_WAY
+                if not isinstance(arrival, Arrival):
+                    if not full:
+                        self._begin(
+                            self._take_back(arrival) if isinstance(arrival, Withdrawal) else self._complain(arrival)
+                        )
                     continue
-                task = asyncio.create_task(self._send(arrival))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+                self.tally.intended += len(arrival.lines)
+                if full:
+                    self.tally.not_sent += len(arrival.lines)
+                else:
+                    self._begin(self._send(arrival))
             if self._under_way:
                 await asyncio.wait(self._under_way, timeout=_PATIENCE + _TIMEOUT)
         finally:
@@ -211,6 +290,11 @@ class Load:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    def _begin(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sending)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     def longest_stall(self) -> float:
         """The longest time, in seconds, in which nothing was accepted."""
@@ -235,6 +319,30 @@ class Load:
             await asyncio.sleep(pause * rng.uniform(0.5, 1.0))
             pause = min(3.0, pause * 1.7)
 
+    async def _take_back(self, withdrawal: Withdrawal) -> None:
+        rng, loop = random.Random(f"{self._seed}-{withdrawal}"), asyncio.get_running_loop()
+        place = self._intake, f"/v1/items/{withdrawal.item_id}"
+        facts = {"item_id": withdrawal.item_id}
+        while True:
+            status, _ = await self._client.call("withdraw", facts, place, b"", method="DELETE")
+            self.tally.withdrawals[str(status or "no answer")] += 1
+            late = loop.time() - self._started - withdrawal.at > _PATIENCE
+            if late or (status is not None and status not in (429, 503)):
+                return
+            await asyncio.sleep(rng.uniform(0.3, 1.5))
+
+    async def _complain(self, complaint: Complaint) -> None:
+        rng, loop = random.Random(f"{self._seed}-{complaint.at}"), asyncio.get_running_loop()
+        place, body = (self._intake, f"/v1/{complaint.kind}s"), complaint.body.encode()
+        facts = {"body": msgspec.json.decode(body)}
+        while True:
+            status, _ = await self._client.call(complaint.kind, facts, place, body)
+            self.tally.complaints[f"{complaint.kind} {status or 'no answer'}"] += 1
+            late = loop.time() - self._started - complaint.at > _PATIENCE
+            if late or (status is not None and status not in (429, 503)):
+                return
+            await asyncio.sleep(rng.uniform(0.3, 1.5))
+
     async def _one(self, arrival: Arrival, timeout: float) -> tuple[int | None, Counter[str]]:
         facts = {"body": arrival.lines[0], "bad": [0] if arrival.bad else []}
         place = self._intake, "/v1/items"
@@ -255,7 +363,7 @@ class Load:
         if status != 200:
             return status, Counter({str(status or "no answer"): len(arrival.lines)})
         counts = Counter(str(verdict["status"]) for verdict in verdicts)
-        return (503 if counts.keys() & {"429", "503"} else 200), counts
+        return (503 if counts.keys() & {"408", "429", "503"} else 200), counts
 
 
 class Reviewer:
@@ -276,7 +384,7 @@ class Reviewer:
             await asyncio.sleep(self._rng.uniform(0.05, 0.3))
             claim = await self._claim(stop)
             if claim is not None:
-                await self._review(claim["case_id"], claim["token"], stop)
+                await self._review(claim, stop)
 
     async def _claim(self, stop: asyncio.Event) -> dict[str, Any] | None:
         self._claims += 1
@@ -303,7 +411,8 @@ class Reviewer:
         await asyncio.sleep(self._rng.uniform(0.2, 0.6))
         return None
 
-    async def _review(self, case_id: str, token: int, stop: asyncio.Event) -> None:
+    async def _review(self, claim: dict[str, Any], stop: asyncio.Event) -> None:
+        case_id, token = claim["case_id"], claim["token"]
         act = self._rng.choices(("decide", "hold", "release", "late", "vanish"), weights=(70, 9, 7, 8, 6))[0]
         if act == "vanish":
             return
@@ -316,11 +425,11 @@ class Reviewer:
                 await self._act("heartbeat", case_id, {"lease_token": token, "lease_seconds": LEASE_SECONDS})
         elif act == "late":
             await asyncio.sleep(LEASE_SECONDS + self._rng.uniform(0.4, 2.5))
-        action = self._rng.choice(("approve", "reject"))
+        action = self._rng.choice(("uphold", "overturn") if claim["case_type"] == "appeal" else ("approve", "reject"))
         decision = {
             "lease_token": token,
             "action": action,
-            "reasons": ["COUNTERFEIT"] if action == "reject" else [],
+            "reasons": ["COUNTERFEIT"] if action in ("reject", "overturn") else [],
             "note": f"{self._name} {self._claims}",
         }
         for _ in range(5):
@@ -348,7 +457,13 @@ class Reviewer:
 
 def _claimed(answer: Answer) -> dict[str, Any]:
     told = answer.json()
-    return {"case_id": told["case"]["case_id"], "token": told["lease"]["token"], "until": told["lease"]["until"]}
+    case, lease = told["case"], told["lease"]
+    return {
+        "case_id": case["case_id"],
+        "case_type": case["case_type"],
+        "token": lease["token"],
+        "until": lease["until"],
+    }
 
 
 def _held(answer: Answer) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Spoiled(NamedTuple):
     value: bytes
     headers: Headers
     readers: tuple[str, ...]
+    partition: int | None = None
 
 
 def make(rng: random.Random, region: str, other: str) -> Iterator[Spoiled]:
@@ -72,7 +73,9 @@ async def plant(ground: Ground, journal: Journal, rng: random.Random, regions: t
             plants = list(make(rng, region, other))
             again = await _a_case_again(ground, rng, region)
             for one in [*plants, *again]:
-                place = await producer.send_and_wait(one.topic, one.value, one.key, headers=one.headers)
+                place = await producer.send_and_wait(
+                    one.topic, one.value, one.key, partition=one.partition, headers=one.headers
+                )
                 cells = regions if one.topic == "piepowder.control" else (region,)
                 groups = [f"piepowder-{reader}-{cell}" for reader in one.readers for cell in cells]
                 journal.planted(one.kind, place.topic, place.partition, place.offset, groups)
@@ -83,7 +86,7 @@ async def plant(ground: Ground, journal: Journal, rng: random.Random, regions: t
 
 
 async def _a_case_again(ground: Ground, rng: random.Random, region: str) -> list[Spoiled]:
-    """A stored case under another event's id: decision's table refuses it, and its subject's next cases must go on."""
+    """A stored case under another event's id: decision's table refuses it, and its subject's next cases must wait."""
     topic = f"piepowder.cases.{region}"
     places = await ground.places([topic])
     consumer = AIOKafkaConsumer(bootstrap_servers=ground.kafka.bootstrap, auto_offset_reset="earliest")
@@ -99,7 +102,8 @@ async def _a_case_again(ground: Ground, rng: random.Random, region: str) -> list
         if dict(headers).get("ce_source") not in (None, b"chaos"):
             fresh = derived("spoiled", str(rng.random())).encode()
             kind = "a case that is there already"
-            return [Spoiled(kind, topic, record.key, record.value, [*headers, ("ce_id", fresh)], ("decision",))]
+            about = (record.key, record.value, [*headers, ("ce_id", fresh)], ("decision",), record.partition)
+            return [Spoiled(kind, topic, *about)]
     return []
 
 

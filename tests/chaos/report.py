@@ -6,7 +6,7 @@ from statistics import quantiles
 from typing import NamedTuple
 
 from tests.chaos.checker.history import History
-from tests.chaos.checker.promises import Violation
+from tests.chaos.checker.violation import Violation
 from tests.chaos.faults import Planned
 from tests.chaos.load import Tally
 
@@ -59,12 +59,16 @@ class Report(NamedTuple):
         cuts = quantiles(times, n=1000) if len(times) > 1 else [0.0] * 999
         counts = ", ".join(f"{status}: {n}" for status, n in sorted(tally.statuses.items()))
         reviews = ", ".join(f"{what}: {n}" for what, n in sorted(tally.reviews.items()))
+        withdrawals = ", ".join(f"{status}: {n}" for status, n in sorted(tally.withdrawals.items()))
+        complaints = ", ".join(f"{what}: {n}" for what, n in sorted(tally.complaints.items()))
         unsent = f"{tally.given_up} calls given up, {tally.not_sent} items not sent"
         parts = f"p50 {cuts[499]:.3f} s, p99 {cuts[989]:.2f} s, p99.9 {cuts[998]:.2f} s"
         return [
             f"load: {self.rate:g} arrivals/s, {tally.intended} items intended, {unsent}; answers {counts}",
             f"latency from the intended moment to being taken: {parts}; longest time without: {self.stall:.1f} s",
             f"reviews: {reviews}",
+            f"withdrawals: {withdrawals}",
+            f"complaints: {complaints}",
         ]
 
     def _facts(self) -> list[str]:

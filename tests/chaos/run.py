@@ -9,15 +9,14 @@ from typing import Final
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import History
-from tests.chaos.checker.promises import Violation
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
+from tests.chaos.checker.violation import Violation
 from tests.chaos.faults import Hands, Planned
 from tests.chaos.ground import REGIONS, Ground
 from tests.chaos.journal import Journal
-from tests.chaos.load import LEASE_SECONDS, Client, Load, Reviewer
+from tests.chaos.load import LEASE_SECONDS, MARKETS, Client, Load, Reviewer
 from tests.chaos.report import Injected, Report
 
-MARKETS: Final = {"DE": "eu", "FR": "eu", "US": "us", "CA": "us"}
 _REVIEWERS: Final = 4
 _RECOVERY: Final = 120.0
 _SETTLE: Final = 120.0

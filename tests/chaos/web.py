@@ -81,5 +81,17 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
     for line in head[1:-2]:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    content = await reader.readexactly(int(headers.get("content-length", "0")))
+    if headers.get("transfer-encoding") == "chunked":
+        content = await _read_chunked(reader)
+    else:
+        content = await reader.readexactly(int(headers.get("content-length", "0")))
     return Answer(int(head[0].split(" ", 2)[1]), headers, content)
+
+
+async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
+    """RFC 9112, section 7.1; intake sends no trailers."""
+    content = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        content += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return content

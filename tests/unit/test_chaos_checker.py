@@ -131,6 +131,25 @@ class Recording:
         self._tallies["eu"]["superseded"] += 1
         self.status(self._item(case_id), "eu", "superseded")
 
+    def withdraw(self, case_id: str, *, status: int = 202, closes: bool = True, case: bool = True) -> Call:
+        """An item, taken back: told, passed on, and its case closed."""
+        item, row = self._item(case_id), self.row(case_id)
+        event_id = derived("event", item, "piepowder.item.withdrawn.v1", "eu")
+        answer = {"item_id": item, "regions": {"eu": {"event_id": event_id}}} if status == 202 else {}
+        call = self.call("withdraw", {"item_id": item}, status, answer)
+        self.event("piepowder.submissions.eu", "eu", "item.withdrawn", row.subject, event_id, {"item_id": item})
+        told = {"item_id": item, "case_id": case_id}
+        if case:
+            passed_on = derived("cw", case_id)
+            self.event("piepowder.cases.eu", "eu", "case.withdrawn", row.subject, passed_on, told)
+        if closes:
+            about = {**told, "reason": "withdrawn"}
+            self.event("piepowder.decisions.eu", "eu", "case.closed", row.subject, derived("cc", case_id), about)
+            self.set_row(row._replace(state="withdrawn"))
+            self._tallies["eu"]["withdrawn"] += 1
+            self.status(item, "eu", "withdrawn")
+        return call
+
     def claim(self, case_id: str, reviewer: str, *, seconds: float = 5) -> Call:
         row = self.row(case_id)
         token = row.lease_token + 1
@@ -200,9 +219,28 @@ class Recording:
         self.set_aside(record, group)
         return record
 
-    def set_aside(self, record: Record, group: str) -> None:
+    def park(self, subject: str, group: str = "piepowder-decision-eu") -> Record:
+        """A record that decision cannot handle; what comes of its subject from now on is to wait behind it."""
+        record = self.put("piepowder.cases.eu", subject, {}, b"{}")
+        self.history.planted.append(Planted("a case that is there already", record.topic, 0, record.offset, (group,)))
+        self.set_aside(record, group, since=record.offset)
+        return record
+
+    def post_behind(self, head: Record, subject: str, version: int) -> Record:
+        """An item whose case decision has set aside behind a parked record."""
+        case_id = self.post(subject, version, verdict="review")
+        cell = self.history.cells["eu"]
+        cell.cases = [row for row in cell.cases if row.case_id != case_id]
+        opened = [record for record in self.history.records if record.topic == head.topic][-1]
+        self.set_aside(opened, "piepowder-decision-eu", since=head.offset)
+        self.status(self._item(case_id), "eu", "parked")
+        return opened
+
+    def set_aside(self, record: Record, group: str, since: int | None = None) -> None:
         about = {"dl_topic": record.topic, "dl_partition": "0", "dl_offset": str(record.offset)}
         more = {"dl_group": group, "dl_reason": "no event"}
+        if since is not None:
+            more["dl_parked"] = str(since)
         headers = tuple((name, value.encode()) for name, value in (about | more).items())
         region = record.topic.rpartition(".")[2]
         letter = self.put(f"piepowder.deadletters.{region}", "k", {}, record.value or b"")
@@ -241,7 +279,8 @@ def titles(history: History) -> list[str]:
 
 
 def ordinary() -> Recording:
-    """Two regions, three versions of which one waited and one came late, two reviewers, one lease that ran out."""
+    """Two regions, three versions of which one waited and one came late, two reviewers, one lease that ran out; three
+    withdrawals: after people's decision, after policy's, and under a reviewer's hands."""
     told = Recording()
     told.post("ring", 1, markets="US")
     told.post("lamp", 1, verdict="reject")
@@ -255,7 +294,19 @@ def ordinary() -> Recording:
     told.claim(first, "ben")
     told.decide_by(first, "ann", 1, status=409)
     told.decide_by(first, "ben", 2)
+    told.withdraw(first, closes=False)
+    told.withdraw(told.post("vase", 1), closes=False)
+    held = told.post("bowl", 1, verdict="review")
+    told.claim(held, "ann")
+    told.withdraw(held)
+    told.decide_by(held, "ann", 1, status=409)
+    told.call("withdraw", {"item_id": derived("nobody")}, 404, {})
+    told.call("withdraw", {"item_id": derived("nobody")}, 503, {})
     told.spoil("piepowder.cases.eu", "piepowder-decision-eu")
+    told.post("mug", 1, verdict="review")
+    head = told.park("p:product:mug")
+    told.post_behind(head, "mug", 2)
+    told.post_behind(head, "mug", 3)
     lost = {"platform": "p", "kind": "product", "id": "never", "version": 1, "markets": ["DE"]}
     told.call("post", {"body": msgspec.json.encode(lost).decode()}, 503, None)
     told.call("post", {"body": msgspec.json.encode(lost).decode()}, None, None)
@@ -285,6 +336,11 @@ def test_a_history_that_did_not_change_is_the_same_after_a_replay() -> None:
 
 def drop(told: Recording, wanted: Callable[[Record], bool]) -> None:
     told.history.records = [record for record in told.history.records if not wanted(record)]
+
+
+def is_of(record: Record, name: str) -> bool:
+    """Whether the name of its type holds that."""
+    return name.encode() in (dict(record.headers).get("ce_type") or b"")
 
 
 def lose_a_submission(told: Recording) -> None:
@@ -488,8 +544,108 @@ def forget_a_verdict(told: Recording) -> None:
     told.call("batch", {"lines": ["x", "y"], "bad": [1, 2]}, 200, [{"line": 1, "status": 400}])
 
 
+def lose_a_withdrawal(told: Recording) -> None:
+    told.withdraw(told.post("cup", 1), closes=False)
+    drop(told, lambda r: b"cup" in (r.key or b"") and is_of(r, "withdrawn"))
+
+
+def lose_a_withdrawal_on_its_way(told: Recording) -> None:
+    told.withdraw(told.post("cup", 1), closes=False, case=False)
+
+
+def take_back_in_one_region_of_two(told: Recording) -> None:
+    told.withdraw(told.post("cup", 1), closes=False)
+    item = derived("item", "p", "product", "cup", "1")
+    data = {"item_id": item, "version": 1, "item": {"markets": ["US"]}}
+    told.event("piepowder.submissions.us", "us", "item.submitted", "p:product:cup", derived("s", item, "us"), data)
+
+
+def leave_a_withdrawn_case_open(told: Recording) -> None:
+    told.withdraw(told.post("cup", 1, verdict="review"), closes=False)
+
+
+def close_a_case_that_nobody_withdrew(told: Recording) -> None:
+    case_id = told.post("cup", 1, verdict="review")
+    told.withdraw(case_id)
+    drop(told, lambda r: is_of(r, "case.withdrawn"))
+
+
+def withdraw_what_nobody_took_back(told: Recording) -> None:
+    told.withdraw(told.post("cup", 1), closes=False)
+    told.history.calls.pop()
+
+
+def decide_after_the_withdrawal(told: Recording) -> None:
+    case_id = told.post("cup", 1, verdict="review")
+    told.claim(case_id, "ann")
+    told.withdraw(case_id)
+    told.decide_by(case_id, "ann", 1)
+
+
+def supersede_what_was_withdrawn(told: Recording) -> None:
+    case_id = told.post("cup", 1, verdict="review")
+    told.withdraw(case_id, closes=False)
+    told.post("cup", 2, verdict="review")
+    told.supersede(case_id, 2)
+
+
+def answer_the_same_withdrawal_differently(told: Recording) -> None:
+    call = told.withdraw(told.post("cup", 1), closes=False)
+    told.call("withdraw", call.facts, 202, {**call.answer, "regions": {}})
+
+
+def deny_an_accepted_item(told: Recording) -> None:
+    told.post("cup", 1)
+    told.call("withdraw", {"item_id": derived("item", "p", "product", "cup", "1")}, 404, {})
+
+
+def refuse_a_sound_withdrawal(told: Recording) -> None:
+    told.call("withdraw", {"item_id": derived("item", "p", "product", "lamp", "1")}, 422, {})
+
+
+def put_a_withdrawal_before_its_item(told: Recording) -> None:
+    told.withdraw(told.post("cup", 1), closes=False)
+    places = [n for n, r in enumerate(told.history.records)
+              if r.topic == "piepowder.submissions.eu" and b"cup" in (r.key or b"")]  # fmt: skip
+    a, b = (told.history.records[n] for n in places)
+    told.history.records[places[0]] = a._replace(offset=b.offset)
+    told.history.records[places[1]] = b._replace(offset=a.offset)
+
+
+def forget_to_count_what_was_withdrawn(told: Recording) -> None:
+    told._tallies["eu"]["withdrawn"] -= 1
+
+
 def misreport_a_status(told: Recording) -> None:
     told.status(derived("item", "p", "product", "lamp", "1"), "eu", "submitted")
+
+
+def overtake(told: Recording) -> None:
+    told.post("jug", 1)
+    told.park("p:product:jug")
+    told.post("jug", 2)
+
+
+def wait_behind_nothing(told: Recording) -> None:
+    head = told.spoil("piepowder.cases.eu", "piepowder-decision-eu")
+    told.post_behind(head, "jug", 1)
+
+
+def hold_others_up_for_what_is_no_event(told: Recording) -> None:
+    record = told.spoil("piepowder.cases.eu", "piepowder-decision-eu")
+    told.set_aside(record, "piepowder-decision-eu", since=record.offset)
+
+
+def let_others_pass_what_failed(told: Recording) -> None:
+    told.post("jug", 1)
+    record = told.park("p:product:jug")
+    told.set_aside(record, "piepowder-decision-eu")
+
+
+def lose_what_was_parked(told: Recording) -> None:
+    told.post("jug", 1)
+    record = told.post_behind(told.park("p:product:jug"), "jug", 2)
+    drop(told, lambda r: "deadletters" in r.topic and ("dl_offset", str(record.offset).encode()) in r.headers)
 
 
 PLANTS: list[tuple[Callable[[Recording], None], int, str]] = [
@@ -527,6 +683,24 @@ PLANTS: list[tuple[Callable[[Recording], None], int, str]] = [
     (answer_503_without_a_time, 9, "without Retry-After"),
     (forget_a_verdict, 9, "verdicts"),
     (misreport_a_status, 1, "the status of item"),
+    (lose_a_withdrawal, 1, "LOST: answered 202, and the withdrawal"),
+    (lose_a_withdrawal_on_its_way, 1, "LOST: the withdrawal"),
+    (take_back_in_one_region_of_two, 1, "not in region us"),
+    (leave_a_withdrawn_case_open, 1, "NOT WITHDRAWN"),
+    (close_a_case_that_nobody_withdrew, 1, "nobody withdrew it"),
+    (withdraw_what_nobody_took_back, 1, "nobody asked for it"),
+    (decide_after_the_withdrawal, 2, "had ended, and then: decision.made"),
+    (supersede_what_was_withdrawn, 1, "NOT WITHDRAWN"),
+    (answer_the_same_withdrawal_differently, 1, "answered differently"),
+    (deny_an_accepted_item, 1, "nobody knew it"),
+    (refuse_a_sound_withdrawal, 9, "a sound withdrawal was refused"),
+    (put_a_withdrawal_before_its_item, 6, "DISORDER: the withdrawal"),
+    (forget_to_count_what_was_withdrawn, 2, "miscounts its decisions"),
+    (overtake, 6, "OVERTAKEN"),
+    (wait_behind_nothing, 1, "a sound record was set aside"),
+    (hold_others_up_for_what_is_no_event, 6, "holds up what follows it"),
+    (let_others_pass_what_failed, 6, "does not hold up what follows it"),
+    (lose_what_was_parked, 1, "LOST: case"),
 ]
 
 
@@ -562,6 +736,18 @@ def test_what_a_replay_changes_is_named(what: str) -> None:
     found = promises.compare(before, after)
     assert found
     assert {violation.promise for violation in found} == {5}
+
+
+def test_a_repeat_that_waits_behind_a_parked_record_changes_nothing() -> None:
+    before, told = ordinary().done(), ordinary()
+    [head] = [p for p in told.history.planted if p.kind == "a case that is there already"]
+    opened = next(r for r in told.history.records if b"mug" in (r.key or b"") and is_of(r, "case.opened"))
+    again = told.put(opened.topic, "p:product:mug", {}, opened.value or b"")._replace(headers=opened.headers)
+    told.history.records[-1] = again
+    told.set_aside(again, "piepowder-decision-eu", since=head.offset)
+    after = told.done()
+    assert titles(after) == []
+    assert promises.compare(before, after) == []
 
 
 def test_the_checker_shares_no_code_with_the_services() -> None:

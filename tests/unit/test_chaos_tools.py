@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from tests.chaos import faults, poison
-from tests.chaos.checker.cloudevents import read_event
+from tests.chaos.checker.cloudevents import derived, read_event
 from tests.chaos.checker.history import Record
 from tests.chaos.checker.reading import read_journal
 from tests.chaos.journal import Journal
-from tests.chaos.load import Items
+from tests.chaos.load import Arrival, Complaint, Items, Withdrawal
 from tests.chaos.proxy import Proxies, Trouble, kafka_client, postgres_client
 
 
@@ -38,8 +38,19 @@ def test_a_seed_makes_the_same_load_again() -> None:
     assert first != other
 
 
+def test_some_complain_of_what_was_posted_some_more_than_once() -> None:
+    complaints = [one for one in Items(7).arrivals(50, 60) if isinstance(one, Complaint)]
+    assert {one.kind for one in complaints} == {"notice", "appeal"}
+    bodies = [one.body for one in complaints]
+    assert len(set(bodies)) < len(bodies)
+    references = {msgspec.json.decode(body)["reference"] for body in bodies}
+    assert len(references) == len(set(bodies))
+    assert all(a.at <= b.at for a, b in pairwise(complaints))
+
+
 def test_the_load_has_what_it_promises() -> None:
-    arrivals = list(Items(7).arrivals(50, 60))
+    sent = list(Items(7).arrivals(50, 60))
+    arrivals = [one for one in sent if isinstance(one, Arrival)]
     lines = [line for arrival in arrivals for n, line in enumerate(arrival.lines, 1) if n not in arrival.bad]
     versions: dict[str, list[int]] = {}
     for line in lines:
@@ -53,6 +64,29 @@ def test_the_load_has_what_it_promises() -> None:
     assert any(arrival.batch for arrival in arrivals)
     assert any(arrival.bad for arrival in arrivals)
     assert 0.8 < sum(not arrival.batch for arrival in arrivals) / 3000 < 1.2
+
+
+def test_some_of_what_is_posted_is_taken_back_soon_late_and_twice_and_some_that_nobody_posted() -> None:
+    posted: dict[str, float] = {}
+    delays: list[float] = []
+    times: dict[str, int] = {}
+    for one in Items(7).arrivals(50, 60):
+        if isinstance(one, Withdrawal):
+            times[one.item_id] = times.get(one.item_id, 0) + 1
+            if one.item_id in posted:
+                delays.append(one.at - posted[one.item_id])
+        if not isinstance(one, Arrival):
+            continue
+        for number, line in enumerate(one.lines, 1):
+            if number not in one.bad:
+                body = msgspec.json.decode(line)
+                named = [str(body.get(name)) for name in ("platform", "kind", "id", "version")]
+                posted[derived("item", *named)] = one.at
+    assert any(delay == 0 for delay in delays)
+    assert any(0 < delay < 1 for delay in delays)
+    assert any(delay > 5 for delay in delays)
+    assert any(n > 1 for n in times.values())
+    assert times.keys() - posted.keys()
 
 
 def test_every_kind_of_poison_is_what_it_says() -> None:

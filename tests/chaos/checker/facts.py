@@ -8,15 +8,24 @@ from tests.chaos.checker.history import Call, History, Posted, Record
 
 SUBMITTED = "item.submitted"
 OPENED = "case.opened"
+TAKEN_BACK = "item.withdrawn"
+WITHDRAWN = "case.withdrawn"
+NOTICE = "notice"
+APPEAL = "appeal"
+
+
+Place = tuple[str, int, int]
 
 
 class Letter(NamedTuple):
-    """A record that a group set aside, and why."""
+    """A record that a group set aside, and why; `since` is the offset behind which its key is parked, None if it is
+    not."""
 
     region: str
-    source: tuple[str, int, int]
+    source: Place
     group: str
     reason: str
+    since: int | None
     record: Record
 
 
@@ -42,17 +51,21 @@ class Facts:
         self.any_events: dict[str, dict[str, Event]] = {region: {} for region in self.regions}
         self.broken: list[tuple[Record, str]] = []
         self.letters: dict[str, list[Letter]] = {region: [] for region in self.regions}
+        self.returned: set[tuple[Place, str]] = set()
+        self.copies: dict[tuple[str, str], list[Place]] = defaultdict(list)
         self.policy_sets: set[str] = set()
         for record in self.records:
             self._place(record)
         self.first = {place: _first(events) for place, events in self.events.items()}
-        self.submissions = {region: self._by("submissions", region, "item_id") for region in self.regions}
-        self.opened = {region: self._by("cases", region, "case_id") for region in self.regions}
+        self.submissions = {region: self._by("submissions", region, SUBMITTED, "item_id") for region in self.regions}
+        self.withdrawals = {region: self._by("submissions", region, TAKEN_BACK, "item_id") for region in self.regions}
+        self.opened = {region: self._by("cases", region, OPENED, "case_id") for region in self.regions}
+        self.withdrawn = {region: self._by("cases", region, WITHDRAWN, "case_id") for region in self.regions}
         self.lives = {region: self._lives(region) for region in self.regions}
         self.rows = {region: {row.case_id: row for row in history.cells[region].cases} for region in self.regions}
         self.aside = {
             region: {(letter.source, letter.group.removeprefix("piepowder-").removesuffix(f"-{region}")): letter
-                     for letter in self.letters[region]}
+                     for letter in self.letters[region] if (letter.source, letter.group) not in self.returned}
             for region in self.regions
         }  # fmt: skip
         self.posts: dict[str, list[Posted]] = defaultdict(list)
@@ -62,6 +75,18 @@ class Facts:
             if (item := item_of(posted) or named.get(posted.subject)) is not None:
                 self.posts[item].append(posted)
         self.leases = self._leases()
+        self.taken_back: dict[str, list[Call]] = defaultdict(list)
+        self.complaints: dict[tuple[str, str], list[Call]] = defaultdict(list)  # by type and reference
+        for call in history.calls:
+            if call.kind == "withdraw":
+                self.taken_back[call.facts["item_id"]].append(call)
+            elif call.kind in (NOTICE, APPEAL):
+                self.complaints[call.kind, call.facts["body"]["reference"]].append(call)
+        self.complained = {
+            (type_, region): self._by("submissions", region, f"{type_}.submitted", f"{type_}_id")
+            for type_ in (NOTICE, APPEAL)
+            for region in self.regions
+        }
 
     def stage(self, stage: str, region: str) -> list[Event]:
         """The first occurrence of every event of a topic, in its order."""
@@ -72,21 +97,20 @@ class Facts:
         return {self.history.markets[market] for market in (posted.body or {})["markets"]}
 
     def set_aside(self, event: Event, region: str, consumer: str) -> Letter | None:
-        """The letter of any copy of an event that a consumer of the region set aside."""
-        _, stage, _ = event.record.topic.split(".", 2)
-        for copy in self.events[stage, region]:
-            if copy.id == event.id:
-                place = (copy.record.topic, copy.record.partition, copy.record.offset)
-                if (letter := self.aside[region].get((place, consumer))) is not None:
-                    return letter
-        return None
+        """The letter of the first copy of an event, if a consumer of the region has set every copy aside."""
+        letters = [self.aside[region].get((place, consumer)) for place in self.copies[event.record.topic, event.id]]
+        return None if None in letters else letters[0]
 
     def _place(self, record: Record) -> None:
         stage, region = _stage(record.topic)
         place = (record.topic, record.partition, record.offset)
         if stage == "deadletters":
-            if place not in self.planted:
-                self.letters[region].append(_letter(region, record))
+            letter = _letter(region, record)
+            if any(name == "dl_returned" for name, _ in record.headers):
+                self.returned.add((letter.source, letter.group))
+            elif place not in self.planted:
+                self.returned.discard((letter.source, letter.group))
+                self.letters[region].append(letter)
             return
         event = read_event(record)
         owner = "global" if stage == "control" else region
@@ -101,11 +125,13 @@ class Facts:
             self.broken.append((record, event))
         else:
             self.events[stage, region].append(event)
+            self.copies[record.topic, event.id].append(place)
 
-    def _by(self, stage: str, region: str, name: str) -> dict[str, Event]:
+    def _by(self, stage: str, region: str, name: str, field: str) -> dict[str, Event]:
         found: dict[str, Event] = {}
         for event in self.stage(stage, region):
-            found.setdefault(event.data[name], event)
+            if event.name == name:
+                found.setdefault(event.data[field], event)
         return found
 
     def _lives(self, region: str) -> dict[str, list[Event]]:
@@ -125,6 +151,17 @@ class Facts:
                 kinds = {"heartbeat": lease.heartbeats, "release": lease.releases, "decide": lease.decisions}
                 kinds[call.kind].append(call)
         return dict(leases)
+
+
+def is_of_item(event: Event) -> bool:
+    """Whether a case's event is about an item, not about a notice or an appeal."""
+    return bool(event.data.get("case_type", "item") == "item")
+
+
+def is_older(event: Event, than: Event) -> bool:
+    """Whether both have numbers as versions, and the first one's is smaller."""
+    version, newest = event.data.get("version"), than.data.get("version")
+    return version is not None and newest is not None and version < newest
 
 
 def item_of(posted: Posted) -> str | None:
@@ -154,4 +191,5 @@ def _letter(region: str, record: Record) -> Letter:
     partition, offset = found.get("dl_partition", ""), found.get("dl_offset", "")
     source = (found.get("dl_topic", ""), int(partition) if partition.isdigit() else -1,
               int(offset) if offset.isdigit() else -1)  # fmt: skip
-    return Letter(region, source, found.get("dl_group", ""), found.get("dl_reason", ""), record)
+    since = int(found["dl_parked"]) if found.get("dl_parked", "").isdigit() else None
+    return Letter(region, source, found.get("dl_group", ""), found.get("dl_reason", ""), since, record)

@@ -178,7 +178,7 @@ class History:
                 verdict = call.answer if isinstance(call.answer, dict) else {}
                 yield Posted(call, 0, _parsed(call.facts["body"]), call.status, verdict, call.retry_after is not None)
             elif call.kind == "batch":
-                verdicts = {v["line"]: v for v in call.answer} if call.status == 200 else {}
+                verdicts = {v["line"]: v for v in call.answer if "line" in v} if call.status == 200 else {}
                 for line, text in enumerate(call.facts["lines"], 1):
                     verdict = verdicts.get(line, {})
                     status = verdict.get("status") if call.status == 200 else call.status

@@ -22,7 +22,7 @@ from tests.chaos.checker.history import (
     StatusRow,
 )
 
-STAGES = ("submissions", "cases", "decisions", "deadletters")
+STAGES = ("submissions", "cases", "decisions", "access", "deadletters")
 CONTROL = "piepowder.control"
 _KAFKA_SECONDS = 90.0
 _SQL_SECONDS = 60.0

@@ -1,0 +1,20 @@
+"""What the checker finds, and what finds it."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from tests.chaos.checker.facts import Facts
+
+
+class Violation(NamedTuple):
+    """A promise that was not kept; `records` are what shows it."""
+
+    promise: int
+    title: str
+    records: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"promise {self.promise}: {self.title}", *(f"    {record}" for record in self.records)])
+
+
+Question = Callable[[Facts], Iterator[Violation]]

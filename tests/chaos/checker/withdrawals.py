@@ -1,0 +1,99 @@
+"""What was taken back: a withdrawal that was answered 202 is told in every region of its item, behind it, and ends its
+case, unless that was decided or superseded first."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from tests.chaos.checker.cloudevents import Event, derived
+from tests.chaos.checker.facts import Facts, is_of_item, is_older
+from tests.chaos.checker.history import Call
+from tests.chaos.checker.violation import Violation
+
+
+def nothing_taken_back_is_lost(facts: Facts) -> Iterator[Violation]:
+    """Each withdrawal answered 202 is in every region of its item once, behind it; and only what was asked for is."""
+    for item, calls in facts.taken_back.items():
+        first: Call | None = None
+        for call in calls:
+            if call.status == 202:
+                first = first or call
+                yield from _answered(facts, item, call)
+                if call.answer != first.answer:
+                    title = f"the withdrawal of item {item} was answered differently the second time"
+                    yield Violation(1, title, (str(first), str(call)))
+            elif call.status == 404:
+                yield from _denied(facts, item, call)
+            elif call.status is not None and 400 <= call.status < 500 and call.status != 429:
+                yield Violation(9, f"a sound withdrawal was refused: {call.status}", (str(call),))
+    for region in facts.regions:
+        for item, event in facts.withdrawals[region].items():
+            calls = facts.taken_back.get(item, [])
+            if all(call.status is not None and 400 <= call.status < 500 for call in calls):
+                title = f"item {item} was withdrawn in {region}, and nobody asked for it"
+                yield Violation(1, title, (str(event), *map(str, calls)))
+            submitted = facts.submissions[region].get(item)
+            if submitted is not None and submitted.record.offset > event.record.offset:
+                title = f"DISORDER: the withdrawal of item {item} stands before it in {region}"
+                yield Violation(6, title, (str(event), str(submitted)))
+            passed_on = facts.withdrawn[region].get(derived("case", item, region, "item"))
+            if passed_on is None and not facts.set_aside(event, region, "router"):
+                yield Violation(1, f"LOST: the withdrawal of item {item} was not passed on in {region}", (str(event),))
+
+
+def a_withdrawn_case_ends(facts: Facts) -> Iterator[Violation]:
+    """A case that was open when its withdrawal came is closed by it, and no other case is."""
+    for region in facts.regions:
+        arrivals: dict[str, list[Event]] = defaultdict(list)
+        for event in filter(is_of_item, facts.opened[region].values()):
+            arrivals[event.subject].append(event)
+        for case_id, row in facts.rows[region].items():
+            opened, withdrawn = facts.opened[region].get(case_id), facts.withdrawn[region].get(case_id)
+            if opened is None:
+                continue
+            if withdrawn is None or facts.set_aside(withdrawn, region, "decision"):
+                if row.state == "withdrawn":
+                    title = f"case {case_id} in {region} is withdrawn, and nobody withdrew it"
+                    yield Violation(1, title, (str(opened), str(row)))
+                continue
+            expected = _ends(arrivals[opened.subject], opened, withdrawn)
+            if row.state not in expected:
+                title = f"NOT WITHDRAWN: case {case_id} in {region} is {row.state}; it is to be {' or '.join(expected)}"
+                yield Violation(1, title, (str(opened), str(withdrawn), str(row)))
+
+
+def _answered(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
+    told = {region: about["event_id"] for region, about in call.answer["regions"].items()}
+    for region in facts.regions:
+        event = facts.withdrawals[region].get(item)
+        if region not in told:
+            if (submitted := facts.submissions[region].get(item)) is not None:
+                title = f"item {item} was taken back, and not in region {region}"
+                yield Violation(1, title, (str(call), str(submitted)))
+        elif event is None:
+            title = f"LOST: answered 202, and the withdrawal of item {item} is not in region {region}"
+            yield Violation(1, title, (str(call),))
+        elif {told[region], derived("event", item, event.type, region)} != {event.id}:
+            title = f"the withdrawal of item {item} in {region} has another id than was told"
+            yield Violation(1, title, (str(call), str(event)))
+
+
+def _denied(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
+    for posted in facts.posts.get(item, []):
+        answered = posted.call.answered_at
+        if posted.outcome == "accepted" and answered is not None and answered < call.sent_at:
+            title = f"item {item} had been answered 202, and nobody knew it when it was taken back"
+            yield Violation(1, title, (str(posted), str(call)))
+
+
+def _ends(arrivals: list[Event], opened: Event, withdrawn: Event) -> tuple[str, ...]:
+    """The states that a case may be in, by what came before it, and before its withdrawal, in the topic."""
+    came, ended = opened.record.offset, withdrawn.record.offset
+    if any(event.record.offset < came and is_older(opened, event) for event in arrivals):
+        return ("superseded",)
+    if ended < came:
+        return ("withdrawn",)
+    if opened.data["verdict"] != "review":
+        return ("decided",)
+    if any(came < event.record.offset < ended and not is_older(event, opened) for event in arrivals):
+        return ("superseded", "decided")
+    return ("withdrawn", "decided")
