@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--only intake,router,decision,audit,e2e] [--items N] [--rounds N] [--out FILE]`."""
+"""`python -m tests.bench [--only intake,router] [--items N] [--rounds N] [--profile] [--publish] [--out FILE]`."""
 
 import argparse
 import asyncio
@@ -18,7 +18,8 @@ from deploy.local.stack import LocalStack
 from shared.clock import SystemClock
 from shared.errors import PiepowderError
 from shared.kafka.producer import KafkaProducer
-from tests.bench import e2e, machine, report, stages
+from tests.bench import document, e2e, growth, machine, report, stages
+from tests.bench.costs import count_statements
 from tests.bench.kafka import Watch
 from tests.bench.report import Figure
 from tests.bench.rooms import House
@@ -30,25 +31,32 @@ _STAGES: Final[Mapping[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "decision": stages.decision,
     "audit": stages.audit,
     "e2e": e2e.end_to_end,
+    "growth": growth.growth,
 }
-_STAGE_SECONDS: Final = 300.0
+_STAGE_SECONDS: Final = {"growth": 1_200.0}
+_OTHER_SECONDS: Final = 400.0
 _clock = SystemClock()
 
 
 def main() -> None:
     arguments = _arguments()
     gc.freeze()
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it warns of every topic that is a moment old
-    lines = ["", *machine.describe(), f"Command: python -m tests.bench {' '.join(sys.argv[1:])}".rstrip(), ""]
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it warns of every topic that is a moment old
+    if arguments.profile:
+        document.PICTURES.mkdir(exist_ok=True)
+    where = [*machine.describe(), f"`python -m tests.bench {' '.join(sys.argv[1:])}`"]
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            figures, failures = runner.run(_run(arguments))
+            found, failures = runner.run(_run(arguments))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("Stopped; nothing is left running.")
-    text = "\n".join([*lines, report.table(figures), "", *failures])
+    texts = {name: document.section(where, figures) for name, figures in found.items()}
+    text = "\n\n".join([*texts.values(), *failures])
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n", encoding="utf-8")
+    if arguments.publish:
+        document.publish(texts)
     sys.exit(1 if failures else 0)
 
 
@@ -58,8 +66,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(names), help="stages, comma-separated (default: all)")
     parser.add_argument("--items", type=int, default=30_000, help="items a round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count, of each side (default: %(default)s)")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also weigh what an item costs Kafka and PostgreSQL, and draw flame graphs into docs/performance",
+    )
+    parser.add_argument("--grown", type=int, default=1_000_000, help="items for growth (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
-    parser.add_argument("--profile", type=Path, help="run services under cProfile, into this folder: figures are lower")
+    parser.add_argument("--publish", action="store_true", help="write what was measured into docs/performance.md")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
     if unknown := set(arguments.only) - set(names):
@@ -67,23 +81,22 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-async def _run(arguments: argparse.Namespace) -> tuple[list[Figure], list[str]]:
+async def _run(arguments: argparse.Namespace) -> tuple[dict[str, list[Figure]], list[str]]:
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    figures: list[Figure] = []
+    found: dict[str, list[Figure]] = {}
     failures: list[str] = []
     for name in arguments.only:
         try:
             with tempfile.TemporaryDirectory(prefix="piepowder-bench-") as folder:
-                async with asyncio.timeout(_STAGE_SECONDS):
-                    found = await _stage(name, Path(folder), arguments)
-            figures += found
-            _say(report.table(found))
+                async with asyncio.timeout(_STAGE_SECONDS.get(name, _OTHER_SECONDS)):
+                    found[name] = await _stage(name, Path(folder), arguments)
+            _say(report.table(found[name]))
         except (AssertionError, ConnectionError, ExceptionGroup, PiepowderError, StackError, TimeoutError) as error:
             failures.append(f"{name}: not measured. {error!r}")
             _say(failures[-1])
-    return figures, failures
+    return found, failures
 
 
 async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list[Figure]:
@@ -92,12 +105,25 @@ async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list
     try:
         began = _clock.monotonic()
         await asyncio.to_thread(stack.start)
-        house = House(stack, folder / "services", arguments.profile)
+        if arguments.profile and name not in ("e2e", "growth"):
+            await count_statements(stack)
+        house = House(stack, folder / "services")
         producer = KafkaProducer(stack.kafka, client_id="bench")
         async with Watch.on(stack.kafka) as watch:
             try:
+                pictures = document.PICTURES if arguments.profile else None
                 return await _STAGES[name](
-                    Bench(house, watch, producer, arguments.rounds, arguments.items, _say, began)
+                    Bench(
+                        house,
+                        watch,
+                        producer,
+                        arguments.rounds,
+                        arguments.items,
+                        _say,
+                        began,
+                        pictures,
+                        arguments.grown,
+                    )
                 )
             finally:
                 await producer.stop()

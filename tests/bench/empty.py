@@ -1,4 +1,7 @@
-"""The floor of single posts: the services' web server with nothing behind it. `python -m tests.bench.empty PORT`."""
+"""The floors of single posts: the services' application, or only its web server, with nothing behind it.
+
+`python -m tests.bench.empty PORT [application|server]`
+"""
 
 import asyncio
 import sys
@@ -6,12 +9,29 @@ from typing import Final
 
 import uvicorn
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared import http
+from shared.readiness import Readiness
 
 _NO_BODY: Final[list[tuple[bytes, bytes]]] = [(b"content-length", b"0")]
 
 
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
+def application() -> ASGIApp:
+    """The application that every service has, with a route that takes the whole body and answers an empty 202."""
+
+    async def items(request: Request) -> Response:
+        await request.body()
+        return Response(status_code=202)
+
+    app = http.create_app("empty", "The floor of single posts.", Readiness("empty"))
+    app.add_route("/v1/items", items, methods=["POST"])
+    return app
+
+
+async def server(scope: Scope, receive: Receive, send: Send) -> None:
     """Take the whole body and answer an empty 202 (200 to a GET)."""
     while (await receive()).get("more_body"):
         pass
@@ -20,7 +40,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-def config(port: int) -> uvicorn.Config:
+def config(app: ASGIApp, port: int) -> uvicorn.Config:
     """The settings of `shared.lifecycle`."""
     return uvicorn.Config(
         app,
@@ -30,10 +50,12 @@ def config(port: int) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=30,
     )
 
 
 if __name__ == "__main__":
+    port, kind = int(sys.argv[1]), sys.argv[2]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(uvicorn.Server(config(int(sys.argv[1]))).serve())
+        runner.run(uvicorn.Server(config({"application": application(), "server": server}[kind], port)).serve())

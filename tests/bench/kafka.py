@@ -13,7 +13,8 @@ from shared.envelope import Encoded
 from shared.kafka.producer import KafkaProducer, Record, record
 
 Lanes: TypeAlias = dict[TopicPartition, list[Record]]
-BATCH_BYTES: Final = 512 * 1024  # as in shared.kafka.producer
+BATCH_BYTES: Final = 512 * 1024  # as in shared.kafka.producer, and so the next
+COMPRESSION: Final = "zstd"
 _POLL_SECONDS: Final = 0.01
 _AT_A_TIME: Final = 5_000
 
@@ -24,14 +25,14 @@ async def fill(producer: KafkaProducer, topic: str, events: Sequence[Encoded]) -
         await producer.send([record(topic, event) for event in events[at : at + _AT_A_TIME]])
 
 
-def bare_producer(bootstrap: str) -> AIOKafkaProducer:
-    """aiokafka's producer as it is, with the settings of `shared.kafka.producer`."""
+def bare_producer(bootstrap: str, codec: str = COMPRESSION) -> AIOKafkaProducer:
+    """aiokafka's producer as it is, with the settings of `shared.kafka.producer` but for the codec."""
     return AIOKafkaProducer(
         bootstrap_servers=bootstrap,
         acks="all",
         enable_idempotence=True,
         max_batch_size=BATCH_BYTES,
-        compression_type="lz4",
+        compression_type=codec,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+_SMALLEST_SHARE: Final = 0.01
 _HEAD: Final = ("figure", "measured", "floor", "ratio", "by CPU", "mark", "met", "next", "CPU µs an item", "peak MB")
 
 
@@ -35,8 +36,24 @@ class Mark(msgspec.Struct, frozen=True):
         return f"{'<' if self.below else '≥'} {self.bound:,g} {self.unit}".rstrip()
 
 
+class Cost(msgspec.Struct, kw_only=True, frozen=True):
+    """What an item leaves behind, in bytes: on topics (compressed), in the WAL, in tables and their indexes.
+
+    `batch_items` items come in a batch, on average, and a batch takes so many `statements`.
+    """
+
+    topics: Mapping[str, float]
+    wal: float
+    tables: Mapping[str, tuple[float, float]]
+    batch_items: float
+    statements: float
+
+
 class Figure(msgspec.Struct, kw_only=True):
-    """One row: what was measured, in `unit`, in each round, and the floor in the same unit where there is one."""
+    """One row: what was measured, in `unit`, in each round, and the floor in the same unit where there is one.
+
+    `cost` and `parts` (shares of the service's processor time) are known of what was examined; `flame` is the picture.
+    """
 
     name: str
     unit: str
@@ -47,6 +64,9 @@ class Figure(msgspec.Struct, kw_only=True):
     cpu: Mapping[str, float] = {}
     floor_cpu: Mapping[str, float] = {}
     peak: Mapping[str, float] = {}
+    cost: Cost | None = None
+    parts: Mapping[str, float] = {}
+    flame: str = ""
 
     @property
     def measured(self) -> float:
@@ -117,6 +137,44 @@ def table(figures: Sequence[Figure]) -> str:
     """The figures as a Markdown table."""
     rows = [list(_HEAD), ["---"] * len(_HEAD), *(figure.cells() for figure in figures)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def costs(figures: Sequence[Figure]) -> str:
+    """What an item costs, as a Markdown table; empty when nothing was weighed."""
+    rows = [(figure.name, figure.cost) for figure in figures if figure.cost is not None]
+    if not rows:
+        return ""
+    head = (
+        "an item of",
+        "bytes on topics",
+        "bytes of WAL",
+        "bytes of tables + indexes",
+        "items a batch",
+        "statements a batch",
+    )
+    lines = [head, ["---"] * len(head)]
+    for name, cost in rows:
+        tables = sorted(cost.tables.items(), key=lambda one: -sum(one[1]))
+        lines.append(
+            [
+                name,
+                _listed({topic.removeprefix("piepowder."): size for topic, size in cost.topics.items()}),
+                f"{cost.wal:,.0f}" if cost.wal else "",
+                ", ".join(f"{table} {own:,.0f} + {indexes:,.0f}" for table, (own, indexes) in tables),
+                f"{cost.batch_items:,.0f}" if cost.batch_items else "",
+                f"{cost.statements:,.1f}" if cost.statements else "",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def parts(figure: Figure) -> str:
+    """Where a service's processor time goes, as a Markdown table: parts of more than a hundredth, then the rest."""
+    own = next(iter(figure.cpu.values()), 0.0)
+    shown = {part: share for part, share in figure.parts.items() if share >= _SMALLEST_SHARE}
+    shown["all else"] = 1.0 - sum(shown.values())
+    lines = [f"| {part} | {share:.0%} | {share * own:.1f} |" for part, share in shown.items()]
+    return "\n".join(["| | of its time | µs an item |", "| --- | --- | --- |", *lines])
 
 
 def cpu_an_item(rounds: Sequence[Round]) -> dict[str, float]:

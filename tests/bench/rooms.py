@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -15,9 +15,9 @@ import msgspec
 from deploy.local.ports import free_ports
 from deploy.local.process import Child
 from deploy.local.stack import LocalStack
-from deploy.local.system import SCOPES
 from shared import ids
 from shared.auth import Client
+from shared.clients import SCOPES
 from shared.clock import SystemClock
 from shared.kafka import topics
 
@@ -45,7 +45,7 @@ class Room:
         async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
             while _clock.monotonic() < deadline:
                 if not self.child.alive:
-                    raise AssertionError(f"{self.child.name} has ended:\n" + "\n".join(self.child.tail()))
+                    raise self._ended()
                 try:
                     answer = await client.get(f"{self.url}/readyz")
                 except httpx.HTTPError:
@@ -58,14 +58,27 @@ class Room:
                 await asyncio.sleep(0.05)
         raise AssertionError(f"{self.child.name} is not ready: {lacks}\n" + "\n".join(self.child.tail()))
 
+    async def while_alive(self, working: Awaitable[object]) -> None:
+        """Wait for `working`; raises AssertionError with its last lines when the process ends before that."""
+        task = asyncio.ensure_future(working)
+        try:
+            while not (await asyncio.wait([task], timeout=0.5))[0]:
+                if not self.child.alive:
+                    raise self._ended()
+            await task
+        finally:
+            task.cancel()
+
+    def _ended(self) -> AssertionError:
+        return AssertionError(f"{self.child.name} has ended:\n" + "\n".join(self.child.tail()))
+
 
 class House:
-    """Where services are started: the stack, a folder for logs and keys, and where profiles go when they are wanted."""
+    """Where services are started: the stack, and a folder for logs and keys."""
 
-    def __init__(self, stack: LocalStack, folder: Path, profiles: Path | None) -> None:
+    def __init__(self, stack: LocalStack, folder: Path) -> None:
         self.stack = stack
         self.folder = folder
-        self.profiles = profiles
         self.key = ids.new_api_key("bench")
         folder.mkdir(parents=True, exist_ok=True)
         self._clients = folder / "clients.json"
@@ -77,20 +90,18 @@ class House:
         return {child.name.split("-")[0]: child.pid for child in self.stack.children() if child.pid is not None}
 
     @asynccontextmanager
-    async def service(self, name: str, *, lacking: str | None = None, **environment: str) -> AsyncIterator[Room]:
+    async def service(
+        self, name: str, *, label: str = "", lacking: str | None = None, **environment: str
+    ) -> AsyncIterator[Room]:
         """`python -m services.<name>` until the block ends; with a database of its own if `DATABASE_URL` is not given.
 
-        It is taken for ready when it lacks nothing but `lacking`.
+        It is taken for ready when it lacks nothing but `lacking`; a second process of it has a `label` of its own.
         """
         if name != "router" and "DATABASE_URL" not in environment:
             environment["DATABASE_URL"] = await self.database(f"bench_{name}")
         [port] = free_ports(1)
         own = {"KAFKA": self.stack.kafka, "CLIENTS_FILE": str(self._clients), "PORT": str(port), "LOG_LEVEL": "WARNING"}
-        module = ["-m", f"services.{name}"]
-        if self.profiles is not None:
-            self.profiles.mkdir(parents=True, exist_ok=True)
-            module = ["-m", "cProfile", "-o", str(self.profiles.absolute() / f"{name}.pstats"), *module]
-        async with self.process(name, module, own | environment, port, lacking) as room:
+        async with self.process(label or name, ["-m", f"services.{name}"], own | environment, port, lacking) as room:
             yield room
 
     @asynccontextmanager
@@ -98,6 +109,19 @@ class House:
         self, name: str, arguments: list[str], settings: Mapping[str, str], port: int, lacking: str | None = None
     ) -> AsyncIterator[Room]:
         """A Python process with these settings, ready, until the block ends."""
+        async with self._running(name, arguments, settings) as child:
+            room = Room(child, f"http://127.0.0.1:{port}", self.key)
+            await room.until_ready(lacking)
+            yield room
+
+    @asynccontextmanager
+    async def peer(self, name: str, *arguments: str) -> AsyncIterator[Room]:
+        """`python -m tests.bench.peers.<name>` until the block ends; it answers no REST."""
+        async with self._running(name, ["-m", f"tests.bench.peers.{name}", *arguments], {}) as child:
+            yield Room(child, "", self.key)
+
+    @asynccontextmanager
+    async def _running(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> AsyncIterator[Child]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PIEPOWDER_")}
         child = Child(
             name,
@@ -108,9 +132,7 @@ class House:
         )
         try:
             await asyncio.to_thread(child.start)
-            room = Room(child, f"http://127.0.0.1:{port}", self.key)
-            await room.until_ready(lacking)
-            yield room
+            yield child
         finally:
             child.resume()
             await asyncio.to_thread(child.stop, 20.0)

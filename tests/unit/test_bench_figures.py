@@ -115,7 +115,7 @@ async def test_the_client_refuses_an_answer_that_was_not_wanted() -> None:
 @asynccontextmanager
 async def _empty_server() -> AsyncIterator[str]:
     [port] = free_ports(1)
-    server = uvicorn.Server(empty.config(port))
+    server = uvicorn.Server(empty.config(empty.server, port))
     with patch.object(server, "capture_signals", nullcontext):
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - it has no event for it

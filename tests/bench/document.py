@@ -1,0 +1,36 @@
+"""The page of figures: what a stage's run found goes between its markers in docs/performance.md, the rest stays."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.bench import report
+from tests.bench.report import Figure
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
+PICTURES: Final = PAGE.with_suffix("")
+
+
+def section(machine: Sequence[str], figures: Sequence[Figure]) -> str:
+    """What is said of a stage: where it was measured, its figures, what an item costs, where its time goes."""
+    told = ["  \n".join(machine), report.table(figures)]
+    if costs := report.costs(figures):
+        told.append(costs)
+    for figure in figures:
+        if figure.parts:
+            picture = f"[flame graph]({PICTURES.name}/{figure.flame})"
+            told.append(f"Where the processor time of *{figure.name}* goes ({picture}):")
+            told.append(report.parts(figure))
+    return "\n\n".join(told)
+
+
+def publish(sections: Mapping[str, str], page: Path = PAGE) -> None:
+    """Put each section between its stage's markers; raises ValueError when the page has none for it."""
+    text = page.read_text(encoding="utf-8")
+    for name, told in sections.items():
+        before, begin, rest = text.partition(f"<!-- measured: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"{page.name} has no place for {name}: <!-- measured: {name} --> ... <!-- end -->")
+        text = f"{before}{begin}\n{told}\n\n{end}{after}"
+    page.write_text(text, encoding="utf-8")

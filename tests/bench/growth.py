@@ -1,0 +1,155 @@
+"""Whether an item costs at the end what it cost at the beginning: decision and audit with a million items behind them.
+
+What is compared is processor time, the service's and PostgreSQL's together, of a twentieth of the items each: it holds
+what the database does on the side (vacuum, statistics, checkpoints), and little of what else the machine does. One item
+in ten waits for a reviewer, so a million leave 100,000 open cases; what a claim and a decision cost among them is
+compared too.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import asyncpg
+import msgspec
+
+from shared.kafka import topics
+from tests.bench import calls, data
+from tests.bench.data import REGION, REGIONS, Life
+from tests.bench.kafka import fill
+from tests.bench.report import Figure, Mark, Round, cpu_an_item
+from tests.bench.rooms import Room
+from tests.bench.stages import Bench, resumed, stopped
+from tests.bench.usage import peak_mb
+
+_CHUNKS: Final = 5  # are the beginning, after one to warm up, and as many are the end
+_ALL_CHUNKS: Final = 20 * _CHUNKS
+_MARK: Final = Mark(1.2, below=True)
+
+
+async def growth(bench: Bench) -> list[Figure]:
+    """What the last items cost beside the first, in both services that keep something of every item."""
+    return [*await _decision(bench), await _audit(bench)]
+
+
+async def _decision(bench: Bench) -> list[Figure]:
+    await bench.house.topics(*REGIONS)
+    source, target, group = topics.cases(REGION), topics.decisions(REGION), f"piepowder-decision-{REGION}"
+    url = await bench.house.database("bench_decision")
+    connection = await asyncpg.connect(url)
+    told, reviewed = 0, min(300, bench.grown // 2_000)
+
+    async def put(lives: Sequence[Life]) -> None:
+        nonlocal told
+        told += sum(life.verdict != "review" for life in lives)
+        await fill(bench.producer, source, [life.opened for life in lives])
+
+    async def work() -> None:
+        await bench.watch.until_committed(group, [source])
+        await bench.watch.until_size(told, target)
+        while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox)"):  # noqa: ASYNC110 - it tells who asks
+            await asyncio.sleep(0.01)
+
+    async def review() -> Round:
+        nonlocal told
+        told += 2 * reviewed  # claimed, decided
+        return await bench.round(reviewed, {"decision": room.pid}, _review(room, reviewed))
+
+    try:
+        async with bench.house.service("decision", REGION=REGION, DATABASE_URL=url) as room:
+            await _grow(bench, room, range(2), put, work)
+            early = [await review() for _ in range(2)][1]
+            first = await _grow(bench, room, range(2, 2 + _CHUNKS), put, work)
+            await _grow(bench, room, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work)
+            last = await _grow(bench, room, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work)
+            still_open = await connection.fetchval("SELECT count(*) FROM cases WHERE state IN ('waiting', 'claimed')")
+            late = [await review() for _ in range(2)][1]
+            peak = {"decision": peak_mb(room.pid)}
+    finally:
+        await connection.close()
+    after = f"after {bench.grown:,} cases, {still_open:,} of them open"
+    return [
+        _compared(f"decision: a case, {after}; floor: at first", last, first, peak),
+        _compared(f"decision: a claim and its decision over REST, {after}; floor: at first", [late], [early], peak),
+    ]
+
+
+async def _audit(bench: Bench) -> Figure:
+    await bench.house.topics(*REGIONS)
+    names = [topics.submissions(REGION), topics.cases(REGION), topics.decisions(REGION)]
+    group = f"piepowder-audit-{REGION}"
+
+    async def put(lives: Sequence[Life]) -> None:
+        await fill(bench.producer, names[0], [life.submitted for life in lives])
+        await fill(bench.producer, names[1], [life.opened for life in lives])
+        await fill(bench.producer, names[2], [life.decided for life in lives])
+
+    async def work() -> None:
+        await bench.watch.until_committed(group, names)
+
+    url = await bench.house.database("bench_audit")
+    async with bench.house.service("audit", REGION=REGION, DATABASE_URL=url) as room:
+        await bench.watch.until_committed(group, names)
+        await _grow(bench, room, range(2), put, work, events=len(names))
+        first = await _grow(bench, room, range(2, 2 + _CHUNKS), put, work, events=len(names))
+        await _grow(bench, room, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work, events=len(names))
+        last = await _grow(bench, room, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work, events=len(names))
+        peak = {"audit": peak_mb(room.pid)}
+    return _compared(f"audit: an event, after {bench.grown:,}; floor: at first", last, first, peak)
+
+
+async def _grow(
+    bench: Bench,
+    room: Room,
+    chunks: range,
+    put: Callable[[Sequence[Life]], Awaitable[None]],
+    work: Callable[[], Awaitable[None]],
+    *,
+    events: int = 1,
+) -> list[Round]:
+    """Let the service work on these hundredths of all items, of which each is so many `events`."""
+    name = room.child.name
+    bench.say(f"growth: {name}, {chunks.start} to {chunks.stop} % of {bench.grown:,}")
+    items, rounds = bench.grown // _ALL_CHUNKS // events, []
+    for chunk in chunks:
+        lives = data.more_lives(range(chunk * items, (chunk + 1) * items), tag="grown")
+        async with stopped(room):
+            await put(lives)
+        rounds.append(await bench.round(items * events, {name: room.pid}, resumed(room, work())))
+    return rounds
+
+
+async def _review(room: Room, count: int) -> None:
+    """Claim and decide, one case after the other, as a reviewer's tool does."""
+    connection = await calls.Connection.open(room.url)
+    claim = msgspec.json.encode({"reviewer": "r-1", "team": "in_house"})
+    try:
+        for _ in range(count):
+            answer = await connection.call(calls.post("/v1/claims", room.key, claim))
+            assert answer.status == 201, answer.body
+            claimed = msgspec.json.decode(answer.body)
+            decision = msgspec.json.encode({"lease_token": claimed["lease"]["token"], "action": "approve"})
+            path = f"/v1/cases/{claimed['case']['case_id']}/decisions"
+            answer = await connection.call(calls.post(path, room.key, decision))
+            assert answer.status == 201, answer.body
+    finally:
+        connection.close()
+
+
+def _compared(name: str, last: Sequence[Round], first: Sequence[Round], peak: Mapping[str, float]) -> Figure:
+    """The processor time of the service and of PostgreSQL together, an item: of the last beside that of the first."""
+    return Figure(
+        name=name,
+        unit="µs",
+        values=[_cost(last)],
+        floors=[_cost(first)],
+        mark=_MARK,
+        cpu=cpu_an_item(last),
+        floor_cpu=cpu_an_item(first),
+        peak=peak,
+    )
+
+
+def _cost(rounds: Sequence[Round]) -> float:
+    seconds = sum(cpu for one in rounds for name, cpu in one.cpu.items() if name != "Kafka")
+    return seconds * 1e6 / sum(one.items for one in rounds)

@@ -1,0 +1,53 @@
+"""What a peer does with a record: the router's own functions, none of its plumbing."""
+
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from services.router.domain import Model, route
+from services.router.policies import compile_policy_set
+from shared import envelope, ids
+from shared.clock import SystemClock, to_text
+from shared.envelope import Attributes, Encoded, Event
+from shared.events import CASE_OPENED, ItemSubmitted
+from tests.bench import data
+from tests.bench.data import REGION
+
+if TYPE_CHECKING:
+    from aiokafka import ConsumerRecord
+
+
+class Routing:
+    """From a submission's record to its case, under the bench's operating model and twenty policies."""
+
+    def __init__(self) -> None:
+        model, policy_set = data.published()
+        self._model = Model(model)
+        self._policy_set = compile_policy_set(policy_set)
+        self._clock = SystemClock()
+
+    def read(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> Event[ItemSubmitted]:
+        """The submission in a record; raises Poison when it is none of the region's."""
+        return envelope.decode(record.headers, record.key, record.value, region=REGION)
+
+    def case(self, event: Event[ItemSubmitted]) -> Encoded:
+        """The event that opens the case; raises Poison when the item cannot be routed."""
+        submitted, cause = event.data, event.attributes
+        case = route(submitted, REGION, self._policy_set, self._model)
+        attributes = Attributes(
+            ids.event_id(cause.id, CASE_OPENED),
+            CASE_OPENED,
+            f"piepowder/router/{REGION}",
+            to_text(self._clock.now()),
+            cause.subject,
+            REGION,
+            cause.correlation_id,
+            cause.id,
+            cause.traceparent,
+        )
+        return envelope.encode(attributes, case)
+
+
+def partition(key: bytes | None, partitions: Sequence[int], _: Sequence[int]) -> int:
+    """The partition of a key, as aiokafka's producer asks for it."""
+    return partitions[zlib.crc32(key or b"") % len(partitions)]
