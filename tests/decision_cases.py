@@ -60,6 +60,120 @@ def opened(
     return attributes, case
 
 
+def withdrawn(
+    region: str, subject_id: str = "B07", *, version: int | None = 1, content: str = "", **changed: Any
+) -> tuple[Attributes, events.CaseWithdrawn]:
+    """A `case.withdrawn` with its attributes, of the case that `opened` opens."""
+    attributes, case = opened(region, subject_id, version=version, content=content)
+    taken_back = ids.event_id(case.item_id, events.ITEM_WITHDRAWN, region)
+    withdrawal = events.CaseWithdrawn(
+        **{
+            "case_id": case.case_id,
+            "item_id": case.item_id,
+            "platform": "shop",
+            "kind": "product",
+            "subject_id": subject_id,
+            "version": version,
+            "withdrawn_at": to_text(NOON),
+            "reason": "sold",
+            **changed,
+        }
+    )
+    return (
+        Attributes(
+            ids.event_id(taken_back, events.CASE_WITHDRAWN),
+            events.CASE_WITHDRAWN,
+            f"piepowder/router/{region}",
+            to_text(NOON),
+            attributes.subject,
+            region,
+            attributes.correlation_id,
+            taken_back,
+        ),
+        withdrawal,
+    )
+
+
+def noticed(
+    region: str, subject_id: str = "B07", *, reference: str = "1", reporter: str = "user", **changed: Any
+) -> tuple[Attributes, events.CaseOpened]:
+    """A `case.opened` of a notice about a subject, with its attributes."""
+    subject = subject_of("shop", "product", subject_id)
+    notice_id = ids.notice_id("shop", subject, reference)
+    submitted = ids.event_id(notice_id, events.NOTICE_SUBMITTED, region)
+    notice = events.Notice(
+        markets=["DE"],
+        ground="counterfeit",
+        category="STATEMENT_CATEGORY_INTELLECTUAL_PROPERTY_INFRINGEMENTS",
+        explanation="We make this watch, and not that one.",
+        locations=["https://shop.example/B07"],
+        good_faith=True,
+        reporter=events.Reporter(kind=reporter, name="Ada"),
+    )
+    about = {"item": events.Item(markets=["DE"]), "notice": notice, **changed}
+    return _complaint(region, subject_id, notice_id, submitted, submitted, case_type="notice", **about)
+
+
+def appealed(
+    region: str,
+    about: events.CaseOpened,
+    *,
+    n: int = 1,
+    reference: str = "1",
+    action: str = "reject",
+    reviewer: str = "",
+    **changed: Any,
+) -> tuple[Attributes, events.CaseOpened]:
+    """A `case.opened` of an appeal about decision `n` of a case, with its attributes; without a reviewer the decision
+    was a policy's."""
+    subject = subject_of("shop", "product", about.subject_id)
+    appeal_id = ids.appeal_id("shop", region, subject, reference)
+    contested = events.Contested(
+        decision_id=ids.decision_id(about.case_id, n),
+        case_id=about.case_id,
+        case_type=about.case_type,
+        item_id=about.item_id,
+        n=n,
+        action=action,
+        automated=not reviewer,
+        reviewer=reviewer,
+        decided_at=to_text(NOON),
+    )
+    appeal = events.Appeal(
+        appellant=events.Appellant(kind="seller", name="Bob"), explanation="It is genuine.", decision=contested
+    )
+    first = ids.event_id(about.item_id, events.ITEM_SUBMITTED, region)
+    submitted = ids.event_id(appeal_id, events.APPEAL_SUBMITTED, region)
+    said = {"item": events.Item(markets=[]), "appeal": appeal, **changed}
+    return _complaint(region, about.subject_id, appeal_id, submitted, first, case_type="appeal", **said)
+
+
+def _complaint(
+    region: str, subject_id: str, item_id: str, submitted: str, first: str, **said: Any
+) -> tuple[Attributes, events.CaseOpened]:
+    _, case = opened(
+        region,
+        subject_id,
+        **{"case_id": ids.case_id(item_id, region, said["case_type"]), "item_id": item_id, "version": None, **said},
+    )
+    attributes = Attributes(
+        ids.event_id(submitted, events.CASE_OPENED),
+        events.CASE_OPENED,
+        f"piepowder/router/{region}",
+        to_text(NOON),
+        subject_of("shop", "product", subject_id),
+        region,
+        first,
+        submitted,
+    )
+    return attributes, case
+
+
+def encoded_withdrawal(region: str, subject_id: str = "B07", **what: Any) -> Encoded:
+    """The same as key, value and headers."""
+    return encode(*withdrawn(region, subject_id, **what))
+
+
 def encoded(region: str, subject_id: str = "B07", **what: Any) -> Encoded:
     """The same as key, value and headers."""
     return encode(*opened(region, subject_id, **what))

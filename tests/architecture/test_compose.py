@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,7 +177,8 @@ def test_the_topics_of_every_region_are_created() -> None:
     given = dict(zip(said[2::2], said[3::2], strict=True))
     assert given["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
     created = {spec.name for spec in topics.expand(topics.load(), given["--regions"].split(","))}
-    kinds = (topics.submissions, topics.cases, topics.decisions, topics.deadletters)
+    regional = (topics.submissions, topics.cases, topics.decisions, topics.requests, topics.access)
+    kinds = (*regional, topics.deadletters, topics.parked)
     assert created == {topics.CONTROL} | {kind(region) for kind in kinds for region in regions_of("intake")}
 
 
@@ -192,13 +195,16 @@ def test_a_job_is_one_that_there_is(name: str, capsys: pytest.CaptureFixture[str
 
 
 def test_the_key_is_made_once_and_only_its_hash_is_shown_to_the_services() -> None:
-    key_file, clients_file = JOBS["keys"]["command"][2:]
+    key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
     assert JOBS["control"]["command"][3] == key_file
-    assert mounted(JOBS["keys"]) == {str(Path(key_file).parent), str(Path(clients_file).parent)}
+    folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
+    assert mounted(JOBS["keys"]) == {*folders}
     assert mounted(JOBS["control"]) == {str(Path(key_file).parent)}
     for container in SERVICES.values():
         assert container["environment"]["PIEPOWDER_CLIENTS_FILE"] == clients_file
-        assert mounted(container) == {str(Path(clients_file).parent)}
+        is_intake = container["command"] == ["services.intake"]
+        assert container["environment"].get("PIEPOWDER_ROUTER_KEY_FILE") == (intakes_key_file if is_intake else None)
+        assert mounted(container) == {*folders[1 : 3 if is_intake else 2]}
     owned = next(i.text for i in load_dockerfile() if i.name == "RUN" and "useradd" in i.text)
     assert mounted(JOBS["keys"]) <= set(owned.split())
 
@@ -207,9 +213,11 @@ def mounted(container: dict[str, Any]) -> set[str]:
     return {volume.split(":")[1] for volume in container.get("volumes", [])}
 
 
-def test_the_sample_is_published_where_the_router_listens() -> None:
-    url = urlsplit(JOBS["control"]["command"][2])
-    assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
+def test_the_router_is_asked_where_it_listens() -> None:
+    asking = [c["environment"]["PIEPOWDER_ROUTER"] for c in SERVICES.values() if c["command"] == ["services.intake"]]
+    for text in (JOBS["control"]["command"][2], *asking):
+        url = urlsplit(text)
+        assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
 
 
 def test_nothing_is_published_beyond_the_loopback_and_no_port_twice() -> None:
@@ -327,6 +335,13 @@ def walk(node: Any) -> Iterator[Any]:
         for child in inner if isinstance(inner, list) else [inner]:
             if child is not None:
                 yield from walk(child)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no Python package has promtool; where it is, it runs")
+def test_the_alerts_fire_as_their_tests_say() -> None:
+    command = ["promtool", "test", "rules", str(ROOT / "deploy/prometheus/rules_test.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_each_alert_is_shown_to_fire_and_to_keep_quiet() -> None:

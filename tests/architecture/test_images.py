@@ -14,18 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import httpx
-import msgspec
 import pytest
 from docker.utils.build import exclude_paths
 
-from deploy.docker.jobs import keep_key, put_sample_into_force
-from deploy.local.errors import StackError
+from deploy.initial import keep_key
 from deploy.local.ports import free_ports
-from shared.auth import Authenticator, Client
-from shared.ids import hash_api_key, is_well_formed_api_key
 from tests.architecture.containers import ROOT, image_environment, load_compose, load_dockerfile, seconds
 
 DOCKERFILE_STEPS = load_dockerfile()
@@ -151,7 +145,7 @@ SERVICES = {
 def containers(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Process"]]:
     """One process of each service, as its container starts it, with nothing of what it stands on."""
     place = tmp_path_factory.mktemp("containers")
-    keep_key(place / "key", place / "clients.json")
+    keep_key(place / "key", place / "clients.json", "compose")
     with ExitStack() as stack:
         started = {}
         for (name, environment), port in zip(SERVICES.items(), free_ports(len(SERVICES)), strict=True):
@@ -228,58 +222,3 @@ def test_its_commands_run(image: Image, arguments: list[str]) -> None:
     said = image.run(*arguments)
     assert said.returncode == 0, said.stderr
     assert "help" in said.stdout.lower()
-
-
-def test_the_key_is_made_once_and_other_clients_are_kept(tmp_path: Path) -> None:
-    key_file, clients_file = tmp_path / "key", tmp_path / "clients.json"
-    key = keep_key(key_file, clients_file)
-    assert is_well_formed_api_key(key)
-    assert {path.stat().st_mode & 0o777 for path in (key_file, clients_file)} == {0o600}
-    assert key not in clients_file.read_text()
-    other = Client("other", hash_api_key("pp_x_other"), frozenset({"items:read"}))
-    known = msgspec.json.decode(clients_file.read_bytes(), type=list[Client])
-    clients_file.write_bytes(msgspec.json.encode([*known, other]))
-    assert keep_key(key_file, clients_file) == key
-    after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[Client])}
-    assert after.keys() == {"compose", "other"}
-    assert after["compose"].key_sha256 == hash_api_key(key)
-    Authenticator.from_file(clients_file)
-
-
-@pytest.mark.parametrize("in_force", [[], ["policy_set"], ["operating_model", "policy_set"]])
-async def test_the_sample_is_put_into_force_only_where_nothing_is(in_force: list[str]) -> None:
-    router = Router(in_force)
-    published = await put_sample_into_force("http://router", "pp_key", transport=httpx.MockTransport(router))
-    assert published == [name for name in ("operating_model", "policy_set") if name not in in_force]
-    assert [sorted(body) for body in router.published] == ([published] if published else [])
-    assert router.keys == {"Bearer pp_key"}
-
-
-async def test_a_refusal_by_the_router_is_told_in_its_own_words() -> None:
-    with pytest.raises(StackError, match="no such field"):
-        await put_sample_into_force("http://router", "k", transport=httpx.MockTransport(Router([], refusing=True)))
-
-
-class Router:
-    """A router's `/v1/control` that is not ready at first."""
-
-    def __init__(self, in_force: list[str], *, refusing: bool = False) -> None:
-        self.published: list[dict[str, Any]] = []
-        self.keys: set[str] = set()
-        self._in_force = in_force
-        self._refusing = refusing
-        self._calls = 0
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        assert request.url.path == "/v1/control"
-        self.keys.add(request.headers["authorization"])
-        self._calls += 1
-        if self._calls == 1:
-            return httpx.Response(503, json={"detail": "not ready"})
-        if request.method == "GET":
-            known = dict.fromkeys(("operating_model", "policy_set")) | {name: {"number": 1} for name in self._in_force}
-            return httpx.Response(200, json=known)
-        if self._refusing:
-            return httpx.Response(422, json={"detail": "no such field"})
-        self.published.append(json.loads(request.content))
-        return httpx.Response(200, json={})

@@ -8,7 +8,17 @@ from typing import Protocol
 
 import pytest
 
-from services.intake.domain.status import Dead, Decision, Facts, Opened, Status, Submission, merge, status
+from services.intake.domain.status import (
+    Dead,
+    Decision,
+    Facts,
+    Opened,
+    Status,
+    Submission,
+    Withdrawal,
+    merge,
+    status,
+)
 from services.intake.store import ItemStatuses, Progress
 from shared import ids
 from shared.postgres import migrations
@@ -86,6 +96,10 @@ def opened(verdict: str = "review") -> Facts:
     return Facts(subject="shop:product:1", opened=case, opened_last=0)
 
 
+def taken_back() -> Facts:
+    return Facts(subject="shop:product:1", withdrawal=Withdrawal(position=1, reason="sold", at=TIME), closed_at=TIME)
+
+
 def decision(action: str, n: int = 1) -> Facts:
     made = Decision(n=n, decision_id=f"d{n}", action=action, automated=True, policy_set="ps-1", decided_at=TIME)
     return Facts(subject="shop:product:1", decision=made)
@@ -105,9 +119,16 @@ async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -
     await statuses.learn("eu", {item(n): submission(n) for n in range(5)})
     await statuses.learn("eu", {item(n): opened() for n in range(3)})
     await statuses.learn("eu", {item(0): decision("approve"), item(1): decision("reject")})
+    await statuses.learn("eu", {item(n): taken_back() for n in (0, 3)})
     await statuses.learn("us", {item(0): submission(0)})
     assert await statuses.totals() == {
-        "eu": {Status.SUBMITTED: 2, Status.IN_REVIEW: 1, Status.APPROVED: 1, Status.REJECTED: 1},
+        "eu": {
+            Status.SUBMITTED: 1,
+            Status.IN_REVIEW: 1,
+            Status.APPROVED: 1,
+            Status.REJECTED: 1,
+            Status.WITHDRAWN: 1,
+        },
         "us": {Status.SUBMITTED: 1},
     }
     await statuses.learn("eu", {item(n): decision("approve", 2) for n in range(5)})

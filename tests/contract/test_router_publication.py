@@ -78,7 +78,12 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             return control.lacking()
 
         reader = ControlReader(
-            bootstrap=kafka, client_id="test", apply=control.apply, lacking=lacking, readiness=readiness
+            bootstrap=kafka,
+            client_id="test",
+            apply=control.apply,
+            lacking=lacking,
+            readiness=readiness,
+            deleted=control.delete,
         )
         producer = KafkaProducer(kafka, client_id="test")
         following = asyncio.create_task(reader.run(stop))

@@ -11,7 +11,8 @@ import httpx
 import msgspec
 import pytest
 
-from deploy.local.system import CONTROL, System
+from deploy.initial import CONTROL
+from deploy.local.system import System
 from shared import events, ids
 from shared.clock import SystemClock, to_text
 from shared.envelope import GLOBAL, Attributes, encode

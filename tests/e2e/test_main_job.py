@@ -115,6 +115,34 @@ def test_a_newer_version_takes_the_place_of_one_that_waits_and_an_older_one_chan
     status(cell, second["item_id"], cell.eu, "in_review")
 
 
+def test_an_item_is_taken_back_before_it_is_decided_and_stays_so_until_a_newer_version(cell: Cell) -> None:
+    posted = review_item(cell, "ring-3", 1)
+    waiting = status(cell, posted["item_id"], cell.eu, "in_review")
+    url = f"{cell.url('intake')}/v1/items/{posted['item_id']}"
+    first, again = (cell.client.delete(url, params={"reason": reason}) for reason in ("sold", "sold again"))
+    assert (first.status_code, again.status_code) == (202, 202), first.text
+    assert first.json() == again.json()
+    found = status(cell, posted["item_id"], cell.eu, "withdrawn")
+    assert found["reason"] == "sold"
+    case = cell.client.get(f"{cell.url('decision', cell.eu)}/v1/cases/{waiting['case_id']}").json()
+    assert (case["state"], case["decisions"]) == ("withdrawn", [])
+    timeline = until(
+        lambda: cell.client.get(f"{cell.url('audit', cell.eu)}/v1/subjects/web/product/ring-3/timeline"),
+        lambda body: len(body["events"]) == 5,
+    )
+    assert [event["type"].removeprefix("piepowder.") for event in timeline["events"]] == [
+        "item.submitted.v1",
+        "case.opened.v1",
+        "item.withdrawn.v1",
+        "case.withdrawn.v1",
+        "case.closed.v1",
+    ]
+    review_item(cell, "ring-3", 1)
+    newer = review_item(cell, "ring-3", 2)
+    status(cell, newer["item_id"], cell.eu, "in_review")
+    status(cell, posted["item_id"], cell.eu, "withdrawn")
+
+
 def test_one_bad_line_among_thousands_is_named_and_the_rest_accepted(cell: Cell) -> None:
     lines = [json.dumps(item(id=f"bulk-{n}")) for n in range(3000)]
     lines[1234] = lines[1234].replace('"markets": ["DE"]', '"markets": ["XX"]')

@@ -67,7 +67,11 @@ async def test_a_reviewer_claims_holds_decides_and_may_repeat_it(service: Servic
         shown = (await client.get(path)).json()
         assert (shown["state"], shown["lease"], shown["decisions"]) == ("decided", None, [made.json()])
         totals = (await client.get("/v1/totals")).json()
-        assert totals["cases"] == {"waiting": 1, "claimed": 0, "decided": 1, "superseded": 0}
+        assert totals["cases"] == {
+            "waiting": 1,
+            "decided": 1,
+            **dict.fromkeys(("claimed", "superseded", "withdrawn", "closed"), 0),
+        }
         assert totals["decisions"]["people"] == {"approve": 0, "reject": 1}
 
 
@@ -208,10 +212,28 @@ async def test_when_the_database_goes_away_it_is_503(service: Service, monkeypat
 async def test_every_route_is_described_with_an_example_and_its_errors() -> None:
     async with calls(None) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    described = [route for operations in paths.values() for route in operations.values()]
+    described = [
+        route for path, operations in paths.items() if path.startswith("/v1/") for route in operations.values()
+    ]
     assert len(described) == 8
     for route in described:
         assert {"401", "403", "422", "503"} <= route["responses"].keys()
         [good] = [r for status, r in route["responses"].items() if status in ("200", "201")][-1:]
         assert good["content"]["application/json"]["example"]
         assert good["content"]["application/json"]["schema"]["properties"]
+
+
+async def test_a_reviewer_who_is_named_must_be_the_one_who_claimed(service: Service) -> None:
+    await service.open(encoded(REGION, "a"))
+    async with calls(service) as client:
+        claim = (await client.post("/v1/claims", json=WHO)).json()
+        path, token = f"/v1/cases/{claim['case']['case_id']}", claim["lease"]["token"]
+        for name, status in (("r-2", 409), ("r-1", 200)):
+            answer = await client.post(f"{path}/heartbeat", json={"lease_token": token, "reviewer": name})
+            assert answer.status_code == status, name
+        body = {"lease_token": token, "action": "approve"}
+        wrong = await client.post(f"{path}/decisions", json={**body, "reviewer": "r-2"})
+        assert (wrong.status_code, wrong.json()["type"]) == (409, "urn:piepowder:problem:wrong-lease-token")
+        guess = await client.post(f"{path}/decisions", json={**body, "lease_token": token + 1})
+        assert f" {token}" not in guess.json()["detail"].replace(str(token + 1), "")
+        assert (await client.post(f"{path}/decisions", json={**body, "reviewer": "r-1"})).status_code == 201

@@ -21,7 +21,7 @@ from shared.errors import Poison, Transient
 from shared.kafka.consumer import Received
 from shared.postgres import migrations
 from shared.postgres.database import Database, sqlalchemy_url
-from tests.decision_cases import encoded, opened, taken
+from tests.decision_cases import encoded, encoded_withdrawal, opened, taken
 
 REGION = "eu"
 
@@ -171,6 +171,69 @@ async def test_a_decided_case_stays_decided_when_a_newer_version_comes(service: 
     assert await service.states() == ["decided", "waiting"]
 
 
+async def test_a_withdrawal_takes_a_claimed_case_from_its_reviewer_and_a_newer_version_opens(service: Service) -> None:
+    await service.open(encoded(REGION, version=1))
+    lease = await service.claimed(key=ids.derive("claim", "k"), body="b")
+    await service.open(encoded_withdrawal(REGION, version=1))
+    with pytest.raises(Refused, match="withdrawn") as refused:
+        await service.approve(lease)
+    assert refused.value.slug == "withdrawn"
+    assert await service.claim(key=ids.derive("claim", "k"), body="b") is None
+    await service.open(encoded(REGION, version=2))
+    assert await service.states() == ["withdrawn", "waiting"]
+    assert await service.types() == ["case.claimed", "case.closed"]
+    assert await service.store.totals() == {"withdrawn": 1}
+    assert await service.reviews.expire() is False
+
+
+async def test_a_withdrawal_changes_nothing_that_has_ended(service: Service) -> None:
+    await service.open(encoded(REGION, "a", version=1), encoded(REGION, "b", verdict="reject"))
+    assert await service.approve(await service.claimed())
+    await service.open(encoded(REGION, "c", version=1), encoded(REGION, "c", version=2))
+    before = await service.states(), await service.said(), await service.store.totals()
+    await service.open(*(encoded_withdrawal(REGION, subject) for subject in "abc"))
+    assert (await service.states(), await service.said(), await service.store.totals()) == before
+
+
+async def test_a_withdrawal_that_comes_before_its_case_ends_it_when_it_comes(service: Service) -> None:
+    life = [
+        encoded_withdrawal(REGION, "a"),
+        encoded(REGION, "a"),
+        encoded(REGION, "b"),
+        encoded_withdrawal(REGION, "b"),
+    ]
+    for one in (*life, *reversed(life)):
+        await service.open(one)
+    assert await service.states() == ["withdrawn", "withdrawn"]
+    assert await service.types() == ["case.closed", "case.closed"]
+    assert await service.store.totals() == {"withdrawn": 2}
+    assert await service.outside.fetchval("SELECT count(*) FROM withdrawals") == 0
+
+
+async def test_a_decision_and_a_withdrawal_that_race_end_a_case_in_one_way(service: Service) -> None:
+    subjects = [f"s{n}" for n in range(20)]
+    await service.open(*(encoded(REGION, subject) for subject in subjects))
+    leases = [await service.claimed() for _ in subjects]
+
+    async def decide(lease: Lease) -> bool:
+        try:
+            return await service.approve(lease)
+        except Refused as refused:
+            assert refused.slug == "withdrawn"  # noqa: PT017 - of many, each is looked at
+            return False
+
+    async def withdraw_all() -> None:
+        for subject in reversed(subjects):
+            await service.open(encoded_withdrawal(REGION, subject))
+
+    withdrawing = asyncio.create_task(withdraw_all())
+    decided = sum(await asyncio.gather(*map(decide, leases)))
+    await withdrawing
+    assert sorted(await service.states()) == ["decided"] * decided + ["withdrawn"] * (20 - decided)
+    ends = [kind for kind in await service.types() if kind != "case.claimed"]
+    assert sorted(ends) == ["case.closed"] * (20 - decided) + ["decision.made"] * decided
+
+
 async def test_one_case_and_many_reviewers_exactly_one_gets_it(service: Service) -> None:
     await service.open(encoded(REGION))
     leases = await asyncio.gather(*(service.claim(f"r-{n}") for n in range(8)))
@@ -213,7 +276,7 @@ async def test_the_next_claim_takes_an_expired_case_at_once_and_tells_both(servi
     second = await service.claimed(reviewer="r-2")
     assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
     assert await service.types() == ["case.claimed", "case.expired", "case.claimed"]
-    with pytest.raises(Refused, match="the last is 2"):
+    with pytest.raises(Refused, match=r"Token 1 holds case .* no longer"):
         await service.approve(first)
     assert await service.approve(second)
 
@@ -324,7 +387,7 @@ async def test_a_batch_costs_the_same_statements_whatever_its_size(database_url:
         connection.add_query_logger(lambda about: statements.append(about.query))
 
     async with running(database_url, init=watch, connection_class=Counting, min_size=1, max_size=1) as service:
-        counts = []
+        counts, withdrawing = [], []
         for size in (4, 2, 300):  # the first also learns the types, once a connection
             await service.open(*(encoded(REGION, f"{size}-{n}") for n in range(size)))
             statements.clear()
@@ -332,8 +395,13 @@ async def test_a_batch_costs_the_same_statements_whatever_its_size(database_url:
             again = [encoded(REGION, f"{size}-{n}", version=2, verdict=verdict) for n, verdict in enumerate(verdicts)]
             await service.open(*again, *(encoded(REGION, f"{size}-new-{n}") for n in range(size)))
             counts.append(list(statements))
+            statements.clear()
+            await service.open(*(encoded_withdrawal(REGION, f"{size}-new-{n}") for n in range(size)))
+            withdrawing.append(list(statements))
         assert counts[1] == counts[2]
         assert len(counts[2]) <= 16
+        assert withdrawing[1] == withdrawing[2]
+        assert len(withdrawing[2]) <= 16
 
 
 async def test_totals_survive_being_folded(service: Service) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,10 +24,13 @@ from shared.auth import Client
 from shared.clock import SystemClock, to_text
 from shared.envelope import GLOBAL, Attributes, encode
 from shared.events import (
+    CASE_CLOSED,
     CASE_OPENED,
     DECISION_MADE,
     ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
     OPERATING_MODEL_PUBLISHED,
+    CaseClosed,
     CaseOpened,
     DecisionMade,
     Item,
@@ -48,15 +52,17 @@ from shared.kafka import topics
 topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
 runpy.run_module("services.intake", run_name="__main__")
 """
+_WRITES = frozenset({"items:write", "items:read", "notices:write", "notices:read", "appeals:write", "appeals:read"})
 _KEYS = {
-    "all": Client(name="shop", key_sha256="", scopes=frozenset({"items:write", "items:read"})),
+    "all": Client(name="shop", key_sha256="", scopes=_WRITES),
     "reader": Client(name="reader", key_sha256="", scopes=frozenset({"items:read"})),
     "nowhere": Client(
         name="nowhere",
         key_sha256="",
-        scopes=frozenset({"items:write", "items:read"}),
+        scopes=_WRITES,
         regions=frozenset({"mars"}),
     ),
+    "northern": Client(name="northern", key_sha256="", scopes=_WRITES),
 }
 NDJSON = "application/x-ndjson"
 Raw: TypeAlias = ConsumerRecord
@@ -79,7 +85,11 @@ class Intake:
 
     async def start(self, **environment: str) -> None:
         clients = [
-            msgspec.structs.replace(client, key_sha256=ids.hash_api_key(self.keys[name]))
+            msgspec.structs.replace(
+                client,
+                key_sha256=ids.hash_api_key(self.keys[name]),
+                regions=frozenset({self.north}) if name == "northern" else client.regions,
+            )
             for name, client in _KEYS.items()
         ]
         (self.folder / "clients.json").write_bytes(msgspec.json.encode(clients))
@@ -152,6 +162,10 @@ class Intake:
     async def get(self, path: str, *, key: str = "all") -> httpx.Response:
         return await self.http.get(path, headers={"Authorization": f"Bearer {self.keys[key]}"})
 
+    async def take_back(self, item_id: str, *, key: str = "all", **params: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.keys[key]}"}
+        return await self.http.delete(f"/v1/items/{item_id}", params=params, headers=headers)
+
     async def status(self, item_id: str, region: str) -> dict[str, Any]:
         answer = await self.get(f"/v1/items/{item_id}")
         found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
@@ -220,16 +234,24 @@ async def _regions(kafka: str, name: str) -> tuple[tuple[str, str], str]:
     return regions, control
 
 
-@pytest.fixture(scope="module")
-async def intake(kafka: str, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
-    name = f"intake{os.getpid()}"
+@asynccontextmanager
+async def intake_of(
+    servers: Servers,
+    name: str,
+    folder: Path,
+    before: Callable[[Intake], None] = lambda _: None,
+    /,
+    **environment: str,
+) -> AsyncIterator[Intake]:
+    """An intake with regions, topics and a database of its own; `before` it starts something may be made ready."""
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"CREATE DATABASE test_{name}")
-    regions, control = await _regions(kafka, name)
+    regions, control = await _regions(servers.kafka, name)
     url = f"{servers.database_url.rpartition('/')[0]}/test_{name}"
-    running = Intake(kafka, url, regions, control, tmp_path_factory.mktemp("intake"))
+    running = Intake(servers.kafka, url, regions, control, folder)
     await running.publish_operating_model()
-    await running.start()
+    before(running)
+    await running.start(**environment)
     await running.ready()
     yield running
     assert await running.stop() == 0
@@ -237,6 +259,12 @@ async def intake(kafka: str, servers: Servers, tmp_path_factory: pytest.TempPath
     await running.producer.stop()
     await admin.execute(f"DROP DATABASE test_{name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture(scope="module")
+async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
+    async with intake_of(servers, f"intake{os.getpid()}", tmp_path_factory.mktemp("intake")) as running:
+        yield running
 
 
 async def test_202_means_that_each_regions_topic_has_it_and_the_official_sdk_reads_it(intake: Intake) -> None:
@@ -289,12 +317,14 @@ async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(in
         ({"post": {"titel": "x"}}, 422, "did you mean 'title'?"),
         ({"post": {"text": "x" * 60_000}}, 422, "/text"),
         ({"post": {"text": "x" * 2_000_000}}, 413, "256 KiB"),
-        ({"post": {}, "key": "nowhere"}, 403, "/markets/0"),
+        ({"post": {}, "key": "northern"}, 403, "/markets/1"),
+        ({"post": {}, "key": "nowhere"}, 403, "may act in mars"),
         ({"post": {}, "key": "reader"}, 403, "items:write"),
         ({"post": {}, "headers": {"Authorization": ""}}, 401, "API key"),
         ({"post": {}, "headers": {"Authorization": "Bearer pp_test_wrong"}}, 401, "mistyped"),
         ({"post": {}, "headers": {"Content-Type": "text/plain"}}, 415, "expected application/json"),
-        ({"post": {}, "headers": {"Content-Encoding": "gzip"}}, 415, "uncompressed"),
+        ({"post": {}, "headers": {"Content-Encoding": "br"}}, 415, "expected gzip or zstd"),
+        ({"body": b"plain", "headers": {"Content-Encoding": "gzip"}}, 400, "is not gzip"),
     ],
 )
 async def test_bad_input_gets_a_problem_that_says_where_and_what(
@@ -410,6 +440,80 @@ async def test_the_status_follows_the_item_in_each_region(intake: Intake) -> Non
     assert totals["regions"][north]["rejected"] >= 1
 
 
+async def test_an_item_is_taken_back_in_every_region_and_the_same_again_gets_the_same_answer(intake: Intake) -> None:
+    posted = (await intake.send(intake.post(id="back"))).json()  # and taken back before the status knows of it
+    answers = [await intake.take_back(posted["item_id"], reason=reason) for reason in ("sold", "", "sold twice")]
+    assert [answer.status_code for answer in answers] == [202] * 3, answers[0].text
+    receipt = answers[0].json()
+    assert receipt == answers[1].json() == answers[2].json()
+    assert receipt.keys() == {"item_id", "subject", "regions", "status_url"}
+    assert (receipt["item_id"], receipt["subject"]) == (posted["item_id"], "shop:product:back")
+    assert receipt["regions"].keys() == {intake.north, intake.south}
+    for region in (intake.north, intake.south):
+        found = [r for r in await intake.records(topics.submissions(region)) if r.key == b"shop:product:back"]
+        first, *others = [from_binary_event(KafkaMessage(dict(r.headers), r.key, r.value or b"")) for r in found]
+        assert first.get_type() == ITEM_SUBMITTED
+        assert {(event.get_type(), event.get_id()) for event in others} == {
+            (ITEM_WITHDRAWN, receipt["regions"][region]["event_id"])
+        }
+        assert {event.get_extension("correlationid") for event in others} == {first.get_id()}
+        told: Any = others[0].get_data()
+        assert (told["client"], told["reason"], told["version"]) == ("shop", "sold", 1)
+
+
+async def test_the_status_tells_of_a_withdrawal_and_when_it_took_effect(intake: Intake) -> None:
+    north, subject = intake.north, "shop:product:ended"
+    item_id = (await intake.send(intake.post(id="ended", markets=["DE"]))).json()["item_id"]
+    await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
+    await intake.has_status(item_id, north, "in_review")
+    assert (await intake.take_back(item_id, reason="sold")).status_code == 202
+
+    async def known() -> bool:
+        return "withdrawn_at" in await intake.status(item_id, north)
+
+    await intake.becomes(known)
+    assert (await intake.status(item_id, north))["status"] == "in_review"
+    closed = CaseClosed(case_id=case_of(item_id).case_id, item_id=item_id, reason="withdrawn")
+    await intake.tell(topics.decisions(north), north, CASE_CLOSED, closed, subject)
+    await intake.has_status(item_id, north, "withdrawn")
+    assert (await intake.status(item_id, north))["reason"] == "sold"
+    assert (await intake.get("/v1/totals")).json()["regions"][north]["withdrawn"] >= 1
+
+
+async def test_what_was_never_posted_cannot_be_taken_back_and_that_is_certain(intake: Intake) -> None:
+    for item_id in (ids.derive("nobody"), "nonsense"):
+        answer = await intake.take_back(item_id)
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found"), answer.text
+
+
+async def test_a_key_takes_back_in_all_regions_of_an_item_or_in_none(intake: Intake) -> None:
+    both = (await intake.send(intake.post(id="shared"))).json()["item_id"]
+    own = (await intake.send(intake.post(id="own", markets=["DE"]), key="northern")).json()["item_id"]
+    refused = await intake.take_back(both, key="northern")
+    assert (refused.status_code, refused.json()["type"]) == (403, "urn:piepowder:problem:region-not-allowed")
+    assert intake.south in refused.json()["detail"]
+    assert (await intake.take_back(both, key="nowhere")).status_code == 403
+    assert (await intake.take_back(both, key="reader")).status_code == 403
+    assert (await intake.http.delete(f"/v1/items/{both}")).status_code == 401
+    assert (await intake.take_back(own, key="northern")).status_code == 202
+    types = {dict(r.headers)["ce_type"] for r in await intake.records(topics.submissions(intake.north))
+             if r.key == b"shop:product:shared"}  # fmt: skip
+    assert types == {ITEM_SUBMITTED.encode()}
+
+
+@pytest.mark.parametrize(
+    ("params", "pointer"),
+    [
+        ({"reason": "x" * 501}, "/query/reason"),
+        ({"reason": "a\nb"}, "/query/reason"),
+        ({"reasons": "sold"}, "/query/reasons"),
+    ],
+)
+async def test_a_reason_that_does_not_fit_is_named(intake: Intake, params: dict[str, str], pointer: str) -> None:
+    answer = await intake.take_back(ids.derive("nobody"), **params)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
 async def test_other_content_under_the_same_version_is_told_and_the_first_stands(intake: Intake) -> None:
     first = (await intake.send(intake.post(id="clash", title="One"))).json()
     second = (await intake.send(intake.post(id="clash", title="Two"))).json()
@@ -459,8 +563,8 @@ async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letter
 async def test_a_key_sees_the_items_and_totals_of_its_regions_only(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="seen"))).json()["item_id"]
     await intake.has_status(item_id, intake.north, "submitted")
-    assert (await intake.get(f"/v1/items/{item_id}", key="nowhere")).status_code == 404
-    assert (await intake.get("/v1/totals", key="nowhere")).json()["regions"] == {}
+    assert (await intake.get(f"/v1/items/{item_id}", key="nowhere")).status_code == 403
+    assert "regions" not in (await intake.get("/v1/totals", key="nowhere")).json()
     assert (await intake.get("/v1/items/nonsense")).status_code == 404
     assert (await intake.http.get(f"/v1/items/{item_id}")).status_code == 401
 
@@ -472,6 +576,7 @@ async def test_every_route_is_described_with_its_errors_and_an_example(intake: I
         ("post", "/v1/items"),
         ("post", "/v1/items/batch"),
         ("get", "/v1/items/{item_id}"),
+        ("delete", "/v1/items/{item_id}"),
         ("get", "/v1/totals"),
     }
     for path, methods in document["paths"].items():
@@ -512,6 +617,8 @@ async def test_posting_works_while_the_database_is_away_and_readyz_says_what_is_
         assert not (await running.readyz())["ready"]
         status = await running.get("/v1/totals")
         assert (status.status_code, status.headers["Retry-After"]) == (503, "2")
+        back = await running.take_back(ids.derive("any"))
+        assert (back.status_code, back.headers["Retry-After"]) == (503, "2")
     finally:
         assert await running.stop() == 0
         await running.http.aclose()

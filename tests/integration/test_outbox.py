@@ -1,6 +1,7 @@
 """The relay among replicas, late commits and dead rows; the inbox (promises 4, 5 and 6)."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -128,6 +129,25 @@ async def test_a_look_at_the_outbox_does_not_pay_for_rows_that_are_dead_and_not_
     assert '"Shared Hit Blocks"' in plan
     pages = max(int(line.split(":")[1].strip(" ,")) for line in plan.splitlines() if '"Shared Hit Blocks"' in line)
     assert pages <= 8 * SHARDS
+
+
+async def test_what_is_published_leaves_by_its_key_also_when_the_table_was_last_seen_empty(database: Database) -> None:
+    fill = (
+        "INSERT INTO outbox (shard, topic, key, value, headers)"
+        " SELECT n % 4, 't', 'k', repeat('v', 500)::bytea, '' FROM generate_series(1, 2000) AS n"
+    )
+    async with database.held() as connection:
+        await connection.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
+        await connection.execute("ALTER TABLE outbox SET (autovacuum_enabled = off)")
+        for step in (fill, "DELETE FROM outbox", "ANALYZE outbox", fill):
+            await connection.execute(step)
+        rows = await connection.fetch("SELECT shard, id FROM outbox")
+        keys = [f"'{{{', '.join(map(str, column))}}}'" for column in zip(*rows, strict=True)]
+        await connection.execute(f"PREPARE leave (smallint[], bigint[]) AS {outbox._DELETE}")
+        plan = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE leave ({', '.join(keys)})")
+        assert await connection.fetchval("SELECT count(*) FROM outbox") == 0
+    compared = [int(n) for n in re.findall(r"Rows Removed by .*: (\d+)", "\n".join(row[0] for row in plan))]
+    assert sum(compared) < len(rows)
 
 
 async def test_a_transaction_has_its_number_before_it_draws_an_id(database: Database) -> None:

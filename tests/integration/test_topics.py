@@ -35,6 +35,14 @@ async def test_a_topic_that_differs_from_the_file_is_reported_not_changed(kafka:
         assert [d for d in report.differences if "retention.ms" in d]
 
 
+async def test_a_topic_that_cannot_be_made_is_missing_and_the_others_are_made(kafka: str, region: str) -> None:
+    wanted = [topics.TopicSpec(f"{region}-more", 1, 1), topics.TopicSpec(f"{region} with blanks", 1, 1)]
+    report = await topics.ensure(kafka, wanted)
+    assert report.created == [f"{region}-more"]
+    assert report.missing == [f"{region} with blanks"]
+    assert any("could not be created" in difference for difference in report.differences)
+
+
 async def test_a_cluster_that_is_away_is_told_as_such() -> None:
     with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
         await topics.ensure("127.0.0.1:1", topics.expand(topics.load(), ["eu"]))

@@ -4,24 +4,31 @@ from typing import Any
 
 import pytest
 
-from piepowder.accounting import Account, Fate, Ledger, Pair, Place
+from piepowder.accounting import Account, Fate, Ledger, Pair, Place, size_of
 from shared import ids
 from shared.envelope import Attributes, Event
 from shared.events import (
+    ACCESS_REFUSED,
+    ACCESS_USED,
+    CASE_CLOSED,
     CASE_OPENED,
     CASE_SUPERSEDED,
     DECISION_MADE,
     ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
+    CaseClosed,
     CaseOpened,
     CaseSuperseded,
     DecisionMade,
     Item,
     ItemSubmitted,
+    ItemWithdrawn,
     Struct,
     Trace,
 )
 
 EU = "eu"
+SET_ASIDE = Place("submissions", 0, 7)
 WHEN = "2026-05-01T09:30:00.000Z"
 ITEM = Item(markets=["DE"])
 
@@ -100,6 +107,22 @@ class World:
         superseded = CaseSuperseded(case_id=case, item_id=item, superseded_by="newer")
         self.tell(CASE_SUPERSEDED, ids.event_id(case, CASE_SUPERSEDED), superseded)
 
+    def withdraw(self, item: str) -> None:
+        withdrawn = ItemWithdrawn(
+            item_id=item,
+            platform="s",
+            kind="product",
+            subject_id="1",
+            client="c",
+            withdrawn_at=WHEN,
+            regions=[EU],
+        )
+        self.tell(ITEM_WITHDRAWN, ids.event_id(item, ITEM_WITHDRAWN, EU), withdrawn)
+
+    def close(self, item: str, case: str) -> None:
+        closed = CaseClosed(case_id=case, item_id=item, reason="withdrawn")
+        self.tell(CASE_CLOSED, ids.event_id(case, CASE_CLOSED), closed)
+
     def account(self, *pairs: Pair, audited: int | None = None) -> Account:
         return self.ledger.account(pairs, {EU: len(self.ids) if audited is None else audited})
 
@@ -110,27 +133,36 @@ def world() -> World:
 
 
 def test_each_accepted_item_ends_in_one_way(world: World) -> None:
-    pairs = [world.submit(item) for item in "abcde"]
+    pairs = [world.submit(item) for item in "abcdefgh"]
     world.decide("a", world.open("a", "reject"), automated=True, action="reject")
     world.decide("b", world.open("b"), automated=False)
     world.open("c")
     world.supersede("d", world.open("d", "approve"))
-    world.ledger.note_dead_letter(EU, ids.event_id("e", ITEM_SUBMITTED, EU), "piepowder-router-eu", "poison")
+    world.ledger.note_dead_letter(EU, ids.event_id("e", ITEM_SUBMITTED, EU), "piepowder-router-eu", SET_ASIDE)
+    world.withdraw("f")
+    world.close("f", world.open("f"))
+    world.withdraw("g")
+    world.decide("g", world.open("g"), automated=False)
+    case = ids.event_id("h", ITEM_SUBMITTED, EU)
+    world.open("h")
+    world.ledger.note_dead_letter(EU, case, "piepowder-decision-eu", SET_ASIDE, parked=True)
 
     account = world.account(*pairs, pairs[0])
 
     assert account.holds
-    assert account.total == 5
+    assert account.total == 8
     assert {fate: account.fates.get(fate, 0) for fate in Fate} == {
         Fate.BY_POLICY: 1,
-        Fate.BY_PEOPLE: 1,
+        Fate.BY_PEOPLE: 2,
         Fate.OPEN: 1,
         Fate.SUPERSEDED: 1,
+        Fate.WITHDRAWN: 1,
+        Fate.PARKED: 1,
         Fate.DEAD_LETTERED: 1,
         Fate.MISSING: 0,
     }
     assert account.actions[Fate.BY_POLICY, "reject"] == 1
-    assert account.by_people == {Pair("b", EU)}
+    assert account.by_people == {Pair("b", EU), Pair("g", EU)}
     assert "every accepted item is accounted for" in account.proof()
 
 
@@ -156,6 +188,17 @@ def test_a_verdict_of_policy_without_its_decision_is_missing_and_not_open(world:
 
     assert account.fates[Fate.OPEN] == 0
     assert "has the verdict approve and no decision" in account.missing[pair]
+
+
+def test_a_withdrawn_item_whose_case_is_still_open_is_missing_and_not_open(world: World) -> None:
+    pair = world.submit("a")
+    case = world.open("a")
+    world.withdraw("a")
+
+    account = world.account(pair)
+
+    assert account.fates[Fate.OPEN] == 0
+    assert account.missing == {pair: f"it was withdrawn, and its case {case} was neither closed nor decided"}
 
 
 def test_an_item_of_another_region_does_not_stand_for_this_one(world: World) -> None:
@@ -191,6 +234,14 @@ def test_a_case_both_decided_and_superseded_is_a_double(world: World) -> None:
     assert "decided and superseded" in world.account(pair).doubles[0]
 
 
+def test_a_case_both_decided_and_withdrawn_is_a_double(world: World) -> None:
+    pair, case = world.submit("a"), world.open("a")
+    world.close("a", case)
+    world.decide("a", case, automated=False)
+
+    assert "decided and withdrawn" in world.account(pair).doubles[0]
+
+
 def test_an_event_met_again_is_counted_and_harmless(world: World) -> None:
     pair = world.submit("a")
     for _ in range(2):
@@ -224,7 +275,34 @@ def test_every_audit_log_holds_the_control_events_too(world: World) -> None:
 
 def test_a_dead_letter_of_a_mere_reader_does_not_end_an_item(world: World) -> None:
     pair = world.submit("a")
-    world.ledger.note_dead_letter(EU, ids.event_id("a", ITEM_SUBMITTED, EU), "piepowder-intake-eu", "poison")
+    world.ledger.note_dead_letter(EU, ids.event_id("a", ITEM_SUBMITTED, EU), "piepowder-intake-eu", SET_ASIDE)
 
     assert pair in world.account(pair).missing
     assert world.ledger.dead_letters == {EU: 1}
+
+
+def test_an_item_whose_record_is_parked_is_parked_until_it_was_put_back(world: World) -> None:
+    pair, router = world.submit("a"), "piepowder-router-eu"
+    first = ids.event_id("a", ITEM_SUBMITTED, EU)
+    world.ledger.note_dead_letter(EU, first, router, SET_ASIDE, parked=True)
+    assert world.account(pair).fates == {Fate.PARKED: 1}
+    assert world.account(pair).holds
+    world.ledger.note_dead_letter(EU, first, router, SET_ASIDE, parked=True)
+    world.ledger.note_returned(EU, router, SET_ASIDE)
+    assert world.account(pair).fates == {Fate.MISSING: 1}
+    assert world.ledger.dead_letters == {EU: 0}
+    world.open("a")
+    assert world.account(pair).fates == {Fate.OPEN: 1}
+
+
+def test_an_item_left_behind_by_a_replay_is_dead_lettered(world: World) -> None:
+    pair, router = world.submit("a"), "piepowder-router-eu"
+    first = ids.event_id("a", ITEM_SUBMITTED, EU)
+    world.ledger.note_dead_letter(EU, first, router, SET_ASIDE, parked=True)
+    world.ledger.note_dead_letter(EU, first, router, SET_ASIDE)
+    assert world.account(pair).fates == {Fate.DEAD_LETTERED: 1}
+
+
+def test_what_is_told_of_calls_is_no_part_of_the_account() -> None:
+    by_type = {ITEM_SUBMITTED: 3, ACCESS_REFUSED: 2, ACCESS_USED: 4}
+    assert size_of({"region": EU, "size": 9, "by_type": by_type}) == 3

@@ -185,3 +185,31 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, con
 def test_a_mapping_to_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"no column 'sku'.*columns are id, title"):
         lines_of(tmp_path, b"id,title\n1,a\n", Options(platform="shop", mapping={"id": "sku"}))
+
+
+BROKEN = [b'"platform":"shop","id":"1"}', b"not JSON at all", b"id,title"]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_first_line_of_ndjson_is_sent_to_be_refused_alone(tmp_path: Path, broken: bytes) -> None:
+    content = b"\n".join([broken, b'{"id":"2"}', b'{ "id":"3"}', b"cut {", b""])
+
+    assert lines_of(tmp_path, content, name="-") == [
+        Line(1, broken),
+        Line(2, b'{"id":"2"}'),
+        Line(3, b'{ "id":"3"}'),
+        Line(4, b"cut {"),
+    ]
+
+
+def test_a_table_whose_ids_stand_in_braces_is_a_table(tmp_path: Path) -> None:
+    assert [item["id"] for item in items(lines_of(tmp_path, b"id,title\n{6F96-19FF},a\n{6F96-1A00},b\n"))] == [
+        "{6F96-19FF}",
+        "{6F96-1A00}",
+    ]
+
+
+def test_whoever_knows_the_format_says_it(tmp_path: Path) -> None:
+    content = b'id,title\n"{""a"":1}",x\n'
+    assert len(items(lines_of(tmp_path, content, Options(platform="shop", format="csv"), name="f.ndjson"))) == 1
+    assert [line.number for line in lines_of(tmp_path, content, Options(platform="shop", format="ndjson"))] == [1, 2]

@@ -102,6 +102,38 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_ow
     assert told == {5: "3 cells", 9: "/gtin: wrong check digit"}
 
 
+async def test_refusals_are_told_in_the_order_of_the_lines_whoever_refuses() -> None:
+    intake = Intake()
+    intake.status = lambda name, _: 422 if name in ("1", "5") else 202
+    sending, _, report = submitter(intake)
+
+    tally = await sending.submit(
+        [Line(1, b'"1"'), Refusal(2, 0, "cells"), Line(3, b'"3"'), Refusal(4, 0, "x"), *lines(5)[4:]]
+    )
+
+    assert [refusal.number for refusal in tally.refusals] == [1, 2, 4, 5]
+    assert [msgspec.json.decode(line)["number"] for line in report.getvalue().splitlines()] == [1, 2, 4, 5]
+
+
+async def test_an_answer_that_ends_early_with_a_problem_is_taken_as_far_as_it_goes_and_the_rest_is_sent_again() -> None:
+    intake = Intake()
+    sending, _, _ = submitter(intake)
+    whole = intake.__call__
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        answer = whole(request)
+        if len(intake.bodies) > 1:
+            return answer
+        problem = b'{"type":"urn:piepowder:problem:too-slow","title":"x","status":408,"detail":"It came too slowly."}\n'
+        return httpx.Response(200, content=b"".join(answer.content.splitlines(keepends=True)[:3]) + problem)
+
+    sending._api = Api(RUNNING, "key", transport=httpx.MockTransport(slow))
+    tally = await sending.submit(lines(5))
+
+    assert [len(body) for body in intake.bodies] == [5, 2]
+    assert (tally.accepted, tally.refused) == (5, 0)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_overload_is_waited_for_as_long_as_intake_asks(status: int, pauses: list[float]) -> None:
     intake = Intake()

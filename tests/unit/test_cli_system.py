@@ -1,45 +1,30 @@
 """The launcher: one key for good, no dead system taken for a living one, and a service that dies is started again."""
 
 import os
-import stat
+import shlex
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from deploy.local import system
 from deploy.local.errors import StackError
 from deploy.local.process import Child, start_time
-from deploy.local.system import Place, Running, Service, find_running, keep_key
-from shared import ids
-from shared.auth import Client
-
-
-def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tmp_path: Path) -> None:
-    key = keep_key(tmp_path)
-
-    assert keep_key(tmp_path) == key
-    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
-    clients = (tmp_path / "clients.json").read_text()
-    assert key not in clients
-    assert ids.hash_api_key(key) in clients
-
-
-def test_other_clients_in_the_file_stay(tmp_path: Path) -> None:
-    other = Client("vendor", "0" * 64, frozenset({"reviews:read"}), frozenset({"eu"}))
-    (tmp_path / "clients.json").write_bytes(msgspec.json.encode([other]))
-
-    keep_key(tmp_path)
-
-    clients = msgspec.json.decode((tmp_path / "clients.json").read_bytes(), type=list[Client])
-    assert other in clients
-    assert [client.name for client in clients] == ["local", "vendor"]
+from deploy.local.system import Place, Running, Service, find_running
+from piepowder.cli import app
+from shared.kafka import topics
 
 
 def test_where_nothing_runs_the_sentence_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"Nothing runs .*`piepowder up`"):
+    with pytest.raises(StackError, match=r"Nothing runs .*`(.*)`") as raised:
         find_running(tmp_path)
+    advised = str(raised.value).split("`")[1]
+    assert subprocess.run([*shlex.split(advised), "--help"], capture_output=True, check=False).returncode == 0
 
 
 def test_a_system_whose_keeper_was_killed_is_not_taken_for_a_running_one(tmp_path: Path) -> None:
@@ -56,6 +41,21 @@ def test_a_system_whose_keeper_was_killed_is_not_taken_for_a_running_one(tmp_pat
     assert find_running(tmp_path).url("intake") == "http://127.0.0.1:1"
     with pytest.raises(StackError, match="No service named decision-uk"):
         find_running(tmp_path).url("decision-uk")
+    assert find_running(tmp_path).chosen(None) == find_running(tmp_path).chosen("eu") == ["eu"]
+    with pytest.raises(StackError, match=r"There is no region 'uk' here. The regions are eu"):
+        find_running(tmp_path).chosen("uk")
+
+
+@pytest.mark.parametrize(("missing", "status"), [([], 0), (["piepowder.cases.eu"], 1)])
+def test_topics_that_could_not_be_made_are_no_success(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int
+) -> None:
+    async def ensure(*_: object, **__: object) -> topics.Report:
+        return topics.Report([], [], ["it is so"], missing)
+
+    monkeypatch.setattr(topics, "ensure", ensure)
+    ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])
+    assert (ended.exit_code, ended.output) == (status, "it is so\n")
 
 
 def service(tmp_path: Path, code: str) -> Service:
@@ -87,6 +87,41 @@ def test_a_service_that_dies_is_started_again_and_given_up_when_it_cannot_live(
     assert "no room" in said[0]
     assert "3 times in a row" in said[2]
     assert not one.ready
+
+
+def test_a_service_that_looks_ready_and_dies_each_time_is_given_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "_ATTEMPTS", 3)
+    one = service(tmp_path, "import time; time.sleep(0.2); raise SystemExit(1)")
+    ready = httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {"kafka": "ok"}}))
+    one.start()
+
+    with httpx.Client(transport=ready) as client:
+        for _ in range(1000):
+            if one.given_up is not None:
+                break
+            one.look(client)
+            one.revive()
+            time.sleep(0.02)
+
+    assert one.restarts == 2
+    assert "3 times in a row, each within 60 seconds of its start" in str(one.given_up)
+
+
+def test_a_service_that_has_lived_long_begins_to_be_counted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "_ATTEMPTS", 2)
+    monkeypatch.setattr(system, "_SHORT_LIFE", 0.0)
+    one = service(tmp_path, "raise SystemExit(1)")
+    one.start()
+    while one.restarts < 3:
+        one.child.wait(5.0)
+        one.revive()
+
+    assert one.given_up is None
+    one.kill()
 
 
 def test_settings_that_do_not_fit_are_not_tried_again(tmp_path: Path) -> None:

@@ -3,19 +3,34 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from services.decision.handlers import read
 from shared import events
 from shared.envelope import encode
-from shared.errors import Poison
-from tests.decision_cases import encoded, opened, taken
+from shared.errors import Poison, TooNew
+from tests.decision_cases import appealed, encoded, encoded_withdrawal, noticed, opened, taken
+
+NOTICE = noticed("eu")[1].notice
+APPEAL = appealed("eu", opened("eu")[1])[1].appeal
+assert APPEAL is not None
+ABOUT = APPEAL.decision
 
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
         ({"verdict": "perhaps"}, "verdict is 'perhaps'"),
-        ({"case_type": "appeal"}, "case_type is 'appeal'"),
+        ({"case_type": "request"}, "case_type is 'request'"),
+        ({"case_type": "appeal"}, "does not have what its type says"),
+        ({"notice": NOTICE}, "does not have what its type says"),
+        ({"case_type": "appeal", "notice": NOTICE}, "does not have what its type says"),
+        ({"case_type": "notice", "notice": NOTICE, "verdict": "approve"}, "is for people to decide"),
+        ({"case_type": "appeal", "appeal": replace(APPEAL, decision=replace(ABOUT, case_id="7"))}, "expected UUIDs"),
+        (
+            {"case_type": "appeal", "appeal": replace(APPEAL, decision=replace(ABOUT, reviewer="\0"))},
+            "none of them NUL",
+        ),
         ({"priority": 0}, "priority is 0"),
         ({"priority": 10}, "priority is 10"),
         ({"version": 2**63}, "version is 9223372036854775808"),
@@ -32,6 +47,22 @@ from tests.decision_cases import encoded, opened, taken
 def test_an_impossible_value_is_named(changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(Poison, match=reason):
         read(taken(encoded("eu", **changed)), region="eu")
+
+
+@pytest.mark.parametrize("changed", [{"case_id": "7"}, {"item_id": ""}])
+def test_a_withdrawal_of_what_can_be_no_case_is_poison(changed: dict[str, Any]) -> None:
+    with pytest.raises(Poison, match="expected UUIDs"):
+        read(taken(encoded_withdrawal("eu", **changed)), region="eu")
+
+
+def test_a_type_of_case_that_a_newer_version_writes_is_not_passed_over() -> None:
+    with pytest.raises(TooNew):
+        read(taken(encoded("eu", case_type="request")), region="eu")
+
+
+def test_a_notice_and_an_appeal_are_cases() -> None:
+    for attributes, case in (noticed("eu"), appealed("eu", opened("eu")[1])):
+        assert read(taken(encode(attributes, case)), region="eu").subject == attributes.subject
 
 
 def test_an_event_of_another_type_does_not_belong_here() -> None:

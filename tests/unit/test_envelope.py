@@ -7,7 +7,7 @@ import pytest
 
 from shared import asyncapi, events
 from shared.envelope import Attributes, Encoded, decode, decode_any, decode_attributes, encode
-from shared.errors import Poison
+from shared.errors import Poison, TooNew
 
 EXAMPLE = asyncapi.examples()[events.CASE_OPENED]
 READERS: list[Callable[..., Any]] = [decode, decode_any]
@@ -118,8 +118,12 @@ def test_data_of_the_wrong_shape_is_named_with_its_place(value: bytes, reason: s
 
 def test_an_unknown_type_is_named_with_those_that_are_known_and_is_kept_by_who_keeps_all() -> None:
     headers = headers_with(ce_type=b"piepowder.case.opened.v2")
-    with pytest.raises(Poison, match=r"unknown event type 'piepowder\.case\.opened\.v2'; known: .*decision\.made"):
+    with pytest.raises(TooNew, match=r"unknown event type 'piepowder\.case\.opened\.v2'; known: .*decision\.made"):
         decode(headers, good().key, good().value)
+    for key, value in ((b"another", good().value), (good().key, b"{"), (good().key, None)):
+        with pytest.raises(Poison) as no_event:
+            decode(headers, key, value)
+        assert not isinstance(no_event.value, TooNew)
     assert decode_any(headers, good().key, good().value).attributes.type == "piepowder.case.opened.v2"
 
 

@@ -1,6 +1,8 @@
-"""A batch call: a verdict a line, in order; the bad refused, the rest accepted; and Kafka's absence told truly."""
+"""A batch call: a verdict a line, in order and while the body comes; the bad refused, the rest accepted; in bounded
+memory; and what cuts it short told truly."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
+from services.intake import batch as batches
 from services.intake import codes
 from services.intake.batch import MAX_BYTES, MAX_LINES, Batch
 from services.intake.domain.posts import MAX_BODY_BYTES
@@ -58,11 +61,25 @@ async def pieces(body: bytes, size: int = 65_536, then: Exception | None = None)
         raise then
 
 
-async def take(cluster: Cluster, stream: AsyncIterator[bytes]) -> list[dict[str, Any]]:
-    lane = GroupCommit(cluster, max_records=20_000, max_bytes=2**25)
-    front = Front(codes=codes.load(), lanes={"eu": lane})
-    front.apply(published(model(("eu", ["DE"]))))
-    return [json.loads(verdict) for verdict in (await Batch(front, CLIENT, CLOCK).take(stream)).splitlines()]
+def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) -> Batch:
+    clusters = cluster if isinstance(cluster, dict) else {"eu": cluster}
+    front = Front(
+        codes=codes.load(),
+        lanes={name: GroupCommit(one, max_records=20_000, max_bytes=2**25) for name, one in clusters.items()},
+    )
+    front.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
+    return Batch(front, CLIENT, CLOCK, idle_seconds=idle_seconds)
+
+
+_MARKETS = {"eu": ["DE"], "us": ["US"]}
+
+
+async def take(
+    cluster: Cluster | dict[str, Cluster], stream: AsyncIterator[bytes], *, idle_seconds: float = 30
+) -> list[dict[str, Any]]:
+    verdicts = b"".join([some async for some in batch(cluster, idle_seconds=idle_seconds).take(stream)])
+    assert verdicts.endswith(b"\n")
+    return [json.loads(verdict) for verdict in verdicts.splitlines()]
 
 
 async def test_one_bad_line_among_thousands_is_named_and_the_others_are_accepted() -> None:
@@ -102,14 +119,70 @@ async def test_a_body_without_lines_is_refused() -> None:
     assert caught.value.details.status == 400
 
 
+async def test_verdicts_come_while_the_body_is_still_coming() -> None:
+    cluster, asked = Cluster(), asyncio.Event()
+
+    async def conversation() -> AsyncIterator[bytes]:
+        for n in range(3):
+            yield line(n) + b"\n" + b'{"half":'
+            await asked.wait()
+            asked.clear()
+            yield b" 1}\n"
+
+    stream = batch(cluster).take(conversation())
+    seen: list[tuple[int, int]] = []
+    async with asyncio.timeout(10):
+        async for some in stream:
+            seen += [(verdict["line"], verdict["status"]) for verdict in map(json.loads, some.splitlines())]
+            if len(seen) in (1, 3, 5):
+                asked.set()
+    assert seen == [(1, 202), (2, 422), (3, 202), (4, 422), (5, 202), (6, 422)]
+
+
+async def test_a_client_that_takes_no_verdicts_is_read_no_further_and_the_memory_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "_VERDICT_BYTES", 200_000)
+    cluster, read = Cluster(), 0
+
+    async def counted() -> AsyncIterator[bytes]:
+        nonlocal read
+        for n in range(MAX_LINES):
+            read += 1
+            yield line(n) + b"\n"
+
+    stream = batch(cluster).take(counted())
+    first = await anext(stream)
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert 2_000 <= read <= 4_000  # what waits to be taken, what is under way, what was read meanwhile
+    assert len(cluster.keys) <= 3_000
+    rest = [some async for some in stream]
+    assert len(b"".join([first, *rest]).splitlines()) == MAX_LINES
+
+
+async def test_a_client_that_sends_all_before_it_reads_anything_does_not_block_itself() -> None:
+    sent = asyncio.Event()
+
+    async def whole() -> AsyncIterator[bytes]:
+        async for piece in pieces(b"\n".join(line(n) for n in range(MAX_LINES))):
+            yield piece
+        sent.set()
+
+    stream = batch(Cluster()).take(whole())
+    first = await anext(stream)
+    await asyncio.wait_for(sent.wait(), 10)
+    assert len(b"".join([first, *[some async for some in stream]]).splitlines()) == MAX_LINES
+
+
 @pytest.mark.parametrize("end", [b"", b"\n"])
-async def test_a_body_with_too_many_lines_says_what_was_accepted_and_what_to_do(end: bytes) -> None:
+async def test_too_many_lines_end_the_verdicts_with_a_problem_that_says_what_to_do(end: bytes) -> None:
     cluster = Cluster()
-    with pytest.raises(Problem) as caught:
-        await take(cluster, pieces(b"\n".join(line(n) for n in range(MAX_LINES + 1)) + end))
-    assert caught.value.details.status == 413
-    assert f"{MAX_LINES} were accepted" in caught.value.details.detail
-    assert "Split it" in caught.value.details.detail
+    *verdicts, last = await take(cluster, pieces(b"\n".join(line(n) for n in range(MAX_LINES + 1)) + end))
+    assert [verdict["line"] for verdict in verdicts] == list(range(1, MAX_LINES + 1))
+    assert (last["status"], last["type"], "line" in last) == (413, "urn:piepowder:problem:too-large", False)
+    assert f"{MAX_LINES} were accepted" in last["detail"]
+    assert "Split it" in last["detail"]
     assert len(cluster.keys) == MAX_LINES
     assert len(await take(Cluster(), pieces(b"\n".join(line(n) for n in range(MAX_LINES)) + end))) == MAX_LINES
 
@@ -121,20 +194,92 @@ async def test_a_body_with_too_many_bytes_is_read_no_further() -> None:
         nonlocal read
         while True:
             read += 2**20
-            yield b"x" * 2**20
+            yield b" " * 2**20
 
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(Problem, match="Nothing was taken") as caught:
         await take(Cluster(), endless())
     assert caught.value.details.status == 413
     assert read == MAX_BYTES + 2**20
 
 
+async def paused(*first: bytes) -> AsyncIterator[bytes]:
+    for piece in first:
+        yield piece
+    await asyncio.sleep(3600)
+
+
+async def test_a_sender_that_pauses_before_its_first_line_is_told_408_and_nothing_was_taken() -> None:
+    cluster = Cluster()
+    with pytest.raises(Problem, match="Nothing was taken") as caught:
+        await take(cluster, paused(line(1)), idle_seconds=0.05)
+    assert (caught.value.details.status, caught.value.headers["Connection"]) == (408, "close")
+    assert cluster.keys == []
+
+
+async def test_a_sender_that_pauses_later_has_its_verdicts_and_then_what_was_accepted_so_far() -> None:
+    cluster = Cluster()
+    *verdicts, last = await take(cluster, paused(line(1) + b"\nnonsense\n", line(3)[:20]), idle_seconds=0.1)
+    assert [verdict["status"] for verdict in verdicts] == [202, 400]
+    assert (last["status"], "line" in last) == (408, False)
+    assert "1 were accepted and 1 refused" in last["detail"]
+    assert cluster.keys == [b"shop:product:1"]
+
+
+async def test_bytes_that_trickle_without_a_line_are_a_pause_too() -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(Problem) as caught:
+        await take(Cluster(), trickle(), idle_seconds=0.1)
+    assert caught.value.details.status == 408
+
+
 async def test_a_connection_cut_in_the_middle_of_a_line_does_not_take_that_line() -> None:
     cluster = Cluster()
     body = b"\n".join(line(n) for n in range(1_500))
-    with pytest.raises(ClientDisconnect):
-        await take(cluster, pieces(body, then=ClientDisconnect()))
+    verdicts = await take(cluster, pieces(body, then=ClientDisconnect()))
+    assert len(verdicts) == 1_000
     assert cluster.keys == [b"shop:product:%d" % n for n in range(1_000)]
+
+
+async def test_a_connection_cut_before_anything_was_handed_over_takes_nothing() -> None:
+    cluster = Cluster()
+    with pytest.raises(ClientDisconnect):
+        await take(cluster, pieces(line(1) + b"\n" + line(2), then=ClientDisconnect()))
+    assert cluster.keys == []
+
+
+async def test_an_answer_that_nobody_wants_any_more_ends_the_reading() -> None:
+    cluster, ended = Cluster(), asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            for n in itertools.count():
+                yield line(n) + b"\n"
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    stream = batch(cluster).take(endless())
+    await anext(stream)
+    await stream.aclose()
+    await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_with_one_cluster_away_the_lines_of_the_other_are_accepted() -> None:
+    clusters = {"eu": Cluster(), "us": Cluster(fails_after=0)}
+    markets = (["DE"], ["US"], ["DE", "US"])
+    lines = [line(n, markets=markets[n % 3]) for n in range(3_000)]
+    verdicts = await take(clusters, pieces(b"\n".join(lines)))
+    assert [verdict["status"] for verdict in verdicts] == [202, 503, 503] * 1_000
+    assert all("Region us" in verdict["detail"] for verdict in verdicts if verdict["status"] == 503)
+    assert clusters["us"].keys == []
+    told = set(clusters["eu"].keys)
+    assert told >= {b"shop:product:%d" % n for n in range(0, 3_000, 3)}
+    late = {b"shop:product:%d" % n for n in range(1_000, 3_000) if n % 3}
+    assert not told & late  # once it is known to be away, nothing is half told
 
 
 async def test_without_kafka_the_whole_call_is_told_to_come_again() -> None:

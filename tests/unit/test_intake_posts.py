@@ -1,6 +1,9 @@
 """What a post may say: every fault is found and named, and equal content has one name however it is spelled."""
 
 import json
+import random
+import re
+import time
 from typing import Any
 
 import msgspec
@@ -40,6 +43,35 @@ GOOD: dict[str, Any] = {
     "price": {"amount_minor": 1265, "currency": "EUR"},
     "seller": {"id": "s-1", "name": "Audio GmbH", "country": "DE", "age_days": 3, "rating": 4.5},
     "scores": {"counterfeit": 0.02},
+}
+
+SELLER: dict[str, Any] = {
+    "platform": "shop",
+    "kind": "seller",
+    "id": "s-1",
+    "markets": ["DE"],
+    "title": "Audio GmbH",
+    "seller": {"id": "s-1", "country": "DE", "age_days": 3},
+    "trader": {
+        "name": "Audio Handels GmbH",
+        "address": "Am Markt 1\n10115 Berlin",
+        "country": "DE",
+        "register": "Handelsregister Berlin",
+        "register_number": "HRB 12345",
+        "email": "info@audio.example",
+        "phone": "+49 (30) 123 45-67",
+        "self_certification": True,
+    },
+}
+CONTENT: dict[str, Any] = {
+    "platform": "shop",
+    "kind": "content",
+    "id": "r-1",
+    "markets": ["DE"],
+    "text": "It is good.",
+    "media": ["https://img.example/1.jpg"],
+    "author": {"id": "u-7", "name": "Anna"},
+    "links": ["shop:product:B-1", "shop:seller:a:b/c"],
 }
 
 
@@ -91,6 +123,85 @@ def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(fro
         assert sent.keys() == GOOD.keys() - {"platform", "kind", "id", "version", "reference"}
 
 
+@pytest.mark.parametrize("post", [SELLER, CONTENT], ids=["seller", "content"])
+def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(front: Front, post: dict[str, Any]) -> None:
+    [record] = prepared(front, post).records
+    sent = msgspec.to_builtins(decode(tuple(record.headers), record.key, record.value, region="eu").data.item)
+    assert sent == {name: post[name] for name in sent}
+    assert sent.keys() == post.keys() - {"platform", "kind", "id"}
+
+
+@pytest.mark.parametrize(
+    ("post", "fields"),
+    [
+        (
+            SELLER,
+            {
+                "brand": "Lux",
+                "gtin": "96385074",
+                "price": GOOD["price"],
+                "author": {"id": "x"},
+                "links": ["a:seller:b"],
+            },
+        ),
+        (CONTENT, {"brand": "Lux", "gtin": "96385074", "price": GOOD["price"], "trader": {"name": "x"}}),
+        (GOOD, {"trader": {"name": "x"}, "author": {"id": "x"}, "links": ["shop:product:x"]}),
+    ],
+    ids=["seller", "content", "product"],
+)
+def test_a_field_of_another_kind_is_refused_where_it_stands(
+    front: Front, post: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    error = refused(front, post | fields)
+    assert {fault.pointer for fault in error.faults} == {f"/{name}" for name in fields}
+    assert all(f"this is a {post['kind']}" in fault.detail for fault in error.faults)
+
+
+OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    (SELLER, {"trader": {"address": "x"}}, "/trader/name", "is required"),
+    (SELLER, {"trader": {"name": ""}}, "/trader/name", "at least 1"),
+    (SELLER, {"trader": {"name": "x" * 501}}, "/trader/name", "at most 500"),
+    (SELLER, {"trader": {"name": "x", "address": "x" * 1001}}, "/trader/address", "at most 1000"),
+    (SELLER, {"trader": {"name": "x", "address": "a\x00b"}}, "/trader/address", "U+0000 at 1"),
+    (SELLER, {"trader": {"name": "x", "country": "de"}}, "/trader/country", "write 'DE'"),
+    (SELLER, {"trader": {"name": "x", "country": "UK"}}, "/trader/country", "ISO 3166-1"),
+    (SELLER, {"trader": {"name": "x", "register": "x" * 201}}, "/trader/register", "at most 200"),
+    (SELLER, {"trader": {"name": "x", "register_number": "x" * 201}}, "/trader/register_number", "at most 200"),
+    (SELLER, {"trader": {"name": "x", "register_number": 5}}, "/trader/register_number", "expected text"),
+    (SELLER, {"trader": {"name": "x", "email": "info.audio.example"}}, "/trader/email", "no e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "a@b@c.example"}}, "/trader/email", "no e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "a b@c.example"}}, "/trader/email", "no e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "x" * 321}}, "/trader/email", "at most 320"),
+    (SELLER, {"trader": {"name": "x", "phone": "call me"}}, "/trader/phone", "no telephone"),
+    (SELLER, {"trader": {"name": "x", "phone": "1" * 41}}, "/trader/phone", "at most 40"),
+    (SELLER, {"trader": {"name": "x", "self_certification": "yes"}}, "/trader/self_certification", "true or false"),
+    (SELLER, {"trader": {"name": "x", "certified": True}}, "/trader/certified", "unknown field"),
+    (SELLER, {"trader": None, "seller": {"id": "s", "age_days": 2**63}}, "/seller/age_days", "not more than"),
+    (CONTENT, {"author": {"name": "x"}}, "/author/id", "is required"),
+    (CONTENT, {"author": {"id": "x\x1f"}}, "/author/id", "printable"),
+    (CONTENT, {"author": {"id": "x", "name": "a\x7fb"}}, "/author/name", "U+007F"),
+    (CONTENT, {"author": "Anna"}, "/author", "expected an object"),
+    (CONTENT, {"links": ["B-1"]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["shop:product:B-1", "shop:thing:B-1"]}, "/links/1", "no subject"),
+    (CONTENT, {"links": ["shop:product:"]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["shop:product:" + "x" * 201]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["shop:product:a\nb"]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["Shop:product:B-1"]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["shop:product:B-1"] * 101}, "/links", "at most 100"),
+    (CONTENT, {"links": "shop:product:B-1"}, "/links", "expected a list"),
+]
+
+
+@pytest.mark.parametrize(("post", "change", "pointer", "says"), OTHERS, ids=lambda value: str(value)[:40])
+def test_each_fault_of_a_seller_or_of_content_is_named_with_its_place(
+    front: Front, post: dict[str, Any], change: dict[str, Any], pointer: str, says: str
+) -> None:
+    error = refused(front, post | change)
+    assert error.status == 422
+    found = [fault.detail for fault in error.faults if fault.pointer == pointer]
+    assert any(says in detail for detail in found), error.faults
+
+
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"colour": "red"}, "/colour", "unknown field"),
     ({"titel": "x"}, "/titel", "did you mean 'title'?"),
@@ -104,7 +215,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"id": "a\x1fb"}, "/id", "printable"),
     ({"id": 5}, "/id", "expected text, got 5"),
     ({"version": 0}, "/version", "not less than 1"),
-    ({"version": 2**63}, "/version", "not more than"),
+    ({"version": 2**53}, "/version", "not more than 9007199254740991"),
     ({"version": 10**40}, "/version", "not more than"),
     ({"version": "1"}, "/version", "a whole number"),
     ({"version": True}, "/version", "a whole number"),
@@ -126,6 +237,9 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"text": "x" * 50_001}, "/text", "at most 50000"),
     ({"text": "a\x7fb"}, "/text", "U+007F"),
     ({"category": "x" * 501}, "/category", "at most 500"),
+    ({"category": "/".join("abcdefghijk")}, "/category", "11 levels; at most 10"),
+    ({"category": "/home"}, "/category", "empty"),
+    ({"category": "home/ /light"}, "/category", "empty"),
     ({"brand": "x" * 501}, "/brand", "at most 500"),
     ({"gtin": "4006381333932"}, "/gtin", "1 was expected"),
     ({"gtin": "40063813339310"}, "/gtin", "check digit"),
@@ -149,6 +263,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"price": {"amount_minor": 1, "currency": "eur"}}, "/price/currency", "write 'EUR'"),
     ({"price": {"amount_minor": 1, "currency": "XYZ"}}, "/price/currency", "ISO 4217"),
     ({"price": {"amount_minor": 1}}, "/price/currency", "is required"),
+    ({"price": {"currency": "EUR"}}, "/price/amount_minor", "is required"),
     ({"price": {"amount": 1, "currency": "EUR"}}, "/price/amount", "did you mean 'amount_minor'?"),
     ({"seller": {"name": "x"}}, "/seller/id", "is required"),
     ({"seller": {"id": "x\x02"}}, "/seller/id", "printable"),
@@ -189,6 +304,78 @@ def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> Non
         "/price/currency",
         "/scores/a",
     }
+
+
+def test_an_input_with_thousands_of_faults_is_told_the_first_few_at_once(front: Front) -> None:
+    text = b'{"platform": "shop", ' + b", ".join(b'"%x": 1' % n for n in range(25_000)) + b"}"
+    begun = time.process_time()
+    error = refused(front, text)
+    assert time.process_time() - begun < 0.5
+    assert len(error.faults) == 20
+    assert "19 more" in str(error)
+
+
+_NAMED = '"platform":"shop","kind":"product","markets":["DE"]'
+TWICE: list[tuple[str, list[str]]] = [
+    ('"id": "a", "title": "A", "title": "B"', ["/title"]),
+    ('"id": "a", "id": "b"', ["/id"]),
+    ('"id":"a","version":1,"version":1', ["/version"]),
+    ('"id": "a", "text" : "A", "t\\u0065xt": ""', ["/text"]),
+    ('"id":"a","price":{"amount_minor":1,"currency":"EUR","amount_minor":2}', ["/price/amount_minor"]),
+    ('"id":"a","attributes":{"a/b":"1","c":"","a/b":"1"}', ["/attributes/a~1b"]),
+    ('"id":"a","title":"5\\u0022 \\u0022x\\u0022","brand":"A","brand":"A"', ["/brand"]),
+    ('"id":"a","title":"\\\\u0022","brand":"","brand":""', ["/brand"]),
+    ('"id":"a","colour":"x","title":"a","title":"b"', ["/colour", "/title"]),
+    ('"id":"a","gtin":"1","scores":{"a":0,"a":0}', ["/gtin", "/scores/a"]),
+]
+
+
+@pytest.mark.parametrize(("text", "pointers"), TWICE)
+def test_a_name_that_is_given_twice_is_refused_because_nobody_can_tell_which_counts(
+    front: Front, text: str, pointers: list[str]
+) -> None:
+    error = refused(front, f"{{{_NAMED},{text}}}".encode())
+    assert error.status == 422
+    assert [fault.pointer for fault in error.faults] == pointers
+    assert "more than once" in error.faults[-1].detail
+
+
+_TEXT = st.text(st.sampled_from('"\\:,{} /aä'), max_size=9)
+_MEMBERS = st.fixed_dictionaries(
+    {"id": _TEXT.map("x{}".format)},
+    optional={
+        "version": st.integers(1, 2**53 - 1),
+        "title": _TEXT,
+        "text": _TEXT,
+        "reference": _TEXT,
+        "attributes": st.dictionaries(_TEXT.map("x{}".format), _TEXT, max_size=3),
+    },
+)
+
+
+@given(_MEMBERS, st.randoms(use_true_random=False), st.booleans())
+@settings(max_examples=300)
+def test_no_post_is_taken_for_doubled_that_is_not_and_none_that_is_slips_through(
+    front: Front, post: dict[str, Any], luck: random.Random, plain: bool
+) -> None:
+    def spelled(name: str, value: Any) -> str:
+        text = f"{json.dumps(name)}{luck.choice(('', ' '))}:{json.dumps(value, ensure_ascii=plain)}"
+        return re.sub(r"\\.", lambda found: luck.choice((found[0], found[0].replace('\\"', "\\u0022"))), text)
+
+    members = [spelled(name, value) for name, value in post.items()]
+    prepared(front, f"{{{_NAMED},{','.join(members)}}}".encode())
+    name, value = luck.choice(list(post.items()))
+    members.insert(luck.randint(0, len(members)), spelled(name, value))
+    error = refused(front, f"{{{_NAMED},{','.join(members)}}}".encode())
+    assert [(fault.pointer, "more than once" in fault.detail) for fault in error.faults] == [(f"/{name}", True)]
+
+
+@pytest.mark.parametrize("depth", [50, 500, 900, 980, 1_000, 1_100, 5_000])
+@pytest.mark.parametrize("opening", ['{"a":', "["])
+def test_however_deep_an_input_is_nested_it_is_refused(front: Front, depth: int, opening: str) -> None:
+    closing = "}" if opening.startswith("{") else "]"
+    error = refused(front, f'{{"attributes": {opening * depth}1{closing * depth}}}'.encode())
+    assert error.status in (400, 422)
 
 
 @pytest.mark.parametrize(

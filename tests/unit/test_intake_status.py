@@ -6,14 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.intake.domain.status import Dead, Facts, Status, dead, learned, merge, status, updated_at
+from services.intake.domain.status import (
+    Dead,
+    Facts,
+    Status,
+    dead,
+    learned,
+    merge,
+    status,
+    submitted_to,
+    updated_at,
+)
 from shared.events import (
     CaseClaimed,
+    CaseClosed,
     CaseOpened,
     CaseSuperseded,
     DecisionMade,
     Item,
     ItemSubmitted,
+    ItemWithdrawn,
     Struct,
     Trace,
 )
@@ -88,12 +100,34 @@ def superseded() -> Facts:
     return facts(CaseSuperseded(case_id="case", item_id=ITEM_ID, superseded_by="other"), 3, 30)
 
 
+def withdrawn(position: int = 1) -> Facts:
+    data = ItemWithdrawn(
+        item_id=ITEM_ID,
+        platform="shop",
+        kind="product",
+        subject_id="B1",
+        client="c",
+        reason="sold",
+        withdrawn_at=at(position),
+        regions=["eu"],
+    )
+    return facts(data, position, 32 + position)
+
+
+def closed(reason: str = "withdrawn") -> Facts:
+    return facts(CaseClosed(case_id="case", item_id=ITEM_ID, reason=reason), 3, 35)
+
+
 def dead_submission(position: int = 0) -> Facts:
     return Facts(dead_submission=Dead(position=position, reason="no market", at=at(40 + position)))
 
 
 def dead_case(position: int = 0) -> Facts:
     return Facts(dead_case=Dead(position=position, reason="too long", at=at(40 + position)))
+
+
+def parked_case(position: int = 0, second: int = 40) -> Facts:
+    return Facts(dead_case=Dead(position=position, reason="a follower", at=at(second), since=min(position, 2)))
 
 
 def together(*known: Facts) -> Facts:
@@ -118,10 +152,29 @@ def together(*known: Facts) -> Facts:
         ([submitted(), dead_submission()], Status.DEAD_LETTERED),
         ([submitted(), dead_submission(), opened()], Status.IN_REVIEW),
         ([submitted(), opened(), dead_case()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), parked_case()], Status.PARKED),
+        ([submitted(), opened(), parked_case(), withdrawn()], Status.PARKED),
+        ([submitted(), opened(), parked_case(), opened(4)], Status.IN_REVIEW),
+        ([submitted(), opened(), parked_case(), opened(4), parked_case(4)], Status.IN_REVIEW),
+        ([submitted(), opened(2), parked_case(2), opened(4), parked_case(4)], Status.PARKED),
+        ([submitted(), opened(0), opened(2), parked_case(2)], Status.PARKED),
+        ([submitted(), opened(), parked_case(3, second=39), dead_case(3)], Status.DEAD_LETTERED),
+        ([submitted(), opened(), parked_case(), opened(4), decided()], Status.APPROVED),
         ([submitted(), opened(), dead_case(), decided()], Status.APPROVED),
         ([submitted(0), dead_submission(0), submitted(5)], Status.SUBMITTED),
         ([submitted(0), submitted(5), dead_submission(5)], Status.DEAD_LETTERED),
         ([opened(0), dead_case(0), opened(4)], Status.IN_REVIEW),
+        ([submitted(), withdrawn()], Status.SUBMITTED),
+        ([submitted(), opened(), withdrawn()], Status.IN_REVIEW),
+        ([submitted(), opened(), withdrawn(), closed()], Status.WITHDRAWN),
+        ([closed()], Status.WITHDRAWN),
+        ([opened(), closed("merged")], Status.IN_REVIEW),
+        ([submitted(), opened(), decided(action="reject"), withdrawn()], Status.REJECTED),
+        ([submitted(), opened(), superseded(), withdrawn()], Status.SUPERSEDED),
+        ([submitted(), dead_submission(), withdrawn()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), withdrawn()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), withdrawn(), closed()], Status.WITHDRAWN),
+        ([withdrawn()], Status.WITHDRAWN),
     ],
 )
 def test_the_status_is_what_is_furthest_along_the_way(known: list[Facts], expected: Status) -> None:
@@ -149,6 +202,14 @@ def test_the_time_is_that_of_what_the_status_says() -> None:
     assert updated_at(together(submitted(), opened(1))) == at(11)
     assert updated_at(together(submitted(), opened(), decided(1))) == at(21)
     assert updated_at(together(submitted(), dead_submission())) == at(40)
+    assert updated_at(together(submitted(), opened(1), withdrawn())) == at(11)
+    assert updated_at(together(submitted(), opened(1), withdrawn(), closed())) == at(35)
+    assert updated_at(together(submitted(), opened(), decided(1), withdrawn())) == at(21)
+
+
+def test_where_an_item_went_is_known_from_its_submission_in_any_region() -> None:
+    assert submitted_to({"us": merge(opened(), withdrawn())}) == set()
+    assert submitted_to({"us": submitted(), "uk": opened()}) == {"eu", "us"}
 
 
 def test_an_event_that_does_not_move_an_item_says_nothing() -> None:
@@ -167,9 +228,14 @@ _LIFE = [
     dead_submission(1),
     dead_case(0),
     dead_case(3),
+    parked_case(3, second=42),
+    parked_case(4),
     decided(1),
     decided(2, "reject"),
     superseded(),
+    withdrawn(1),
+    withdrawn(5),
+    closed(),
 ]
 
 

@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from shared import logs
 from shared.errors import Fatal, Transient
 from shared.http import create_app
-from shared.lifecycle import serve
+from shared.lifecycle import main, serve
 from shared.readiness import Readiness
 from shared.retry import Backoff, until_done, wait
 from shared.settings import CommonSettings
@@ -53,6 +55,20 @@ async def test_a_loop_that_fails_stops_the_service_and_tells() -> None:
     assert ended == [True]
 
 
+async def test_each_failure_of_a_loops_tasks_is_told_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(reason: str) -> None:
+        raise Fatal(reason)
+
+    async def loop(stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for reason in ("one reason", "another"):
+                tasks.create_task(failing(reason))
+
+    assert not await live(loop)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [text.partition(": ")[2] for text in told] == ["one reason", "another"]
+
+
 async def test_a_loop_that_does_not_stop_is_ended_at_the_deadline() -> None:
     async def deaf(stop: asyncio.Event) -> None:
         await asyncio.Event().wait()
@@ -88,3 +104,17 @@ def test_waits_grow_and_are_bounded(attempt: int) -> None:
     backoff = Backoff(first=0.1, longest=5)
     ceiling = min(5, 0.1 * 2 ** min(attempt - 1, 16))
     assert ceiling / 2 <= backoff.delay(attempt) <= ceiling
+
+
+def test_what_cannot_be_started_ends_with_a_sentence_and_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> bool:
+        raise Fatal("clients.json cannot be read.")
+
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
+    with ThreadPoolExecutor(1) as own, pytest.raises(SystemExit) as ended:  # it makes an event loop of its own
+        own.submit(main, "test", CommonSettings(), run).result()
+    assert ended.value.code == 2
+    [told] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (told.getMessage(), told.exc_info) == ("it cannot be started: clients.json cannot be read.", None)

@@ -72,6 +72,12 @@ def test_without_network_one_sentence_says_so_and_what_has_come_is_kept(tmp_path
     assert repository.asked == ["two-1.jar"]
 
 
+def test_a_cache_that_cannot_be_is_told_with_the_variable_that_names_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StackError, match="Let PIEPOWDER_CACHE name another folder"):
+        Repository().bring(tmp_path / "file" / "cache")
+
+
 def test_two_at_the_same_time_bring_each_jar_once(tmp_path: Path) -> None:
     repository = Repository()
     both = [threading.Thread(target=repository.bring, args=(tmp_path,)) for _ in range(2)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import process
 from deploy.local.errors import StackError
 from deploy.local.process import Child, start_time, stop_all, wait_until
 
@@ -55,6 +56,51 @@ def test_a_child_that_ends_by_itself_has_failed_and_says_its_last_words(tmp_path
     with pytest.raises(StackError, match="short ended with code 3") as caught:
         wait_until(child, lambda: False, timeout=5, cancelled=threading.Event())
     assert caught.value.lines == ("a", "b")
+
+
+SAID = {
+    "of a broker": (
+        "2026-05-01 INFO  [Log] fine",
+        "2026-05-01 ERROR the log directory is gone",
+        "java.io.IOException: gone",
+        "\tat kafka.log.LogManager.load",
+        "2026-05-01 INFO  shut down",
+    ),
+    "of a database": ("LOG:  ready", "FATAL:  out of memory", "LOG:  shut down"),
+    "routine alone": ("INFO one", "INFO two", "INFO three"),
+}
+LAST_WORDS = {
+    "of a broker": ["2026-05-01 ERROR the log directory is gone", "java.io.IOException: gone"],
+    "of a database": ["FATAL:  out of memory"],
+    "routine alone": ["INFO two", "INFO three"],
+}
+
+
+@pytest.mark.parametrize("who", SAID)
+def test_what_is_told_of_a_death_is_what_is_out_of_the_ordinary(tmp_path: Path, who: str) -> None:
+    code = f"print({chr(10).join(SAID[who])!r}, flush=True); import os; os.kill(os.getpid(), 9)"
+    child = Child("server", [sys.executable, "-c", code], log=tmp_path / "server.log")
+    child.start()
+    child.wait(10)
+    death = child.death()
+    assert death.what == "server was ended by SIGKILL, for want of memory if nobody did it."
+    assert f"Its log is {child.log}. Its data is kept" in str(death)
+    assert list(death.lines) == LAST_WORDS[who]
+
+
+def test_a_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_LONGEST_LOG", 1000)
+    monkeypatch.setattr(process, "_KEPT", 500)
+    child = Child("writer", ["sleep", "60"], log=tmp_path / "writer.log")
+    child.start()
+    with child.log.open("ab", buffering=0) as writing:  # as the child itself does
+        for number in range(300):
+            writing.write(f"line {number}\n".encode())
+            child.bound_log()
+            assert child.log.stat().st_size <= 1000 + 20
+        assert child.tail(2) == ["line 298", "line 299"]
+        assert child.tail(1000)[0].startswith("line ")
+    child.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the start that fails")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.router.cel import VARIABLES, CelConditions, Refused
-from shared.events import Money, Seller
+from shared.events import Author, Money, Seller, Trader
 from tests.conftest import project_root
 from tests.router_samples import submitted
 
@@ -119,6 +119,9 @@ def test_every_variable_is_bound_with_its_declared_type_with_and_without_facts()
         scores={"s": 1},
         price=Money(amount_minor=1, currency="EUR"),
         seller=seller,
+        trader=Trader(name="T GmbH", country="DE", self_certification=True),
+        author=Author(id="u", name="A"),
+        links=["shop:product:1"],
     )
     for item in (rich, submitted()):
         assert conditions.evaluate(item, ["weapons"]) == ((True,) * len(VARIABLES), {})
@@ -130,6 +133,17 @@ def test_unknown_numbers_are_minus_one_and_say_so() -> None:
     assert holds("seller.known && seller.age_days == -1", seller=Seller(id="s"))
     assert holds("price.known && price.minor == 0", price=Money(amount_minor=0, currency="EUR"))
     assert holds("seller.age_days == 0", seller=Seller(id="s", age_days=0))
+
+
+def test_a_seller_without_the_facts_that_the_law_asks_for_can_be_told() -> None:
+    lacks = "!trader.known || trader.register_number == '' || !trader.self_certification"
+    assert holds(lacks)
+    assert holds(lacks, trader=Trader(name="T", self_certification=True))
+    assert not holds(lacks, trader=Trader(name="T", register_number="HRB 1", self_certification=True))
+    assert holds("!author.known && links.all(l, false)")
+    assert holds(
+        "author.id == 'u' && links.exists(l, l.startsWith('shop:'))", author=Author(id="u"), links=["shop:seller:1"]
+    )
 
 
 def test_the_page_for_policy_writers_has_every_variable_with_its_type() -> None:

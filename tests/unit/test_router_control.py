@@ -228,11 +228,30 @@ def test_an_older_number_met_again_does_not_come_back_into_force() -> None:
     assert (control.in_force.model.id, control.in_force.policy_set.id) == ("om-3-test", "ps-3-test")
 
 
+async def test_what_was_deleted_stays_in_force_until_it_is_published_again_whatever_its_number_and_content() -> None:
+    here = Here()
+    await here.publish([region()], [rule("a")])
+    await here.publish(None, [rule("b")])
+    for entity in ("operating-model", "policy-set"):
+        here.control.delete(entity)
+    assert here.control.in_force.policy_set.published.number == 2
+
+    model, policy_set = await here.publish([region()], [rule("b")])
+    again = await here.publish([region()], [rule("b")])
+
+    assert [(put.number, put.changed) for put in (model, policy_set) if put] == [(2, True), (3, True)]
+    assert [put.changed for put in again if put] == [False, False]
+    here.control.delete("policy-set")
+    here.control.apply(on_control(policies(number=1)))  # from a router that found the topic empty
+    here.control.apply(on_control(operating_model(number=1)))
+    assert (here.control.in_force.policy_set.id, here.control.in_force.model.published.number) == ("ps-1-test", 2)
+
+
 async def test_routing_waits_until_the_topic_is_read_and_both_are_in_force() -> None:
     control = Control(["eu"], compile_policy_set)
     waiting = asyncio.ensure_future(control.complete())
-    nothing = "no operating model and no policy set in force: publish one with `piepowder control publish`"
-    assert control.lacking() == nothing
+    nothing = "no operating model and no policy set in force: publish with `"
+    assert (control.lacking() or "").startswith(nothing)
     control.apply(on_control(operating_model()))
     assert "no policy set in force" in (control.lacking() or "")
     with pytest.raises(Transient, match="no policy set"):

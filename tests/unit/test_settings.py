@@ -35,6 +35,9 @@ def test_a_region_may_have_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch)
         ("PIEPOWDER_LOG_LEVEL", "loud"),
         ("PIEPOWDER_DRAIN_SECONDS", "0"),
         ("PIEPOWDER_KAFKA_BY_REGION", "{"),
+        ("PIEPOWDER_OIDC_ISSUER", "http://issuer.example"),
+        ("PIEPOWDER_OIDC_ISSUER", "ftp://localhost"),
+        ("PIEPOWDER_OIDC_ISSUER", "issuer"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(
@@ -55,3 +58,15 @@ def test_a_value_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         load(Settings)
     assert "PIEPOWDER_REGIONS" in capsys.readouterr().err
+
+
+def test_an_issuer_comes_with_an_audience(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PIEPOWDER_REGIONS", "eu")
+    monkeypatch.setenv("PIEPOWDER_OIDC_ISSUER", "https://issuer.example")
+    with pytest.raises(SystemExit):
+        load(Settings)
+    assert "PIEPOWDER_OIDC_AUDIENCE" in capsys.readouterr().err
+    monkeypatch.setenv("PIEPOWDER_OIDC_AUDIENCE", "https://piepowder.example")
+    assert load(Settings).oidc_issuer == "https://issuer.example"
+    monkeypatch.setenv("PIEPOWDER_OIDC_ISSUER", "http://127.0.0.1:8080")
+    assert load(Settings).oidc_issuer == "http://127.0.0.1:8080"

@@ -1,0 +1,247 @@
+"""Every route of every service does what its OpenAPI document says: each error is shown by an example, and a call that
+is wrong in one way or another is answered as it was announced, never otherwise. What services stand on is not there;
+rules are in force, or are not."""
+
+import importlib
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import pytest
+
+from shared import ids, lifecycle
+from shared.auth import Client
+from shared.clients import SCOPES
+from shared.events import RateLimit
+from shared.kafka.control import ControlReader
+from shared.readiness import Readiness
+from shared.settings import CommonSettings
+from tests.router_samples import on_control, operating_model, policies, region
+
+SERVICES = ("audit", "decision", "intake", "router")
+PROBES = {"/healthz", "/readyz", "/metrics"}
+PROBLEM = "application/problem+json"
+METHODS = ("get", "put", "post", "delete", "patch")
+NOBODY, ELSEWHERE, ALL, OFTEN = (ids.new_api_key("test") for _ in range(4))
+LARGE = str(2**40)
+
+
+class Operation(NamedTuple):
+    """A route's method, its path with example values, and what the document says of it."""
+
+    method: str
+    path: str
+    said: dict[str, Any]
+    allowed: frozenset[str]
+
+    @property
+    def body_type(self) -> str | None:
+        return next(iter(self.said.get("requestBody", {}).get("content", {})), None)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Served(NamedTuple):
+    """A service's calls, and its document."""
+
+    name: str
+    calls: httpx.AsyncClient
+    document: dict[str, Any]
+
+    def operations(self) -> Iterator[Operation]:
+        for template, item in self.document["paths"].items():
+            allowed = frozenset(method.upper() for method in METHODS if method in item)
+            for method in METHODS:
+                if (said := item.get(method)) is not None:
+                    yield Operation(method.upper(), filled(template, said), said, allowed)
+
+
+def filled(template: str, said: dict[str, Any]) -> str:
+    return re.sub(r"{(\w+)(:\w+)?}", lambda found: value_of(said, found[1]), template)
+
+
+def value_of(said: dict[str, Any], name: str) -> str:
+    parameter = next(parameter for parameter in said["parameters"] if parameter["name"] == name)
+    schema = parameter["schema"]
+    found = [parameter.get("example"), *schema.get("examples", []), *(parameter.get("examples") or [])]
+    if schema.get("format") == "uuid":
+        found.append("0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de")
+    return str(next((value for value in found if isinstance(value, str)), "x"))
+
+
+@asynccontextmanager
+async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterator[Served]:
+    """The service as its composition root puts it together, but for its loops; `in_force`: it has read the control
+    topic, and found an operating model and policies there."""
+    clients = [
+        Client("nobody", ids.hash_api_key(NOBODY), frozenset()),
+        Client("elsewhere", ids.hash_api_key(ELSEWHERE), SCOPES, frozenset({"mars"})),
+        Client("all", ids.hash_api_key(ALL), SCOPES),
+        Client("often", ids.hash_api_key(OFTEN), SCOPES, limit=RateLimit(requests_per_second=1e-6, burst=1)),
+    ]
+    clients_file = folder / "clients.json"
+    clients_file.write_bytes(msgspec.json.encode(clients))
+    kind: type[CommonSettings] = importlib.import_module(f"services.{service}.settings").Settings
+    given = {"region": "eu", "regions": ["eu", "us"], "database_url": "postgresql://x:x@127.0.0.1:9/x"}
+    known = {name: value for name, value in given.items() if name in kind.model_fields}
+    captured: list[Any] = []
+
+    async def capture(app: Any, _: object, loops: Sequence[Any], readiness: Readiness) -> bool:
+        captured.append(app)
+        for reader in (getattr(loop, "__self__", None) for loop in loops):
+            if in_force and isinstance(reader, ControlReader):
+                reader._apply(on_control(operating_model(region(), region("us", ["US"]))))
+                reader._apply(on_control(policies()))
+                reader._lacking()
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifecycle, "serve", capture)
+        settings = kind.model_validate({"kafka": "127.0.0.1:9", "clients_file": clients_file, **known})
+        await importlib.import_module(f"services.{service}.app").run(settings)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(captured[0]), base_url="http://service") as calls:
+        yield Served(service, calls, (await calls.get("/openapi.json")).json())
+
+
+@pytest.fixture(params=[(name, in_force) for name in SERVICES for in_force in (False, True)], scope="module", ids=str)
+async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    name, in_force = request.param
+    async with serving(name, tmp_path_factory.mktemp(name), in_force=in_force) as service:
+        yield service
+
+
+def test_every_answer_is_described_with_an_example(served: Served) -> None:
+    faults = []
+    assert set(served.document["paths"]) > PROBES
+    for operation in served.operations():
+        for status, answer in operation.said["responses"].items():
+            for kind, content in answer.get("content", {}).items():
+                example = content.get("example")
+                if example is None:
+                    faults.append(f"{operation} {status}: no example")
+                elif kind == PROBLEM and (
+                    example["status"] != int(status)
+                    or not example["type"].startswith("urn:piepowder:problem:")
+                    or not example["title"]
+                    or not example["detail"]
+                ):
+                    faults.append(f"{operation} {status}: {example}")
+            if int(status) >= 400 and status != "503" and PROBLEM not in answer.get("content", {}):
+                faults.append(f"{operation} {status}: no problem")
+        if (kind := operation.body_type) is not None:
+            content = operation.said["requestBody"]["content"][kind]
+            schema = content["schema"]
+            if "$ref" in schema:
+                schema = served.document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            if "example" not in content and not schema.get("examples"):
+                faults.append(f"{operation}: no example of a body")
+        if not operation.said.get("summary") or not operation.said["responses"]:
+            faults.append(f"{operation}: nothing is said")
+    assert not faults, "\n".join(faults)
+
+
+def wrong_calls(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is wrong with a call, and the call."""
+    key = {"Authorization": f"Bearer {ALL}"}
+    kind, body = operation.body_type, b"{}"
+    typed = key if kind is None else key | {"Content-Type": kind}
+    own = {"content": body} if kind else {}
+    yield "no key", {"headers": {name: value for name, value in typed.items() if name != "Authorization"}, **own}
+    yield "a mistyped key", {"headers": typed | {"Authorization": "Bearer pp_x"}, **own}
+    yield "an unknown key", {"headers": typed | {"Authorization": f"Bearer {ids.new_api_key('other')}"}, **own}
+    yield "no scope", {"headers": typed | {"Authorization": f"Bearer {NOBODY}"}, **own}
+    yield "no region", {"headers": typed | {"Authorization": f"Bearer {ELSEWHERE}"}, **own}
+    yield "nothing", {"headers": typed, **own}
+    yield "the first of many", {"headers": typed | {"Authorization": f"Bearer {OFTEN}"}, **own}
+    yield "too often", {"headers": typed | {"Authorization": f"Bearer {OFTEN}"}, **own}
+    for name, value in (
+        ("limit", "0"),
+        ("limit", "many"),
+        ("cursor", "~"),
+        ("after", "-1"),
+        ("reason", "\n"),
+        ("x", "y"),
+    ):
+        yield f"{name}={value!r}", {"headers": typed, "params": {name: value}, **own}
+    if kind is None:
+        return
+    for what, content in (
+        ("no body", b""),
+        ("no JSON", b"{"),
+        ("no UTF-8", b'{"a": "\xff"}'),
+        ("nested", b"[" * 100_000),
+        ("another shape", b"[]"),
+        ("other fields", b'{"no_such_field": 1}'),
+        ("null", b"null"),
+    ):
+        yield what, {"headers": typed, "content": content}
+    yield "text", {"headers": key | {"Content-Type": "text/plain"}, "content": body}
+    yield "no type", {"headers": key, "content": body}
+    yield "coded", {"headers": typed | {"Content-Encoding": "br"}, "content": body}
+    yield "announced too large", {"headers": typed | {"Content-Length": LARGE}, "content": body}
+    yield "too large", {"headers": typed, "content": pieces(40 * 2**20)}
+
+
+async def pieces(size: int) -> AsyncIterator[bytes]:
+    for _ in range(size // 2**20):
+        yield b" " * 2**20
+
+
+async def test_what_is_wrong_with_a_call_is_answered_as_announced(served: Served) -> None:
+    faults, met = [], set()
+    for operation in served.operations():
+        if operation.path in PROBES:
+            continue
+        for what, call in wrong_calls(operation):
+            answer = await served.calls.request(operation.method, operation.path, **call)
+            met.add(answer.status_code)
+            expected = {"no key": 401, "no scope": 403, "no region": 403, "too often": 429, "text": 415}
+            announced = str(answer.status_code) in operation.said["responses"]
+            if not announced or answer.status_code not in (expected.get(what, answer.status_code), 503):
+                faults.append(f"{operation}, {what}: {answer.status_code} {answer.text[:200]}")
+            elif answer.status_code >= 400:
+                problem = answer.json()
+                if answer.headers["content-type"] != PROBLEM or problem["status"] != answer.status_code:
+                    faults.append(f"{operation}, {what}: {answer.headers} {answer.text[:200]}")
+                if answer.status_code == 503 and "retry-after" not in answer.headers:
+                    faults.append(f"{operation}, {what}: no Retry-After")
+    assert not faults, "\n".join(faults)
+    assert met >= {401, 403, 429}
+
+
+async def test_another_method_is_refused_with_those_that_are_allowed(served: Served) -> None:
+    faults = []
+    for operation in served.operations():
+        for method in {method.upper() for method in METHODS} - operation.allowed:
+            answer = await served.calls.request(method, operation.path, headers={"Authorization": f"Bearer {ALL}"})
+            allow = {name.strip() for name in answer.headers.get("allow", "").split(",")} - {"HEAD"}
+            if answer.status_code != 405 or allow != operation.allowed:
+                faults.append(f"{method} {operation.path}: {answer.status_code} {allow} {answer.text[:200]}")
+    assert not faults, "\n".join(faults)
+
+
+async def test_probes_ask_for_no_key_and_answer_as_described(served: Served) -> None:
+    for path in PROBES:
+        answer = await served.calls.get(path)
+        said = served.document["paths"][path]["get"]["responses"][str(answer.status_code)]
+        [(kind, content)] = said["content"].items()
+        assert answer.headers["content-type"].startswith(kind)
+        if kind == "application/json":
+            assert answer.json().keys() == content["example"].keys()
+            assert answer.json()["service"] == served.name
+        else:
+            assert content["example"].splitlines()[1].partition(" ")[0] in answer.text
+
+
+async def test_a_service_exports_no_metric_of_another(served: Served) -> None:
+    text = (await served.calls.get("/metrics")).text
+    bearing = {found[1] for found in re.finditer(r"^piepowder_(audit|decision|intake|router)_", text, re.MULTILINE)}
+    assert bearing <= {served.name}
+    described = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    sampled = set(re.findall(r"^([a-z_]+)", text, re.MULTILINE))
+    assert {name for name in described if not any(sample.startswith(name) for sample in sampled)} == set()

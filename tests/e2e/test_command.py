@@ -1,0 +1,85 @@
+"""What the command tells of a system that runs, and of one that has come to a standstill in part."""
+
+import asyncio
+import io
+import re
+import time
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from rich.console import Console
+
+from deploy.local.system import find_running
+from piepowder import look, run
+from piepowder.client import Api
+from piepowder.listings import Options
+from shared.kafka import topics
+from tests.e2e.conftest import Cell
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def told(cell: Cell) -> tuple[str, bool]:
+    """What `status` shows, and whether it finds everything ready."""
+    shown = io.StringIO()
+    console = Console(file=shown, width=300)
+    async with Api(find_running(cell.system.folder), cell.system.key()) as api:
+        parts, ready = await look.status(api)
+    for part in parts:
+        console.print(part)
+    return shown.getvalue(), ready
+
+
+def lines(text: str, *words: str) -> list[str]:
+    return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+async def test_dead_letters_are_told_by_region(cell: Cell) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
+        await producer.send_and_wait(topics.submissions(cell.us), b"no event", key=b"x")
+    deadline = time.monotonic() + 60
+    while not await letters(cell, cell.us):  # one of each service that reads the topic
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.3)
+    assert await letters(cell, cell.eu) == 0
+
+
+async def letters(cell: Cell, region: str) -> int:
+    """The count in the region's row; 0 too when Kafka did not answer in time."""
+    shown, _ = await told(cell)
+    found = re.search(rf"^region +dead letters.*?^{region} +(\d+) ", shown, re.MULTILINE | re.DOTALL)
+    return 0 if found is None else int(found[1])
+
+
+async def test_a_service_that_stands_still_is_named_and_not_waited_for(cell: Cell) -> None:
+    frozen = cell.system.services[f"decision-{cell.eu}"]
+    frozen.pause()
+    try:
+        began = time.monotonic()
+        shown, ready = await told(cell)
+        took = time.monotonic() - began
+    finally:
+        frozen.resume()
+    assert not ready
+    assert lines(shown, frozen.name, "does not answer", frozen.url)
+    assert lines(shown, f"No counts from {frozen.name}.")
+    assert took < 20, "a busy machine may take its time, and the patience for what passes is a minute"
+
+
+async def test_each_submission_has_a_journal_of_its_own_and_the_account_reads_them_all(
+    cell: Cell, tmp_path: Path
+) -> None:
+    options = Options(platform="twice", markets=["DE"])
+    kept = []
+    async with Api(find_running(cell.system.folder), cell.system.key()) as api:
+        for folder, ids in (("a", "12"), ("b", "345")):
+            file = tmp_path / folder / "listings.csv"
+            file.parent.mkdir()
+            file.write_text("id,title\n" + "".join(f"{name},Lamp\n" for name in ids))
+            kept.append((await run.submit_file(api, str(file), options, cell.system.folder))[1])
+        journals = run.journals(cell.system.folder)
+        account = await run.account(api, journals)
+    assert journals == [record.journal for record in kept]
+    assert [len(record.journal.read_bytes().splitlines()) for record in kept] == [2, 3]
+    assert account.total == 5

@@ -1,0 +1,83 @@
+"""What the tests of notices and appeals are made of: sound posts, a cluster that keeps what it gets."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from services.intake import codes
+from services.intake.group_commit import GroupCommit
+from services.intake.handlers import Front
+from shared.auth import Client
+from shared.clock import ManualClock
+from shared.envelope import GLOBAL, Attributes, Event, decode
+from shared.events import OPERATING_MODEL_PUBLISHED, OperatingModelPublished, Queue, Region
+from shared.kafka.producer import Record
+
+NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
+TIME = "2026-05-01T09:30:00.000Z"
+CODES = codes.load()
+EVERYWHERE = Client(name="shop", key_sha256="", scopes=frozenset())
+
+
+def client(*regions: str, name: str = "shop") -> Client:
+    return Client(name=name, key_sha256="", scopes=frozenset(), regions=frozenset(regions))
+
+
+class Cluster:
+    """A producer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    async def send(self, records: Sequence[Record]) -> None:
+        self.records += records
+
+    def events(self) -> list[Event[Any]]:
+        return [decode(r.headers, r.key, r.value, region=r.topic.rpartition(".")[2]) for r in self.records]
+
+
+def front(cluster: Cluster) -> Front:
+    """A front of the regions `eu` (DE, FR) and `us` (US), with their operating model in force."""
+    lanes = dict.fromkeys(("eu", "us"), GroupCommit(cluster, max_records=100, max_bytes=1_000_000))
+    taking_in = Front(codes=CODES, lanes=lanes)
+    queue = Queue(id="q", service_level_minutes=60)
+    regions = [
+        Region(id=name, markets=markets, queues=[queue], default_queue="q")
+        for name, markets in (("eu", ["DE", "FR"]), ("us", ["US"]))
+    ]
+    model = OperatingModelPublished(id="om-1", number=1, published_by="test", regions=regions)
+    about = Attributes("om-1", OPERATING_MODEL_PUBLISHED, "test", TIME, "operating-model", GLOBAL, "om-1")
+    taking_in.apply(Event(about, model))
+    return taking_in
+
+
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+def notice(**changed: Any) -> dict[str, Any]:
+    """A sound notice; what is changed to None is left out."""
+    sound = {
+        "platform": "shop",
+        "kind": "product",
+        "id": "B1/a:b",
+        "markets": ["DE", "US"],
+        "reporter": {"kind": "user", "name": "Ada Weber", "email": "ada@example.org"},
+        "ground": "counterfeit",
+        "explanation": "It bears our mark, and we have not made it.",
+        "locations": ["https://shop.example/dp/B1"],
+        "good_faith": True,
+        "language": "en",
+        "reference": "report-1",
+    }
+    return {name: value for name, value in (sound | changed).items() if value is not None}
+
+
+def appeal(**changed: Any) -> dict[str, Any]:
+    """A sound appeal but for what it is about; what is changed to None is left out."""
+    sound = {
+        "appellant": {"kind": "seller", "name": "Audio GmbH", "email": "recht@audio.example"},
+        "explanation": "The maker's invoice is enclosed: it is genuine.",
+        "reference": "complaint-1",
+    }
+    return {name: value for name, value in (sound | changed).items() if value is not None}

@@ -1,0 +1,97 @@
+"""A deletion on the control topic takes nothing out of force, and whoever starts after it says what is lacking."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from services.router.control import Control
+from services.router.policies import compile_policy_set
+from shared import ids
+from shared.envelope import encode
+from shared.events import OperatingModelPublished, PolicySetPublished
+from shared.kafka import control as control_reader
+from shared.kafka import topics
+from shared.kafka.control import ControlReader
+from shared.kafka.topics import TopicSpec
+from shared.readiness import Readiness
+from tests.router_samples import on_control, operating_model, policies
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+async def topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"piepowder.control.d{os.getpid()}-{next(_numbers)}"
+    await topics.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
+    monkeypatch.setattr(control_reader, "CONTROL", name)
+    return name
+
+
+@asynccontextmanager
+async def reading(kafka: str) -> AsyncIterator[tuple[Control, Readiness]]:
+    control, stop, readiness = Control(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
+    reader = ControlReader(
+        bootstrap=kafka,
+        client_id="test",
+        apply=control.apply,
+        lacking=control.lacking,
+        readiness=readiness,
+        deleted=control.delete,
+    )
+    following = asyncio.create_task(reader.run(stop))
+    try:
+        yield control, readiness
+    finally:
+        stop.set()
+        await following
+
+
+async def until(fits: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if fits():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("not in a minute")
+
+
+async def test_what_was_deleted_is_named_by_whoever_starts_then_and_stays_in_force_elsewhere(
+    kafka: str, topic: str
+) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+
+        async def put(data: OperatingModelPublished | PolicySetPublished) -> None:
+            named = on_control(data).attributes
+            event_id = ids.event_id(named.id, named.type)
+            attributes = msgspec.structs.replace(named, id=event_id, correlation_id=event_id)
+            encoded = encode(attributes, data)
+            await producer.send_and_wait(
+                topic, encoded.value, key=attributes.subject.encode(), headers=list(encoded.headers)
+            )
+
+        await put(policies())
+        async with reading(kafka) as (late, lacking):
+            await until(lambda: "no operating model in force" in lacking.conditions["control"])
+            await put(operating_model(number=7))
+            await until(lambda: lacking.ready)
+            await producer.send_and_wait(topic, None, key=b"operating-model")
+            await until(lambda: late.deleted == {"operating-model"})
+            assert lacking.ready
+            assert late.in_force.model.published.number == 7
+            await put(operating_model(number=1))  # by a router that had found nothing
+            await until(lambda: late.in_force.model.published.number == 1)
+            assert late.deleted == set()
+
+
+async def test_a_deletion_is_told_by_whoever_finds_nothing_else(kafka: str, topic: str) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        await producer.send_and_wait(topic, None, key=b"operating-model")  # what compaction leaves
+    async with reading(kafka) as (_, readiness):
+        await until(lambda: f"operating-model: deleted from {topic}" in readiness.conditions["control"])
+        assert "control publish`" in readiness.conditions["control"]
+        assert not readiness.ready

@@ -1,0 +1,109 @@
+"""What a new system is given: one key for good, and the sample's rules where there are none."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from deploy.docker import jobs
+from deploy.initial import keep_key, put_sample_into_force
+from deploy.local.errors import StackError
+from shared.auth import Authenticator, Client
+from shared.errors import Transient
+from shared.ids import hash_api_key, is_well_formed_api_key
+from shared.retry import Backoff
+
+BOTH = ["operating_model", "policy_set"]
+
+
+def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tmp_path: Path) -> None:
+    key_file, clients_file = tmp_path / "key", tmp_path / "clients.json"
+    key = keep_key(key_file, clients_file, "me")
+    assert is_well_formed_api_key(key)
+    assert {path.stat().st_mode & 0o777 for path in (key_file, clients_file)} == {0o600}
+    assert key not in clients_file.read_text()
+    other = Client("other", hash_api_key("pp_x_other"), frozenset({"items:read"}), frozenset({"eu"}))
+    known = msgspec.json.decode(clients_file.read_bytes(), type=list[Client])
+    clients_file.write_bytes(msgspec.json.encode([other, *known]))
+    assert keep_key(key_file, clients_file, "me") == key
+    after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[Client])}
+    assert after.keys() == {"me", "other"}
+    assert after["other"] == other
+    assert after["me"].key_sha256 == hash_api_key(key)
+    Authenticator.from_file(clients_file)
+
+
+def test_a_file_of_clients_that_cannot_be_read_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+    clients_file = tmp_path / "clients.json"
+    clients_file.write_text("[{")
+    with pytest.raises(StackError, match=r"clients\.json is not readable"):
+        keep_key(tmp_path / "key", clients_file, "me")
+    assert clients_file.read_text() == "[{"
+
+
+@pytest.mark.parametrize("in_force", [[], ["policy_set"], BOTH])
+def test_the_sample_is_put_into_force_only_where_nothing_is(in_force: list[str]) -> None:
+    router = Router(in_force)
+    with router.client() as client:
+        with pytest.raises(Transient, match="not ready"):
+            put_sample_into_force(client)
+        published = put_sample_into_force(client)
+    assert published == [name for name in BOTH if name not in in_force]
+    assert [sorted(body) for body in router.published] == ([published] if published else [])
+    assert router.keys == {"Bearer pp_key"}
+
+
+def test_of_the_samples_operating_model_a_system_takes_its_own_regions() -> None:
+    router = Router([], ready=True)
+    with router.client() as client:
+        put_sample_into_force(client, regions=["us"])
+    [body] = router.published
+    assert [region["id"] for region in body["operating_model"]["regions"]] == ["us"]
+
+
+def test_a_refusal_by_the_router_is_told_in_its_own_words() -> None:
+    with Router([], ready=True, refusing=True).client() as client, pytest.raises(StackError, match="no such field"):
+        put_sample_into_force(client)
+
+
+def test_a_container_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(jobs, "_PACE", Backoff(first=0.001))
+    with Router([]).client() as client:
+        assert jobs.put_into_force(client) == BOTH
+    assert "trying again" in capsys.readouterr().err
+
+
+class Router:
+    """A router's `/v1/control` that is not ready at first, unless `ready`."""
+
+    def __init__(self, in_force: list[str], *, ready: bool = False, refusing: bool = False) -> None:
+        self.published: list[dict[str, Any]] = []
+        self.keys: set[str] = set()
+        self._in_force = in_force
+        self._ready = ready
+        self._refusing = refusing
+
+    @contextmanager
+    def client(self) -> Iterator[httpx.Client]:
+        headers = {"Authorization": "Bearer pp_key"}
+        with httpx.Client(base_url="http://router", headers=headers, transport=httpx.MockTransport(self)) as client:
+            yield client
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v1/control"
+        self.keys.add(request.headers["authorization"])
+        if not self._ready:
+            self._ready = True
+            return httpx.Response(503, json={"detail": "not ready"})
+        if request.method == "GET":
+            known = dict.fromkeys(BOTH) | {name: {"number": 1} for name in self._in_force}
+            return httpx.Response(200, json=known)
+        if self._refusing:
+            return httpx.Response(422, json={"detail": "no such field"})
+        self.published.append(json.loads(request.content))
+        return httpx.Response(200, json={})

@@ -1,0 +1,214 @@
+"""A notice has the elements of DSA Art. 16(2), each by a rule that names its place, and goes to all of its regions."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from services.intake.domain.posts import Refused
+from services.intake.notices.domain import notices
+from services.intake.notices.handlers import Notices, Taken
+from shared import ids
+from shared.auth import Client
+from shared.errors import Transient
+from shared.events import NOTICE_SUBMITTED, NoticeSubmitted
+from tests.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, front, notice
+
+CATEGORIES = {
+    "ANIMAL_WELFARE",
+    "CONSUMER_INFORMATION",
+    "CYBER_VIOLENCE",
+    "CYBER_VIOLENCE_AGAINST_WOMEN",
+    "DATA_PROTECTION_AND_PRIVACY_VIOLATIONS",
+    "ILLEGAL_OR_HARMFUL_SPEECH",
+    "INTELLECTUAL_PROPERTY_INFRINGEMENTS",
+    "NEGATIVE_EFFECTS_ON_CIVIC_DISCOURSE_OR_ELECTIONS",
+    "NOT_SPECIFIED_NOTICE",
+    "OTHER_VIOLATION_TC",
+    "PROTECTION_OF_MINORS",
+    "RISK_FOR_PUBLIC_SECURITY",
+    "SCAMS_AND_FRAUD",
+    "SELF_HARM",
+    "UNSAFE_AND_PROHIBITED_PRODUCTS",
+    "VIOLENCE",
+}
+
+
+def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> Refused:
+    body = text if isinstance(text, bytes) else json.dumps(text).encode()
+    with pytest.raises(Refused) as found:
+        Notices(front(Cluster()), CODES, clock()).prepare(body, by)
+    return found.value
+
+
+async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[Taken, Cluster]:
+    cluster = Cluster()
+    return await Notices(front(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
+
+
+async def test_every_region_that_owns_a_market_is_told_with_ids_that_repeat() -> None:
+    accepted, cluster = await taken(notice())
+    again, _ = await taken(notice())
+    assert (accepted.regions, accepted.subject) == (("eu", "us"), "shop:product:B1/a:b")
+    assert accepted.id == again.id == ids.notice_id("shop", accepted.subject, "report-1")
+    assert accepted.event_ids == again.event_ids
+    for region, event_id, event in zip(accepted.regions, accepted.event_ids, cluster.events(), strict=True):
+        about = event.attributes
+        assert (about.id, about.type, about.region) == (event_id, NOTICE_SUBMITTED, region)
+        assert (about.correlation_id, about.causation_id) == (event_id, None)
+        told = event.data
+        assert isinstance(told, NoticeSubmitted)
+        assert (told.regions, told.client, told.received_at) == (["eu", "us"], "shop", TIME)
+        assert told.notice.category == "STATEMENT_CATEGORY_INTELLECTUAL_PROPERTY_INFRINGEMENTS"
+        assert told.notice.reporter.email == "ada@example.org"
+
+
+async def test_the_reference_the_subject_and_the_client_name_a_notice_and_nothing_else_does() -> None:
+    first, _ = await taken(notice())
+    assert (await taken(notice(explanation="It is dangerous: it caught fire.")))[0].id == first.id
+    others = [notice(reference="report-2"), notice(id="B2"), notice(kind="content")]
+    assert first.id not in {(await taken(other))[0].id for other in others}
+    assert first.id != (await taken(notice(), client("*", name="other")))[0].id
+
+
+async def test_other_content_under_the_same_name_has_another_hash() -> None:
+    first, again, other = [(await taken(body))[0].content_hash for body in (notice(), notice(), notice(ground="fraud"))]
+    assert first == again != other
+
+
+def test_each_ground_has_a_category_of_the_dsa_and_each_category_has_a_ground() -> None:
+    assert notices.CATEGORIES.keys() == set(notices.GROUNDS)
+    assert {category.removeprefix("STATEMENT_CATEGORY_") for category in notices.CATEGORIES.values()} == CATEGORIES
+
+
+def reporter(**changed: Any) -> dict[str, Any]:
+    known = {"kind": "user", "name": "Ada", "email": "ada@example.org"} | changed
+    return {"reporter": {name: value for name, value in known.items() if value is not None}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "pointer", "says"),
+    [
+        ({"platform": "Shop"}, "/platform", "expected 1 to 63"),
+        ({"platform": None}, "/platform", "is required"),
+        ({"kind": "ship"}, "/kind", "expected one of 'content', 'product', 'seller'"),
+        ({"id": ""}, "/id", "expected at least 1"),
+        ({"id": "a\nb"}, "/id", "printable"),
+        ({"id": "x" * 201}, "/id", "at most 200"),
+        ({"markets": []}, "/markets", "expected at least 1"),
+        ({"markets": ["GB"]}, "/markets/0", "no region owns market 'GB'"),
+        ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
+        ({"markets": ["DE", "DE"]}, "/markets/1", "named twice"),
+        ({"reporter": None}, "/reporter", "is required"),
+        ({"reporter": "Ada"}, "/reporter", "expected an object"),
+        (reporter(kind="bot"), "/reporter/kind", "expected one of 'authority', 'trusted_flagger', 'user'"),
+        (reporter(name=None), "/reporter/name", "is required, but for ground 'csam'"),
+        (reporter(name="  "), "/reporter/name", "is required"),
+        (reporter(name="a\nb"), "/reporter/name", "printable"),
+        (reporter(name="x" * 201), "/reporter/name", "at most 200"),
+        (reporter(email=None), "/reporter/email", "is required, but for ground 'csam'"),
+        (reporter(email="ada"), "/reporter/email", "is no e-mail address"),
+        (reporter(email="ada@example"), "/reporter/email", "is no e-mail address"),
+        (reporter(email="a b@example.org"), "/reporter/email", "is no e-mail address"),
+        (reporter(email="x" * 251 + "@a.b"), "/reporter/email", "at most 254"),
+        (reporter(reference="a\tb"), "/reporter/reference", "printable"),
+        (reporter(phone="1"), "/reporter/phone", "unknown field"),
+        ({"ground": "spam"}, "/ground", "expected one of 'animal_welfare'"),
+        ({"ground": None}, "/ground", "is required"),
+        ({"explanation": "It is bad."}, "/explanation", "expected at least 20"),
+        ({"explanation": "It is bad." + " " * 30}, "/explanation", "at least 20 characters besides white space"),
+        ({"explanation": "x" * 10_001}, "/explanation", "at most 10000"),
+        ({"explanation": "It bears our mark \u0000 and more"}, "/explanation", "control character U+0000"),
+        ({"locations": []}, "/locations", "expected at least 1"),
+        ({"locations": None}, "/locations", "is required"),
+        ({"locations": ["shop.example/1"]}, "/locations/0", "is no http:// or https:// address"),
+        ({"locations": ["https://a.b"] * 2}, "/locations/1", "is named twice"),
+        ({"locations": [f"https://a.b/{n}" for n in range(21)]}, "/locations", "at most 20"),
+        ({"locations": ["https://a.b/" + "x" * 2_048]}, "/locations/0", "at most 2048"),
+        ({"good_faith": False}, "/good_faith", "expected true"),
+        ({"good_faith": None}, "/good_faith", "is required"),
+        ({"good_faith": "yes"}, "/good_faith", "expected true or false"),
+        ({"language": "klingon-x-"}, "/language", "is no BCP 47 tag"),
+        ({"reference": None}, "/reference", "is required"),
+        ({"reference": ""}, "/reference", "expected at least 1"),
+        ({"reference": "   "}, "/reference", "nothing in it but space"),
+        ({"reference": "a\u202eb"}, "/reference", "printable"),
+        ({"referense": "x"}, "/referense", "did you mean 'reference'?"),
+    ],
+)
+def test_each_rule_names_the_place_and_what_is_expected(changed: dict[str, Any], pointer: str, says: str) -> None:
+    found = refused(notice(**changed))
+    assert (found.status, found.slug) == (422, "invalid-notice")
+    assert [fault.pointer for fault in found.faults if says in fault.detail] == [pointer], found.faults
+
+
+def test_all_faults_are_told_at_once_of_form_and_of_meaning() -> None:
+    body = notice(kind="ship", good_faith=False, markets=["GB"], locations=["x"], **reporter(email="ada"))
+    found = refused(body)
+    assert {fault.pointer for fault in found.faults} == {
+        "/kind",
+        "/good_faith",
+        "/markets/0",
+        "/locations/0",
+        "/reporter/email",
+    }
+
+
+@pytest.mark.parametrize("kind", ["user", "trusted_flagger", "authority"])
+async def test_offences_against_children_may_be_reported_without_a_name(kind: str) -> None:
+    accepted, cluster = await taken(notice(ground="csam", reporter={"kind": kind}))
+    assert accepted.regions == ("eu", "us")
+    assert cluster.events()[0].data.notice.category == "STATEMENT_CATEGORY_PROTECTION_OF_MINORS"
+
+
+def test_what_is_given_of_a_name_must_fit_even_then() -> None:
+    found = refused(notice(ground="csam", reporter={"kind": "user", "email": "nobody"}))
+    assert [fault.pointer for fault in found.faults] == ["/reporter/email"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"", "empty"),
+        (b'{"platform": "shop"', "not JSON"),
+        (b"\xff", "not JSON"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b'{"id": "\\ud800"}', "not JSON"),
+    ],
+)
+def test_what_is_no_json_is_400(text: bytes, says: str) -> None:
+    found = refused(text)
+    assert (found.status, found.slug) == (400, "malformed-json")
+    assert says in str(found)
+
+
+def test_a_name_that_is_there_twice_is_refused_for_only_the_last_would_count() -> None:
+    text = json.dumps(notice()).encode().replace(b'"kind": "user"', b'"kind": "user", "kind": "authority"')
+    assert [fault.pointer for fault in refused(text).faults] == ["/reporter/kind"]
+
+
+@pytest.mark.parametrize("text", [b"[]", b'"x"', b"1", b"null"])
+def test_what_is_no_object_is_422(text: bytes) -> None:
+    assert refused(text).status == 422
+
+
+def test_a_key_that_lacks_one_of_the_regions_does_nothing_in_any() -> None:
+    found = refused(notice(), client("eu"))
+    assert (found.status, found.slug, found.faults[0].pointer) == (403, "region-not-allowed", "/markets/1")
+
+
+async def test_without_an_operating_model_it_is_not_known_whose_it_is() -> None:
+    cluster = Cluster()
+    without = front(cluster)
+    without.ownership = None
+    with pytest.raises(Transient, match="operating model"):
+        await Notices(without, CODES, clock()).take(json.dumps(notice()).encode(), EVERYWHERE)
+    assert cluster.records == []
+
+
+@pytest.mark.parametrize("change", [lambda b: b | {"language": "und"}, lambda b: dict(reversed(b.items()))])
+async def test_equal_content_has_one_hash(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    body = notice(language=None)
+    assert (await taken(body))[0].content_hash == (await taken(change(body)))[0].content_hash

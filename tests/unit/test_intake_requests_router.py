@@ -1,0 +1,112 @@
+"""What intake makes of the router's answers: fits, does not fit and where, or not to be told now."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.intake.domain.posts import Refused
+from services.intake.requests.domain import life
+from services.intake.requests.domain.life import Check, Difference
+from services.intake.requests.router import RouterCheck
+from shared.errors import Transient
+from shared.events import Policy, ProposedChange, ProposedPolicySet
+
+CHANGE = ProposedChange(
+    policy_set=ProposedPolicySet(policies=[Policy(id="a", when=["true"], verdict="review")], default_verdict="approve")
+)
+CHECKED = {
+    "in_force": {"operating_model": "om-1", "policy_set": None},
+    "operating_model": None,
+    "policy_set": {"changed": True, "differing": 300, "differences": [{"what": "policies/a", "how": "added"}]},
+    "what_comes_later": 1,
+}
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_text("pp_test_x\n")
+    return path
+
+
+async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> Check:
+    router = RouterCheck("http://router", key_file, transport=httpx.MockTransport(answer))
+    try:
+        return await router.check(CHANGE)
+    finally:
+        await router.stop()
+
+
+async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_says(key_file: Path) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json=CHECKED)
+
+    difference = Difference(what="policies/a", how="added")
+    fits = Check(verdict=life.FITS, operating_model="om-1", differing=300, differences=[difference])
+    assert await check(answer, key_file) == fits
+    [request] = asked
+    assert (request.method, request.url.path) == ("POST", "/v1/control/check")
+    assert request.headers["authorization"] == "Bearer pp_test_x"
+    assert json.loads(request.content) == {
+        "policy_set": {"policies": [{"id": "a", "when": ["true"], "verdict": "review"}], "default_verdict": "approve"}
+    }
+
+
+async def test_what_does_not_fit_is_refused_with_its_pointers_below_change(key_file: Path) -> None:
+    errors = [{"pointer": "/policy_set/policies/0/when/0", "detail": "no"}, {"pointer": "", "detail": "empty"}]
+    with pytest.raises(Refused) as raised:
+        await check(lambda _: httpx.Response(422, json={"detail": "x", "errors": errors}), key_file)
+    assert (raised.value.status, raised.value.slug) == (422, "unfit-change")
+    assert [(fault.pointer, fault.detail) for fault in raised.value.faults] == [
+        ("/change/policy_set/policies/0/when/0", "no"),
+        ("/change", "empty"),
+    ]
+    with pytest.raises(Refused, match="/change: nothing"):
+        await check(lambda _: httpx.Response(422, json={"detail": "nothing"}), key_file)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413, 429, 500, 503])
+async def test_any_other_answer_says_nothing_of_the_change(key_file: Path, status: int) -> None:
+    with pytest.raises(Transient, match=rf"\({status}\): because"):
+        await check(lambda _: httpx.Response(status, json={"detail": "because"}), key_file)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, content=b"<html>"),
+        httpx.Response(200, json={}),
+        httpx.Response(502, content=b""),
+        httpx.Response(302, headers={"Location": "http://elsewhere"}),
+    ],
+)
+async def test_what_is_not_the_routers_answer_is_taken_for_none(key_file: Path, answer: httpx.Response) -> None:
+    with pytest.raises(Transient, match="nothing to be understood"):
+        await check(lambda _: answer, key_file)
+
+
+@pytest.fixture
+def no_text(tmp_path: Path) -> Path:
+    path = tmp_path / "no-text"
+    path.write_bytes(b"\xff")
+    return path
+
+
+async def test_a_router_that_is_away_and_a_key_that_is_not_there_are_said(key_file: Path, no_text: Path) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectTimeout("late", request=request)
+
+    with pytest.raises(Transient, match="does not answer: ConnectTimeout"):
+        await check(refuse, key_file)
+    with pytest.raises(Transient, match="PIEPOWDER_ROUTER_KEY_FILE"):
+        await check(refuse, None)
+    with pytest.raises(Transient, match="cannot be read"):
+        await check(refuse, key_file.parent / "none")
+    with pytest.raises(Transient, match="cannot be read"):
+        await check(refuse, no_text)
