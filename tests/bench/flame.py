@@ -25,6 +25,7 @@ _FRAME: Final = re.compile(
     r' fg:x="(?P<begin>\d+)" fg:w="(?P<samples>\d+)"/>.*?</g>',
     re.DOTALL,
 )
+_TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*</text>')  # it names this machine's folders
 _PARTS: Final = (
     ("garbage collection", re.compile(r"^gc_|^deduce_unreachable")),
     ("compression", re.compile(r"\((cramjam|zstd|lz4)")),
@@ -80,7 +81,10 @@ async def sampling(pid: int, svg: Path) -> AsyncIterator[None]:
 
 def finished(picture: Path) -> list[Frame]:
     """The boxes of the graph in a file, which is made small enough to be committed."""
-    svg = picture.read_text(encoding="utf-8")
+    svg = _TITLE.sub(
+        rf"\g<1>{picture.stem}: processor time, by what was called from where</text>",
+        picture.read_text(encoding="utf-8"),
+    )
     picture.write_text(slimmed(svg), encoding="utf-8")
     return frames(svg)
 
