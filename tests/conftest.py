@@ -16,11 +16,16 @@ import docker
 import pytest
 import requests
 from docker.errors import DockerException
+from hypothesis import HealthCheck, settings
 from testcontainers.community.kafka import KafkaContainer
 from testcontainers.community.postgres import PostgresContainer
 
 from deploy.local.stack import LocalStack
 from shared.kafka import topics
+
+# a busy machine makes examples slow; that is no failure
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _KAFKA_IMAGE = "apache/kafka:4.3.1"
 _POSTGRES_IMAGE = "postgres:18-alpine"

@@ -178,7 +178,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestLife.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 def test_every_state_is_reached_and_each_command_leads_where_the_issue_says() -> None:

@@ -116,7 +116,7 @@ class World:
                 assert text in self.handled or text in held, text
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(st.sampled_from(_STEPS), min_size=5, max_size=40))
 def test_order_holds_and_nothing_is_lost_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
     asyncio.run(_live(steps))

@@ -74,7 +74,7 @@ together = CelConditions([CONDITIONS])
 
 
 @given(rules, defaults, items())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_same_item_under_the_same_set_gives_the_same_case(
     policies: list[Policy], default: str, item: ItemSubmitted
 ) -> None:
@@ -85,7 +85,7 @@ def test_the_same_item_under_the_same_set_gives_the_same_case(
 
 
 @given(items(), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_all_conditions_together_say_what_each_says_alone(item: ItemSubmitted, armed: bool) -> None:
     terms = ["weapons"] if armed else []
     held, errors = together.evaluate(item, terms)
@@ -98,7 +98,7 @@ def test_all_conditions_together_say_what_each_says_alone(item: ItemSubmitted, a
 
 
 @given(rules, defaults, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_strictest_of_what_matched_wins_and_an_error_is_never_no_match(
     policies: list[Policy], default: str, data: st.DataObject
 ) -> None:
@@ -121,7 +121,7 @@ def test_the_strictest_of_what_matched_wins_and_an_error_is_never_no_match(
 
 
 @given(st.text(max_size=40), st.text(max_size=6).filter(lambda phrase: bool(fold(phrase).split())))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_phrase_between_spaces_is_found_in_any_text(text: str, phrase: str) -> None:
     assert Terms({"list": [phrase]}).find(f"{text} {phrase} {text}") == ["list"]
 

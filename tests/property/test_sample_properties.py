@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from piepowder.sample import gtin, make
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 200), more=st.integers(0, 100))
 def test_any_sample_repeats_itself_and_is_the_beginning_of_every_longer_one(seed: int, count: int, more: int) -> None:
     assert list(make(count, seed)) == list(make(count + more, seed))[:count]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**63))
 def test_a_line_that_is_to_be_accepted_keeps_intakes_rules(seed: int) -> None:
     for line in make(150, seed):
