@@ -249,6 +249,17 @@ async def test_what_is_not_decided_and_what_is_not_there_are_told_apart_and_both
         assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:piepowder:problem:not-found")
 
 
+async def test_an_approval_of_an_item_is_nobodys_to_appeal_about_whatever_names_it(intake: Intake) -> None:
+    item_id = (await intake.send(intake.post(id="a7", markets=["DE"]))).json()["item_id"]
+    made = decision(item_id, intake.north, "a7", action="approve")
+    await told(intake, intake.north, DECISION_MADE, made)
+    await intake.has_status(item_id, intake.north, "approved")
+    by_item = await post(intake, "appeals", intake_complaints.appeal(item_id=item_id))
+    assert (by_item.status_code, by_item.json()["errors"][0]["pointer"]) == (422, "/appellant/kind")
+    by_decision = await post(intake, "appeals", intake_complaints.appeal(decision_id=made.decision_id))
+    assert (by_decision.status_code, "may be appealed about" in by_decision.json()["detail"]) == (404, True)
+
+
 async def test_a_decision_of_another_region_is_not_there_for_a_key_and_a_region_must_be_said(intake: Intake) -> None:
     item_id = await rejected(intake, "a4", markets=("DE", "US"))
     await intake.has_status(item_id, intake.north, "rejected")

@@ -165,9 +165,10 @@ class Appeals:
         if found is not None:
             return found
         if name != "decision_id" and not regions.isdisjoint(await known.way_of(_TYPE_OF[name], given)):
-            detail = f"{what} {given} is not decided yet, so there is nothing to complain about"
-            raise Refused(409, "undecided", "There is no decision yet", [Fault(f"/{name}", detail)])
-        raise NotKnown(f"No {what} {given} is known in a region of this key.")
+            detail = f"{what} {given} has no decision, so there is nothing to complain about"
+            raise Refused(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
+        may_be = " that may be appealed about" if name == "decision_id" else ""
+        raise NotKnown(f"No {what} {given}{may_be} is known in a region of this key.")
 
     def _regions(self, post: AppealPost, client: Poster) -> set[str]:
         """Where the decision may be; raises Refused for a region that is not the client's, or not served."""

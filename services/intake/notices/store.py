@@ -1,7 +1,8 @@
 """What is known of each notice and appeal in each region, and which item or notice each decision is about.
 
 Kept by the projection of items' status, by the same rules: facts that merge in any order, so that no inbox is needed,
-and one writer of a region at a time. An item's decision costs it one more row, by which an appeal finds it.
+and one writer of a region at a time. A decision that somebody may appeal about has one row more, by which an appeal
+finds it; an item that is approved, as most are, costs nothing here.
 """
 
 from collections.abc import Mapping
@@ -51,12 +52,19 @@ class Complaints:
     async def learn(self, region: str, told: Mapping[str, Facts], items: Mapping[str, status.Facts]) -> None:
         """Merge facts by id into what is known; remember what the decisions are about, of items' too. Raises
         Transient."""
-        ways = [(ITEM, item_id, facts.decision) for item_id, facts in items.items()]
-        ways += [(facts.type, of, facts.way.decision) for of, facts in told.items() if facts.type != APPEAL]
+        ways = [
+            (ITEM, item_id, decision)
+            for item_id, facts in items.items()
+            if (decision := facts.decision) is not None and (decision.action == "reject" or decision.n > 1)
+        ]
+        ways += [
+            (facts.type, of, decision)
+            for of, facts in told.items()
+            if (decision := facts.way.decision) is not None and facts.type != APPEAL
+        ]
         decided = sorted(
             (decision_id, type_, of)
             for type_, of, decision in ways
-            if decision is not None
             for decision_id in _all_of(decision, region, type_, of)
         )
         if not told and not decided:
@@ -112,7 +120,7 @@ class Complaints:
         return {region: facts.way for region, facts in (await self.of(type_, of)).items()}
 
     async def about(self, decision_id: str) -> Place | None:
-        """What a decision is about; None when it is not known. Raises Transient."""
+        """What a decision is about that may be appealed about; None when it is not known. Raises Transient."""
         table = decision_about.c
         asked = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
         async with self._database.query() as connection:
@@ -129,5 +137,7 @@ class Complaints:
 
 def _all_of(decision: status.Decision, region: str, type_: str, of: str) -> list[str]:
     """The ids of a case's decisions up to this one: a batch may hold several, of which the last is left."""
+    if decision.n == 1:
+        return [decision.decision_id]
     case_id = ids.case_id(of, region, type_)
     return [*(ids.decision_id(case_id, n) for n in range(1, decision.n)), decision.decision_id]
