@@ -86,8 +86,9 @@ class Kept(ParkedKeys):
 class _Client:
     """What the loop uses of aiokafka's consumer; it stops the loop when there is nothing left to read."""
 
-    def __init__(self, broker: Broker, group: str, stop: asyncio.Event) -> None:
+    def __init__(self, broker: Broker, group: str, stop: asyncio.Event, held: Collection[int]) -> None:
         self._broker = broker
+        self._held = held
         self._group = group
         self._stop = stop
         self._positions: dict[TopicPartition, int] = {}
@@ -114,7 +115,8 @@ class _Client:
         await asyncio.sleep(timeout_ms / 1e9)
         if not self._positions:
             known = self._broker.committed[self._group]
-            self._positions = {place: known.get(place, 0) for place in self._broker.places(self._topics)}
+            places = [place for place in self._broker.places(self._topics) if place.partition in self._held]
+            self._positions = {place: known.get(place, 0) for place in places}
             await self._listener.on_partitions_assigned(self.assignment())
             return {}
         found: dict[TopicPartition, list[RawRecord]] = {}
@@ -134,13 +136,14 @@ class _Client:
 
 
 class _Consumer(BatchConsumer[Any]):
-    def __init__(self, broker: Broker, stop: asyncio.Event, **parts: Any) -> None:
+    def __init__(self, broker: Broker, stop: asyncio.Event, held: Collection[int], **parts: Any) -> None:
         super().__init__(bootstrap="", backoff=_AT_ONCE, **parts)
         self._broker = broker
         self._until = stop
+        self._held = held
 
     def _client(self) -> Any:
-        return _Client(self._broker, self._group, self._until)
+        return _Client(self._broker, self._group, self._until, self._held)
 
 
 def decode(record: RawRecord) -> str:
@@ -163,18 +166,22 @@ async def consume(
     parks: bool = True,
     limit: int = 10_000,
     batch: int = 1000,
+    keys: ParkedKeys | None = None,
+    held: Collection[int] = range(8),
 ) -> None:
-    """Start a process that reads everything there is, and ends; raises Crash when it was broken off."""
+    """Start a process that reads everything there is in the partitions `held`, and ends; raises Crash when it was
+    broken off."""
     stop, clock = asyncio.Event(), ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
     consumer = _Consumer(
         broker,
         stop,
+        held,
         group=group,
         topics=names,
         decode=read,
         handle=handle,
         deadletters=DeadLetters(broker, topic=LETTERS, group=group, clock=clock),
-        parked=Kept(broker, group, limit) if parks else None,
+        parked=(keys or Kept(broker, group, limit)) if parks else None,
         readiness=Readiness("test"),
         clock=clock,
         batch_records=batch,

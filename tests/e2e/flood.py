@@ -6,6 +6,7 @@ bounded, and the service meets as many calls as were planned, as soon as it answ
 """
 
 import asyncio
+import os
 import sys
 
 import msgspec
@@ -48,6 +49,13 @@ class Said(msgspec.Struct, frozen=True):
     impatient: int = 0
 
 
+class Told(msgspec.Struct, frozen=True):
+    """All that was said, in the order of the answers, and how many seconds it took from the first call's time on."""
+
+    seconds: float
+    said: list[Said]
+
+
 class _Verdict(msgspec.Struct):
     item_id: str = ""
     status: int = 202
@@ -85,8 +93,8 @@ def item(tag: str, number: int, market: str) -> bytes:
     return msgspec.json.encode(post)
 
 
-async def flood(plan: Plan) -> list[Said]:
-    """Carry a plan out; what was said to its calls, in the order of the answers."""
+async def flood(plan: Plan) -> Told:
+    """Carry a plan out."""
     requests = [_request(plan, number) for number in range(plan.count)]
     calling = iter(enumerate(requests))
     found: list[Said] = []
@@ -110,7 +118,7 @@ async def flood(plan: Plan) -> list[Said]:
     async with asyncio.TaskGroup() as tasks:
         for _ in range(plan.connections):
             tasks.create_task(work())
-    return found
+    return Told(_clock.monotonic() - begin, found)
 
 
 def _request(plan: Plan, number: int) -> bytes:
@@ -139,5 +147,6 @@ def _said(answer: calls.Answer, took: float, retry_after: int | None) -> Said:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        said = runner.run(flood(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)))
-    sys.stdout.buffer.write(msgspec.json.encode(said))
+        told = runner.run(flood(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)))
+    with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as out:  # PYTHONUNBUFFERED's stdout writes but a part
+        out.write(msgspec.json.encode(told))

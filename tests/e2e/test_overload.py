@@ -25,13 +25,14 @@ from tests.bench.kafka import Watch
 from tests.bench.report import percentile
 from tests.conftest import Servers, project_root
 from tests.e2e.conftest import Cell
-from tests.e2e.flood import Plan, Said
+from tests.e2e.flood import Plan, Said, Told
 
 LIMITS: Final = {"PIEPOWDER_QUEUE_RECORDS": "60", "PIEPOWDER_BATCH_CALLS": "2"}
 CLIENTS: Final = 3  # processes that post one by one, and one that posts batches
 CONNECTIONS: Final = 60  # of each
-BURST_SECONDS: Final = 6.0
-MOST_CALLS: Final = 12_000  # of each
+LINES: Final = 50  # a batch
+BURST_SECONDS: Final = 5.0
+MOST_CALLS: Final = 6_000  # of each
 
 GROWTH_MB: Final = 64  # of a process that is warm: its caches still fill, while what waits is less than a megabyte
 LARGEST_MB: Final = 300
@@ -57,7 +58,7 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
     intake.start()
     await asyncio.to_thread(cell.system.wait_ready)
 
-    alone = await _carried_out(_plan(cell, "alone", count=100, rate=50, connections=1))
+    alone = (await _carried_out(_plan(cell, "alone", count=100, rate=50, connections=1))).said
     rate, warm = await _at_best(cell)
     assert {said.status for said in [*alone, *warm]} == {202}
 
@@ -66,10 +67,10 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
     plans = [
         _plan(cell, f"burst{n}", count=count, rate=3 * rate / CLIENTS, connections=CONNECTIONS) for n in range(CLIENTS)
     ]
-    plans.append(_plan(cell, "lines", count=600, rate=100, connections=12, lines=50))
+    plans.append(_plan(cell, "lines", count=500, rate=100, connections=12, lines=LINES))
     async with _watched(cell) as highest:
-        *singles, batches = await asyncio.gather(*map(_carried_out, plans))
-    posts = [said for one in singles for said in one]
+        *singles, lines = await asyncio.gather(*map(_carried_out, plans))
+    posts, batches = [said for told in singles for said in told.said], lines.said
     again = await _taken_again(cell)
 
     calls = [*posts, *batches]
@@ -88,37 +89,23 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
         assert size < LARGEST_MB, name
         assert size < before[name] + GROWTH_MB, name
 
-    print(
-        f"{rate=:.0f}",
-        Counter(s.status for s in posts),
-        Counter(s.status for s in batches),
-        Counter(x for s in batches for x in s.statuses),
-        "took",
-        percentile([s.took for s in calls if s.accepted], 0.99),
-        median(s.took for s in alone),
-        median(s.took for s in again),
-        "refused took",
-        percentile([s.took for s in calls if s.status == 429], 0.99),
-        before,
-        highest,
-    )
     accepted = [item for said in [*alone, *warm, *calls, *again] for item in said.accepted]
-    unknown = sum(
-        said.status in (0, 503) or 503 in said.statuses for said in calls
-    )  # what a 503 was about may have arrived
     assert len(accepted) == len(set(accepted))
     await _caught_up(cell)
     arrived = await _arrived(servers.kafka, cell.eu)
     wanted = {ids.event_id(item, ITEM_SUBMITTED, cell.eu) for item in accepted}
     assert {event: arrived[event] for event in wanted if arrived[event] != 1} == {}
-    assert len(arrived) <= len(wanted) + unknown * 50
+    may_have = sum(said.status == 503 for said in posts) + LINES * sum(
+        503 in [said.status, *said.statuses] for said in batches
+    )
+    assert len(arrived) <= len(wanted) + may_have, "what was refused with 429 was not sent"
 
 
 def _plan(cell: Cell, tag: str, *, count: int, rate: float, connections: int, lines: int = 0) -> Plan:
     return Plan(cell.url("intake"), cell.system.key(), tag, "DE", count, rate, connections, lines)
 
 
-async def _carried_out(plan: Plan) -> list[Said]:
+async def _carried_out(plan: Plan) -> Told:
     """Carry a plan out in a process of its own."""
     command = [sys.executable, "-m", "tests.e2e.flood"]
     client = await asyncio.to_thread(
@@ -130,15 +117,15 @@ async def _carried_out(plan: Plan) -> list[Said]:
         check=True,
         timeout=CLIENT_SECONDS,
     )
-    return msgspec.json.decode(client.stdout, type=list[Said])
+    return msgspec.json.decode(client.stdout, type=Told)
 
 
 async def _at_best(cell: Cell) -> tuple[float, list[Said]]:
-    """How many single posts a second are taken when as many wait as fit; and what was said to them."""
+    """How many single posts a second are taken, when as many are under way as fit; and what was said to them."""
     plans = [_plan(cell, f"best{n}", count=1_000, rate=1e6, connections=60 // CLIENTS - 1) for n in range(CLIENTS)]
-    started = _clock.monotonic()
-    said = [one for found in await asyncio.gather(*map(_carried_out, plans)) for one in found]
-    return len(said) / (_clock.monotonic() - started), said
+    found = await asyncio.gather(*map(_carried_out, plans))
+    said = [one for told in found for one in told.said]
+    return len(said) / max(told.seconds for told in found), said
 
 
 async def _taken_again(cell: Cell) -> list[Said]:
@@ -146,7 +133,7 @@ async def _taken_again(cell: Cell) -> list[Said]:
     deadline, tries = _clock.monotonic() + WELL_SECONDS, 0
     while True:
         tries += 1
-        found = await _carried_out(_plan(cell, f"again{tries}", count=20, rate=40, connections=1))
+        found = (await _carried_out(_plan(cell, f"again{tries}", count=20, rate=40, connections=1))).said
         if all(said.status == 202 for said in found):
             return found
         assert _clock.monotonic() < deadline, Counter(said.status for said in found)
@@ -188,12 +175,13 @@ async def _caught_up(cell: Cell) -> None:
     """Wait, bounded, until no consumer is behind any more."""
     deadline = _clock.monotonic() + CAUGHT_UP_SECONDS
     names = [name for name in cell.system.services if name.split("-")[0] in ("router", "decision", "audit")]
-    while behind := {name: seconds for name in names if (seconds := _lag_seconds(cell, name)) > 0}:
+    while behind := {name: seconds for name in names if (seconds := lag_seconds(cell, name)) > 0}:
         assert _clock.monotonic() < deadline, behind
         await asyncio.sleep(0.3)
 
 
-def _lag_seconds(cell: Cell, name: str) -> float:
+def lag_seconds(cell: Cell, name: str) -> float:
+    """The largest lag that a service shows, of all its consumers; 0 when it shows none."""
     families = text_string_to_metric_families(cell.client.get(f"{cell.url(name)}/metrics").text)
     return max(
         (

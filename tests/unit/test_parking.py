@@ -14,9 +14,9 @@ from shared.errors import Fatal, Poison
 from shared.kafka import topics
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.deadletters import unwrapped, wrapped
-from shared.kafka.parking import REPLAY, Copy, encode_copy, unmarked
+from shared.kafka.parking import REPLAY, Copy, Lane, Parked, encode_copy, unmarked
 from shared.kafka.producer import Record
-from tests.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, consume
+from tests.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, Kept, consume
 
 Handle = Callable[[Sequence[Received[str]]], Any]
 
@@ -261,6 +261,70 @@ async def test_copies_that_are_sent_twice_are_handled_once() -> None:
     assert (parked(broker), held(broker)) == ([], [])
 
 
+async def test_copies_that_come_when_their_key_is_free_again_are_nothing() -> None:
+    broker, reader = Broker(), Reader("a1")
+    await post(broker, "a1", "a2")
+    await consume(broker, reader)
+    reader.cursed.clear()
+    records = plan(broker)
+    await broker.send(records)
+    await post(broker, "a3")
+    await broker.send(records)
+    await consume(broker, reader)
+    assert reader.met == ["a1", "a2", "a3"]
+    assert (parked(broker), held(broker)) == ([], [])
+
+
+async def test_a_copy_in_a_chain_that_does_not_decode_any_more_holds_up_the_others() -> None:
+    broker, reader = Broker(), Reader()
+    await post(broker, "newa1", "a2")
+    await consume(broker, reader)
+    await broker.send(plan(broker))
+
+    def refuse(record: RawRecord) -> str:
+        raise Poison("not a message, after all")
+
+    await consume(broker, reader, read=refuse)
+    assert held(broker) == ["newa1", "a2"]
+    [unit] = aside(broker).units()
+    assert unit.reason == "not a message, after all"
+
+
+class Stale(Kept):
+    """Knows of a key what another process, which was thought dead, has overwritten since."""
+
+    def __init__(self, broker: Broker, known: dict[Lane, Parked]) -> None:
+        super().__init__(broker, GROUP)
+        self._known = known
+
+    async def read(self) -> dict[Lane, Parked]:
+        return self._known
+
+
+async def test_an_entry_that_fell_behind_frees_no_key_too_early_and_is_put_right() -> None:
+    broker, reader = Broker(), Reader("a1")
+    await post(broker, "a1", "a2", "a3", "a4")
+    await consume(broker, reader)
+    [(lane, state)] = aside(broker).parked(GROUP).items()
+    behind = msgspec.structs.replace(state, last=1)
+    reader.cursed.clear()
+    await broker.send(plan(broker)[:2])
+    await post(broker, "a5")
+    await consume(broker, reader, keys=Stale(broker, {lane: behind}))
+    assert reader.handled == ["a1", "a2"]
+    assert held(broker) == ["a3", "a4", "a5"]
+
+    [(lane, state)] = aside(broker).parked(GROUP).items()
+    await Kept(broker, GROUP).write({lane: msgspec.structs.replace(state, back=-1)})
+    await broker.send(plan(broker))
+    await consume(broker, reader, keys=Stale(broker, {lane: state}))
+    assert reader.handled == ["a1", "a2"]
+    assert aside(broker).parked(GROUP) == {lane: state}
+    await broker.send(plan(broker))
+    await consume(broker, reader)
+    assert reader.handled == ["a1", "a2", "a3", "a4", "a5"]
+
+
 async def test_copies_of_an_earlier_time_do_not_move_a_key_that_is_parked_again() -> None:
     broker, reader = Broker(), Reader("a1")
     await post(broker, "a1", "a2")
@@ -476,6 +540,22 @@ async def test_how_many_keys_are_parked_is_a_metric() -> None:
     await post(broker, "c1")
     await consume(broker, watch)
     assert gauges[-1] == 2
+
+
+async def test_a_process_counts_what_is_parked_in_its_own_partitions() -> None:
+    broker, reader = Broker(partitions=2), Reader(*(f"{key}1" for key in "abcdef"))
+    await post(broker, *(f"{key}1" for key in "abcdef"))
+    await consume(broker, reader)
+    gauges: list[float] = []
+
+    async def watch(batch: Sequence[Received[str]]) -> None:
+        gauges.append(metrics.PARKED_KEYS.labels(GROUP)._value.get())
+
+    await post(broker, *(f"{key}1" for key in "ghijklmnopqrst"))
+    for partition in (0, 1):
+        await consume(broker, watch, held=[partition])
+    assert sum(gauges) == 6
+    assert all(0 < n < 6 for n in gauges)
 
 
 async def test_an_entry_that_says_nothing_stops_the_service_for_what_it_stood_for_is_unknown() -> None:
