@@ -209,7 +209,9 @@ class Log:
 
     async def _append_events(self, connection: Connection, entries: Sequence[Entry], size: int) -> list[Entry]:
         """Repeats are rare, so the unique index is asked only after it has objected, and until a batch has none."""
-        unique = {e.attributes.id: e for e in reversed(entries)}
+        unique: dict[str, Entry] = {}
+        for one in entries:  # of two with one id the first counts, in its place
+            unique.setdefault(one.attributes.id, one)
         if unique and not self._met_repeats:
             try:
                 async with connection.transaction():
@@ -226,7 +228,9 @@ class Log:
 
     @staticmethod
     async def _append_letters(connection: Connection, letters: Sequence[DeadLetter], seq: int, count: int) -> int:
-        unique = {(*letter.source, letter.group): letter for letter in reversed(letters)}
+        unique: dict[tuple[str | int, ...], DeadLetter] = {}
+        for letter in letters:
+            unique.setdefault((*letter.source, letter.group), letter)
         if not unique:
             return 0
         topics, partitions, offsets, groups = zip(*unique, strict=True)
@@ -242,7 +246,7 @@ class Log:
         )
         for row in rows:
             del unique[tuple(row)]
-        fresh = list(reversed(unique.values()))
+        fresh = list(unique.values())
         await connection.copy_records_to_table(
             "deadletters",
             records=[
@@ -284,7 +288,7 @@ class Log:
 
 
 async def _copy(connection: Connection, unique: dict[str, Entry], size: int) -> list[Entry]:
-    fresh = list(reversed(unique.values()))
+    fresh = list(unique.values())
     if fresh:
         records = (_row(seq, e) for seq, e in enumerate(fresh, size + 1))
         await connection.copy_records_to_table("log", records=records, columns=_LOG_COLUMNS)

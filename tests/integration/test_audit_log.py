@@ -248,6 +248,14 @@ async def test_two_replicas_share_the_topics_and_keep_one_log(
     assert len([row for row in kept if row["region"] == region]) == len(records)
 
 
+async def test_a_repeat_in_the_same_batch_does_not_move_what_it_repeats(
+    region: str, log: Log, database: Database
+) -> None:
+    each = entries([life(region, f"r{n}") for n in range(3)], region)
+    await log.append([*each, each[0], each[5]], [])
+    assert [str(row["event_id"]) for row in await rows(database)] == [one.attributes.id for one in each]
+
+
 async def test_writers_that_race_with_overlapping_batches_append_each_event_once_and_leave_no_gap(
     region: str, log: Log, database: Database
 ) -> None:
