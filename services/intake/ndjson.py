@@ -35,10 +35,12 @@ class Splitter:
         limit, number = self._limit, self.number
         for text in texts:
             number += 1
+            if number == 1:
+                text = text.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901 - the byte order mark is not the line's
             if self._skipping or len(text) > limit:
                 self._skipping = False
                 lines.append((number, None))
             elif text and not text.isspace():
-                lines.append((number, text.removeprefix(b"\xef\xbb\xbf") if number == 1 else text))
+                lines.append((number, text))
         self.number = number
         return lines

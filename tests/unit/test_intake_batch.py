@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
@@ -309,6 +309,8 @@ async def test_a_record_that_kafka_does_not_take_is_refused_alone() -> None:
 
 
 @given(st.lists(st.binary(max_size=12).map(lambda text: text.replace(b"\n", b" "))), st.integers(1, 9))
+@example([b"\xef\xbb\xbf"], 1)
+@example([b"\xef\xbb\xbf", b"x"], 1)
 def test_however_a_body_is_cut_its_lines_are_the_same(texts: list[bytes], size: int) -> None:
     body = b"\n".join(texts)
     splitter = Splitter(8)
@@ -316,7 +318,7 @@ def test_however_a_body_is_cut_its_lines_are_the_same(texts: list[bytes], size: 
     found += splitter.end()
     expected = [
         (number, None if len(text) > 8 else text)
-        for number, text in enumerate(body.split(b"\n"), 1)
+        for number, text in enumerate(body.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
         if len(text) > 8 or text.strip()
     ]
     assert found == expected
