@@ -1,29 +1,26 @@
-"""Intake's REST. Posting stands on the operating model and Kafka alone; asking stands on the database alone; taking an
-item back stands on both."""
+"""The REST of items. Posting stands on the operating model and Kafka alone; asking (`services.intake.asking`) stands on
+the database alone; taking an item back stands on both."""
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
-from uuid import UUID
 
-import msgspec
 from fastapi import FastAPI
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.intake import bodies, openapi
+from services.intake import bodies, openapi, waiting
+from services.intake.answers import receipt, withdrawal_receipt
+from services.intake.asking import Asking, Following, uuid
 from services.intake.batch import MAX_BYTES, Batch, not_taken, overloaded, problem
-from services.intake.domain import posts
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
-from services.intake.domain.status import Decision, Facts, Status, dead, status, updated_at, withdrawn
 from services.intake.handlers import Accepted, Front, Overloaded
-from services.intake.store import ItemStatuses
-from services.intake.withdrawals import MAX_REASON, NotKnown, Withdrawal, Withdrawals
+from services.intake.withdrawals import MAX_REASON, NotKnown, Withdrawals
 from shared import metrics
 from shared.auth import Authenticator, Client, charge, note_refused
 from shared.clock import Clock, to_text
@@ -38,101 +35,11 @@ _NDJSON_NAMES: Final = frozenset({NDJSON, "application/ndjson", "application/jso
 _CLIENT_GONE: Final = 499  # nobody reads it; it tells a hang-up from a refusal in the metrics
 
 
-class RegionReceipt(msgspec.Struct, frozen=True):
-    """The event that a region's topic acknowledged."""
-
-    event_id: str
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """The answer to an accepted item; the same post again gets the same."""
-
-    item_id: str
-    subject: str
-    version: int | None
-    content_hash: str
-    regions: dict[str, RegionReceipt]
-    status_url: str
-
-
-class WithdrawalReceipt(msgspec.Struct, frozen=True):
-    """The answer to an item that was taken back; the same again gets the same."""
-
-    item_id: str
-    subject: str
-    regions: dict[str, RegionReceipt]
-    status_url: str
-
-
-class DecisionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The decision in force."""
-
-    decision_id: str
-    action: str
-    reasons: list[str]
-    automated: bool
-    policy_set: str
-    decided_at: str
-    reviewer: str = ""
-    team: str = ""
-
-
-class RegionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where an item is in a region; `reason` says why it was set aside or withdrawn, or what superseded it.
-
-    `withdrawn_at` is when it was taken back; the status is `withdrawn` once no case of it is open any more, unless it
-    was decided or superseded before.
-    """
-
-    status: Status
-    updated_at: str
-    queue: str = ""
-    due_at: str = ""
-    verdict: str = ""
-    case_id: str = ""
-    decision: DecisionAnswer | None = None
-    reason: str = ""
-    withdrawn_at: str = ""
-
-
-class ProjectionAnswer(msgspec.Struct, frozen=True):
-    """How far the answer may be behind the topics, in seconds; null when that is not known yet."""
-
-    lag_seconds: float | None
-
-
-class ItemAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An item's status by region. `conflict`: the version was posted again with other content; the first stands."""
-
-    item_id: str
-    subject: str | None
-    version: int | None
-    received_at: str | None
-    regions: dict[str, RegionStatus]
-    projection: ProjectionAnswer
-    conflict: bool = False
-
-
-class TotalsAnswer(msgspec.Struct, frozen=True):
-    """How many items are where, by region and status."""
-
-    regions: dict[str, dict[str, int]]
-    projection: ProjectionAnswer
-
-
 class _ItemName(StringConvertor):
     regex = "(?!batch$)[^/]+"
 
 
 register_url_convertor("item", _ItemName())
-
-
-class Following:
-    """The status side; `statuses` is None until the database is there."""
-
-    def __init__(self, regions: list[str]) -> None:
-        self.regions = regions
-        self.statuses: ItemStatuses | None = None
 
 
 def add_routes(
@@ -147,19 +54,20 @@ def add_routes(
     batch_calls: int,
     idle_seconds: float,
 ) -> ASGIApp:
-    """`POST /v1/items`, `POST /v1/items/batch`, `GET` and `DELETE /v1/items/{item_id}`, `GET /v1/totals`; returns what
-    is to be served."""
-    posting = Posting(front, authenticator, readiness, clock, batch_calls=batch_calls, idle_seconds=idle_seconds)
-    withdrawing = Withdrawing(withdrawals, following, authenticator, readiness)
+    """The routes of items; returns what is to be served."""
     asking = Asking(following, authenticator, readiness, clock)
+    posting = Posting(
+        front, asking, authenticator, readiness, clock, batch_calls=batch_calls, idle_seconds=idle_seconds
+    )
+    withdrawing = Withdrawing(withdrawals, following, authenticator, readiness)
     app.add_route("/v1/items", posting.one, methods=["POST"])
+    app.add_route("/v1/items", asking.items, methods=["GET"])
     app.add_route("/v1/items/batch", posting.batch, methods=["POST"])
     app.add_route("/v1/items/{item_id:item}", asking.item, methods=["GET"])
     app.add_route("/v1/items/{item_id:item}", withdrawing.item, methods=["DELETE"])
+    app.add_route("/v1/subjects/{platform}/{kind}/{id:path}", asking.subject, methods=["GET"])
     app.add_route("/v1/totals", asking.totals, methods=["GET"])
-    openapi.describe(
-        app, post=posts.Post, receipt=Receipt, withdrawal=WithdrawalReceipt, item=ItemAnswer, totals=TotalsAnswer
-    )
+    openapi.describe(app)
     return Shortcut(app, {("POST", "/v1/items"): posting.one})
 
 
@@ -169,6 +77,7 @@ class Posting:
     def __init__(
         self,
         front: Front,
+        asking: Asking,
         authenticator: Authenticator,
         readiness: Readiness,
         clock: Clock,
@@ -177,6 +86,7 @@ class Posting:
         idle_seconds: float,
     ) -> None:
         self._front = front
+        self._asking = asking
         self._authenticator = authenticator
         self._readiness = readiness
         self._clock = clock
@@ -207,9 +117,16 @@ class Posting:
             return Response(status_code=_CLIENT_GONE)
         else:
             self._outcomes[202].inc()
-            return json_response(_receipt(accepted), 202)
+            return await self._accepted(client, accepted, head)
         self._outcomes[answer.details.status].inc()
         raise answer
+
+    async def _accepted(self, client: Client, accepted: Accepted, head: bodies.Head) -> Response:
+        seconds = waiting.preferred(head.prefer) if head.prefer else 0
+        known = await self._asking.decided(client, accepted.item_id, seconds) if seconds else None
+        if known is None:
+            return json_response(receipt(accepted), 202)
+        return json_response(receipt(accepted, known), 202, {"Preference-Applied": f"wait={seconds}"})
 
     async def batch(self, request: Request) -> Response:
         """`POST /v1/items/batch`."""
@@ -302,7 +219,7 @@ class Withdrawing:
             raise not_ready(self._readiness)
         try:
             reason = _reason(request)
-            item_id = _uuid(request.path_params["item_id"])
+            item_id = uuid(request.path_params["item_id"])
             if item_id is None:
                 raise NotKnown(f"No item {request.path_params['item_id']!r:.60} is known: expected a UUID.")
             withdrawal = await self._withdrawals.withdraw(item_id, reason, client, statuses)
@@ -316,61 +233,9 @@ class Withdrawing:
             answer = unavailable(error)
         else:
             metrics.WITHDRAWALS.labels("202").inc()
-            return json_response(_withdrawal_receipt(withdrawal), 202)
+            return json_response(withdrawal_receipt(withdrawal), 202)
         metrics.WITHDRAWALS.labels(str(answer.details.status)).inc()
         raise answer
-
-
-class Asking:
-    """The routes that tell what became of items, in the regions of the key."""
-
-    def __init__(self, following: Following, authenticator: Authenticator, readiness: Readiness, clock: Clock) -> None:
-        self._following = following
-        self._authenticator = authenticator
-        self._readiness = readiness
-        self._clock = clock
-
-    async def item(self, request: Request) -> Response:
-        """`GET /v1/items/{item_id}`."""
-        client, statuses = self._allowed(request)
-        given = request.path_params["item_id"]
-        item_id = _uuid(given)
-        known = {} if item_id is None else await statuses.of_item(item_id)
-        regions = {region: facts for region, facts in sorted(known.items()) if client.may_act_in(region)}
-        lag = await self._lag(statuses, list(regions) or self._following.regions)
-        if item_id is None or not regions:
-            behind = (
-                "" if lag.lag_seconds is None else f" What was posted in the last {lag.lag_seconds:g} s may be missing."
-            )
-            raise Problem(
-                404, "not-found", "No such item", f"No item {given!r:.60} is known in a region of this key.{behind}"
-            )
-        return json_response(_item_answer(item_id, regions, lag))
-
-    async def totals(self, request: Request) -> Response:
-        """`GET /v1/totals`."""
-        client, statuses = self._allowed(request)
-        regions = [region for region in self._following.regions if client.may_act_in(region)]
-        totals = await statuses.totals()
-        lag = await self._lag(statuses, regions)
-        return json_response(TotalsAnswer({region: totals.get(region, {}) for region in regions}, lag))
-
-    def _allowed(self, request: Request) -> tuple[Client, ItemStatuses]:
-        client = self._authenticator.client(request, "items:read")
-        if self._following.statuses is None:
-            raise not_ready(self._readiness)
-        return client, self._following.statuses
-
-    async def _lag(self, statuses: ItemStatuses, regions: list[str]) -> ProjectionAnswer:
-        return await projection(statuses, regions, self._clock)
-
-
-async def projection(statuses: ItemStatuses, regions: list[str], clock: Clock) -> ProjectionAnswer:
-    """How far the answer about these regions may be behind."""
-    moment = await statuses.handled_until(regions)
-    if moment is None:
-        return ProjectionAnswer(None)
-    return ProjectionAnswer(max(0.0, round((clock.now() - moment).total_seconds(), 3)))
 
 
 def _reason(request: Request) -> str:
@@ -385,83 +250,3 @@ def _reason(request: Request) -> str:
     if faults:
         raise Refused(422, "invalid-request", "The request does not fit", faults)
     return given[0] if given else ""
-
-
-def _uuid(text: str) -> str | None:
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return None
-
-
-def _receipt(accepted: Accepted) -> Receipt:
-    events = zip(accepted.regions, accepted.event_ids, strict=True)
-    return Receipt(
-        accepted.item_id,
-        accepted.subject,
-        accepted.version,
-        accepted.content_hash,
-        {region: RegionReceipt(event_id) for region, event_id in events},
-        f"/v1/items/{accepted.item_id}",
-    )
-
-
-def _withdrawal_receipt(withdrawal: Withdrawal) -> WithdrawalReceipt:
-    events = zip(withdrawal.regions, withdrawal.event_ids, strict=True)
-    return WithdrawalReceipt(
-        withdrawal.item_id,
-        withdrawal.subject,
-        {region: RegionReceipt(event_id) for region, event_id in events},
-        f"/v1/items/{withdrawal.item_id}",
-    )
-
-
-def _item_answer(item_id: str, regions: dict[str, Facts], lag: ProjectionAnswer) -> ItemAnswer:
-    submissions = [facts.submission for facts in regions.values() if facts.submission is not None]
-    first = submissions[0] if submissions else None
-    return ItemAnswer(
-        item_id,
-        max(facts.subject for facts in regions.values()) or None,
-        first.version if first else None,
-        first.received_at if first else None,
-        {region: _region_status(facts) for region, facts in regions.items()},
-        lag,
-        any(facts.conflict for facts in regions.values()),
-    )
-
-
-def _region_status(facts: Facts) -> RegionStatus:
-    opened, decision, withdrawal = facts.opened, facts.decision, facts.withdrawal
-    return RegionStatus(
-        status(facts),
-        updated_at(facts),
-        opened.queue if opened else "",
-        opened.due_at if opened else "",
-        opened.verdict if opened else "",
-        opened.case_id if opened else "",
-        None if decision is None else decision_answer(decision),
-        _why(facts),
-        withdrawal.at if withdrawal else "",
-    )
-
-
-def _why(facts: Facts) -> str:
-    if withdrawn(facts):
-        return facts.withdrawal.reason if facts.withdrawal else ""
-    if letter := dead(facts):
-        return letter.reason
-    return f"superseded by {facts.superseded.by}" if facts.superseded else ""
-
-
-def decision_answer(decision: Decision) -> DecisionAnswer:
-    """A decision as it is shown."""
-    return DecisionAnswer(
-        decision.decision_id,
-        decision.action,
-        decision.reasons,
-        decision.automated,
-        decision.policy_set,
-        decision.decided_at,
-        decision.reviewer,
-        decision.team,
-    )

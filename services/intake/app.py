@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from fastapi import FastAPI
 
 from services.intake import api, codes
+from services.intake.asking import Following
 from services.intake.catching_up import CatchingUp
 from services.intake.clients import api as clients_api
 from services.intake.clients.handlers import Registry, Uses
@@ -76,7 +77,7 @@ async def run(settings: Settings) -> bool:
         bootstrap: Reach(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
     }
     catching_up = CatchingUp({region: reaches[settings.bootstrap(region)] for region in regions})
-    following = api.Following(regions)
+    following = Following(regions)
     access = Access(
         settings,
         service="intake",
@@ -205,7 +206,7 @@ class _NoticesAndAppeals:
         front: Front,
         authenticator: Authenticator,
         *,
-        following: api.Following,
+        following: Following,
         catching_up: CatchingUp,
         readiness: Readiness,
         clock: Clock,

@@ -8,8 +8,12 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI
 
+from services.intake import waiting
+from services.intake.answers import ItemAnswer, ItemsAnswer, Receipt, SubjectAnswer, TotalsAnswer, WithdrawalReceipt
 from services.intake.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RefusedLine
-from services.intake.domain.posts import MAX_BODY_BYTES
+from services.intake.domain.posts import MAX_BODY_BYTES, PLATFORM, Post
+from services.intake.domain.status import Status
+from services.intake.queries import LARGEST_PAGE, USUAL_PAGE
 from services.intake.withdrawals import MAX_REASON
 from shared.http import PROBLEM_JSON, ProblemDetails
 from shared.security import limited, security
@@ -42,6 +46,7 @@ _RECEIPT: Final = {
     "regions": {"eu": {"event_id": "1d1a4a52-0b8e-5b0a-8c55-3f1f4e0e9a10"}},
     "status_url": f"/v1/items/{_ITEM_ID}",
 }
+_CURSOR: Final = "MjAyNi0wNS0wMVQwOTozMDowMCswMDowMCA5ZjZmMmQxYy02ZjBiLTVjOGUtOWEzNy0wZjVkMmI3YzFlNDQ"
 _TAKEN_BACK: Final = {
     "item_id": _ITEM_ID,
     "subject": "shop:product:B000051ZOA",
@@ -52,6 +57,7 @@ _STATUS: Final = {
     "item_id": _ITEM_ID,
     "subject": "shop:product:B000051ZOA",
     "version": 1,
+    "reference": "import-2026-05-01",
     "received_at": "2026-05-01T09:30:00.000Z",
     "regions": {
         "eu": {
@@ -69,35 +75,94 @@ _ITEM_PARAMETER: Final = {
     "name": "item_id",
     "in": "path",
     "required": True,
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "format": "uuid"},
     "example": _ITEM_ID,
     "description": "From the answer to the post",
 }
+_PREFER: Final = {
+    "name": "Prefer",
+    "in": "header",
+    "schema": {"type": "string"},
+    "example": "wait=10",
+    "description": f"`wait=N` (RFC 7240): answer when the item's way has ended in every region, after N seconds at most"
+    f" ({waiting.LONGEST} at most), with what is known then. An answer that waited has `Preference-Applied`",
+}
+_PREFERENCE_APPLIED: Final = {
+    "Preference-Applied": {
+        "description": "Says that the answer waited",
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    }
+}
+_CONTENT_ENCODING: Final = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "schema": {"type": "string", "enum": ["gzip", "zstd", "identity"]},
+    "description": "How the body is compressed, if it is",
+}
+
+
+def _in_query(name: str, schema: dict[str, Any], example: object, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "example": example, "description": description}
+
+
+def _in_path(name: str, example: str, description: str) -> dict[str, Any]:
+    schema = {"type": "string", "minLength": 1}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": example} | {
+        "description": description
+    }
+
+
+_OF_PAGE: Final = [
+    _in_query(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": USUAL_PAGE},
+        50,
+        "How many a page may hold",
+    ),
+    _in_query("cursor", {"type": "string"}, _CURSOR, "`next` of the page before"),
+]
+_TIME: Final = {"type": "string", "format": "date-time"}
+_VIEW: Final[dict[str, Any]] = {name: value for name, value in _STATUS.items() if name != "projection"}
+_LAG: Final = _STATUS["projection"]
+_FILTERS: Final = [
+    _in_query(
+        "reference", {"type": "string", "minLength": 1, "maxLength": 200}, "import-2026-05-01", "The client's own"
+    ),
+    _in_query("status", {"type": "string", "enum": list(Status)}, "in_review", "In a region of those asked for"),
+    _in_query("region", {"type": "string"}, "eu", "One of the key's; left out, all of them"),
+    _in_query("platform", {"type": "string", "pattern": f"^{PLATFORM}$"}, "shop", "The marketplace"),
+    _in_query("kind", {"type": "string", "enum": ["product", "seller", "content"]}, "product", "Of the subject"),
+    _in_query("received_after", _TIME, "2026-05-01T00:00:00Z", "At that moment or later"),
+    _in_query("received_before", _TIME, "2026-05-02T00:00:00Z", "Before that moment"),
+]
 _VERDICTS: Final = (
     f'{{"line":1,"status":202,"item_id":"{_ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
     '{"line":2,"status":422,"type":"urn:piepowder:problem:invalid-item","title":"The item does not fit",'
     '"detail":"/markets: is required","errors":[{"pointer":"/markets","detail":"is required"}]}\n'
 )
 _PROBLEMS: Final[dict[int, tuple[str, str]]] = {
-    400: ("malformed-json", "The body is empty, cut off, not UTF-8 or not JSON"),
+    400: ("malformed-json", "The body is empty, cut off, not UTF-8, not JSON, or cannot be decompressed"),
     401: ("unauthorized", "No API key, or not a known one"),
     403: ("region-not-allowed", "The key lacks the scope, or the region that owns a market"),
     404: ("not-found", "No such item in a region of this key"),
     413: ("too-large", "More than may be sent; the answer says what to do"),
-    415: ("unsupported-media-type", "The body is of another kind, or compressed"),
+    408: ("too-slow", "The body comes too slowly"),
+    415: ("unsupported-media-type", "The body is of another kind, or compressed in another way; see `Accept-Encoding`"),
     422: ("invalid-item", "The item does not fit; `errors` lists every fault with its JSON pointer"),
     429: ("overloaded", "Too much waits for Kafka; nothing was taken; see `Retry-After`"),
     503: ("unavailable", "Not ready, or something it stands on is away; see `Retry-After`; the same again is right"),
 }
 
 
-def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item: type, totals: type) -> None:
-    """Put the routes into the application's OpenAPI document."""
+def describe(app: FastAPI) -> None:
+    """Put the routes of items into the application's OpenAPI document."""
+    of_posts = [Post, AcceptedLine, RefusedLine]
+    of_answers = [Receipt, WithdrawalReceipt, ItemAnswer, ItemsAnswer, SubjectAnswer, TotalsAnswer, ProblemDetails]
     references, components = msgspec.json.schema_components(
-        [post, receipt, withdrawal, item, totals, AcceptedLine, RefusedLine, ProblemDetails],
-        ref_template="#/components/schemas/{name}",
+        [*of_posts, *of_answers], ref_template="#/components/schemas/{name}"
     )
-    posted, received, withdrawn, item_status, counted, accepted_line, refused_line, problem = references
+    posted, accepted_line, refused_line, received, withdrawn, item, items, subject, counted, problem = references
     paths: dict[str, dict[str, dict[str, Any]]] = {
         "/v1/items": {
             "post": {
@@ -105,13 +170,34 @@ def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item:
                 "security": security("items:write"),
                 "summary": "Post one version of a subject",
                 "description": "Answers when the topic of every region that owns one of the markets has it,"
-                " acknowledged by all in-sync replicas. The same version again gets the same answer.",
+                " acknowledged by all in-sync replicas. The same version again gets the same answer. So do an older one"
+                " and a number that was used for other content: they change nothing, and `status_url` says so.",
+                "parameters": [_PREFER, _CONTENT_ENCODING],
                 "requestBody": _body("application/json", posted, _ITEM, f"At most {MAX_BODY_BYTES // 1024} KiB"),
                 "responses": {
-                    "202": _answer("Every region has it", "application/json", received, _RECEIPT),
-                    **_problems(problem, 400, 401, 403, 413, 415, 422, 429, 503),
+                    "202": {
+                        **_answer("Every region has it", "application/json", received, _RECEIPT),
+                        "headers": _PREFERENCE_APPLIED,
+                    },
+                    **_problems(problem, 400, 401, 403, 408, 413, 415, 422, 429, 503),
                 },
-            }
+            },
+            "get": {
+                "operationId": "listItems",
+                "security": security("items:read"),
+                "summary": "Items, newest first",
+                "description": "In the regions of the key, those that fit all that is asked for. A page may hold less"
+                " than `limit`: go on while there is a `next`. An item that reached its regions at different times may"
+                " be listed twice. `reference` finds the items of the asking client alone.",
+                "parameters": [*_FILTERS, *_OF_PAGE],
+                "responses": {
+                    "200": _answer(
+                        "A page", "application/json", items, {"items": [_VIEW], "next": _CURSOR, "projection": _LAG}
+                    ),
+                    **_problems(problem, 401, 403, 429, 503),
+                    "422": _problem(problem, 422, "invalid-request", "A parameter does not fit; `errors` says which"),
+                },
+            },
         },
         "/v1/items/batch": {
             "post": {
@@ -119,8 +205,12 @@ def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item:
                 "security": security("items:write"),
                 "summary": "Post many, a JSON object a line",
                 "description": "Each line is an item of its own: a bad one does not hold up the others. One verdict"
-                " for each line that is not blank, in their order. `503` only when no line could be accepted; else such"
-                " lines say so themselves, with `retry_after`. Sending the whole again is always right.",
+                " for each line that is not blank, in their order, while the body is still coming. A status other than"
+                " `200` means that no line was accepted. After the first verdicts, what ends the call (too many lines,"
+                " a body that breaks off or comes too slowly) is the last line: a problem without `line`; the lines"
+                " before have their verdicts, those after were not taken. When Kafka is away for a region, the lines"
+                " for it say so themselves, with `retry_after`. Sending the whole again is always right.",
+                "parameters": [_CONTENT_ENCODING],
                 "requestBody": _body(
                     "application/x-ndjson",
                     {"type": "string", "description": "A `Post` a line"},
@@ -131,10 +221,10 @@ def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item:
                     "200": _answer(
                         "The verdicts",
                         "application/x-ndjson",
-                        {"type": "string", "x-line-schema": {"oneOf": [accepted_line, refused_line]}},
+                        {"type": "string", "x-line-schema": {"oneOf": [accepted_line, refused_line, problem]}},
                         _VERDICTS,
                     ),
-                    **_problems(problem, 400, 401, 403, 413, 415, 429, 503),
+                    **_problems(problem, 400, 401, 403, 408, 413, 415, 429, 503),
                 },
             }
         },
@@ -144,9 +234,12 @@ def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item:
                 "security": security("items:read"),
                 "summary": "Where an item is, by region",
                 "description": "In the regions of the key. It follows the topics; `projection` tells how far behind.",
-                "parameters": [_ITEM_PARAMETER],
+                "parameters": [_ITEM_PARAMETER, _PREFER],
                 "responses": {
-                    "200": _answer("Its status", "application/json", item_status, _STATUS),
+                    "200": {
+                        **_answer("Its status", "application/json", item, _STATUS),
+                        "headers": _PREFERENCE_APPLIED,
+                    },
                     "429": limited(),
                     **_problems(problem, 401, 403, 404, 503),
                 },
@@ -176,6 +269,30 @@ def describe(app: FastAPI, *, post: type, receipt: type, withdrawal: type, item:
                     "422": _problem(problem, 422, "invalid-request", "A parameter does not fit; `errors` says which"),
                 },
             },
+        },
+        "/v1/subjects/{platform}/{kind}/{id}": {
+            "get": {
+                "operationId": "getSubject",
+                "security": security("items:read"),
+                "summary": "All versions of a subject with their decisions, the last received first",
+                "description": "In the regions of the key.",
+                "parameters": [
+                    _in_path("platform", "shop", "The marketplace"),
+                    _in_path("kind", "product", "`product`, `seller` or `content`"),
+                    _in_path("id", "B000051ZOA", "The platform's own id"),
+                    *_OF_PAGE,
+                ],
+                "responses": {
+                    "200": _answer(
+                        "Its versions",
+                        "application/json",
+                        subject,
+                        {"subject": _VIEW["subject"], "versions": [_VIEW], "next": None, "projection": _LAG},
+                    ),
+                    **_problems(problem, 401, 403, 404, 429, 503),
+                    "422": _problem(problem, 422, "invalid-request", "A parameter does not fit; `errors` says which"),
+                },
+            }
         },
         "/v1/totals": {
             "get": {

@@ -4,21 +4,33 @@ One transaction a batch: read what is known, merge, write back. Writers of a reg
 two replicas may hold an item's submission and its decision at the same time, and the counts of a region are one row a
 status. The merge is idempotent, so no inbox is needed: a repeat finds nothing to change. A lookup is one read of the
 primary key, and the totals are kept, not counted, so neither grows with what is stored.
+
+Lists are read in the order of an index, from a place in it: by subject, by a client's reference, by time. What an item
+is found by is written once, beside what is known of it, which changes several times and then touches no index. Where it
+is changes too; so the items that are not approved, which are few, stand by their status in a table of their own.
+Whatever else a list is asked for is looked at row by row, `SCAN` rows at most: a page may then hold less than it could.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.domain import status
-from services.intake.domain.status import Facts
-from shared.postgres.database import Database
+from services.intake.domain.status import Facts, Status
+from shared.clock import from_text
+from shared.postgres.database import Connection, Database
 
+SCAN: Final = 2_000
+_WHOLE: Final = 2  # of the places where a look ends, the last may be one whose rows were not all looked at
 _LOCK_CLASS: Final = 720_912
+_LONGEST_SUBJECT: Final = 300  # characters; intake takes none longer, and an index row has a limit
+_LONGEST_NAME: Final = 200  # of a client, of a reference
 
 metadata = sa.MetaData()
 item_status = sa.Table(
@@ -28,6 +40,25 @@ item_status = sa.Table(
     sa.Column("region", sa.Text, primary_key=True),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("facts", sa.LargeBinary, nullable=False),  # JSON; not jsonb, which refuses texts with U+0000
+)
+item_found = sa.Table(
+    "item_found",
+    metadata,
+    sa.Column("region", sa.Text, primary_key=True),
+    sa.Column("received_at", sa.TIMESTAMP(timezone=True), primary_key=True),
+    sa.Column("item_id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("client", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
+)
+item_by_status = sa.Table(
+    "item_by_status",
+    metadata,
+    sa.Column("region", sa.Text, primary_key=True),
+    sa.Column("status", sa.Text, primary_key=True),
+    sa.Column("received_at", sa.TIMESTAMP(timezone=True), primary_key=True),
+    sa.Column("item_id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
 )
 item_totals = sa.Table(
     "item_totals",
@@ -45,6 +76,36 @@ projection_progress = sa.Table(
     sa.Column("handled_until", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 
+# Plans are made while a table is small, and it does not stay so: none may read all of it.
+_ALONE: Final = "SELECT pg_advisory_xact_lock($1, hashtext($2)), set_config('enable_seqscan', 'off', true)"
+
+_LEARN: Final = """
+INSERT INTO item_status (item_id, region, status, facts)
+SELECT item_id, $1, status, facts FROM unnest($2::uuid[], $3::text[], $4::bytea[]) AS new (item_id, status, facts)
+ON CONFLICT (item_id, region) DO UPDATE SET status = EXCLUDED.status, facts = EXCLUDED.facts"""
+
+_FIND: Final = """
+INSERT INTO item_found (region, item_id, received_at, subject, client, reference)
+SELECT $1, item_id, received_at, subject, client, reference
+FROM unnest($2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[])
+    AS new (item_id, received_at, subject, client, reference)
+ON CONFLICT DO NOTHING"""
+
+_LOSE: Final = """
+DELETE FROM item_found AS f USING unnest($2::uuid[], $3::timestamptz[]) AS gone (item_id, received_at)
+WHERE f.region = $1 AND f.received_at = gone.received_at AND f.item_id = gone.item_id"""
+
+_LEAVE: Final = """
+DELETE FROM item_by_status AS s
+USING unnest($2::text[], $3::timestamptz[], $4::uuid[]) AS gone (status, received_at, item_id)
+WHERE s.region = $1 AND s.status = gone.status AND s.received_at = gone.received_at AND s.item_id = gone.item_id"""
+
+_ENTER: Final = """
+INSERT INTO item_by_status (region, status, received_at, item_id, subject)
+SELECT $1, status, received_at, item_id, subject
+FROM unnest($2::text[], $3::timestamptz[], $4::uuid[], $5::text[]) AS come (status, received_at, item_id, subject)
+ON CONFLICT DO NOTHING"""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Facts).decode
 
@@ -57,6 +118,91 @@ class Progress(NamedTuple):
     handled_until: datetime
 
 
+class Place(NamedTuple):
+    """Where an item stands in a list, newest first."""
+
+    received_at: datetime
+    item_id: str
+
+
+class Wanted(NamedTuple):
+    """What a list is to hold: items in `regions`, and of these what fits all that is given. `client` goes with
+    `reference`: it is theirs. `before` is where the page before ended."""
+
+    regions: Sequence[str]
+    subject: str | None = None
+    client: str | None = None
+    reference: str | None = None
+    status: Status | None = None
+    platform: str | None = None
+    kind: str | None = None
+    received_after: datetime | None = None
+    received_before: datetime | None = None
+    before: Place | None = None
+
+
+class Page(NamedTuple):
+    """Items, newest first; `last` is where to go on, None at the end."""
+
+    item_ids: list[str]
+    last: Place | None
+
+
+class _Found(NamedTuple):
+    """What an item is found by, once its submission is known."""
+
+    received_at: datetime
+    subject: str
+    client: str
+    reference: str
+
+
+class _Changes:
+    """What a batch changes in a region, as rows."""
+
+    def __init__(self) -> None:
+        self.learned: list[tuple[str, str, bytes]] = []
+        self.moved: Counter[str] = Counter()
+        self._found: list[tuple[str, datetime, str, str, str]] = []
+        self._lost: list[tuple[str, datetime]] = []
+        self._left: list[tuple[str, datetime, str]] = []
+        self._entered: list[tuple[str, datetime, str, str]] = []
+
+    def note(self, item_id: str, old: Facts | None, before: str | None, new: Facts, now: str) -> None:
+        """An item's facts were `old`, its status `before`, and now they are others."""
+        same = old is not None and old.submission is new.submission
+        if now != before:
+            self.moved[now] += 1
+            if before is not None:
+                self.moved[before] -= 1
+        elif same:
+            return
+        here = _found_by(new)
+        there = here if same else _found_by(old)
+        if here != there:
+            if there is not None:
+                self._lost.append((item_id, there.received_at))
+            if here is not None:
+                self._found.append((item_id, *here))
+        if there is not None and before not in (None, Status.APPROVED):
+            self._left.append((str(before), there.received_at, item_id))
+        if here is not None and now != Status.APPROVED:
+            self._entered.append((now, here.received_at, item_id, here.subject))
+
+    async def write(self, connection: Connection, region: str) -> None:
+        """Make them."""
+        await _with_rows(connection, _LEARN, region, self.learned)
+        await _with_rows(connection, _LOSE, region, self._lost)
+        await _with_rows(connection, _FIND, region, self._found)
+        await _with_rows(connection, _LEAVE, region, self._left)
+        await _with_rows(connection, _ENTER, region, self._entered)
+
+
+async def _with_rows(connection: Connection, statement: str, region: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows:
+        await connection.execute(statement, region, *(list(column) for column in zip(*rows, strict=True)))
+
+
 class ItemStatuses:
     """What is known of items."""
 
@@ -66,44 +212,33 @@ class ItemStatuses:
     async def learn(self, region: str, learned: Mapping[str, Facts]) -> None:
         """Merge facts by item id into what is known, and keep the totals in step; raises Transient."""
         async with self._database.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK_CLASS, region)
+            await connection.execute(_ALONE, _LOCK_CLASS, region)
             rows = await connection.fetch(
                 "SELECT item_id::text, status, facts FROM item_status WHERE region = $1 AND item_id = ANY($2::uuid[])",
                 region,
                 list(learned),
             )
             known = {row[0]: (row[1], row[2]) for row in rows}
-            moved: Counter[str] = Counter()
-            changed: list[tuple[str, str, bytes]] = []
+            changes = _Changes()
             for item_id, facts in learned.items():
                 before, stored = known.get(item_id, (None, None))
-                merged = facts if stored is None else status.merge(_decode(stored), facts)
+                old = None if stored is None else _decode(stored)
+                merged = facts if old is None else status.merge(old, facts)
                 encoded = _encode(merged)
-                if encoded == stored:
-                    continue
-                now = status.status(merged).value
-                changed.append((item_id, now, encoded))
-                if now != before:
-                    moved[now] += 1
-                    if before is not None:
-                        moved[before] -= 1
-            if not changed:
+                if encoded != stored:
+                    now = status.status(merged).value
+                    changes.learned.append((item_id, now, encoded))
+                    changes.note(item_id, old, before, merged, now)
+            if not changes.learned:
                 return
-            await connection.execute(
-                "INSERT INTO item_status (item_id, region, status, facts)"
-                " SELECT item_id, $1, status, facts"
-                " FROM unnest($2::uuid[], $3::text[], $4::bytea[]) AS new (item_id, status, facts)"
-                " ON CONFLICT (item_id, region) DO UPDATE SET status = EXCLUDED.status, facts = EXCLUDED.facts",
-                region,
-                *(list(column) for column in zip(*changed, strict=True)),
-            )
+            await changes.write(connection, region)
             await connection.execute(
                 "INSERT INTO item_totals (region, status, items)"
                 " SELECT $1, status, items FROM unnest($2::text[], $3::bigint[]) AS moved (status, items)"
                 " ON CONFLICT (region, status) DO UPDATE SET items = item_totals.items + EXCLUDED.items",
                 region,
-                list(moved),
-                list(moved.values()),
+                list(changes.moved),
+                list(changes.moved.values()),
             )
 
     async def note_progress(self, region: str, progress: Sequence[Progress]) -> None:
@@ -125,6 +260,31 @@ class ItemStatuses:
         async with self._database.query() as connection:
             return {row.region: _decode(row.facts) for row in await connection.execute(asked)}
 
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
+        """What is known of items, by item and region, in the order given; raises Transient."""
+        column = item_status.c
+        asked = sa.select(column.item_id, column.region, column.facts).where(
+            column.item_id == sa.any_(sa.cast(list(item_ids), ARRAY(column.item_id.type)))
+        )
+        found: dict[str, dict[str, Facts]] = {item_id: {} for item_id in item_ids}
+        async with self._database.query() as connection:
+            for row in await connection.execute(asked):
+                found[row.item_id][row.region] = _decode(row.facts)
+        return found
+
+    async def page(self, wanted: Wanted, limit: int) -> Page:
+        """The next items of a list, at most `limit`, and where to go on; raises Transient."""
+        asked, most = _look(wanted, (limit + 1) * len(wanted.regions))  # a row for each region that an item went to
+        async with self._database.query() as connection:
+            rows = (await connection.execute(asked)).all()
+        places = list(dict.fromkeys(Place(row.received_at, row.item_id) for row in rows if row.fits))
+        if len(places) > limit:
+            return Page([place.item_id for place in places[:limit]], places[limit - 1])
+        if not rows or rows[-1].looked_at < most:
+            return Page([place.item_id for place in places], None)
+        *_, last = (Place(row.received_at, row.item_id) for row in rows if row.from_the_end == _WHOLE)
+        return Page([place.item_id for place in places if place >= last], last)
+
     async def totals(self) -> dict[str, dict[str, int]]:
         """How many items are where: region, status, count; raises Transient."""
         totals: dict[str, dict[str, int]] = {}
@@ -141,3 +301,96 @@ class ItemStatuses:
         async with self._database.query() as connection:
             found: datetime | None = await connection.scalar(asked)
         return found
+
+
+def _found_by(facts: Facts | None) -> _Found | None:
+    if facts is None or facts.submission is None:
+        return None
+    submission = facts.submission
+    received_at = _moment(submission.received_at)
+    if received_at is None:
+        return None
+    return _Found(
+        received_at,
+        _text(facts.subject, _LONGEST_SUBJECT),
+        _text(submission.client, _LONGEST_NAME),
+        _text(submission.reference, _LONGEST_NAME),
+    )
+
+
+def _text(text: str, longest: int) -> str:
+    return text[:longest].replace("\0", "\ufffd")  # intake takes neither; but what is in the topic must not stop it
+
+
+@lru_cache(maxsize=10_000)
+def _moment(text: str) -> datetime | None:
+    try:
+        return from_text(text)
+    except ValueError:
+        return None
+
+
+def _look(wanted: Wanted, rows: int) -> tuple[sa.Select[Any], int]:
+    """What asks for the rows that fit, newest first, and those where the look ended; at most how many that will be."""
+    by_status = wanted.subject is None and wanted.reference is None and wanted.status not in (None, Status.APPROVED)
+    column = (item_by_status if by_status else item_found).c
+    found_by, others = _conditions(wanted, column, by_status=by_status)
+    fits: sa.ColumnElement[bool] = sa.and_(sa.true(), *others)
+    most = SCAN if others else rows
+    regions = sa.func.unnest(sa.cast(list(wanted.regions), ARRAY(sa.Text)))
+    asked = regions.table_valued("region", name="asked").render_derived()
+    of_region = (
+        sa.select(column.received_at, column.item_id, fits.label("fits"))
+        .where(column.region == asked.c.region, *found_by)
+        .order_by(column.received_at.desc(), column.item_id.desc())
+        .limit(most)
+        .lateral("of_region")
+    )
+    looked_at = (
+        sa.select(of_region)
+        .select_from(asked.join(of_region, sa.true()))
+        .order_by(of_region.c.received_at.desc(), of_region.c.item_id.desc())
+        .limit(most)
+        .subquery("looked_at")
+    )
+    counted = sa.select(
+        looked_at,
+        sa.func.count().over().label("looked_at"),
+        sa.func.dense_rank().over(order_by=(looked_at.c.received_at, looked_at.c.item_id)).label("from_the_end"),
+    ).subquery("counted")
+    answer = (
+        sa.select(counted)
+        .where(sa.or_(counted.c.fits, counted.c.from_the_end <= _WHOLE))
+        .order_by(counted.c.received_at.desc(), counted.c.item_id.desc())
+        .limit(rows + _WHOLE * len(wanted.regions))
+    )
+    return answer, most
+
+
+def _conditions(wanted: Wanted, column: Any, *, by_status: bool) -> tuple[list[Any], list[Any]]:
+    """What an index answers, and what is looked at row by row."""
+    found_by = []
+    if by_status:
+        found_by.append(column.status == wanted.status)
+    if wanted.subject is not None:
+        found_by.append(column.subject == wanted.subject)
+    if wanted.reference is not None:  # `<> ''` so that the index of those who have one is seen to do
+        found_by += [column.client == wanted.client, column.reference == wanted.reference, column.reference != ""]
+    if wanted.received_after is not None:
+        found_by.append(column.received_at >= wanted.received_after)
+    if wanted.received_before is not None:
+        found_by.append(column.received_at < wanted.received_before)
+    if wanted.before is not None:
+        place = zip(wanted.before, (column.received_at.type, column.item_id.type), strict=True)
+        literals = [sa.literal(value, kind) for value, kind in place]
+        found_by.append(sa.tuple_(column.received_at, column.item_id) < sa.tuple_(*literals))
+    others: list[Any] = []
+    if wanted.platform is not None:
+        others.append(sa.func.split_part(column.subject, ":", 1) == wanted.platform)
+    if wanted.kind is not None:
+        others.append(sa.func.split_part(column.subject, ":", 2) == wanted.kind)
+    if wanted.status is not None and not by_status:
+        known = item_status.c
+        its = known.item_id == column.item_id, known.region == column.region
+        others.append(sa.exists().where(*its, known.status == wanted.status))
+    return found_by, others

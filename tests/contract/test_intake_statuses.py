@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import msgspec
 import pytest
 
+from services.intake import store
 from services.intake.domain.status import (
     Dead,
     Decision,
@@ -19,8 +21,9 @@ from services.intake.domain.status import (
     merge,
     status,
 )
-from services.intake.store import ItemStatuses, Progress
+from services.intake.store import ItemStatuses, Page, Place, Progress, Wanted
 from shared import ids
+from shared.clock import from_text, to_text
 from shared.postgres import migrations
 from shared.postgres.database import Database
 
@@ -38,6 +41,10 @@ class Statuses(Protocol):
     async def totals(self) -> dict[str, dict[str, int]]: ...
 
     async def handled_until(self, regions: Sequence[str]) -> datetime | None: ...
+
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]: ...
+
+    async def page(self, wanted: Wanted, limit: int) -> Page: ...
 
 
 class InMemory:
@@ -69,6 +76,33 @@ class InMemory:
 
     async def handled_until(self, regions: Sequence[str]) -> datetime | None:
         return min((moment for (region, *_), moment in self._progress.items() if region in regions), default=None)
+
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
+        return {item_id: await self.of_item(item_id) for item_id in item_ids}
+
+    async def page(self, wanted: Wanted, limit: int) -> Page:
+        places = {
+            Place(from_text(facts.submission.received_at), item_id)
+            for (region, item_id), facts in self._known.items()
+            if facts.submission is not None and region in wanted.regions and _fits(facts, facts.submission, wanted)
+        }
+        listed = sorted((one for one in places if wanted.before is None or one < wanted.before), reverse=True)
+        last = listed[limit - 1] if len(listed) > limit else None
+        return Page([place.item_id for place in listed[:limit]], last)
+
+
+def _fits(facts: Facts, submission: Submission, wanted: Wanted) -> bool:
+    platform, kind, _ = facts.subject.split(":", 2)
+    received_at = from_text(submission.received_at)
+    return (
+        wanted.subject in (None, facts.subject)
+        and (wanted.reference is None or (wanted.client, wanted.reference) == (submission.client, submission.reference))
+        and wanted.status in (None, status(facts))
+        and wanted.platform in (None, platform)
+        and wanted.kind in (None, kind)
+        and (wanted.received_after is None or received_at >= wanted.received_after)
+        and (wanted.received_before is None or received_at < wanted.received_before)
+    )
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -165,3 +199,92 @@ async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_
     await statuses.note_progress("eu", [Progress("t", 0, NOON - timedelta(seconds=5))])
     assert await statuses.handled_until(["eu"]) == NOON
     assert await statuses.handled_until(["eu", "us"]) == NOON - timedelta(hours=1)
+
+
+def posted(n: int, luck: random.Random) -> Facts:
+    """An item whose order in time is not that of its number."""
+    first = Submission(
+        position=n,
+        content_hash="aa",
+        received_at=to_text(NOON + timedelta(seconds=luck.randint(0, 12))),
+        client=luck.choice(("shop", "other")),
+        reference=luck.choice(("", "import-1", "import-2")),
+    )
+    subject = f"{luck.choice(('shop', 'fair'))}:{luck.choice(('product', 'seller'))}:{n % 5}"
+    return Facts(subject=subject, submission=first, submission_last=n)
+
+
+async def fill(statuses: Statuses, luck: random.Random) -> None:
+    """Items in two regions, at all stages; what happened to some is known before that they were submitted."""
+    for n in range(60):
+        regions = luck.choice((["eu"], ["us"], ["eu", "us"]))
+        life = [posted(n, luck), opened(), decision(luck.choice(("approve", "approve", "reject")))]
+        life = [one if one.submission else msgspec.structs.replace(one, subject=life[0].subject) for one in life]
+        for region in regions:
+            some = life[: luck.randint(1, 3)]
+            luck.shuffle(some)
+            for facts in some:
+                await statuses.learn(region, {item(n): facts})
+
+
+async def listed(statuses: Statuses, wanted: Wanted, limit: int) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = await statuses.page(wanted, limit)
+        assert len(page.item_ids) <= limit
+        found += page.item_ids
+        if page.last is None:
+            return found
+        wanted = wanted._replace(before=page.last)
+
+
+def wishes(luck: random.Random) -> Wanted:
+    reference = luck.choice((None, None, "import-1"))
+    return Wanted(
+        regions=luck.choice((["eu"], ["us"], ["eu", "us"], ["mars", "us"])),
+        subject=luck.choice((None, None, "shop:product:1", "fair:seller:2")),
+        client=None if reference is None else "shop",
+        reference=reference,
+        status=luck.choice((None, Status.SUBMITTED, Status.IN_REVIEW, Status.APPROVED, Status.REJECTED)),
+        platform=luck.choice((None, None, "shop")),
+        kind=luck.choice((None, None, "seller")),
+        received_after=luck.choice((None, NOON + timedelta(seconds=3))),
+        received_before=luck.choice((None, NOON + timedelta(seconds=9))),
+    )
+
+
+@pytest.mark.parametrize("scan", [2_000, 7])
+async def test_a_list_holds_what_fits_newest_first_and_each_page_goes_on_where_the_one_before_ended(
+    statuses: Statuses, monkeypatch: pytest.MonkeyPatch, scan: int
+) -> None:
+    monkeypatch.setattr(store, "SCAN", scan)
+    luck, plain = random.Random(3), InMemory()
+    await fill(statuses, random.Random(4))
+    await fill(plain, random.Random(4))
+    sizes = set()
+    for _ in range(60):
+        wanted = wishes(luck)
+        expected = (await plain.page(wanted, 1_000)).item_ids
+        sizes.add(len(expected))
+        # an item stands in a list by each region's own time, so it may stand there once more
+        assert list(dict.fromkeys(await listed(statuses, wanted, luck.randint(1, 9)))) == expected, wanted
+    assert len(sizes) > 5
+
+
+async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses: Statuses) -> None:
+    await statuses.learn("eu", {item(1): decision("reject")})
+    for wanted in (Wanted(["eu"]), Wanted(["eu"], status=Status.REJECTED), Wanted(["eu"], subject="shop:product:1")):
+        assert await statuses.page(wanted, 10) == Page([], None)
+    await statuses.learn("eu", {item(1): submission(0)})
+    for wanted in (Wanted(["eu"]), Wanted(["eu"], status=Status.REJECTED), Wanted(["eu"], subject="shop:product:1")):
+        assert await statuses.page(wanted, 10) == Page([item(1)], None)
+    assert await statuses.of_items([item(2), item(1)]) == {
+        item(2): {},
+        item(1): {"eu": merge(submission(0), decision("reject"))},
+    }
+
+
+async def test_what_no_client_can_post_but_stands_in_the_topic_does_not_stop_the_projection(statuses: Statuses) -> None:
+    first = Submission(position=0, content_hash="a", received_at="soon", client="\x00" * 999, reference="ä" * 9_999)
+    await statuses.learn("eu", {item(1): Facts(subject="x" * 1_024, submission=first, submission_last=0)})
+    assert (await statuses.of_item(item(1)))["eu"].submission == first

@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from services.intake import bodies
-from services.intake.api import DecisionAnswer, Following, ProjectionAnswer, RegionReceipt, decision_answer, projection
+from services.intake.answers import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
+from services.intake.asking import Following, projection
 from services.intake.batch import not_taken, overloaded, problem
 from services.intake.domain import status
 from services.intake.domain.posts import Refused

@@ -1,0 +1,229 @@
+"""What became of items: one, those of a subject, those with a reference, lists; in the regions of the key alone.
+
+It answers from the projection, and says how far that may be behind. A client may ask to wait for a decision.
+"""
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.intake import bodies, waiting
+from services.intake.answers import (
+    ItemAnswer,
+    ItemsAnswer,
+    ItemView,
+    ProjectionAnswer,
+    SubjectAnswer,
+    TotalsAnswer,
+    item_answer,
+    item_view,
+)
+from services.intake.batch import problem
+from services.intake.domain import posts
+from services.intake.domain.faults import Fault
+from services.intake.domain.posts import Refused
+from services.intake.domain.status import Status, status, submitted_to
+from services.intake.queries import Query
+from services.intake.store import ItemStatuses, Place, Wanted
+from services.intake.waiting import Known, Waiting
+from shared import envelope
+from shared.auth import Authenticator, Client
+from shared.clock import Clock, from_text
+from shared.errors import Transient
+from shared.http import Problem, json_response, not_ready
+from shared.readiness import Readiness
+
+KINDS: Final = ("product", "seller", "content")
+READ: Final = "items:read"
+_ENDS: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, Status.WITHDRAWN, Status.DEAD_LETTERED})
+
+
+class Following:
+    """The status side; `statuses` is None until the database is there."""
+
+    def __init__(self, regions: list[str]) -> None:
+        self.regions = regions
+        self.statuses: ItemStatuses | None = None
+
+
+class Asking:
+    """The routes that tell what became of items, in the regions of the key."""
+
+    def __init__(self, following: Following, authenticator: Authenticator, readiness: Readiness, clock: Clock) -> None:
+        self._following = following
+        self._authenticator = authenticator
+        self._readiness = readiness
+        self._clock = clock
+        self._waiting = Waiting()
+
+    async def item(self, request: Request) -> Response:
+        """`GET /v1/items/{item_id}`."""
+        client, statuses = self._allowed(request)
+        given = request.path_params["item_id"]
+        item_id = uuid(given)
+        headers = {}
+        seconds = waiting.preferred(bodies.head(request).prefer)
+        if item_id is not None and seconds and await self._wait(statuses, item_id, client, seconds):
+            headers["Preference-Applied"] = f"wait={seconds}"
+        known = {} if item_id is None else await statuses.of_item(item_id)
+        seen = [region for region in known if client.may_act_in(region)]
+        lag = await self._lag(statuses, seen or self._following.regions)
+        if item_id is None or not seen:
+            raise _not_known("item", f"item {given!r:.60}", lag)
+        return json_response(item_answer(item_view(item_id, known, client), lag), headers=headers)
+
+    async def items(self, request: Request) -> Response:
+        """`GET /v1/items`."""
+        client, statuses = self._allowed(request)
+        query = Query(request, *PARAMETERS)
+        reference = query.text("reference", 200)
+        region = query.one_of("region", self._following.regions)
+        platform = query.read("platform", _platform, "a platform's name")
+        kind = query.one_of("kind", KINDS)
+        at = query.one_of("status", list(Status))
+        after, before = (query.read(name, from_text, "a time such as 2026-05-01T09:30:00Z") for name in _TIMES)
+        limit, place = query.limit(), query.cursor(_place)
+        _check(query)
+        regions = [region] if region is not None else self._regions(client)
+        if region is not None and not client.may_act_in(region):
+            detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
+            fault = Fault("/query/region", detail)
+            raise problem(Refused(403, "region-not-allowed", "The key may not act in this region", [fault]))
+        wanted = Wanted(
+            regions,
+            client=None if reference is None else client.name,
+            reference=reference,
+            status=None if at is None else Status(at),
+            platform=platform,
+            kind=kind,
+            received_after=after,
+            received_before=before,
+            before=place,
+        )
+        views, following = await self._page(statuses, wanted, limit, client)
+        return json_response(ItemsAnswer(views, following, await self._lag(statuses, regions)))
+
+    async def subject(self, request: Request) -> Response:
+        """`GET /v1/subjects/{platform}/{kind}/{id}`."""
+        client, statuses = self._allowed(request)
+        query = Query(request, "limit", "cursor")
+        limit, place = query.limit(), query.cursor(_place)
+        _check(query)
+        names = [request.path_params[name] for name in ("platform", "kind", "id")]
+        subject = envelope.subject_of(*names)
+        regions = self._regions(client)
+        if not subject.isprintable():
+            raise _not_known("subject", f"subject {subject!r:.300}", await self._lag(statuses, regions))
+        wanted = Wanted(regions, subject=subject, before=place)
+        views, following = await self._page(statuses, wanted, limit, client)
+        lag = await self._lag(statuses, regions)
+        if not views and place is None:
+            raise _not_known("subject", f"subject {subject!r:.300}", lag)
+        return json_response(SubjectAnswer(subject, views, following, lag))
+
+    async def totals(self, request: Request) -> Response:
+        """`GET /v1/totals`."""
+        client, statuses = self._allowed(request)
+        regions = self._regions(client)
+        totals = await statuses.totals()
+        lag = await self._lag(statuses, regions)
+        return json_response(TotalsAnswer({region: totals.get(region, {}) for region in regions}, lag))
+
+    async def decided(self, client: Client, item_id: str, seconds: int) -> ItemAnswer | None:
+        """What is known of an item once it is decided, or after so long; None when the client may not ask, or nobody
+        can tell."""
+        statuses = self._following.statuses
+        if statuses is None or READ not in client.scopes:
+            return None
+        try:
+            if not await self._wait(statuses, item_id, client, seconds):
+                return None
+            known = await statuses.of_item(item_id)
+            lag = await self._lag(statuses, self._regions(client))
+        except Transient:
+            return None
+        return item_answer(item_view(item_id, known, client), lag) if known else None
+
+    async def _wait(self, statuses: ItemStatuses, item_id: str, client: Client, seconds: int) -> bool:
+        return await self._waiting.until(statuses, item_id, partial(_is_decided, client), seconds)
+
+    async def _page(
+        self, statuses: ItemStatuses, wanted: Wanted, limit: int, client: Client
+    ) -> tuple[list[ItemView], str | None]:
+        page = await statuses.page(wanted, limit)
+        known = await statuses.of_items(page.item_ids) if page.item_ids else {}
+        views = [item_view(item_id, facts, client) for item_id, facts in known.items()]
+        return views, None if page.last is None else _cursor(page.last)
+
+    def _regions(self, client: Client) -> list[str]:
+        return [region for region in self._following.regions if client.may_act_in(region)]
+
+    def _allowed(self, request: Request) -> tuple[Client, ItemStatuses]:
+        client = self._authenticator.client(request, READ)
+        if self._following.statuses is None:
+            raise not_ready(self._readiness)
+        return client, self._following.statuses
+
+    async def _lag(self, statuses: ItemStatuses, regions: Sequence[str]) -> ProjectionAnswer:
+        return await projection(statuses, regions, self._clock)
+
+
+async def projection(statuses: ItemStatuses, regions: Sequence[str], clock: Clock) -> ProjectionAnswer:
+    """How far the answer about these regions may be behind."""
+    moment = await statuses.handled_until(regions)
+    if moment is None:
+        return ProjectionAnswer(None)
+    return ProjectionAnswer(max(0.0, round((clock.now() - moment).total_seconds(), 3)))
+
+
+def uuid(text: str) -> str | None:
+    """The id in a text, None when it is none."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None
+
+
+_TIMES: Final = ("received_after", "received_before")
+PARAMETERS: Final = ("reference", "status", "region", "platform", "kind", *_TIMES, "limit", "cursor")
+
+
+def _check(query: Query) -> None:
+    try:
+        query.check()
+    except Refused as refused:
+        raise problem(refused) from refused
+
+
+def _platform(text: str) -> str:
+    if not posts.is_platform(text):
+        raise ValueError
+    return text
+
+
+def _is_decided(client: Client, known: Known) -> bool:
+    """Whether an item's way has ended in every region that it went to and the client may see."""
+    regions = [region for region in submitted_to(known) if client.may_act_in(region)]
+    return bool(regions) and all(region in known and status(known[region]) in _ENDS for region in regions)
+
+
+def _not_known(what: str, which: str, lag: ProjectionAnswer) -> Problem:
+    behind = "" if lag.lag_seconds is None else f" What was posted in the last {lag.lag_seconds:g} s may be missing."
+    return Problem(404, "not-found", f"No such {what}", f"No {which} is known in a region of this key.{behind}")
+
+
+def _cursor(place: Place) -> str:
+    return base64.urlsafe_b64encode(f"{place.received_at.isoformat()} {place.item_id}".encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> Place:
+    """Where a page ended; raises ValueError for what is no cursor of ours."""
+    text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
+    received_at, _, item_id = text.partition(" ")
+    return Place(datetime.fromisoformat(received_at), str(UUID(item_id)))
