@@ -13,7 +13,9 @@ PICTURES: Final = PAGE.with_suffix("")
 
 def section(machine: Sequence[str], figures: Sequence[Figure]) -> str:
     """What is said of a stage: where it was measured, its figures, what an item costs, where its time goes."""
+    largest = max((size for figure in figures for size in figure.peak.values()), default=0.0)
     told = ["  \n".join(machine), report.table(figures)]
+    told.append(f"The largest resident size of a service in these: {largest:.0f} MB (mark: < 300 MB).")
     if costs := report.costs(figures):
         told.append(costs)
     for figure in figures:

@@ -71,19 +71,22 @@ class Bench(NamedTuple):
         make: Callable[[str], T],
         put: Callable[[T], Awaitable[object]] | None = None,
         work: Callable[[T], Awaitable[object]],
+        items: int | None = None,
         writes: Sequence[str] = (),
         database: str | None = None,
+        reader: Room | None = None,
     ) -> None:
         """When it is wanted, weigh what one more round costs and sample some more; none of them counts in the figure.
 
         `make` makes a round's load, of a tag; `put` lays it ready for the service, which stands still meanwhile; `work`
-        returns when it is done. `writes` are the topics that the service writes.
+        returns when it is done. `writes` are the topics that the service writes, `reader` is the process that consumes
+        if it is another.
         """
         if self.pictures is None:
             return
         self.say(f"{figure.name}: what an item costs")
-        meter, load = Meter(self.house.stack, room, writes, database), make("weighed")
-        async with meter.weighing(self.items):
+        meter, load = Meter(self.house.stack, reader or room, writes, database), make("weighed")
+        async with meter.weighing(items or self.items):
             if put is not None:
                 async with stopped(room):
                     await put(load)
@@ -121,8 +124,15 @@ async def intake(bench: Bench) -> list[Figure]:
     ):
         name = "intake: batch lines/s, its projection beside it; floor lz4"
         figures.append(await _batches(bench, room, name, tag="full", codec="lz4", following=projection))
+        await _examine_intake(
+            bench, figures[0], room, "intake-lines", projection=projection, database=database, items=bench.items
+        )
         name = "intake: single posts/s, its projection beside it"
-        figures += await _single_posts(bench, room, name, tag="one")
+        posts = await _single_posts(bench, room, name, tag="one")
+        await _examine_intake(
+            bench, posts[0], room, "intake-posts", projection=projection, database=database, items=_posts(bench)
+        )
+        figures += posts
     [closed] = free_ports(1)
     nowhere = f"postgresql://nobody@127.0.0.1:{closed}/nothing"
     async with bench.house.service("intake", REGIONS=regions, DATABASE_URL=nowhere, lacking="database") as room:
@@ -143,10 +153,7 @@ async def _batches(
     async with _bare_producer(bench, codec) as producer:
         for number in range(bench.rounds + 1):
             bench.say(f"{name}: round {number} of {bench.rounds}")
-            lines = data.bodies(bench.items, tag=f"{tag}{number}")
-            requests = [
-                calls.post("/v1/items/batch", room.key, body, _BATCH_KIND) for body in data.ndjson(lines, _LINES)
-            ]
+            requests = _batch_calls(room, data.bodies(bench.items, tag=f"{tag}{number}"))
             before = await bench.watch.ends(names)
             sending = calls.send_all(room.url, requests, connections=_CALLS, wanted=200)
             stage.append(await bench.round(bench.items, pids, sending))
@@ -163,7 +170,7 @@ async def _batches(
 async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> list[Figure]:
     """The same rounds beside two floors: the same application, which answers an empty 202, and its web server alone."""
     names = [topics.submissions(region) for region in REGIONS]
-    posts = max(1_000, bench.items // 4)
+    posts = _posts(bench)
     stage: list[Round] = []
     marks = {"application": Mark(0.5), "server": None}
     beside: dict[str, list[Round]] = {kind: [] for kind in marks}
@@ -175,8 +182,7 @@ async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> lis
             empty[kind] = await running.enter_async_context(bench.house.process(f"empty-{kind}", arguments, {}, port))
         for number in range(bench.rounds + 1):
             bench.say(f"{name}: round {number} of {bench.rounds}")
-            bodies = data.bodies(posts, tag=f"{tag}{number}")
-            requests = [calls.post("/v1/items", room.key, body) for body in bodies]
+            requests = _single_calls(room, data.bodies(posts, tag=f"{tag}{number}"))
             sending = calls.send_all(room.url, requests, connections=_CONNECTIONS, wanted=202)
             stage.append(await bench.round(posts, {"intake": room.pid}, sending))
             await _caught_up(bench, names)
@@ -188,6 +194,46 @@ async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> lis
         of_rounds(f"{name}; floor: empty {kind}", "posts/s", stage[1:], beside[kind][1:], next=mark, peak=peak)
         for kind, mark in marks.items()
     ]
+
+
+async def _examine_intake(
+    bench: Bench, figure: Figure, room: Room, name: str, *, projection: Room, database: str, items: int
+) -> None:
+    names, single = [topics.submissions(region) for region in REGIONS], name == "intake-posts"
+
+    def make(tag: str) -> list[bytes]:
+        bodies = data.bodies(items, tag=f"{name}-{tag}")
+        return _single_calls(room, bodies) if single else _batch_calls(room, bodies)
+
+    async def work(requests: Sequence[bytes]) -> None:
+        connections, wanted = (_CONNECTIONS, 202) if single else (_CALLS, 200)
+        await calls.send_all(room.url, requests, connections=connections, wanted=wanted)
+        await _caught_up(bench, names)
+
+    await bench.examine(
+        figure,
+        room,
+        name,
+        make=make,
+        work=work,
+        items=items,
+        writes=names,
+        database=database,
+        reader=projection,
+    )
+
+
+def _batch_calls(room: Room, lines: Sequence[bytes]) -> list[bytes]:
+    return [calls.post("/v1/items/batch", room.key, body, _BATCH_KIND) for body in data.ndjson(lines, _LINES)]
+
+
+def _single_calls(room: Room, bodies: Sequence[bytes]) -> list[bytes]:
+    return [calls.post("/v1/items", room.key, body) for body in bodies]
+
+
+def _posts(bench: Bench) -> int:
+    """How many single posts stand for a round's items."""
+    return max(1_000, bench.items // 4)
 
 
 async def _caught_up(bench: Bench, names: Sequence[str]) -> None:
