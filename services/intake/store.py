@@ -148,15 +148,6 @@ class Page(NamedTuple):
     last: Place | None
 
 
-class _Found(NamedTuple):
-    """What an item is found by, once its submission is known."""
-
-    received_at: datetime
-    subject: str
-    client: str
-    reference: str
-
-
 class _Changes:
     """What a batch changes in a region, as rows."""
 
@@ -170,24 +161,36 @@ class _Changes:
 
     def note(self, item_id: str, old: Facts | None, before: str | None, new: Facts, now: str) -> None:
         """An item's facts were `old`, its status `before`, and now they are others."""
-        same = old is not None and old.submission is new.submission
         if now != before:
             self.moved[now] += 1
             if before is not None:
                 self.moved[before] -= 1
-        elif same:
-            return
-        here = _found_by(new)
-        there = here if same else _found_by(old)
-        if here != there:
-            if there is not None:
-                self._lost.append((item_id, there.received_at))
-            if here is not None:
-                self._found.append((item_id, *here))
-        if there is not None and before not in (None, Status.APPROVED):
-            self._left.append((str(before), there.received_at, item_id))
+        if old is not None and old.submission is new.submission:
+            if now != before and new.submission is not None:
+                there = here = _moment(new.submission.received_at)
+            else:
+                return
+        else:
+            there = self._lose(item_id, old)
+            here = self._find(item_id, new)
+        if there is not None and before is not None and before != Status.APPROVED:
+            self._left.append((before, there, item_id))
         if here is not None and now != Status.APPROVED:
-            self._entered.append((now, here.received_at, item_id, here.subject))
+            self._entered.append((now, here, item_id, _text(new.subject, _LONGEST_SUBJECT)))
+
+    def _lose(self, item_id: str, old: Facts | None) -> datetime | None:
+        there = None if old is None or old.submission is None else _moment(old.submission.received_at)
+        if there is not None:
+            self._lost.append((item_id, there))
+        return there
+
+    def _find(self, item_id: str, new: Facts) -> datetime | None:
+        submission = new.submission
+        here = None if submission is None else _moment(submission.received_at)
+        if submission is not None and here is not None:
+            subject, client = _text(new.subject, _LONGEST_SUBJECT), _text(submission.client, _LONGEST_NAME)
+            self._found.append((item_id, here, subject, client, _text(submission.reference, _LONGEST_NAME)))
+        return here
 
     async def write(self, connection: Connection, region: str) -> None:
         """Make them."""
@@ -301,21 +304,6 @@ class ItemStatuses:
         async with self._database.query() as connection:
             found: datetime | None = await connection.scalar(asked)
         return found
-
-
-def _found_by(facts: Facts | None) -> _Found | None:
-    if facts is None or facts.submission is None:
-        return None
-    submission = facts.submission
-    received_at = _moment(submission.received_at)
-    if received_at is None:
-        return None
-    return _Found(
-        received_at,
-        _text(facts.subject, _LONGEST_SUBJECT),
-        _text(submission.client, _LONGEST_NAME),
-        _text(submission.reference, _LONGEST_NAME),
-    )
 
 
 def _text(text: str, longest: int) -> str:
