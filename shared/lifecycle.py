@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,8 +28,52 @@ log = logging.getLogger(__name__)
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
 
 
+class Joining(asyncio.Transport):
+    """A transport that sends what is written within one turn of the loop in one piece: an answer's head and its body
+    are then one packet, one system call here and one wake-up there."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes | bytearray | memoryview] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held))
+
+    def get_extra_info(self, name: str, default: object = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._held.clear()
+        self._transport.abort()
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn's own, with a way to drop a connection at once: its `close` waits for a client that reads nothing."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(Joining(transport, self.loop))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -51,6 +95,7 @@ async def serve(app: ASGIApp, settings: CommonSettings, loops: Sequence[Loop], r
         uvicorn.Config(
             app,
             http=_Protocol,
+            ws="none",
             host=settings.host,
             port=settings.port,
             log_config=None,

@@ -244,13 +244,24 @@ async def _send(shares: Sequence[_Share], *, patient: bool) -> dict[str, Piepowd
             acknowledged.append((share, share.lane.put(share.records, share.size)))
         except Overloaded as error:
             failed |= dict.fromkeys(share.regions, error)
-    results = await asyncio.gather(*(done for _, done in acknowledged), return_exceptions=True)
+    if len(acknowledged) == 1:  # as nearly always: a gathering of one costs more than the wait
+        results = [await _outcome(acknowledged[0][1])]
+    else:
+        results = await asyncio.gather(*(done for _, done in acknowledged), return_exceptions=True)
     for (share, _), result in zip(acknowledged, results, strict=True):
         if isinstance(result, Transient):
             failed |= dict.fromkeys(share.regions, result)
         elif isinstance(result, BaseException):
             raise result
     return failed
+
+
+async def _outcome(done: asyncio.Future[None]) -> Transient | None:
+    try:
+        await done
+    except Transient as error:
+        return error
+    return None
 
 
 def forbidden(ownership: Ownership, client: Poster, markets: Sequence[str], regions: Sequence[str]) -> Refused:

@@ -53,6 +53,42 @@ async def test_posts_that_arrive_during_a_flush_share_the_next_one_in_their_orde
     assert (commit.pending_records, commit.pending_bytes) == (0, 0)
 
 
+async def test_after_posts_that_had_company_the_next_gather_for_a_moment() -> None:
+    cluster = Cluster()
+    commit = lane(cluster)
+    cluster.open.clear()
+    together = [put(commit, b"1")]
+    await asyncio.sleep(0)
+    together += [put(commit, b"2"), put(commit, b"3")]
+    cluster.open.set()
+    await asyncio.gather(*together)
+    gathering = [put(commit, b"4")]
+    await asyncio.sleep(0)
+    gathering.append(put(commit, b"5"))
+    await asyncio.gather(*gathering)
+    assert cluster.flushes == [[b"1"], [b"2", b"3"], [b"4", b"5"]]
+    await asyncio.sleep(0.02)  # the gathering of those has ended with nobody in it
+    await put(commit, b"6")
+    assert cluster.flushes[3:] == [[b"6"]]
+
+
+async def test_a_post_by_itself_and_one_after_a_large_flush_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.intake.group_commit._GATHER_SECONDS", 3600)
+    cluster = Cluster()
+    commit = lane(cluster, max_records=1_000)
+    for n in range(3):
+        await put(commit, b"%d" % n)
+    cluster.open.clear()
+    taken = [put(commit, b"3")]
+    await asyncio.sleep(0)
+    taken += [put(commit, b"4") for _ in range(200)]
+    cluster.open.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*taken)
+        await put(commit, b"5")
+    assert list(map(len, cluster.flushes)) == [1, 1, 1, 1, 200, 1]
+
+
 async def test_nobody_is_told_before_the_acknowledgement() -> None:
     cluster = Cluster()
     cluster.open.clear()

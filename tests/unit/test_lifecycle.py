@@ -11,7 +11,7 @@ import pytest
 from shared import logs
 from shared.errors import Fatal, Transient
 from shared.http import create_app
-from shared.lifecycle import main, serve
+from shared.lifecycle import Joining, main, serve
 from shared.readiness import Readiness
 from shared.retry import Backoff, until_done, wait
 from shared.settings import CommonSettings
@@ -118,3 +118,51 @@ def test_what_cannot_be_started_ends_with_a_sentence_and_a_status_of_its_own(
     assert ended.value.code == 2
     [told] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (told.getMessage(), told.exc_info) == ("it cannot be started: clients.json cannot be read.", None)
+
+
+class Wire(asyncio.Transport):
+    """Keeps what was sent, in the pieces it was sent in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self.ended = ""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.ended
+        self.sent.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def close(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+
+async def test_what_is_written_together_is_sent_in_one_piece_and_before_a_close() -> None:
+    wire = Wire()
+    joining = Joining(wire, asyncio.get_running_loop())
+    joining.write(b"head ")
+    joining.write(b"body")
+    assert wire.sent == []
+    await asyncio.sleep(0)
+    joining.write(b"last")
+    joining.close()
+    await asyncio.sleep(0)
+    assert (wire.sent, wire.ended) == ([b"head body", b"last"], "closed")
+
+
+async def test_an_abort_sends_nothing_more_nor_does_a_connection_that_was_lost() -> None:
+    aborted, lost = Wire(), Wire()
+    for wire in (aborted, lost):
+        joining = Joining(wire, asyncio.get_running_loop())
+        joining.write(b"never")
+        if wire is aborted:
+            joining.abort()
+        else:
+            wire.close()
+    await asyncio.sleep(0)
+    assert (aborted.sent, lost.sent) == ([], [])
