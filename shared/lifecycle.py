@@ -72,7 +72,7 @@ class Joining(asyncio.Transport):
 class _Protocol(HttpToolsProtocol):
     """uvicorn's own, with a way to drop a connection at once: its `close` waits for a client that reads nothing."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(Joining(transport, self.loop))
 
     def on_message_begin(self) -> None:

@@ -3,17 +3,14 @@
 import asyncio
 
 from services.audit import api
-from services.audit.handlers import Decoder, Keeper, Message
+from services.audit.handlers import Decoder, Keeper
 from services.audit.settings import Settings
 from services.audit.store import Log
 from shared import lifecycle, metrics
 from shared.access import Access
 from shared.clock import SystemClock
 from shared.http import create_app
-from shared.kafka import topics
-from shared.kafka.consumer import BatchConsumer
-from shared.kafka.deadletters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka import regional, topics
 from shared.kafka.producer import KafkaProducer
 from shared.postgres.opened import opened
 from shared.readiness import Readiness
@@ -57,10 +54,11 @@ async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyn
     region, clock = settings.region, SystemClock()
     group = f"piepowder-audit-{region}"
     producer = KafkaProducer(settings.bootstrap(region), client_id=group, max_bytes=_LARGEST_LETTER)
-    consumer = BatchConsumer[Message](
-        bootstrap=settings.bootstrap(region),
+    consumer = regional.consumer(
+        settings,
+        region,
         group=group,
-        topics=[
+        reads=[
             topics.submissions(region),
             topics.cases(region),
             topics.decisions(region),
@@ -71,19 +69,9 @@ async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyn
         ],
         decode=Decoder(region),
         handle=Keeper(log, region).keep,
-        deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
-        parked=ParkedKeys(
-            producer,
-            bootstrap=settings.bootstrap(region),
-            topic=topics.parked(region),
-            group=group,
-            limit=settings.parked_keys,
-        ),
+        producer=producer,
         readiness=readiness,
         clock=clock,
-        instance=settings.instance,
-        batch_records=settings.batch_records,
-        drain_seconds=settings.drain_seconds,
         linger_seconds=_LINGER_SECONDS,
     )
     try:

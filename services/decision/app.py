@@ -15,10 +15,7 @@ from shared.access import Access
 from shared.clock import SystemClock
 from shared.errors import Transient
 from shared.http import create_app
-from shared.kafka import topics
-from shared.kafka.consumer import BatchConsumer
-from shared.kafka.deadletters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka import regional, topics
 from shared.kafka.producer import KafkaProducer
 from shared.postgres.database import Database
 from shared.postgres.opened import opened
@@ -82,29 +79,19 @@ async def _work(
     stop: asyncio.Event,
 ) -> None:
     region, clock, cases = settings.region, SystemClock(), Store(database)
-    group = f"piepowder-decision-{region}"
     relay = Relay(database, producer, service="decision")
     reviews = ReviewCases(cases, region=region, wake=relay.wake)
     desk.open(cases, reviews)
-    consumer = BatchConsumer(
-        bootstrap=settings.bootstrap(region),
-        group=group,
-        topics=[topics.cases(region)],
+    consumer = regional.consumer(
+        settings,
+        region,
+        group=f"piepowder-decision-{region}",
+        reads=[topics.cases(region)],
         decode=partial(read, region=region),
         handle=TakeInCases(cases, region=region, wake=relay.wake).handle,
-        deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
-        parked=ParkedKeys(
-            producer,
-            bootstrap=settings.bootstrap(region),
-            topic=topics.parked(region),
-            group=group,
-            limit=settings.parked_keys,
-        ),
+        producer=producer,
         readiness=readiness,
         clock=clock,
-        instance=settings.instance,
-        batch_records=settings.batch_records,
-        drain_seconds=settings.drain_seconds,
     )
     gauges = Gauges(cases, region)
     async with asyncio.TaskGroup() as tasks:

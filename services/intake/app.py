@@ -33,9 +33,8 @@ from shared.access import Access
 from shared.auth import Authenticator
 from shared.clock import Clock, SystemClock
 from shared.errors import Transient
-from shared.kafka import topics
+from shared.kafka import regional, topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
-from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaProducer, Producer, Producers
 from shared.kafka.reach import Reach
 from shared.postgres import migrations
@@ -315,22 +314,18 @@ class _Consumers:
 
     def of(self, following: _Following[M], region: str, *, linger_seconds: float = 0.0) -> BatchConsumer[M]:
         """The consumer of what follows a region's topics; its facts add up in any order, so it parks no key."""
-        settings, producer = self._settings, self._producers[self._settings.bootstrap(region)]
-        return BatchConsumer(
-            bootstrap=settings.bootstrap(region),
+        return regional.consumer(
+            self._settings,
+            region,
             group=following.group,
-            topics=following.topics,
+            reads=following.topics,
             decode=following.decode,
             handle=following.handle,
-            deadletters=DeadLetters(
-                producer, topic=topics.deadletters(region), group=following.group, clock=self._clock
-            ),
+            producer=self._producers[self._settings.bootstrap(region)],
             readiness=self._readiness,
             clock=self._clock,
-            instance=settings.instance,
-            batch_records=settings.batch_records,
+            parks=False,
             backoff=_FOR_EVER,
-            drain_seconds=settings.drain_seconds,
             linger_seconds=linger_seconds,
         )
 

@@ -245,7 +245,7 @@ async def _send(shares: Sequence[_Share], *, patient: bool) -> dict[str, Piepowd
         except Overloaded as error:
             failed |= dict.fromkeys(share.regions, error)
     if len(acknowledged) == 1:  # as nearly always: a gathering of one costs more than the wait
-        results = [await _outcome(acknowledged[0][1])]
+        results: list[BaseException | None] = [await _outcome(acknowledged[0][1])]
     else:
         results = await asyncio.gather(*(done for _, done in acknowledged), return_exceptions=True)
     for (share, _), result in zip(acknowledged, results, strict=True):

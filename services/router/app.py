@@ -14,10 +14,8 @@ from shared import http, lifecycle
 from shared.access import Access
 from shared.clock import SystemClock
 from shared.envelope import Event
-from shared.kafka import topics
+from shared.kafka import regional, topics
 from shared.kafka.consumer import BatchConsumer
-from shared.kafka.deadletters import DeadLetters
-from shared.kafka.parking import ParkedKeys
 from shared.kafka.producer import KafkaProducer
 from shared.lifecycle import Loop
 from shared.readiness import Readiness
@@ -56,27 +54,17 @@ async def run(settings: Settings) -> bool:
 
     def consumer(region: str) -> BatchConsumer[Event[Any]]:
         producer = producers[settings.bootstrap(region)]
-        group = f"piepowder-router-{region}"
         handlers = RouteSubmissions(region=region, in_force=lambda: control.in_force, producer=producer, clock=clock)
-        return BatchConsumer(
-            bootstrap=settings.bootstrap(region),
-            group=group,
-            topics=[topics.submissions(region)],
+        return regional.consumer(
+            settings,
+            region,
+            group=f"piepowder-router-{region}",
+            reads=[topics.submissions(region)],
             decode=handlers.decode,
             handle=handlers.handle,
-            deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
-            parked=ParkedKeys(
-                producer,
-                bootstrap=settings.bootstrap(region),
-                topic=topics.parked(region),
-                group=group,
-                limit=settings.parked_keys,
-            ),
+            producer=producer,
             readiness=readiness,
             clock=clock,
-            instance=settings.instance,
-            batch_records=settings.batch_records,
-            drain_seconds=settings.drain_seconds,
         )
 
     try:
