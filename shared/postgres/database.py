@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoneIsFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.errors import Transient
@@ -26,6 +27,8 @@ _SESSION: Final = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+
+_ACQUIRE_SECONDS: Final = 10.0  # how long a call waits for a connection before it is told to come back
 
 _PASSING = (
     asyncpg.PostgresConnectionError,
@@ -70,7 +73,13 @@ class Database:
             )
         except _PASSING as error:
             raise Transient(f"PostgreSQL does not answer: {error}") from error
-        engine = create_async_engine(sqlalchemy_url(url), pool_size=2, max_overflow=connections, pool_pre_ping=True)
+        engine = create_async_engine(
+            sqlalchemy_url(url),
+            pool_size=connections,  # opened as they are needed, and then kept: a new one costs PostgreSQL a process
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_timeout=_ACQUIRE_SECONDS,
+        )
         return cls(pool, engine)
 
     async def close(self) -> None:
@@ -86,7 +95,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """An asyncpg connection inside one transaction: committed at the end, rolled back on any error."""
         try:
-            async with self._pool.acquire(timeout=10) as connection, connection.transaction():
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, connection.transaction():
                 yield connection
         except _PASSING as error:
             if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
@@ -99,7 +108,7 @@ class Database:
         try:
             async with self._engine.connect() as connection:
                 yield connection
-        except (OperationalError, InterfaceError, *_PASSING) as error:
+        except (OperationalError, InterfaceError, NoneIsFree, *_PASSING) as error:
             raise Transient(f"PostgreSQL: {error}") from error
         except DBAPIError as error:
             if error.connection_invalidated:
@@ -110,7 +119,7 @@ class Database:
     async def held(self) -> AsyncIterator[Connection]:
         """An asyncpg connection of one's own, for what lives in a session (advisory locks)."""
         try:
-            async with self._pool.acquire(timeout=10) as connection:
+            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
                 yield connection
         except _PASSING as error:
             if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
