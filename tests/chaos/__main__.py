@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`, with `--minutes`, `--seed`, `--short`, `--only`, `--rate`, `--folder`: breaks, and tells."""
+"""`python -m tests.chaos`, its options under `--help`: breaks, and tells."""
 
 import argparse
 import asyncio
@@ -19,6 +19,7 @@ from tests.chaos.run import Run, new_seed
 
 SHORT_SECONDS = 100.0
 _SHORT_LOAD = 30.0
+_PAUSE = 4.0
 
 
 def main() -> None:
@@ -50,6 +51,8 @@ async def _run(arguments: argparse.Namespace, folder: Path) -> Report:
     run = Run(folder, seed=arguments.seed, rate=arguments.rate, say=lambda text: print(text, flush=True))
     if arguments.short:
         return await run.run(faults.short(), seconds=SHORT_SECONDS, at_least=_SHORT_LOAD)
+    if arguments.play:
+        return await run.run(arguments.play, seconds=arguments.minutes * 60, at_least=0.0)
     seconds = arguments.minutes * 60
     return await run.run(faults.draw(arguments.seed, arguments.only), seconds=seconds, at_least=seconds)
 
@@ -62,10 +65,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=40.0, help="arrivals a second (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="keep journal, logs and data here (default: removed at the end)")
     parser.add_argument("--only", default="", help=f"these faults, comma-separated: {', '.join(faults.kinds())}")
+    parser.add_argument("--play", default="", help='these faults as they were printed, "zombie of router 20 s; ..."')
     arguments = parser.parse_args()
     arguments.only = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(arguments.only) - set(faults.kinds()):
         parser.error(f"no fault named {', '.join(sorted(unknown))}; there are {', '.join(faults.kinds())}")
+    arguments.play = [faults.parse(text.strip())._replace(pause=_PAUSE) for text in arguments.play.split(";") if text]
     return arguments
 
 

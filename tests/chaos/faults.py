@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from deploy.local.kafka import KafkaNode
-from deploy.local.process import Child
 from tests.chaos import poison
 from tests.chaos.ground import REGIONS, Ground
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import Kind, Trouble
 
-SERVICES: Final = ("intake", "router", "decision-eu", "decision-us", "audit-eu", "audit-us")
-STAGES: Final = ("submissions", "cases", "decisions", "deadletters")
-_DISK: Final = 700 * 2**20
+SERVICES: Final = ("intake", "intake-projection", "router", "decision-eu", "decision-us", "audit-eu", "audit-us")
+STAGES: Final = ("submissions", "cases", "decisions", "requests", "access", "deadletters", "parked")
+_ROOM: Final = 128 * 2**20  # what a small disk has left, in bytes
 
 
 class Planned(NamedTuple):
@@ -166,13 +165,15 @@ class Hands:
     async def _replicas(self, name: str, seconds: float) -> None:
         """One member becomes three, and one again."""
         extra = [await asyncio.to_thread(self._ground.add_replica, name, number) for number in (1, 2)]
+        await self._ground.joined(name, 3)
         await asyncio.sleep(seconds)
         await asyncio.gather(*(asyncio.to_thread(child.stop) for child in extra))
 
     async def _zombie(self, name: str, seconds: float) -> None:
         """One of two members stands still until its partitions are the other's, and then wakes up."""
         extra = await asyncio.to_thread(self._ground.add_replica, name, 3)
-        await asyncio.sleep(6)
+        await self._ground.joined(name, 2)
+        await asyncio.sleep(3)
         extra.pause()
         await asyncio.sleep(seconds)
         extra.resume()
@@ -203,24 +204,19 @@ class Hands:
                 await asyncio.to_thread(service.start)
 
     async def _full_disk(self, victim: str, seconds: float) -> None:
-        """The server's data is moved to a small disk, which fills up; then there is room again."""
+        """The server's data is moved to a small disk, which fills up; then there is room again, and it moves back."""
         if os.geteuid() != 0 or not sys.platform.startswith("linux"):
             self.skipped.append(f"full disk of {victim}: a small disk can be mounted by root on Linux only")
             return
-        if victim == "postgres":
-            folder = self._ground.postgres.folder / "data"
-            await asyncio.to_thread(self._ground.postgres.stop)
-        else:
-            node = self._node(victim)
-            folder = self._ground.kafka.folder / f"data-{node.number}"
-            await asyncio.to_thread(node.stop)
+        server = self._ground.postgres if victim == "postgres" else self._node(victim)
+        folder = self._data(victim)
+        await asyncio.to_thread(server.stop)
         mounted = await asyncio.to_thread(_small_disk, folder)
+        if mounted:
+            self._ground.mounted(folder)
+        await asyncio.to_thread(server.start)
         if not mounted:
             self.skipped.append(f"full disk of {victim}: no small disk can be mounted here")
-        else:
-            self._ground.mounted(folder)
-        await self._start_server(victim)
-        if not mounted:
             return
         await asyncio.sleep(3)
         filler = folder / "filler"
@@ -229,18 +225,30 @@ class Hands:
             await asyncio.sleep(seconds)
         finally:
             filler.unlink(missing_ok=True)
-        await self._start_server(victim)
+        await self._start_if_it_died(victim)
+        await asyncio.sleep(3)
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(self._move_back, folder)
+        await asyncio.to_thread(server.start)
 
-    async def _start_server(self, victim: str) -> None:
-        """Start it unless it runs."""
-        child: Child | None = self._ground.postgres.child if victim == "postgres" else self._node(victim).child
+    async def _start_if_it_died(self, victim: str) -> None:
+        """A server that gave up when its disk was full is started again, as whoever made room would."""
+        server = self._ground.postgres if victim == "postgres" else self._node(victim)
         await asyncio.sleep(1)
-        if child is not None and child.alive:
-            return
+        if server.child is None or not server.child.alive:
+            await asyncio.to_thread(server.start)
+
+    def _move_back(self, folder: Path) -> None:
+        aside = folder.with_name(folder.name + ".aside")
+        _copy(str(folder), aside)
+        self._ground.unmount(folder)
+        folder.rmdir()
+        aside.rename(folder)
+
+    def _data(self, victim: str) -> Path:
         if victim == "postgres":
-            await asyncio.to_thread(self._ground.postgres.start)
-        else:
-            await asyncio.to_thread(self._node(victim).start)
+            return self._ground.postgres.folder / "data"
+        return self._ground.kafka.folder / f"data-{self._node(victim).number}"
 
     def _node(self, victim: str) -> KafkaNode:
         return self._ground.kafka.nodes[int(victim.rpartition("-")[2]) - 1]
@@ -302,13 +310,13 @@ def _topic(rng: random.Random) -> tuple[str, float]:
 
 def _link(rng: random.Random) -> tuple[str, float]:
     kafka = [f"{name}>kafka" for name in (*SERVICES, "")]
-    postgres = [f"{name}>postgres" for name in (*SERVICES, "") if name != "router"]
+    postgres = [f"{name}>postgres" for name in (*SERVICES, "") if name not in ("router", "intake-projection")]
     clients = [f"client>{name}" for name in ("intake", "decision-eu", "decision-us")]
-    return rng.choice([*kafka, *postgres, *clients]), rng.choice((2.0, 6.0, 15.0))
+    return rng.choice([*kafka, *postgres, *clients, "intake>router"]), rng.choice((2.0, 6.0, 15.0))
 
 
 def _one_service(seconds: float) -> Callable[[random.Random], tuple[str, float]]:
-    return lambda rng: (rng.choice(("router", "decision-eu", "decision-us", "audit-eu", "intake")), seconds)
+    return lambda rng: (rng.choice(("router", "decision-eu", "decision-us", "audit-eu", "intake-projection")), seconds)
 
 
 def _nothing(seconds: float) -> Callable[[random.Random], tuple[str, float]]:
@@ -352,22 +360,25 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
 
 def _small_disk(folder: Path) -> bool:
     """Put a small disk under a folder's content; False when that is not allowed here."""
-    if os.path.ismount(folder):
-        return True
+    size = _ROOM + sum(path.stat().st_blocks * 512 for path in (folder, *folder.rglob("*")))
     aside = folder.with_name(folder.name + ".aside")
     folder.rename(aside)
     folder.mkdir()
     shutil.copystat(aside, folder)
     os.chown(folder, aside.stat().st_uid, aside.stat().st_gid)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK},mode=0700", "chaos", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "chaos", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         folder.rmdir()
         aside.rename(folder)
         return False
-    copy = ["cp", "-a", f"{aside}/.", str(folder)]
-    subprocess.run(copy, check=True, capture_output=True)
+    _copy(f"{aside}/.", folder)
     shutil.rmtree(aside)
     return True
+
+
+def _copy(what: str, to: Path) -> None:
+    copy = ["cp", "-a", what, str(to)]
+    subprocess.run(copy, check=True, capture_output=True)
 
 
 def _fill(path: Path) -> None:

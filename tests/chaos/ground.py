@@ -31,6 +31,7 @@ REGIONS: Final = ("eu", "us")
 _NODES: Final = 3
 _PREFIX: Final = "chaos"
 _EMPTY_SECONDS: Final = 60.0
+_JOIN_SECONDS: Final = 40.0
 
 
 class _Brokers(LocalKafka):
@@ -98,11 +99,27 @@ class Ground:
             name: self.proxies.open(name, partial(int, service.port), web_client)
             for name, service in self.system.services.items()
         }
+        await asyncio.to_thread(self._part_intake_from_router)
+
+    def _part_intake_from_router(self) -> None:
+        """Have intake ask the router through a proxy of its own."""
+        router = self.proxies.open("router", partial(int, self.system.services["router"].port), lambda _: "intake")
+        for name in ("intake", "intake-projection"):
+            service = self.system.services[name]
+            assert service.child.env is not None
+            service.child.env |= {"PIEPOWDER_ROUTER": f"http://{HOST}:{router}"}
+            service.stop()
+            service.start()
+        self.system.wait_ready()
 
     def mounted(self, folder: Path) -> None:
-        """A disk of the test's own is mounted there; it is taken away at the end."""
-        if folder not in self._mounts:
-            self._mounts.append(folder)
+        """A disk of the test's own is mounted there until `unmount`, or the end."""
+        self._mounts.append(folder)
+
+    def unmount(self, folder: Path) -> None:
+        """Take a disk of the test's own away."""
+        subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607 - wherever it is
+        self._mounts.remove(folder)
 
     async def stop(self) -> None:
         """Stop what was started, however far that came; bounded."""
@@ -123,8 +140,8 @@ class Ground:
                 node.resume()
             self.kafka.stop()
         self.proxies.stop()
-        for folder in self._mounts:
-            subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607 - wherever it is
+        for folder in list(self._mounts):
+            self.unmount(folder)
 
     @property
     def services(self) -> list[str]:
@@ -146,10 +163,11 @@ class Ground:
         groups: dict[str, list[str]] = {}
         for region in REGIONS:
             all_topics = topic_names([region])
-            control, submissions, cases, _, access, _ = all_topics
+            control, submissions, cases, _, requests, access, _ = all_topics
             groups[f"piepowder-router-{region}"] = [submissions]
             groups[f"piepowder-decision-{region}"] = [cases]
-            groups[f"piepowder-intake-{region}"] = [topic for topic in all_topics if topic not in (control, access)]
+            others = (control, requests, access)
+            groups[f"piepowder-intake-{region}"] = [topic for topic in all_topics if topic not in others]
             groups[f"piepowder-intake-clients-{region}"] = [access]
             groups[f"piepowder-audit-{region}"] = all_topics
         return groups
@@ -201,6 +219,26 @@ class Ground:
         self._replicas.append(child)
         child.start()
         return child
+
+    async def joined(self, service: str, members: int) -> None:
+        """Wait until a service has so many members in its group, bounded: a machine at its limit starts slowly."""
+        kind, _, region = service.partition("-")
+        group = f"piepowder-{kind}-{region if region in REGIONS else REGIONS[0]}"
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap, request_timeout_ms=5000)
+        deadline = asyncio.get_running_loop().time() + _JOIN_SECONDS
+        try:
+            await admin.start()
+            while asyncio.get_running_loop().time() < deadline:
+                [answer] = await admin.describe_consumer_groups([group])
+                state, found = answer.groups[0][2], answer.groups[0][5]
+                if state == "Stable" and len(found) >= members:
+                    return
+                await asyncio.sleep(0.5)
+            self._say(f"          {group} did not come to {members} members")
+        except KafkaError as error:
+            self._say(f"          nobody knows the members of {group}: {error}")
+        finally:
+            await admin.close()
 
     async def reset_offsets(self) -> None:
         """Every group to its first offset, once it is empty: static members stay for 15 s after a stop."""

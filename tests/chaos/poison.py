@@ -16,8 +16,20 @@ from tests.chaos.journal import Journal
 
 Headers = list[tuple[str, bytes]]
 
-_TYPES: Final = {"submissions": "item.submitted", "cases": "case.opened", "decisions": "decision.made"}
-_READERS: Final = {"submissions": ("router", "intake"), "cases": ("decision", "intake"), "decisions": ("intake",)}
+_TYPES: Final = {
+    "submissions": "item.submitted",
+    "cases": "case.opened",
+    "decisions": "decision.made",
+    "requests": "request.commented",
+    "access": "access.used",
+}
+_READERS: Final[dict[str, tuple[str, ...]]] = {
+    "submissions": ("router", "intake"),
+    "cases": ("decision", "intake"),
+    "decisions": ("intake",),
+    "requests": (),
+    "access": ("intake-clients",),
+}
 _HUGE: Final = 3 * 2**20
 _LOOK_MS: Final = 500
 

@@ -1,7 +1,8 @@
 """What a run tells at its end: faults and recoveries, the load that was held, stalls, violations."""
 
+import resource
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import quantiles
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Report(NamedTuple):
     seconds: float
     rate: float
     tally: Tally
+    others: Mapping[str, Counter[str]]
     stall: float
     injected: Sequence[Injected]
     skipped: Sequence[str]
@@ -57,18 +59,14 @@ class Report(NamedTuple):
         tally = self.tally
         times = sorted(tally.latencies)
         cuts = quantiles(times, n=1000) if len(times) > 1 else [0.0] * 999
-        counts = ", ".join(f"{status}: {n}" for status, n in sorted(tally.statuses.items()))
-        reviews = ", ".join(f"{what}: {n}" for what, n in sorted(tally.reviews.items()))
-        withdrawals = ", ".join(f"{status}: {n}" for status, n in sorted(tally.withdrawals.items()))
-        complaints = ", ".join(f"{what}: {n}" for what, n in sorted(tally.complaints.items()))
+        told = {"reviews": tally.reviews, "withdrawals": tally.withdrawals, "complaints": tally.complaints}
         unsent = f"{tally.given_up} calls given up, {tally.not_sent} items not sent"
+        answers = _counts(tally.statuses)
         parts = f"p50 {cuts[499]:.3f} s, p99 {cuts[989]:.2f} s, p99.9 {cuts[998]:.2f} s"
         return [
-            f"load: {self.rate:g} arrivals/s, {tally.intended} items intended, {unsent}; answers {counts}",
+            f"load: {self.rate:g} arrivals/s, {tally.intended} items intended, {unsent}; answers {answers}",
             f"latency from the intended moment to being taken: {parts}; longest time without: {self.stall:.1f} s",
-            f"reviews: {reviews}",
-            f"withdrawals: {withdrawals}",
-            f"complaints: {complaints}",
+            *(f"{what}: {_counts(counter)}" for what, counter in {**told, **self.others}.items()),
         ]
 
     def _facts(self) -> list[str]:
@@ -79,9 +77,14 @@ class Report(NamedTuple):
         )
         states = Counter(row.state for cell in history.cells.values() for row in cell.cases)
         logged = sum(len(cell.log) for cell in history.cells.values())
+        office = history.office
+        asked = Counter(row.state for row in office.requests)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # in KiB on Linux
         return [
             f"records: {dict(stages)}; planted: {len(history.planted)}; audited: {logged}",
             f"cases: {dict(states)}; decided by {dict(decisions)}",
+            f"requests: {dict(asked)}; clients: {len(office.clients)} with {len(office.keys)} keys",
+            f"memory of this process: {memory} MiB at most",
         ]
 
     def _verdict(self) -> list[str]:
@@ -92,3 +95,7 @@ class Report(NamedTuple):
         summary = [f"  {n} x {title}" for title, n in titles.most_common(_SHOWN)]
         shown = [str(violation) for violation in self.violations[:_SHOWN]]
         return [f"{settled}; {len(self.violations)} VIOLATION(S)", *summary, *shown]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{what}: {n}" for what, n in sorted(counter.items()))

@@ -8,16 +8,20 @@ from typing import Final
 
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
-from tests.chaos.checker.history import History
+from tests.chaos.checker.history import Call, History, Planted
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
 from tests.chaos.checker.violation import Violation
+from tests.chaos.clients import Holder, Posters, Registry
 from tests.chaos.faults import Hands, Planned
 from tests.chaos.ground import REGIONS, Ground
 from tests.chaos.journal import Journal
 from tests.chaos.load import LEASE_SECONDS, MARKETS, Client, Load, Reviewer
 from tests.chaos.report import Injected, Report
+from tests.chaos.requests import Business
 
 _REVIEWERS: Final = 4
+_REQUESTS: Final = 1 / 160  # of the rate of items
+_CLIENTS: Final = 1 / 320
 _RECOVERY: Final = 120.0
 _SETTLE: Final = 120.0
 _LEASES_END: Final = LEASE_SECONDS + 2.5
@@ -35,6 +39,7 @@ class Run:
         self._journal = Journal(folder / "journal.ndjson")
         self._ground = Ground(folder, say=say)
         self._injected: list[Injected] = []
+        self._read_journal: tuple[int, tuple[list[Call], list[Planted]]] | None = None
         self._probes = 0
 
     async def run(self, schedule: Iterable[Planned], *, seconds: float, at_least: float) -> Report:
@@ -48,12 +53,21 @@ class Run:
 
     async def _run(self, schedule: Iterable[Planned], seconds: float, at_least: float) -> Report:
         loop = asyncio.get_running_loop()
-        client = Client(self._ground.system.key(), self._journal)
-        load = Load(client, self._ground.port("intake"), self._seed)
+        key, intake = self._ground.system.key(), self._ground.port("intake")
+        client = Client(key, self._journal)
+        load = Load(client, intake, self._seed)
+        registry = Registry(client, intake, self._seed)
+        business = Business(client, intake, Holder(registry, key), self._seed)
+        posters = Posters(client, intake, registry, self._seed)
         hands = Hands(self._ground, self._journal, self._seed)
         posting_ends, reviewing_ends = asyncio.Event(), asyncio.Event()
         topics = Topics(self._ground.kafka.bootstrap, topic_names(REGIONS))
-        tasks = [asyncio.create_task(load.run(self._rate, seconds + _RECOVERY * 4, posting_ends))]
+        longest = seconds + _RECOVERY * 4
+        tasks = [
+            asyncio.create_task(load.run(self._rate, longest, posting_ends)),
+            asyncio.create_task(business.run(self._rate * _REQUESTS, longest, posting_ends)),
+            asyncio.create_task(posters.run(self._rate * _CLIENTS, posting_ends)),
+        ]
         for region in REGIONS:
             port = self._ground.port(f"decision-{region}")
             for number in range(_REVIEWERS):
@@ -69,7 +83,7 @@ class Run:
             await asyncio.sleep(max(0.0, started + at_least - loop.time()))
             ran = loop.time() - started
             posting_ends.set()
-            await tasks[0]
+            await asyncio.gather(*tasks[:3])
             reviewing_ends.set()
             await asyncio.gather(*tasks)
             settled, violations, history = await self._check(topics)
@@ -86,6 +100,7 @@ class Run:
             ran,
             self._rate,
             load.tally,
+            {"requests": business.tally, "clients": registry.tally, "posts of these clients": posters.tally},
             load.longest_stall(),
             self._injected,
             hands.skipped,
@@ -171,9 +186,12 @@ class Run:
 
     async def _read(self, topics: Topics) -> History:
         records = await topics.read()
-        cells, statuses, totals = await read_tables(self._ground.databases, REGIONS)
-        calls, planted = await asyncio.to_thread(read_journal, self._journal.path)
-        return History(MARKETS, calls, planted, list(records), cells, statuses, totals)
+        tables = await read_tables(self._ground.databases, REGIONS)
+        size = self._journal.path.stat().st_size
+        if self._read_journal is None or self._read_journal[0] != size:
+            self._read_journal = size, await asyncio.to_thread(read_journal, self._journal.path)
+        calls, planted = self._read_journal[1]
+        return History(MARKETS, calls, planted, list(records), *tables)
 
 
 def new_seed() -> int:

@@ -7,7 +7,9 @@ bounded, and the service meets as many calls as were planned, as soon as it answ
 
 import asyncio
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -15,13 +17,15 @@ import uvloop
 from shared.clock import SystemClock
 from tests.bench import calls
 
+_PAUSE_SECONDS = 0.05
 _clock = SystemClock()
 
 
 class Plan(msgspec.Struct, frozen=True):
     """`count` calls, `rate` of them a second, over so many connections: of `lines` items each, or single posts with 0.
 
-    `tag` names the items, `market` is where they are offered.
+    `tag` names the items, `market` is where they are offered. After so many `seconds` no further call is begun; with 0
+    it takes as long as it takes.
     """
 
     url: str
@@ -32,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     rate: float
     connections: int
     lines: int = 0
+    seconds: float = 0.0
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -70,6 +75,11 @@ class _Connection(calls.Connection):
 
     retry_after: int | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the service has hung up while nothing was asked of it."""
+        return self._transport is None or self._transport.is_closing()
+
     def on_message_begin(self) -> None:
         self.retry_after = None
 
@@ -101,16 +111,20 @@ async def flood(plan: Plan) -> Told:
     begin = _clock.monotonic()
 
     async def work() -> None:
-        connection = await _Connection.open(plan.url)
+        connection = await _opened(plan.url)
         for number, request in calling:
             if (early := begin + number / plan.rate - _clock.monotonic()) > 0:
                 await asyncio.sleep(early)
+            if plan.seconds and _clock.monotonic() - begin > plan.seconds:
+                break
+            if connection.is_closed:
+                connection = await _opened(plan.url)
             written = _clock.monotonic()
             try:
                 answer = await connection.call(request)
             except ConnectionError:
                 found.append(Said(0, _clock.monotonic() - written))
-                connection = await _Connection.open(plan.url)
+                connection = await _opened(plan.url)
             else:
                 found.append(_said(answer, _clock.monotonic() - written, connection.retry_after))
         connection.close()
@@ -119,6 +133,29 @@ async def flood(plan: Plan) -> Told:
         for _ in range(plan.connections):
             tasks.create_task(work())
     return Told(_clock.monotonic() - begin, found)
+
+
+async def _opened(url: str) -> _Connection:
+    """A connection, as soon as there is somebody to connect to."""
+    while True:
+        try:
+            return await _Connection.open(url)
+        except ConnectionError:
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def carried_out(plan: Plan, within: float = 90.0) -> Told:
+    """Carry a plan out in a process of its own; `within` so many seconds more than it takes by itself."""
+    client = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "tests.e2e.flood"],
+        cwd=Path(__file__).parents[2],
+        input=msgspec.json.encode(plan),
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=within + plan.count / plan.rate,
+    )
+    return msgspec.json.decode(client.stdout, type=Told)
 
 
 def _request(plan: Plan, number: int) -> bytes:

@@ -53,7 +53,7 @@ class Recording:
         sent = self._now if at is None else at
         answered = None if status is None else NOON + sent - 780 + 0.005
         n = len(self.history.calls) + 1
-        call = Call(n, kind, NOON + sent - 780, facts, answered, status, answer, "1" if status == 503 else None)
+        call = Call(n, kind, NOON + sent - 780, facts, answered, status, answer, "1" if status in (429, 503) else None)
         self.history.calls.append(call)
         return call
 

@@ -16,6 +16,7 @@ from tests.chaos.checker.reading import read_journal
 from tests.chaos.journal import Journal
 from tests.chaos.load import Arrival, Complaint, Items, Withdrawal
 from tests.chaos.proxy import Proxies, Trouble, kafka_client, postgres_client
+from tests.chaos.requests import Lives
 
 
 def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
@@ -87,6 +88,29 @@ def test_some_of_what_is_posted_is_taken_back_soon_late_and_twice_and_some_that_
     assert any(delay > 5 for delay in delays)
     assert any(n > 1 for n in times.values())
     assert times.keys() - posted.keys()
+
+
+def test_a_seed_lives_the_same_requests_again() -> None:
+    first, again, other = (list(Lives(seed).all(1.0, 60)) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+
+
+def test_requests_live_through_everything_that_can_happen_to_one() -> None:
+    lives = list(Lives(7).all(1.0, 300))
+    assert len({life.request_id for life in lives}) == len(lives)
+    stages = [stage for life in lives for stage in life.stages]
+    steps = [step for stage in stages for step in stage.steps]
+    commands = {"submit", "approve", "reject", "withdraw", "deploy", "review", "rollback"}
+    assert {step.what for step in steps} == {"draft", "change", "comment", *commands}
+    assert any(len({step.by for step in stage.steps}) > 1 for stage in stages), "at once"
+    assert any(stage.steps.count(stage.steps[0]) > 1 for stage in stages), "and the same twice"
+    assert {wrong for step in steps for wrong in step.wrong} == {403, 422}
+    assert any(step.hasty for step in steps)
+    assert any("change" in step.body for step in steps)
+    assert {len(step.body["regions"]) for step in steps if step.what == "draft"} == {1, 2}
+    assert all(step.key for step in steps if step.what in ("draft", "comment"))
+    assert {step.match for step in steps if step.what == "change"} >= {"*", '"1"'}
 
 
 def test_every_kind_of_poison_is_what_it_says() -> None:

@@ -1,6 +1,7 @@
 """Reads an event from a record, by the CloudEvents specification alone (1.0.2, Kafka binding, binary mode)."""
 
 import uuid
+from sys import intern
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,11 +62,11 @@ def read_event(record: Record) -> Event | str:
         return "the value is no JSON object"
     return Event(
         found["id"],
-        found["type"],
-        found["source"],
+        intern(found["type"]),
+        intern(found["source"]),
         found["time"],
-        found["subject"],
-        found["region"],
+        intern(found["subject"]),
+        intern(found["region"]),
         found["correlationid"],
         found.get("causationid", ""),
         data,

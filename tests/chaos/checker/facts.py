@@ -54,8 +54,9 @@ class Facts:
         self.returned: set[tuple[Place, str]] = set()
         self.copies: dict[tuple[str, str], list[Place]] = defaultdict(list)
         self.policy_sets: set[str] = set()
+        told: dict[str, Event] = {}
         for record in self.records:
-            self._place(record)
+            self._place(record, told)
         self.first = {place: _first(events) for place, events in self.events.items()}
         self.submissions = {region: self._by("submissions", region, SUBMITTED, "item_id") for region in self.regions}
         self.withdrawals = {region: self._by("submissions", region, TAKEN_BACK, "item_id") for region in self.regions}
@@ -101,7 +102,8 @@ class Facts:
         letters = [self.aside[region].get((place, consumer)) for place in self.copies[event.record.topic, event.id]]
         return None if None in letters else letters[0]
 
-    def _place(self, record: Record) -> None:
+    def _place(self, record: Record, told: dict[str, Event]) -> None:
+        """`told` has the events so far by id: what repeats one shares all but its place with it."""
         stage, region = _stage(record.topic)
         place = (record.topic, record.partition, record.offset)
         if stage == "deadletters":
@@ -113,6 +115,8 @@ class Facts:
                 self.letters[region].append(letter)
             return
         event = read_event(record)
+        if isinstance(event, Event) and (first := told.setdefault(event.id, event))[:-1] == event[:-1]:
+            event = first._replace(record=record)
         owner = "global" if stage == "control" else region
         if isinstance(event, Event) and event.region == owner:
             for cell in self.regions if stage == "control" else [region]:

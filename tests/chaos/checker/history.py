@@ -159,6 +159,54 @@ class Cell:
     letters: list[LetterRow] = field(default_factory=list)
 
 
+class RequestRow(NamedTuple):
+    """A business request; `approvals` names who gave one, in their order."""
+
+    request_id: str
+    state: str
+    version: int
+    sponsor: str
+    approvals: tuple[str, ...]
+
+
+class StepRow(NamedTuple):
+    """A thing that happened to a business request."""
+
+    request_id: str
+    version: int
+    kind: str
+    by: str
+    text: str
+    comment_id: str | None
+
+
+class ClientRow(NamedTuple):
+    name: str
+    state: str
+    revision: int
+    regions: tuple[str, ...]
+
+
+class KeyRow(NamedTuple):
+    """A client's key; `made_with` names the call that made it."""
+
+    client: str
+    key_id: str
+    revoked: bool
+    made_with: str | None
+
+
+@dataclass(slots=True)
+class Office:
+    """Intake's tables besides the statuses; `untold` counts the events that wait to be published."""
+
+    requests: list[RequestRow] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+    clients: list[ClientRow] = field(default_factory=list)
+    keys: list[KeyRow] = field(default_factory=list)
+    untold: int = 0
+
+
 @dataclass(slots=True)
 class History:
     """Everything. `markets` says which region owns which market."""
@@ -170,6 +218,7 @@ class History:
     cells: dict[str, Cell] = field(default_factory=dict)
     statuses: list[StatusRow] = field(default_factory=list)
     totals: dict[tuple[str, str], int] = field(default_factory=dict)
+    office: Office = field(default_factory=Office)
 
     def posts(self) -> Iterator[Posted]:
         """Every item that was posted, alone or in a batch."""

@@ -10,7 +10,14 @@ from datetime import datetime
 from hashlib import sha256
 from itertools import pairwise
 
-from tests.chaos.checker.cloudevents import Event, derived
+from tests.chaos.checker.clients import (
+    a_key_opens_what_it_may_and_nothing_else,
+    nothing_came_by_a_refused_post,
+    refusals_are_told_as_they_were,
+    what_was_done_with_clients_is_so,
+    what_was_done_with_clients_is_told,
+)
+from tests.chaos.checker.cloudevents import Event, derived, read_event
 from tests.chaos.checker.complaints import (
     a_complaint_ends_with_its_answer,
     a_decision_is_replaced_by_an_appeal_alone,
@@ -19,6 +26,13 @@ from tests.chaos.checker.complaints import (
 from tests.chaos.checker.facts import APPEAL, OPENED, Facts, Lease, is_of_item, is_older
 from tests.chaos.checker.history import CaseRow, Cell, DecisionRow, History, LogRow, Posted, Record
 from tests.chaos.checker.parking import a_parked_key_waits_whole, waits_behind_what_was_planted
+from tests.chaos.checker.requests import (
+    a_request_lives_by_its_rules,
+    a_requests_life_is_told_in_its_regions,
+    a_requests_steps_are_told_once_and_in_order,
+    no_step_of_a_request_is_lost,
+    no_step_of_a_request_is_made_up,
+)
 from tests.chaos.checker.violation import Question, Violation
 from tests.chaos.checker.withdrawals import a_withdrawn_case_ends, nothing_taken_back_is_lost
 
@@ -55,12 +69,14 @@ def compare(before: History, after: History) -> list[Violation]:
     statuses = [{(row.item_id, row.region): row.status for row in h.statuses} for h in (before, after)]
     found += _changed("a status", *statuses)
     found += _changed("a total of intake", before.totals, after.totals)
-    old_events, new_events = _event_ids(before), _event_ids(after)
-    found += [
-        Violation(5, "a replay made an event that was not there", (str(event),))
-        for event_id, event in new_events.items()
-        if event_id not in old_events
-    ]
+    old_office, new_office = before.office, after.office
+    found += _changed("a business request", _keyed(old_office.requests), _keyed(new_office.requests))
+    found += _changed("a step of a request", _keyed(old_office.steps, 2), _keyed(new_office.steps, 2))
+    found += _changed("a client", _keyed(old_office.clients), _keyed(new_office.clients))
+    found += _changed("a client's key", _keyed(old_office.keys, 2), _keyed(new_office.keys, 2))
+    old_ids = {event.id for event in _replayed(before)}
+    made = {event.id: event for event in _replayed(after) if event.id not in old_ids}
+    found += [Violation(5, "a replay made an event that was not there", (str(event),)) for event in made.values()]
     return found
 
 
@@ -349,7 +365,8 @@ def overload_and_faults_are_answered_as_promised(facts: Facts) -> Iterator[Viola
         bad = posted.line in posted.call.facts.get("bad", ())
         if bad and posted.outcome == "accepted":
             yield Violation(9, "a bad item was accepted", (str(posted),))
-        if not bad and posted.outcome == "refused" and posted.status != 429:
+        others = "by" in posted.call.facts  # of clients that come and go; see `clients`
+        if not bad and not others and posted.outcome == "refused" and posted.status != 429:
             yield Violation(9, f"a sound item was refused: {posted.status}", (str(posted),))
         if posted.line and posted.status in (429, 503) and not posted.retry_after:
             yield Violation(9, f"a line was answered {posted.status} without retry_after", (str(posted),))
@@ -383,6 +400,16 @@ QUESTIONS: tuple[Question, ...] = (
     no_complaint_is_lost,
     a_complaint_ends_with_its_answer,
     a_decision_is_replaced_by_an_appeal_alone,
+    no_step_of_a_request_is_lost,
+    no_step_of_a_request_is_made_up,
+    a_request_lives_by_its_rules,
+    a_requests_life_is_told_in_its_regions,
+    a_requests_steps_are_told_once_and_in_order,
+    what_was_done_with_clients_is_so,
+    what_was_done_with_clients_is_told,
+    a_key_opens_what_it_may_and_nothing_else,
+    nothing_came_by_a_refused_post,
+    refusals_are_told_as_they_were,
     clients_can_see_where_their_items_are,
     every_case_has_the_fate_that_follows,
     one_current_decision,
@@ -680,9 +707,16 @@ def _changed(what: str, before: object, after: object) -> list[Violation]:
     ]
 
 
-def _event_ids(history: History) -> dict[str, Event]:
-    facts = Facts(history)
-    return {event.id: event for (stage, _), events in facts.events.items() if stage != _CALLS for event in events}
+def _replayed(history: History) -> Iterator[Event]:
+    """The events of a history one by one, but for who called and what was planted."""
+    planted = {(p.topic, p.partition, p.offset) for p in history.planted}
+    for record in history.records:
+        stage = record.topic.split(".")[1]
+        if stage in (_CALLS, "deadletters") or (record.topic, record.partition, record.offset) in planted:
+            continue
+        event = read_event(record)
+        if isinstance(event, Event):
+            yield event
 
 
 def _replayable(log: Iterable[LogRow]) -> list[LogRow]:

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from sys import intern
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 import asyncpg
 import msgspec
@@ -14,18 +15,26 @@ from tests.chaos.checker.history import (
     Call,
     CaseRow,
     Cell,
+    ClientRow,
     DecisionRow,
+    KeyRow,
     LetterRow,
     LogRow,
+    Office,
     Planted,
     Record,
+    RequestRow,
     StatusRow,
+    StepRow,
 )
 
-STAGES = ("submissions", "cases", "decisions", "access", "deadletters")
+STAGES = ("submissions", "cases", "decisions", "requests", "access", "deadletters")
 CONTROL = "piepowder.control"
 _KAFKA_SECONDS = 90.0
 _SQL_SECONDS = 60.0
+_KEPT: Final = 20_000
+
+T = TypeVar("T")
 
 
 def topic_names(regions: Iterable[str]) -> list[str]:
@@ -35,35 +44,26 @@ def topic_names(regions: Iterable[str]) -> list[str]:
 
 def read_journal(path: Path) -> tuple[list[Call], list[Planted]]:
     """The calls in the order they were sent, each with its answer if one came, and what was planted."""
-    sent: dict[int, dict[str, Any]] = {}
-    ended: dict[int, dict[str, Any]] = {}
+    calls: dict[int, Call] = {}
     planted: list[Planted] = []
-    for line in path.read_bytes().splitlines():
-        entry: dict[str, Any] = msgspec.json.decode(line)
-        if entry["what"] == "sent":
-            sent[entry["n"]] = entry
-        elif entry["what"] == "planted":
-            place = entry["topic"], entry["partition"], entry["offset"]
-            planted.append(Planted(entry["kind"], *place, tuple(entry["groups"])))
-        else:
-            ended[entry["n"]] = entry
-    calls = []
-    for n, entry in sorted(sent.items()):
-        end = ended.get(n, {})
-        calls.append(
-            Call(
-                n,
-                entry["call"],
-                entry["at"],
-                entry["facts"],
-                end.get("at"),
-                end.get("status"),
-                end.get("answer"),
-                end.get("retry_after"),
-                end.get("error", ""),
-            )
-        )
-    return calls, planted
+    with path.open("rb") as lines:
+        for line in lines:
+            entry: dict[str, Any] = msgspec.json.decode(line)
+            if entry["what"] == "sent":
+                calls[entry["n"]] = Call(entry["n"], intern(entry["call"]), entry["at"], entry["facts"])
+            elif entry["what"] == "planted":
+                place = entry["topic"], entry["partition"], entry["offset"]
+                planted.append(Planted(entry["kind"], *place, tuple(entry["groups"])))
+            else:
+                calls[entry["n"]] = replace(
+                    calls[entry["n"]],
+                    answered_at=entry["at"],
+                    status=entry.get("status"),
+                    answer=entry.get("answer"),
+                    retry_after=entry.get("retry_after"),
+                    error=entry.get("error", ""),
+                )
+    return [call for _, call in sorted(calls.items())], planted
 
 
 class Topics:
@@ -78,9 +78,12 @@ class Topics:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            max_partition_fetch_bytes=8 * 2**20,
+            max_partition_fetch_bytes=2**20,
         )
         self._assigned: list[TopicPartition] = []
+        self._headers = _Shared[tuple[str, bytes | None]]()
+        self._keys = _Shared[bytes | None]()
+        self._values: dict[bytes | None, bytes | None] = {}  # a replay tells everything again
         self.records: list[Record] = []
 
     async def read(self) -> list[Record]:
@@ -95,7 +98,15 @@ class Topics:
             while not all([await self._consumer.position(tp) >= end for tp, end in ends.items()]):
                 for lane in (await self._consumer.getmany(timeout_ms=300)).values():
                     self.records += [
-                        Record(r.topic, r.partition, r.offset, r.timestamp, r.key, _headers(r.headers), r.value)
+                        Record(
+                            intern(r.topic),
+                            r.partition,
+                            r.offset,
+                            r.timestamp,
+                            self._keys(r.key),
+                            tuple([self._headers((intern(name), value)) for name, value in r.headers]),
+                            self._values.setdefault(r.value, r.value),
+                        )
                         for r in lane
                     ]
         return self.records
@@ -104,8 +115,16 @@ class Topics:
         await self._consumer.stop()
 
 
-def _headers(found: Iterable[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes | None], ...]:
-    return tuple((intern(name), value) for name, value in found)  # the same dozen names, a million times
+class _Shared(Generic[T]):
+    """One object for all that are equal, of those that were asked for last: a million records repeat a few."""
+
+    def __init__(self) -> None:
+        self._kept: dict[T, T] = {}
+
+    def __call__(self, one: T) -> T:
+        if len(self._kept) > _KEPT:
+            self._kept.clear()
+        return self._kept.setdefault(one, one)
 
 
 async def read_decision(url: str, cell: Cell) -> None:
@@ -139,12 +158,15 @@ async def read_audit(url: str, cell: Cell) -> None:
     connection = await asyncpg.connect(url, timeout=10)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            rows = await _all(
-                connection,
+            log = (
                 'SELECT seq, event_id::text, type, subject, region, topic, "partition", "offset",'
-                " encode(sha256(data), 'hex') FROM log ORDER BY seq",
+                " encode(sha256(data), 'hex') FROM log ORDER BY seq"
             )
-            cell.log = [LogRow(*row) for row in rows]
+            shared = _Shared[str]()
+            async for row in connection.cursor(log, prefetch=2000, timeout=_SQL_SECONDS):
+                seq, event_id, type_, subject, region, topic, partition, offset, sha256 = row
+                type_, subject, region, topic = map(shared, (type_, subject, region, topic))
+                cell.log.append(LogRow(seq, event_id, type_, subject, region, topic, partition, offset, sha256))
             cell.log_size = await connection.fetchval("SELECT size FROM head", timeout=_SQL_SECONDS)
             cell.log_counts = {row[0]: row[1] for row in await _all(connection, "SELECT type, events FROM counts")}
             letters = await _all(
@@ -155,21 +177,50 @@ async def read_audit(url: str, cell: Cell) -> None:
         await connection.close(timeout=5)
 
 
-async def read_intake(url: str) -> tuple[list[StatusRow], dict[tuple[str, str], int]]:
-    """Each item's status by region, and the totals that are kept of them."""
+async def read_intake(url: str) -> tuple[list[StatusRow], dict[tuple[str, str], int], Office]:
+    """Each item's status by region, the totals that are kept of them, and the other tables, at one moment."""
     connection = await asyncpg.connect(url, timeout=10)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             rows = await _all(connection, "SELECT item_id::text, region, status FROM item_status")
             totals = await _all(connection, "SELECT region, status, items FROM item_totals")
-            return [StatusRow(*row) for row in rows], {(row[0], row[1]): row[2] for row in totals if row[2]}
+            return (
+                [StatusRow(*row) for row in rows],
+                {(row[0], row[1]): row[2] for row in totals if row[2]},
+                await _office(connection),
+            )
     finally:
         await connection.close(timeout=5)
 
 
+async def _office(connection: "asyncpg.Connection[Any]") -> Office:
+    requests = await _all(connection, "SELECT request_id::text, state, sponsor, request FROM requests ORDER BY 1")
+    steps = await _all(
+        connection,
+        "SELECT request_id::text, version, kind, by, text, comment_id::text FROM request_steps ORDER BY 1, 2",
+    )
+    clients = await _all(connection, "SELECT name, state, revision, regions FROM clients ORDER BY 1")
+    keys = await _all(
+        connection, "SELECT client, key_id, revoked_at IS NOT NULL, made_with::text FROM client_keys ORDER BY 1, 2"
+    )
+    return Office(
+        [_request(*row) for row in requests],
+        [StepRow(*row) for row in steps],
+        [ClientRow(row[0], row[1], row[2], tuple(sorted(row[3]))) for row in clients],
+        [KeyRow(*row) for row in keys],
+        await connection.fetchval("SELECT count(*) FROM outbox", timeout=_SQL_SECONDS),
+    )
+
+
+def _request(request_id: str, state: str, sponsor: str, whole: bytes) -> RequestRow:
+    told = msgspec.json.decode(whole)
+    approvals = tuple(approval["by"] for approval in told.get("approvals", ()))
+    return RequestRow(request_id, state, told["version"], sponsor, approvals)
+
+
 async def read_tables(
     databases: Mapping[str, str], regions: Iterable[str]
-) -> tuple[dict[str, Cell], list[StatusRow], dict[tuple[str, str], int]]:
+) -> tuple[dict[str, Cell], list[StatusRow], dict[tuple[str, str], int], Office]:
     """All tables; `databases` gives the URL of `intake`, `decision-<region>` and `audit-<region>`."""
     cells: dict[str, Cell] = {}
     for region in regions:

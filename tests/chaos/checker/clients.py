@@ -1,0 +1,269 @@
+"""Clients and their keys: what was answered is so and was told; what came with a key that opened nothing, or for a
+region that is not the client's, is nowhere; and a key that was made and not ended opens.
+
+A revocation holds where it was answered `in_force`: the process that said so refuses the key from then on, whatever
+becomes of it. Until then it may go either way, and what was never answered is accounted for either way.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.chaos.checker.cloudevents import Event, derived
+from tests.chaos.checker.facts import Facts
+from tests.chaos.checker.history import Call, KeyRow, Posted
+from tests.chaos.checker.violation import Violation
+
+_LIVING = 2
+_ENDLESS = float("inf")
+
+
+class _Dossier(NamedTuple):
+    """What is known of one client: the calls about it by kind, and about each of its keys."""
+
+    name: str
+    calls: dict[str, list[Call]]
+    keys: list[KeyRow]
+    told: list[Event]
+
+    def regions(self) -> set[str]:
+        """Where it may act, as it was asked for by whoever made it."""
+        made = next((call for call in self.calls["create"] if call.status in (200, 201)), None)
+        asked = made or next(call for call in self.calls["create"] if not _refused(call))
+        return set(asked.facts["regions"])
+
+    def revokes(self, key_id: str) -> list[Call]:
+        return [call for call in self.calls["revoke"] if call.facts["key_id"] == key_id]
+
+    def shut(self, key_id: str, call: Call) -> bool:
+        """Whether a call came when the key surely opened nothing."""
+        ended = min((_in_force(revoke) for revoke in self.revokes(key_id)), default=_ENDLESS)
+        if call.sent_at > ended:
+            return True
+        outs = [change for change in self.calls["change"] if change.facts["state"] == "disabled"]
+        last = max((change for change in outs if _in_force(change) < call.sent_at), key=_in_force, default=None)
+        if last is None:
+            return False
+        let_in = min((change.sent_at for change in self._let_in(last)), default=_ENDLESS)
+        return let_in == _ENDLESS or (call.answered_at is not None and call.answered_at < let_in)
+
+    def may_be_shut(self, key_id: str, call: Call) -> bool:
+        """Whether a call may have come when the key opened nothing: not yet, or not any more."""
+        made = [_in_force(key) for key in self.calls["key"] if key.status == 201 and key.answer["key_id"] == key_id]
+        if call.sent_at < min(made, default=_ENDLESS):
+            return True
+        over = call.answered_at or _ENDLESS
+        if any(revoke.sent_at < over and not _refused(revoke) for revoke in self.revokes(key_id)):
+            return True
+        return any(
+            change.sent_at < over and call.sent_at < self._until(change)
+            for change in self.calls["change"]
+            if change.facts["state"] == "disabled" and not _refused(change)
+        )
+
+    def _until(self, out: Call) -> float:
+        """When a client that was shut out is surely in again; what was not answered may come about at any time."""
+        return min(map(_in_force, self._let_in(out)), default=_ENDLESS) if out.status == 200 else _ENDLESS
+
+    def _let_in(self, out: Call) -> list[Call]:
+        changes = self.calls["change"]
+        return [change for change in changes if change.facts["state"] == "active" and change.sent_at > out.sent_at]
+
+
+def what_was_done_with_clients_is_so(facts: Facts) -> Iterator[Violation]:
+    """What was answered is in the table, and nothing else; a call that was repeated made no second key."""
+    rows = {row.name: row for row in facts.history.office.clients}
+    for dossier in _dossiers(facts).values():
+        row, keys = rows.get(dossier.name), {key.key_id: key for key in dossier.keys}
+        if all(_refused(call) for call in dossier.calls["create"]):
+            if row is not None or keys:
+                title = f"client {dossier.name} is there, and nobody asked for it who was not refused"
+                yield Violation(1, title, (str(row), *map(str, dossier.calls["create"])))
+            continue
+        made = [call for call in dossier.calls["create"] if call.status in (200, 201)]
+        if made and (row is None or set(row.regions) != dossier.regions()):
+            title = f"LOST: client {dossier.name} was answered {made[0].status}, and is not as it was answered"
+            yield Violation(1, title, (str(made[0]), str(row)))
+        yield from _keys(dossier, keys)
+        changes = dossier.calls["change"]
+        certain = changes and all(call.status == 200 for call in changes)
+        if row is not None and certain and row.state != changes[-1].facts["state"]:
+            title = f"LOST: client {dossier.name} was made {changes[-1].facts['state']}, and is {row.state}"
+            yield Violation(1, title, (str(changes[-1]), str(row)))
+        for call in [call for calls in dossier.calls.values() for call in calls]:
+            if call.status == 404 and made and (made[0].answered_at or _ENDLESS) < call.sent_at:
+                title = f"LOST: client {dossier.name} had been answered {made[0].status}, and nobody knew it"
+                yield Violation(1, title, (str(made[0]), str(call)))
+            elif _refused(call) and call.status not in (404, 409, 429):
+                yield Violation(9, f"a sound {call.kind} was refused: {call.status}", (str(call),))
+
+
+def what_was_done_with_clients_is_told(facts: Facts) -> Iterator[Violation]:
+    """The control topic has every change of a client once, in order, and the last is what the table says."""
+    rows = {row.name: row for row in facts.history.office.clients}
+    dossiers = _dossiers(facts)
+    for dossier in dossiers.values():
+        row, told = rows.get(dossier.name), dossier.told
+        revisions = [event.data["revision"] for event in told]
+        if revisions != sorted(set(revisions)):
+            title = f"DISORDER: the changes of client {dossier.name} were told as {revisions}"
+            yield Violation(6, title, tuple(map(str, told)))
+        for event in told:
+            if event.id != derived("event", f"client:{dossier.name}", event.type, str(event.data["revision"])):
+                title = f"DOUBLE: a change of client {dossier.name} was told under another id"
+                yield Violation(2, title, (str(event),))
+            living = [key for key in event.data.get("keys", ()) if not key.get("revoked_at")]
+            if len(living) > _LIVING:
+                title = f"DOUBLE: client {dossier.name} has {len(living)} living keys"
+                yield Violation(2, title, (str(event),))
+        if row is None:
+            if told:
+                yield Violation(4, f"client {dossier.name} was told of, and is not stored", tuple(map(str, told)))
+            continue
+        counts = Counter(event.data["change"] for event in told)
+        due = {"created": 1, "key_added": len(dossier.keys), "key_revoked": sum(key.revoked for key in dossier.keys)}
+        if any(counts[change] != n for change, n in due.items()) or not _is_last(dossier, told[-1:], row.revision):
+            title = f"LOST: what client {dossier.name} is was not told as it is stored"
+            yield Violation(4, title, (str(row), *map(str, dossier.keys), *map(str, told)))
+
+
+def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation]:
+    """No post was taken under a key that had been ended, or for another's region; a sound one was not refused."""
+    dossiers = _dossiers(facts)
+    for posted in facts.all_posts:
+        if (dossier := _poster(dossiers, posted)) is None:
+            continue
+        key_id, call = posted.call.facts["key_id"], posted.call
+        foreign = _foreign(facts, dossier, posted)
+        if posted.outcome == "accepted" and dossier.shut(key_id, call):
+            title = f"A DEAD KEY OPENED: {dossier.name} posted with {key_id}, which had been ended"
+            yield Violation(7, title, (*map(str, [*dossier.revokes(key_id), *dossier.calls["change"]]), str(posted)))
+        elif posted.outcome == "accepted" and foreign:
+            title = f"LEAK: {dossier.name} may not act in {', '.join(sorted(foreign))}, and was answered 202"
+            yield Violation(7, title, (str(posted),))
+        elif posted.outcome == "refused" and not _rightly(dossier, posted, foreign):
+            title = f"{dossier.name}, which may post there with {key_id}, was refused: {posted.status}"
+            yield Violation(9, title, (str(posted), *map(str, dossier.revokes(key_id))))
+
+
+def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
+    """What stands in a region's topic was posted by somebody who may act there, with a key that opened."""
+    dossiers = _dossiers(facts)
+    for region in facts.regions:
+        for item, submitted in facts.submissions[region].items():
+            posts = facts.posts.get(item, [])
+            posters = [(posted, _poster(dossiers, posted)) for posted in posts if posted.outcome != "refused"]
+            if not posters or any(dossier is None for _, dossier in posters):
+                continue
+            may = [(p, d) for p, d in posters if d is not None and not _foreign(facts, d, p)]
+            if not may:
+                title = f"LEAK: item {item} is in {region}, by a client that may not act where it posted it"
+                yield Violation(7, title, (str(submitted), *map(str, posts)))
+            elif all(d.shut(p.call.facts["key_id"], p.call) for p, d in may):
+                title = f"item {item} is in {region}, and came with a key that had been ended"
+                yield Violation(7, title, (str(submitted), *map(str, posts)))
+
+
+def refusals_are_told_as_they_were(facts: Facts) -> Iterator[Violation]:
+    """Nobody is told of as refused more often than they called in vain; a process that was killed told less."""
+    names = {call.facts["name"] for call in facts.history.calls if call.kind == "client.create"}
+    vain: Counter[str] = Counter()
+    for call in facts.history.calls:
+        if call.kind == "batch" and call.status == 200:
+            vain[call.facts.get("by", "")] += sum(told.get("status", 0) >= 400 for told in call.answer)
+        elif call.status is None or call.status >= 400:
+            vain[call.facts.get("by", "")] += len(call.facts.get("lines", "1"))
+    told: dict[str, list[Event]] = defaultdict(list)
+    for region in facts.regions:
+        for event in facts.stage("access", region):
+            if event.name == "access.refused" and event.data.get("client") in names:
+                told[event.data["client"]].append(event)
+    for name, events in told.items():
+        if (count := sum(event.data["count"] for event in events)) > vain[name]:
+            title = f"client {name} was told of as refused {count} times, and called {vain[name]} times in vain"
+            yield Violation(4, title, tuple(map(str, events)))
+
+
+def _dossiers(facts: Facts) -> dict[str, _Dossier]:
+    found: dict[str, _Dossier] = {}
+
+    def of(name: str) -> _Dossier:
+        return found.setdefault(name, _Dossier(name, defaultdict(list), [], []))
+
+    for call in facts.history.calls:
+        if call.kind.startswith("client."):
+            of(call.facts["name"]).calls[call.kind.removeprefix("client.")].append(call)
+    for row in facts.history.office.clients:
+        of(row.name)
+    for key in facts.history.office.keys:
+        of(key.client).keys.append(key)
+    for event in facts.stage("control", "global"):
+        if event.name == "client.changed":
+            of(event.data["name"]).told.append(event)
+    return found
+
+
+def _keys(dossier: _Dossier, keys: dict[str, KeyRow]) -> Iterator[Violation]:
+    asked = {derived("client-key", "local", c.facts["key"]): c for c in dossier.calls["key"] if not _refused(c)}
+    shown: dict[str, Call] = {}
+    for call in dossier.calls["key"]:
+        if call.status == 201:
+            if call.answer["key_id"] not in keys:
+                title = f"LOST: key {call.answer['key_id']} of client {dossier.name} was answered, and is not stored"
+                yield Violation(1, title, (str(call),))
+            if (first := shown.setdefault(call.facts["key"], call)) is not call:
+                title = f"DOUBLE: client {dossier.name} was given two keys under one Idempotency-Key"
+                yield Violation(2, title, (str(first), str(call)))
+    counted = Counter(key.made_with for key in dossier.keys)
+    for key in dossier.keys:
+        if key.made_with not in asked:
+            title = f"key {key.key_id} of client {dossier.name} is there, and nobody asked for it"
+            yield Violation(1, title, (str(key),))
+        elif counted[key.made_with] > 1:
+            title = f"DOUBLE: one call made {counted[key.made_with]} keys of client {dossier.name}"
+            yield Violation(2, title, (str(key), str(asked[key.made_with or ""])))
+        revokes = dossier.revokes(key.key_id)
+        if key.revoked and all(_refused(call) for call in revokes):
+            title = f"key {key.key_id} of client {dossier.name} was revoked, and nobody asked for it"
+            yield Violation(1, title, (str(key), *map(str, revokes)))
+        if not key.revoked and any(call.status == 200 for call in revokes):
+            title = f"LOST: key {key.key_id} of client {dossier.name} was revoked, and is not"
+            yield Violation(1, title, (str(key), *map(str, revokes)))
+
+
+def _is_last(dossier: _Dossier, last: list[Event], revision: int) -> bool:
+    keys = {key.key_id: key.revoked for key in dossier.keys}
+    return any(
+        event.data["revision"] == revision
+        and {key["sha256"][:12]: bool(key.get("revoked_at")) for key in event.data.get("keys", ())} == keys
+        for event in last
+    )
+
+
+def _poster(dossiers: dict[str, _Dossier], posted: Posted) -> _Dossier | None:
+    """Who posted it; None for whoever may post anything."""
+    name = posted.call.facts.get("by")
+    return None if name is None else dossiers[name]
+
+
+def _foreign(facts: Facts, dossier: _Dossier, posted: Posted) -> set[str]:
+    own = dossier.regions()
+    return set() if "*" in own else facts.regions_of(posted) - own
+
+
+def _rightly(dossier: _Dossier, posted: Posted, foreign: set[str]) -> bool:
+    if posted.status == 429:
+        return True
+    if posted.status == 401:
+        return dossier.may_be_shut(posted.call.facts["key_id"], posted.call)
+    return posted.status == 403 and bool(foreign)
+
+
+def _in_force(call: Call) -> float:
+    """When it was answered that a change is gone by; never, if it was not."""
+    said = call.status in (200, 201) and call.answer["in_force"]
+    return call.answered_at or _ENDLESS if said else _ENDLESS
+
+
+def _refused(call: Call) -> bool:
+    return call.status is not None and 400 <= call.status < 500

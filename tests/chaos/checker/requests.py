@@ -1,0 +1,289 @@
+"""Business requests: every step that was answered happened once, is stored, and was told in its regions in order; none
+happened that nobody asked for; and nobody decided what they had written."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tests.chaos.checker.cloudevents import Event, derived
+from tests.chaos.checker.facts import Facts
+from tests.chaos.checker.history import Call, RequestRow, StepRow
+from tests.chaos.checker.violation import Violation
+
+_STAGE = "requests"
+_SUBJECT = "piepowder:request:"
+_KIND = "request."
+_APPROVALS = 2
+_OPEN = ("draft", "submitted", "approved")
+# What a step leads from, and to; what is not here leaves the state as it is.
+_LEADS: dict[str, tuple[tuple[str, ...], str]] = {
+    "drafted": (("",), "draft"),
+    "submitted": (("draft",), "submitted"),
+    "approved": (("submitted",), "approved"),
+    "rejected": (("submitted",), "rejected"),
+    "withdrawn": (_OPEN, "withdrawn"),
+    "deployed": (("approved",), "deployed"),
+    "rolled_back": (("deployed",), "rolled_back"),
+    "reviewed": (("deployed",), "reviewed"),
+}
+_ONLY_IN = {"changed": ("draft",), "endorsed": ("submitted",)}
+_STEPS = {
+    "draft": ("drafted",),
+    "change": ("changed",),
+    "comment": ("commented",),
+    "submit": ("submitted",),
+    "approve": ("endorsed", "approved"),
+    "reject": ("rejected",),
+    "withdraw": ("withdrawn",),
+    "deploy": ("deployed",),
+    "rollback": ("rolled_back",),
+    "review": ("reviewed",),
+}
+
+
+class _Dossier(NamedTuple):
+    """All that is known of one request; steps and events by version, events by region as well."""
+
+    request_id: str
+    calls: list[Call]
+    row: RequestRow | None
+    steps: dict[int, StepRow]
+    told: dict[int, dict[str, Event]]
+
+    def state(self, version: int) -> str:
+        """The state that the steps up to a version lead to."""
+        kinds = [step.kind for v, step in sorted(self.steps.items()) if v <= version]
+        led = [_LEADS[kind][1] for kind in kinds if kind in _LEADS]
+        return led[-1] if led else ""
+
+    def content(self, version: int) -> dict[str, Any]:
+        """What the request said at a version, as it was told."""
+        said: dict[str, Any] = {}
+        for v in sorted(self.told):
+            if v <= version:
+                said = next((e.data["request"] for e in self.told[v].values() if e.data.get("request")), said)
+        return said
+
+    def shown(self) -> tuple[str, ...]:
+        return (*map(str, self.calls[:3]), str(self.row), *(str(self.steps[v]) for v in sorted(self.steps)))
+
+
+def no_step_of_a_request_is_lost(facts: Facts) -> Iterator[Violation]:
+    """What was answered with success happened, as it was answered; what is sound was not refused."""
+    for dossier in _dossiers(facts):
+        drafted: Call | None = None
+        for call in dossier.calls:
+            if call.status in (200, 201):
+                yield from _answered(dossier, call)
+                if call.kind == "request.draft":
+                    drafted = drafted or call
+                    if call.answer != drafted.answer:
+                        title = f"DOUBLE: request {dossier.request_id} was answered differently the second time"
+                        yield Violation(2, title, (str(drafted), str(call)))
+            elif call.status == 404 and drafted is not None and (drafted.answered_at or 0.0) < call.sent_at:
+                title = f"LOST: request {dossier.request_id} had been answered 201, and nobody knew it"
+                yield Violation(1, title, (str(drafted), str(call)))
+            elif call.status is not None and 400 <= call.status < 500 and not _is_right(dossier, call):
+                yield Violation(9, f"a sound {call.kind} was refused: {call.status}", (str(call), *dossier.shown()))
+
+
+def no_step_of_a_request_is_made_up(facts: Facts) -> Iterator[Violation]:
+    """Every step was asked for by whoever it names, and not refused; a call that was repeated made one."""
+    for dossier in _dossiers(facts):
+        if dossier.row is not None and dossier.row.version != len(dossier.steps):
+            title = f"request {dossier.request_id} is at version {dossier.row.version} with {len(dossier.steps)} steps"
+            yield Violation(2, title, dossier.shown())
+        asked = [call for call in dossier.calls if not _refused(call)]
+        changes = Counter(call.facts["by"] for call in asked if call.kind == "request.change")
+        comments: dict[str, StepRow] = {}
+        for step in dossier.steps.values():
+            if not any(_asks_for(dossier.request_id, call, step) for call in asked):
+                title = f"request {dossier.request_id} was {step.kind}, and nobody asked for it who was not refused"
+                yield Violation(1, title, (str(step), *map(str, dossier.calls)))
+            if step.kind == "changed":
+                changes[step.by] -= 1
+            elif (first := comments.setdefault(step.comment_id or str(step.version), step)) is not step:
+                title = f"DOUBLE: a comment on request {dossier.request_id} was made twice"
+                yield Violation(2, title, (str(first), str(step)))
+        if any(n < 0 for n in changes.values()):
+            title = f"DOUBLE: request {dossier.request_id} was changed more often than somebody asked for"
+            yield Violation(2, title, dossier.shown())
+
+
+def a_request_lives_by_its_rules(facts: Facts) -> Iterator[Violation]:
+    """Steps are numbered without a gap and lead from one another; two decide who neither wrote nor sponsor it."""
+    for dossier in _dossiers(facts):
+        if sorted(dossier.steps) != list(range(1, len(dossier.steps) + 1)):
+            title = f"the steps of request {dossier.request_id} are {sorted(dossier.steps)}"
+            yield Violation(2, title, dossier.shown())
+        if (row := dossier.row) is None:
+            continue
+        own, approvals, state = {row.sponsor}, list[str](), ""
+        for version in sorted(dossier.steps):
+            step = dossier.steps[version]
+            start, end = _LEADS.get(step.kind, (_ONLY_IN.get(step.kind, (state,)), state))
+            if state not in start:
+                title = f"request {row.request_id} was {step.kind} when it was {state or 'not there'}"
+                yield Violation(2, title, dossier.shown())
+            state = end
+            if step.kind in ("drafted", "changed", "submitted"):
+                own.add(step.by)
+            elif step.kind in ("endorsed", "approved", "rejected"):
+                if step.by in own or step.by in approvals:
+                    title = f"request {row.request_id} was {step.kind} by {step.by}, who may not, or not again"
+                    yield Violation(3, title, dossier.shown())
+                if step.kind != "rejected":
+                    approvals.append(step.by)
+                if (step.kind == "approved") != (len(approvals) >= _APPROVALS) and step.kind != "rejected":
+                    title = f"request {row.request_id} was {step.kind} after {len(approvals)} approval(s)"
+                    yield Violation(3, title, dossier.shown())
+        if (row.state, list(row.approvals)) != (state, approvals):
+            title = f"request {row.request_id} is {row.state} by {row.approvals}; its steps say {state} by {approvals}"
+            yield Violation(2, title, dossier.shown())
+
+
+def a_requests_steps_are_told_once_and_in_order(facts: Facts) -> Iterator[Violation]:
+    """In each region a request's life is a chain: each step is one event, which names the one before."""
+    for region in facts.regions:
+        first = {event.id: event for event in facts.stage(_STAGE, region)}
+        for event in facts.events[_STAGE, region]:
+            if event.data != first[event.id].data:
+                title = f"DOUBLE: event {event.id} of a request was told twice, and differently"
+                yield Violation(2, title, (str(first[event.id]), str(event)))
+        lives: dict[str, list[Event]] = defaultdict(list)
+        for event in facts.stage(_STAGE, region):
+            lives[event.subject].append(event)
+        for life in lives.values():
+            yield from _chain(region, life)
+
+
+def a_requests_life_is_told_in_its_regions(facts: Facts) -> Iterator[Violation]:
+    """Each step is an event in each region that the request concerns then, as it is stored, and in no other."""
+    for dossier in _dossiers(facts):
+        regions: set[str] = set()
+        for version, step in sorted(dossier.steps.items()):
+            told = dossier.told.get(version, {})
+            before, regions = regions, _regions(step, told, regions)
+            for region in regions | before if step.kind == "changed" else regions:
+                if region not in told:
+                    title = f"LOST: request {dossier.request_id} was {step.kind}, and {region} was not told"
+                    yield Violation(4, title, (str(step), *map(str, told.values())))
+            for region, event in told.items():
+                yield from _told(dossier.request_id, step, region, event)
+                if region not in regions and (region not in before or event.data.get("request") is not None):
+                    title = f"LEAK: request {dossier.request_id} is not {region}'s, and {region} was told what it says"
+                    yield Violation(7, title, (str(step), str(event)))
+        for version in dossier.told.keys() - dossier.steps.keys():
+            title = f"step {version} of request {dossier.request_id} was told, and is not stored"
+            yield Violation(4, title, tuple(map(str, dossier.told[version].values())))
+    if facts.history.office.untold:
+        yield Violation(4, f"{facts.history.office.untold} event(s) of intake were never published", ())
+
+
+def _dossiers(facts: Facts) -> Iterator[_Dossier]:
+    calls: dict[str, list[Call]] = defaultdict(list)
+    for call in facts.history.calls:
+        if call.kind.startswith(_KIND):
+            calls[call.facts["request_id"]].append(call)
+    office = facts.history.office
+    rows = {row.request_id: row for row in office.requests}
+    steps: dict[str, dict[int, StepRow]] = defaultdict(dict)
+    for step in office.steps:
+        steps[step.request_id][step.version] = step
+    told: dict[str, dict[int, dict[str, Event]]] = defaultdict(lambda: defaultdict(dict))
+    for region in facts.regions:
+        for event in facts.stage(_STAGE, region):
+            told[event.data["request_id"]][event.data["version"]][region] = event
+    for request_id in sorted(calls.keys() | rows.keys() | steps.keys() | told.keys()):
+        yield _Dossier(
+            request_id,
+            calls.get(request_id, []),
+            rows.get(request_id),
+            steps.get(request_id, {}),
+            dict(told.get(request_id, {})),
+        )
+
+
+def _answered(dossier: _Dossier, call: Call) -> Iterator[Violation]:
+    what, answer, by = call.kind.removeprefix(_KIND), call.answer, call.facts["by"]
+    version: int = answer["version"]
+    done = [step for v, step in dossier.steps.items() if v <= version and step.kind in _STEPS[what] and step.by == by]
+    if what == "comment":
+        comment_id = derived("comment", dossier.request_id, by, call.facts["key"])
+        wanted = (version, by, call.facts["body"]["text"], comment_id)
+        lost = wanted not in [(step.version, step.by, step.text, step.comment_id) for step in done]
+        lost = lost or answer["comment_id"] != comment_id
+    elif what == "change":
+        said = dossier.content(version)
+        lost = any(said.get(name) != value for name, value in call.facts["body"].items())
+    else:
+        lost = not done or dossier.state(version) != answer["state"]
+    if dossier.row is None or version not in dossier.steps or lost:
+        title = f"LOST: {call.kind} of {dossier.request_id} was answered {call.status}, and it is not so"
+        yield Violation(1, title, (str(call), *dossier.shown()))
+    if what in ("draft", "change") and not _says(dossier.content(version), answer):
+        title = f"{call.kind} of {dossier.request_id} was answered with what it does not say"
+        yield Violation(1, title, (str(call), str(dossier.content(version))))
+    if call.facts["wrong"] and what != "draft":
+        title = f"{call.kind} of {dossier.request_id} by {by} was to be refused, and was answered {call.status}"
+        yield Violation(3, title, (str(call), *dossier.shown()))
+
+
+def _says(said: dict[str, Any], answer: dict[str, Any]) -> bool:
+    return all(said.get(name) == answer[name] for name in ("title", "regions"))
+
+
+def _is_right(dossier: _Dossier, call: Call) -> bool:
+    """Whether a call may be refused so: it was planned, it came too late or too early, or the system had enough."""
+    if call.status in (404, 409, 429) or call.status in call.facts["wrong"]:
+        return True
+    if call.status == 422 and call.kind == "request.draft":  # another draft under this key came first
+        bodies = [c.facts["body"] for c in dossier.calls if c.kind == call.kind and not _refused(c)]
+        return any(body != call.facts["body"] for body in bodies)
+    return call.status == 412 and call.facts["match"] not in ("", "*")
+
+
+def _refused(call: Call) -> bool:
+    return call.status is not None and 400 <= call.status < 500
+
+
+def _asks_for(request_id: str, call: Call, step: StepRow) -> bool:
+    what = call.kind.removeprefix(_KIND)
+    if step.kind not in _STEPS[what] or call.facts["by"] != step.by:
+        return False
+    if what == "comment":
+        return step.comment_id == derived("comment", request_id, step.by, call.facts["key"])
+    return what != "draft" or request_id == derived("request", step.by, call.facts["key"])
+
+
+def _regions(step: StepRow, told: dict[str, Event], before: set[str]) -> set[str]:
+    for event in told.values():
+        if step.kind == "changed":
+            return set(event.data["regions"])
+        if step.kind == "drafted":
+            return set(event.data["request"]["regions"])
+    return before
+
+
+def _told(request_id: str, step: StepRow, region: str, event: Event) -> Iterator[Violation]:
+    data, name = event.data, f"request.{step.kind.replace('_', '')}"
+    said = data.get("text") if step.kind == "commented" else data.get("reason", "")
+    if (event.name, data["by"], said or "", data.get("comment_id")) != (name, step.by, step.text, step.comment_id):
+        title = f"step {step.version} of request {request_id} was told otherwise than it is stored, in {region}"
+        yield Violation(4, title, (str(step), str(event)))
+    if event.id != derived("event", request_id, event.type, f"{step.version}/{region}"):
+        title = f"DOUBLE: step {step.version} of request {request_id} was told under another id in {region}"
+        yield Violation(2, title, (str(event),))
+
+
+def _chain(region: str, life: list[Event]) -> Iterator[Violation]:
+    versions = [event.data["version"] for event in life]
+    if len(set(versions)) < len(versions):
+        title = f"DOUBLE: {region} was told a step of {life[0].subject} twice: {versions}"
+        yield Violation(2, title, tuple(map(str, life)))
+    elif versions != sorted(versions):
+        title = f"DISORDER: {region} was told the steps of {life[0].subject} as {versions}"
+        yield Violation(6, title, tuple(map(str, life)))
+    elif any(event.causation_id != before for event, before in zip(life, ["", *(e.id for e in life)], strict=False)):
+        title = f"in {region}, a step of {life[0].subject} names another cause than the one before it"
+        yield Violation(4, title, tuple(map(str, life)))

@@ -1,0 +1,241 @@
+"""Clients, lived through: made, given a key and its successor, limited, revoked, shut out and let in again.
+
+Each has a region of its own, or all, and posts what only it posts, with keys that open and keys that do not, to regions
+that are its own and that are not. What is told of a key here is its id: its text is in one answer, and in memory.
+"""
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tests.chaos.load import MARKETS, Client, Place
+from tests.chaos.web import Answer
+
+_PATIENCE: Final = 40.0
+_KEYS_TRIED: Final = 6
+_LIMIT: Final = {"requests_per_second": 2.0, "burst": 3}
+_made_key = re.compile(r"made key ([0-9a-f]+)").search
+_encode = msgspec.json.Encoder().encode
+
+
+class Key(NamedTuple):
+    """A key; `secret` is what it is called with."""
+
+    key_id: str
+    secret: str
+
+
+class Registry:
+    """What is done with clients, each call until it is known what came of it."""
+
+    def __init__(self, client: Client, intake: int, seed: int) -> None:
+        self._client = client
+        self._intake = intake
+        self._rng = random.Random(f"registry-{seed}")
+        self._secrets: dict[str, str] = {}
+        self.tally: Counter[str] = Counter()
+
+    async def create(self, name: str, scopes: Sequence[str], regions: Sequence[str], *, limited: bool = False) -> bool:
+        """Make a client; whether it is there."""
+        body = {"name": name, "scopes": scopes, "regions": regions, "limit": _LIMIT if limited else None}
+        facts = {"name": name, "scopes": scopes, "regions": regions, "limited": limited}
+        status, _ = await self._until_known("client.create", facts, "/v1/clients", body)
+        return status in (200, 201)
+
+    async def add_key(self, name: str, call: str) -> Key | None:
+        """A new key, asked for under an Idempotency-Key; one whose answer was lost is revoked, and another made."""
+        for n in range(_KEYS_TRIED):
+            facts = {"name": name, "key": f"{name}-{call}-{n}"}
+            path, headers = f"/v1/clients/{name}/keys", {"Idempotency-Key": f'"{facts["key"]}"'}
+            status, told = await self._until_known("client.key", facts, path, {}, headers=headers, read=self._shown)
+            if status == 201:
+                return Key(told["key_id"], self._secrets[told["key_id"]])
+            lost = _made_key(told.get("detail", "")) if status == 409 else None
+            if lost is None:
+                return None
+            await self.revoke(name, lost[1])
+        return None
+
+    async def revoke(self, name: str, key_id: str) -> bool:
+        """End a key; whether intake goes by it."""
+        path = f"/v1/clients/{name}/keys/{key_id}"
+        return await self._in_force("client.revoke", {"name": name, "key_id": key_id}, path, None, "DELETE")
+
+    async def change(self, name: str, state: str) -> bool:
+        """Shut a client out (`disabled`), or let it in again (`active`); whether intake goes by it."""
+        facts = {"name": name, "state": state}
+        return await self._in_force("client.change", facts, f"/v1/clients/{name}", {"state": state}, "PATCH")
+
+    async def _in_force(self, kind: str, facts: dict[str, Any], path: str, body: Any, method: str) -> bool:
+        for _ in range(_KEYS_TRIED):
+            status, told = await self._until_known(kind, facts, path, body, method=method)
+            if status != 200 or told["in_force"]:
+                return status == 200
+        return False
+
+    async def _until_known(
+        self, kind: str, facts: dict[str, Any], path: str, body: Any, **more: Any
+    ) -> tuple[int | None, Any]:
+        loop = asyncio.get_running_loop()
+        content, more = b"" if body is None else _encode(body), {"read": _changed, **more}
+        begun, hasty = loop.time(), self._rng.random() < 0.1
+        while True:
+            timeout = 0.01 if hasty else 15.0
+            status, told = await self._client.call(kind, facts, (self._intake, path), content, timeout=timeout, **more)
+            self.tally[f"{kind.partition('.')[2]} {status or 'no answer'}"] += 1
+            if status not in (None, 429, 503) or loop.time() - begun > _PATIENCE:
+                return status, told
+            hasty = False
+            await asyncio.sleep(self._rng.uniform(0.3, 1.5))
+
+    def _shown(self, answer: Answer) -> dict[str, Any]:
+        told = answer.json()
+        self._secrets[told["key_id"]] = told["key"]
+        return {"key_id": told["key_id"], "in_force": told["in_force"]}
+
+
+class Holder:
+    """The keys of those who work here all the time."""
+
+    def __init__(self, registry: Registry, administrator: str) -> None:
+        self._registry = registry
+        self._keys = {"local": administrator}
+
+    async def hold(self, name: str, scopes: Sequence[str], stop: asyncio.Event) -> bool:
+        """Make a client with a key, everywhere; whether that was done before `stop`."""
+        while not stop.is_set():
+            if await self._registry.create(name, scopes, ["*"]) and (key := await self._registry.add_key(name, "own")):
+                self._keys[name] = key.secret
+                return True
+        return False
+
+    def key(self, name: str) -> str:
+        """What `name` calls with."""
+        return self._keys[name]
+
+
+class Posters:
+    """Clients that come and go."""
+
+    def __init__(self, client: Client, intake: int, registry: Registry, seed: int) -> None:
+        self._client = client
+        self._items: Place = intake, "/v1/items"
+        self._lines: Place = intake, "/v1/items/batch"
+        self._registry = registry
+        self._seed = seed
+        self.tally: Counter[str] = Counter()
+
+    async def run(self, rate: float, stop: asyncio.Event) -> None:
+        """Let clients begin until `stop`, `rate` a second; each ends where it is."""
+        rng, n = random.Random(f"clients-{self._seed}"), 0
+        async with asyncio.TaskGroup() as living:
+            while not stop.is_set():
+                n += 1
+                living.create_task(self._live(f"c-{n}", random.Random(f"clients-{self._seed}-{n}"), stop))
+                await _rest(stop, rng.expovariate(rate))
+
+    async def _live(self, name: str, rng: random.Random, stop: asyncio.Event) -> None:
+        regions = rng.choice((["eu"], ["us"], ["*"]))
+        hand = _Hand(self, name, regions, rng, stop)
+        if not await self._registry.create(name, ["items:write", "items:read"], regions, limited=rng.random() < 0.3):
+            return
+        if (first := await self._registry.add_key(name, "first")) is None:
+            return
+        await hand.posts(first, rng.randint(2, 6))
+        if rng.random() < 0.3:
+            await self._registry.create(name, ["items:write", "items:read"], ["us"])  # another of its name
+        second = await self._registry.add_key(name, "second")
+        if second is None:
+            return
+        if rng.random() < 0.3:
+            await self._registry.add_key(name, "third")  # one too many
+        await hand.posts(second, 2)
+        await asyncio.gather(self._registry.revoke(name, first.key_id), hand.posts(first, 3))
+        await hand.posts(first, 3)
+        await hand.posts(second, 2)
+        if rng.random() < 0.5:
+            await asyncio.gather(self._registry.change(name, "disabled"), hand.posts(second, 2))
+            await hand.posts(second, 2)
+            if rng.random() < 0.7 and not stop.is_set():
+                await self._registry.change(name, "active")
+                await hand.posts(second, 2)
+                await hand.posts(first, 1)
+
+    async def post(self, name: str, key: Key, lines: Sequence[str], bad: Sequence[int]) -> None:
+        """Post items once, alone or as a batch; `bad` lines name a region that is not the client's."""
+        headers = {"Authorization": f"Bearer {key.secret}"}
+        who = {"by": name, "key_id": key.key_id, "bad": list(bad)}
+        if len(lines) == 1:
+            facts, content = {"body": lines[0], **who}, lines[0].encode()
+            status, _ = await self._client.call("post", facts, self._items, content, headers=headers, timeout=8)
+        else:
+            facts, content = {"lines": list(lines), **who}, "\n".join(lines).encode()
+            status, _ = await self._client.call(
+                "batch",
+                facts,
+                self._lines,
+                content,
+                headers=headers,
+                media_type="application/x-ndjson",
+                read=lambda answer: [msgspec.json.decode(line) for line in answer.content.splitlines()],
+                timeout=8,
+            )
+        self.tally[str(status or "no answer")] += 1
+
+
+class _Hand:
+    """What one client posts."""
+
+    def __init__(
+        self, posters: Posters, name: str, regions: Sequence[str], rng: random.Random, stop: asyncio.Event
+    ) -> None:
+        self._posters = posters
+        self._name = name
+        self._regions = regions
+        self._rng = rng
+        self._stop = stop
+        self._count = 0
+
+    async def posts(self, key: Key, times: int) -> None:
+        """Post so often with a key, now and then what is not its client's to post."""
+        for _ in range(times):
+            if self._stop.is_set():
+                return
+            items = [self._item() for _ in range(self._rng.choice((1, 1, 1, 4)))]
+            lines = [_encode(item).decode() for item in items]
+            bad = [n for n, item in enumerate(items, 1) if not self._may(item["markets"])]
+            await self._posters.post(self._name, key, lines, bad if len(lines) > 1 else [0] * len(bad))
+            await _rest(self._stop, self._rng.choice((0.0, self._rng.uniform(0.0, 0.8))))
+
+    def _item(self) -> dict[str, Any]:
+        self._count += 1
+        return {
+            "platform": "shop",
+            "kind": "product",
+            "id": f"{self._name}-{self._count}",
+            "version": 1,
+            "markets": self._rng.choice((["DE"], ["DE", "FR"], ["US"], ["DE", "US"])),
+            "title": "Garden chair of oak, solid",
+            "brand": "Oak & Sons",
+        }
+
+    def _may(self, markets: Sequence[str]) -> bool:
+        return "*" in self._regions or all(MARKETS[market] in self._regions for market in markets)
+
+
+async def _rest(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+def _changed(answer: Answer) -> dict[str, Any]:
+    told = answer.json()
+    return {"state": told["client"]["state"], "revision": told["client"]["revision"], "in_force": told["in_force"]}

@@ -1,0 +1,317 @@
+"""The checker finds what breaks a promise about clients and their keys: each is planted in a history that is sound."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.chaos.checker import promises
+from tests.chaos.checker.cloudevents import derived
+from tests.chaos.checker.history import Call, ClientRow, KeyRow
+from tests.unit.test_chaos_checker import Recording, drop, is_of, titles
+
+
+class Calling(Recording):
+    """A recording in which clients come, post with keys of their own, and go; `_keys` are hashes by client and key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hashes: dict[str, dict[str, str]] = {}
+        self._revoked: set[str] = set()
+
+    def client(self, name: str, *regions: str) -> str:
+        """A client, made and told."""
+        self._hashes[name] = {}
+        self.history.office.clients.append(ClientRow(name, "active", 0, regions or ("eu",)))
+        self._tell(name, "created")
+        facts = {"name": name, "regions": list(regions or ("eu",))}
+        self.call("client.create", facts, 201, {"state": "active", "in_force": True})
+        return name
+
+    def key(self, name: str, call: str, *, in_force: bool = True) -> str:
+        """A key, made under an Idempotency-Key, told and answered."""
+        sha256 = (derived(name, call).replace("-", "") * 2)[:64]
+        self._hashes[name][sha256[:12]] = sha256
+        made_with = derived("client-key", "local", call)
+        self.history.office.keys.append(KeyRow(name, sha256[:12], revoked=False, made_with=made_with))
+        self._tell(name, "key_added")
+        self.call("client.key", {"name": name, "key": call}, 201, {"key_id": sha256[:12], "in_force": in_force})
+        return sha256[:12]
+
+    def revoke(self, name: str, key_id: str, *, in_force: bool = True) -> Call:
+        """A key, ended."""
+        keys = self.history.office.keys
+        n = next(n for n, key in enumerate(keys) if key.key_id == key_id)
+        if not keys[n].revoked:
+            keys[n] = keys[n]._replace(revoked=True)
+            self._revoked.add(key_id)
+            self._tell(name, "key_revoked")
+        return self.call("client.revoke", {"name": name, "key_id": key_id}, 200, {"in_force": in_force})
+
+    def change(self, name: str, state: str) -> Call:
+        """A client, shut out or let in."""
+        self.set_client(self.row_of(name)._replace(state=state))
+        self._tell(name, "disabled" if state == "disabled" else "enabled")
+        return self.call("client.change", {"name": name, "state": state}, 200, {"in_force": True})
+
+    def post_by(self, name: str, key_id: str, subject: str, status: int | None = 202, market: str = "DE") -> str:
+        """An item, posted by a client; taken in where it was answered 202."""
+        facts = {"by": name, "key_id": key_id, "bad": []}
+        if status == 202:
+            case_id = self.post(subject, 1, markets=market)
+            self.history.calls[-1].facts.update(facts)
+            return case_id
+        body = {"platform": "p", "kind": "product", "id": subject, "version": 1, "markets": [market]}
+        self.call("post", {"body": msgspec.json.encode(body).decode(), **facts}, status, {})
+        return ""
+
+    def take_in(self, name: str, key_id: str, subject: str, status: int | None, market: str = "DE") -> None:
+        """An item that is there, whatever its post was answered."""
+        self.post_by(name, key_id, subject, market=market)
+        call = self.history.calls.pop()
+        self.call("post", call.facts, status, {})
+
+    def refusal(self, name: str, count: int) -> None:
+        said = {"client": name, "reason": "revoked-key", "count": count}
+        self.event("piepowder.access.eu", "eu", "access.refused", f"piepowder:client:{name}", derived(name, "r"), said)
+
+    def row_of(self, name: str) -> ClientRow:
+        return next(row for row in self.history.office.clients if row.name == name)
+
+    def set_client(self, row: ClientRow) -> None:
+        rows = self.history.office.clients
+        rows[next(n for n, old in enumerate(rows) if old.name == row.name)] = row
+
+    def _tell(self, name: str, change: str) -> None:
+        row = self.row_of(name)
+        self.set_client(row._replace(revision=row.revision + 1))
+        keys = [
+            {"sha256": sha256, **({"revoked_at": "then"} if key_id in self._revoked else {})}
+            for key_id, sha256 in self._hashes[name].items()
+        ]
+        data: dict[str, Any] = {"name": name, "revision": row.revision + 1, "change": change, "keys": keys}
+        event_id = derived("event", f"client:{name}", "piepowder.client.changed.v1", str(row.revision + 1))
+        self.event("piepowder.control", "global", "client.changed", f"client:{name}", event_id, data)
+
+
+def calling() -> Calling:
+    """Clients of one region and of all; keys that change places, one whose making and one whose end nobody was told of;
+    one that was shut out and let in again; posts that are taken, refused, and lost."""
+    told = Calling()
+    told.client("ann")
+    first = told.key("ann", "ann-1")
+    told.post_by("ann", first, "a-1")
+    told.post_by("ann", first, "a-2", 403, "US")
+    told.post_by("ann", first, "a-3", None)
+    second = told.key("ann", "ann-2")
+    told.post_by("ann", second, "a-4")
+    told.call("client.key", {"name": "ann", "key": "ann-3"}, 409, {})
+    told.revoke("ann", first, in_force=False)
+    told.post_by("ann", first, "a-5")
+    told.revoke("ann", first)
+    told.post_by("ann", first, "a-6", 401)
+    told.post_by("ann", first, "a-7", None)
+    told.post_by("ann", second, "a-8")
+    told.refusal("ann", 2)
+    told.client("ben", "*")
+    only = told.key("ben", "ben-1", in_force=False)
+    told.post_by("ben", only, "b-1", 401)
+    told.post_by("ben", only, "b-2", market="US")
+    told.change("ben", "disabled")
+    told.post_by("ben", only, "b-3", 401)
+    told.change("ben", "active")
+    told.post_by("ben", only, "b-4", market="US")
+    told.post_by("ben", only, "b-5", 429)
+    told.call("client.create", {"name": "eve", "regions": ["eu"]}, 503, None)
+    return told
+
+
+def first_key() -> str:
+    return derived("ann", "ann-1").replace("-", "")[:12]
+
+
+def bens_key() -> str:
+    return derived("ben", "ben-1").replace("-", "")[:12]
+
+
+def test_a_sound_history_with_clients_has_no_violation() -> None:
+    assert titles(calling().done()) == []
+
+
+def lose_a_client(told: Calling) -> None:
+    told.history.office.clients = [row for row in told.history.office.clients if row.name != "ann"]
+
+
+def give_a_client_another_region(told: Calling) -> None:
+    told.set_client(told.row_of("ann")._replace(regions=("eu", "us")))
+
+
+def make_a_client_up(told: Calling) -> None:
+    told.client("dan")
+    told.history.calls.pop()
+    told.call("client.create", {"name": "dan", "regions": ["eu"]}, 403, {})
+
+
+def lose_a_key(told: Calling) -> None:
+    office = told.history.office
+    office.keys = [key for key in office.keys if key.key_id != bens_key()]
+
+
+def make_a_key_up(told: Calling) -> None:
+    told.key("ben", "ben-2")
+    told.history.calls.pop()
+
+
+def make_two_keys_of_one_call(told: Calling) -> None:
+    key_id = told.key("ben", "ben-2")
+    keys = told.history.office.keys
+    keys[-1] = keys[-1]._replace(made_with=derived("client-key", "local", "ben-1"))
+    assert keys[-1].key_id == key_id
+
+
+def show_two_keys_to_one_call(told: Calling) -> None:
+    told.key("ben", "ben-2")
+    told.history.calls[-1].facts["key"] = "ben-1"
+
+
+def lose_a_revocation(told: Calling) -> None:
+    keys = told.history.office.keys
+    keys[0] = keys[0]._replace(revoked=False)
+
+
+def revoke_what_nobody_ended(told: Calling) -> None:
+    told.revoke("ben", bens_key())
+    told.history.calls.pop()
+
+
+def lose_a_change(told: Calling) -> None:
+    told.set_client(told.row_of("ben")._replace(state="disabled"))
+
+
+def refuse_a_sound_revocation(told: Calling) -> None:
+    told.call("client.revoke", {"name": "ben", "key_id": bens_key()}, 403, {})
+
+
+def forget_a_client(told: Calling) -> None:
+    told.call("client.revoke", {"name": "ben", "key_id": bens_key()}, 404, {})
+
+
+def leave_a_change_untold(told: Calling) -> None:
+    drop(told, lambda r: is_of(r, "client.changed") and b"key_revoked" in (r.value or b""))
+
+
+def tell_an_older_state_last(told: Calling) -> None:
+    told.set_client(told.row_of("ben")._replace(revision=99))
+
+
+def tell_changes_in_disorder(told: Calling) -> None:
+    places = [n for n, r in enumerate(told.history.records) if is_of(r, "client.changed")]
+    a, b = (told.history.records[n] for n in places[:2])
+    told.history.records[places[0]] = a._replace(offset=b.offset)
+    told.history.records[places[1]] = b._replace(offset=a.offset)
+
+
+def tell_of_nobody(told: Calling) -> None:
+    told.client("dan")
+    told.history.office.clients.pop()
+    told.history.calls[-1] = told.call("client.create", {"name": "dan", "regions": ["eu"]}, None, None)
+
+
+def tell_under_another_id(told: Calling) -> None:
+    n = next(n for n, r in enumerate(told.history.records) if is_of(r, "client.changed"))
+    record = told.history.records[n]
+    headers = tuple((name, derived("other").encode() if name == "ce_id" else v) for name, v in record.headers)
+    told.history.records[n] = record._replace(headers=headers)
+
+
+def keep_three_keys_alive(told: Calling) -> None:
+    told.key("ben", "ben-2")
+    told.key("ben", "ben-3")
+
+
+def open_to_a_dead_key(told: Calling) -> None:
+    told.post_by("ann", first_key(), "a-9")
+
+
+def open_to_who_is_shut_out(told: Calling) -> None:
+    told.change("ben", "disabled")
+    told.post_by("ben", bens_key(), "b-9")
+
+
+def take_in_what_came_with_a_dead_key_and_was_refused(told: Calling) -> None:
+    told.take_in("ann", first_key(), "a-9", 401)
+
+
+def take_in_what_came_with_a_dead_key_and_was_not_answered(told: Calling) -> None:
+    told.take_in("ann", first_key(), "a-9", None)
+
+
+def let_a_client_into_another_region(told: Calling) -> None:
+    told.post_by("ann", told.key("ann", "ann-4"), "a-9", market="US")
+
+
+def take_in_what_another_region_was_sent_and_not_answered(told: Calling) -> None:
+    told.take_in("ann", told.key("ann", "ann-4"), "a-9", None, "US")
+
+
+def refuse_a_key_that_lives(told: Calling) -> None:
+    told.post_by("ann", told.key("ann", "ann-4"), "a-9", 401)
+
+
+def refuse_a_region_that_is_the_clients(told: Calling) -> None:
+    told.post_by("ben", bens_key(), "b-9", 403, "US")
+
+
+def tell_of_too_many_refusals(told: Calling) -> None:
+    told.refusal("ben", 9)
+
+
+PLANTS: list[tuple[Callable[[Calling], None], int, str]] = [
+    (lose_a_client, 1, "LOST: client ann"),
+    (give_a_client_another_region, 1, "LOST: client ann"),
+    (make_a_client_up, 1, "client dan is there, and nobody asked"),
+    (lose_a_key, 1, "LOST: key"),
+    (make_a_key_up, 1, "nobody asked for it"),
+    (make_two_keys_of_one_call, 2, "DOUBLE: one call made 2 keys"),
+    (show_two_keys_to_one_call, 2, "two keys under one Idempotency-Key"),
+    (lose_a_revocation, 1, "was revoked, and is not"),
+    (revoke_what_nobody_ended, 1, "was revoked, and nobody asked for it"),
+    (lose_a_change, 1, "LOST: client ben was made active"),
+    (refuse_a_sound_revocation, 9, "a sound client.revoke was refused"),
+    (forget_a_client, 1, "and nobody knew it"),
+    (leave_a_change_untold, 4, "was not told as it is stored"),
+    (tell_an_older_state_last, 4, "was not told as it is stored"),
+    (tell_changes_in_disorder, 6, "DISORDER: the changes of client ann"),
+    (tell_of_nobody, 4, "client dan was told of, and is not stored"),
+    (tell_under_another_id, 2, "told under another id"),
+    (keep_three_keys_alive, 2, "client ben has 3 living keys"),
+    (open_to_a_dead_key, 7, "A DEAD KEY OPENED"),
+    (open_to_who_is_shut_out, 7, "A DEAD KEY OPENED"),
+    (take_in_what_came_with_a_dead_key_and_was_refused, 1, "all posts of it were refused"),
+    (take_in_what_came_with_a_dead_key_and_was_not_answered, 7, "came with a key that had been ended"),
+    (let_a_client_into_another_region, 7, "LEAK: ann may not act in us"),
+    (take_in_what_another_region_was_sent_and_not_answered, 7, "by a client that may not act where it posted it"),
+    (refuse_a_key_that_lives, 9, "was refused: 401"),
+    (refuse_a_region_that_is_the_clients, 9, "was refused: 403"),
+    (tell_of_too_many_refusals, 4, "client ben was told of as refused 9 times"),
+]
+
+
+@pytest.mark.parametrize(("plant", "promise", "title"), PLANTS, ids=[plant.__name__ for plant, _, _ in PLANTS])
+def test_what_breaks_a_promise_is_named_with_its_records(
+    plant: Callable[[Calling], None], promise: int, title: str
+) -> None:
+    told = calling()
+    plant(told)
+    found = [v for v in promises.check(told.done()) if v.promise == promise and title in v.title]
+    assert found, titles(told.done())
+    assert all(v.records for v in found)
+
+
+def test_what_a_replay_changes_of_clients_is_named() -> None:
+    before, after = calling().done(), calling()
+    after.set_client(after.row_of("ben")._replace(state="disabled"))
+    lose_a_revocation(after)
+    found = [violation.title for violation in promises.compare(before, after.done())]
+    assert found == ["a replay changed a client", "a replay changed a client's key"]
