@@ -44,7 +44,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 NAME_SAYS: Final = "1 to 63 of a-z, 0-9 and '-', the first a letter"
 KEY_ID_DIGITS: Final = 12
 
-_REGION: Final = re.compile(r"[a-z][a-z0-9-]{0,30}")
+REGION: Final = r"[a-z][a-z0-9-]{0,30}"
 _SCOPE: Final = re.compile(r"[a-z][a-z_-]{0,30}:[a-z][a-z_-]{0,30}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FASTEST: Final = 1_000_000
@@ -69,7 +69,7 @@ def name_fault(name: str) -> str | None:
 
 def region_fault(region: str) -> str | None:
     """What is wrong with a region that a client is to act in."""
-    if region == ANY or _REGION.fullmatch(region):
+    if region == ANY or re.fullmatch(REGION, region):
         return None
     return f"{region!r:.100} is not a region: 1 to 31 of a-z, 0-9 and '-', or {ANY!r} for all"
 

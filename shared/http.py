@@ -4,14 +4,16 @@ Errors are RFC 9457 `application/problem+json` with a stable `type`, and for inp
 """
 
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Header
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,6 +37,16 @@ CALLER: Final = "piepowder.caller"  # where a request's scope has who calls, onc
 _SHORTCUT: Final = "piepowder.shortcut"
 _OF_ANOTHER_KIND: Final = "unsupported-media-type"
 _HTTP_ERRORS: Final = {400: "malformed-body", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+IDEMPOTENCY_KEY: Final = r'^"[!#-\[\]-~]{1,255}"$'
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        description="A quoted string of the client's own; the same call again, with the same key, makes nothing twice",
+        json_schema_extra={"pattern": IDEMPOTENCY_KEY, "examples": ['"lamps-2026"']},
+    ),
+]
+_OWN: Final = "#/$defs/{name}"
+_SHARED: Final = "#/components/schemas/{name}"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -91,22 +103,9 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
 
 def documented_answer(kind: type[msgspec.Struct], example: object) -> dict[str, Any]:
     """An answer for OpenAPI's `responses`: described by the struct's first line, with its schema and an example."""
-    schema = msgspec.json.schema(kind, ref_template="#/$defs/{name}")
-    definitions: dict[str, Any] = schema.pop("$defs", {})
-
-    def resolved(node: Any) -> Any:
-        if isinstance(node, list):
-            return [resolved(part) for part in node]
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            return resolved(definitions[node["$ref"].rpartition("/")[2]])
-        return {name: resolved(part) for name, part in node.items()}
-
-    return {
-        "description": (kind.__doc__ or "").split("\n\n")[0],
-        "content": {"application/json": {"schema": resolved(schema), "example": example}},
-    }
+    schema = msgspec.json.schema(kind, ref_template=_OWN)
+    description = (kind.__doc__ or "").split("\n\n")[0]
+    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def documented_problem(status: int, slug: str, title: str, detail: str) -> dict[str, Any]:
@@ -138,6 +137,16 @@ def require_json(request: Request) -> None:
         raise Problem(415, _OF_ANOTHER_KIND, "The body is of another kind", detail)
 
 
+def read_idempotency_key(header: str) -> str:
+    """What an `Idempotency-Key` says between its quotation marks; raises a 422 Problem when it is no such string."""
+    given = header.strip()
+    if re.match(IDEMPOTENCY_KEY, given) is None:
+        detail = f'Idempotency-Key is {given!r:.100}; expected a quoted string of 1 to 255 characters: "lamps-2026".'
+        pointer = "/header/idempotency-key"
+        raise Problem(422, "invalid-request", "The request does not fit", detail, pointer=pointer)
+    return given[1:-1]
+
+
 def not_ready(readiness: Readiness) -> Problem:
     """503: the service cannot do its work yet; says what it lacks."""
     lacks = "; ".join(f"{name}: {state}" for name, state in readiness.conditions.items() if state != "ok")
@@ -156,6 +165,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
         description=description,
         version="1",
         redoc_url=None,
+        generate_unique_id_function=_operation_id,
         responses={
             401: documented_problem(401, "unauthorized", "The call is not authenticated", "No API key: send it as ..."),
             403: documented_problem(403, "missing-scope", "The key may not do this", "Client 'shop' lacks the scope."),
@@ -167,6 +177,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
 
     add_probes(app, service, readiness)
     add_security(app)
+    _share_schemas(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(Transient, _on_transient)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -175,27 +186,44 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     return app
 
 
+def _operation_id(route: APIRoute) -> str:
+    first, *others = route.name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
 def _documented(description: str) -> dict[str, Any]:
-    schema = {
-        "type": "object",
-        "required": ["type", "title", "status", "detail"],
-        "properties": {
-            "type": {"type": "string", "format": "uri"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "errors": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["pointer", "detail"],
-                    "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
-                },
-            },
-            "retry_after": {"type": "integer"},
-        },
-    }
+    schema = {"$ref": _SHARED.format(name=ProblemDetails.__name__)}
     return {"description": description, "content": {PROBLEM_JSON: {"schema": schema}}}
+
+
+def _share_schemas(app: FastAPI) -> None:
+    """Let the document say once what several answers have in common; generated clients then have one type for it."""
+    generate = app.openapi
+    _, problem = msgspec.json.schema_components([ProblemDetails], ref_template=_SHARED)
+
+    def with_shared() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.update(problem)
+        _share(document["paths"], schemas)
+        return document
+
+    app.openapi = with_shared  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _share(node: Any, schemas: dict[str, Any]) -> None:
+    if isinstance(node, list):
+        for part in node:
+            _share(part, schemas)
+    elif isinstance(node, dict):
+        for name, schema in node.pop("$defs", {}).items():
+            _share(schema, schemas)
+            if schemas.setdefault(name, schema) != schema:
+                raise AssertionError(f"two types of the API are named {name}")
+        if isinstance(reference := node.get("$ref"), str):
+            node["$ref"] = reference.replace(_OWN.format(name=""), _SHARED.format(name=""))
+        for part in node.values():
+            _share(part, schemas)
 
 
 class Caller(Protocol):

@@ -67,7 +67,7 @@ def limited() -> dict[str, Any]:
         },
         "content": {
             _PROBLEM_JSON: {
-                "schema": {"type": "object"},
+                "schema": {"$ref": "#/components/schemas/ProblemDetails"},
                 "example": {
                     "type": f"urn:piepowder:problem:{RATE_LIMITED}",
                     "title": "Too many calls",

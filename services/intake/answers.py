@@ -38,7 +38,7 @@ class DecisionAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     team: str = ""
 
 
-class RegionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+class ItemInRegion(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where an item is in a region; `reason` says why it was set aside or withdrawn, or what superseded it.
 
     `withdrawn_at` is when it was taken back; the status is `withdrawn` once no case of it is open any more, unless it
@@ -74,7 +74,7 @@ class ItemView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int | None
     reference: str = ""
     received_at: str | None
-    regions: dict[str, RegionStatus]
+    regions: dict[str, ItemInRegion]
     awaited: list[str] = []
     conflict: bool = False
 
@@ -180,9 +180,9 @@ def item_answer(view: ItemView, projection: ProjectionAnswer) -> ItemAnswer:
     return ItemAnswer(**{name: getattr(view, name) for name in view.__struct_fields__}, projection=projection)
 
 
-def _region_status(facts: Facts) -> RegionStatus:
+def _region_status(facts: Facts) -> ItemInRegion:
     opened, decision, withdrawal = facts.opened, facts.decision, facts.withdrawal
-    return RegionStatus(
+    return ItemInRegion(
         status(facts),
         updated_at(facts),
         opened.queue if opened else "",

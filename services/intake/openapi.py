@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI
 
-from services.intake import waiting
+from services.intake import bodies, waiting
 from services.intake.answers import ItemAnswer, ItemsAnswer, Receipt, SubjectAnswer, TotalsAnswer, WithdrawalReceipt
 from services.intake.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RefusedLine
 from services.intake.domain.posts import MAX_BODY_BYTES, PLATFORM, Post
@@ -94,12 +94,6 @@ _PREFERENCE_APPLIED: Final = {
         "example": "wait=10",
     }
 }
-_CONTENT_ENCODING: Final = {
-    "name": "Content-Encoding",
-    "in": "header",
-    "schema": {"type": "string", "enum": ["gzip", "zstd", "identity"]},
-    "description": "How the body is compressed, if it is",
-}
 
 
 def _in_query(name: str, schema: dict[str, Any], example: object, description: str) -> dict[str, Any]:
@@ -172,12 +166,18 @@ def describe(app: FastAPI) -> None:
                 "description": "Answers when the topic of every region that owns one of the markets has it,"
                 " acknowledged by all in-sync replicas. The same version again gets the same answer. So do an older one"
                 " and a number that was used for other content: they change nothing, and `status_url` says so.",
-                "parameters": [_PREFER, _CONTENT_ENCODING],
-                "requestBody": _body("application/json", posted, _ITEM, f"At most {MAX_BODY_BYTES // 1024} KiB"),
+                "parameters": [_PREFER],
+                "requestBody": _body(
+                    "application/json",
+                    posted,
+                    _ITEM,
+                    f"At most {MAX_BODY_BYTES // 1024} KiB; `Content-Encoding` may be {bodies.CODINGS}",
+                ),
                 "responses": {
                     "202": {
                         **_answer("Every region has it", "application/json", received, _RECEIPT),
                         "headers": _PREFERENCE_APPLIED,
+                        "links": {name: _linked(name) for name in ("getItem", "withdrawItem")},
                     },
                     **_problems(problem, 400, 401, 403, 408, 413, 415, 422, 429, 503),
                 },
@@ -210,12 +210,12 @@ def describe(app: FastAPI) -> None:
                 " a body that breaks off or comes too slowly) is the last line: a problem without `line`; the lines"
                 " before have their verdicts, those after were not taken. When Kafka is away for a region, the lines"
                 " for it say so themselves, with `retry_after`. Sending the whole again is always right.",
-                "parameters": [_CONTENT_ENCODING],
                 "requestBody": _body(
                     "application/x-ndjson",
-                    {"type": "string", "description": "A `Post` a line"},
+                    {"type": "string", "format": "binary", "description": "A `Post` a line"},
                     '{"platform":"shop","kind":"product","id":"1","markets":["DE"],"title":"Lamp"}\n',
-                    f"At most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB; a line at most {MAX_BODY_BYTES // 1024} KiB",
+                    f"At most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB; a line at most {MAX_BODY_BYTES // 1024} KiB;"
+                    f" `Content-Encoding` may be {bodies.CODINGS}",
                 ),
                 "responses": {
                     "200": _answer(
@@ -333,6 +333,10 @@ def _body(media_type: str, schema: dict[str, Any], example: object, description:
         "description": description,
         "content": {media_type: {"schema": schema, "example": example}},
     }
+
+
+def _linked(operation: str) -> dict[str, Any]:
+    return {"operationId": operation, "parameters": {"item_id": "$response.body#/item_id"}}
 
 
 def _answer(description: str, media_type: str, schema: dict[str, Any], example: object) -> dict[str, Any]:

@@ -648,6 +648,9 @@ async def test_without_kafka_posts_are_told_to_come_again_and_nothing_is_half_to
         verdicts = [json.loads(line) for line in answer.text.splitlines()]
         assert [verdict["status"] for verdict in verdicts] == [202] * 1_000 + [503] * 2_000
         assert verdicts[-1]["retry_after"] == 2
+        told = {record.key for record in await running.records(topics.submissions(running.north))}
+        assert told >= {b"shop:product:%d" % n for n in range(1_000)}
+        assert not told & {b"shop:product:%d" % n for n in range(1_000, 2_000)}
     finally:
         assert await running.stop() == 0
         await running.http.aclose()

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import httpx
+import msgspec
 import pytest
 from fastapi import APIRouter, FastAPI
 from prometheus_client import REGISTRY
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from shared import ids
 from shared.auth import Authenticator, Client, keyed, require_region
 from shared.errors import Transient
-from shared.http import Problem, Shortcut, create_app
+from shared.http import Problem, Shortcut, create_app, documented_answer, read_idempotency_key
 from shared.readiness import Readiness
 
 KEY = ids.new_api_key("test")
@@ -105,6 +106,48 @@ async def test_a_defect_is_a_problem_too_and_gives_nothing_away(client: httpx.As
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:piepowder:problem:defect"
     assert "ZeroDivision" not in answer.text
+
+
+@pytest.mark.parametrize("given", ["", '""', "bare", '"two', 'two"', '"a" "b"', '"sp ace"', '"ä"', f'"{"a" * 256}"'])
+def test_an_idempotency_key_is_a_quoted_string(given: str) -> None:
+    assert read_idempotency_key(' "lamps-2026" ') == "lamps-2026"
+    with pytest.raises(Problem) as found:
+        read_idempotency_key(given)
+    assert (found.value.details.status, found.value.details.errors[0].pointer) == (422, "/header/idempotency-key")
+
+
+class Lamp(msgspec.Struct):
+    """A lamp."""
+
+    watts: int
+
+
+class Shop(msgspec.Struct):
+    """What is in the shop."""
+
+    lamps: list[Lamp]
+
+
+def test_the_document_says_once_what_several_answers_share_and_takes_no_name_twice(app: FastAPI) -> None:
+    async def answer() -> None: ...
+
+    def answers(name: str, kind: type[msgspec.Struct]) -> None:
+        app.add_api_route(f"/v1/{name}", answer, name=name, responses={200: documented_answer(kind, {})})
+
+    answers("shops", Shop)
+    answers("lamps", Lamp)
+    document = app.openapi()
+    schemas = document["components"]["schemas"]
+    assert schemas["Shop"]["properties"]["lamps"]["items"] == {"$ref": "#/components/schemas/Lamp"}
+    told = document["paths"]["/v1/lamps"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert told == {"$ref": "#/components/schemas/Lamp"}
+    assert "$defs" not in str(document)
+
+    another = msgspec.defstruct("Lamp", [("volts", int)])
+    answers("other-lamps", another)
+    app.openapi_schema = None
+    with pytest.raises(AssertionError, match="two types of the API are named Lamp"):
+        app.openapi()
 
 
 async def test_a_body_that_does_not_fit_is_told_where(client: httpx.AsyncClient) -> None:

@@ -435,6 +435,16 @@ def test_a_version_names_the_item_and_without_one_its_content_does(front: Front)
     assert prepared(front, unnamed).item_id == prepared(front, unnamed | {"reference": "other"}).item_id
 
 
+def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(front: Front) -> None:
+    least = {name: GOOD[name] for name in ("platform", "kind", "id", "markets")}
+    fields = msgspec.structs.fields(posts.Post)
+    defaults = {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
+    defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not msgspec.NODEFAULT}
+    assert defaults.keys() | least.keys() == {field.name for field in fields}
+    for name, value in defaults.items():
+        assert prepared(front, least | {name: value}).item_id == prepared(front, least).item_id, name
+
+
 @given(st.data())
 @settings(max_examples=50)
 def test_equal_content_has_an_equal_hash_whatever_its_order_and_spaces(front: Front, data: st.DataObject) -> None:

@@ -1,12 +1,11 @@
 """The REST of clients: list, make, look, change, and their keys."""
 
-import re
 from collections.abc import Awaitable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Header, Path, Query
+from fastapi import APIRouter, FastAPI, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,13 +16,21 @@ from shared import clients, ids
 from shared.auth import Authenticator, keyed
 from shared.clock import Clock, from_text, to_text
 from shared.events import RateLimit
-from shared.http import LimitBody, Problem, documented_answer, documented_problem, json_response, not_ready
+from shared.http import (
+    IdempotencyKey,
+    LimitBody,
+    Problem,
+    documented_answer,
+    documented_problem,
+    json_response,
+    not_ready,
+    read_idempotency_key,
+)
 from shared.readiness import Readiness
 
 READ: Final = "clients:read"
 WRITE: Final = "clients:write"
 _MAX_BODY: Final = 64 * 1024
-_CALL: Final = re.compile(r'"([\x21\x23-\x5b\x5d-\x7e]{1,255})"')
 _FASTEST: Final = 1_000_000
 
 _T = TypeVar("_T")
@@ -62,11 +69,11 @@ def _time(text: str) -> str:
 
 
 Scopes = Annotated[
-    list[Annotated[str, AfterValidator(_scope)]],
+    list[Annotated[str, AfterValidator(_scope), Field(json_schema_extra={"enum": sorted(clients.SCOPES)})]],
     Field(min_length=1, max_length=50, description="What its keys may do"),
 ]
 Regions = Annotated[
-    list[Annotated[str, AfterValidator(_region)]],
+    list[Annotated[str, AfterValidator(_region), Field(json_schema_extra={"pattern": rf"^({clients.REGION}|\*)$"})],],
     Field(min_length=1, max_length=100, description="Where it may act; `*` is everywhere"),
 ]
 Description = Annotated[
@@ -74,7 +81,7 @@ Description = Annotated[
     Field(max_length=MAX_DESCRIPTION, description="For people; stays here"),
     AfterValidator(_printable),
 ]
-Time = Annotated[str, AfterValidator(_time)]
+Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]
 Name = Annotated[str, Path(description="A client's name", examples=["shop"])]
 KeyId = Annotated[str, Path(description="A key's id, the first digits of its hash", examples=["9f86d081884c"])]
 
@@ -102,7 +109,11 @@ class LimitInput(_Body):
 class ClientBody(_Body):
     """A new client."""
 
-    name: Annotated[str, AfterValidator(_name), Field(description=clients.NAME_SAYS)]
+    name: Annotated[
+        str,
+        AfterValidator(_name),
+        Field(description=clients.NAME_SAYS, json_schema_extra={"pattern": f"^{clients.NAME.pattern}$"}),
+    ]
     description: Description = ""
     scopes: Scopes
     regions: Regions
@@ -322,16 +333,15 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         "/v1/clients/{name}/keys",
         status_code=201,
         summary="Make a key, and show it this once",
-        description="A client has at most two living keys: one and its successor. With an `Idempotency-Key` (a quoted"
-        " string), the same call again makes no second key; it cannot show the first again either, and says which it"
-        " was (409).",
+        description="A client has at most two living keys: one and its successor. With an `Idempotency-Key`, the same"
+        " call again makes no second key; it cannot show the first again either, and says which it was (409).",
         responses={201: documented_answer(NewKeyView, _NEW_KEY), 403: _BEYOND, 404: _NO_CLIENT, 409: _TOO_MANY},
     )
     async def create_key(
         request: Request,
         name: Name,
         body: KeyBody,
-        idempotency_key: Annotated[str | None, Header(description='A quoted string: "one-key"')] = None,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
         by = authenticator.client(request, WRITE)
         registry = reception.open()
@@ -379,12 +389,8 @@ def _patch(body: ChangeBody) -> Patch:
 
 
 def _call(by: str, header: str, body: KeyBody) -> Call:
-    found = _CALL.fullmatch(header)
-    if found is None:
-        detail = f'Idempotency-Key is {header!r:.100}; expected a quoted string of 1 to 255 characters: "one-key".'
-        pointer = "/header/idempotency-key"
-        raise Problem(422, "invalid-request", "The request does not fit", detail, pointer=pointer)
-    return Call(ids.derive("client-key", by, found[1]), ids.content_hash(body.model_dump_json().encode()))
+    call_id = ids.derive("client-key", by, read_idempotency_key(header))
+    return Call(call_id, ids.content_hash(body.model_dump_json().encode()))
 
 
 def _moment(text: str | None) -> datetime | None:

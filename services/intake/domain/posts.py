@@ -183,6 +183,7 @@ class Submitted(ItemSubmitted, frozen=True, kw_only=True):
 _decode = msgspec.json.Decoder(Post).decode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 _SHAPE: Final = inspect.type_info(Post)
+_NO_LANGUAGE: Final = "und"  # msgspec leaves a default out when it is the very same object
 _OF_KIND: Final = {
     "brand": "product",
     "gtin": "product",
@@ -240,7 +241,7 @@ def content(post: Post) -> Item:
     """What is judged: the post without what names it."""
     return Item(
         markets=post.markets,
-        language=post.language,
+        language=_NO_LANGUAGE if post.language == _NO_LANGUAGE else post.language,
         title=post.title,
         text=post.text,
         category=post.category,

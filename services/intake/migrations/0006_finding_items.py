@@ -1,8 +1,8 @@
 """What items are found by: their subject, when they were received, their client's reference, where they are.
 
 What is known already says all of it, so it is filled from there: about a minute for a million items, in which status
-is answered and posting goes on; what is learned meanwhile waits. A text with U+0000 is not for PostgreSQL: such an
-item, of which intake itself makes none, is in no list.
+is answered and posting goes on; what is learned meanwhile waits. A text with U+0000 is not for PostgreSQL: an item with
+one, of which intake itself makes none, is in no list.
 """
 
 import sqlalchemy as sa

@@ -26,7 +26,7 @@ from services.intake.requests.views import PageView, comment_view, summary, view
 from shared.auth import Authenticator, Client
 from shared.clients import ANY
 from shared.clock import from_text
-from shared.http import Handler, Problem, json_response, not_ready
+from shared.http import Handler, Problem, json_response, not_ready, read_idempotency_key
 from shared.readiness import Readiness
 from shared.security import security
 
@@ -49,7 +49,6 @@ LARGEST_PAGE: Final = 200
 _CALLS: Final = 16
 _CLIENT_GONE: Final = 499
 _FILTERS: Final = ("state", "kind", "region", "sponsor", "limit", "cursor")
-_is_key = re.compile(r'"([\x21\x23-\x5b\x5d-\x7e]{1,255})"').fullmatch
 _are_tags = re.compile(r'(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*').fullmatch
 _version_tags = re.compile(r'(?<!/)"([0-9]{1,9})"').findall
 
@@ -262,15 +261,11 @@ def _request_id(request: Request) -> str:
 def _idempotency_key(request: Request) -> str:
     """The key that names what is made; raises a 400 Problem when it is missing, 422 when it is not a quoted string."""
     given = request.headers.get("idempotency-key")
-    pointer = "/header/idempotency-key"
     if given is None:
         detail = 'Send `Idempotency-Key: "<text of yours>"`: with it, the same call again makes nothing twice.'
-        raise Problem(400, "idempotency-key-missing", "Idempotency-Key is missing", detail, pointer=pointer)
-    found = _is_key(given.strip())
-    if found is None:
-        detail = f'Idempotency-Key is {given!r:.100}; expected a quoted string of 1 to 255 characters: "lamps-2026".'
-        raise Problem(422, "invalid-request", "The request does not fit", detail, pointer=pointer)
-    return found[1]
+        title, pointer = "Idempotency-Key is missing", "/header/idempotency-key"
+        raise Problem(400, "idempotency-key-missing", title, detail, pointer=pointer)
+    return read_idempotency_key(given)
 
 
 def _versions(request: Request) -> Versions:

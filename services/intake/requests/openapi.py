@@ -7,7 +7,7 @@ import msgspec
 from services.intake.requests.domain import drafts, life
 from services.intake.requests.domain.drafts import Comment, Draft, Reason, Remark
 from services.intake.requests.views import CommentView, PageView, RequestView, WholeView
-from shared.http import documented_answer, documented_problem
+from shared.http import IDEMPOTENCY_KEY, documented_answer, documented_problem
 
 
 class Operation(NamedTuple):
@@ -21,6 +21,7 @@ class Operation(NamedTuple):
 
 
 _REQUEST_ID: Final = "0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10"
+_CURSOR: Final = "MjAyNi0wNS0wMVQwOTozMDowMCswMDowMCAwZDlmMGM2ZS01MmE1LTVhNTEtOTNhMS0yZjBmNGEzYjdjMTA="
 _HASH: Final = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 _POLICY: Final = {
     "id": "lamps-too-cheap",
@@ -94,7 +95,7 @@ _KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
-    "schema": {"type": "string", "pattern": r'^"[!#-\[\]-~]{1,255}"$'},
+    "schema": {"type": "string", "pattern": IDEMPOTENCY_KEY},
     "example": '"lamps-2026"',
     "description": "A quoted string of the client's own; the same call again, with the same key, makes nothing twice",
 }
@@ -142,9 +143,10 @@ def _body(kind: type[msgspec.Struct], example: object, *, required: bool = True)
 
 def _patch() -> dict[str, Any]:
     """A draft's schema with every member left out or null."""
-    schema: dict[str, Any] = documented_answer(Draft, _DRAFT)["content"]["application/json"]["schema"]
-    members = {name: {"anyOf": [member, {"type": "null"}]} for name, member in schema["properties"].items()}
-    return {"type": "object", "properties": members, "additionalProperties": False}
+    definitions: dict[str, Any] = documented_answer(Draft, _DRAFT)["content"]["application/json"]["schema"]["$defs"]
+    own = definitions.pop(Draft.__name__)["properties"]
+    members = {name: {"anyOf": [member, {"type": "null"}]} for name, member in own.items()}
+    return {"type": "object", "properties": members, "additionalProperties": False, "$defs": definitions}
 
 
 def _query(name: str, schema: dict[str, Any], description: str, example: object) -> dict[str, Any]:
@@ -177,7 +179,7 @@ _LISTING: Final = Operation(
             _query("region", {"type": "string"}, "Only those that concern it", "eu"),
             _query("sponsor", {"type": "string"}, "Only this sponsor's", "moderation-lead"),
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "On a page, at most", 50),
-            _query("cursor", {"type": "string"}, "`next` of the page before", "MjAyNi0wNS0wMQ=="),
+            _query("cursor", {"type": "string"}, "`next` of the page before", _CURSOR),
         ],
         "responses": {
             "200": documented_answer(PageView, {"requests": [_SUMMARY], "next": None}),

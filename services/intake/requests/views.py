@@ -1,9 +1,10 @@
 """Business requests as they are answered."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from services.intake.requests.domain import life
 from services.intake.requests.domain.life import Check, Mark, Request, Step
@@ -65,7 +66,7 @@ class CommentView(msgspec.Struct, frozen=True, kw_only=True):
 class WholeView(RequestView, frozen=True, kw_only=True):
     """A business request with its change, its history and its comments, both oldest first."""
 
-    change: msgspec.Raw | None
+    change: Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/$defs/ProposedChange"})] | None
     history: list[StepView]
     comments: list[CommentView]
 
