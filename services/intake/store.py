@@ -8,11 +8,12 @@ primary key, and the totals are kept, not counted, so neither grows with what is
 Lists are read in the order of an index, from a place in it: by subject, by a client's reference, by time. What an item
 is found by is written once, beside what is known of it, which changes several times and then touches no index. Where it
 is changes too; so the items that are not approved, which are few, stand by their status in a table of their own.
-Whatever else a list is asked for is looked at row by row, `SCAN` rows at most: a page may then hold less than it could.
+Whatever else a list is asked for is looked at row by row: a few rows first, which do where most fit, then `SCAN` at
+most: a page may then hold less than it could.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,7 @@ from shared.clock import from_text
 from shared.postgres.database import Connection, Database
 
 SCAN: Final = 2_000
+_FEW: Final = 2  # rows are looked at first for each that is wanted
 _WHOLE: Final = 2  # of the places where a look ends, the last may be one whose rows were not all looked at
 _LOCK_CLASS: Final = 720_912
 _LONGEST_SUBJECT: Final = 300  # characters; intake takes none longer, and an index row has a limit
@@ -277,16 +279,13 @@ class ItemStatuses:
 
     async def page(self, wanted: Wanted, limit: int) -> Page:
         """The next items of a list, at most `limit`, and where to go on; raises Transient."""
-        asked, most = _look(wanted, (limit + 1) * len(wanted.regions))  # a row for each region that an item went to
+        page, is_done = Page([], None), False
+        looks = _looks(wanted, (limit + 1) * len(wanted.regions))  # a row for each region that an item went to
         async with self._database.query() as connection:
-            rows = (await connection.execute(asked)).all()
-        places = list(dict.fromkeys(Place(row.received_at, row.item_id) for row in rows if row.fits))
-        if len(places) > limit:
-            return Page([place.item_id for place in places[:limit]], places[limit - 1])
-        if not rows or rows[-1].looked_at < most:
-            return Page([place.item_id for place in places], None)
-        *_, last = (Place(row.received_at, row.item_id) for row in rows if row.from_the_end == _WHOLE)
-        return Page([place.item_id for place in places if place >= last], last)
+            while not is_done and (look := next(looks, None)) is not None:
+                asked, most = look
+                page, is_done = _page((await connection.execute(asked)).all(), most, limit)
+        return page
 
     async def totals(self) -> dict[str, dict[str, int]]:
         """How many items are where: region, status, count; raises Transient."""
@@ -318,13 +317,33 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def _look(wanted: Wanted, rows: int) -> tuple[sa.Select[Any], int]:
-    """What asks for the rows that fit, newest first, and those where the look ended; at most how many that will be."""
+def _page(rows: Sequence[Any], most: int, limit: int) -> tuple[Page, bool]:
+    """The page that a look at `most` rows at most makes, and whether looking further would change nothing."""
+    places = list(dict.fromkeys(Place(row.received_at, row.item_id) for row in rows if row.fits))
+    if len(places) > limit:
+        return Page([place.item_id for place in places[:limit]], places[limit - 1]), True
+    if not rows or rows[-1].looked_at < most:
+        return Page([place.item_id for place in places], None), True
+    *_, last = (Place(row.received_at, row.item_id) for row in rows if row.from_the_end == _WHOLE)
+    return Page([place.item_id for place in places if place >= last], last), False
+
+
+def _looks(wanted: Wanted, rows: int) -> Iterator[tuple[sa.Select[Any], int]]:
+    """What asks for the rows that fit, newest first, and those where the look ended; at most how many are looked at.
+
+    A later one looks further, for when the page is not full yet.
+    """
     by_status = wanted.subject is None and wanted.reference is None and wanted.status not in (None, Status.APPROVED)
     column = (item_by_status if by_status else item_found).c
     found_by, others = _conditions(wanted, column, by_status=by_status)
     fits: sa.ColumnElement[bool] = sa.and_(sa.true(), *others)
-    most = SCAN if others else rows
+    for most in sorted({min(_FEW * rows, SCAN), SCAN}) if others else [rows]:
+        yield _look(wanted, column, found_by, fits, rows=rows, most=most), most
+
+
+def _look(
+    wanted: Wanted, column: Any, found_by: Sequence[Any], fits: sa.ColumnElement[bool], *, rows: int, most: int
+) -> sa.Select[Any]:
     regions = sa.func.unnest(sa.cast(list(wanted.regions), ARRAY(sa.Text)))
     asked = regions.table_valued("region", name="asked").render_derived()
     of_region = (
@@ -346,13 +365,12 @@ def _look(wanted: Wanted, rows: int) -> tuple[sa.Select[Any], int]:
         sa.func.count().over().label("looked_at"),
         sa.func.dense_rank().over(order_by=(looked_at.c.received_at, looked_at.c.item_id)).label("from_the_end"),
     ).subquery("counted")
-    answer = (
+    return (
         sa.select(counted)
         .where(sa.or_(counted.c.fits, counted.c.from_the_end <= _WHOLE))
         .order_by(counted.c.received_at.desc(), counted.c.item_id.desc())
         .limit(rows + _WHOLE * len(wanted.regions))
     )
-    return answer, most
 
 
 def _conditions(wanted: Wanted, column: Any, *, by_status: bool) -> tuple[list[Any], list[Any]]:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Final
 
 import uvloop
@@ -18,7 +19,7 @@ from deploy.local.stack import LocalStack
 from shared.clock import SystemClock
 from shared.errors import PiepowderError
 from shared.kafka.producer import KafkaProducer
-from tests.bench import document, e2e, growth, machine, report, stages
+from tests.bench import document, e2e, growth, lookups, machine, report, soak, stages
 from tests.bench.costs import count_statements
 from tests.bench.kafka import Watch
 from tests.bench.report import Figure
@@ -32,9 +33,20 @@ _STAGES: Final[Mapping[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "audit": stages.audit,
     "e2e": e2e.end_to_end,
     "growth": growth.growth,
+    "lookups": lookups.lookups,
+    "soak": soak.soak,
 }
-_STAGE_SECONDS: Final = {"growth": 1_200.0}
+_STAGE_SECONDS: Final = {"growth": 1_200.0, "lookups": 1_500.0}
 _OTHER_SECONDS: Final = 400.0
+_FAILURES: Final = (
+    AssertionError,
+    ConnectionError,
+    ExceptionGroup,
+    PiepowderError,
+    StackError,
+    SubprocessError,
+    TimeoutError,
+)
 _clock = SystemClock()
 
 
@@ -72,6 +84,8 @@ def _arguments() -> argparse.Namespace:
         help="also weigh what an item costs Kafka and PostgreSQL, and draw flame graphs into docs/performance",
     )
     parser.add_argument("--grown", type=int, default=1_000_000, help="items for growth (default: %(default)s)")
+    parser.add_argument("--stored", type=int, default=5_000_000, help="items for lookups (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long soak is steady (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
     parser.add_argument("--publish", action="store_true", help="write what was measured into docs/performance.md")
     arguments = parser.parse_args()
@@ -90,13 +104,19 @@ async def _run(arguments: argparse.Namespace) -> tuple[dict[str, list[Figure]], 
     for name in arguments.only:
         try:
             with tempfile.TemporaryDirectory(prefix="piepowder-bench-") as folder:
-                async with asyncio.timeout(_STAGE_SECONDS.get(name, _OTHER_SECONDS)):
+                async with asyncio.timeout(_seconds(name, arguments)):
                     found[name] = await _stage(name, Path(folder), arguments)
             _say(report.table(found[name]))
-        except (AssertionError, ConnectionError, ExceptionGroup, PiepowderError, StackError, TimeoutError) as error:
+        except _FAILURES as error:
             failures.append(f"{name}: not measured. {error!r}")
             _say(failures[-1])
     return found, failures
+
+
+def _seconds(name: str, arguments: argparse.Namespace) -> float:
+    """How long a stage may take."""
+    steady = 66 * arguments.minutes if name == "soak" else 0.0
+    return _STAGE_SECONDS.get(name, _OTHER_SECONDS) + steady
 
 
 async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list[Figure]:
@@ -123,6 +143,8 @@ async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list
                         began,
                         pictures,
                         arguments.grown,
+                        arguments.stored,
+                        arguments.minutes,
                     )
                 )
             finally:

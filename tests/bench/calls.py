@@ -10,12 +10,28 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from shared.clock import SystemClock
+
+_clock = SystemClock()
+
 
 class Answer(NamedTuple):
     """An HTTP answer: its status and its body."""
 
     status: int
     body: bytes
+
+
+class Timed(NamedTuple):
+    """What was answered to a call, and when it was due and done (monotonic seconds)."""
+
+    due: float
+    done: float
+    answer: Answer
+
+    @property
+    def took(self) -> float:
+        return self.done - self.due
 
 
 class Connection(asyncio.Protocol):
@@ -76,6 +92,11 @@ def post(path: str, key: str, body: bytes, kind: str = "application/json") -> by
     return head.encode() + body
 
 
+def get(path: str, key: str) -> bytes:
+    """The bytes of a GET."""
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+
+
 async def send_all(url: str, requests: Sequence[bytes], *, connections: int, wanted: int) -> list[bytes]:
     """Send the requests, as fast as `connections` in flight get their answers; the answers' bodies, in order.
 
@@ -100,3 +121,41 @@ async def send_all(url: str, requests: Sequence[bytes], *, connections: int, wan
         for connection in opened:
             connection.close()
     return bodies
+
+
+async def send_at(url: str, requests: Sequence[bytes], *, rate: float, connections: int) -> list[Timed]:
+    """Send so many requests a second, each at its time whatever became of those before (open loop).
+
+    One whose time has come while every connection waits for an answer is sent by the next that is free, and is late.
+    """
+    opened = [await Connection.open(url) for _ in range(connections)]
+    waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+    timed: list[Timed] = []
+
+    async def work(connection: Connection) -> None:
+        while True:
+            due, request = await waiting.get()
+            answer = await connection.call(request)
+            timed.append(Timed(due, _clock.monotonic(), answer))
+            waiting.task_done()
+
+    workers = [asyncio.create_task(work(connection)) for connection in opened]
+    try:
+        begin = _clock.monotonic()
+        for number, request in enumerate(requests):
+            due = begin + number / rate
+            if (early := due - _clock.monotonic()) > 0:
+                await asyncio.sleep(early)
+            waiting.put_nowait((due, request))
+        answered = asyncio.create_task(waiting.join())
+        await asyncio.wait([answered, *workers], return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
+    finally:
+        for worker in workers:
+            worker.cancel()
+        ended = await asyncio.gather(*workers, return_exceptions=True)
+        for connection in opened:
+            connection.close()
+    if failed := [one for one in ended if isinstance(one, Exception)]:
+        raise failed[0]
+    return timed

@@ -155,44 +155,23 @@ async def _latency(bench: Bench, system: System, rate: float, lines: int) -> lis
     bodies = data.bodies(count, tag=f"timed{lines}")
     requests = _posts(system, bodies) if lines == 1 else _batches(system, bodies, lines)
     arrivals = Arrivals()
-    answered: dict[str, float] = {}
-    meant: dict[str, float] = {}
-    waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-    connections = [
-        await calls.Connection.open(system.url("intake")) for _ in range(_CONNECTIONS if lines == 1 else _FEW_CALLS)
-    ]
-    refused: Counter[int] = Counter()
-
-    async def work(connection: calls.Connection) -> None:
-        while True:
-            due, request = await waiting.get()
-            answer = await connection.call(request)
-            now = _clock.monotonic()
-            if answer.status in (200, 202):
-                for line in answer.body.splitlines():
-                    item_id = _read_receipt(line).item_id
-                    answered[item_id], meant[item_id] = now, due
-            else:
-                refused[answer.status] += 1
-            waiting.task_done()
-
     async with arrivals.listening(bench.house.stack.kafka):
-        workers = [asyncio.create_task(work(connection)) for connection in connections]
-        begin = _clock.monotonic()
-        for number, request in enumerate(requests):
-            due = begin + number * lines / rate
-            if (early := due - _clock.monotonic()) > 0:
-                await asyncio.sleep(early)
-            waiting.put_nowait((due, request))
-        await waiting.join()
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        timed = await calls.send_at(
+            system.url("intake"),
+            requests,
+            rate=rate / lines,
+            connections=_CONNECTIONS if lines == 1 else _FEW_CALLS,
+        )
         await _through(bench.watch, system)
         await asyncio.sleep(0.5)
-    for connection in connections:
-        connection.close()
+    refused = Counter(one.answer.status for one in timed if one.answer.status not in (200, 202))
     assert not refused, f"posts were refused: {dict(refused)}"
+    answered: dict[str, float] = {}
+    meant: dict[str, float] = {}
+    for one in timed:
+        for line in one.answer.body.splitlines():
+            item_id = _read_receipt(line).item_id
+            answered[item_id], meant[item_id] = one.done, one.due
     decided = answered.keys() & arrivals.seen.keys()
     after_202 = [arrivals.seen[item] - answered[item] for item in decided]
     after_due = [arrivals.seen[item] - meant[item] for item in decided]

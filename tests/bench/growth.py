@@ -24,6 +24,7 @@ from tests.bench.usage import peak_mb
 
 _CHUNKS: Final = 5  # are the beginning, after one to warm up, and as many are the end
 _ALL_CHUNKS: Final = 20 * _CHUNKS
+_REVIEWERS: Final = 8
 _MARK: Final = Mark(1.2, below=True)
 
 
@@ -37,7 +38,7 @@ async def _decision(bench: Bench) -> list[Figure]:
     source, target, group = topics.cases(REGION), topics.decisions(REGION), f"piepowder-decision-{REGION}"
     url = await bench.house.database("bench_decision")
     connection = await asyncpg.connect(url)
-    told, reviewed = 0, min(300, bench.grown // 2_000)
+    told, reviewed = 0, min(1_000, bench.grown // 2_000) // _REVIEWERS * _REVIEWERS
 
     async def put(lives: Sequence[Life]) -> None:
         nonlocal told
@@ -53,7 +54,8 @@ async def _decision(bench: Bench) -> list[Figure]:
     async def review() -> Round:
         nonlocal told
         told += 2 * reviewed  # claimed, decided
-        return await bench.round(reviewed, {"decision": room.pid}, _review(room, reviewed))
+        reviewers = (_review(room, f"r-{n}", reviewed // _REVIEWERS) for n in range(_REVIEWERS))
+        return await bench.round(reviewed, {"decision": room.pid}, asyncio.gather(*reviewers))
 
     try:
         async with bench.house.service("decision", REGION=REGION, DATABASE_URL=url) as room:
@@ -119,10 +121,10 @@ async def _grow(
     return rounds
 
 
-async def _review(room: Room, count: int) -> None:
+async def _review(room: Room, reviewer: str, count: int) -> None:
     """Claim and decide, one case after the other, as a reviewer's tool does."""
     connection = await calls.Connection.open(room.url)
-    claim = msgspec.json.encode({"reviewer": "r-1", "team": "in_house"})
+    claim = msgspec.json.encode({"reviewer": reviewer, "team": "in_house"})
     try:
         for _ in range(count):
             answer = await connection.call(calls.post("/v1/claims", room.key, claim))

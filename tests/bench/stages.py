@@ -1,8 +1,8 @@
 """The four stages, each alone beside its floor.
 
 What a consuming stage works on is put into its topic while the process is stopped (SIGSTOP), and its clock starts when
-it may go on: so neither its start nor the filling is counted, and it stays warm from round to round. The first round of
-each side is thrown away.
+it may go on: so neither its start nor the filling is counted, and it stays warm from round to round. The first rounds
+of each side are thrown away: for some seconds Kafka costs twice what it does once its code is compiled.
 """
 
 import asyncio
@@ -24,13 +24,15 @@ from tests.bench.costs import Meter
 from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.flame import finished, sampling, shares
 from tests.bench.kafka import Watch, bare_consumer, bare_producer, fill
-from tests.bench.report import Figure, Mark, Round, of_rounds
+from tests.bench.report import Figure, Mark, Round, of_rounds, percentile
 from tests.bench.rooms import House, Room
 from tests.bench.usage import Stretch, cpu_seconds, peak_mb
 
+_WARM: Final = 3  # rounds that do not count
 _LINES: Final = 1_000
 _CALLS: Final = 4
 _CONNECTIONS: Final = 64
+_PUNCTUAL_SECONDS: Final = 5.0
 _SINGLES_SHARE: Final = 20  # of the items, one of so many goes to the peer that takes them one by one
 _SAMPLED_SECONDS: Final = 5.0  # of processor time, at least
 _BATCH_KIND: Final = "application/x-ndjson"
@@ -43,7 +45,8 @@ class Bench(NamedTuple):
     """What every stage has: where services run, a look at Kafka, how many rounds of how many items.
 
     `began` is when its servers were told to start (monotonic seconds). `pictures` is where flame graphs go, None when
-    nothing is to be examined. `grown` items are behind a service at the end of `growth`.
+    nothing is to be examined. `grown` items are behind a service at the end of `growth`, `stored` are in intake's
+    database in `lookups`; `soak` is steady for so many `minutes`.
     """
 
     house: House
@@ -55,6 +58,8 @@ class Bench(NamedTuple):
     began: float
     pictures: Path | None
     grown: int
+    stored: int
+    minutes: float
 
     async def round(self, items: int, pids: Mapping[str, int], act: Awaitable[object]) -> Round:
         """Wait for `act`, and see what these processes and the servers cost meanwhile."""
@@ -133,6 +138,7 @@ async def intake(bench: Bench) -> list[Figure]:
             bench, posts[0], room, "intake-posts", projection=projection, database=database, items=_posts(bench)
         )
         figures += posts
+        figures += await _punctuality(bench, room, posts[0].measured / 2)
     [closed] = free_ports(1)
     nowhere = f"postgresql://nobody@127.0.0.1:{closed}/nothing"
     async with bench.house.service("intake", REGIONS=regions, DATABASE_URL=nowhere, lacking="database") as room:
@@ -151,8 +157,8 @@ async def _batches(
     pids = {"intake": room.pid} | ({"projection": following.pid} if following else {})
     stage, floor = [], []
     async with _bare_producer(bench, codec) as producer:
-        for number in range(bench.rounds + 1):
-            bench.say(f"{name}: round {number} of {bench.rounds}")
+        for number in range(bench.rounds + _WARM):
+            bench.say(f"{name}: round {number + 1} of {bench.rounds + _WARM}")
             requests = _batch_calls(room, data.bodies(bench.items, tag=f"{tag}{number}"))
             before = await bench.watch.ends(names)
             sending = calls.send_all(room.url, requests, connections=_CALLS, wanted=200)
@@ -164,7 +170,7 @@ async def _batches(
             floor.append(await bench.round(bench.items, {"client": os.getpid()}, floors.produce(producer, lanes)))
     peak = {service: peak_mb(pid) for service, pid in pids.items()}
     asked = Mark(0.4) if following else None
-    return of_rounds(name, "lines/s", stage[1:], floor[1:], mark=asked, next=Mark(0.6), peak=peak)
+    return of_rounds(name, "lines/s", stage[_WARM:], floor[_WARM:], mark=asked, next=Mark(0.6), peak=peak)
 
 
 async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> list[Figure]:
@@ -180,8 +186,8 @@ async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> lis
             [port] = free_ports(1)
             arguments = ["-m", "tests.bench.empty", str(port), kind]
             empty[kind] = await running.enter_async_context(bench.house.process(f"empty-{kind}", arguments, {}, port))
-        for number in range(bench.rounds + 1):
-            bench.say(f"{name}: round {number} of {bench.rounds}")
+        for number in range(bench.rounds + _WARM):
+            bench.say(f"{name}: round {number + 1} of {bench.rounds + _WARM}")
             requests = _single_calls(room, data.bodies(posts, tag=f"{tag}{number}"))
             sending = calls.send_all(room.url, requests, connections=_CONNECTIONS, wanted=202)
             stage.append(await bench.round(posts, {"intake": room.pid}, sending))
@@ -191,8 +197,39 @@ async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> lis
                 beside[kind].append(await bench.round(posts, {"server": floor.pid}, sending))
     peak = {"intake": peak_mb(room.pid)}
     return [
-        of_rounds(f"{name}; floor: empty {kind}", "posts/s", stage[1:], beside[kind][1:], next=mark, peak=peak)
+        of_rounds(f"{name}; floor: empty {kind}", "posts/s", stage[_WARM:], beside[kind][_WARM:], next=mark, peak=peak)
         for kind, mark in marks.items()
+    ]
+
+
+async def _punctuality(bench: Bench, room: Room, rate: float) -> list[Figure]:
+    """How long a single post takes from the moment it was to be sent, when so many a second are, half of the best.
+
+    The same against an empty 202, in turns, says how much of it is the machine's and the client's.
+    """
+    names = [topics.submissions(region) for region in REGIONS]
+    posts = int(rate * _PUNCTUAL_SECONDS)
+    took: dict[str, list[list[float]]] = {"its 202": [], "an empty 202": []}
+    [port] = free_ports(1)
+    arguments = ["-m", "tests.bench.empty", str(port), "application"]
+    async with bench.house.process("empty-punctual", arguments, {}, port) as floor:
+        for number in range(bench.rounds + 1):
+            bench.say(f"intake: {posts:,} single posts, {rate:,.0f}/s: round {number} of {bench.rounds}")
+            requests = _single_calls(room, data.bodies(posts, tag=f"timed{number}"))
+            for answer, url in zip(took, (room.url, floor.url), strict=True):
+                timed = await calls.send_at(url, requests, rate=rate, connections=_CONNECTIONS)
+                assert {one.answer.status for one in timed} == {202}, "every post is taken"
+                took[answer].append([one.took * 1e3 for one in timed])
+                await _caught_up(bench, names)
+    return [
+        Figure(
+            name=f"a single post at half of the top rate, {rate:,.0f}/s, from the intended send to {answer}, p{of_100}",
+            unit="ms",
+            values=[percentile(one, of_100 / 100) for one in rounds[1:]],
+            mark=Mark(25, "ms", below=True) if (answer, of_100) == ("its 202", 99) else None,
+        )
+        for answer, rounds in took.items()
+        for of_100 in (50, 99)
     ]
 
 
@@ -258,8 +295,8 @@ async def router(bench: Bench) -> list[Figure]:
         _bare_producer(bench) as producer,
     ):
         await bench.watch.until_committed(group, [source])
-        for number in range(bench.rounds + 1):
-            bench.say(f"router: round {number} of {bench.rounds}")
+        for number in range(bench.rounds + _WARM):
+            bench.say(f"router: round {number + 1} of {bench.rounds + _WARM}")
             before = await bench.watch.ends([target])
             async with stopped(room):
                 await fill(bench.producer, source, submitted)
@@ -277,7 +314,7 @@ async def router(bench: Bench) -> list[Figure]:
             await singles.round(submitted[: max(200, bench.items // _SINGLES_SHARE)], cases)
         peak = {"router": peak_mb(room.pid)}
         name = "router: items/s, 20 policies"
-        figure = of_rounds(name, "items/s", stage[1:], floor[1:], mark=Mark(0.25), next=Mark(0.3), peak=peak)
+        figure = of_rounds(name, "items/s", stage[_WARM:], floor[_WARM:], mark=Mark(0.25), next=Mark(0.3), peak=peak)
 
         await bench.examine(
             figure,
@@ -291,7 +328,7 @@ async def router(bench: Bench) -> list[Figure]:
     figures = [figure]
     for who, peer, mark in (("FastStream's batch subscriber", batches, 3), ("one record at a time", singles, 50)):
         name = f"router: items/s, beside the same stage as {who}"
-        figures.append(of_rounds(name, "items/s", stage[1:], peer.rounds[1:], next=Mark(mark), peak={}))
+        figures.append(of_rounds(name, "items/s", stage[_WARM:], peer.rounds[_WARM:], next=Mark(mark), peak={}))
     return figures
 
 
@@ -354,8 +391,8 @@ async def decision(bench: Bench) -> list[Figure]:
             while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox) AS bench"):  # noqa: ASYNC110 - it tells who asks
                 await asyncio.sleep(0.01)
 
-        for number in range(bench.rounds + 1):
-            bench.say(f"decision: round {number} of {bench.rounds}")
+        for number in range(bench.rounds + _WARM):
+            bench.say(f"decision: round {number + 1} of {bench.rounds + _WARM}")
             lives = data.lives(bench.items, tag=f"case{number}")
             async with stopped(room):
                 await put(lives)
@@ -366,7 +403,7 @@ async def decision(bench: Bench) -> list[Figure]:
             floor.append(await bench.round(bench.items, {"client": os.getpid()}, working))
         await connection.execute(f"DROP TABLE {table}")
         name, peak = "decision: cases/s, stored and published (90 % decided at once)", {"decision": peak_mb(room.pid)}
-        figure = of_rounds(name, "cases/s", stage[1:], floor[1:], next=Mark(0.3), peak=peak)
+        figure = of_rounds(name, "cases/s", stage[_WARM:], floor[_WARM:], next=Mark(0.3), peak=peak)
         await bench.examine(
             figure,
             room,
@@ -403,8 +440,8 @@ async def audit(bench: Bench) -> list[Figure]:
         async def work(_: Sequence[Life]) -> None:
             await bench.watch.until_committed(group, names)
 
-        for number in range(bench.rounds + 1):
-            bench.say(f"audit: round {number} of {bench.rounds}")
+        for number in range(bench.rounds + _WARM):
+            bench.say(f"audit: round {number + 1} of {bench.rounds + _WARM}")
             lives = data.lives(bench.items // 3, tag=f"kept{number}")
             size = await connection.fetchval("SELECT size FROM head")
             async with stopped(room):
@@ -416,7 +453,7 @@ async def audit(bench: Bench) -> list[Figure]:
             floor.append(await bench.round(count, {"client": os.getpid()}, copying))
         await connection.execute(f"DROP TABLE {table}")
         name, peak = "audit: events/s", {"audit": peak_mb(room.pid)}
-        figure = of_rounds(name, "events/s", stage[1:], floor[1:], next=Mark(0.4), peak=peak)
+        figure = of_rounds(name, "events/s", stage[_WARM:], floor[_WARM:], next=Mark(0.4), peak=peak)
         await bench.examine(
             figure,
             room,

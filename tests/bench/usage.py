@@ -34,11 +34,20 @@ def tree_cpu_seconds(pid: int) -> float:
 
 def peak_mb(pid: int) -> float:
     """The largest resident size that a process has had, in MB (10^6 bytes); 0 when it is gone."""
+    return _megabytes(pid, "VmHWM:")
+
+
+def resident_mb(pid: int) -> float:
+    """The resident size of a process, in MB (10^6 bytes); 0 when it is gone."""
+    return _megabytes(pid, "VmRSS:")
+
+
+def _megabytes(pid: int, name: str) -> float:
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return 0.0
-    kilobytes = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
+    kilobytes = next((line.split()[1] for line in status.splitlines() if line.startswith(name)), "0")
     return int(kilobytes) * 1024 / 1e6
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pytest
@@ -269,6 +269,36 @@ async def test_a_list_holds_what_fits_newest_first_and_each_page_goes_on_where_t
         # an item stands in a list by each region's own time, so it may stand there once more
         assert list(dict.fromkeys(await listed(statuses, wanted, luck.randint(1, 9)))) == expected, wanted
     assert len(sizes) > 5
+
+
+async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_needs(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look at an item's status is a read of another table, so a page must not cost thousands of them."""
+    looked: list[int] = []
+    monkeypatch.setattr(store, "_look", _noting(looked))
+    await migrations.upgrade(database_url, "intake")
+    database = await Database.connect(database_url)
+    statuses = ItemStatuses(database)
+    try:
+        await statuses.learn("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
+        page = await statuses.page(Wanted(["eu"], status=Status.APPROVED), 20)
+        assert (len(page.item_ids), looked) == (20, [42])
+        looked.clear()
+        assert await statuses.page(Wanted(["eu"], status=Status.APPROVED, kind="seller"), 20) == Page([], None)
+        assert looked == [42, store.SCAN]
+    finally:
+        await database.close()
+
+
+def _noting(looked: list[int]) -> Callable[..., Any]:
+    look = store._look
+
+    def noting(*arguments: Any, most: int, **named: Any) -> Any:
+        looked.append(most)
+        return look(*arguments, most=most, **named)
+
+    return noting
 
 
 async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses: Statuses) -> None:

@@ -6,14 +6,12 @@ others, and the rest is told at once to come back.
 
 import asyncio
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from statistics import median
 from typing import Final
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,9 +21,9 @@ from shared.events import ITEM_SUBMITTED
 from shared.kafka import topics
 from tests.bench.kafka import Watch
 from tests.bench.report import percentile
-from tests.conftest import Servers, project_root
+from tests.conftest import Servers
 from tests.e2e.conftest import Cell
-from tests.e2e.flood import Plan, Said, Told
+from tests.e2e.flood import Plan, Said, carried_out
 
 LIMITS: Final = {"PIEPOWDER_QUEUE_RECORDS": "60", "PIEPOWDER_BATCH_CALLS": "2"}
 CLIENTS: Final = 3  # processes that post one by one, and one that posts batches
@@ -42,7 +40,6 @@ SLOWEST_SECONDS: Final = 5.0
 NORMAL_SECONDS: Final = 0.5
 WELL_SECONDS: Final = 10.0
 CAUGHT_UP_SECONDS: Final = 60.0
-CLIENT_SECONDS: Final = 90.0
 
 _clock = SystemClock()
 
@@ -58,7 +55,7 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
     intake.start()
     await asyncio.to_thread(cell.system.wait_ready)
 
-    alone = (await _carried_out(_plan(cell, "alone", count=100, rate=50, connections=1))).said
+    alone = (await carried_out(_plan(cell, "alone", count=100, rate=50, connections=1))).said
     rate, warm = await _at_best(cell)
     assert {said.status for said in [*alone, *warm]} == {202}
 
@@ -69,7 +66,7 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
     ]
     plans.append(_plan(cell, "lines", count=500, rate=100, connections=12, lines=LINES))
     async with _watched(cell) as highest:
-        *singles, lines = await asyncio.gather(*map(_carried_out, plans))
+        *singles, lines = await asyncio.gather(*map(carried_out, plans))
     posts, batches = [said for told in singles for said in told.said], lines.said
     again = await _taken_again(cell)
 
@@ -105,25 +102,10 @@ def _plan(cell: Cell, tag: str, *, count: int, rate: float, connections: int, li
     return Plan(cell.url("intake"), cell.system.key(), tag, "DE", count, rate, connections, lines)
 
 
-async def _carried_out(plan: Plan) -> Told:
-    """Carry a plan out in a process of its own."""
-    command = [sys.executable, "-m", "tests.e2e.flood"]
-    client = await asyncio.to_thread(
-        subprocess.run,
-        command,
-        cwd=project_root(),
-        input=msgspec.json.encode(plan),
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=CLIENT_SECONDS,
-    )
-    return msgspec.json.decode(client.stdout, type=Told)
-
-
 async def _at_best(cell: Cell) -> tuple[float, list[Said]]:
     """How many single posts a second are taken, when as many are under way as fit; and what was said to them."""
     plans = [_plan(cell, f"best{n}", count=1_000, rate=1e6, connections=60 // CLIENTS - 1) for n in range(CLIENTS)]
-    found = await asyncio.gather(*map(_carried_out, plans))
+    found = await asyncio.gather(*map(carried_out, plans))
     said = [one for told in found for one in told.said]
     return len(said) / max(told.seconds for told in found), said
 
@@ -133,7 +115,7 @@ async def _taken_again(cell: Cell) -> list[Said]:
     deadline, tries = _clock.monotonic() + WELL_SECONDS, 0
     while True:
         tries += 1
-        found = (await _carried_out(_plan(cell, f"again{tries}", count=20, rate=40, connections=1))).said
+        found = (await carried_out(_plan(cell, f"again{tries}", count=20, rate=40, connections=1))).said
         if all(said.status == 202 for said in found):
             return found
         assert _clock.monotonic() < deadline, Counter(said.status for said in found)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from unittest.mock import patch
@@ -9,13 +10,17 @@ from unittest.mock import patch
 import msgspec
 import pytest
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.local.ports import free_ports
+from services.intake.domain import status as intake_status
+from services.intake.domain.status import Facts, Status
 from shared.envelope import decode
 from shared.events import CaseOpened, DecisionMade, ItemSubmitted
-from tests.bench import calls, data, empty, machine
+from tests.bench import calls, data, empty, lookups, machine, soak
 from tests.bench.report import Figure, Mark, Round, of_rounds, percentile, table
-from tests.bench.usage import Stretch, cpu_seconds, peak_mb, tree_cpu_seconds
+from tests.bench.usage import Stretch, cpu_seconds, peak_mb, resident_mb, tree_cpu_seconds
+from tests.e2e.flood import Said
 
 
 def test_a_ratio_is_between_the_medians_so_that_one_disturbed_round_says_nothing() -> None:
@@ -61,12 +66,12 @@ def test_a_stretch_counts_the_processor_time_of_a_process_and_of_its_tree() -> N
     assert stretch.cpu["tree"] >= 0.1
     assert stretch.seconds >= 0.1
     assert tree_cpu_seconds(os.getpid()) >= before
-    assert 5 < peak_mb(os.getpid()) < 10_000
+    assert 5 < resident_mb(os.getpid()) <= peak_mb(os.getpid()) < 10_000
 
 
 def test_a_process_that_is_gone_costs_nothing() -> None:
     gone = 2**22 + 1
-    assert (cpu_seconds(gone), tree_cpu_seconds(gone), peak_mb(gone)) == (0.0, 0.0, 0.0)
+    assert (cpu_seconds(gone), tree_cpu_seconds(gone), peak_mb(gone), resident_mb(gone)) == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_posts_are_of_the_stated_size_and_each_is_a_subject_of_its_own() -> None:
@@ -112,10 +117,52 @@ async def test_the_client_refuses_an_answer_that_was_not_wanted() -> None:
         assert "202, expected 200" in str(refused.value.exceptions[0])
 
 
+async def test_a_call_that_had_to_wait_for_a_connection_is_late_by_that() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.05)
+        await empty.server(scope, receive, send)
+
+    async with _empty_server(slow) as url:
+        timed = await calls.send_at(url, [calls.post("/x", "k", b"{}")] * 6, rate=1_000, connections=1)
+    assert [one.answer.status for one in timed] == [202] * 6
+    assert timed[0].took >= 0.05
+    assert timed[-1].took >= 6 * 0.05 - 0.01
+
+
+async def test_the_client_tells_when_it_is_hung_up_on() -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"9")]})
+        raise OSError
+
+    async with _empty_server(broken) as url:
+        with pytest.raises(ConnectionError, match="hung up"):
+            await calls.send_at(url, [calls.post("/x", "k", b"{}")] * 3, rate=100, connections=1)
+
+
+@pytest.mark.parametrize("status", [one for one in Status if one != Status.PARKED])
+def test_what_lookups_stores_is_what_the_projection_would_know(status: Status) -> None:
+    own = {"1": "shop:product:1", "2": "0" * 64, "3": "2026-05-01T09:30:00.000Z", "5": 'eu","us', "7": "12"}
+    text = re.sub(r"%(\d)\$s", lambda place: own.get(place[1], "x"), lookups.template(status))
+    facts = msgspec.json.decode(text, type=Facts)
+    assert intake_status.status(facts) == status
+    assert facts.submission is not None
+    assert (facts.submission.regions, facts.submission.position) == (["eu", "us"], 12)
+
+
+def test_a_size_that_falls_is_as_far_from_its_beginning_as_one_that_grows() -> None:
+    assert soak.Sizes([100.0, 96.0, 109.0]).furthest(100.0) == 9.0
+    assert soak.Sizes([100.0, 70.0, 109.0]).furthest(100.0) == 30.0
+
+
+def test_a_refusal_that_does_not_say_when_to_come_back_is_counted() -> None:
+    said = [Said(202, 0.1), Said(429, 0.1, 1), Said(503, 0.1), Said(200, 0.1, None, [], [202, 429], 1)]
+    assert [soak.impatient(one) for one in said] == [0, 0, 1, 1]
+
+
 @asynccontextmanager
-async def _empty_server() -> AsyncIterator[str]:
+async def _empty_server(app: ASGIApp = empty.server) -> AsyncIterator[str]:
     [port] = free_ports(1)
-    server = uvicorn.Server(empty.config(empty.server, port))
+    server = uvicorn.Server(empty.config(app, port))
     with patch.object(server, "capture_signals", nullcontext):
         serving = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - it has no event for it

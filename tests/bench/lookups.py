@@ -1,0 +1,368 @@
+"""Whether a lookup costs the same among few items and among many: two intakes, two databases, the same questions.
+
+The databases are filled with SQL, because five million items through Kafka would take the better part of an hour: rows
+as the projection writes them, in the order of time, under ids that lie anywhere in their index. Questions take turns
+between the two; each is asked at places of its own, drawn alike from all that is stored. Both answer with as many
+items, so what differs is the finding. The last is what the projection itself costs beside what is stored.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from services.intake.domain.status import Dead, Decision, Facts, Opened, Status, Submission, Superseded, Withdrawal
+from shared.clock import SystemClock, to_text
+from shared.kafka import topics
+from tests.bench import calls, data
+from tests.bench.data import REGION, REGIONS
+from tests.bench.kafka import fill
+from tests.bench.report import Figure, Mark, Round, cpu_an_item
+from tests.bench.rooms import Room
+from tests.bench.stages import Bench, resumed, stopped
+from tests.bench.usage import peak_mb
+
+_FEW: Final = 10_000
+_CALLS: Final = 400  # a round; some hundred milliseconds of processor time
+_LONG_CALLS: Final = 100  # of those that look at thousands of rows
+_PLACES: Final = 20  # in a list
+_PROJECTED: Final = 5_000  # items a round
+_ROWS: Final = 100_000  # a statement
+_STARTED: Final = datetime(2026, 5, 1, tzinfo=UTC)
+_APART: Final = timedelta(milliseconds=20)
+_MARK: Final = Mark(1.2, below=True)
+_NUMBER: Final = 987_654_321  # stands for an offset in what `template` makes
+
+# Of a hundred items some ninety are approved, one waits, one is a seller, and one has a reference that others have too.
+# What is rare lies among the oldest: sixty dead letters and a platform of which there is nothing since.
+_MAKE: Final = """
+WITH made AS MATERIALIZED (
+    SELECT n, md5('item-' || n)::uuid AS item_id, $3::timestamptz + n * $4::interval AS received_at,
+        CASE WHEN n < 40 THEN 'fair:product:sku-' WHEN n / 4 % 100 = 7 THEN 'shop:seller:sku-'
+            ELSE 'shop:product:sku-' END || n / 4 AS subject,
+        CASE WHEN n % 100 = 11 THEN 'spring sale' ELSE 'order-' || n END AS reference,
+        CASE WHEN n < 6000 AND n % 100 = 50 THEN 'dead_lettered'
+            WHEN at = 0 THEN 'in_review' WHEN at < 5 THEN 'rejected' WHEN at < 7 THEN 'superseded'
+            WHEN at < 8 THEN 'withdrawn' WHEN at < 9 THEN 'submitted' ELSE 'approved' END AS status,
+        CASE WHEN n % 8 = 0 THEN '{eu,us}'::text[] WHEN n % 8 < 6 THEN '{eu}' ELSE '{us}' END AS regions
+    FROM generate_series($1::int, $2::int) AS n, LATERAL (SELECT abs(hashint4(n)::bigint) % 100 AS at) AS drawn
+), there AS MATERIALIZED (SELECT made.*, region FROM made, unnest(regions) AS region),
+known AS (
+    INSERT INTO item_status (item_id, region, status, facts)
+    SELECT item_id, region, status, convert_to(format($5::jsonb ->> status, subject, md5('a' || n) || md5('b' || n),
+        to_char(received_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), reference,
+        array_to_string(regions, '","'), md5('case-' || n)::uuid, n), 'UTF8') FROM there
+), found AS (
+    INSERT INTO item_found (region, item_id, received_at, subject, client, reference)
+    SELECT region, item_id, received_at, subject, 'bench', reference FROM there
+)
+INSERT INTO item_by_status (region, status, received_at, item_id, subject)
+SELECT region, status, received_at, item_id, subject FROM there WHERE status <> 'approved'"""
+_COUNT: Final = "INSERT INTO item_totals SELECT region, status, count(*) FROM item_status GROUP BY region, status"
+_SELECT: Final = "SELECT region, facts FROM item_status WHERE item_id = $1"
+
+_clock = SystemClock()
+
+
+class Shelf(NamedTuple):
+    """An intake that answers, and a database with `size` items."""
+
+    room: Room
+    url: str
+    size: int
+    connection: calls.Connection
+    bare: "asyncpg.Connection[Any]"
+
+    async def ask(self, path: str) -> bytes:
+        """The answer; raises AssertionError when it is none."""
+        answer = await self.connection.call(calls.get(path, self.room.key))
+        assert answer.status == 200, (path, answer)
+        return answer.body
+
+
+class Question(NamedTuple):
+    """What is asked, at which paths, and how often in a round."""
+
+    name: str
+    paths: Callable[[Shelf, random.Random], Awaitable[list[str]]]
+    calls: int = _CALLS
+
+
+class _Page(msgspec.Struct):
+    items: list[msgspec.Raw]
+    next: str | None = None
+
+
+class Asked(NamedTuple):
+    """A round of calls, and how long each took, in seconds."""
+
+    round: Round
+    took: list[float]
+
+
+async def lookups(bench: Bench) -> list[Figure]:
+    """Each kind of lookup among `bench.stored` items beside the same among ten thousand, and the projection's work."""
+    await bench.house.topics(*REGIONS)
+    await bench.publish_control()
+    async with AsyncExitStack() as open_until_then:
+        few, many = [await _shelf(bench, size, open_until_then) for size in (_FEW, bench.stored)]
+        figures = [await _bare(bench, few, many)]
+        for question in _QUESTIONS:
+            figures += await _compared(bench, question, few, many)
+        figures.append(await _projection(bench, few, many))
+    return figures
+
+
+async def _shelf(bench: Bench, size: int, stack: AsyncExitStack) -> Shelf:
+    url = await bench.house.database(f"bench_intake_{size}")
+    room = await stack.enter_async_context(
+        bench.house.service(
+            "intake", label=f"intake-{size}", REGIONS=",".join(REGIONS), DATABASE_URL=url, PROJECTION="false"
+        )
+    )
+    bare = await asyncpg.connect(url)
+    stack.push_async_callback(bare.close)
+    await _store(bench, bare, size)
+    connection = await calls.Connection.open(room.url)
+    stack.callback(connection.close)
+    return Shelf(room, url, size, connection, bare)
+
+
+async def _store(bench: Bench, connection: "asyncpg.Connection[Any]", size: int) -> None:
+    """Fill the tables, and leave them as the server's own housekeeping would in time."""
+    began = _clock.monotonic()
+    await connection.execute("SET synchronous_commit = off")
+    templates = msgspec.json.encode({status: template(status) for status in Status}).decode()
+    for first in range(0, size, _ROWS):
+        last = min(first + _ROWS, size) - 1
+        await connection.execute(_MAKE, first, last, _STARTED, _APART, templates, timeout=120)
+        if last % 1_000_000 == 999_999:
+            bench.say(f"lookups: {last + 1:,} items stored, {_clock.monotonic() - began:.0f} s")
+    await connection.execute(_COUNT, timeout=300)
+    await connection.execute("VACUUM (ANALYZE)", timeout=300)
+    await connection.execute("CHECKPOINT", timeout=300)
+    gigabytes = await connection.fetchval("SELECT pg_database_size(current_database())") / 1e9
+    bench.say(f"lookups: {size:,} items, {gigabytes:.1f} GB, {_clock.monotonic() - began:.0f} s")
+
+
+def template(status: Status) -> str:
+    """What is known of an item that is there, as the projection keeps it, with places for what is its own: its
+    subject, its hash, its time, its reference, its regions, its case, and its offset."""
+    time, of_case = "%3$s", "%6$s"
+    submission = Submission(
+        position=_NUMBER, content_hash="%2$s", received_at=time, client="bench", reference="%4$s", regions=["%5$s"]
+    )
+    verdict = "review" if status == Status.IN_REVIEW else "approve"
+    opened = Opened(position=_NUMBER, case_id=of_case, queue="eu-general", due_at=time, verdict=verdict, at=time)
+    decision = Decision(
+        n=1,
+        decision_id=of_case,
+        action="reject" if status == Status.REJECTED else "approve",
+        reasons=["REASON_1"] if status == Status.REJECTED else [],
+        automated=True,
+        policy_set="1-0123456789abcdef",
+        decided_at=time,
+    )
+    dead = Dead(position=_NUMBER, reason="the record has no item", at=time)
+    decided, withdrawn = status in (Status.APPROVED, Status.REJECTED), status == Status.WITHDRAWN
+    has_case = status not in (Status.SUBMITTED, Status.DEAD_LETTERED)
+    facts = Facts(
+        subject="%1$s",
+        submission=submission,
+        submission_last=_NUMBER,
+        opened=opened if has_case else None,
+        opened_last=_NUMBER if has_case else -1,
+        superseded=Superseded(by=of_case, at=time) if status == Status.SUPERSEDED else None,
+        decision=decision if decided else None,
+        withdrawal=Withdrawal(position=_NUMBER, at=time) if withdrawn else None,
+        closed_at=time if withdrawn else "",
+        dead_submission=dead if status == Status.DEAD_LETTERED else None,
+    )
+    return msgspec.json.encode(facts).decode().replace(str(_NUMBER), "%7$s")
+
+
+async def _compared(bench: Bench, question: Question, few: Shelf, many: Shelf) -> list[Figure]:
+    """The processor time of intake and PostgreSQL a call, and how long half of the calls take at most."""
+    bench.say(f"lookups: {question.name}")
+    rng = random.Random(question.name)
+    asked: dict[int, list[Asked]] = {few.size: [], many.size: []}
+    for _ in range(bench.rounds + 1):
+        for shelf in (few, many):
+            paths = await question.paths(shelf, rng)
+            took: list[float] = []
+            asking = _ask_all(shelf, paths, question.calls, took)
+            done = await bench.round(question.calls, {"intake": shelf.room.pid}, asking)
+            asked[shelf.size].append(Asked(done, took))
+    late, early = ([one.round for one in asked[shelf.size][1:]] for shelf in (many, few))
+    name = f"lookup: {question.name}, among {many.size:,}; floor: among {few.size:,}"
+    return [
+        _cost(name, late, early, {"intake": peak_mb(many.room.pid)}),
+        Figure(
+            name=f"{name}, p50",
+            unit="ms",
+            values=[median(one.took) * 1e3 for one in asked[many.size][1:]],
+            floors=[median(one.took) * 1e3 for one in asked[few.size][1:]],
+        ),
+    ]
+
+
+async def _ask_all(shelf: Shelf, paths: Sequence[str], count: int, took: list[float]) -> None:
+    for number in range(count):
+        begun = _clock.monotonic()
+        await shelf.ask(paths[number % len(paths)])
+        took.append(_clock.monotonic() - begun)
+
+
+async def _bare(bench: Bench, few: Shelf, many: Shelf) -> Figure:
+    """The least that finding a row costs: a prepared select by primary key, over one connection."""
+    bench.say("lookups: the bare select")
+    rng = random.Random("bare")
+    rounds: dict[int, list[Round]] = {few.size: [], many.size: []}
+
+    async def select(statement: Any, item_ids: Sequence[UUID]) -> None:
+        for item_id in item_ids:
+            assert await statement.fetch(item_id)
+
+    for _ in range(bench.rounds + 1):
+        for shelf in (few, many):
+            item_ids = await shelf.bare.fetch(
+                "SELECT md5('item-' || n)::uuid FROM unnest($1::int[]) AS n",
+                [rng.randrange(shelf.size) for _ in range(10 * _CALLS)],
+            )
+            statement = await shelf.bare.prepare(_SELECT)
+            working = select(statement, [row[0] for row in item_ids])
+            rounds[shelf.size].append(await bench.round(len(item_ids), {}, working))
+    name = f"bare select by primary key, among {many.size:,}; floor: among {few.size:,}"
+    figure = _cost(name, rounds[many.size][1:], rounds[few.size][1:], {})
+    figure.mark = None  # it says what the machine does, not what we do
+    return figure
+
+
+async def _projection(bench: Bench, few: Shelf, many: Shelf) -> Figure:
+    """What the projection makes of an item's three events: submitted, its case opened, decided."""
+    names = [topics.submissions(REGION), topics.cases(REGION), topics.decisions(REGION)]
+    group = f"piepowder-intake-{REGION}"
+    rounds: dict[int, list[Round]] = {}
+    peak: dict[str, float] = {}
+    for shelf in (few, many):
+        bench.say(f"lookups: the projection, among {shelf.size:,}")
+        label = f"projection-{shelf.size}"
+        async with bench.house.service("intake", label=label, REGIONS=REGION, DATABASE_URL=shelf.url) as room:
+            await bench.watch.until_committed(group, names)
+            done = rounds.setdefault(shelf.size, [])
+            for number in range(bench.rounds + 1):
+                numbers = range(number * _PROJECTED, (number + 1) * _PROJECTED)
+                lives = data.more_lives(numbers, tag=f"late{shelf.size}")
+                async with stopped(room):
+                    await fill(bench.producer, names[0], [life.submitted for life in lives])
+                    await fill(bench.producer, names[1], [life.opened for life in lives])
+                    await fill(bench.producer, names[2], [life.decided for life in lives])
+                working = resumed(room, bench.watch.until_committed(group, names))
+                done.append(await bench.round(_PROJECTED, {"projection": room.pid}, working))
+            peak["projection"] = peak_mb(room.pid)
+    name = f"projection: an item's three events, beside {many.size:,} items; floor: beside {few.size:,}"
+    return _cost(name, rounds[many.size][1:], rounds[few.size][1:], peak)
+
+
+def _cost(name: str, late: Sequence[Round], early: Sequence[Round], peak: dict[str, float]) -> Figure:
+    """Microseconds of processor time a call, of all but Kafka, each round's."""
+
+    def costs(rounds: Sequence[Round]) -> list[float]:
+        return [sum(cpu for who, cpu in one.cpu.items() if who != "Kafka") * 1e6 / one.items for one in rounds]
+
+    return Figure(
+        name=name,
+        unit="µs",
+        values=costs(late),
+        floors=costs(early),
+        mark=_MARK,
+        cpu=cpu_an_item(late),
+        floor_cpu=cpu_an_item(early),
+        peak=peak,
+    )
+
+
+async def _by_id(shelf: Shelf, rng: random.Random) -> list[str]:
+    numbers = [rng.randrange(shelf.size) for _ in range(_CALLS)]
+    rows = await shelf.bare.fetch("SELECT md5('item-' || n)::uuid FROM unnest($1::int[]) AS n", numbers)
+    return [f"/v1/items/{row[0]}" for row in rows]
+
+
+async def _by_subject(shelf: Shelf, rng: random.Random) -> list[str]:
+    """Of 400 items in a row, those from the 40th on are of one kind, and four are of one subject."""
+    numbers = (rng.randrange(shelf.size // 400) * 100 + rng.randrange(10, 100) for _ in range(_CALLS))
+    return [f"/v1/subjects/shop/product/sku-{number}" for number in numbers]
+
+
+async def _by_reference(shelf: Shelf, rng: random.Random) -> list[str]:
+    numbers = (rng.randrange(shelf.size // 100) * 100 + rng.randrange(12, 100) for _ in range(_CALLS))
+    return [f"/v1/items?reference=order-{number}" for number in numbers]
+
+
+async def _totals(_: Shelf, __: random.Random) -> list[str]:
+    return ["/v1/totals"]
+
+
+async def _window(shelf: Shelf, rng: random.Random) -> list[str]:
+    """Forty items, by when they came."""
+    places = [rng.randrange(shelf.size - 40) for _ in range(_PLACES)]
+    return [_list(received_after=_time(at), received_before=_time(at + 40)) for at in places]
+
+
+def _newest(**filters: str) -> Callable[[Shelf, random.Random], Awaitable[list[str]]]:
+    """The first page of a list."""
+
+    async def paths(_: Shelf, __: random.Random) -> list[str]:
+        return [_list(**filters)]
+
+    return paths
+
+
+def _deep(**filters: str) -> Callable[[Shelf, random.Random], Awaitable[list[str]]]:
+    """Pages anywhere in the first third of a list, each behind its cursor."""
+
+    async def paths(shelf: Shelf, rng: random.Random) -> list[str]:
+        found = []
+        for _ in range(_PLACES):
+            at = shelf.size * (2 + rng.random()) / 3
+            answer = await shelf.ask(_list(**filters, received_before=_time(round(at)), limit="1"))
+            cursor = msgspec.json.decode(answer, type=_Page).next
+            assert cursor is not None, "there is more"
+            found.append(_list(**filters, cursor=cursor))
+        return found
+
+    return paths
+
+
+def _list(**parameters: str) -> str:
+    return f"/v1/items?{urlencode(parameters)}"
+
+
+def _time(number: int) -> str:
+    return to_text(_STARTED + number * _APART)
+
+
+_QUESTIONS: Final = (
+    Question("an item by its id", _by_id),
+    Question("a subject's four versions", _by_subject),
+    Question("one item by its reference", _by_reference),
+    Question("a page of a reference that one item in a hundred has", _deep(reference="spring sale")),
+    Question("the newest page", _newest()),
+    Question("a page anywhere", _deep()),
+    Question("a page anywhere, region=eu", _deep(region="eu")),
+    Question("a page anywhere, status=approved", _deep(status="approved")),
+    Question("a page anywhere, status=in_review", _deep(status="in_review")),
+    Question("a page anywhere, status=rejected", _deep(status="rejected")),
+    Question("the sixty dead letters among the oldest", _newest(status="dead_lettered")),
+    Question("a page anywhere, kind=seller, one in a hundred", _deep(kind="seller"), _LONG_CALLS),
+    Question("a page of a platform of which there is none for long", _newest(platform="fair"), _LONG_CALLS),
+    Question("forty items by when they came", _window),
+    Question("totals", _totals),
+)
