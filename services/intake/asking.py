@@ -4,7 +4,7 @@ It answers from the projection, and says how far that may be behind. A client ma
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -71,9 +71,10 @@ class Asking:
         seconds = waiting.preferred(bodies.head(request).prefer)
         if item_id is not None and seconds and await self._wait(statuses, item_id, client, seconds):
             headers["Preference-Applied"] = f"wait={seconds}"
+        followed = await statuses.handled_until()
         known = {} if item_id is None else await statuses.of_item(item_id)
         seen = [region for region in known if client.may_act_in(region)]
-        lag = await self._lag(statuses, seen or self._following.regions)
+        lag = self._lag(followed, seen or self._following.regions)
         if item_id is None or not seen:
             raise _not_known("item", f"item {given!r:.60}", lag)
         return json_response(item_answer(item_view(item_id, known, client), lag), headers=headers)
@@ -106,8 +107,9 @@ class Asking:
             received_before=before,
             before=place,
         )
+        followed = await statuses.handled_until()
         views, following = await self._page(statuses, wanted, limit, client)
-        return json_response(ItemsAnswer(views, following, await self._lag(statuses, regions)))
+        return json_response(ItemsAnswer(views, following, self._lag(followed, regions)))
 
     async def subject(self, request: Request) -> Response:
         """`GET /v1/subjects/{platform}/{kind}/{id}`."""
@@ -118,11 +120,11 @@ class Asking:
         names = [request.path_params[name] for name in ("platform", "kind", "id")]
         subject = envelope.subject_of(*names)
         regions = self._regions(client)
+        lag = self._lag(await statuses.handled_until(), regions)
         if not subject.isprintable():
-            raise _not_known("subject", f"subject {subject!r:.300}", await self._lag(statuses, regions))
+            raise _not_known("subject", f"subject {subject!r:.300}", lag)
         wanted = Wanted(regions, subject=subject, before=place)
         views, following = await self._page(statuses, wanted, limit, client)
-        lag = await self._lag(statuses, regions)
         if not views and place is None:
             raise _not_known("subject", f"subject {subject!r:.300}", lag)
         return json_response(SubjectAnswer(subject, views, following, lag))
@@ -131,8 +133,8 @@ class Asking:
         """`GET /v1/totals`."""
         client, statuses = self._allowed(request)
         regions = self._regions(client)
+        lag = self._lag(await statuses.handled_until(), regions)
         totals = await statuses.totals()
-        lag = await self._lag(statuses, regions)
         return json_response(TotalsAnswer({region: totals.get(region, {}) for region in regions}, lag))
 
     async def decided(self, client: Client, item_id: str, seconds: int) -> ItemAnswer | None:
@@ -144,8 +146,8 @@ class Asking:
         try:
             if not await self._wait(statuses, item_id, client, seconds):
                 return None
+            lag = self._lag(await statuses.handled_until(), self._regions(client))
             known = await statuses.of_item(item_id)
-            lag = await self._lag(statuses, self._regions(client))
         except Transient:
             return None
         return item_answer(item_view(item_id, known, client), lag) if known else None
@@ -170,13 +172,13 @@ class Asking:
             raise not_ready(self._readiness)
         return client, self._following.statuses
 
-    async def _lag(self, statuses: ItemStatuses, regions: Sequence[str]) -> ProjectionAnswer:
-        return await projection(statuses, regions, self._clock)
+    def _lag(self, followed: Mapping[str, datetime], regions: Sequence[str]) -> ProjectionAnswer:
+        return projection(followed, regions, self._clock)
 
 
-async def projection(statuses: ItemStatuses, regions: Sequence[str], clock: Clock) -> ProjectionAnswer:
-    """How far the answer about these regions may be behind."""
-    moment = await statuses.handled_until(regions)
+def projection(followed: Mapping[str, datetime], regions: Sequence[str], clock: Clock) -> ProjectionAnswer:
+    """How far the answer about these regions may be behind, which are `followed` until then."""
+    moment = min((followed[region] for region in regions if region in followed), default=None)
     if moment is None:
         return ProjectionAnswer(None)
     return ProjectionAnswer(max(0.0, round((clock.now() - moment).total_seconds(), 3)))

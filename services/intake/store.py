@@ -261,9 +261,9 @@ class ItemStatuses:
 
     async def of_item(self, item_id: str) -> dict[str, Facts]:
         """What is known of an item, by region; raises Transient."""
-        asked = sa.select(item_status.c.region, item_status.c.facts).where(item_status.c.item_id == item_id)
-        async with self._database.query() as connection:
-            return {row.region: _decode(row.facts) for row in await connection.execute(asked)}
+        async with self._database.held() as connection:
+            rows = await connection.fetch("SELECT region, facts FROM item_status WHERE item_id = $1", item_id)
+        return {row[0]: _decode(row[1]) for row in rows}
 
     async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
         """What is known of items, by item and region, in the order given; raises Transient."""
@@ -296,13 +296,14 @@ class ItemStatuses:
                     totals.setdefault(row.region, {})[row.status] = row.items
         return totals
 
-    async def handled_until(self, regions: Sequence[str]) -> datetime | None:
-        """Everything of these regions written before this moment is in the projection; None when not known yet."""
-        column = projection_progress.c
-        asked = sa.select(sa.func.min(column.handled_until)).where(column.region.in_(regions))
-        async with self._database.query() as connection:
-            found: datetime | None = await connection.scalar(asked)
-        return found
+    async def handled_until(self) -> dict[str, datetime]:
+        """By region: everything of it that was written before this moment is in the projection; raises Transient.
+
+        An answer promises no more than this when it is asked first, and what the answer stands on after it.
+        """
+        async with self._database.held() as connection:
+            rows = await connection.fetch("SELECT region, min(handled_until) FROM projection_progress GROUP BY region")
+        return {row[0]: row[1] for row in rows}
 
 
 def _text(text: str, longest: int) -> str:

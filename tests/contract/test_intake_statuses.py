@@ -40,7 +40,7 @@ class Statuses(Protocol):
 
     async def totals(self) -> dict[str, dict[str, int]]: ...
 
-    async def handled_until(self, regions: Sequence[str]) -> datetime | None: ...
+    async def handled_until(self) -> dict[str, datetime]: ...
 
     async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]: ...
 
@@ -74,8 +74,11 @@ class InMemory:
             of_region[status(facts)] = of_region.get(status(facts), 0) + 1
         return totals
 
-    async def handled_until(self, regions: Sequence[str]) -> datetime | None:
-        return min((moment for (region, *_), moment in self._progress.items() if region in regions), default=None)
+    async def handled_until(self) -> dict[str, datetime]:
+        moments: dict[str, datetime] = {}
+        for (region, *_), moment in self._progress.items():
+            moments[region] = min(moment, moments.get(region, moment))
+        return moments
 
     async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
         return {item_id: await self.of_item(item_id) for item_id in item_ids}
@@ -192,13 +195,12 @@ async def test_two_writers_of_the_same_items_lose_nothing(statuses: Statuses) ->
 
 
 async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_back(statuses: Statuses) -> None:
-    assert await statuses.handled_until(["eu"]) is None
+    assert await statuses.handled_until() == {}
     await statuses.note_progress("eu", [Progress("t", 0, NOON), Progress("t", 1, NOON + timedelta(seconds=9))])
-    await statuses.note_progress("us", [Progress("u", 0, NOON - timedelta(hours=1))])
-    assert await statuses.handled_until(["eu"]) == NOON
+    assert await statuses.handled_until() == {"eu": NOON}
     await statuses.note_progress("eu", [Progress("t", 0, NOON - timedelta(seconds=5))])
-    assert await statuses.handled_until(["eu"]) == NOON
-    assert await statuses.handled_until(["eu", "us"]) == NOON - timedelta(hours=1)
+    await statuses.note_progress("us", [Progress("u", 0, NOON - timedelta(hours=1))])
+    assert await statuses.handled_until() == {"eu": NOON, "us": NOON - timedelta(hours=1)}
 
 
 def posted(n: int, luck: random.Random) -> Facts:

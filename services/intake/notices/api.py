@@ -271,9 +271,10 @@ class Desk:
         if statuses is None:
             raise self._shelf.not_ready()
         of = _uuid(given)
+        followed = await statuses.handled_until()
         known = {} if of is None else await complaints.of(type_, of)
         regions = {region: facts for region, facts in sorted(known.items()) if client.may_act_in(region)}
-        behind = await projection(statuses, list(regions) or self._following.regions, self._clock)
+        behind = projection(followed, list(regions) or self._following.regions, self._clock)
         if of is None or not regions:
             lag = behind.lag_seconds
             late = "" if lag is None else f" What was posted in the last {lag:g} s may be missing."

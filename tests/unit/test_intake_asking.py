@@ -1,0 +1,56 @@
+"""What a status says of its own age is never less than its age."""
+
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import pytest
+from starlette.requests import Request
+
+from services.intake.asking import Asking, Following
+from services.intake.domain.status import Facts
+from services.intake.store import ItemStatuses
+from shared.auth import Authenticator, Client
+from shared.clock import ManualClock
+from shared.http import Problem
+from shared.readiness import Readiness
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+ITEM = "0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10"
+
+
+class Overtaken:
+    """Statuses that the projection goes on with between any two looks, up to this very moment."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._followed = {"eu": clock.now()}
+
+    def _go_on(self) -> None:
+        self._clock.advance(timedelta(seconds=5))
+        self._followed = {"eu": self._clock.now()}
+
+    async def handled_until(self) -> dict[str, datetime]:
+        followed = dict(self._followed)
+        self._go_on()
+        return followed
+
+    async def of_item(self, item_id: str) -> dict[str, Facts]:
+        self._go_on()
+        return {}
+
+
+class Anybody:
+    def client(self, request: Request, scope: str) -> Client:
+        return Client("shop", "", frozenset({scope}), frozenset({"eu"}))
+
+
+async def test_an_item_that_is_not_known_may_have_been_posted_since_the_look_at_how_far_it_is_known() -> None:
+    clock = ManualClock(NOON)
+    following = Following(["eu"])
+    following.statuses = cast("ItemStatuses", Overtaken(clock))
+    asking = Asking(following, cast("Authenticator", Anybody()), Readiness("test"), clock)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "path_params": {"item_id": ITEM}}
+    with pytest.raises(Problem) as unknown:
+        await asking.item(Request(scope))
+    assert unknown.value.details.status == 404
+    assert "in the last 10 s may be missing" in unknown.value.details.detail
