@@ -34,13 +34,13 @@ class Overtaken:
         self._go_on()
         return followed
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]:
+    async def of_item(self, _: str) -> dict[str, Facts]:
         self._go_on()
         return {}
 
 
 class Anybody:
-    def client(self, request: Request, scope: str) -> Client:
+    def client(self, _: Request, scope: str) -> Client:
         return Client("shop", "", frozenset({scope}), frozenset({"eu"}))
 
 
