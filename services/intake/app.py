@@ -1,10 +1,10 @@
 """The composition root: settings in, running intake out; the only file that knows the real adapters."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Protocol, TypeVar
 
 from fastapi import FastAPI
@@ -37,8 +37,8 @@ from shared.kafka import regional, topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.producer import KafkaProducer, Producer, Producers
 from shared.kafka.reach import Reach
-from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.postgres.opened import opened
 from shared.postgres.outbox import Relay
 from shared.readiness import Readiness
 from shared.retry import Backoff, until_done, wait
@@ -50,7 +50,11 @@ topics, and says how far it is behind."""
 
 M = TypeVar("M")
 
+log = logging.getLogger(__name__)
+
 _PROGRESS_SECONDS = 1.0
+_WATCH_SECONDS = 2.0
+_SILENT_SECONDS = 5.0  # a cluster that says nothing for so long does not answer
 _LINGER_SECONDS = 0.1
 _FOR_EVER = Backoff(bound=math.inf)  # posting goes on without the database, so following it waits instead of ending
 
@@ -119,12 +123,19 @@ async def run(settings: Settings) -> bool:
                 for bootstrap, producer in producers.items()
             )
         )
-        await stop.wait()
+        await asyncio.gather(
+            *(
+                _watch(bootstrap, reach, _topic_on(bootstrap, settings, regions), readiness, stop)
+                for bootstrap, reach in reaches.items()
+            )
+        )
 
     async def follow(stop: asyncio.Event) -> None:
-        database = await until_done("database", partial(_prepare, settings), stop=stop, readiness=readiness)
-        if database is None:
-            return
+        async with opened(settings.database_url, "intake", stop=stop, readiness=readiness) as database:
+            if database is not None:
+                await follow_in(database, stop)
+
+    async def follow_in(database: Database, stop: asyncio.Event) -> None:
         statuses = following.statuses = ItemStatuses(database)
         relay = Relay(database, Producers(consumers.producer_of), service="intake")
         kept_clients = clients.open(database, relay)
@@ -142,14 +153,13 @@ async def run(settings: Settings) -> bool:
                     tasks.create_task(one.run(stop))
                 for region in followed:
                     tasks.create_task(consumers.of(Uses(region, kept_clients), region).run(stop))
-                tasks.create_task(_note_progress(projections, statuses, readiness, stop))
+                tasks.create_task(_note_progress(projections, statuses, stop))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
             following.statuses = None
             for part in (clients, business, notices):
                 part.close()
-            await database.close()
 
     try:
         return await lifecycle.serve(serving, settings, [control.run, access.run, connect_kafka, follow], readiness)
@@ -159,11 +169,6 @@ async def run(settings: Settings) -> bool:
             *(producer.stop() for producer in producers.values()),
             *(reach.stop() for reach in reaches.values()),
         )
-
-
-async def _prepare(settings: Settings) -> Database:
-    await migrations.upgrade(settings.database_url, "intake")
-    return await Database.connect(settings.database_url)
 
 
 class _Clients:
@@ -330,10 +335,27 @@ class _Consumers:
         )
 
 
+def _topic_on(bootstrap: str, settings: Settings, regions: Sequence[str]) -> str:
+    """A topic that the cluster has."""
+    return next((topics.submissions(one) for one in regions if settings.bootstrap(one) == bootstrap), topics.CONTROL)
+
+
+async def _watch(bootstrap: str, reach: Reach, topic: str, readiness: Readiness, stop: asyncio.Event) -> None:
+    """Have readiness say whether a cluster answers, until `stop` is set."""
+    while not stop.is_set():
+        lacking = None
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                await reach.ends([topic])
+        except (Transient, TimeoutError) as error:
+            lacking = str(error) or f"Kafka at {bootstrap} does not answer"
+        readiness.set(f"Kafka {bootstrap}", lacking)
+        await wait(stop, _WATCH_SECONDS)
+
+
 async def _note_progress(
     consumers: dict[str, BatchConsumer[Learned | Told | None]],
     statuses: ItemStatuses,
-    readiness: Readiness,
     stop: asyncio.Event,
 ) -> None:
     """Tell all replicas, through the database, how far this one has read."""
@@ -346,7 +368,6 @@ async def _note_progress(
                 ]
                 if progress:
                     await statuses.note_progress(region, progress)
-            readiness.set("database", None)
         except Transient as error:
-            readiness.set("database", str(error))
+            log.warning("how far items are followed is not noted", extra={"error": str(error)})
         await wait(stop, _PROGRESS_SECONDS)

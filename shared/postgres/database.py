@@ -1,10 +1,12 @@
 """A service's database: an asyncpg pool for the hot paths (unnest, COPY), an SQLAlchemy engine for ordinary queries.
 
 What may succeed when tried again (a connection cut, a server starting, a deadlock) is raised as Transient, so that
-consumers retry and REST answers 503.
+consumers retry and REST answers 503. A server that stands still cuts nothing: it is asked once a second whether it
+answers, and while it does not, nobody is let wait for it.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -16,6 +18,10 @@ from sqlalchemy.exc import TimeoutError as NoneIsFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shared.errors import Transient
+from shared.readiness import Readiness
+from shared.retry import wait
+
+log = logging.getLogger(__name__)
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
@@ -28,7 +34,10 @@ _SESSION: Final = {
     "tcp_keepalives_count": "3",
 }
 
-_ACQUIRE_SECONDS: Final = 10.0  # how long a call waits for a connection before it is told to come back
+_ACQUIRE_SECONDS: Final = 5.0  # how long a call waits for a connection before it is told to come back
+_COMMAND_SECONDS: Final = 15.0  # how long a statement may take
+_PING_SECONDS: Final = 1.0
+_SILENT_SECONDS: Final = 5.0  # a server that says nothing for so long does not answer
 
 _PASSING = (
     asyncpg.PostgresConnectionError,
@@ -53,9 +62,11 @@ def sqlalchemy_url(url: str) -> str:
 class Database:
     """A service's connections; `url` is `postgresql://user:password@host:port/name`."""
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", engine: AsyncEngine) -> None:
+    def __init__(self, url: str, pool: "asyncpg.Pool[Any]", engine: AsyncEngine) -> None:
+        self._url = url
         self._pool = pool
         self._engine = engine
+        self._trouble: str | None = None
 
     @classmethod
     async def connect(
@@ -68,7 +79,7 @@ class Database:
                 min_size=1,
                 max_size=connections,
                 timeout=10,
-                command_timeout=60,
+                command_timeout=_COMMAND_SECONDS,
                 server_settings={**_SESSION, **settings},
             )
         except _PASSING as error:
@@ -79,8 +90,9 @@ class Database:
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=_ACQUIRE_SECONDS,
+            connect_args={"timeout": _SILENT_SECONDS, "command_timeout": _COMMAND_SECONDS},
         )
-        return cls(pool, engine)
+        return cls(url, pool, engine)
 
     async def close(self) -> None:
         """Close the pools; after five seconds, without waiting for whoever still holds a connection."""
@@ -91,37 +103,81 @@ class Database:
             self._pool.terminate()
         await self._engine.dispose()
 
+    async def watch(self, readiness: Readiness, stop: asyncio.Event) -> None:
+        """Ask the server whether it answers, until `stop` is set; while it does not, readiness says so and every call
+        raises Transient at once."""
+        connection: asyncpg.Connection[Any] | None = None
+        try:
+            while not stop.is_set():
+                try:
+                    async with asyncio.timeout(_SILENT_SECONDS):
+                        if connection is None:
+                            connection = await asyncpg.connect(self._url, timeout=_SILENT_SECONDS)
+                        await connection.fetchval("SELECT 1 AS answers")
+                    trouble = None
+                except _PASSING as error:
+                    trouble = _why(error)
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                if trouble != self._trouble:
+                    log.warning("the database: %s", trouble or "it answers again")
+                    self._trouble = trouble
+                readiness.set("database", trouble)
+                await wait(stop, _PING_SECONDS)
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    def _require(self) -> None:
+        if self._trouble is not None:
+            raise Transient(self._trouble)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """An asyncpg connection inside one transaction: committed at the end, rolled back on any error."""
+        self._require()
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, connection.transaction():
                 yield connection
         except _PASSING as error:
             if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
                 raise
-            raise Transient(f"PostgreSQL: {error!r}") from error
+            raise Transient(_why(error)) from error
 
     @asynccontextmanager
     async def query(self) -> AsyncIterator[AsyncConnection]:
         """An SQLAlchemy connection for ordinary reads."""
+        self._require()
         try:
             async with self._engine.connect() as connection:
                 yield connection
         except (OperationalError, InterfaceError, NoneIsFree, *_PASSING) as error:
-            raise Transient(f"PostgreSQL: {error}") from error
+            raise Transient(_why(error)) from error
         except DBAPIError as error:
             if error.connection_invalidated:
-                raise Transient(f"PostgreSQL: {error}") from error
+                raise Transient(_why(error)) from error
             raise
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection of one's own, for what lives in a session (advisory locks)."""
+        """An asyncpg connection of one's own: for what lives in a session (advisory locks), and for hot look-ups."""
+        self._require()
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
                 yield connection
         except _PASSING as error:
             if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
                 raise
-            raise Transient(f"PostgreSQL: {error!r}") from error
+            raise Transient(_why(error)) from error
+
+
+def _why(error: BaseException) -> str:
+    """A sentence for whoever is told to come back: without statements, addresses and other people's help pages."""
+    if isinstance(error, NoneIsFree):
+        return "No connection to PostgreSQL was free in time."
+    if isinstance(error, TimeoutError):
+        return "PostgreSQL did not answer in time."
+    cause = getattr(error, "orig", None) or error
+    said = str(cause).partition("\n")[0].rstrip(".")
+    return f"PostgreSQL: {said or type(cause).__name__}."

@@ -22,7 +22,7 @@ async def opened(
 ) -> AsyncIterator[Database | None]:
     """The database of `service`, for as long as the block takes; None when told to stop before the server answered.
 
-    Meanwhile readiness says what is lacking. `settings` are in force on the hot connections.
+    Readiness says what is lacking, meanwhile and as long as it is open. `settings` are in force on the hot connections.
     """
 
     async def connect() -> Database:
@@ -30,8 +30,13 @@ async def opened(
         return await Database.connect(url, settings=settings)
 
     database = await until_done("database", connect, stop=stop, readiness=readiness)
+    if database is None:
+        yield None
+        return
+    watching = asyncio.create_task(database.watch(readiness, stop))
     try:
         yield database
     finally:
-        if database is not None:
-            await database.close()
+        watching.cancel()
+        await asyncio.wait([watching])
+        await database.close()

@@ -1,15 +1,19 @@
-"""A database that has no connection to spare is told as one that is away, so that a call is answered 503 and no 500
-(promise 9)."""
+"""A database that has no connection to spare, or stands still, is told as one that is away, so that a call is answered
+503 and no 500, and soon (promise 9)."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from shared.errors import Transient
 from shared.postgres import database
 from shared.postgres.database import Database
+from shared.readiness import Readiness
+from tests.chaos.proxy import Proxies, Trouble
 
 
 async def all_of_them(take: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
@@ -32,3 +36,41 @@ async def test_who_finds_no_free_connection_is_told_to_come_back(
             pass
     finally:
         await kept.close()
+
+
+async def test_a_server_that_stands_still_is_noticed_and_nobody_waits_for_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(database, "_PING_SECONDS", 0.1)
+    proxies, readiness, stop = Proxies(), Readiness("test"), asyncio.Event()
+    proxies.start()
+    url = urlsplit(database_url)
+    port = proxies.open("postgres", lambda: url.port or 0, lambda _: "test")
+    proxied = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}").geturl()
+    kept = await Database.connect(proxied)
+    watching = asyncio.create_task(kept.watch(readiness, stop))
+    silent = Trouble("half-open", "", "postgres")
+    try:
+        await said(readiness, "ok")
+        proxies.begin(silent)
+        await said(readiness, "PostgreSQL did not answer in time.")
+        for take in (kept.query, kept.transaction, kept.held):
+            async with asyncio.timeout(0.2):
+                with pytest.raises(Transient, match="did not answer in time"):
+                    await all_of_them(take)
+        proxies.end(silent)
+        await said(readiness, "ok")
+        async with kept.transaction() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        stop.set()
+        await watching
+        await kept.close()
+        await asyncio.to_thread(proxies.stop)
+
+
+async def said(readiness: Readiness, state: str) -> None:
+    async with asyncio.timeout(20):
+        while readiness.conditions.get("database") != state:  # noqa: ASYNC110 - readiness tells nobody
+            await asyncio.sleep(0.02)

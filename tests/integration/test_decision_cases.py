@@ -88,7 +88,7 @@ def use_cases(store: Store) -> tuple[TakeInCases, ReviewCases]:
 async def running(url: str, **database: Any) -> AsyncIterator[Service]:
     await migrations.upgrade(url, "decision")
     pool = await asyncpg.create_pool(url, server_settings=SESSION, **database)
-    connections = Database(pool, create_async_engine(sqlalchemy_url(url)))
+    connections = Database(url, pool, create_async_engine(sqlalchemy_url(url)))
     outside = await asyncpg.connect(url)
     store = Store(connections)
     try:
