@@ -645,7 +645,8 @@ def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
 
 
 def _told_in_order(facts: Facts, region: str, old: Event, new: Event) -> Iterator[Violation]:
-    before = facts.lives[region].get(old.data["case_id"], [])
+    life = facts.lives[region].get(old.data["case_id"], [])
+    before = [event for event in life if event.name != "decision.replaced"]  # which follows its appeal, however late
     after = facts.lives[region].get(new.data["case_id"], [])
     if before and after and before[-1].record.offset > after[0].record.offset:
         title = f"DISORDER: of {old.subject}, the newer version's events in {region} stand before the older one's"
