@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from fastapi.routing import APIRoute
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from shared import clients, ids, metrics
@@ -30,7 +30,16 @@ from shared.clock import Clock, SystemClock, to_text
 from shared.envelope import Event
 from shared.errors import Fatal, PiepowderError, Poison
 from shared.events import ClientChanged, ClientKey, KeyUse, RateLimit
-from shared.http import CALLER, Problem, ProblemDetails, documented_body, require_json, route_of
+from shared.http import (
+    CALLER,
+    Problem,
+    ProblemDetails,
+    documented_body,
+    require_json,
+    require_query,
+    require_sound,
+    route_of,
+)
 from shared.limits import Fields, Meter
 from shared.security import RATE_LIMITED, security
 
@@ -39,6 +48,7 @@ _PEOPLES_LIMIT: Final = RateLimit(requests_per_second=20.0, burst=100)
 _PEOPLE_KEPT: Final = 10_000
 _TOKEN_DOTS: Final = 2
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_CLIENT_GONE: Final = 499
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -366,7 +376,7 @@ def require_region(client: Client, region: str, *, pointer: str | None = None) -
 
 def keyed(authenticator: Authenticator, scope: str, region: str | None = None) -> type[APIRoute]:
     """Routes that ask for a key with `scope`, in `region` if one is given, first, before they look at anything that was
-    sent; they say so in the OpenAPI document."""
+    sent, and then read that strictly; they say so in the OpenAPI document."""
 
     class KeyedRoute(APIRoute):
         def __init__(self, *given: Any, **named: Any) -> None:
@@ -377,13 +387,19 @@ def keyed(authenticator: Authenticator, scope: str, region: str | None = None) -
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
+            parameters = [field.alias for field in self.dependant.query_params]
 
             async def ask_first(request: Request) -> Response:
                 client = authenticator.client(request, scope)
                 if region is not None:
                     require_region(client, region)
+                require_query(request, parameters)
                 if request.method in _WITH_BODY:
                     require_json(request)
+                    try:
+                        require_sound(await request.body())  # which keeps it
+                    except ClientDisconnect:
+                        return Response(status_code=_CLIENT_GONE)
                 return await handle(request)
 
             return ask_first

@@ -3,11 +3,13 @@
 Errors are RFC 9457 `application/problem+json` with a stable `type`, and for input the JSON pointers of what was wrong.
 """
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -21,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared import metrics
+from shared import metrics, strict
 from shared.errors import Transient
 from shared.probes import add_probes
 from shared.readiness import Readiness
@@ -35,6 +37,7 @@ PROBLEM_JSON: Final = "application/problem+json"
 HANG_UP: Final = "piepowder.hang_up"  # the ASGI extension by which a connection is dropped, whatever waits to be sent
 CALLER: Final = "piepowder.caller"  # where a request's scope has who calls, once that was asked
 _SHORTCUT: Final = "piepowder.shortcut"
+_MOST_FAULTS: Final = 20  # that are told of one kind
 _OF_ANOTHER_KIND: Final = "unsupported-media-type"
 _HTTP_ERRORS: Final = {400: "malformed-body", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 IDEMPOTENCY_KEY: Final = r'^"[!#-\[\]-~]{1,255}"$'
@@ -47,6 +50,7 @@ IdempotencyKey: TypeAlias = Annotated[
 ]
 _OWN: Final = "#/$defs/{name}"
 _SHARED: Final = "#/components/schemas/{name}"
+_EXAMPLE: Final = "x-example"  # as JSON text: FastAPI leaves out of its document what is null
 _encode = msgspec.json.Encoder().encode
 
 
@@ -105,7 +109,8 @@ def documented_answer(kind: type[msgspec.Struct], example: object) -> dict[str, 
     """An answer for OpenAPI's `responses`: described by the struct's first line, with its schema and an example."""
     schema = msgspec.json.schema(kind, ref_template=_OWN)
     description = (kind.__doc__ or "").split("\n\n")[0]
-    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
+    content = {"schema": schema, _EXAMPLE: _encode(example).decode()}
+    return {"description": description, "content": {"application/json": content}}
 
 
 def documented_problem(status: int, slug: str, title: str, detail: str) -> dict[str, Any]:
@@ -119,7 +124,12 @@ def documented_problem(status: int, slug: str, title: str, detail: str) -> dict[
 def documented_body() -> dict[int | str, dict[str, Any]]:
     """The errors of every JSON body, for OpenAPI's `responses`."""
     return {
-        400: documented_problem(400, "malformed-body", "The body cannot be read", "It is not UTF-8, or was cut off."),
+        400: documented_problem(
+            400, "malformed-json", "The input is not JSON", "The input is not JSON: it is cut off."
+        ),
+        408: documented_problem(
+            408, "too-slow", "The body comes too slowly", "The body was not there within 30 seconds."
+        ),
         413: documented_problem(413, "too-large", "The body is too large", "The body has more bytes than are taken."),
         415: documented_problem(415, _OF_ANOTHER_KIND, "The body is of another kind", "Expected application/json."),
     }
@@ -132,9 +142,34 @@ def require_json(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if kind != "application/json" or coding != "identity":
-        given = f"Content-Type is {kind or 'missing'!r:.100}, its Content-Encoding {coding!r:.100}"
+        given = f"Content-Type is {repr(kind)[:100] if kind else 'missing'}, its Content-Encoding {coding!r:.100}"
         detail = f"The body's {given}; expected application/json, not coded."
         raise Problem(415, _OF_ANOTHER_KIND, "The body is of another kind", detail)
+
+
+def require_sound(body: bytes) -> None:
+    """Raises a Problem for a JSON body that nobody should try to make sense of: 400 when it is no JSON, 422 when a name
+    is in an object more than once, or a number is too large to be one."""
+    try:
+        given = strict.decode(body)
+    except strict.Malformed as error:
+        raise Problem(400, "malformed-json", "The input is not JSON", str(error), pointer="") from error
+    twice = (InputError(_pointer(place), "is there more than once") for place in strict.twice(given))
+    too_large = (InputError(_pointer(place), "is too large a number") for place in strict.too_large(given))
+    if errors := list(islice(chain(twice, too_large), _MOST_FAULTS)):
+        raise _unfit(errors)
+
+
+def require_query(request: Request, known: Sequence[str]) -> None:
+    """Raises a 422 Problem for what a call asks for behind its `?` that is not known, or is there twice."""
+    given = request.query_params
+    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+    others = [name for name in dict.fromkeys(given) if name not in known]
+    errors = [InputError(_pointer(["query", name]), f"is no parameter of this call; {takes}") for name in others]
+    twice = [name for name in known if len(given.getlist(name)) > 1]
+    errors += [InputError(_pointer(["query", name]), "is given more than once") for name in twice]
+    if errors:
+        raise _unfit(errors[:_MOST_FAULTS])
 
 
 def read_idempotency_key(header: str) -> str:
@@ -165,6 +200,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
         description=description,
         version="1",
         redoc_url=None,
+        redirect_slashes=False,  # to a host that the caller names
         generate_unique_id_function=_operation_id,
         responses={
             401: documented_problem(401, "unauthorized", "The call is not authenticated", "No API key: send it as ..."),
@@ -203,27 +239,35 @@ def _share_schemas(app: FastAPI) -> None:
 
     def with_shared() -> dict[str, Any]:
         document = generate()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(problem)
-        _share(document["paths"], schemas)
+        add_schemas(document, problem)
+        _share(document["paths"], document)
         return document
 
     app.openapi = with_shared  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
 
 
-def _share(node: Any, schemas: dict[str, Any]) -> None:
+def add_schemas(document: dict[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Name schemas in an OpenAPI document; AssertionError when one of another type has the name already."""
+    known = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, schema in schemas.items():
+        if known.setdefault(name, schema) != schema:
+            raise AssertionError(f"two types of the API are named {name}")
+
+
+def _share(node: Any, document: dict[str, Any]) -> None:
     if isinstance(node, list):
         for part in node:
-            _share(part, schemas)
+            _share(part, document)
     elif isinstance(node, dict):
-        for name, schema in node.pop("$defs", {}).items():
-            _share(schema, schemas)
-            if schemas.setdefault(name, schema) != schema:
-                raise AssertionError(f"two types of the API are named {name}")
+        if (example := node.pop(_EXAMPLE, None)) is not None:
+            node["example"] = msgspec.json.decode(example)
+        schemas = node.pop("$defs", {})
+        _share(list(schemas.values()), document)
+        add_schemas(document, schemas)
         if isinstance(reference := node.get("$ref"), str):
             node["$ref"] = reference.replace(_OWN.format(name=""), _SHARED.format(name=""))
         for part in node.values():
-            _share(part, schemas)
+            _share(part, document)
 
 
 class Caller(Protocol):
@@ -251,24 +295,29 @@ async def _on_transient(_: Request, error: Exception) -> Response:
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [_input_error(fault) for fault in error.errors()]
-    return Problem(422, "invalid-request", "The request does not fit", errors[0].detail, errors=errors).response()
+    return _unfit([_input_error(fault) for fault in error.errors()[:_MOST_FAULTS]]).response()
+
+
+def _unfit(errors: list[InputError]) -> Problem:
+    said = f"{errors[0].pointer or 'the body'}: {errors[0].detail}"
+    return Problem(422, "invalid-request", "The request does not fit", said, errors=errors)
 
 
 def _input_error(fault: Mapping[str, Any]) -> InputError:
-    if fault["type"] == "json_invalid":
-        return InputError("", f"The body is not JSON: {fault['ctx']['error']}, at character {fault['loc'][-1]}")
     detail = fault["msg"].removeprefix("Value error, ")
-    return InputError(_pointer(fault["loc"]), f"{detail} (given: {fault.get('input')!r:.80})")
+    place = fault["loc"][1:] if fault["loc"][0] == "body" else fault["loc"]
+    return InputError(_pointer(place), f"{detail} (given: {fault.get('input')!r:.80})")
 
 
 def _pointer(location: Sequence[int | str]) -> str:
-    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location if part != "body"]
+    parts = [str(part)[:100].replace("~", "~0").replace("/", "~1") for part in location]
     return "".join(f"/{part}" for part in parts)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Problem):  # of a body that FastAPI reads itself
+        return error.__cause__.response()
     detail = f"{request.method} {request.url.path}: {str(error.detail).rstrip('.')}. The API is described at /docs."
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     slug = _HTTP_ERRORS.get(error.status_code, "http-error")
@@ -290,37 +339,50 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 class LimitBody:
-    """Middleware that answers 413 to bodies of more than `max_bytes`, before they are in memory; to calls whose path
-    begins with `under`."""
+    """Middleware that answers 413 to bodies of more than `max_bytes`, before they are in memory, and 408 to those that
+    are not there after `seconds`; to calls whose path begins with `under`, once their bodies are asked for."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, under: str = "/") -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, under: str = "/", seconds: float = 30.0) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._under = under
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(self._under):
             await self._app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_bytes:
-            await self._too_large().response()(scope, receive, send)
-            return
-        received = 0
+        size = int(length) if length.isdigit() else 0
+        received, ended = 0, False
+        until = asyncio.get_running_loop().time() + self._seconds
 
         async def receiving() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, ended
+            if ended:
+                return await receive()
+            if size > self._max_bytes:
+                raise self._too_large()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError as error:
+                raise self._too_slow() from error
+            ended = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise HTTPException(413, str(self._too_large()))
+                raise self._too_large()
             return message
 
         await self._app(scope, receiving, send)
 
     def _too_large(self) -> Problem:
         detail = f"The body has more than the {self._max_bytes} bytes that are taken here."
-        return Problem(413, "too-large", "The body is too large", detail, headers={"Connection": "close"})
+        return Problem(413, "too-large", "The body is too large", detail)  # the rest is read past, so that it is heard
+
+    def _too_slow(self) -> Problem:
+        detail = f"The body was not there within {self._seconds:g} seconds."
+        return Problem(408, "too-slow", "The body comes too slowly", detail, headers={"Connection": "close"})
 
 
 class _Measured:

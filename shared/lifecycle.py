@@ -11,19 +11,22 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from shared import logs
 from shared.errors import PiepowderError
-from shared.http import HANG_UP
+from shared.http import HANG_UP, Problem
 from shared.readiness import Readiness
 from shared.settings import CommonSettings
 
 log = logging.getLogger(__name__)
+
+HEAD_SECONDS: Final = 30.0  # that a connection may take for a request's head
+_NOTHING: Final = object()
 
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
 
@@ -70,14 +73,50 @@ class Joining(asyncio.Transport):
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, with a way to drop a connection at once: its `close` waits for a client that reads nothing."""
+    """uvicorn's own, which besides drops a connection at once when it is told to (its `close` waits for a client that
+    reads nothing), answers what is no HTTP with a problem too, and waits for no request's head without end.
+
+    That costs a request nothing: a connection is looked at from time to time. One that has nothing under way at two
+    looks, and has made no request between them, is closed; but for those which idle after an answer: these are
+    uvicorn's to close.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(Joining(transport, self.loop))
+        self._waited_behind: object = None  # the last request, at a look that found no other under way
+        self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._next_look.cancel()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {HANG_UP: {"abort": self.transport.abort}}
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn says the same of everything
+        detail = "What was sent is not HTTP/1.1 as RFC 9112 has it. The connection is closed."
+        self._refuse(Problem(400, "malformed-http", "The request is not HTTP", detail))
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        last = cast("RequestResponseCycle | None", self.cycle)
+        waits = (last is None or last.response_complete) and self.timeout_keep_alive_task is None
+        if waits and self._waited_behind is last:
+            detail = f"No whole head of a request came within {HEAD_SECONDS:g} seconds. The connection is closed."
+            self._refuse(Problem(408, "too-slow", "The request comes too slowly", detail))
+            return
+        self._waited_behind = last if waits else _NOTHING
+        self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer instead of the application, for the last time on this connection."""
+        answer = problem.response()
+        fields = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
+        head = b"".join(b"%s: %s\r\n" % field for field in fields)
+        self.transport.write(STATUS_LINE[answer.status_code] + head + b"\r\n" + bytes(answer.body))
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):

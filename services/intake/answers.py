@@ -5,7 +5,18 @@ from typing import Protocol
 
 import msgspec
 
-from services.intake.domain.status import Decision, Facts, Status, dead, status, submitted_to, updated_at, withdrawn
+from services.intake.domain.status import (
+    Decision,
+    Facts,
+    Status,
+    conflict,
+    dead,
+    reference,
+    status,
+    submitted_to,
+    updated_at,
+    withdrawn,
+)
 from services.intake.handlers import Accepted
 from services.intake.withdrawals import Withdrawal
 
@@ -66,7 +77,8 @@ class ItemView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An item and its status by region, in the regions of the key.
 
     `reference` is told to the client that gave it. `awaited` are regions that it was posted to and that are not known
-    to have it yet. `conflict`: the version was posted again with other content; the first stands.
+    to have it yet. `conflict`: the version was posted again with other content, in one of these regions or in another
+    of them; in each the first that came there stands.
     """
 
     item_id: str
@@ -89,7 +101,8 @@ class Receipt(msgspec.Struct, frozen=True):
     """The answer to an accepted item; the same post again gets the same.
 
     So do a version that is older than one before it and a number that was used for other content: neither changes
-    anything, and what stands at `status_url` says so. `status` is that, for a client that would wait for a decision.
+    anything in the regions where the other came first, and what stands at `status_url` says so. `status` is that, for a
+    client that would wait for a decision.
     """
 
     item_id: str
@@ -159,19 +172,18 @@ def _events(done: Accepted | Withdrawal) -> dict[str, RegionReceipt]:
 
 def item_view(item_id: str, known: Mapping[str, Facts], reader: Reader) -> ItemView:
     """What a client may see of what is known of an item."""
-    submissions = {region: facts.submission for region, facts in known.items() if facts.submission is not None}
-    first = next(iter(submissions.values()), None)
     seen = {region: facts for region, facts in sorted(known.items()) if reader.may_act_in(region)}
-    awaited = submitted_to(known) - submissions.keys()
+    first = next((facts.submission for facts in seen.values() if facts.submission is not None), None)
+    awaited = submitted_to(known) - {region for region, facts in known.items() if facts.submission is not None}
     return ItemView(
         item_id=item_id,
         subject=max(facts.subject for facts in known.values()) or None,
         version=first.version if first else None,
-        reference=first.reference if first and first.client == reader.name else "",
+        reference=reference(seen.values(), reader.name),
         received_at=first.received_at if first else None,
         regions={region: _region_status(facts) for region, facts in seen.items()},
         awaited=sorted(filter(reader.may_act_in, awaited)),
-        conflict=any(facts.conflict for facts in seen.values()),
+        conflict=conflict(seen.values()),
     )
 
 

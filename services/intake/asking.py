@@ -228,4 +228,4 @@ def _place(cursor: str) -> Place:
     """Where a page ended; raises ValueError for what is no cursor of ours."""
     text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
     received_at, _, item_id = text.partition(" ")
-    return Place(datetime.fromisoformat(received_at), str(UUID(item_id)))
+    return Place(from_text(received_at), str(UUID(item_id)))

@@ -58,7 +58,7 @@ def require(head: Head, *content_types: str) -> None:
     given = head.content_type.partition(";")[0].strip().lower()
     if given not in content_types:
         names = " or ".join(sorted(content_types))
-        detail = f"The body's Content-Type is {given or 'missing'!r}; expected {names}."
+        detail = f"The body's Content-Type is {repr(given)[:100] if given else 'missing'}; expected {names}."
         raise Problem(415, "unsupported-media-type", "The body is of another kind", detail)
     if head.coding and _codings(head) not in ([], ["gzip"], ["zstd"]):
         raise Problem(
@@ -128,7 +128,7 @@ class _Gzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         piece = b""
-        while data or len(piece) == _STEP:
+        while data or (len(piece) == _STEP and not self._member.eof):
             if self._member.eof:
                 self._member = zlib.decompressobj(wbits=31)
             piece = self._member.decompress(data, _STEP)

@@ -15,7 +15,7 @@ from services.intake.domain.posts import MAX_BODY_BYTES, PLATFORM, Post
 from services.intake.domain.status import Status
 from services.intake.queries import LARGEST_PAGE, USUAL_PAGE
 from services.intake.withdrawals import MAX_REASON
-from shared.http import PROBLEM_JSON, ProblemDetails
+from shared.http import PROBLEM_JSON, ProblemDetails, add_schemas
 from shared.security import limited, security
 
 _ITEM: Final = {
@@ -165,7 +165,9 @@ def describe(app: FastAPI) -> None:
                 "summary": "Post one version of a subject",
                 "description": "Answers when the topic of every region that owns one of the markets has it,"
                 " acknowledged by all in-sync replicas. The same version again gets the same answer. So do an older one"
-                " and a number that was used for other content: they change nothing, and `status_url` says so.",
+                " and a number that was used for other content: they change nothing where the other came first, and"
+                " `status_url` says so. A newer version takes the older one's place in the regions that it goes to;"
+                " where it does not go the older one stays, and is to be withdrawn.",
                 "parameters": [_PREFER],
                 "requestBody": _body(
                     "application/json",
@@ -320,8 +322,7 @@ def describe(app: FastAPI) -> None:
     def with_routes() -> dict[str, Any]:
         document = generate()
         document["paths"].update(paths)
-        known = document.setdefault("components", {})
-        known.setdefault("schemas", {}).update(components)
+        add_schemas(document, components)
         return document
 
     app.openapi = with_routes  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

@@ -15,7 +15,9 @@ from shared.errors import Transient
 LONGEST: Final = 30
 _LOOK_SECONDS: Final = 0.1
 _WAITING_CALLS: Final = 1_000
-_wait = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.IGNORECASE).search
+_preferences = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+').findall  # a comma in a quoted string parts nothing
+_is_wait = re.compile(r"\s*wait\s*(?:[=;]|$)", re.IGNORECASE).match
+_seconds = re.compile(r'[^=;]*=\s*(?:([0-9]+)|"([0-9]+)")\s*(?:;|$)').match
 
 Known: TypeAlias = Mapping[str, Facts]
 """What is known of an item, by region."""
@@ -30,8 +32,10 @@ class Statuses(Protocol):
 def preferred(prefer: str) -> int:
     """How many seconds a client would wait for its answer, by its `Prefer` field (RFC 7240, section 4.3); 0 if it would
     not, and `LONGEST` at most."""
-    found = _wait(prefer)
-    return min(LONGEST, int(found[1])) if found else 0
+    first = next(filter(_is_wait, _preferences(prefer)), "")
+    found = _seconds(first)
+    digits = (found[1] or found[2]).lstrip("0") if found else ""
+    return min(LONGEST, int(digits[:3] or "0"))
 
 
 class Waiting:

@@ -3,11 +3,11 @@
 A publication's form is checked by the models here, which describe it in `/openapi.json` too; its meaning in `control`.
 """
 
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,17 +17,21 @@ from shared.auth import Authenticator, Client, require_region
 from shared.events import Region
 from shared.http import (
     InputError,
+    LimitBody,
     Problem,
     documented_body,
     documented_problem,
     json_response,
     not_ready,
     require_json,
+    require_query,
+    require_sound,
 )
 from shared.readiness import Readiness
 from shared.security import security
 
 MAX_BYTES: Final = 2 * 1024 * 1024
+_MOST_FAULTS: Final = 20
 _I = TypeVar("_I", bound="ControlInput")
 
 
@@ -67,7 +71,9 @@ class PolicyInput(_Input):
 
 
 class PolicySetInput(_Input):
-    terms: dict[str, list[str]] = Field(default={}, description="word lists by name, looked for in title and text")
+    terms: dict[str, Annotated[list[str], FailFast()]] = Field(
+        default={}, description="word lists by name, looked for in title and text"
+    )
     policies: list[PolicyInput] = Field(max_length=1000)
     default_verdict: str = Field(description="approve, review or reject, when no policy matches")
 
@@ -91,10 +97,12 @@ def add_routes(
     app: FastAPI, *, control: Control, publisher: Publisher, authenticator: Authenticator, readiness: Readiness
 ) -> None:
     """`GET` and `POST /v1/control`, `POST /v1/control/check`."""
+    app.add_middleware(LimitBody, max_bytes=MAX_BYTES)
     checks = Checks(control)
 
     def client_of(request: Request, scope: str) -> Client:
         client = authenticator.client(request, scope)
+        require_query(request, ())
         if not control.read:
             raise not_ready(readiness)
         return client
@@ -151,17 +159,7 @@ def add_routes(
 
 async def _body(request: Request) -> bytes:
     require_json(request)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise Problem(
-                413,
-                "too-large",
-                "The body is too large",
-                f"A publication may have {MAX_BYTES} bytes; word lists are what is large, as a rule.",
-            )
-    return bytes(body)
+    return await request.body()
 
 
 def _regions(sent: OperatingModelInput | RegionsInput | None) -> list[Region] | None:
@@ -173,12 +171,13 @@ def _content(sent: PolicySetInput | None) -> PolicySetContent | None:
 
 
 def _parse(kind: type[_I], body: bytes) -> _I:
+    require_sound(body)
     try:
         sent = kind.model_validate_json(body)
     except ValidationError as error:
         faults = [
             InputError(_pointer(fault["loc"]), f"{fault['msg']} (given: {fault['input']!r:.80})")
-            for fault in error.errors(include_url=False)
+            for fault in error.errors(include_url=False)[:_MOST_FAULTS]
         ]
         where = faults[0].pointer or "the body"
         raise Problem(
@@ -232,7 +231,7 @@ def _refusals(*more: tuple[int, str, str, str]) -> dict[str, Any]:
     """The errors of a body, and more (status, slug, title, detail)."""
     own = (413, "too-large", "The body is too large", f"A publication may have {MAX_BYTES} bytes.")
     documented = documented_body() | {refusal[0]: documented_problem(*refusal) for refusal in (own, *more)}
-    return {str(status): problem for status, problem in documented.items() if status != 400}
+    return {str(status): problem for status, problem in documented.items()}
 
 
 _MODEL_EXAMPLE: Final = {

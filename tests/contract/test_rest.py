@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 
 from shared import ids, lifecycle
 from shared.auth import Client
@@ -28,6 +29,7 @@ PROBLEM = "application/problem+json"
 METHODS = ("get", "put", "post", "delete", "patch")
 NOBODY, ELSEWHERE, ALL, OFTEN = (ids.new_api_key("test") for _ in range(4))
 LARGE = str(2**40)
+FORMAT_CHECKER = Draft202012Validator.FORMAT_CHECKER
 
 
 class Operation(NamedTuple):
@@ -145,6 +147,52 @@ def test_every_answer_is_described_with_an_example(served: Served) -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_every_example_is_one_of_what_it_is_an_example_of(served: Served) -> None:
+    components = served.document["components"]
+    faults = []
+    for operation in served.operations():
+        parts = {"body": operation.said.get("requestBody", {}), **operation.said["responses"]}
+        for part, said in parts.items():
+            for kind, content in said.get("content", {}).items():
+                if kind in ("application/json", PROBLEM):
+                    fits = Draft202012Validator({**content["schema"], "components": components})
+                    found = fits.iter_errors(content["example"]) if "example" in content else ()
+                    faults += [f"{operation} {part}: {fault.json_path}: {fault.message}" for fault in found]
+    assert not faults, "\n".join(faults)
+
+
+def examples(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], object]]:
+    """Every example in a document: where it is, its own schema, and it."""
+    if isinstance(node, list):
+        for index, part in enumerate(node):
+            yield from examples(part, f"{place}/{index}")
+    elif isinstance(node, dict):
+        if isinstance(schema := node.get("schema"), dict):  # a parameter, a header, a body
+            if "example" in node:
+                yield f"{place}/example", schema, node["example"]
+            for name, example in node.get("examples", {}).items():
+                yield f"{place}/examples/{name}", schema, example["value"]
+        elif isinstance(node.get("examples"), list):  # a schema
+            yield from ((f"{place}/examples/{n}", node, example) for n, example in enumerate(node["examples"]))
+        for name, part in node.items():
+            if name not in {"example", "examples"}:
+                yield from examples(part, f"{place}/{name.replace('/', '~1')}")
+
+
+def test_every_example_fits_its_own_schema(served: Served) -> None:
+    found = list(examples(served.document))
+    assert len(found) > 10
+    components = served.document["components"]
+    faults = [
+        f"{place}: {fault.json_path}: {fault.message[:300]}"
+        for place, schema, example in found
+        for fault in Draft202012Validator(
+            schema | {"components": components}, format_checker=FORMAT_CHECKER
+        ).iter_errors(example)
+    ]
+    assert not faults, "\n".join(faults)
+
+
 def wrong_calls(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is wrong with a call, and the call."""
     key = {"Authorization": f"Bearer {ALL}"}
@@ -212,6 +260,23 @@ async def test_what_is_wrong_with_a_call_is_answered_as_announced(served: Served
                     faults.append(f"{operation}, {what}: no Retry-After")
     assert not faults, "\n".join(faults)
     assert met >= {401, 403, 429}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "pointer"), [(b'{"a": {"b": 1, "b": 1}}', 422, "/a/b"), (b'{"a": ', 400, ""), (b"\xff", 400, "")]
+)
+async def test_a_body_that_nobody_can_be_sure_of_is_refused_alike_everywhere(
+    served: Served, body: bytes, status: int, pointer: str
+) -> None:
+    faults = []
+    headers = {"Authorization": f"Bearer {ALL}", "Content-Type": "application/json"}
+    for operation in served.operations():
+        if operation.body_type == "application/json":
+            answer = await served.calls.request(operation.method, operation.path, headers=headers, content=body)
+            told = [error["pointer"] for error in answer.json().get("errors", [])]
+            if answer.status_code != 503 and (answer.status_code != status or pointer not in told):
+                faults.append(f"{operation}: {answer.status_code} {answer.text[:300]}")
+    assert not faults, "\n".join(faults)
 
 
 async def test_another_method_is_refused_with_those_that_are_allowed(served: Served) -> None:

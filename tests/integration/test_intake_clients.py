@@ -310,6 +310,13 @@ async def test_nobody_gives_what_they_lack_and_whoever_may_end_keys_may_end_any_
     assert (await house.call("PATCH", "/v1/clients/rich", {"scopes": ["items:write"]}, key=CLERK)).status_code == 200
     assert (await house.call("DELETE", f"/v1/clients/rich/keys/{key_id}", key=CLERK)).status_code == 200
     assert (await house.call("PATCH", "/v1/clients/rich", {"state": "disabled"}, key=CLERK)).status_code == 200
+    slow = {"limit": {"requests_per_second": 1, "burst": 1}}
+    assert (await house.call("PATCH", "/v1/clients/rich", slow, key=CLERK)).status_code == 200
+    for more in ({"state": "active"}, {"limit": None}, {"limit": {"requests_per_second": 1, "burst": 2}}):
+        refused = await house.call("PATCH", "/v1/clients/rich", more, key=CLERK)
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:piepowder:problem:beyond-own-rights"), more
+    again = await house.call("PATCH", "/v1/clients/rich", {"state": "active", "limit": None})
+    assert (again.status_code, again.json()["client"]["state"]) == (200, "active")
 
 
 async def test_a_regions_lead_sees_the_regions_clients_alone(house: House) -> None:
@@ -379,6 +386,15 @@ async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
         ("GET", "/v1/clients?limit=0", None, 422, "/query/limit"),
         ("GET", "/v1/clients?cursor=%27", None, 422, "/query/cursor"),
         ("GET", "/v1/clients?state=gone", None, 422, "/query/state"),
+        ("GET", "/v1/clients?colour=red", None, 422, "/query/colour"),
+        ("GET", "/v1/clients?limit=1&limit=2", None, 422, "/query/limit"),
+        ("GET", "/v1/clients/bad?limit=1", None, 422, "/query/limit"),
+        ("GET", "/v1/clients/%00", None, 422, "/path/name"),
+        ("PATCH", "/v1/clients/%00", {}, 422, "/path/name"),
+        ("GET", "/v1/clients/%00/keys", None, 422, "/path/name"),
+        ("POST", "/v1/clients/%00/keys", {}, 422, "/path/name"),
+        ("DELETE", "/v1/clients/%00/keys/9f86d081884c", None, 422, "/path/name"),
+        ("DELETE", "/v1/clients/bad/keys/%00", None, 404, None),
         ("DELETE", "/v1/clients/bad", None, 405, None),
         ("POST", "/v1/clients", {"description": "x" * 70_000}, 413, None),
     ],
@@ -394,6 +410,27 @@ async def test_bad_input_is_told_where_and_changes_nothing(  # noqa: PLR0917 - t
     if pointer is not None:
         assert answer.json()["errors"][0]["pointer"] == pointer
     assert (await house.call("GET", "/v1/clients/worse")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "text", "status", "pointer"),
+    [
+        ("POST", "/v1/clients", b'{"name": "one", "name": "two", "scopes": ["items:read"]}', 422, "/name"),
+        ("PATCH", "/v1/clients/bad", b'{"limit": {"burst": 1, "burst": 2}}', 422, "/limit/burst"),
+        ("POST", "/v1/clients/bad/keys", b'{"expires_at": null, "expires_at": null}', 422, "/expires_at"),
+        ("POST", "/v1/clients", b'{"name": "two"', 400, ""),
+        ("POST", "/v1/clients", b"[" * 20_000, 400, ""),
+    ],
+)
+async def test_what_is_said_twice_or_cut_off_is_refused_and_told_where(  # noqa: PLR0917 - the table's columns
+    house: House, method: str, path: str, text: bytes, status: int, pointer: str
+) -> None:
+    headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
+    answer = await house.intake.http.request(method, path, content=text, headers=headers)
+    problem = answer.json()
+    assert (answer.status_code, [error["pointer"] for error in problem["errors"]]) == (status, [pointer])
+    assert problem["detail"] != problem["title"]
+    assert (await house.call("GET", "/v1/clients/two")).status_code == 404
 
 
 async def test_a_posters_limit_is_on_every_answer_and_a_batch_is_paid_for_afterwards(house: House) -> None:

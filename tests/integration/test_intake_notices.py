@@ -178,6 +178,30 @@ async def test_other_content_under_the_same_reference_is_told_and_the_first_stan
     await intake.becomes(known)
 
 
+async def test_other_content_under_the_same_reference_is_told_from_another_region_too(intake: Intake) -> None:
+    first = (await post(intake, "notices", intake_complaints.notice(id="n7", markets=["DE"]))).json()
+    body = intake_complaints.notice(id="n7", markets=["US"], ground="fraud")
+    assert (await post(intake, "notices", body)).json()["notice_id"] == first["notice_id"]
+    path = f"/v1/notices/{first['notice_id']}"
+
+    async def known() -> bool:
+        return bool((await intake.get(path)).json().get("conflict"))
+
+    await intake.becomes(known)
+    assert "conflict" not in (await intake.get(path, key="northern")).json()
+
+
+async def test_a_reference_is_told_to_the_client_that_gave_it_and_to_no_other(intake: Intake) -> None:
+    notice_id = (await post(intake, "notices", intake_complaints.notice(id="n8", markets=["DE"]))).json()["notice_id"]
+    body = intake_complaints.appeal(item_id=await rejected(intake, "a8"))
+    appeal_id = (await post(intake, "appeals", body)).json()["appeal_id"]
+    for what, of, own in (("notices", notice_id, "report-1"), ("appeals", appeal_id, "complaint-1")):
+        await becomes(intake, what, of, intake.north, "submitted")
+        answers = [(await intake.get(f"/v1/{what}/{of}", key=key)).json() for key in ("all", "northern")]
+        assert [answer["reference"] for answer in answers] == [own, None]
+        assert answers[0]["received_at"] == answers[1]["received_at"] is not None
+
+
 async def test_an_appeal_goes_from_202_to_a_decision_that_takes_the_first_ones_place(intake: Intake) -> None:
     north = intake.north
     item_id = await rejected(intake, "a1")

@@ -526,6 +526,21 @@ async def test_other_content_under_the_same_version_is_told_and_the_first_stands
     await intake.becomes(told)
 
 
+async def test_other_content_in_another_region_is_told_too_to_who_may_see_both(intake: Intake) -> None:
+    lamp = (await intake.send(intake.post(id="split", title="Desk lamp", markets=["DE"]))).json()
+    knife = (await intake.send(intake.post(id="split", title="Switchblade", markets=["US"]))).json()
+    assert lamp["item_id"] == knife["item_id"]
+    path = f"/v1/items/{lamp['item_id']}"
+
+    async def told() -> bool:
+        return bool((await intake.get(path)).json().get("conflict"))
+
+    await intake.becomes(told)
+    listed = (await intake.get("/v1/subjects/shop/product/split")).json()["versions"]
+    assert [version["conflict"] for version in listed] == [True]
+    assert "conflict" not in (await intake.get(path, key="northern")).json()
+
+
 async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letters_stops_nothing(intake: Intake) -> None:
     north = intake.north
     item_id = (await intake.send(intake.post(id="dead", markets=["DE"]))).json()["item_id"]

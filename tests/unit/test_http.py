@@ -1,5 +1,6 @@
 """Errors are problem details, and a service tells whether it lives, is ready, and how it is doing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 from fastapi import APIRouter, FastAPI
 from prometheus_client import REGISTRY
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from shared import ids
 from shared.auth import Authenticator, Client, keyed, require_region
 from shared.errors import Transient
-from shared.http import Problem, Shortcut, create_app, documented_answer, read_idempotency_key
+from shared.http import LimitBody, Problem, Shortcut, add_schemas, create_app, documented_answer, read_idempotency_key
 from shared.readiness import Readiness
 
 KEY = ids.new_api_key("test")
@@ -128,14 +129,15 @@ class Shop(msgspec.Struct):
     lamps: list[Lamp]
 
 
-def test_the_document_says_once_what_several_answers_share_and_takes_no_name_twice(app: FastAPI) -> None:
+def answers(app: FastAPI, name: str, kind: type[msgspec.Struct], example: object = None) -> None:
     async def answer() -> None: ...
 
-    def answers(name: str, kind: type[msgspec.Struct]) -> None:
-        app.add_api_route(f"/v1/{name}", answer, name=name, responses={200: documented_answer(kind, {})})
+    app.add_api_route(f"/v1/{name}", answer, name=name, responses={200: documented_answer(kind, example)})
 
-    answers("shops", Shop)
-    answers("lamps", Lamp)
+
+def test_the_document_says_once_what_several_answers_share(app: FastAPI) -> None:
+    answers(app, "shops", Shop)
+    answers(app, "lamps", Lamp)
     document = app.openapi()
     schemas = document["components"]["schemas"]
     assert schemas["Shop"]["properties"]["lamps"]["items"] == {"$ref": "#/components/schemas/Lamp"}
@@ -143,11 +145,30 @@ def test_the_document_says_once_what_several_answers_share_and_takes_no_name_twi
     assert told == {"$ref": "#/components/schemas/Lamp"}
     assert "$defs" not in str(document)
 
-    another = msgspec.defstruct("Lamp", [("volts", int)])
-    answers("other-lamps", another)
+
+@pytest.mark.parametrize("name", ["Lamp", "ProblemDetails"])
+def test_the_document_takes_no_name_twice_wherever_it_comes_from(app: FastAPI, name: str) -> None:
+    taken = f"two types of the API are named {name}"
+    answers(app, "lamps", Lamp)
+    with pytest.raises(AssertionError, match=taken):
+        add_schemas(app.openapi(), {name: {"type": "string"}})
+    app.add_api_route("/v1/models", lambda: None, response_model=create_model(name, volts=int))
     app.openapi_schema = None
-    with pytest.raises(AssertionError, match="two types of the API are named Lamp"):
+    with pytest.raises(AssertionError, match=taken):
         app.openapi()
+    app.router.routes.pop()
+    answers(app, "others", msgspec.defstruct(name, [("volts", int)]))
+    app.openapi_schema = None
+    with pytest.raises(AssertionError, match=taken):
+        app.openapi()
+
+
+def test_an_example_shows_what_is_null(app: FastAPI) -> None:
+    example = {"lamps": [{"watts": None}], "next": None}
+    answers(app, "shops", Shop, example)
+    for _ in range(2):
+        told = app.openapi()["paths"]["/v1/shops"]["get"]["responses"]["200"]["content"]["application/json"]
+        assert (told["example"], told.keys()) == (example, {"schema", "example"})
 
 
 async def test_a_body_that_does_not_fit_is_told_where(client: httpx.AsyncClient) -> None:
@@ -156,6 +177,49 @@ async def test_a_body_that_does_not_fit_is_told_where(client: httpx.AsyncClient)
     (error,) = answer.json()["errors"]
     assert error["pointer"] == "/amount"
     assert "integer" in error["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/bodies", "/v1/keyed"])
+async def test_a_body_that_does_not_come_or_is_too_large_is_refused_and_not_waited_for(app: FastAPI, path: str) -> None:
+    app.add_middleware(LimitBody, max_bytes=1_000, seconds=0.1)
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b'{"amount":'
+        await asyncio.sleep(0.3)
+        yield b"1}"
+
+    async def much() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b" " * 500
+
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for content, status, slug in (
+            (half(), 408, "too-slow"),
+            (much(), 413, "too-large"),
+            (b" " * 1_001, 413, "too-large"),
+        ):
+            answer = await client.post(path, content=content, headers=headers)
+            assert (answer.status_code, answer.json()["type"]) == (status, f"urn:piepowder:problem:{slug}")
+            assert (answer.headers.get("connection") == "close") == (status == 408)
+        assert (await client.post(path, json={"amount": 1}, headers=headers)).status_code == 200
+
+
+async def test_who_may_not_call_is_told_so_before_the_size_of_what_was_sent(app: FastAPI) -> None:
+    app.add_middleware(LimitBody, max_bytes=10)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.post("/v1/keyed", json={"amount": 10**20})).status_code == 401
+
+
+async def test_a_slash_too_many_is_another_path_and_leads_nowhere(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/transient/", headers={"host": "evil.example"})
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found")
+    assert "location" not in answer.headers
+
+
+async def test_a_body_of_no_kind_is_told_what_was_expected(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/keyed", content=b"{}", headers={"authorization": f"Bearer {KEY}"})
+    assert (answer.status_code, "Content-Type is missing," in answer.json()["detail"]) == (415, True)
 
 
 async def test_an_unknown_route_and_a_wrong_method_are_problems(client: httpx.AsyncClient) -> None:
@@ -203,13 +267,62 @@ async def test_a_key_opens_only_its_scopes_and_regions(client: httpx.AsyncClient
 
 
 async def test_who_calls_is_asked_before_what_was_sent(client: httpx.AsyncClient) -> None:
-    for headers, status in (({}, 401), ({"authorization": f"Bearer {KEY}"}, 422)):
+    for headers, status in (({}, 401), ({"authorization": f"Bearer {KEY}"}, 400)):
         answer = await client.post("/v1/keyed?limit=many", content=b"{", headers=headers)
-        assert answer.status_code == min(status, 415)
+        assert answer.status_code == (415 if headers else 401)
         json = {**headers, "content-type": "application/json"}
         assert (await client.post("/v1/keyed?limit=many", content=b"{", headers=json)).status_code == status
     assert (await client.post("/v1/keyed", json={"amount": 1}, headers=headers)).status_code == 200
     assert 'route="/v1/keyed"' in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "pointer", "says"),
+    [
+        (b'{"amount": 1, "amount": 2}', 422, "/amount", "more than once"),
+        (b'{"amount": 1, "of": [{"a/b": 1, "a/b": 1}]}', 422, "/of/0/a~1b", "more than once"),
+        (b'{"amount": 1, "body": {"x": 1, "x": 1}}', 422, "/body/x", "more than once"),
+        (b'{"amount": 1' + b"0" * 5_000 + b"}", 422, "/amount", "too large"),
+        (b'{"amount": 1', 400, "", "truncated"),
+        (b'{"amount": 1]', 400, "", "byte 12"),
+        (b'{"amount": NaN}', 400, "", "byte 11"),
+        (b'{"amount": "\\ud800 is half"}', 400, "", "surrogate"),
+        (b'{"amount": "\xff"}', 400, "", "UTF-8"),
+        (b"[" * 100_000, 400, "", "too deeply"),
+        ('{"amount": 1}'.encode("utf-16"), 400, "", "byte 0"),
+        (b"", 400, "", "empty"),
+    ],
+)
+async def test_a_body_is_read_strictly_and_where_it_is_malformed_is_told(
+    client: httpx.AsyncClient, content: bytes, status: int, pointer: str, says: str
+) -> None:
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    answer = await client.post("/v1/keyed", content=content, headers=headers)
+    problem = answer.json()
+    slug = "malformed-json" if status == 400 else "invalid-request"
+    assert (answer.status_code, problem["type"]) == (status, f"urn:piepowder:problem:{slug}")
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    assert says in problem["errors"][0]["detail"]
+
+
+async def test_thousands_of_names_that_are_there_twice_hold_up_nobody(client: httpx.AsyncClient) -> None:
+    names = ",".join(f'"{n}":0' for n in range(40_000))
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    answer = await client.post("/v1/keyed", content=f"{{{names},{names}}}", headers=headers, timeout=5)
+    assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
+    assert answer.elapsed.total_seconds() < 5
+
+
+async def test_a_query_is_read_strictly(client: httpx.AsyncClient) -> None:
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = await client.post("/v1/keyed?limit=1&limit=1&x=1&a%2Fb=", json={"amount": 1}, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"pointer": "/query/x", "detail": "is no parameter of this call; it takes limit"},
+        {"pointer": "/query/a~1b", "detail": "is no parameter of this call; it takes limit"},
+        {"pointer": "/query/limit", "detail": "is given more than once"},
+    ]
+    assert (await client.post("/v1/keyed?limit=1", json={"amount": 1}, headers=headers)).status_code == 200
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a status says of its own age is never less than its age."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -42,6 +43,27 @@ class Overtaken:
 class Anybody:
     def client(self, _: Request, scope: str) -> Client:
         return Client("shop", "", frozenset({scope}), frozenset({"eu"}))
+
+
+class Untouched:
+    """Statuses that nobody is to ask."""
+
+
+@pytest.mark.parametrize(
+    "moment", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2026-05-01T12:00:00", "yesterday"]
+)
+@pytest.mark.parametrize("call", ["items", "subject"])
+async def test_a_cursor_that_is_not_of_a_moment_is_refused(moment: str, call: str) -> None:
+    following = Following(["eu"])
+    following.statuses = cast("ItemStatuses", Untouched())
+    asking = Asking(following, cast("Authenticator", Anybody()), Readiness("test"), ManualClock(NOON))
+    cursor = base64.urlsafe_b64encode(f"{moment} {ITEM}".encode())
+    path = {"platform": "shop", "kind": "product", "id": "1"}
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "path_params": path}
+    with pytest.raises(Problem) as refused:
+        await getattr(asking, call)(Request({**scope, "query_string": b"cursor=" + cursor}))
+    assert [error.pointer for error in refused.value.details.errors] == ["/query/cursor"]
+    assert refused.value.details.status == 422
 
 
 async def test_an_item_that_is_not_known_may_have_been_posted_since_the_look_at_how_far_it_is_known() -> None:

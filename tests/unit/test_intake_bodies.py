@@ -75,6 +75,17 @@ def test_however_a_stream_of_several_parts_is_cut_what_comes_out_is_the_same(
 
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))
+@pytest.mark.parametrize("size", [0, 65_535, 65_536, 65_537, 131_072, 262_144])
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_a_body_is_taken_whole_when_it_fills_the_pieces_that_it_is_opened_in(
+    coding: str, size: int, parts: int
+) -> None:
+    text = b"x" * size
+    stream = CODINGS[coding](text) * parts
+    assert b"".join([piece async for piece in opened(request(stream, content_encoding=coding))]) == text * parts
+
+
+@pytest.mark.parametrize("coding", sorted(CODINGS))
 async def test_a_compressed_batch_gets_the_verdicts_of_a_plain_one(coding: str) -> None:
     lines = [line(n) for n in range(2_500)]
     lines[7] = b"nonsense"
@@ -147,6 +158,16 @@ def test_another_coding_is_refused_and_told_which_are_known(coding: str) -> None
         )
     assert caught.value.details.status == 415
     assert caught.value.headers == {"Accept-Encoding": "gzip, zstd"}
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [(request(b""), "is missing; expected"), (request(b"", content_type="a/b"), "is 'a/b'; expected application/json")],
+)
+def test_a_body_of_no_known_kind_is_told_what_was_expected(call: Request, said: str) -> None:
+    with pytest.raises(Problem, match=said) as caught:
+        bodies.require(bodies.head(call), "application/json")
+    assert caught.value.details.status == 415
 
 
 def test_a_coding_that_is_named_twice_is_coded_twice() -> None:

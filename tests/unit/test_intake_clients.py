@@ -127,6 +127,42 @@ def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
     assert (refused.value.status, refused.value.pointer) == (403, pointer)
 
 
+LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
+
+
+@pytest.mark.parametrize(
+    ("before", "patch", "gives"),
+    [
+        ({"state": "disabled"}, Patch(state="active"), True),
+        ({"state": "disabled"}, Patch(description="asleep"), False),
+        ({}, Patch(state="disabled"), False),
+        ({}, Patch(state="disabled", limit=LIMIT), False),
+        ({"limit": LIMIT}, Patch(limit=None), True),
+        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, requests_per_second=11)), True),
+        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, burst=21)), True),
+        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=6)), True),
+        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=0)), True),
+        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=4, burst=1)), False),
+        ({"limit": LIMIT, "state": "disabled"}, Patch(limit=None), True),
+        ({"limit": LIMIT}, Patch(state="disabled", limit=LIMIT), False),
+    ],
+)
+def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
+    before: dict[str, Any], patch: Patch, *, gives: bool
+) -> None:
+    was = client(**before)
+    after = domain.changed(was, patch, NOW)
+    domain.check_grant(after, was, by("items:write", regions=("eu",)))
+    if not gives:
+        domain.check_grant(after, was, by(regions=("eu",)))
+        return
+    with pytest.raises(Refused) as refused:
+        domain.check_grant(after, was, by("clients:write"))
+    assert (refused.value.status, refused.value.pointer) == (403, "/scopes")
+    less = domain.changed(was, msgspec.structs.replace(patch, scopes=frozenset()), NOW)
+    domain.check_grant(less, was, by("clients:write"))
+
+
 def test_a_change_has_no_defaults_that_a_generated_client_would_send() -> None:
     members = ChangeBody.model_json_schema()["properties"]
     assert {name for name, schema in members.items() if schema.get("default") is not None} == set()

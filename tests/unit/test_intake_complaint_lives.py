@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.intake.domain import status
 from services.intake.handlers import Learned, Projection
 from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import Facts, Status, Told
+from services.intake.notices.domain.lives import ComplaintStatus, Facts, Told
 from shared import events, ids
 from shared.envelope import Attributes, encode
 from shared.errors import Poison
@@ -105,21 +105,26 @@ def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) 
 @pytest.mark.parametrize(
     ("facts", "where"),
     [
-        (life(notice_submitted()), Status.SUBMITTED),
-        (life(notice_submitted(), NOTICE), Status.IN_REVIEW),
-        (life(notice_submitted(), NOTICE, decided(NOTICE, "reject")), Status.DECIDED),
-        (life(decided(NOTICE, "reject")), Status.DECIDED),
-        (lives.merge(life(notice_submitted()), set_aside("notice", as_case=False)), Status.DEAD_LETTERED),
-        (lives.merge(life(notice_submitted(), NOTICE), set_aside("notice", as_case=True)), Status.DEAD_LETTERED),
-        (lives.merge(life(notice_submitted()), set_aside("notice", as_case=False, since=9)), Status.PARKED),
-        (life(appeal_submitted(), APPEAL), Status.IN_REVIEW),
-        (life(appeal_submitted(), APPEAL, closed()), Status.CLOSED),
-        (life(appeal_submitted(), APPEAL, decided(APPEAL, "uphold")), Status.DECIDED),
+        (life(notice_submitted()), ComplaintStatus.SUBMITTED),
+        (life(notice_submitted(), NOTICE), ComplaintStatus.IN_REVIEW),
+        (life(notice_submitted(), NOTICE, decided(NOTICE, "reject")), ComplaintStatus.DECIDED),
+        (life(decided(NOTICE, "reject")), ComplaintStatus.DECIDED),
+        (lives.merge(life(notice_submitted()), set_aside("notice", as_case=False)), ComplaintStatus.DEAD_LETTERED),
+        (
+            lives.merge(life(notice_submitted(), NOTICE), set_aside("notice", as_case=True)),
+            ComplaintStatus.DEAD_LETTERED,
+        ),
+        (lives.merge(life(notice_submitted()), set_aside("notice", as_case=False, since=9)), ComplaintStatus.PARKED),
+        (life(appeal_submitted(), APPEAL), ComplaintStatus.IN_REVIEW),
+        (life(appeal_submitted(), APPEAL, closed()), ComplaintStatus.CLOSED),
+        (life(appeal_submitted(), APPEAL, decided(APPEAL, "uphold")), ComplaintStatus.DECIDED),
     ],
 )
-def test_it_is_where_its_furthest_event_says(facts: Facts, where: Status) -> None:
+def test_it_is_where_its_furthest_event_says(facts: Facts, where: ComplaintStatus) -> None:
     assert lives.where(facts) == where
-    assert lives.is_open(facts) == (where in (Status.SUBMITTED, Status.IN_REVIEW, Status.PARKED))
+    assert lives.is_open(facts) == (
+        where in (ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED)
+    )
     assert lives.since(facts)
 
 
@@ -235,8 +240,8 @@ async def test_the_projection_keeps_items_notices_and_appeals_apart() -> None:
     assert kept.items.keys() == {ITEM.item_id}
     assert status.status(kept.items[ITEM.item_id]) == status.Status.APPROVED
     assert {of: lives.where(facts) for of, facts in kept.told.items()} == {
-        NOTICE.item_id: Status.DECIDED,
-        APPEAL.item_id: Status.SUBMITTED,
+        NOTICE.item_id: ComplaintStatus.DECIDED,
+        APPEAL.item_id: ComplaintStatus.SUBMITTED,
     }
     assert kept.decided == {ids.decision_id(ITEM.case_id, 2)}
 
@@ -255,7 +260,7 @@ def test_a_dead_letter_on_its_way_is_its_own_and_no_items(
 ) -> None:
     found = Projection("eu", Kept(), Kept()).decode(letter(data, kind, group))
     assert isinstance(found, Told)
-    assert (found.id, lives.where(found.facts)) == (about, Status.DEAD_LETTERED)
+    assert (found.id, lives.where(found.facts)) == (about, ComplaintStatus.DEAD_LETTERED)
 
 
 def test_what_was_set_aside_by_others_says_nothing() -> None:

@@ -399,6 +399,20 @@ def test_what_is_no_json_is_told_why(front: Front, text: bytes, says: str) -> No
     assert says in str(error)
 
 
+@pytest.mark.parametrize("number", ["9" * 5_000, "1e400", "-1e400"])
+@pytest.mark.parametrize("field", ["version", "scores/x", "seller/age_days", "seller/rating", "title", "colour"])
+def test_a_number_that_is_too_large_to_be_one_is_a_fault_where_it_stands(front: Front, number: str, field: str) -> None:
+    outer, _, inner = field.partition("/")
+    post = {name: value for name, value in GOOD.items() if name != outer}
+    seller = '"id":"s", ' if outer == "seller" else ""
+    value = f'{{{seller}"{inner}": {number}}}' if inner else number
+    text = json.dumps(post)[:-1] + f', "{outer}": {value}}}'
+    error = refused(front, text.encode())
+    assert error.status == 422
+    assert [fault.pointer for fault in error.faults] == [f"/{field}"]
+    assert "too large" in error.faults[0].detail or "unknown field" in error.faults[0].detail
+
+
 def test_a_list_or_a_number_is_no_item(front: Front) -> None:
     for text in (b"[]", b"5", b"null", b'"x"'):
         assert "Expected an object" in str(refused(front, text))

@@ -169,7 +169,6 @@ def test_a_new_market_is_one_that_nobody_owns_beside_those_of_the_regions() -> N
         (b'{"title": "\xff"}', "not UTF-8"),
         (b'{"title": "\\ud800"}', "not JSON"),
         (b'{"title": NaN}', "not JSON"),
-        (b'{"title": 1e999}', "not JSON"),
         (b'{"title": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     ],
 )

@@ -10,6 +10,7 @@ from services.intake.domain.status import (
     Dead,
     Facts,
     Status,
+    conflict,
     dead,
     learned,
     merge,
@@ -195,6 +196,14 @@ def test_the_same_version_with_other_content_is_a_conflict_and_the_first_stands(
         assert known.submission is not None
         assert known.submission.content_hash == "aa"
     assert not together(submitted(0), submitted(1)).conflict
+
+
+def test_a_conflict_is_other_content_in_one_region_or_in_another() -> None:
+    here, there = submitted(0), submitted(7, content_hash="bb")
+    assert conflict([here, there])
+    assert conflict([opened(), together(here, there)])
+    assert not conflict([here, submitted(7), opened()])
+    assert not conflict([])
 
 
 def test_the_time_is_that_of_what_the_status_says() -> None:

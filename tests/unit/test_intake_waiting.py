@@ -1,6 +1,7 @@
 """Waiting for a decision: who waits is told as soon as it is known, and a thousand who wait cost what one costs."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -45,7 +46,18 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         ('Wait = "7"', 7),
         ("wait=3; foo=bar", 3),
         ("wait=86400", 30),
+        ("wait=99999999999999", 30),
+        (f"wait={'9' * 5_000}", 30),
+        ("wait=0000000000000007", 7),
         ("wait=10, wait=20", 10),
+        ("wait=soon, wait=20", 0),
+        ('foo="a, wait=5"', 0),
+        ('foo="a, wait=5', 0),
+        ('foo="a\\", wait=5", wait=6', 6),
+        ('foo="a", wait=5', 5),
+        ("foo; wait=5", 0),
+        ('wait="5', 0),
+        ("wait=5 6", 0),
         ("", 0),
         ("wait", 0),
         ("wait=soon", 0),
@@ -59,6 +71,13 @@ def test_what_a_client_would_rather_have_is_read_as_rfc_7240_says_and_the_rest_i
     prefer: str, seconds: int
 ) -> None:
     assert preferred(prefer) == seconds
+
+
+@pytest.mark.parametrize("part", ['"', '"\\', '"a,', ",", "wait ", 'a="b";', "wait=1, "])
+def test_reading_what_a_client_would_rather_have_takes_as_long_as_it_is(part: str) -> None:
+    begun = time.process_time()
+    preferred(part * (60_000 // len(part)))
+    assert time.process_time() - begun < 0.5
 
 
 async def test_all_who_wait_are_looked_after_by_one_look_at_a_time_and_each_is_told_when_its_own_is_there() -> None:

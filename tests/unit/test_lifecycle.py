@@ -1,14 +1,20 @@
 """A service runs until a signal, drains under a deadline, and does not outlive a loop that failed."""
 
 import asyncio
+import json
 import os
+import re
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
-from shared import logs
+from shared import lifecycle, logs
 from shared.errors import Fatal, Transient
 from shared.http import create_app
 from shared.lifecycle import Joining, main, serve
@@ -118,6 +124,120 @@ def test_what_cannot_be_started_ends_with_a_sentence_and_a_status_of_its_own(
     assert ended.value.code == 2
     [told] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (told.getMessage(), told.exc_info) == ("it cannot be started: clients.json cannot be read.", None)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def exchange(port: int, *pieces: bytes, every: float = 0.15, then: float = 5) -> tuple[bytes, float]:
+    """What comes back on one connection for what is sent a piece at a time, and how long it was held in seconds."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    begun = asyncio.get_running_loop().time()
+
+    async def send() -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(every)
+
+    sending = asyncio.create_task(send())
+    try:
+        async with asyncio.timeout(then):
+            answer = await reader.read()
+    finally:
+        sending.cancel()
+        writer.close()
+    return answer, asyncio.get_running_loop().time() - begun
+
+
+async def served(call: Callable[[int], Awaitable[None]], app: ASGIApp | None = None) -> bool:
+    """Whether a service lives well while it is called at a port."""
+    readiness, port = Readiness("test"), free_port()
+
+    async def caller(_: asyncio.Event) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await exchange(port, GET_AND_CLOSE)
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    break
+        await call(port)
+
+    settings = CommonSettings(port=port, host="127.0.0.1", drain_seconds=1)
+    async with asyncio.timeout(20):
+        return await serve(app or create_app("test", "", readiness), settings, [caller], readiness)
+
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+GET_AND_CLOSE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answers"),
+    [
+        ([], []),
+        ([b"GET /healthz HT"], []),
+        ([b"G", b"E", b"T", b" ", *[b"/"] * 20], []),
+        ([GET, b"GET /"], [b"200"]),
+        ([GET, *[b"\r\n"] * 20], [b"200"]),
+    ],
+)
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], answers: list[bytes]
+) -> None:
+    monkeypatch.setattr(lifecycle, "HEAD_SECONDS", 0.3)
+
+    async def call(port: int) -> None:
+        answer, seconds = await exchange(port, *pieces)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [*answers, b"408"]
+        assert b"application/problem+json" in answer
+        assert b"urn:piepowder:problem:too-slow" in answer
+        assert 0.25 <= seconds < 2
+
+    assert await served(call)
+
+
+async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "HEAD_SECONDS", 0.1)
+    app = create_app("test", "", Readiness("test"))
+
+    async def slow(_: Request) -> Response:
+        await asyncio.sleep(0.5)
+        return Response("slow")
+
+    app.add_route("/slow", slow)
+
+    async def call(port: int) -> None:
+        halves = [half for _ in range(10) for half in (GET[:10], GET[10:])]
+        answer, _ = await exchange(port, *halves, GET_AND_CLOSE, every=0.06)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 11
+        answer, _ = await exchange(port, GET, b"", b"", GET_AND_CLOSE, every=0.2)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
+        answer, _ = await exchange(port, GET.replace(b"/healthz", b"/slow"), GET_AND_CLOSE, every=0.05)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
+
+    assert await served(call, app)
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n", b"\x16\x03\x01\x02\x00"]
+)
+async def test_what_is_no_http_is_answered_with_a_problem_too(nonsense: bytes) -> None:
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, nonsense)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"content-type: application/problem+json" in head
+        assert b"connection: close" in head
+        assert f"content-length: {len(body)}".encode() in head
+        assert json.loads(body)["type"] == "urn:piepowder:problem:malformed-http"
+
+    assert await served(call)
 
 
 class Wire(asyncio.Transport):

@@ -82,7 +82,11 @@ Description = Annotated[
     AfterValidator(_printable),
 ]
 Time = Annotated[str, AfterValidator(_time), Field(json_schema_extra={"format": "date-time"})]
-Name = Annotated[str, Path(description="A client's name", examples=["shop"])]
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    Path(description="A client's name", examples=["shop"], json_schema_extra={"pattern": f"^{clients.NAME.pattern}$"}),
+]
 KeyId = Annotated[str, Path(description="A key's id, the first digits of its hash", examples=["9f86d081884c"])]
 
 

@@ -4,6 +4,7 @@ A client that was changed is a new value with a larger revision. Revisions go by
 intake's database was lost and begun again: what is told then still holds over what was told before.
 """
 
+import math
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -165,9 +166,11 @@ def is_visible(client: Client, regions: frozenset[str]) -> bool:
 def check_grant(client: Client, before: Client | None, by: Granting) -> None:
     """Raises Refused when somebody would give what they do not have themselves; `before` is what the client had.
 
-    To end something, or to make it less, takes no more than to see the client.
+    To end something, or to make it less, takes no more than to see the client. To let its keys open again, or more
+    often, is to give all that it has.
     """
-    given = client.scopes - (frozenset() if before is None else before.scopes)
+    had = frozenset[str]() if before is None or _does_more(client, before) else before.scopes
+    given = client.scopes - had
     if beyond := sorted(given - by.scopes):
         detail = f"Client {by.name!r} lacks {', '.join(beyond)} itself, and cannot give it."
         raise Refused(403, "beyond-own-rights", detail, "/scopes")
@@ -175,6 +178,19 @@ def check_grant(client: Client, before: Client | None, by: Granting) -> None:
         own = ", ".join(sorted(by.regions)) or "no region"
         detail = f"Client {by.name!r} may act in {own}, and can give no other region."
         raise Refused(403, "beyond-own-rights", detail, "/regions")
+
+
+def _does_more(client: Client, before: Client) -> bool:
+    """Whether a client's keys open something at all, or more often, that they did not before."""
+    if client.state == ACTIVE != before.state:
+        return True
+    return any(now > then for now, then in zip(_at_most(client.limit), _at_most(before.limit), strict=True))
+
+
+def _at_most(limit: RateLimit | None) -> tuple[float, float, float]:
+    if limit is None:
+        return math.inf, math.inf, math.inf
+    return limit.requests_per_second, limit.burst, limit.items_per_second or math.inf
 
 
 def told(client: Client, change: str, by: str) -> ClientChanged:

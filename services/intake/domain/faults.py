@@ -3,12 +3,15 @@ pointer. msgspec itself stops at the first, which is right for the hot path and 
 mend; this walk is taken only after msgspec has refused."""
 
 import difflib
+import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import inspect
+
+_ENDLESS: Final = (math.inf, -math.inf)  # a number that no type of ours holds; see `shared.strict`
 
 
 class Fault(NamedTuple):
@@ -101,7 +104,7 @@ def _in_number(value: object, shape: inspect.IntType | inspect.FloatType, pointe
     kind = "a whole number" if whole else "a number"
     if pointer.endswith("_minor"):
         kind += " of minor units (12.65 EUR is 1265)"
-    if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool):
+    if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool) or value in _ENDLESS:
         yield _unlike(pointer, kind, value)
     elif shape.ge is not None and value < shape.ge:
         yield _unlike(pointer, f"{kind} not less than {shape.ge}", value)
@@ -117,6 +120,7 @@ def _out_of_bounds(pointer: str, given: int, least: int | None, most: int | None
 
 
 def _unlike(pointer: str, expected: str, given: object) -> Fault:
-    shown = msgspec.json.encode(given)[:60].decode(errors="replace")
+    is_endless = isinstance(given, float) and given in _ENDLESS
+    shown = "one that is too large" if is_endless else msgspec.json.encode(given)[:60].decode(errors="replace")
     hint = "; leave the field out if there is nothing to say" if given is None else ""
     return Fault(pointer, f"expected {expected}, got {shown}{hint}")

@@ -5,10 +5,9 @@ in silence: a code in the wrong case or a decimal price is refused with a hint, 
 and one hash.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import chain, islice
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -16,13 +15,13 @@ import msgspec
 from msgspec import Meta, inspect
 
 from services.intake.domain.faults import Fault, mismatches, pointer_to
-from shared import ids
+from shared import ids, strict
 from shared.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 _MAX_VERSION: Final = 2**53 - 1  # the largest that every JSON reader takes exactly: RFC 7493, section 2.2
-_MAX_FAULTS: Final = 20
+MAX_FAULTS: Final = 20
 _MAX_DEPTH: Final = 10  # of a category
 
 PLATFORM: Final = r"[a-z0-9][a-z0-9-]{0,62}"
@@ -33,9 +32,6 @@ _is_phone = re.compile(r"\+?[0-9(][0-9 ()./-]{3,38}[0-9]").fullmatch
 _is_subject = re.compile(PLATFORM + r":(?:product|seller|content):.{1,200}", re.DOTALL).fullmatch
 _control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
 _control_escape = re.compile(rb"\\(?:u00[017]|[bf])").search
-_lone_surrogate = re.compile(
-    rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
-).search
 
 SubjectId = Annotated[str, Meta(min_length=1, max_length=200, description="Printable characters")]
 _Short = Annotated[str, Meta(max_length=200)]
@@ -137,12 +133,12 @@ class Refused(Exception):  # noqa: N818 - the field's word
     def __init__(self, status: int, slug: str, title: str, faults: list[Fault]) -> None:
         pointer, detail = faults[0]
         first = f"{pointer}: {detail}" if pointer else detail[0].upper() + detail[1:]
-        more = len(faults[:_MAX_FAULTS]) - 1
+        more = len(faults[:MAX_FAULTS]) - 1
         super().__init__(f"{first}; {more} more in `errors`" if more else first)
         self.status = status
         self.slug = slug
         self.title = title
-        self.faults = faults[:_MAX_FAULTS]
+        self.faults = faults[:MAX_FAULTS]
 
 
 class IllFormed(Exception):  # noqa: N818 - the field's word
@@ -288,9 +284,7 @@ def is_doubled(text: bytes, post: Post, content: bytes) -> bool:
 
 def doubled(text: bytes) -> Iterator[Fault]:
     """Every name that an object in a JSON text has more than once, with its pointer."""
-    # numbers are not looked at
-    read = json.loads(text, object_pairs_hook=_Members, parse_int=str, parse_float=str, parse_constant=str)
-    yield from _doubled(read, "")
+    return _doubled(strict.read(text))
 
 
 def invalid(faults: list[Fault]) -> Refused:
@@ -320,22 +314,9 @@ def gtin_problem(gtin: str) -> str | None:
     return None
 
 
-class _Members(list[tuple[str, Any]]):
-    """An object's members, none lost."""
-
-
-def _doubled(value: object, pointer: str) -> Iterator[Fault]:
-    if isinstance(value, _Members):
-        seen: set[str] = set()
-        for name, element in value:
-            place = pointer_to(pointer, name)
-            if name in seen:
-                yield Fault(place, "the name is given more than once in its object")
-            seen.add(name)
-            yield from _doubled(element, place)
-    elif isinstance(value, list):
-        for index, element in enumerate(value):
-            yield from _doubled(element, pointer_to(pointer, index))
+def _doubled(given: object) -> Iterator[Fault]:
+    for place in strict.twice(given):
+        yield Fault(reduce(pointer_to, place, ""), "the name is given more than once in its object")
 
 
 def _faults_of_kind(post: Post) -> Iterator[Fault]:
@@ -404,12 +385,12 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
 
 def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFormed:
     try:
-        raw = msgspec.json.decode(text)
-        faults = list(islice(chain(mismatches(raw, _SHAPE), doubled(text)), _MAX_FAULTS)) or [Fault("", str(error))]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as malformed:
+        raw = strict.read(text)
+        faults = list(islice(chain(mismatches(raw, _SHAPE), _doubled(raw)), MAX_FAULTS)) or [Fault("", str(error))]
+    except (ValueError, RecursionError) as malformed:
         return _malformed(text, malformed)
     unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
-    if "" in unsound or len(faults) == _MAX_FAULTS:
+    if "" in unsound or len(faults) == MAX_FAULTS:
         return IllFormed(faults, None, frozenset(unsound))
     sound = {name: value for name, value in raw.items() if name not in unsound}
     return IllFormed(faults, msgspec.convert(_STAND_INS | sound, Post), frozenset(unsound))
@@ -422,7 +403,7 @@ def _malformed(text: bytes, error: Exception) -> Refused:
         detail = "the input is nested too deeply to be an item"
     elif isinstance(error, UnicodeDecodeError):
         detail = f"the input is not UTF-8 ({error.reason}); encode it again"
-    elif _lone_surrogate(text):
+    elif strict.has_lone_surrogate(text):
         detail = "the input is not JSON: a \\u escape in it is half of a surrogate pair"
     else:
         detail = f"the input is not JSON: {str(error).removeprefix('JSON is malformed: ')}"

@@ -6,7 +6,7 @@ off them.
 Positions are offsets in one partition: all events of a subject on a topic are in one, so they order its events.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -109,7 +109,8 @@ class Dead(Struct, frozen=True, kw_only=True):
 
 class Facts(Struct, frozen=True, kw_only=True):
     """All that is known of an item in a region. `*_last` is the position of the last copy of that event seen;
-    `closed_at` is when its case was closed because it was withdrawn."""
+    `conflict`: other content than the first came here; `closed_at` is when its case was closed because it was
+    withdrawn."""
 
     subject: str = ""
     submission: Submission | None = None
@@ -253,6 +254,18 @@ def submitted_to(known: Mapping[str, Facts]) -> set[str]:
     """The regions that an item went to, by what is known of it in any; none while its submission is not known."""
     submissions = [(region, facts.submission) for region, facts in known.items() if facts.submission is not None]
     return {told for region, submission in submissions for told in (region, *submission.regions)}
+
+
+def conflict(known: Collection[Facts]) -> bool:
+    """Whether other content came under the same name, in one of these regions or in another of them."""
+    told = {facts.submission.content_hash for facts in known if facts.submission is not None}
+    return len(told) > 1 or any(facts.conflict for facts in known)
+
+
+def reference(known: Collection[Facts], client: str) -> str:
+    """What `client` calls it in these regions; "" when it is not theirs."""
+    given = (facts.submission for facts in known if facts.submission is not None)
+    return next((submission.reference for submission in given if submission.client == client), "")
 
 
 def updated_at(facts: Facts) -> str:

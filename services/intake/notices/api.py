@@ -20,7 +20,7 @@ from services.intake.domain.posts import Refused
 from services.intake.handlers import Overloaded
 from services.intake.notices import openapi
 from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, NOTICE, Facts, Status
+from services.intake.notices.domain.lives import APPEAL, NOTICE, ComplaintStatus, Facts
 from services.intake.notices.domain.notices import MAX_BODY_BYTES, too_large
 from services.intake.notices.handlers import Appeals, Notices, NotKnown, Taken
 from services.intake.notices.store import Complaints
@@ -63,7 +63,7 @@ class AppealReceipt(msgspec.Struct, frozen=True):
 class RegionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a notice or an appeal is in a region; `reason` says why it was set aside or closed undecided."""
 
-    status: Status
+    status: ComplaintStatus
     updated_at: str
     queue: str = ""
     due_at: str = ""
@@ -73,7 +73,9 @@ class RegionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NoticeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A notice's status by region. `conflict`: its reference came again with other content; the first stands."""
+    """A notice's status by region. `reference` is told to the client that gave it, null to others. `conflict`: it came
+    again with other content, in one of these regions or in another of them; in each the first that came there
+    stands."""
 
     notice_id: str
     subject: str | None
@@ -85,8 +87,8 @@ class NoticeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AppealAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An appeal's status in its region, and what it is about: a decision on an item or a notice. `conflict`: its
-    reference came again with other content; the first stands."""
+    """An appeal's status in its region, and what it is about: a decision on an item or a notice. `reference` is told to
+    the client that gave it, null to others. `conflict`: it came again with other content; the first stands."""
 
     appeal_id: str
     subject: str | None
@@ -200,16 +202,14 @@ class Desk:
         """`GET /v1/notices/{notice_id}`."""
         client = self._authenticator.client(request, READ)
         notice_id, regions, behind = await self._known(NOTICE, request.path_params["notice_id"], client)
-        way = _together(regions)
+        ways = [facts.way for facts in regions.values()]
         return json_response(
             NoticeAnswer(
                 notice_id,
-                way.subject or None,
-                way.submission.reference if way.submission else None,
-                way.submission.received_at if way.submission else None,
+                *_named(ways, client),
                 {region: _region_status(facts) for region, facts in regions.items()},
                 behind,
-                way.conflict,
+                status.conflict(ways),
             )
         )
 
@@ -217,22 +217,20 @@ class Desk:
         """`GET /v1/appeals/{appeal_id}`."""
         client = self._authenticator.client(request, READ_APPEALS)
         appeal_id, regions, behind = await self._known(APPEAL, request.path_params["appeal_id"], client)
-        way = _together(regions)
+        ways = [facts.way for facts in regions.values()]
         contested = next((facts.contested for facts in regions.values() if facts.contested is not None), None)
         about = "" if contested is None else contested.item_id
         of_notice = contested is not None and contested.case_type == NOTICE
         return json_response(
             AppealAnswer(
                 appeal_id,
-                way.subject or None,
-                way.submission.reference if way.submission else None,
-                way.submission.received_at if way.submission else None,
+                *_named(ways, client),
                 None if contested is None else contested.decision_id,
                 {region: _region_status(facts) for region, facts in regions.items()},
                 behind,
                 "" if of_notice else about,
                 about if of_notice else "",
-                way.conflict,
+                status.conflict(ways),
             )
         )
 
@@ -287,12 +285,11 @@ def _receipts(taken: Taken) -> dict[str, RegionReceipt]:
     return {region: RegionReceipt(event) for region, event in zip(taken.regions, taken.event_ids, strict=True)}
 
 
-def _together(regions: dict[str, Facts]) -> status.Facts:
-    """What is the same in every region, from the first that knows it."""
-    ways = [facts.way for facts in regions.values()]
-    known = next((way for way in ways if way.submission is not None), ways[0])
-    subject = max(way.subject for way in ways)
-    return msgspec.structs.replace(known, subject=subject, conflict=any(way.conflict for way in ways))
+def _named(ways: list[status.Facts], client: Client) -> tuple[str | None, str | None, str | None]:
+    """Its subject, its reference where that is the client's own, and when it was received: of the first region that
+    knows."""
+    received = next((way.submission.received_at for way in ways if way.submission is not None), None)
+    return max(way.subject for way in ways) or None, status.reference(ways, client.name) or None, received
 
 
 def _region_status(facts: Facts) -> RegionStatus:

@@ -22,7 +22,7 @@ class Place(NamedTuple):
     id: str
 
 
-class Status(StrEnum):
+class ComplaintStatus(StrEnum):
     """Where a notice or an appeal is in a region."""
 
     SUBMITTED = "submitted"
@@ -89,20 +89,20 @@ def merge(a: Facts, b: Facts) -> Facts:
     )
 
 
-def where(facts: Facts) -> Status:
+def where(facts: Facts) -> ComplaintStatus:
     """Where it is: what is furthest along its way."""
     if facts.way.decision is not None:
-        return Status.DECIDED
+        return ComplaintStatus.DECIDED
     if facts.closed is not None:
-        return Status.CLOSED
+        return ComplaintStatus.CLOSED
     if letter := status.dead(facts.way):
-        return Status.PARKED if letter.parked else Status.DEAD_LETTERED
-    return Status.SUBMITTED if facts.way.opened is None else Status.IN_REVIEW
+        return ComplaintStatus.PARKED if letter.parked else ComplaintStatus.DEAD_LETTERED
+    return ComplaintStatus.SUBMITTED if facts.way.opened is None else ComplaintStatus.IN_REVIEW
 
 
 def is_open(facts: Facts) -> bool:
     """Whether it is still to be answered."""
-    return where(facts) in (Status.SUBMITTED, Status.IN_REVIEW, Status.PARKED)
+    return where(facts) in (ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED)
 
 
 def since(facts: Facts) -> str:

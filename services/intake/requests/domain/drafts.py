@@ -19,6 +19,7 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from shared import ids
 from shared.events import BusinessRequest, ProposedChange, Struct
+from shared.strict import Object
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -123,11 +124,11 @@ def patched(draft: Draft, text: bytes) -> Draft:
     Raises Refused with every fault of form.
     """
     patch = documents.decode(text)
-    if not isinstance(patch, documents.Object):
+    if not isinstance(patch, dict):
         raise unfit([Fault("", "expected an object")])
     now: dict[str, Any] = msgspec.to_builtins(draft)
     merged = {name: value for name, value in (now | patch).items() if value is not None or name not in patch}
-    return _draft(_DRAFT.of(documents.Object(merged, patch.twice)))
+    return _draft(_DRAFT.of(Object(merged, patch.twice) if isinstance(patch, Object) else merged))
 
 
 def read_remark(text: bytes) -> str:
