@@ -6,6 +6,7 @@ recovery time of its own; two at once are a fault too.
 """
 
 import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -312,7 +313,8 @@ def _link(rng: random.Random) -> tuple[str, float]:
     kafka = [f"{name}>kafka" for name in (*SERVICES, "")]
     postgres = [f"{name}>postgres" for name in (*SERVICES, "") if name not in ("router", "intake-projection")]
     clients = [f"client>{name}" for name in ("intake", "decision-eu", "decision-us")]
-    return rng.choice([*kafka, *postgres, *clients, "intake>router"]), rng.choice((2.0, 6.0, 15.0))
+    brokers = [f"broker-{follower}>peer-{leader}" for follower, leader in itertools.permutations((1, 2, 3), 2)]
+    return rng.choice([*kafka, *postgres, *clients, *brokers, "intake>router"]), rng.choice((2.0, 6.0, 15.0))
 
 
 def _one_service(seconds: float) -> Callable[[random.Random], tuple[str, float]]:

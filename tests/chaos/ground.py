@@ -1,7 +1,8 @@
 """The ground of a run: three brokers and PostgreSQL behind proxies, the services on them, and the way to each process.
 
-A broker has one more listener, for clients, and advertises its proxy there; brokers talk to each other directly, and so
-does the checker. PostgreSQL and the services' REST have a proxy each. All ports are loopback ports.
+A broker has one more listener, for clients, and advertises a proxy on each: `kafka-1` to clients, `peer-1` to the other
+brokers (and to the checker, whom no trouble is made for). PostgreSQL and the services' REST have a proxy each. All
+ports are loopback ports.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ _JOIN_SECONDS: Final = 40.0
 
 
 class _Brokers(LocalKafka):
-    """Three brokers, each advertising its proxy to clients."""
+    """Three brokers, each advertising proxies: one to clients, one to its peers."""
 
     def __init__(self, folder: Path, proxies: Proxies, *, say: Callable[[str], None]) -> None:
         super().__init__(folder, nodes=_NODES, say=say)
@@ -44,18 +45,25 @@ class _Brokers(LocalKafka):
             proxies.open(f"kafka-{number + 1}", partial(int, port), kafka_client)
             for number, port in enumerate(self._client_ports)
         ]
+        self._peers = [
+            proxies.open(f"peer-{number + 1}", partial(self._port, number), kafka_client) for number in range(_NODES)
+        ]
 
     @property
     def proxied(self) -> str:
         """The bootstrap servers of clients that go through the proxies."""
         return ",".join(f"{HOST}:{port}" for port in self._advertised)
 
+    def _port(self, number: int) -> int:
+        return self.nodes[number].port
+
     def _settings(self, node: KafkaNode, data: str) -> str:
         mine, advertised = self._client_ports[node.number - 1], self._advertised[node.number - 1]
+        peer = self._peers[node.number - 1]
         own = {
             "listeners": f"PLAINTEXT://{HOST}:{node.port},CONTROLLER://{HOST}:{node.controller_port}"
             f",CLIENTS://{HOST}:{mine}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{node.port},CLIENTS://{HOST}:{advertised}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{peer},CLIENTS://{HOST}:{advertised}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENTS:PLAINTEXT",
         }
         return super()._settings(node, data) + "".join(f"{name}={value}\n" for name, value in own.items())
