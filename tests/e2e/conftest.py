@@ -47,12 +47,13 @@ async def control(servers: Servers) -> tuple[str, str]:
         [region | {"id": names[region["id"]]} for region in model["regions"]], list[events.Region]
     )
     policies = _read("policies.yaml", dict[str, Any])
-    who = {"number": 1, "published_by": "test"}
+    newest = 1_000 * number  # than what tests before this one have deployed
+    who = {"number": newest, "published_by": "test"}
     about = [
         (
             "operating-model",
             events.OPERATING_MODEL_PUBLISHED,
-            events.OperatingModelPublished(id=f"om-1-{number}", regions=regions, number=1, published_by="test"),
+            events.OperatingModelPublished(id=f"om-1-{number}", regions=regions, number=newest, published_by="test"),
         ),
         (
             "policy-set",

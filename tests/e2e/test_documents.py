@@ -346,22 +346,22 @@ def test_a_generated_client_does_the_whole_tour_of_business_requests(cell: Cell,
 
 
 def test_a_generated_client_does_the_whole_tour_of_clients(cell: Cell, generated: Generated) -> None:
-    shop = generated.other("tour-shop", [cell.eu], "items:write", "items:read")
+    shop = generated.other("generated-shop", [cell.eu], "items:write", "items:read")
     assert shop.call("get_totals").status_code == 200
     assert shop.call("list_clients").status_code == 403
 
     slower = generated.model("ChangeBody", limit={"requests_per_second": 0.001, "burst": 2})
-    assert generated.call("change_client", "tour-shop", body=slower).parsed.client.limit.burst == 2
+    assert generated.call("change_client", "generated-shop", body=slower).parsed.client.limit.burst == 2
     answers = [shop.call("get_totals") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert int(answers[2].headers["retry-after"]) >= 1
     assert answers[2].parsed.type_.rpartition(":")[2] == "rate-limited"
 
-    shown = generated.call("show_client", "tour-shop").parsed
-    [old] = generated.call("list_keys", "tour-shop").parsed.keys
+    shown = generated.call("show_client", "generated-shop").parsed
+    [old] = generated.call("list_keys", "generated-shop").parsed.keys
     assert (shown.keys[0].key_id, old.state) == (old.key_id, "live")
-    successor = generated.call("create_key", "tour-shop", body=generated.model("KeyBody")).parsed
-    ended = generated.call("revoke_key", "tour-shop", old.key_id).parsed
+    successor = generated.call("create_key", "generated-shop", body=generated.model("KeyBody")).parsed
+    ended = generated.call("revoke_key", "generated-shop", old.key_id).parsed
     assert [key.state for key in ended.client.keys] == ["revoked", "live"]
     assert ended.client.keys[1].key_id == successor.key_id
     deadline = time.monotonic() + 30
@@ -374,7 +374,7 @@ def test_a_generated_client_does_the_whole_tour_of_clients(cell: Cell, generated
         page = generated.call("list_clients", limit=1, cursor=cursor).parsed
         names += [client.name for client in page.clients]
         cursor = page.next_
-    assert "tour-shop" in names
+    assert "generated-shop" in names
 
 
 def test_a_key_of_another_region_reaches_nothing_of_this_one(cell: Cell, generated: Generated) -> None:
