@@ -231,7 +231,7 @@ class Ledger:
         gaps = []
         for region, size in audit_sizes.items():
             expected = len(self._regions[region].events) + len(self._control)
-            if size != expected:
+            if size < expected:  # it may hold more: the control topic is compacted, the log forgets nothing
                 gaps.append(f"the audit log of {region} has {size:,} entries, the topics {expected:,} distinct events")
         events = len(self._control) + sum(len(seen.events) for seen in self._regions.values())
         return Account(

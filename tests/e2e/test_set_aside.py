@@ -182,7 +182,7 @@ async def test_a_subject_that_the_database_refuses_waits_through_kills_and_comes
         await becomes(cell, item, "approved")
     account = await settle(cell.system, {Pair(item, cell.eu) for item in items})
     assert account.fates == {Fate.BY_POLICY: 6}
-    assert (account.holds, account.doubles) == (True, [])
+    assert (account.holds, account.doubles) == (True, []), account
     assert await decided(cell) == [1, 2, 3, 4, 5, 6]
     assert [unit for unit in await aside(cell, cell.eu) if unit.lane.key == SUBJECT.encode()] == []
     log = timeline(cell)

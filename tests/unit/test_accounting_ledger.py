@@ -253,15 +253,21 @@ def test_an_event_met_again_is_counted_and_harmless(world: World) -> None:
     assert (account.repeats, account.events) == (2, 3)
 
 
-@pytest.mark.parametrize("audited", [2, 4])
-def test_an_audit_log_that_lacks_an_event_or_has_one_too_many_is_a_gap(world: World, audited: int) -> None:
+def test_an_audit_log_that_lacks_an_event_is_a_gap(world: World) -> None:
     pair = world.submit("a")
     world.decide("a", world.open("a", "approve"), automated=True)
 
-    account = world.account(pair, audited=audited)
+    account = world.account(pair, audited=2)
 
     assert not account.holds
-    assert account.gaps == [f"the audit log of eu has {audited} entries, the topics 3 distinct events"]
+    assert account.gaps == ["the audit log of eu has 2 entries, the topics 3 distinct events"]
+
+
+def test_an_audit_log_may_hold_what_compaction_took_from_the_control_topic(world: World) -> None:
+    pair = world.submit("a")
+    world.decide("a", world.open("a", "approve"), automated=True)
+
+    assert world.account(pair, audited=4).holds
 
 
 def test_every_audit_log_holds_the_control_events_too(world: World) -> None:
