@@ -15,7 +15,10 @@ from shared.envelope import Event
 from shared.events import (
     ACCESS_REFUSED,
     ACCESS_USED,
+    CLIENT_CHANGED,
     ITEM_SUBMITTED,
+    OPERATING_MODEL_PUBLISHED,
+    POLICY_SET_PUBLISHED,
     CaseClosed,
     CaseOpened,
     CaseSuperseded,
@@ -25,6 +28,7 @@ from shared.events import (
 )
 
 POLICY_VERDICTS: Final = ("approve", "reject")
+_OF_CONTROL: Final = (OPERATING_MODEL_PUBLISHED, POLICY_SET_PUBLISHED, CLIENT_CHANGED)
 _GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
 
 
@@ -48,12 +52,20 @@ class Fate(StrEnum):
     MISSING = "missing"
 
 
-def size_of(totals: Mapping[str, Any]) -> int:
-    """How many entries an audit log has, by its own totals, but for those that tell who called: they go on being told
-    while an account is made."""
+class Audited(NamedTuple):
+    """How many entries an audit log has of its region's topics, and how many of the control topic."""
+
+    regional: int
+    control: int
+
+
+def audited(totals: Mapping[str, Any]) -> Audited:
+    """What an audit log has, by its own totals, but for what tells who called: that goes on being told while an account
+    is made."""
     by_type: Mapping[str, int] = totals["by_type"]
     size: int = totals["size"]
-    return size - sum(by_type.get(kind, 0) for kind in (ACCESS_REFUSED, ACCESS_USED))
+    control = sum(by_type.get(kind, 0) for kind in _OF_CONTROL)
+    return Audited(size - control - sum(by_type.get(kind, 0) for kind in (ACCESS_REFUSED, ACCESS_USED)), control)
 
 
 class Place(NamedTuple):
@@ -195,8 +207,8 @@ class Ledger:
         """Those of the accepted pairs whose case waits for people, as far as was read."""
         return (pair for pair in accepted if _fate(pair, self._regions[pair.region])[0] is Fate.OPEN)
 
-    def account(self, accepted: Iterable[Pair], audit_sizes: Mapping[str, int]) -> Account:
-        """Reckon the accepted pairs (each counts once) and the audit logs' sizes, by region."""
+    def account(self, accepted: Iterable[Pair], audits: Mapping[str, Audited]) -> Account:
+        """Reckon the accepted pairs (each counts once) and what the audit logs have, by region."""
         fates: Counter[Fate] = Counter()
         by_queue: defaultdict[tuple[str, str], Counter[Fate]] = defaultdict(Counter)
         actions: Counter[tuple[Fate, str]] = Counter()
@@ -229,10 +241,14 @@ class Ledger:
                 (first, _), (second, where), *_ = told
                 doubles.append(f"case {case.case_id} was {first} and {second} as well ({where})")
         gaps = []
-        for region, size in audit_sizes.items():
-            expected = len(self._regions[region].events) + len(self._control)
-            if size < expected:  # it may hold more: the control topic is compacted, the log forgets nothing
-                gaps.append(f"the audit log of {region} has {size:,} entries, the topics {expected:,} distinct events")
+        for region, audit in audits.items():
+            log, events, control = f"the audit log of {region}", len(self._regions[region].events), len(self._control)
+            if audit.regional != events:
+                gaps.append(
+                    f"{log} has {audit.regional:,} entries of its region, the topics {events:,} distinct events"
+                )
+            if audit.control < control:  # it may have more: that topic is compacted, and the log forgets nothing
+                gaps.append(f"{log} has {audit.control:,} entries of control, the topic {control:,} distinct events")
         events = len(self._control) + sum(len(seen.events) for seen in self._regions.values())
         return Account(
             total=len(pairs),

@@ -15,7 +15,7 @@ from rich.table import Table
 from deploy.local.errors import StackError, expected
 from deploy.local.system import Running, find_running
 from piepowder import listings, look, sample, screen
-from piepowder.accounting import Account, Fate, Ledger, size_of
+from piepowder.accounting import Account, Fate, Ledger, audited
 from piepowder.client import Api
 from piepowder.keep import Kept
 from piepowder.observe import Observer
@@ -129,7 +129,7 @@ async def account(api: Api, journals: Sequence[Path]) -> Account:
         await observer.catch_up()
     finally:
         await observer.close()
-    return ledger.account(pairs, {total["region"]: size_of(total) for total in totals})
+    return ledger.account(pairs, {total["region"]: audited(total) for total in totals})
 
 
 def _entries(journal: Path) -> Iterator[Accepted]:
@@ -252,7 +252,7 @@ class _Work:
         while True:
             totals = [await self._api.get(f"audit-{region}", "/v1/totals") for region in self._regions]
             await self._observer.catch_up()
-            account = self._ledger.account(tally.pairs, {total["region"]: size_of(total) for total in totals})
+            account = self._ledger.account(tally.pairs, {total["region"]: audited(total) for total in totals})
             if account.settled or _clock.monotonic() > deadline:
                 return account
             await asyncio.sleep(_POLL_SECONDS)

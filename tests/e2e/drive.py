@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from deploy.local.system import Running, System, find_running
-from piepowder.accounting import Account, Fate, Ledger, Pair, size_of
+from piepowder.accounting import Account, Audited, Fate, Ledger, Pair, audited
 from piepowder.client import Api
 from piepowder.listings import Line
 from piepowder.observe import Observer
@@ -74,11 +74,11 @@ async def settle(system: System, accepted: set[Pair], *, queues_empty: bool = Fa
             deadline = loop.time() + seconds
             while True:
                 await observer.catch_up()
-                sizes = {}
+                audits = {}
                 for region in system.regions:
                     answer = await client.get(f"{system.url('audit', region)}/v1/totals")
-                    sizes[region] = size_of(answer.json()) if answer.status_code == 200 else -1
-                account = ledger.account(accepted, sizes)
+                    audits[region] = audited(answer.json()) if answer.status_code == 200 else Audited(-1, -1)
+                account = ledger.account(accepted, audits)
                 open_cases = account.fates.get(Fate.OPEN, 0)
                 if loop.time() > deadline or (account.settled and not (queues_empty and open_cases)):
                     return account

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from piepowder import look, review, screen
-from piepowder.accounting import Fate, Ledger, Pair, Place
+from piepowder.accounting import Audited, Fate, Ledger, Pair, Place
 from piepowder.review import Held, Person, choose, complaint, judged
 from piepowder.sample import truth_key
 from shared import events, ids
@@ -175,6 +175,6 @@ def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
     closed = events.CaseClosed(case_id=appeal.case_id, case_type="appeal", item_id=appeal.item_id, reason="duplicate")
     note(closed, events.CASE_CLOSED)
     note(events.DecisionReplaced(**again, replaces="d-1", why="appeal"), events.DECISION_REPLACED)
-    account = ledger.account([Pair(ITEM.item_id, "eu")], {"eu": 6})
+    account = ledger.account([Pair(ITEM.item_id, "eu")], {"eu": Audited(6, 0)})
     assert account.holds, (account.missing, account.doubles, account.gaps)
     assert (account.total, dict(account.fates)) == (1, {Fate.BY_POLICY: 1})
