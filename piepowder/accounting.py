@@ -13,12 +13,7 @@ from typing import Any, Final, NamedTuple
 from shared import ids
 from shared.envelope import Event
 from shared.events import (
-    ACCESS_REFUSED,
-    ACCESS_USED,
-    CLIENT_CHANGED,
     ITEM_SUBMITTED,
-    OPERATING_MODEL_PUBLISHED,
-    POLICY_SET_PUBLISHED,
     CaseClosed,
     CaseOpened,
     CaseSuperseded,
@@ -26,9 +21,9 @@ from shared.events import (
     ItemSubmitted,
     ItemWithdrawn,
 )
+from shared.kafka import topics
 
 POLICY_VERDICTS: Final = ("approve", "reject")
-_OF_CONTROL: Final = (OPERATING_MODEL_PUBLISHED, POLICY_SET_PUBLISHED, CLIENT_CHANGED)
 _GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
 
 
@@ -62,10 +57,10 @@ class Audited(NamedTuple):
 def audited(totals: Mapping[str, Any]) -> Audited:
     """What an audit log has, by its own totals, but for what tells who called: that goes on being told while an account
     is made."""
-    by_type: Mapping[str, int] = totals["by_type"]
+    by_topic: Mapping[str, int] = totals["by_topic"]
     size: int = totals["size"]
-    control = sum(by_type.get(kind, 0) for kind in _OF_CONTROL)
-    return Audited(size - control - sum(by_type.get(kind, 0) for kind in (ACCESS_REFUSED, ACCESS_USED)), control)
+    control = by_topic.get(topics.CONTROL, 0)
+    return Audited(size - control - by_topic.get(topics.access(totals["region"]), 0), control)
 
 
 class Place(NamedTuple):
