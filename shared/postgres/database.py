@@ -115,7 +115,7 @@ class Database:
                             connection = await asyncpg.connect(self._url, timeout=_SILENT_SECONDS)
                         await connection.fetchval("SELECT 1 AS answers")
                     trouble = None
-                except _PASSING as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the server is asked again
                     trouble = _why(error)
                     if connection is not None:
                         connection.terminate()

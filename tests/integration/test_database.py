@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from shared.errors import Transient
@@ -68,6 +69,36 @@ async def test_a_server_that_stands_still_is_noticed_and_nobody_waits_for_it(
         await watching
         await kept.close()
         await asyncio.to_thread(proxies.stop)
+
+
+async def test_whatever_the_watch_meets_it_goes_on_and_the_database_comes_back(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PING_SECONDS", 0.02)
+    troubles: list[Exception] = [asyncpg.InvalidPasswordError("no such password"), LookupError("never heard of")]
+    connect, readiness, stop = asyncpg.connect, Readiness("test"), asyncio.Event()
+
+    async def troubled(*args: Any, **options: Any) -> Any:
+        if troubles:
+            raise troubles[0]
+        return await connect(*args, **options)
+
+    kept = await Database.connect(database_url, connections=1)
+    monkeypatch.setattr(asyncpg, "connect", troubled)
+    watching = asyncio.create_task(kept.watch(readiness, stop))
+    try:
+        while troubles:
+            await said(readiness, f"PostgreSQL: {troubles[0]}.")
+            with pytest.raises(Transient, match=str(troubles[0])):
+                await all_of_them(kept.held)
+            troubles.pop(0)
+        await said(readiness, "ok")
+        async with kept.held() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        stop.set()
+        await watching
+        await kept.close()
 
 
 async def said(readiness: Readiness, state: str) -> None:
