@@ -177,11 +177,12 @@ class Asking:
 
 
 def projection(followed: Mapping[str, datetime], regions: Sequence[str], clock: Clock) -> ProjectionAnswer:
-    """How far the answer about these regions may be behind, which are `followed` until then."""
-    moment = min((followed[region] for region in regions if region in followed), default=None)
-    if moment is None:
+    """How far the answer about these regions may be behind, which are `followed` until then; not known when one is not
+    followed yet."""
+    moments = [followed[region] for region in regions if region in followed]
+    if not moments or len(moments) < len(regions):
         return ProjectionAnswer(None)
-    return ProjectionAnswer(max(0.0, round((clock.now() - moment).total_seconds(), 3)))
+    return ProjectionAnswer(max(0.0, round((clock.now() - min(moments)).total_seconds(), 3)))
 
 
 def uuid(text: str) -> str | None:

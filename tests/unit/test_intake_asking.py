@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 from starlette.requests import Request
 
-from services.intake.asking import Asking, Following
+from services.intake.asking import Asking, Following, projection
 from services.intake.domain.status import Facts
 from services.intake.store import ItemStatuses
 from shared.auth import Authenticator, Client
@@ -76,3 +76,13 @@ async def test_an_item_that_is_not_known_may_have_been_posted_since_the_look_at_
         await asking.item(Request(scope))
     assert unknown.value.details.status == 404
     assert "in the last 10 s may be missing" in unknown.value.details.detail
+
+
+def test_how_far_behind_an_answer_may_be_is_the_slowest_regions_and_not_known_while_one_is_not_followed() -> None:
+    clock = ManualClock(NOON)
+    followed = {"eu": NOON - timedelta(seconds=2), "us": NOON - timedelta(seconds=7), "jp": NOON}
+    assert projection(followed, ["eu", "us"], clock).lag_seconds == 7
+    assert projection(followed, ["eu"], clock).lag_seconds == 2
+    assert projection(followed, ["eu", "br"], clock).lag_seconds is None
+    assert projection({}, ["eu"], clock).lag_seconds is None
+    assert projection(followed, [], clock).lag_seconds is None
