@@ -7,6 +7,7 @@ there more than once. With PIEPOWDER_TEST_CUT_SECONDS Kafka stays away longer th
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -37,6 +38,7 @@ LINES: Final = 20  # a batch
 CONNECTIONS: Final = 900
 SLOWEST_SECONDS: Final = 45.0  # ten to give up what is under way, ten what waits behind it; others use the machine
 WELL_SECONDS: Final = 60.0
+READY_SECONDS: Final = 30.0  # two between looks, five until silence is believed; others use the machine
 
 pytestmark = pytest.mark.timeout(240 + 4 * CUT_SECONDS)
 _clock = SystemClock()
@@ -73,6 +75,19 @@ async def test_while_kafka_is_stopped_each_post_is_taken_or_refused_and_what_was
     assert {status for said in batches for status in said.statuses} <= {202, 429, 503}
     assert any(503 in (said.status, *said.statuses) for said in batches)
     await _holds(system, kafka, posts, batches)
+
+
+async def test_a_kafka_that_stands_still_is_told_within_seconds(system: System, kafka: LocalKafka) -> None:
+    [node] = kafka.nodes
+    await _becomes_ready(system, 200)
+    node.pause()
+    try:
+        lacking = await _becomes_ready(system, 503)
+    finally:
+        node.resume()
+    assert re.search("Kafka at .* does not answer", lacking), lacking
+    await _becomes_ready(system, 200)
+    await _is_well_again(system, "still")
 
 
 async def test_when_intake_is_killed_again_and_again_what_was_taken_is_there_once(
@@ -150,6 +165,16 @@ async def _carried_out(plan: Plan, seconds: float) -> Told:
         timeout=seconds * 2 + WELL_SECONDS,
     )
     return msgspec.json.decode(client.stdout, type=Told)
+
+
+async def _becomes_ready(system: System, status: int) -> str:
+    """Wait, bounded, until intake's readiness is answered with this status; what it says then."""
+    async with httpx.AsyncClient(timeout=5, trust_env=False) as client, asyncio.timeout(READY_SECONDS):
+        while True:
+            answer = await client.get(f"{system.url('intake')}/readyz")
+            if answer.status_code == status:
+                return answer.text
+            await asyncio.sleep(0.2)
 
 
 async def _is_well_again(system: System, tag: str) -> None:
