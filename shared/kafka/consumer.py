@@ -6,7 +6,8 @@ handled is found by halving the batch and dead-lettered whole, with those of its
 `shared.kafka.parking`), and the rest goes on; `Fatal`, or too large a share of rejected records, stops the service with
 its offsets where they were.
 
-While a full batch is handled the next one is fetched and decoded, since a handler mostly waits for its database.
+While a batch is handled and more is known to wait, the next one is fetched and decoded, since a handler mostly waits
+for its database: in small portions, so that the handler goes on as soon as its database has answered.
 
 When partitions are taken away, the batch under way gets a bounded time to finish and commit; after it, the batch is
 abandoned uncommitted, and whoever owns the partitions now handles it again.
@@ -43,7 +44,7 @@ M = TypeVar("M")
 
 _POLL_MS = 200
 _ONE_MS = 50
-_READ_AT_ONCE = 200
+_READ_AT_ONCE = 100
 _SILENT_SECONDS = 5.0  # a consumer that has nothing to do asks several times a second
 _STOP_SECONDS = 5.0  # a client that waits for others to rejoin its group can take much longer to close
 _ATTEMPTS_ALONE = 3  # an unexpected error may be a passing one; after this many for one record it is poison
@@ -96,12 +97,48 @@ class _Refused(NamedTuple):
 
 class _Batch(NamedTuple, Generic[M]):
     """What was fetched, and read already. `emptied` says since when there is nothing more in the other partitions, None
-    when that is not known; `moves` counts how often partitions had been taken away by then."""
+    when that is not known; `moves` counts how often partitions had been taken away when its first record came."""
 
     fetched: dict[TopicPartition, list[RawRecord]]
     parts: list[list[Received[M]] | _Refused]
     emptied: dict[TopicPartition, int] | None
     moves: int
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.fetched.values()))
+
+
+class _Reader(Generic[M]):
+    """Reads a batch in its order: runs of messages that may be handled together, and what does not decode.
+
+    A copy that was put back is a run of its own, and a record that is too new ends one: what comes behind either
+    depends on what becomes of it.
+    """
+
+    def __init__(self, decode: Callable[[RawRecord], M], group: str) -> None:
+        self._decode = decode
+        self._group = group
+        self._run: list[Received[M]] = []
+        self.parts: list[list[Received[M]] | _Refused] = [self._run]
+
+    def read(self, met: RawRecord) -> None:
+        """The batch's next record."""
+        record = unmarked(met, self._group) if met.headers and met.headers[-1][0] == REPLAY else met
+        alone = record is not met and isinstance(record, Returned)
+        try:
+            received = Received(record, self._decode(record))
+        except Poison as poison:
+            self.parts.append(_Refused(record, poison))
+            alone = alone or isinstance(poison, TooNew)
+        else:
+            if alone:
+                self.parts.append([received])
+            else:
+                self._run.append(received)
+        if alone:
+            self._run = []
+            self.parts.append(self._run)
 
 
 class _Unreadable(Exception):  # noqa: N818 - what the record is
@@ -214,7 +251,7 @@ class BatchConsumer(Generic[M]):
     async def _step(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         ahead, self._ahead = self._ahead, None
         batch = await (ahead or self._take(consumer, stop))
-        size = sum(map(len, batch.fetched.values()))
+        size, more = batch.size, False
         async with self._busy:
             if batch.moves != self._moves:
                 return  # with its partitions assigned anew, the client begins again at what was committed
@@ -226,7 +263,8 @@ class BatchConsumer(Generic[M]):
             if not batch.fetched:
                 self._lag.idle(consumer)
                 return
-            if size >= self._batch_records:
+            more = size >= self._batch_records or _is_behind(consumer, batch.fetched)
+            if more:
                 self._ahead = asyncio.ensure_future(self._take(consumer, stop))
             self._lag.working(batch.fetched)
             started = self._clock.monotonic()
@@ -237,24 +275,39 @@ class BatchConsumer(Generic[M]):
             for tp, lane in batch.fetched.items():
                 metrics.CONSUMED.labels(self._group, tp.topic).inc(len(lane))
             self._lag.done(consumer, batch.fetched)
-        if self._linger_seconds and size < self._batch_records:
+        if self._linger_seconds and not more:
             await wait(stop, self._linger_seconds)
 
     async def _take(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> _Batch[M]:
-        """Fetch a batch and read it, giving way now and then to the batch that is being handled meanwhile."""
+        """Fetch a batch and read it, a portion at a time: between two, the batch that is handled meanwhile goes on."""
         polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
         self._lag.asked(polled)
-        fetched = await self._fetch(consumer, stop)  # waits while partitions move, so what it gives is held now
-        moves, emptied = self._moves, None
-        if not stop.is_set() and sum(map(len, fetched.values())) < self._batch_records:
-            emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched}
-        return _Batch(fetched, await self._read(fetched), emptied, moves)
-
-    async def _fetch(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> dict[TopicPartition, list[RawRecord]]:
+        reader, emptied, rest = _Reader(self._decode, self._group), None, self._batch_records
         if self._one_by_one:
-            return await self._fetch_one_each(consumer, stop)
+            fetched = portion = await self._fetch_one_each(consumer, stop)
+        else:
+            fetched = portion = await self._fetch(consumer, stop, _POLL_MS, min(rest, _READ_AT_ONCE))
+        moves = self._moves  # fetching waits while partitions move, so what it gave is held now
+        while portion:
+            for tp, lane in portion.items():
+                rest -= len(lane)
+                if portion is not fetched:
+                    fetched.setdefault(tp, []).extend(lane)
+                for record in lane:
+                    reader.read(record)
+            if rest <= 0 or self._one_by_one or self._moves != moves:
+                break
+            portion = await self._fetch(consumer, stop, 0, min(rest, _READ_AT_ONCE))
+        if not stop.is_set() and rest > 0:
+            emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched}
+        return _Batch(fetched, reader.parts, emptied, moves)
+
+    async def _fetch(
+        self, consumer: AIOKafkaConsumer, stop: asyncio.Event, wait_ms: int, most: int
+    ) -> dict[TopicPartition, list[RawRecord]]:
+        """Up to `most` records of what is there, or of what comes within `wait_ms`; none when told to stop."""
         # while its group rebalances, the client waits for the other members, however long that takes: a stop does not
-        fetching = asyncio.ensure_future(consumer.getmany(timeout_ms=_POLL_MS, max_records=self._batch_records))
+        fetching = asyncio.ensure_future(consumer.getmany(timeout_ms=wait_ms, max_records=most))
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -294,34 +347,6 @@ class BatchConsumer(Generic[M]):
             self._readiness.set(self._condition, str(error))
             raise
         self._readiness.set(self._condition, None)
-
-    async def _read(self, fetched: dict[TopicPartition, list[RawRecord]]) -> list[list[Received[M]] | _Refused]:
-        """A batch in its order: runs of messages that may be handled together, and what does not decode.
-
-        A copy that was put back is a run of its own, and a record that is too new ends one: what comes behind either
-        depends on what becomes of it.
-        """
-        run: list[Received[M]] = []
-        parts: list[list[Received[M]] | _Refused] = [run]
-        for n, met in enumerate((record for lane in fetched.values() for record in lane), 1):
-            if n % _READ_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            record = unmarked(met, self._group) if met.headers and met.headers[-1][0] == REPLAY else met
-            alone = record is not met and isinstance(record, Returned)
-            try:
-                received = Received(record, self._decode(record))
-            except Poison as poison:
-                parts.append(_Refused(record, poison))
-                alone = alone or isinstance(poison, TooNew)
-            else:
-                if alone:
-                    parts.append([received])
-                else:
-                    run.append(received)
-            if alone:
-                run = []
-                parts.append(run)
-        return parts
 
     async def _process(self, parts: Sequence[list[Received[M]] | _Refused], size: int, stop: asyncio.Event) -> bool:
         """Make the effects of all records durable; False when told to stop or the partitions are gone before that."""
@@ -411,6 +436,12 @@ class BatchConsumer(Generic[M]):
         except TimeoutError:
             log.warning("the batch under way did not finish before its partitions moved; abandoned")
             self._abandon.set()
+
+
+def _is_behind(consumer: AIOKafkaConsumer, fetched: dict[TopicPartition, list[RawRecord]]) -> bool:
+    """Whether more is known to wait where this came from."""
+    ends = {tp: consumer.highwater(tp) for tp in fetched.keys() & consumer.assignment()}
+    return any(end is not None and end > fetched[tp][-1].offset + 1 for tp, end in ends.items())
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types for it

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -48,6 +49,7 @@ class Group:
         drain_seconds: float = 5,
         bound: float = 60,
         batch_records: int = 2000,
+        linger_seconds: float = 0.0,
         decode: Callable[[RawRecord], str] = decode,
     ) -> asyncio.Event:
         clock = SystemClock()
@@ -65,6 +67,7 @@ class Group:
             batch_records=batch_records,
             backoff=Backoff(first=0.01, longest=0.05, bound=bound),
             drain_seconds=drain_seconds,
+            linger_seconds=linger_seconds,
         )
         stop = asyncio.Event()
         self._members.append((stop, asyncio.create_task(member.run(stop))))
@@ -341,6 +344,59 @@ async def test_while_a_full_batch_is_handled_the_next_one_is_read_and_no_more(gr
     assert decoded == [f"{n}" for n in range(20)]
     release.set()
     await until(lambda: len(decoded) == 40)
+
+
+async def test_a_batch_is_as_full_as_what_is_there_and_is_read_in_portions_in_its_order(group: Group) -> None:
+    handled: list[list[str]] = []
+    reading: list[bool] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handled.append([received.message for received in batch])
+
+    def noted(record: RawRecord) -> str:
+        if not reading:
+            asyncio.get_running_loop().call_soon(reading.append, True)  # runs when the consumer gives way
+        given_way.append(bool(reading))
+        return decode(record)
+
+    given_way: list[bool] = []
+    await group.post(*(f"{n}" for n in range(700)), key="k")
+    group.start(handle, batch_records=500, decode=noted)
+    await until(lambda: sum(map(len, handled)) == 700)
+    assert [len(batch) for batch in handled] == [500, 200]
+    assert [message for batch in handled for message in batch] == [f"{n}" for n in range(700)]
+    assert given_way.index(True) == consumer._READ_AT_ONCE
+
+
+async def test_nobody_lingers_while_more_is_known_to_wait(group: Group) -> None:
+    """A client's fetch ends in the middle of a backlog: so large are these records."""
+    noise = random.Random(4)
+    handled: list[int] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handled.append(len(batch))
+
+    for _ in range(40):
+        await group.post(noise.randbytes(350_000).hex(), key="k")
+    group.start(handle, linger_seconds=30)
+    await until(lambda: sum(handled) == 40, seconds=25)
+    assert len(handled) > 2, "it took several fetches"
+
+
+async def test_after_a_batch_that_was_not_full_the_next_one_may_grow(group: Group) -> None:
+    handled: list[list[str]] = []
+
+    async def handle(batch: Sequence[Received[str]]) -> None:
+        handled.append([received.message for received in batch])
+
+    await group.post("first")
+    group.start(handle, linger_seconds=2)
+    await until(lambda: len(handled) == 1)
+    for n in range(5):
+        await group.post(f"{n}")
+    await until(lambda: sum(map(len, handled)) == 6)
+    assert handled[0] == ["first"]
+    assert len(handled[1]) > 1
 
 
 @pytest.mark.parametrize("drain_seconds", [10.0, 0.01])
