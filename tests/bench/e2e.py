@@ -29,9 +29,7 @@ from tests.bench.usage import Stretch, peak_mb
 LISTINGS: Final = Path(__file__).parents[3] / "shared" / "data" / "listings-d8-amazon.csv"
 _LINES: Final = 1_000
 _CALLS: Final = 4
-_CONNECTIONS: Final = (
-    256  # a post takes as long as its flush: with few connections the client would be what is measured
-)
+_CONNECTIONS: Final = 256  # few would be what is measured: a post takes as long as its flush
 _FEW_LINES: Final = 20
 _FEW_CALLS: Final = 12  # at a time; intake takes 16 batch calls, by default
 _OPEN_LOOP_SECONDS: Final = 10.0
