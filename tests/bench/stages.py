@@ -116,8 +116,9 @@ class Bench(NamedTuple):
 async def intake(bench: Bench) -> list[Figure]:
     """Lines a second through `POST /v1/items/batch`, while another process follows the status, and alone; single posts.
 
-    The batches' mark is held against posting alone, as the other stages run alone, and a floor that compresses with
-    lz4, aiokafka's usual codec; the service's own, zstd, makes both cheaper, and its floor stands beside.
+    The batches' marks are held against a floor that compresses with lz4, aiokafka's usual codec; the service's own,
+    zstd, makes both cheaper, and its floor stands beside. Both with the projection beside it and alone, as the other
+    stages run.
     """
     await bench.house.topics(*REGIONS)
     await bench.publish_control()
@@ -169,7 +170,7 @@ async def _batches(
                 await _caught_up(bench, names)
             floor.append(await bench.round(bench.items, {"client": os.getpid()}, floors.produce(producer, lanes)))
     peak = {service: peak_mb(pid) for service, pid in pids.items()}
-    marks = (None, None) if following or codec != "lz4" else (Mark(0.4), Mark(0.6))
+    marks = (Mark(0.4), Mark(0.6)) if codec == "lz4" else (None, None)
     return of_rounds(name, "lines/s", stage[_WARM:], floor[_WARM:], mark=marks[0], next=marks[1], peak=peak)
 
 
