@@ -45,6 +45,7 @@ M = TypeVar("M")
 _POLL_MS = 200
 _ONE_MS = 50
 _READ_AT_ONCE = 100
+_BATCH_BYTES = 8 * 2**20  # of values; past that a batch is full, however few its records are
 _SILENT_SECONDS = 5.0  # a consumer that has nothing to do asks several times a second
 _STOP_SECONDS = 5.0  # a client that waits for others to rejoin its group can take much longer to close
 _ATTEMPTS_ALONE = 3  # an unexpected error may be a passing one; after this many for one record it is poison
@@ -249,8 +250,9 @@ class BatchConsumer(Generic[M]):
         )
 
     async def _step(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        ahead, self._ahead = self._ahead, None
-        batch = await (ahead or self._take(consumer, stop))
+        batch = await self._next(consumer, stop)
+        if batch is None:
+            return
         size, more = batch.size, False
         async with self._busy:
             if batch.moves != self._moves:
@@ -278,45 +280,46 @@ class BatchConsumer(Generic[M]):
         if self._linger_seconds and not more:
             await wait(stop, self._linger_seconds)
 
+    async def _next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> _Batch[M] | None:
+        """The batch that was read ahead, or a new one; None when told to stop before it is there: while its group
+        rebalances, the client waits for the other members, however long that takes."""
+        taking = self._ahead = self._ahead or asyncio.ensure_future(self._take(consumer, stop))
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if not taking.done():
+            return None
+        self._ahead = None
+        return taking.result()
+
     async def _take(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> _Batch[M]:
         """Fetch a batch and read it, a portion at a time: between two, the batch that is handled meanwhile goes on."""
         polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
         self._lag.asked(polled)
-        reader, emptied, rest = _Reader(self._decode, self._group), None, self._batch_records
+        reader, emptied = _Reader(self._decode, self._group), None
+        rest, weight = self._batch_records, 0
         if self._one_by_one:
             fetched = portion = await self._fetch_one_each(consumer, stop)
         else:
-            fetched = portion = await self._fetch(consumer, stop, _POLL_MS, min(rest, _READ_AT_ONCE))
+            fetched = portion = await _fetch(consumer, _POLL_MS, min(rest, _READ_AT_ONCE))
         moves = self._moves  # fetching waits while partitions move, so what it gave is held now
         while portion:
             for tp, lane in portion.items():
                 rest -= len(lane)
+                weight += sum(len(record.value or b"") for record in lane)
                 if portion is not fetched:
                     fetched.setdefault(tp, []).extend(lane)
                 for record in lane:
                     reader.read(record)
-            if rest <= 0 or self._one_by_one or self._moves != moves:
+            if rest <= 0 or weight >= _BATCH_BYTES or self._moves != moves:
                 break
-            portion = await self._fetch(consumer, stop, 0, min(rest, _READ_AT_ONCE))
-        if not stop.is_set() and rest > 0:
+            await asyncio.sleep(0)
+            portion = {} if self._one_by_one else await _fetch(consumer, 0, min(rest, _READ_AT_ONCE))
+        if not stop.is_set() and not portion:
             emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched}
         return _Batch(fetched, reader.parts, emptied, moves)
-
-    async def _fetch(
-        self, consumer: AIOKafkaConsumer, stop: asyncio.Event, wait_ms: int, most: int
-    ) -> dict[TopicPartition, list[RawRecord]]:
-        """Up to `most` records of what is there, or of what comes within `wait_ms`; none when told to stop."""
-        # while its group rebalances, the client waits for the other members, however long that takes: a stop does not
-        fetching = asyncio.ensure_future(consumer.getmany(timeout_ms=wait_ms, max_records=most))
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return await fetching if fetching.done() else {}
-        except ValueError as error:  # what other partitions gave by then is lost with it: begin again, one at a time
-            raise _Unreadable(repr(error)) from error
-        finally:
-            fetching.cancel()
-            stopping.cancel()
 
     async def _fetch_one_each(
         self, consumer: AIOKafkaConsumer, stop: asyncio.Event
@@ -436,6 +439,15 @@ class BatchConsumer(Generic[M]):
         except TimeoutError:
             log.warning("the batch under way did not finish before its partitions moved; abandoned")
             self._abandon.set()
+
+
+async def _fetch(consumer: AIOKafkaConsumer, wait_ms: int, most: int) -> dict[TopicPartition, list[RawRecord]]:
+    """Up to `most` records of what is there, or of what comes within `wait_ms`."""
+    try:
+        fetched: dict[TopicPartition, list[RawRecord]] = await consumer.getmany(timeout_ms=wait_ms, max_records=most)
+    except ValueError as error:  # what other partitions gave by then is lost with it: begin again, one at a time
+        raise _Unreadable(repr(error)) from error
+    return fetched
 
 
 def _is_behind(consumer: AIOKafkaConsumer, fetched: dict[TopicPartition, list[RawRecord]]) -> bool:

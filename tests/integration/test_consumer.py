@@ -369,7 +369,7 @@ async def test_a_batch_is_as_full_as_what_is_there_and_is_read_in_portions_in_it
 
 
 async def test_nobody_lingers_while_more_is_known_to_wait(group: Group) -> None:
-    """A client's fetch ends in the middle of a backlog: so large are these records."""
+    """A client's fetch ends in the middle of a backlog, so large are these records."""
     noise = random.Random(4)
     handled: list[int] = []
 
@@ -381,6 +381,8 @@ async def test_nobody_lingers_while_more_is_known_to_wait(group: Group) -> None:
     group.start(handle, linger_seconds=30)
     await until(lambda: sum(handled) == 40, seconds=25)
     assert len(handled) > 2, "it took several fetches"
+    most = consumer._BATCH_BYTES // 700_000 + 1
+    assert max(handled) <= most, "a batch is bounded in bytes too, or many large records would fill the memory"
 
 
 async def test_after_a_batch_that_was_not_full_the_next_one_may_grow(group: Group) -> None:
