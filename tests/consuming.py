@@ -122,10 +122,11 @@ class _Client:
         found: dict[TopicPartition, list[RawRecord]] = {}
         for place, position in self._positions.items():
             lane = self._broker.records[place][position : position + max_records]
+            max_records -= len(lane)
             if lane:
                 found[place] = lane
                 self._positions[place] += len(lane)
-        if not found:
+        if not found and timeout_ms:
             self._stop.set()
         return found
 

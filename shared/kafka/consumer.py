@@ -122,9 +122,20 @@ class _Reader(Generic[M]):
         self._group = group
         self._run: list[Received[M]] = []
         self.parts: list[list[Received[M]] | _Refused] = [self._run]
+        self.fetched: dict[TopicPartition, list[RawRecord]] = {}
+        self.size = 0
+        self.bytes = 0
 
-    def read(self, met: RawRecord) -> None:
-        """The batch's next record."""
+    def take(self, portion: dict[TopicPartition, list[RawRecord]]) -> None:
+        """Read what was fetched next."""
+        for tp, lane in portion.items():
+            self.fetched.setdefault(tp, []).extend(lane)
+            self.size += len(lane)
+            for record in lane:
+                self.bytes += len(record.value or b"")
+                self._read(record)
+
+    def _read(self, met: RawRecord) -> None:
         record = unmarked(met, self._group) if met.headers and met.headers[-1][0] == REPLAY else met
         alone = record is not met and isinstance(record, Returned)
         try:
@@ -299,27 +310,23 @@ class BatchConsumer(Generic[M]):
         polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
         self._lag.asked(polled)
         reader, emptied = _Reader(self._decode, self._group), None
-        rest, weight = self._batch_records, 0
         if self._one_by_one:
-            fetched = portion = await self._fetch_one_each(consumer, stop)
+            portion = await self._fetch_one_each(consumer, stop)
         else:
-            fetched = portion = await _fetch(consumer, _POLL_MS, min(rest, _READ_AT_ONCE))
+            portion = await _fetch(consumer, _POLL_MS, min(self._batch_records, _READ_AT_ONCE))
         moves = self._moves  # fetching waits while partitions move, so what it gave is held now
         while portion:
-            for tp, lane in portion.items():
-                rest -= len(lane)
-                weight += sum(len(record.value or b"") for record in lane)
-                if portion is not fetched:
-                    fetched.setdefault(tp, []).extend(lane)
-                for record in lane:
-                    reader.read(record)
-            if rest <= 0 or weight >= _BATCH_BYTES or self._moves != moves:
+            if self._moves != moves:  # they moved since, and what came before them begins again at what was committed
+                reader, moves = _Reader(self._decode, self._group), self._moves
+            reader.take(portion)
+            rest = self._batch_records - reader.size
+            if rest <= 0 or reader.bytes >= _BATCH_BYTES:
                 break
             await asyncio.sleep(0)
             portion = {} if self._one_by_one else await _fetch(consumer, 0, min(rest, _READ_AT_ONCE))
         if not stop.is_set() and not portion:
-            emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in fetched}
-        return _Batch(fetched, reader.parts, emptied, moves)
+            emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in reader.fetched}
+        return _Batch(reader.fetched, reader.parts, emptied, moves)
 
     async def _fetch_one_each(
         self, consumer: AIOKafkaConsumer, stop: asyncio.Event
