@@ -162,18 +162,20 @@ class Run:
             await asyncio.sleep(1)
 
     async def _check(self, topics: Topics) -> tuple[float, list[Violation], History]:
-        """Check again and again until nothing is wrong, for things may be under way; then what is wrong is wrong."""
+        """Check again and again until nothing is wrong, for things may be under way: who called is told all the time, and
+        the topics are read before the tables. What is wrong twice with nothing under way is wrong."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started, before = loop.time(), list[Violation]()
         await self._still()
         await asyncio.sleep(_LEASES_END)
         while True:
             history = await self._read(topics)
             violations = await asyncio.to_thread(promises.check, history)
             passed = loop.time() - started
-            hopeless = passed > _SETTLE / 4 and not await self._ground.behind()
+            hopeless = passed > _SETTLE / 4 and violations == before and not await self._ground.behind()
             if not violations or passed > _SETTLE or hopeless:
                 return passed, violations, history
+            before = violations
             await asyncio.sleep(2)
 
     async def _replay(self, topics: Topics, hands: Hands, before: History) -> list[Violation]:
