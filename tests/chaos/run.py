@@ -162,8 +162,8 @@ class Run:
             await asyncio.sleep(1)
 
     async def _check(self, topics: Topics) -> tuple[float, list[Violation], History]:
-        """Check again and again until nothing is wrong, for things may be under way: who called is told all the time, and
-        the topics are read before the tables. What is wrong twice with nothing under way is wrong."""
+        """Check again and again until nothing is wrong, for things may be under way: who called is told all the time,
+        and the topics are read before the tables. What is wrong twice with nothing under way is wrong."""
         loop = asyncio.get_running_loop()
         started, before = loop.time(), list[Violation]()
         await self._still()
