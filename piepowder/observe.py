@@ -102,6 +102,9 @@ class Observer:
         if missing := set(wanted) - {tp.topic for tp in consumer.assignment()}:
             names = ", ".join(sorted(missing))
             raise StackError(f"The topics {names} do not exist.", f"Create them with `{command('topics')}`.")
+        for tp, begin in (await consumer.beginning_offsets(consumer.assignment())).items():
+            if begin > 0 and tp.topic in self._region_of.keys() - self._dead:
+                self.ledger.note_retention(self._region_of[tp.topic])
         return consumer
 
     def _note(self, topic: str, record: ConsumerRecord[Any, Any]) -> None:

@@ -56,7 +56,6 @@ head = sa.Table(
 counts = sa.Table(
     "counts",
     metadata,
-    sa.Column("topic", sa.Text, primary_key=True),
     sa.Column("type", sa.Text, primary_key=True),
     sa.Column("events", sa.BigInteger, nullable=False),
 )
@@ -118,7 +117,7 @@ class Log:
             fresh = await self._append_events(connection, entries, size)
             size += len(fresh)
             count += await self._append_letters(connection, letters, size, count)
-            await self._advance(connection, size, count, Counter((e.source.topic, e.attributes.type) for e in fresh))
+            await self._advance(connection, size, count, Counter(e.attributes.type for e in fresh))
         by_topic = Counter(e.source.topic for e in fresh)
         return Appended(Head(size, count), dict(by_topic), len(entries) - len(fresh))
 
@@ -201,14 +200,12 @@ class Log:
             for row in rows
         ]
 
-    async def totals(self) -> tuple[Head, dict[tuple[str, str], int]]:
-        """How much there is, and how many events of each topic and type, at one moment."""
-        order = counts.c.topic, counts.c.type
-        wanted = sa.select(head, counts).select_from(head.outerjoin(counts, sa.true())).order_by(*order)
+    async def totals(self) -> tuple[Head, dict[str, int]]:
+        """How much there is, and how many events of each type, at one moment."""
+        wanted = sa.select(head, counts).select_from(head.outerjoin(counts, sa.true())).order_by(counts.c.type)
         async with self._database.query() as connection:
             rows = (await connection.execute(wanted)).all()
-        found = {(row.topic, row.type): row.events for row in rows if row.type is not None}
-        return Head(rows[0].size, rows[0].deadletters), found
+        return Head(rows[0].size, rows[0].deadletters), {row.type: row.events for row in rows if row.type is not None}
 
     async def _append_events(self, connection: Connection, entries: Sequence[Entry], size: int) -> list[Entry]:
         """Repeats are rare, so the unique index is asked only after it has objected, and until a batch has none."""
@@ -261,16 +258,15 @@ class Log:
         return len(fresh)
 
     @staticmethod
-    async def _advance(connection: Connection, size: int, count: int, fresh: Counter[tuple[str, str]]) -> None:
+    async def _advance(connection: Connection, size: int, count: int, types: Counter[str]) -> None:
         await connection.execute(
             "WITH advanced AS (UPDATE head SET size = $1, deadletters = $2)"
-            " INSERT INTO counts (topic, type, events) SELECT * FROM unnest($3::text[], $4::text[], $5::bigint[])"
-            " ON CONFLICT (topic, type) DO UPDATE SET events = counts.events + excluded.events",
+            " INSERT INTO counts (type, events) SELECT * FROM unnest($3::text[], $4::bigint[])"
+            " ON CONFLICT (type) DO UPDATE SET events = counts.events + excluded.events",
             size,
             count,
-            [topic for topic, _ in fresh],
-            [of for _, of in fresh],
-            list(fresh.values()),
+            list(types),
+            list(types.values()),
         )
 
     def _shown_letter(self, row: sa.Row[tuple[object, ...]]) -> Shown:

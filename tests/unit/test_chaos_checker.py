@@ -268,7 +268,7 @@ class Recording:
     def _count(self, region: str) -> None:
         cell = self.history.cells[region]
         cell.log_size = len(cell.log)
-        cell.log_counts = dict(Counter((row.topic, row.type) for row in cell.log))
+        cell.log_counts = dict(Counter(row.type for row in cell.log))
 
     def _item(self, case_id: str) -> str:
         return self._items[case_id]

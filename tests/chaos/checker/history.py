@@ -155,7 +155,7 @@ class Cell:
     unpublished: int = 0
     log: list[LogRow] = field(default_factory=list)
     log_size: int = 0
-    log_counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    log_counts: dict[str, int] = field(default_factory=dict)
     letters: list[LetterRow] = field(default_factory=list)
 
 

@@ -168,8 +168,7 @@ async def read_audit(url: str, cell: Cell) -> None:
                 type_, subject, region, topic = map(shared, (type_, subject, region, topic))
                 cell.log.append(LogRow(seq, event_id, type_, subject, region, topic, partition, offset, sha256))
             cell.log_size = await connection.fetchval("SELECT size FROM head", timeout=_SQL_SECONDS)
-            counts = await _all(connection, "SELECT topic, type, events FROM counts")
-            cell.log_counts = {(topic, type_): events for topic, type_, events in counts}
+            cell.log_counts = {row[0]: row[1] for row in await _all(connection, "SELECT type, events FROM counts")}
             letters = await _all(
                 connection, 'SELECT topic, "partition", "offset", consumer_group, reason FROM deadletters ORDER BY n'
             )
