@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoneIsFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.errors import Transient
+from shared.errors import Fatal, Transient
 from shared.readiness import Readiness
 from shared.retry import wait
 
@@ -51,6 +51,12 @@ _PASSING = (
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,
+)
+# Another version's schema, or none: no record is to blame for that.
+_OF_ANOTHER_SCHEMA = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.InvalidColumnReferenceError,
 )
 
 
@@ -135,11 +141,19 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection inside one transaction: committed at the end, rolled back on any error."""
+        """An asyncpg connection inside one transaction: committed at the end, rolled back on any error.
+
+        Raises Transient while the server is away, Fatal when its schema is not this version's.
+        """
         self._require()
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, connection.transaction():
                 yield connection
+        except _OF_ANOTHER_SCHEMA as error:
+            raise Fatal(
+                f"the database's schema is not this version's ({str(error).partition(chr(10))[0]}): start the service"
+                " again, which brings it to its version, or stop it if a newer version has taken its place"
+            ) from error
         except _PASSING as error:
             if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
                 raise
