@@ -6,8 +6,8 @@ handled is found by halving the batch and dead-lettered whole, with those of its
 `shared.kafka.parking`), and the rest goes on; `Fatal`, or too large a share of rejected records, stops the service with
 its offsets where they were.
 
-While a batch is handled and more is known to wait, the next one is fetched and decoded, since a handler mostly waits
-for its database: in small portions, so that the handler goes on as soon as its database has answered.
+While a batch is handled and much more is known to wait, the next one is fetched and decoded, since a handler mostly
+waits for its database: in small portions, so that the handler goes on as soon as its database has answered.
 
 When partitions are taken away, the batch under way gets a bounded time to finish and commit; after it, the batch is
 abandoned uncommitted, and whoever owns the partitions now handles it again.
@@ -45,7 +45,9 @@ M = TypeVar("M")
 _POLL_MS = 200
 _ONE_MS = 50
 _READ_AT_ONCE = 100
+_READ_FIRST = 10  # how large records are is not known yet
 _BATCH_BYTES = 8 * 2**20  # of values; past that a batch is full, however few its records are
+_BACKLOG = 0.25  # of a full batch: with less waiting, the next one had better grow
 _SILENT_SECONDS = 5.0  # a consumer that has nothing to do asks several times a second
 _STOP_SECONDS = 5.0  # a client that waits for others to rejoin its group can take much longer to close
 _ATTEMPTS_ALONE = 3  # an unexpected error may be a passing one; after this many for one record it is poison
@@ -97,13 +99,19 @@ class _Refused(NamedTuple):
 
 
 class _Batch(NamedTuple, Generic[M]):
-    """What was fetched, and read already. `emptied` says since when there is nothing more in the other partitions, None
-    when that is not known; `moves` counts how often partitions had been taken away when its first record came."""
+    """What was fetched, and read already.
+
+    It is `full` when there was no room for more. `emptied` says since when there is nothing more in the other
+    partitions, None when that is not known; `moves` counts how often partitions had been taken away when its first
+    record came; `failure` is what ended it, to be raised when it is handled.
+    """
 
     fetched: dict[TopicPartition, list[RawRecord]]
     parts: list[list[Received[M]] | _Refused]
+    full: bool
     emptied: dict[TopicPartition, int] | None
     moves: int
+    failure: Exception | None
 
     @property
     def size(self) -> int:
@@ -203,6 +211,8 @@ class BatchConsumer(Generic[M]):
         self._one_by_one = False
         self._ahead: asyncio.Task[_Batch[M]] | None = None
         self._moves = 0
+        self._moving = False
+        self._assignments = 0
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
         self._lag = _Lag(group, clock)
@@ -276,8 +286,8 @@ class BatchConsumer(Generic[M]):
             if not batch.fetched:
                 self._lag.idle(consumer)
                 return
-            more = size >= self._batch_records or _is_behind(consumer, batch.fetched)
-            if more:
+            more = self._has_more(consumer, batch)
+            if more and batch.failure is None and not self._one_by_one:
                 self._ahead = asyncio.ensure_future(self._take(consumer, stop))
             self._lag.working(batch.fetched)
             started = self._clock.monotonic()
@@ -288,6 +298,8 @@ class BatchConsumer(Generic[M]):
             for tp, lane in batch.fetched.items():
                 metrics.CONSUMED.labels(self._group, tp.topic).inc(len(lane))
             self._lag.done(consumer, batch.fetched)
+        if batch.failure is not None:
+            raise batch.failure
         if self._linger_seconds and not more:
             await wait(stop, self._linger_seconds)
 
@@ -307,48 +319,68 @@ class BatchConsumer(Generic[M]):
 
     async def _take(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> _Batch[M]:
         """Fetch a batch and read it, a portion at a time: between two, the batch that is handled meanwhile goes on."""
-        polled = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
+        polled, held = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}, self._assignments
         self._lag.asked(polled)
-        reader, emptied = _Reader(self._decode, self._group), None
         if self._one_by_one:
-            portion = await self._fetch_one_each(consumer, stop)
-        else:
-            portion = await _fetch(consumer, _POLL_MS, min(self._batch_records, _READ_AT_ONCE))
+            return await self._take_one_each(consumer, stop)
+        reader, emptied, failure = _Reader(self._decode, self._group), None, None
+        portion = await _fetch(consumer, _POLL_MS, min(self._batch_records, _READ_FIRST))
         moves = self._moves  # fetching waits while partitions move, so what it gave is held now
         while portion:
             if self._moves != moves:  # they moved since, and what came before them begins again at what was committed
                 reader, moves = _Reader(self._decode, self._group), self._moves
             reader.take(portion)
-            rest = self._batch_records - reader.size
-            if rest <= 0 or reader.bytes >= _BATCH_BYTES:
+            if (room := self._room(reader)) <= 0:
                 break
             await asyncio.sleep(0)
-            portion = {} if self._one_by_one else await _fetch(consumer, 0, min(rest, _READ_AT_ONCE))
-        if not stop.is_set() and not portion:
+            try:
+                portion = await _fetch(consumer, 0, min(room, _READ_AT_ONCE))
+            except (KafkaError, _Unreadable) as error:  # of one partition, perhaps; what the others gave is good
+                failure = error
+                break
+        if not portion and held == self._assignments and not self._moving:
             emptied = {tp: ms for tp, ms in polled.items() if ms is not None and tp not in reader.fetched}
-        return _Batch(reader.fetched, reader.parts, emptied, moves)
+        return _Batch(reader.fetched, reader.parts, self._room(reader) <= 0, emptied, moves, failure)
 
-    async def _fetch_one_each(
-        self, consumer: AIOKafkaConsumer, stop: asyncio.Event
-    ) -> dict[TopicPartition, list[RawRecord]]:
+    def _room(self, reader: _Reader[M]) -> int:
+        """How many more records a batch may take, if they are as large as those that it has."""
+        if reader.size >= self._batch_records or reader.bytes >= _BATCH_BYTES:
+            return 0
+        by_bytes = (_BATCH_BYTES - reader.bytes) * reader.size // max(1, reader.bytes)
+        return max(1, min(self._batch_records - reader.size, by_bytes))
+
+    def _has_more(self, consumer: AIOKafkaConsumer, batch: _Batch[M]) -> bool:
+        """Whether a good part of another batch is known to wait where this one came from."""
+        if batch.full:
+            return True
+        ends = {tp: consumer.highwater(tp) for tp in batch.fetched.keys() & consumer.assignment()}
+        waiting = [end - batch.fetched[tp][-1].offset - 1 for tp, end in ends.items() if end is not None]
+        return bool(sum(waiting) >= _BACKLOG * self._batch_records)
+
+    async def _take_one_each(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> _Batch[M]:
         """One record of each partition, until the one that the client cannot read is found and set aside."""
-        fetched: dict[TopicPartition, list[RawRecord]] = {}
+        reader, moves = _Reader(self._decode, self._group), self._moves
         for tp in sorted(consumer.assignment()):
             try:
-                fetched |= await consumer.getmany(tp, timeout_ms=_ONE_MS, max_records=1)
+                portion = await consumer.getmany(tp, timeout_ms=_ONE_MS, max_records=1)
             except ValueError as error:
+                held = self._moves
                 offset, reason = await consumer.position(tp), f"the client cannot read it: {error!r}"
                 letter = partial(self._deadletters.send_unread, tp, offset, reason)
-                if not await self._until_done(letter, stop):
+                if not await self._until_done(letter, stop) or self._moves != held:
                     break
                 metrics.DEADLETTERED.labels(self._group, tp.topic).inc()
                 about = {"topic": tp.topic, "partition": tp.partition, "offset": offset, "reason": reason}
                 log.error("dead-lettered", extra=about)
                 consumer.seek(tp, offset + 1)
                 self._one_by_one = False
-        if not fetched:
+            else:
+                if portion and self._moves != moves:
+                    reader, moves = _Reader(self._decode, self._group), self._moves
+                reader.take(portion)
+        if not reader.size:
             await wait(stop, _ONE_MS / 1000)  # it may not have its partitions yet
-        return fetched
+        return _Batch(reader.fetched, reader.parts, False, None, moves, None)
 
     async def _learn_parked(self, consumer: AIOKafkaConsumer) -> None:
         try:
@@ -427,6 +459,8 @@ class BatchConsumer(Generic[M]):
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These are held from now on; nothing of them is handled before it is known what is parked in them."""
+        self._moving = False
+        self._assignments += 1
         self._lag.assigned(partitions)
         self._parking.assigned()
 
@@ -439,6 +473,8 @@ class BatchConsumer(Generic[M]):
     async def drain(self) -> None:
         """Let the batch under way finish, for a bounded time; after it, have it abandoned uncommitted."""
         self._moves += 1
+        self._moving = True
+        self._assignments += 1
         try:
             async with asyncio.timeout(self._drain_seconds):
                 async with self._busy:
@@ -455,12 +491,6 @@ async def _fetch(consumer: AIOKafkaConsumer, wait_ms: int, most: int) -> dict[To
     except ValueError as error:  # what other partitions gave by then is lost with it: begin again, one at a time
         raise _Unreadable(repr(error)) from error
     return fetched
-
-
-def _is_behind(consumer: AIOKafkaConsumer, fetched: dict[TopicPartition, list[RawRecord]]) -> bool:
-    """Whether more is known to wait where this came from."""
-    ends = {tp: consumer.highwater(tp) for tp in fetched.keys() & consumer.assignment()}
-    return any(end is not None and end > fetched[tp][-1].offset + 1 for tp, end in ends.items())
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types for it
@@ -493,6 +523,7 @@ class _Lag:
         """These are held from now on, and no others."""
         now = int(self._clock.now().timestamp() * 1000)
         self._asked = {tp: self._asked.get(tp, now) for tp in partitions}
+        self._oldest.update(dict.fromkeys(self._oldest.keys() - set(partitions)))
         for tp in partitions:
             self._watch(tp)
 

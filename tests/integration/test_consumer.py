@@ -365,24 +365,23 @@ async def test_a_batch_is_as_full_as_what_is_there_and_is_read_in_portions_in_it
     await until(lambda: sum(map(len, handled)) == 700)
     assert [len(batch) for batch in handled] == [500, 200]
     assert [message for batch in handled for message in batch] == [f"{n}" for n in range(700)]
-    assert given_way.index(True) == consumer._READ_AT_ONCE
+    assert given_way.index(True) == consumer._READ_FIRST
 
 
-async def test_nobody_lingers_while_more_is_known_to_wait(group: Group) -> None:
+async def test_nobody_lingers_while_more_is_known_to_wait(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client's fetch ends in the middle of a backlog, so large are these records."""
+    monkeypatch.setattr(consumer, "_BATCH_BYTES", 2**30)
     noise = random.Random(4)
     handled: list[int] = []
 
     async def handle(batch: Sequence[Received[str]]) -> None:
         handled.append(len(batch))
 
-    for _ in range(40):
-        await group.post(noise.randbytes(350_000).hex(), key="k")
-    group.start(handle, linger_seconds=30)
-    await until(lambda: sum(handled) == 40, seconds=25)
-    assert len(handled) > 2, "it took several fetches"
-    most = consumer._BATCH_BYTES // 700_000 + 1
-    assert max(handled) <= most, "a batch is bounded in bytes too, or many large records would fill the memory"
+    for _ in range(80):
+        await group.post(*(noise.randbytes(2_500).hex() for _ in range(50)), key="k")
+    group.start(handle, linger_seconds=30, batch_records=2500)
+    await until(lambda: sum(handled) >= 3000, seconds=25)
+    assert any(size < 2500 for size in handled[:-1]), "a fetch ended early"
 
 
 async def test_after_a_batch_that_was_not_full_the_next_one_may_grow(group: Group) -> None:
