@@ -172,10 +172,11 @@ class Run:
             history = await self._read(topics)
             violations = await asyncio.to_thread(promises.check, history)
             passed = loop.time() - started
-            hopeless = passed > _SETTLE / 4 and violations == before and not await self._ground.behind()
+            behind = await self._ground.behind()
+            hopeless = passed > _SETTLE / 4 and violations == before and not behind
             if not violations or passed > _SETTLE or hopeless:
                 return passed, violations, history
-            before = violations
+            before = [] if behind else violations
             await asyncio.sleep(2)
 
     async def _replay(self, topics: Topics, hands: Hands, before: History) -> list[Violation]:

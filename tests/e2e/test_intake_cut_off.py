@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx
@@ -171,9 +172,10 @@ async def _becomes_ready(system: System, status: int) -> str:
     """Wait, bounded, until intake's readiness is answered with this status; what it says then."""
     async with httpx.AsyncClient(timeout=5, trust_env=False) as client, asyncio.timeout(READY_SECONDS):
         while True:
-            answer = await client.get(f"{system.url('intake')}/readyz")
-            if answer.status_code == status:
-                return answer.text
+            with suppress(httpx.TransportError):
+                answer = await client.get(f"{system.url('intake')}/readyz")
+                if answer.status_code == status:
+                    return answer.text
             await asyncio.sleep(0.2)
 
 
