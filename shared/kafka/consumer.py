@@ -219,8 +219,11 @@ class BatchConsumer(Generic[M]):
         self._seconds = metrics.CONSUME_SECONDS.labels(group)
 
     def handled_until(self) -> dict[TopicPartition, int]:
-        """For each partition held: everything written to it before this moment is handled, in ms since the epoch."""
-        return dict(self._lag.handled_until)
+        """For each partition held: everything written to it before this moment is handled, in ms since the epoch.
+
+        Nothing while that is not known of all of them: the others alone would pass for the whole.
+        """
+        return self._lag.known()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, joining again as often as needed; raises Fatal if going on breaks a promise."""
@@ -526,6 +529,11 @@ class _Lag:
         self._oldest.update(dict.fromkeys(self._oldest.keys() - set(partitions)))
         for tp in partitions:
             self._watch(tp)
+
+    def known(self) -> dict[TopicPartition, int]:
+        """`handled_until` of every partition held; nothing while one is missing."""
+        held = self._asked.keys()
+        return {tp: self.handled_until[tp] for tp in held} if held <= self.handled_until.keys() else {}
 
     def asked(self, polled: dict[TopicPartition, int | None]) -> None:
         """When each was asked for last, in ms since the epoch; None when it was not yet."""

@@ -150,6 +150,21 @@ async def test_where_nothing_came_nothing_is_known_to_wait() -> None:
     assert (batch.fetched, batch.emptied) == ({}, {LANE: 5})
 
 
+async def test_how_far_all_is_handled_is_not_told_while_it_is_not_known_of_one_partition() -> None:
+    client, other = Scripted([]), TopicPartition("t", 1)
+    await take(client)
+    member = client.member
+    assert member is not None
+    assert member.handled_until() == {}
+    member.assigned({LANE, other})
+    member._lag.handled_until[LANE] = 5
+    assert member.handled_until() == {}
+    member._lag.handled_until[other] = 7
+    assert member.handled_until() == {LANE: 5, other: 7}
+    member.assigned({other})
+    assert member.handled_until() == {other: 7}
+
+
 async def test_when_partitions_move_while_the_first_records_are_waited_for_nobody_knows_what_there_is() -> None:
     client = Scripted([lane(3)], moves_before=0)
     batch = await take(client)
