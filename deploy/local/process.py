@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -82,7 +83,7 @@ def launched(argv: Sequence[str], identity: Identity, death_signal: signal.Signa
 
 class Child:
     """One child process: its output appended to a bounded log, its pid file beside it, its own process group (Ctrl-C in
-    the terminal reaches the parent, who stops the children in order).
+    the terminal reaches the parent, who stops the children in order; a signal to it reaches what it has started).
 
     `stop_signal` asks it to end; `death_signal` is what the kernel sends when the parent dies (Linux).
     """
@@ -169,13 +170,31 @@ class Child:
         return f"was ended by {signal.Signals(-code).name}{hint}"
 
     def wait(self, timeout: float) -> int | None:
-        """The return code, or None when it still runs after `timeout` seconds."""
+        """The return code; None when it still runs after `timeout` seconds, or, told to end, its own children do."""
         if self._process is None:
             return None
+        deadline = time.monotonic() + timeout
         try:
-            return self._process.wait(timeout)
+            code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+        while self._left_something:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
+        return code
+
+    @property
+    def _left_something(self) -> bool:
+        """Whether what it had started still runs. Asked of a child that ran until we ended it: so its number has been
+        its group's all the time, and is nobody else's while one of the group runs."""
+        if self._process is None or not self._ended_by_us:
+            return False
+        try:
+            os.killpg(self._process.pid, 0)
+        except (ProcessLookupError, PermissionError):  # the latter from macOS, of a group that has ended
+            return False
+        return True
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to end; after `timeout` seconds make it."""
@@ -200,8 +219,10 @@ class Child:
         self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+        """To it and to what it has started."""
+        if self._process is not None and (self._process.poll() is None or self._left_something):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def tail(self, n: int = 20) -> list[str]:
         """The last `n` lines that this run wrote to the log."""
@@ -280,11 +301,14 @@ def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
 
 
 def run(child: Child, *, timeout: float, cancelled: threading.Event) -> None:
-    """Run a child to its end. Raises `StackError` when it fails, takes longer than `timeout` or is cancelled."""
+    """Run a child to its end. Raises `StackError` when it fails, takes longer than `timeout` or is cancelled; then it
+    and what it has started are ended."""
     check(cancelled)
     child.start()
-    wait_until(child, lambda: child.returncode == 0, timeout=timeout, cancelled=cancelled)
-    child.stop()
+    try:
+        wait_until(child, lambda: child.returncode == 0, timeout=timeout, cancelled=cancelled)
+    finally:
+        child.stop()
 
 
 def wait_until(child: Child, answers: Callable[[], bool], *, timeout: float, cancelled: threading.Event) -> None:

@@ -129,7 +129,7 @@ def test_a_parent_interrupted_while_it_starts_leaves_nothing(tmp_path: Path, par
         time.sleep(0.01)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(30) == 0
-    assert gone(tmp_path / "stack", within=5), "what initdb itself had started notices a moment later"
+    assert gone(tmp_path / "stack", within=0)
 
 
 def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path) -> None:

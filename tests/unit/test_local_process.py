@@ -12,7 +12,7 @@ import pytest
 
 from deploy.local import process
 from deploy.local.errors import StackError
-from deploy.local.process import Child, start_time, stop_all, wait_until
+from deploy.local.process import Child, run, start_time, stop_all, wait_until
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -119,6 +119,53 @@ def test_a_stubborn_child_is_killed_when_its_time_is_over(tmp_path: Path) -> Non
     stop_all([child], timeout=0.3)
     assert 0.3 <= time.monotonic() - began < 3
     assert child.returncode == -signal.SIGKILL
+
+
+def starts_another(own: str) -> str:
+    """What a child runs that starts a child of its own and tells its number."""
+    return (
+        "import subprocess, sys, time\n"
+        f"own = subprocess.Popen([sys.executable, '-c', {own!r}], stdout=subprocess.PIPE)\n"
+        "own.stdout.readline()\n"
+        "print(own.pid, flush=True)\n"
+        "time.sleep(60)"
+    )
+
+
+GENTLE = "import time; print('ready', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("own", [GENTLE, STUBBORN], ids=["gentle", "stubborn"])
+def test_what_a_child_has_started_does_not_outlive_its_stop(tmp_path: Path, own: str) -> None:
+    """As initdb starts a shell, which starts a server."""
+    child = Child("parent", [sys.executable, "-c", starts_another(own)], log=tmp_path / "parent.log")
+    child.start()
+    wait_until(child, lambda: bool(child.tail()), timeout=10, cancelled=threading.Event())
+    grandchild = int(child.tail()[0])
+    assert start_time(grandchild) is not None
+    stop_all([child], timeout=1)
+    assert start_time(grandchild) is None
+    assert not child.pid_file.exists()
+
+
+def test_what_is_run_to_its_end_is_ended_with_all_it_started_when_it_is_cancelled(tmp_path: Path) -> None:
+    child = Child("parent", [sys.executable, "-c", starts_another(GENTLE)], log=tmp_path / "parent.log")
+    cancelled = threading.Event()
+
+    def cancel_when_both_run() -> None:
+        deadline = time.monotonic() + 10
+        while not child.tail() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cancelled.set()
+
+    other = threading.Thread(target=cancel_when_both_run)
+    other.start()
+    with pytest.raises(StackError, match="interrupted"):
+        run(child, timeout=20, cancelled=cancelled)
+    other.join()
+    assert not child.alive
+    assert start_time(int(child.tail()[0])) is None
+    assert not child.pid_file.exists()
 
 
 def test_a_paused_child_can_be_stopped(sleeper: Child) -> None:
