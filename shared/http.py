@@ -24,7 +24,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import metrics, strict
-from shared.errors import Transient
+from shared.errors import Fatal, Transient
 from shared.probes import add_probes
 from shared.readiness import Readiness
 from shared.security import RATE_LIMITED, add_security
@@ -216,6 +216,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     _share_schemas(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(Transient, _on_transient)
+    app.add_exception_handler(Fatal, _on_fatal)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
@@ -291,6 +292,13 @@ async def _on_transient(_: Request, error: Exception) -> Response:
     assert isinstance(error, Transient)
     log.warning("unavailable: %s", error)
     return unavailable(error).response()
+
+
+async def _on_fatal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Fatal)
+    log.error("cannot go on: %s", error)  # why is for those who run it
+    said = "The service cannot do its work until those who run it have seen to it. Send the same again later."
+    return Problem(503, "unavailable", "Temporarily unavailable", said, retry_after=10).response()
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
@@ -452,6 +460,8 @@ class Shortcut:
             response = await _on_problem(request, problem)
         except Transient as error:
             response = await _on_transient(request, error)
+        except Fatal as error:
+            response = await _on_fatal(request, error)
         except HTTPException as error:
             response = await _on_http(request, error)
         except Exception as error:  # noqa: BLE001 - a defect is logged and answered

@@ -145,23 +145,12 @@ class Database:
 
         Raises Transient while the server is away, Fatal when its schema is not this version's.
         """
-        self._require()
-        try:
-            async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection, connection.transaction():
-                yield connection
-        except _OF_ANOTHER_SCHEMA as error:
-            raise Fatal(
-                f"the database's schema is not this version's ({str(error).partition(chr(10))[0]}): start the service"
-                " again, which brings it to its version, or stop it if a newer version has taken its place"
-            ) from error
-        except _PASSING as error:
-            if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
-                raise
-            raise Transient(_why(error)) from error
+        async with self.held() as connection, connection.transaction():
+            yield connection
 
     @asynccontextmanager
     async def query(self) -> AsyncIterator[AsyncConnection]:
-        """An SQLAlchemy connection for ordinary reads."""
+        """An SQLAlchemy connection for ordinary reads; raises as `transaction` does."""
         self._require()
         try:
             async with self._engine.connect() as connection:
@@ -171,19 +160,33 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise Transient(_why(error)) from error
+            if getattr(error.orig, "sqlstate", None) in {kind.sqlstate for kind in _OF_ANOTHER_SCHEMA}:
+                raise _another_schema(error) from error
             raise
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection of one's own: for what lives in a session (advisory locks), and for hot look-ups."""
+        """An asyncpg connection of one's own: for what lives in a session (advisory locks), and for hot look-ups.
+
+        Raises as `transaction` does.
+        """
         self._require()
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
                 yield connection
+        except _OF_ANOTHER_SCHEMA as error:
+            raise _another_schema(error) from error
         except _PASSING as error:
             if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
                 raise
             raise Transient(_why(error)) from error
+
+
+def _another_schema(error: BaseException) -> Fatal:
+    return Fatal(
+        f"the database's schema is not this version's ({_said(error)}): start the service again, which brings it to its"
+        " version, or stop it if a newer version has taken its place"
+    )
 
 
 def _why(error: BaseException) -> str:
@@ -192,6 +195,9 @@ def _why(error: BaseException) -> str:
         return "No connection to PostgreSQL was free in time."
     if isinstance(error, TimeoutError):
         return "PostgreSQL did not answer in time."
+    return f"PostgreSQL: {_said(error)}."
+
+
+def _said(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    said = str(cause).partition("\n")[0].rstrip(".")
-    return f"PostgreSQL: {said or type(cause).__name__}."
+    return str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__

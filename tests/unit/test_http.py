@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from shared import ids
 from shared.auth import Authenticator, Client, keyed, require_region
-from shared.errors import Transient
+from shared.errors import Fatal, Transient
 from shared.http import LimitBody, Problem, Shortcut, add_schemas, create_app, documented_answer, read_idempotency_key
 from shared.readiness import Readiness
 
@@ -41,6 +41,10 @@ def app(readiness: Readiness) -> FastAPI:
     @app.get("/v1/transient")
     async def transient() -> None:
         raise Transient("the database is away.")
+
+    @app.get("/v1/fatal")
+    async def fatal() -> None:
+        raise Fatal("the schema is another version's")
 
     @app.get("/v1/defect")
     async def defect() -> None:
@@ -89,9 +93,11 @@ async def test_a_service_that_lives_but_lacks_something_is_not_ready_and_says_wh
     assert (await client.get("/readyz")).json() == {"ready": True, "service": "test", "conditions": {"database": "ok"}}
 
 
-async def test_what_is_away_is_503_with_a_time_to_come_back(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/v1/transient")
+@pytest.mark.parametrize("way", ["transient", "fatal"])
+async def test_what_is_away_is_503_with_a_time_to_come_back(client: httpx.AsyncClient, way: str) -> None:
+    answer = await client.get(f"/v1/{way}")
     assert answer.status_code == 503
+    assert "schema" not in answer.text
     assert int(answer.headers["retry-after"]) > 0
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["type"] == "urn:piepowder:problem:unavailable"
@@ -330,12 +336,13 @@ def errors() -> dict[str, Exception]:
     return {
         "problem": Problem(429, "busy", "Busy", "Too much at once.", retry_after=3, headers={"X-A": "b"}),
         "transient": Transient("the database is away."),
+        "fatal": Fatal("the schema is another version's"),
         "http": HTTPException(413, "too large", headers={"Connection": "close"}),
         "defect": ZeroDivisionError("no"),
     }
 
 
-@pytest.mark.parametrize("outcome", ["ok", "problem", "transient", "http", "defect"])
+@pytest.mark.parametrize("outcome", ["ok", "problem", "transient", "fatal", "http", "defect"])
 async def test_the_shortcut_answers_and_counts_as_the_framework_does(
     app: FastAPI, errors: dict[str, Exception], outcome: str
 ) -> None:
