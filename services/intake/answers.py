@@ -68,7 +68,8 @@ class ItemInRegion(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProjectionAnswer(msgspec.Struct, frozen=True):
-    """How far the answer may be behind the topics, in seconds; null when that is not known yet."""
+    """How far the answer may be behind the topics, in seconds; null while a partition of one of its regions is not
+    followed yet."""
 
     lag_seconds: float | None
 

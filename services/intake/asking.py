@@ -76,7 +76,7 @@ class Asking:
         seen = [region for region in known if client.may_act_in(region)]
         lag = self._lag(followed, seen or self._following.regions)
         if item_id is None or not seen:
-            raise _not_known("item", f"item {given!r:.60}", lag)
+            raise not_known("item", f"item {given!r:.60}", lag)
         return json_response(item_answer(item_view(item_id, known, client), lag), headers=headers)
 
     async def items(self, request: Request) -> Response:
@@ -122,11 +122,11 @@ class Asking:
         regions = self._regions(client)
         lag = self._lag(await statuses.handled_until(), regions)
         if not subject.isprintable():
-            raise _not_known("subject", f"subject {subject!r:.300}", lag)
+            raise not_known("subject", f"subject {subject!r:.300}", lag)
         wanted = Wanted(regions, subject=subject, before=place)
         views, following = await self._page(statuses, wanted, limit, client)
         if not views and place is None:
-            raise _not_known("subject", f"subject {subject!r:.300}", lag)
+            raise not_known("subject", f"subject {subject!r:.300}", lag)
         return json_response(SubjectAnswer(subject, views, following, lag))
 
     async def totals(self, request: Request) -> Response:
@@ -185,6 +185,17 @@ def projection(followed: Mapping[str, datetime], regions: Sequence[str], clock: 
     return ProjectionAnswer(max(0.0, round((clock.now() - min(moments)).total_seconds(), 3)))
 
 
+def not_known(what: str, which: str, behind: ProjectionAnswer) -> Problem:
+    """404, which says how far behind the answer may be: what is not known yet may come."""
+    lag = behind.lag_seconds
+    late = (
+        "Not all that was posted is followed yet: it may still come to be known."
+        if lag is None
+        else f"What was posted in the last {lag:g} s may be missing."
+    )
+    return Problem(404, "not-found", f"No such {what}", f"No {which} is known in a region of this key. {late}")
+
+
 def uuid(text: str) -> str | None:
     """The id in a text, None when it is none."""
     try:
@@ -214,11 +225,6 @@ def _is_decided(client: Client, known: Known) -> bool:
     """Whether an item's way has ended in every region that it went to and the client may see."""
     regions = [region for region in submitted_to(known) if client.may_act_in(region)]
     return bool(regions) and all(region in known and status(known[region]) in _ENDS for region in regions)
-
-
-def _not_known(what: str, which: str, lag: ProjectionAnswer) -> Problem:
-    behind = "" if lag.lag_seconds is None else f" What was posted in the last {lag.lag_seconds:g} s may be missing."
-    return Problem(404, "not-found", f"No such {what}", f"No {which} is known in a region of this key.{behind}")
 
 
 def _cursor(place: Place) -> str:

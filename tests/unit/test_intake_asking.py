@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 from starlette.requests import Request
 
-from services.intake.asking import Asking, Following, projection
+from services.intake.answers import ProjectionAnswer
+from services.intake.asking import Asking, Following, not_known, projection
 from services.intake.domain.status import Facts
 from services.intake.store import ItemStatuses
 from shared.auth import Authenticator, Client
@@ -86,3 +87,13 @@ def test_how_far_behind_an_answer_may_be_is_the_slowest_regions_and_not_known_wh
     assert projection(followed, ["eu", "br"], clock).lag_seconds is None
     assert projection({}, ["eu"], clock).lag_seconds is None
     assert projection(followed, [], clock).lag_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("lag", "said"), [(2.5, "in the last 2.5 s may be missing"), (None, "is followed yet: it may still come")]
+)
+def test_what_is_not_known_may_come_and_the_answer_says_so(lag: float | None, said: str) -> None:
+    details = not_known("item", "item 'x'", ProjectionAnswer(lag)).details
+    assert details.status == 404
+    assert details.detail.startswith("No item 'x' is known in a region of this key. ")
+    assert said in details.detail

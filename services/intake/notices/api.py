@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from services.intake import bodies
 from services.intake.answers import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
-from services.intake.asking import Following, projection
+from services.intake.asking import Following, not_known, projection
 from services.intake.batch import not_taken, overloaded, problem
 from services.intake.domain import status
 from services.intake.domain.posts import Refused
@@ -274,10 +274,7 @@ class Desk:
         regions = {region: facts for region, facts in sorted(known.items()) if client.may_act_in(region)}
         behind = projection(followed, list(regions) or self._following.regions, self._clock)
         if of is None or not regions:
-            lag = behind.lag_seconds
-            late = "" if lag is None else f" What was posted in the last {lag:g} s may be missing."
-            detail = f"No {type_} {given!r:.60} is known in a region of this key.{late}"
-            raise Problem(404, "not-found", f"No such {type_}", detail)
+            raise not_known(type_, f"{type_} {given!r:.60}", behind)
         return of, regions, behind
 
 
