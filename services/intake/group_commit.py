@@ -2,9 +2,10 @@
 
 One flush of a cluster is under way at a time and takes from the front of the queue: records are in Kafka in the order
 they were taken in. A post that finds nothing under way is flushed at once; after posts that had company the next ones
-gather for a few milliseconds, because a flush costs Kafka much the same for two records as for fifty. The queue is
-bounded in records and bytes, counted until their acknowledgement; past that a post is told at once to come back. When a
-flush fails, exactly those in it are told that their outcome is unknown.
+gather for a moment, because a flush costs much the same for two records as for fifty, and the first two of hundreds of
+clients who come back together would have one for themselves while all the others wait for its end. The queue is bounded
+in records and bytes, counted until their acknowledgement; past that a post is told at once to come back. When a flush
+fails, exactly those in it are told that their outcome is unknown.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 
 _FLUSH_RECORDS: Final = 5_000
 _FLUSH_BYTES: Final = 8 * 2**20
-_GATHER_SECONDS: Final = 0.004
-_ENOUGH_RECORDS: Final = 100
+_GATHER_SECONDS: Final = 0.002
+_ENOUGH_RECORDS: Final = 100  # gather no more
 _PATIENCE_SECONDS: Final = 30.0
 
 
@@ -83,15 +84,14 @@ class GroupCommit:
     async def _flush_all(self) -> None:
         while self._queue:
             group = self._next_group()
-            flushed = sum(len(entry.records) for entry in group)
             try:
                 await self._flush(group)
             finally:
-                self.pending_records -= flushed
+                self.pending_records -= sum(len(entry.records) for entry in group)
                 self.pending_bytes -= sum(entry.size for entry in group)
                 self._freed.set()
                 self._freed.clear()
-            if len(group) > 1 and max(flushed, self.pending_records) < _ENOUGH_RECORDS:
+            if len(group) > 1 and self.pending_records < _ENOUGH_RECORDS:
                 await asyncio.sleep(_GATHER_SECONDS)
         self._flusher = None
 

@@ -72,21 +72,32 @@ async def test_after_posts_that_had_company_the_next_gather_for_a_moment() -> No
     assert cluster.flushes[3:] == [[b"6"]]
 
 
-async def test_a_post_by_itself_and_one_after_a_large_flush_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_post_by_itself_and_many_that_are_there_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.group_commit._GATHER_SECONDS", 3600)
     cluster = Cluster()
     commit = lane(cluster, max_records=1_000)
     for n in range(3):
         await put(commit, b"%d" % n)
+    first, many = [put(commit, b"3"), put(commit, b"4")], []
     cluster.open.clear()
-    taken = [put(commit, b"3")]
     await asyncio.sleep(0)
-    taken += [put(commit, b"4") for _ in range(200)]
+    many += [put(commit, b"5") for _ in range(100)]
     cluster.open.set()
     async with asyncio.timeout(10):
-        await asyncio.gather(*taken)
-        await put(commit, b"5")
-    assert list(map(len, cluster.flushes)) == [1, 1, 1, 1, 200, 1]
+        await asyncio.gather(*first, *many)
+    assert list(map(len, cluster.flushes)) == [1, 1, 1, 2, 100]
+
+
+async def test_the_first_who_come_back_after_a_large_flush_gather_too() -> None:
+    cluster = Cluster()
+    commit = lane(cluster, max_records=1_000)
+    await asyncio.gather(*[put(commit, b"1") for _ in range(300)])
+    back = []
+    for _ in range(5):
+        back.append(put(commit, b"2"))
+        await asyncio.sleep(0)
+    await asyncio.gather(*back)
+    assert list(map(len, cluster.flushes)) == [300, 5]
 
 
 async def test_nobody_is_told_before_the_acknowledgement() -> None:
