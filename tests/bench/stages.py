@@ -31,7 +31,7 @@ from tests.bench.usage import Stretch, cpu_seconds, peak_mb
 _WARM: Final = 3  # rounds that do not count
 _LINES: Final = 1_000
 _CALLS: Final = 4
-_CONNECTIONS: Final = 64
+_CONNECTIONS: Final = 256  # few would be what is measured: a post takes as long as its flush
 _PUNCTUAL_SECONDS: Final = 5.0
 _SINGLES_SHARE: Final = 20  # of the items, one of so many goes to the peer that takes them one by one
 _SAMPLED_SECONDS: Final = 5.0  # of processor time, at least
@@ -139,13 +139,17 @@ async def intake(bench: Bench) -> list[Figure]:
             bench, posts[0], room, "intake-posts", projection=projection, database=database, items=_posts(bench)
         )
         figures += posts
-        figures += await _punctuality(bench, room, posts[0].measured / 2)
+        figures += await _punctuality(bench, room, "its projection beside it", posts[0].measured / 2)
     [closed] = free_ports(1)
     nowhere = f"postgresql://nobody@127.0.0.1:{closed}/nothing"
     async with bench.house.service("intake", REGIONS=regions, DATABASE_URL=nowhere, lacking="database") as room:
         for codec in ("lz4", "zstd"):
             name = f"intake: batch lines/s, posting alone (no database); floor {codec}"
             figures.append(await _batches(bench, room, name, tag=f"alone{codec}", codec=codec))
+        name = "intake: single posts/s, posting alone (no database)"
+        posts = await _single_posts(bench, room, name, tag="onealone", followed=False)
+        figures += posts
+        figures += await _punctuality(bench, room, "posting alone", posts[0].measured / 2, followed=False)
     return figures
 
 
@@ -174,7 +178,7 @@ async def _batches(
     return of_rounds(name, "lines/s", stage[_WARM:], floor[_WARM:], mark=marks[0], next=marks[1], peak=peak)
 
 
-async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> list[Figure]:
+async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str, followed: bool = True) -> list[Figure]:
     """The same rounds beside two floors: the same application, which answers an empty 202, and its web server alone."""
     names = [topics.submissions(region) for region in REGIONS]
     posts = _posts(bench)
@@ -192,7 +196,8 @@ async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> lis
             requests = _single_calls(room, data.bodies(posts, tag=f"{tag}{number}"))
             sending = calls.send_all(room.url, requests, connections=_CONNECTIONS, wanted=202)
             stage.append(await bench.round(posts, {"intake": room.pid}, sending))
-            await _caught_up(bench, names)
+            if followed:
+                await _caught_up(bench, names)
             for kind, floor in empty.items():
                 sending = calls.send_all(floor.url, requests, connections=_CONNECTIONS, wanted=202)
                 beside[kind].append(await bench.round(posts, {"server": floor.pid}, sending))
@@ -203,28 +208,31 @@ async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str) -> lis
     ]
 
 
-async def _punctuality(bench: Bench, room: Room, rate: float) -> list[Figure]:
+async def _punctuality(bench: Bench, room: Room, beside: str, rate: float, *, followed: bool = True) -> list[Figure]:
     """How long a single post takes from the moment it was to be sent, when so many a second are, half of the best.
 
     The same against an empty 202, in turns, says how much of it is the machine's and the client's.
     """
     names = [topics.submissions(region) for region in REGIONS]
     posts = int(rate * _PUNCTUAL_SECONDS)
+    tag = "timed" if followed else "timedalone"
     took: dict[str, list[list[float]]] = {"its 202": [], "an empty 202": []}
     [port] = free_ports(1)
     arguments = ["-m", "tests.bench.empty", str(port), "application"]
     async with bench.house.process("empty-punctual", arguments, {}, port) as floor:
         for number in range(bench.rounds + 1):
             bench.say(f"intake: {posts:,} single posts, {rate:,.0f}/s: round {number} of {bench.rounds}")
-            requests = _single_calls(room, data.bodies(posts, tag=f"timed{number}"))
+            requests = _single_calls(room, data.bodies(posts, tag=f"{tag}{number}"))
             for answer, url in zip(took, (room.url, floor.url), strict=True):
                 timed = await calls.send_at(url, requests, rate=rate, connections=_CONNECTIONS)
                 assert {one.answer.status for one in timed} == {202}, "every post is taken"
                 took[answer].append([one.took * 1e3 for one in timed])
-                await _caught_up(bench, names)
+                if followed:
+                    await _caught_up(bench, names)
+    what = f"a single post at half of the top rate, {rate:,.0f}/s, {beside}"
     return [
         Figure(
-            name=f"a single post at half of the top rate, {rate:,.0f}/s, from the intended send to {answer}, p{of_100}",
+            name=f"{what}, from the intended send to {answer}, p{of_100}",
             unit="ms",
             values=[percentile(one, of_100 / 100) for one in rounds[1:]],
             mark=Mark(25, "ms", below=True) if (answer, of_100) == ("its 202", 99) else None,
