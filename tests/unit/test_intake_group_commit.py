@@ -153,16 +153,18 @@ async def test_a_failed_flush_fails_exactly_those_in_it() -> None:
     assert commit.pending_records == 0
 
 
-async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others() -> None:
+@pytest.mark.parametrize("many", [1, 150])
+async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others(many: int) -> None:
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = lane(cluster, max_records=1_000)
     cluster.refused = b"bad"
     cluster.open.clear()
     first = put(commit, b"0")
     await asyncio.sleep(0)
-    good, bad, more = put(commit, b"1"), put(commit, b"bad"), put(commit, b"2")
+    good, bad = [put(commit, b"1") for _ in range(many)], put(commit, b"bad")
+    more = put(commit, b"2")
     cluster.open.set()
-    await asyncio.gather(first, good, more)
+    await asyncio.gather(first, *good, more)
     with pytest.raises(Poison, match="too large"):
         await bad
 
