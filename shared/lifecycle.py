@@ -26,6 +26,7 @@ from shared.settings import CommonSettings
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS: Final = 30.0  # that a connection may take for a request's head
+MAX_HEAD_BYTES: Final = 64 * 1024  # of a request's head that has not come to its end
 _NOTHING: Final = object()
 
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
@@ -74,9 +75,10 @@ class Joining(asyncio.Transport):
 
 class _Protocol(HttpToolsProtocol):
     """uvicorn's own, which besides drops a connection at once when it is told to (its `close` waits for a client that
-    reads nothing), answers what is no HTTP with a problem too, and waits for no request's head without end.
+    reads nothing), answers what is no HTTP with a problem too, and waits for no request's head without end, in time or
+    in size.
 
-    That costs a request nothing: a connection is looked at from time to time. One that has nothing under way at two
+    The time costs a request nothing: a connection is looked at from time to time. One that has nothing under way at two
     looks, and has made no request between them, is closed; but for those which idle after an answer: these are
     uvicorn's to close.
     """
@@ -85,10 +87,30 @@ class _Protocol(HttpToolsProtocol):
         super().connection_made(Joining(transport, self.loop))
         self._waited_behind: object = None  # the last request, at a look that found no other under way
         self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._without_end = 0  # bytes since the last head, piece of a body or end of a request
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_look.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._without_end += len(data)
+        super().data_received(data)
+        if self._without_end > MAX_HEAD_BYTES and not self.transport.is_closing():
+            detail = f"The head of the request has more than {MAX_HEAD_BYTES >> 10} KiB. The connection is closed."
+            self._refuse(Problem(431, "head-too-large", "The request's head is too large", detail))
+
+    def on_headers_complete(self) -> None:
+        self._without_end = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._without_end = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._without_end = 0
+        super().on_message_complete()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

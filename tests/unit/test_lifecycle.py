@@ -200,6 +200,42 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     assert await served(call)
 
 
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [(b"GET /", b"a"), (b"GET / HTTP/1.1\r\nA: ", b"a"), (GET + b"GET / HTTP/1.1\r\n", b"Name: value\r\n")],
+    ids=["path", "one field", "many fields"],
+)
+async def test_a_head_without_end_is_not_kept(begin: bytes, more: bytes) -> None:
+    piece = more * (10_240 // len(more))
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, begin, *[piece] * 7, every=0.03)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * begin.count(GET) + [b"431"]
+        assert b"urn:piepowder:problem:head-too-large" in answer
+
+    assert await served(call)
+
+
+async def test_a_body_is_no_head_however_long_it_is() -> None:
+    app = create_app("test", "", Readiness("test"))
+
+    async def size(request: Request) -> Response:
+        return Response(str(len(await request.body())))
+
+    app.add_route("/size", size, methods=["POST"])
+    chunk = b"%x\r\n%s\r\n" % (10_240, b"a" * 10_240)
+
+    async def call(port: int) -> None:
+        head = b"POST /size HTTP/1.1\r\nHost: x\r\n"
+        whole = (head + b"Content-Length: 102400\r\n\r\n", *[b"a" * 10_240] * 10)
+        parts = (head + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 10, b"0\r\n\r\n")
+        answer, _ = await exchange(port, *whole, *parts, GET_AND_CLOSE, every=0.01)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3
+        assert answer.count(b"102400") == 2
+
+    assert await served(call, app)
+
+
 async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
