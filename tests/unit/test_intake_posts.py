@@ -204,6 +204,9 @@ def test_each_fault_of_a_seller_or_of_content_is_named_with_its_place(
 
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"colour": "red"}, "/colour", "unknown field"),
+    ({"a/b": "red"}, "/a~1b", "unknown field"),
+    ({"a~b": "red"}, "/a~0b", "unknown field"),
+    ({"c" * 101: "red"}, "/" + "c" * 100, "unknown field"),
     ({"titel": "x"}, "/titel", "did you mean 'title'?"),
     ({"platform": "Shop"}, "/platform", "a-z, 0-9"),
     ({"platform": "-shop"}, "/platform", "not starting with"),

@@ -56,7 +56,8 @@ class Form(Generic[S]):
         unsound = frozenset(_top(fault.pointer) for fault in faults)
         if "" in unsound or len(faults) == MAX_FAULTS:
             return Reading(None, faults, unsound)
-        sound = {name: value for name, value in given.items() if name not in unsound}
+        known = self._kind.__struct_encode_fields__
+        sound = {name: value for name, value in given.items() if name in known and name not in unsound}
         return Reading(msgspec.convert(self._stand_ins | sound, self._kind), faults, unsound)
 
 

@@ -392,7 +392,8 @@ def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFor
     unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
     if "" in unsound or len(faults) == MAX_FAULTS:
         return IllFormed(faults, None, frozenset(unsound))
-    sound = {name: value for name, value in raw.items() if name not in unsound}
+    known = Post.__struct_fields__
+    sound = {name: value for name, value in raw.items() if name in known and name not in unsound}
     return IllFormed(faults, msgspec.convert(_STAND_INS | sound, Post), frozenset(unsound))
 
 
