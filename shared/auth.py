@@ -348,9 +348,10 @@ def read_file(path: Path | None) -> list[Client]:
     except (OSError, msgspec.DecodeError) as error:
         raise Fatal(f"PIEPOWDER_CLIENTS_FILE names {path}, which cannot be read: {error}") from error
     for client in found:
-        if clients.is_sha256(client.key_sha256) and (not client.expires_at or clients.moment(client.expires_at)):
-            continue
-        raise Fatal(f"{path}: client {client.name!r} has no SHA-256 of a key, or an `expires_at` that is no time")
+        if not clients.is_sha256(client.key_sha256) or (client.expires_at and not clients.moment(client.expires_at)):
+            raise Fatal(f"{path}: client {client.name!r} has no SHA-256 of a key, or an `expires_at` that is no time")
+        for field, sentence in [] if client.limit is None else clients.limit_faults(client.limit):
+            raise Fatal(f"{path}: client {client.name!r}: limit.{field}: {sentence}")
     return found
 
 

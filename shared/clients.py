@@ -81,8 +81,8 @@ def limit_faults(limit: RateLimit) -> list[tuple[str, str]]:
         faults.append(("requests_per_second", f"expected 0.001 to {_FASTEST}"))
     if not 1 <= limit.burst <= _FASTEST:
         faults.append(("burst", f"expected 1 to {_FASTEST}"))
-    if not (math.isfinite(limit.items_per_second) and 0 <= limit.items_per_second <= _FASTEST):
-        faults.append(("items_per_second", f"expected 0 (no limit of their own) to {_FASTEST}"))
+    if limit.items_per_second != 0 and not 0.001 <= limit.items_per_second <= _FASTEST:
+        faults.append(("items_per_second", f"expected 0 (no limit of their own), or 0.001 to {_FASTEST}"))
     return faults
 
 

@@ -116,6 +116,9 @@ class ControlReader:
             self._apply(decode(headers, key, value, region=GLOBAL))
         except Poison as poison:
             self._refuse(entity, poison.reason)
+        except Exception as error:  # a record that stays on the topic must not end every service that reads it
+            log.exception("a control record met a defect")
+            self._refuse(entity, f"it met a defect here: {error!r:.300}")
         else:
             self._deleted.discard(entity)
 

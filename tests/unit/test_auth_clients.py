@@ -198,6 +198,7 @@ async def test_a_key_that_is_told_of_no_more_opens_nothing(door: Door) -> None:
         ({"limit": RateLimit(requests_per_second=float("nan"), burst=1)}, "requests_per_second"),
         ({"limit": RateLimit(requests_per_second=1, burst=0)}, "burst"),
         ({"limit": RateLimit(requests_per_second=1, burst=1, items_per_second=-1)}, "items_per_second"),
+        ({"limit": RateLimit(requests_per_second=1, burst=1, items_per_second=5e-324)}, "items_per_second"),
         ({"keys": [ClientKey(sha256="00", created_at=to_text(START))]}, "not a SHA-256"),
         ({"keys": [ClientKey(sha256="0" * 64, created_at="yesterday")]}, "not a time"),
         ({"keys": [ClientKey(sha256="0" * 64, created_at=to_text(START))] * 2}, "twice"),

@@ -54,6 +54,12 @@ def _region(text: str) -> str:
     return text
 
 
+def _items_rate(rate: float) -> float:
+    if 0 < rate < 0.001:
+        raise ValueError("expected 0 or at least 0.001")
+    return rate
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("it holds characters that cannot be printed")
@@ -99,8 +105,8 @@ class LimitInput(_Body):
 
     requests_per_second: float = Field(ge=0.001, le=_FASTEST, description="On average")
     burst: int = Field(ge=1, le=_FASTEST, description="Calls at once")
-    items_per_second: float = Field(
-        0.0, ge=0, le=_FASTEST, description="Items on average; 0: as many as its calls hold"
+    items_per_second: Annotated[float, AfterValidator(_items_rate)] = Field(
+        0.0, ge=0, le=_FASTEST, description="Items on average, at least 0.001; 0: as many as its calls hold"
     )
 
     def limit(self) -> RateLimit:
