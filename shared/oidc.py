@@ -9,6 +9,7 @@ Source: RFC 9068 (JWT profile for access tokens), RFC 8725 (JWT best current pra
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ _LONGEST_TOKEN: Final = 8192
 _LARGEST_DOCUMENT: Final = 1024 * 1024
 _MOST_KEYS: Final = 100
 _REQUEST_SECONDS: Final = 5.0
+_LATEST: Final = 1e12  # seconds since the epoch; later is no time
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _KEYS_KEPT_SECONDS: Final = 24 * 3600.0
 
 
@@ -74,7 +77,7 @@ class AccessTokens:
         claims = self._verified(token)
         self._check_times(claims)
         subject = claims["sub"]
-        if not isinstance(subject, str) or not subject:
+        if not isinstance(subject, str) or not subject or _SURROGATE.search(subject):
             raise NotAccepted("bad-token", "The access token's `sub` names nobody.")
         name = clients.PERSON + ids.derive("person", self._issuer, subject).replace("-", "")[:16]
         scopes = clients.SCOPES.intersection(_words(claims.get("scope")))
@@ -145,7 +148,8 @@ class AccessTokens:
                 },
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
-            raise NotAccepted("bad-token", f"The access token is not one that is taken here: {error}.") from error
+            said = str(error).encode("ascii", "backslashreplace").decode()  # it may quote half of a surrogate pair
+            raise NotAccepted("bad-token", f"The access token is not one that is taken here: {said}.") from error
 
     def _key_of(self, header: Mapping[str, Any]) -> jwt.PyJWK:
         kind, algorithm, kid = (header.get(name) for name in ("typ", "alg", "kid"))
@@ -166,7 +170,7 @@ class AccessTokens:
         now = self._clock.now().timestamp()
         for name in ("exp", "iat", "nbf"):
             moment = claims.get(name, now)
-            if isinstance(moment, bool) or not isinstance(moment, int | float):
+            if isinstance(moment, bool) or not isinstance(moment, int | float) or not abs(moment) < _LATEST:
                 raise NotAccepted("bad-token", f"The access token's `{name}` is not a number of seconds.")
             if name == "exp" and now >= moment + SKEW_SECONDS:
                 raise NotAccepted("expired-token", "The access token has expired; get a new one from its issuer.")
