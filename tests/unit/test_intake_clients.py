@@ -145,6 +145,8 @@ LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
         ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=4, burst=1)), False),
         ({"limit": LIMIT, "state": "disabled"}, Patch(limit=None), True),
         ({"limit": LIMIT}, Patch(state="disabled", limit=LIMIT), False),
+        ({"regions": frozenset({"us"})}, Patch(regions=frozenset({"eu"})), True),
+        ({"regions": frozenset({"eu", "us"})}, Patch(regions=frozenset({"eu"})), False),
     ],
 )
 def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(

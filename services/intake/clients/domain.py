@@ -181,8 +181,10 @@ def check_grant(client: Client, before: Client | None, by: Granting) -> None:
 
 
 def _does_more(client: Client, before: Client) -> bool:
-    """Whether a client's keys open something at all, or more often, that they did not before."""
+    """Whether a client's keys open something at all, somewhere else or more often, that they did not before."""
     if client.state == ACTIVE != before.state:
+        return True
+    if ANY not in before.regions and not client.regions <= before.regions:
         return True
     return any(now > then for now, then in zip(_at_most(client.limit), _at_most(before.limit), strict=True))
 

@@ -159,13 +159,13 @@ class Registry:
         async with self._store.work() as work:
             client = await self._locked(work, name, by)
             domain.check_grant(client, None, by)
+            if call is not None:
+                _check_first_time(client, call)
             now = self._clock.now()
             for moment, field in ((expires_at, "expires_at"), (others_expire_at, "others_expire_at")):
                 if moment is not None and moment <= now:
                     detail = f"{to_text(moment)} is not in the future; it is {to_text(now)} here."
                     raise Refused(422, "invalid-request", detail, f"/{field}")
-            if call is not None:
-                _check_first_time(client, call)
             key = Key(
                 sha256=ids.hash_api_key(secret),
                 created_at=now,
