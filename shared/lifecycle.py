@@ -102,7 +102,15 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._without_end = 0
+        if self.parser.should_upgrade() and self._has_body():  # which the parser would take for the next protocol's
+            detail = "None is offered: send the same as HTTP/1.1, without the field Upgrade. The connection is closed."
+            self._refuse(Problem(400, "no-upgrade", "The request asks for another protocol", detail))
+            return
         super().on_headers_complete()
+
+    def _has_body(self) -> bool:
+        lengths = {name: value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")}
+        return b"transfer-encoding" in lengths or lengths.get(b"content-length", b"0").strip(b"0") != b""
 
     def on_body(self, body: bytes) -> None:
         self._without_end = 0
@@ -110,7 +118,8 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._without_end = 0
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -133,7 +142,12 @@ class _Protocol(HttpToolsProtocol):
         self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer instead of the application, for the last time on this connection."""
+        """Answer instead of the application, for the last time on this connection; nothing while it still answers what
+        came before, for this would be taken for that."""
+        last = cast("RequestResponseCycle | None", self.cycle)
+        if last is not None and not last.response_complete:
+            self.transport.close()
+            return
         answer = problem.response()
         fields = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         head = b"".join(b"%s: %s\r\n" % field for field in fields)

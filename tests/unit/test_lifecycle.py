@@ -216,6 +216,37 @@ async def test_a_head_without_end_is_not_kept(begin: bytes, more: bytes) -> None
     assert await served(call)
 
 
+async def test_a_body_behind_a_wish_for_another_protocol_is_not_lost_in_silence() -> None:
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    bodies = (b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+
+    async def call(port: int) -> None:
+        for body in bodies:
+            answer, _ = await exchange(port, b"POST /healthz HTTP/1.1\r\nHost: x\r\n" + upgrade + body)
+            assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
+            assert b"urn:piepowder:problem:no-upgrade" in answer
+        answer, _ = await exchange(port, GET[:-2] + upgrade + b"\r\n", GET_AND_CLOSE)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
+
+    assert await served(call)
+
+
+async def test_what_is_wrong_with_a_request_is_not_said_in_place_of_the_answer_before() -> None:
+    app = create_app("test", "", Readiness("test"))
+
+    async def slow(_: Request) -> Response:
+        await asyncio.sleep(0.5)
+        return Response("slow")
+
+    app.add_route("/slow", slow)
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, GET.replace(b"/healthz", b"/slow") + b"nonsense\r\n\r\n")
+        assert answer == b""
+
+    assert await served(call, app)
+
+
 async def test_a_body_is_no_head_however_long_it_is() -> None:
     app = create_app("test", "", Readiness("test"))
 
