@@ -84,7 +84,7 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
         Client("nobody", ids.hash_api_key(NOBODY), frozenset()),
         Client("elsewhere", ids.hash_api_key(ELSEWHERE), SCOPES, frozenset({"mars"})),
         Client("all", ids.hash_api_key(ALL), SCOPES),
-        Client("often", ids.hash_api_key(OFTEN), SCOPES, limit=RateLimit(requests_per_second=1e-6, burst=1)),
+        Client("often", ids.hash_api_key(OFTEN), SCOPES, limit=RateLimit(requests_per_second=0.001, burst=1)),
     ]
     clients_file = folder / "clients.json"
     clients_file.write_bytes(msgspec.json.encode(clients))

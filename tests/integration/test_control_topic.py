@@ -5,6 +5,8 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,8 +14,8 @@ from aiokafka import AIOKafkaProducer
 
 from services.router.control import Control
 from services.router.policies import compile_policy_set
-from shared import ids
-from shared.envelope import encode
+from shared import ids, metrics
+from shared.envelope import Event, encode
 from shared.events import OperatingModelPublished, PolicySetPublished
 from shared.kafka import control as control_reader
 from shared.kafka import topics
@@ -34,12 +36,20 @@ async def topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @asynccontextmanager
-async def reading(kafka: str) -> AsyncIterator[tuple[Control, Readiness]]:
+async def reading(
+    kafka: str, *, fails: Callable[[Event[Any]], bool] = lambda _: False
+) -> AsyncIterator[tuple[Control, Readiness]]:
     control, stop, readiness = Control(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
+
+    def apply(event: Event[Any]) -> None:
+        if fails(event):
+            raise OverflowError("cannot convert float infinity to integer")
+        control.apply(event)
+
     reader = ControlReader(
         bootstrap=kafka,
         client_id="test",
-        apply=control.apply,
+        apply=apply,
         lacking=control.lacking,
         readiness=readiness,
         deleted=control.delete,
@@ -50,6 +60,14 @@ async def reading(kafka: str) -> AsyncIterator[tuple[Control, Readiness]]:
     finally:
         stop.set()
         await following
+
+
+async def publish(producer: AIOKafkaProducer, topic: str, data: OperatingModelPublished | PolicySetPublished) -> None:
+    named = on_control(data).attributes
+    event_id = ids.event_id(named.id, named.type)
+    attributes = msgspec.structs.replace(named, id=event_id, correlation_id=event_id)
+    encoded = encode(attributes, data)
+    await producer.send_and_wait(topic, encoded.value, key=attributes.subject.encode(), headers=list(encoded.headers))
 
 
 async def until(fits: Callable[[], bool]) -> None:
@@ -64,16 +82,7 @@ async def test_what_was_deleted_is_named_by_whoever_starts_then_and_stays_in_for
     kafka: str, topic: str
 ) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
-
-        async def put(data: OperatingModelPublished | PolicySetPublished) -> None:
-            named = on_control(data).attributes
-            event_id = ids.event_id(named.id, named.type)
-            attributes = msgspec.structs.replace(named, id=event_id, correlation_id=event_id)
-            encoded = encode(attributes, data)
-            await producer.send_and_wait(
-                topic, encoded.value, key=attributes.subject.encode(), headers=list(encoded.headers)
-            )
-
+        put = partial(publish, producer, topic)
         await put(policies())
         async with reading(kafka) as (late, lacking):
             await until(lambda: "no operating model in force" in lacking.conditions["control"])
@@ -95,3 +104,18 @@ async def test_a_deletion_is_told_by_whoever_finds_nothing_else(kafka: str, topi
         await until(lambda: f"operating-model: deleted from {topic}" in readiness.conditions["control"])
         assert "control publish`" in readiness.conditions["control"]
         assert not readiness.ready
+
+
+async def test_a_record_that_meets_a_defect_is_counted_and_the_next_comes_into_force(kafka: str, topic: str) -> None:
+    def first_model(event: Event[Any]) -> bool:
+        return isinstance(event.data, OperatingModelPublished) and event.data.number == 1
+
+    refused = metrics.CONTROL_REFUSED.labels("operating-model")
+    before = refused._value.get()
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        for data in (policies(), operating_model(number=1), operating_model(number=2)):
+            await publish(producer, topic, data)
+    async with reading(kafka, fails=first_model) as (control, readiness):
+        await until(lambda: readiness.ready)
+        assert control.in_force.model.published.number == 2
+    assert refused._value.get() == before + 1

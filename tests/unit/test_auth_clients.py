@@ -355,3 +355,11 @@ async def test_a_file_that_cannot_be_right_is_named_with_what_is_wrong(tmp_path:
         read_file(path)
     with pytest.raises(Fatal, match="nowhere"):
         read_file(tmp_path / "nowhere.json")
+
+
+def test_a_file_with_a_limit_that_cannot_be_held_is_named_with_the_client_and_the_field(tmp_path: Path) -> None:
+    limit = {"requests_per_second": 1, "burst": 3, "items_per_second": 5e-324}
+    entry = {"name": "job", "key_sha256": ids.hash_api_key(OLD), "scopes": [], "limit": limit}
+    (tmp_path / "clients.json").write_bytes(msgspec.json.encode([entry]))
+    with pytest.raises(Fatal, match=r"clients\.json: client 'job': limit.items_per_second: expected 0"):
+        read_file(tmp_path / "clients.json")

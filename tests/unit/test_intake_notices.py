@@ -135,6 +135,8 @@ def reporter(**changed: Any) -> dict[str, Any]:
         ({"reference": "   "}, "/reference", "nothing in it but space"),
         ({"reference": "a\u202eb"}, "/reference", "printable"),
         ({"referense": "x"}, "/referense", "did you mean 'reference'?"),
+        ({"a/b~c": "x"}, "/a~1b~0c", "unknown field"),
+        ({"c" * 101: "x"}, "/" + "c" * 100, "unknown field"),
     ],
 )
 def test_each_rule_names_the_place_and_what_is_expected(changed: dict[str, Any], pointer: str, says: str) -> None:
