@@ -169,15 +169,15 @@ def check_grant(client: Client, before: Client | None, by: Granting) -> None:
     To end something, or to make it less, takes no more than to see the client. To let its keys open again, or more
     often, is to give all that it has.
     """
+    if not is_visible(client, by.regions):
+        own = ", ".join(sorted(by.regions)) or "no region"
+        detail = f"Client {by.name!r} may act in {own}, and can give no other region."
+        raise Refused(403, "beyond-own-rights", detail, "/regions")
     had = frozenset[str]() if before is None or _does_more(client, before) else before.scopes
     given = client.scopes - had
     if beyond := sorted(given - by.scopes):
         detail = f"Client {by.name!r} lacks {', '.join(beyond)} itself, and cannot give it."
         raise Refused(403, "beyond-own-rights", detail, "/scopes")
-    if not is_visible(client, by.regions):
-        own = ", ".join(sorted(by.regions)) or "no region"
-        detail = f"Client {by.name!r} may act in {own}, and can give no other region."
-        raise Refused(403, "beyond-own-rights", detail, "/regions")
 
 
 def _does_more(client: Client, before: Client) -> bool:
