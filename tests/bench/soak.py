@@ -28,7 +28,7 @@ from tests.e2e.flood import Plan, Said, Told
 _LIMITS: Final = {"QUEUE_RECORDS": "400", "BATCH_CALLS": "4"}
 _BEST_POSTS: Final = 3_000
 _BEST_CONNECTIONS: Final = 64
-_SHARE: Final = 0.4  # of its best, in single posts; and as many lines again
+_SHARE: Final = 0.2  # of its best, in single posts; and as many lines again
 _LINES: Final = 50
 _SLICE_SECONDS: Final = 30.0
 _BURST: Final = 10
