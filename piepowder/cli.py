@@ -37,7 +37,9 @@ app = typer.Typer(
 )
 control_app = typer.Typer(help="The operating model and the policies in force.", no_args_is_help=True)
 app.add_typer(control_app, name="control")
-clients_app = typer.Typer(help="Who may call: clients, their keys, scopes, regions and limits.", no_args_is_help=True)
+clients_app = typer.Typer(
+    help="Who may call: clients, their keys, scopes, regions, platforms and limits.", no_args_is_help=True
+)
 app.add_typer(clients_app, name="clients")
 request_app = typer.Typer(help="Business requests: what is to change, and who decides it.", no_args_is_help=True)
 app.add_typer(request_app, name="request")
@@ -673,6 +675,12 @@ def clients_create(
     key_file: KeyFile = None,
     scope: Annotated[list[str], typer.Option(help="What it may do, such as items:write; may be repeated")],
     region: Annotated[list[str], typer.Option(help="Where; '*' is everywhere; may be repeated")],
+    platform: Annotated[
+        list[str],
+        typer.Option(
+            help="Whose items, notices and appeals; '*' is everyone's, and all other scopes need it; may be repeated"
+        ),
+    ],
     description: Annotated[str, typer.Option(help="For people")] = "",
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Calls a second, on average; no limit if left out")
@@ -687,7 +695,14 @@ def clients_create(
     limit = None
     if rate is not None:
         limit = {"requests_per_second": rate, "burst": burst or max(1, round(2 * rate)), "items_per_second": items}
-    body = {"name": name, "description": description, "scopes": scope, "regions": region, "limit": limit}
+    body = {
+        "name": name,
+        "description": description,
+        "scopes": scope,
+        "regions": region,
+        "platforms": platform,
+        "limit": limit,
+    }
 
     async def make(api: Api) -> dict[str, Any]:
         await clients.create(api, body)

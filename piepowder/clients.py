@@ -80,7 +80,7 @@ async def set_state(api: Api, name: str, state: str) -> dict[str, Any]:
 
 def listed(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Clients, one a line."""
-    table = screen.table("client", "state", "regions", "scopes", "living keys", "last used")
+    table = screen.table("client", "state", "regions", "platforms", "scopes", "living keys", "last used")
     for client in clients:
         live = [key["key_id"] for key in client["keys"] if key["state"] == "live"]
         used = max((key["last_used_at"] for key in client["keys"] if key["last_used_at"]), default="never")
@@ -88,6 +88,7 @@ def listed(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
             client["name"],
             _state(client["state"]),
             ", ".join(client["regions"]),
+            ", ".join(client["platforms"]),
             ", ".join(client["scopes"]),
             ", ".join(live) or "none",
             used,
@@ -105,6 +106,7 @@ def shown(client: Mapping[str, Any]) -> list[RenderableType]:
         "state": _state(client["state"]),
         "scopes": ", ".join(client["scopes"]),
         "regions": ", ".join(client["regions"]),
+        "platforms": ", ".join(client["platforms"]),
         "limit": f"{limit['requests_per_second']:g} calls a second, {limit['burst']} at once{items}"
         if limit
         else "none",

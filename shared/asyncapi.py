@@ -417,6 +417,7 @@ def _client_examples() -> list[Event[events.Struct]]:
         changed_by="platform-team",
         scopes=["items:read", "items:write"],
         regions=[_REGION],
+        platforms=["shop"],
         limit=events.RateLimit(requests_per_second=200.0, burst=400),
         keys=[events.ClientKey(sha256=sha256, created_at=_TIME, expires_at="2027-05-01T00:00:00.000Z")],
     )

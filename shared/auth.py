@@ -1,4 +1,5 @@
-"""Who calls, what they may do, and in which regions: asked of a dictionary, on every call, before anything else.
+"""Who calls, what they may do, in which regions and for which platforms: asked of a dictionary, on every call, before
+anything else.
 
 Clients come from two places. A file that the settings name holds the first administrator's key, so that a system can be
 begun and entered when all else fails; it is read at start, and its names go before others. All the rest is told by
@@ -52,7 +53,8 @@ _CLIENT_GONE: Final = 499
 
 
 class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whoever holds a key: `scopes` such as `items:write`, `regions` it may act in (`*` for all)."""
+    """Whoever holds a key: `scopes` such as `items:write`, `regions` it may act in and `platforms` it may act for (`*`
+    for all)."""
 
     name: str
     key_sha256: str
@@ -60,9 +62,13 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     regions: frozenset[str] = frozenset({ANY})
     expires_at: str = ""
     limit: RateLimit | None = None
+    platforms: frozenset[str] = frozenset({ANY})
 
     def may_act_in(self, region: str) -> bool:
         return ANY in self.regions or region in self.regions
+
+    def may_act_for(self, platform: str) -> bool:
+        return ANY in self.platforms or platform in self.platforms
 
 
 NOBODY: Final = Client("", "", frozenset(), frozenset())
@@ -328,7 +334,14 @@ class Authenticator:
         return Caller(client, key, self._refusals, meter=meter, until=until, outside=outside, ends=reason)
 
     def _of_key(self, told: ClientChanged, key: ClientKey, meter: Meter | None) -> Caller:
-        client = Client(told.name, key.sha256, frozenset(told.scopes), frozenset(told.regions), key.expires_at)
+        client = Client(
+            told.name,
+            key.sha256,
+            frozenset(told.scopes),
+            frozenset(told.regions),
+            key.expires_at,
+            platforms=frozenset(told.platforms),
+        )
         if told.state != clients.ACTIVE:
             return self._caller(client, meter, -math.inf, "disabled-client")
         if key.revoked_at:
@@ -350,6 +363,12 @@ def read_file(path: Path | None) -> list[Client]:
     for client in found:
         if not clients.is_sha256(client.key_sha256) or (client.expires_at and not clients.moment(client.expires_at)):
             raise Fatal(f"{path}: client {client.name!r} has no SHA-256 of a key, or an `expires_at` that is no time")
+        for fault in (
+            *map(clients.platform_fault, client.platforms),
+            clients.too_wide(client.scopes, client.platforms),
+        ):
+            if fault is not None:
+                raise Fatal(f"{path}: client {client.name!r}: {fault}")
         for field, sentence in [] if client.limit is None else clients.limit_faults(client.limit):
             raise Fatal(f"{path}: client {client.name!r}: limit.{field}: {sentence}")
     return found

@@ -1,11 +1,11 @@
-"""What a client is, to every service: pure rules about its name, its keys, its scopes, regions and limit.
+"""What a client is, to every service: pure rules about its name, its keys, its scopes, regions, platforms and limit.
 
 Intake checks a client by them before it tells of it, and every service checks what it is told by the same ones.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -35,6 +35,9 @@ MEANINGS: Final = {
 SCOPES: Final = frozenset(MEANINGS)
 """What a key may be for."""
 
+OF_PLATFORMS: Final = frozenset(scope for scope in SCOPES if scope.startswith(("items:", "notices:", "appeals:")))
+"""What a key may be for that is limited to some platforms: all else is about every platform's cases."""
+
 LIVE_KEYS: Final = 2  # a key and its successor, while they change places
 KEPT_KEYS: Final = 20  # of a client, the dead ones with the living
 ACTIVE: Final = "active"
@@ -45,6 +48,7 @@ NAME_SAYS: Final = "1 to 63 of a-z, 0-9 and '-', the first a letter"
 KEY_ID_DIGITS: Final = 12
 
 REGION: Final = r"[a-z][a-z0-9-]{0,30}"
+PLATFORM: Final = r"[a-z0-9][a-z0-9-]{0,62}"
 _SCOPE: Final = re.compile(r"[a-z][a-z_-]{0,30}:[a-z][a-z_-]{0,30}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FASTEST: Final = 1_000_000
@@ -74,6 +78,20 @@ def region_fault(region: str) -> str | None:
     return f"{region!r:.100} is not a region: 1 to 31 of a-z, 0-9 and '-', or {ANY!r} for all"
 
 
+def platform_fault(platform: str) -> str | None:
+    """What is wrong with a platform that a client is to act for."""
+    if platform == ANY or re.fullmatch(PLATFORM, platform):
+        return None
+    return f"{platform!r:.100} is not a platform: 1 to 63 of a-z, 0-9 and '-', or {ANY!r} for all"
+
+
+def too_wide(scopes: Collection[str], platforms: Collection[str]) -> str | None:
+    """What is wrong with the scopes of a client that acts for these platforms; scopes not known here are not judged."""
+    if ANY in platforms or not (beyond := sorted(SCOPES.intersection(scopes) - OF_PLATFORMS)):
+        return None
+    return f"{', '.join(beyond)} are about every platform, and this client acts for {', '.join(sorted(platforms))}"
+
+
 def limit_faults(limit: RateLimit) -> list[tuple[str, str]]:
     """What is wrong with a limit: field and sentence."""
     faults = []
@@ -93,6 +111,8 @@ def faults(client: ClientChanged) -> list[str]:
         found.append(f"revision {client.revision} is not positive")
     found += [f"{scope!r:.100} is not a scope" for scope in client.scopes if _SCOPE.fullmatch(scope) is None]
     found += [region_fault(region) for region in client.regions]
+    found += [platform_fault(platform) for platform in client.platforms]
+    found.append(too_wide(client.scopes, client.platforms))
     if client.limit is not None:
         found += [f"limit.{field}: {sentence}" for field, sentence in limit_faults(client.limit)]
     found += _key_faults(client)

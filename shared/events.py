@@ -580,7 +580,8 @@ class ClientKey(Struct, frozen=True, kw_only=True):
 class ClientChanged(Struct, frozen=True, kw_only=True):
     """What holds for a client from now on, whole; `change` says what is new. Of two, the larger `revision` holds.
 
-    Its keys open nothing unless `state` is `active`. `regions` may be `*`, all; without `limit` there is none.
+    Its keys open nothing unless `state` is `active`. `regions` and `platforms` may be `*`, all; without `limit` there
+    is none.
     """
 
     name: str
@@ -590,6 +591,7 @@ class ClientChanged(Struct, frozen=True, kw_only=True):
     changed_by: str
     scopes: list[str]
     regions: list[str]
+    platforms: list[str] = msgspec.field(default_factory=lambda: ["*"])
     limit: RateLimit | None = None
     keys: list[ClientKey] = []
 

@@ -16,11 +16,14 @@ from shared.kafka.producer import Record
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 TIME = "2026-05-01T09:30:00.000Z"
 CODES = codes.load()
-EVERYWHERE = Client(name="shop", key_sha256="", scopes=frozenset())
+WRITES = frozenset({"items:write", "notices:write", "appeals:write"})
+EVERYWHERE = Client(name="shop", key_sha256="", scopes=WRITES)
 
 
-def client(*regions: str, name: str = "shop") -> Client:
-    return Client(name=name, key_sha256="", scopes=frozenset(), regions=frozenset(regions))
+def client(
+    *regions: str, name: str = "shop", platforms: Sequence[str] = "*", scopes: frozenset[str] = WRITES
+) -> Client:
+    return Client(name=name, key_sha256="", scopes=scopes, regions=frozenset(regions), platforms=frozenset(platforms))
 
 
 class Cluster:

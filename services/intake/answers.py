@@ -17,6 +17,7 @@ from services.intake.domain.status import (
     updated_at,
     withdrawn,
 )
+from services.intake.domain.status import subject as subject_of
 from services.intake.handlers import Accepted
 from services.intake.withdrawals import Withdrawal
 
@@ -178,7 +179,7 @@ def item_view(item_id: str, known: Mapping[str, Facts], reader: Reader) -> ItemV
     awaited = submitted_to(known) - {region for region, facts in known.items() if facts.submission is not None}
     return ItemView(
         item_id=item_id,
-        subject=max(facts.subject for facts in known.values()) or None,
+        subject=subject_of(known) or None,
         version=first.version if first else None,
         reference=reference(seen.values(), reader.name),
         received_at=first.received_at if first else None,

@@ -159,7 +159,8 @@ class Posting:
         finally:
             self._batches -= 1
             charge(request, batch.outcomes.total())
-            note_refused(request, "region-not-allowed", 403, batch.outcomes[403])
+            for slug, count in batch.forbidden.items():
+                note_refused(request, slug, 403, count)
 
     def _asked(self, request: Request, *content_types: str) -> tuple[Client, bodies.Head]:
         client = self._authenticator.client(request, "items:write")

@@ -1,4 +1,5 @@
-"""What became of items: one, those of a subject, those with a reference, lists; in the regions of the key alone.
+"""What became of items: one, those of a subject, those with a reference, lists; in the regions of the key and for its
+platforms alone.
 
 It answers from the projection, and says how far that may be behind. A client may ask to wait for a decision.
 """
@@ -29,11 +30,14 @@ from services.intake.domain import posts
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from services.intake.domain.status import Status, status, submitted_to
+from services.intake.domain.status import platform as platform_of
+from services.intake.handlers import forbidden_platform
 from services.intake.queries import Query
 from services.intake.store import ItemStatuses, Place, Wanted
 from services.intake.waiting import Known, Waiting
 from shared import envelope
 from shared.auth import Authenticator, Client
+from shared.clients import ANY
 from shared.clock import Clock, from_text
 from shared.errors import Transient
 from shared.http import Problem, json_response, not_ready
@@ -53,7 +57,7 @@ class Following:
 
 
 class Asking:
-    """The routes that tell what became of items, in the regions of the key."""
+    """The routes that tell what became of items, in the regions of the key and for its platforms."""
 
     def __init__(self, following: Following, authenticator: Authenticator, readiness: Readiness, clock: Clock) -> None:
         self._following = following
@@ -73,7 +77,7 @@ class Asking:
             headers["Preference-Applied"] = f"wait={seconds}"
         followed = await statuses.handled_until()
         known = {} if item_id is None else await statuses.of_item(item_id)
-        seen = [region for region in known if client.may_act_in(region)]
+        seen = [region for region in known if client.may_act_in(region)] if _may_know(known, client) else []
         lag = self._lag(followed, seen or self._following.regions)
         if item_id is None or not seen:
             raise not_known("item", f"item {given!r:.60}", lag)
@@ -96,8 +100,11 @@ class Asking:
             detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
             fault = Fault("/query/region", detail)
             raise problem(Refused(403, "region-not-allowed", "The key may not act in this region", [fault]))
+        if platform is not None and not client.may_act_for(platform):
+            raise problem(forbidden_platform(client, platform, "/query/platform"))
         wanted = Wanted(
             regions,
+            of=None if ANY in client.platforms else sorted(client.platforms),
             client=None if reference is None else client.name,
             reference=reference,
             status=None if at is None else Status(at),
@@ -121,7 +128,7 @@ class Asking:
         subject = envelope.subject_of(*names)
         regions = self._regions(client)
         lag = self._lag(await statuses.handled_until(), regions)
-        if not subject.isprintable():
+        if not subject.isprintable() or not client.may_act_for(names[0]):
             raise not_known("subject", f"subject {subject!r:.300}", lag)
         wanted = Wanted(regions, subject=subject, before=place)
         views, following = await self._page(statuses, wanted, limit, client)
@@ -132,6 +139,11 @@ class Asking:
     async def totals(self, request: Request) -> Response:
         """`GET /v1/totals`."""
         client, statuses = self._allowed(request)
+        if ANY not in client.platforms:
+            own = ", ".join(sorted(client.platforms))
+            detail = f"the totals are every platform's; client {client.name!r} may act for {own}"
+            title = "The key may not act for this platform"
+            raise problem(Refused(403, "platform-not-allowed", title, [Fault("", detail)]))
         regions = self._regions(client)
         lag = self._lag(await statuses.handled_until(), regions)
         totals = await statuses.totals()
@@ -150,7 +162,7 @@ class Asking:
             known = await statuses.of_item(item_id)
         except Transient:
             return None
-        return item_answer(item_view(item_id, known, client), lag) if known else None
+        return item_answer(item_view(item_id, known, client), lag) if _may_know(known, client) else None
 
     async def _wait(self, statuses: ItemStatuses, item_id: str, client: Client, seconds: int) -> bool:
         return await self._waiting.until(statuses, item_id, partial(_is_decided, client), seconds)
@@ -193,7 +205,12 @@ def not_known(what: str, which: str, behind: ProjectionAnswer) -> Problem:
         if lag is None
         else f"What was posted in the last {lag:g} s may be missing."
     )
-    return Problem(404, "not-found", f"No such {what}", f"No {which} is known in a region of this key. {late}")
+    return Problem(
+        404,
+        "not-found",
+        f"No such {what}",
+        f"No {which} is known to this key, in its regions and for its platforms. {late}",
+    )
 
 
 def uuid(text: str) -> str | None:
@@ -219,6 +236,10 @@ def _platform(text: str) -> str:
     if not posts.is_platform(text):
         raise ValueError
     return text
+
+
+def _may_know(known: Known, client: Client) -> bool:
+    return bool(known) and client.may_act_for(platform_of(known))
 
 
 def _is_decided(client: Client, known: Known) -> bool:

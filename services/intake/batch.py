@@ -37,6 +37,7 @@ _MAX_WITH_BLANK: Final = 10 * MAX_LINES
 _CHUNK_LINES: Final = 1_000
 _CHUNK_BYTES: Final = 2**20
 _LINGER_SECONDS: Final = 0.02
+_FORBIDDEN: Final = 403
 _VERDICT_BYTES: Final = 2 * 2**20  # verdicts that may wait for their client
 
 _encode = msgspec.json.Encoder().encode
@@ -84,6 +85,7 @@ class Batch:
         self._read_all = False
         self._broken: dict[str, ProblemDetails] = {}
         self.outcomes: Counter[int] = Counter()
+        self.forbidden: Counter[str] = Counter()
         self._verdicts: deque[bytes] = deque()
         self._verdict_bytes = 0
         self._begun = False
@@ -261,6 +263,8 @@ class Batch:
 
     def _refuse(self, line: int, why: ProblemDetails) -> bytes:
         self.outcomes[why.status] += 1
+        if why.status == _FORBIDDEN:
+            self.forbidden[why.type.rpartition(":")[2]] += 1
         return _encode(RefusedLine(line, why.status, why.type, why.title, why.detail, why.errors, why.retry_after))
 
     def _put(self, verdicts: bytes) -> None:

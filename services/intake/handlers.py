@@ -91,7 +91,15 @@ class Poster(Protocol):
     @property
     def regions(self) -> frozenset[str]: ...
 
+    @property
+    def platforms(self) -> frozenset[str]: ...
+
+    @property
+    def scopes(self) -> frozenset[str]: ...
+
     def may_act_in(self, region: str) -> bool: ...
+
+    def may_act_for(self, platform: str) -> bool: ...
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -156,6 +164,8 @@ class Front:
         regions = ownership.regions(post.markets)
         if faults or not regions:
             raise posts.invalid([*faults, *ownership.faults(post.markets), *posts.doubled(text)])
+        if not client.may_act_for(post.platform):
+            raise forbidden_platform(client, post.platform)
         for region in regions:
             if not client.may_act_in(region):
                 raise forbidden(ownership, client, post.markets, regions)
@@ -276,6 +286,13 @@ def forbidden(ownership: Ownership, client: Poster, markets: Sequence[str], regi
             )
             faults.append(Fault(f"/markets/{index}", detail))
     return Refused(403, "region-not-allowed", "The key may not act in this region", faults)
+
+
+def forbidden_platform(client: Poster, platform: str, pointer: str = "/platform") -> Refused:
+    """403: the platform is not the client's."""
+    allowed = ", ".join(sorted(client.platforms)) or "no platform"
+    detail = f"client {client.name!r} may act for {allowed}, not for {platform!r:.63}"
+    return Refused(403, "platform-not-allowed", "The key may not act for this platform", [Fault(pointer, detail)])
 
 
 class Learned(NamedTuple):

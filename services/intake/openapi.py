@@ -11,10 +11,11 @@ from fastapi import FastAPI
 from services.intake import bodies, waiting
 from services.intake.answers import ItemAnswer, ItemsAnswer, Receipt, SubjectAnswer, TotalsAnswer, WithdrawalReceipt
 from services.intake.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RefusedLine
-from services.intake.domain.posts import MAX_BODY_BYTES, PLATFORM, Post
+from services.intake.domain.posts import MAX_BODY_BYTES, Post
 from services.intake.domain.status import Status
 from services.intake.queries import LARGEST_PAGE, USUAL_PAGE
 from services.intake.withdrawals import MAX_REASON
+from shared.clients import PLATFORM
 from shared.http import PROBLEM_JSON, ProblemDetails, add_schemas
 from shared.security import limited, security
 
@@ -138,8 +139,8 @@ _VERDICTS: Final = (
 _PROBLEMS: Final[dict[int, tuple[str, str]]] = {
     400: ("malformed-json", "The body is empty, cut off, not UTF-8, not JSON, or cannot be decompressed"),
     401: ("unauthorized", "No API key, or not a known one"),
-    403: ("region-not-allowed", "The key lacks the scope, or the region that owns a market"),
-    404: ("not-found", "No such item in a region of this key"),
+    403: ("region-not-allowed", "The key lacks the scope, the platform, or the region that owns a market"),
+    404: ("not-found", "No such item, in the key's regions and for its platforms"),
     413: ("too-large", "More than may be sent; the answer says what to do"),
     408: ("too-slow", "The body comes too slowly"),
     415: ("unsupported-media-type", "The body is of another kind, or compressed in another way; see `Accept-Encoding`"),
@@ -188,8 +189,8 @@ def describe(app: FastAPI) -> None:
                 "operationId": "listItems",
                 "security": security("items:read"),
                 "summary": "Items, newest first",
-                "description": "In the regions of the key, those that fit all that is asked for. A page may hold less"
-                " than `limit`: go on while there is a `next`. An item that reached its regions at different times may"
+                "description": "In the regions of the key and for its platforms, those that fit all that is asked for."
+                " A page may hold less than `limit`: go on while there is a `next`. An item that reached its regions at different times may"
                 " be listed twice. `reference` finds the items of the asking client alone.",
                 "parameters": [*_FILTERS, *_OF_PAGE],
                 "responses": {
@@ -235,7 +236,8 @@ def describe(app: FastAPI) -> None:
                 "operationId": "getItem",
                 "security": security("items:read"),
                 "summary": "Where an item is, by region",
-                "description": "In the regions of the key. It follows the topics; `projection` tells how far behind.",
+                "description": "In the regions of the key and for its platforms. It follows the topics; `projection` tells"
+                " how far behind.",
                 "parameters": [_ITEM_PARAMETER, _PREFER],
                 "responses": {
                     "200": {
@@ -277,7 +279,7 @@ def describe(app: FastAPI) -> None:
                 "operationId": "getSubject",
                 "security": security("items:read"),
                 "summary": "All versions of a subject with their decisions, the last received first",
-                "description": "In the regions of the key.",
+                "description": "In the regions of the key and for its platforms.",
                 "parameters": [
                     _in_path("platform", "shop", "The marketplace"),
                     _in_path("kind", "product", "`product`, `seller` or `content`"),
@@ -301,6 +303,7 @@ def describe(app: FastAPI) -> None:
                 "operationId": "getTotals",
                 "security": security("items:read"),
                 "summary": "How many items are where",
+                "description": "Of every platform, so for the keys that act for all of them.",
                 "responses": {
                     "200": _answer(
                         "Counts by region and status",

@@ -128,8 +128,8 @@ class Place(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a list is to hold: items in `regions`, and of these what fits all that is given. `client` goes with
-    `reference`: it is theirs. `before` is where the page before ended."""
+    """What a list is to hold: items in `regions` of the platforms in `of`, None for all, and of these what fits all
+    that is given. `client` goes with `reference`: it is theirs. `before` is where the page before ended."""
 
     regions: Sequence[str]
     subject: str | None = None
@@ -141,6 +141,7 @@ class Wanted(NamedTuple):
     received_after: datetime | None = None
     received_before: datetime | None = None
     before: Place | None = None
+    of: Sequence[str] | None = None
 
 
 class Page(NamedTuple):
@@ -392,6 +393,8 @@ def _conditions(wanted: Wanted, column: Any, *, by_status: bool) -> tuple[list[A
         literals = [sa.literal(value, kind) for value, kind in place]
         found_by.append(sa.tuple_(column.received_at, column.item_id) < sa.tuple_(*literals))
     others: list[Any] = []
+    if wanted.of is not None:
+        others.append(sa.func.split_part(column.subject, ":", 1).in_(wanted.of))
     if wanted.platform is not None:
         others.append(sa.func.split_part(column.subject, ":", 1) == wanted.platform)
     if wanted.kind is not None:

@@ -29,7 +29,7 @@ MAX_REASON: Final = 500  # characters
 
 
 class NotKnown(PiepowderError):  # noqa: N818 - what the item is
-    """No such item was posted before the call, in any region of the key."""
+    """No such item was posted before the call, in any region and for any platform of the key."""
 
 
 class Statuses(Protocol):
@@ -81,7 +81,7 @@ class Withdrawals:
             doubt=f"Item {item_id} is not known; what was posted last is not in the status yet, so it may be there.",
         )
         if found is None:
-            raise NotKnown(f"No item {item_id} is known in a region of this key.")
+            raise NotKnown(f"No item {item_id} is known to this key, in its regions and for its platforms.")
         return found
 
     def _prepare(self, item_id: str, reason: str, client: Poster, known: Mapping[str, Facts]) -> Withdrawal:
@@ -95,7 +95,7 @@ class Withdrawals:
                 serves = ", ".join(self._catching_up.regions)
                 detail = f"the item was submitted to region {region!r}; this intake serves {serves}"
                 raise Refused(422, "region-not-served", "The region is not served here", [Fault("", detail)])
-        subject = max(facts.subject for facts in known.values())
+        subject = status.subject(known)
         platform, kind, subject_id = subject.split(":", 2)
         now = to_text(self._clock.now())
         withdrawn = ItemWithdrawn(
@@ -121,4 +121,8 @@ class Withdrawals:
 
 def _is_found(known: Mapping[str, Facts], client: Poster) -> bool:
     """Whether it is known where the item was submitted to, and the client may know of it."""
-    return bool(status.submitted_to(known)) and any(client.may_act_in(region) for region in known)
+    return (
+        bool(status.submitted_to(known))
+        and any(client.may_act_in(region) for region in known)
+        and client.may_act_for(status.platform(known))
+    )

@@ -42,7 +42,8 @@ class Registry:
 
     async def create(self, name: str, scopes: Sequence[str], regions: Sequence[str], *, limited: bool = False) -> bool:
         """Make a client; whether it is there."""
-        body = {"name": name, "scopes": scopes, "regions": regions, "limit": _LIMIT if limited else None}
+        limit = _LIMIT if limited else None
+        body = {"name": name, "scopes": scopes, "regions": regions, "platforms": ["*"], "limit": limit}
         facts = {"name": name, "scopes": scopes, "regions": regions, "limited": limited}
         status, _ = await self._until_known("client.create", facts, "/v1/clients", body)
         return status in (200, 201)

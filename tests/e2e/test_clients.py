@@ -39,6 +39,7 @@ def test_a_revoked_key_opens_nothing_anywhere_and_stays_so_when_all_are_killed(c
         "name": "auditor",
         "scopes": ["items:read", "control:read", "reviews:read", "audit:read"],
         "regions": [cell.eu, cell.us],
+        "platforms": ["*"],
     }
     assert cell.client.post(f"{intake}/v1/clients", json=body).status_code == 201
     leaked, kept = (cell.client.post(f"{intake}/v1/clients/auditor/keys", json={}).json() for _ in range(2))

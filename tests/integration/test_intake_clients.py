@@ -115,7 +115,11 @@ class House:
         return await self.intake.http.request(method, path, headers=given, json=body)
 
     async def made(self, name: str, **change: Any) -> dict[str, Any]:
-        body = {"name": name, "scopes": ["items:read", "audit:read"], "regions": [self.region]} | change
+        body = (
+            {"name": name, "scopes": ["items:read", "audit:read"], "regions": [self.region]}
+            | {"platforms": ["*"]}
+            | change
+        )
         answer = await self.call("POST", "/v1/clients", body)
         assert answer.status_code == 201, answer.text
         client: dict[str, Any] = answer.json()["client"]
@@ -220,7 +224,7 @@ async def test_what_a_client_was_made_with_is_told_whole_and_its_keys_text_is_no
 
 
 async def test_the_same_client_made_again_is_found_and_another_of_its_name_is_not_made(house: House) -> None:
-    body = {"name": "twice", "scopes": ["items:read"], "regions": [house.region], "description": "one"}
+    body = {"name": "twice", "scopes": ["items:read"], "regions": [house.region], "platforms": ["*"]}
     first, second = [await house.call("POST", "/v1/clients", body) for _ in range(2)]
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json()["client"] == second.json()["client"]
@@ -231,7 +235,7 @@ async def test_the_same_client_made_again_is_found_and_another_of_its_name_is_no
 
 
 async def test_many_who_make_the_same_client_at_once_make_it_once(house: House) -> None:
-    body = {"name": "rush", "scopes": ["items:read"], "regions": ["*"]}
+    body = {"name": "rush", "scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
     answers = await asyncio.gather(*(house.call("POST", "/v1/clients", body) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
     keys = await asyncio.gather(*(house.call("POST", "/v1/clients/rush/keys", {}) for _ in range(8)))
@@ -293,7 +297,7 @@ async def test_a_change_holds_at_once_and_not_over_another_that_came_between(hou
 async def test_nobody_gives_what_they_lack_and_whoever_may_end_keys_may_end_any_in_sight(house: House) -> None:
     await house.made("rich", scopes=["audit:read", "items:write"])
     key_id = (await house.key_of("rich"))["key_id"]
-    body = {"name": "mine", "scopes": ["items:read"], "regions": [house.region]}
+    body = {"name": "mine", "scopes": ["items:read"], "regions": [house.region], "platforms": ["*"]}
     beyond = [
         ("POST", "/v1/clients", body | {"scopes": ["audit:read"]}, EU_LEAD, "/scopes"),
         ("POST", "/v1/clients", body | {"regions": ["*"]}, EU_LEAD, "/regions"),
@@ -367,6 +371,10 @@ async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
         ("POST", "/v1/clients", {"scopes": "items:read"}, 422, "/scopes"),
         ("POST", "/v1/clients", {"regions": []}, 422, "/regions"),
         ("POST", "/v1/clients", {"regions": ["EU"]}, 422, "/regions/0"),
+        ("POST", "/v1/clients", {"platforms": []}, 422, "/platforms"),
+        ("POST", "/v1/clients", {"platforms": ["Shop"]}, 422, "/platforms/0"),
+        ("POST", "/v1/clients", {"platforms": ["shop"], "scopes": ["audit:read"]}, 422, "/platforms"),
+        ("PATCH", "/v1/clients/bad", {"platforms": ["shop"], "scopes": ["clients:read"]}, 422, "/platforms"),
         ("POST", "/v1/clients", {"description": "a\0b"}, 422, "/description"),
         ("POST", "/v1/clients", {"description": "x" * 501}, 422, "/description"),
         ("POST", "/v1/clients", {"limit": {}}, 422, "/limit/requests_per_second"),
@@ -402,9 +410,10 @@ async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
 async def test_bad_input_is_told_where_and_changes_nothing(  # noqa: PLR0917 - the table's columns
     house: House, method: str, path: str, body: Any, status: int, pointer: str | None
 ) -> None:
-    await house.call("POST", "/v1/clients", {"name": "bad", "scopes": ["items:read"], "regions": [house.region]})
+    sound = {"scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
+    await house.call("POST", "/v1/clients", {"name": "bad"} | sound)
     if path == "/v1/clients" and isinstance(body, dict):
-        body = {"name": "worse", "scopes": ["items:read"], "regions": ["*"]} | body
+        body = {"name": "worse"} | sound | body
     answer = await house.call(method, path, body)
     assert answer.status_code == status, answer.text
     if pointer is not None:

@@ -63,7 +63,10 @@ _KEYS = {
         regions=frozenset({"mars"}),
     ),
     "northern": Client(name="northern", key_sha256="", scopes=_WRITES),
+    "shop-north": Client(name="shop", key_sha256="", scopes=_WRITES),
+    "fair": Client(name="fair", key_sha256="", scopes=_WRITES, platforms=frozenset({"fair"})),
 }
+_NORTHERN = ("northern", "shop-north")
 NDJSON = "application/x-ndjson"
 Raw: TypeAlias = ConsumerRecord
 
@@ -88,7 +91,7 @@ class Intake:
             msgspec.structs.replace(
                 client,
                 key_sha256=ids.hash_api_key(self.keys[name]),
-                regions=frozenset({self.north}) if name == "northern" else client.regions,
+                regions=frozenset({self.north}) if name in _NORTHERN else client.regions,
             )
             for name, client in _KEYS.items()
         ]
@@ -319,6 +322,7 @@ async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(in
         ({"post": {"text": "x" * 2_000_000}}, 413, "256 KiB"),
         ({"post": {}, "key": "northern"}, 403, "/markets/1"),
         ({"post": {}, "key": "nowhere"}, 403, "may act in mars"),
+        ({"post": {}, "key": "fair"}, 403, "/platform"),
         ({"post": {}, "key": "reader"}, 403, "items:write"),
         ({"post": {}, "headers": {"Authorization": ""}}, 401, "API key"),
         ({"post": {}, "headers": {"Authorization": "Bearer pp_test_wrong"}}, 401, "mistyped"),

@@ -13,6 +13,7 @@ from shared import ids
 from shared.clock import from_text
 from tests.unit.test_cli_submit import RUNNING
 
+NEW = ["--scope", "items:write", "--region", "eu"]
 KEY = ids.new_api_key("local")
 CLIENT: dict[str, Any] = {
     "name": "shop",
@@ -20,6 +21,7 @@ CLIENT: dict[str, Any] = {
     "state": "active",
     "scopes": ["items:write"],
     "regions": ["eu"],
+    "platforms": ["shop"],
     "limit": {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0},
     "revision": 1,
     "created_at": "2026-05-01T09:30:00.000Z",
@@ -83,7 +85,7 @@ def test_a_new_client_gets_a_key_that_stands_alone_on_standard_output(
     intake: Intake, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.app(["clients", "create", "shop", "--scope", "items:write", "--region", "eu", "--rate", "5"])
+        cli.app(["clients", "create", "shop", *NEW, "--platform", "shop", "--rate", "5"])
     out, err = capfd.readouterr()
     assert ended.value.code == 0
     assert out == f"{KEY}\n"
@@ -139,8 +141,9 @@ def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple
     [
         (["revoke", "shop", KEY], "belongs in no command line"),
         (["rotate", "shop", "--keep-old", "soon"], "7d, 12h or 30m"),
-        (["create", "shop", "--scope", "items:write", "--region", "eu", "--burst", "7"], "go with --rate"),
-        (["create", "shop", "--region", "eu"], "--scope"),
+        (["create", "shop", *NEW, "--platform", "shop", "--burst", "7"], "go with --rate"),
+        (["create", "shop", "--region", "eu", "--platform", "shop"], "--scope"),
+        (["create", "shop", *NEW], "--platform"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, words: list[str], says: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import TopicPartition
 
@@ -13,7 +14,8 @@ from services.intake.catching_up import CatchingUp
 from services.intake.domain import status
 from services.intake.domain.posts import Refused
 from services.intake.domain.status import Submission
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, Facts, Place
+from services.intake.notices.domain import lives
+from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, ComplaintStatus, Facts, Place
 from services.intake.notices.handlers import Appeals, NotKnown, Taken
 from shared import ids
 from shared.auth import Client
@@ -75,7 +77,7 @@ class Known:
         self.appeals: dict[str, Facts] = {}
         self.looks = 0
         self._later = later
-        self._read_after = read_after
+        self.read_after = read_after
 
     def _now(self) -> dict[tuple[str, str, str], status.Facts]:
         return self._later[min(max(self.looks, 1), len(self._later)) - 1] if self._later else {}
@@ -96,11 +98,11 @@ class Known:
                     return Place(region, kind, about)
         return None
 
-    async def open_appeals(self, decision_id: str) -> list[str]:
+    async def appeals_about(self, decision_id: str) -> list[tuple[str, ComplaintStatus]]:
         return [
-            appeal_id
+            (appeal_id, lives.where(facts))
             for appeal_id, facts in self.appeals.items()
-            if facts.contested is not None and facts.contested.decision_id == decision_id and facts.closed is None
+            if facts.contested is not None and facts.contested.decision_id == decision_id
         ]
 
     async def ends(self, topics: Sequence[str]) -> Ends:
@@ -109,7 +111,7 @@ class Known:
     async def has_passed(self, group: str, ends: Ends) -> bool:
         assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
         assert {place.topic.split(".")[1] for place in ends} == {"submissions", "cases", "decisions"}
-        return self.looks >= self._read_after
+        return self.looks >= self.read_after
 
 
 def rejected(**what: Any) -> Known:
@@ -231,9 +233,36 @@ async def test_a_second_appeal_about_a_decision_waits_for_the_first_ones_answer(
     known.appeals[ids.derive("another")] = open_appeal()
     found = await refused(known, appeal(decision_id=DECISION_ID))
     assert (found.status, found.slug) == (409, "appeal-open")
-    assert ids.derive("another") in str(found)
+    assert DECISION_ID in str(found)
+    assert ids.derive("another") not in str(found)  # it may be another client's
     known.appeals[ids.derive("another")] = open_appeal(closed=True)
     await take(known, appeal(decision_id=DECISION_ID))
+
+
+async def test_an_appeal_that_was_answered_is_not_made_again_about_the_same_decision() -> None:
+    known = rejected()
+    answered = msgspec.structs.replace(open_appeal(), way=way("uphold", about=ids.derive("another"), type_=APPEAL))
+    known.appeals[ids.derive("another")] = answered
+    found = await refused(known, appeal(item_id=ITEM_ID))
+    assert (found.status, found.slug, found.faults[0].pointer) == (409, "appeal-answered", "/item_id")
+
+
+async def test_only_who_gave_a_notice_appeals_as_its_notifier() -> None:
+    body = appeal(notice_id=NOTICE_ID, appellant={"kind": "notifier"})
+    decision = {"decision_id": ids.decision_id(ids.case_id(NOTICE_ID, "eu", "notice"), 1)}
+    for named in (body, appeal(**decision, appellant={"kind": "notifier"})):
+        known = noticed()
+        known.read_after = 2
+        with pytest.raises(NotKnown):
+            await take(known, named, client("eu", name="another"))
+    await take(noticed(), body, client("eu", scopes=frozenset({"appeals:write"})))
+
+
+async def test_who_posts_for_a_platforms_sellers_speaks_for_them_and_nobody_else() -> None:
+    flagger = client("eu", scopes=frozenset({"notices:write", "appeals:write"}))
+    found = await refused(rejected(), appeal(item_id=ITEM_ID), flagger)
+    assert (found.status, found.slug, found.faults[0].pointer) == (403, "missing-scope", "/appellant/kind")
+    await take(rejected(), appeal(item_id=ITEM_ID), client("eu", name="another", platforms=["fair", "shop"]))
 
 
 async def test_the_same_again_gets_the_same_answer_even_when_it_could_not_be_made_any_more() -> None:
@@ -289,7 +318,7 @@ async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_whic
     assert own.id == taken.id
 
 
-async def test_a_key_of_another_region_is_told_no_more_than_of_what_is_unknown() -> None:
+async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_is_unknown() -> None:
     for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
         known = Known({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)
         with pytest.raises(NotKnown) as foreign:
@@ -297,6 +326,9 @@ async def test_a_key_of_another_region_is_told_no_more_than_of_what_is_unknown()
         with pytest.raises(NotKnown) as unknown:
             await take(Known({}, read_after=2), appeal(**named), client("us"))
         assert str(foreign.value) == str(unknown.value)
+        with pytest.raises(NotKnown) as of_another_platform:
+            await take(known, appeal(**named), client("eu", "us", platforms=["fair"]))
+        assert str(of_another_platform.value) == str(unknown.value)
     found = await refused(rejected(), appeal(item_id=ITEM_ID, region="eu"), client("us"))
     assert (found.status, found.slug, found.faults[0].pointer) == (403, "region-not-allowed", "/region")
 

@@ -95,5 +95,5 @@ def test_how_far_behind_an_answer_may_be_is_the_slowest_regions_and_not_known_wh
 def test_what_is_not_known_may_come_and_the_answer_says_so(lag: float | None, said: str) -> None:
     details = not_known("item", "item 'x'", ProjectionAnswer(lag)).details
     assert details.status == 404
-    assert details.detail.startswith("No item 'x' is known in a region of this key. ")
+    assert details.detail.startswith("No item 'x' is known to this key, in its regions and for its platforms. ")
     assert said in details.detail

@@ -11,7 +11,7 @@ from services.intake.clients.api import ChangeBody, _patch
 from services.intake.clients.domain import Client, Key, Patch, Refused
 from shared import clients, ids
 from shared.auth import Client as Caller
-from shared.clients import KEPT_KEYS
+from shared.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
 from shared.events import RateLimit
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
@@ -24,6 +24,7 @@ def client(**change: Any) -> Client:
         "description": "",
         "scopes": frozenset({"items:write"}),
         "regions": frozenset({"eu"}),
+        "platforms": frozenset({"*"}),
         "limit": None,
         "revision": 1,
         "created_at": NOW,
@@ -127,6 +128,27 @@ def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
     assert (refused.value.status, refused.value.pointer) == (403, pointer)
 
 
+@pytest.mark.parametrize(
+    ("scopes", "platforms", "beyond"),
+    [
+        (SCOPES, {"*"}, None),
+        (OF_PLATFORMS, {"shop", "fair"}, None),
+        ({"items:write", "audit:read"}, {"shop", "*"}, None),
+        ({"items:write", "reviews:read", "audit:read"}, {"shop"}, "audit:read, reviews:read"),
+    ],
+)
+def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
+    scopes: set[str], platforms: set[str], beyond: str | None
+) -> None:
+    some = client(scopes=frozenset(scopes), platforms=frozenset(platforms))
+    if beyond is None:
+        domain.check_platforms(some)
+        return
+    with pytest.raises(Refused, match=f"^{beyond} are about every platform") as refused:
+        domain.check_platforms(some)
+    assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
+
+
 LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
 
 
@@ -147,6 +169,9 @@ LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
         ({"limit": LIMIT}, Patch(state="disabled", limit=LIMIT), False),
         ({"regions": frozenset({"us"})}, Patch(regions=frozenset({"eu"})), True),
         ({"regions": frozenset({"eu", "us"})}, Patch(regions=frozenset({"eu"})), False),
+        ({"platforms": frozenset({"shop"})}, Patch(platforms=frozenset({"shop", "fair"})), True),
+        ({"platforms": frozenset({"shop"})}, Patch(platforms=frozenset({"*"})), True),
+        ({}, Patch(platforms=frozenset({"shop"})), False),
     ],
 )
 def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(

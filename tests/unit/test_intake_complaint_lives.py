@@ -122,9 +122,6 @@ def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) 
 )
 def test_it_is_where_its_furthest_event_says(facts: Facts, where: ComplaintStatus) -> None:
     assert lives.where(facts) == where
-    assert lives.is_open(facts) == (
-        where in (ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED)
-    )
     assert lives.since(facts)
 
 

@@ -54,6 +54,12 @@ def _region(text: str) -> str:
     return text
 
 
+def _platform(text: str) -> str:
+    if (fault := clients.platform_fault(text)) is not None:
+        raise ValueError(fault)
+    return text
+
+
 def _items_rate(rate: float) -> float:
     if 0 < rate < 0.001:
         raise ValueError("expected 0 or at least 0.001")
@@ -81,6 +87,16 @@ Scopes = Annotated[
 Regions = Annotated[
     list[Annotated[str, AfterValidator(_region), Field(json_schema_extra={"pattern": rf"^({clients.REGION}|\*)$"})],],
     Field(min_length=1, max_length=100, description="Where it may act; `*` is everywhere"),
+]
+Platforms = Annotated[
+    list[
+        Annotated[str, AfterValidator(_platform), Field(json_schema_extra={"pattern": rf"^({clients.PLATFORM}|\*)$"})],
+    ],
+    Field(
+        min_length=1,
+        max_length=100,
+        description="Whose items, notices and appeals; `*` is everyone's, and all other scopes need it",
+    ),
 ]
 Description = Annotated[
     str,
@@ -127,6 +143,7 @@ class ClientBody(_Body):
     description: Description = ""
     scopes: Scopes
     regions: Regions
+    platforms: Platforms
     limit: LimitInput | None = Field(None, description="null: none")
 
     model_config = ConfigDict(
@@ -137,6 +154,7 @@ class ClientBody(_Body):
                     "description": "The shop's importer",
                     "scopes": ["items:write", "items:read"],
                     "regions": ["eu"],
+                    "platforms": ["shop"],
                     "limit": {"requests_per_second": 200, "burst": 400, "items_per_second": 0},
                 }
             ]
@@ -150,6 +168,7 @@ class ChangeBody(_Body):
     description: Description = Field(default_factory=str)
     scopes: Scopes = Field(default_factory=list)
     regions: Regions = Field(default_factory=list)
+    platforms: Platforms = Field(default_factory=list)
     limit: LimitInput | None = Field(default_factory=lambda: None, description="null: none")
     state: Literal["active", "disabled"] = Field(
         default_factory=lambda: "active", description="A disabled client's keys open nothing"
@@ -199,6 +218,7 @@ class ClientView(msgspec.Struct, frozen=True):
     state: str
     scopes: list[str]
     regions: list[str]
+    platforms: list[str]
     limit: LimitView | None
     revision: int
     created_at: str
@@ -319,6 +339,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
                 description=body.description,
                 scopes=frozenset(body.scopes),
                 regions=frozenset(body.regions),
+                platforms=frozenset(body.platforms),
                 limit=None if body.limit is None else body.limit.limit(),
                 by=by,
             )
@@ -391,7 +412,7 @@ async def _acted(act: Awaitable[_T]) -> _T:
 
 def _patch(body: ChangeBody) -> Patch:
     given: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"revision"}}
-    for name in given.keys() & {"scopes", "regions"}:
+    for name in given.keys() & {"scopes", "regions", "platforms"}:
         given[name] = frozenset(given[name])
     if isinstance(limit := given.get("limit"), LimitInput):
         given["limit"] = limit.limit()
@@ -419,6 +440,7 @@ def _view(client: Client, now: datetime) -> ClientView:
         client.state,
         sorted(client.scopes),
         sorted(client.regions),
+        sorted(client.platforms),
         None if limit is None else LimitView(limit.requests_per_second, limit.burst, limit.items_per_second),
         client.revision,
         to_text(client.created_at),
@@ -474,6 +496,7 @@ _CLIENT: Final[dict[str, Any]] = {
     "state": "active",
     "scopes": ["items:read", "items:write"],
     "regions": ["eu"],
+    "platforms": ["shop"],
     "limit": {"requests_per_second": 200, "burst": 400, "items_per_second": 0},
     "revision": 1777627800000,
     "created_at": "2026-05-01T09:30:00.000Z",

@@ -72,6 +72,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     scopes: frozenset[str]
     regions: frozenset[str]
+    platforms: frozenset[str]
     limit: RateLimit | None
     state: str = ACTIVE
     revision: int
@@ -86,6 +87,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
     description: str | msgspec.UnsetType = msgspec.UNSET
     scopes: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
     regions: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
+    platforms: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
     limit: RateLimit | msgspec.UnsetType | None = msgspec.UNSET
     state: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -96,6 +98,7 @@ def created(
     description: str,
     scopes: frozenset[str],
     regions: frozenset[str],
+    platforms: frozenset[str],
     limit: RateLimit | None,
     now: datetime,
 ) -> Client:
@@ -105,6 +108,7 @@ def created(
         description=description,
         scopes=scopes,
         regions=regions,
+        platforms=platforms,
         limit=limit,
         revision=_revision(0, now),
         created_at=now,
@@ -114,7 +118,7 @@ def created(
 
 def is_as_created(client: Client, other: Client) -> bool:
     """Whether a client is what somebody would create, so that creating it again changes nothing."""
-    fields = ("name", "description", "scopes", "regions", "limit")
+    fields = ("name", "description", "scopes", "regions", "platforms", "limit")
     return client.state == ACTIVE and all(getattr(client, field) == getattr(other, field) for field in fields)
 
 
@@ -163,6 +167,12 @@ def is_visible(client: Client, regions: frozenset[str]) -> bool:
     return ANY in regions or (ANY not in client.regions and client.regions <= regions)
 
 
+def check_platforms(client: Client) -> None:
+    """Raises Refused when a client of some platforms is to do what is about all of them."""
+    if (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
+        raise Refused(422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", "/platforms")
+
+
 def check_grant(client: Client, before: Client | None, by: Granting) -> None:
     """Raises Refused when somebody would give what they do not have themselves; `before` is what the client had.
 
@@ -181,12 +191,16 @@ def check_grant(client: Client, before: Client | None, by: Granting) -> None:
 
 
 def _does_more(client: Client, before: Client) -> bool:
-    """Whether a client's keys open something at all, somewhere else or more often, that they did not before."""
+    """Whether a client's keys open something at all, somewhere else, for others or more often than before."""
     if client.state == ACTIVE != before.state:
         return True
-    if ANY not in before.regions and not client.regions <= before.regions:
+    if _is_wider(client.regions, before.regions) or _is_wider(client.platforms, before.platforms):
         return True
     return any(now > then for now, then in zip(_at_most(client.limit), _at_most(before.limit), strict=True))
+
+
+def _is_wider(now: frozenset[str], then: frozenset[str]) -> bool:
+    return ANY not in then and not now <= then
 
 
 def _at_most(limit: RateLimit | None) -> tuple[float, float, float]:
@@ -205,6 +219,7 @@ def told(client: Client, change: str, by: str) -> ClientChanged:
         changed_by=by,
         scopes=sorted(client.scopes),
         regions=sorted(client.regions),
+        platforms=sorted(client.platforms),
         limit=client.limit,
         keys=[
             ClientKey(

@@ -104,6 +104,7 @@ class Registry:
         description: str,
         scopes: frozenset[str],
         regions: frozenset[str],
+        platforms: frozenset[str],
         limit: RateLimit | None,
         by: Granting,
     ) -> tuple[Client, bool]:
@@ -116,9 +117,11 @@ class Registry:
             description=description,
             scopes=scopes,
             regions=regions,
+            platforms=platforms,
             limit=limit,
             now=self._clock.now(),
         )
+        domain.check_platforms(new)
         domain.check_grant(new, None, by)
         async with self._store.work() as work:
             if await work.add(new):
@@ -140,6 +143,7 @@ class Registry:
                 detail = f"Client {name!r} was changed meanwhile, and is at revision {client.revision}. Look again."
                 raise Refused(409, "changed-meanwhile", detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
+            domain.check_platforms(after)
             domain.check_grant(after, client, by)
             await self._keep(work, client, after, _what_changed(client, after), by)
         self._wake()

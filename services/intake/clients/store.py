@@ -31,6 +31,7 @@ CLIENTS: Final = sa.Table(
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("scopes", ARRAY(sa.Text), nullable=False),
     sa.Column("regions", ARRAY(sa.Text), nullable=False),
+    sa.Column("platforms", ARRAY(sa.Text), nullable=False, server_default="{*}"),
     sa.Column("requests_per_second", sa.Double),
     sa.Column("burst", sa.Integer),
     sa.Column("items_per_second", sa.Double),
@@ -54,13 +55,13 @@ KEYS: Final = sa.Table(
 )
 
 _INSERT: Final = """
-INSERT INTO clients (name, description, scopes, regions, requests_per_second, burst, items_per_second, state, revision,
-                     created_at, changed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING RETURNING name"""
+INSERT INTO clients (name, description, scopes, regions, platforms, requests_per_second, burst, items_per_second, state,
+                     revision, created_at, changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING RETURNING name"""
 
 _UPDATE: Final = """
-UPDATE clients SET description = $2, scopes = $3, regions = $4, requests_per_second = $5, burst = $6,
-       items_per_second = $7, state = $8, revision = $9, created_at = $10, changed_at = $11 WHERE name = $1"""
+UPDATE clients SET description = $2, scopes = $3, regions = $4, platforms = $5, requests_per_second = $6, burst = $7,
+       items_per_second = $8, state = $9, revision = $10, created_at = $11, changed_at = $12 WHERE name = $1"""
 
 _KEEP_KEYS: Final = """
 INSERT INTO client_keys (client, key_id, sha256, created_at, expires_at, revoked_at, made_with, made_body)
@@ -167,6 +168,7 @@ def _client(row: Row, keys: Sequence[Row]) -> Client:
         description=row["description"],
         scopes=frozenset(row["scopes"]),
         regions=frozenset(row["regions"]),
+        platforms=frozenset(row["platforms"]),
         limit=limit,
         state=row["state"],
         revision=row["revision"],
@@ -196,6 +198,7 @@ def _values(client: Client) -> tuple[object, ...]:
         client.description,
         sorted(client.scopes),
         sorted(client.regions),
+        sorted(client.platforms),
         None if limit is None else limit.requests_per_second,
         None if limit is None else limit.burst,
         None if limit is None else limit.items_per_second,

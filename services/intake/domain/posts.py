@@ -16,6 +16,7 @@ from msgspec import Meta, inspect
 
 from services.intake.domain.faults import Fault, mismatches, pointer_to
 from shared import ids, strict
+from shared.clients import PLATFORM
 from shared.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 
 MAX_BODY_BYTES: Final = 256 * 1024
@@ -24,7 +25,6 @@ _MAX_VERSION: Final = 2**53 - 1  # the largest that every JSON reader takes exac
 MAX_FAULTS: Final = 20
 _MAX_DEPTH: Final = 10  # of a category
 
-PLATFORM: Final = r"[a-z0-9][a-z0-9-]{0,62}"
 is_platform = re.compile(PLATFORM).fullmatch
 is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
 _is_email = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+").fullmatch

@@ -256,6 +256,16 @@ def submitted_to(known: Mapping[str, Facts]) -> set[str]:
     return {told for region, submission in submissions for told in (region, *submission.regions)}
 
 
+def subject(known: Mapping[str, Facts]) -> str:
+    """Whose version an item is, by what is known of it in any region; empty while nothing says it."""
+    return max((facts.subject for facts in known.values()), default="")
+
+
+def platform(known: Mapping[str, Facts]) -> str:
+    """The platform of an item's subject; empty while nothing says it."""
+    return subject(known).partition(":")[0]
+
+
 def conflict(known: Collection[Facts]) -> bool:
     """Whether other content came under the same name, in one of these regions or in another of them."""
     told = {facts.submission.content_hash for facts in known if facts.submission is not None}

@@ -73,9 +73,8 @@ class RegionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NoticeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A notice's status by region. `reference` is told to the client that gave it, null to others. `conflict`: it came
-    again with other content, in one of these regions or in another of them; in each the first that came there
-    stands."""
+    """A notice's status by region, for the client that gave it. `conflict`: it came again with other content, in one of
+    these regions or in another of them; in each the first that came there stands."""
 
     notice_id: str
     subject: str | None
@@ -87,8 +86,8 @@ class NoticeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AppealAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An appeal's status in its region, and what it is about: a decision on an item or a notice. `reference` is told to
-    the client that gave it, null to others. `conflict`: it came again with other content; the first stands."""
+    """An appeal's status in its region, for the client that made it, and what it is about: a decision on an item or a
+    notice. `conflict`: it came again with other content; the first stands."""
 
     appeal_id: str
     subject: str | None
@@ -264,14 +263,16 @@ class Desk:
         raise answer
 
     async def _known(self, type_: str, given: str, client: Client) -> tuple[str, dict[str, Facts], ProjectionAnswer]:
-        """What is known of a notice or an appeal in the client's regions; raises a 404 Problem when nothing is."""
+        """What is known of a notice or an appeal of the client's, in its regions; raises a 404 Problem without one."""
         complaints, statuses = self._shelf.open(), self._following.statuses
         if statuses is None:
             raise self._shelf.not_ready()
         of = _uuid(given)
         followed = await statuses.handled_until()
         known = {} if of is None else await complaints.of(type_, of)
-        regions = {region: facts for region, facts in sorted(known.items()) if client.may_act_in(region)}
+        ways = {region: facts.way for region, facts in known.items()}
+        theirs = lives.is_from(client.name, ways.values()) and client.may_act_for(status.platform(ways))
+        regions = {region: facts for region, facts in sorted(known.items()) if theirs and client.may_act_in(region)}
         behind = projection(followed, list(regions) or self._following.regions, self._clock)
         if of is None or not regions:
             raise not_known(type_, f"{type_} {given!r:.60}", behind)

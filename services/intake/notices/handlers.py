@@ -15,10 +15,10 @@ from services.intake.catching_up import CatchingUp
 from services.intake.domain import status
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Codes, Refused
-from services.intake.handlers import SOURCE, Front, Poster, forbidden
-from services.intake.notices.domain import appeals, notices
+from services.intake.handlers import SOURCE, Front, Poster, forbidden, forbidden_platform
+from services.intake.notices.domain import appeals, lives, notices
 from services.intake.notices.domain.appeals import AppealPost, Disputed
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Facts, Place
+from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, OPEN, ComplaintStatus, Facts, Place
 from shared import envelope, ids
 from shared.clock import Clock, to_text
 from shared.envelope import Attributes
@@ -28,6 +28,7 @@ from shared.kafka import topics
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 
+SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 
 
@@ -44,7 +45,7 @@ class Known(Protocol):
 
     async def about(self, decision_id: str) -> Place | None: ...
 
-    async def open_appeals(self, decision_id: str) -> list[str]: ...
+    async def appeals_about(self, decision_id: str) -> list[tuple[str, ComplaintStatus]]: ...
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +92,8 @@ class Notices:
         )
         if found:
             raise notices.invalid(found)
+        if not client.may_act_for(post.platform):
+            raise forbidden_platform(client, post.platform)
         regions = ownership.regions(post.markets)
         if not all(map(client.may_act_in, regions)):
             raise forbidden(ownership, client, post.markets, regions)
@@ -136,6 +139,8 @@ class Appeals:
         post, faults, _ = reading = appeals.FORM.read(text)
         if post is None or (found := reading.with_meaning(appeals.faults(post, self._codes))):
             raise appeals.invalid(faults if post is None else found)
+        if post.appellant.kind == "seller" and SPEAKS_FOR_SELLERS not in client.scopes:
+            raise _no_sellers(client)
         disputed = await self._find(post, client, known)
         taken = self._prepare(post, disputed, client)
         before = (await known.of(APPEAL, taken.id)).get(disputed.region)
@@ -151,10 +156,15 @@ class Appeals:
         regions = self._regions(post, client)
         what = name.removesuffix("_id")
 
+        async def ways(type_: str, of: str) -> dict[str, status.Facts]:
+            found = await known.way_of(type_, of)
+            return found if _may_contest(type_, found, post.appellant.kind, client) else {}
+
         async def look() -> Disputed | None:
             if name == "decision_id":
-                return await _holder(given, regions, known)
-            return _decided(_TYPE_OF[name], given, regions, await known.way_of(_TYPE_OF[name], given))
+                place = await known.about(given)
+                return None if place is None else _held(place, regions, await ways(place.type, place.id))
+            return _decided(_TYPE_OF[name], given, regions, await ways(_TYPE_OF[name], given))
 
         found = await self._catching_up.find(
             look,
@@ -164,11 +174,11 @@ class Appeals:
         )
         if found is not None:
             return found
-        if name != "decision_id" and not regions.isdisjoint(await known.way_of(_TYPE_OF[name], given)):
+        if name != "decision_id" and not regions.isdisjoint(await ways(_TYPE_OF[name], given)):
             detail = f"{what} {given} has no decision, so there is nothing to complain about"
             raise Refused(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
         may_be = " that may be appealed about" if name == "decision_id" else ""
-        raise NotKnown(f"No {what} {given}{may_be} is known in a region of this key.")
+        raise NotKnown(f"No {what} {given}{may_be} is known to this key, in its regions and for its platforms.")
 
     def _regions(self, post: AppealPost, client: Poster) -> set[str]:
         """Where the decision may be; raises Refused for a region that is not the client's, or not served."""
@@ -186,11 +196,16 @@ class Appeals:
     async def _require_hearing(self, post: AppealPost, disputed: Disputed, appeal_id: str, known: Known) -> None:
         if refused := appeals.refusal(post, disputed, self._clock.now(), self._days):
             raise refused
-        decision_id = disputed.decision.decision_id
-        if others := [other for other in await known.open_appeals(decision_id) if other != appeal_id]:
-            detail = f"appeal {others[0]} about decision {decision_id} is open: its answer comes first"
-            name, _ = appeals.named(post)
-            raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
+        decision_id, [name, _] = disputed.decision.decision_id, appeals.named(post)
+        for other, state in await known.appeals_about(decision_id):
+            if other == appeal_id:
+                continue
+            if state in OPEN:
+                detail = f"another appeal about decision {decision_id} is open: its answer comes first"
+                raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
+            if state is ComplaintStatus.DECIDED:
+                detail = f"decision {decision_id} was appealed about before, and stayed; it is not heard twice"
+                raise Refused(409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)])
 
     def _prepare(self, post: AppealPost, disputed: Disputed, client: Poster) -> Taken:
         region, subject = disputed.region, disputed.life.subject
@@ -241,11 +256,24 @@ class Appeals:
         return taken if contested is None else msgspec.structs.replace(taken, decision_id=contested.decision_id)
 
 
-async def _holder(decision_id: str, regions: Collection[str], known: Known) -> Disputed | None:
-    place = await known.about(decision_id)
-    if place is None or place.region not in regions:
-        return None
-    life = (await known.way_of(place.type, place.id)).get(place.region)
+def _may_contest(type_: str, known: Mapping[str, status.Facts], kind: str, client: Poster) -> bool:
+    """Whether the client may complain about an item or a notice: for the platform's sellers, or as who gave the
+    notice."""
+    if not client.may_act_for(status.platform(known)):
+        return False
+    return kind == "seller" or type_ != NOTICE or lives.is_from(client.name, known.values())
+
+
+def _no_sellers(client: Poster) -> Refused:
+    detail = (
+        f"who speaks for sellers is who posts for them: client {client.name!r} lacks the scope {SPEAKS_FOR_SELLERS!r};"
+        " it may appeal as the notifier of its own notices"
+    )
+    return Refused(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
+
+
+def _held(place: Place, regions: Collection[str], known: Mapping[str, status.Facts]) -> Disputed | None:
+    life = known.get(place.region) if place.region in regions else None
     return (
         None
         if life is None or life.decision is None

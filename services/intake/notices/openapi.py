@@ -110,7 +110,7 @@ _PROBLEMS: Final[dict[int, tuple[str, str, str]]] = {
     400: ("malformed-json", "The input is not JSON", "The input is not JSON: it is cut off."),
     401: ("unauthorized", "The call is not authenticated", "No API key: send it as `Authorization: Bearer pp_...`."),
     403: ("region-not-allowed", "The key may not act in this region", "/markets/0: market 'US' belongs to 'us'."),
-    404: ("not-found", "There is none of this name", "None of this name is known in a region of this key."),
+    404: ("not-found", "There is none of this name", "None of this name is known to this key."),
     408: ("too-slow", "The body comes too slowly", "The body was not there within 30 seconds."),
     409: (
         "appeal-open",
@@ -175,7 +175,7 @@ _OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/v1/notices/{notice_id}"): Operation(
         "getNotice",
         "Where a notice is, by region",
-        "In the regions of the key. Decided `approve`, the content stays; `reject`, it is restricted. It follows the"
+        "For the client that gave it, in the regions of the key. Decided `approve`, the content stays; `reject`, it is restricted. It follows the"
         " topics; `projection` tells how far behind.",
         200,
         _asked("notice_id", _NOTICE_ID),
@@ -184,19 +184,20 @@ _OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         "postAppeal",
         "Complain about a decision",
         "DSA Art. 20: the seller about what restricts their content, the notifier about a notice that was not followed;"
-        " about the decision in force, which its own id names, or its item's or notice's, and within the window that"
-        " begins with it. Answers when the region's topic has it. The client's `reference` names it: the same again"
-        " gets the same answer. A decision that is not known is waited for, at most 5 seconds: `404` is certain, `503`"
+        " a seller's comes from a client of the platform that has `items:write` too, a notifier's from the client that"
+        " gave the notice. It is about the decision in force, which its own id names, or its item's or notice's, and"
+        " within the window that begins with it. Answers when the region's topic has it. The client's `reference` names"
+        " it: the same again gets the same answer. A decision that is not known is waited for, at most 5 seconds: `404` is certain, `503`"
         " means that it may be there. `409`: there is no decision yet, it was replaced, another appeal about it is"
-        " open, or the reference names another appeal.",
+        " open or was answered, or the reference names another appeal.",
         202,
         _posted(AppealPost, _APPEAL, "/v1/appeals", 404, 409),
     ),
     ("GET", "/v1/appeals/{appeal_id}"): Operation(
         "getAppeal",
         "Where an appeal is",
-        "Decided `uphold`, the decision stays; `overturn`, another has taken its place, which the item or notice shows."
-        " `closed` undecided, `reason` says why: `replaced` (the decision is not in force any more) or `duplicate`"
+        "For the client that made it. Decided `uphold`, the decision stays; `overturn`, another has taken its place,"
+        " which the item or notice shows. `closed` undecided, `reason` says why: `replaced` (the decision is not in force any more) or `duplicate`"
         " (another appeal about it was open).",
         200,
         _asked("appeal_id", _APPEAL_ID),

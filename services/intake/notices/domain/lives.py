@@ -2,6 +2,7 @@
 idempotent: see `services.intake.domain.status`, whose facts of an item's way they hold. The `item_id` of their cases'
 events is the id of the notice or the appeal."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -31,6 +32,10 @@ class ComplaintStatus(StrEnum):
     CLOSED = "closed"
     PARKED = "parked"
     DEAD_LETTERED = "dead_lettered"
+
+
+OPEN: Final = frozenset({ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED})
+"""Still to be answered."""
 
 
 class Closed(Struct, frozen=True, kw_only=True):
@@ -100,9 +105,9 @@ def where(facts: Facts) -> ComplaintStatus:
     return ComplaintStatus.SUBMITTED if facts.way.opened is None else ComplaintStatus.IN_REVIEW
 
 
-def is_open(facts: Facts) -> bool:
-    """Whether it is still to be answered."""
-    return where(facts) in (ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED)
+def is_from(client: str, known: Iterable[status.Facts]) -> bool:
+    """Whether a client gave it, by what is known of its way in any region."""
+    return any(way.submission is not None and way.submission.client == client for way in known)
 
 
 def since(facts: Facts) -> str:

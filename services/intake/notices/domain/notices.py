@@ -15,8 +15,9 @@ from msgspec import Meta
 
 from services.intake.domain.documents import Form
 from services.intake.domain.faults import Fault
-from services.intake.domain.posts import PLATFORM, Codes, Refused, SubjectId, is_platform, is_url
+from services.intake.domain.posts import Codes, Refused, SubjectId, is_platform, is_url
 from shared import envelope, events, ids
+from shared.clients import PLATFORM
 
 MAX_BODY_BYTES: Final = 128 * 1024
 LEAST_SAID: Final = 20  # characters of an explanation
