@@ -190,8 +190,8 @@ def describe(app: FastAPI) -> None:
                 "security": security("items:read"),
                 "summary": "Items, newest first",
                 "description": "In the regions of the key and for its platforms, those that fit all that is asked for."
-                " A page may hold less than `limit`: go on while there is a `next`. An item that reached its regions at different times may"
-                " be listed twice. `reference` finds the items of the asking client alone.",
+                " A page may hold less than `limit`: go on while there is a `next`. An item that reached its regions"
+                " at different times may be listed twice. `reference` finds the items of the asking client alone.",
                 "parameters": [*_FILTERS, *_OF_PAGE],
                 "responses": {
                     "200": _answer(
@@ -236,8 +236,8 @@ def describe(app: FastAPI) -> None:
                 "operationId": "getItem",
                 "security": security("items:read"),
                 "summary": "Where an item is, by region",
-                "description": "In the regions of the key and for its platforms. It follows the topics; `projection` tells"
-                " how far behind.",
+                "description": "In the regions of the key and for its platforms. It follows the topics; `projection`"
+                " tells how far behind.",
                 "parameters": [_ITEM_PARAMETER, _PREFER],
                 "responses": {
                     "200": {

@@ -175,21 +175,21 @@ _OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
     ("GET", "/v1/notices/{notice_id}"): Operation(
         "getNotice",
         "Where a notice is, by region",
-        "For the client that gave it, in the regions of the key. Decided `approve`, the content stays; `reject`, it is restricted. It follows the"
-        " topics; `projection` tells how far behind.",
+        "For the client that gave it, in the regions of the key. Decided `approve`, the content stays; `reject`, it is"
+        " restricted. It follows the topics; `projection` tells how far behind.",
         200,
         _asked("notice_id", _NOTICE_ID),
     ),
     ("POST", "/v1/appeals"): Operation(
         "postAppeal",
         "Complain about a decision",
-        "DSA Art. 20: the seller about what restricts their content, the notifier about a notice that was not followed;"
-        " a seller's comes from a client of the platform that has `items:write` too, a notifier's from the client that"
-        " gave the notice. It is about the decision in force, which its own id names, or its item's or notice's, and"
-        " within the window that begins with it. Answers when the region's topic has it. The client's `reference` names"
-        " it: the same again gets the same answer. A decision that is not known is waited for, at most 5 seconds: `404` is certain, `503`"
-        " means that it may be there. `409`: there is no decision yet, it was replaced, another appeal about it is"
-        " open or was answered, or the reference names another appeal.",
+        "DSA Art. 20: the seller about what restricts their content, the notifier about a notice that was not"
+        " followed; a seller's comes from a client of the platform that has `items:write` too, a notifier's from the"
+        " client that gave the notice. It is about the decision in force, which its own id names, or its item's or"
+        " notice's, and within the window that begins with it. Answers when the region's topic has it. The client's"
+        " `reference` names it: the same again gets the same answer. A decision that is not known is waited for, at"
+        " most 5 seconds: `404` is certain, `503` means that it may be there. `409`: there is no decision yet, it was"
+        " replaced, another appeal about it is open or was answered, or the reference names another appeal.",
         202,
         _posted(AppealPost, _APPEAL, "/v1/appeals", 404, 409),
     ),
@@ -197,8 +197,8 @@ _OPERATIONS: Final[dict[tuple[str, str], Operation]] = {
         "getAppeal",
         "Where an appeal is",
         "For the client that made it. Decided `uphold`, the decision stays; `overturn`, another has taken its place,"
-        " which the item or notice shows. `closed` undecided, `reason` says why: `replaced` (the decision is not in force any more) or `duplicate`"
-        " (another appeal about it was open).",
+        " which the item or notice shows. `closed` undecided, `reason` says why: `replaced` (the decision is not in"
+        " force any more) or `duplicate` (another appeal about it was open).",
         200,
         _asked("appeal_id", _APPEAL_ID),
     ),
