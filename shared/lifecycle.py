@@ -13,6 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeAlias, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -75,8 +76,12 @@ class Joining(asyncio.Transport):
 
 class _Protocol(HttpToolsProtocol):
     """uvicorn's own, which besides drops a connection at once when it is told to (its `close` waits for a client that
-    reads nothing), answers what is no HTTP with a problem too, and waits for no request's head without end, in time or
-    in size.
+    reads nothing), answers what is no HTTP with a problem too, does not hear a wish for another protocol, and waits for
+    no request's head without end, in time or in size.
+
+    Some clients offer HTTP/2 with every request that is not encrypted (`Upgrade: h2c`, Java's among them), and a server
+    may ignore it (RFC 9110, section 7.8). The parser does not: it takes what follows that head for the other protocol's,
+    the body too. So such a head is given to another parser once more, without the wish, and what follows goes there.
 
     The time costs a request nothing: a connection is looked at from time to time. One that has nothing under way at two
     looks, and has made no request between them, is closed; but for those which idle after an answer: these are
@@ -88,6 +93,7 @@ class _Protocol(HttpToolsProtocol):
         self._waited_behind: object = None  # the last request, at a look that found no other under way
         self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
         self._without_end = 0  # bytes since the last head, piece of a body or end of a request
+        self._wishes = False  # the head that was read last asks for another protocol
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_look.cancel()
@@ -95,22 +101,45 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._without_end += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self._without_end > MAX_HEAD_BYTES and not self.transport.is_closing():
             detail = f"The head of the request has more than {MAX_HEAD_BYTES >> 10} KiB. The connection is closed."
             self._refuse(Problem(431, "head-too-large", "The request's head is too large", detail))
 
+    def _feed(self, data: bytes) -> bytes:
+        """Have data read; what is to be read next, in place of a head that asks for another protocol."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._wishes:
+                return self._without_the_wish() + data[upgrade.args[0] :]
+            self.transport.close()  # after CONNECT nothing comes that is for us
+        return b""
+
+    def _without_the_wish(self) -> bytes:
+        """The head that was read last, for another parser, which follows from here on."""
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [word for word in value.split(b",") if word.strip().lower() != b"upgrade"]
+                head.append(b"connection:" + b",".join(kept))
+            elif name != b"upgrade":
+                head.append(b"%s:%s" % (name, value))
+        self._wishes = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        return b"\r\n".join([*head, b"", b""])
+
     def on_headers_complete(self) -> None:
         self._without_end = 0
-        if self.parser.should_upgrade() and self._has_body():  # which the parser would take for the next protocol's
-            detail = "None is offered: send the same as HTTP/1.1, without the field Upgrade. The connection is closed."
-            self._refuse(Problem(400, "no-upgrade", "The request asks for another protocol", detail))
-            return
-        super().on_headers_complete()
-
-    def _has_body(self) -> bool:
-        lengths = {name: value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")}
-        return b"transfer-encoding" in lengths or lengths.get(b"content-length", b"0").strip(b"0") != b""
+        self._wishes = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self._wishes:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._without_end = 0
@@ -118,7 +147,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._without_end = 0
-        if not self.transport.is_closing():
+        if not self._wishes and not self.transport.is_closing():
             super().on_message_complete()
 
     def on_message_begin(self) -> None:

@@ -216,17 +216,34 @@ async def test_a_head_without_end_is_not_kept(begin: bytes, more: bytes) -> None
     assert await served(call)
 
 
-async def test_a_body_behind_a_wish_for_another_protocol_is_not_lost_in_silence() -> None:
-    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
-    bodies = (b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+@pytest.mark.parametrize("size", [1, 7, 10_000], ids="{} bytes at a time".format)
+async def test_a_wish_for_another_protocol_is_not_heard_and_all_that_follows_is_read(size: int) -> None:
+    app = create_app("test", "", Readiness("test"))
+
+    async def said(request: Request) -> Response:
+        names = ",".join(f"{name}={request.headers.get(name)}" for name in ("x-y", "upgrade", "connection"))
+        return Response(f"<{names} {(await request.body()).decode()}>")
+
+    app.add_route("/said/{what}", said, methods=["POST"])
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    head = b"POST /said/%69t?a=b HTTP/1.1\r\nHost: x\r\nX-Y: z\r\n"
+    bodies = (b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nworld\r\n0\r\n\r\n")
+    sent = b"".join(head + wish + body for body in bodies) + GET[:-2] + wish + b"\r\n" + GET_AND_CLOSE
 
     async def call(port: int) -> None:
-        for body in bodies:
-            answer, _ = await exchange(port, b"POST /healthz HTTP/1.1\r\nHost: x\r\n" + upgrade + body)
-            assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
-            assert b"urn:piepowder:problem:no-upgrade" in answer
-        answer, _ = await exchange(port, GET[:-2] + upgrade + b"\r\n", GET_AND_CLOSE)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
+        answer, _ = await exchange(port, *(sent[at : at + size] for at in range(0, len(sent), size)), every=0.0)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 4
+        assert re.findall(rb"<(.*?)>", answer) == [
+            b"x-y=z,upgrade=None,connection=HTTP2-Settings %s" % word for word in (b"hello", b"world")
+        ]
+
+    assert await served(call, app)
+
+
+async def test_what_comes_behind_a_tunnel_is_not_taken_for_requests() -> None:
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
 
     assert await served(call)
 
