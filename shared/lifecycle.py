@@ -80,8 +80,9 @@ class _Protocol(HttpToolsProtocol):
     no request's head without end, in time or in size.
 
     Some clients offer HTTP/2 with every request that is not encrypted (`Upgrade: h2c`, Java's among them), and a server
-    may ignore it (RFC 9110, section 7.8). The parser does not: it takes what follows that head for the other protocol's,
-    the body too. So such a head is given to another parser once more, without the wish, and what follows goes there.
+    may ignore it (RFC 9110, section 7.8). The parser does not: it takes what follows that head for the other
+    protocol's, the body too. So such a head is given to another parser once more, without the wish, and what follows
+    goes there.
 
     The time costs a request nothing: a connection is looked at from time to time. One that has nothing under way at two
     looks, and has made no request between them, is closed; but for those which idle after an answer: these are
