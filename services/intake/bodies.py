@@ -119,7 +119,7 @@ class _Inflating(Protocol):
 
 
 class _Gzip:
-    """RFC 1952: one member or several."""
+    """RFC 1952: one member or several; zeros behind them are padding, as gzip itself has it."""
 
     whole = False
 
@@ -130,6 +130,9 @@ class _Gzip:
         piece = b""
         while data or (len(piece) == _STEP and not self._member.eof):
             if self._member.eof:
+                data = data.lstrip(b"\0")
+                if not data:
+                    return
                 self._member = zlib.decompressobj(wbits=31)
             piece = self._member.decompress(data, _STEP)
             yield piece

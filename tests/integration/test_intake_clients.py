@@ -253,9 +253,16 @@ async def test_a_named_call_makes_one_key_and_says_so_the_second_time(house: Hou
     assert made.json()["key_id"] in again.json()["detail"]
     other = await house.call("POST", "/v1/clients/named/keys", {"expires_at": "2099-01-01T00:00:00Z"}, **named)
     assert (other.status_code, other.json()["type"]) == (422, "urn:piepowder:problem:idempotency-key-reused")
+    soon = {"expires_at": to_text(SystemClock().now() + timedelta(seconds=1))}
+    brief = await house.call("POST", "/v1/clients/named/keys", soon, idempotency_key='"brief"')
+    assert brief.status_code == 201
+    await asyncio.sleep(1.1)  # the answer was lost, and the caller is late
+    late = await house.call("POST", "/v1/clients/named/keys", soon, idempotency_key='"brief"')
+    assert (late.status_code, late.json()["type"]) == (409, "urn:piepowder:problem:key-shown-already")
+    assert brief.json()["key_id"] in late.json()["detail"]
     bad = await house.call("POST", "/v1/clients/named/keys", {}, idempotency_key="unquoted")
     assert (bad.status_code, bad.json()["errors"][0]["pointer"]) == (422, "/header/idempotency-key")
-    assert len((await house.call("GET", "/v1/clients/named/keys")).json()["keys"]) == 1
+    assert len((await house.call("GET", "/v1/clients/named/keys")).json()["keys"]) == 2
 
 
 async def test_a_successor_lets_the_key_before_it_end_at_a_time(house: House) -> None:

@@ -59,6 +59,14 @@ async def test_a_body_is_the_same_whatever_it_was_compressed_with(coding: str) -
     assert await whole(request(compress(text), size=7, content_encoding=coding)) == text
 
 
+@pytest.mark.parametrize("size", [1, 700, 10_000])
+async def test_zeros_behind_a_gzip_member_are_padding(size: int) -> None:
+    stream = gzip.compress(b'{"id": ') + bytes(512) + gzip.compress(b'"1"}') + bytes(1_000)
+    assert await whole(request(stream, size=size, content_encoding="gzip")) == b'{"id": "1"}'
+    with pytest.raises(Problem, match="was damaged"):
+        await whole(request(stream + b"\0more", size=size, content_encoding="gzip"))
+
+
 @given(st.sampled_from(sorted(CODINGS)), st.lists(st.binary(max_size=300_000), min_size=1, max_size=3), st.integers(1))
 def test_however_a_stream_of_several_parts_is_cut_what_comes_out_is_the_same(
     coding: str, parts: list[bytes], seed: int

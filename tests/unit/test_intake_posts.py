@@ -452,6 +452,13 @@ def test_a_version_names_the_item_and_without_one_its_content_does(front: Front)
     assert prepared(front, unnamed).item_id == prepared(front, unnamed | {"reference": "other"}).item_id
 
 
+def test_versions_may_leave_out_as_many_as_there_are(front: Front) -> None:
+    least, most = prepared(front, GOOD | {"version": 1}), prepared(front, GOOD | {"version": 2**53 - 1})
+    assert (least.version, most.version) == (1, 2**53 - 1)
+    assert (least.subject, least.regions) == (most.subject, most.regions)
+    assert least.item_id != most.item_id
+
+
 def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(front: Front) -> None:
     least = {name: GOOD[name] for name in ("platform", "kind", "id", "markets")}
     fields = msgspec.structs.fields(posts.Post)
