@@ -1,14 +1,15 @@
 """Clients, lived through: made, given a key and its successor, limited, revoked, shut out and let in again.
 
-Each has a region of its own, or all, and posts what only it posts, with keys that open and keys that do not, to regions
-that are its own and that are not. What is told of a key here is its id: its text is in one answer, and in memory.
+Each has a region and platforms of its own, or all, and posts what only it posts, with keys that open and keys that do
+not, to regions and for platforms that are its own and that are not. What is told of a key here is its id: its text is
+in one answer, and in memory.
 """
 
 import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,6 +20,8 @@ from tests.chaos.web import Answer
 _PATIENCE: Final = 40.0
 _KEYS_TRIED: Final = 6
 _LIMIT: Final = {"requests_per_second": 2.0, "burst": 3}
+_EVERYWHERE: Final = {"regions": ["*"], "platforms": ["*"]}
+_SCOPES: Final = ("items:write", "items:read")
 _made_key = re.compile(r"made key ([0-9a-f]+)").search
 _encode = msgspec.json.Encoder().encode
 
@@ -40,11 +43,12 @@ class Registry:
         self._secrets: dict[str, str] = {}
         self.tally: Counter[str] = Counter()
 
-    async def create(self, name: str, scopes: Sequence[str], regions: Sequence[str], *, limited: bool = False) -> bool:
-        """Make a client; whether it is there."""
-        limit = _LIMIT if limited else None
-        body = {"name": name, "scopes": scopes, "regions": regions, "platforms": ["*"], "limit": limit}
-        facts = {"name": name, "scopes": scopes, "regions": regions, "limited": limited}
+    async def create(
+        self, name: str, scopes: Sequence[str], rights: Mapping[str, Sequence[str]], *, limited: bool = False
+    ) -> bool:
+        """Make a client with `rights` (regions and platforms); whether it is there."""
+        body = {"name": name, "scopes": scopes, **rights, "limit": _LIMIT if limited else None}
+        facts = {"name": name, "scopes": scopes, **rights, "limited": limited}
         status, _ = await self._until_known("client.create", facts, "/v1/clients", body)
         return status in (200, 201)
 
@@ -110,7 +114,8 @@ class Holder:
     async def hold(self, name: str, scopes: Sequence[str], stop: asyncio.Event) -> bool:
         """Make a client with a key, everywhere; whether that was done before `stop`."""
         while not stop.is_set():
-            if await self._registry.create(name, scopes, ["*"]) and (key := await self._registry.add_key(name, "own")):
+            made = await self._registry.create(name, scopes, _EVERYWHERE)
+            if made and (key := await self._registry.add_key(name, "own")):
                 self._keys[name] = key.secret
                 return True
         return False
@@ -141,15 +146,18 @@ class Posters:
                 await _rest(stop, rng.expovariate(rate))
 
     async def _live(self, name: str, rng: random.Random, stop: asyncio.Event) -> None:
-        regions = rng.choice((["eu"], ["us"], ["*"]))
-        hand = _Hand(self, name, regions, rng, stop)
-        if not await self._registry.create(name, ["items:write", "items:read"], regions, limited=rng.random() < 0.3):
+        rights = {
+            "regions": rng.choice((["eu"], ["us"], ["*"])),
+            "platforms": rng.choice((["shop"], ["shop", "fair"], ["fair"], ["*"])),
+        }
+        hand = _Hand(self, name, rights, rng, stop)
+        if not await self._registry.create(name, _SCOPES, rights, limited=rng.random() < 0.3):
             return
         if (first := await self._registry.add_key(name, "first")) is None:
             return
         await hand.posts(first, rng.randint(2, 6))
         if rng.random() < 0.3:
-            await self._registry.create(name, ["items:write", "items:read"], ["us"])  # another of its name
+            await self._registry.create(name, _SCOPES, {**rights, "regions": ["us"]})  # another of its name
         second = await self._registry.add_key(name, "second")
         if second is None:
             return
@@ -168,7 +176,7 @@ class Posters:
                 await hand.posts(first, 1)
 
     async def post(self, name: str, key: Key, lines: Sequence[str], bad: Sequence[int]) -> None:
-        """Post items once, alone or as a batch; `bad` lines name a region that is not the client's."""
+        """Post items once, alone or as a batch; `bad` lines name a region or a platform that is not the client's."""
         headers = {"Authorization": f"Bearer {key.secret}"}
         who = {"by": name, "key_id": key.key_id, "bad": list(bad)}
         if len(lines) == 1:
@@ -193,11 +201,16 @@ class _Hand:
     """What one client posts."""
 
     def __init__(
-        self, posters: Posters, name: str, regions: Sequence[str], rng: random.Random, stop: asyncio.Event
+        self,
+        posters: Posters,
+        name: str,
+        rights: Mapping[str, Sequence[str]],
+        rng: random.Random,
+        stop: asyncio.Event,
     ) -> None:
         self._posters = posters
         self._name = name
-        self._regions = regions
+        self._rights = rights
         self._rng = rng
         self._stop = stop
         self._count = 0
@@ -209,14 +222,14 @@ class _Hand:
                 return
             items = [self._item() for _ in range(self._rng.choice((1, 1, 1, 4)))]
             lines = [_encode(item).decode() for item in items]
-            bad = [n for n, item in enumerate(items, 1) if not self._may(item["markets"])]
+            bad = [n for n, item in enumerate(items, 1) if not self._may(item)]
             await self._posters.post(self._name, key, lines, bad if len(lines) > 1 else [0] * len(bad))
             await _rest(self._stop, self._rng.choice((0.0, self._rng.uniform(0.0, 0.8))))
 
     def _item(self) -> dict[str, Any]:
         self._count += 1
         return {
-            "platform": "shop",
+            "platform": self._rng.choice(("shop", "shop", "fair")),
             "kind": "product",
             "id": f"{self._name}-{self._count}",
             "version": 1,
@@ -225,8 +238,9 @@ class _Hand:
             "brand": "Oak & Sons",
         }
 
-    def _may(self, markets: Sequence[str]) -> bool:
-        return "*" in self._regions or all(MARKETS[market] in self._regions for market in markets)
+    def _may(self, item: Mapping[str, Any]) -> bool:
+        wanted = {"regions": [MARKETS[market] for market in item["markets"]], "platforms": [item["platform"]]}
+        return all("*" in own or set(wanted[of]).issubset(own) for of, own in self._rights.items())
 
 
 async def _rest(stop: asyncio.Event, seconds: float) -> None:

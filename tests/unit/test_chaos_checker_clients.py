@@ -20,12 +20,12 @@ class Calling(Recording):
         self._hashes: dict[str, dict[str, str]] = {}
         self._revoked: set[str] = set()
 
-    def client(self, name: str, *regions: str) -> str:
+    def client(self, name: str, *regions: str, platform: str = "*") -> str:
         """A client, made and told."""
         self._hashes[name] = {}
-        self.history.office.clients.append(ClientRow(name, "active", 0, regions or ("eu",)))
+        self.history.office.clients.append(ClientRow(name, "active", 0, regions or ("eu",), (platform,)))
         self._tell(name, "created")
-        facts = {"name": name, "regions": list(regions or ("eu",))}
+        facts = {"name": name, "regions": list(regions or ("eu",)), "platforms": [platform]}
         self.call("client.create", facts, 201, {"state": "active", "in_force": True})
         return name
 
@@ -123,7 +123,7 @@ def calling() -> Calling:
     told.change("ben", "active")
     told.post_by("ben", only, "b-4", market="US")
     told.post_by("ben", only, "b-5", 429)
-    told.call("client.create", {"name": "eve", "regions": ["eu"]}, 503, None)
+    told.call("client.create", {"name": "eve", "regions": ["eu"], "platforms": ["*"]}, 503, None)
     return told
 
 
@@ -150,7 +150,7 @@ def give_a_client_another_region(told: Calling) -> None:
 def make_a_client_up(told: Calling) -> None:
     told.client("dan")
     told.history.calls.pop()
-    told.call("client.create", {"name": "dan", "regions": ["eu"]}, 403, {})
+    told.call("client.create", {"name": "dan", "regions": ["eu"], "platforms": ["*"]}, 403, {})
 
 
 def lose_a_key(told: Calling) -> None:
@@ -215,7 +215,9 @@ def tell_changes_in_disorder(told: Calling) -> None:
 def tell_of_nobody(told: Calling) -> None:
     told.client("dan")
     told.history.office.clients.pop()
-    told.history.calls[-1] = told.call("client.create", {"name": "dan", "regions": ["eu"]}, None, None)
+    told.history.calls[-1] = told.call(
+        "client.create", {"name": "dan", "regions": ["eu"], "platforms": ["*"]}, None, None
+    )
 
 
 def tell_under_another_id(told: Calling) -> None:
@@ -249,6 +251,25 @@ def take_in_what_came_with_a_dead_key_and_was_not_answered(told: Calling) -> Non
 
 def let_a_client_into_another_region(told: Calling) -> None:
     told.post_by("ann", told.key("ann", "ann-4"), "a-9", market="US")
+
+
+def let_a_client_into_another_platform(told: Calling) -> None:
+    told.client("fay", platform="q")
+    told.post_by("fay", told.key("fay", "fay-1"), "f-1")
+
+
+def take_in_what_another_platform_was_sent_and_not_answered(told: Calling) -> None:
+    told.client("fay", platform="q")
+    told.take_in("fay", told.key("fay", "fay-1"), "f-1", None)
+
+
+def refuse_a_client_of_the_platform(told: Calling) -> None:
+    told.client("fay", platform="p")
+    told.post_by("fay", told.key("fay", "fay-1"), "f-1", 403)
+
+
+def give_a_client_another_platform(told: Calling) -> None:
+    told.set_client(told.row_of("ann")._replace(platforms=("p",)))
 
 
 def take_in_what_another_region_was_sent_and_not_answered(told: Calling) -> None:
@@ -290,8 +311,12 @@ PLANTS: list[tuple[Callable[[Calling], None], int, str]] = [
     (open_to_who_is_shut_out, 7, "A DEAD KEY OPENED"),
     (take_in_what_came_with_a_dead_key_and_was_refused, 1, "all posts of it were refused"),
     (take_in_what_came_with_a_dead_key_and_was_not_answered, 7, "came with a key that had been ended"),
-    (let_a_client_into_another_region, 7, "LEAK: ann may not act in us"),
-    (take_in_what_another_region_was_sent_and_not_answered, 7, "by a client that may not act where it posted it"),
+    (let_a_client_into_another_region, 7, "LEAK: ann has no right to us"),
+    (take_in_what_another_region_was_sent_and_not_answered, 7, "by a client that had no right to post it"),
+    (give_a_client_another_platform, 1, "LOST: client ann"),
+    (let_a_client_into_another_platform, 7, "LEAK: fay has no right to p"),
+    (take_in_what_another_platform_was_sent_and_not_answered, 7, "by a client that had no right to post it"),
+    (refuse_a_client_of_the_platform, 9, "was refused: 403"),
     (refuse_a_key_that_lives, 9, "was refused: 401"),
     (refuse_a_region_that_is_the_clients, 9, "was refused: 403"),
     (tell_of_too_many_refusals, 4, "client ben was told of as refused 9 times"),

@@ -1,5 +1,5 @@
 """Clients and their keys: what was answered is so and was told; what came with a key that opened nothing, or for a
-region that is not the client's, is nowhere; and a key that was made and not ended opens.
+region or a platform that is not the client's, is nowhere; and a key that was made and not ended opens.
 
 A revocation holds where it was answered `in_force`: the process that said so refuses the key from then on, whatever
 becomes of it. Until then it may go either way, and what was never answered is accounted for either way.
@@ -26,11 +26,11 @@ class _Dossier(NamedTuple):
     keys: list[KeyRow]
     told: list[Event]
 
-    def regions(self) -> set[str]:
-        """Where it may act, as it was asked for by whoever made it."""
+    def rights(self) -> tuple[set[str], set[str]]:
+        """Where it may act and for which platforms, as it was asked for by whoever made it."""
         made = next((call for call in self.calls["create"] if call.status in (200, 201)), None)
         asked = made or next(call for call in self.calls["create"] if not _refused(call))
-        return set(asked.facts["regions"])
+        return set(asked.facts["regions"]), set(asked.facts["platforms"])
 
     def revokes(self, key_id: str) -> list[Call]:
         return [call for call in self.calls["revoke"] if call.facts["key_id"] == key_id]
@@ -81,7 +81,7 @@ def what_was_done_with_clients_is_so(facts: Facts) -> Iterator[Violation]:
                 yield Violation(1, title, (str(row), *map(str, dossier.calls["create"])))
             continue
         made = [call for call in dossier.calls["create"] if call.status in (200, 201)]
-        if made and (row is None or set(row.regions) != dossier.regions()):
+        if made and (row is None or (set(row.regions), set(row.platforms)) != dossier.rights()):
             title = f"LOST: client {dossier.name} was answered {made[0].status}, and is not as it was answered"
             yield Violation(1, title, (str(made[0]), str(row)))
         yield from _keys(dossier, keys)
@@ -128,7 +128,7 @@ def what_was_done_with_clients_is_told(facts: Facts) -> Iterator[Violation]:
 
 
 def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation]:
-    """No post was taken under a key that had been ended, or for another's region; a sound one was not refused."""
+    """No post was taken under a key that had been ended, or for what is another's; a sound one was not refused."""
     dossiers = _dossiers(facts)
     for posted in facts.all_posts:
         if (dossier := _poster(dossiers, posted)) is None:
@@ -139,7 +139,7 @@ def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation
             title = f"A DEAD KEY OPENED: {dossier.name} posted with {key_id}, which had been ended"
             yield Violation(7, title, (*map(str, [*dossier.revokes(key_id), *dossier.calls["change"]]), str(posted)))
         elif posted.outcome == "accepted" and foreign:
-            title = f"LEAK: {dossier.name} may not act in {', '.join(sorted(foreign))}, and was answered 202"
+            title = f"LEAK: {dossier.name} has no right to {', '.join(sorted(foreign))}, and was answered 202"
             yield Violation(7, title, (str(posted),))
         elif posted.outcome == "refused" and not _rightly(dossier, posted, foreign):
             title = f"{dossier.name}, which may post there with {key_id}, was refused: {posted.status}"
@@ -147,7 +147,7 @@ def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation
 
 
 def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
-    """What stands in a region's topic was posted by somebody who may act there, with a key that opened."""
+    """What stands in a region's topic was posted by somebody who had the right to, with a key that opened."""
     dossiers = _dossiers(facts)
     for region in facts.regions:
         for item, submitted in facts.submissions[region].items():
@@ -157,7 +157,7 @@ def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
                 continue
             may = [(p, d) for p, d in posters if d is not None and not _foreign(facts, d, p)]
             if not may:
-                title = f"LEAK: item {item} is in {region}, by a client that may not act where it posted it"
+                title = f"LEAK: item {item} is in {region}, by a client that had no right to post it"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
             elif all(d.shut(p.call.facts["key_id"], p.call) for p, d in may):
                 title = f"item {item} is in {region}, and came with a key that had been ended"
@@ -247,8 +247,11 @@ def _poster(dossiers: dict[str, _Dossier], posted: Posted) -> _Dossier | None:
 
 
 def _foreign(facts: Facts, dossier: _Dossier, posted: Posted) -> set[str]:
-    own = dossier.regions()
-    return set() if "*" in own else facts.regions_of(posted) - own
+    """The regions and the platform of an item that are not its poster's."""
+    regions, platforms = dossier.rights()
+    beyond = set() if "*" in regions else facts.regions_of(posted) - regions
+    platform = str((posted.body or {})["platform"])
+    return beyond if platforms & {"*", platform} else beyond | {platform}
 
 
 def _rightly(dossier: _Dossier, posted: Posted, foreign: set[str]) -> bool:

@@ -185,6 +185,7 @@ class ClientRow(NamedTuple):
     state: str
     revision: int
     regions: tuple[str, ...]
+    platforms: tuple[str, ...] = ("*",)
 
 
 class KeyRow(NamedTuple):

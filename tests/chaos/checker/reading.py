@@ -199,14 +199,14 @@ async def _office(connection: "asyncpg.Connection[Any]") -> Office:
         connection,
         "SELECT request_id::text, version, kind, by, text, comment_id::text FROM request_steps ORDER BY 1, 2",
     )
-    clients = await _all(connection, "SELECT name, state, revision, regions FROM clients ORDER BY 1")
+    clients = await _all(connection, "SELECT name, state, revision, regions, platforms FROM clients ORDER BY 1")
     keys = await _all(
         connection, "SELECT client, key_id, revoked_at IS NOT NULL, made_with::text FROM client_keys ORDER BY 1, 2"
     )
     return Office(
         [_request(*row) for row in requests],
         [StepRow(*row) for row in steps],
-        [ClientRow(row[0], row[1], row[2], tuple(sorted(row[3]))) for row in clients],
+        [ClientRow(*row[:3], *(tuple(sorted(of)) for of in row[3:])) for row in clients],
         [KeyRow(*row) for row in keys],
         await connection.fetchval("SELECT count(*) FROM outbox", timeout=_SQL_SECONDS),
     )
