@@ -94,13 +94,18 @@ class _Protocol(HttpToolsProtocol):
         self._waited_behind: object = None  # the last request, at a look that found no other under way
         self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
         self._without_end = 0  # bytes since the last head, piece of a body or end of a request
+        self._head_bytes = 0  # of the head that is read
+        self._is_in_body = False  # a head was read, and the end of its request was not
         self._wishes = False  # the head that was read last asks for another protocol
+        self._last_word: Problem | None = None  # what is to be said after all answers
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._next_look.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over():
+            return
         self._without_end += len(data)
         self._unset_keepalive_if_required()
         try:
@@ -108,9 +113,8 @@ class _Protocol(HttpToolsProtocol):
                 data = self._feed(data)
         except httptools.HttpParserError:
             self.send_400_response("")
-        if self._without_end > MAX_HEAD_BYTES and not self.transport.is_closing():
-            detail = f"The head of the request has more than {MAX_HEAD_BYTES >> 10} KiB. The connection is closed."
-            self._refuse(Problem(431, "head-too-large", "The request's head is too large", detail))
+        if self._without_end > MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
 
     def _feed(self, data: bytes) -> bytes:
         """Have data read; what is to be read next, in place of a head that asks for another protocol."""
@@ -136,24 +140,47 @@ class _Protocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
         return b"\r\n".join([*head, b"", b""])
 
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+        self.scope["extensions"] = {HANG_UP: {"abort": self.transport.abort}}
+
+    def on_url(self, url: bytes) -> None:
+        self._head_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_body:
+            return  # behind a chunked body: RFC 9110, section 6.5.1, has nobody take them for the head's
+        self._head_bytes += len(name) + len(value)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._without_end = 0
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+        if self._is_over():
+            return
         self._wishes = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if not self._wishes:
             super().on_headers_complete()
+            self._is_in_body = True
 
     def on_body(self, body: bytes) -> None:
         self._without_end = 0
-        super().on_body(body)
+        if not self._is_over():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._without_end = 0
-        if not self._wishes and not self.transport.is_closing():
+        self._is_in_body = False
+        if not self._wishes and not self._is_over():
             super().on_message_complete()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {HANG_UP: {"abort": self.transport.abort}}
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._last_word is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._say(self._last_word)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn says the same of everything
         detail = "What was sent is not HTTP/1.1 as RFC 9112 has it. The connection is closed."
@@ -172,17 +199,38 @@ class _Protocol(HttpToolsProtocol):
         self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer instead of the application, for the last time on this connection; nothing while it still answers what
-        came before, for this would be taken for that."""
-        last = cast("RequestResponseCycle | None", self.cycle)
-        if last is not None and not last.response_complete:
-            self.transport.close()
+        """Answer instead of the application, for the last time on this connection, and read no more from it.
+
+        What is answered already, or is to be, is answered first: this would be taken for that. A request whose body
+        cannot be read has no other answer than this one, unless its own has begun.
+        """
+        if self._is_over():
             return
+        last = cast("RequestResponseCycle | None", self.cycle)
+        if last is None or last.response_complete:
+            self._say(problem)
+        elif not self._is_in_body:
+            self._last_word = problem
+        elif last.response_started or self.pipeline:
+            self.transport.close()
+        else:
+            self._say(problem)
+
+    def _is_over(self) -> bool:
+        """Whether nothing that comes is read any more."""
+        return self._last_word is not None or self.transport.is_closing()
+
+    def _say(self, problem: Problem) -> None:
         answer = problem.response()
         fields = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         head = b"".join(b"%s: %s\r\n" % field for field in fields)
         self.transport.write(STATUS_LINE[answer.status_code] + head + b"\r\n" + bytes(answer.body))
         self.transport.close()
+
+
+def _head_too_large() -> Problem:
+    detail = f"The head of the request has more than {MAX_HEAD_BYTES >> 10} KiB. The connection is closed."
+    return Problem(431, "head-too-large", "The request's head is too large", detail)
 
 
 class _Server(uvicorn.Server):

@@ -216,6 +216,17 @@ async def test_a_head_without_end_is_not_kept(begin: bytes, more: bytes) -> None
     assert await served(call)
 
 
+async def test_a_head_that_is_too_large_is_refused_though_it_came_at_once() -> None:
+    async def call(port: int) -> None:
+        for fields in (b"A: " + b"a" * 66_000 + b"\r\n", b"Name: value\r\n" * 8_000):
+            answer, _ = await exchange(port, GET + GET[:-2] + fields + b"\r\n" + GET)
+            assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"431"]
+        answer, _ = await exchange(port, GET[:-2] + b"A: " + b"a" * 64_000 + b"\r\n\r\n" + GET_AND_CLOSE)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200"]
+
+    assert await served(call)
+
+
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="{} bytes at a time".format)
 async def test_a_wish_for_another_protocol_is_not_heard_and_all_that_follows_is_read(size: int) -> None:
     app = create_app("test", "", Readiness("test"))
@@ -258,8 +269,61 @@ async def test_what_is_wrong_with_a_request_is_not_said_in_place_of_the_answer_b
     app.add_route("/slow", slow)
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, GET.replace(b"/healthz", b"/slow") + b"nonsense\r\n\r\n")
-        assert answer == b""
+        answer, _ = await exchange(port, 2 * GET.replace(b"/healthz", b"/slow") + b"nonsense\r\n\r\n" + GET)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", b"400"]
+        assert answer.count(b"\r\n\r\nslow") == 2
+
+    assert await served(call, app)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello!!\r\n0\r\n\r\n",
+        b"Transfer-Encoding: xchunked\r\n\r\nhello",
+    ],
+    ids=["no size", "no second size", "no end of a chunk", "no coding"],
+)
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_body_that_cannot_be_read_is_answered(body: bytes, *, apart: bool) -> None:
+    app = create_app("test", "", Readiness("test"))
+    seen = []
+
+    async def read(request: Request) -> Response:
+        seen.append(await request.body())
+        return Response("read")
+
+    app.add_route("/read", read, methods=["POST"])
+    head, _, rest = body.partition(b"\r\n\r\n")
+    whole = b"POST /read HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n"
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, *((whole, rest) if apart else (whole + rest,)))
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
+        assert b"urn:piepowder:problem:malformed-http" in answer
+
+    assert await served(call, app)
+    assert seen == []
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_fields_behind_a_body_are_not_taken_for_the_heads(*, apart: bool) -> None:
+    app = create_app("test", "", Readiness("test"))
+
+    async def said(request: Request) -> Response:
+        await request.body()
+        return Response(f"<{request.headers.get('authorization')}>")
+
+    app.add_route("/said", said, methods=["POST"])
+    head = b"POST /said HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    rest = b"2\r\nhi\r\n0\r\nAuthorization: Bearer key\r\nContent-Encoding: br\r\n\r\n" + GET_AND_CLOSE
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, *((head, rest) if apart else (head + rest,)))
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
+        assert b"<None>" in answer
 
     assert await served(call, app)
 
