@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Annotated, Any, Final, Protocol, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import FastAPI, Header
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import Counter, Histogram
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -160,9 +162,21 @@ def require_sound(body: bytes) -> None:
         raise _unfit(errors)
 
 
+def query_of(request: Request) -> QueryParams:
+    """What a call asks for behind its `?`; raises a 422 Problem when that is not UTF-8, for others would mend it."""
+    query: bytes = request.scope["query_string"]
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError as error:
+        raise _unfit([InputError("/query", f"is not UTF-8 ({error.reason}): 'ä' is %C3%A4 there")]) from error
+    if not query.isascii():
+        raise _unfit([InputError("/query", "holds characters that stand as they are: 'ä' is %C3%A4 there")])
+    return request.query_params
+
+
 def require_query(request: Request, known: Sequence[str]) -> None:
     """Raises a 422 Problem for what a call asks for behind its `?` that is not known, or is there twice."""
-    given = request.query_params
+    given = query_of(request)
     takes = f"it takes {', '.join(known)}" if known else "it takes none"
     others = [name for name in dict.fromkeys(given) if name not in known]
     errors = [InputError(_pointer(["query", name]), f"is no parameter of this call; {takes}") for name in others]

@@ -25,7 +25,7 @@ from shared import metrics
 from shared.auth import Authenticator, Client, charge, note_refused
 from shared.clock import Clock, to_text
 from shared.errors import Poison, Transient
-from shared.http import HANG_UP, Problem, Shortcut, json_response, not_ready, unavailable
+from shared.http import HANG_UP, Problem, Shortcut, json_response, not_ready, query_of, unavailable
 from shared.readiness import Readiness
 
 log = logging.getLogger(__name__)
@@ -241,9 +241,10 @@ class Withdrawing:
 
 def _reason(request: Request) -> str:
     """`?reason=`; raises Refused for what does not fit, and for any other parameter."""
-    others = sorted(set(request.query_params) - {"reason"})
+    query = query_of(request)
+    others = sorted(set(query) - {"reason"})
     faults = [Fault(f"/query/{name[:100]}", "is no parameter of this call; it takes reason") for name in others]
-    given = request.query_params.getlist("reason")
+    given = query.getlist("reason")
     if len(given) > 1:
         faults.append(Fault("/query/reason", "is given more than once"))
     if any(len(text) > MAX_REASON or not text.isprintable() for text in given):

@@ -243,8 +243,9 @@ def _may_know(known: Known, client: Client) -> bool:
 
 
 def _is_decided(client: Client, known: Known) -> bool:
-    """Whether an item's way has ended in every region that it went to and the client may see."""
-    regions = [region for region in submitted_to(known) if client.may_act_in(region)]
+    """Whether an item's way has ended in every region that it went to and the client may see; one that it may not know
+    is waited for as long as one that is not there."""
+    regions = [region for region in submitted_to(known) if client.may_act_in(region) and _may_know(known, client)]
     return bool(regions) and all(region in known and status(known[region]) in _ENDS for region in regions)
 
 

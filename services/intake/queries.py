@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
+from shared.http import query_of
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ class Query:
     """A call's parameters, of which `known` are taken. Faults gather until `check`."""
 
     def __init__(self, request: Request, *known: str) -> None:
-        self._given = request.query_params
+        self._given = query_of(request)
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         others = sorted(set(self._given) - set(known))
         self._faults = [Fault(f"/query/{name[:100]}", f"is no parameter of this call; {takes}") for name in others]

@@ -93,7 +93,7 @@ class Generated:
 
     def other(self, name: str, regions: list[str], *scopes: str) -> "Generated":
         """The same with the key of a client that is made for it."""
-        body = self.model("ClientBody", name=name, scopes=list(scopes), regions=regions)
+        body = self.model("ClientBody", name=name, scopes=list(scopes), regions=regions, platforms=["*"])
         assert self.call("create_client", body=body).status_code == 201
         made = self.call("create_key", name, body=self.model("KeyBody"), idempotency_key=f'"{name}-1"')
         assert (made.status_code, made.parsed.client) == (201, name)
@@ -386,7 +386,7 @@ def test_a_key_of_another_region_reaches_nothing_of_this_one(cell: Cell, generat
     report |= {"reporter": {"kind": "user"}, "ground": "csam", "locations": ["https://x.example/"], "good_faith": True}
     complaint = {"item_id": item.item_id, "appellant": {"kind": "seller"}, **about}
     wish = {"title": "More vases", "kind": "capacity", "regions": [cell.eu]}
-    friend = {"name": "vases", "scopes": ["items:read"], "regions": [cell.eu]}
+    friend = {"name": "vases", "scopes": ["items:read"], "regions": [cell.eu], "platforms": ["*"]}
     generated.other("vase-shop", [cell.eu], "items:read")
     shop = generated.call("show_client", "vase-shop").parsed
     names = {
@@ -411,7 +411,7 @@ def test_a_key_of_another_region_reaches_nothing_of_this_one(cell: Cell, generat
         "/v1/clients/{name}": {"state": "disabled"},
         "/v1/clients/{name}/keys": {},
     }
-    body = generated.model("ClientBody", name="elsewhere", scopes=sorted(SCOPES), regions=[cell.us])
+    body = generated.model("ClientBody", name="elsewhere", scopes=sorted(SCOPES), regions=[cell.us], platforms=["*"])
     assert generated.call("create_client", body=body).status_code == 201
     made = generated.call("create_key", "elsewhere", body=generated.model("KeyBody")).parsed
     asked = []

@@ -490,6 +490,16 @@ async def test_what_was_never_posted_cannot_be_taken_back_and_that_is_certain(in
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found"), answer.text
 
 
+async def test_what_is_asked_for_in_no_utf_8_is_refused_and_nothing_is_done(intake: Intake) -> None:
+    item_id = (await intake.send(intake.post(id="asked", markets=["DE"]))).json()["item_id"]
+    await intake.has_status(item_id, intake.north, "submitted")
+    headers = {"Authorization": f"Bearer {intake.keys['all']}"}
+    for method, url in (("DELETE", f"/v1/items/{item_id}?reason=%ff"), ("GET", "/v1/items?reference=%ed%a0%80")):
+        answer = await intake.http.request(method, url, headers=headers)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query"), answer.text
+    assert (await intake.status(item_id, intake.north))["status"] == "submitted"
+
+
 async def test_a_key_takes_back_in_all_regions_of_an_item_or_in_none(intake: Intake) -> None:
     both = (await intake.send(intake.post(id="shared"))).json()["item_id"]
     own = (await intake.send(intake.post(id="own", markets=["DE"]), key="northern")).json()["item_id"]

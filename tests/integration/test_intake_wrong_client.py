@@ -1,6 +1,7 @@
 """What a client has is nobody else's: every route of intake, asked by a client of another platform about what is there,
 and those of notices and appeals by another client of the same, on real Kafka and PostgreSQL."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared import ids
 from shared.clients import OF_PLATFORMS
 from tests import intake_complaints
 from tests.conftest import Servers
@@ -97,6 +99,18 @@ async def test_a_client_of_another_platform_is_told_nothing_and_changes_nothing(
     assert asked >= 25
     after = (await intake.get(f"/v1/subjects/shop/product/{there['id']}")).json()["versions"]
     assert [(item["item_id"], item["regions"]) for item in after] == [(i["item_id"], i["regions"]) for i in before]
+
+
+async def test_who_waits_for_what_is_not_theirs_waits_as_for_what_is_not_there(
+    intake: Intake, there: dict[str, str]
+) -> None:
+    assert (await intake.status(there["item_id"], intake.north))["status"] == "rejected"
+    for item_id in (there["item_id"], ids.derive("nobody")):
+        begun = asyncio.get_running_loop().time()
+        headers = {"Authorization": f"Bearer {intake.keys['fair']}", "Prefer": "wait=1"}
+        answer = await intake.http.get(f"/v1/items/{item_id}", headers=headers)
+        assert answer.status_code == 404
+        assert asyncio.get_running_loop().time() - begun >= 1
 
 
 async def test_each_may_know_what_is_theirs(intake: Intake, there: dict[str, str]) -> None:

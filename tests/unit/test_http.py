@@ -16,7 +16,16 @@ from starlette.responses import Response
 from shared import ids
 from shared.auth import Authenticator, Client, keyed, require_region
 from shared.errors import Fatal, Transient
-from shared.http import LimitBody, Problem, Shortcut, add_schemas, create_app, documented_answer, read_idempotency_key
+from shared.http import (
+    LimitBody,
+    Problem,
+    Shortcut,
+    add_schemas,
+    create_app,
+    documented_answer,
+    query_of,
+    read_idempotency_key,
+)
 from shared.readiness import Readiness
 
 KEY = ids.new_api_key("test")
@@ -329,6 +338,24 @@ async def test_a_query_is_read_strictly(client: httpx.AsyncClient) -> None:
         {"pointer": "/query/limit", "detail": "is given more than once"},
     ]
     assert (await client.post("/v1/keyed?limit=1", json={"amount": 1}, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        (b"a=%ff", "is not UTF-8"),
+        (b"%ed%a0%80=1", "is not UTF-8"),
+        (b"a=\xe4", "not UTF-8"),
+        ("ä=1".encode(), "stand as"),
+    ],
+)
+async def test_a_query_is_not_mended(query: bytes, says: str) -> None:
+    with pytest.raises(Problem) as caught:
+        query_of(Request({"type": "http", "query_string": query, "headers": []}))
+    [fault] = caught.value.details.errors
+    assert (caught.value.details.status, fault.pointer) == (422, "/query")
+    assert says in fault.detail
+    assert query_of(Request({"type": "http", "query_string": b"a=%c3%a4+b", "headers": []}))["a"] == "ä b"
 
 
 @pytest.fixture

@@ -318,6 +318,19 @@ async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_whic
     assert own.id == taken.id
 
 
+async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_meanwhile() -> None:
+    body = appeal(item_id=ITEM_ID)
+    first, _ = await take(rejected(), body)
+    both = {(ITEM, ITEM_ID, region): way(region=region, regions=("eu", "us")) for region in ("eu", "us")}
+    known = Known(both)
+    known.appeals[first.id] = kept(first)
+    again, cluster = await take(known, body)
+    assert (again.id, again.event_ids, again.regions) == (first.id, first.event_ids, ("eu",))
+    assert cluster.records == []
+    other = await refused(known, body | {"reference": "another"})
+    assert (other.status, other.faults[0].pointer) == (422, "/region")
+
+
 async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_is_unknown() -> None:
     for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
         known = Known({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)

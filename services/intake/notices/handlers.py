@@ -6,7 +6,7 @@ it refuses there it refuses for what is known; of two appeals that overtake the 
 decision service, which knows for certain, closes the second.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -164,7 +164,11 @@ class Appeals:
             if name == "decision_id":
                 place = await known.about(given)
                 return None if place is None else _held(place, regions, await ways(place.type, place.id))
-            return _decided(_TYPE_OF[name], given, regions, await ways(_TYPE_OF[name], given))
+            found = await ways(_TYPE_OF[name], given)
+            told_in = sorted(status.submitted_to(found).intersection(regions) | regions.intersection(found))
+            if len(told_in) > 1:
+                told_in = [await self._appealed_in(told_in, status.subject(found), post, client, known)]
+            return _decided(_TYPE_OF[name], given, told_in, found)
 
         found = await self._catching_up.find(
             look,
@@ -179,6 +183,17 @@ class Appeals:
             raise Refused(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
         may_be = " that may be appealed about" if name == "decision_id" else ""
         raise NotKnown(f"No {what} {given}{may_be} is known to this key, in its regions and for its platforms.")
+
+    @staticmethod
+    async def _appealed_in(regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: Known) -> str:
+        """The region of an appeal that was made when there was one alone; raises Refused when there was none."""
+        for region in regions:
+            before = ids.appeal_id(client.name, region, subject, post.reference)
+            if region in await known.of(APPEAL, before):
+                return region
+        name, _ = appeals.named(post)
+        detail = f"the {_TYPE_OF[name]} went to {', '.join(regions)}: say whose decision it is about"
+        raise appeals.invalid([Fault("/region", detail)])
 
     def _regions(self, post: AppealPost, client: Poster) -> set[str]:
         """Where the decision may be; raises Refused for a region that is not the client's, or not served."""
@@ -281,15 +296,11 @@ def _held(place: Place, regions: Collection[str], known: Mapping[str, status.Fac
     )
 
 
-def _decided(type_: str, given: str, regions: Collection[str], known: Mapping[str, status.Facts]) -> Disputed | None:
-    """The life of an item or a notice that is decided; raises Refused when it is told of in several regions."""
-    allowed = sorted(status.submitted_to(known).intersection(regions) | set(regions).intersection(known))
-    if len(allowed) > 1:
-        detail = f"the {type_} went to {', '.join(allowed)}: say whose decision it is about"
-        raise appeals.invalid([Fault("/region", detail)])
-    life = known.get(allowed[0]) if allowed else None
+def _decided(type_: str, given: str, regions: Sequence[str], known: Mapping[str, status.Facts]) -> Disputed | None:
+    """The life of an item or a notice in the one region that it is told of in, if it is decided there."""
+    life = known.get(regions[0]) if regions else None
     return (
         None
         if life is None or life.decision is None
-        else Disputed(region=allowed[0], case_type=type_, about=given, life=life)
+        else Disputed(region=regions[0], case_type=type_, about=given, life=life)
     )

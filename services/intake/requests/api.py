@@ -26,7 +26,7 @@ from services.intake.requests.views import PageView, comment_view, summary, view
 from shared.auth import Authenticator, Client
 from shared.clients import ANY
 from shared.clock import from_text
-from shared.http import Handler, Problem, json_response, not_ready, read_idempotency_key
+from shared.http import Handler, Problem, json_response, not_ready, query_of, read_idempotency_key
 from shared.readiness import Readiness
 from shared.security import security
 
@@ -201,7 +201,7 @@ class Desk:
 
     def _filter(self, request: Request, client: Client) -> tuple[Filter, Place | None, int]:
         """What the query asks for; raises Refused for what does not fit, and 403 for a region of others."""
-        given = request.query_params
+        given = query_of(request)
         faults = [
             Fault(f"/query/{name[:100]}", f"is no parameter of this call; it takes {', '.join(_FILTERS)}")
             for name in dict.fromkeys(given)
