@@ -2,16 +2,18 @@
 
 One flush of a cluster is under way at a time and takes from the front of the queue: records are in Kafka in the order
 they were taken in. A post that finds nothing under way is flushed at once; after posts that had company the next ones
-gather for a moment, because a flush costs much the same for two records as for fifty, and the first two of hundreds of
-clients who come back together would have one for themselves while all the others wait for its end. The queue is bounded
-in records and bytes, counted until their acknowledgement; past that a post is told at once to come back. When a flush
-fails, exactly those in it are told that their outcome is unknown.
+gather for a moment, or until as many are there as came together lately, because a flush costs much the same for two
+records as for fifty, and the first two of hundreds of clients who come back together would have one for themselves
+while all the others wait for its end. The queue is bounded in records and bytes, counted until their acknowledgement;
+past that a post is told at once to come back. When a flush fails, exactly those in it are told that their outcome is
+unknown.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from services.intake.handlers import Overloaded
@@ -22,8 +24,9 @@ log = logging.getLogger(__name__)
 
 _FLUSH_RECORDS: Final = 5_000
 _FLUSH_BYTES: Final = 8 * 2**20
-_GATHER_SECONDS: Final = 0.002
+_GATHER_SECONDS: Final = 0.005
 _ENOUGH_RECORDS: Final = 100  # gather no more
+_FORGETS: Final = 0.95  # what is left after a flush of how many came together before
 _PATIENCE_SECONDS: Final = 30.0
 
 
@@ -46,6 +49,8 @@ class GroupCommit:
         self._queue: deque[_Entry] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
+        self._gathered = asyncio.Event()
+        self._lately = 0.0  # posts that came together
         self.failing = False  # the last flush was not acknowledged
         self.pending_records = 0
         self.pending_bytes = 0
@@ -79,6 +84,8 @@ class GroupCommit:
         self.pending_bytes += size
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush_all())
+        elif self._is_enough():
+            self._gathered.set()
         return entry.done
 
     async def _flush_all(self) -> None:
@@ -91,9 +98,22 @@ class GroupCommit:
                 self.pending_bytes -= sum(entry.size for entry in group)
                 self._freed.set()
                 self._freed.clear()
-            if len(group) > 1 and self.pending_records < _ENOUGH_RECORDS:
-                await asyncio.sleep(_GATHER_SECONDS)
+            if len(group) > 1:
+                await self._gather(len(group))
         self._flusher = None
+
+    async def _gather(self, came: int) -> None:
+        """Let those who come back together come together: until as many are there as lately, or for a moment."""
+        self._lately = max(came, self._lately * _FORGETS)
+        if self._is_enough():
+            return
+        self._gathered.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GATHER_SECONDS):
+                await self._gathered.wait()
+
+    def _is_enough(self) -> bool:
+        return self.pending_records >= _ENOUGH_RECORDS or len(self._queue) >= self._lately
 
     def _next_group(self) -> list[_Entry]:
         group: list[_Entry] = []

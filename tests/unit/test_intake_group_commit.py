@@ -88,6 +88,33 @@ async def test_a_post_by_itself_and_many_that_are_there_wait_for_nothing(monkeyp
     assert list(map(len, cluster.flushes)) == [1, 1, 1, 2, 100]
 
 
+async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.intake.group_commit._GATHER_SECONDS", 3600)
+    cluster = Cluster()
+    commit = lane(cluster)
+    async with asyncio.timeout(10):
+        await asyncio.gather(put(commit, b"1", b"2"), *[put(commit, b"3") for _ in range(6)])
+        for _ in range(5):
+            back = []
+            for _ in range(7):  # each of them with one record, unlike before
+                back.append(put(commit, b"4"))
+                await asyncio.sleep(0.001)
+            await asyncio.gather(*back)
+    assert list(map(len, cluster.flushes)) == [8, 7, 7, 7, 7, 7]
+
+
+async def test_a_crowd_that_has_left_is_not_waited_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.intake.group_commit._GATHER_SECONDS", 0)
+    commit = lane(Cluster(), max_records=1_000)
+    await asyncio.gather(*[put(commit, b"1") for _ in range(90)])
+    for _ in range(100):
+        await asyncio.gather(*[put(commit, b"2") for _ in range(3)])
+    monkeypatch.setattr("services.intake.group_commit._GATHER_SECONDS", 3600)
+    async with asyncio.timeout(10):
+        for _ in range(5):
+            await asyncio.gather(*[put(commit, b"3") for _ in range(3)])
+
+
 async def test_the_first_who_come_back_after_a_large_flush_gather_too() -> None:
     cluster = Cluster()
     commit = lane(cluster, max_records=1_000)
