@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 HEAD_SECONDS: Final = 30.0  # that a connection may take for a request's head
 MAX_HEAD_BYTES: Final = 64 * 1024  # of a request's head that has not come to its end
+_MOST_AHEAD: Final = 64  # requests that a connection may send before the answer to the first of them
 _NOTHING: Final = object()
 
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
@@ -42,6 +43,12 @@ class Joining(asyncio.Transport):
         self._transport = transport
         self._loop = loop
         self._held: list[bytes | bytearray | memoryview] = []
+        self._written = 0
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have been handed to the system."""
+        return self._written - self._transport.get_write_buffer_size()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._held:
@@ -51,7 +58,9 @@ class Joining(asyncio.Transport):
     def _flush(self) -> None:
         held, self._held = self._held, []
         if held and not self._transport.is_closing():
-            self._transport.write(b"".join(held))
+            joined = b"".join(held)
+            self._written += len(joined)
+            self._transport.write(joined)
 
     def get_extra_info(self, name: str, default: object = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -77,7 +86,8 @@ class Joining(asyncio.Transport):
 class _Protocol(HttpToolsProtocol):
     """uvicorn's own, which besides drops a connection at once when it is told to (its `close` waits for a client that
     reads nothing), answers what is no HTTP with a problem too, does not hear a wish for another protocol, and waits for
-    no request's head without end, in time or in size.
+    no request's head without end, in time or in size. Nor does it hold what a client does not take, or requests that
+    come far ahead of their answers.
 
     Some clients offer HTTP/2 with every request that is not encrypted (`Upgrade: h2c`, Java's among them), and a server
     may ignore it (RFC 9110, section 7.8). The parser does not: it takes what follows that head for the other
@@ -86,12 +96,14 @@ class _Protocol(HttpToolsProtocol):
 
     The time costs a request nothing: a connection is looked at from time to time. One that has nothing under way at two
     looks, and has made no request between them, is closed; but for those which idle after an answer: these are
-    uvicorn's to close.
+    uvicorn's to close. One that was to take more at two looks, and took nothing between them, is dropped.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(Joining(transport, self.loop))
         self._waited_behind: object = None  # the last request, at a look that found no other under way
+        self._stuck_at = -1  # bytes sent, at a look that found more to be sent
+        self._under_way = 0  # requests that are answered, or wait for it
         self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
         self._without_end = 0  # bytes since the last head, piece of a body or end of a request
         self._head_bytes = 0  # of the head that is read
@@ -121,9 +133,8 @@ class _Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._wishes:
+            if not self._is_over():
                 return self._without_the_wish() + data[upgrade.args[0] :]
-            self.transport.close()  # after CONNECT nothing comes that is for us
         return b""
 
     def _without_the_wish(self) -> bytes:
@@ -159,11 +170,18 @@ class _Protocol(HttpToolsProtocol):
         self._without_end = 0
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
+        elif self.parser.get_method() == b"CONNECT":
+            detail = "No tunnel is offered. The connection is closed."
+            self._refuse(Problem(405, "method-not-allowed", "The method is not allowed", detail))
+        elif len(self.pipeline) >= _MOST_AHEAD:
+            detail = f"More than {_MOST_AHEAD} requests came before the first was answered. The connection is closed."
+            self._refuse(Problem(429, "too-far-ahead", "Too many requests at once", detail, retry_after=1))
         if self._is_over():
             return
-        self._wishes = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        self._wishes = self.parser.should_upgrade()
         if not self._wishes:
             super().on_headers_complete()
+            self._under_way += 1
             self._is_in_body = True
 
     def on_body(self, body: bytes) -> None:
@@ -178,41 +196,50 @@ class _Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._under_way -= 1
         super().on_response_complete()
-        if self._last_word is not None and self.cycle.response_complete and not self.transport.is_closing():
+        if self._last_word is not None and not self._under_way and not self.transport.is_closing():
             self._say(self._last_word)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn says the same of everything
         detail = "What was sent is not HTTP/1.1 as RFC 9112 has it. The connection is closed."
+        if self._is_in_body:
+            detail += " What was read of the body before may have been taken; to send it again is right."
         self._refuse(Problem(400, "malformed-http", "The request is not HTTP", detail))
 
     def _look(self) -> None:
-        if self.transport.is_closing():
+        transport = cast("Joining", self.transport)
+        is_to_take = transport.is_closing() or self.flow.write_paused
+        if is_to_take and transport.sent == self._stuck_at:
+            transport.abort()
+            return
+        self._stuck_at = transport.sent if is_to_take else -1
+        self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
+        if transport.is_closing():
             return
         last = cast("RequestResponseCycle | None", self.cycle)
         waits = (last is None or last.response_complete) and self.timeout_keep_alive_task is None
         if waits and self._waited_behind is last:
             detail = f"No whole head of a request came within {HEAD_SECONDS:g} seconds. The connection is closed."
             self._refuse(Problem(408, "too-slow", "The request comes too slowly", detail))
-            return
         self._waited_behind = last if waits else _NOTHING
-        self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
 
     def _refuse(self, problem: Problem) -> None:
         """Answer instead of the application, for the last time on this connection, and read no more from it.
 
-        What is answered already, or is to be, is answered first: this would be taken for that. A request whose body
-        cannot be read has no other answer than this one, unless its own has begun.
+        What is to be answered before is answered first: this would be taken for that. A request whose body cannot be
+        read has no other answer than this one, unless its own has begun.
         """
         if self._is_over():
             return
-        last = cast("RequestResponseCycle | None", self.cycle)
-        if last is None or last.response_complete:
-            self._say(problem)
-        elif not self._is_in_body:
+        if self._is_in_body and self.pipeline:  # it is the last of those that wait for their turn
+            self.pipeline.popleft()
+            self._under_way -= 1
             self._last_word = problem
-        elif last.response_started or self.pipeline:
+        elif self._is_in_body and self.cycle.response_started:
             self.transport.close()
+        elif self._under_way and not self._is_in_body:
+            self._last_word = problem
         else:
             self._say(problem)
 

@@ -26,6 +26,7 @@ _FLUSH_RECORDS: Final = 5_000
 _FLUSH_BYTES: Final = 8 * 2**20
 _GATHER_SECONDS: Final = 0.005
 _ENOUGH_RECORDS: Final = 100  # gather no more
+_ENOUGH_BYTES: Final = 256 * 1024  # nor then
 _FORGETS: Final = 0.95  # what is left after a flush of how many came together before
 _PATIENCE_SECONDS: Final = 30.0
 
@@ -46,6 +47,8 @@ class GroupCommit:
         self._producer = producer
         self._max_records = max_records
         self._max_bytes = max_bytes
+        self._enough_records = min(_ENOUGH_RECORDS, max_records // 2)
+        self._enough_bytes = min(_ENOUGH_BYTES, max_bytes // 2)
         self._queue: deque[_Entry] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
@@ -89,6 +92,12 @@ class GroupCommit:
         return entry.done
 
     async def _flush_all(self) -> None:
+        try:
+            await self._flush_until_empty()
+        finally:
+            self._flusher = None
+
+    async def _flush_until_empty(self) -> None:
         while self._queue:
             group = self._next_group()
             try:
@@ -100,7 +109,6 @@ class GroupCommit:
                 self._freed.clear()
             if len(group) > 1:
                 await self._gather(len(group))
-        self._flusher = None
 
     async def _gather(self, came: int) -> None:
         """Let those who come back together come together: until as many are there as lately, or for a moment."""
@@ -113,7 +121,8 @@ class GroupCommit:
                 await self._gathered.wait()
 
     def _is_enough(self) -> bool:
-        return self.pending_records >= _ENOUGH_RECORDS or len(self._queue) >= self._lately
+        full = self.pending_records >= self._enough_records or self.pending_bytes >= self._enough_bytes
+        return full or len(self._queue) >= self._lately
 
     def _next_group(self) -> list[_Entry]:
         group: list[_Entry] = []

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -251,14 +252,6 @@ async def test_a_wish_for_another_protocol_is_not_heard_and_all_that_follows_is_
     assert await served(call, app)
 
 
-async def test_what_comes_behind_a_tunnel_is_not_taken_for_requests() -> None:
-    async def call(port: int) -> None:
-        answer, _ = await exchange(port, b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
-
-    assert await served(call)
-
-
 async def test_what_is_wrong_with_a_request_is_not_said_in_place_of_the_answer_before() -> None:
     app = create_app("test", "", Readiness("test"))
 
@@ -306,6 +299,95 @@ async def test_a_body_that_cannot_be_read_is_answered(body: bytes, *, apart: boo
 
     assert await served(call, app)
     assert seen == []
+
+
+SLOW = GET.replace(b"/healthz", b"/slow")
+
+
+def slow_app() -> tuple[FastAPI, list[bytes]]:
+    """An application whose `/slow` takes its time and says `slow`; and the bodies that it was sent there."""
+    app, seen = create_app("test", "", Readiness("test")), []
+
+    async def slow(request: Request) -> Response:
+        seen.append(await request.body())
+        await asyncio.sleep(0.3)
+        return Response("slow")
+
+    async def early(_: Request) -> Response:
+        return Response("early", 401)
+
+    app.add_route("/slow", slow, methods=["GET", "POST"])
+    app.add_route("/early", early, methods=["POST"])
+    return app, seen
+
+
+@pytest.mark.parametrize(
+    ("behind", "status"),
+    [
+        (b"POST /slow HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (GET[:-2] + b"A: " + b"a" * 66_000 + b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", b"431"),
+        (
+            GET[:-2] + b"A: " + b"a" * 66_000 + b"\r\n\r\n" + GET[:-2] + b"Connection: Upgrade\r\nUpgrade: x\r\n\r\n",
+            b"431",
+        ),
+        (b"CONNECT /slow HTTP/1.1\r\nHost: x\r\n\r\n" + GET, b"405"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n" + GET, b"405"),
+    ],
+    ids=["body", "head that wishes", "head, then a wish", "tunnel to a path", "tunnel"],
+)
+async def test_whatever_comes_behind_a_request_its_answer_comes_first(behind: bytes, status: bytes) -> None:
+    app, seen = slow_app()
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, SLOW + SLOW + behind)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", status]
+
+    assert await served(call, app)
+    assert seen == [b"", b""]
+
+
+async def test_an_answer_that_came_before_its_bodys_end_is_the_only_one() -> None:
+    app, _ = slow_app()
+    head = b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, head, b"zz\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"401"]
+
+    assert await served(call, app)
+
+
+async def test_requests_far_ahead_of_their_answers_are_not_kept() -> None:
+    app, seen = slow_app()
+
+    async def call(port: int) -> None:
+        answer, _ = await exchange(port, SLOW + GET * 20_000, b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+        statuses = re.findall(rb"HTTP/1.1 (\d+)", answer)
+        assert statuses == [b"200"] * 65 + [b"429"]
+        assert b"urn:piepowder:problem:too-far-ahead" in answer
+
+    assert await served(call, app)
+    assert seen == [b""]
+
+
+@pytest.mark.parametrize("behind", [b"", b"nonsense\r\n\r\n"])
+async def test_a_client_that_takes_nothing_is_dropped(behind: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.lifecycle.HEAD_SECONDS", 0.3)
+    app = create_app("test", "", Readiness("test"))
+    app.add_route("/large", lambda _: Response(b"a" * 30_000_000))
+
+    async def call(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + behind)
+        await asyncio.sleep(1.5)
+        with pytest.raises(ConnectionResetError):
+            while await reader.read(2**20):
+                pass
+        writer.close()
+        with pytest.raises(ConnectionResetError):
+            await writer.wait_closed()
+
+    assert await served(call, app)
 
 
 @pytest.mark.parametrize("apart", [False, True])
