@@ -337,7 +337,7 @@ class Authenticator:
         client = Client(
             told.name,
             key.sha256,
-            frozenset(told.scopes),
+            clients.opened(told.scopes, told.platforms),
             frozenset(told.regions),
             key.expires_at,
             platforms=frozenset(told.platforms),

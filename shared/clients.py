@@ -85,6 +85,11 @@ def platform_fault(platform: str) -> str | None:
     return f"{platform!r:.100} is not a platform: 1 to 63 of a-z, 0-9 and '-', or {ANY!r} for all"
 
 
+def opened(scopes: Collection[str], platforms: Collection[str]) -> frozenset[str]:
+    """The scopes that count for a client of these platforms, whatever it was given."""
+    return frozenset(scopes) if ANY in platforms else OF_PLATFORMS.intersection(scopes)
+
+
 def too_wide(scopes: Collection[str], platforms: Collection[str]) -> str | None:
     """What is wrong with the scopes of a client that acts for these platforms; scopes not known here are not judged."""
     if ANY in platforms or not (beyond := sorted(SCOPES.intersection(scopes) - OF_PLATFORMS)):
@@ -112,7 +117,6 @@ def faults(client: ClientChanged) -> list[str]:
     found += [f"{scope!r:.100} is not a scope" for scope in client.scopes if _SCOPE.fullmatch(scope) is None]
     found += [region_fault(region) for region in client.regions]
     found += [platform_fault(platform) for platform in client.platforms]
-    found.append(too_wide(client.scopes, client.platforms))
     if client.limit is not None:
         found += [f"limit.{field}: {sentence}" for field, sentence in limit_faults(client.limit)]
     found += _key_faults(client)

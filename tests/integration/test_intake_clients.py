@@ -382,6 +382,7 @@ async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
         ("POST", "/v1/clients", {"platforms": ["Shop"]}, 422, "/platforms/0"),
         ("POST", "/v1/clients", {"platforms": ["shop"], "scopes": ["audit:read"]}, 422, "/platforms"),
         ("PATCH", "/v1/clients/bad", {"platforms": ["shop"], "scopes": ["clients:read"]}, 422, "/platforms"),
+        ("PATCH", "/v1/clients/tied", {"scopes": ["clients:read"]}, 422, "/scopes"),
         ("POST", "/v1/clients", {"description": "a\0b"}, 422, "/description"),
         ("POST", "/v1/clients", {"description": "x" * 501}, 422, "/description"),
         ("POST", "/v1/clients", {"limit": {}}, 422, "/limit/requests_per_second"),
@@ -419,6 +420,7 @@ async def test_bad_input_is_told_where_and_changes_nothing(  # noqa: PLR0917 - t
 ) -> None:
     sound = {"scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
     await house.call("POST", "/v1/clients", {"name": "bad"} | sound)
+    await house.call("POST", "/v1/clients", {"name": "tied"} | sound | {"platforms": ["shop"]})
     if path == "/v1/clients" and isinstance(body, dict):
         body = {"name": "worse"} | sound | body
     answer = await house.call(method, path, body)

@@ -19,7 +19,7 @@ from shared.clock import ManualClock, to_text
 from shared.envelope import GLOBAL, Attributes, Event, decode
 from shared.errors import Fatal, Poison, Transient
 from shared.events import ACCESS_REFUSED, CLIENT_CHANGED, AccessRefused, ClientChanged, ClientKey, RateLimit
-from shared.http import create_app
+from shared.http import Problem, create_app
 from shared.kafka.producer import Record
 from shared.readiness import Readiness
 
@@ -158,6 +158,21 @@ async def test_a_client_that_is_not_active_opens_nothing(door: Door, state: str)
     assert "disabled" in (await door.call(OLD)).json()["detail"]
 
 
+async def test_scopes_that_a_client_of_some_platforms_cannot_have_open_nothing_and_its_key_can_be_ended(
+    door: Door,
+) -> None:
+    wide: dict[str, Any] = {"scopes": ["items:write", "audit:read", "newer:things"], "platforms": ["shop"]}
+    door.tell(**wide)
+    assert (await door.call(OLD)).status_code == 200
+    request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {OLD}".encode())]})
+    assert door.knows.client(request, "items:write").scopes == {"items:write"}
+    with pytest.raises(Problem):
+        door.knows.client(request, "audit:read")
+    key = ClientKey(sha256=ids.hash_api_key(OLD), created_at=to_text(START), revoked_at=to_text(START))
+    door.tell(**wide, revision=2, keys=[key])
+    assert (await door.call(OLD)).status_code == 401
+
+
 async def test_what_was_told_before_does_not_come_back(door: Door) -> None:
     door.tell(revision=7, state="disabled")
     door.tell(revision=3)
@@ -194,6 +209,7 @@ async def test_a_key_that_is_told_of_no_more_opens_nothing(door: Door) -> None:
         ({"revision": 0}, "revision"),
         ({"scopes": ["everything"]}, "not a scope"),
         ({"regions": ["EU"]}, "not a region"),
+        ({"platforms": ["Shop"]}, "not a platform"),
         ({"limit": RateLimit(requests_per_second=0, burst=1)}, "requests_per_second"),
         ({"limit": RateLimit(requests_per_second=float("nan"), burst=1)}, "requests_per_second"),
         ({"limit": RateLimit(requests_per_second=1, burst=0)}, "burst"),

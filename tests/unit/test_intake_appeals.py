@@ -14,8 +14,7 @@ from services.intake.catching_up import CatchingUp
 from services.intake.domain import status
 from services.intake.domain.posts import Refused
 from services.intake.domain.status import Submission
-from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, ComplaintStatus, Facts, Place
+from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, Facts, Place
 from services.intake.notices.handlers import Appeals, NotKnown, Taken
 from shared import ids
 from shared.auth import Client
@@ -98,12 +97,12 @@ class Known:
                     return Place(region, kind, about)
         return None
 
-    async def appeals_about(self, decision_id: str) -> list[tuple[str, ComplaintStatus]]:
-        return [
-            (appeal_id, lives.where(facts))
+    async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
+        return {
+            appeal_id: facts
             for appeal_id, facts in self.appeals.items()
             if facts.contested is not None and facts.contested.decision_id == decision_id
-        ]
+        }
 
     async def ends(self, topics: Sequence[str]) -> Ends:
         return {TopicPartition(topic, 0): 7 for topic in topics}
@@ -245,6 +244,10 @@ async def test_an_appeal_that_was_answered_is_not_made_again_about_the_same_deci
     known.appeals[ids.derive("another")] = answered
     found = await refused(known, appeal(item_id=ITEM_ID))
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "appeal-answered", "/item_id")
+    answered = msgspec.structs.replace(open_appeal(), way=way("overturn", about=ids.derive("another"), type_=APPEAL))
+    known.appeals[ids.derive("another")] = answered  # and what takes the decision's place is not known yet
+    found = await refused(known, appeal(item_id=ITEM_ID))
+    assert (found.status, found.slug) == (409, "decision-replaced")
 
 
 async def test_only_who_gave_a_notice_appeals_as_its_notifier() -> None:
@@ -327,8 +330,9 @@ async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_m
     again, cluster = await take(known, body)
     assert (again.id, again.event_ids, again.regions) == (first.id, first.event_ids, ("eu",))
     assert cluster.records == []
-    other = await refused(known, body | {"reference": "another"})
-    assert (other.status, other.faults[0].pointer) == (422, "/region")
+    for change in ({"reference": "another"}, {"explanation": "Of another text altogether, and long enough."}):
+        other = await refused(known, body | change)
+        assert (other.status, other.faults[0].pointer) == (422, "/region")
 
 
 async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_is_unknown() -> None:

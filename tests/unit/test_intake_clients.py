@@ -128,6 +128,9 @@ def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
     assert (refused.value.status, refused.value.pointer) == (403, pointer)
 
 
+LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
+
+
 @pytest.mark.parametrize(
     ("scopes", "platforms", "beyond"),
     [
@@ -147,9 +150,10 @@ def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
     with pytest.raises(Refused, match=f"^{beyond} are about every platform") as refused:
         domain.check_platforms(some)
     assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
-
-
-LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
+    with pytest.raises(Refused) as refused:
+        domain.check_platforms(some, Patch(scopes=some.scopes))
+    assert refused.value.pointer == "/scopes"
+    domain.check_platforms(some, Patch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
 
 
 @pytest.mark.parametrize(

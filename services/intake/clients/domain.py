@@ -167,10 +167,16 @@ def is_visible(client: Client, regions: frozenset[str]) -> bool:
     return ANY in regions or (ANY not in client.regions and client.regions <= regions)
 
 
-def check_platforms(client: Client) -> None:
-    """Raises Refused when a client of some platforms is to do what is about all of them."""
-    if (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
-        raise Refused(422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", "/platforms")
+def check_platforms(client: Client, patch: Patch | None = None) -> None:
+    """Raises Refused when a client of some platforms is to do what is about all of them; with a `patch` only when that
+    says what it may do, or for whom: whoever ends something is not asked about the rest."""
+    given = (
+        ["platforms"]
+        if patch is None
+        else [n for n in ("platforms", "scopes") if getattr(patch, n) is not msgspec.UNSET]
+    )
+    if given and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
+        raise Refused(422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", f"/{given[0]}")
 
 
 def check_grant(client: Client, before: Client | None, by: Granting) -> None:

@@ -143,7 +143,7 @@ class Registry:
                 detail = f"Client {name!r} was changed meanwhile, and is at revision {client.revision}. Look again."
                 raise Refused(409, "changed-meanwhile", detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
-            domain.check_platforms(after)
+            domain.check_platforms(after, patch)
             domain.check_grant(after, client, by)
             await self._keep(work, client, after, _what_changed(client, after), by)
         self._wake()

@@ -18,7 +18,7 @@ from services.intake.domain.posts import Codes, Refused
 from services.intake.handlers import SOURCE, Front, Poster, forbidden, forbidden_platform
 from services.intake.notices.domain import appeals, lives, notices
 from services.intake.notices.domain.appeals import AppealPost, Disputed
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, OPEN, ComplaintStatus, Facts, Place
+from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, OPEN, Facts, Place
 from shared import envelope, ids
 from shared.clock import Clock, to_text
 from shared.envelope import Attributes
@@ -45,7 +45,7 @@ class Known(Protocol):
 
     async def about(self, decision_id: str) -> Place | None: ...
 
-    async def appeals_about(self, decision_id: str) -> list[tuple[str, ComplaintStatus]]: ...
+    async def appeals_about(self, decision_id: str) -> dict[str, Facts]: ...
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
@@ -188,8 +188,9 @@ class Appeals:
     async def _appealed_in(regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: Known) -> str:
         """The region of an appeal that was made when there was one alone; raises Refused when there was none."""
         for region in regions:
-            before = ids.appeal_id(client.name, region, subject, post.reference)
-            if region in await known.of(APPEAL, before):
+            before = (await known.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))).get(region)
+            way = None if before is None else before.way.submission
+            if way is not None and way.content_hash == notices.content_hash(post):
                 return region
         name, _ = appeals.named(post)
         detail = f"the {_TYPE_OF[name]} went to {', '.join(regions)}: say whose decision it is about"
@@ -212,13 +213,16 @@ class Appeals:
         if refused := appeals.refusal(post, disputed, self._clock.now(), self._days):
             raise refused
         decision_id, [name, _] = disputed.decision.decision_id, appeals.named(post)
-        for other, state in await known.appeals_about(decision_id):
+        for other, facts in (await known.appeals_about(decision_id)).items():
             if other == appeal_id:
                 continue
+            state, answer = lives.where(facts), facts.way.decision
             if state in OPEN:
                 detail = f"another appeal about decision {decision_id} is open: its answer comes first"
                 raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
-            if state is ComplaintStatus.DECIDED:
+            if answer is not None and answer.action == "overturn":  # what took its place is not in the status yet
+                raise appeals.replaced(decision_id)
+            if answer is not None:
                 detail = f"decision {decision_id} was appealed about before, and stayed; it is not heard twice"
                 raise Refused(409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)])
 

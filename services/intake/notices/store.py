@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from services.intake.domain import status
 from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, ITEM, ComplaintStatus, Facts, Place
+from services.intake.notices.domain.lives import APPEAL, ITEM, Facts, Place
 from services.intake.store import ItemStatuses, metadata
 from shared import ids
 from shared.postgres.database import Connection, Database
@@ -127,12 +127,12 @@ class Complaints:
             row = (await connection.execute(asked)).first()
         return None if row is None else Place(row.region, row.type, row.id)
 
-    async def appeals_about(self, decision_id: str) -> list[tuple[str, ComplaintStatus]]:
-        """The appeals about a decision, and where each is; raises Transient."""
+    async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
+        """What is known of the appeals about a decision; raises Transient."""
         table = notice_status.c
         asked = sa.select(table.id, table.facts).where(table.decision_id == decision_id).order_by(table.id)
         async with self._database.query() as connection:
-            return [(row.id, lives.where(_decode(row.facts))) for row in await connection.execute(asked)]
+            return {row.id: _decode(row.facts) for row in await connection.execute(asked)}
 
 
 def _all_of(decision: status.Decision, region: str, type_: str, of: str) -> list[str]:

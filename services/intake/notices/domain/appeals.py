@@ -134,6 +134,12 @@ def refusal(post: AppealPost, disputed: Disputed, now: datetime, days: int) -> R
     return None
 
 
+def replaced(decision_id: str) -> Refused:
+    """409: an appeal about it has succeeded."""
+    detail = f"an appeal about decision {decision_id} has succeeded, and another takes its place: look what it is"
+    return Refused(409, "decision-replaced", "The decision is not in force any more", [Fault("/decision_id", detail)])
+
+
 def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
     """What is told of an appeal."""
     decision, appellant = disputed.decision, post.appellant
