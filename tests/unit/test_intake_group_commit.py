@@ -98,7 +98,7 @@ async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch
             back = []
             for _ in range(7):  # each of them with one record, unlike before
                 back.append(put(commit, b"4"))
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
             await asyncio.gather(*back)
     assert list(map(len, cluster.flushes)) == [8, 7, 7, 7, 7, 7]
 
