@@ -247,7 +247,7 @@ async def test_an_appeal_that_was_answered_is_not_made_again_about_the_same_deci
     answered = msgspec.structs.replace(open_appeal(), way=way("overturn", about=ids.derive("another"), type_=APPEAL))
     known.appeals[ids.derive("another")] = answered  # and what takes the decision's place is not known yet
     found = await refused(known, appeal(item_id=ITEM_ID))
-    assert (found.status, found.slug) == (409, "decision-replaced")
+    assert (found.status, found.slug, found.faults[0].pointer) == (409, "decision-replaced", "/item_id")
 
 
 async def test_only_who_gave_a_notice_appeals_as_its_notifier() -> None:

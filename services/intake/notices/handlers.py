@@ -221,7 +221,8 @@ class Appeals:
                 detail = f"another appeal about decision {decision_id} is open: its answer comes first"
                 raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
             if answer is not None and answer.action == "overturn":  # what took its place is not in the status yet
-                raise appeals.replaced(decision_id)
+                detail = f"an appeal about decision {decision_id} has succeeded, and another takes its place: ask what"
+                raise appeals.replaced(post, detail)
             if answer is not None:
                 detail = f"decision {decision_id} was appealed about before, and stayed; it is not heard twice"
                 raise Refused(409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)])

@@ -122,9 +122,7 @@ def refusal(post: AppealPost, disputed: Disputed, now: datetime, days: int) -> R
     decision, [name, given] = disputed.decision, named(post)
     if name == "decision_id" and given != decision.decision_id:
         detail = f"decision {given} was replaced by {decision.decision_id}, which is in force now: appeal about that"
-        return Refused(
-            409, "decision-replaced", "The decision is not in force any more", [Fault("/decision_id", detail)]
-        )
+        return replaced(post, detail)
     if why := _not_theirs(post.appellant.kind, disputed):
         return Refused(422, "invalid-appeal", "The appeal does not fit", [Fault("/appellant/kind", why)])
     ended = from_text(decision.decided_at) + timedelta(days=days)
@@ -134,10 +132,10 @@ def refusal(post: AppealPost, disputed: Disputed, now: datetime, days: int) -> R
     return None
 
 
-def replaced(decision_id: str) -> Refused:
-    """409: an appeal about it has succeeded."""
-    detail = f"an appeal about decision {decision_id} has succeeded, and another takes its place: look what it is"
-    return Refused(409, "decision-replaced", "The decision is not in force any more", [Fault("/decision_id", detail)])
+def replaced(post: AppealPost, detail: str) -> Refused:
+    """409: another decision took the place of the one that is appealed about, or is about to."""
+    name, _ = named(post)
+    return Refused(409, "decision-replaced", "The decision is not in force any more", [Fault(f"/{name}", detail)])
 
 
 def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
