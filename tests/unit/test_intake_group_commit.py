@@ -94,13 +94,13 @@ async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch
     commit = lane(cluster)
     async with asyncio.timeout(10):
         await asyncio.gather(put(commit, b"1", b"2"), *[put(commit, b"3") for _ in range(6)])
-        for _ in range(5):
+        for values in ([b"4"], [b"5", b"6"], [b"7"]):
             back = []
-            for _ in range(7):  # each of them with one record, unlike before
-                back.append(put(commit, b"4"))
+            for _ in range(7):  # as many posts each time, of fewer records or of more
+                back.append(put(commit, *values))
                 await asyncio.sleep(0)
             await asyncio.gather(*back)
-    assert list(map(len, cluster.flushes)) == [8, 7, 7, 7, 7, 7]
+    assert list(map(len, cluster.flushes)) == [8, 7, 14, 7]
 
 
 async def test_a_crowd_that_has_left_is_not_waited_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
