@@ -13,10 +13,10 @@ import msgspec
 
 from deploy.local.errors import StackError
 from deploy.local.files import write_whole
-from shared import ids
-from shared.auth import Client
-from shared.clients import SCOPES
-from shared.errors import Transient
+from shared.auth.authenticator import Client
+from shared.auth.clients import SCOPES
+from shared.contracts import ids
+from shared.runtime.errors import Transient
 
 CONTROL: Final = Path(__file__).parent / "local" / "control"
 INTAKES_SCOPES: Final = frozenset({"control:read"})  # it asks the router to check what business requests attach

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from shared import ids
-from shared.envelope import Event
-from shared.events import (
+from shared.contracts import ids
+from shared.contracts.envelope import Event
+from shared.contracts.events import (
     ITEM_SUBMITTED,
     CaseClosed,
     CaseOpened,

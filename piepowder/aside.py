@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from shared.kafka.deadletters import unwrapped
+from shared.kafka.dead_letters import unwrapped
 from shared.kafka.parking import REPLAY, Copy, Lane, Parked, encode_copy, parked_lanes
 from shared.kafka.producer import Record
 

@@ -21,9 +21,9 @@ from deploy.local.system import find_running
 from piepowder import clients, keep, listings, look, replay, requests, review, run, sample, screen, withdraw
 from piepowder.aside import Choice
 from piepowder.client import Api, Refused
-from shared.errors import Transient
-from shared.kafka import topics as kafka_topics
-from shared.settings import RegionIds
+from shared.kafka import topic_admin
+from shared.runtime.errors import Transient
+from shared.runtime.settings import RegionIds
 
 T = TypeVar("T")
 
@@ -398,8 +398,8 @@ def topics_command(
     """Create the topics of the regions where they are missing, and say what differs from deploy/kafka/topics.yaml."""
     names = _regions(regions) if regions is not None else find_running(folder).regions
     bootstrap = kafka or find_running(folder).kafka
-    wanted = kafka_topics.expand(kafka_topics.load(), names)
-    report = asyncio.run(kafka_topics.ensure(bootstrap, wanted, create=not check))
+    wanted = topic_admin.expand(topic_admin.load(), names)
+    report = asyncio.run(topic_admin.ensure(bootstrap, wanted, create=not check))
     for name in report.created:
         screen.say(f"created  {name}", "green")
     for name in report.present:

@@ -13,8 +13,8 @@ import httpx
 
 from deploy.local.errors import StackError
 from deploy.local.system import Running
-from shared.clock import SystemClock
-from shared.retry import Backoff
+from shared.runtime.clock import SystemClock
+from shared.runtime.retry import Backoff
 
 _PASSING: Final = (408, 425, 429, 502, 503, 504)
 _PACE: Final = Backoff(first=0.2, longest=5.0)

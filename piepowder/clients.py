@@ -11,8 +11,8 @@ from rich.text import Text
 
 from piepowder import screen
 from piepowder.client import Api
-from shared import ids
-from shared.clock import SystemClock, from_text, to_text
+from shared.contracts import ids
+from shared.runtime.clock import SystemClock, from_text, to_text
 
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 _SPAN: Final = re.compile(r"([1-9]\d{0,5})([mhd])")

@@ -15,7 +15,7 @@ from piepowder import screen
 from piepowder.client import Api, Refused
 from piepowder.observe import dead_letters
 from piepowder.review import due_in
-from shared.clock import SystemClock, from_text
+from shared.runtime.clock import SystemClock, from_text
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PATIENCE: Final = 2.0

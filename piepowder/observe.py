@@ -9,11 +9,11 @@ from aiokafka.errors import KafkaError
 
 from deploy.local.errors import StackError
 from piepowder.accounting import Ledger, Place
-from shared.advice import command
-from shared.envelope import decode, decode_any
-from shared.errors import Poison
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.contracts.envelope import decode, decode_any
 from shared.kafka.parking import REPLAY
+from shared.runtime.advice import command
+from shared.runtime.errors import Poison
 
 _CLOSE_SECONDS: Final = 0.3  # a client whose broker stands still takes seconds to close
 _PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as away

@@ -19,11 +19,12 @@ from rich.text import Text
 from deploy.local.errors import StackError
 from piepowder import screen
 from piepowder.aside import Aside, Choice, Letter, Place, Unit, copies, hindrance, portion, put_back
-from shared.advice import command
-from shared.clock import SystemClock
-from shared.errors import Poison
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record
+from shared.runtime.advice import command
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Poison
 
 _PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as away
 _LOOK_SECONDS: Final = 0.2
@@ -71,7 +72,7 @@ class Cell:
         self._consumer = _consumer(bootstrap, self._letters, self._parked)
         self._partitions = {
             spec.name: spec.partitions
-            for spec in topics.expand(topics.load(), [region])
+            for spec in topic_admin.expand(topic_admin.load(), [region])
             if spec.name not in (topics.CONTROL, self._parked)
         }
 

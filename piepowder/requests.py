@@ -10,8 +10,8 @@ from rich.text import Text
 
 from piepowder import screen
 from piepowder.client import Api
-from shared import ids
-from shared.clock import SystemClock, to_text
+from shared.contracts import ids
+from shared.runtime.clock import SystemClock, to_text
 
 COMMANDS: Final = {
     "submit": "Put a draft up for decision; its change is checked again.",

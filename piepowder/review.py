@@ -21,11 +21,11 @@ from rich.text import Text
 from piepowder import listings, screen
 from piepowder.client import Api, Refused
 from piepowder.sample import truth_key
-from shared import ids
-from shared.clock import SystemClock, from_text, to_text
-from shared.envelope import subject_of
-from shared.events import Policy
-from shared.retry import wait
+from shared.contracts import ids
+from shared.contracts.envelope import subject_of
+from shared.contracts.events import Policy
+from shared.runtime.clock import SystemClock, from_text, to_text
+from shared.runtime.retry import wait
 
 LEASE_SECONDS: Final = 120
 _IDLE_SECONDS: Final = 0.3

@@ -22,9 +22,9 @@ from piepowder.observe import Observer
 from piepowder.review import Simulation, told
 from piepowder.submit import Accepted, Submitter, Tally
 from piepowder.withdraw import withdraw
-from shared.advice import command
-from shared.clock import SystemClock
-from shared.retry import wait
+from shared.runtime.advice import command
+from shared.runtime.clock import SystemClock
+from shared.runtime.retry import wait
 
 _POLL_SECONDS: Final = 0.4
 _NO_PROGRESS_SECONDS: Final = 90.0

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from piepowder import words
-from shared.envelope import subject_of
+from shared.contracts.envelope import subject_of
 
 PLATFORM: Final = "fair"
 _TEXT_LIMIT: Final = 2 * 2**20

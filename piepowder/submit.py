@@ -16,7 +16,7 @@ from deploy.local.errors import StackError
 from piepowder.accounting import Pair
 from piepowder.client import Api, delay, sentence
 from piepowder.listings import Line, Refusal
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20

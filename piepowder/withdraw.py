@@ -9,7 +9,7 @@ import msgspec
 
 from deploy.local.errors import StackError
 from piepowder.client import Api, Refused
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 
 _UNDER_WAY: Final = ("submitted", "in_review")
 _DECIDED: Final = ("approved", "rejected")

@@ -15,9 +15,9 @@ import httpx
 
 from deploy.initial import INTAKES_SCOPES, keep_key, put_sample_into_force
 from deploy.local.errors import StackError
-from shared.clock import SystemClock
-from shared.errors import Transient
-from shared.retry import Backoff
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Transient
+from shared.runtime.retry import Backoff
 
 _PATIENCE: Final = 120.0
 _PACE: Final = Backoff(first=0.2, longest=3.0)

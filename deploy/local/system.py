@@ -26,10 +26,10 @@ from deploy.local.errors import StackError, expected
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import Child, start_time, stop_all
-from shared.advice import command
-from shared.clock import SystemClock
-from shared.errors import Transient
-from shared.kafka import topics
+from shared.kafka import topic_admin
+from shared.runtime.advice import command
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Transient
 
 _ROOT: Final = Path(__file__).parents[2]
 _HOST: Final = "127.0.0.1"
@@ -365,9 +365,9 @@ class System:
         return [ports[name] for name in names]
 
     def _create_topics(self) -> None:
-        wanted = topics.expand(topics.load(), self.regions)
+        wanted = topic_admin.expand(topic_admin.load(), self.regions)
         try:
-            report = self._in_a_loop(lambda: topics.ensure(self.servers.kafka, wanted))
+            report = self._in_a_loop(lambda: topic_admin.ensure(self.servers.kafka, wanted))
         except Transient as error:
             raise StackError(f"{error}.", "Look at Kafka's log, and start again.") from error
         if report.missing:

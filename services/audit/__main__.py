@@ -2,8 +2,8 @@
 
 from services.audit.app import run
 from services.audit.settings import Settings
-from shared import lifecycle
-from shared.settings import load
+from shared.runtime import lifecycle
+from shared.runtime.settings import load
 
 if __name__ == "__main__":
     settings = load(Settings)

@@ -13,10 +13,10 @@ from services.audit import handlers
 from services.audit.domain import Shown
 from services.audit.handlers import Cursor
 from services.audit.store import Letter, Log
-from shared.auth import Authenticator, keyed
-from shared.envelope import subject_of
-from shared.http import Problem, documented_answer, documented_problem, json_response, not_ready
-from shared.readiness import Readiness
+from shared.auth.authenticator import Authenticator, keyed
+from shared.contracts.envelope import subject_of
+from shared.http.http import Problem, documented_answer, documented_problem, json_response, not_ready
+from shared.runtime.readiness import Readiness
 
 SCOPE: Final = "audit:read"
 _LARGEST: Final = 2**63 - 1

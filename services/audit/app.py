@@ -6,14 +6,15 @@ from services.audit import api
 from services.audit.handlers import Decoder, Keeper
 from services.audit.settings import Settings
 from services.audit.store import Log
-from shared import lifecycle, metrics
-from shared.access import Access
-from shared.clock import SystemClock
-from shared.http import create_app
-from shared.kafka import regional, topics
+from shared.auth.access_log import Access
+from shared.contracts import topics
+from shared.http.http import create_app
+from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
-from shared.postgres.opened import opened
-from shared.readiness import Readiness
+from shared.postgres.connect import opened
+from shared.runtime import lifecycle, metrics
+from shared.runtime.clock import SystemClock
+from shared.runtime.readiness import Readiness
 
 _LARGEST_LETTER = 5 * 1024 * 1024  # the dead-letter topic's `max.message.bytes`
 _LINGER_SECONDS = 0.1  # nobody waits for the trail, and an append costs much the same for one event as for hundreds
@@ -54,7 +55,7 @@ async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyn
     region, clock = settings.region, SystemClock()
     group = f"piepowder-audit-{region}"
     producer = KafkaProducer(settings.bootstrap(region), client_id=group, max_bytes=_LARGEST_LETTER)
-    consumer = regional.consumer(
+    consumer = consumers.consumer(
         settings,
         region,
         group=group,

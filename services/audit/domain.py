@@ -14,8 +14,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.clock import from_text, to_text
-from shared.envelope import Attributes, Headers, decode_any
+from shared.contracts.envelope import Attributes, Headers, decode_any
+from shared.runtime.clock import from_text, to_text
 
 DEADLETTER: Final = "deadletter"  # the type of a timeline's entry that is no event of ours
 

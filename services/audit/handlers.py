@@ -19,10 +19,10 @@ from services.audit.domain import (
     in_causal_order,
     page,
 )
-from shared import metrics
-from shared.envelope import GLOBAL
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.contracts.envelope import GLOBAL
 from shared.kafka.consumer import RawRecord, Received
+from shared.runtime import metrics
 
 Message: TypeAlias = Entry | DeadLetter | None
 

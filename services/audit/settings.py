@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shared.settings import CommonSettings, RegionId
+from shared.runtime.settings import CommonSettings, RegionId
 
 
 class Settings(CommonSettings):

@@ -2,8 +2,8 @@
 
 from services.decision.app import run
 from services.decision.settings import Settings
-from shared import lifecycle
-from shared.settings import load
+from shared.runtime import lifecycle
+from shared.runtime.settings import load
 
 if __name__ == "__main__":
     settings = load(Settings)

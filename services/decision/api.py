@@ -16,10 +16,9 @@ from services.decision import domain
 from services.decision.domain import Case, Decision, Refused
 from services.decision.handlers import Lease, ReviewCases
 from services.decision.store import Store, Urgency
-from shared import events, ids
-from shared.auth import Authenticator, keyed
-from shared.clock import from_text, to_text
-from shared.http import (
+from shared.auth.authenticator import Authenticator, keyed
+from shared.contracts import events, ids
+from shared.http.http import (
     IdempotencyKey,
     LimitBody,
     Problem,
@@ -29,7 +28,8 @@ from shared.http import (
     not_ready,
     read_idempotency_key,
 )
-from shared.readiness import Readiness
+from shared.runtime.clock import from_text, to_text
+from shared.runtime.readiness import Readiness
 
 READ: Final = "reviews:read"
 WRITE: Final = "reviews:write"

@@ -10,18 +10,19 @@ from services.decision import api, store
 from services.decision.handlers import ReviewCases, TakeInCases, read
 from services.decision.settings import Settings
 from services.decision.store import Store
-from shared import lifecycle, metrics
-from shared.access import Access
-from shared.clock import SystemClock
-from shared.errors import Transient
-from shared.http import create_app
-from shared.kafka import regional, topics
+from shared.auth.access_log import Access
+from shared.contracts import topics
+from shared.http.http import create_app
+from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
+from shared.postgres.connect import opened
 from shared.postgres.database import Database
-from shared.postgres.opened import opened
 from shared.postgres.outbox import Relay
-from shared.readiness import Readiness
-from shared.retry import wait
+from shared.runtime import lifecycle, metrics
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Transient
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import wait
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ async def _work(
     relay = Relay(database, producer, service="decision")
     reviews = ReviewCases(cases, region=region, wake=relay.wake)
     desk.open(cases, reviews)
-    consumer = regional.consumer(
+    consumer = consumers.consumer(
         settings,
         region,
         group=f"piepowder-decision-{region}",

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
-from shared import events, ids
-from shared.clock import to_text
-from shared.envelope import Attributes, Event
-from shared.errors import PiepowderError
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, Event
+from shared.runtime.clock import to_text
+from shared.runtime.errors import PiepowderError
 
 WAITING: Final = "waiting"
 CLAIMED: Final = "claimed"

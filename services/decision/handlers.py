@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from services.decision import domain
 from services.decision.domain import Arrival, Case, Decision, Refused, Withdrawal
 from services.decision.store import Store, Work
-from shared import events, metrics
-from shared.clock import from_text
-from shared.envelope import Encoded, Event, decode, encode
-from shared.errors import Poison, TooNew
-from shared.kafka import topics
+from shared.contracts import events, topics
+from shared.contracts.envelope import Encoded, Event, decode, encode
 from shared.kafka.consumer import RawRecord, Received
+from shared.runtime import metrics
+from shared.runtime.clock import from_text
+from shared.runtime.errors import Poison, TooNew
 
 _LONGEST_NAME: Final = 200
 _LONGEST_SUBJECT: Final = 1000

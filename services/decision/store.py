@@ -34,11 +34,11 @@ from services.decision.domain import (
     Refused,
     Standing,
 )
-from shared.envelope import Encoded
-from shared.errors import Poison, Transient
-from shared.events import Appeal, CaseOpened
+from shared.contracts.envelope import Encoded
+from shared.contracts.events import Appeal, CaseOpened
 from shared.postgres import inbox, outbox
 from shared.postgres.database import Connection, Database
+from shared.runtime.errors import Poison, Transient
 
 Urgency: TypeAlias = tuple[int, datetime, str]
 

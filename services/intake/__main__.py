@@ -2,7 +2,7 @@
 
 from services.intake.app import run
 from services.intake.settings import Settings
-from shared import lifecycle, settings
+from shared.runtime import lifecycle, settings
 
 if __name__ == "__main__":
     loaded = settings.load(Settings)

@@ -21,12 +21,12 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Accepted, Front, Overloaded
 from services.intake.withdrawals import MAX_REASON, NotKnown, Withdrawals
-from shared import metrics
-from shared.auth import Authenticator, Client, charge, note_refused
-from shared.clock import Clock, to_text
-from shared.errors import Poison, Transient
-from shared.http import HANG_UP, Problem, Shortcut, json_response, not_ready, query_of, unavailable
-from shared.readiness import Readiness
+from shared.auth.authenticator import Authenticator, Client, charge, note_refused
+from shared.http.http import HANG_UP, Problem, Shortcut, json_response, not_ready, query_of, unavailable
+from shared.runtime import metrics
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Poison, Transient
+from shared.runtime.readiness import Readiness
 
 log = logging.getLogger(__name__)
 

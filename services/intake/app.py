@@ -28,20 +28,22 @@ from services.intake.requests.store import Store as RequestStore
 from services.intake.settings import Settings
 from services.intake.store import ItemStatuses, Progress
 from services.intake.withdrawals import Withdrawals
-from shared import http, lifecycle, metrics
-from shared.access import Access
-from shared.auth import Authenticator
-from shared.clock import Clock, SystemClock
-from shared.errors import Transient
-from shared.kafka import regional, topics
+from shared.auth.access_log import Access
+from shared.auth.authenticator import Authenticator
+from shared.contracts import topics
+from shared.http import http
+from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
+from shared.kafka.offsets import Reach
 from shared.kafka.producer import KafkaProducer, Producer, Producers
-from shared.kafka.reach import Reach
+from shared.postgres.connect import opened
 from shared.postgres.database import Database
-from shared.postgres.opened import opened
 from shared.postgres.outbox import Relay
-from shared.readiness import Readiness
-from shared.retry import Backoff, until_done, wait
+from shared.runtime import lifecycle, metrics
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.errors import Transient
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff, until_done, wait
 
 DESCRIPTION = """Takes items in: what it answered 202 is in every region's topic, acknowledged by all in-sync replicas.
 
@@ -319,7 +321,7 @@ class _Consumers:
 
     def of(self, following: _Following[M], region: str, *, linger_seconds: float = 0.0) -> BatchConsumer[M]:
         """The consumer of what follows a region's topics; its facts add up in any order, so it parks no key."""
-        return regional.consumer(
+        return consumers.consumer(
             self._settings,
             region,
             group=following.group,

@@ -35,13 +35,13 @@ from services.intake.handlers import forbidden_platform
 from services.intake.queries import Query
 from services.intake.store import ItemStatuses, Place, Wanted
 from services.intake.waiting import Known, Waiting
-from shared import envelope
-from shared.auth import Authenticator, Client
-from shared.clients import ANY
-from shared.clock import Clock, from_text
-from shared.errors import Transient
-from shared.http import Problem, json_response, not_ready
-from shared.readiness import Readiness
+from shared.auth.authenticator import Authenticator, Client
+from shared.auth.clients import ANY
+from shared.contracts import envelope
+from shared.http.http import Problem, json_response, not_ready
+from shared.runtime.clock import Clock, from_text
+from shared.runtime.errors import Transient
+from shared.runtime.readiness import Readiness
 
 KINDS: Final = ("product", "seller", "content")
 READ: Final = "items:read"

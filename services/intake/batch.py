@@ -25,11 +25,11 @@ from services.intake.domain import posts
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Accepted, Front, NotAcknowledged, Overloaded
 from services.intake.ndjson import Line, Splitter
-from shared import metrics
-from shared.auth import Client
-from shared.clock import Clock, to_text
-from shared.errors import PiepowderError, Poison, Transient
-from shared.http import InputError, Problem, ProblemDetails, unavailable
+from shared.auth.authenticator import Client
+from shared.http.http import InputError, Problem, ProblemDetails, unavailable
+from shared.runtime import metrics
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import PiepowderError, Poison, Transient
 
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from services.intake.domain import posts
 from services.intake.domain.posts import Refused
-from shared.http import Problem
+from shared.http.http import Problem
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from services.intake.handlers import Overloaded, projection_group
-from shared.errors import Transient
-from shared.kafka.reach import Ends
+from shared.kafka.offsets import Ends
+from shared.runtime.errors import Transient
 
 _PATIENCE_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.1
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Reaching(Protocol):
-    """How far a region's projection has read; see `shared.kafka.reach`."""
+    """How far a region's projection has read; see `shared.kafka.offsets`."""
 
     async def ends(self, topics: Sequence[str]) -> Ends: ...
 

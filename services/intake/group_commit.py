@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Final
 
 from services.intake.handlers import Overloaded
-from shared.errors import Poison, Transient
 from shared.kafka.producer import Producer, Record
+from shared.runtime.errors import Poison, Transient
 
 log = logging.getLogger(__name__)
 

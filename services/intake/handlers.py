@@ -19,11 +19,9 @@ from services.intake.domain.posts import Codes, IllFormed, Refused
 from services.intake.domain.status import Dead, Facts
 from services.intake.notices.domain import lives
 from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Told
-from shared import envelope, ids, metrics
-from shared.advice import command
-from shared.envelope import Attributes, Event
-from shared.errors import PiepowderError, Poison, Transient
-from shared.events import (
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes, Event
+from shared.contracts.events import (
     APPEAL_SUBMITTED,
     CASE_OPENED,
     ITEM_SUBMITTED,
@@ -32,10 +30,12 @@ from shared.events import (
     NoticeSubmitted,
     OperatingModelPublished,
 )
-from shared.kafka import topics
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
+from shared.runtime import metrics
+from shared.runtime.advice import command
+from shared.runtime.errors import PiepowderError, Poison, Transient
 
 SOURCE: Final = "piepowder/intake"
 _OVERHEAD: Final = 1_024  # bytes that a waiting record takes besides its value: headers, key, bookkeeping

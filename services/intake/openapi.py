@@ -15,9 +15,9 @@ from services.intake.domain.posts import MAX_BODY_BYTES, Post
 from services.intake.domain.status import Status
 from services.intake.queries import LARGEST_PAGE, USUAL_PAGE
 from services.intake.withdrawals import MAX_REASON
-from shared.clients import PLATFORM
-from shared.http import PROBLEM_JSON, ProblemDetails, add_schemas
-from shared.security import limited, security
+from shared.auth.clients import PLATFORM
+from shared.http.http import PROBLEM_JSON, ProblemDetails, add_schemas
+from shared.http.openapi_security import limited, security
 
 _ITEM: Final = {
     "platform": "shop",

@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
-from shared.http import query_of
+from shared.http.http import query_of
 
 T = TypeVar("T")
 

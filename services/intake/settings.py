@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.settings import CommonSettings, RegionIds
+from shared.runtime.settings import CommonSettings, RegionIds
 
 
 class Settings(CommonSettings):

@@ -24,8 +24,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.domain import status
 from services.intake.domain.status import Facts, Status
-from shared.clock import from_text
 from shared.postgres.database import Connection, Database
+from shared.runtime.clock import from_text
 
 SCAN: Final = 2_000
 _FEW: Final = 2  # rows are looked at first for each that is wanted

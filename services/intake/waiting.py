@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from services.intake.domain.status import Facts
-from shared.errors import Transient
+from shared.runtime.errors import Transient
 
 LONGEST: Final = 30
 _LOOK_SECONDS: Final = 0.1

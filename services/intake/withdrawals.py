@@ -16,14 +16,13 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from services.intake.domain.status import Facts
 from services.intake.handlers import SOURCE, Front, Poster
-from shared import envelope, ids
-from shared.clock import Clock, to_text
-from shared.envelope import Attributes
-from shared.errors import PiepowderError
-from shared.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
-from shared.kafka import topics
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes
+from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import PiepowderError
 
 MAX_REASON: Final = 500  # characters
 

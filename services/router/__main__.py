@@ -2,8 +2,8 @@
 
 from services.router.app import run
 from services.router.settings import Settings
-from shared import lifecycle
-from shared.settings import load
+from shared.runtime import lifecycle
+from shared.runtime.settings import load
 
 if __name__ == "__main__":
     settings = load(Settings)

@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from services.router.check import MOST_CONDITIONS, Checks
 from services.router.control import Control, PolicySetContent, Publisher
-from shared.auth import Authenticator, Client, require_region
-from shared.events import Region
-from shared.http import (
+from shared.auth.authenticator import Authenticator, Client, require_region
+from shared.contracts.events import Region
+from shared.http.http import (
     InputError,
     LimitBody,
     Problem,
@@ -27,8 +27,8 @@ from shared.http import (
     require_query,
     require_sound,
 )
-from shared.readiness import Readiness
-from shared.security import security
+from shared.http.openapi_security import security
+from shared.runtime.readiness import Readiness
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 _MOST_FAULTS: Final = 20

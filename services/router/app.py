@@ -10,15 +10,17 @@ from services.router.domain import SOURCE
 from services.router.handlers import RouteSubmissions
 from services.router.policies import compile_policy_set
 from services.router.settings import Settings
-from shared import http, lifecycle
-from shared.access import Access
-from shared.clock import SystemClock
-from shared.envelope import Event
-from shared.kafka import regional, topics
+from shared.auth.access_log import Access
+from shared.contracts import topics
+from shared.contracts.envelope import Event
+from shared.http import http
+from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer
 from shared.kafka.producer import KafkaProducer
-from shared.lifecycle import Loop
-from shared.readiness import Readiness
+from shared.runtime import lifecycle
+from shared.runtime.clock import SystemClock
+from shared.runtime.lifecycle import Loop
+from shared.runtime.readiness import Readiness
 
 DESCRIPTION = """Routes each item to a case of its region, by the policy set and the operating model in force.
 
@@ -55,7 +57,7 @@ async def run(settings: Settings) -> bool:
     def consumer(region: str) -> BatchConsumer[Event[Any]]:
         producer = producers[settings.bootstrap(region)]
         handlers = RouteSubmissions(region=region, in_force=lambda: control.in_force, producer=producer, clock=clock)
-        return regional.consumer(
+        return consumers.consumer(
             settings,
             region,
             group=f"piepowder-router-{region}",

@@ -14,7 +14,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_strings
 
 from services.router.domain import Evaluation
-from shared.events import Author, ItemSubmitted, Money, Seller, Trader
+from shared.contracts.events import Author, ItemSubmitted, Money, Seller, Trader
 
 UNKNOWN: Final = -1
 

@@ -12,8 +12,8 @@ import msgspec
 
 from services.router.control import Control, Now, PolicySetContent, publication_faults, unfit
 from services.router.differences import Difference, of_models, of_policy_sets
-from shared.events import OperatingModelPublished, PolicySetPublished, Region
-from shared.http import InputError, Problem
+from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
+from shared.http.http import InputError, Problem
 
 MOST_CONDITIONS: Final = 2_000  # they take about 5 s to compile
 MOST_DIFFERENCES: Final = 200

@@ -16,12 +16,9 @@ import pycountry
 
 from services.router.cel import Refused
 from services.router.domain import APPROVE, REJECT, REVIEW, SOURCE, InForce, Model, PolicySet
-from shared import ids, metrics
-from shared.advice import command
-from shared.clock import Clock, to_text
-from shared.envelope import GLOBAL, Attributes, Event, encode
-from shared.errors import Poison, Transient
-from shared.events import (
+from shared.contracts import ids
+from shared.contracts.envelope import GLOBAL, Attributes, Event, encode
+from shared.contracts.events import (
     OPERATING_MODEL_PUBLISHED,
     POLICY_SET_PUBLISHED,
     OperatingModelPublished,
@@ -30,10 +27,14 @@ from shared.events import (
     Region,
     Struct,
 )
-from shared.http import InputError, Problem
+from shared.contracts.topics import CONTROL
+from shared.http.http import InputError, Problem
 from shared.kafka.producer import Producer, record
-from shared.kafka.topics import CONTROL
-from shared.settings import check_region
+from shared.runtime import metrics
+from shared.runtime.advice import command
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Poison, Transient
+from shared.runtime.settings import check_region
 
 OPERATING_MODEL: Final = "operating-model"
 POLICY_SET: Final = "policy-set"

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from shared.events import OperatingModelPublished, PolicySetPublished, Queue, Region
+from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Queue, Region
 
 ADDED: Final = "added"
 REMOVED: Final = "removed"

@@ -16,10 +16,8 @@ from typing import Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from shared import ids
-from shared.clock import from_text, to_text
-from shared.errors import Poison
-from shared.events import (
+from shared.contracts import ids
+from shared.contracts.events import (
     AppealSubmitted,
     CaseOpened,
     CaseWithdrawn,
@@ -33,6 +31,8 @@ from shared.events import (
     Region,
     Trace,
 )
+from shared.runtime.clock import from_text, to_text
+from shared.runtime.errors import Poison
 
 APPROVE: Final = "approve"
 REVIEW: Final = "review"

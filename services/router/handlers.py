@@ -11,11 +11,9 @@ from typing import Any
 from prometheus_client import Counter as Metric
 
 from services.router.domain import SOURCE, InForce, route, route_appeal, route_notice, withdraw
-from shared import envelope, ids, metrics
-from shared.clock import Clock, to_text
-from shared.envelope import Attributes, Event, subject_of
-from shared.errors import Poison
-from shared.events import (
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes, Event, subject_of
+from shared.contracts.events import (
     CASE_OPENED,
     CASE_WITHDRAWN,
     AppealSubmitted,
@@ -24,9 +22,11 @@ from shared.events import (
     NoticeSubmitted,
     Struct,
 )
-from shared.kafka import topics
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Producer, Record, record
+from shared.runtime import metrics
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Poison
 
 
 class RouteSubmissions:

@@ -3,7 +3,7 @@
 from services.router.cel import CelConditions
 from services.router.domain import PolicySet
 from services.router.terms import Terms
-from shared.events import PolicySetPublished
+from shared.contracts.events import PolicySetPublished
 
 
 def compile_policy_set(published: PolicySetPublished) -> PolicySet:

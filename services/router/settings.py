@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shared.settings import CommonSettings, RegionIds
+from shared.runtime.settings import CommonSettings, RegionIds
 
 
 class Settings(CommonSettings):

@@ -28,13 +28,13 @@ from aiokafka.errors import (
     RebalanceInProgressError,
 )
 
-from shared import metrics
-from shared.clock import Clock
-from shared.errors import Fatal, Poison, TooNew, Transient
-from shared.kafka.deadletters import DeadLetters, RawRecord
+from shared.kafka.dead_letters import DeadLetters, RawRecord
 from shared.kafka.parking import REPLAY, ParkedKeys, Parking, Returned, unmarked
-from shared.readiness import Readiness
-from shared.retry import Backoff, wait
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.errors import Fatal, Poison, TooNew, Transient
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff, wait
 
 __all__ = ["BatchConsumer", "Breaker", "Handler", "RawRecord", "Received"]
 

@@ -13,13 +13,13 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from shared import metrics
-from shared.advice import command
-from shared.envelope import GLOBAL, Event, decode
-from shared.errors import Poison
-from shared.kafka.topics import CONTROL
-from shared.readiness import Readiness
-from shared.retry import Backoff, wait
+from shared.contracts.envelope import GLOBAL, Event, decode
+from shared.contracts.topics import CONTROL
+from shared.runtime import metrics
+from shared.runtime.advice import command
+from shared.runtime.errors import Poison
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from shared import metrics
-from shared.advice import command
-from shared.clock import Clock, to_text
-from shared.errors import Fatal, Poison, TooNew, Transient
-from shared.kafka import topics
-from shared.kafka.deadletters import DeadLetters, Letter, RawRecord, Receipt
+from shared.contracts import topics
+from shared.kafka.dead_letters import DeadLetters, Letter, RawRecord, Receipt
 from shared.kafka.producer import Producer, Record
+from shared.runtime import metrics
+from shared.runtime.advice import command
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Fatal, Poison, TooNew, Transient
 
 log = logging.getLogger(__name__)
 

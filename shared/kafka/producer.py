@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
-from shared import metrics
-from shared.envelope import Encoded, Headers
-from shared.errors import Poison, Transient
+from shared.contracts.envelope import Encoded, Headers
+from shared.runtime import metrics
+from shared.runtime.errors import Poison, Transient
 
 log = logging.getLogger(__name__)
 

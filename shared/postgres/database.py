@@ -17,9 +17,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoneIsFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.errors import Fatal, Transient
-from shared.readiness import Readiness
-from shared.retry import wait
+from shared.runtime.errors import Fatal, Transient
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import wait
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.errors import Transient
 from shared.postgres.database import sqlalchemy_url
+from shared.runtime.errors import Transient
 
 _ROOT: Final = Path(__file__).parents[2]
 _LOCK: Final = 7_209_110_452_131  # any number, the same for all

@@ -22,13 +22,13 @@ import asyncpg
 import msgspec
 import sqlalchemy as sa
 
-from shared import metrics
-from shared.clock import Clock, SystemClock
-from shared.envelope import Encoded, Headers
-from shared.errors import Poison, Transient
+from shared.contracts.envelope import Encoded, Headers
 from shared.kafka.producer import MAX_RECORD_BYTES, Producer, Record
 from shared.postgres.database import Connection, Database
-from shared.retry import Backoff, wait
+from shared.runtime import metrics
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.errors import Poison, Transient
+from shared.runtime.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
 

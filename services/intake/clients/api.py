@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from services.intake.clients.domain import MAX_DESCRIPTION, Client, Key, Patch, Refused
 from services.intake.clients.handlers import Call, Registry
-from shared import clients, ids
-from shared.auth import Authenticator, keyed
-from shared.clock import Clock, from_text, to_text
-from shared.events import RateLimit
-from shared.http import (
+from shared.auth import clients
+from shared.auth.authenticator import Authenticator, keyed
+from shared.contracts import ids
+from shared.contracts.events import RateLimit
+from shared.http.http import (
     IdempotencyKey,
     LimitBody,
     Problem,
@@ -26,7 +26,8 @@ from shared.http import (
     not_ready,
     read_idempotency_key,
 )
-from shared.readiness import Readiness
+from shared.runtime.clock import Clock, from_text, to_text
+from shared.runtime.readiness import Readiness
 
 READ: Final = "clients:read"
 WRITE: Final = "clients:write"

@@ -10,11 +10,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shared import clients
-from shared.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
-from shared.clock import to_text
-from shared.errors import PiepowderError
-from shared.events import ClientChanged, ClientKey, RateLimit
+from shared.auth import clients
+from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
+from shared.contracts.events import ClientChanged, ClientKey, RateLimit
+from shared.runtime.clock import to_text
+from shared.runtime.errors import PiepowderError
 
 MAX_DESCRIPTION: Final = 500
 

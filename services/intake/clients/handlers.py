@@ -13,13 +13,13 @@ from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
 from services.intake.clients.domain import Client, Granting, Key, Patch, Refused
-from shared import clients, envelope, ids
-from shared.clock import Clock, from_text, to_text
-from shared.envelope import GLOBAL, Attributes, Encoded, encode
-from shared.errors import Poison
-from shared.events import CLIENT_CHANGED, AccessUsed, RateLimit
-from shared.kafka import topics
+from shared.auth import clients
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
+from shared.contracts.events import CLIENT_CHANGED, AccessUsed, RateLimit
 from shared.kafka.consumer import RawRecord, Received
+from shared.runtime.clock import Clock, from_text, to_text
+from shared.runtime.errors import Poison
 
 SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
@@ -50,7 +50,7 @@ class Storing(Protocol):
 
 
 class InForce(Protocol):
-    """What this process has been told of clients; see `shared.auth`."""
+    """What this process has been told of clients; see `shared.auth.authenticator`."""
 
     @property
     def file_names(self) -> frozenset[str]: ...

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.clients.domain import Client, Key
-from shared.clients import ANY
-from shared.envelope import Encoded
-from shared.events import RateLimit
+from shared.auth.clients import ANY
+from shared.contracts.envelope import Encoded
+from shared.contracts.events import RateLimit
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
 

@@ -16,8 +16,8 @@ from msgspec import inspect
 
 from services.intake.domain.faults import Fault, mismatches, pointer_to
 from services.intake.domain.posts import MAX_FAULTS, Refused
-from shared import strict
-from shared.strict import Object
+from shared.validation import strict_json
+from shared.validation.strict_json import Object
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -62,16 +62,16 @@ class Form(Generic[S]):
 
 
 def decode(text: bytes) -> Any:
-    """What a JSON text says, as `strict.decode` has it; raises Refused (400) when it is no JSON."""
+    """What a JSON text says, as `strict_json.decode` has it; raises Refused (400) when it is no JSON."""
     try:
-        return strict.decode(text)
-    except strict.Malformed as error:
+        return strict_json.decode(text)
+    except strict_json.Malformed as error:
         raise Refused(400, "malformed-json", "The input is not JSON", [Fault("", str(error))]) from error
 
 
 def _value_faults(given: object) -> Iterator[Fault]:
     """What no text and no number may be, wherever it stands."""
-    for place, value in strict.walk(given):
+    for place, value in strict_json.walk(given):
         if isinstance(value, str):
             if found := _control(value):
                 said = f"control character U+{ord(found[0]):04X} at {found.start()}; of these only tab and line ends"

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import inspect
 
-_ENDLESS: Final = (math.inf, -math.inf)  # a number that no type of ours holds; see `shared.strict`
+_ENDLESS: Final = (math.inf, -math.inf)  # a number that no type of ours holds; see `shared.validation.strict_json`
 
 
 class Fault(NamedTuple):

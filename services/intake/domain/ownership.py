@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from services.intake.domain.faults import Fault
-from shared.errors import Poison
-from shared.events import OperatingModelPublished
+from shared.contracts.events import OperatingModelPublished
+from shared.runtime.errors import Poison
 
 _REMEMBERED: Final = 10_000
 

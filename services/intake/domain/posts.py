@@ -15,9 +15,10 @@ import msgspec
 from msgspec import Meta, inspect
 
 from services.intake.domain.faults import Fault, mismatches, pointer_to
-from shared import ids, strict
-from shared.clients import PLATFORM
-from shared.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
+from shared.auth.clients import PLATFORM
+from shared.contracts import ids
+from shared.contracts.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
+from shared.validation import strict_json
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
@@ -284,7 +285,7 @@ def is_doubled(text: bytes, post: Post, content: bytes) -> bool:
 
 def doubled(text: bytes) -> Iterator[Fault]:
     """Every name that an object in a JSON text has more than once, with its pointer."""
-    return _doubled(strict.read(text))
+    return _doubled(strict_json.read(text))
 
 
 def invalid(faults: list[Fault]) -> Refused:
@@ -315,7 +316,7 @@ def gtin_problem(gtin: str) -> str | None:
 
 
 def _doubled(given: object) -> Iterator[Fault]:
-    for place in strict.twice(given):
+    for place in strict_json.twice(given):
         yield Fault(reduce(pointer_to, place, ""), "the name is given more than once in its object")
 
 
@@ -385,7 +386,7 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
 
 def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFormed:
     try:
-        raw = strict.read(text)
+        raw = strict_json.read(text)
         faults = list(islice(chain(mismatches(raw, _SHAPE), _doubled(raw)), MAX_FAULTS)) or [Fault("", str(error))]
     except (ValueError, RecursionError) as malformed:
         return _malformed(text, malformed)
@@ -404,7 +405,7 @@ def _malformed(text: bytes, error: Exception) -> Refused:
         detail = "the input is nested too deeply to be an item"
     elif isinstance(error, UnicodeDecodeError):
         detail = f"the input is not UTF-8 ({error.reason}); encode it again"
-    elif strict.has_lone_surrogate(text):
+    elif strict_json.has_lone_surrogate(text):
         detail = "the input is not JSON: a \\u escape in it is half of a surrogate pair"
     else:
         detail = f"the input is not JSON: {str(error).removeprefix('JSON is malformed: ')}"

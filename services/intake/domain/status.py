@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.events import (
+from shared.contracts.events import (
     CaseClosed,
     CaseOpened,
     CaseSuperseded,

@@ -24,13 +24,13 @@ from services.intake.notices.domain.lives import APPEAL, NOTICE, ComplaintStatus
 from services.intake.notices.domain.notices import MAX_BODY_BYTES, too_large
 from services.intake.notices.handlers import Appeals, Notices, NotKnown, Taken
 from services.intake.notices.store import Complaints
-from shared import metrics
-from shared.auth import Authenticator, Client
-from shared.clock import Clock
-from shared.errors import Poison, Transient
-from shared.http import Handler, Problem, json_response, not_ready, unavailable
-from shared.readiness import Readiness
-from shared.security import security
+from shared.auth.authenticator import Authenticator, Client
+from shared.http.http import Handler, Problem, json_response, not_ready, unavailable
+from shared.http.openapi_security import security
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.errors import Poison, Transient
+from shared.runtime.readiness import Readiness
 
 READ: Final = "notices:read"
 WRITE: Final = "notices:write"

@@ -19,14 +19,13 @@ from services.intake.handlers import SOURCE, Front, Poster, forbidden, forbidden
 from services.intake.notices.domain import appeals, lives, notices
 from services.intake.notices.domain.appeals import AppealPost, Disputed
 from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, OPEN, Facts, Place
-from shared import envelope, ids
-from shared.clock import Clock, to_text
-from shared.envelope import Attributes
-from shared.errors import PiepowderError, Transient
-from shared.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
-from shared.kafka import topics
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes
+from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import PiepowderError, Transient
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}

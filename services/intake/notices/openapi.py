@@ -6,7 +6,7 @@ import msgspec
 
 from services.intake.notices.domain.appeals import AppealPost
 from services.intake.notices.domain.notices import MAX_BODY_BYTES, NoticePost
-from shared.http import documented_answer, documented_problem
+from shared.http.http import documented_answer, documented_problem
 
 
 class Operation(NamedTuple):

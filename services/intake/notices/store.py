@@ -15,7 +15,7 @@ from services.intake.domain import status
 from services.intake.notices.domain import lives
 from services.intake.notices.domain.lives import APPEAL, ITEM, Facts, Place
 from services.intake.store import ItemStatuses, metadata
-from shared import ids
+from shared.contracts import ids
 from shared.postgres.database import Connection, Database
 
 _LOCK_CLASS: Final = 720_913

@@ -23,12 +23,12 @@ from services.intake.requests.domain import drafts, life
 from services.intake.requests.handlers import ANY_VERSION, Requests, Versions
 from services.intake.requests.store import Filter, Place, place_of
 from services.intake.requests.views import PageView, comment_view, summary, view, whole
-from shared.auth import Authenticator, Client
-from shared.clients import ANY
-from shared.clock import from_text
-from shared.http import Handler, Problem, json_response, not_ready, query_of, read_idempotency_key
-from shared.readiness import Readiness
-from shared.security import security
+from shared.auth.authenticator import Authenticator, Client
+from shared.auth.clients import ANY
+from shared.http.http import Handler, Problem, json_response, not_ready, query_of, read_idempotency_key
+from shared.http.openapi_security import security
+from shared.runtime.clock import from_text
+from shared.runtime.readiness import Readiness
 
 READ: Final = "requests:read"
 WRITE: Final = "requests:write"

@@ -18,12 +18,11 @@ from services.intake.requests.domain import drafts, life
 from services.intake.requests.domain.drafts import Draft, Owners
 from services.intake.requests.domain.life import Check, Outcome, Request, Step
 from services.intake.requests.store import Drafted, Filter, Place
-from shared import ids
-from shared.clock import Clock, to_text
-from shared.envelope import Encoded, encode
-from shared.errors import Transient
-from shared.events import ProposedChange
-from shared.kafka import topics
+from shared.contracts import ids, topics
+from shared.contracts.envelope import Encoded, encode
+from shared.contracts.events import ProposedChange
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Transient
 
 ANY_VERSION: Final = -1
 Versions: TypeAlias = Collection[int] | None

@@ -7,7 +7,7 @@ import msgspec
 from services.intake.requests.domain import drafts, life
 from services.intake.requests.domain.drafts import Comment, Draft, Reason, Remark
 from services.intake.requests.views import CommentView, PageView, RequestView, WholeView
-from shared.http import IDEMPOTENCY_KEY, documented_answer, documented_problem
+from shared.http.http import IDEMPOTENCY_KEY, documented_answer, documented_problem
 
 
 class Operation(NamedTuple):

@@ -10,9 +10,9 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from services.intake.requests.domain import drafts, life
 from services.intake.requests.domain.life import Check, Difference
-from shared.errors import Transient
-from shared.events import ProposedChange
-from shared.http import InputError
+from shared.contracts.events import ProposedChange
+from shared.http.http import InputError
+from shared.runtime.errors import Transient
 
 _PATH: Final = "/v1/control/check"
 _SECONDS: Final = httpx.Timeout(30.0, connect=2.0)

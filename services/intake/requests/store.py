@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.requests.domain.life import Request, Step
-from shared.clock import from_text, to_text
-from shared.envelope import Encoded
+from shared.contracts.envelope import Encoded
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
+from shared.runtime.clock import from_text, to_text
 
 Place: TypeAlias = tuple[datetime, str]
 

@@ -28,9 +28,9 @@ from services.intake.notices.domain.notices import (
     unprintable,
     who,
 )
-from shared import events, ids
-from shared.clock import from_text, to_text
-from shared.events import Struct
+from shared.contracts import events, ids
+from shared.contracts.events import Struct
+from shared.runtime.clock import from_text, to_text
 
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from services.intake.domain import status
 from services.intake.domain.status import Dead, Submission
-from shared.events import AppealSubmitted, CaseClosed, Contested, NoticeSubmitted, Struct
+from shared.contracts.events import AppealSubmitted, CaseClosed, Contested, NoticeSubmitted, Struct
 
 ITEM: Final = "item"
 NOTICE: Final = "notice"

@@ -16,8 +16,8 @@ from msgspec import Meta
 from services.intake.domain.documents import Form
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Codes, Refused, SubjectId, is_platform, is_url
-from shared import envelope, events, ids
-from shared.clients import PLATFORM
+from shared.auth.clients import PLATFORM
+from shared.contracts import envelope, events, ids
 
 MAX_BODY_BYTES: Final = 128 * 1024
 LEAST_SAID: Final = 20  # characters of an explanation

@@ -17,9 +17,9 @@ from services.intake.domain import documents
 from services.intake.domain.documents import Form, Reading
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
-from shared import ids
-from shared.events import BusinessRequest, ProposedChange, Struct
-from shared.strict import Object
+from shared.contracts import ids
+from shared.contracts.events import BusinessRequest, ProposedChange, Struct
+from shared.validation.strict_json import Object
 
 S = TypeVar("S", bound=msgspec.Struct)
 

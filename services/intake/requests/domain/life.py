@@ -18,9 +18,9 @@ import msgspec
 
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
-from shared import events, ids
-from shared.envelope import Attributes, Event, subject_of
-from shared.events import BusinessRequest, ProposedChange, Struct
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, Event, subject_of
+from shared.contracts.events import BusinessRequest, ProposedChange, Struct
 
 SOURCE: Final = "piepowder/intake"
 

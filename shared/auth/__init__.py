@@ -1,0 +1,1 @@
+"""Authentication and authorisation: API keys, access tokens, limits and the access log."""

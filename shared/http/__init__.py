@@ -1,0 +1,1 @@
+"""REST infrastructure of every service."""

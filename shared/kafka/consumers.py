@@ -1,0 +1,58 @@
+"""A region's consumer as every service has it: its cluster, its dead-letter topic and the keys parked there."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from shared.contracts import topics
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.dead_letters import DeadLetters
+from shared.kafka.parking import ParkedKeys
+from shared.kafka.producer import Producer
+from shared.runtime.clock import Clock
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
+from shared.runtime.settings import CommonSettings
+
+M = TypeVar("M")
+
+
+def consumer(
+    settings: CommonSettings,
+    region: str,
+    *,
+    group: str,
+    reads: Sequence[str],
+    decode: Callable[[RawRecord], M],
+    handle: Handler[M],
+    producer: Producer,
+    readiness: Readiness,
+    clock: Clock,
+    parks: bool = True,
+    backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+    linger_seconds: float = 0.0,
+) -> BatchConsumer[M]:
+    """A group's consumer of the topics `reads` on the region's cluster, as `settings` say; `producer` writes there.
+
+    `parks` is False where order does not matter: then what follows a record that cannot be handled goes on.
+    """
+    bootstrap, parked = settings.bootstrap(region), None
+    if parks:
+        parked = ParkedKeys(
+            producer, bootstrap=bootstrap, topic=topics.parked(region), group=group, limit=settings.parked_keys
+        )
+    return BatchConsumer(
+        bootstrap=bootstrap,
+        group=group,
+        topics=reads,
+        decode=decode,
+        handle=handle,
+        deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+        parked=parked,
+        readiness=readiness,
+        clock=clock,
+        instance=settings.instance,
+        batch_records=settings.batch_records,
+        backoff=backoff,
+        drain_seconds=settings.drain_seconds,
+        linger_seconds=linger_seconds,
+    )

@@ -1,0 +1,1 @@
+"""Process infrastructure: settings, logs, metrics, clock, retries, readiness and supervision."""

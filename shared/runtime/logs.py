@@ -1,0 +1,32 @@
+"""Logs as JSON lines on standard error: time, level, service, message, and whatever ids the caller adds as `extra`."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from shared.runtime.clock import to_text
+
+
+class _Lines(JsonFormatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        return to_text(datetime.fromtimestamp(record.created, UTC))
+
+
+def configure(service: str, level: str = "INFO") -> None:
+    """Send every logger's records to standard error as one JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _Lines(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            static_fields={"service": service},
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("aiokafka").setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger("alembic").setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,0 +1,1 @@
+"""Validation of untrusted input: strict JSON, faults with JSON pointers."""
