@@ -21,7 +21,8 @@ from testcontainers.community.kafka import KafkaContainer
 from testcontainers.community.postgres import PostgresContainer
 
 from deploy.local.stack import LocalStack
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
 
 # a busy machine makes examples slow; that is no failure
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -73,7 +74,7 @@ async def database_url(servers: Servers) -> AsyncIterator[str]:
 async def region(kafka: str) -> str:
     """A region of the test's own, with its topics."""
     name = f"t{os.getpid()}-{next(_numbers)}"
-    report = await topics.ensure(kafka, topics.expand(topics.load(), [name]))
+    report = await topic_admin.ensure(kafka, topic_admin.expand(topic_admin.load(), [name]))
     assert topics.submissions(name) in report.created
     return name
 

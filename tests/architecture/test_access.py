@@ -13,12 +13,14 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from shared import access, clients, ids, lifecycle
-from shared.clients import SCOPES
-from shared.clock import to_text
-from shared.envelope import GLOBAL, Attributes, Event
-from shared.events import CLIENT_CHANGED, ClientChanged, ClientKey
-from tests.unit.test_auth_clients import START
+from shared.auth import access_log, clients
+from shared.auth.clients import SCOPES
+from shared.contracts import ids
+from shared.contracts.envelope import GLOBAL, Attributes, Event
+from shared.contracts.events import CLIENT_CHANGED, ClientChanged, ClientKey
+from shared.runtime import lifecycle
+from shared.runtime.clock import to_text
+from tests.unit.shared.auth.test_auth_clients import START
 
 SERVICES = ("intake", "router", "decision", "audit")
 REGION = "eu"
@@ -101,7 +103,7 @@ async def open_room(service: str, monkeypatch: pytest.MonkeyPatch) -> Room:
     for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):
         monkeypatch.delenv(f"PIEPOWDER_{variable}", raising=False)
     monkeypatch.setattr(lifecycle, "serve", serve)
-    monkeypatch.setattr(access, "ControlReader", Reader)
+    monkeypatch.setattr(access_log, "ControlReader", Reader)
     settings = importlib.import_module(f"services.{service}.settings").Settings()
     await importlib.import_module(f"services.{service}.app").run(settings)
     [app] = served

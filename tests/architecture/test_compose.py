@@ -20,9 +20,10 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.docker.jobs import main as job
 from piepowder import cli as command
-from shared import metrics
-from shared.kafka import topics
-from shared.settings import CommonSettings
+from shared.contracts import topics
+from shared.kafka import topic_admin
+from shared.runtime import metrics
+from shared.runtime.settings import CommonSettings
 from tests import conftest
 from tests.architecture.containers import ROOT, VERSION, image_environment, load_compose, load_dockerfile, seconds
 
@@ -113,7 +114,7 @@ def test_its_settings_parse_and_none_points_at_the_container_itself(name: str, s
 
 @each_services_settings
 def test_a_stop_takes_no_longer_than_compose_waits_for_it(name: str, settings: CommonSettings) -> None:
-    cancelled_after = settings.drain_seconds + 2 + 2  # shared.lifecycle.serve
+    cancelled_after = settings.drain_seconds + 2 + 2  # shared.runtime.lifecycle.serve
     assert seconds(SERVICES[name]["stop_grace_period"]) > cancelled_after + 2
 
 
@@ -176,7 +177,7 @@ def test_the_topics_of_every_region_are_created() -> None:
     assert said[:2] == ["piepowder", "topics"]
     given = dict(zip(said[2::2], said[3::2], strict=True))
     assert given["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
-    created = {spec.name for spec in topics.expand(topics.load(), given["--regions"].split(","))}
+    created = {spec.name for spec in topic_admin.expand(topic_admin.load(), given["--regions"].split(","))}
     regional = (topics.submissions, topics.cases, topics.decisions, topics.requests, topics.access)
     kinds = (*regional, topics.deadletters, topics.parked)
     assert created == {topics.CONTROL} | {kind(region) for kind in kinds for region in regions_of("intake")}

@@ -56,7 +56,7 @@ def test_only_the_clock_asks_what_time_it_is_and_only_ids_make_ids() -> None:
         and isinstance(node.func.value, ast.Name)
         and (node.func.value.id, node.func.attr) in FORBIDDEN_CALLS
     }
-    assert {place.partition(":")[0] for place in found} == {"shared/clock.py"}
+    assert {place.partition(":")[0] for place in found} == {"shared/runtime/clock.py"}
 
 
 def test_every_metric_is_in_the_catalogue() -> None:
@@ -66,7 +66,7 @@ def test_every_metric_is_in_the_catalogue() -> None:
         for line in path.read_text().splitlines()
         if re.search(r"= \(?(Counter|Gauge|Histogram|Summary)\(\s*(\"|$)", line)
     }
-    assert made == {"shared/metrics.py"}
+    assert made == {"shared/runtime/metrics.py"}
 
 
 def test_every_package_says_what_it_is() -> None:

@@ -16,9 +16,9 @@ import uvloop
 
 from deploy.local.errors import StackError
 from deploy.local.stack import LocalStack
-from shared.clock import SystemClock
-from shared.errors import PiepowderError
 from shared.kafka.producer import KafkaProducer
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import PiepowderError
 from tests.bench import document, e2e, growth, lookups, machine, report, soak, stages
 from tests.bench.costs import count_statements
 from tests.bench.kafka import Watch

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 
 _clock = SystemClock()
 

@@ -12,10 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from piepowder import sample, words
-from shared import ids
-from shared.clock import to_text
-from shared.envelope import GLOBAL, Attributes, Encoded, encode, subject_of
-from shared.events import (
+from shared.contracts import ids
+from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode, subject_of
+from shared.contracts.events import (
     CASE_OPENED,
     DECISION_MADE,
     ITEM_SUBMITTED,
@@ -31,6 +30,7 @@ from shared.events import (
     Struct,
     Trace,
 )
+from shared.runtime.clock import to_text
 
 REGION: Final = "eu"
 REGIONS: Final = ("eu", "us")

@@ -17,8 +17,8 @@ import msgspec
 
 from deploy.local.system import System
 from piepowder import listings
-from shared.clock import SystemClock
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
 from tests.bench.data import REGIONS
 from tests.bench.kafka import Watch, bare_consumer

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared import http
-from shared.readiness import Readiness
+from shared.http import http
+from shared.runtime.readiness import Readiness
 
 _NO_BODY: Final[list[tuple[bytes, bytes]]] = [(b"content-length", b"0")]
 
@@ -41,7 +41,7 @@ async def server(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def config(app: ASGIApp, port: int) -> uvicorn.Config:
-    """The settings of `shared.lifecycle`."""
+    """The settings of `shared.runtime.lifecycle`."""
     return uvicorn.Config(
         app,
         host="127.0.0.1",

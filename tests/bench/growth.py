@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from shared.kafka import topics
+from shared.contracts import topics
 from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.kafka import fill

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError
 
-from shared.envelope import Encoded
+from shared.contracts.envelope import Encoded
 from shared.kafka.producer import KafkaProducer, Record, record
 
 Lanes: TypeAlias = dict[TopicPartition, list[Record]]

@@ -19,8 +19,8 @@ import asyncpg
 import msgspec
 
 from services.intake.domain.status import Dead, Decision, Facts, Opened, Status, Submission, Superseded, Withdrawal
-from shared.clock import SystemClock, to_text
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.runtime.clock import SystemClock, to_text
 from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS
 from tests.bench.kafka import fill

@@ -15,11 +15,11 @@ import msgspec
 from deploy.local.ports import free_ports
 from deploy.local.process import Child
 from deploy.local.stack import LocalStack
-from shared import ids
-from shared.auth import Client
-from shared.clients import SCOPES
-from shared.clock import SystemClock
-from shared.kafka import topics
+from shared.auth.authenticator import Client
+from shared.auth.clients import SCOPES
+from shared.contracts import ids
+from shared.kafka import topic_admin
+from shared.runtime.clock import SystemClock
 
 _ROOT: Final = Path(__file__).parents[2]
 _READY_SECONDS: Final = 60.0
@@ -149,10 +149,10 @@ class House:
 
     async def topics(self, *regions: str) -> None:
         """Make the topics of these regions."""
-        await topics.ensure(self.stack.kafka, topics.expand(topics.load(), regions))
+        await topic_admin.ensure(self.stack.kafka, topic_admin.expand(topic_admin.load(), regions))
 
     async def plain_topics(self, *names: str) -> None:
         """Make topics with the settings of `submissions`, for the floors: the services do not read them."""
-        like = next(spec for spec in topics.load() if "submissions" in spec.name)
+        like = next(spec for spec in topic_admin.load() if "submissions" in spec.name)
         wanted = [msgspec.structs.replace(like, name=name) for name in names]
-        await topics.ensure(self.stack.kafka, wanted)
+        await topic_admin.ensure(self.stack.kafka, wanted)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
 from tests.bench.data import REGIONS
 from tests.bench.report import Figure, Mark

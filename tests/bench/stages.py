@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 import asyncpg
 
 from deploy.local.ports import free_ports
-from shared.envelope import Encoded
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.contracts.envelope import Encoded
+from shared.contracts.topics import CONTROL
 from shared.kafka.producer import KafkaProducer
-from shared.kafka.topics import CONTROL
 from tests.bench import calls, data, floors
 from tests.bench.costs import Meter
 from tests.bench.data import REGION, REGIONS, Life

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _clock = SystemClock()

@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
-from shared import asyncapi, compatibility, envelope, events
-from shared.kafka import topics
+from shared.contracts import envelope, events
+from shared.kafka import topic_admin
 from tests.conftest import project_root
+from tools import asyncapi, compatibility
 
 Json = dict[str, Any]
 COMMITTED = project_root() / "docs" / "asyncapi.yaml"
@@ -149,7 +150,7 @@ def references(node: Any) -> Iterator[str]:
 
 def test_what_is_committed_is_what_the_code_says() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == asyncapi.render(), (
-        "run: python -m shared.asyncapi > docs/asyncapi.yaml"
+        "run: python -m tools.asyncapi > docs/asyncapi.yaml"
     )
 
 
@@ -168,7 +169,7 @@ def test_every_event_is_on_one_topic_and_every_topic_is_described(document: Json
     told = [name for channel in document["channels"].values() for name in channel["messages"]]
     assert sorted(told) == sorted([*events.TYPES, "deadletter", "parkedkey"])
     assert sorted(channel["address"] for channel in document["channels"].values()) == sorted(
-        spec.name for spec in topics.load()
+        spec.name for spec in topic_admin.load()
     )
 
 
@@ -194,7 +195,7 @@ def before() -> Json:
 def test_nothing_that_was_published_is_broken_and_nothing_new_is_missing_from_the_record(before: Json) -> None:
     now = compatibility.snapshot()
     assert compatibility.breaks(before, now) == []
-    assert before == now, "run: python -m shared.compatibility"
+    assert before == now, "run: python -m tools.compatibility"
 
 
 def rename(now: Json) -> None:

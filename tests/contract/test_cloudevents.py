@@ -5,9 +5,10 @@ import json
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 
-from shared import asyncapi, events
-from shared.clock import from_text
-from shared.envelope import encode
+from shared.contracts import events
+from shared.contracts.envelope import encode
+from shared.runtime.clock import from_text
+from tools import asyncapi
 
 
 @pytest.mark.parametrize("name", events.TYPES)

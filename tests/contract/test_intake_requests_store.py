@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from services.intake.requests.domain import life
 from services.intake.requests.domain.life import Check, Difference, Outcome, Request
 from services.intake.requests.store import METADATA, Filter, Store, place_of
-from shared import ids
-from shared.envelope import encode
-from shared.events import BusinessRequest
+from shared.contracts import ids
+from shared.contracts.envelope import encode
+from shared.contracts.events import BusinessRequest
 from shared.postgres import migrations
 from shared.postgres.database import Database, sqlalchemy_url
-from tests.intake_requests import MemoryStore
+from tests.support.intake_requests import MemoryStore
 
 Kept: TypeAlias = MemoryStore | Store
 

@@ -22,10 +22,10 @@ from services.intake.domain.status import (
     status,
 )
 from services.intake.store import ItemStatuses, Page, Place, Progress, Wanted
-from shared import ids
-from shared.clock import from_text, to_text
+from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.runtime.clock import from_text, to_text
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 TIME = "2026-05-01T12:00:00.000Z"

@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
-from shared.envelope import Encoded
-from shared.errors import Poison, Transient
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.contracts.envelope import Encoded
 from shared.kafka.producer import MAX_RECORD_BYTES, KafkaProducer, Record
 from shared.postgres import outbox
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
+from shared.runtime.errors import Poison, Transient
 
 
 class Target(Protocol):

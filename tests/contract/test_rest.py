@@ -14,14 +14,15 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from shared import ids, lifecycle
-from shared.auth import Client
-from shared.clients import SCOPES
-from shared.events import RateLimit
+from shared.auth.authenticator import Client
+from shared.auth.clients import SCOPES
+from shared.contracts import ids
+from shared.contracts.events import RateLimit
 from shared.kafka.control import ControlReader
-from shared.readiness import Readiness
-from shared.settings import CommonSettings
-from tests.router_samples import on_control, operating_model, policies, region
+from shared.runtime import lifecycle
+from shared.runtime.readiness import Readiness
+from shared.runtime.settings import CommonSettings
+from tests.support.router_samples import on_control, operating_model, policies, region
 
 SERVICES = ("audit", "decision", "intake", "router")
 PROBES = {"/healthz", "/readyz", "/metrics"}

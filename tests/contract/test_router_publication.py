@@ -12,16 +12,16 @@ import pytest
 from services.router import control as router_control
 from services.router.control import Control, PolicySetContent, Publisher
 from services.router.policies import compile_policy_set
-from shared.clock import SystemClock
-from shared.envelope import GLOBAL, decode
+from shared.contracts.envelope import GLOBAL, decode
 from shared.kafka import control as control_reader
-from shared.kafka import topics
+from shared.kafka import topic_admin
 from shared.kafka.control import ControlReader
 from shared.kafka.producer import KafkaProducer, Record
-from shared.kafka.topics import TopicSpec
-from shared.readiness import Readiness
-from shared.retry import until_done
-from tests.router_samples import region, rule
+from shared.kafka.topic_admin import TopicSpec
+from shared.runtime.clock import SystemClock
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import until_done
+from tests.support.router_samples import region, rule
 
 Start: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Control, Publisher]]]
 _numbers = itertools.count(1)
@@ -64,7 +64,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     kafka: str = request.getfixturevalue("kafka")
     name = f"piepowder.control.t{os.getpid()}-{next(_numbers)}"
-    await topics.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
+    await topic_admin.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
     monkeypatch.setattr(control_reader, "CONTROL", name)
     monkeypatch.setattr(router_control, "CONTROL", name)
 

@@ -13,11 +13,11 @@ import pytest
 
 from deploy.initial import CONTROL
 from deploy.local.system import System
-from shared import events, ids
-from shared.clock import SystemClock, to_text
-from shared.envelope import GLOBAL, Attributes, encode
-from shared.kafka import topics
+from shared.contracts import events, ids, topics
+from shared.contracts.envelope import GLOBAL, Attributes, encode
+from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, record
+from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import Servers
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ async def control(servers: Servers) -> tuple[str, str]:
     """Two regions with the sample's markets, queues and policies, put into force."""
     number = next(_numbers)
     names = {"eu": f"e{os.getpid()}-{number}-eu", "us": f"e{os.getpid()}-{number}-us"}
-    await topics.ensure(servers.kafka, topics.expand(topics.load(), list(names.values())))
+    await topic_admin.ensure(servers.kafka, topic_admin.expand(topic_admin.load(), list(names.values())))
     model = _read("operating-model.yaml", dict[str, Any])
     regions = msgspec.convert(
         [region | {"id": names[region["id"]]} for region in model["regions"]], list[events.Region]

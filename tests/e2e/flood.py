@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 from tests.bench import calls
 
 _PAUSE_SECONDS = 0.05

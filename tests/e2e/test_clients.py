@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared import ids
+from shared.contracts import ids
 from tests.e2e.conftest import Cell
 
 pytestmark = pytest.mark.timeout(180)

@@ -14,7 +14,7 @@ from deploy.local.system import find_running
 from piepowder import look, run
 from piepowder.client import Api
 from piepowder.listings import Options
-from shared.kafka import topics
+from shared.contracts import topics
 from tests.e2e.conftest import Cell
 
 pytestmark = pytest.mark.timeout(120)

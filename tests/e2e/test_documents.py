@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from shared.clients import SCOPES
+from shared.auth.clients import SCOPES
 from tests.conftest import project_root
 from tests.e2e.conftest import Cell
 from tests.e2e.test_notices import claimed, decide

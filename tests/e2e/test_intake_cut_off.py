@@ -21,10 +21,9 @@ import pytest
 
 from deploy.local.kafka import LocalKafka
 from deploy.local.system import System
-from shared import ids
-from shared.clock import SystemClock
-from shared.events import ITEM_SUBMITTED
-from shared.kafka import topics
+from shared.contracts import ids, topics
+from shared.contracts.events import ITEM_SUBMITTED
+from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
 from tests.conftest import Servers, project_root
 from tests.e2e.flood import Plan, Said, Told, item

@@ -13,7 +13,7 @@ from tests.conftest import project_root
 from tests.e2e import drive
 from tests.e2e.conftest import Cell
 from tests.e2e.test_main_job import item, status, until
-from tests.intake_complaints import appeal, notice
+from tests.support.intake_complaints import appeal, notice
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -15,10 +15,9 @@ from typing import Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared import ids
-from shared.clock import SystemClock
-from shared.events import ITEM_SUBMITTED
-from shared.kafka import topics
+from shared.contracts import ids, topics
+from shared.contracts.events import ITEM_SUBMITTED
+from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
 from tests.bench.report import percentile
 from tests.conftest import Servers

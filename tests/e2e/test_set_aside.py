@@ -18,9 +18,8 @@ from deploy.local.system import find_running
 from piepowder import replay
 from piepowder.accounting import Fate, Pair
 from piepowder.aside import Choice, Unit
-from shared import ids
-from shared.events import ITEM_SUBMITTED
-from shared.kafka import topics
+from shared.contracts import ids, topics
+from shared.contracts.events import ITEM_SUBMITTED
 from tests.chaos import poison
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import settle

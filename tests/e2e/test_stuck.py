@@ -7,7 +7,7 @@ import asyncpg
 import httpx
 import pytest
 
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 from tests.conftest import Servers
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import running

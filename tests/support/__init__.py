@@ -1,1 +1,1 @@
-"""TODO"""
+"""Factories, fakes and helpers that several test modules use."""

@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from shared.clock import ManualClock
-from shared.errors import Poison, TooNew
-from shared.kafka import topics
+from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
-from shared.kafka.deadletters import DeadLetters
+from shared.kafka.dead_letters import DeadLetters
 from shared.kafka.parking import Lane, Parked, ParkedKeys, parked_lanes
 from shared.kafka.producer import Record, partition_of
-from shared.readiness import Readiness
-from shared.retry import Backoff
+from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Poison, TooNew
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
 
 REGION: Final = "eu"
 GROUP: Final = "piepowder-router-eu"

@@ -5,10 +5,10 @@ from typing import Any
 
 from aiokafka import ConsumerRecord
 
-from shared import events, ids
-from shared.clock import to_text
-from shared.envelope import Attributes, Encoded, encode, subject_of
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, Encoded, encode, subject_of
 from shared.kafka.consumer import RawRecord
+from shared.runtime.clock import to_text
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

@@ -18,12 +18,13 @@ from services.intake.requests.domain import life
 from services.intake.requests.domain.life import Check, Difference, Request, Step
 from services.intake.requests.handlers import Requests
 from services.intake.requests.store import Drafted, Filter, Place, place_of
-from shared import http, ids
-from shared.auth import Authenticator, Client
-from shared.clock import ManualClock
-from shared.envelope import Encoded
-from shared.events import OperatingModelPublished, ProposedChange, Queue, Region
-from shared.readiness import Readiness
+from shared.auth.authenticator import Authenticator, Client
+from shared.contracts import ids
+from shared.contracts.envelope import Encoded
+from shared.contracts.events import OperatingModelPublished, ProposedChange, Queue, Region
+from shared.http import http
+from shared.runtime.clock import ManualClock
+from shared.runtime.readiness import Readiness
 
 POLICY_SET = {"policies": [{"id": "a", "when": ["true"], "verdict": "review"}], "default_verdict": "approve"}
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from services.router.domain import Evaluation, Model, PolicySet
 from services.router.policies import compile_policy_set
-from shared.envelope import GLOBAL, Attributes, Event
-from shared.events import (
+from shared.contracts.envelope import GLOBAL, Attributes, Event
+from shared.contracts.events import (
     OPERATING_MODEL_PUBLISHED,
     POLICY_SET_PUBLISHED,
     Item,

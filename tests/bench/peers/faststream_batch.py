@@ -12,8 +12,8 @@ from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker
 from faststream.message import StreamMessage
 
-from shared.envelope import Event
-from shared.events import ItemSubmitted
+from shared.contracts.envelope import Event
+from shared.contracts.events import ItemSubmitted
 from tests.bench.floors import AT_A_TIME
 from tests.bench.kafka import BATCH_BYTES, COMPRESSION
 from tests.bench.peers.routing import Routing, partition

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from services.router.domain import Model, route
 from services.router.policies import compile_policy_set
-from shared import envelope, ids
-from shared.clock import SystemClock, to_text
-from shared.envelope import Attributes, Encoded, Event
-from shared.events import CASE_OPENED, ItemSubmitted
+from shared.contracts import envelope, ids
+from shared.contracts.envelope import Attributes, Encoded, Event
+from shared.contracts.events import CASE_OPENED, ItemSubmitted
+from shared.runtime.clock import SystemClock, to_text
 from tests.bench import data
 from tests.bench.data import REGION
 

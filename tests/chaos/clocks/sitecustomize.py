@@ -14,7 +14,7 @@ _jump = 0.0
 
 
 class _Datetime:
-    """`datetime` as `shared.clock` uses it, with another `now`."""
+    """`datetime` as `shared.runtime.clock` uses it, with another `now`."""
 
     fromisoformat = staticmethod(datetime.fromisoformat)
     fromtimestamp = staticmethod(datetime.fromtimestamp)
@@ -38,7 +38,7 @@ def _install(folder: str) -> None:
     true_time = time.time
     time.time = lambda: true_time() + _jump
     sys.path.insert(0, str(Path.cwd()))  # the services' tree, whatever is installed
-    from shared import clock  # noqa: PLC0415 - only in a chaos run
+    from shared.runtime import clock  # noqa: PLC0415 - only in a chaos run
 
     vars(clock)["datetime"] = _Datetime
     del sys.path[0]

@@ -19,16 +19,16 @@ from services.audit import api, app, handlers
 from services.audit.domain import Appended, DeadLetter, Entry, Source, entry
 from services.audit.settings import Settings
 from services.audit.store import Log
-from shared import events, ids
-from shared.auth import Authenticator, Client
-from shared.clock import to_text
-from shared.envelope import Attributes, Encoded, encode, subject_of
-from shared.http import create_app
-from shared.kafka import topics
+from shared.auth.authenticator import Authenticator, Client
+from shared.contracts import events, ids, topics
+from shared.contracts.envelope import Attributes, Encoded, encode, subject_of
+from shared.http.http import create_app
+from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.postgres import migrations
 from shared.postgres.database import Database
-from shared.readiness import Readiness
+from shared.runtime.clock import to_text
+from shared.runtime.readiness import Readiness
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 KEY = ids.new_api_key("test")
@@ -146,7 +146,7 @@ async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncI
 
 async def until_all_is_read(kafka: str, region: str) -> None:
     """Until the audit's group has committed the end of every topic."""
-    specs = topics.expand(topics.load(), [region])
+    specs = topic_admin.expand(topic_admin.load(), [region])
     lanes = [TopicPartition(spec.name, p) for spec in specs for p in range(spec.partitions)]
     async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=f"piepowder-audit-{region}") as consumer:
         async with asyncio.timeout(60):
@@ -163,7 +163,7 @@ async def reset(kafka: str, region: str) -> None:
     async with AIOKafkaConsumer(
         bootstrap_servers=kafka, group_id=group, group_instance_id=f"{group}-0", enable_auto_commit=False
     ) as consumer:
-        consumer.subscribe([spec.name for spec in topics.expand(topics.load(), [region])])
+        consumer.subscribe([spec.name for spec in topic_admin.expand(topic_admin.load(), [region])])
         async with asyncio.timeout(60):
             while not consumer.assignment():
                 await consumer.getmany(timeout_ms=50)

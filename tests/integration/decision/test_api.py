@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from services.decision import api
-from shared import ids
-from shared.auth import Authenticator, Client
-from shared.errors import Transient
-from shared.http import create_app
-from shared.readiness import Readiness
-from tests.decision_cases import encoded
-from tests.integration.test_decision_cases import REGION, Service, running
+from shared.auth.authenticator import Authenticator, Client
+from shared.contracts import ids
+from shared.http.http import create_app
+from shared.runtime.errors import Transient
+from shared.runtime.readiness import Readiness
+from tests.integration.decision.test_cases import REGION, Service, running
+from tests.support.decision_cases import encoded
 
 WHO = {"reviewer": "r-1", "team": "in_house"}
 

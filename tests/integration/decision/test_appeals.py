@@ -8,11 +8,11 @@ import pytest
 
 from services.decision.domain import Refused
 from services.decision.handlers import Lease
-from shared import events, ids
-from shared.envelope import encode
-from tests.decision_cases import appealed, encoded, encoded_withdrawal, noticed, opened
-from tests.integration.test_decision_api import WHO, calls
-from tests.integration.test_decision_cases import REGION, Service, running
+from shared.contracts import events, ids
+from shared.contracts.envelope import encode
+from tests.integration.decision.test_api import WHO, calls
+from tests.integration.decision.test_cases import REGION, Service, running
+from tests.support.decision_cases import appealed, encoded, encoded_withdrawal, noticed, opened
 
 ITEM = opened(REGION)[1]
 NOTICE = noticed(REGION)[1]

@@ -15,13 +15,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from services.decision.domain import Refused
 from services.decision.handlers import Lease, ReviewCases, TakeInCases, read
 from services.decision.store import METADATA, SESSION, Store
-from shared import events, ids
-from shared.clock import from_text
-from shared.errors import Poison, Transient
+from shared.contracts import events, ids
 from shared.kafka.consumer import Received
 from shared.postgres import migrations
 from shared.postgres.database import Database, sqlalchemy_url
-from tests.decision_cases import encoded, encoded_withdrawal, opened, taken
+from shared.runtime.clock import from_text
+from shared.runtime.errors import Poison, Transient
+from tests.support.decision_cases import encoded, encoded_withdrawal, opened, taken
 
 REGION = "eu"
 

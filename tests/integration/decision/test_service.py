@@ -12,12 +12,11 @@ from pathlib import Path
 import asyncpg
 from aiokafka import AIOKafkaConsumer
 
-from shared import events
-from shared.envelope import Event, decode
-from shared.kafka import topics
+from shared.contracts import events, topics
+from shared.contracts.envelope import Event, decode
 from shared.kafka.producer import KafkaProducer, Record, record
 from tests.conftest import project_root
-from tests.decision_cases import encoded, opened
+from tests.support.decision_cases import encoded, opened
 
 SUBJECTS, VERSIONS = 60, 5
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Tests: integration/deploy."""

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from deploy.local import company
 from deploy.local.company import refuse_company
 from deploy.local.errors import StackError
-from shared.kafka import topics
+from shared.contracts import topics
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from deploy.local import Child, LocalKafka, LocalPostgres, LocalStack, StackErro
 from deploy.local.process import start_time
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("own_servers")]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -17,19 +17,19 @@ import httpx
 import msgspec
 import pytest
 
-from shared import envelope, ids
-from shared.auth import Client
-from shared.clients import SCOPES
-from shared.clock import SystemClock, to_text
-from shared.events import CLIENT_CHANGED
+from shared.auth.authenticator import Client
+from shared.auth.clients import SCOPES
+from shared.contracts import envelope, ids
+from shared.contracts.events import CLIENT_CHANGED
+from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import Servers, project_root
-from tests.integration.test_intake_service import Intake, intake_of
+from tests.integration.intake.test_service import Intake, intake_of
 
 pytestmark = pytest.mark.timeout(90)
 
 _AUDIT = """
 import runpy, sys
-from shared.kafka import topics
+from shared.contracts import topics
 topics.CONTROL = sys.argv.pop(1)
 runpy.run_module("services.audit", run_name="__main__")
 """

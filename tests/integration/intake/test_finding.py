@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.events import CASE_OPENED, DECISION_MADE
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.contracts.events import CASE_OPENED, DECISION_MADE
 from tests.conftest import Servers
-from tests.integration.test_intake_service import Intake, case_of, decision_on, intake_of
+from tests.integration.intake.test_service import Intake, case_of, decision_on, intake_of
 
 pytestmark = pytest.mark.timeout(90)
 

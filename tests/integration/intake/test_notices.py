@@ -11,10 +11,9 @@ import httpx
 import msgspec
 import pytest
 
-from shared import ids
-from shared.clock import SystemClock, to_text
-from shared.envelope import Attributes, decode, encode
-from shared.events import (
+from shared.contracts import ids, topics
+from shared.contracts.envelope import Attributes, decode, encode
+from shared.contracts.events import (
     APPEAL_SUBMITTED,
     CASE_CLOSED,
     CASE_OPENED,
@@ -30,11 +29,11 @@ from shared.events import (
     Struct,
     Trace,
 )
-from shared.kafka import topics
 from shared.kafka.producer import record
-from tests import intake_complaints
+from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import Servers
-from tests.integration.test_intake_service import Intake, intake_of
+from tests.integration.intake.test_service import Intake, intake_of
+from tests.support import intake_complaints
 
 pytestmark = pytest.mark.timeout(120)
 

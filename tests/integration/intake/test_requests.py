@@ -16,19 +16,20 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from deploy.local.ports import free_ports
-from shared import ids
-from shared.auth import Client
-from shared.envelope import Event, decode
-from shared.kafka import topics
-from shared.kafka.topics import TopicSpec
+from shared.auth.authenticator import Client
+from shared.contracts import ids, topics
+from shared.contracts.envelope import Event, decode
+from shared.kafka import topic_admin
+from shared.kafka.topic_admin import TopicSpec
 from tests.conftest import Servers, project_root
-from tests.intake_requests import body
+from tests.support.intake_requests import body
 
 pytestmark = pytest.mark.timeout(120)
 
 _PROGRAM = """
 import runpy, sys
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
 topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
 runpy.run_module(sys.argv[1], run_name="__main__")
 """
@@ -60,8 +61,10 @@ class Town:
         self.processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def prepare(self) -> None:
-        wanted = topics.expand(topics.load(), self.regions)
-        await topics.ensure(self.servers.kafka, [*wanted, TopicSpec(self.control, 1, 1, {"cleanup.policy": "compact"})])
+        wanted = topic_admin.expand(topic_admin.load(), self.regions)
+        await topic_admin.ensure(
+            self.servers.kafka, [*wanted, TopicSpec(self.control, 1, 1, {"cleanup.policy": "compact"})]
+        )
         admin = await asyncpg.connect(self.servers.database_url)
         for database in self.databases.values():
             await admin.execute(f"CREATE DATABASE {database}")

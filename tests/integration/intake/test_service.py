@@ -19,11 +19,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 
-from shared import ids
-from shared.auth import Client
-from shared.clock import SystemClock, to_text
-from shared.envelope import GLOBAL, Attributes, encode
-from shared.events import (
+from shared.auth.authenticator import Client
+from shared.contracts import ids, topics
+from shared.contracts.envelope import GLOBAL, Attributes, encode
+from shared.contracts.events import (
     CASE_CLOSED,
     CASE_OPENED,
     DECISION_MADE,
@@ -40,15 +39,17 @@ from shared.events import (
     Struct,
     Trace,
 )
-from shared.kafka import topics
+from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
+from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import Servers, project_root
 
 pytestmark = pytest.mark.timeout(90)
 
 _PROGRAM = """
 import runpy, sys
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
 topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
 runpy.run_module("services.intake", run_name="__main__")
 """
@@ -231,9 +232,9 @@ def _free_port() -> int:
 
 async def _regions(kafka: str, name: str) -> tuple[tuple[str, str], str]:
     regions, control = (f"n{name}", f"s{name}"), f"test.control.{name}"
-    specs = topics.expand(topics.load(), list(regions))
+    specs = topic_admin.expand(topic_admin.load(), list(regions))
     specs += [msgspec.structs.replace(spec, name=control) for spec in specs if spec.name == topics.CONTROL]
-    await topics.ensure(kafka, specs)
+    await topic_admin.ensure(kafka, specs)
     return regions, control
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from shared.kafka import topics
+from shared.contracts import topics
 from tests.conftest import Servers
-from tests.integration.test_intake_service import NDJSON, Intake, intake_of
+from tests.integration.intake.test_service import NDJSON, Intake, intake_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from shared import ids
-from shared.clients import OF_PLATFORMS
-from tests import intake_complaints
+from shared.auth.clients import OF_PLATFORMS
+from shared.contracts import ids
 from tests.conftest import Servers
-from tests.integration.test_intake_notices import becomes, post, rejected
-from tests.integration.test_intake_service import NDJSON, Intake, intake_of
+from tests.integration.intake.test_notices import becomes, post, rejected
+from tests.integration.intake.test_service import NDJSON, Intake, intake_of
+from tests.support import intake_complaints
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -18,24 +18,25 @@ from aiokafka import AIOKafkaConsumer
 from services.router.control import Control
 from services.router.handlers import RouteSubmissions
 from services.router.policies import compile_policy_set
-from shared import ids
-from shared.auth import Client
-from shared.clock import SystemClock
-from shared.envelope import Attributes, Event, decode, encode
-from shared.events import CASE_OPENED, ITEM_SUBMITTED, CaseOpened, Item, ItemSubmitted
-from shared.kafka import topics
+from shared.auth.authenticator import Client
+from shared.contracts import ids, topics
+from shared.contracts.envelope import Attributes, Event, decode, encode
+from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, CaseOpened, Item, ItemSubmitted
+from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
-from shared.kafka.deadletters import DeadLetters
+from shared.kafka.dead_letters import DeadLetters
 from shared.kafka.producer import KafkaProducer, Record, record
-from shared.kafka.topics import TopicSpec
-from shared.readiness import Readiness
+from shared.kafka.topic_admin import TopicSpec
+from shared.runtime.clock import SystemClock
+from shared.runtime.readiness import Readiness
 from tests.conftest import project_root
-from tests.router_samples import RECEIVED_AT
+from tests.support.router_samples import RECEIVED_AT
 
 _numbers = itertools.count(1)
 _PROGRAM = """
 import runpy, sys
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
 topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
 runpy.run_module("services.router", run_name="__main__")
 """
@@ -185,7 +186,7 @@ class Router:
 async def router(kafka: str, region: str, tmp_path: Path) -> AsyncIterator[Router]:
     """A router that waits for its first publication, in a region of the test's own."""
     control = f"piepowder.control.t{os.getpid()}-s{next(_numbers)}"
-    await topics.ensure(kafka, [TopicSpec(control, 1, 1, {"cleanup.policy": "compact"})])
+    await topic_admin.ensure(kafka, [TopicSpec(control, 1, 1, {"cleanup.policy": "compact"})])
     router = Router(kafka, region, control, tmp_path)
     await router.producer.start()
     try:

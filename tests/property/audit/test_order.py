@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.audit.domain import Place, Source, Step, dead_letter, in_causal_order, page
-from shared.clock import from_text, to_text
+from shared.runtime.clock import from_text, to_text
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 

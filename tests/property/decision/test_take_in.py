@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from services.decision import domain
 from services.decision.domain import Arrival, Latest, Standing, Withdrawal
-from tests.decision_cases import NOON, appealed, noticed
-from tests.unit.test_decision_domain import arrival, come_in, withdrawal
+from tests.support.decision_cases import NOON, appealed, noticed
+from tests.unit.decision.test_domain import arrival, come_in, withdrawal
 
 Post = tuple[str, int | None, str]
 Come = list[Arrival | Withdrawal]

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Tests: property/intake."""

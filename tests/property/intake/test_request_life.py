@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.intake.domain.posts import Refused
 from services.intake.requests.domain import life
 from services.intake.requests.domain.life import Check, Outcome, Request, Step
-from shared import events, ids
-from shared.envelope import Event, decode, encode
-from shared.events import BusinessRequest, ProposedChange, ProposedRegions
+from shared.contracts import events, ids
+from shared.contracts.envelope import Event, decode, encode
+from shared.contracts.events import BusinessRequest, ProposedChange, ProposedRegions
 
 PEOPLE: Final = ("author", "writer", "lead-a", "lead-b", "lead-c", "Sponsor")
 WAYS: Final = {  # written down again, so that a slip in the rules shows

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from services.router.cel import CelConditions
 from services.router.domain import STRICTEST_FIRST, route
 from services.router.terms import Terms, fold
-from shared.events import ItemSubmitted, Money, Policy, Seller
-from tests.router_samples import Decided, compiled, deciding, model, submitted
+from shared.contracts.events import ItemSubmitted, Money, Policy, Seller
+from tests.support.router_samples import Decided, compiled, deciding, model, submitted
 
 CONDITIONS = [
     'kind == "product"',

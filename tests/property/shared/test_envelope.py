@@ -6,10 +6,10 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared import events, ids
-from shared.clock import to_text
-from shared.envelope import REQUIRED, Attributes, decode, decode_any, encode
-from shared.errors import Poison
+from shared.contracts import events, ids
+from shared.contracts.envelope import REQUIRED, Attributes, decode, decode_any, encode
+from shared.runtime.clock import to_text
+from shared.runtime.errors import Poison
 
 _words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

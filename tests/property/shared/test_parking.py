@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piepowder.aside import Aside, Place, Unit, copies, portion, put_back
-from shared.errors import Poison, TooNew
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
-from tests.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, consume
+from shared.runtime.errors import Poison, TooNew
+from tests.support.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, consume
 
 _POSTS = [("post", key, kind) for key in "aab" for kind in ("", "", "", "cursed", "new", "bad")]
 _WHOLE = [("consume", None, batch) for batch in (1, 3, 1000, 1000)] * 2

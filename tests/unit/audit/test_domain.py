@@ -9,9 +9,9 @@ import pytest
 from services.audit import handlers
 from services.audit.domain import Head, Place, Shown, Source, Step, dead_letter, entry
 from services.audit.handlers import Cursor
-from shared import events, ids
-from shared.envelope import Attributes, Encoded, encode
-from shared.errors import Poison
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, Encoded, encode
+from shared.runtime.errors import Poison
 
 TIME = "2026-05-01T09:30:00.000Z"
 SOURCE = Source("piepowder.submissions.eu", 1, 2)

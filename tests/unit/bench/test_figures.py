@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deploy.local.ports import free_ports
 from services.intake.domain import status as intake_status
 from services.intake.domain.status import Facts, Status
-from shared.envelope import decode
-from shared.events import CaseOpened, DecisionMade, ItemSubmitted
+from shared.contracts.envelope import decode
+from shared.contracts.events import CaseOpened, DecisionMade, ItemSubmitted
 from tests.bench import calls, data, empty, lookups, machine, soak
 from tests.bench.report import Figure, Mark, Round, of_rounds, percentile, table
 from tests.bench.usage import Stretch, cpu_seconds, peak_mb, resident_mb, tree_cpu_seconds

@@ -11,10 +11,10 @@ import tests.bench.kafka
 from services.router.domain import InForce, Model
 from services.router.handlers import RouteSubmissions
 from services.router.policies import compile_policy_set
-from shared.clock import SystemClock
-from shared.envelope import Encoded
+from shared.contracts.envelope import Encoded
 from shared.kafka.consumer import Received
 from shared.kafka.producer import KafkaProducer, Record
+from shared.runtime.clock import SystemClock
 from tests.bench import data, document, flame, report
 from tests.bench.peers.routing import Routing, partition
 from tests.bench.report import Cost, Figure, Mark

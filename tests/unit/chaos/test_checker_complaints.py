@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import Call, CaseRow, DecisionRow
-from tests.unit.test_chaos_checker import Recording, drop, is_of, titles
+from tests.unit.chaos.test_checker import Recording, drop, is_of, titles
 
 OPPOSITE = {"approve": "reject", "reject": "approve"}
 

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from services.decision import domain
 from services.decision.domain import Arrival, Case, Decision, Refused, Standing
-from shared import events, ids
-from shared.clock import to_text
-from tests.decision_cases import NOON, appealed, noticed
-from tests.unit.test_decision_domain import arrival, come_in, latest, withdrawal
+from shared.contracts import events, ids
+from shared.runtime.clock import to_text
+from tests.support.decision_cases import NOON, appealed, noticed
+from tests.unit.decision.test_domain import arrival, come_in, latest, withdrawal
 
 LATER = NOON + timedelta(minutes=4)
 ITEM = arrival(verdict="reject")

@@ -8,10 +8,10 @@ import pytest
 
 from services.decision import domain
 from services.decision.domain import Arrival, Case, Decision, Latest, Refused, Withdrawal
-from shared import events, ids
-from shared.clock import from_text
-from shared.envelope import Attributes, Event
-from tests.decision_cases import NOON, opened, withdrawn
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, Event
+from shared.runtime.clock import from_text
+from tests.support.decision_cases import NOON, opened, withdrawn
 
 LATER = NOON + timedelta(minutes=4)
 

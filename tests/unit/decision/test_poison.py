@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from services.decision.handlers import read
-from shared import events
-from shared.envelope import encode
-from shared.errors import Poison, TooNew
-from tests.decision_cases import appealed, encoded, encoded_withdrawal, noticed, opened, taken
+from shared.contracts import events
+from shared.contracts.envelope import encode
+from shared.runtime.errors import Poison, TooNew
+from tests.support.decision_cases import appealed, encoded, encoded_withdrawal, noticed, opened, taken
 
 NOTICE = noticed("eu")[1].notice
 APPEAL = appealed("eu", opened("eu")[1])[1].appeal

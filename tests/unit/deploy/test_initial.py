@@ -13,10 +13,10 @@ import pytest
 from deploy.docker import jobs
 from deploy.initial import keep_key, put_sample_into_force
 from deploy.local.errors import StackError
-from shared.auth import Authenticator, Client
-from shared.errors import Transient
-from shared.ids import hash_api_key, is_well_formed_api_key
-from shared.retry import Backoff
+from shared.auth.authenticator import Authenticator, Client
+from shared.contracts.ids import hash_api_key, is_well_formed_api_key
+from shared.runtime.errors import Transient
+from shared.runtime.retry import Backoff
 
 BOTH = ["operating_model", "policy_set"]
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from piepowder.accounting import Account, Audited, Fate, Ledger, Pair, Place, audited
-from shared import ids
-from shared.envelope import Attributes, Event
-from shared.events import (
+from shared.contracts import ids
+from shared.contracts.envelope import Attributes, Event
+from shared.contracts.events import (
     CASE_CLOSED,
     CASE_OPENED,
     CASE_SUPERSEDED,

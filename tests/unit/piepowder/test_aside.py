@@ -6,7 +6,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from piepowder import replay
 from piepowder.aside import Aside, Choice, Letter, Place, RawRecord, Unit, copies, hindrance, portion
 from piepowder.replay import Found, Outcome
-from shared.kafka import topics
+from shared.contracts import topics
 from shared.kafka.parking import Copy, Lane, Parked
 
 GROUP = "piepowder-decision-eu"

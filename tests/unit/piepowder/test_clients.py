@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 
 from piepowder import cli, clients
 from piepowder.client import Api
-from shared import ids
-from shared.clock import from_text
-from tests.unit.test_cli_submit import RUNNING
+from shared.contracts import ids
+from shared.runtime.clock import from_text
+from tests.unit.piepowder.test_submit import RUNNING
 
 NEW = ["--scope", "items:write", "--region", "eu"]
 KEY = ids.new_api_key("local")

@@ -10,9 +10,9 @@ from piepowder import look, review, screen
 from piepowder.accounting import Audited, Fate, Ledger, Pair, Place
 from piepowder.review import Held, Person, choose, complaint, judged
 from piepowder.sample import truth_key
-from shared import events, ids
-from shared.envelope import Attributes, Event
-from tests.decision_cases import appealed, noticed, opened
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, Event
+from tests.support.decision_cases import appealed, noticed, opened
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 _, ITEM = opened("eu", version=None, content="x")

@@ -16,7 +16,7 @@ from piepowder.listings import Line, Options, Refusal, Source, read
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Front
 from tests.conftest import project_root
-from tests.unit.test_intake_posts import ANYONE, NOW, front
+from tests.unit.intake.items.test_posts import ANYONE, NOW, front
 
 __all__ = ["front"]
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from piepowder import cli, screen
 from piepowder.client import Api, Refused
-from shared.errors import Transient
-from tests.intake_requests import POLICY_SET, House
-from tests.unit.test_cli_submit import RUNNING
+from shared.runtime.errors import Transient
+from tests.support.intake_requests import POLICY_SET, House
+from tests.unit.piepowder.test_submit import RUNNING
 
 DRAFT = """
 title: Look at lamps

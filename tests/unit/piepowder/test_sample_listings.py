@@ -9,7 +9,7 @@ import pytest
 from piepowder import words
 from piepowder.review import choose
 from piepowder.sample import VIOLATIONS, Planted, gtin, make, truth, truth_key
-from shared.envelope import subject_of
+from shared.contracts.envelope import subject_of
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from deploy.local.errors import StackError
 from deploy.local.process import Child, start_time
 from deploy.local.system import Place, Running, Service, find_running
 from piepowder.cli import app
-from shared.kafka import topics
+from shared.kafka import topic_admin
 
 
 def test_where_nothing_runs_the_sentence_says_what_to_do(tmp_path: Path) -> None:
@@ -50,10 +50,10 @@ def test_a_system_whose_keeper_was_killed_is_not_taken_for_a_running_one(tmp_pat
 def test_topics_that_could_not_be_made_are_no_success(
     monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int
 ) -> None:
-    async def ensure(*_: object, **__: object) -> topics.Report:
-        return topics.Report([], [], ["it is so"], missing)
+    async def ensure(*_: object, **__: object) -> topic_admin.Report:
+        return topic_admin.Report([], [], ["it is so"], missing)
 
-    monkeypatch.setattr(topics, "ensure", ensure)
+    monkeypatch.setattr(topic_admin, "ensure", ensure)
     ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])
     assert (ended.exit_code, ended.output) == (status, "it is so\n")
 

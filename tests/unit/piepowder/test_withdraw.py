@@ -8,7 +8,7 @@ import pytest
 from deploy.local.errors import StackError
 from piepowder.client import Api
 from piepowder.withdraw import withdraw
-from tests.unit.test_cli_submit import RUNNING
+from tests.unit.piepowder.test_submit import RUNNING
 
 
 class Intake:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from services.router.cel import VARIABLES, CelConditions, Refused
-from shared.events import Author, Money, Seller, Trader
+from shared.contracts.events import Author, Money, Seller, Trader
 from tests.conftest import project_root
-from tests.router_samples import submitted
+from tests.support.router_samples import submitted
 
 
 def fault(condition: str) -> str:

@@ -9,9 +9,9 @@ from services.router import check as check_module
 from services.router.check import Checks
 from services.router.control import Control, PolicySetContent
 from services.router.policies import compile_policy_set
-from shared.events import Policy, Queue, Region
-from shared.http import Problem
-from tests.router_samples import on_control, operating_model, policies, region, rule
+from shared.contracts.events import Policy, Queue, Region
+from shared.http.http import Problem
+from tests.support.router_samples import on_control, operating_model, policies, region, rule
 
 
 def control(*, empty: bool = False) -> Control:

@@ -16,14 +16,14 @@ from services.router.control import (
     policy_set_faults,
 )
 from services.router.policies import compile_policy_set
-from shared.clock import ManualClock
-from shared.envelope import GLOBAL, decode
-from shared.errors import Poison, Transient
-from shared.events import Policy, Region
-from shared.http import Problem
+from shared.contracts.envelope import GLOBAL, decode
+from shared.contracts.events import Policy, Region
+from shared.contracts.topics import CONTROL
+from shared.http.http import Problem
 from shared.kafka.producer import Record
-from shared.kafka.topics import CONTROL
-from tests.router_samples import on_control, operating_model, policies, region, rule
+from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Poison, Transient
+from tests.support.router_samples import on_control, operating_model, policies, region, rule
 
 
 class Loopback:

@@ -3,10 +3,10 @@
 import pytest
 
 from services.router.domain import due_at, route
-from shared import ids
-from shared.errors import Poison
-from shared.events import Policy
-from tests.router_samples import RECEIVED_AT, Decided, compiled, deciding, model, region, rule, submitted
+from shared.contracts import ids
+from shared.contracts.events import Policy
+from shared.runtime.errors import Poison
+from tests.support.router_samples import RECEIVED_AT, Decided, compiled, deciding, model, region, rule, submitted
 
 
 def verdict_of(*rules: Policy, default: str = "approve", markets: tuple[str, ...] = ("DE",)) -> str:

@@ -7,9 +7,8 @@ from msgspec.structs import replace
 
 from services.router.control import model_faults
 from services.router.domain import Model, route_appeal, route_notice
-from shared import ids
-from shared.errors import Poison
-from shared.events import (
+from shared.contracts import ids
+from shared.contracts.events import (
     Appeal,
     AppealSubmitted,
     Appellant,
@@ -19,7 +18,8 @@ from shared.events import (
     NoticeSubmitted,
     Reporter,
 )
-from tests.router_samples import RECEIVED_AT, compiled, model, region, rule
+from shared.runtime.errors import Poison
+from tests.support.router_samples import RECEIVED_AT, compiled, model, region, rule
 
 NOTICE_ID = ids.derive("a notice")
 APPEAL_ID = ids.derive("an appeal")

@@ -12,9 +12,9 @@ from services.router.api import MAX_BYTES, ControlInput
 from services.router.control import PolicySetContent, joint_faults, model_faults, policy_set_faults
 from services.router.domain import Model, PolicySet, route
 from services.router.policies import compile_policy_set
-from shared.events import Money, OperatingModelPublished, PolicySetPublished, Region, Seller
+from shared.contracts.events import Money, OperatingModelPublished, PolicySetPublished, Region, Seller
 from tests.conftest import project_root
-from tests.router_samples import submitted
+from tests.support.router_samples import submitted
 
 FOLDER = project_root() / "deploy" / "local" / "control"
 LISTINGS = project_root().parent / "shared" / "data" / "listings-d8-amazon.csv"

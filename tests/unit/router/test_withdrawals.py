@@ -9,15 +9,21 @@ from aiokafka import ConsumerRecord
 
 from services.router.domain import InForce
 from services.router.handlers import RouteSubmissions
-from shared import ids
-from shared.clock import ManualClock
-from shared.envelope import Attributes, Event, decode, encode
-from shared.errors import Poison
-from shared.events import CASE_OPENED, CASE_WITHDRAWN, ITEM_SUBMITTED, ITEM_WITHDRAWN, CaseWithdrawn, ItemWithdrawn
-from shared.kafka import topics
+from shared.contracts import ids, topics
+from shared.contracts.envelope import Attributes, Event, decode, encode
+from shared.contracts.events import (
+    CASE_OPENED,
+    CASE_WITHDRAWN,
+    ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
+    CaseWithdrawn,
+    ItemWithdrawn,
+)
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
-from tests.router_samples import RECEIVED_AT, compiled, model, rule, submitted
+from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Poison
+from tests.support.router_samples import RECEIVED_AT, compiled, model, rule, submitted
 
 ITEM = submitted()
 SUBJECT = f"{ITEM.platform}:{ITEM.kind}:{ITEM.subject_id}"

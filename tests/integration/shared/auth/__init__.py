@@ -1,1 +1,1 @@
-"""TODO"""
+"""Tests: integration/shared/auth."""

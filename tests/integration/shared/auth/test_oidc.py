@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.auth import Authenticator
-from shared.clock import ManualClock
-from shared.http import create_app
-from shared.oidc import AccessTokens
-from shared.readiness import Readiness
+from shared.auth.authenticator import Authenticator
+from shared.auth.oidc import AccessTokens
+from shared.http.http import create_app
+from shared.runtime.clock import ManualClock
+from shared.runtime.readiness import Readiness
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 AUDIENCE = "https://piepowder.example"

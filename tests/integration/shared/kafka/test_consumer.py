@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from shared.clock import SystemClock
-from shared.errors import Fatal, Poison, Transient
-from shared.kafka import consumer, topics
+from shared.contracts import topics
+from shared.kafka import consumer
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
-from shared.kafka.deadletters import DeadLetters
+from shared.kafka.dead_letters import DeadLetters
 from shared.kafka.producer import KafkaProducer, Record
-from shared.readiness import Readiness
-from shared.retry import Backoff
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Fatal, Poison, Transient
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
 
 Handle = Callable[[Sequence[Received[str]]], Awaitable[None]]
 

@@ -7,12 +7,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from prometheus_client import REGISTRY
 
-from shared.clock import SystemClock
-from shared.errors import Transient
 from shared.kafka import consumer
 from shared.kafka.consumer import Received
 from shared.kafka.producer import KafkaProducer
-from tests.integration.test_consumer import Group, until
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Transient
+from tests.integration.shared.kafka.test_consumer import Group, until
 
 CLOCK = SystemClock()
 

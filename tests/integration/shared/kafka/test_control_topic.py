@@ -14,15 +14,16 @@ from aiokafka import AIOKafkaProducer
 
 from services.router.control import Control
 from services.router.policies import compile_policy_set
-from shared import ids, metrics
-from shared.envelope import Event, encode
-from shared.events import OperatingModelPublished, PolicySetPublished
+from shared.contracts import ids
+from shared.contracts.envelope import Event, encode
+from shared.contracts.events import OperatingModelPublished, PolicySetPublished
 from shared.kafka import control as control_reader
-from shared.kafka import topics
+from shared.kafka import topic_admin
 from shared.kafka.control import ControlReader
-from shared.kafka.topics import TopicSpec
-from shared.readiness import Readiness
-from tests.router_samples import on_control, operating_model, policies
+from shared.kafka.topic_admin import TopicSpec
+from shared.runtime import metrics
+from shared.runtime.readiness import Readiness
+from tests.support.router_samples import on_control, operating_model, policies
 
 _numbers = itertools.count(1)
 
@@ -30,7 +31,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 async def topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"piepowder.control.d{os.getpid()}-{next(_numbers)}"
-    await topics.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
+    await topic_admin.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
     monkeypatch.setattr(control_reader, "CONTROL", name)
     return name
 

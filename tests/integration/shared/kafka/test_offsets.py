@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from shared.errors import Transient
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka.offsets import Reach
 from shared.kafka.producer import KafkaProducer, Record
-from shared.kafka.reach import Reach
+from shared.runtime.errors import Transient
 
 
 @pytest.fixture

@@ -12,17 +12,18 @@ from aiokafka.errors import KafkaError
 from piepowder import replay
 from piepowder.aside import Choice, Unit
 from piepowder.replay import Cell, Outcome
-from shared.clock import SystemClock
-from shared.errors import Fatal, Poison
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
-from shared.kafka.deadletters import DeadLetters
+from shared.kafka.dead_letters import DeadLetters
 from shared.kafka.parking import ParkedKeys
 from shared.kafka.producer import KafkaProducer, Record
-from shared.kafka.topics import TopicSpec
-from shared.readiness import Readiness
-from shared.retry import Backoff
-from tests.consuming import decode
+from shared.kafka.topic_admin import TopicSpec
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Fatal, Poison
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
+from tests.support.consuming import decode
 
 WAIT = 30.0
 ALL = Choice()
@@ -357,7 +358,7 @@ async def test_a_group_waits_until_it_knows_what_is_parked(group: Group, monkeyp
     await until(lambda: missing in str(group.conditions.conditions))
     assert "topics`" in str(group.conditions.conditions)
     assert group.handled == []
-    await topics.ensure(group.kafka, [TopicSpec(missing, 1, 1, {"cleanup.policy": "compact"})])
+    await topic_admin.ensure(group.kafka, [TopicSpec(missing, 1, 1, {"cleanup.policy": "compact"})])
     await until(lambda: group.handled == ["a0"])
     assert group.conditions.ready
 

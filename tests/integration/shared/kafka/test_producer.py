@@ -7,9 +7,9 @@ import time
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from shared.errors import Poison, Transient
-from shared.kafka import topics
+from shared.contracts import topics
 from shared.kafka.producer import KafkaProducer, Record, partition_of
+from shared.runtime.errors import Poison, Transient
 
 
 async def test_what_was_sent_is_there_in_order_whatever_the_size_of_the_batch(kafka: str, region: str) -> None:

@@ -3,41 +3,42 @@
 import msgspec
 import pytest
 
-from shared.errors import Transient
-from shared.kafka import topics
+from shared.contracts import topics
+from shared.kafka import topic_admin
+from shared.runtime.errors import Transient
 
 
 async def test_topics_are_made_once_and_found_afterwards(kafka: str, region: str) -> None:
-    wanted = topics.expand(topics.load(), [region])
-    again = await topics.ensure(kafka, wanted)
+    wanted = topic_admin.expand(topic_admin.load(), [region])
+    again = await topic_admin.ensure(kafka, wanted)
     assert again.created == []
     assert set(again.present) == {spec.name for spec in wanted}
     assert again.differences == []
 
 
 async def test_a_check_makes_nothing_and_names_what_is_missing(kafka: str) -> None:
-    wanted = topics.expand(topics.load(), ["nowhere"])
-    report = await topics.ensure(kafka, wanted, create=False)
+    wanted = topic_admin.expand(topic_admin.load(), ["nowhere"])
+    report = await topic_admin.ensure(kafka, wanted, create=False)
     assert report.created == []
     assert "piepowder.cases.nowhere is missing" in report.differences
-    assert "piepowder.cases.nowhere is missing" in (await topics.ensure(kafka, wanted, create=False)).differences
+    assert "piepowder.cases.nowhere is missing" in (await topic_admin.ensure(kafka, wanted, create=False)).differences
 
 
 async def test_a_topic_that_differs_from_the_file_is_reported_not_changed(kafka: str, region: str) -> None:
     wanted = [
         msgspec.structs.replace(spec, partitions=spec.partitions + 2, config={**spec.config, "retention.ms": "1"})
-        for spec in topics.expand(topics.load(), [region])
+        for spec in topic_admin.expand(topic_admin.load(), [region])
         if spec.name == topics.cases(region)
     ]
     for _ in range(2):
-        report = await topics.ensure(kafka, wanted)
+        report = await topic_admin.ensure(kafka, wanted)
         assert f"{topics.cases(region)} has 6 partitions, the file says 8" in report.differences
         assert [d for d in report.differences if "retention.ms" in d]
 
 
 async def test_a_topic_that_cannot_be_made_is_missing_and_the_others_are_made(kafka: str, region: str) -> None:
-    wanted = [topics.TopicSpec(f"{region}-more", 1, 1), topics.TopicSpec(f"{region} with blanks", 1, 1)]
-    report = await topics.ensure(kafka, wanted)
+    wanted = [topic_admin.TopicSpec(f"{region}-more", 1, 1), topic_admin.TopicSpec(f"{region} with blanks", 1, 1)]
+    report = await topic_admin.ensure(kafka, wanted)
     assert report.created == [f"{region}-more"]
     assert report.missing == [f"{region} with blanks"]
     assert any("could not be created" in difference for difference in report.differences)
@@ -45,4 +46,4 @@ async def test_a_topic_that_cannot_be_made_is_missing_and_the_others_are_made(ka
 
 async def test_a_cluster_that_is_away_is_told_as_such() -> None:
     with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
-        await topics.ensure("127.0.0.1:1", topics.expand(topics.load(), ["eu"]))
+        await topic_admin.ensure("127.0.0.1:1", topic_admin.expand(topic_admin.load(), ["eu"]))

@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from shared.errors import Fatal, Transient
 from shared.postgres import database
 from shared.postgres.database import Database
-from shared.readiness import Readiness
+from shared.runtime.errors import Fatal, Transient
+from shared.runtime.readiness import Readiness
 from tests.chaos.proxy import Proxies, Trouble
 
 

@@ -9,10 +9,11 @@ import pytest
 from services.intake.clients import domain
 from services.intake.clients.api import ChangeBody, _patch
 from services.intake.clients.domain import Client, Key, Patch, Refused
-from shared import clients, ids
-from shared.auth import Client as Caller
-from shared.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
-from shared.events import RateLimit
+from shared.auth import clients
+from shared.auth.authenticator import Client as Caller
+from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
+from shared.contracts import ids
+from shared.contracts.events import RateLimit
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 DAY = timedelta(days=1)

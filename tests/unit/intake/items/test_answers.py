@@ -6,9 +6,9 @@ import pytest
 from services.intake import openapi
 from services.intake.answers import ItemView, item_view
 from services.intake.domain.status import Facts, Submission
-from shared.http import create_app, documented_answer
-from shared.readiness import Readiness
-from tests.intake_complaints import client
+from shared.http.http import create_app, documented_answer
+from shared.runtime.readiness import Readiness
+from tests.support.intake_complaints import client
 
 ITEM = "9f6f2d1c-6f0b-5c8e-9a37-0f5d2b7c1e44"
 

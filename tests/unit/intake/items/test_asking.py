@@ -11,10 +11,10 @@ from services.intake.answers import ProjectionAnswer
 from services.intake.asking import Asking, Following, not_known, projection
 from services.intake.domain.status import Facts
 from services.intake.store import ItemStatuses
-from shared.auth import Authenticator, Client
-from shared.clock import ManualClock
-from shared.http import Problem
-from shared.readiness import Readiness
+from shared.auth.authenticator import Authenticator, Client
+from shared.http.http import Problem
+from shared.runtime.clock import ManualClock
+from shared.runtime.readiness import Readiness
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 ITEM = "0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10"

@@ -20,12 +20,12 @@ from services.intake.domain.posts import MAX_BODY_BYTES
 from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Front
 from services.intake.ndjson import Splitter
-from shared.auth import Client
-from shared.clock import ManualClock
-from shared.errors import Poison, Transient
-from shared.http import Problem
+from shared.auth.authenticator import Client
+from shared.http.http import Problem
 from shared.kafka.producer import Record
-from tests.unit.test_intake_posts import model, published
+from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Poison, Transient
+from tests.unit.intake.items.test_posts import model, published
 
 CLOCK = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
 CLIENT = Client(name="shop", key_sha256="", scopes=frozenset())

@@ -16,8 +16,8 @@ from starlette.types import Message
 
 from services.intake import bodies
 from services.intake.domain.posts import MAX_BODY_BYTES, Refused
-from shared.http import Problem
-from tests.unit.test_intake_batch import Cluster, line, take
+from shared.http.http import Problem
+from tests.unit.intake.items.test_batch import Cluster, line, take
 
 if sys.version_info >= (3, 14):
     from compression import zstd

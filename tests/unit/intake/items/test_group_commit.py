@@ -7,8 +7,8 @@ import pytest
 
 from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Overloaded
-from shared.errors import Poison, Transient
 from shared.kafka.producer import Record
+from shared.runtime.errors import Poison, Transient
 
 
 class Cluster:

@@ -9,9 +9,8 @@ from aiokafka import ConsumerRecord
 from services.audit.handlers import Decoder
 from services.intake.domain.status import Dead, Facts
 from services.intake.handlers import Learned, Projection
-from shared import ids
-from shared.events import CASE_OPENED, ITEM_SUBMITTED, ITEM_WITHDRAWN
-from shared.kafka import topics
+from shared.contracts import ids, topics
+from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, ITEM_WITHDRAWN
 from shared.kafka.consumer import RawRecord
 
 ITEM = ids.item_id("shop", "product", "1", "1")

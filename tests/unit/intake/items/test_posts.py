@@ -17,11 +17,11 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.ownership import Ownership
 from services.intake.domain.posts import IllFormed, Refused
 from services.intake.handlers import Accepted, Front
-from shared.auth import Client
-from shared.envelope import Attributes, Event, decode
-from shared.errors import Poison
-from shared.events import OperatingModelPublished, Queue, Region
-from shared.http import InputError
+from shared.auth.authenticator import Client
+from shared.contracts.envelope import Attributes, Event, decode
+from shared.contracts.events import OperatingModelPublished, Queue, Region
+from shared.http.http import InputError
+from shared.runtime.errors import Poison
 
 NOW = "2026-05-01T09:30:00.000Z"
 ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))

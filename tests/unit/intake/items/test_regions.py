@@ -11,9 +11,9 @@ import pytest
 from services.intake import codes
 from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Accepted, Front, NotAcknowledged, Overloaded
-from shared.errors import Poison, Transient
 from shared.kafka.producer import Record
-from tests.unit.test_intake_posts import ANYONE, NOW, model, published
+from shared.runtime.errors import Poison, Transient
+from tests.unit.intake.items.test_posts import ANYONE, NOW, model, published
 
 
 class Cluster:

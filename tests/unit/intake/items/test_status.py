@@ -18,7 +18,7 @@ from services.intake.domain.status import (
     submitted_to,
     updated_at,
 )
-from shared.events import (
+from shared.contracts.events import (
     CaseClaimed,
     CaseClosed,
     CaseOpened,

@@ -9,7 +9,7 @@ import pytest
 from services.intake import waiting
 from services.intake.domain.status import Facts, Submission
 from services.intake.waiting import Known, Waiting, preferred
-from shared.errors import Transient
+from shared.runtime.errors import Transient
 
 FACTS = Facts(
     subject="shop:product:1",

@@ -14,13 +14,13 @@ from services.intake.domain.status import Dead, Facts, Submission
 from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Front, Overloaded
 from services.intake.withdrawals import NotKnown, Withdrawal, Withdrawals
-from shared import envelope, ids
-from shared.auth import Client
-from shared.clock import ManualClock
-from shared.errors import Transient
-from shared.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
+from shared.auth.authenticator import Client
+from shared.contracts import envelope, ids
+from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
+from shared.kafka.offsets import Ends
 from shared.kafka.producer import Record
-from shared.kafka.reach import Ends
+from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Transient
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"

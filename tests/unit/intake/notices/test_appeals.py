@@ -16,11 +16,9 @@ from services.intake.domain.posts import Refused
 from services.intake.domain.status import Submission
 from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, Facts, Place
 from services.intake.notices.handlers import Appeals, NotKnown, Taken
-from shared import ids
-from shared.auth import Client
-from shared.clock import to_text
-from shared.errors import Transient
-from shared.events import (
+from shared.auth.authenticator import Client
+from shared.contracts import ids
+from shared.contracts.events import (
     APPEAL_SUBMITTED,
     DECISION_MADE,
     DECISION_REPLACED,
@@ -29,8 +27,10 @@ from shared.events import (
     AppealSubmitted,
     Contested,
 )
-from shared.kafka.reach import Ends
-from tests.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, front
+from shared.kafka.offsets import Ends
+from shared.runtime.clock import to_text
+from shared.runtime.errors import Transient
+from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, front
 
 SUBJECT = "shop:product:a:b/1"
 ITEM_ID = ids.item_id("shop", "product", "a:b/1", "3")

@@ -14,11 +14,11 @@ from services.intake.domain import status
 from services.intake.handlers import Learned, Projection
 from services.intake.notices.domain import lives
 from services.intake.notices.domain.lives import ComplaintStatus, Facts, Told
-from shared import events, ids
-from shared.envelope import Attributes, encode
-from shared.errors import Poison
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes, encode
 from shared.kafka.consumer import RawRecord, Received
-from tests.decision_cases import appealed, noticed, opened
+from shared.runtime.errors import Poison
+from tests.support.decision_cases import appealed, noticed, opened
 
 ITEM = opened("eu")[1]
 NOTICE = noticed("eu")[1]

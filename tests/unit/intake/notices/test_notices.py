@@ -9,11 +9,11 @@ import pytest
 from services.intake.domain.posts import Refused
 from services.intake.notices.domain import notices
 from services.intake.notices.handlers import Notices, Taken
-from shared import ids
-from shared.auth import Client
-from shared.errors import Transient
-from shared.events import NOTICE_SUBMITTED, NoticeSubmitted
-from tests.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, front, notice
+from shared.auth.authenticator import Client
+from shared.contracts import ids
+from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
+from shared.runtime.errors import Transient
+from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, front, notice
 
 CATEGORIES = {
     "ANIMAL_WELFARE",

@@ -13,8 +13,8 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from services.intake.requests import api
 from services.intake.requests.domain import life
-from shared.errors import Transient
-from tests.intake_requests import POLICY_SET, House, body, told
+from shared.runtime.errors import Transient
+from tests.support.intake_requests import POLICY_SET, House, body, told
 
 COMMANDS = ("submit", "withdraw", "approve", "reject", "deploy", "rollback", "review")
 UNKNOWN = "6f1c4c3e-7d0a-5b38-9f10-0c1f4a2f6b11"

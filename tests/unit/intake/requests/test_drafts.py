@@ -9,7 +9,7 @@ import pytest
 from services.intake.domain.ownership import Ownership
 from services.intake.domain.posts import Refused
 from services.intake.requests.domain import drafts
-from shared.events import OperatingModelPublished, Queue, Region
+from shared.contracts.events import OperatingModelPublished, Queue, Region
 
 TODAY = date(2026, 5, 1)
 COUNTRIES = frozenset({"DE", "FR", "US", "GB", "CH"})

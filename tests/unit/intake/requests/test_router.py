@@ -11,8 +11,8 @@ from services.intake.domain.posts import Refused
 from services.intake.requests.domain import life
 from services.intake.requests.domain.life import Check, Difference
 from services.intake.requests.router import RouterCheck
-from shared.errors import Transient
-from shared.events import Policy, ProposedChange, ProposedPolicySet
+from shared.contracts.events import Policy, ProposedChange, ProposedPolicySet
+from shared.runtime.errors import Transient
 
 CHANGE = ProposedChange(
     policy_set=ProposedPolicySet(policies=[Policy(id="a", when=["true"], verdict="review")], default_verdict="approve")

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Tests: unit/shared/auth."""

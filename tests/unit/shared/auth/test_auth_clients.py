@@ -12,16 +12,17 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import clients, ids
-from shared.access import AccessLog
-from shared.auth import Authenticator, Client, charge, read_file
-from shared.clock import ManualClock, to_text
-from shared.envelope import GLOBAL, Attributes, Event, decode
-from shared.errors import Fatal, Poison, Transient
-from shared.events import ACCESS_REFUSED, CLIENT_CHANGED, AccessRefused, ClientChanged, ClientKey, RateLimit
-from shared.http import Problem, create_app
+from shared.auth import clients
+from shared.auth.access_log import AccessLog
+from shared.auth.authenticator import Authenticator, Client, charge, read_file
+from shared.contracts import ids
+from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
+from shared.contracts.events import ACCESS_REFUSED, CLIENT_CHANGED, AccessRefused, ClientChanged, ClientKey, RateLimit
+from shared.http.http import Problem, create_app
 from shared.kafka.producer import Record
-from shared.readiness import Readiness
+from shared.runtime.clock import ManualClock, to_text
+from shared.runtime.errors import Fatal, Poison, Transient
+from shared.runtime.readiness import Readiness
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 ADMIN, OLD, NEW = (ids.new_api_key("test") for _ in range(3))

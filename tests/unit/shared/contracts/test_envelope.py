@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from shared import asyncapi, events
-from shared.envelope import Attributes, Encoded, decode, decode_any, decode_attributes, encode
-from shared.errors import Poison, TooNew
+from shared.contracts import events
+from shared.contracts.envelope import Attributes, Encoded, decode, decode_any, decode_attributes, encode
+from shared.runtime.errors import Poison, TooNew
+from tools import asyncapi
 
 EXAMPLE = asyncapi.examples()[events.CASE_OPENED]
 READERS: list[Callable[..., Any]] = [decode, decode_any]

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from shared import ids
+from shared.contracts import ids
 
 
 @pytest.mark.parametrize("parts", [(), ("",), ("a",), ("a", "b"), ("größe", "日本", "\U0001f9ff"), ("x" * 5000, "")])

@@ -13,10 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import ids
-from shared.auth import Authenticator, Client, keyed, require_region
-from shared.errors import Fatal, Transient
-from shared.http import (
+from shared.auth.authenticator import Authenticator, Client, keyed, require_region
+from shared.contracts import ids
+from shared.http.http import (
     LimitBody,
     Problem,
     Shortcut,
@@ -26,7 +25,8 @@ from shared.http import (
     query_of,
     read_idempotency_key,
 )
-from shared.readiness import Readiness
+from shared.runtime.errors import Fatal, Transient
+from shared.runtime.readiness import Readiness
 
 KEY = ids.new_api_key("test")
 

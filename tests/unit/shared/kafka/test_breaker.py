@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.errors import Fatal
 from shared.kafka.consumer import Breaker
+from shared.runtime.errors import Fatal
 
 
 def test_a_little_poison_among_much_is_let_pass() -> None:

@@ -9,11 +9,11 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 
-from shared.clock import SystemClock
 from shared.kafka.consumer import _BATCH_BYTES, BatchConsumer, RawRecord, Received
-from shared.kafka.deadletters import DeadLetters
+from shared.kafka.dead_letters import DeadLetters
 from shared.kafka.producer import Producer, Record
-from shared.readiness import Readiness
+from shared.runtime.clock import SystemClock
+from shared.runtime.readiness import Readiness
 
 LANE = TopicPartition("t", 0)
 Portion = dict[TopicPartition, list[RawRecord]]

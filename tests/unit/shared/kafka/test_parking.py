@@ -9,14 +9,14 @@ import pytest
 from aiokafka import TopicPartition
 
 from piepowder.aside import Aside, Unit, copies, put_back
-from shared import metrics
-from shared.errors import Fatal, Poison
-from shared.kafka import topics
+from shared.contracts import topics
 from shared.kafka.consumer import RawRecord, Received
-from shared.kafka.deadletters import unwrapped, wrapped
+from shared.kafka.dead_letters import unwrapped, wrapped
 from shared.kafka.parking import REPLAY, Copy, Lane, Parked, encode_copy, unmarked
 from shared.kafka.producer import Record
-from tests.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, Kept, consume
+from shared.runtime import metrics
+from shared.runtime.errors import Fatal, Poison
+from tests.support.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, Kept, consume
 
 Handle = Callable[[Sequence[Received[str]]], Any]
 

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from shared import lifecycle, logs
-from shared.errors import Fatal, Transient
-from shared.http import Problem, create_app
-from shared.lifecycle import Joining, main, serve
-from shared.readiness import Readiness
-from shared.retry import Backoff, until_done, wait
-from shared.settings import CommonSettings
+from shared.http.http import Problem, create_app
+from shared.runtime import lifecycle, logs
+from shared.runtime.errors import Fatal, Transient
+from shared.runtime.lifecycle import Joining, main, serve
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff, until_done, wait
+from shared.runtime.settings import CommonSettings
 
 
 async def live(*loops: Callable[[asyncio.Event], Awaitable[None]], drain_seconds: float = 2) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.settings import CommonSettings, RegionIds, load
+from shared.runtime.settings import CommonSettings, RegionIds, load
 
 
 class Settings(CommonSettings):

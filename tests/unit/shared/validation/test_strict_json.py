@@ -12,8 +12,8 @@ from services.intake.domain import posts
 from services.intake.domain.posts import IllFormed, Refused
 from services.intake.notices.domain import appeals, notices
 from services.intake.requests.domain import drafts
-from shared import strict
-from shared.http import Problem, require_sound
+from shared.http.http import Problem, require_sound
+from shared.validation import strict_json
 
 
 def wide(opening: bytes, closing: bytes) -> bytes:
@@ -56,7 +56,7 @@ def test_what_others_read_is_looked_through_as_fast(text: bytes) -> None:
 
 def test_all_values_are_walked_in_their_order_each_with_its_place() -> None:
     given: dict[str, Any] = {"a": [1, [], {"b": "x"}], "c": {}, "d": None}
-    walked = [(json.dumps(place), value) for place, value in strict.walk(given)]
+    walked = [(json.dumps(place), value) for place, value in strict_json.walk(given)]
     assert walked == [
         ("[]", given),
         ('["a"]', given["a"]),
@@ -71,7 +71,7 @@ def test_all_values_are_walked_in_their_order_each_with_its_place() -> None:
 
 def test_each_name_that_is_there_more_than_once_has_its_place_even_in_what_is_not_an_object_first() -> None:
     text = b'[{"a": 1, "b": {"c": 1, "c": 2}, "a": 3, "a": 4}, 5]'
-    assert list(strict.twice(strict.decode(text))) == [[0, "a"], [0, "b", "c"]]
+    assert list(strict_json.twice(strict_json.decode(text))) == [[0, "a"], [0, "b", "c"]]
 
 
 LARGE = ["9" * 5_000, "-" + "9" * 5_000, "1e400", "-1E+400"]
@@ -79,8 +79,8 @@ LARGE = ["9" * 5_000, "-" + "9" * 5_000, "1e400", "-1E+400"]
 
 @pytest.mark.parametrize("number", LARGE)
 def test_a_number_that_is_too_large_to_be_one_is_json_and_has_its_place(number: str) -> None:
-    given = strict.decode(f'{{"a": [0, {number}], "b": 1e-400}}'.encode())
-    assert list(strict.too_large(given)) == [["a", 1]]
+    given = strict_json.decode(f'{{"a": [0, {number}], "b": 1e-400}}'.encode())
+    assert list(strict_json.too_large(given)) == [["a", 1]]
     with pytest.raises(Problem) as unsound:
         require_sound(f'{{"a": [0, {number}]}}'.encode())
     assert unsound.value.details.status == 422
@@ -92,5 +92,5 @@ def test_a_number_that_is_too_large_to_be_one_is_json_and_has_its_place(number: 
 )
 @pytest.mark.parametrize("number", ["1", *LARGE])
 def test_what_is_no_json_is_none_beside_a_number_that_is_too_large(number: str, other: str) -> None:
-    with pytest.raises(strict.Malformed):
-        strict.decode(f"[{number}, {other}]".encode(errors="surrogateescape"))
+    with pytest.raises(strict_json.Malformed):
+        strict_json.decode(f"[{number}, {other}]".encode(errors="surrogateescape"))
