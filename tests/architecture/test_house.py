@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
-FURNITURE = ("__init__", "__main__", "settings", "app", "domain", "handlers", "api")
+SERVICE_MODULES = ("__init__", "__main__", "settings", "app")
+AREA_MODULES = ("__init__", "domain", "handlers", "api")
+AREAS = {"intake": ("items", "notices", "requests", "clients")}
 WITH_TABLES = {"audit", "decision", "intake"}
 FORBIDDEN_CALLS = {
     ("datetime", "now"),
@@ -32,12 +34,14 @@ def test_the_four_services_are_there() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_room_has_the_same_furniture(service: str) -> None:
-    room = ROOT / "services" / service
-    missing = [name for name in FURNITURE if not (room / f"{name}.py").exists() and not (room / name).is_dir()]
-    assert missing == []
-    assert (room / "store.py").exists() == (service in WITH_TABLES)
-    assert (room / "migrations").is_dir() == (service in WITH_TABLES)
+def test_each_service_and_each_area_has_the_standard_modules(service: str) -> None:
+    root = ROOT / "services" / service
+    areas = [root / area for area in AREAS.get(service, ())] or [root]
+    expected = [root / name for name in SERVICE_MODULES]
+    expected += [area / name for area in areas for name in AREA_MODULES]
+    assert [path for path in expected if not path.with_suffix(".py").exists() and not path.is_dir()] == []
+    assert {(area / "store.py").exists() for area in areas} == {service in WITH_TABLES}
+    assert (root / "migrations").is_dir() == (service in WITH_TABLES)
 
 
 @pytest.mark.parametrize("service", SERVICES)

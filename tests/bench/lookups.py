@@ -18,7 +18,16 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from services.intake.domain.status import Dead, Decision, Facts, Opened, Status, Submission, Superseded, Withdrawal
+from services.intake.items.domain.status import (
+    Dead,
+    Decision,
+    Facts,
+    Opened,
+    Status,
+    Submission,
+    Superseded,
+    Withdrawal,
+)
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock, to_text
 from tests.bench import calls, data

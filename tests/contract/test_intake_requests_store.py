@@ -11,8 +11,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference, Outcome, Request
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import Check, Difference, Outcome, Request
 from services.intake.requests.store import METADATA, Filter, Store, place_of
 from shared.contracts import ids
 from shared.contracts.envelope import encode
@@ -37,10 +37,10 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
 
 def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)) -> Outcome:
     content = BusinessRequest(title=f"Request {n}\u2028", kind=kind, sponsor=sponsor, regions=[*regions])
-    check = Check(verdict=life.FITS, differing=1, differences=[Difference(what="policies/a", how="added")])
+    check = Check(verdict=lifecycle.FITS, differing=1, differences=[Difference(what="policies/a", how="added")])
     at = f"2026-05-01T09:{n // 2:02d}:00.000Z"  # two at a time have the same
     request_id = ids.derive("request", "author", str(n))
-    return life.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
+    return lifecycle.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
 
 
 async def keep(store: Kept, outcome: Outcome, *, change: bytes | None = None, body: str = "b") -> bool:
@@ -61,7 +61,9 @@ async def test_a_request_is_kept_as_it_was_begun_and_as_it_is(store: Kept) -> No
     assert not await keep(store, drafted(1), body="other"), "it is there already, and stays as it is"
     assert await store.request(name) == (begun.request, b'{"a": "\\u0000"}', [begun.step])
 
-    said = life.comment(begun.request, ids.derive("comment", "1"), "How?\n'\\x", by="lead", at=begun.request.updated_at)
+    said = lifecycle.comment(
+        begun.request, ids.derive("comment", "1"), "How?\n'\\x", by="lead", at=begun.request.updated_at
+    )
     async with store.work() as work:
         assert await work.request(name) == begun.request
         assert await work.comment(said.step.comment_id) is None
@@ -97,7 +99,7 @@ async def test_who_changes_a_request_waits_for_who_does(store: Kept) -> None:
         async with store.work() as work:
             request = await work.request(begun.request.request_id)
             assert request is not None
-            said = life.comment(request, ids.derive("comment", str(n)), f"{n}", by="a", at=request.updated_at)
+            said = lifecycle.comment(request, ids.derive("comment", str(n)), f"{n}", by="a", at=request.updated_at)
             await asyncio.sleep(0.001)
             await work.save(said.request)
             await work.add_step(request.request_id, said.step)
@@ -124,7 +126,7 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
         )
         await keep(store, begun)
         all_of.insert(0, begun.request)
-    submitted = life.submit(all_of[3], None, Check(), by="author", reason="", at="", approvals_needed=2)
+    submitted = lifecycle.submit(all_of[3], None, Check(), by="author", reason="", at="", approvals_needed=2)
     assert submitted is not None
     async with store.work() as work:
         await work.save(submitted.request)

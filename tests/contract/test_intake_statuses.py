@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from services.intake import store
-from services.intake.domain.status import (
+from services.intake.items import store
+from services.intake.items.domain.status import (
     Dead,
     Decision,
     Facts,
@@ -21,7 +21,7 @@ from services.intake.domain.status import (
     merge,
     status,
 )
-from services.intake.store import ItemStatuses, Page, Place, Progress, Wanted
+from services.intake.items.store import ItemStatuses, Page, Place, Progress, Wanted
 from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from services.intake import codes
-from services.intake.group_commit import GroupCommit
-from services.intake.handlers import Front
+from services.intake.items.handlers import Front
+from services.intake.publishing.group_commit import GroupCommit
 from shared.auth.authenticator import Client
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import OPERATING_MODEL_PUBLISHED, OperatingModelPublished, Queue, Region
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
+from shared.validation import codes
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 TIME = "2026-05-01T09:30:00.000Z"

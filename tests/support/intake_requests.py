@@ -12,10 +12,10 @@ import httpx
 import msgspec
 from fastapi import FastAPI
 
-from services.intake.domain.ownership import Ownership
+from services.intake.items.domain.ownership import Ownership
 from services.intake.requests import api
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference, Request, Step
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import Check, Difference, Request, Step
 from services.intake.requests.handlers import Requests
 from services.intake.requests.store import Drafted, Filter, Place, place_of
 from shared.auth.authenticator import Authenticator, Client
@@ -71,7 +71,7 @@ class Router:
             raise self.error
         difference = Difference(what="policies/a", how="added")
         return Check(
-            verdict=life.FITS, operating_model="om-1", policy_set="ps-1", differing=1, differences=[difference]
+            verdict=lifecycle.FITS, operating_model="om-1", policy_set="ps-1", differing=1, differences=[difference]
         )
 
 

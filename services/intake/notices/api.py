@@ -11,26 +11,26 @@ from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.intake import bodies
-from services.intake.answers import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
-from services.intake.asking import Following, not_known, projection
-from services.intake.batch import not_taken, overloaded, problem
-from services.intake.domain import status
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Overloaded
+from services.intake.items.domain import status
+from services.intake.items.queries import Following, not_known, projection
+from services.intake.items.views import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
 from services.intake.notices import openapi
-from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, NOTICE, ComplaintStatus, Facts
+from services.intake.notices.domain import complaint_status
+from services.intake.notices.domain.complaint_status import APPEAL, NOTICE, ComplaintStatus, Facts
 from services.intake.notices.domain.notices import MAX_BODY_BYTES, too_large
 from services.intake.notices.handlers import Appeals, Notices, NotKnown, Taken
 from services.intake.notices.store import Complaints
+from services.intake.problems import not_taken, overloaded, problem
+from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import Authenticator, Client
+from shared.http import encoded_bodies
 from shared.http.http import Handler, Problem, json_response, not_ready, unavailable
 from shared.http.openapi_security import security
 from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import Refused
 
 READ: Final = "notices:read"
 WRITE: Final = "notices:write"
@@ -238,9 +238,11 @@ class Desk:
     ) -> Response:
         """The answer to a body that is to be taken in."""
         try:
-            head = bodies.head(request)
-            bodies.require(head, "application/json")
-            text = await bodies.whole(request, head, self._idle_seconds, limit=MAX_BODY_BYTES, too_large=too_large)
+            head = encoded_bodies.head(request)
+            encoded_bodies.require(head, "application/json")
+            text = await encoded_bodies.whole(
+                request, head, self._idle_seconds, limit=MAX_BODY_BYTES, too_large=too_large
+            )
             receipt = await take(text)
         except Refused as refused:
             answer = problem(refused)
@@ -271,7 +273,7 @@ class Desk:
         followed = await statuses.handled_until()
         known = {} if of is None else await complaints.of(type_, of)
         ways = {region: facts.way for region, facts in known.items()}
-        theirs = lives.is_from(client.name, ways.values()) and client.may_act_for(status.platform(ways))
+        theirs = complaint_status.is_from(client.name, ways.values()) and client.may_act_for(status.platform(ways))
         regions = {region: facts for region, facts in sorted(known.items()) if theirs and client.may_act_in(region)}
         behind = projection(followed, list(regions) or self._following.regions, self._clock)
         if of is None or not regions:
@@ -294,8 +296,8 @@ def _region_status(facts: Facts) -> RegionStatus:
     way, letter = facts.way, status.dead(facts.way)
     closed = facts.closed.reason if facts.closed else ""
     return RegionStatus(
-        lives.where(facts),
-        lives.since(facts),
+        complaint_status.where(facts),
+        complaint_status.since(facts),
         way.opened.queue if way.opened else "",
         way.opened.due_at if way.opened else "",
         way.opened.case_id if way.opened else "",

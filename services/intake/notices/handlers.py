@@ -1,9 +1,9 @@
 """Taking notices and appeals in: accepted when every region's topic has acknowledged them, by the same lanes as items.
 
 A notice stands on the operating model and Kafka alone: it keeps no row, its ids repeat, and the same again is right. An
-appeal is about a decision, which is looked up in the status projection first (see `services.intake.catching_up`). What
-it refuses there it refuses for what is known; of two appeals that overtake the projection both are accepted, and the
-decision service, which knows for certain, closes the second.
+appeal is about a decision, which is looked up in the status projection first (see
+`services.intake.items.read_your_writes`). What it refuses there it refuses for what is known; of two appeals that
+overtake the projection both are accepted, and the decision service, which knows for certain, closes the second.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,14 +11,13 @@ from typing import Final, Protocol
 
 import msgspec
 
-from services.intake.catching_up import CatchingUp
-from services.intake.domain import status
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Codes, Refused
-from services.intake.handlers import SOURCE, Front, Poster, forbidden, forbidden_platform
-from services.intake.notices.domain import appeals, lives, notices
+from services.intake.items.domain import status
+from services.intake.items.handlers import Front, Poster, forbidden, forbidden_platform
+from services.intake.items.read_your_writes import CatchingUp
+from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, Disputed
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, OPEN, Facts, Place
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, Facts, Place
+from services.intake.publishing.regions import SOURCE
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
@@ -26,6 +25,8 @@ from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Transient
+from shared.validation.codes import Codes
+from shared.validation.faults import Fault, Refused
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
@@ -215,7 +216,7 @@ class Appeals:
         for other, facts in (await known.appeals_about(decision_id)).items():
             if other == appeal_id:
                 continue
-            state, answer = lives.where(facts), facts.way.decision
+            state, answer = complaint_status.where(facts), facts.way.decision
             if state in OPEN:
                 detail = f"another appeal about decision {decision_id} is open: its answer comes first"
                 raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
@@ -280,7 +281,7 @@ def _may_contest(type_: str, known: Mapping[str, status.Facts], kind: str, clien
     notice."""
     if not client.may_act_for(status.platform(known)):
         return False
-    return kind == "seller" or type_ != NOTICE or lives.is_from(client.name, known.values())
+    return kind == "seller" or type_ != NOTICE or complaint_status.is_from(client.name, known.values())
 
 
 def _no_sellers(client: Poster) -> Refused:

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from services.intake.domain import status
-from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, ITEM, Facts, Place
-from services.intake.store import ItemStatuses, metadata
+from services.intake.items.domain import status
+from services.intake.items.store import ItemStatuses, metadata
+from services.intake.notices.domain import complaint_status
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, Facts, Place
 from shared.contracts import ids
 from shared.postgres.database import Connection, Database
 
@@ -91,7 +91,7 @@ class Complaints:
         changed = []
         for of, facts in told.items():
             stored = known.get(of)
-            merged = facts if stored is None else lives.merge(_decode(stored), facts)
+            merged = facts if stored is None else complaint_status.merge(_decode(stored), facts)
             encoded = _encode(merged)
             if encoded != stored:
                 about = None if merged.contested is None else merged.contested.decision_id

@@ -13,35 +13,34 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.intake import bodies
-from services.intake.batch import overloaded, problem
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Overloaded
+from services.intake.problems import overloaded, problem
+from services.intake.publishing.regions import Overloaded
 from services.intake.requests import openapi
-from services.intake.requests.domain import drafts, life
+from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.handlers import ANY_VERSION, Requests, Versions
 from services.intake.requests.store import Filter, Place, place_of
 from services.intake.requests.views import PageView, comment_view, summary, view, whole
 from shared.auth.authenticator import Authenticator, Client
 from shared.auth.clients import ANY
+from shared.http import encoded_bodies
 from shared.http.http import Handler, Problem, json_response, not_ready, query_of, read_idempotency_key
 from shared.http.openapi_security import security
 from shared.runtime.clock import from_text
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import Fault, Refused
 
 READ: Final = "requests:read"
 WRITE: Final = "requests:write"
 DECIDE: Final = "requests:decide"
 PUT_IN_FORCE: Final = "requests:deploy"
 COMMANDS: Final = {
-    life.SUBMIT: WRITE,
-    life.WITHDRAW: WRITE,
-    life.APPROVE: DECIDE,
-    life.REJECT: DECIDE,
-    life.REVIEW: DECIDE,
-    life.DEPLOY: PUT_IN_FORCE,
-    life.ROLLBACK: PUT_IN_FORCE,
+    lifecycle.SUBMIT: WRITE,
+    lifecycle.WITHDRAW: WRITE,
+    lifecycle.APPROVE: DECIDE,
+    lifecycle.REJECT: DECIDE,
+    lifecycle.REVIEW: DECIDE,
+    lifecycle.DEPLOY: PUT_IN_FORCE,
+    lifecycle.ROLLBACK: PUT_IN_FORCE,
 }
 MAX_SMALL_BODY: Final = 64 * 1024
 PAGE: Final = 50
@@ -158,7 +157,7 @@ class Desk:
             request_id, versions = _request_id(request), _versions(request)
             with self._one_more():
                 reason = drafts.read_remark(await self._body(request, MAX_SMALL_BODY, may_be_missing=True))
-                if command == life.SUBMIT:
+                if command == lifecycle.SUBMIT:
                     found = await requests.submit(request_id, reason, client, versions)
                 else:
                     found = await requests.act(request_id, command, reason, client, versions)
@@ -181,22 +180,22 @@ class Desk:
             self._calls -= 1
 
     async def _body(self, request: Request, limit: int, *, may_be_missing: bool = False) -> bytes:
-        head = bodies.head(request)
+        head = encoded_bodies.head(request)
         if not may_be_missing or head.length:
-            bodies.require(head, "application/json")
+            encoded_bodies.require(head, "application/json")
         if head.length > limit:
             raise drafts.too_large(limit)
         body = bytearray()
         try:
             async with asyncio.timeout(self._idle_seconds):
-                async for data in bodies.pieces(request, head):
+                async for data in encoded_bodies.pieces(request, head):
                     body += data
                     if len(body) > limit:
                         raise drafts.too_large(limit)
         except TimeoutError as error:
-            raise bodies.too_slow(f"The body was not there within {self._idle_seconds:g} seconds.") from error
+            raise encoded_bodies.too_slow(f"The body was not there within {self._idle_seconds:g} seconds.") from error
         if body and may_be_missing:
-            bodies.require(head, "application/json")
+            encoded_bodies.require(head, "application/json")
         return bytes(body).removeprefix(b"\xef\xbb\xbf")
 
     def _filter(self, request: Request, client: Client) -> tuple[Filter, Place | None, int]:
@@ -208,7 +207,7 @@ class Desk:
             if name not in _FILTERS
         ]
         faults += [Fault(f"/query/{n}", "is given more than once") for n in _FILTERS if len(given.getlist(n)) > 1]
-        for name, known in (("state", life.STATES), ("kind", drafts.KINDS), ("region", self._regions)):
+        for name, known in (("state", lifecycle.STATES), ("kind", drafts.KINDS), ("region", self._regions)):
             if name in given and given[name] not in known:
                 faults.append(Fault(f"/query/{name}", f"{given[name]!r:.60} is not one of {', '.join(known)}"))
         if not given.get("sponsor", "").isprintable():

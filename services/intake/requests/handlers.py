@@ -11,18 +11,17 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Poster
-from services.intake.requests.domain import drafts, life
+from services.intake.items.handlers import Poster
+from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, Owners
-from services.intake.requests.domain.life import Check, Outcome, Request, Step
+from services.intake.requests.domain.lifecycle import Check, Outcome, Request, Step
 from services.intake.requests.store import Drafted, Filter, Place
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
+from shared.validation.faults import Fault, Refused
 
 ANY_VERSION: Final = -1
 Versions: TypeAlias = Collection[int] | None
@@ -110,7 +109,7 @@ class Requests:
             known = await self._store.drafted(request_id)
             if known is None:
                 self._require_sound(draft)
-                outcome = life.draft(
+                outcome = lifecycle.draft(
                     request_id,
                     drafts.content(draft),
                     await self._check(draft.change, keep_unchecked=True),
@@ -136,18 +135,18 @@ class Requests:
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
-        life.require_draft(before)
+        lifecycle.require_draft(before)
         draft = drafts.patched(drafts.whole(before.content, _decoded(attached)), text)
         _require_regions(client, draft.regions)
         self._require_sound(draft)
         content, check = drafts.content(draft), before.check
-        if content.change_hash != before.content.change_hash or check.verdict == life.UNCHECKED:
+        if content.change_hash != before.content.change_hash or check.verdict == lifecycle.UNCHECKED:
             check = await self._check(draft.change, keep_unchecked=True)
         async with self._store.work() as work:
             request = await self._locked(work, request_id, client)
             if request.version != before.version:
                 raise _changed_meanwhile(request, versions)
-            outcome = life.change(request, content, check, by=client.name, at=self._now())
+            outcome = lifecycle.change(request, content, check, by=client.name, at=self._now())
             if outcome is not None:
                 await work.save(outcome.request)
                 await work.attach(request_id, _encoded(draft.change))
@@ -161,19 +160,21 @@ class Requests:
         """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
-        if life.is_done(before, life.SUBMIT, client.name, reason):
+        if lifecycle.is_done(before, lifecycle.SUBMIT, client.name, reason):
             return before
         _require_version(before, versions)
-        life.require_draft(before)
+        lifecycle.require_draft(before)
         change = _decoded(attached)
         draft = drafts.whole(before.content, change)
         self._require_sound(draft, drafts.lacking(draft))
         check = await self._check(change, keep_unchecked=False)
         async with self._store.work() as work:
             request = await self._locked(work, request_id, client)
-            if request.version != before.version and not life.is_done(request, life.SUBMIT, client.name, reason):
+            if request.version != before.version and not lifecycle.is_done(
+                request, lifecycle.SUBMIT, client.name, reason
+            ):
                 raise _changed_meanwhile(request, versions)
-            outcome = life.submit(
+            outcome = lifecycle.submit(
                 request,
                 change,
                 check,
@@ -191,9 +192,9 @@ class Requests:
         """Do what a command other than `submit` says. Raises Refused."""
         async with self._store.work() as work:
             request = await self._locked(work, request_id, client)
-            if not life.is_done(request, command, client.name, reason):
+            if not lifecycle.is_done(request, command, client.name, reason):
                 _require_version(request, versions)
-            outcome = life.act(request, command, by=client.name, reason=reason, at=self._now())
+            outcome = lifecycle.act(request, command, by=client.name, reason=reason, at=self._now())
             if outcome is not None:
                 await work.save(outcome.request)
                 await self._record(work, outcome)
@@ -210,7 +211,7 @@ class Requests:
                     if known.text != text:
                         raise _key_reused()
                     return known
-                outcome = life.comment(request, comment_id, text, by=client.name, at=self._now())
+                outcome = lifecycle.comment(request, comment_id, text, by=client.name, at=self._now())
                 await work.save(outcome.request)
                 await self._record(work, outcome)
         self._wake()
@@ -259,7 +260,7 @@ class Requests:
         except Transient as error:
             if not keep_unchecked:
                 raise
-            check = Check(verdict=life.UNCHECKED, reason=str(error))
+            check = Check(verdict=lifecycle.UNCHECKED, reason=str(error))
         return msgspec.structs.replace(check, checked_at=self._now())
 
     def _require_sound(self, draft: Draft, lacking: Sequence[Fault] = ()) -> None:

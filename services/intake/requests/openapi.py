@@ -4,7 +4,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from services.intake.requests.domain import drafts, life
+from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Comment, Draft, Reason, Remark
 from services.intake.requests.views import CommentView, PageView, RequestView, WholeView
 from shared.http.http import IDEMPOTENCY_KEY, documented_answer, documented_problem
@@ -174,7 +174,7 @@ _LISTING: Final = Operation(
     200,
     {
         "parameters": [
-            _query("state", {"type": "string", "enum": list(life.STATES)}, "Only in this state", "submitted"),
+            _query("state", {"type": "string", "enum": list(lifecycle.STATES)}, "Only in this state", "submitted"),
             _query("kind", {"type": "string", "enum": list(drafts.KINDS)}, "Only of this kind", "policy_change"),
             _query("region", {"type": "string"}, "Only those that concern it", "eu"),
             _query("sponsor", {"type": "string"}, "Only this sponsor's", "moderation-lead"),
@@ -227,7 +227,7 @@ _COMMENTING: Final = Operation(
 
 def _command(command: str, summary: str, description: str, state: str) -> Operation:
     reason = {"reason": "Shown to work on last week's items."}
-    rule = life.RULES[command]
+    rule = lifecycle.RULES[command]
     starts = " or ".join(rule.start)
     return Operation(
         f"{command}Request",
@@ -246,31 +246,34 @@ def _command(command: str, summary: str, description: str, state: str) -> Operat
 
 
 _COMMANDS: Final = {
-    life.SUBMIT: _command(
-        life.SUBMIT,
+    lifecycle.SUBMIT: _command(
+        lifecycle.SUBMIT,
         "Put a draft up for decision",
         "It must say all that its kind needs, and its change is checked again: `422` when it does not fit, `503` while"
         " the router is away.",
-        life.SUBMITTED,
+        lifecycle.SUBMITTED,
     ),
-    life.WITHDRAW: _command(
-        life.WITHDRAW, "Take a request back", "Only those who wrote or sponsor it may.", life.WITHDRAWN
+    lifecycle.WITHDRAW: _command(
+        lifecycle.WITHDRAW, "Take a request back", "Only those who wrote or sponsor it may.", lifecycle.WITHDRAWN
     ),
-    life.APPROVE: _command(
-        life.APPROVE,
+    lifecycle.APPROVE: _command(
+        lifecycle.APPROVE,
         "Approve a request",
         "It is approved when as many have done so as `approvals_needed` says; those who wrote or sponsor it may not"
         " (`403`).",
-        life.SUBMITTED,
+        lifecycle.SUBMITTED,
     ),
-    life.REJECT: _command(
-        life.REJECT, "Refuse a request", "With a reason; those who wrote or sponsor it may not (`403`).", life.REJECTED
+    lifecycle.REJECT: _command(
+        lifecycle.REJECT,
+        "Refuse a request",
+        "With a reason; those who wrote or sponsor it may not (`403`).",
+        lifecycle.REJECTED,
     ),
-    life.DEPLOY: _command(life.DEPLOY, "Say that a request's change is in force", "", life.DEPLOYED),
-    life.ROLLBACK: _command(
-        life.ROLLBACK, "Say that a request's change is no longer in force", "With a reason.", life.ROLLED_BACK
+    lifecycle.DEPLOY: _command(lifecycle.DEPLOY, "Say that a request's change is in force", "", lifecycle.DEPLOYED),
+    lifecycle.ROLLBACK: _command(
+        lifecycle.ROLLBACK, "Say that a request's change is no longer in force", "With a reason.", lifecycle.ROLLED_BACK
     ),
-    life.REVIEW: _command(life.REVIEW, "Say what came of a request", "", life.REVIEWED),
+    lifecycle.REVIEW: _command(lifecycle.REVIEW, "Say what came of a request", "", lifecycle.REVIEWED),
 }
 
 OPERATIONS: Final[dict[tuple[str, str], Operation]] = {

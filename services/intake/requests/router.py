@@ -6,13 +6,12 @@ from typing import Final
 import httpx
 import msgspec
 
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
-from services.intake.requests.domain import drafts, life
-from services.intake.requests.domain.life import Check, Difference
+from services.intake.requests.domain import drafts, lifecycle
+from services.intake.requests.domain.lifecycle import Check, Difference
 from shared.contracts.events import ProposedChange
 from shared.http.http import InputError
 from shared.runtime.errors import Transient
+from shared.validation.faults import Fault, Refused
 
 _PATH: Final = "/v1/control/check"
 _SECONDS: Final = httpx.Timeout(30.0, connect=2.0)
@@ -87,7 +86,7 @@ class RouterCheck:
 def _check(checked: _Checked) -> Check:
     parts = [part for part in (checked.operating_model, checked.policy_set) if part is not None]
     return Check(
-        verdict=life.FITS,
+        verdict=lifecycle.FITS,
         operating_model=checked.in_force.operating_model or "",
         policy_set=checked.in_force.policy_set or "",
         differing=sum(part.differing for part in parts),

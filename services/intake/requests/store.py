@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.intake.requests.domain.life import Request, Step
+from services.intake.requests.domain.lifecycle import Request, Step
 from shared.contracts.envelope import Encoded
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database

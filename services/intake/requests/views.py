@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Mark, Request, Step
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import Check, Mark, Request, Step
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,11 +99,11 @@ def whole(request: Request, change: bytes | None, steps: Sequence[Step]) -> Whol
                 kind=step.kind,
                 at=step.at,
                 by=step.by,
-                reason="" if step.kind == life.COMMENTED else step.text,
+                reason="" if step.kind == lifecycle.COMMENTED else step.text,
             )
             for step in steps
         ],
-        comments=[comment_view(step) for step in steps if step.kind == life.COMMENTED],
+        comments=[comment_view(step) for step in steps if step.kind == lifecycle.COMMENTED],
     )
 
 

@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.local.ports import free_ports
-from services.intake.domain import status as intake_status
-from services.intake.domain.status import Facts, Status
+from services.intake.items.domain import status as intake_status
+from services.intake.items.domain.status import Facts, Status
 from shared.contracts.envelope import decode
 from shared.contracts.events import CaseOpened, DecisionMade, ItemSubmitted
 from tests.bench import calls, data, empty, lookups, machine, soak

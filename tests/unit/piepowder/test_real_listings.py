@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from piepowder.listings import Line, Options, Refusal, Source, read
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Front
+from services.intake.items.handlers import Front
+from shared.validation.faults import Refused
 from tests.conftest import project_root
 from tests.unit.intake.items.test_posts import ANYONE, NOW, front
 

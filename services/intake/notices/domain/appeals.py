@@ -11,11 +11,8 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from services.intake.domain import status
-from services.intake.domain.documents import Form
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Codes, Refused
-from services.intake.notices.domain.lives import ITEM, NOTICE
+from services.intake.items.domain import status
+from services.intake.notices.domain.complaint_status import ITEM, NOTICE
 from services.intake.notices.domain.notices import (
     LEAST_SAID,
     Email,
@@ -31,6 +28,9 @@ from services.intake.notices.domain.notices import (
 from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text
+from shared.validation.codes import Codes
+from shared.validation.documents import Form
+from shared.validation.faults import Fault, Refused
 
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 

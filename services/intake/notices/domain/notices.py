@@ -13,11 +13,12 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from services.intake.domain.documents import Form
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Codes, Refused, SubjectId, is_platform, is_url
+from services.intake.items.domain.posts import SubjectId, is_platform, is_url
 from shared.auth.clients import PLATFORM
 from shared.contracts import envelope, events, ids
+from shared.validation.codes import Codes
+from shared.validation.documents import Form
+from shared.validation.faults import Fault, Refused
 
 MAX_BODY_BYTES: Final = 128 * 1024
 LEAST_SAID: Final = 20  # characters of an explanation

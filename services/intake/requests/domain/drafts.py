@@ -13,12 +13,11 @@ from typing import Annotated, Any, Final, Literal, Protocol, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from services.intake.domain import documents
-from services.intake.domain.documents import Form, Reading
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
 from shared.contracts import ids
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
+from shared.validation import documents
+from shared.validation.documents import Form, Reading
+from shared.validation.faults import Fault, Refused
 from shared.validation.strict_json import Object
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -100,7 +99,7 @@ class Comment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Owners(Protocol):
-    """Which region owns which market; see `services.intake.domain.ownership`."""
+    """Which region owns which market; see `services.intake.items.domain.ownership`."""
 
     @property
     def open_regions(self) -> Collection[str]: ...

@@ -13,18 +13,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
-from services.intake import batch as batches
-from services.intake import codes
-from services.intake.batch import MAX_BYTES, MAX_LINES, Batch
-from services.intake.domain.posts import MAX_BODY_BYTES
-from services.intake.group_commit import GroupCommit
-from services.intake.handlers import Front
-from services.intake.ndjson import Splitter
+from services.intake.items import batch as batches
+from services.intake.items.batch import MAX_BYTES, MAX_LINES, Batch
+from services.intake.items.domain.posts import MAX_BODY_BYTES
+from services.intake.items.handlers import Front
+from services.intake.items.ndjson import Splitter
+from services.intake.publishing.group_commit import GroupCommit
 from shared.auth.authenticator import Client
 from shared.http.http import Problem
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, Transient
+from shared.validation import codes
 from tests.unit.intake.items.test_posts import model, published
 
 CLOCK = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.intake import codes
-from services.intake.domain import posts
-from services.intake.domain.faults import Fault
-from services.intake.domain.ownership import Ownership
-from services.intake.domain.posts import IllFormed, Refused
-from services.intake.handlers import Accepted, Front
+from services.intake.items.domain import posts
+from services.intake.items.domain.ownership import Ownership
+from services.intake.items.domain.posts import IllFormed
+from services.intake.items.handlers import Accepted, Front
 from shared.auth.authenticator import Client
 from shared.contracts.envelope import Attributes, Event, decode
 from shared.contracts.events import OperatingModelPublished, Queue, Region
 from shared.http.http import InputError
 from shared.runtime.errors import Poison
+from shared.validation import codes
+from shared.validation.faults import Fault, Refused
 
 NOW = "2026-05-01T09:30:00.000Z"
 ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))

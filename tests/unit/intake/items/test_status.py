@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.intake.domain.status import (
+from services.intake.items.domain.status import (
     Dead,
     Facts,
     Status,

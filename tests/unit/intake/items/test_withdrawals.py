@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 from aiokafka import TopicPartition
 
-from services.intake import catching_up, codes
-from services.intake.catching_up import CatchingUp
-from services.intake.domain.posts import Refused
-from services.intake.domain.status import Dead, Facts, Submission
-from services.intake.group_commit import GroupCommit
-from services.intake.handlers import Front, Overloaded
-from services.intake.withdrawals import NotKnown, Withdrawal, Withdrawals
+from services.intake.items import read_your_writes
+from services.intake.items.domain.status import Dead, Facts, Submission
+from services.intake.items.handlers import Front
+from services.intake.items.read_your_writes import CatchingUp
+from services.intake.items.withdrawals import NotKnown, Withdrawal, Withdrawals
+from services.intake.publishing.group_commit import GroupCommit
+from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import Client
 from shared.contracts import envelope, ids
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
@@ -21,6 +21,8 @@ from shared.kafka.offsets import Ends
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Transient
+from shared.validation import codes
+from shared.validation.faults import Refused
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
@@ -126,13 +128,13 @@ async def test_what_was_read_in_the_very_last_moment_is_found() -> None:
 async def test_while_the_projection_is_behind_nobody_can_tell_and_the_client_is_to_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(catching_up, "_PATIENCE_SECONDS", 0.25)
+    monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     with pytest.raises(Transient, match="it may be there"):
         await withdraw(Projection({}))
 
 
 async def test_a_dead_letter_alone_does_not_say_where_the_item_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catching_up, "_PATIENCE_SECONDS", 0.25)
+    monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     letter = Facts(dead_submission=Dead(position=1, reason="x", at=NOW))
     with pytest.raises(Transient):
         await withdraw(Projection({"eu": letter}))
@@ -161,7 +163,7 @@ async def test_a_region_that_is_not_served_here_is_named() -> None:
 
 
 async def test_calls_that_wait_for_unknown_items_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catching_up, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.5)
     projection = Projection({})
     lanes = {"eu": GroupCommit(Cluster(), max_records=10, max_bytes=100_000)}
     taking_back = Withdrawals(

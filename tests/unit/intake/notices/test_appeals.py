@@ -9,12 +9,11 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from services.intake import catching_up
-from services.intake.catching_up import CatchingUp
-from services.intake.domain import status
-from services.intake.domain.posts import Refused
-from services.intake.domain.status import Submission
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, Facts, Place
+from services.intake.items import read_your_writes
+from services.intake.items.domain import status
+from services.intake.items.domain.status import Submission
+from services.intake.items.read_your_writes import CatchingUp
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, Facts, Place
 from services.intake.notices.handlers import Appeals, NotKnown, Taken
 from shared.auth.authenticator import Client
 from shared.contracts import ids
@@ -30,6 +29,7 @@ from shared.contracts.events import (
 from shared.kafka.offsets import Ends
 from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
+from shared.validation.faults import Refused
 from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, front
 
 SUBJECT = "shop:product:a:b/1"
@@ -300,7 +300,7 @@ async def test_there_is_none_is_said_only_after_all_has_been_read(named: dict[st
 
 
 async def test_while_the_projection_is_behind_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catching_up, "_PATIENCE_SECONDS", 0.25)
+    monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     with pytest.raises(Transient, match="not in the status yet"):
         await take(Known({}), appeal(decision_id=DECISION_ID))
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from services.intake.domain.posts import Refused
 from services.intake.notices.domain import notices
 from services.intake.notices.handlers import Notices, Taken
 from shared.auth.authenticator import Client
 from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
 from shared.runtime.errors import Transient
+from shared.validation.faults import Refused
 from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, front, notice
 
 CATEGORIES = {

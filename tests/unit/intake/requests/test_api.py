@@ -9,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
 from services.intake.requests import api
-from services.intake.requests.domain import life
+from services.intake.requests.domain import lifecycle
 from shared.runtime.errors import Transient
+from shared.validation.faults import Fault, Refused
 from tests.support.intake_requests import POLICY_SET, House, body, told
 
 COMMANDS = ("submit", "withdraw", "approve", "reject", "deploy", "rollback", "review")
@@ -493,4 +492,4 @@ async def test_every_route_is_documented_with_its_errors_and_an_example(house: H
 
 
 def test_every_command_has_its_scope() -> None:
-    assert api.COMMANDS.keys() == life.RULES.keys()
+    assert api.COMMANDS.keys() == lifecycle.RULES.keys()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.intake.domain.ownership import Ownership
-from services.intake.domain.posts import Refused
+from services.intake.items.domain.ownership import Ownership
 from services.intake.requests.domain import drafts
 from shared.contracts.events import OperatingModelPublished, Queue, Region
+from shared.validation.faults import Refused
 
 TODAY = date(2026, 5, 1)
 COUNTRIES = frozenset({"DE", "FR", "US", "GB", "CH"})

@@ -7,12 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.intake.domain.posts import Refused
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import Check, Difference
 from services.intake.requests.router import RouterCheck
 from shared.contracts.events import Policy, ProposedChange, ProposedPolicySet
 from shared.runtime.errors import Transient
+from shared.validation.faults import Refused
 
 CHANGE = ProposedChange(
     policy_set=ProposedPolicySet(policies=[Policy(id="a", when=["true"], verdict="review")], default_verdict="approve")
@@ -48,7 +48,7 @@ async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_sa
         return httpx.Response(200, json=CHECKED)
 
     difference = Difference(what="policies/a", how="added")
-    fits = Check(verdict=life.FITS, operating_model="om-1", differing=300, differences=[difference])
+    fits = Check(verdict=lifecycle.FITS, operating_model="om-1", differing=300, differences=[difference])
     assert await check(answer, key_file) == fits
     [request] = asked
     assert (request.method, request.url.path) == ("POST", "/v1/control/check")

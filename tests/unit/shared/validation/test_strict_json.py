@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from services.intake.domain import posts
-from services.intake.domain.posts import IllFormed, Refused
+from services.intake.items.domain import posts
+from services.intake.items.domain.posts import IllFormed
 from services.intake.notices.domain import appeals, notices
 from services.intake.requests.domain import drafts
 from shared.http.http import Problem, require_sound
 from shared.validation import strict_json
+from shared.validation.faults import Refused
 
 
 def wide(opening: bytes, closing: bytes) -> bytes:

@@ -1,0 +1,153 @@
+"""What intake does: take posts in, and follow what becomes of them.
+
+Taking in keeps no row: an item is accepted when every region's topic has acknowledged it, and a repeat of the same post
+makes the same ids, so a client that is unsure sends the same again. Following is a projection of the regions' topics;
+it reads dead letters too, because an item that was set aside must not look as if it were still on its way.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from services.intake.items.domain import posts
+from services.intake.items.domain.ownership import Ownership
+from services.intake.items.domain.posts import IllFormed
+from services.intake.publishing.regions import SOURCE, Lane, RegionPublisher
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes, Event
+from shared.contracts.events import (
+    ITEM_SUBMITTED,
+    OperatingModelPublished,
+)
+from shared.kafka.producer import Record
+from shared.kafka.producer import record as to_record
+from shared.runtime import metrics
+from shared.runtime.advice import command
+from shared.runtime.errors import Transient
+from shared.validation.codes import Codes
+from shared.validation.faults import Fault, Refused
+
+
+class Poster(Protocol):
+    """Who posts."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def regions(self) -> frozenset[str]: ...
+
+    @property
+    def platforms(self) -> frozenset[str]: ...
+
+    @property
+    def scopes(self) -> frozenset[str]: ...
+
+    def may_act_in(self, region: str) -> bool: ...
+
+    def may_act_for(self, platform: str) -> bool: ...
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """A post that fits, with the record for each of its regions; accepted once Kafka has them all."""
+
+    item_id: str
+    subject: str
+    version: int | None
+    content_hash: str
+    regions: tuple[str, ...]
+    event_ids: list[str]
+    records: list[Record]
+
+
+class Front:
+    """Takes posts in. `lanes` gives each region's way to its Kafka cluster; regions may share one."""
+
+    def __init__(self, *, codes: Codes, lanes: Mapping[str, Lane]) -> None:
+        self._codes = codes
+        self._lanes = lanes
+        self.submit = RegionPublisher(lanes).submit
+        self._topics = {region: topics.submissions(region) for region in lanes}
+        self.ownership: Ownership | None = None
+
+    def apply(self, event: Event[Any]) -> None:
+        """Put a published operating model into force; raises Poison when it contradicts itself."""
+        if isinstance(event.data, OperatingModelPublished):
+            self.ownership = Ownership(event.data, list(self._lanes))
+            metrics.CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
+
+    def lacking(self) -> str | None:
+        """What must still be in force before anything can be taken in."""
+        publish = f"no operating model is published: do it with `{command('control publish')}`"
+        return publish if self.ownership is None else None
+
+    def prepare(self, text: bytes, client: Poster, received_at: str) -> Accepted:
+        """The records of a post; raises Refused with every fault found. Sends nothing."""
+        ownership = self.ownership
+        if ownership is None:
+            raise Transient("No operating model is in force yet.")
+        try:
+            post = posts.read(text)
+        except IllFormed as ill:
+            raise posts.invalid(self._all_faults(ownership, ill, text)) from ill
+        faults = posts.check(post, text, self._codes)
+        regions = ownership.regions(post.markets)
+        if faults or not regions:
+            raise posts.invalid([*faults, *ownership.faults(post.markets), *posts.doubled(text)])
+        if not client.may_act_for(post.platform):
+            raise forbidden_platform(client, post.platform)
+        for region in regions:
+            if not client.may_act_in(region):
+                raise forbidden(ownership, client, post.markets, regions)
+        item_id, content_hash, content = posts.identity(post, posts.content(post))
+        if posts.is_doubled(text, post, content):
+            raise posts.invalid(list(posts.doubled(text)))
+        subject = envelope.subject_of(post.platform, post.kind, post.id)
+        submitted = posts.Submitted(
+            item_id=item_id,
+            platform=post.platform,
+            kind=post.kind,
+            subject_id=post.id,
+            version=post.version,
+            content_hash=content_hash,
+            client=client.name,
+            reference=post.reference,
+            received_at=received_at,
+            regions=list(regions),
+            item=msgspec.Raw(content),
+        )
+        event_ids, records = [], []
+        for region in regions:
+            event_id = ids.event_id(item_id, ITEM_SUBMITTED, region)
+            attributes = Attributes(event_id, ITEM_SUBMITTED, SOURCE, received_at, subject, region, event_id)
+            event_ids.append(event_id)
+            records.append(to_record(self._topics[region], envelope.encode(attributes, submitted)))
+        return Accepted(item_id, subject, post.version, content_hash, regions, event_ids, records)
+
+    def _all_faults(self, ownership: Ownership, ill: IllFormed, text: bytes) -> list[Fault]:
+        if ill.rest is None:
+            return ill.faults
+        others = [*posts.check(ill.rest, text, self._codes), *ownership.faults(ill.rest.markets)]
+        return ill.faults + [fault for fault in others if fault.pointer.split("/")[1] not in ill.fields]
+
+
+def forbidden(ownership: Ownership, client: Poster, markets: Sequence[str], regions: Sequence[str]) -> Refused:
+    """403: some of the regions that own the markets are not the client's."""
+    allowed = ", ".join(sorted(client.regions)) or "no region"
+    faults = []
+    for region in regions:
+        if not client.may_act_in(region):
+            index = ownership.first_market_of(region, markets)
+            detail = (
+                f"market {markets[index]!r} belongs to region {region!r}; client {client.name!r} may act in {allowed}"
+            )
+            faults.append(Fault(f"/markets/{index}", detail))
+    return Refused(403, "region-not-allowed", "The key may not act in this region", faults)
+
+
+def forbidden_platform(client: Poster, platform: str, pointer: str = "/platform") -> Refused:
+    """403: the platform is not the client's."""
+    allowed = ", ".join(sorted(client.platforms)) or "no platform"
+    detail = f"client {client.name!r} may act for {allowed}, not for {platform!r:.63}"
+    return Refused(403, "platform-not-allowed", "The key may not act for this platform", [Fault(pointer, detail)])

@@ -1,0 +1,140 @@
+"""What a region's events about a notice or an appeal add up to, as facts whose merge is commutative, associative and
+idempotent: see `services.intake.items.domain.status`, whose facts of an item's way they hold. The `item_id` of their
+cases' events is the id of the notice or the appeal."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from services.intake.items.domain import status
+from services.intake.items.domain.status import Dead, Submission
+from shared.contracts.events import AppealSubmitted, CaseClosed, Contested, NoticeSubmitted, Struct
+
+ITEM: Final = "item"
+NOTICE: Final = "notice"
+APPEAL: Final = "appeal"
+
+
+class Place(NamedTuple):
+    """The region and the item or notice (`type`, `id`) that a decision is about."""
+
+    region: str
+    type: str
+    id: str
+
+
+class ComplaintStatus(StrEnum):
+    """Where a notice or an appeal is in a region."""
+
+    SUBMITTED = "submitted"
+    IN_REVIEW = "in_review"
+    DECIDED = "decided"
+    CLOSED = "closed"
+    PARKED = "parked"
+    DEAD_LETTERED = "dead_lettered"
+
+
+OPEN: Final = frozenset({ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED})
+"""Still to be answered."""
+
+
+class Closed(Struct, frozen=True, kw_only=True):
+    """That an appeal was closed undecided, and why."""
+
+    reason: str
+    at: str
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """All that is known of a notice or an appeal (`type`) in a region; `contested` is what the first copy of an appeal
+    is about."""
+
+    type: str
+    way: status.Facts
+    contested: Contested | None = None
+    closed: Closed | None = None
+
+
+class Told(Struct, frozen=True):
+    """What a record says about a notice or an appeal."""
+
+    id: str
+    facts: Facts
+
+
+def told(data: Struct, *, subject: str, position: int, time: str) -> Told | None:
+    """What one event, at `position` of its partition, says about a notice or an appeal; None when nothing of its
+    status."""
+    if isinstance(data, NoticeSubmitted):
+        return Told(data.notice_id, Facts(type=NOTICE, way=_submitted(data, subject, position)))
+    if isinstance(data, AppealSubmitted):
+        way = _submitted(data, subject, position)
+        return Told(data.appeal_id, Facts(type=APPEAL, way=way, contested=data.appeal.decision))
+    case_type, about = getattr(data, "case_type", ""), getattr(data, "item_id", "")
+    if isinstance(data, CaseClosed):
+        closed = Closed(reason=data.reason, at=time)
+        return Told(about, Facts(type=case_type, way=status.Facts(subject=subject), closed=closed))
+    learned = status.learned(data, subject=subject, position=position, time=time)
+    return None if learned is None else Told(about, Facts(type=case_type, way=learned))
+
+
+def set_aside(letter: Dead, type_: str, about: str, *, as_case: bool) -> Told:
+    """What a dead letter says: that its submission, or its case, was set aside."""
+    way = status.Facts(dead_case=letter) if as_case else status.Facts(dead_submission=letter)
+    return Told(about, Facts(type=type_, way=way))
+
+
+def merge(a: Facts, b: Facts) -> Facts:
+    """Both together."""
+    return Facts(
+        type=max(a.type, b.type),
+        way=status.merge(a.way, b.way),
+        contested=_of_first(a, b),
+        closed=b.closed if a.closed is None else a.closed if b.closed is None else min(a.closed, b.closed, key=_rank),
+    )
+
+
+def where(facts: Facts) -> ComplaintStatus:
+    """Where it is: what is furthest along its way."""
+    if facts.way.decision is not None:
+        return ComplaintStatus.DECIDED
+    if facts.closed is not None:
+        return ComplaintStatus.CLOSED
+    if letter := status.dead(facts.way):
+        return ComplaintStatus.PARKED if letter.parked else ComplaintStatus.DEAD_LETTERED
+    return ComplaintStatus.SUBMITTED if facts.way.opened is None else ComplaintStatus.IN_REVIEW
+
+
+def is_from(client: str, known: Iterable[status.Facts]) -> bool:
+    """Whether a client gave it, by what is known of its way in any region."""
+    return any(way.submission is not None and way.submission.client == client for way in known)
+
+
+def since(facts: Facts) -> str:
+    """When what `where` says became so (RFC 3339)."""
+    if facts.way.decision is None and facts.closed is not None:
+        return facts.closed.at
+    return status.updated_at(facts.way)
+
+
+def _submitted(data: NoticeSubmitted | AppealSubmitted, subject: str, position: int) -> status.Facts:
+    submission = Submission(
+        position=position,
+        content_hash=data.content_hash,
+        received_at=data.received_at,
+        client=data.client,
+        reference=data.reference,
+        regions=data.regions,
+    )
+    return status.Facts(subject=subject, submission=submission, submission_last=position)
+
+
+def _of_first(a: Facts, b: Facts) -> Contested | None:
+    """What the first copy of an appeal is about: that of the submission which stands."""
+    if a.way.submission is None or b.way.submission is None:
+        return a.contested or b.contested
+    return a.contested if a.way.submission.position <= b.way.submission.position else b.contested
+
+
+def _rank(closed: Closed) -> tuple[str, str]:
+    return closed.at, closed.reason

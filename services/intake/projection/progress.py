@@ -1,0 +1,36 @@
+"""Recording how far the projection has read."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from services.intake.items.store import ItemStatuses, Progress
+from services.intake.notices.domain.complaint_status import Told
+from services.intake.projection.handlers import Learned
+from shared.kafka.consumer import BatchConsumer
+from shared.runtime.errors import Transient
+from shared.runtime.retry import wait
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 1.0
+
+
+async def note_progress(
+    consumers: dict[str, BatchConsumer[Learned | Told | None]],
+    statuses: ItemStatuses,
+    stop: asyncio.Event,
+) -> None:
+    """Tell all replicas, through the database, how far this one has read."""
+    while not stop.is_set():
+        try:
+            for region, one in consumers.items():
+                progress = [
+                    Progress(tp.topic, tp.partition, datetime.fromtimestamp(ms / 1000, UTC))
+                    for tp, ms in one.handled_until().items()
+                ]
+                if progress:
+                    await statuses.note_progress(region, progress)
+        except Transient as error:
+            log.warning("how far items are followed is not noted", extra={"error": str(error)})
+        await wait(stop, _PROGRESS_SECONDS)

@@ -1,0 +1,65 @@
+"""What a client is told of an item: what is known in its own regions, and no more."""
+
+import msgspec
+import pytest
+
+from services.intake.items import openapi
+from services.intake.items.domain.status import Facts, Submission
+from services.intake.items.views import ItemView, item_view
+from shared.http.http import create_app, documented_answer
+from shared.runtime.readiness import Readiness
+from tests.support.intake_complaints import client
+
+ITEM = "9f6f2d1c-6f0b-5c8e-9a37-0f5d2b7c1e44"
+
+
+def submitted(content_hash: str, by: str = "shop", minute: int = 0) -> Facts:
+    submission = Submission(
+        position=0,
+        version=1,
+        content_hash=content_hash,
+        received_at=f"2026-05-01T09:{minute:02d}:00.000Z",
+        client=by,
+        reference=f"{by}'s own",
+    )
+    return Facts(subject="shop:product:B1", submission=submission, submission_last=0)
+
+
+def seen(known: dict[str, Facts], *regions: str, by: str = "shop") -> ItemView:
+    return item_view(ITEM, known, client(*regions, name=by))
+
+
+def test_other_content_in_another_region_is_a_conflict_to_who_may_see_both() -> None:
+    known = {"eu": submitted("aa"), "us": submitted("bb")}
+    assert seen(known, "eu", "us").conflict
+    assert not seen(known, "eu").conflict
+    assert not seen(known, "us").conflict
+    assert not seen({"eu": submitted("aa"), "us": submitted("aa")}, "eu", "us").conflict
+
+
+def test_of_a_region_that_the_client_may_not_see_nothing_is_told() -> None:
+    known = {"us": submitted("aa", minute=7), "eu": submitted("aa", minute=9)}
+    assert seen(known, "eu").received_at == "2026-05-01T09:09:00.000Z"
+    assert seen(known, "eu", "us").received_at == "2026-05-01T09:09:00.000Z"
+    assert seen(known, "us").received_at == "2026-05-01T09:07:00.000Z"
+
+
+def test_a_reference_is_told_to_the_client_that_gave_it_whoever_else_posted_the_same() -> None:
+    known = {"eu": submitted("aa", by="fair"), "us": submitted("aa", by="shop")}
+    assert seen(known, "eu", "us").reference == "shop's own"
+    assert seen(known, "eu", "us", by="fair").reference == "fair's own"
+    assert seen(known, "eu", "us", by="museum").reference == ""
+    assert seen(known, "eu").reference == ""
+
+
+def test_a_type_of_another_slice_may_not_be_named_like_an_items() -> None:
+    """Where it could, a generated client would read the one as the other."""
+
+    async def answer() -> None: ...
+
+    app = create_app("test", "A service for tests.", Readiness("test"))
+    documented = documented_answer(msgspec.defstruct("Status", ["code"]), {})
+    app.add_api_route("/v1/other", answer, responses={200: documented})
+    openapi.describe(app)
+    with pytest.raises(AssertionError, match="two types of the API are named Status"):
+        app.openapi()

@@ -1,0 +1,133 @@
+"""Regions on clusters of their own: a post for two of them is accepted when both have it; while one is away nothing is
+half told, and those for the other alone are taken."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from services.intake.items.handlers import Accepted, Front
+from services.intake.publishing.group_commit import GroupCommit
+from services.intake.publishing.regions import NotAcknowledged, Overloaded
+from shared.kafka.producer import Record
+from shared.runtime.errors import Poison, Transient
+from shared.validation import codes
+from tests.unit.intake.items.test_posts import ANYONE, NOW, model, published
+
+
+class Cluster:
+    """A producer that keeps what it gets, unless it is away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.refuses = False
+        self.keys: list[bytes] = []
+        self.stands_still = asyncio.Event()
+        self.stands_still.set()
+
+    async def send(self, records: Sequence[Record]) -> None:
+        await asyncio.sleep(0)
+        await self.stands_still.wait()
+        if self.away:
+            raise Transient("Kafka is away.")
+        if self.refuses:
+            raise Poison("larger than Kafka takes")
+        self.keys += [(record.key or b"").rpartition(b":")[2] for record in records]
+
+
+class World:
+    """An intake for `eu` (DE) and `us` (US), and their clusters."""
+
+    def __init__(self, *, max_records: int = 100) -> None:
+        self.eu, self.us = Cluster(), Cluster()
+        self.lanes = {
+            name: GroupCommit(cluster, max_records=max_records, max_bytes=2**20)
+            for name, cluster in (("eu", self.eu), ("us", self.us))
+        }
+        self.front = Front(codes=codes.load(), lanes=self.lanes)
+        self.front.apply(published(model(("eu", ["DE"]), ("us", ["US"]))))
+
+    def item(self, name: str, *markets: str) -> Accepted:
+        post: dict[str, Any] = {"platform": "shop", "kind": "product", "id": name, "markets": markets or ("DE", "US")}
+        return self.front.prepare(json.dumps(post).encode(), ANYONE, NOW)
+
+    async def post(self, name: str, *markets: str) -> str:
+        try:
+            await self.front.submit([self.item(name, *markets)])
+        except NotAcknowledged as error:
+            return str(error)
+        return "accepted"
+
+
+async def test_a_post_for_two_regions_is_accepted_when_both_have_it() -> None:
+    world = World()
+    assert await world.post("a") == "accepted"
+    assert (world.eu.keys, world.us.keys) == ([b"a"], [b"a"])
+
+
+async def test_a_cluster_that_is_away_is_named_and_the_same_post_again_is_right() -> None:
+    world = World()
+    world.us.away = True
+    assert await world.post("a") == "Region us did not acknowledge. Kafka is away."
+    world.us.away = False
+    assert await world.post("a") == "accepted"
+    assert (set(world.eu.keys), world.us.keys) == ({b"a"}, [b"a"])
+
+
+async def test_while_a_cluster_is_known_to_be_away_what_is_for_it_too_is_told_to_nobody() -> None:
+    world = World()
+    world.us.away = True
+    await world.post("first")  # nobody could know
+    for n in range(5):
+        assert "Region us" in await world.post(f"both-{n}")
+    assert await world.post("own", "DE") == "accepted"
+    assert world.eu.keys == [b"first", b"own"]
+    world.us.away = False
+    assert await world.post("both-0") == "accepted"
+    assert await world.post("after") == "accepted"
+    assert world.eu.keys == [b"first", b"own", b"both-0", b"after"]
+    assert world.us.keys == [b"both-0", b"after"]
+
+
+async def test_with_both_away_both_are_named() -> None:
+    world = World()
+    world.eu.away = world.us.away = True
+    for _ in range(2):
+        assert await world.post("a") == "Region eu, us did not acknowledge. Kafka is away."
+    world.eu.away = False
+    assert await world.post("b") == "Region us did not acknowledge. Kafka is away."
+
+
+async def test_in_a_batch_only_the_items_of_the_region_that_is_away_are_not_accepted() -> None:
+    world = World()
+    world.us.away = True
+    for _ in range(2):
+        world.eu.keys.clear()
+        items = [world.item("a", "DE"), world.item("b"), world.item("c", "US"), world.item("d", "DE")]
+        with pytest.raises(NotAcknowledged) as caught:
+            await world.front.submit(items, patient=True)
+        assert caught.value.by_region.keys() == {"us"}
+        assert {b"a", b"d"} <= set(world.eu.keys)
+    assert world.eu.keys == [b"a", b"d"]
+
+
+async def test_a_full_queue_of_one_region_refuses_the_post_before_anything_is_sent() -> None:
+    world = World(max_records=1)
+    world.us.stands_still.clear()
+    stuck = asyncio.create_task(world.post("a", "US"))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await world.front.submit([world.item("b")])
+    assert world.eu.keys == []
+    world.us.stands_still.set()
+    assert await stuck == "accepted"
+
+
+async def test_what_a_cluster_does_not_take_is_told_as_such() -> None:
+    world = World()
+    world.us.refuses = True
+    with pytest.raises(Poison):
+        await world.post("a")
+    assert not world.lanes["us"].failing  # it answers
