@@ -5,7 +5,7 @@ import asyncio
 from services.intake.clients.handlers import Uses
 from services.intake.clients.wiring import ClientRoutes
 from services.intake.items import api
-from services.intake.items.handlers import Front
+from services.intake.items.handlers import ItemIntake
 from services.intake.items.queries import Following
 from services.intake.items.read_your_writes import CatchingUp
 from services.intake.items.store import ItemStatuses
@@ -14,7 +14,7 @@ from services.intake.kafka import Consumers, topic_on, watch
 from services.intake.notices.wiring import NoticeRoutes
 from services.intake.projection.handlers import Projection
 from services.intake.projection.progress import note_progress
-from services.intake.publishing.group_commit import GroupCommit
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import SOURCE
 from services.intake.requests.wiring import RequestRoutes
 from services.intake.settings import Settings
@@ -51,12 +51,18 @@ async def run(settings: Settings) -> bool:
         )
         for bootstrap in {settings.kafka, *map(settings.bootstrap, regions)}
     }
-    lanes = {
-        bootstrap: GroupCommit(producer, max_records=settings.queue_records, max_bytes=settings.queue_mib * 2**20)
+    publishers = {
+        bootstrap: GroupCommitPublisher(
+            producer, max_records=settings.queue_records, max_bytes=settings.queue_mib * 2**20
+        )
         for bootstrap, producer in producers.items()
     }
-    metrics.INTAKE_PENDING.set_function(lambda: float(sum(lane.pending_records for lane in lanes.values())))
-    front = Front(codes=codes.load(), lanes={region: lanes[settings.bootstrap(region)] for region in regions})
+    metrics.INTAKE_PENDING.set_function(
+        lambda: float(sum(publisher.pending_records for publisher in publishers.values()))
+    )
+    intake = ItemIntake(
+        codes=codes.load(), publishers={region: publishers[settings.bootstrap(region)] for region in regions}
+    )
     reaches = {
         bootstrap: Reach(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
     }
@@ -70,13 +76,13 @@ async def run(settings: Settings) -> bool:
         readiness=readiness,
         clock=clock,
     )
-    control = access.control_reader(front.apply, front.lacking)
+    control = access.control_reader(intake.apply, intake.missing)
     consumers = Consumers(settings, producers, readiness, clock)
     app = http.create_app("intake", DESCRIPTION, readiness)
     serving = api.add_routes(
         app,
-        front=front,
-        withdrawals=Withdrawals(front, catching_up=catching_up, clock=clock),
+        intake=intake,
+        withdrawals=Withdrawals(intake, catching_up=catching_up, clock=clock),
         following=following,
         authenticator=access.authenticator,
         readiness=readiness,
@@ -85,11 +91,11 @@ async def run(settings: Settings) -> bool:
         idle_seconds=settings.idle_seconds,
     )
     clients = ClientRoutes(app, settings, access.authenticator, readiness=readiness, clock=clock)
-    business = RequestRoutes(app, settings, front, access.authenticator, readiness=readiness, clock=clock)
+    business = RequestRoutes(app, settings, intake, access.authenticator, readiness=readiness, clock=clock)
     notices = NoticeRoutes(
         app,
         settings,
-        front,
+        intake,
         access.authenticator,
         following=following,
         catching_up=catching_up,

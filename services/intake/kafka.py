@@ -80,11 +80,11 @@ def topic_on(bootstrap: str, settings: Settings, regions: Sequence[str]) -> str:
 async def watch(bootstrap: str, reach: Reach, topic: str, readiness: Readiness, stop: asyncio.Event) -> None:
     """Have readiness say whether a cluster answers, until `stop` is set."""
     while not stop.is_set():
-        lacking = None
+        missing = None
         try:
             async with asyncio.timeout(_SILENT_SECONDS):
                 await reach.ends([topic])
         except (Transient, TimeoutError) as error:
-            lacking = str(error) or f"Kafka at {bootstrap} does not answer"
-        readiness.set(f"Kafka {bootstrap}", lacking)
+            missing = str(error) or f"Kafka at {bootstrap} does not answer"
+        readiness.set(f"Kafka {bootstrap}", missing)
         await wait(stop, _WATCH_SECONDS)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from services.intake.items.handlers import Front
-from services.intake.publishing.group_commit import GroupCommit
+from services.intake.items.handlers import ItemIntake
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.authenticator import Client
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import OPERATING_MODEL_PUBLISHED, OperatingModelPublished, Queue, Region
@@ -39,10 +39,10 @@ class Cluster:
         return [decode(r.headers, r.key, r.value, region=r.topic.rpartition(".")[2]) for r in self.records]
 
 
-def front(cluster: Cluster) -> Front:
+def intake(cluster: Cluster) -> ItemIntake:
     """A front of the regions `eu` (DE, FR) and `us` (US), with their operating model in force."""
-    lanes = dict.fromkeys(("eu", "us"), GroupCommit(cluster, max_records=100, max_bytes=1_000_000))
-    taking_in = Front(codes=CODES, lanes=lanes)
+    publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=100, max_bytes=1_000_000))
+    taking_in = ItemIntake(codes=CODES, publishers=publishers)
     queue = Queue(id="q", service_level_minutes=60)
     regions = [
         Region(id=name, markets=markets, queues=[queue], default_queue="q")

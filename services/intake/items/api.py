@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.intake.items import long_poll, openapi
 from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
-from services.intake.items.handlers import Accepted, Front
+from services.intake.items.handlers import Accepted, ItemIntake
 from services.intake.items.queries import Asking, Following, uuid
 from services.intake.items.views import receipt, withdrawal_receipt
 from services.intake.items.withdrawals import MAX_REASON, NotKnown, Withdrawals
@@ -48,7 +48,7 @@ register_url_convertor("item", _ItemName())
 def add_routes(
     app: FastAPI,
     *,
-    front: Front,
+    intake: ItemIntake,
     withdrawals: Withdrawals,
     following: Following,
     authenticator: Authenticator,
@@ -60,7 +60,7 @@ def add_routes(
     """The routes of items; returns what is to be served."""
     asking = Asking(following, authenticator, readiness, clock)
     posting = Posting(
-        front, asking, authenticator, readiness, clock, batch_calls=batch_calls, idle_seconds=idle_seconds
+        intake, asking, authenticator, readiness, clock, batch_calls=batch_calls, idle_seconds=idle_seconds
     )
     withdrawing = Withdrawing(withdrawals, following, authenticator, readiness)
     app.add_route("/v1/items", posting.one, methods=["POST"])
@@ -79,7 +79,7 @@ class Posting:
 
     def __init__(
         self,
-        front: Front,
+        intake: ItemIntake,
         asking: Asking,
         authenticator: Authenticator,
         readiness: Readiness,
@@ -88,7 +88,7 @@ class Posting:
         batch_calls: int,
         idle_seconds: float,
     ) -> None:
-        self._front = front
+        self._intake = intake
         self._asking = asking
         self._authenticator = authenticator
         self._readiness = readiness
@@ -106,8 +106,8 @@ class Posting:
             body = await encoded_bodies.whole(
                 request, head, self._idle_seconds, limit=posts.MAX_BODY_BYTES, too_large=posts.too_large
             )
-            accepted = self._front.prepare(body, client, to_text(self._clock.now()))
-            await self._front.submit([accepted])
+            accepted = self._intake.prepare(body, client, to_text(self._clock.now()))
+            await self._intake.submit([accepted])
         except Refused as refused:
             answer = problem(refused)
         except Overloaded as error:
@@ -156,7 +156,7 @@ class Posting:
         self, request: Request, client: Client, body: AsyncIterator[bytes]
     ) -> AsyncGenerator[bytes, None]:
         self._batches += 1
-        batch = Batch(self._front, client, self._clock, idle_seconds=self._idle_seconds)
+        batch = Batch(self._intake, client, self._clock, idle_seconds=self._idle_seconds)
         try:
             async with aclosing(batch.take(body)) as verdicts:
                 async for some in verdicts:
@@ -171,7 +171,7 @@ class Posting:
         client = self._authenticator.client(request, "items:write")
         head = encoded_bodies.head(request)
         encoded_bodies.require(head, *content_types)
-        if self._front.ownership is None:
+        if self._intake.ownership is None:
             raise not_ready(self._readiness)
         return client, head
 

@@ -21,7 +21,7 @@ import msgspec
 from starlette.requests import ClientDisconnect
 
 from services.intake.items.domain import posts
-from services.intake.items.handlers import Accepted, Front
+from services.intake.items.handlers import Accepted, ItemIntake
 from services.intake.items.ndjson import Line, Splitter
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
@@ -74,8 +74,8 @@ _Judged: TypeAlias = tuple[int, Accepted | bytes]
 class Batch:
     """One call. `idle_seconds`: how long its sender may take to complete a line."""
 
-    def __init__(self, front: Front, client: Client, clock: Clock, *, idle_seconds: float) -> None:
-        self._front = front
+    def __init__(self, intake: ItemIntake, client: Client, clock: Clock, *, idle_seconds: float) -> None:
+        self._intake = intake
         self._client = client
         self._clock = clock
         self._idle_seconds = idle_seconds
@@ -179,7 +179,7 @@ class Batch:
         try:
             if text is None:
                 raise posts.too_large("the line")
-            self._chunk.append((number, self._front.prepare(text, self._client, received_at)))
+            self._chunk.append((number, self._intake.prepare(text, self._client, received_at)))
             self._chunk_bytes += len(text)
         except Refused as refused:
             verdict = self._refuse(number, problem(refused).details)
@@ -246,13 +246,13 @@ class Batch:
         sent = [(number, one) for number, one in judged if self._hindrance(one) is None] if self._broken else judged
         refused: dict[int, ProblemDetails] = {}
         try:
-            await self._front.submit([one for _, one in sent], patient=True)
+            await self._intake.submit([one for _, one in sent], patient=True)
         except NotAcknowledged as error:
             self._broken.update({region: _passing(error.of(region)) for region in error.by_region})
         except Poison:  # Kafka does not take one of them: find which
             for number, one in sent:
                 try:
-                    await self._front.submit([one], patient=True)
+                    await self._intake.submit([one], patient=True)
                 except Poison as poison:
                     refused[number] = not_taken(poison).details
                 except NotAcknowledged as error:

@@ -13,7 +13,7 @@ import msgspec
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import Ownership
 from services.intake.items.domain.posts import IllFormed
-from services.intake.publishing.regions import SOURCE, Lane, RegionPublisher
+from services.intake.publishing.regions import SOURCE, ClusterPublisher, RegionPublisher
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
 from shared.contracts.events import (
@@ -61,23 +61,23 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     records: list[Record]
 
 
-class Front:
+class ItemIntake:
     """Takes posts in. `lanes` gives each region's way to its Kafka cluster; regions may share one."""
 
-    def __init__(self, *, codes: Codes, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, *, codes: Codes, publishers: Mapping[str, ClusterPublisher]) -> None:
         self._codes = codes
-        self._lanes = lanes
-        self.submit = RegionPublisher(lanes).submit
-        self._topics = {region: topics.submissions(region) for region in lanes}
+        self._publishers = publishers
+        self.submit = RegionPublisher(publishers).submit
+        self._topics = {region: topics.submissions(region) for region in publishers}
         self.ownership: Ownership | None = None
 
     def apply(self, event: Event[Any]) -> None:
         """Put a published operating model into force; raises Poison when it contradicts itself."""
         if isinstance(event.data, OperatingModelPublished):
-            self.ownership = Ownership(event.data, list(self._lanes))
+            self.ownership = Ownership(event.data, list(self._publishers))
             metrics.CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
 
-    def lacking(self) -> str | None:
+    def missing(self) -> str | None:
         """What must still be in force before anything can be taken in."""
         publish = f"no operating model is published: do it with `{command('control publish')}`"
         return publish if self.ownership is None else None

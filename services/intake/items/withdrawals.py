@@ -12,7 +12,7 @@ import msgspec
 
 from services.intake.items.domain import status
 from services.intake.items.domain.status import Facts
-from services.intake.items.handlers import Front, Poster
+from services.intake.items.handlers import ItemIntake, Poster
 from services.intake.items.read_your_writes import CatchingUp
 from services.intake.publishing.regions import SOURCE
 from shared.contracts import envelope, ids, topics
@@ -50,8 +50,8 @@ class Withdrawal(msgspec.Struct, frozen=True, gc=False):
 class Withdrawals:
     """Takes items back."""
 
-    def __init__(self, front: Front, *, catching_up: CatchingUp, clock: Clock) -> None:
-        self._front = front
+    def __init__(self, intake: ItemIntake, *, catching_up: CatchingUp, clock: Clock) -> None:
+        self._intake = intake
         self._catching_up = catching_up
         self._clock = clock
 
@@ -63,7 +63,7 @@ class Withdrawals:
         behind to tell. After Transient the same again is right.
         """
         withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client, statuses))
-        await self._front.submit([withdrawal])
+        await self._intake.submit([withdrawal])
         return withdrawal
 
     async def _find(self, item_id: str, client: Poster, statuses: Statuses) -> dict[str, Facts]:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from services.intake.items.domain import status
-from services.intake.items.handlers import Front, Poster, forbidden, forbidden_platform
+from services.intake.items.handlers import ItemIntake, Poster, forbidden, forbidden_platform
 from services.intake.items.read_your_writes import CatchingUp
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, Disputed
@@ -64,8 +64,8 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
 class Notices:
     """Takes notices in."""
 
-    def __init__(self, front: Front, codes: Codes, clock: Clock) -> None:
-        self._front = front
+    def __init__(self, intake: ItemIntake, codes: Codes, clock: Clock) -> None:
+        self._intake = intake
         self._codes = codes
         self._clock = clock
 
@@ -76,12 +76,12 @@ class Notices:
         is no operating model yet, after which the same again is right.
         """
         taken = self.prepare(text, client)
-        await self._front.submit([taken])
+        await self._intake.submit([taken])
         return taken
 
     def prepare(self, text: bytes, client: Poster) -> Taken:
         """The records of a notice; raises like `take`. Sends nothing."""
-        ownership = self._front.ownership
+        ownership = self._intake.ownership
         if ownership is None:
             raise Transient("No operating model is in force yet.")
         post, faults, _ = reading = notices.FORM.read(text)
@@ -122,8 +122,8 @@ class Notices:
 class Appeals:
     """Takes appeals in; `days` is how long after a decision."""
 
-    def __init__(self, front: Front, codes: Codes, *, catching_up: CatchingUp, clock: Clock, days: int) -> None:
-        self._front = front
+    def __init__(self, intake: ItemIntake, codes: Codes, *, catching_up: CatchingUp, clock: Clock, days: int) -> None:
+        self._intake = intake
         self._codes = codes
         self._catching_up = catching_up
         self._clock = clock
@@ -146,7 +146,7 @@ class Appeals:
         before = (await known.of(APPEAL, taken.id)).get(disputed.region)
         if before is None or before.way.submission is None:
             await self._require_hearing(post, disputed, taken.id, known)
-            await self._front.submit([taken])
+            await self._intake.submit([taken])
             return taken
         return self._same_again(taken, before)
 

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from services.intake.items.handlers import Front
+from services.intake.items.handlers import ItemIntake
 from services.intake.items.queries import Following
 from services.intake.items.read_your_writes import CatchingUp
 from services.intake.items.store import ItemStatuses
@@ -24,7 +24,7 @@ class NoticeRoutes:
         self,
         app: FastAPI,
         settings: Settings,
-        front: Front,
+        intake: ItemIntake,
         authenticator: Authenticator,
         *,
         following: Following,
@@ -35,11 +35,11 @@ class NoticeRoutes:
         self._shelf = notices_api.Shelf(readiness)
         known = codes.load()
         desk = notices_api.Desk(
-            notices=Notices(front, known, clock),
-            appeals=Appeals(front, known, catching_up=catching_up, clock=clock, days=settings.appeal_days),
+            notices=Notices(intake, known, clock),
+            appeals=Appeals(intake, known, catching_up=catching_up, clock=clock, days=settings.appeal_days),
             shelf=self._shelf,
             following=following,
-            taking_in=lambda: front.ownership is not None,
+            taking_in=lambda: intake.ownership is not None,
             authenticator=authenticator,
             clock=clock,
             idle_seconds=settings.idle_seconds,

@@ -40,7 +40,7 @@ class _Entry:
         self.done = done
 
 
-class GroupCommit:
+class GroupCommitPublisher:
     """The way to one Kafka cluster, shared by all posts. Sizes are in bytes."""
 
     def __init__(self, producer: Producer, *, max_records: int, max_bytes: int) -> None:

@@ -40,7 +40,7 @@ class NotAcknowledged(Transient):
         return why if isinstance(why, Overloaded) else NotAcknowledged({region: why})
 
 
-class Lane(Protocol):
+class ClusterPublisher(Protocol):
     """The way to one Kafka cluster; see `services.intake.publishing.group_commit`. Sizes are in bytes."""
 
     @property
@@ -64,7 +64,7 @@ class Prepared(Protocol):
 
 
 class _Share(NamedTuple):
-    lane: Lane
+    publisher: ClusterPublisher
     regions: set[str]
     records: list[Record]
     size: int
@@ -73,8 +73,8 @@ class _Share(NamedTuple):
 class RegionPublisher:
     """Sends records to their regions. `lanes` gives each region's way to its Kafka cluster; regions may share one."""
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
-        self._lanes = lanes
+    def __init__(self, publishers: Mapping[str, ClusterPublisher]) -> None:
+        self._publishers = publishers
 
     async def submit(self, accepted: Sequence[Prepared], *, patient: bool = False) -> None:
         """Have the records of all acknowledged, those of a subject in their order.
@@ -85,14 +85,14 @@ class RegionPublisher:
         for others is sent to none.
         """
         shares = self._shares(accepted)
-        if not patient and not all(share.lane.has_room(len(share.records), share.size) for share in shares):
+        if not patient and not all(share.publisher.has_room(len(share.records), share.size) for share in shares):
             raise Overloaded
         failed: dict[str, PiepowderError] = {}
-        if len(shares) > 1 and (doubtful := [share for share in shares if share.lane.failing]):
+        if len(shares) > 1 and (doubtful := [share for share in shares if share.publisher.failing]):
             failed = await _send(doubtful, patient=patient)
-            asked = {share.lane for share in doubtful}
+            asked = {share.publisher for share in doubtful}
             others = [one for one in accepted if failed.keys().isdisjoint(one.regions)]
-            shares = [share for share in self._shares(others) if share.lane not in asked]
+            shares = [share for share in self._shares(others) if share.publisher not in asked]
         failed |= await _send(shares, patient=patient)
         if failed:
             raise NotAcknowledged(failed)
@@ -100,12 +100,12 @@ class RegionPublisher:
     def _shares(self, accepted: Sequence[Prepared]) -> list[_Share]:
         """What goes to each cluster, in the posts' order."""
         regions = {region for one in accepted for region in one.regions}
-        lanes: dict[Lane, set[str]] = {}
+        publishers: dict[ClusterPublisher, set[str]] = {}
         for region in regions:
-            lanes.setdefault(self._lanes[region], set()).add(region)
+            publishers.setdefault(self._publishers[region], set()).add(region)
         shares = []
-        for lane, owned in lanes.items():
-            if len(lanes) == 1:
+        for publisher, owned in publishers.items():
+            if len(publishers) == 1:
                 records = [record for one in accepted for record in one.records]
             else:
                 records = [
@@ -115,7 +115,7 @@ class RegionPublisher:
                     if region in owned
                 ]
             size = sum([len(record.value or b"") for record in records]) + _OVERHEAD * len(records)
-            shares.append(_Share(lane, owned, records, size))
+            shares.append(_Share(publisher, owned, records, size))
         return shares
 
 
@@ -126,8 +126,8 @@ async def _send(shares: Sequence[_Share], *, patient: bool) -> dict[str, Piepowd
     for share in shares:
         try:
             if patient:
-                await share.lane.room(len(share.records), share.size)
-            acknowledged.append((share, share.lane.put(share.records, share.size)))
+                await share.publisher.room(len(share.records), share.size)
+            acknowledged.append((share, share.publisher.put(share.records, share.size)))
         except Overloaded as error:
             failed |= dict.fromkeys(share.regions, error)
     if len(acknowledged) == 1:  # as nearly always: a gathering of one costs more than the wait

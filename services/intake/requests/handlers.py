@@ -166,7 +166,7 @@ class Requests:
         lifecycle.require_draft(before)
         change = _decoded(attached)
         draft = drafts.whole(before.content, change)
-        self._require_sound(draft, drafts.lacking(draft))
+        self._require_sound(draft, drafts.missing(draft))
         check = await self._check(change, keep_unchecked=False)
         async with self._store.work() as work:
             request = await self._locked(work, request_id, client)
@@ -263,11 +263,11 @@ class Requests:
             check = Check(verdict=lifecycle.UNCHECKED, reason=str(error))
         return msgspec.structs.replace(check, checked_at=self._now())
 
-    def _require_sound(self, draft: Draft, lacking: Sequence[Fault] = ()) -> None:
+    def _require_sound(self, draft: Draft, missing: Sequence[Fault] = ()) -> None:
         owners = self._owners()
         if owners is None:
             raise Transient("No operating model is published.")
-        found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *lacking]
+        found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *missing]
         if found:
             raise drafts.unfit(found)
 

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from services.intake.items.handlers import Front
+from services.intake.items.handlers import ItemIntake
 from services.intake.requests import api as requests_api
 from services.intake.requests.handlers import Requests
 from services.intake.requests.router import RouterCheck
@@ -23,14 +23,14 @@ class RequestRoutes:
         self,
         app: FastAPI,
         settings: Settings,
-        front: Front,
+        intake: ItemIntake,
         authenticator: Authenticator,
         *,
         readiness: Readiness,
         clock: Clock,
     ) -> None:
         self._settings = settings
-        self._front = front
+        self._intake = intake
         self._clock = clock
         self._office = requests_api.Office(readiness)
         self._router = RouterCheck(settings.router, settings.router_key_file)
@@ -47,7 +47,7 @@ class RequestRoutes:
         self._office.requests = Requests(
             RequestStore(database),
             checking=self._router,
-            owners=lambda: self._front.ownership,
+            owners=lambda: self._intake.ownership,
             countries=codes.load().countries,
             clock=self._clock,
             approvals_needed=self._settings.request_approvals,

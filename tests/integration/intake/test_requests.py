@@ -143,8 +143,8 @@ class Town:
         try:
             async with asyncio.timeout(30):
                 while not any(event.data.version == wanted for event in found):
-                    for lane in (await consumer.getmany(timeout_ms=200)).values():
-                        events = [decode(r.headers, r.key, r.value, region=region) for r in lane]
+                    for publisher in (await consumer.getmany(timeout_ms=200)).values():
+                        events = [decode(r.headers, r.key, r.value, region=region) for r in publisher]
                         found += [event for event in events if event.data.request_id == request_id]
         finally:
             await consumer.stop()

@@ -189,8 +189,8 @@ class Intake:
             ends = await consumer.end_offsets(list(consumer.assignment()))
             found: list[Raw] = []
             while len(found) < sum(ends.values()):
-                for lane in (await consumer.getmany(timeout_ms=200)).values():
-                    found += lane
+                for publisher in (await consumer.getmany(timeout_ms=200)).values():
+                    found += publisher
         finally:
             await consumer.stop()
         return found

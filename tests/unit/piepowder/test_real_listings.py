@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from piepowder.listings import Line, Options, Refusal, Source, read
-from services.intake.items.handlers import Front
+from services.intake.items.handlers import ItemIntake
 from shared.validation.faults import Refused
 from tests.conftest import project_root
-from tests.unit.intake.items.test_posts import ANYONE, NOW, front
+from tests.unit.intake.items.test_posts import ANYONE, NOW, intake
 
-__all__ = ["front"]
+__all__ = ["intake"]
 
 BESIDE = project_root().parent / "shared" / "data"
 FILES = {
@@ -58,12 +58,12 @@ def rows_of(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[Re
     return items, [line for line in found if isinstance(line, Refusal)]
 
 
-def refusals(front: Front, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """What intake refuses of them, by id, and why."""
     found = []
     for item in items:
         try:
-            front.prepare(msgspec.json.encode(item), ANYONE, NOW)
+            intake.prepare(msgspec.json.encode(item), ANYONE, NOW)
         except Refused as refused:
             found.append((item["id"], str(refused)))
     return found
@@ -72,12 +72,12 @@ def refusals(front: Front, items: list[dict[str, Any]]) -> list[tuple[str, str]]
 @pytest.mark.parametrize("markets", [("US",), ("DE", "US")])
 @pytest.mark.parametrize(("content", "count"), [(BARS, 7), (HASHES, 5)])
 def test_a_row_of_every_kind_that_was_seen_goes_through(
-    front: Front, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
+    intake: ItemIntake, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
 ) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(content.encode())
     items, unread = rows_of(path, Options(platform="export", markets=markets, language="en"))
-    assert (unread, refusals(front, items)) == ([], [])
+    assert (unread, refusals(intake, items)) == ([], [])
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 
 
@@ -98,13 +98,13 @@ def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_of_a_real_export_goes_through_as_it_is(front: Front, name: str) -> None:
+def test_every_row_of_a_real_export_goes_through_as_it_is(intake: ItemIntake, name: str) -> None:
     path = BESIDE / name
     if not path.exists():
         pytest.skip(f"{path} is not here")
     delimiter, count = FILES[name]
     items, unread = rows_of(path, Options(platform="export"))
-    assert (unread, refusals(front, items)) == ([], [])
+    assert (unread, refusals(intake, items)) == ([], [])
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter=delimiter))
     assert len(rows) == len(items) == count

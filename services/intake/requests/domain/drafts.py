@@ -161,7 +161,7 @@ def faults(draft: Draft, owners: Owners, countries: Collection[str], today: date
     return found
 
 
-def lacking(draft: Draft) -> list[Fault]:
+def missing(draft: Draft) -> list[Fault]:
     """What a draft must still say before it can be submitted."""
     needed = {"/sponsor": bool(draft.sponsor.strip()), "/rationale": bool(draft.rationale.strip())}
     if draft.kind in (NEW_CATEGORY, NEW_MARKET, CAPACITY):

@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect
 from services.intake.items import batch as batches
 from services.intake.items.batch import MAX_BYTES, MAX_LINES, Batch
 from services.intake.items.domain.posts import MAX_BODY_BYTES
-from services.intake.items.handlers import Front
+from services.intake.items.handlers import ItemIntake
 from services.intake.items.ndjson import Splitter
-from services.intake.publishing.group_commit import GroupCommit
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.authenticator import Client
 from shared.http.http import Problem
 from shared.kafka.producer import Record
@@ -63,12 +63,14 @@ async def pieces(body: bytes, size: int = 65_536, then: Exception | None = None)
 
 def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) -> Batch:
     clusters = cluster if isinstance(cluster, dict) else {"eu": cluster}
-    front = Front(
+    intake = ItemIntake(
         codes=codes.load(),
-        lanes={name: GroupCommit(one, max_records=20_000, max_bytes=2**25) for name, one in clusters.items()},
+        publishers={
+            name: GroupCommitPublisher(one, max_records=20_000, max_bytes=2**25) for name, one in clusters.items()
+        },
     )
-    front.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
-    return Batch(front, CLIENT, CLOCK, idle_seconds=idle_seconds)
+    intake.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
+    return Batch(intake, CLIENT, CLOCK, idle_seconds=idle_seconds)
 
 
 _MARKETS = {"eu": ["DE"], "us": ["US"]}

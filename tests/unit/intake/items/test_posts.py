@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import Ownership
 from services.intake.items.domain.posts import IllFormed
-from services.intake.items.handlers import Accepted, Front
+from services.intake.items.handlers import Accepted, ItemIntake
 from shared.auth.authenticator import Client
 from shared.contracts.envelope import Attributes, Event, decode
 from shared.contracts.events import OperatingModelPublished, Queue, Region
@@ -90,24 +90,25 @@ def published(content: OperatingModelPublished) -> Event[OperatingModelPublished
 
 
 @pytest.fixture(scope="module")
-def front() -> Front:
-    front = Front(codes=codes.load(), lanes=dict.fromkeys(["eu", "us"]))  # type: ignore[arg-type]  # nothing is sent
-    front.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
-    return front
+def intake() -> ItemIntake:
+    publishers = dict.fromkeys(["eu", "us"])
+    intake = ItemIntake(codes=codes.load(), publishers=publishers)  # type: ignore[arg-type]  # nothing is sent
+    intake.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
+    return intake
 
 
-def prepared(front: Front, post: object, client: Client = ANYONE) -> Accepted:
-    return front.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
+def prepared(intake: ItemIntake, post: object, client: Client = ANYONE) -> Accepted:
+    return intake.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
 
 
-def refused(front: Front, post: object, client: Client = ANYONE) -> Refused:
+def refused(intake: ItemIntake, post: object, client: Client = ANYONE) -> Refused:
     with pytest.raises(Refused) as caught:
-        prepared(front, post, client)
+        prepared(intake, post, client)
     return caught.value
 
 
-def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(front: Front) -> None:
-    accepted = prepared(front, GOOD)
+def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(intake: ItemIntake) -> None:
+    accepted = prepared(intake, GOOD)
     assert accepted.regions == ("eu", "us")
     assert [record.topic for record in accepted.records] == ["piepowder.submissions.eu", "piepowder.submissions.us"]
     for region, event_id, record in zip(accepted.regions, accepted.event_ids, accepted.records, strict=True):
@@ -124,8 +125,8 @@ def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(fro
 
 
 @pytest.mark.parametrize("post", [SELLER, CONTENT], ids=["seller", "content"])
-def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(front: Front, post: dict[str, Any]) -> None:
-    [record] = prepared(front, post).records
+def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(intake: ItemIntake, post: dict[str, Any]) -> None:
+    [record] = prepared(intake, post).records
     sent = msgspec.to_builtins(decode(tuple(record.headers), record.key, record.value, region="eu").data.item)
     assert sent == {name: post[name] for name in sent}
     assert sent.keys() == post.keys() - {"platform", "kind", "id"}
@@ -150,9 +151,9 @@ def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(front: Front
     ids=["seller", "content", "product"],
 )
 def test_a_field_of_another_kind_is_refused_where_it_stands(
-    front: Front, post: dict[str, Any], fields: dict[str, Any]
+    intake: ItemIntake, post: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    error = refused(front, post | fields)
+    error = refused(intake, post | fields)
     assert {fault.pointer for fault in error.faults} == {f"/{name}" for name in fields}
     assert all(f"this is a {post['kind']}" in fault.detail for fault in error.faults)
 
@@ -194,9 +195,9 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("post", "change", "pointer", "says"), OTHERS, ids=lambda value: str(value)[:40])
 def test_each_fault_of_a_seller_or_of_content_is_named_with_its_place(
-    front: Front, post: dict[str, Any], change: dict[str, Any], pointer: str, says: str
+    intake: ItemIntake, post: dict[str, Any], change: dict[str, Any], pointer: str, says: str
 ) -> None:
-    error = refused(front, post | change)
+    error = refused(intake, post | change)
     assert error.status == 422
     found = [fault.detail for fault in error.faults if fault.pointer == pointer]
     assert any(says in detail for detail in found), error.faults
@@ -280,14 +281,16 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "pointer", "says"), CASES, ids=lambda value: str(value)[:40])
-def test_each_fault_is_named_with_its_place(front: Front, change: dict[str, Any], pointer: str, says: str) -> None:
-    error = refused(front, GOOD | change)
+def test_each_fault_is_named_with_its_place(
+    intake: ItemIntake, change: dict[str, Any], pointer: str, says: str
+) -> None:
+    error = refused(intake, GOOD | change)
     assert error.status == 422
     found = [fault.detail for fault in error.faults if fault.pointer == pointer]
     assert any(says in detail for detail in found), error.faults
 
 
-def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> None:
+def test_all_faults_of_form_and_of_meaning_are_told_at_once(intake: ItemIntake) -> None:
     post = GOOD | {
         "colour": "red",
         "title": 5,
@@ -297,7 +300,7 @@ def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> Non
         "scores": {"a": 2},
     }
     del post["kind"]
-    assert {fault.pointer for fault in refused(front, post).faults} == {
+    assert {fault.pointer for fault in refused(intake, post).faults} == {
         "/colour",
         "/title",
         "/kind",
@@ -309,10 +312,10 @@ def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> Non
     }
 
 
-def test_an_input_with_thousands_of_faults_is_told_the_first_few_at_once(front: Front) -> None:
+def test_an_input_with_thousands_of_faults_is_told_the_first_few_at_once(intake: ItemIntake) -> None:
     text = b'{"platform": "shop", ' + b", ".join(b'"%x": 1' % n for n in range(25_000)) + b"}"
     begun = time.process_time()
-    error = refused(front, text)
+    error = refused(intake, text)
     assert time.process_time() - begun < 0.5
     assert len(error.faults) == 20
     assert "19 more" in str(error)
@@ -335,9 +338,9 @@ TWICE: list[tuple[str, list[str]]] = [
 
 @pytest.mark.parametrize(("text", "pointers"), TWICE)
 def test_a_name_that_is_given_twice_is_refused_because_nobody_can_tell_which_counts(
-    front: Front, text: str, pointers: list[str]
+    intake: ItemIntake, text: str, pointers: list[str]
 ) -> None:
-    error = refused(front, f"{{{_NAMED},{text}}}".encode())
+    error = refused(intake, f"{{{_NAMED},{text}}}".encode())
     assert error.status == 422
     assert [fault.pointer for fault in error.faults] == pointers
     assert "more than once" in error.faults[-1].detail
@@ -359,25 +362,25 @@ _MEMBERS = st.fixed_dictionaries(
 @given(_MEMBERS, st.randoms(use_true_random=False), st.booleans())
 @settings(max_examples=300)
 def test_no_post_is_taken_for_doubled_that_is_not_and_none_that_is_slips_through(
-    front: Front, post: dict[str, Any], luck: random.Random, plain: bool
+    intake: ItemIntake, post: dict[str, Any], luck: random.Random, plain: bool
 ) -> None:
     def spelled(name: str, value: Any) -> str:
         text = f"{json.dumps(name)}{luck.choice(('', ' '))}:{json.dumps(value, ensure_ascii=plain)}"
         return re.sub(r"\\.", lambda found: luck.choice((found[0], found[0].replace('\\"', "\\u0022"))), text)
 
     members = [spelled(name, value) for name, value in post.items()]
-    prepared(front, f"{{{_NAMED},{','.join(members)}}}".encode())
+    prepared(intake, f"{{{_NAMED},{','.join(members)}}}".encode())
     name, value = luck.choice(list(post.items()))
     members.insert(luck.randint(0, len(members)), spelled(name, value))
-    error = refused(front, f"{{{_NAMED},{','.join(members)}}}".encode())
+    error = refused(intake, f"{{{_NAMED},{','.join(members)}}}".encode())
     assert [(fault.pointer, "more than once" in fault.detail) for fault in error.faults] == [(f"/{name}", True)]
 
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 980, 1_000, 1_100, 5_000])
 @pytest.mark.parametrize("opening", ['{"a":', "["])
-def test_however_deep_an_input_is_nested_it_is_refused(front: Front, depth: int, opening: str) -> None:
+def test_however_deep_an_input_is_nested_it_is_refused(intake: ItemIntake, depth: int, opening: str) -> None:
     closing = "}" if opening.startswith("{") else "]"
-    error = refused(front, f'{{"attributes": {opening * depth}1{closing * depth}}}'.encode())
+    error = refused(intake, f'{{"attributes": {opening * depth}1{closing * depth}}}'.encode())
     assert error.status in (400, 422)
 
 
@@ -396,45 +399,47 @@ def test_however_deep_an_input_is_nested_it_is_refused(front: Front, depth: int,
         (b'{"x": ' + b"[" * 200_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_told_why(front: Front, text: bytes, says: str) -> None:
-    error = refused(front, text)
+def test_what_is_no_json_is_told_why(intake: ItemIntake, text: bytes, says: str) -> None:
+    error = refused(intake, text)
     assert error.status == 400
     assert says in str(error)
 
 
 @pytest.mark.parametrize("number", ["9" * 5_000, "1e400", "-1e400"])
 @pytest.mark.parametrize("field", ["version", "scores/x", "seller/age_days", "seller/rating", "title", "colour"])
-def test_a_number_that_is_too_large_to_be_one_is_a_fault_where_it_stands(front: Front, number: str, field: str) -> None:
+def test_a_number_that_is_too_large_to_be_one_is_a_fault_where_it_stands(
+    intake: ItemIntake, number: str, field: str
+) -> None:
     outer, _, inner = field.partition("/")
     post = {name: value for name, value in GOOD.items() if name != outer}
     seller = '"id":"s", ' if outer == "seller" else ""
     value = f'{{{seller}"{inner}": {number}}}' if inner else number
     text = json.dumps(post)[:-1] + f', "{outer}": {value}}}'
-    error = refused(front, text.encode())
+    error = refused(intake, text.encode())
     assert error.status == 422
     assert [fault.pointer for fault in error.faults] == [f"/{field}"]
     assert "too large" in error.faults[0].detail or "unknown field" in error.faults[0].detail
 
 
-def test_a_list_or_a_number_is_no_item(front: Front) -> None:
+def test_a_list_or_a_number_is_no_item(intake: ItemIntake) -> None:
     for text in (b"[]", b"5", b"null", b'"x"'):
-        assert "Expected an object" in str(refused(front, text))
+        assert "Expected an object" in str(refused(intake, text))
 
 
-def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(front: Front) -> None:
+def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(intake: ItemIntake) -> None:
     european = Client(name="euro", key_sha256="", scopes=frozenset(), regions=frozenset({"eu"}))
-    assert prepared(front, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
-    error = refused(front, GOOD, european)
+    assert prepared(intake, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
+    error = refused(intake, GOOD, european)
     assert (error.status, error.slug) == (403, "region-not-allowed")
     assert [fault.pointer for fault in error.faults] == ["/markets/1"]
     assert "'us'" in error.faults[0].detail
 
 
-def test_an_operating_model_in_which_a_market_has_two_owners_is_not_put_into_force(front: Front) -> None:
-    before = front.ownership
+def test_an_operating_model_in_which_a_market_has_two_owners_is_not_put_into_force(intake: ItemIntake) -> None:
+    before = intake.ownership
     with pytest.raises(Poison, match="eu and us both own market DE"):
-        front.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
-    assert front.ownership is before
+        intake.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
+    assert intake.ownership is before
 
 
 def test_a_new_operating_model_moves_markets_at_once() -> None:
@@ -443,45 +448,45 @@ def test_a_new_operating_model_moves_markets_at_once() -> None:
     assert Ownership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
 
 
-def test_a_version_names_the_item_and_without_one_its_content_does(front: Front) -> None:
-    first, other = prepared(front, GOOD), prepared(front, GOOD | {"title": "Another"})
+def test_a_version_names_the_item_and_without_one_its_content_does(intake: ItemIntake) -> None:
+    first, other = prepared(intake, GOOD), prepared(intake, GOOD | {"title": "Another"})
     assert first.item_id == other.item_id
     assert first.content_hash != other.content_hash
     unnamed = {name: value for name, value in GOOD.items() if name != "version"}
-    assert prepared(front, unnamed).item_id != prepared(front, unnamed | {"title": "Another"}).item_id
-    assert prepared(front, unnamed).item_id == prepared(front, unnamed | {"reference": "other"}).item_id
+    assert prepared(intake, unnamed).item_id != prepared(intake, unnamed | {"title": "Another"}).item_id
+    assert prepared(intake, unnamed).item_id == prepared(intake, unnamed | {"reference": "other"}).item_id
 
 
-def test_versions_may_leave_out_as_many_as_there_are(front: Front) -> None:
-    least, most = prepared(front, GOOD | {"version": 1}), prepared(front, GOOD | {"version": 2**53 - 1})
+def test_versions_may_leave_out_as_many_as_there_are(intake: ItemIntake) -> None:
+    least, most = prepared(intake, GOOD | {"version": 1}), prepared(intake, GOOD | {"version": 2**53 - 1})
     assert (least.version, most.version) == (1, 2**53 - 1)
     assert (least.subject, least.regions) == (most.subject, most.regions)
     assert least.item_id != most.item_id
 
 
-def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(front: Front) -> None:
+def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(intake: ItemIntake) -> None:
     least = {name: GOOD[name] for name in ("platform", "kind", "id", "markets")}
     fields = msgspec.structs.fields(posts.Post)
     defaults = {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
     defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not msgspec.NODEFAULT}
     assert defaults.keys() | least.keys() == {field.name for field in fields}
     for name, value in defaults.items():
-        assert prepared(front, least | {name: value}).item_id == prepared(front, least).item_id, name
+        assert prepared(intake, least | {name: value}).item_id == prepared(intake, least).item_id, name
 
 
 @given(st.data())
 @settings(max_examples=50)
-def test_equal_content_has_an_equal_hash_whatever_its_order_and_spaces(front: Front, data: st.DataObject) -> None:
+def test_equal_content_has_an_equal_hash_whatever_its_order_and_spaces(intake: ItemIntake, data: st.DataObject) -> None:
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: shuffled(value[name]) for name in data.draw(st.permutations(list(value)))}
         return value
 
-    plain = prepared(front, GOOD)
+    plain = prepared(intake, GOOD)
     respelled = json.dumps(
         shuffled(GOOD), indent=data.draw(st.sampled_from([None, 1])), ensure_ascii=data.draw(st.booleans())
     )
-    again = prepared(front, respelled.encode())
+    again = prepared(intake, respelled.encode())
     assert (again.item_id, again.content_hash) == (plain.item_id, plain.content_hash)
 
 
@@ -498,25 +503,25 @@ _JSON = st.recursive(
 )
 @settings(max_examples=300)
 def test_whatever_the_fields_hold_the_answer_is_an_item_or_a_refusal(
-    front: Front, change: dict[str, Any], inner: dict[str, Any]
+    intake: ItemIntake, change: dict[str, Any], inner: dict[str, Any]
 ) -> None:
     for post in (GOOD | change, GOOD | {"price": inner}, GOOD | {"seller": inner}, change):
-        for fault in faults_of(front, json.dumps(post).encode()):
+        for fault in faults_of(intake, json.dumps(post).encode()):
             assert fault.pointer.startswith("/") or fault.pointer == ""
             msgspec.json.encode(InputError(*fault))
 
 
-def faults_of(front: Front, text: bytes) -> list[Fault]:
+def faults_of(intake: ItemIntake, text: bytes) -> list[Fault]:
     try:
-        prepared(front, text)
+        prepared(intake, text)
     except Refused as error:
         return error.faults
     return []
 
 
 @given(st.binary(max_size=200))
-def test_whatever_the_bytes_are_the_answer_is_a_refusal(front: Front, text: bytes) -> None:
-    refused(front, text)
+def test_whatever_the_bytes_are_the_answer_is_a_refusal(intake: ItemIntake, text: bytes) -> None:
+    refused(intake, text)
 
 
 def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:

@@ -9,10 +9,10 @@ from aiokafka import TopicPartition
 
 from services.intake.items import read_your_writes
 from services.intake.items.domain.status import Dead, Facts, Submission
-from services.intake.items.handlers import Front
+from services.intake.items.handlers import ItemIntake
 from services.intake.items.read_your_writes import CatchingUp
 from services.intake.items.withdrawals import NotKnown, Withdrawal, Withdrawals
-from services.intake.publishing.group_commit import GroupCommit
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import Client
 from shared.contracts import envelope, ids
@@ -72,10 +72,10 @@ async def withdraw(
     projection: Projection, by: Client = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
 ) -> tuple[Withdrawal, list[Record]]:
     cluster = Cluster()
-    lanes = dict.fromkeys(("eu", "us"), GroupCommit(cluster, max_records=10, max_bytes=100_000))
+    publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
     taking_back = Withdrawals(
-        Front(codes=codes.load(), lanes=lanes),
-        catching_up=CatchingUp(dict.fromkeys(lanes, projection)),
+        ItemIntake(codes=codes.load(), publishers=publishers),
+        catching_up=CatchingUp(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
     )
     try:
@@ -165,10 +165,10 @@ async def test_a_region_that_is_not_served_here_is_named() -> None:
 async def test_calls_that_wait_for_unknown_items_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.5)
     projection = Projection({})
-    lanes = {"eu": GroupCommit(Cluster(), max_records=10, max_bytes=100_000)}
+    publishers = {"eu": GroupCommitPublisher(Cluster(), max_records=10, max_bytes=100_000)}
     taking_back = Withdrawals(
-        Front(codes=codes.load(), lanes=lanes),
-        catching_up=CatchingUp(dict.fromkeys(lanes, projection)),
+        ItemIntake(codes=codes.load(), publishers=publishers),
+        catching_up=CatchingUp(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
     calls = [taking_back.withdraw(ids.derive(str(n)), "", EVERYWHERE, projection) for n in range(120)]

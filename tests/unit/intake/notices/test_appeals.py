@@ -30,7 +30,7 @@ from shared.kafka.offsets import Ends
 from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import Refused
-from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, front
+from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, intake
 
 SUBJECT = "shop:product:a:b/1"
 ITEM_ID = ids.item_id("shop", "product", "a:b/1", "3")
@@ -147,7 +147,7 @@ async def take(
 ) -> tuple[Taken, Cluster]:
     cluster = Cluster()
     taking = Appeals(
-        front(cluster),
+        intake(cluster),
         CODES,
         catching_up=CatchingUp(dict.fromkeys(("eu", "us"), known)),
         clock=clock(),

@@ -13,7 +13,7 @@ from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
 from shared.runtime.errors import Transient
 from shared.validation.faults import Refused
-from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, front, notice
+from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, intake, notice
 
 CATEGORIES = {
     "ANIMAL_WELFARE",
@@ -38,13 +38,13 @@ CATEGORIES = {
 def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> Refused:
     body = text if isinstance(text, bytes) else json.dumps(text).encode()
     with pytest.raises(Refused) as found:
-        Notices(front(Cluster()), CODES, clock()).prepare(body, by)
+        Notices(intake(Cluster()), CODES, clock()).prepare(body, by)
     return found.value
 
 
 async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[Taken, Cluster]:
     cluster = Cluster()
-    return await Notices(front(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
+    return await Notices(intake(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
 
 
 async def test_every_region_that_owns_a_market_is_told_with_ids_that_repeat() -> None:
@@ -203,7 +203,7 @@ def test_a_key_that_lacks_one_of_the_regions_does_nothing_in_any() -> None:
 
 async def test_without_an_operating_model_it_is_not_known_whose_it_is() -> None:
     cluster = Cluster()
-    without = front(cluster)
+    without = intake(cluster)
     without.ownership = None
     with pytest.raises(Transient, match="operating model"):
         await Notices(without, CODES, clock()).take(json.dumps(notice()).encode(), EVERYWHERE)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.intake.publishing.group_commit import GroupCommit
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import Overloaded
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, Transient
@@ -32,17 +32,17 @@ class Cluster:
             raise self.failure
 
 
-def lane(cluster: Cluster, *, max_records: int = 100, max_bytes: int = 10_000) -> GroupCommit:
-    return GroupCommit(cluster, max_records=max_records, max_bytes=max_bytes)
+def publisher(cluster: Cluster, *, max_records: int = 100, max_bytes: int = 10_000) -> GroupCommitPublisher:
+    return GroupCommitPublisher(cluster, max_records=max_records, max_bytes=max_bytes)
 
 
-def put(commit: GroupCommit, *values: bytes) -> "asyncio.Future[None]":
+def put(commit: GroupCommitPublisher, *values: bytes) -> "asyncio.Future[None]":
     return commit.put([Record("t", b"k", value, []) for value in values], sum(map(len, values)))
 
 
 async def test_posts_that_arrive_during_a_flush_share_the_next_one_in_their_order() -> None:
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = publisher(cluster)
     cluster.open.clear()
     first = put(commit, b"1")
     await asyncio.sleep(0)
@@ -55,7 +55,7 @@ async def test_posts_that_arrive_during_a_flush_share_the_next_one_in_their_orde
 
 async def test_after_posts_that_had_company_the_next_gather_for_a_moment() -> None:
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = publisher(cluster)
     cluster.open.clear()
     together = [put(commit, b"1")]
     await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_after_posts_that_had_company_the_next_gather_for_a_moment() -> No
 async def test_a_post_by_itself_and_many_that_are_there_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 3600)
     cluster = Cluster()
-    commit = lane(cluster, max_records=1_000)
+    commit = publisher(cluster, max_records=1_000)
     for n in range(3):
         await put(commit, b"%d" % n)
     first, many = [put(commit, b"3"), put(commit, b"4")], []
@@ -91,7 +91,7 @@ async def test_a_post_by_itself_and_many_that_are_there_wait_for_nothing(monkeyp
 async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 3600)
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = publisher(cluster)
     async with asyncio.timeout(10):
         await asyncio.gather(put(commit, b"1", b"2"), *[put(commit, b"3") for _ in range(6)])
         for values in ([b"4"], [b"5", b"6"], [b"7"]):
@@ -105,7 +105,7 @@ async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch
 
 async def test_a_crowd_that_has_left_is_not_waited_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 0)
-    commit = lane(Cluster(), max_records=1_000)
+    commit = publisher(Cluster(), max_records=1_000)
     await asyncio.gather(*[put(commit, b"1") for _ in range(90)])
     for _ in range(100):
         await asyncio.gather(*[put(commit, b"2") for _ in range(3)])
@@ -117,7 +117,7 @@ async def test_a_crowd_that_has_left_is_not_waited_for_any_more(monkeypatch: pyt
 
 async def test_the_first_who_come_back_after_a_large_flush_gather_too() -> None:
     cluster = Cluster()
-    commit = lane(cluster, max_records=1_000)
+    commit = publisher(cluster, max_records=1_000)
     await asyncio.gather(*[put(commit, b"1") for _ in range(300)])
     back = []
     for _ in range(5):
@@ -130,7 +130,7 @@ async def test_the_first_who_come_back_after_a_large_flush_gather_too() -> None:
 async def test_nobody_is_told_before_the_acknowledgement() -> None:
     cluster = Cluster()
     cluster.open.clear()
-    done = put(lane(cluster), b"1")
+    done = put(publisher(cluster), b"1")
     await asyncio.sleep(0.01)
     assert not done.done()
     cluster.open.set()
@@ -139,7 +139,7 @@ async def test_nobody_is_told_before_the_acknowledgement() -> None:
 
 async def test_a_full_queue_refuses_at_once_and_takes_again_after_the_flush() -> None:
     cluster = Cluster()
-    commit = lane(cluster, max_records=3)
+    commit = publisher(cluster, max_records=3)
     cluster.open.clear()
     taken = [put(commit, b"1"), put(commit, b"2", b"3")]
     with pytest.raises(Overloaded):
@@ -155,7 +155,7 @@ async def test_a_full_queue_refuses_at_once_and_takes_again_after_the_flush() ->
 
 async def test_bytes_are_bounded_too_and_an_empty_queue_takes_any_size() -> None:
     cluster = Cluster()
-    commit = lane(cluster, max_bytes=10)
+    commit = publisher(cluster, max_bytes=10)
     cluster.open.clear()
     large = put(commit, b"x" * 50)
     with pytest.raises(Overloaded):
@@ -166,7 +166,7 @@ async def test_bytes_are_bounded_too_and_an_empty_queue_takes_any_size() -> None
 
 async def test_a_failed_flush_fails_exactly_those_in_it() -> None:
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = publisher(cluster)
     cluster.failure = Transient("away")
     cluster.open.clear()
     lost = put(commit, b"1")
@@ -183,7 +183,7 @@ async def test_a_failed_flush_fails_exactly_those_in_it() -> None:
 @pytest.mark.parametrize("many", [1, 150])
 async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others(many: int) -> None:
     cluster = Cluster()
-    commit = lane(cluster, max_records=1_000)
+    commit = publisher(cluster, max_records=1_000)
     cluster.refused = b"bad"
     cluster.open.clear()
     first = put(commit, b"0")
@@ -198,7 +198,7 @@ async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others(many
 
 async def test_an_unforeseen_error_is_told_to_the_post_and_the_next_is_tried() -> None:
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = publisher(cluster)
     cluster.failure = RuntimeError("a defect")
     with pytest.raises(RuntimeError):
         await put(commit, b"1")
@@ -207,7 +207,7 @@ async def test_an_unforeseen_error_is_told_to_the_post_and_the_next_is_tried() -
 
 async def test_a_post_whose_client_went_away_is_flushed_like_the_others() -> None:
     cluster = Cluster()
-    commit = lane(cluster)
+    commit = publisher(cluster)
     cluster.open.clear()
     gone, stays = put(commit, b"1"), put(commit, b"2")
     gone.cancel()

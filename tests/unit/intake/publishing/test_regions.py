@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.intake.items.handlers import Accepted, Front
-from services.intake.publishing.group_commit import GroupCommit
+from services.intake.items.handlers import Accepted, ItemIntake
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, Transient
@@ -42,20 +42,20 @@ class World:
 
     def __init__(self, *, max_records: int = 100) -> None:
         self.eu, self.us = Cluster(), Cluster()
-        self.lanes = {
-            name: GroupCommit(cluster, max_records=max_records, max_bytes=2**20)
+        self.publishers = {
+            name: GroupCommitPublisher(cluster, max_records=max_records, max_bytes=2**20)
             for name, cluster in (("eu", self.eu), ("us", self.us))
         }
-        self.front = Front(codes=codes.load(), lanes=self.lanes)
-        self.front.apply(published(model(("eu", ["DE"]), ("us", ["US"]))))
+        self.intake = ItemIntake(codes=codes.load(), publishers=self.publishers)
+        self.intake.apply(published(model(("eu", ["DE"]), ("us", ["US"]))))
 
     def item(self, name: str, *markets: str) -> Accepted:
         post: dict[str, Any] = {"platform": "shop", "kind": "product", "id": name, "markets": markets or ("DE", "US")}
-        return self.front.prepare(json.dumps(post).encode(), ANYONE, NOW)
+        return self.intake.prepare(json.dumps(post).encode(), ANYONE, NOW)
 
     async def post(self, name: str, *markets: str) -> str:
         try:
-            await self.front.submit([self.item(name, *markets)])
+            await self.intake.submit([self.item(name, *markets)])
         except NotAcknowledged as error:
             return str(error)
         return "accepted"
@@ -107,7 +107,7 @@ async def test_in_a_batch_only_the_items_of_the_region_that_is_away_are_not_acce
         world.eu.keys.clear()
         items = [world.item("a", "DE"), world.item("b"), world.item("c", "US"), world.item("d", "DE")]
         with pytest.raises(NotAcknowledged) as caught:
-            await world.front.submit(items, patient=True)
+            await world.intake.submit(items, patient=True)
         assert caught.value.by_region.keys() == {"us"}
         assert {b"a", b"d"} <= set(world.eu.keys)
     assert world.eu.keys == [b"a", b"d"]
@@ -119,7 +119,7 @@ async def test_a_full_queue_of_one_region_refuses_the_post_before_anything_is_se
     stuck = asyncio.create_task(world.post("a", "US"))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await world.front.submit([world.item("b")])
+        await world.intake.submit([world.item("b")])
     assert world.eu.keys == []
     world.us.stands_still.set()
     assert await stuck == "accepted"
@@ -130,4 +130,4 @@ async def test_what_a_cluster_does_not_take_is_told_as_such() -> None:
     world.us.refuses = True
     with pytest.raises(Poison):
         await world.post("a")
-    assert not world.lanes["us"].failing  # it answers
+    assert not world.publishers["us"].failing  # it answers

@@ -69,7 +69,7 @@ def found(given: object) -> dict[str, str]:
 
 def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
     assert found(body()) == {}
-    assert drafts.lacking(drafts.read(json.dumps(body()).encode())) == []
+    assert drafts.missing(drafts.read(json.dumps(body()).encode())) == []
     assert found(body(change={"policy_set": POLICY_SET, "operating_model_diff": DIFF})) == {}
     assert found({"title": "x", "kind": "policy_change", "regions": ["eu"]}) == {}, "a draft may be far from complete"
 
@@ -203,7 +203,7 @@ def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "lacking"),
+    ("kind", "missing"),
     [
         ("new_category", {"/sponsor", "/rationale", "/expected_items_per_day", "/expected_date"}),
         ("new_market", {"/sponsor", "/rationale", "/expected_items_per_day", "/expected_date"}),
@@ -213,9 +213,9 @@ def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
         ("service_level_change", {"/sponsor", "/rationale", "/change/operating_model_diff"}),
     ],
 )
-def test_what_each_kind_must_say_before_it_is_submitted(kind: str, lacking: set[str]) -> None:
+def test_what_each_kind_must_say_before_it_is_submitted(kind: str, missing: set[str]) -> None:
     draft = drafts.read(json.dumps({"title": "x", "kind": kind, "regions": ["eu"], "rationale": " "}).encode())
-    assert {fault.pointer for fault in drafts.lacking(draft)} == lacking
+    assert {fault.pointer for fault in drafts.missing(draft)} == missing
 
 
 def test_a_patch_replaces_members_whole_and_null_takes_one_away() -> None:
