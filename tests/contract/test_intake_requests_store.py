@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import Check, Difference, Outcome, Request
-from services.intake.requests.store import METADATA, Filter, Store, place_of
+from services.intake.requests.store import METADATA, RequestFilter, Store, cursor_of
 from shared.contracts import ids
 from shared.contracts.envelope import encode
 from shared.contracts.events import BusinessRequest
@@ -131,9 +131,9 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
     async with store.work() as work:
         await work.save(submitted.request)
     all_of[3] = submitted.request
-    all_of.sort(key=place_of, reverse=True)
+    all_of.sort(key=cursor_of, reverse=True)
 
-    def like(wanted: Filter) -> list[Request]:
+    def like(wanted: RequestFilter) -> list[Request]:
         return [
             request
             for request in all_of
@@ -145,18 +145,18 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
         ]
 
     for wanted in (
-        Filter(),
-        Filter(state="submitted"),
-        Filter(kind="capacity", sponsor="a"),
-        Filter(region="us"),
-        Filter(regions=["us", "uk"]),
-        Filter(regions=[]),
-        Filter(regions=["uk"], state="draft"),
+        RequestFilter(),
+        RequestFilter(state="submitted"),
+        RequestFilter(kind="capacity", sponsor="a"),
+        RequestFilter(region="us"),
+        RequestFilter(regions=["us", "uk"]),
+        RequestFilter(regions=[]),
+        RequestFilter(regions=["uk"], state="draft"),
     ):
         expected, found, after = like(wanted), list[Request](), None
         while page := await store.page(wanted, after, 3):
             found += page
-            after = place_of(page[-1])
+            after = cursor_of(page[-1])
         assert found == expected
 
 

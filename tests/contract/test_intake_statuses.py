@@ -21,7 +21,7 @@ from services.intake.items.domain.status import (
     merge,
     status,
 )
-from services.intake.items.store import ItemStatuses, Page, Place, Progress, Wanted
+from services.intake.items.store import ItemCursor, ItemFilter, ItemPage, ItemStatuses, ProjectionProgress
 from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database
@@ -34,7 +34,7 @@ TIME = "2026-05-01T12:00:00.000Z"
 class Statuses(Protocol):
     async def learn(self, region: str, learned: Mapping[str, Facts]) -> None: ...
 
-    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None: ...
+    async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None: ...
 
     async def of_item(self, item_id: str) -> dict[str, Facts]: ...
 
@@ -44,7 +44,7 @@ class Statuses(Protocol):
 
     async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]: ...
 
-    async def page(self, wanted: Wanted, limit: int) -> Page: ...
+    async def page(self, wanted: ItemFilter, limit: int) -> ItemPage: ...
 
 
 class InMemory:
@@ -59,7 +59,7 @@ class InMemory:
             known = self._known.get((region, item_id))
             self._known[region, item_id] = facts if known is None else merge(known, facts)
 
-    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None:
+    async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None:
         for topic, partition, moment in progress:
             key = (region, topic, partition)
             self._progress[key] = max(moment, self._progress.get(key, moment))
@@ -83,18 +83,18 @@ class InMemory:
     async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
         return {item_id: await self.of_item(item_id) for item_id in item_ids}
 
-    async def page(self, wanted: Wanted, limit: int) -> Page:
+    async def page(self, wanted: ItemFilter, limit: int) -> ItemPage:
         places = {
-            Place(from_text(facts.submission.received_at), item_id)
+            ItemCursor(from_text(facts.submission.received_at), item_id)
             for (region, item_id), facts in self._known.items()
             if facts.submission is not None and region in wanted.regions and _fits(facts, facts.submission, wanted)
         }
         listed = sorted((one for one in places if wanted.before is None or one < wanted.before), reverse=True)
         last = listed[limit - 1] if len(listed) > limit else None
-        return Page([place.item_id for place in listed[:limit]], last)
+        return ItemPage([place.item_id for place in listed[:limit]], last)
 
 
-def _fits(facts: Facts, submission: Submission, wanted: Wanted) -> bool:
+def _fits(facts: Facts, submission: Submission, wanted: ItemFilter) -> bool:
     platform, kind, _ = facts.subject.split(":", 2)
     received_at = from_text(submission.received_at)
     return (
@@ -196,10 +196,12 @@ async def test_two_writers_of_the_same_items_lose_nothing(statuses: Statuses) ->
 
 async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_back(statuses: Statuses) -> None:
     assert await statuses.handled_until() == {}
-    await statuses.note_progress("eu", [Progress("t", 0, NOON), Progress("t", 1, NOON + timedelta(seconds=9))])
+    await statuses.note_progress(
+        "eu", [ProjectionProgress("t", 0, NOON), ProjectionProgress("t", 1, NOON + timedelta(seconds=9))]
+    )
     assert await statuses.handled_until() == {"eu": NOON}
-    await statuses.note_progress("eu", [Progress("t", 0, NOON - timedelta(seconds=5))])
-    await statuses.note_progress("us", [Progress("u", 0, NOON - timedelta(hours=1))])
+    await statuses.note_progress("eu", [ProjectionProgress("t", 0, NOON - timedelta(seconds=5))])
+    await statuses.note_progress("us", [ProjectionProgress("u", 0, NOON - timedelta(hours=1))])
     assert await statuses.handled_until() == {"eu": NOON, "us": NOON - timedelta(hours=1)}
 
 
@@ -229,7 +231,7 @@ async def fill(statuses: Statuses, luck: random.Random) -> None:
                 await statuses.learn(region, {item(n): facts})
 
 
-async def listed(statuses: Statuses, wanted: Wanted, limit: int) -> list[str]:
+async def listed(statuses: Statuses, wanted: ItemFilter, limit: int) -> list[str]:
     found: list[str] = []
     while True:
         page = await statuses.page(wanted, limit)
@@ -240,9 +242,9 @@ async def listed(statuses: Statuses, wanted: Wanted, limit: int) -> list[str]:
         wanted = wanted._replace(before=page.last)
 
 
-def wishes(luck: random.Random) -> Wanted:
+def wishes(luck: random.Random) -> ItemFilter:
     reference = luck.choice((None, None, "import-1"))
-    return Wanted(
+    return ItemFilter(
         regions=luck.choice((["eu"], ["us"], ["eu", "us"], ["mars", "us"])),
         subject=luck.choice((None, None, "shop:product:1", "fair:seller:2")),
         client=None if reference is None else "shop",
@@ -284,10 +286,10 @@ async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_n
     statuses = ItemStatuses(database)
     try:
         await statuses.learn("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
-        page = await statuses.page(Wanted(["eu"], status=Status.APPROVED), 20)
+        page = await statuses.page(ItemFilter(["eu"], status=Status.APPROVED), 20)
         assert (len(page.item_ids), looked) == (20, [42])
         looked.clear()
-        assert await statuses.page(Wanted(["eu"], status=Status.APPROVED, kind="seller"), 20) == Page([], None)
+        assert await statuses.page(ItemFilter(["eu"], status=Status.APPROVED, kind="seller"), 20) == ItemPage([], None)
         assert looked == [42, store.SCAN]
     finally:
         await database.close()
@@ -305,11 +307,19 @@ def _noting(looked: list[int]) -> Callable[..., Any]:
 
 async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses: Statuses) -> None:
     await statuses.learn("eu", {item(1): decision("reject")})
-    for wanted in (Wanted(["eu"]), Wanted(["eu"], status=Status.REJECTED), Wanted(["eu"], subject="shop:product:1")):
-        assert await statuses.page(wanted, 10) == Page([], None)
+    for wanted in (
+        ItemFilter(["eu"]),
+        ItemFilter(["eu"], status=Status.REJECTED),
+        ItemFilter(["eu"], subject="shop:product:1"),
+    ):
+        assert await statuses.page(wanted, 10) == ItemPage([], None)
     await statuses.learn("eu", {item(1): submission(0)})
-    for wanted in (Wanted(["eu"]), Wanted(["eu"], status=Status.REJECTED), Wanted(["eu"], subject="shop:product:1")):
-        assert await statuses.page(wanted, 10) == Page([item(1)], None)
+    for wanted in (
+        ItemFilter(["eu"]),
+        ItemFilter(["eu"], status=Status.REJECTED),
+        ItemFilter(["eu"], subject="shop:product:1"),
+    ):
+        assert await statuses.page(wanted, 10) == ItemPage([item(1)], None)
     assert await statuses.of_items([item(2), item(1)]) == {
         item(2): {},
         item(1): {"eu": merge(submission(0), decision("reject"))},

@@ -17,7 +17,7 @@ from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import Check, Difference, Request, Step
 from services.intake.requests.handlers import Requests
-from services.intake.requests.store import Drafted, Filter, Place, place_of
+from services.intake.requests.store import Drafted, RequestCursor, RequestFilter, cursor_of
 from shared.auth.authenticator import Authenticator, Client
 from shared.contracts import ids
 from shared.contracts.envelope import Encoded
@@ -137,12 +137,12 @@ class MemoryStore:
     async def drafted(self, request_id: str) -> Drafted | None:
         return self.bodies.get(request_id)
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
-        found = sorted(self.requests.values(), key=place_of, reverse=True)
-        return [r for r in found if _fits(r, wanted) and (after is None or place_of(r) < after)][:limit]
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
+        found = sorted(self.requests.values(), key=cursor_of, reverse=True)
+        return [r for r in found if _fits(r, wanted) and (after is None or cursor_of(r) < after)][:limit]
 
 
-def _fits(request: Request, wanted: Filter) -> bool:
+def _fits(request: Request, wanted: RequestFilter) -> bool:
     content = request.content
     return (
         (wanted.regions is None or bool({*wanted.regions} & {*content.regions}))

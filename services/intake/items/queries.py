@@ -21,7 +21,7 @@ from services.intake.items.domain.status import platform as platform_of
 from services.intake.items.handlers import forbidden_platform
 from services.intake.items.long_poll import Known, Waiting
 from services.intake.items.query_reader import Query
-from services.intake.items.store import ItemStatuses, Place, Wanted
+from services.intake.items.store import ItemCursor, ItemFilter, ItemStatuses
 from services.intake.items.views import (
     ItemAnswer,
     ItemsAnswer,
@@ -102,7 +102,7 @@ class Asking:
             raise problem(Refused(403, "region-not-allowed", "The key may not act in this region", [fault]))
         if platform is not None and not client.may_act_for(platform):
             raise problem(forbidden_platform(client, platform, "/query/platform"))
-        wanted = Wanted(
+        wanted = ItemFilter(
             regions,
             of=None if ANY in client.platforms else sorted(client.platforms),
             client=None if reference is None else client.name,
@@ -130,7 +130,7 @@ class Asking:
         lag = self._lag(await statuses.handled_until(), regions)
         if not subject.isprintable() or not client.may_act_for(names[0]):
             raise not_known("subject", f"subject {subject!r:.300}", lag)
-        wanted = Wanted(regions, subject=subject, before=place)
+        wanted = ItemFilter(regions, subject=subject, before=place)
         views, following = await self._page(statuses, wanted, limit, client)
         if not views and place is None:
             raise not_known("subject", f"subject {subject!r:.300}", lag)
@@ -168,7 +168,7 @@ class Asking:
         return await self._waiting.until(statuses, item_id, partial(_is_decided, client), seconds)
 
     async def _page(
-        self, statuses: ItemStatuses, wanted: Wanted, limit: int, client: Client
+        self, statuses: ItemStatuses, wanted: ItemFilter, limit: int, client: Client
     ) -> tuple[list[ItemView], str | None]:
         page = await statuses.page(wanted, limit)
         known = await statuses.of_items(page.item_ids) if page.item_ids else {}
@@ -249,12 +249,12 @@ def _is_decided(client: Client, known: Known) -> bool:
     return bool(regions) and all(region in known and status(known[region]) in _ENDS for region in regions)
 
 
-def _cursor(place: Place) -> str:
+def _cursor(place: ItemCursor) -> str:
     return base64.urlsafe_b64encode(f"{place.received_at.isoformat()} {place.item_id}".encode()).decode().rstrip("=")
 
 
-def _place(cursor: str) -> Place:
+def _place(cursor: str) -> ItemCursor:
     """Where a page ended; raises ValueError for what is no cursor of ours."""
     text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
     received_at, _, item_id = text.partition(" ")
-    return Place(from_text(received_at), str(UUID(item_id)))
+    return ItemCursor(from_text(received_at), str(UUID(item_id)))

@@ -112,7 +112,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Facts).decode
 
 
-class Progress(NamedTuple):
+class ProjectionProgress(NamedTuple):
     """Everything of a partition that was written before `handled_until` is in the projection."""
 
     topic: str
@@ -120,14 +120,14 @@ class Progress(NamedTuple):
     handled_until: datetime
 
 
-class Place(NamedTuple):
+class ItemCursor(NamedTuple):
     """Where an item stands in a list, newest first."""
 
     received_at: datetime
     item_id: str
 
 
-class Wanted(NamedTuple):
+class ItemFilter(NamedTuple):
     """What a list is to hold: items in `regions` of the platforms in `of`, None for all, and of these what fits all
     that is given. `client` goes with `reference`: it is theirs. `before` is where the page before ended."""
 
@@ -140,15 +140,15 @@ class Wanted(NamedTuple):
     kind: str | None = None
     received_after: datetime | None = None
     received_before: datetime | None = None
-    before: Place | None = None
+    before: ItemCursor | None = None
     of: Sequence[str] | None = None
 
 
-class Page(NamedTuple):
+class ItemPage(NamedTuple):
     """Items, newest first; `last` is where to go on, None at the end."""
 
     item_ids: list[str]
-    last: Place | None
+    last: ItemCursor | None
 
 
 class _Changes:
@@ -247,7 +247,7 @@ class ItemStatuses:
                 list(changes.moved.values()),
             )
 
-    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None:
+    async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None:
         """Say how far the projection has read; never goes back. Raises Transient."""
         async with self._database.transaction() as connection:
             await connection.execute(
@@ -278,9 +278,9 @@ class ItemStatuses:
                 found[row.item_id][row.region] = _decode(row.facts)
         return found
 
-    async def page(self, wanted: Wanted, limit: int) -> Page:
+    async def page(self, wanted: ItemFilter, limit: int) -> ItemPage:
         """The next items of a list, at most `limit`, and where to go on; raises Transient."""
-        page, is_done = Page([], None), False
+        page, is_done = ItemPage([], None), False
         looks = _looks(wanted, (limit + 1) * len(wanted.regions))  # a row for each region that an item went to
         async with self._database.query() as connection:
             while not is_done and (look := next(looks, None)) is not None:
@@ -319,18 +319,18 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-def _page(rows: Sequence[Any], most: int, limit: int) -> tuple[Page, bool]:
+def _page(rows: Sequence[Any], most: int, limit: int) -> tuple[ItemPage, bool]:
     """The page that a look at `most` rows at most makes, and whether looking further would change nothing."""
-    places = list(dict.fromkeys(Place(row.received_at, row.item_id) for row in rows if row.fits))
-    if len(places) > limit:
-        return Page([place.item_id for place in places[:limit]], places[limit - 1]), True
+    cursors = list(dict.fromkeys(ItemCursor(row.received_at, row.item_id) for row in rows if row.fits))
+    if len(cursors) > limit:
+        return ItemPage([cursor.item_id for cursor in cursors[:limit]], cursors[limit - 1]), True
     if not rows or rows[-1].looked_at < most:
-        return Page([place.item_id for place in places], None), True
-    *_, last = (Place(row.received_at, row.item_id) for row in rows if row.from_the_end == _WHOLE)
-    return Page([place.item_id for place in places if place >= last], last), False
+        return ItemPage([cursor.item_id for cursor in cursors], None), True
+    *_, last = (ItemCursor(row.received_at, row.item_id) for row in rows if row.from_the_end == _WHOLE)
+    return ItemPage([cursor.item_id for cursor in cursors if cursor >= last], last), False
 
 
-def _looks(wanted: Wanted, rows: int) -> Iterator[tuple[sa.Select[Any], int]]:
+def _looks(wanted: ItemFilter, rows: int) -> Iterator[tuple[sa.Select[Any], int]]:
     """What asks for the rows that fit, newest first, and those where the look ended; at most how many are looked at.
 
     A later one looks further, for when the page is not full yet.
@@ -344,7 +344,7 @@ def _looks(wanted: Wanted, rows: int) -> Iterator[tuple[sa.Select[Any], int]]:
 
 
 def _look(
-    wanted: Wanted, column: Any, found_by: Sequence[Any], fits: sa.ColumnElement[bool], *, rows: int, most: int
+    wanted: ItemFilter, column: Any, found_by: Sequence[Any], fits: sa.ColumnElement[bool], *, rows: int, most: int
 ) -> sa.Select[Any]:
     regions = sa.func.unnest(sa.cast(list(wanted.regions), ARRAY(sa.Text)))
     asked = regions.table_valued("region", name="asked").render_derived()
@@ -375,7 +375,7 @@ def _look(
     )
 
 
-def _conditions(wanted: Wanted, column: Any, *, by_status: bool) -> tuple[list[Any], list[Any]]:
+def _conditions(wanted: ItemFilter, column: Any, *, by_status: bool) -> tuple[list[Any], list[Any]]:
     """What an index answers, and what is looked at row by row."""
     found_by = []
     if by_status:
@@ -389,8 +389,8 @@ def _conditions(wanted: Wanted, column: Any, *, by_status: bool) -> tuple[list[A
     if wanted.received_before is not None:
         found_by.append(column.received_at < wanted.received_before)
     if wanted.before is not None:
-        place = zip(wanted.before, (column.received_at.type, column.item_id.type), strict=True)
-        literals = [sa.literal(value, kind) for value, kind in place]
+        position = zip(wanted.before, (column.received_at.type, column.item_id.type), strict=True)
+        literals = [sa.literal(value, kind) for value, kind in position]
         found_by.append(sa.tuple_(column.received_at, column.item_id) < sa.tuple_(*literals))
     others: list[Any] = []
     if wanted.of is not None:

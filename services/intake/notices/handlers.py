@@ -16,7 +16,7 @@ from services.intake.items.handlers import ItemIntake, Poster, forbidden, forbid
 from services.intake.items.read_your_writes import CatchingUp
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, Disputed
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, Facts, Place
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, DecidedCase, Facts
 from services.intake.publishing.regions import SOURCE
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
@@ -43,7 +43,7 @@ class Known(Protocol):
 
     async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]: ...
 
-    async def about(self, decision_id: str) -> Place | None: ...
+    async def about(self, decision_id: str) -> DecidedCase | None: ...
 
     async def appeals_about(self, decision_id: str) -> dict[str, Facts]: ...
 
@@ -162,8 +162,12 @@ class Appeals:
 
         async def look() -> Disputed | None:
             if name == "decision_id":
-                place = await known.about(given)
-                return None if place is None else _held(place, regions, await ways(place.type, place.id))
+                decided_case = await known.about(given)
+                return (
+                    None
+                    if decided_case is None
+                    else _held(decided_case, regions, await ways(decided_case.type, decided_case.id))
+                )
             found = await ways(_TYPE_OF[name], given)
             told_in = sorted(status.submitted_to(found).intersection(regions) | regions.intersection(found))
             if len(told_in) > 1:
@@ -292,12 +296,12 @@ def _no_sellers(client: Poster) -> Refused:
     return Refused(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
 
 
-def _held(place: Place, regions: Collection[str], known: Mapping[str, status.Facts]) -> Disputed | None:
-    life = known.get(place.region) if place.region in regions else None
+def _held(decided_case: DecidedCase, regions: Collection[str], known: Mapping[str, status.Facts]) -> Disputed | None:
+    life = known.get(decided_case.region) if decided_case.region in regions else None
     return (
         None
         if life is None or life.decision is None
-        else Disputed(region=place.region, case_type=place.type, about=place.id, life=life)
+        else Disputed(region=decided_case.region, case_type=decided_case.type, about=decided_case.id, life=life)
     )
 
 

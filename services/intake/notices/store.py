@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from services.intake.items.domain import status
 from services.intake.items.store import ItemStatuses, metadata
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, Facts, Place
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, DecidedCase, Facts
 from shared.contracts import ids
 from shared.postgres.database import Connection, Database
 
@@ -119,13 +119,13 @@ class Complaints:
             return await self._items.of_item(of)
         return {region: facts.way for region, facts in (await self.of(type_, of)).items()}
 
-    async def about(self, decision_id: str) -> Place | None:
+    async def about(self, decision_id: str) -> DecidedCase | None:
         """What a decision is about that may be appealed about; None when it is not known. Raises Transient."""
         table = decision_about.c
         asked = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
         async with self._database.query() as connection:
             row = (await connection.execute(asked)).first()
-        return None if row is None else Place(row.region, row.type, row.id)
+        return None if row is None else DecidedCase(row.region, row.type, row.id)
 
     async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
         """What is known of the appeals about a decision; raises Transient."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from services.intake.items.store import ItemStatuses, Progress
+from services.intake.items.store import ItemStatuses, ProjectionProgress
 from services.intake.notices.domain.complaint_status import Told
 from services.intake.projection.handlers import Learned
 from shared.kafka.consumer import BatchConsumer
@@ -26,7 +26,7 @@ async def note_progress(
         try:
             for region, one in consumers.items():
                 progress = [
-                    Progress(tp.topic, tp.partition, datetime.fromtimestamp(ms / 1000, UTC))
+                    ProjectionProgress(tp.topic, tp.partition, datetime.fromtimestamp(ms / 1000, UTC))
                     for tp, ms in one.handled_until().items()
                 ]
                 if progress:

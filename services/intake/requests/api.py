@@ -18,7 +18,7 @@ from services.intake.publishing.regions import Overloaded
 from services.intake.requests import openapi
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.handlers import ANY_VERSION, Requests, Versions
-from services.intake.requests.store import Filter, Place, place_of
+from services.intake.requests.store import RequestCursor, RequestFilter, cursor_of
 from services.intake.requests.views import PageView, comment_view, summary, view, whole
 from shared.auth.authenticator import Authenticator, Client
 from shared.auth.clients import ANY
@@ -118,7 +118,7 @@ class Desk:
         client, requests = self._asked(request, READ)
         wanted, after, limit = self._filter(request, client)
         found = await requests.page(wanted, after, limit + 1)
-        following = _cursor(place_of(found[limit - 1])) if len(found) > limit else None
+        following = _cursor(cursor_of(found[limit - 1])) if len(found) > limit else None
         return json_response(PageView([summary(one) for one in found[:limit]], following))
 
     async def show(self, request: Request) -> Response:
@@ -198,7 +198,7 @@ class Desk:
             encoded_bodies.require(head, "application/json")
         return bytes(body).removeprefix(b"\xef\xbb\xbf")
 
-    def _filter(self, request: Request, client: Client) -> tuple[Filter, Place | None, int]:
+    def _filter(self, request: Request, client: Client) -> tuple[RequestFilter, RequestCursor | None, int]:
         """What the query asks for; raises Refused for what does not fit, and 403 for a region of others."""
         given = query_of(request)
         faults = [
@@ -228,7 +228,7 @@ class Desk:
             title = "The key may not act in this region"
             raise Refused(403, "region-not-allowed", title, [Fault("/query/region", detail)])
         regions = None if ANY in client.regions else sorted(client.regions)
-        wanted = Filter(regions, given.get("state"), given.get("kind"), given.get("sponsor"), region)
+        wanted = RequestFilter(regions, given.get("state"), given.get("kind"), given.get("sponsor"), region)
         return wanted, after, int(limit)
 
 
@@ -280,10 +280,10 @@ def _versions(request: Request) -> Versions:
     return [int(tag) for tag in _version_tags(given)]
 
 
-def _cursor(place: Place) -> str:
+def _cursor(place: RequestCursor) -> str:
     return base64.urlsafe_b64encode(f"{place[0].isoformat()} {place[1]}".encode()).decode()
 
 
-def _place(cursor: str) -> Place:
+def _place(cursor: str) -> RequestCursor:
     drafted_at, request_id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().split(" ")
     return from_text(drafted_at), str(UUID(request_id))

@@ -15,7 +15,7 @@ from services.intake.items.handlers import Poster
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, Owners
 from services.intake.requests.domain.lifecycle import Check, Outcome, Request, Step
-from services.intake.requests.store import Drafted, Filter, Place
+from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
@@ -63,7 +63,7 @@ class Store(Protocol):
 
     async def drafted(self, request_id: str) -> Drafted | None: ...
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]: ...
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]: ...
 
 
 class Told(NamedTuple):
@@ -224,7 +224,7 @@ class Requests:
             raise _no_such(request_id)
         return Told(*found)
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
         """Requests, the newest first, from behind `after`."""
         return await self._store.page(wanted, after, limit)
 

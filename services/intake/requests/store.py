@@ -20,7 +20,7 @@ from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
 from shared.runtime.clock import from_text, to_text
 
-Place: TypeAlias = tuple[datetime, str]
+RequestCursor: TypeAlias = tuple[datetime, str]
 
 METADATA: Final = sa.MetaData()
 
@@ -66,7 +66,7 @@ _ADD_STEP: Final = """
 INSERT INTO request_steps (request_id, version, kind, at, by, text, comment_id) VALUES ($1, $2, $3, $4, $5, $6, $7)"""
 
 
-class Filter(NamedTuple):
+class RequestFilter(NamedTuple):
     """Which requests: in one of `regions` (None: any), and with these values where they are given."""
 
     regions: Sequence[str] | None = None
@@ -184,11 +184,11 @@ class Store:
             row = (await connection.execute(asked)).first()
         return None if row is None else Drafted(_decode(row.drafted), row.body)
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
         """Up to `limit` requests as `wanted`, the newest first, from behind `after`."""
         column = REQUESTS.c
-        place = (column.drafted_at, column.request_id)
-        asked = sa.select(column.request).order_by(*(part.desc() for part in place)).limit(limit)
+        position = (column.drafted_at, column.request_id)
+        asked = sa.select(column.request).order_by(*(part.desc() for part in position)).limit(limit)
         for name in ("state", "kind", "sponsor"):
             if (value := getattr(wanted, name)) is not None:
                 asked = asked.where(column[name] == value)
@@ -197,13 +197,13 @@ class Store:
         if wanted.regions is not None:
             asked = asked.where(column.regions.overlap(wanted.regions))
         if after is not None:
-            types = (part.type for part in place)
-            asked = asked.where(sa.tuple_(*place) < sa.tuple_(*map(sa.literal, after, types)))
+            types = (part.type for part in position)
+            asked = asked.where(sa.tuple_(*position) < sa.tuple_(*map(sa.literal, after, types)))
         async with self._database.query() as connection:
             return [_decode(row.request) for row in await connection.execute(asked)]
 
 
-def place_of(request: Request) -> Place:
+def cursor_of(request: Request) -> RequestCursor:
     """Where a request stands in a list."""
     return from_text(request.drafted.at), request.request_id
 

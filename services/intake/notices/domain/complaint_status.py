@@ -15,7 +15,7 @@ NOTICE: Final = "notice"
 APPEAL: Final = "appeal"
 
 
-class Place(NamedTuple):
+class DecidedCase(NamedTuple):
     """The region and the item or notice (`type`, `id`) that a decision is about."""
 
     region: str

@@ -13,7 +13,7 @@ from services.intake.items import read_your_writes
 from services.intake.items.domain import status
 from services.intake.items.domain.status import Submission
 from services.intake.items.read_your_writes import CatchingUp
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, Facts, Place
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, DecidedCase, Facts
 from services.intake.notices.handlers import Appeals, NotKnown, Taken
 from shared.auth.authenticator import Client
 from shared.contracts import ids
@@ -88,13 +88,13 @@ class Known:
         self.looks += 1
         return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, of)}
 
-    async def about(self, decision_id: str) -> Place | None:
+    async def about(self, decision_id: str) -> DecidedCase | None:
         self.looks += 1
         for (kind, about, region), facts in self._now().items():
             if facts.decision is not None:
                 case_id = ids.case_id(about, region, kind)
                 if decision_id in {ids.decision_id(case_id, n) for n in range(1, facts.decision.n + 1)}:
-                    return Place(region, kind, about)
+                    return DecidedCase(region, kind, about)
         return None
 
     async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
