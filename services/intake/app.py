@@ -2,13 +2,13 @@
 
 import asyncio
 
-from services.intake.clients.handlers import Uses
+from services.intake.clients.handlers import KeyUseProjection
 from services.intake.clients.wiring import ClientRoutes
 from services.intake.items import api
 from services.intake.items.handlers import ItemIntake
 from services.intake.items.queries import Following
-from services.intake.items.read_your_writes import CatchingUp
-from services.intake.items.store import ItemStatuses
+from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.items.store import ItemStatusStore
 from services.intake.items.withdrawals import Withdrawals
 from services.intake.kafka import Consumers, topic_on, watch
 from services.intake.notices.wiring import NoticeRoutes
@@ -63,10 +63,10 @@ async def run(settings: Settings) -> bool:
     intake = ItemIntake(
         codes=codes.load(), publishers={region: publishers[settings.bootstrap(region)] for region in regions}
     )
-    reaches = {
+    offsets = {
         bootstrap: Reach(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
     }
-    catching_up = CatchingUp({region: reaches[settings.bootstrap(region)] for region in regions})
+    read_your_writes = ReadYourWrites({region: offsets[settings.bootstrap(region)] for region in regions})
     following = Following(regions)
     access = Access(
         settings,
@@ -82,7 +82,7 @@ async def run(settings: Settings) -> bool:
     serving = api.add_routes(
         app,
         intake=intake,
-        withdrawals=Withdrawals(intake, catching_up=catching_up, clock=clock),
+        withdrawals=Withdrawals(intake, read_your_writes=read_your_writes, clock=clock),
         following=following,
         authenticator=access.authenticator,
         readiness=readiness,
@@ -98,7 +98,7 @@ async def run(settings: Settings) -> bool:
         intake,
         access.authenticator,
         following=following,
-        catching_up=catching_up,
+        read_your_writes=read_your_writes,
         clock=clock,
         readiness=readiness,
     )
@@ -113,7 +113,7 @@ async def run(settings: Settings) -> bool:
         await asyncio.gather(
             *(
                 watch(bootstrap, reach, topic_on(bootstrap, settings, regions), readiness, stop)
-                for bootstrap, reach in reaches.items()
+                for bootstrap, reach in offsets.items()
             )
         )
 
@@ -123,7 +123,7 @@ async def run(settings: Settings) -> bool:
                 await follow_in(database, stop)
 
     async def follow_in(database: Database, stop: asyncio.Event) -> None:
-        statuses = following.statuses = ItemStatuses(database)
+        statuses = following.statuses = ItemStatusStore(database)
         relay = Relay(database, Producers(consumers.producer_of), service="intake")
         kept_clients = clients.open(database, relay)
         business.open(database, relay)
@@ -139,7 +139,7 @@ async def run(settings: Settings) -> bool:
                 for one in projections.values():
                     tasks.create_task(one.run(stop))
                 for region in followed:
-                    tasks.create_task(consumers.of(Uses(region, kept_clients), region).run(stop))
+                    tasks.create_task(consumers.of(KeyUseProjection(region, kept_clients), region).run(stop))
                 tasks.create_task(note_progress(projections, statuses, stop))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -154,5 +154,5 @@ async def run(settings: Settings) -> bool:
         await asyncio.gather(
             business.stop(),
             *(producer.stop() for producer in producers.values()),
-            *(reach.stop() for reach in reaches.values()),
+            *(reach.stop() for reach in offsets.values()),
         )

@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import Check, Difference, Outcome, Request
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, Transition
 from services.intake.requests.store import METADATA, RequestFilter, Store, cursor_of
 from shared.contracts import ids
 from shared.contracts.envelope import encode
@@ -35,15 +35,17 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
     await database.close()
 
 
-def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)) -> Outcome:
+def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)) -> Transition:
     content = BusinessRequest(title=f"Request {n}\u2028", kind=kind, sponsor=sponsor, regions=[*regions])
-    check = Check(verdict=lifecycle.FITS, differing=1, differences=[Difference(what="policies/a", how="added")])
+    check = ChangeCheck(
+        verdict=lifecycle.FITS, differing=1, differences=[ProposedDifference(what="policies/a", how="added")]
+    )
     at = f"2026-05-01T09:{n // 2:02d}:00.000Z"  # two at a time have the same
     request_id = ids.derive("request", "author", str(n))
     return lifecycle.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
 
 
-async def keep(store: Kept, outcome: Outcome, *, change: bytes | None = None, body: str = "b") -> bool:
+async def keep(store: Kept, outcome: Transition, *, change: bytes | None = None, body: str = "b") -> bool:
     async with store.work() as work:
         is_new = await work.add(outcome.request, change, body)
         if is_new:
@@ -84,7 +86,7 @@ async def test_a_transaction_that_fails_leaves_nothing(store: Kept) -> None:
     assert await keep(store, begun)
 
 
-async def fail_in_the_middle(store: Kept, outcome: Outcome) -> None:
+async def fail_in_the_middle(store: Kept, outcome: Transition) -> None:
     async with store.work() as work:
         await work.add(outcome.request, None, "b")
         await work.add_step(outcome.request.request_id, outcome.step)
@@ -126,7 +128,7 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
         )
         await keep(store, begun)
         all_of.insert(0, begun.request)
-    submitted = lifecycle.submit(all_of[3], None, Check(), by="author", reason="", at="", approvals_needed=2)
+    submitted = lifecycle.submit(all_of[3], None, ChangeCheck(), by="author", reason="", at="", approvals_needed=2)
     assert submitted is not None
     async with store.work() as work:
         await work.save(submitted.request)

@@ -11,17 +11,17 @@ import pytest
 
 from services.intake.items import store
 from services.intake.items.domain.status import (
-    Dead,
-    Decision,
-    Facts,
-    Opened,
+    CaseFact,
+    DeadLetterFact,
+    DecisionFact,
     Status,
-    Submission,
-    Withdrawal,
+    StatusFacts,
+    SubmissionFact,
+    WithdrawalFact,
     merge,
     status,
 )
-from services.intake.items.store import ItemCursor, ItemFilter, ItemPage, ItemStatuses, ProjectionProgress
+from services.intake.items.store import ItemCursor, ItemFilter, ItemPage, ItemStatusStore, ProjectionProgress
 from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database
@@ -32,17 +32,17 @@ TIME = "2026-05-01T12:00:00.000Z"
 
 
 class Statuses(Protocol):
-    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None: ...
+    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None: ...
 
     async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None: ...
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]: ...
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]: ...
 
     async def totals(self) -> dict[str, dict[str, int]]: ...
 
     async def handled_until(self) -> dict[str, datetime]: ...
 
-    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]: ...
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, StatusFacts]]: ...
 
     async def page(self, wanted: ItemFilter, limit: int) -> ItemPage: ...
 
@@ -51,11 +51,11 @@ class InMemory:
     """The same promises in a dictionary."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Facts] = {}
+        self._known: dict[tuple[str, str], StatusFacts] = {}
         self._progress: dict[tuple[str, str, int], datetime] = {}
 
-    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None:
-        for item_id, facts in learned.items():
+    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
+        for item_id, facts in new_facts.items():
             known = self._known.get((region, item_id))
             self._known[region, item_id] = facts if known is None else merge(known, facts)
 
@@ -64,7 +64,7 @@ class InMemory:
             key = (region, topic, partition)
             self._progress[key] = max(moment, self._progress.get(key, moment))
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]:
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]:
         return {region: facts for (region, known), facts in self._known.items() if known == item_id}
 
     async def totals(self) -> dict[str, dict[str, int]]:
@@ -80,7 +80,7 @@ class InMemory:
             moments[region] = min(moment, moments.get(region, moment))
         return moments
 
-    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, StatusFacts]]:
         return {item_id: await self.of_item(item_id) for item_id in item_ids}
 
     async def page(self, wanted: ItemFilter, limit: int) -> ItemPage:
@@ -94,7 +94,7 @@ class InMemory:
         return ItemPage([place.item_id for place in listed[:limit]], last)
 
 
-def _fits(facts: Facts, submission: Submission, wanted: ItemFilter) -> bool:
+def _fits(facts: StatusFacts, submission: SubmissionFact, wanted: ItemFilter) -> bool:
     platform, kind, _ = facts.subject.split(":", 2)
     received_at = from_text(submission.received_at)
     return (
@@ -115,7 +115,7 @@ async def statuses(request: pytest.FixtureRequest, database_url: str) -> AsyncIt
         return
     await migrations.upgrade(database_url, "intake")
     database = await Database.connect(database_url)
-    yield ItemStatuses(database)
+    yield ItemStatusStore(database)
     await database.close()
 
 
@@ -123,29 +123,31 @@ def item(n: int) -> str:
     return ids.item_id("shop", "product", str(n), "1")
 
 
-def submission(position: int) -> Facts:
-    first = Submission(position=position, content_hash="aa", received_at=TIME, client="c", reference="r")
-    return Facts(subject="shop:product:1", submission=first, submission_last=position)
+def submission(position: int) -> StatusFacts:
+    first = SubmissionFact(position=position, content_hash="aa", received_at=TIME, client="c", reference="r")
+    return StatusFacts(subject="shop:product:1", submission=first, submission_last=position)
 
 
-def opened(verdict: str = "review") -> Facts:
-    case = Opened(position=0, case_id="c", queue="q", due_at=TIME, verdict=verdict, at=TIME)
-    return Facts(subject="shop:product:1", opened=case, opened_last=0)
+def opened(verdict: str = "review") -> StatusFacts:
+    case = CaseFact(position=0, case_id="c", queue="q", due_at=TIME, verdict=verdict, at=TIME)
+    return StatusFacts(subject="shop:product:1", opened=case, opened_last=0)
 
 
-def taken_back() -> Facts:
-    return Facts(subject="shop:product:1", withdrawal=Withdrawal(position=1, reason="sold", at=TIME), closed_at=TIME)
+def taken_back() -> StatusFacts:
+    return StatusFacts(
+        subject="shop:product:1", withdrawal=WithdrawalFact(position=1, reason="sold", at=TIME), closed_at=TIME
+    )
 
 
-def decision(action: str, n: int = 1) -> Facts:
-    made = Decision(n=n, decision_id=f"d{n}", action=action, automated=True, policy_set="ps-1", decided_at=TIME)
-    return Facts(subject="shop:product:1", decision=made)
+def decision(action: str, n: int = 1) -> StatusFacts:
+    made = DecisionFact(n=n, decision_id=f"d{n}", action=action, automated=True, policy_set="ps-1", decided_at=TIME)
+    return StatusFacts(subject="shop:product:1", decision=made)
 
 
 async def test_an_item_is_known_in_each_region_by_what_was_learned_there(statuses: Statuses) -> None:
-    await statuses.learn("eu", {item(1): submission(0)})
-    await statuses.learn("us", {item(1): submission(4)})
-    await statuses.learn("eu", {item(1): decision("approve")})
+    await statuses.merge("eu", {item(1): submission(0)})
+    await statuses.merge("us", {item(1): submission(4)})
+    await statuses.merge("eu", {item(1): decision("approve")})
     known = await statuses.of_item(item(1))
     assert known == {"eu": merge(submission(0), decision("approve")), "us": submission(4)}
     assert await statuses.of_item(item(2)) == {}
@@ -153,11 +155,11 @@ async def test_an_item_is_known_in_each_region_by_what_was_learned_there(statuse
 
 async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -> None:
     assert await statuses.totals() == {}
-    await statuses.learn("eu", {item(n): submission(n) for n in range(5)})
-    await statuses.learn("eu", {item(n): opened() for n in range(3)})
-    await statuses.learn("eu", {item(0): decision("approve"), item(1): decision("reject")})
-    await statuses.learn("eu", {item(n): taken_back() for n in (0, 3)})
-    await statuses.learn("us", {item(0): submission(0)})
+    await statuses.merge("eu", {item(n): submission(n) for n in range(5)})
+    await statuses.merge("eu", {item(n): opened() for n in range(3)})
+    await statuses.merge("eu", {item(0): decision("approve"), item(1): decision("reject")})
+    await statuses.merge("eu", {item(n): taken_back() for n in (0, 3)})
+    await statuses.merge("us", {item(0): submission(0)})
     assert await statuses.totals() == {
         "eu": {
             Status.SUBMITTED: 1,
@@ -168,28 +170,28 @@ async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -
         },
         "us": {Status.SUBMITTED: 1},
     }
-    await statuses.learn("eu", {item(n): decision("approve", 2) for n in range(5)})
+    await statuses.merge("eu", {item(n): decision("approve", 2) for n in range(5)})
     assert await statuses.totals() == {"eu": {Status.APPROVED: 5}, "us": {Status.SUBMITTED: 1}}
 
 
 async def test_a_replay_in_any_order_changes_nothing(statuses: Statuses) -> None:
     luck = random.Random(5)
-    letter = Facts(dead_case=Dead(position=0, reason="a \x00 byte", at=TIME))
+    letter = StatusFacts(dead_case=DeadLetterFact(position=0, reason="a \x00 byte", at=TIME))
     life = [
         (n, facts) for n in range(20) for facts in (submission(n), opened(), decision("reject"), letter)[: n % 4 + 1]
     ]
     for _ in range(3):
         luck.shuffle(life)
         for n, facts in life:
-            await statuses.learn("eu", {item(n): facts})
+            await statuses.merge("eu", {item(n): facts})
     assert await statuses.totals() == {
         "eu": {Status.SUBMITTED: 5, Status.IN_REVIEW: 5, Status.REJECTED: 10},
     }
 
 
 async def test_two_writers_of_the_same_items_lose_nothing(statuses: Statuses) -> None:
-    learned = [{item(n): facts for n in range(200)} for facts in (submission(0), opened(), decision("approve"))]
-    await asyncio.gather(*(statuses.learn("eu", facts) for facts in learned * 4))
+    facts = [{item(n): facts for n in range(200)} for facts in (submission(0), opened(), decision("approve"))]
+    await asyncio.gather(*(statuses.merge("eu", facts) for facts in facts * 4))
     assert await statuses.totals() == {"eu": {Status.APPROVED: 200}}
     assert (await statuses.of_item(item(7)))["eu"] == merge(merge(submission(0), opened()), decision("approve"))
 
@@ -205,9 +207,9 @@ async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_
     assert await statuses.handled_until() == {"eu": NOON, "us": NOON - timedelta(hours=1)}
 
 
-def posted(n: int, luck: random.Random) -> Facts:
+def posted(n: int, luck: random.Random) -> StatusFacts:
     """An item whose order in time is not that of its number."""
-    first = Submission(
+    first = SubmissionFact(
         position=n,
         content_hash="aa",
         received_at=to_text(NOON + timedelta(seconds=luck.randint(0, 12))),
@@ -215,7 +217,7 @@ def posted(n: int, luck: random.Random) -> Facts:
         reference=luck.choice(("", "import-1", "import-2")),
     )
     subject = f"{luck.choice(('shop', 'fair'))}:{luck.choice(('product', 'seller'))}:{n % 5}"
-    return Facts(subject=subject, submission=first, submission_last=n)
+    return StatusFacts(subject=subject, submission=first, submission_last=n)
 
 
 async def fill(statuses: Statuses, luck: random.Random) -> None:
@@ -228,7 +230,7 @@ async def fill(statuses: Statuses, luck: random.Random) -> None:
             some = life[: luck.randint(1, 3)]
             luck.shuffle(some)
             for facts in some:
-                await statuses.learn(region, {item(n): facts})
+                await statuses.merge(region, {item(n): facts})
 
 
 async def listed(statuses: Statuses, wanted: ItemFilter, limit: int) -> list[str]:
@@ -283,9 +285,9 @@ async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_n
     monkeypatch.setattr(store, "_look", _noting(looked))
     await migrations.upgrade(database_url, "intake")
     database = await Database.connect(database_url)
-    statuses = ItemStatuses(database)
+    statuses = ItemStatusStore(database)
     try:
-        await statuses.learn("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
+        await statuses.merge("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
         page = await statuses.page(ItemFilter(["eu"], status=Status.APPROVED), 20)
         assert (len(page.item_ids), looked) == (20, [42])
         looked.clear()
@@ -306,14 +308,14 @@ def _noting(looked: list[int]) -> Callable[..., Any]:
 
 
 async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses: Statuses) -> None:
-    await statuses.learn("eu", {item(1): decision("reject")})
+    await statuses.merge("eu", {item(1): decision("reject")})
     for wanted in (
         ItemFilter(["eu"]),
         ItemFilter(["eu"], status=Status.REJECTED),
         ItemFilter(["eu"], subject="shop:product:1"),
     ):
         assert await statuses.page(wanted, 10) == ItemPage([], None)
-    await statuses.learn("eu", {item(1): submission(0)})
+    await statuses.merge("eu", {item(1): submission(0)})
     for wanted in (
         ItemFilter(["eu"]),
         ItemFilter(["eu"], status=Status.REJECTED),
@@ -327,6 +329,6 @@ async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses:
 
 
 async def test_what_no_client_can_post_but_stands_in_the_topic_does_not_stop_the_projection(statuses: Statuses) -> None:
-    first = Submission(position=0, content_hash="a", received_at="soon", client="\x00" * 999, reference="ä" * 9_999)
-    await statuses.learn("eu", {item(1): Facts(subject="x" * 1_024, submission=first, submission_last=0)})
+    first = SubmissionFact(position=0, content_hash="a", received_at="soon", client="\x00" * 999, reference="ä" * 9_999)
+    await statuses.merge("eu", {item(1): StatusFacts(subject="x" * 1_024, submission=first, submission_last=0)})
     assert (await statuses.of_item(item(1)))["eu"].submission == first

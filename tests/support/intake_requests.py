@@ -12,10 +12,10 @@ import httpx
 import msgspec
 from fastapi import FastAPI
 
-from services.intake.items.domain.ownership import Ownership
+from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import Check, Difference, Request, Step
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestStep
 from services.intake.requests.handlers import Requests
 from services.intake.requests.store import Drafted, RequestCursor, RequestFilter, cursor_of
 from shared.auth.authenticator import Authenticator, Client
@@ -49,10 +49,10 @@ def region(name: str, *markets: str) -> Region:
     return Region(id=name, markets=list(markets), queues=[queue], default_queue="general")
 
 
-def ownership(*served: str) -> Ownership:
+def ownership(*served: str) -> MarketOwnership:
     """Regions eu (DE, FR), us (US) and uk (GB)."""
     regions = [region("eu", "DE", "FR"), region("us", "US"), region("uk", "GB")]
-    return Ownership(OperatingModelPublished(id="om-1", number=1, published_by="x", regions=regions), served)
+    return MarketOwnership(OperatingModelPublished(id="om-1", number=1, published_by="x", regions=regions), served)
 
 
 class Router:
@@ -64,13 +64,13 @@ class Router:
         self.held.set()
         self.asked: list[ProposedChange] = []
 
-    async def check(self, change: ProposedChange) -> Check:
+    async def check(self, change: ProposedChange) -> ChangeCheck:
         self.asked.append(change)
         await self.held.wait()
         if self.error is not None:
             raise self.error
-        difference = Difference(what="policies/a", how="added")
-        return Check(
+        difference = ProposedDifference(what="policies/a", how="added")
+        return ChangeCheck(
             verdict=lifecycle.FITS, operating_model="om-1", policy_set="ps-1", differing=1, differences=[difference]
         )
 
@@ -102,10 +102,10 @@ class MemoryWork:
     async def attach(self, request_id: str, change: bytes | None) -> None:
         self.changes[request_id] = change
 
-    async def add_step(self, request_id: str, step: Step) -> None:
+    async def add_step(self, request_id: str, step: RequestStep) -> None:
         self.steps.setdefault(request_id, []).append(step)
 
-    async def comment(self, comment_id: str) -> Step | None:
+    async def comment(self, comment_id: str) -> RequestStep | None:
         return next((s for steps in self.steps.values() for s in steps if s.comment_id == comment_id), None)
 
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None:
@@ -119,7 +119,7 @@ class MemoryStore:
         self.requests: dict[str, Request] = {}
         self.changes: dict[str, bytes | None] = {}
         self.bodies: dict[str, Drafted] = {}
-        self.steps: dict[str, list[Step]] = {}
+        self.steps: dict[str, list[RequestStep]] = {}
         self.published: list[tuple[str, Encoded]] = []
         self._one_at_a_time = asyncio.Lock()
 
@@ -130,7 +130,7 @@ class MemoryStore:
             yield work
             vars(self).update({name: value for name, value in vars(work).items() if name != "store"})
 
-    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None:
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None:
         found = self.requests.get(request_id)
         return None if found is None else (found, self.changes[request_id], self.steps[request_id])
 

@@ -10,8 +10,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.intake.clients.domain import MAX_DESCRIPTION, Client, Key, Patch, Refused
-from services.intake.clients.handlers import Call, Registry
+from services.intake.clients.domain import (
+    MAX_DESCRIPTION,
+    ApiKeyRecord,
+    ClientChangeRejected,
+    ClientPatch,
+    ClientRecord,
+)
+from services.intake.clients.handlers import IdempotentCall, Registry
 from shared.auth import clients
 from shared.auth.authenticator import Authenticator, keyed
 from shared.contracts import ids
@@ -278,10 +284,10 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
     reading = APIRouter(route_class=keyed(authenticator, READ))
     writing = APIRouter(route_class=keyed(authenticator, WRITE))
 
-    def view(client: Client) -> ClientView:
+    def view(client: ClientRecord) -> ClientView:
         return _view(client, clock.now())
 
-    async def told(client: Client, status: int = 200) -> Response:
+    async def told(client: ClientRecord, status: int = 200) -> Response:
         return json_response(ChangedView(view(client), await reception.open().is_in_force(client)), status)
 
     @reading.get(
@@ -406,23 +412,23 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
 async def _acted(act: Awaitable[_T]) -> _T:
     try:
         return await act
-    except Refused as refused:
+    except ClientChangeRejected as refused:
         title = _TITLES[refused.slug]
         raise Problem(refused.status, refused.slug, title, str(refused), pointer=refused.pointer) from refused
 
 
-def _patch(body: ChangeBody) -> Patch:
+def _patch(body: ChangeBody) -> ClientPatch:
     given: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"revision"}}
     for name in given.keys() & {"scopes", "regions", "platforms"}:
         given[name] = frozenset(given[name])
     if isinstance(limit := given.get("limit"), LimitInput):
         given["limit"] = limit.limit()
-    return Patch(**given)
+    return ClientPatch(**given)
 
 
-def _call(by: str, header: str, body: KeyBody) -> Call:
+def _call(by: str, header: str, body: KeyBody) -> IdempotentCall:
     call_id = ids.derive("client-key", by, read_idempotency_key(header))
-    return Call(call_id, ids.content_hash(body.model_dump_json().encode()))
+    return IdempotentCall(call_id, ids.content_hash(body.model_dump_json().encode()))
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -433,7 +439,7 @@ def _text(moment: datetime | None) -> str | None:
     return None if moment is None else to_text(moment)
 
 
-def _view(client: Client, now: datetime) -> ClientView:
+def _view(client: ClientRecord, now: datetime) -> ClientView:
     limit = client.limit
     return ClientView(
         client.name,
@@ -450,7 +456,7 @@ def _view(client: Client, now: datetime) -> ClientView:
     )
 
 
-def _key_view(key: Key, now: datetime) -> KeyView:
+def _key_view(key: ApiKeyRecord, now: datetime) -> KeyView:
     return KeyView(
         key.key_id,
         key.state(now),

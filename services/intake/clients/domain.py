@@ -32,7 +32,7 @@ class Granting(Protocol):
     def regions(self) -> frozenset[str]: ...
 
 
-class Refused(PiepowderError):  # noqa: N818 - what came of it
+class ClientChangeRejected(PiepowderError):  # noqa: N818 - what came of it
     """It is not done; `slug` names why for good, `pointer` the field, if it is one."""
 
     def __init__(self, status: int, slug: str, detail: str, pointer: str | None = None) -> None:
@@ -42,7 +42,7 @@ class Refused(PiepowderError):  # noqa: N818 - what came of it
         self.pointer = pointer
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
+class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it is kept: its hash, and its times. `made_with` names the call that made it, if the call had a name."""
 
     sha256: str
@@ -65,7 +65,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return "expired" if self.expires_at is not None and self.expires_at <= now else "live"
 
 
-class Client(msgspec.Struct, frozen=True, kw_only=True):
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A client and its keys, oldest first."""
 
     name: str
@@ -78,10 +78,10 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     created_at: datetime
     changed_at: datetime
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKeyRecord, ...] = ()
 
 
-class Patch(msgspec.Struct, frozen=True, kw_only=True):
+class ClientPatch(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be other; UNSET leaves it."""
 
     description: str | msgspec.UnsetType = msgspec.UNSET
@@ -101,9 +101,9 @@ def created(
     platforms: frozenset[str],
     limit: RateLimit | None,
     now: datetime,
-) -> Client:
+) -> ClientRecord:
     """A client without a key."""
-    return Client(
+    return ClientRecord(
         name=name,
         description=description,
         scopes=scopes,
@@ -116,13 +116,13 @@ def created(
     )
 
 
-def is_as_created(client: Client, other: Client) -> bool:
+def is_as_created(client: ClientRecord, other: ClientRecord) -> bool:
     """Whether a client is what somebody would create, so that creating it again changes nothing."""
     fields = ("name", "description", "scopes", "regions", "platforms", "limit")
     return client.state == ACTIVE and all(getattr(client, field) == getattr(other, field) for field in fields)
 
 
-def changed(client: Client, patch: Patch, now: datetime) -> Client:
+def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRecord:
     """The client after a change; itself when nothing is other."""
     given = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
     if all(getattr(client, name) == value for name, value in given.items()):
@@ -130,15 +130,15 @@ def changed(client: Client, patch: Patch, now: datetime) -> Client:
     return _renewed(client, now, **given)
 
 
-def with_key(client: Client, key: Key, others_expire_at: datetime | None, now: datetime) -> Client:
+def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime | None, now: datetime) -> ClientRecord:
     """The client with one more key, the living others ending at a time if one is given.
 
-    Raises Refused when it has as many living keys as it may.
+    Raises ClientChangeRejected when it has as many living keys as it may.
     """
     live = [known.key_id for known in client.keys if known.state(now) == "live"]
     if len(live) >= LIVE_KEYS:
         detail = f"Client {client.name!r} has {len(live)} living keys, {' and '.join(live)}. Revoke one of them first."
-        raise Refused(409, "too-many-keys", detail)
+        raise ClientChangeRejected(409, "too-many-keys", detail)
     others = tuple(
         msgspec.structs.replace(known, expires_at=others_expire_at)
         if others_expire_at is not None
@@ -150,11 +150,16 @@ def with_key(client: Client, key: Key, others_expire_at: datetime | None, now: d
     return _renewed(client, now, keys=(*others, key))
 
 
-def without_key(client: Client, key_id: str, now: datetime) -> Client:
-    """The client with a key revoked; itself when it was revoked before. Raises Refused when it has no such key."""
+def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecord:
+    """The client with a revoked key; the same object when it was revoked already.
+
+    Raises ClientChangeRejected for an unknown key.
+    """
     if key_id not in [key.key_id for key in client.keys]:
         known = ", ".join(key.key_id for key in client.keys) or "none"
-        raise Refused(404, "unknown-key", f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}.")
+        raise ClientChangeRejected(
+            404, "unknown-key", f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}."
+        )
     keys = tuple(
         msgspec.structs.replace(key, revoked_at=now) if key.key_id == key_id and key.revoked_at is None else key
         for key in client.keys
@@ -162,41 +167,45 @@ def without_key(client: Client, key_id: str, now: datetime) -> Client:
     return client if keys == client.keys else _renewed(client, now, keys=keys)
 
 
-def is_visible(client: Client, regions: frozenset[str]) -> bool:
+def is_visible(client: ClientRecord, regions: frozenset[str]) -> bool:
     """Whether somebody who acts in `regions` sees a client: when all of its regions are among them."""
     return ANY in regions or (ANY not in client.regions and client.regions <= regions)
 
 
-def check_platforms(client: Client, patch: Patch | None = None) -> None:
-    """Raises Refused when a client of some platforms is to do what is about all of them; with a `patch` only when that
-    says what it may do, or for whom: whoever ends something is not asked about the rest."""
+def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> None:
+    """Raises ClientChangeRejected when a client of some platforms has scopes that concern all platforms.
+
+    A `patch` is checked only if it changes the scopes or the platforms, so that a client can always be disabled.
+    """
     given = (
         ["platforms"]
         if patch is None
         else [n for n in ("platforms", "scopes") if getattr(patch, n) is not msgspec.UNSET]
     )
     if given and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
-        raise Refused(422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", f"/{given[0]}")
+        raise ClientChangeRejected(
+            422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", f"/{given[0]}"
+        )
 
 
-def check_grant(client: Client, before: Client | None, by: Granting) -> None:
-    """Raises Refused when somebody would give what they do not have themselves; `before` is what the client had.
+def check_grant(client: ClientRecord, before: ClientRecord | None, by: Granting) -> None:
+    """Raises ClientChangeRejected when `by` grants rights that it does not have; `before` is the client before.
 
-    To end something, or to make it less, takes no more than to see the client. To let its keys open again, or more
-    often, is to give all that it has.
+    Restricting or disabling a client requires only that `by` can see it. Enabling it, or extending its regions,
+    platforms or limit, counts as granting all of its scopes.
     """
     if not is_visible(client, by.regions):
         own = ", ".join(sorted(by.regions)) or "no region"
         detail = f"Client {by.name!r} may act in {own}, and can give no other region."
-        raise Refused(403, "beyond-own-rights", detail, "/regions")
+        raise ClientChangeRejected(403, "beyond-own-rights", detail, "/regions")
     had = frozenset[str]() if before is None or _does_more(client, before) else before.scopes
     given = client.scopes - had
     if beyond := sorted(given - by.scopes):
         detail = f"Client {by.name!r} lacks {', '.join(beyond)} itself, and cannot give it."
-        raise Refused(403, "beyond-own-rights", detail, "/scopes")
+        raise ClientChangeRejected(403, "beyond-own-rights", detail, "/scopes")
 
 
-def _does_more(client: Client, before: Client) -> bool:
+def _does_more(client: ClientRecord, before: ClientRecord) -> bool:
     """Whether a client's keys open something at all, somewhere else, for others or more often than before."""
     if client.state == ACTIVE != before.state:
         return True
@@ -215,7 +224,7 @@ def _at_most(limit: RateLimit | None) -> tuple[float, float, float]:
     return limit.requests_per_second, limit.burst, limit.items_per_second or math.inf
 
 
-def told(client: Client, change: str, by: str) -> ClientChanged:
+def told(client: ClientRecord, change: str, by: str) -> ClientChanged:
     """The client as every service is told of it; of many keys, the newest."""
     return ClientChanged(
         name=client.name,
@@ -239,14 +248,14 @@ def told(client: Client, change: str, by: str) -> ClientChanged:
     )
 
 
-def _most_wanted(client: Client) -> list[Key]:
+def _most_wanted(client: ClientRecord) -> list[ApiKeyRecord]:
     """As many keys as are told: the living, then the newest of the dead."""
     now = client.changed_at
     wanted = sorted(client.keys, key=lambda key: (key.state(now) == "live", key.created_at), reverse=True)
     return sorted(wanted[:KEPT_KEYS], key=lambda key: key.created_at)
 
 
-def _renewed(client: Client, now: datetime, **fields: object) -> Client:
+def _renewed(client: ClientRecord, now: datetime, **fields: object) -> ClientRecord:
     return msgspec.structs.replace(client, revision=_revision(client.revision, now), changed_at=now, **fields)
 
 

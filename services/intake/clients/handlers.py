@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
-from services.intake.clients.domain import Client, Granting, Key, Patch, Refused
+from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord, Granting
 from shared.auth import clients
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
@@ -25,31 +25,33 @@ SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
 
 
-class Working(Protocol):
+class ClientWork(Protocol):
     """A transaction; see `services.intake.clients.store`."""
 
-    async def lock(self, name: str) -> Client | None: ...
+    async def lock(self, name: str) -> ClientRecord | None: ...
 
-    async def add(self, client: Client) -> bool: ...
+    async def add(self, client: ClientRecord) -> bool: ...
 
-    async def keep(self, client: Client) -> None: ...
+    async def keep(self, client: ClientRecord) -> None: ...
 
     async def tell(self, topic: str, event: Encoded) -> None: ...
 
 
-class Storing(Protocol):
+class ClientStore(Protocol):
     """Where clients are kept."""
 
-    def work(self) -> AbstractAsyncContextManager[Working]: ...
+    def work(self) -> AbstractAsyncContextManager[ClientWork]: ...
 
-    async def client(self, name: str) -> Client | None: ...
+    async def client(self, name: str) -> ClientRecord | None: ...
 
-    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> Sequence[Client]: ...
+    async def page(
+        self, after: str, limit: int, *, regions: frozenset[str], state: str | None
+    ) -> Sequence[ClientRecord]: ...
 
     async def used(self, uses: Sequence[tuple[str, str, datetime]]) -> None: ...
 
 
-class InForce(Protocol):
+class ClientsInForce(Protocol):
     """What this process has been told of clients; see `shared.auth.authenticator`."""
 
     @property
@@ -58,7 +60,7 @@ class InForce(Protocol):
     async def in_force(self, name: str, revision: int) -> None: ...
 
 
-class Call(NamedTuple):
+class IdempotentCall(NamedTuple):
     """The name that a caller gave to a call, and a digest of what it sent."""
 
     key: str
@@ -68,8 +70,8 @@ class Call(NamedTuple):
 class NewKey(NamedTuple):
     """A key that was made; `secret` is known here alone."""
 
-    client: Client
-    key: Key
+    client: ClientRecord
+    key: ApiKeyRecord
     secret: str
 
 
@@ -77,7 +79,7 @@ class Registry:
     """Keeps clients. `environment` stands in the keys; `wake` says that there is something to publish."""
 
     def __init__(
-        self, store: Storing, *, in_force: InForce, environment: str, wake: Callable[[], None], clock: Clock
+        self, store: ClientStore, *, in_force: ClientsInForce, environment: str, wake: Callable[[], None], clock: Clock
     ) -> None:
         self._store = store
         self._in_force = in_force
@@ -85,14 +87,16 @@ class Registry:
         self._wake = wake
         self._clock = clock
 
-    async def show(self, name: str, by: Granting) -> Client:
-        """A client, if whoever asks may see it; raises Refused 404 when there is none."""
+    async def show(self, name: str, by: Granting) -> ClientRecord:
+        """A client, if whoever asks may see it; raises ClientChangeRejected 404 when there is none."""
         found = await self._store.client(name)
         if found is None or not domain.is_visible(found, by.regions):
             raise _no_client(name)
         return found
 
-    async def page(self, after: str, limit: int, state: str | None, by: Granting) -> tuple[list[Client], str | None]:
+    async def page(
+        self, after: str, limit: int, state: str | None, by: Granting
+    ) -> tuple[list[ClientRecord], str | None]:
         """Clients behind a name, and the name to go on behind, None at the end."""
         found = list(await self._store.page(after, limit + 1, regions=by.regions, state=state))
         return found[:limit], found[limit - 1].name if len(found) > limit else None
@@ -107,11 +111,11 @@ class Registry:
         platforms: frozenset[str],
         limit: RateLimit | None,
         by: Granting,
-    ) -> tuple[Client, bool]:
-        """A new client without a key, and whether it is new: the same again finds it. Raises Refused."""
+    ) -> tuple[ClientRecord, bool]:
+        """A new client without a key, and whether it is new: the same again finds it. Raises ClientChangeRejected."""
         if name in self._in_force.file_names:
             detail = f"The name {name!r} is one of the clients file, whose clients go before those that are made here."
-            raise Refused(409, "client-exists", detail, "/name")
+            raise ClientChangeRejected(409, "client-exists", detail, "/name")
         new = domain.created(
             name=name,
             description=description,
@@ -130,18 +134,18 @@ class Registry:
                 known = await work.lock(name)
                 if known is None or not domain.is_visible(known, by.regions) or not domain.is_as_created(known, new):
                     detail = f"There is another client {name!r} already. Change it, or choose another name."
-                    raise Refused(409, "client-exists", detail, "/name")
+                    raise ClientChangeRejected(409, "client-exists", detail, "/name")
                 return known, False
         self._wake()
         return new, True
 
-    async def change(self, name: str, patch: Patch, revision: int | None, by: Granting) -> Client:
-        """The client after a change. With `revision`, only if that is what it is at. Raises Refused."""
+    async def change(self, name: str, patch: ClientPatch, revision: int | None, by: Granting) -> ClientRecord:
+        """The client after a change. With `revision`, only if that is what it is at. Raises ClientChangeRejected."""
         async with self._store.work() as work:
             client = await self._locked(work, name, by)
             if revision not in (None, client.revision):
                 detail = f"Client {name!r} was changed meanwhile, and is at revision {client.revision}. Look again."
-                raise Refused(409, "changed-meanwhile", detail, "/revision")
+                raise ClientChangeRejected(409, "changed-meanwhile", detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
             domain.check_platforms(after, patch)
             domain.check_grant(after, client, by)
@@ -155,10 +159,10 @@ class Registry:
         *,
         expires_at: datetime | None,
         others_expire_at: datetime | None,
-        call: Call | None,
+        call: IdempotentCall | None,
         by: Granting,
     ) -> NewKey:
-        """A new key of a client, its others ending at a time if one is given. Raises Refused."""
+        """A new key of a client, its others ending at a time if one is given. Raises ClientChangeRejected."""
         secret = ids.new_api_key(self._environment)
         async with self._store.work() as work:
             client = await self._locked(work, name, by)
@@ -169,8 +173,8 @@ class Registry:
             for moment, field in ((expires_at, "expires_at"), (others_expire_at, "others_expire_at")):
                 if moment is not None and moment <= now:
                     detail = f"{to_text(moment)} is not in the future; it is {to_text(now)} here."
-                    raise Refused(422, "invalid-request", detail, f"/{field}")
-            key = Key(
+                    raise ClientChangeRejected(422, "invalid-request", detail, f"/{field}")
+            key = ApiKeyRecord(
                 sha256=ids.hash_api_key(secret),
                 created_at=now,
                 expires_at=expires_at,
@@ -182,8 +186,8 @@ class Registry:
         self._wake()
         return NewKey(after, key, secret)
 
-    async def revoke(self, name: str, key_id: str, by: Granting) -> Client:
-        """The client with a key revoked; the same again changes nothing. Raises Refused."""
+    async def revoke(self, name: str, key_id: str, by: Granting) -> ClientRecord:
+        """The client with a key revoked; the same again changes nothing. Raises ClientChangeRejected."""
         async with self._store.work() as work:
             client = await self._locked(work, name, by)
             after = domain.without_key(client, key_id, self._clock.now())
@@ -191,7 +195,7 @@ class Registry:
         self._wake()
         return after
 
-    async def is_in_force(self, client: Client) -> bool:
+    async def is_in_force(self, client: ClientRecord) -> bool:
         """Whether this process goes by what a client is now; waits for it, for a few seconds."""
         try:
             async with asyncio.timeout(_IN_FORCE_SECONDS):
@@ -200,18 +204,20 @@ class Registry:
             return False
         return True
 
-    async def _locked(self, work: Working, name: str, by: Granting) -> Client:
+    async def _locked(self, work: ClientWork, name: str, by: Granting) -> ClientRecord:
         client = await work.lock(name)
         if client is None or not domain.is_visible(client, by.regions):
             raise _no_client(name)
         return client
 
-    async def _keep(self, work: Working, before: Client, after: Client, change: str, by: Granting) -> None:
+    async def _keep(
+        self, work: ClientWork, before: ClientRecord, after: ClientRecord, change: str, by: Granting
+    ) -> None:
         if after is not before:
             await work.keep(after)
             await work.tell(topics.CONTROL, self._event(after, change, by))
 
-    def _event(self, client: Client, change: str, by: Granting) -> Encoded:
+    def _event(self, client: ClientRecord, change: str, by: Granting) -> Encoded:
         event_id = ids.event_id(f"client:{client.name}", CLIENT_CHANGED, client.revision)
         attributes = Attributes(
             event_id,
@@ -225,10 +231,10 @@ class Registry:
         return encode(attributes, domain.told(client, change, by.name))
 
 
-class Uses:
+class KeyUseProjection:
     """Follows which keys were used in a region's services, for intake's own calls and everybody's."""
 
-    def __init__(self, region: str, store: Storing) -> None:
+    def __init__(self, region: str, store: ClientStore) -> None:
         self.group = f"piepowder-intake-clients-{region}"
         self.topics = [topics.access(region)]
         self._region = region
@@ -255,25 +261,25 @@ class Uses:
             await self._store.used([(*place, at) for place, at in latest.items()])
 
 
-def _check_first_time(client: Client, call: Call) -> None:
+def _check_first_time(client: ClientRecord, call: IdempotentCall) -> None:
     made = next((key for key in client.keys if key.made_with == call.key), None)
     if made is None:
         return
     if made.made_body != call.body:
         detail = "This Idempotency-Key came with another body before; a new key needs a new one."
-        raise Refused(422, "idempotency-key-reused", detail, "/header/idempotency-key")
+        raise ClientChangeRejected(422, "idempotency-key-reused", detail, "/header/idempotency-key")
     detail = (
         f"The call with this Idempotency-Key made key {made.key_id}, which was shown then and cannot be shown again."
         " If its answer was lost, revoke that key and make another."
     )
-    raise Refused(409, "key-shown-already", detail)
+    raise ClientChangeRejected(409, "key-shown-already", detail)
 
 
-def _what_changed(before: Client, after: Client) -> str:
+def _what_changed(before: ClientRecord, after: ClientRecord) -> str:
     if before.state != after.state:
         return "disabled" if after.state == clients.DISABLED else "enabled"
     return "changed"
 
 
-def _no_client(name: str) -> Refused:
-    return Refused(404, "unknown-client", f"There is no client {name!r:.100} that this key may see.")
+def _no_client(name: str) -> ClientChangeRejected:
+    return ClientChangeRejected(404, "unknown-client", f"There is no client {name!r:.100} that this key may see.")

@@ -13,7 +13,7 @@ import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.intake.clients.domain import Client, Key
+from services.intake.clients.domain import ApiKeyRecord, ClientRecord
 from shared.auth.clients import ANY
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import RateLimit
@@ -74,13 +74,13 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS u (client, key_id, at)
 WHERE k.client = u.client AND k.key_id = u.key_id AND (k.last_used_at IS NULL OR k.last_used_at < u.at)"""
 
 
-class Work:
+class ClientTransaction:
     """One transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def lock(self, name: str) -> Client | None:
+    async def lock(self, name: str) -> ClientRecord | None:
         """A client, held until the end; None when there is none."""
         row = await self._connection.fetchrow("SELECT * FROM clients WHERE name = $1 FOR UPDATE", name)
         if row is None:
@@ -88,11 +88,11 @@ class Work:
         keys = await self._connection.fetch("SELECT * FROM client_keys WHERE client = $1 ORDER BY created_at", name)
         return _client(row, keys)
 
-    async def add(self, client: Client) -> bool:
+    async def add(self, client: ClientRecord) -> bool:
         """Keep a new client; False when the name is taken."""
         return await self._connection.fetchrow(_INSERT, *_values(client)) is not None
 
-    async def keep(self, client: Client) -> None:
+    async def keep(self, client: ClientRecord) -> None:
         """Keep what a client is after a change."""
         await self._connection.execute(_UPDATE, *_values(client))
         await self._connection.executemany(
@@ -124,17 +124,17 @@ class Store:
         self._database = database
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[Work]:
+    async def work(self) -> AsyncIterator[ClientTransaction]:
         """A transaction: all of it, or on any error nothing. Raises Transient."""
         async with self._database.transaction() as connection:
-            yield Work(connection)
+            yield ClientTransaction(connection)
 
-    async def client(self, name: str) -> Client | None:
+    async def client(self, name: str) -> ClientRecord | None:
         """A client with its keys; raises Transient."""
         found = await self._read(sa.select(CLIENTS).where(CLIENTS.c.name == name))
         return found[0] if found else None
 
-    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> list[Client]:
+    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> list[ClientRecord]:
         """Up to `limit` clients behind a name, of those that act in none but `regions`; raises Transient."""
         asked = sa.select(CLIENTS).where(CLIENTS.c.name > after).order_by(CLIENTS.c.name).limit(limit)
         if ANY not in regions:
@@ -148,7 +148,7 @@ class Store:
         async with self._database.transaction() as connection:
             await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
 
-    async def _read(self, asked: sa.Select[Any]) -> list[Client]:
+    async def _read(self, asked: sa.Select[Any]) -> list[ClientRecord]:
         async with self._database.query() as connection:
             rows = (await connection.execute(asked)).mappings().all()
             names = [row["name"] for row in rows]
@@ -157,13 +157,13 @@ class Store:
         return [_client(row, [key for key in keys if key["client"] == row["name"]]) for row in rows]
 
 
-def _client(row: Row, keys: Sequence[Row]) -> Client:
+def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
     limit = None
     if row["requests_per_second"] is not None:
         limit = RateLimit(
             requests_per_second=row["requests_per_second"], burst=row["burst"], items_per_second=row["items_per_second"]
         )
-    return Client(
+    return ClientRecord(
         name=row["name"],
         description=row["description"],
         scopes=frozenset(row["scopes"]),
@@ -178,9 +178,9 @@ def _client(row: Row, keys: Sequence[Row]) -> Client:
     )
 
 
-def _key(row: Row) -> Key:
+def _key(row: Row) -> ApiKeyRecord:
     made_with = row["made_with"]
-    return Key(
+    return ApiKeyRecord(
         sha256=row["sha256"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],
@@ -191,7 +191,7 @@ def _key(row: Row) -> Key:
     )
 
 
-def _values(client: Client) -> tuple[object, ...]:
+def _values(client: ClientRecord) -> tuple[object, ...]:
     limit = client.limit
     return (
         client.name,

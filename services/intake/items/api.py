@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.intake.items import long_poll, openapi
 from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
-from services.intake.items.handlers import Accepted, ItemIntake
+from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import Asking, Following, uuid
 from services.intake.items.views import receipt, withdrawal_receipt
-from services.intake.items.withdrawals import MAX_REASON, NotKnown, Withdrawals
+from services.intake.items.withdrawals import MAX_REASON, UnknownItem, Withdrawals
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import Authenticator, Client, charge, note_refused
@@ -126,7 +126,7 @@ class Posting:
         self._outcomes[answer.details.status].inc()
         raise answer
 
-    async def _accepted(self, client: Client, accepted: Accepted, head: encoded_bodies.Head) -> Response:
+    async def _accepted(self, client: Client, accepted: PreparedItem, head: encoded_bodies.Head) -> Response:
         seconds = long_poll.preferred(head.prefer) if head.prefer else 0
         known = await self._asking.decided(client, accepted.item_id, seconds) if seconds else None
         if known is None:
@@ -227,11 +227,11 @@ class Withdrawing:
             reason = _reason(request)
             item_id = uuid(request.path_params["item_id"])
             if item_id is None:
-                raise NotKnown(f"No item {request.path_params['item_id']!r:.60} is known: expected a UUID.")
+                raise UnknownItem(f"No item {request.path_params['item_id']!r:.60} is known: expected a UUID.")
             withdrawal = await self._withdrawals.withdraw(item_id, reason, client, statuses)
         except Refused as refused:
             answer = problem(refused)
-        except NotKnown as unknown:
+        except UnknownItem as unknown:
             answer = Problem(404, "not-found", "No such item", str(unknown))
         except Overloaded as error:
             answer = overloaded(error)

@@ -21,8 +21,8 @@ import msgspec
 from starlette.requests import ClientDisconnect
 
 from services.intake.items.domain import posts
-from services.intake.items.handlers import Accepted, ItemIntake
-from services.intake.items.ndjson import Line, Splitter
+from services.intake.items.handlers import ItemIntake, PreparedItem
+from services.intake.items.ndjson import Line, LineSplitter
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.authenticator import Client
@@ -67,7 +67,7 @@ class RefusedLine(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after: int | None = None
 
 
-_Judged: TypeAlias = tuple[int, Accepted | bytes]
+_Judged: TypeAlias = tuple[int, PreparedItem | bytes]
 """A line's number, and either what is to be sent or the verdict that it is refused."""
 
 
@@ -131,7 +131,7 @@ class Batch:
     # reading
 
     async def _read(self, body: AsyncIterator[bytes]) -> None:
-        lines = Splitter(posts.MAX_BODY_BYTES)
+        lines = LineSplitter(posts.MAX_BODY_BYTES)
         size = 0
         try:
             until = self._deadline()
@@ -259,7 +259,7 @@ class Batch:
                     refused[number] = _passing(error)
         return refused
 
-    def _hindrance(self, one: Accepted) -> ProblemDetails | None:
+    def _hindrance(self, one: PreparedItem) -> ProblemDetails | None:
         """Why nothing more is sent for a region of the item's."""
         return next((self._broken[region] for region in one.regions if region in self._broken), None)
 

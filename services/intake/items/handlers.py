@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from services.intake.items.domain import posts
-from services.intake.items.domain.ownership import Ownership
+from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.items.domain.posts import IllFormed
 from services.intake.publishing.regions import SOURCE, ClusterPublisher, RegionPublisher
 from shared.contracts import envelope, ids, topics
@@ -49,7 +49,7 @@ class Poster(Protocol):
     def may_act_for(self, platform: str) -> bool: ...
 
 
-class Accepted(msgspec.Struct, frozen=True, gc=False):
+class PreparedItem(msgspec.Struct, frozen=True, gc=False):
     """A post that fits, with the record for each of its regions; accepted once Kafka has them all."""
 
     item_id: str
@@ -69,12 +69,12 @@ class ItemIntake:
         self._publishers = publishers
         self.submit = RegionPublisher(publishers).submit
         self._topics = {region: topics.submissions(region) for region in publishers}
-        self.ownership: Ownership | None = None
+        self.ownership: MarketOwnership | None = None
 
     def apply(self, event: Event[Any]) -> None:
         """Put a published operating model into force; raises Poison when it contradicts itself."""
         if isinstance(event.data, OperatingModelPublished):
-            self.ownership = Ownership(event.data, list(self._publishers))
+            self.ownership = MarketOwnership(event.data, list(self._publishers))
             metrics.CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
 
     def missing(self) -> str | None:
@@ -82,7 +82,7 @@ class ItemIntake:
         publish = f"no operating model is published: do it with `{command('control publish')}`"
         return publish if self.ownership is None else None
 
-    def prepare(self, text: bytes, client: Poster, received_at: str) -> Accepted:
+    def prepare(self, text: bytes, client: Poster, received_at: str) -> PreparedItem:
         """The records of a post; raises Refused with every fault found. Sends nothing."""
         ownership = self.ownership
         if ownership is None:
@@ -123,16 +123,16 @@ class ItemIntake:
             attributes = Attributes(event_id, ITEM_SUBMITTED, SOURCE, received_at, subject, region, event_id)
             event_ids.append(event_id)
             records.append(to_record(self._topics[region], envelope.encode(attributes, submitted)))
-        return Accepted(item_id, subject, post.version, content_hash, regions, event_ids, records)
+        return PreparedItem(item_id, subject, post.version, content_hash, regions, event_ids, records)
 
-    def _all_faults(self, ownership: Ownership, ill: IllFormed, text: bytes) -> list[Fault]:
+    def _all_faults(self, ownership: MarketOwnership, ill: IllFormed, text: bytes) -> list[Fault]:
         if ill.rest is None:
             return ill.faults
         others = [*posts.check(ill.rest, text, self._codes), *ownership.faults(ill.rest.markets)]
         return ill.faults + [fault for fault in others if fault.pointer.split("/")[1] not in ill.fields]
 
 
-def forbidden(ownership: Ownership, client: Poster, markets: Sequence[str], regions: Sequence[str]) -> Refused:
+def forbidden(ownership: MarketOwnership, client: Poster, markets: Sequence[str], regions: Sequence[str]) -> Refused:
     """403: some of the regions that own the markets are not the client's."""
     allowed = ", ".join(sorted(client.regions)) or "no region"
     faults = []

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from services.intake.items.domain.status import Facts
+from services.intake.items.domain.status import StatusFacts
 from shared.runtime.errors import Transient
 
 LONGEST: Final = 30
@@ -19,11 +19,11 @@ _preferences = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+').findall  # a comma i
 _is_wait = re.compile(r"\s*wait\s*(?:[=;]|$)", re.IGNORECASE).match
 _seconds = re.compile(r'[^=;]*=\s*(?:([0-9]+)|"([0-9]+)")\s*(?:;|$)').match
 
-Known: TypeAlias = Mapping[str, Facts]
+Known: TypeAlias = Mapping[str, StatusFacts]
 """What is known of an item, by region."""
 
 
-class Statuses(Protocol):
+class StatusLookup(Protocol):
     """What is known of items; see `services.intake.items.store`."""
 
     async def of_items(self, item_ids: Sequence[str]) -> Mapping[str, Known]: ...
@@ -38,7 +38,7 @@ def preferred(prefer: str) -> int:
     return min(LONGEST, int(digits[:3] or "0"))
 
 
-class Waiting:
+class LongPoll:
     """All who wait in this process."""
 
     def __init__(self) -> None:
@@ -46,7 +46,9 @@ class Waiting:
         self._count = 0
         self._looking: asyncio.Task[None] | None = None
 
-    async def until(self, statuses: Statuses, item_id: str, is_enough: Callable[[Known], bool], seconds: float) -> bool:
+    async def until(
+        self, statuses: StatusLookup, item_id: str, is_enough: Callable[[Known], bool], seconds: float
+    ) -> bool:
         """Wait until what is known of an item is enough, or for so long; False when too many wait already.
 
         Raises Transient when nobody can look.
@@ -70,7 +72,7 @@ class Waiting:
                 del self._calls[item_id]
         return True
 
-    async def _look(self, statuses: Statuses) -> None:
+    async def _look(self, statuses: StatusLookup) -> None:
         try:
             while self._calls:
                 for item_id, known in (await statuses.of_items(list(self._calls))).items():

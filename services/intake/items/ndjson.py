@@ -6,7 +6,7 @@ Line: TypeAlias = tuple[int, bytes | None]
 """A line that is not blank: its number from 1, and its text, None when it is longer than the limit."""
 
 
-class Splitter:
+class LineSplitter:
     """Feed it what arrives; it gives back the lines that are whole. `limit` is a line's longest, in bytes."""
 
     def __init__(self, limit: int) -> None:

@@ -19,9 +19,9 @@ from services.intake.items.domain import posts
 from services.intake.items.domain.status import Status, status, submitted_to
 from services.intake.items.domain.status import platform as platform_of
 from services.intake.items.handlers import forbidden_platform
-from services.intake.items.long_poll import Known, Waiting
+from services.intake.items.long_poll import Known, LongPoll
 from services.intake.items.query_reader import Query
-from services.intake.items.store import ItemCursor, ItemFilter, ItemStatuses
+from services.intake.items.store import ItemCursor, ItemFilter, ItemStatusStore
 from services.intake.items.views import (
     ItemAnswer,
     ItemsAnswer,
@@ -53,7 +53,7 @@ class Following:
 
     def __init__(self, regions: list[str]) -> None:
         self.regions = regions
-        self.statuses: ItemStatuses | None = None
+        self.statuses: ItemStatusStore | None = None
 
 
 class Asking:
@@ -64,7 +64,7 @@ class Asking:
         self._authenticator = authenticator
         self._readiness = readiness
         self._clock = clock
-        self._waiting = Waiting()
+        self._waiting = LongPoll()
 
     async def item(self, request: Request) -> Response:
         """`GET /v1/items/{item_id}`."""
@@ -164,11 +164,11 @@ class Asking:
             return None
         return item_answer(item_view(item_id, known, client), lag) if _may_know(known, client) else None
 
-    async def _wait(self, statuses: ItemStatuses, item_id: str, client: Client, seconds: int) -> bool:
+    async def _wait(self, statuses: ItemStatusStore, item_id: str, client: Client, seconds: int) -> bool:
         return await self._waiting.until(statuses, item_id, partial(_is_decided, client), seconds)
 
     async def _page(
-        self, statuses: ItemStatuses, wanted: ItemFilter, limit: int, client: Client
+        self, statuses: ItemStatusStore, wanted: ItemFilter, limit: int, client: Client
     ) -> tuple[list[ItemView], str | None]:
         page = await statuses.page(wanted, limit)
         known = await statuses.of_items(page.item_ids) if page.item_ids else {}
@@ -178,7 +178,7 @@ class Asking:
     def _regions(self, client: Client) -> list[str]:
         return [region for region in self._following.regions if client.may_act_in(region)]
 
-    def _allowed(self, request: Request) -> tuple[Client, ItemStatuses]:
+    def _allowed(self, request: Request) -> tuple[Client, ItemStatusStore]:
         client = self._authenticator.client(request, READ)
         if self._following.statuses is None:
             raise not_ready(self._readiness)

@@ -19,7 +19,7 @@ _WAITING_CALLS: Final = 100
 T = TypeVar("T")
 
 
-class Reaching(Protocol):
+class ProjectionOffsets(Protocol):
     """How far a region's projection has read; see `shared.kafka.offsets`."""
 
     async def ends(self, topics: Sequence[str]) -> Ends: ...
@@ -27,17 +27,17 @@ class Reaching(Protocol):
     async def has_passed(self, group: str, ends: Ends) -> bool: ...
 
 
-class CatchingUp:
+class ReadYourWrites:
     """Waits for the projections of the regions in `reaches`, which are those that are served."""
 
-    def __init__(self, reaches: Mapping[str, Reaching]) -> None:
-        self._reaches = reaches
+    def __init__(self, offsets: Mapping[str, ProjectionOffsets]) -> None:
+        self._offsets = offsets
         self._waiting = 0
 
     @property
     def regions(self) -> Collection[str]:
         """The regions that are served."""
-        return self._reaches.keys()
+        return self._offsets.keys()
 
     async def find(
         self,
@@ -72,10 +72,10 @@ class CatchingUp:
         topics: Callable[[str], Sequence[str]],
         regions: Collection[str],
     ) -> T | None:
-        ends = {region: await self._reaches[region].ends(topics(region)) for region in regions}
+        ends = {region: await self._offsets[region].ends(topics(region)) for region in regions}
         while True:
             for region in [*ends]:
-                if await self._reaches[region].has_passed(projection_group(region), ends[region]):
+                if await self._offsets[region].has_passed(projection_group(region), ends[region]):
                     del ends[region]
             found = await look()
             if found is not None or not ends:

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.items.domain import status
-from services.intake.items.domain.status import Facts, Status
+from services.intake.items.domain.status import Status, StatusFacts
 from shared.postgres.database import Connection, Database
 from shared.runtime.clock import from_text
 
@@ -109,7 +109,7 @@ FROM unnest($2::text[], $3::timestamptz[], $4::uuid[], $5::text[]) AS come (stat
 ON CONFLICT DO NOTHING"""
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Facts).decode
+_decode = msgspec.json.Decoder(StatusFacts).decode
 
 
 class ProjectionProgress(NamedTuple):
@@ -155,14 +155,14 @@ class _Changes:
     """What a batch changes in a region, as rows."""
 
     def __init__(self) -> None:
-        self.learned: list[tuple[str, str, bytes]] = []
+        self.rows: list[tuple[str, str, bytes]] = []
         self.moved: Counter[str] = Counter()
         self._found: list[tuple[str, datetime, str, str, str]] = []
         self._lost: list[tuple[str, datetime]] = []
         self._left: list[tuple[str, datetime, str]] = []
         self._entered: list[tuple[str, datetime, str, str]] = []
 
-    def note(self, item_id: str, old: Facts | None, before: str | None, new: Facts, now: str) -> None:
+    def note(self, item_id: str, old: StatusFacts | None, before: str | None, new: StatusFacts, now: str) -> None:
         """An item's facts were `old`, its status `before`, and now they are others."""
         if now != before:
             self.moved[now] += 1
@@ -181,13 +181,13 @@ class _Changes:
         if here is not None and now != Status.APPROVED:
             self._entered.append((now, here, item_id, _text(new.subject, _LONGEST_SUBJECT)))
 
-    def _lose(self, item_id: str, old: Facts | None) -> datetime | None:
+    def _lose(self, item_id: str, old: StatusFacts | None) -> datetime | None:
         there = None if old is None or old.submission is None else _moment(old.submission.received_at)
         if there is not None:
             self._lost.append((item_id, there))
         return there
 
-    def _find(self, item_id: str, new: Facts) -> datetime | None:
+    def _find(self, item_id: str, new: StatusFacts) -> datetime | None:
         submission = new.submission
         here = None if submission is None else _moment(submission.received_at)
         if submission is not None and here is not None:
@@ -197,7 +197,7 @@ class _Changes:
 
     async def write(self, connection: Connection, region: str) -> None:
         """Make them."""
-        await _with_rows(connection, _LEARN, region, self.learned)
+        await _with_rows(connection, _LEARN, region, self.rows)
         await _with_rows(connection, _LOSE, region, self._lost)
         await _with_rows(connection, _FIND, region, self._found)
         await _with_rows(connection, _LEAVE, region, self._left)
@@ -209,33 +209,33 @@ async def _with_rows(connection: Connection, statement: str, region: str, rows: 
         await connection.execute(statement, region, *(list(column) for column in zip(*rows, strict=True)))
 
 
-class ItemStatuses:
+class ItemStatusStore:
     """What is known of items."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None:
+    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
         """Merge facts by item id into what is known, and keep the totals in step; raises Transient."""
         async with self._database.transaction() as connection:
             await connection.execute(_ALONE, _LOCK_CLASS, region)
             rows = await connection.fetch(
                 "SELECT item_id::text, status, facts FROM item_status WHERE region = $1 AND item_id = ANY($2::uuid[])",
                 region,
-                list(learned),
+                list(new_facts),
             )
             known = {row[0]: (row[1], row[2]) for row in rows}
             changes = _Changes()
-            for item_id, facts in learned.items():
+            for item_id, facts in new_facts.items():
                 before, stored = known.get(item_id, (None, None))
                 old = None if stored is None else _decode(stored)
                 merged = facts if old is None else status.merge(old, facts)
                 encoded = _encode(merged)
                 if encoded != stored:
                     now = status.status(merged).value
-                    changes.learned.append((item_id, now, encoded))
+                    changes.rows.append((item_id, now, encoded))
                     changes.note(item_id, old, before, merged, now)
-            if not changes.learned:
+            if not changes.rows:
                 return
             await changes.write(connection, region)
             await connection.execute(
@@ -260,19 +260,19 @@ class ItemStatuses:
                 *(list(column) for column in zip(*progress, strict=True)),
             )
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]:
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]:
         """What is known of an item, by region; raises Transient."""
         async with self._database.held() as connection:
             rows = await connection.fetch("SELECT region, facts FROM item_status WHERE item_id = $1", item_id)
         return {row[0]: _decode(row[1]) for row in rows}
 
-    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, StatusFacts]]:
         """What is known of items, by item and region, in the order given; raises Transient."""
         column = item_status.c
         asked = sa.select(column.item_id, column.region, column.facts).where(
             column.item_id == sa.any_(sa.cast(list(item_ids), ARRAY(column.item_id.type)))
         )
-        found: dict[str, dict[str, Facts]] = {item_id: {} for item_id in item_ids}
+        found: dict[str, dict[str, StatusFacts]] = {item_id: {} for item_id in item_ids}
         async with self._database.query() as connection:
             for row in await connection.execute(asked):
                 found[row.item_id][row.region] = _decode(row.facts)

@@ -6,20 +6,20 @@ from typing import Protocol
 import msgspec
 
 from services.intake.items.domain.status import (
-    Decision,
-    Facts,
+    DecisionFact,
     Status,
+    StatusFacts,
     conflict,
-    dead,
+    dead_letter_of,
     reference,
     status,
     submitted_to,
     updated_at,
-    withdrawn,
+    withdrawn_since,
 )
 from services.intake.items.domain.status import subject as subject_of
-from services.intake.items.handlers import Accepted
-from services.intake.items.withdrawals import Withdrawal
+from services.intake.items.handlers import PreparedItem
+from services.intake.items.withdrawals import PreparedWithdrawal
 
 
 class RegionReceipt(msgspec.Struct, frozen=True):
@@ -149,7 +149,7 @@ class Reader(Protocol):
     def may_act_in(self, region: str) -> bool: ...
 
 
-def receipt(accepted: Accepted, known: ItemAnswer | None = None) -> Receipt:
+def receipt(accepted: PreparedItem, known: ItemAnswer | None = None) -> Receipt:
     """An accepted item as its client is told; with what is known of it by now."""
     return Receipt(
         accepted.item_id,
@@ -162,17 +162,17 @@ def receipt(accepted: Accepted, known: ItemAnswer | None = None) -> Receipt:
     )
 
 
-def withdrawal_receipt(withdrawal: Withdrawal) -> WithdrawalReceipt:
+def withdrawal_receipt(withdrawal: PreparedWithdrawal) -> WithdrawalReceipt:
     """A withdrawal as its client is told."""
     url = f"/v1/items/{withdrawal.item_id}"
     return WithdrawalReceipt(withdrawal.item_id, withdrawal.subject, _events(withdrawal), url)
 
 
-def _events(done: Accepted | Withdrawal) -> dict[str, RegionReceipt]:
+def _events(done: PreparedItem | PreparedWithdrawal) -> dict[str, RegionReceipt]:
     return {region: RegionReceipt(event) for region, event in zip(done.regions, done.event_ids, strict=True)}
 
 
-def item_view(item_id: str, known: Mapping[str, Facts], reader: Reader) -> ItemView:
+def item_view(item_id: str, known: Mapping[str, StatusFacts], reader: Reader) -> ItemView:
     """What a client may see of what is known of an item."""
     seen = {region: facts for region, facts in sorted(known.items()) if reader.may_act_in(region)}
     first = next((facts.submission for facts in seen.values() if facts.submission is not None), None)
@@ -194,7 +194,7 @@ def item_answer(view: ItemView, projection: ProjectionAnswer) -> ItemAnswer:
     return ItemAnswer(**{name: getattr(view, name) for name in view.__struct_fields__}, projection=projection)
 
 
-def _region_status(facts: Facts) -> ItemInRegion:
+def _region_status(facts: StatusFacts) -> ItemInRegion:
     opened, decision, withdrawal = facts.opened, facts.decision, facts.withdrawal
     return ItemInRegion(
         status(facts),
@@ -209,15 +209,15 @@ def _region_status(facts: Facts) -> ItemInRegion:
     )
 
 
-def _why(facts: Facts) -> str:
-    if withdrawn(facts):
+def _why(facts: StatusFacts) -> str:
+    if withdrawn_since(facts):
         return facts.withdrawal.reason if facts.withdrawal else ""
-    if letter := dead(facts):
+    if letter := dead_letter_of(facts):
         return letter.reason
     return f"superseded by {facts.superseded.by}" if facts.superseded else ""
 
 
-def decision_answer(decision: Decision) -> DecisionAnswer:
+def decision_answer(decision: DecisionFact) -> DecisionAnswer:
     """A decision as it is shown."""
     return DecisionAnswer(
         decision.decision_id,

@@ -11,9 +11,9 @@ from typing import Final, Protocol
 import msgspec
 
 from services.intake.items.domain import status
-from services.intake.items.domain.status import Facts
+from services.intake.items.domain.status import StatusFacts
 from services.intake.items.handlers import ItemIntake, Poster
-from services.intake.items.read_your_writes import CatchingUp
+from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.publishing.regions import SOURCE
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
@@ -27,17 +27,17 @@ from shared.validation.faults import Fault, Refused
 MAX_REASON: Final = 500  # characters
 
 
-class NotKnown(PiepowderError):  # noqa: N818 - what the item is
+class UnknownItem(PiepowderError):  # noqa: N818 - what the item is
     """No such item was posted before the call, in any region and for any platform of the key."""
 
 
-class Statuses(Protocol):
+class ItemLookup(Protocol):
     """What is known of items; see `services.intake.items.store`."""
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]: ...
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]: ...
 
 
-class Withdrawal(msgspec.Struct, frozen=True, gc=False):
+class PreparedWithdrawal(msgspec.Struct, frozen=True, gc=False):
     """A withdrawal with the record for each region of its item; accepted once Kafka has them all."""
 
     item_id: str
@@ -50,15 +50,15 @@ class Withdrawal(msgspec.Struct, frozen=True, gc=False):
 class Withdrawals:
     """Takes items back."""
 
-    def __init__(self, intake: ItemIntake, *, catching_up: CatchingUp, clock: Clock) -> None:
+    def __init__(self, intake: ItemIntake, *, read_your_writes: ReadYourWrites, clock: Clock) -> None:
         self._intake = intake
-        self._catching_up = catching_up
+        self._read_your_writes = read_your_writes
         self._clock = clock
 
-    async def withdraw(self, item_id: str, reason: str, client: Poster, statuses: Statuses) -> Withdrawal:
+    async def withdraw(self, item_id: str, reason: str, client: Poster, statuses: ItemLookup) -> PreparedWithdrawal:
         """Have a withdrawal acknowledged in every region of the item.
 
-        Raises NotKnown when there is no such item for the client, Refused when it may not act in all of its regions,
+        Raises UnknownItem when there is no such item for the client, Refused when it may not act in all of its regions,
         Overloaded when there is no room; Transient when the database or Kafka is away or the projection is too far
         behind to tell. After Transient the same again is right.
         """
@@ -66,32 +66,34 @@ class Withdrawals:
         await self._intake.submit([withdrawal])
         return withdrawal
 
-    async def _find(self, item_id: str, client: Poster, statuses: Statuses) -> dict[str, Facts]:
+    async def _find(self, item_id: str, client: Poster, statuses: ItemLookup) -> dict[str, StatusFacts]:
         """What is known of an item, its submission in some region at least."""
 
-        async def look() -> dict[str, Facts] | None:
+        async def look() -> dict[str, StatusFacts] | None:
             known = await statuses.of_item(item_id)
             return known if _is_found(known, client) else None
 
-        found = await self._catching_up.find(
+        found = await self._read_your_writes.find(
             look,
             topics=lambda region: [topics.submissions(region)],
-            regions=self._catching_up.regions,
+            regions=self._read_your_writes.regions,
             doubt=f"Item {item_id} is not known; what was posted last is not in the status yet, so it may be there.",
         )
         if found is None:
-            raise NotKnown(f"No item {item_id} is known to this key, in its regions and for its platforms.")
+            raise UnknownItem(f"No item {item_id} is known to this key, in its regions and for its platforms.")
         return found
 
-    def _prepare(self, item_id: str, reason: str, client: Poster, known: Mapping[str, Facts]) -> Withdrawal:
+    def _prepare(
+        self, item_id: str, reason: str, client: Poster, known: Mapping[str, StatusFacts]
+    ) -> PreparedWithdrawal:
         regions = tuple(sorted(status.submitted_to(known)))
         for region in regions:
             if not client.may_act_in(region):
                 allowed = ", ".join(sorted(client.regions))
                 detail = f"the item was submitted to region {region!r} too; client {client.name!r} may act in {allowed}"
                 raise Refused(403, "region-not-allowed", "The key may not act in this region", [Fault("", detail)])
-            if region not in self._catching_up.regions:
-                serves = ", ".join(self._catching_up.regions)
+            if region not in self._read_your_writes.regions:
+                serves = ", ".join(self._read_your_writes.regions)
                 detail = f"the item was submitted to region {region!r}; this intake serves {serves}"
                 raise Refused(422, "region-not-served", "The region is not served here", [Fault("", detail)])
         subject = status.subject(known)
@@ -115,10 +117,10 @@ class Withdrawals:
             attributes = Attributes(event_id, ITEM_WITHDRAWN, SOURCE, now, subject, region, submitted, submitted)
             event_ids.append(event_id)
             records.append(to_record(topics.submissions(region), envelope.encode(attributes, withdrawn)))
-        return Withdrawal(item_id, subject, regions, event_ids, records)
+        return PreparedWithdrawal(item_id, subject, regions, event_ids, records)
 
 
-def _is_found(known: Mapping[str, Facts], client: Poster) -> bool:
+def _is_found(known: Mapping[str, StatusFacts], client: Poster) -> bool:
     """Whether it is known where the item was submitted to, and the client may know of it."""
     return (
         bool(status.submitted_to(known))

@@ -16,10 +16,10 @@ from services.intake.items.queries import Following, not_known, projection
 from services.intake.items.views import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
 from services.intake.notices import openapi
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.complaint_status import APPEAL, NOTICE, ComplaintStatus, Facts
+from services.intake.notices.domain.complaint_status import APPEAL, NOTICE, ComplaintFacts, ComplaintStatus
 from services.intake.notices.domain.notices import MAX_BODY_BYTES, too_large
-from services.intake.notices.handlers import Appeals, Notices, NotKnown, Taken
-from services.intake.notices.store import Complaints
+from services.intake.notices.handlers import Appeals, Notices, PreparedComplaint, UnknownDecision
+from services.intake.notices.store import ComplaintStore
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import Authenticator, Client
@@ -106,9 +106,9 @@ class Shelf:
 
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
-        self.complaints: Complaints | None = None
+        self.complaints: ComplaintStore | None = None
 
-    def open(self) -> Complaints:
+    def open(self) -> ComplaintStore:
         """What is known; raises a 503 Problem that says what is lacking."""
         if self.complaints is None:
             raise self.not_ready()
@@ -201,7 +201,7 @@ class Desk:
         """`GET /v1/notices/{notice_id}`."""
         client = self._authenticator.client(request, READ)
         notice_id, regions, behind = await self._known(NOTICE, request.path_params["notice_id"], client)
-        ways = [facts.way for facts in regions.values()]
+        ways = [facts.case for facts in regions.values()]
         return json_response(
             NoticeAnswer(
                 notice_id,
@@ -216,7 +216,7 @@ class Desk:
         """`GET /v1/appeals/{appeal_id}`."""
         client = self._authenticator.client(request, READ_APPEALS)
         appeal_id, regions, behind = await self._known(APPEAL, request.path_params["appeal_id"], client)
-        ways = [facts.way for facts in regions.values()]
+        ways = [facts.case for facts in regions.values()]
         contested = next((facts.contested for facts in regions.values() if facts.contested is not None), None)
         about = "" if contested is None else contested.item_id
         of_notice = contested is not None and contested.case_type == NOTICE
@@ -246,7 +246,7 @@ class Desk:
             receipt = await take(text)
         except Refused as refused:
             answer = problem(refused)
-        except NotKnown as unknown:
+        except UnknownDecision as unknown:
             answer = Problem(404, "not-found", "There is no such decision", str(unknown))
         except Overloaded as error:
             answer = overloaded(error)
@@ -264,7 +264,9 @@ class Desk:
         outcomes.labels(str(answer.details.status)).inc()
         raise answer
 
-    async def _known(self, type_: str, given: str, client: Client) -> tuple[str, dict[str, Facts], ProjectionAnswer]:
+    async def _known(
+        self, type_: str, given: str, client: Client
+    ) -> tuple[str, dict[str, ComplaintFacts], ProjectionAnswer]:
         """What is known of a notice or an appeal of the client's, in its regions; raises a 404 Problem without one."""
         complaints, statuses = self._shelf.open(), self._following.statuses
         if statuses is None:
@@ -272,8 +274,10 @@ class Desk:
         of = _uuid(given)
         followed = await statuses.handled_until()
         known = {} if of is None else await complaints.of(type_, of)
-        ways = {region: facts.way for region, facts in known.items()}
-        theirs = complaint_status.is_from(client.name, ways.values()) and client.may_act_for(status.platform(ways))
+        ways = {region: facts.case for region, facts in known.items()}
+        theirs = complaint_status.is_submitted_by(client.name, ways.values()) and client.may_act_for(
+            status.platform(ways)
+        )
         regions = {region: facts for region, facts in sorted(known.items()) if theirs and client.may_act_in(region)}
         behind = projection(followed, list(regions) or self._following.regions, self._clock)
         if of is None or not regions:
@@ -281,23 +285,23 @@ class Desk:
         return of, regions, behind
 
 
-def _receipts(taken: Taken) -> dict[str, RegionReceipt]:
+def _receipts(taken: PreparedComplaint) -> dict[str, RegionReceipt]:
     return {region: RegionReceipt(event) for region, event in zip(taken.regions, taken.event_ids, strict=True)}
 
 
-def _named(ways: list[status.Facts], client: Client) -> tuple[str | None, str | None, str | None]:
+def _named(ways: list[status.StatusFacts], client: Client) -> tuple[str | None, str | None, str | None]:
     """Its subject, its reference where that is the client's own, and when it was received: of the first region that
     knows."""
     received = next((way.submission.received_at for way in ways if way.submission is not None), None)
     return max(way.subject for way in ways) or None, status.reference(ways, client.name) or None, received
 
 
-def _region_status(facts: Facts) -> RegionStatus:
-    way, letter = facts.way, status.dead(facts.way)
+def _region_status(facts: ComplaintFacts) -> RegionStatus:
+    way, letter = facts.case, status.dead_letter_of(facts.case)
     closed = facts.closed.reason if facts.closed else ""
     return RegionStatus(
-        complaint_status.where(facts),
-        complaint_status.since(facts),
+        complaint_status.status_of(facts),
+        complaint_status.status_since(facts),
         way.opened.queue if way.opened else "",
         way.opened.due_at if way.opened else "",
         way.opened.case_id if way.opened else "",

@@ -13,10 +13,10 @@ import msgspec
 
 from services.intake.items.domain import status
 from services.intake.items.handlers import ItemIntake, Poster, forbidden, forbidden_platform
-from services.intake.items.read_your_writes import CatchingUp
+from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain import appeals, complaint_status, notices
-from services.intake.notices.domain.appeals import AppealPost, Disputed
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, DecidedCase, Facts
+from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, ComplaintFacts, DecidedCase
 from services.intake.publishing.regions import SOURCE
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
@@ -32,23 +32,23 @@ SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 
 
-class NotKnown(PiepowderError):  # noqa: N818 - what the decision is
+class UnknownDecision(PiepowderError):  # noqa: N818 - what the decision is
     """There is nothing of that name, in any region of the key."""
 
 
-class Known(Protocol):
+class ComplaintLookup(Protocol):
     """What is known of items, notices, appeals and decisions; see `services.intake.notices.store`."""
 
-    async def of(self, type_: str, of: str) -> dict[str, Facts]: ...
+    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]: ...
 
-    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]: ...
+    async def way_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]: ...
 
     async def about(self, decision_id: str) -> DecidedCase | None: ...
 
-    async def appeals_about(self, decision_id: str) -> dict[str, Facts]: ...
+    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
 
 
-class Taken(msgspec.Struct, frozen=True, gc=False):
+class PreparedComplaint(msgspec.Struct, frozen=True, gc=False):
     """A notice or an appeal, with the record for each region; accepted once Kafka has them all. `decision_id` is what
     an appeal is about."""
 
@@ -69,7 +69,7 @@ class Notices:
         self._codes = codes
         self._clock = clock
 
-    async def take(self, text: bytes, client: Poster) -> Taken:
+    async def take(self, text: bytes, client: Poster) -> PreparedComplaint:
         """Have a notice acknowledged in every region that owns one of its markets.
 
         Raises Refused with every fault found, Overloaded when there is no room; Transient when Kafka is away or there
@@ -79,7 +79,7 @@ class Notices:
         await self._intake.submit([taken])
         return taken
 
-    def prepare(self, text: bytes, client: Poster) -> Taken:
+    def prepare(self, text: bytes, client: Poster) -> PreparedComplaint:
         """The records of a notice; raises like `take`. Sends nothing."""
         ownership = self._intake.ownership
         if ownership is None:
@@ -116,20 +116,22 @@ class Notices:
             about = Attributes(event_id, NOTICE_SUBMITTED, SOURCE, submitted.received_at, subject, region, event_id)
             event_ids.append(event_id)
             records.append(to_record(topics.submissions(region), envelope.encode(about, submitted)))
-        return Taken(submitted.notice_id, subject, submitted.content_hash, regions, event_ids, records)
+        return PreparedComplaint(submitted.notice_id, subject, submitted.content_hash, regions, event_ids, records)
 
 
 class Appeals:
     """Takes appeals in; `days` is how long after a decision."""
 
-    def __init__(self, intake: ItemIntake, codes: Codes, *, catching_up: CatchingUp, clock: Clock, days: int) -> None:
+    def __init__(
+        self, intake: ItemIntake, codes: Codes, *, read_your_writes: ReadYourWrites, clock: Clock, days: int
+    ) -> None:
         self._intake = intake
         self._codes = codes
-        self._catching_up = catching_up
+        self._read_your_writes = read_your_writes
         self._clock = clock
         self._days = days
 
-    async def take(self, text: bytes, client: Poster, known: Known) -> Taken:
+    async def take(self, text: bytes, client: Poster, known: ComplaintLookup) -> PreparedComplaint:
         """Have an appeal acknowledged in the region of the decision that it is about.
 
         Raises Refused for what does not fit or cannot be heard, NotKnown when there is no such decision for the client,
@@ -141,26 +143,26 @@ class Appeals:
             raise appeals.invalid(faults if post is None else found)
         if post.appellant.kind == "seller" and SPEAKS_FOR_SELLERS not in client.scopes:
             raise _no_sellers(client)
-        disputed = await self._find(post, client, known)
-        taken = self._prepare(post, disputed, client)
-        before = (await known.of(APPEAL, taken.id)).get(disputed.region)
-        if before is None or before.way.submission is None:
-            await self._require_hearing(post, disputed, taken.id, known)
+        contested = await self._find(post, client, known)
+        taken = self._prepare(post, contested, client)
+        before = (await known.of(APPEAL, taken.id)).get(contested.region)
+        if before is None or before.case.submission is None:
+            await self._require_hearing(post, contested, taken.id, known)
             await self._intake.submit([taken])
             return taken
         return self._same_again(taken, before)
 
-    async def _find(self, post: AppealPost, client: Poster, known: Known) -> Disputed:
+    async def _find(self, post: AppealPost, client: Poster, known: ComplaintLookup) -> ContestedDecision:
         """The life that holds the decision which an appeal is about."""
         name, given = appeals.named(post)
         regions = self._regions(post, client)
         what = name.removesuffix("_id")
 
-        async def ways(type_: str, of: str) -> dict[str, status.Facts]:
+        async def ways(type_: str, of: str) -> dict[str, status.StatusFacts]:
             found = await known.way_of(type_, of)
             return found if _may_contest(type_, found, post.appellant.kind, client) else {}
 
-        async def look() -> Disputed | None:
+        async def look() -> ContestedDecision | None:
             if name == "decision_id":
                 decided_case = await known.about(given)
                 return (
@@ -174,7 +176,7 @@ class Appeals:
                 told_in = [await self._appealed_in(told_in, status.subject(found), post, client, known)]
             return _decided(_TYPE_OF[name], given, told_in, found)
 
-        found = await self._catching_up.find(
+        found = await self._read_your_writes.find(
             look,
             topics=lambda region: [topics.submissions(region), topics.cases(region), topics.decisions(region)],
             regions=regions,
@@ -186,14 +188,16 @@ class Appeals:
             detail = f"{what} {given} has no decision, so there is nothing to complain about"
             raise Refused(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
         may_be = " that may be appealed about" if name == "decision_id" else ""
-        raise NotKnown(f"No {what} {given}{may_be} is known to this key, in its regions and for its platforms.")
+        raise UnknownDecision(f"No {what} {given}{may_be} is known to this key, in its regions and for its platforms.")
 
     @staticmethod
-    async def _appealed_in(regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: Known) -> str:
+    async def _appealed_in(
+        regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: ComplaintLookup
+    ) -> str:
         """The region of an appeal that was made when there was one alone; raises Refused when there was none."""
         for region in regions:
             before = (await known.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))).get(region)
-            way = None if before is None else before.way.submission
+            way = None if before is None else before.case.submission
             if way is not None and way.content_hash == notices.content_hash(post):
                 return region
         name, _ = appeals.named(post)
@@ -202,7 +206,7 @@ class Appeals:
 
     def _regions(self, post: AppealPost, client: Poster) -> set[str]:
         """Where the decision may be; raises Refused for a region that is not the client's, or not served."""
-        served = self._catching_up.regions
+        served = self._read_your_writes.regions
         if not post.region:
             return {region for region in served if client.may_act_in(region)}
         if not client.may_act_in(post.region):
@@ -213,14 +217,16 @@ class Appeals:
             raise appeals.invalid([Fault("/region", f"{post.region!r} is not served here: {', '.join(served)} are")])
         return {post.region}
 
-    async def _require_hearing(self, post: AppealPost, disputed: Disputed, appeal_id: str, known: Known) -> None:
-        if refused := appeals.refusal(post, disputed, self._clock.now(), self._days):
+    async def _require_hearing(
+        self, post: AppealPost, contested: ContestedDecision, appeal_id: str, known: ComplaintLookup
+    ) -> None:
+        if refused := appeals.refusal(post, contested, self._clock.now(), self._days):
             raise refused
-        decision_id, [name, _] = disputed.decision.decision_id, appeals.named(post)
+        decision_id, [name, _] = contested.decision.decision_id, appeals.named(post)
         for other, facts in (await known.appeals_about(decision_id)).items():
             if other == appeal_id:
                 continue
-            state, answer = complaint_status.where(facts), facts.way.decision
+            state, answer = complaint_status.status_of(facts), facts.case.decision
             if state in OPEN:
                 detail = f"another appeal about decision {decision_id} is open: its answer comes first"
                 raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
@@ -231,10 +237,10 @@ class Appeals:
                 detail = f"decision {decision_id} was appealed about before, and stayed; it is not heard twice"
                 raise Refused(409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)])
 
-    def _prepare(self, post: AppealPost, disputed: Disputed, client: Poster) -> Taken:
-        region, subject = disputed.region, disputed.life.subject
+    def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Poster) -> PreparedComplaint:
+        region, subject = contested.region, contested.life.subject
         platform, kind, subject_id = subject.split(":", 2)
-        said = appeals.content(post, disputed)
+        said = appeals.content(post, contested)
         submitted = AppealSubmitted(
             appeal_id=ids.appeal_id(client.name, region, subject, post.reference),
             platform=platform,
@@ -255,37 +261,37 @@ class Appeals:
             submitted.received_at,
             subject,
             region,
-            disputed.first_event,
-            disputed.decided_by_event,
+            contested.first_event,
+            contested.decided_by_event,
         )
         record = to_record(topics.submissions(region), envelope.encode(attributes, submitted))
-        return Taken(
+        return PreparedComplaint(
             submitted.appeal_id,
             subject,
             submitted.content_hash,
             (region,),
             [event_id],
             [record],
-            disputed.decision.decision_id,
+            contested.decision.decision_id,
         )
 
     @staticmethod
-    def _same_again(taken: Taken, before: Facts) -> Taken:
+    def _same_again(taken: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
         """What was answered before; raises Refused when that was to another appeal of the same name."""
-        assert before.way.submission is not None  # noqa: S101 - it was asked
-        if before.way.submission.content_hash != taken.content_hash:
+        assert before.case.submission is not None  # noqa: S101 - it was asked
+        if before.case.submission.content_hash != taken.content_hash:
             detail = "this reference names another appeal about the subject already; give this one another"
             raise Refused(409, "reference-used", "The reference is in use", [Fault("/reference", detail)])
         contested = before.contested
         return taken if contested is None else msgspec.structs.replace(taken, decision_id=contested.decision_id)
 
 
-def _may_contest(type_: str, known: Mapping[str, status.Facts], kind: str, client: Poster) -> bool:
+def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Poster) -> bool:
     """Whether the client may complain about an item or a notice: for the platform's sellers, or as who gave the
     notice."""
     if not client.may_act_for(status.platform(known)):
         return False
-    return kind == "seller" or type_ != NOTICE or complaint_status.is_from(client.name, known.values())
+    return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())
 
 
 def _no_sellers(client: Poster) -> Refused:
@@ -296,20 +302,26 @@ def _no_sellers(client: Poster) -> Refused:
     return Refused(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
 
 
-def _held(decided_case: DecidedCase, regions: Collection[str], known: Mapping[str, status.Facts]) -> Disputed | None:
+def _held(
+    decided_case: DecidedCase, regions: Collection[str], known: Mapping[str, status.StatusFacts]
+) -> ContestedDecision | None:
     life = known.get(decided_case.region) if decided_case.region in regions else None
     return (
         None
         if life is None or life.decision is None
-        else Disputed(region=decided_case.region, case_type=decided_case.type, about=decided_case.id, life=life)
+        else ContestedDecision(
+            region=decided_case.region, case_type=decided_case.type, about=decided_case.id, life=life
+        )
     )
 
 
-def _decided(type_: str, given: str, regions: Sequence[str], known: Mapping[str, status.Facts]) -> Disputed | None:
+def _decided(
+    type_: str, given: str, regions: Sequence[str], known: Mapping[str, status.StatusFacts]
+) -> ContestedDecision | None:
     """The life of an item or a notice in the one region that it is told of in, if it is decided there."""
     life = known.get(regions[0]) if regions else None
     return (
         None
         if life is None or life.decision is None
-        else Disputed(region=regions[0], case_type=type_, about=given, life=life)
+        else ContestedDecision(region=regions[0], case_type=type_, about=given, life=life)
     )

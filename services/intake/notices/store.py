@@ -12,9 +12,9 @@ import msgspec
 import sqlalchemy as sa
 
 from services.intake.items.domain import status
-from services.intake.items.store import ItemStatuses, metadata
+from services.intake.items.store import ItemStatusStore, metadata
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, DecidedCase, Facts
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, ComplaintFacts, DecidedCase
 from shared.contracts import ids
 from shared.postgres.database import Connection, Database
 
@@ -39,17 +39,19 @@ decision_about = sa.Table(
 )
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Facts).decode
+_decode = msgspec.json.Decoder(ComplaintFacts).decode
 
 
-class Complaints:
+class ComplaintStore:
     """What is known of notices and appeals, and of what they are about."""
 
-    def __init__(self, database: Database, items: ItemStatuses) -> None:
+    def __init__(self, database: Database, items: ItemStatusStore) -> None:
         self._database = database
         self._items = items
 
-    async def learn(self, region: str, told: Mapping[str, Facts], items: Mapping[str, status.Facts]) -> None:
+    async def merge(
+        self, region: str, told: Mapping[str, ComplaintFacts], items: Mapping[str, status.StatusFacts]
+    ) -> None:
         """Merge facts by id into what is known; remember what the decisions are about, of items' too. Raises
         Transient."""
         ways = [
@@ -60,7 +62,7 @@ class Complaints:
         ways += [
             (facts.type, of, decision)
             for of, facts in told.items()
-            if (decision := facts.way.decision) is not None and facts.type != APPEAL
+            if (decision := facts.case.decision) is not None and facts.type != APPEAL
         ]
         decided = sorted(
             (decision_id, type_, of)
@@ -82,7 +84,7 @@ class Complaints:
                     *(list(column) for column in zip(*decided, strict=True)),
                 )
 
-    async def _merge(self, connection: Connection, region: str, told: Mapping[str, Facts]) -> None:
+    async def _merge(self, connection: Connection, region: str, told: Mapping[str, ComplaintFacts]) -> None:
         await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK_CLASS, region)
         rows = await connection.fetch(
             "SELECT id::text, facts FROM notice_status WHERE region = $1 AND id = ANY($2::uuid[])", region, list(told)
@@ -106,18 +108,18 @@ class Complaints:
                 *(list(column) for column in zip(*changed, strict=True)),
             )
 
-    async def of(self, type_: str, of: str) -> dict[str, Facts]:
+    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]:
         """What is known of a notice or an appeal, by region; raises Transient."""
         table = notice_status.c
         asked = sa.select(table.region, table.facts).where(table.id == of, table.type == type_)
         async with self._database.query() as connection:
             return {row.region: _decode(row.facts) for row in await connection.execute(asked)}
 
-    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]:
+    async def way_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
         """What is known of the way of an item or a notice, by region; raises Transient."""
         if type_ == ITEM:
             return await self._items.of_item(of)
-        return {region: facts.way for region, facts in (await self.of(type_, of)).items()}
+        return {region: facts.case for region, facts in (await self.of(type_, of)).items()}
 
     async def about(self, decision_id: str) -> DecidedCase | None:
         """What a decision is about that may be appealed about; None when it is not known. Raises Transient."""
@@ -127,7 +129,7 @@ class Complaints:
             row = (await connection.execute(asked)).first()
         return None if row is None else DecidedCase(row.region, row.type, row.id)
 
-    async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
+    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
         """What is known of the appeals about a decision; raises Transient."""
         table = notice_status.c
         asked = sa.select(table.id, table.facts).where(table.decision_id == decision_id).order_by(table.id)
@@ -135,7 +137,7 @@ class Complaints:
             return {row.id: _decode(row.facts) for row in await connection.execute(asked)}
 
 
-def _all_of(decision: status.Decision, region: str, type_: str, of: str) -> list[str]:
+def _all_of(decision: status.DecisionFact, region: str, type_: str, of: str) -> list[str]:
     """The ids of a case's decisions up to this one: a batch may hold several, of which the last is left."""
     if decision.n == 1:
         return [decision.decision_id]

@@ -4,11 +4,11 @@ from fastapi import FastAPI
 
 from services.intake.items.handlers import ItemIntake
 from services.intake.items.queries import Following
-from services.intake.items.read_your_writes import CatchingUp
-from services.intake.items.store import ItemStatuses
+from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.items.store import ItemStatusStore
 from services.intake.notices import api as notices_api
 from services.intake.notices.handlers import Appeals, Notices
-from services.intake.notices.store import Complaints
+from services.intake.notices.store import ComplaintStore
 from services.intake.settings import Settings
 from shared.auth.authenticator import Authenticator
 from shared.postgres.database import Database
@@ -28,7 +28,7 @@ class NoticeRoutes:
         authenticator: Authenticator,
         *,
         following: Following,
-        catching_up: CatchingUp,
+        read_your_writes: ReadYourWrites,
         readiness: Readiness,
         clock: Clock,
     ) -> None:
@@ -36,7 +36,7 @@ class NoticeRoutes:
         known = codes.load()
         desk = notices_api.Desk(
             notices=Notices(intake, known, clock),
-            appeals=Appeals(intake, known, catching_up=catching_up, clock=clock, days=settings.appeal_days),
+            appeals=Appeals(intake, known, read_your_writes=read_your_writes, clock=clock, days=settings.appeal_days),
             shelf=self._shelf,
             following=following,
             taking_in=lambda: intake.ownership is not None,
@@ -46,9 +46,9 @@ class NoticeRoutes:
         )
         desk.add_to(app)
 
-    def open(self, database: Database, statuses: ItemStatuses) -> Complaints:
+    def open(self, database: Database, statuses: ItemStatusStore) -> ComplaintStore:
         """From now on, answer; returns where they are kept."""
-        self._shelf.complaints = Complaints(database, statuses)
+        self._shelf.complaints = ComplaintStore(database, statuses)
         return self._shelf.complaints
 
     def close(self) -> None:

@@ -7,10 +7,10 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from services.intake.items.domain import status
-from services.intake.items.domain.status import Dead, Facts
+from services.intake.items.domain.status import DeadLetterFact, StatusFacts
 from services.intake.items.read_your_writes import projection_group
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Told
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, ComplaintUpdate
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import (
@@ -28,25 +28,25 @@ from shared.runtime.errors import Poison
 _is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
-class Learned(NamedTuple):
+class ItemUpdate(NamedTuple):
     """What a record says about an item."""
 
     item_id: str
-    facts: Facts
+    facts: StatusFacts
 
 
-class Statuses(Protocol):
+class ItemStatusWriter(Protocol):
     """Where what is known of items is kept; see `services.intake.items.store`."""
 
-    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None: ...
+    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None: ...
 
 
-class Complaints(Protocol):
+class ComplaintWriter(Protocol):
     """Where what is known of notices and appeals is kept, and what the decisions of `items` are about; see
     `services.intake.notices.store`."""
 
-    async def learn(
-        self, region: str, told: Mapping[str, complaint_status.Facts], items: Mapping[str, Facts]
+    async def merge(
+        self, region: str, told: Mapping[str, complaint_status.ComplaintFacts], items: Mapping[str, StatusFacts]
     ) -> None: ...
 
 
@@ -64,13 +64,13 @@ _SUBMITTED: Final = {
 }
 
 
-_Message: TypeAlias = Learned | Told | None
+_Message: TypeAlias = ItemUpdate | ComplaintUpdate | None
 
 
 class Projection:
     """Follows what becomes of a region's items, notices and appeals."""
 
-    def __init__(self, region: str, statuses: Statuses, complaints: Complaints) -> None:
+    def __init__(self, region: str, statuses: ItemStatusWriter, complaints: ComplaintWriter) -> None:
         self.region = region
         self.group = projection_group(region)
         self.deadletters = topics.deadletters(region)
@@ -95,20 +95,20 @@ class Projection:
         data, attributes = event.data, event.attributes
         if isinstance(data, NoticeSubmitted | AppealSubmitted) or getattr(data, "case_type", ITEM) != ITEM:
             return _told(data, attributes, record.offset)
-        facts = status.learned(data, subject=attributes.subject, position=record.offset, time=attributes.time)
+        facts = status.facts_from_event(data, subject=attributes.subject, position=record.offset, time=attributes.time)
         if facts is None:
             return None
         if not _is_uuid(data.item_id):
             raise Poison(f"item_id {data.item_id!r:.60} is not a UUID")
-        return Learned(data.item_id, facts)
+        return ItemUpdate(data.item_id, facts)
 
     async def handle(self, batch: Sequence[Received[_Message]]) -> None:
         """Add a batch to what is known: of items, then of the rest; met again as a whole when the second step fails."""
-        together: dict[str, Facts] = {}
-        told: dict[str, complaint_status.Facts] = {}
+        together: dict[str, StatusFacts] = {}
+        told: dict[str, complaint_status.ComplaintFacts] = {}
         for received in batch:
             message = received.message
-            if isinstance(message, Learned):
+            if isinstance(message, ItemUpdate):
                 item_id, facts = message
                 known = together.get(item_id)
                 together[item_id] = facts if known is None else status.merge(known, facts)
@@ -116,8 +116,8 @@ class Projection:
                 before = told.get(message.id)
                 told[message.id] = message.facts if before is None else complaint_status.merge(before, message.facts)
         if together:
-            await self._statuses.learn(self.region, together)
-        await self._complaints.learn(self.region, told, together)
+            await self._statuses.merge(self.region, together)
+        await self._complaints.merge(self.region, told, together)
 
     def _from_dead_letter(self, record: RawRecord) -> _Message:
         headers = dict(record.headers)
@@ -141,20 +141,20 @@ class Projection:
         type_ = named.case_type if opened else _SUBMITTED.get(event_type) if group == self._router else None
         if type_ is None:
             return None  # such as its withdrawal, which waits behind it
-        letter = Dead(position=position, reason=reason, at=time, since=since)
+        letter = DeadLetterFact(position=position, reason=reason, at=time, since=since)
         if type_ != ITEM:
-            return complaint_status.set_aside(letter, type_, about, as_case=opened)
+            return complaint_status.from_dead_letter(letter, type_, about, as_case=opened)
         submitted = ids.event_id(about, ITEM_SUBMITTED, self.region)
         if headers.get("ce_id") != (ids.event_id(submitted, CASE_OPENED) if opened else submitted).encode():
             return None  # it names the item, and is none of its events
-        return Learned(about, Facts(dead_case=letter) if opened else Facts(dead_submission=letter))
+        return ItemUpdate(about, StatusFacts(dead_case=letter) if opened else StatusFacts(dead_submission=letter))
 
 
-def _told(data: Any, attributes: Attributes, position: int) -> Told | None:
-    told = complaint_status.told(data, subject=attributes.subject, position=position, time=attributes.time)
+def _told(data: Any, attributes: Attributes, position: int) -> ComplaintUpdate | None:
+    told = complaint_status.from_event(data, subject=attributes.subject, position=position, time=attributes.time)
     if told is None:
         return None
-    contested, decision = told.facts.contested, told.facts.way.decision
+    contested, decision = told.facts.contested, told.facts.case.decision
     named = [told.id, *(about.decision_id for about in (contested, decision) if about is not None)]
     if not all(map(_is_uuid, named)):
         raise Poison(f"of {', '.join(named)!r:.200}, not all are UUIDs")

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from services.intake.items.store import ItemStatuses, ProjectionProgress
-from services.intake.notices.domain.complaint_status import Told
-from services.intake.projection.handlers import Learned
+from services.intake.items.store import ItemStatusStore, ProjectionProgress
+from services.intake.notices.domain.complaint_status import ComplaintUpdate
+from services.intake.projection.handlers import ItemUpdate
 from shared.kafka.consumer import BatchConsumer
 from shared.runtime.errors import Transient
 from shared.runtime.retry import wait
@@ -17,8 +17,8 @@ _PROGRESS_SECONDS = 1.0
 
 
 async def note_progress(
-    consumers: dict[str, BatchConsumer[Learned | Told | None]],
-    statuses: ItemStatuses,
+    consumers: dict[str, BatchConsumer[ItemUpdate | ComplaintUpdate | None]],
+    statuses: ItemStatusStore,
     stop: asyncio.Event,
 ) -> None:
     """Tell all replicas, through the database, how far this one has read."""

@@ -53,7 +53,7 @@ class ClusterPublisher(Protocol):
     def put(self, records: Sequence[Record], size: int) -> asyncio.Future[None]: ...
 
 
-class Prepared(Protocol):
+class Publishable(Protocol):
     """What is ready to be sent: a record for each region."""
 
     @property
@@ -76,7 +76,7 @@ class RegionPublisher:
     def __init__(self, publishers: Mapping[str, ClusterPublisher]) -> None:
         self._publishers = publishers
 
-    async def submit(self, accepted: Sequence[Prepared], *, patient: bool = False) -> None:
+    async def submit(self, accepted: Sequence[Publishable], *, patient: bool = False) -> None:
         """Have the records of all acknowledged, those of a subject in their order.
 
         Raises Overloaded when there is no room, and then nothing was sent; `patient` waits half a minute for it.
@@ -97,7 +97,7 @@ class RegionPublisher:
         if failed:
             raise NotAcknowledged(failed)
 
-    def _shares(self, accepted: Sequence[Prepared]) -> list[_Share]:
+    def _shares(self, accepted: Sequence[Publishable]) -> list[_Share]:
         """What goes to each cluster, in the posts' order."""
         regions = {region for one in accepted for region in one.regions}
         publishers: dict[ClusterPublisher, set[str]] = {}

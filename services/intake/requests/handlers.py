@@ -13,8 +13,8 @@ import msgspec
 
 from services.intake.items.handlers import Poster
 from services.intake.requests.domain import drafts, lifecycle
-from services.intake.requests.domain.drafts import Draft, Owners
-from services.intake.requests.domain.lifecycle import Check, Outcome, Request, Step
+from services.intake.requests.domain.drafts import Draft, MarketOwners
+from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
 from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
@@ -28,15 +28,15 @@ Versions: TypeAlias = Collection[int] | None
 """The versions that a call is meant for; None for whichever it is, `ANY_VERSION` among them too."""
 
 
-class Checking(Protocol):
+class ChangeChecker(Protocol):
     """Asks the router about a change; see `services.intake.requests.router`."""
 
-    async def check(self, change: ProposedChange) -> Check:
+    async def check(self, change: ProposedChange) -> ChangeCheck:
         """What it would change. Raises Refused with pointers below `/change` when it does not fit, Transient when that
         cannot be told."""
 
 
-class Work(Protocol):
+class RequestWork(Protocol):
     """One transaction on the store; see `services.intake.requests.store.Work`."""
 
     async def add(self, request: Request, change: bytes | None, body: str) -> bool: ...
@@ -47,31 +47,31 @@ class Work(Protocol):
 
     async def attach(self, request_id: str, change: bytes | None) -> None: ...
 
-    async def add_step(self, request_id: str, step: Step) -> None: ...
+    async def add_step(self, request_id: str, step: RequestStep) -> None: ...
 
-    async def comment(self, comment_id: str) -> Step | None: ...
+    async def comment(self, comment_id: str) -> RequestStep | None: ...
 
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None: ...
 
 
-class Store(Protocol):
+class RequestStore(Protocol):
     """Where requests are kept; see `services.intake.requests.store.Store`."""
 
-    def work(self) -> AbstractAsyncContextManager[Work]: ...
+    def work(self) -> AbstractAsyncContextManager[RequestWork]: ...
 
-    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None: ...
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None: ...
 
     async def drafted(self, request_id: str) -> Drafted | None: ...
 
     async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]: ...
 
 
-class Told(NamedTuple):
+class RequestDetails(NamedTuple):
     """A request with all there is to tell of it: its change as JSON, None without one, and what happened to it."""
 
     request: Request
     change: bytes | None
-    steps: Sequence[Step]
+    steps: Sequence[RequestStep]
 
 
 class Requests:
@@ -79,10 +79,10 @@ class Requests:
 
     def __init__(
         self,
-        store: Store,
+        store: RequestStore,
         *,
-        checking: Checking,
-        owners: Callable[[], Owners | None],
+        checking: ChangeChecker,
+        owners: Callable[[], MarketOwners | None],
         countries: Collection[str],
         clock: Clock,
         approvals_needed: int,
@@ -200,7 +200,7 @@ class Requests:
                 await self._record(work, outcome)
         return self._done(request, outcome)
 
-    async def comment(self, request_id: str, text: str, client: Poster, key: str) -> Step:
+    async def comment(self, request_id: str, text: str, client: Poster, key: str) -> RequestStep:
         """The comment that this call, or the same one before, made. Raises Refused."""
         comment_id = ids.derive("comment", request_id, client.name, key)
         with self._alone(comment_id):
@@ -217,18 +217,18 @@ class Requests:
         self._wake()
         return outcome.step
 
-    async def show(self, request_id: str, client: Poster) -> Told:
+    async def show(self, request_id: str, client: Poster) -> RequestDetails:
         """A request; raises Refused when there is none in a region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
             raise _no_such(request_id)
-        return Told(*found)
+        return RequestDetails(*found)
 
     async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
         """Requests, the newest first, from behind `after`."""
         return await self._store.page(wanted, after, limit)
 
-    def _done(self, request: Request, outcome: Outcome | None) -> Request:
+    def _done(self, request: Request, outcome: Transition | None) -> Request:
         """The request after what came of a call has been committed, None when nothing did."""
         if outcome is None:
             return request
@@ -236,14 +236,14 @@ class Requests:
         return outcome.request
 
     @staticmethod
-    async def _locked(work: Work, request_id: str, client: Poster) -> Request:
+    async def _locked(work: RequestWork, request_id: str, client: Poster) -> Request:
         request = await work.request(request_id)
         if request is None or not _may_see(client, request):
             raise _no_such(request_id)
         _require_regions(client, request.content.regions)
         return request
 
-    async def _record(self, work: Work, outcome: Outcome) -> None:
+    async def _record(self, work: RequestWork, outcome: Transition) -> None:
         await work.add_step(outcome.request.request_id, outcome.step)
         await work.publish(
             [
@@ -252,15 +252,15 @@ class Requests:
             ]
         )
 
-    async def _check(self, change: ProposedChange | None, *, keep_unchecked: bool) -> Check:
+    async def _check(self, change: ProposedChange | None, *, keep_unchecked: bool) -> ChangeCheck:
         if change is None:
-            return Check()
+            return ChangeCheck()
         try:
             check = await self._checking.check(change)
         except Transient as error:
             if not keep_unchecked:
                 raise
-            check = Check(verdict=lifecycle.UNCHECKED, reason=str(error))
+            check = ChangeCheck(verdict=lifecycle.UNCHECKED, reason=str(error))
         return msgspec.structs.replace(check, checked_at=self._now())
 
     def _require_sound(self, draft: Draft, missing: Sequence[Fault] = ()) -> None:

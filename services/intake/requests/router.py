@@ -7,7 +7,7 @@ import httpx
 import msgspec
 
 from services.intake.requests.domain import drafts, lifecycle
-from services.intake.requests.domain.lifecycle import Check, Difference
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
 from shared.contracts.events import ProposedChange
 from shared.http.http import InputError
 from shared.runtime.errors import Transient
@@ -24,7 +24,7 @@ class _InForce(msgspec.Struct, frozen=True):
 
 class _Would(msgspec.Struct, frozen=True):
     differing: int
-    differences: list[Difference]
+    differences: list[ProposedDifference]
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class RouterCheck:
         """Close the connections."""
         await self._http.aclose()
 
-    async def check(self, change: ProposedChange) -> Check:
+    async def check(self, change: ProposedChange) -> ChangeCheck:
         """What the change would change. Raises Refused with pointers below `/change` when it does not fit, Transient
         when the router does not answer, or has no time."""
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
@@ -83,9 +83,9 @@ class RouterCheck:
             raise Transient(f"The key for the router cannot be read: {error}.") from error
 
 
-def _check(checked: _Checked) -> Check:
+def _check(checked: _Checked) -> ChangeCheck:
     parts = [part for part in (checked.operating_model, checked.policy_set) if part is not None]
-    return Check(
+    return ChangeCheck(
         verdict=lifecycle.FITS,
         operating_model=checked.in_force.operating_model or "",
         policy_set=checked.in_force.policy_set or "",

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.intake.requests.domain.lifecycle import Request, Step
+from services.intake.requests.domain.lifecycle import Request, RequestStep
 from shared.contracts.envelope import Encoded
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
@@ -83,7 +83,7 @@ class Drafted(NamedTuple):
     body: str
 
 
-class Work:
+class RequestTransaction:
     """One transaction: what is read is locked, what is written is seen by others when it ends."""
 
     def __init__(self, connection: Connection) -> None:
@@ -124,7 +124,7 @@ class Work:
         """The change of a request that is locked, from now on."""
         await self._connection.execute("UPDATE requests SET change = $2 WHERE request_id = $1", request_id, change)
 
-    async def add_step(self, request_id: str, step: Step) -> None:
+    async def add_step(self, request_id: str, step: RequestStep) -> None:
         """Add to what happened."""
         await self._connection.execute(
             _ADD_STEP,
@@ -137,7 +137,7 @@ class Work:
             step.comment_id or None,
         )
 
-    async def comment(self, comment_id: str) -> Step | None:
+    async def comment(self, comment_id: str) -> RequestStep | None:
         """A comment."""
         row = await self._connection.fetchrow(
             "SELECT version, kind, at, by, text, comment_id::text FROM request_steps WHERE comment_id = $1", comment_id
@@ -156,12 +156,12 @@ class Store:
         self._database = database
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[Work]:
+    async def work(self) -> AsyncIterator[RequestTransaction]:
         """One transaction; raises Transient when it cannot be known to have committed."""
         async with self._database.transaction() as connection:
-            yield Work(connection)
+            yield RequestTransaction(connection)
 
-    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None:
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None:
         """A request, its change, and what happened to it, at one moment; None when there is none."""
         row_of = sa.select(REQUESTS.c.request, REQUESTS.c.change).where(REQUESTS.c.request_id == request_id)
         column = STEPS.c
@@ -208,6 +208,6 @@ def cursor_of(request: Request) -> RequestCursor:
     return from_text(request.drafted.at), request.request_id
 
 
-def _step(row: Sequence[Any]) -> Step:
+def _step(row: Sequence[Any]) -> RequestStep:
     version, kind, at, by, text, comment_id = row
-    return Step(version=version, kind=kind, at=to_text(at), by=by, text=text, comment_id=comment_id or "")
+    return RequestStep(version=version, kind=kind, at=to_text(at), by=by, text=text, comment_id=comment_id or "")

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import Check, Mark, Request, Step
+from services.intake.requests.domain.lifecycle import ChangeCheck, Mark, Request, RequestStep
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class RequestView(RequestSummary, frozen=True, kw_only=True):
     """A business request, and what its change would change."""
 
     rationale: str
-    check: Check
+    check: ChangeCheck
 
 
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ def view(request: Request) -> RequestView:
     return RequestView(**_view(request))
 
 
-def whole(request: Request, change: bytes | None, steps: Sequence[Step]) -> WholeView:
+def whole(request: Request, change: bytes | None, steps: Sequence[RequestStep]) -> WholeView:
     """All there is."""
     return WholeView(
         **_view(request),
@@ -107,7 +107,7 @@ def whole(request: Request, change: bytes | None, steps: Sequence[Step]) -> Whol
     )
 
 
-def comment_view(step: Step) -> CommentView:
+def comment_view(step: RequestStep) -> CommentView:
     """A comment."""
     return CommentView(comment_id=step.comment_id, version=step.version, at=step.at, by=step.by, text=step.text)
 

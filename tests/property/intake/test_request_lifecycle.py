@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import Check, Outcome, Request, Step
+from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import BusinessRequest, ProposedChange, ProposedRegions
@@ -42,7 +42,7 @@ def content(title: str, where: list[str]) -> BusinessRequest:
     return BusinessRequest(title=title, kind="capacity", sponsor="sponsor", regions=where)
 
 
-def attempt(do: Callable[..., Outcome | None], *given: Any, **named: Any) -> Outcome | Refused | None:
+def attempt(do: Callable[..., Transition | None], *given: Any, **named: Any) -> Transition | Refused | None:
     """What comes of it."""
     try:
         return do(*given, **named)
@@ -55,10 +55,12 @@ class Life(RuleBasedStateMachine):
 
     @initialize(where=regions, needed=st.integers(1, 3), at=times)
     def begin(self, where: list[str], needed: int, at: str) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[RequestStep] = []
         self.told: list[Event[Any]] = []
         self.needed = needed
-        outcome = lifecycle.draft(REQUEST_ID, content("a", where), Check(), by="author", at=at, approvals_needed=needed)
+        outcome = lifecycle.draft(
+            REQUEST_ID, content("a", where), ChangeCheck(), by="author", at=at, approvals_needed=needed
+        )
         self.request = outcome.request
         self._take(outcome, {*where})
 
@@ -67,10 +69,10 @@ class Life(RuleBasedStateMachine):
         before, new = self.request, content(title, where)
         if before.state != "draft":
             with pytest.raises(Refused) as raised:
-                lifecycle.change(before, new, Check(), by=by, at=at)
+                lifecycle.change(before, new, ChangeCheck(), by=by, at=at)
             assert raised.value.status == 409
             return
-        outcome = lifecycle.change(before, new, Check(), by=by, at=at)
+        outcome = lifecycle.change(before, new, ChangeCheck(), by=by, at=at)
         assert (outcome is None) == (new == before.content)
         if outcome is not None:
             assert by in outcome.request.authors
@@ -79,7 +81,7 @@ class Life(RuleBasedStateMachine):
     @rule(by=people, reason=reasons, at=times)
     def submit(self, by: str, reason: str, at: str) -> None:
         before = self.request
-        check = Check(verdict=lifecycle.FITS)
+        check = ChangeCheck(verdict=lifecycle.FITS)
         outcome = attempt(
             lifecycle.submit, before, CHANGE, check, by=by, reason=reason, at=at, approvals_needed=self.needed
         )
@@ -131,7 +133,7 @@ class Life(RuleBasedStateMachine):
         assert outcome.request.state == state
         self._take(outcome, {*self.request.content.regions})
 
-    def _take(self, outcome: Outcome, where: set[str]) -> None:
+    def _take(self, outcome: Transition, where: set[str]) -> None:
         before, after = self.request, outcome.request
         if self.steps and before.state != after.state:
             assert (before.state, after.state) in WAYS
@@ -193,11 +195,11 @@ def test_every_state_is_reached_and_each_command_leads_where_the_issue_says() ->
 
 def test_a_request_that_has_become_too_long_can_still_be_decided() -> None:
     request = lifecycle.draft(
-        REQUEST_ID, content("a", ["eu"]), Check(), by="author", at="x", approvals_needed=1
+        REQUEST_ID, content("a", ["eu"]), ChangeCheck(), by="author", at="x", approvals_needed=1
     ).request
     long = msgspec.structs.replace(request, version=lifecycle.MAX_STEPS)
     with pytest.raises(Refused, match="only decided"):
         lifecycle.comment(long, "c", "text", by="a", at="x")
     with pytest.raises(Refused, match="only decided"):
-        lifecycle.change(long, content("b", ["eu"]), Check(), by="a", at="x")
-    assert lifecycle.submit(long, None, Check(), by="author", reason="", at="x", approvals_needed=1) is not None
+        lifecycle.change(long, content("b", ["eu"]), ChangeCheck(), by="a", at="x")
+    assert lifecycle.submit(long, None, ChangeCheck(), by="author", reason="", at="x", approvals_needed=1) is not None

@@ -10,7 +10,7 @@ from shared.validation.faults import Fault
 _REMEMBERED: Final = 10_000
 
 
-class Ownership:
+class MarketOwnership:
     """An operating model as intake needs it; `served` are the regions that this intake takes items for.
 
     Raises Poison when two regions own a market: then no item offered there has one owner.

@@ -48,7 +48,7 @@ class Price(Money, frozen=True, kw_only=True, forbid_unknown_fields=True):
     currency: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{3}$"})]
 
 
-class Offerer(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SellerInput(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who offers the item; `country` is ISO 3166-1 alpha-2, `rating` on the platform's own scale."""
 
     id: SubjectId
@@ -60,7 +60,7 @@ class Offerer(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rating: Annotated[float, Meta(ge=0)] | None = None
 
 
-class Trading(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TraderInput(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who stands behind a seller, as the DSA, Art. 30(1), asks; whether it is complete is for policies to judge."""
 
     name: Annotated[str, Meta(min_length=1, max_length=500)]
@@ -75,14 +75,14 @@ class Trading(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = False
 
 
-class Writer(Author, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AuthorInput(Author, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who wrote it; `id` is the platform's own."""
 
     id: SubjectId
     name: _Name = ""
 
 
-class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ItemPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version of a subject, as an upstream posts it. Without `version`, the content's hash names it.
 
     `brand`, `gtin` and `price` are of products, `trader` is of sellers, `author` and `links` are of content.
@@ -115,13 +115,13 @@ class Post(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(max_length=100),
     ] = msgspec.field(default_factory=list)
     price: Price | None = None
-    seller: Offerer | None = None
+    seller: SellerInput | None = None
     scores: Annotated[
         dict[_Label, Annotated[float, Meta(ge=0, le=1)]],
         Meta(max_length=100, description="The upstream's own classifiers"),
     ] = msgspec.field(default_factory=dict)
-    trader: Trading | None = None
-    author: Writer | None = None
+    trader: TraderInput | None = None
+    author: AuthorInput | None = None
     links: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{PLATFORM}:(product|seller|content):"})]],
         Meta(max_length=100, description="The subjects it is about, `<platform>:<kind>:<id>`"),
@@ -134,7 +134,7 @@ class IllFormed(Exception):  # noqa: N818 - the field's word
     `rest` is None where there is none to speak of; what it says about `fields` is not the text's.
     """
 
-    def __init__(self, faults: list[Fault], rest: "Post | None", fields: frozenset[str]) -> None:
+    def __init__(self, faults: list[Fault], rest: "ItemPost | None", fields: frozenset[str]) -> None:
         super().__init__(f"{len(faults)} faults of form")
         self.faults = faults
         self.rest = rest
@@ -155,9 +155,9 @@ class Submitted(ItemSubmitted, frozen=True, kw_only=True):
     item: msgspec.Raw  # type: ignore[assignment]  # written only, and the same on the wire
 
 
-_decode = msgspec.json.Decoder(Post).decode
+_decode = msgspec.json.Decoder(ItemPost).decode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
-_SHAPE: Final = inspect.type_info(Post)
+_SHAPE: Final = inspect.type_info(ItemPost)
 _NO_LANGUAGE: Final = "und"  # msgspec leaves a default out when it is the very same object
 _OF_KIND: Final = {
     "brand": "product",
@@ -170,7 +170,7 @@ _OF_KIND: Final = {
 _STAND_INS: Final[dict[str, Any]] = {"platform": "x", "kind": "product", "id": "x", "markets": ["XX"]}
 
 
-def read(text: bytes) -> Post:
+def read(text: bytes) -> ItemPost:
     """The post in a JSON text; raises Refused when it is no JSON, IllFormed when its form is not a post's."""
     try:
         return _decode(text)
@@ -180,7 +180,7 @@ def read(text: bytes) -> Post:
         raise _malformed(text, error) from error
 
 
-def check(post: Post, text: bytes, codes: Codes) -> list[Fault]:
+def check(post: ItemPost, text: bytes, codes: Codes) -> list[Fault]:
     """Every fault of meaning in a post but those of its markets; `text` is what it was read from."""
     faults: list[Fault] = []
     if not is_platform(post.platform):
@@ -212,7 +212,7 @@ def check(post: Post, text: bytes, codes: Codes) -> list[Fault]:
     return faults
 
 
-def content(post: Post) -> Item:
+def content(post: ItemPost) -> Item:
     """What is judged: the post without what names it."""
     return Item(
         markets=post.markets,
@@ -233,7 +233,7 @@ def content(post: Post) -> Item:
     )
 
 
-def identity(post: Post, item: Item) -> Identity:
+def identity(post: ItemPost, item: Item) -> Identity:
     """The item's id and its content's hash.
 
     The hash is SHA-256 over JSON with the fields in their order, mappings sorted and defaults left out: equal content
@@ -245,7 +245,7 @@ def identity(post: Post, item: Item) -> Identity:
     return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
 
 
-def is_doubled(text: bytes, post: Post, content: bytes) -> bool:
+def is_doubled(text: bytes, post: ItemPost, content: bytes) -> bool:
     """Whether an object in `text` has a name twice; `post` was read from it, `content` is its identity's.
 
     Of two members with one name the decoder keeps the last, so the text has more strings than what was read from it.
@@ -298,13 +298,13 @@ def _doubled(given: object) -> Iterator[Fault]:
         yield Fault(reduce(pointer_to, place, ""), "the name is given more than once in its object")
 
 
-def _faults_of_kind(post: Post) -> Iterator[Fault]:
+def _faults_of_kind(post: ItemPost) -> Iterator[Fault]:
     for field, kind in _OF_KIND.items():
         if kind != post.kind and getattr(post, field) not in (None, "", []):
             yield Fault(f"/{field}", f"is of a {kind}, and this is a {post.kind}; leave it out")
 
 
-def _faults_of_parts(post: Post, codes: Codes) -> Iterator[Fault]:
+def _faults_of_parts(post: ItemPost, codes: Codes) -> Iterator[Fault]:
     """What is wrong with what only sellers and content have."""
     trader = post.trader
     if trader is not None:
@@ -371,9 +371,9 @@ def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFor
     unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
     if "" in unsound or len(faults) == MAX_FAULTS:
         return IllFormed(faults, None, frozenset(unsound))
-    known = Post.__struct_fields__
+    known = ItemPost.__struct_fields__
     sound = {name: value for name, value in raw.items() if name in known and name not in unsound}
-    return IllFormed(faults, msgspec.convert(_STAND_INS | sound, Post), frozenset(unsound))
+    return IllFormed(faults, msgspec.convert(_STAND_INS | sound, ItemPost), frozenset(unsound))
 
 
 def _malformed(text: bytes, error: Exception) -> Refused:

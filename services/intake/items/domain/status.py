@@ -37,7 +37,7 @@ class Status(StrEnum):
     DEAD_LETTERED = "dead_lettered"
 
 
-class Submission(Struct, frozen=True, kw_only=True):
+class SubmissionFact(Struct, frozen=True, kw_only=True):
     """The first submission of the item; `regions` are all that it went to."""
 
     position: int
@@ -49,7 +49,7 @@ class Submission(Struct, frozen=True, kw_only=True):
     regions: list[str] = msgspec.field(default_factory=list)
 
 
-class Withdrawal(Struct, frozen=True, kw_only=True):
+class WithdrawalFact(Struct, frozen=True, kw_only=True):
     """The first withdrawal of the item."""
 
     position: int
@@ -57,7 +57,7 @@ class Withdrawal(Struct, frozen=True, kw_only=True):
     at: str
 
 
-class Opened(Struct, frozen=True, kw_only=True):
+class CaseFact(Struct, frozen=True, kw_only=True):
     """The first case opened for it."""
 
     position: int
@@ -68,7 +68,7 @@ class Opened(Struct, frozen=True, kw_only=True):
     at: str
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class DecisionFact(Struct, frozen=True, kw_only=True):
     """The decision in force: the one with the largest `n`."""
 
     n: int
@@ -82,14 +82,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     team: str = ""
 
 
-class Superseded(Struct, frozen=True, kw_only=True):
+class SupersededFact(Struct, frozen=True, kw_only=True):
     """What took its place."""
 
     by: str
     at: str
 
 
-class Dead(Struct, frozen=True, kw_only=True):
+class DeadLetterFact(Struct, frozen=True, kw_only=True):
     """The last copy of a record that was set aside; `position` is where that copy was. `since` is where the record is
     that its subject is parked behind, itself perhaps; -1 when it was set aside alone."""
 
@@ -107,33 +107,33 @@ class Dead(Struct, frozen=True, kw_only=True):
         return first is not None and first < self.since < self.position
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class StatusFacts(Struct, frozen=True, kw_only=True):
     """All that is known of an item in a region. `*_last` is the position of the last copy of that event seen;
     `conflict`: other content than the first came here; `closed_at` is when its case was closed because it was
     withdrawn."""
 
     subject: str = ""
-    submission: Submission | None = None
+    submission: SubmissionFact | None = None
     submission_last: int = -1
     conflict: bool = False
-    opened: Opened | None = None
+    opened: CaseFact | None = None
     opened_last: int = -1
-    superseded: Superseded | None = None
-    decision: Decision | None = None
-    withdrawal: Withdrawal | None = None
+    superseded: SupersededFact | None = None
+    decision: DecisionFact | None = None
+    withdrawal: WithdrawalFact | None = None
     closed_at: str = ""
-    dead_submission: Dead | None = None
-    dead_case: Dead | None = None
+    dead_submission: DeadLetterFact | None = None
+    dead_case: DeadLetterFact | None = None
 
 
-def learned(data: Struct, *, subject: str, position: int, time: str) -> Facts | None:
+def facts_from_event(data: Struct, *, subject: str, position: int, time: str) -> StatusFacts | None:
     """What one event, at `position` of its partition, says about its item; None when it says nothing of its status."""
-    learn = _LEARN.get(type(data))
-    return None if learn is None else learn(data, subject, position, time)
+    facts_from = _FACTS_FROM.get(type(data))
+    return None if facts_from is None else facts_from(data, subject, position, time)
 
 
-def _from_submission(data: ItemSubmitted, subject: str, position: int, _: str) -> Facts:
-    submission = Submission(
+def _from_submission(data: ItemSubmitted, subject: str, position: int, _: str) -> StatusFacts:
+    submission = SubmissionFact(
         position=position,
         version=data.version,
         content_hash=data.content_hash,
@@ -142,30 +142,30 @@ def _from_submission(data: ItemSubmitted, subject: str, position: int, _: str) -
         reference=data.reference,
         regions=data.regions,
     )
-    return Facts(subject=subject, submission=submission, submission_last=position)
+    return StatusFacts(subject=subject, submission=submission, submission_last=position)
 
 
-def _from_withdrawal(data: ItemWithdrawn, subject: str, position: int, time: str) -> Facts:
-    return Facts(subject=subject, withdrawal=Withdrawal(position=position, reason=data.reason, at=time))
+def _from_withdrawal(data: ItemWithdrawn, subject: str, position: int, time: str) -> StatusFacts:
+    return StatusFacts(subject=subject, withdrawal=WithdrawalFact(position=position, reason=data.reason, at=time))
 
 
-def _from_case(data: CaseOpened, subject: str, position: int, time: str) -> Facts:
-    opened = Opened(
+def _from_case(data: CaseOpened, subject: str, position: int, time: str) -> StatusFacts:
+    opened = CaseFact(
         position=position, case_id=data.case_id, queue=data.queue, due_at=data.due_at, verdict=data.verdict, at=time
     )
-    return Facts(subject=subject, opened=opened, opened_last=position)
+    return StatusFacts(subject=subject, opened=opened, opened_last=position)
 
 
-def _from_superseded(data: CaseSuperseded, subject: str, _: int, time: str) -> Facts:
-    return Facts(subject=subject, superseded=Superseded(by=data.superseded_by, at=time))
+def _from_superseded(data: CaseSuperseded, subject: str, _: int, time: str) -> StatusFacts:
+    return StatusFacts(subject=subject, superseded=SupersededFact(by=data.superseded_by, at=time))
 
 
-def _from_closed(data: CaseClosed, subject: str, _: int, time: str) -> Facts:
-    return Facts(subject=subject, closed_at=time if data.reason == "withdrawn" else "")
+def _from_closed(data: CaseClosed, subject: str, _: int, time: str) -> StatusFacts:
+    return StatusFacts(subject=subject, closed_at=time if data.reason == "withdrawn" else "")
 
 
-def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> Facts:
-    decision = Decision(
+def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> StatusFacts:
+    decision = DecisionFact(
         n=data.n,
         decision_id=data.decision_id,
         action=data.action,
@@ -176,10 +176,10 @@ def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> Facts
         reviewer=data.reviewer,
         team=data.team,
     )
-    return Facts(subject=subject, decision=decision)
+    return StatusFacts(subject=subject, decision=decision)
 
 
-_LEARN: Final[dict[type[Struct], Callable[[Any, str, int, str], Facts]]] = {
+_FACTS_FROM: Final[dict[type[Struct], Callable[[Any, str, int, str], StatusFacts]]] = {
     ItemSubmitted: _from_submission,
     ItemWithdrawn: _from_withdrawal,
     CaseOpened: _from_case,
@@ -190,10 +190,10 @@ _LEARN: Final[dict[type[Struct], Callable[[Any, str, int, str], Facts]]] = {
 }
 
 
-def merge(a: Facts, b: Facts) -> Facts:
+def merge(a: StatusFacts, b: StatusFacts) -> StatusFacts:
     """Both together."""
     clash = a.submission and b.submission and a.submission.content_hash != b.submission.content_hash
-    return Facts(
+    return StatusFacts(
         subject=max(a.subject, b.subject),
         submission=_first(a.submission, b.submission),
         submission_last=max(a.submission_last, b.submission_last),
@@ -209,23 +209,23 @@ def merge(a: Facts, b: Facts) -> Facts:
     )
 
 
-def status(facts: Facts) -> Status:
+def status(facts: StatusFacts) -> Status:
     """Where the item is: what is furthest along its way; a dead letter ends the way unless its record came again, and
     holds it up while its subject is parked."""
     if facts.decision is not None:
         return Status.APPROVED if facts.decision.action == "approve" else Status.REJECTED
     if facts.superseded is not None:
         return Status.SUPERSEDED
-    if withdrawn(facts):
+    if withdrawn_since(facts):
         return Status.WITHDRAWN
-    if letter := dead(facts):
+    if letter := dead_letter_of(facts):
         return Status.PARKED if letter.parked else Status.DEAD_LETTERED
     if facts.opened is not None and facts.opened.verdict == "review":
         return Status.IN_REVIEW
     return Status.SUBMITTED
 
 
-def dead(facts: Facts) -> Dead | None:
+def dead_letter_of(facts: StatusFacts) -> DeadLetterFact | None:
     """The dead letter that ends the item's way or holds it up, if one does and nothing later is known."""
     if facts.decision is not None or facts.superseded is not None:
         return None
@@ -237,7 +237,7 @@ def dead(facts: Facts) -> Dead | None:
     return None if letter is None or letter.position < last or letter.is_a_repeat(first) else letter
 
 
-def withdrawn(facts: Facts) -> str:
+def withdrawn_since(facts: StatusFacts) -> str:
     """Since when a withdrawal ends the item's way (RFC 3339), "" when none does.
 
     It does when the case was closed, and also when the item never came here. Until then the item is where it was: a
@@ -250,47 +250,47 @@ def withdrawn(facts: Facts) -> str:
     return facts.closed_at
 
 
-def submitted_to(known: Mapping[str, Facts]) -> set[str]:
+def submitted_to(known: Mapping[str, StatusFacts]) -> set[str]:
     """The regions that an item went to, by what is known of it in any; none while its submission is not known."""
     submissions = [(region, facts.submission) for region, facts in known.items() if facts.submission is not None]
     return {told for region, submission in submissions for told in (region, *submission.regions)}
 
 
-def subject(known: Mapping[str, Facts]) -> str:
+def subject(known: Mapping[str, StatusFacts]) -> str:
     """Whose version an item is, by what is known of it in any region; empty while nothing says it."""
     return max((facts.subject for facts in known.values()), default="")
 
 
-def platform(known: Mapping[str, Facts]) -> str:
+def platform(known: Mapping[str, StatusFacts]) -> str:
     """The platform of an item's subject; empty while nothing says it."""
     return subject(known).partition(":")[0]
 
 
-def conflict(known: Collection[Facts]) -> bool:
+def conflict(known: Collection[StatusFacts]) -> bool:
     """Whether other content came under the same name, in one of these regions or in another of them."""
     told = {facts.submission.content_hash for facts in known if facts.submission is not None}
     return len(told) > 1 or any(facts.conflict for facts in known)
 
 
-def reference(known: Collection[Facts], client: str) -> str:
+def reference(known: Collection[StatusFacts], client: str) -> str:
     """What `client` calls it in these regions; "" when it is not theirs."""
     given = (facts.submission for facts in known if facts.submission is not None)
     return next((submission.reference for submission in given if submission.client == client), "")
 
 
-def updated_at(facts: Facts) -> str:
+def updated_at(facts: StatusFacts) -> str:
     """When what `status` says became so (RFC 3339)."""
     if facts.decision is not None:
         return facts.decision.decided_at
-    if since := withdrawn(facts):
+    if since := withdrawn_since(facts):
         return since
-    last = facts.superseded or dead(facts) or facts.opened
+    last = facts.superseded or dead_letter_of(facts) or facts.opened
     if last is not None:
         return last.at
     return facts.submission.received_at if facts.submission is not None else ""
 
 
-def _of_two(a: Superseded | None, b: Superseded | None) -> Superseded | None:
+def _of_two(a: SupersededFact | None, b: SupersededFact | None) -> SupersededFact | None:
     return b if a is None else a if b is None or (a.by, a.at) >= (b.by, b.at) else b
 
 
@@ -298,13 +298,13 @@ def _first(a: Any, b: Any) -> Any:
     return b if a is None else a if b is None or a.position <= b.position else b
 
 
-def _last(a: Dead | None, b: Dead | None) -> Dead | None:
+def _last(a: DeadLetterFact | None, b: DeadLetterFact | None) -> DeadLetterFact | None:
     return max((one for one in (a, b) if one is not None), key=_by_place_and_time, default=None)
 
 
-def _by_place_and_time(letter: Dead) -> tuple[int, str, str, int]:
+def _by_place_and_time(letter: DeadLetterFact) -> tuple[int, str, str, int]:
     return letter.position, letter.at, letter.reason, letter.since
 
 
-def _largest(a: Decision | None, b: Decision | None) -> Decision | None:
+def _largest(a: DecisionFact | None, b: DecisionFact | None) -> DecisionFact | None:
     return b if a is None else a if b is None or a.n >= b.n else b

@@ -35,7 +35,7 @@ from shared.validation.faults import Fault, Refused
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 
 
-class Appellant(events.Appellant, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AppellantInput(events.Appellant, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who complains: the seller whose content was restricted, or the notifier whose notice was not followed."""
 
     kind: Literal["seller", "notifier"]
@@ -53,7 +53,7 @@ class AppealPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     region: Annotated[
         str, Meta(max_length=31, description="With an item or a notice: whose decision; may be left out if it has one")
     ] = ""
-    appellant: Appellant
+    appellant: AppellantInput
     explanation: Explanation
     language: Language = "und"
     reference: Reference
@@ -84,16 +84,16 @@ def named(post: AppealPost) -> tuple[str, str]:
     return next((name, value) for name in _NAMED_BY if (value := getattr(post, name)))
 
 
-class Disputed(Struct, frozen=True, kw_only=True):
+class ContestedDecision(Struct, frozen=True, kw_only=True):
     """The life in a region that holds a decision: of an item or of a notice (`case_type`, `about`)."""
 
     region: str
     case_type: str
     about: str
-    life: status.Facts
+    life: status.StatusFacts
 
     @property
-    def decision(self) -> status.Decision:
+    def decision(self) -> status.DecisionFact:
         """The one in force."""
         assert self.life.decision is not None  # noqa: S101 - it is found by its decision
         return self.life.decision
@@ -116,14 +116,14 @@ class Disputed(Struct, frozen=True, kw_only=True):
         return ids.event_id(self.case_id, kind, self.decision.n)
 
 
-def refusal(post: AppealPost, disputed: Disputed, now: datetime, days: int) -> Refused | None:
+def refusal(post: AppealPost, contested: ContestedDecision, now: datetime, days: int) -> Refused | None:
     """Why an appeal is not heard: it is about another decision than that in force, not this appellant's to complain
     about, or too late; None when it is heard. The window is `days` from the decision."""
-    decision, [name, given] = disputed.decision, named(post)
+    decision, [name, given] = contested.decision, named(post)
     if name == "decision_id" and given != decision.decision_id:
         detail = f"decision {given} was replaced by {decision.decision_id}, which is in force now: appeal about that"
         return replaced(post, detail)
-    if why := _not_theirs(post.appellant.kind, disputed):
+    if why := _not_theirs(post.appellant.kind, contested):
         return Refused(422, "invalid-appeal", "The appeal does not fit", [Fault("/appellant/kind", why)])
     ended = from_text(decision.decided_at) + timedelta(days=days)
     if now > ended:
@@ -138,9 +138,9 @@ def replaced(post: AppealPost, detail: str) -> Refused:
     return Refused(409, "decision-replaced", "The decision is not in force any more", [Fault(f"/{name}", detail)])
 
 
-def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
+def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
     """What is told of an appeal."""
-    decision, appellant = disputed.decision, post.appellant
+    decision, appellant = contested.decision, post.appellant
     return events.Appeal(
         appellant=events.Appellant(
             kind=appellant.kind, name=appellant.name, email=appellant.email, reference=appellant.reference
@@ -149,9 +149,9 @@ def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
         language=post.language,
         decision=events.Contested(
             decision_id=decision.decision_id,
-            case_id=disputed.case_id,
-            case_type=disputed.case_type,
-            item_id=disputed.about,
+            case_id=contested.case_id,
+            case_type=contested.case_type,
+            item_id=contested.about,
             n=decision.n,
             action=decision.action,
             reasons=decision.reasons,
@@ -168,11 +168,11 @@ def invalid(found: list[Fault]) -> Refused:
     return Refused(422, "invalid-appeal", "The appeal does not fit", found)
 
 
-def _not_theirs(kind: str, disputed: Disputed) -> str:
-    action = disputed.decision.action
+def _not_theirs(kind: str, contested: ContestedDecision) -> str:
+    action = contested.decision.action
     if kind == "seller":
         return "" if action == "reject" else f"a seller appeals about what restricts; the decision in force is {action}"
-    if disputed.case_type != NOTICE:
+    if contested.case_type != NOTICE:
         return "a notifier appeals about the decision on a notice; this one is on an item, and the seller's to contest"
     return "" if action == "approve" else f"a notifier appeals about what was not restricted; it was decided {action}"
 

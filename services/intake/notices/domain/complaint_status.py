@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+import msgspec
+
 from services.intake.items.domain import status
-from services.intake.items.domain.status import Dead, Submission
+from services.intake.items.domain.status import DeadLetterFact, SubmissionFact
 from shared.contracts.events import AppealSubmitted, CaseClosed, Contested, NoticeSubmitted, Struct
 
 ITEM: Final = "item"
@@ -45,80 +47,82 @@ class Closed(Struct, frozen=True, kw_only=True):
     at: str
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class ComplaintFacts(Struct, frozen=True, kw_only=True):
     """All that is known of a notice or an appeal (`type`) in a region; `contested` is what the first copy of an appeal
     is about."""
 
     type: str
-    way: status.Facts
+    case: status.StatusFacts = msgspec.field(name="way")
     contested: Contested | None = None
     closed: Closed | None = None
 
 
-class Told(Struct, frozen=True):
+class ComplaintUpdate(Struct, frozen=True):
     """What a record says about a notice or an appeal."""
 
     id: str
-    facts: Facts
+    facts: ComplaintFacts
 
 
-def told(data: Struct, *, subject: str, position: int, time: str) -> Told | None:
+def from_event(data: Struct, *, subject: str, position: int, time: str) -> ComplaintUpdate | None:
     """What one event, at `position` of its partition, says about a notice or an appeal; None when nothing of its
     status."""
     if isinstance(data, NoticeSubmitted):
-        return Told(data.notice_id, Facts(type=NOTICE, way=_submitted(data, subject, position)))
+        return ComplaintUpdate(data.notice_id, ComplaintFacts(type=NOTICE, case=_submitted(data, subject, position)))
     if isinstance(data, AppealSubmitted):
         way = _submitted(data, subject, position)
-        return Told(data.appeal_id, Facts(type=APPEAL, way=way, contested=data.appeal.decision))
+        return ComplaintUpdate(data.appeal_id, ComplaintFacts(type=APPEAL, case=way, contested=data.appeal.decision))
     case_type, about = getattr(data, "case_type", ""), getattr(data, "item_id", "")
     if isinstance(data, CaseClosed):
         closed = Closed(reason=data.reason, at=time)
-        return Told(about, Facts(type=case_type, way=status.Facts(subject=subject), closed=closed))
-    learned = status.learned(data, subject=subject, position=position, time=time)
-    return None if learned is None else Told(about, Facts(type=case_type, way=learned))
+        return ComplaintUpdate(
+            about, ComplaintFacts(type=case_type, case=status.StatusFacts(subject=subject), closed=closed)
+        )
+    facts = status.facts_from_event(data, subject=subject, position=position, time=time)
+    return None if facts is None else ComplaintUpdate(about, ComplaintFacts(type=case_type, case=facts))
 
 
-def set_aside(letter: Dead, type_: str, about: str, *, as_case: bool) -> Told:
+def from_dead_letter(letter: DeadLetterFact, type_: str, about: str, *, as_case: bool) -> ComplaintUpdate:
     """What a dead letter says: that its submission, or its case, was set aside."""
-    way = status.Facts(dead_case=letter) if as_case else status.Facts(dead_submission=letter)
-    return Told(about, Facts(type=type_, way=way))
+    way = status.StatusFacts(dead_case=letter) if as_case else status.StatusFacts(dead_submission=letter)
+    return ComplaintUpdate(about, ComplaintFacts(type=type_, case=way))
 
 
-def merge(a: Facts, b: Facts) -> Facts:
+def merge(a: ComplaintFacts, b: ComplaintFacts) -> ComplaintFacts:
     """Both together."""
-    return Facts(
+    return ComplaintFacts(
         type=max(a.type, b.type),
-        way=status.merge(a.way, b.way),
+        case=status.merge(a.case, b.case),
         contested=_of_first(a, b),
         closed=b.closed if a.closed is None else a.closed if b.closed is None else min(a.closed, b.closed, key=_rank),
     )
 
 
-def where(facts: Facts) -> ComplaintStatus:
+def status_of(facts: ComplaintFacts) -> ComplaintStatus:
     """Where it is: what is furthest along its way."""
-    if facts.way.decision is not None:
+    if facts.case.decision is not None:
         return ComplaintStatus.DECIDED
     if facts.closed is not None:
         return ComplaintStatus.CLOSED
-    if letter := status.dead(facts.way):
+    if letter := status.dead_letter_of(facts.case):
         return ComplaintStatus.PARKED if letter.parked else ComplaintStatus.DEAD_LETTERED
-    return ComplaintStatus.SUBMITTED if facts.way.opened is None else ComplaintStatus.IN_REVIEW
+    return ComplaintStatus.SUBMITTED if facts.case.opened is None else ComplaintStatus.IN_REVIEW
 
 
-def is_from(client: str, known: Iterable[status.Facts]) -> bool:
+def is_submitted_by(client: str, known: Iterable[status.StatusFacts]) -> bool:
     """Whether a client gave it, by what is known of its way in any region."""
     return any(way.submission is not None and way.submission.client == client for way in known)
 
 
-def since(facts: Facts) -> str:
+def status_since(facts: ComplaintFacts) -> str:
     """When what `where` says became so (RFC 3339)."""
-    if facts.way.decision is None and facts.closed is not None:
+    if facts.case.decision is None and facts.closed is not None:
         return facts.closed.at
-    return status.updated_at(facts.way)
+    return status.updated_at(facts.case)
 
 
-def _submitted(data: NoticeSubmitted | AppealSubmitted, subject: str, position: int) -> status.Facts:
-    submission = Submission(
+def _submitted(data: NoticeSubmitted | AppealSubmitted, subject: str, position: int) -> status.StatusFacts:
+    submission = SubmissionFact(
         position=position,
         content_hash=data.content_hash,
         received_at=data.received_at,
@@ -126,14 +130,14 @@ def _submitted(data: NoticeSubmitted | AppealSubmitted, subject: str, position: 
         reference=data.reference,
         regions=data.regions,
     )
-    return status.Facts(subject=subject, submission=submission, submission_last=position)
+    return status.StatusFacts(subject=subject, submission=submission, submission_last=position)
 
 
-def _of_first(a: Facts, b: Facts) -> Contested | None:
+def _of_first(a: ComplaintFacts, b: ComplaintFacts) -> Contested | None:
     """What the first copy of an appeal is about: that of the submission which stands."""
-    if a.way.submission is None or b.way.submission is None:
+    if a.case.submission is None or b.case.submission is None:
         return a.contested or b.contested
-    return a.contested if a.way.submission.position <= b.way.submission.position else b.contested
+    return a.contested if a.case.submission.position <= b.case.submission.position else b.contested
 
 
 def _rank(closed: Closed) -> tuple[str, str]:

@@ -88,7 +88,7 @@ _is_email = re.compile(r"[^\s@<>()\[\],;:\"\\]+@[^\s@.]+(?:\.[^\s@.]+)+").fullma
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-class Reporter(events.Reporter, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReporterInput(events.Reporter, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who reports the subject."""
 
     kind: Literal["user", "trusted_flagger", "authority"]
@@ -107,7 +107,7 @@ class NoticePost(events.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{2}$"})]],
         Meta(min_length=1, max_length=50, description="ISO 3166-1 alpha-2", extra_json_schema={"uniqueItems": True}),
     ]
-    reporter: Annotated[Reporter, Meta(description="With name and e-mail, but for ground `csam`")]
+    reporter: Annotated[ReporterInput, Meta(description="With name and e-mail, but for ground `csam`")]
     ground: Ground
     explanation: Explanation
     locations: Annotated[

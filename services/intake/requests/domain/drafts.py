@@ -98,7 +98,7 @@ class Comment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: Annotated[str, Meta(min_length=1, max_length=MAX_REMARK, extra_json_schema=_SAID)]
 
 
-class Owners(Protocol):
+class MarketOwners(Protocol):
     """Which region owns which market; see `services.intake.items.domain.ownership`."""
 
     @property
@@ -145,7 +145,7 @@ def read_comment(text: bytes) -> str:
     return comment
 
 
-def faults(draft: Draft, owners: Owners, countries: Collection[str], today: date) -> list[Fault]:
+def faults(draft: Draft, owners: MarketOwners, countries: Collection[str], today: date) -> list[Fault]:
     """What is wrong with a draft's meaning, under the operating model in force."""
     found = [
         Fault(pointer, "expected one line, without tabs")
@@ -235,7 +235,7 @@ def _sound(reading: Reading[S]) -> S:
     return reading.value
 
 
-def _region_faults(draft: Draft, owners: Owners) -> Iterator[Fault]:
+def _region_faults(draft: Draft, owners: MarketOwners) -> Iterator[Fault]:
     known = owners.open_regions
     for index, region in enumerate(draft.regions):
         if region not in known:
@@ -244,7 +244,7 @@ def _region_faults(draft: Draft, owners: Owners) -> Iterator[Fault]:
             yield Fault(f"/regions/{index}", f"region {region!r} is named twice")
 
 
-def _market_faults(draft: Draft, owners: Owners, countries: Collection[str]) -> Iterator[Fault]:
+def _market_faults(draft: Draft, owners: MarketOwners, countries: Collection[str]) -> Iterator[Fault]:
     unowned = 0
     for index, market in enumerate(draft.markets):
         pointer = f"/markets/{index}"

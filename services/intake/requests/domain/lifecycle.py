@@ -57,14 +57,14 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     """Base of what is stored."""
 
 
-class Difference(_Kept, frozen=True, kw_only=True):
+class ProposedDifference(_Kept, frozen=True, kw_only=True):
     """`what`, such as `policies/weapons`, would be `added`, `removed`, `changed` or `reordered`."""
 
     what: str
     how: str
 
 
-class Check(_Kept, frozen=True, kw_only=True):
+class ChangeCheck(_Kept, frozen=True, kw_only=True):
     """What the router said of the attached change: `verdict` is `fits`, `unchecked` (`reason` says why), or `nothing`
     where none is attached.
 
@@ -78,7 +78,7 @@ class Check(_Kept, frozen=True, kw_only=True):
     operating_model: str = ""
     policy_set: str = ""
     differing: int = 0
-    differences: list[Difference] = []
+    differences: list[ProposedDifference] = []
 
 
 class Mark(_Kept, frozen=True, kw_only=True):
@@ -89,14 +89,14 @@ class Mark(_Kept, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Told(_Kept, frozen=True, kw_only=True):
+class PublishedEvents(_Kept, frozen=True, kw_only=True):
     """The ids of the first and the last event that a region was told."""
 
     first: str
     last: str
 
 
-class Step(_Kept, frozen=True, kw_only=True):
+class RequestStep(_Kept, frozen=True, kw_only=True):
     """One thing that happened to a request; `kind` is a state that it came to, or `drafted`, `changed`, `commented`,
     `endorsed`."""
 
@@ -116,14 +116,14 @@ class Request(_Kept, frozen=True, kw_only=True):
     version: int
     state: str
     content: BusinessRequest
-    check: Check
+    check: ChangeCheck
     drafted: Mark
     updated_at: str
     authors: list[str]
     approvals_needed: int
     approvals: list[Mark] = []
     done: dict[str, Mark] = {}
-    told: dict[str, Told] = {}
+    told: dict[str, PublishedEvents] = {}
 
     @property
     def subject(self) -> str:
@@ -131,11 +131,11 @@ class Request(_Kept, frozen=True, kw_only=True):
         return subject_of("piepowder", "request", self.request_id)
 
 
-class Outcome(NamedTuple):
+class Transition(NamedTuple):
     """What is so after something was accepted, the step of its history, and an event for each region."""
 
     request: Request
-    step: Step
+    step: RequestStep
     events: Sequence[Event[Any]]
 
 
@@ -161,8 +161,8 @@ RULES: Final[Mapping[str, Rule]] = {
 
 
 def draft(
-    request_id: str, content: BusinessRequest, check: Check, *, by: str, at: str, approvals_needed: int
-) -> Outcome:
+    request_id: str, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str, approvals_needed: int
+) -> Transition:
     """Begin a request."""
     request = Request(
         request_id=request_id,
@@ -175,11 +175,11 @@ def draft(
         authors=[by],
         approvals_needed=approvals_needed,
     )
-    told = _Telling(DRAFTED, events.REQUEST_DRAFTED, events.RequestDrafted, {"request": content})
-    return _so(request, told, _mark(request, by, at))
+    told = _EventContent(DRAFTED, events.REQUEST_DRAFTED, events.RequestDrafted, {"request": content})
+    return _record(request, told, _mark(request, by, at))
 
 
-def change(request: Request, content: BusinessRequest, check: Check, *, by: str, at: str) -> Outcome | None:
+def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str) -> Transition | None:
     """Have the draft say this from now on; None when it says so already. Raises Refused."""
     require_draft(request)
     if content == request.content and check.verdict == request.check.verdict:
@@ -190,28 +190,28 @@ def change(request: Request, content: BusinessRequest, check: Check, *, by: str,
     )
     said = {"regions": content.regions, "request": content}
     left = [region for region in request.content.regions if region not in content.regions]
-    told = _Telling(CHANGED, events.REQUEST_CHANGED, events.RequestChanged, said, left)
-    return _so(changed, told, _mark(request, by, at))
+    told = _EventContent(CHANGED, events.REQUEST_CHANGED, events.RequestChanged, said, left)
+    return _record(changed, told, _mark(request, by, at))
 
 
-def comment(request: Request, comment_id: str, text: str, *, by: str, at: str) -> Outcome:
+def comment(request: Request, comment_id: str, text: str, *, by: str, at: str) -> Transition:
     """Say something about a request, whatever its state. Raises Refused when it has become too much."""
     _require_room(request)
     said = {"comment_id": comment_id, "text": text}
-    told = _Telling(COMMENTED, events.REQUEST_COMMENTED, events.RequestCommented, said)
-    return _so(request, told, _mark(request, by, at, text), comment_id)
+    told = _EventContent(COMMENTED, events.REQUEST_COMMENTED, events.RequestCommented, said)
+    return _record(request, told, _mark(request, by, at, text), comment_id)
 
 
 def submit(
     request: Request,
     change: ProposedChange | None,
-    check: Check,
+    check: ChangeCheck,
     *,
     by: str,
     reason: str,
     at: str,
     approvals_needed: int,
-) -> Outcome | None:
+) -> Transition | None:
     """Put a draft up for decision, with its change as it was checked just now; None when that is so. Raises Refused."""
     if is_done(request, SUBMIT, by, reason):
         return None
@@ -219,10 +219,10 @@ def submit(
     authors = list(dict.fromkeys([*request.authors, by]))
     submitted = msgspec.structs.replace(request, check=check, authors=authors, approvals_needed=approvals_needed)
     said = {"reason": reason, "approvals_needed": approvals_needed, "request": request.content, "change": change}
-    return _come_to(submitted, SUBMIT, said, _mark(request, by, at, reason))
+    return _transition(submitted, SUBMIT, said, _mark(request, by, at, reason))
 
 
-def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Outcome | None:
+def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Transition | None:
     """Do what a command other than `submit` says; None when the same person did so before. Raises Refused."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
@@ -233,15 +233,15 @@ def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Out
     if request.state not in rule.start:
         raise _wrong_state(request, command)
     if command != APPROVE:
-        return _come_to(request, command, {"reason": reason}, mark)
+        return _transition(request, command, {"reason": reason}, mark)
     said: dict[str, Any]
     approvals = [*request.approvals, mark]
     counted = msgspec.structs.replace(request, approvals=approvals)
     if len(approvals) >= request.approvals_needed:
         said = {"reason": reason, "approved_by": [approval.by for approval in approvals]}
-        return _come_to(counted, APPROVE, said, mark)
+        return _transition(counted, APPROVE, said, mark)
     said = {"reason": reason, "approvals": len(approvals), "approvals_needed": request.approvals_needed}
-    return _so(counted, _Telling(ENDORSED, events.REQUEST_ENDORSED, events.RequestEndorsed, said), mark)
+    return _record(counted, _EventContent(ENDORSED, events.REQUEST_ENDORSED, events.RequestEndorsed, said), mark)
 
 
 def is_done(request: Request, command: str, by: str, reason: str) -> bool:
@@ -258,7 +258,7 @@ def require_draft(request: Request) -> None:
         raise _wrong_state(request, SUBMIT)
 
 
-class _Telling(NamedTuple):
+class _EventContent(NamedTuple):
     """What is told: the step's kind, the event, what it says besides who and when; `left` are regions that are told
     only that it does not concern them any more."""
 
@@ -269,13 +269,13 @@ class _Telling(NamedTuple):
     left: Sequence[str] = ()
 
 
-def _come_to(request: Request, command: str, said: Mapping[str, Any], mark: Mark) -> Outcome:
+def _transition(request: Request, command: str, said: Mapping[str, Any], mark: Mark) -> Transition:
     rule = RULES[command]
     come = msgspec.structs.replace(request, state=rule.end, done=request.done | {command: mark})
-    return _so(come, _Telling(rule.end, rule.event_type, rule.event, said), mark)
+    return _record(come, _EventContent(rule.end, rule.event_type, rule.event, said), mark)
 
 
-def _so(request: Request, telling: _Telling, mark: Mark, comment_id: str = "") -> Outcome:
+def _record(request: Request, telling: _EventContent, mark: Mark, comment_id: str = "") -> Transition:
     """The request one version on, the step that brought it there, and the events that tell it."""
     version, at, told = request.version + 1, mark.at, dict(request.told)
     found: list[Event[Any]] = []
@@ -289,9 +289,9 @@ def _so(request: Request, telling: _Telling, mark: Mark, comment_id: str = "") -
             said["request"] = None
         data = telling.event(request_id=request.request_id, version=version, by=mark.by, **said)
         found.append(Event(attributes, data))
-        told[region] = Told(first=first, last=event_id)
-    step = Step(version=version, kind=telling.kind, at=at, by=mark.by, text=mark.reason, comment_id=comment_id)
-    return Outcome(msgspec.structs.replace(request, version=version, updated_at=at, told=told), step, found)
+        told[region] = PublishedEvents(first=first, last=event_id)
+    step = RequestStep(version=version, kind=telling.kind, at=at, by=mark.by, text=mark.reason, comment_id=comment_id)
+    return Transition(msgspec.structs.replace(request, version=version, updated_at=at, told=told), step, found)
 
 
 def _mark(request: Request, by: str, at: str, reason: str = "") -> Mark:

@@ -8,7 +8,7 @@ import pytest
 
 from services.intake.clients import domain
 from services.intake.clients.api import ChangeBody, _patch
-from services.intake.clients.domain import Client, Key, Patch, Refused
+from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
 from shared.auth import clients
 from shared.auth.authenticator import Client as Caller
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
@@ -19,7 +19,7 @@ NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def client(**change: Any) -> Client:
+def client(**change: Any) -> ClientRecord:
     sound: dict[str, Any] = {
         "name": "shop",
         "description": "",
@@ -31,11 +31,13 @@ def client(**change: Any) -> Client:
         "created_at": NOW,
         "changed_at": NOW,
     }
-    return Client(**(sound | change))
+    return ClientRecord(**(sound | change))
 
 
-def key(n: int, **times: Any) -> Key:
-    return Key(sha256=ids.content_hash(str(n).encode()), created_at=times.pop("created_at", NOW + n * DAY), **times)
+def key(n: int, **times: Any) -> ApiKeyRecord:
+    return ApiKeyRecord(
+        sha256=ids.content_hash(str(n).encode()), created_at=times.pop("created_at", NOW + n * DAY), **times
+    )
 
 
 def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Caller:
@@ -43,22 +45,22 @@ def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Caller:
 
 
 def test_revisions_go_by_the_clock_and_grow_even_when_it_does_not() -> None:
-    first = domain.changed(client(), Patch(description="a"), NOW)
+    first = domain.changed(client(), ClientPatch(description="a"), NOW)
     assert first.revision == int(NOW.timestamp() * 1000)
-    second = domain.changed(first, Patch(description="b"), NOW - DAY)
+    second = domain.changed(first, ClientPatch(description="b"), NOW - DAY)
     assert second.revision == first.revision + 1
 
 
 def test_what_changes_nothing_is_no_change() -> None:
     before = client(limit=RateLimit(requests_per_second=1, burst=1))
-    assert domain.changed(before, Patch(), NOW) is before
-    assert domain.changed(before, Patch(scopes=frozenset({"items:write"}), state="active"), NOW) is before
-    assert domain.changed(before, Patch(limit=None), NOW).limit is None
+    assert domain.changed(before, ClientPatch(), NOW) is before
+    assert domain.changed(before, ClientPatch(scopes=frozenset({"items:write"}), state="active"), NOW) is before
+    assert domain.changed(before, ClientPatch(limit=None), NOW).limit is None
 
 
 def test_a_key_that_has_ended_makes_room_for_another() -> None:
     two = client(keys=(key(1), key(2)))
-    with pytest.raises(Refused, match="has 2 living keys") as refused:
+    with pytest.raises(ClientChangeRejected, match="has 2 living keys") as refused:
         domain.with_key(two, key(3), None, NOW)
     assert refused.value.status == 409
     ended = client(keys=(key(1, expires_at=NOW), key(2)))
@@ -80,7 +82,7 @@ def test_a_key_is_revoked_once_and_only_where_it_is() -> None:
     revoked = domain.without_key(client(keys=(key(1), key(2))), key(1).key_id, NOW)
     assert [one.state(NOW) for one in revoked.keys] == ["revoked", "live"]
     assert domain.without_key(revoked, key(1).key_id, NOW + DAY) is revoked
-    with pytest.raises(Refused, match="has no key") as refused:
+    with pytest.raises(ClientChangeRejected, match="has no key") as refused:
         domain.without_key(revoked, key(3).key_id, NOW)
     assert refused.value.status == 404
 
@@ -119,12 +121,12 @@ def test_what_is_told_has_neither_description_nor_last_use() -> None:
     ],
 )
 def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
-    giver: Caller, after: Client, before: Client | None, pointer: str | None
+    giver: Caller, after: ClientRecord, before: ClientRecord | None, pointer: str | None
 ) -> None:
     if pointer is None:
         domain.check_grant(after, before, giver)
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ClientChangeRejected) as refused:
         domain.check_grant(after, before, giver)
     assert (refused.value.status, refused.value.pointer) == (403, pointer)
 
@@ -148,39 +150,39 @@ def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
     if beyond is None:
         domain.check_platforms(some)
         return
-    with pytest.raises(Refused, match=f"^{beyond} are about every platform") as refused:
+    with pytest.raises(ClientChangeRejected, match=f"^{beyond} are about every platform") as refused:
         domain.check_platforms(some)
     assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
-    with pytest.raises(Refused) as refused:
-        domain.check_platforms(some, Patch(scopes=some.scopes))
+    with pytest.raises(ClientChangeRejected) as refused:
+        domain.check_platforms(some, ClientPatch(scopes=some.scopes))
     assert refused.value.pointer == "/scopes"
-    domain.check_platforms(some, Patch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
+    domain.check_platforms(some, ClientPatch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
 
 
 @pytest.mark.parametrize(
     ("before", "patch", "gives"),
     [
-        ({"state": "disabled"}, Patch(state="active"), True),
-        ({"state": "disabled"}, Patch(description="asleep"), False),
-        ({}, Patch(state="disabled"), False),
-        ({}, Patch(state="disabled", limit=LIMIT), False),
-        ({"limit": LIMIT}, Patch(limit=None), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, requests_per_second=11)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, burst=21)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=6)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=0)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=4, burst=1)), False),
-        ({"limit": LIMIT, "state": "disabled"}, Patch(limit=None), True),
-        ({"limit": LIMIT}, Patch(state="disabled", limit=LIMIT), False),
-        ({"regions": frozenset({"us"})}, Patch(regions=frozenset({"eu"})), True),
-        ({"regions": frozenset({"eu", "us"})}, Patch(regions=frozenset({"eu"})), False),
-        ({"platforms": frozenset({"shop"})}, Patch(platforms=frozenset({"shop", "fair"})), True),
-        ({"platforms": frozenset({"shop"})}, Patch(platforms=frozenset({"*"})), True),
-        ({}, Patch(platforms=frozenset({"shop"})), False),
+        ({"state": "disabled"}, ClientPatch(state="active"), True),
+        ({"state": "disabled"}, ClientPatch(description="asleep"), False),
+        ({}, ClientPatch(state="disabled"), False),
+        ({}, ClientPatch(state="disabled", limit=LIMIT), False),
+        ({"limit": LIMIT}, ClientPatch(limit=None), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, requests_per_second=11)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, burst=21)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, items_per_second=6)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, items_per_second=0)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, items_per_second=4, burst=1)), False),
+        ({"limit": LIMIT, "state": "disabled"}, ClientPatch(limit=None), True),
+        ({"limit": LIMIT}, ClientPatch(state="disabled", limit=LIMIT), False),
+        ({"regions": frozenset({"us"})}, ClientPatch(regions=frozenset({"eu"})), True),
+        ({"regions": frozenset({"eu", "us"})}, ClientPatch(regions=frozenset({"eu"})), False),
+        ({"platforms": frozenset({"shop"})}, ClientPatch(platforms=frozenset({"shop", "fair"})), True),
+        ({"platforms": frozenset({"shop"})}, ClientPatch(platforms=frozenset({"*"})), True),
+        ({}, ClientPatch(platforms=frozenset({"shop"})), False),
     ],
 )
 def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
-    before: dict[str, Any], patch: Patch, *, gives: bool
+    before: dict[str, Any], patch: ClientPatch, *, gives: bool
 ) -> None:
     was = client(**before)
     after = domain.changed(was, patch, NOW)
@@ -188,7 +190,7 @@ def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
     if not gives:
         domain.check_grant(after, was, by(regions=("eu",)))
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ClientChangeRejected) as refused:
         domain.check_grant(after, was, by("clients:write"))
     assert (refused.value.status, refused.value.pointer) == (403, "/scopes")
     less = domain.changed(was, msgspec.structs.replace(patch, scopes=frozenset()), NOW)
@@ -199,5 +201,5 @@ def test_a_change_has_no_defaults_that_a_generated_client_would_send() -> None:
     members = ChangeBody.model_json_schema()["properties"]
     assert {name for name, schema in members.items() if schema.get("default") is not None} == set()
     assert "default" not in members["limit"]
-    assert _patch(ChangeBody.model_validate({"state": "disabled"})) == Patch(state="disabled")
-    assert _patch(ChangeBody.model_validate({"limit": None})) == Patch(limit=None)
+    assert _patch(ChangeBody.model_validate({"state": "disabled"})) == ClientPatch(state="disabled")
+    assert _patch(ChangeBody.model_validate({"limit": None})) == ClientPatch(limit=None)

@@ -17,7 +17,7 @@ from services.intake.items import batch as batches
 from services.intake.items.batch import MAX_BYTES, MAX_LINES, Batch
 from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.handlers import ItemIntake
-from services.intake.items.ndjson import Splitter
+from services.intake.items.ndjson import LineSplitter
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.authenticator import Client
 from shared.http.http import Problem
@@ -315,7 +315,7 @@ async def test_a_record_that_kafka_does_not_take_is_refused_alone() -> None:
 @example([b"\xef\xbb\xbf", b"x"], 1)
 def test_however_a_body_is_cut_its_lines_are_the_same(texts: list[bytes], size: int) -> None:
     body = b"\n".join(texts)
-    splitter = Splitter(8)
+    splitter = LineSplitter(8)
     found = [one for start in range(0, len(body), size) for one in splitter.feed(body[start : start + size])]
     found += splitter.end()
     expected = [

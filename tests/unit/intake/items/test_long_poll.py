@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from services.intake.items import long_poll
-from services.intake.items.domain.status import Facts, Submission
-from services.intake.items.long_poll import Known, Waiting, preferred
+from services.intake.items.domain.status import StatusFacts, SubmissionFact
+from services.intake.items.long_poll import Known, LongPoll, preferred
 from shared.runtime.errors import Transient
 
-FACTS = Facts(
+FACTS = StatusFacts(
     subject="shop:product:1",
-    submission=Submission(position=0, content_hash="a", received_at="2026-05-01T09:30:00.000Z", client="shop"),
+    submission=SubmissionFact(position=0, content_hash="a", received_at="2026-05-01T09:30:00.000Z", client="shop"),
 )
 
 
@@ -82,7 +82,7 @@ def test_reading_what_a_client_would_rather_have_takes_as_long_as_it_is(part: st
 
 async def test_all_who_wait_are_looked_after_by_one_look_at_a_time_and_each_is_told_when_its_own_is_there() -> None:
     items = [f"item-{n}" for n in range(500)]
-    statuses, hall = Statuses({item: 2 + n // 100 for n, item in enumerate(items)}), Waiting()
+    statuses, hall = Statuses({item: 2 + n // 100 for n, item in enumerate(items)}), LongPoll()
     told: list[str] = []
 
     async def wait(item: str) -> None:
@@ -100,21 +100,21 @@ async def test_all_who_wait_are_looked_after_by_one_look_at_a_time_and_each_is_t
 
 
 async def test_who_waits_in_vain_is_let_go_in_time_and_the_next_is_served() -> None:
-    statuses, hall = Statuses({"b": 1}), Waiting()
+    statuses, hall = Statuses({"b": 1}), LongPoll()
     assert await hall.until(statuses, "a", bool, 0.03)
     assert await hall.until(statuses, "b", bool, 30)
 
 
 async def test_past_a_number_of_them_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_poll, "_WAITING_CALLS", 3)
-    hall = Waiting()
+    hall = LongPoll()
     calls = [hall.until(Statuses({}), "a", bool, 0.05) for _ in range(5)]
     assert sorted(await asyncio.gather(*calls)) == [False, False, True, True, True]
     assert await hall.until(Statuses({}), "a", bool, 0.01)
 
 
 async def test_when_nobody_can_look_all_who_wait_are_told_and_later_it_is_tried_again() -> None:
-    hall = Waiting()
+    hall = LongPoll()
     calls = [hall.until(Statuses({}, fails=True), item, bool, 30) for item in "ab"]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(result) for result in results] == [Transient, Transient]
@@ -122,7 +122,7 @@ async def test_when_nobody_can_look_all_who_wait_are_told_and_later_it_is_tried_
 
 
 async def test_a_client_that_hangs_up_waits_no_longer() -> None:
-    statuses, hall = Statuses({}), Waiting()
+    statuses, hall = Statuses({}), LongPoll()
     call = asyncio.create_task(hall.until(statuses, "a", bool, 30))
     await asyncio.sleep(0.02)
     call.cancel()

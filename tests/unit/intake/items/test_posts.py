@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.intake.items.domain import posts
-from services.intake.items.domain.ownership import Ownership
+from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.items.domain.posts import IllFormed
-from services.intake.items.handlers import Accepted, ItemIntake
+from services.intake.items.handlers import ItemIntake, PreparedItem
 from shared.auth.authenticator import Client
 from shared.contracts.envelope import Attributes, Event, decode
 from shared.contracts.events import OperatingModelPublished, Queue, Region
@@ -97,7 +97,7 @@ def intake() -> ItemIntake:
     return intake
 
 
-def prepared(intake: ItemIntake, post: object, client: Client = ANYONE) -> Accepted:
+def prepared(intake: ItemIntake, post: object, client: Client = ANYONE) -> PreparedItem:
     return intake.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
 
 
@@ -443,9 +443,9 @@ def test_an_operating_model_in_which_a_market_has_two_owners_is_not_put_into_for
 
 
 def test_a_new_operating_model_moves_markets_at_once() -> None:
-    ownership = Ownership(model(("eu", ["DE"])), ["eu", "us"])
+    ownership = MarketOwnership(model(("eu", ["DE"])), ["eu", "us"])
     assert ownership.regions(["DE"]) == ("eu",)
-    assert Ownership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
+    assert MarketOwnership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
 
 
 def test_a_version_names_the_item_and_without_one_its_content_does(intake: ItemIntake) -> None:
@@ -466,7 +466,7 @@ def test_versions_may_leave_out_as_many_as_there_are(intake: ItemIntake) -> None
 
 def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(intake: ItemIntake) -> None:
     least = {name: GOOD[name] for name in ("platform", "kind", "id", "markets")}
-    fields = msgspec.structs.fields(posts.Post)
+    fields = msgspec.structs.fields(posts.ItemPost)
     defaults = {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
     defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not msgspec.NODEFAULT}
     assert defaults.keys() | least.keys() == {field.name for field in fields}

@@ -7,9 +7,9 @@ from typing import cast
 import pytest
 from starlette.requests import Request
 
-from services.intake.items.domain.status import Facts
+from services.intake.items.domain.status import StatusFacts
 from services.intake.items.queries import Asking, Following, not_known, projection
-from services.intake.items.store import ItemStatuses
+from services.intake.items.store import ItemStatusStore
 from services.intake.items.views import ProjectionAnswer
 from shared.auth.authenticator import Authenticator, Client
 from shared.http.http import Problem
@@ -36,7 +36,7 @@ class Overtaken:
         self._go_on()
         return followed
 
-    async def of_item(self, _: str) -> dict[str, Facts]:
+    async def of_item(self, _: str) -> dict[str, StatusFacts]:
         self._go_on()
         return {}
 
@@ -56,7 +56,7 @@ class Untouched:
 @pytest.mark.parametrize("call", ["items", "subject"])
 async def test_a_cursor_that_is_not_of_a_moment_is_refused(moment: str, call: str) -> None:
     following = Following(["eu"])
-    following.statuses = cast("ItemStatuses", Untouched())
+    following.statuses = cast("ItemStatusStore", Untouched())
     asking = Asking(following, cast("Authenticator", Anybody()), Readiness("test"), ManualClock(NOON))
     cursor = base64.urlsafe_b64encode(f"{moment} {ITEM}".encode())
     path = {"platform": "shop", "kind": "product", "id": "1"}
@@ -70,7 +70,7 @@ async def test_a_cursor_that_is_not_of_a_moment_is_refused(moment: str, call: st
 async def test_an_item_that_is_not_known_may_have_been_posted_since_the_look_at_how_far_it_is_known() -> None:
     clock = ManualClock(NOON)
     following = Following(["eu"])
-    following.statuses = cast("ItemStatuses", Overtaken(clock))
+    following.statuses = cast("ItemStatusStore", Overtaken(clock))
     asking = Asking(following, cast("Authenticator", Anybody()), Readiness("test"), clock)
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "path_params": {"item_id": ITEM}}
     with pytest.raises(Problem) as unknown:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from services.intake.items import openapi
-from services.intake.items.domain.status import Facts, Submission
+from services.intake.items.domain.status import StatusFacts, SubmissionFact
 from services.intake.items.views import ItemView, item_view
 from shared.http.http import create_app, documented_answer
 from shared.runtime.readiness import Readiness
@@ -13,8 +13,8 @@ from tests.support.intake_complaints import client
 ITEM = "9f6f2d1c-6f0b-5c8e-9a37-0f5d2b7c1e44"
 
 
-def submitted(content_hash: str, by: str = "shop", minute: int = 0) -> Facts:
-    submission = Submission(
+def submitted(content_hash: str, by: str = "shop", minute: int = 0) -> StatusFacts:
+    submission = SubmissionFact(
         position=0,
         version=1,
         content_hash=content_hash,
@@ -22,10 +22,10 @@ def submitted(content_hash: str, by: str = "shop", minute: int = 0) -> Facts:
         client=by,
         reference=f"{by}'s own",
     )
-    return Facts(subject="shop:product:B1", submission=submission, submission_last=0)
+    return StatusFacts(subject="shop:product:B1", submission=submission, submission_last=0)
 
 
-def seen(known: dict[str, Facts], *regions: str, by: str = "shop") -> ItemView:
+def seen(known: dict[str, StatusFacts], *regions: str, by: str = "shop") -> ItemView:
     return item_view(ITEM, known, client(*regions, name=by))
 
 

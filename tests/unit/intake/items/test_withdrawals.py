@@ -8,10 +8,10 @@ import pytest
 from aiokafka import TopicPartition
 
 from services.intake.items import read_your_writes
-from services.intake.items.domain.status import Dead, Facts, Submission
+from services.intake.items.domain.status import DeadLetterFact, StatusFacts, SubmissionFact
 from services.intake.items.handlers import ItemIntake
-from services.intake.items.read_your_writes import CatchingUp
-from services.intake.items.withdrawals import NotKnown, Withdrawal, Withdrawals
+from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.items.withdrawals import PreparedWithdrawal, UnknownItem, Withdrawals
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import Client
@@ -42,12 +42,12 @@ class Cluster:
 class Projection:
     """What is known of an item, and how far the projection has read: each look may bring it further."""
 
-    def __init__(self, *later: dict[str, Facts], read_after: int = 10**9) -> None:
+    def __init__(self, *later: dict[str, StatusFacts], read_after: int = 10**9) -> None:
         self.looks = 0
         self._later = later
         self._read_after = read_after
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]:
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]:
         self.looks += 1
         return self._later[min(self.looks, len(self._later)) - 1] if item_id == ITEM else {}
 
@@ -59,9 +59,11 @@ class Projection:
         return self.looks >= self._read_after
 
 
-def submitted(*regions: str) -> Facts:
-    first = Submission(position=4, version=3, content_hash="aa", received_at=NOW, client="shop", regions=list(regions))
-    return Facts(subject="shop:product:a:b/1", submission=first, submission_last=4)
+def submitted(*regions: str) -> StatusFacts:
+    first = SubmissionFact(
+        position=4, version=3, content_hash="aa", received_at=NOW, client="shop", regions=list(regions)
+    )
+    return StatusFacts(subject="shop:product:a:b/1", submission=first, submission_last=4)
 
 
 def client(*regions: str) -> Client:
@@ -70,12 +72,12 @@ def client(*regions: str) -> Client:
 
 async def withdraw(
     projection: Projection, by: Client = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
-) -> tuple[Withdrawal, list[Record]]:
+) -> tuple[PreparedWithdrawal, list[Record]]:
     cluster = Cluster()
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
     taking_back = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
-        catching_up=CatchingUp(dict.fromkeys(publishers, projection)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
     )
     try:
@@ -115,7 +117,7 @@ async def test_an_item_posted_just_before_is_waited_for() -> None:
 
 async def test_no_such_item_is_said_only_after_all_that_was_posted_has_been_read() -> None:
     projection = Projection({}, read_after=3)
-    with pytest.raises(NotKnown, match=ITEM):
+    with pytest.raises(UnknownItem, match=ITEM):
         await withdraw(projection)
     assert projection.looks == 4  # the last look is after the projection was seen to have read all
 
@@ -135,7 +137,7 @@ async def test_while_the_projection_is_behind_nobody_can_tell_and_the_client_is_
 
 async def test_a_dead_letter_alone_does_not_say_where_the_item_went(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
-    letter = Facts(dead_submission=Dead(position=1, reason="x", at=NOW))
+    letter = StatusFacts(dead_submission=DeadLetterFact(position=1, reason="x", at=NOW))
     with pytest.raises(Transient):
         await withdraw(Projection({"eu": letter}))
 
@@ -148,9 +150,9 @@ async def test_a_key_that_lacks_one_of_the_regions_does_nothing_in_any() -> None
 
 async def test_a_key_of_another_region_is_told_no_more_than_of_an_unknown_item() -> None:
     projection = Projection({"eu": submitted("eu")}, read_after=2)
-    with pytest.raises(NotKnown) as foreign:
+    with pytest.raises(UnknownItem) as foreign:
         await withdraw(projection, client("us"))
-    with pytest.raises(NotKnown) as unknown:
+    with pytest.raises(UnknownItem) as unknown:
         await withdraw(Projection({}, read_after=2), client("us"))
     assert str(foreign.value) == str(unknown.value)
     assert projection.looks > 1
@@ -168,7 +170,7 @@ async def test_calls_that_wait_for_unknown_items_are_bounded(monkeypatch: pytest
     publishers = {"eu": GroupCommitPublisher(Cluster(), max_records=10, max_bytes=100_000)}
     taking_back = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
-        catching_up=CatchingUp(dict.fromkeys(publishers, projection)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
     calls = [taking_back.withdraw(ids.derive(str(n)), "", EVERYWHERE, projection) for n in range(120)]

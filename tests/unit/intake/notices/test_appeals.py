@@ -11,10 +11,10 @@ from aiokafka import TopicPartition
 
 from services.intake.items import read_your_writes
 from services.intake.items.domain import status
-from services.intake.items.domain.status import Submission
-from services.intake.items.read_your_writes import CatchingUp
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, DecidedCase, Facts
-from services.intake.notices.handlers import Appeals, NotKnown, Taken
+from services.intake.items.domain.status import SubmissionFact
+from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, ComplaintFacts, DecidedCase
+from services.intake.notices.handlers import Appeals, PreparedComplaint, UnknownDecision
 from shared.auth.authenticator import Client
 from shared.contracts import ids
 from shared.contracts.events import (
@@ -48,14 +48,14 @@ def way(
     regions: Sequence[str] = ("eu",),
     n: int = 1,
     days_ago: float = 1,
-) -> status.Facts:
+) -> status.StatusFacts:
     """The way of an item or a notice that was decided, or was not."""
-    submission = Submission(
+    submission = SubmissionFact(
         position=1, content_hash="aa", received_at=TIME, client="shop", reference="r", regions=list(regions)
     )
     decision = None
     if action is not None:
-        decision = status.Decision(
+        decision = status.DecisionFact(
             n=n,
             decision_id=ids.decision_id(ids.case_id(about, region, type_), n),
             action=action,
@@ -66,25 +66,25 @@ def way(
             reviewer="r-1",
             team="t-1",
         )
-    return status.Facts(subject=SUBJECT, submission=submission, submission_last=1, decision=decision)
+    return status.StatusFacts(subject=SUBJECT, submission=submission, submission_last=1, decision=decision)
 
 
-class Known:
+class ComplaintLookup:
     """What the projection knows of; each look may bring it further."""
 
-    def __init__(self, *later: dict[tuple[str, str, str], status.Facts], read_after: int = 10**9) -> None:
-        self.appeals: dict[str, Facts] = {}
+    def __init__(self, *later: dict[tuple[str, str, str], status.StatusFacts], read_after: int = 10**9) -> None:
+        self.appeals: dict[str, ComplaintFacts] = {}
         self.looks = 0
         self._later = later
         self.read_after = read_after
 
-    def _now(self) -> dict[tuple[str, str, str], status.Facts]:
+    def _now(self) -> dict[tuple[str, str, str], status.StatusFacts]:
         return self._later[min(max(self.looks, 1), len(self._later)) - 1] if self._later else {}
 
-    async def of(self, type_: str, of: str) -> dict[str, Facts]:
+    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]:
         return {"eu": self.appeals[of]} if type_ == APPEAL and of in self.appeals else {}
 
-    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]:
+    async def way_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
         self.looks += 1
         return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, of)}
 
@@ -97,7 +97,7 @@ class Known:
                     return DecidedCase(region, kind, about)
         return None
 
-    async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
+    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
         return {
             appeal_id: facts
             for appeal_id, facts in self.appeals.items()
@@ -113,43 +113,45 @@ class Known:
         return self.looks >= self.read_after
 
 
-def rejected(**what: Any) -> Known:
-    return Known({(ITEM, ITEM_ID, "eu"): way(**what)})
+def rejected(**what: Any) -> ComplaintLookup:
+    return ComplaintLookup({(ITEM, ITEM_ID, "eu"): way(**what)})
 
 
-def noticed(action: str = "approve") -> Known:
-    return Known({(NOTICE, NOTICE_ID, "eu"): way(action, about=NOTICE_ID, type_=NOTICE)})
+def noticed(action: str = "approve") -> ComplaintLookup:
+    return ComplaintLookup({(NOTICE, NOTICE_ID, "eu"): way(action, about=NOTICE_ID, type_=NOTICE)})
 
 
-def open_appeal(decision_id: str = DECISION_ID, *, closed: bool = False) -> Facts:
+def open_appeal(decision_id: str = DECISION_ID, *, closed: bool = False) -> ComplaintFacts:
     contested = Contested(
         decision_id=decision_id, case_id=CASE_ID, item_id=ITEM_ID, n=1, action="reject", automated=True, decided_at=TIME
     )
-    return Facts(
+    return ComplaintFacts(
         type=APPEAL,
-        way=status.Facts(subject=SUBJECT),
+        case=status.StatusFacts(subject=SUBJECT),
         contested=contested,
         closed=Closed(reason="duplicate", at=TIME) if closed else None,
     )
 
 
-def kept(taken: Taken, decision_id: str = DECISION_ID) -> Facts:
+def kept(taken: PreparedComplaint, decision_id: str = DECISION_ID) -> ComplaintFacts:
     """What the projection knows of an appeal that was taken in."""
-    submission = Submission(
+    submission = SubmissionFact(
         position=1, content_hash=taken.content_hash, received_at=TIME, client="shop", reference="complaint-1"
     )
     about = open_appeal(decision_id)
-    return Facts(type=APPEAL, way=status.Facts(subject=SUBJECT, submission=submission), contested=about.contested)
+    return ComplaintFacts(
+        type=APPEAL, case=status.StatusFacts(subject=SUBJECT, submission=submission), contested=about.contested
+    )
 
 
 async def take(
-    known: Known, body: dict[str, Any], by: Client = EVERYWHERE, *, days: int = 184
-) -> tuple[Taken, Cluster]:
+    known: ComplaintLookup, body: dict[str, Any], by: Client = EVERYWHERE, *, days: int = 184
+) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     taking = Appeals(
         intake(cluster),
         CODES,
-        catching_up=CatchingUp(dict.fromkeys(("eu", "us"), known)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(("eu", "us"), known)),
         clock=clock(),
         days=days,
     )
@@ -160,7 +162,7 @@ async def take(
         raise
 
 
-async def refused(known: Known, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> Refused:
+async def refused(known: ComplaintLookup, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> Refused:
     with pytest.raises(Refused) as found:
         await take(known, body, by, **how)
     return found.value
@@ -214,7 +216,7 @@ async def test_the_decision_that_took_anothers_place_may_be_appealed_about_and_o
     ],
 )
 async def test_nobody_appeals_about_what_is_not_theirs(
-    known: Known, named: dict[str, str], kind: str, says: str
+    known: ComplaintLookup, named: dict[str, str], kind: str, says: str
 ) -> None:
     found = await refused(known, appeal(**named, appellant={"kind": kind}))
     assert (found.status, found.faults[0].pointer) == (422, "/appellant/kind")
@@ -240,11 +242,11 @@ async def test_a_second_appeal_about_a_decision_waits_for_the_first_ones_answer(
 
 async def test_an_appeal_that_was_answered_is_not_made_again_about_the_same_decision() -> None:
     known = rejected()
-    answered = msgspec.structs.replace(open_appeal(), way=way("uphold", about=ids.derive("another"), type_=APPEAL))
+    answered = msgspec.structs.replace(open_appeal(), case=way("uphold", about=ids.derive("another"), type_=APPEAL))
     known.appeals[ids.derive("another")] = answered
     found = await refused(known, appeal(item_id=ITEM_ID))
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "appeal-answered", "/item_id")
-    answered = msgspec.structs.replace(open_appeal(), way=way("overturn", about=ids.derive("another"), type_=APPEAL))
+    answered = msgspec.structs.replace(open_appeal(), case=way("overturn", about=ids.derive("another"), type_=APPEAL))
     known.appeals[ids.derive("another")] = answered  # and what takes the decision's place is not known yet
     found = await refused(known, appeal(item_id=ITEM_ID))
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "decision-replaced", "/item_id")
@@ -256,7 +258,7 @@ async def test_only_who_gave_a_notice_appeals_as_its_notifier() -> None:
     for named in (body, appeal(**decision, appellant={"kind": "notifier"})):
         known = noticed()
         known.read_after = 2
-        with pytest.raises(NotKnown):
+        with pytest.raises(UnknownDecision):
             await take(known, named, client("eu", name="another"))
     await take(noticed(), body, client("eu", scopes=frozenset({"appeals:write"})))
 
@@ -287,37 +289,37 @@ async def test_a_reference_that_names_another_appeal_is_refused() -> None:
 
 
 async def test_what_was_decided_just_before_is_waited_for() -> None:
-    known = Known({}, {}, {(ITEM, ITEM_ID, "eu"): way()})
+    known = ComplaintLookup({}, {}, {(ITEM, ITEM_ID, "eu"): way()})
     await take(known, appeal(item_id=ITEM_ID))
     assert known.looks >= 3
 
 
 @pytest.mark.parametrize("named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"notice_id": NOTICE_ID}])
 async def test_there_is_none_is_said_only_after_all_has_been_read(named: dict[str, str]) -> None:
-    known = Known({}, read_after=3)
-    with pytest.raises(NotKnown, match=next(iter(named.values()))):
+    known = ComplaintLookup({}, read_after=3)
+    with pytest.raises(UnknownDecision, match=next(iter(named.values()))):
         await take(known, appeal(**named))
 
 
 async def test_while_the_projection_is_behind_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     with pytest.raises(Transient, match="not in the status yet"):
-        await take(Known({}), appeal(decision_id=DECISION_ID))
+        await take(ComplaintLookup({}), appeal(decision_id=DECISION_ID))
 
 
 async def test_an_item_that_is_not_decided_says_so_when_that_is_certain() -> None:
-    known = Known({(ITEM, ITEM_ID, "eu"): way(None)}, read_after=2)
+    known = ComplaintLookup({(ITEM, ITEM_ID, "eu"): way(None)}, read_after=2)
     found = await refused(known, appeal(item_id=ITEM_ID))
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "undecided", "/item_id")
 
 
 async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_which() -> None:
     both = {(ITEM, ITEM_ID, region): way(region=region, regions=("eu", "us")) for region in ("eu", "us")}
-    found = await refused(Known(both), appeal(item_id=ITEM_ID))
+    found = await refused(ComplaintLookup(both), appeal(item_id=ITEM_ID))
     assert (found.status, found.faults[0].pointer) == (422, "/region")
-    taken, _ = await take(Known(both), appeal(item_id=ITEM_ID, region="us"))
+    taken, _ = await take(ComplaintLookup(both), appeal(item_id=ITEM_ID, region="us"))
     assert taken.regions == ("us",)
-    own, _ = await take(Known(both), appeal(item_id=ITEM_ID), client("us"))
+    own, _ = await take(ComplaintLookup(both), appeal(item_id=ITEM_ID), client("us"))
     assert own.id == taken.id
 
 
@@ -325,7 +327,7 @@ async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_m
     body = appeal(item_id=ITEM_ID)
     first, _ = await take(rejected(), body)
     both = {(ITEM, ITEM_ID, region): way(region=region, regions=("eu", "us")) for region in ("eu", "us")}
-    known = Known(both)
+    known = ComplaintLookup(both)
     known.appeals[first.id] = kept(first)
     again, cluster = await take(known, body)
     assert (again.id, again.event_ids, again.regions) == (first.id, first.event_ids, ("eu",))
@@ -337,13 +339,13 @@ async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_m
 
 async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_is_unknown() -> None:
     for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
-        known = Known({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)
-        with pytest.raises(NotKnown) as foreign:
+        known = ComplaintLookup({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)
+        with pytest.raises(UnknownDecision) as foreign:
             await take(known, appeal(**named), client("us"))
-        with pytest.raises(NotKnown) as unknown:
-            await take(Known({}, read_after=2), appeal(**named), client("us"))
+        with pytest.raises(UnknownDecision) as unknown:
+            await take(ComplaintLookup({}, read_after=2), appeal(**named), client("us"))
         assert str(foreign.value) == str(unknown.value)
-        with pytest.raises(NotKnown) as of_another_platform:
+        with pytest.raises(UnknownDecision) as of_another_platform:
             await take(known, appeal(**named), client("eu", "us", platforms=["fair"]))
         assert str(of_another_platform.value) == str(unknown.value)
     found = await refused(rejected(), appeal(item_id=ITEM_ID, region="eu"), client("us"))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from services.intake.items.domain import status
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.complaint_status import ComplaintStatus, Facts, Told
-from services.intake.projection.handlers import Learned, Projection
+from services.intake.notices.domain.complaint_status import ComplaintFacts, ComplaintStatus, ComplaintUpdate
+from services.intake.projection.handlers import ItemUpdate, Projection
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, encode
 from shared.kafka.consumer import RawRecord, Received
@@ -82,14 +82,14 @@ def closed(reason: str = "duplicate") -> events.CaseClosed:
     return events.CaseClosed(case_id=APPEAL.case_id, case_type="appeal", item_id=APPEAL.item_id, reason=reason)
 
 
-def told(data: events.Struct, position: int) -> Facts:
-    found = complaint_status.told(data, subject=SUBJECT, position=position, time=at(position))
+def told(data: events.Struct, position: int) -> ComplaintFacts:
+    found = complaint_status.from_event(data, subject=SUBJECT, position=position, time=at(position))
     assert found is not None
     return found.facts
 
 
-def life(*data: events.Struct) -> Facts:
-    together: Facts | None = None
+def life(*data: events.Struct) -> ComplaintFacts:
+    together: ComplaintFacts | None = None
     for position, one in enumerate(data):
         facts = told(one, position)
         together = facts if together is None else complaint_status.merge(together, facts)
@@ -97,9 +97,9 @@ def life(*data: events.Struct) -> Facts:
     return together
 
 
-def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) -> Facts:
-    letter = status.Dead(position=position, reason="no case", at=at(9), since=since)
-    return complaint_status.set_aside(letter, type_, "x", as_case=as_case).facts
+def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) -> ComplaintFacts:
+    letter = status.DeadLetterFact(position=position, reason="no case", at=at(9), since=since)
+    return complaint_status.from_dead_letter(letter, type_, "x", as_case=as_case).facts
 
 
 @pytest.mark.parametrize(
@@ -126,22 +126,22 @@ def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) 
         (life(appeal_submitted(), APPEAL, decided(APPEAL, "uphold")), ComplaintStatus.DECIDED),
     ],
 )
-def test_it_is_where_its_furthest_event_says(facts: Facts, where: ComplaintStatus) -> None:
-    assert complaint_status.where(facts) == where
-    assert complaint_status.since(facts)
+def test_it_is_where_its_furthest_event_says(facts: ComplaintFacts, where: ComplaintStatus) -> None:
+    assert complaint_status.status_of(facts) == where
+    assert complaint_status.status_since(facts)
 
 
 def test_a_decision_that_was_replaced_is_not_the_one_that_is_shown() -> None:
     facts = life(notice_submitted(), NOTICE, decided(NOTICE, "reject", 2), decided(NOTICE, "approve"))
-    assert facts.way.decision is not None
-    assert (facts.way.decision.n, facts.way.decision.action) == (2, "reject")
+    assert facts.case.decision is not None
+    assert (facts.case.decision.n, facts.case.decision.action) == (2, "reject")
 
 
 def test_other_content_under_the_same_name_is_a_conflict_and_the_first_stands() -> None:
     facts = life(notice_submitted(content_hash="aa"), notice_submitted(content_hash="bb"))
-    assert facts.way.conflict
-    assert facts.way.submission is not None
-    assert facts.way.submission.content_hash == "aa"
+    assert facts.case.conflict
+    assert facts.case.submission is not None
+    assert facts.case.submission.content_hash == "aa"
 
 
 def test_what_an_appeal_is_about_is_what_its_first_copy_says() -> None:
@@ -172,8 +172,8 @@ def test_what_an_appeal_is_about_is_what_its_first_copy_says() -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_any_order_and_any_repeats_add_up_to_the_same(found: list[Facts], luck: random.Random) -> None:
-    def together(parts: list[Facts]) -> Facts:
+def test_any_order_and_any_repeats_add_up_to_the_same(found: list[ComplaintFacts], luck: random.Random) -> None:
+    def together(parts: list[ComplaintFacts]) -> ComplaintFacts:
         whole = parts[0]
         for part in parts[1:]:
             whole = complaint_status.merge(whole, part)
@@ -191,11 +191,11 @@ class Kept:
     """Where the projection puts what it learns."""
 
     def __init__(self) -> None:
-        self.items: dict[str, status.Facts] = {}
-        self.told: dict[str, Facts] = {}
+        self.items: dict[str, status.StatusFacts] = {}
+        self.told: dict[str, ComplaintFacts] = {}
         self.decided: set[str] = set()
 
-    async def learn(self, region: str, *given: Mapping[str, Any]) -> None:  # noqa: ARG002 - two ports in one
+    async def merge(self, region: str, *given: Mapping[str, Any]) -> None:  # noqa: ARG002 - two ports in one
         if len(given) == 1:
             self.items |= given[0]
         else:
@@ -242,7 +242,7 @@ async def test_the_projection_keeps_items_notices_and_appeals_apart() -> None:
     await projection.handle([Received(one, projection.decode(one)) for one in batch])
     assert kept.items.keys() == {ITEM.item_id}
     assert status.status(kept.items[ITEM.item_id]) == status.Status.APPROVED
-    assert {of: complaint_status.where(facts) for of, facts in kept.told.items()} == {
+    assert {of: complaint_status.status_of(facts) for of, facts in kept.told.items()} == {
         NOTICE.item_id: ComplaintStatus.DECIDED,
         APPEAL.item_id: ComplaintStatus.SUBMITTED,
     }
@@ -262,15 +262,15 @@ def test_a_dead_letter_on_its_way_is_its_own_and_no_items(
     data: events.Struct, kind: str, group: str, about: str
 ) -> None:
     found = Projection("eu", Kept(), Kept()).decode(letter(data, kind, group))
-    assert isinstance(found, Told)
-    assert (found.id, complaint_status.where(found.facts)) == (about, ComplaintStatus.DEAD_LETTERED)
+    assert isinstance(found, ComplaintUpdate)
+    assert (found.id, complaint_status.status_of(found.facts)) == (about, ComplaintStatus.DEAD_LETTERED)
 
 
 def test_what_was_set_aside_by_others_says_nothing() -> None:
     projection = Projection("eu", Kept(), Kept())
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-audit-eu")) is None
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-decision-eu")) is None
-    assert not isinstance(projection.decode(letter(ITEM, events.CASE_OPENED, "piepowder-router-eu")), Learned)
+    assert not isinstance(projection.decode(letter(ITEM, events.CASE_OPENED, "piepowder-router-eu")), ItemUpdate)
 
 
 def test_an_id_that_is_none_is_poison() -> None:

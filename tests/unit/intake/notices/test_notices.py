@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.intake.notices.domain import notices
-from services.intake.notices.handlers import Notices, Taken
+from services.intake.notices.handlers import Notices, PreparedComplaint
 from shared.auth.authenticator import Client
 from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
@@ -42,7 +42,7 @@ def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> Refused:
     return found.value
 
 
-async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[Taken, Cluster]:
+async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     return await Notices(intake(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
 

@@ -7,8 +7,8 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from services.audit.handlers import Decoder
-from services.intake.items.domain.status import Dead, Facts
-from services.intake.projection.handlers import Learned, Projection
+from services.intake.items.domain.status import DeadLetterFact, StatusFacts
+from services.intake.projection.handlers import ItemUpdate, Projection
 from shared.contracts import ids, topics
 from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, ITEM_WITHDRAWN
 from shared.kafka.consumer import RawRecord
@@ -23,7 +23,7 @@ ROUTER, DECISION = "piepowder-router-eu", "piepowder-decision-eu"
 class Nothing:
     """Keeps nothing."""
 
-    async def learn(self, *_: Any) -> None: ...
+    async def merge(self, *_: Any) -> None: ...
 
 
 def letter(group: str, event_type: str, event_id: str, **more: str) -> RawRecord:
@@ -34,25 +34,25 @@ def letter(group: str, event_type: str, event_id: str, **more: str) -> RawRecord
     return ConsumerRecord(topics.deadletters("eu"), 0, 3, 0, 0, b"k", value, None, 0, 0, tuple(headers))
 
 
-def said(record: RawRecord) -> Facts | None:
+def said(record: RawRecord) -> StatusFacts | None:
     found = Projection("eu", Nothing(), Nothing()).decode(record)
-    assert found is None or isinstance(found, Learned)
+    assert found is None or isinstance(found, ItemUpdate)
     return found and found.facts
 
 
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({}, Dead(position=7, reason="why", at=TIME)),
-        ({"parked": "5"}, Dead(position=7, reason="why", at=TIME, since=5)),
-        ({"parked": "7", "met": "12"}, Dead(position=12, reason="why", at=TIME, since=7)),
+        ({}, DeadLetterFact(position=7, reason="why", at=TIME)),
+        ({"parked": "5"}, DeadLetterFact(position=7, reason="why", at=TIME, since=5)),
+        ({"parked": "7", "met": "12"}, DeadLetterFact(position=12, reason="why", at=TIME, since=7)),
     ],
 )
 def test_a_letter_says_where_the_record_was_last_and_behind_which_one_it_waits(
-    more: Mapping[str, str], expected: Dead
+    more: Mapping[str, str], expected: DeadLetterFact
 ) -> None:
-    assert said(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **more)) == Facts(dead_submission=expected)
-    assert said(letter(DECISION, CASE_OPENED, OPENED, **more)) == Facts(dead_case=expected)
+    assert said(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **more)) == StatusFacts(dead_submission=expected)
+    assert said(letter(DECISION, CASE_OPENED, OPENED, **more)) == StatusFacts(dead_case=expected)
 
 
 @pytest.mark.parametrize(

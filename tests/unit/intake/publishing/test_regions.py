@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.intake.items.handlers import Accepted, ItemIntake
+from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.kafka.producer import Record
@@ -49,7 +49,7 @@ class World:
         self.intake = ItemIntake(codes=codes.load(), publishers=self.publishers)
         self.intake.apply(published(model(("eu", ["DE"]), ("us", ["US"]))))
 
-    def item(self, name: str, *markets: str) -> Accepted:
+    def item(self, name: str, *markets: str) -> PreparedItem:
         post: dict[str, Any] = {"platform": "shop", "kind": "product", "id": name, "markets": markets or ("DE", "US")}
         return self.intake.prepare(json.dumps(post).encode(), ANYONE, NOW)
 

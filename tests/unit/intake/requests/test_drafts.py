@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.intake.items.domain.ownership import Ownership
+from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.requests.domain import drafts
 from shared.contracts.events import OperatingModelPublished, Queue, Region
 from shared.validation.faults import Refused
@@ -20,7 +20,7 @@ def _region(name: str, *markets: str) -> Region:
     return Region(id=name, markets=list(markets), queues=[queue], default_queue="general")
 
 
-OWNERS = Ownership(
+OWNERS = MarketOwnership(
     OperatingModelPublished(
         id="om-1",
         number=1,

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import Check, Difference
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
 from services.intake.requests.router import RouterCheck
 from shared.contracts.events import Policy, ProposedChange, ProposedPolicySet
 from shared.runtime.errors import Transient
@@ -32,7 +32,7 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> Check:
+async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> ChangeCheck:
     router = RouterCheck("http://router", key_file, transport=httpx.MockTransport(answer))
     try:
         return await router.check(CHANGE)
@@ -47,8 +47,8 @@ async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_sa
         asked.append(request)
         return httpx.Response(200, json=CHECKED)
 
-    difference = Difference(what="policies/a", how="added")
-    fits = Check(verdict=lifecycle.FITS, operating_model="om-1", differing=300, differences=[difference])
+    difference = ProposedDifference(what="policies/a", how="added")
+    fits = ChangeCheck(verdict=lifecycle.FITS, operating_model="om-1", differing=300, differences=[difference])
     assert await check(answer, key_file) == fits
     [request] = asked
     assert (request.method, request.url.path) == ("POST", "/v1/control/check")
