@@ -19,12 +19,12 @@ from shared.runtime.retry import Backoff, wait
 M = TypeVar("M")
 
 _WATCH_SECONDS = 2.0
-_SILENT_SECONDS = 5.0  # a cluster that says nothing for so long does not answer
-_FOR_EVER = Backoff(bound=math.inf)  # posting goes on without the database, so following it waits instead of ending
+_SILENT_SECONDS = 5.0  # after which a cluster counts as not answering
+_FOR_EVER = Backoff(bound=math.inf)  # without the database, submissions continue and consumers wait
 
 
-class _Following(Protocol[M]):
-    """What follows topics: a group, and what it makes of records."""
+class _Handler(Protocol[M]):
+    """Handles the records of some topics in one consumer group."""
 
     @property
     def group(self) -> str: ...
@@ -38,7 +38,7 @@ class _Following(Protocol[M]):
 
 
 class Consumers:
-    """The ways between intake and its regions' Kafka clusters."""
+    """The consumers and producers of the regions' Kafka clusters."""
 
     def __init__(
         self, settings: Settings, producers: dict[str, KafkaProducer], readiness: Readiness, clock: Clock
@@ -49,20 +49,21 @@ class Consumers:
         self._clock = clock
 
     def producer_of(self, topic: str) -> Producer:
-        """The way to the cluster that a topic is on: its region's, or the one of what is global."""
+        """The producer for a topic's cluster: the cluster of its region, or the cluster of the control topic."""
         region = topic.rpartition(".")[2]
         is_regional = topic != topics.CONTROL and region in self._settings.regions
         return self._producers[self._settings.bootstrap(region) if is_regional else self._settings.kafka]
 
-    def of(self, following: _Following[M], region: str, *, linger_seconds: float = 0.0) -> BatchConsumer[M]:
-        """The consumer of what follows a region's topics; its facts add up in any order, so it parks no key."""
+    def of(self, handler: _Handler[M], region: str, *, linger_seconds: float = 0.0) -> BatchConsumer[M]:
+        """The consumer of one region for a handler. It parks no key, because the handlers accept records in any
+        order."""
         return consumers.consumer(
             self._settings,
             region,
-            group=following.group,
-            reads=following.topics,
-            decode=following.decode,
-            handle=following.handle,
+            group=handler.group,
+            reads=handler.topics,
+            decode=handler.decode,
+            handle=handler.handle,
             producer=self._producers[self._settings.bootstrap(region)],
             readiness=self._readiness,
             clock=self._clock,
@@ -73,12 +74,12 @@ class Consumers:
 
 
 def topic_on(bootstrap: str, settings: Settings, regions: Sequence[str]) -> str:
-    """A topic that the cluster has."""
+    """The name of a topic of the cluster."""
     return next((topics.submissions(one) for one in regions if settings.bootstrap(one) == bootstrap), topics.CONTROL)
 
 
 async def watch(bootstrap: str, reach: Reach, topic: str, readiness: Readiness, stop: asyncio.Event) -> None:
-    """Have readiness say whether a cluster answers, until `stop` is set."""
+    """Report to readiness whether a cluster answers, until `stop` is set."""
     while not stop.is_set():
         missing = None
         try:

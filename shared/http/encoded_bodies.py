@@ -1,7 +1,7 @@
-"""A call's body: of a kind that is taken here, decompressed while it comes, bounded, and never waited for without end.
+"""Request bodies with a Content-Encoding: decompressed while they arrive, limited in size, ratio and time.
 
-What a body says of itself is not believed: its bytes are counted, and a compressed one is opened a piece at a time, so
-that one which swells (a decompression bomb) is refused when it has grown too much, not when it has filled the memory.
+The declared length is not trusted: the bytes are counted. A compressed body is decompressed in small pieces, so that a
+decompression bomb is rejected at the limit and cannot fill the memory.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ CODINGS: Final = "gzip, zstd"  # RFC 9110, section 8.4.1, and RFC 8878
 _COMPRESSED: Final = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
 _STEP: Final = 64 * 1024
 _RATIO: Final = 200
-_FREE: Final = 2**20  # bytes that may come out whatever the ratio
+_FREE: Final = 2**20  # decompressed bytes for which the ratio is not checked
 _WINDOW: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}  # 8 MiB: RFC 9659, section 3
 
 
-class Head(NamedTuple):
-    """What a call's header fields say of its body, and what the client would rather have; `length` is in bytes."""
+class BodyHeaders(NamedTuple):
+    """The header fields that describe the body, and `Prefer`; `length` is in bytes."""
 
     content_type: str
     coding: str
@@ -36,54 +36,53 @@ class Head(NamedTuple):
     prefer: str
 
 
-def head(request: Request) -> Head:
-    """The fields that matter here, in one walk over all."""
+def head(request: Request) -> BodyHeaders:
+    """The body's header fields, read in one pass over all fields."""
     content_type, coding, length, prefer = "", "", 0, ""
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             content_type = value.decode("latin-1")
         elif name == b"content-length":
-            length = int(value)  # the server has refused what is no number
+            length = int(value)  # the server has rejected any other text
         elif name == b"content-encoding":
             coding += f",{value.decode('latin-1')}"
         elif name == b"prefer":
             prefer += f",{value.decode('latin-1')}"
-    return Head(content_type, coding, length, prefer)
+    return BodyHeaders(content_type, coding, length, prefer)
 
 
-def require(head: Head, *content_types: str) -> None:
-    """Raises a 415 Problem when the body is of another type, or coded in a way that is not known here."""
+def require(head: BodyHeaders, *content_types: str) -> None:
+    """Raises a 415 Problem for another content type or an unsupported content coding."""
     given = head.content_type.partition(";")[0].strip().lower()
     if given not in content_types:
         names = " or ".join(sorted(content_types))
         detail = f"The body's Content-Type is {repr(given)[:100] if given else 'missing'}; expected {names}."
-        raise Problem(415, "unsupported-media-type", "The body is of another kind", detail)
+        raise Problem(415, "unsupported-media-type", "The content type is not supported", detail)
     if head.coding and _codings(head) not in ([], ["gzip"], ["zstd"]):
         raise Problem(
             415,
             "unsupported-content-coding",
-            "The body is coded in a way that is not known here",
+            "The content coding is not supported",
             f"The body's Content-Encoding is {head.coding[1:]!r:.60}; expected {CODINGS.replace(',', ' or')}, or none.",
             headers={"Accept-Encoding": CODINGS},
         )
 
 
-def pieces(request: Request, head: Head) -> AsyncIterator[bytes]:
-    """The body as it comes, decompressed; raises a 400 or 413 Problem when that cannot be done."""
+def pieces(request: Request, head: BodyHeaders) -> AsyncIterator[bytes]:
+    """The decompressed body, piece by piece; raises a 400 Problem for a damaged body, 413 for an excessive ratio."""
     codings = _codings(head) if head.coding else []
     return _decompressed(request.stream(), codings[0]) if codings else request.stream()
 
 
 async def whole(
     request: Request,
-    head: Head,
+    head: BodyHeaders,
     idle_seconds: float,
     *,
     limit: int,
     too_large: Callable[[], Exception],
 ) -> bytes:
-    """A body of at most `limit` bytes; raises a 408 Problem when it is not there in time, and
-    what `too_large` says as soon as it is."""
+    """The decompressed body. Raises `too_large()` beyond `limit` bytes, a 408 Problem after `idle_seconds`."""
     if head.length > limit:
         raise too_large()
     body = b""
@@ -94,22 +93,22 @@ async def whole(
                 if len(body) > limit:
                     raise too_large()
     except TimeoutError as error:
-        raise too_slow(f"The body was not there within {idle_seconds:g} seconds.") from error
+        raise too_slow(f"The body did not arrive within {idle_seconds:g} seconds.") from error
     return body.removeprefix(b"\xef\xbb\xbf")
 
 
 def too_slow(detail: str) -> Problem:
-    """408: the rest is not waited for."""
-    return Problem(408, "too-slow", "The body comes too slowly", detail, headers={"Connection": "close"})
+    """408: the body arrives too slowly; the connection is closed."""
+    return Problem(408, "too-slow", "The body arrives too slowly", detail, headers={"Connection": "close"})
 
 
-def _codings(head: Head) -> list[str]:
+def _codings(head: BodyHeaders) -> list[str]:
     names = (name.strip().lower() for name in head.coding.split(","))
     return [_COMPRESSED.get(name, name) for name in names if name not in ("", "identity")]
 
 
 class _Inflating(Protocol):
-    """Opens a stream; `whole` says whether it may end here."""
+    """A streaming decompressor; `whole` is true where the stream may end."""
 
     whole: bool
 
@@ -117,7 +116,7 @@ class _Inflating(Protocol):
 
 
 class _Gzip:
-    """RFC 1952: one member or several; zeros behind them are padding, as gzip itself has it."""
+    """RFC 1952: one or more members; zero bytes after a member are padding, as in gzip itself."""
 
     whole = False
 
@@ -139,7 +138,7 @@ class _Gzip:
 
 
 class _Zstd:
-    """RFC 8878: one frame or several."""
+    """RFC 8878: one or more frames."""
 
     whole = False
 
@@ -166,18 +165,18 @@ async def _decompressed(body: AsyncIterator[bytes], coding: str) -> AsyncIterato
                 if given > max(_FREE, _RATIO * taken):
                     raise _swells()
                 yield piece
-                await asyncio.sleep(0)  # a small piece may hold much, and others wait too
+                await asyncio.sleep(0)  # a small piece can expand a lot: let other calls run
     except (zlib.error, zstd.ZstdError) as error:
-        raise _corrupt(f"is not {coding}, or was damaged on its way ({error})") from error
+        raise _corrupt(f"is not {coding}, or is damaged ({error})") from error
     if not stream.whole:
         raise _corrupt(f"ends in the middle of its {coding} stream")
 
 
 def _corrupt(what: str) -> Problem:
     title = "The body cannot be decompressed"
-    return Problem(400, "malformed-coding", title, f"The body {what}. Compress it again and send it whole.")
+    return Problem(400, "malformed-coding", title, f"The body {what}. Compress it again and send all of it.")
 
 
 def _swells() -> Problem:
-    detail = f"The body grows more than {_RATIO}-fold when it is decompressed. Send it less compressed, or plain."
+    detail = f"The compression ratio is above {_RATIO}. Send the body less compressed, or uncompressed."
     return Problem(413, "too-large", "The body is compressed too much", detail)

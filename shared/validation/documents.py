@@ -15,7 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from shared.validation import strict_json
-from shared.validation.faults import MAX_FAULTS, Fault, Refused, mismatches, pointer_to
+from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, mismatches, pointer_to
 from shared.validation.strict_json import Object
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -24,7 +24,7 @@ _LARGEST: Final = 2**63 - 1
 _control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
 
-class Reading(NamedTuple, Generic[S]):
+class ParsedDocument(NamedTuple, Generic[S]):
     """What a text says: faults of form by pointer, and the value that its sound fields make, None if there are none to
     speak of. What the value says about the fields in `unsound` is not the text's."""
 
@@ -37,7 +37,7 @@ class Reading(NamedTuple, Generic[S]):
         return self.faults + [fault for fault in faults if _top(fault.pointer) not in self.unsound]
 
 
-class Form(Generic[S]):
+class DocumentReader(Generic[S]):
     """What an object is to be. `stand_ins` are values for the fields that have no default."""
 
     def __init__(self, kind: type[S], /, **stand_ins: Any) -> None:
@@ -45,27 +45,27 @@ class Form(Generic[S]):
         self._shape = inspect.type_info(kind)
         self._stand_ins = stand_ins
 
-    def read(self, text: bytes) -> Reading[S]:
-        """The object in a JSON text; raises Refused (400) when it is no JSON."""
+    def read(self, text: bytes) -> ParsedDocument[S]:
+        """The object in a JSON text; raises InputRejected (400) when it is no JSON."""
         return self.of(decode(text))
 
-    def of(self, given: Any) -> Reading[S]:
+    def of(self, given: Any) -> ParsedDocument[S]:
         """The object that `decode` gave."""
         faults = list(islice(chain(mismatches(given, self._shape), _value_faults(given)), MAX_FAULTS))
         unsound = frozenset(_top(fault.pointer) for fault in faults)
         if "" in unsound or len(faults) == MAX_FAULTS:
-            return Reading(None, faults, unsound)
+            return ParsedDocument(None, faults, unsound)
         known = self._kind.__struct_encode_fields__
         sound = {name: value for name, value in given.items() if name in known and name not in unsound}
-        return Reading(msgspec.convert(self._stand_ins | sound, self._kind), faults, unsound)
+        return ParsedDocument(msgspec.convert(self._stand_ins | sound, self._kind), faults, unsound)
 
 
 def decode(text: bytes) -> Any:
-    """What a JSON text says, as `strict_json.decode` has it; raises Refused (400) when it is no JSON."""
+    """What a JSON text says, as `strict_json.decode` has it; raises InputRejected (400) when it is no JSON."""
     try:
         return strict_json.decode(text)
     except strict_json.Malformed as error:
-        raise Refused(400, "malformed-json", "The input is not JSON", [Fault("", str(error))]) from error
+        raise InputRejected(400, "malformed-json", "The input is not JSON", [Fault("", str(error))]) from error
 
 
 def _value_faults(given: object) -> Iterator[Fault]:

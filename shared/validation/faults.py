@@ -1,6 +1,8 @@
-"""Faults of form, all of them: a value held against a msgspec type and its constraints, every difference with its JSON
-pointer. msgspec itself stops at the first, which is right for the hot path and not enough for a person with a file to
-mend; this walk is taken only after msgspec has refused."""
+"""All faults of a value against a msgspec type and its constraints, each with its JSON pointer.
+
+msgspec itself stops at the first fault. That suits the hot path, but a person who corrects a file needs all faults.
+This slower comparison runs only after msgspec has rejected the value.
+"""
 
 import difflib
 import math
@@ -12,18 +14,18 @@ import msgspec
 from msgspec import inspect
 
 MAX_FAULTS: Final = 20
-_ENDLESS: Final = (math.inf, -math.inf)  # a number that no type of ours holds; see `shared.validation.strict_json`
+_ENDLESS: Final = (math.inf, -math.inf)  # `strict_json` decodes a number beyond every number type as infinite
 
 
 class Fault(NamedTuple):
-    """One thing wrong with an input: where (RFC 6901 JSON pointer), and what was expected instead."""
+    """A fault of an input: its place (RFC 6901 JSON pointer) and the expected value."""
 
     pointer: str
     detail: str
 
 
-class Refused(Exception):  # noqa: N818 - the field's word
-    """A post that is not taken, for good: the HTTP status, the problem's slug and title, and the faults found."""
+class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service
+    """The permanent rejection of an input: HTTP status, slug and title of the problem, and at least one fault."""
 
     def __init__(self, status: int, slug: str, title: str, faults: list[Fault]) -> None:
         pointer, detail = faults[0]
@@ -37,12 +39,12 @@ class Refused(Exception):  # noqa: N818 - the field's word
 
 
 def pointer_to(parent: str, name: str | int) -> str:
-    """The JSON pointer of a member, RFC 6901; a name that is very long is cut."""
+    """The JSON pointer (RFC 6901) of a member; names are truncated to 100 characters."""
     return f"{parent}/{str(name)[:100].replace('~', '~0').replace('/', '~1')}"
 
 
 def mismatches(value: object, shape: inspect.Type, pointer: str = "") -> Iterator[Fault]:
-    """Where `value`, as decoded from JSON without types, is not of `shape`."""
+    """The faults of `value`, decoded from JSON without types, against the type `shape`."""
     if isinstance(shape, inspect.Metadata):
         yield from mismatches(value, shape.type, pointer)
     elif isinstance(shape, inspect.UnionType):

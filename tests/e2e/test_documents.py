@@ -174,7 +174,7 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     answer = generated.call("post_items", body=generated.file(body))
     verdicts = [json.loads(line) for line in answer.content.splitlines()]
     assert [(verdict["line"], verdict["status"]) for verdict in verdicts] == [(1, 202), (2, 422), (3, 202)]
-    assert generated.model("RefusedLine", **verdicts[1]).errors[0].pointer == "/kind"
+    assert generated.model("RejectedLine", **verdicts[1]).errors[0].pointer == "/kind"
     lamps = [generated.model("AcceptedLine", **verdict).item_id for verdict in (verdicts[0], verdicts[2])]
 
     for item_id in lamps:  # once it is decided, it is in the lists too

@@ -29,7 +29,7 @@ from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Posting:
             )
             accepted = self._intake.prepare(body, client, to_text(self._clock.now()))
             await self._intake.submit([accepted])
-        except Refused as refused:
+        except InputRejected as refused:
             answer = problem(refused)
         except Overloaded as error:
             answer = overloaded(error)
@@ -126,7 +126,7 @@ class Posting:
         self._outcomes[answer.details.status].inc()
         raise answer
 
-    async def _accepted(self, client: Client, accepted: PreparedItem, head: encoded_bodies.Head) -> Response:
+    async def _accepted(self, client: Client, accepted: PreparedItem, head: encoded_bodies.BodyHeaders) -> Response:
         seconds = long_poll.preferred(head.prefer) if head.prefer else 0
         known = await self._asking.decided(client, accepted.item_id, seconds) if seconds else None
         if known is None:
@@ -167,7 +167,7 @@ class Posting:
             for slug, count in batch.forbidden.items():
                 note_refused(request, slug, 403, count)
 
-    def _asked(self, request: Request, *content_types: str) -> tuple[Client, encoded_bodies.Head]:
+    def _asked(self, request: Request, *content_types: str) -> tuple[Client, encoded_bodies.BodyHeaders]:
         client = self._authenticator.client(request, "items:write")
         head = encoded_bodies.head(request)
         encoded_bodies.require(head, *content_types)
@@ -229,7 +229,7 @@ class Withdrawing:
             if item_id is None:
                 raise UnknownItem(f"No item {request.path_params['item_id']!r:.60} is known: expected a UUID.")
             withdrawal = await self._withdrawals.withdraw(item_id, reason, client, statuses)
-        except Refused as refused:
+        except InputRejected as refused:
             answer = problem(refused)
         except UnknownItem as unknown:
             answer = Problem(404, "not-found", "No such item", str(unknown))
@@ -245,7 +245,7 @@ class Withdrawing:
 
 
 def _reason(request: Request) -> str:
-    """`?reason=`; raises Refused for what does not fit, and for any other parameter."""
+    """`?reason=`; raises InputRejected for what does not fit, and for any other parameter."""
     query = query_of(request)
     others = sorted(set(query) - {"reason"})
     faults = [Fault(f"/query/{name[:100]}", "is no parameter of this call; it takes reason") for name in others]
@@ -255,5 +255,5 @@ def _reason(request: Request) -> str:
     if any(len(text) > MAX_REASON or not text.isprintable() for text in given):
         faults.append(Fault("/query/reason", f"expected at most {MAX_REASON} printable characters"))
     if faults:
-        raise Refused(422, "invalid-request", "The request does not fit", faults)
+        raise InputRejected(422, "invalid-request", "The request does not fit", faults)
     return given[0] if given else ""

@@ -1,8 +1,7 @@
-"""What intake does: take posts in, and follow what becomes of them.
+"""Submission of items.
 
-Taking in keeps no row: an item is accepted when every region's topic has acknowledged it, and a repeat of the same post
-makes the same ids, so a client that is unsure sends the same again. Following is a projection of the regions' topics;
-it reads dead letters too, because an item that was set aside must not look as if it were still on its way.
+A submission writes no row to a database. An item is accepted when Kafka has acknowledged its record in every region. A
+repetition of the same post produces the same ids, so a client that is unsure of the outcome sends the same post again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import msgspec
 
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
-from services.intake.items.domain.posts import IllFormed
+from services.intake.items.domain.posts import MalformedItem
 from services.intake.publishing.regions import SOURCE, ClusterPublisher, RegionPublisher
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
@@ -26,11 +25,11 @@ from shared.runtime import metrics
 from shared.runtime.advice import command
 from shared.runtime.errors import Transient
 from shared.validation.codes import Codes
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 
 class Poster(Protocol):
-    """Who posts."""
+    """The authenticated client of a call."""
 
     @property
     def name(self) -> str: ...
@@ -50,7 +49,7 @@ class Poster(Protocol):
 
 
 class PreparedItem(msgspec.Struct, frozen=True, gc=False):
-    """A post that fits, with the record for each of its regions; accepted once Kafka has them all."""
+    """A valid item and its record for each region; it is accepted when Kafka has acknowledged all records."""
 
     item_id: str
     subject: str
@@ -62,7 +61,7 @@ class PreparedItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class ItemIntake:
-    """Takes posts in. `lanes` gives each region's way to its Kafka cluster; regions may share one."""
+    """Validates and submits items. `publishers` maps each region to the publisher of its Kafka cluster."""
 
     def __init__(self, *, codes: Codes, publishers: Mapping[str, ClusterPublisher]) -> None:
         self._codes = codes
@@ -72,25 +71,25 @@ class ItemIntake:
         self.ownership: MarketOwnership | None = None
 
     def apply(self, event: Event[Any]) -> None:
-        """Put a published operating model into force; raises Poison when it contradicts itself."""
+        """Apply a published operating model; raises Poison when it is contradictory."""
         if isinstance(event.data, OperatingModelPublished):
             self.ownership = MarketOwnership(event.data, list(self._publishers))
             metrics.CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
 
     def missing(self) -> str | None:
-        """What must still be in force before anything can be taken in."""
-        publish = f"no operating model is published: do it with `{command('control publish')}`"
+        """The condition for accepting items that is not met yet, None when all are met."""
+        publish = f"no operating model is published; publish one with `{command('control publish')}`"
         return publish if self.ownership is None else None
 
     def prepare(self, text: bytes, client: Poster, received_at: str) -> PreparedItem:
-        """The records of a post; raises Refused with every fault found. Sends nothing."""
+        """Validate an item and create its records, without sending them. Raises InputRejected with every fault."""
         ownership = self.ownership
         if ownership is None:
             raise Transient("No operating model is in force yet.")
         try:
             post = posts.read(text)
-        except IllFormed as ill:
-            raise posts.invalid(self._all_faults(ownership, ill, text)) from ill
+        except MalformedItem as malformed:
+            raise posts.invalid(self._all_faults(ownership, malformed, text)) from malformed
         faults = posts.check(post, text, self._codes)
         regions = ownership.regions(post.markets)
         if faults or not regions:
@@ -104,7 +103,7 @@ class ItemIntake:
         if posts.is_doubled(text, post, content):
             raise posts.invalid(list(posts.doubled(text)))
         subject = envelope.subject_of(post.platform, post.kind, post.id)
-        submitted = posts.Submitted(
+        submitted = posts.EncodedItemSubmitted(
             item_id=item_id,
             platform=post.platform,
             kind=post.kind,
@@ -125,15 +124,17 @@ class ItemIntake:
             records.append(to_record(self._topics[region], envelope.encode(attributes, submitted)))
         return PreparedItem(item_id, subject, post.version, content_hash, regions, event_ids, records)
 
-    def _all_faults(self, ownership: MarketOwnership, ill: IllFormed, text: bytes) -> list[Fault]:
-        if ill.rest is None:
-            return ill.faults
-        others = [*posts.check(ill.rest, text, self._codes), *ownership.faults(ill.rest.markets)]
-        return ill.faults + [fault for fault in others if fault.pointer.split("/")[1] not in ill.fields]
+    def _all_faults(self, ownership: MarketOwnership, malformed: MalformedItem, text: bytes) -> list[Fault]:
+        if malformed.rest is None:
+            return malformed.faults
+        others = [*posts.check(malformed.rest, text, self._codes), *ownership.faults(malformed.rest.markets)]
+        return malformed.faults + [fault for fault in others if fault.pointer.split("/")[1] not in malformed.fields]
 
 
-def forbidden(ownership: MarketOwnership, client: Poster, markets: Sequence[str], regions: Sequence[str]) -> Refused:
-    """403: some of the regions that own the markets are not the client's."""
+def forbidden(
+    ownership: MarketOwnership, client: Poster, markets: Sequence[str], regions: Sequence[str]
+) -> InputRejected:
+    """403: the client may not act in every region that owns one of the markets."""
     allowed = ", ".join(sorted(client.regions)) or "no region"
     faults = []
     for region in regions:
@@ -143,11 +144,11 @@ def forbidden(ownership: MarketOwnership, client: Poster, markets: Sequence[str]
                 f"market {markets[index]!r} belongs to region {region!r}; client {client.name!r} may act in {allowed}"
             )
             faults.append(Fault(f"/markets/{index}", detail))
-    return Refused(403, "region-not-allowed", "The key may not act in this region", faults)
+    return InputRejected(403, "region-not-allowed", "The key may not act in this region", faults)
 
 
-def forbidden_platform(client: Poster, platform: str, pointer: str = "/platform") -> Refused:
-    """403: the platform is not the client's."""
+def forbidden_platform(client: Poster, platform: str, pointer: str = "/platform") -> InputRejected:
+    """403: the client may not act for the platform."""
     allowed = ", ".join(sorted(client.platforms)) or "no platform"
     detail = f"client {client.name!r} may act for {allowed}, not for {platform!r:.63}"
-    return Refused(403, "platform-not-allowed", "The key may not act for this platform", [Fault(pointer, detail)])
+    return InputRejected(403, "platform-not-allowed", "The key may not act for this platform", [Fault(pointer, detail)])

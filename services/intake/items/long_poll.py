@@ -1,7 +1,8 @@
-"""Waiting for what becomes of items: one look for all who wait, ten times a second, and only while somebody waits.
+"""Long polling for the status of items: one query for all waiting calls, ten times a second, while any call waits.
 
-So a thousand calls that wait cost what one costs, whichever process follows the topics, and nothing is told on the way
-there that a connection could lose. Past a number of them a call does not wait: waiting is a preference (RFC 7240).
+A thousand waiting calls cost about as much as one. Polling the database works with any process as the projection, and
+needs no notification that could get lost. Beyond a limit, a call does not wait: waiting is only a preference (RFC
+7240).
 """
 
 import asyncio
@@ -13,25 +14,24 @@ from services.intake.items.domain.status import StatusFacts
 from shared.runtime.errors import Transient
 
 LONGEST: Final = 30
-_LOOK_SECONDS: Final = 0.1
-_WAITING_CALLS: Final = 1_000
-_preferences = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+').findall  # a comma in a quoted string parts nothing
+_POLL_SECONDS: Final = 0.1
+_MAX_WAITING_CALLS: Final = 1_000
+_preferences = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+').findall  # a comma in a quoted string does not separate
 _is_wait = re.compile(r"\s*wait\s*(?:[=;]|$)", re.IGNORECASE).match
 _seconds = re.compile(r'[^=;]*=\s*(?:([0-9]+)|"([0-9]+)")\s*(?:;|$)').match
 
 Known: TypeAlias = Mapping[str, StatusFacts]
-"""What is known of an item, by region."""
+"""The facts about an item, by region."""
 
 
 class StatusLookup(Protocol):
-    """What is known of items; see `services.intake.items.store`."""
+    """Reads the facts about items: `services.intake.items.store`."""
 
     async def of_items(self, item_ids: Sequence[str]) -> Mapping[str, Known]: ...
 
 
 def preferred(prefer: str) -> int:
-    """How many seconds a client would wait for its answer, by its `Prefer` field (RFC 7240, section 4.3); 0 if it would
-    not, and `LONGEST` at most."""
+    """The seconds in a `Prefer: wait=<seconds>` field (RFC 7240, section 4.3): at most `LONGEST`, 0 without it."""
     first = next(filter(_is_wait, _preferences(prefer)), "")
     found = _seconds(first)
     digits = (found[1] or found[2]).lstrip("0") if found else ""
@@ -39,27 +39,27 @@ def preferred(prefer: str) -> int:
 
 
 class LongPoll:
-    """All who wait in this process."""
+    """All waiting calls of this process."""
 
     def __init__(self) -> None:
         self._calls: dict[str, dict[asyncio.Future[None], Callable[[Known], bool]]] = {}
         self._count = 0
-        self._looking: asyncio.Task[None] | None = None
+        self._poller: asyncio.Task[None] | None = None
 
     async def until(
         self, statuses: StatusLookup, item_id: str, is_enough: Callable[[Known], bool], seconds: float
     ) -> bool:
-        """Wait until what is known of an item is enough, or for so long; False when too many wait already.
+        """Wait until `is_enough` is true for an item, or for `seconds`; False when too many calls wait already.
 
-        Raises Transient when nobody can look.
+        Raises Transient when the database does not answer.
         """
-        if self._count >= _WAITING_CALLS:
+        if self._count >= _MAX_WAITING_CALLS:
             return False
         enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls.setdefault(item_id, {})[enough] = is_enough
         self._count += 1
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(statuses))
+        if self._poller is None:
+            self._poller = asyncio.create_task(self._poll(statuses))
         try:
             async with asyncio.timeout(seconds):
                 await enough
@@ -72,18 +72,18 @@ class LongPoll:
                 del self._calls[item_id]
         return True
 
-    async def _look(self, statuses: StatusLookup) -> None:
+    async def _poll(self, statuses: StatusLookup) -> None:
         try:
             while self._calls:
                 for item_id, known in (await statuses.of_items(list(self._calls))).items():
                     for call, is_enough in self._calls.get(item_id, {}).items():
                         if not call.done() and is_enough(known):
                             call.set_result(None)
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
         except Transient as error:
             for calls in self._calls.values():
                 for call in calls:
                     if not call.done():
                         call.set_exception(error)
         finally:
-            self._looking = None
+            self._poller = None

@@ -1,22 +1,22 @@
-"""A body of lines, split as it arrives, in memory bounded by one line and one read."""
+"""Splits a body into lines while it arrives; the memory is limited to one line and one read."""
 
 from typing import TypeAlias
 
 Line: TypeAlias = tuple[int, bytes | None]
-"""A line that is not blank: its number from 1, and its text, None when it is longer than the limit."""
+"""The number (from 1) and text of a line that is not blank; the text is None for a line above the limit."""
 
 
 class LineSplitter:
-    """Feed it what arrives; it gives back the lines that are whole. `limit` is a line's longest, in bytes."""
+    """Splits pieces of a body into lines; `limit` is the maximum length of a line in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tail = b""
         self._skipping = False
-        self.number = 0  # of the last whole line
+        self.number = 0  # of the last complete line
 
     def feed(self, data: bytes) -> list[Line]:
-        """The lines that `data` ends."""
+        """The lines that `data` completes."""
         if self._skipping and b"\n" not in data:
             return []
         *whole, self._tail = (self._tail + data).split(b"\n")
@@ -26,7 +26,7 @@ class LineSplitter:
         return lines
 
     def end(self) -> list[Line]:
-        """The last line, when the body does not end with a line end."""
+        """The last line of a body that does not end with a newline."""
         tail, self._tail = self._tail, b""
         return self._lines([tail])
 
@@ -36,7 +36,7 @@ class LineSplitter:
         for text in texts:
             number += 1
             if number == 1:
-                text = text.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901 - the byte order mark is not the line's
+                text = text.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901 - the byte order mark is not part of the line
             if self._skipping or len(text) > limit:
                 self._skipping = False
                 lines.append((number, None))

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import FastAPI
 
 from services.intake.items import long_poll
-from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RefusedLine
+from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLine, RejectedLine
 from services.intake.items.domain.posts import MAX_BODY_BYTES, ItemPost
 from services.intake.items.domain.status import Status
 from services.intake.items.query_reader import LARGEST_PAGE, USUAL_PAGE
@@ -153,7 +153,7 @@ _PROBLEMS: Final[dict[int, tuple[str, str]]] = {
 
 def describe(app: FastAPI) -> None:
     """Put the routes of items into the application's OpenAPI document."""
-    of_posts = [ItemPost, AcceptedLine, RefusedLine]
+    of_posts = [ItemPost, AcceptedLine, RejectedLine]
     of_answers = [Receipt, WithdrawalReceipt, ItemAnswer, ItemsAnswer, SubjectAnswer, TotalsAnswer, ProblemDetails]
     references, components = msgspec.json.schema_components(
         [*of_posts, *of_answers], ref_template="#/components/schemas/{name}"

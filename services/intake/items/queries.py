@@ -41,7 +41,7 @@ from shared.http.http import Problem, json_response, not_ready
 from shared.runtime.clock import Clock, from_text
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 KINDS: Final = ("product", "seller", "content")
 READ: Final = "items:read"
@@ -99,7 +99,7 @@ class Asking:
         if region is not None and not client.may_act_in(region):
             detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
             fault = Fault("/query/region", detail)
-            raise problem(Refused(403, "region-not-allowed", "The key may not act in this region", [fault]))
+            raise problem(InputRejected(403, "region-not-allowed", "The key may not act in this region", [fault]))
         if platform is not None and not client.may_act_for(platform):
             raise problem(forbidden_platform(client, platform, "/query/platform"))
         wanted = ItemFilter(
@@ -143,7 +143,7 @@ class Asking:
             own = ", ".join(sorted(client.platforms))
             detail = f"the totals are every platform's; client {client.name!r} may act for {own}"
             title = "The key may not act for this platform"
-            raise problem(Refused(403, "platform-not-allowed", title, [Fault("", detail)]))
+            raise problem(InputRejected(403, "platform-not-allowed", title, [Fault("", detail)]))
         regions = self._regions(client)
         lag = self._lag(await statuses.handled_until(), regions)
         totals = await statuses.totals()
@@ -228,7 +228,7 @@ PARAMETERS: Final = ("reference", "status", "region", "platform", "kind", *_TIME
 def _check(query: Query) -> None:
     try:
         query.check()
-    except Refused as refused:
+    except InputRejected as refused:
         raise problem(refused) from refused
 
 

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 from starlette.requests import Request
 
 from shared.http.http import query_of
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 T = TypeVar("T")
 
@@ -71,6 +71,6 @@ class Query:
         return self.read("cursor", read, "a cursor of this list: send `next` of the page before, or none to begin")
 
     def check(self) -> None:
-        """Raises Refused with every fault found."""
+        """Raises InputRejected with every fault found."""
         if self._faults:
-            raise Refused(422, "invalid-request", "The request does not fit", self._faults)
+            raise InputRejected(422, "invalid-request", "The request does not fit", self._faults)

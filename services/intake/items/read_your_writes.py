@@ -1,7 +1,8 @@
-"""Looking something up in the status projection, which may be behind what was posted or decided a moment ago.
+"""Lookups in the status projection with read-your-writes consistency.
 
-What it does not know is waited for until it has read everything that stood in the topics when the call came, by Kafka's
-offsets: clocks jump and disagree. Only then is "there is none" true. Waiting is bounded, and so are those who wait.
+The projection lags behind the topics. A lookup that finds nothing therefore waits until the projection has read all
+records that the topics contained at the start of the call, compared by Kafka's offsets, because clocks jump and differ.
+Only then is "not found" certain. The time and the number of waiting calls are limited.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 class ProjectionOffsets(Protocol):
-    """How far a region's projection has read; see `shared.kafka.offsets`."""
+    """Offsets of a region's topics and of its projection: `shared.kafka.offsets`."""
 
     async def ends(self, topics: Sequence[str]) -> Ends: ...
 
@@ -28,7 +29,7 @@ class ProjectionOffsets(Protocol):
 
 
 class ReadYourWrites:
-    """Waits for the projections of the regions in `reaches`, which are those that are served."""
+    """Waits for the projections of the served regions, which are the keys of `offsets`."""
 
     def __init__(self, offsets: Mapping[str, ProjectionOffsets]) -> None:
         self._offsets = offsets
@@ -36,7 +37,7 @@ class ReadYourWrites:
 
     @property
     def regions(self) -> Collection[str]:
-        """The regions that are served."""
+        """The served regions."""
         return self._offsets.keys()
 
     async def find(
@@ -47,10 +48,10 @@ class ReadYourWrites:
         regions: Collection[str],
         doubt: str,
     ) -> T | None:
-        """What `look` finds; None when it is certain that there is nothing to be found.
+        """The result of `look`; None when it is certain that nothing exists.
 
-        `topics` are those of a region where it may still stand. Raises Overloaded when too many wait, Transient with
-        the sentence `doubt` when the projection is too far behind to tell.
+        `topics` gives the topics of a region that can contain the record in question. Raises Overloaded when too many
+        calls wait, Transient with the message `doubt` when the projection is too far behind.
         """
         found = await look()
         if found is not None:
@@ -84,5 +85,5 @@ class ReadYourWrites:
 
 
 def projection_group(region: str) -> str:
-    """The consumer group that follows a region."""
+    """The consumer group of a region's status projection."""
     return f"piepowder-intake-{region}"

@@ -1,8 +1,8 @@
-"""What was taken in may be taken back, by the item's id alone.
+"""Withdrawal of items, by item id.
 
-A withdrawal is one more event on the topics that have the item, by the same lanes, so it stands behind the item in its
-subject's order and goes the same way. It keeps no row either: its ids repeat, and the same call again is right. Which
-regions have the item is read from the status projection; see `services.intake.items.read_your_writes`.
+A withdrawal is an event on the topics that contain the item. It is published like the item, so that it follows the item
+in the order of its subject. It writes no row; a repetition produces the same ids. The regions of the item come from the
+status projection, read with `services.intake.items.read_your_writes`.
 """
 
 from collections.abc import Mapping
@@ -22,23 +22,23 @@ from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 MAX_REASON: Final = 500  # characters
 
 
-class UnknownItem(PiepowderError):  # noqa: N818 - what the item is
-    """No such item was posted before the call, in any region and for any platform of the key."""
+class UnknownItem(PiepowderError):  # noqa: N818 - a fact about the item
+    """No such item was submitted before the call, in any region and platform of the key."""
 
 
 class ItemLookup(Protocol):
-    """What is known of items; see `services.intake.items.store`."""
+    """Reads the facts about items: `services.intake.items.store`."""
 
     async def of_item(self, item_id: str) -> dict[str, StatusFacts]: ...
 
 
 class PreparedWithdrawal(msgspec.Struct, frozen=True, gc=False):
-    """A withdrawal with the record for each region of its item; accepted once Kafka has them all."""
+    """A withdrawal and its record for each region; it is accepted when Kafka has acknowledged all records."""
 
     item_id: str
     subject: str
@@ -48,7 +48,7 @@ class PreparedWithdrawal(msgspec.Struct, frozen=True, gc=False):
 
 
 class Withdrawals:
-    """Takes items back."""
+    """Withdraws items."""
 
     def __init__(self, intake: ItemIntake, *, read_your_writes: ReadYourWrites, clock: Clock) -> None:
         self._intake = intake
@@ -56,18 +56,18 @@ class Withdrawals:
         self._clock = clock
 
     async def withdraw(self, item_id: str, reason: str, client: Poster, statuses: ItemLookup) -> PreparedWithdrawal:
-        """Have a withdrawal acknowledged in every region of the item.
+        """Publish a withdrawal in every region of the item.
 
-        Raises UnknownItem when there is no such item for the client, Refused when it may not act in all of its regions,
-        Overloaded when there is no room; Transient when the database or Kafka is away or the projection is too far
-        behind to tell. After Transient the same again is right.
+        Raises UnknownItem when the client has no such item, InputRejected when the client may not act in every region
+        of the item, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
+        projection is too far behind. The client can repeat the call after Transient.
         """
         withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client, statuses))
         await self._intake.submit([withdrawal])
         return withdrawal
 
     async def _find(self, item_id: str, client: Poster, statuses: ItemLookup) -> dict[str, StatusFacts]:
-        """What is known of an item, its submission in some region at least."""
+        """The facts about an item, with its submission in at least one region."""
 
         async def look() -> dict[str, StatusFacts] | None:
             known = await statuses.of_item(item_id)
@@ -77,7 +77,7 @@ class Withdrawals:
             look,
             topics=lambda region: [topics.submissions(region)],
             regions=self._read_your_writes.regions,
-            doubt=f"Item {item_id} is not known; what was posted last is not in the status yet, so it may be there.",
+            doubt=f"Item {item_id} is unknown, but the status does not include the latest submissions yet.",
         )
         if found is None:
             raise UnknownItem(f"No item {item_id} is known to this key, in its regions and for its platforms.")
@@ -91,11 +91,13 @@ class Withdrawals:
             if not client.may_act_in(region):
                 allowed = ", ".join(sorted(client.regions))
                 detail = f"the item was submitted to region {region!r} too; client {client.name!r} may act in {allowed}"
-                raise Refused(403, "region-not-allowed", "The key may not act in this region", [Fault("", detail)])
+                raise InputRejected(
+                    403, "region-not-allowed", "The key may not act in this region", [Fault("", detail)]
+                )
             if region not in self._read_your_writes.regions:
                 serves = ", ".join(self._read_your_writes.regions)
-                detail = f"the item was submitted to region {region!r}; this intake serves {serves}"
-                raise Refused(422, "region-not-served", "The region is not served here", [Fault("", detail)])
+                detail = f"the item was submitted to region {region!r}; this service accepts items for {serves}"
+                raise InputRejected(422, "region-not-served", "The region is not served here", [Fault("", detail)])
         subject = status.subject(known)
         platform, kind, subject_id = subject.split(":", 2)
         now = to_text(self._clock.now())
@@ -121,7 +123,7 @@ class Withdrawals:
 
 
 def _is_found(known: Mapping[str, StatusFacts], client: Poster) -> bool:
-    """Whether it is known where the item was submitted to, and the client may know of it."""
+    """Whether the regions of the item are known, and the client may see the item."""
     return (
         bool(status.submitted_to(known))
         and any(client.may_act_in(region) for region in known)

@@ -30,7 +30,7 @@ from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 
 READ: Final = "notices:read"
 WRITE: Final = "notices:write"
@@ -244,7 +244,7 @@ class Desk:
                 request, head, self._idle_seconds, limit=MAX_BODY_BYTES, too_large=too_large
             )
             receipt = await take(text)
-        except Refused as refused:
+        except InputRejected as refused:
             answer = problem(refused)
         except UnknownDecision as unknown:
             answer = Problem(404, "not-found", "There is no such decision", str(unknown))

@@ -26,7 +26,7 @@ from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Transient
 from shared.validation.codes import Codes
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
@@ -72,8 +72,8 @@ class Notices:
     async def take(self, text: bytes, client: Poster) -> PreparedComplaint:
         """Have a notice acknowledged in every region that owns one of its markets.
 
-        Raises Refused with every fault found, Overloaded when there is no room; Transient when Kafka is away or there
-        is no operating model yet, after which the same again is right.
+        Raises InputRejected with every fault found, Overloaded when there is no room; Transient when Kafka is away or
+        there is no operating model yet, after which the same again is right.
         """
         taken = self.prepare(text, client)
         await self._intake.submit([taken])
@@ -134,9 +134,9 @@ class Appeals:
     async def take(self, text: bytes, client: Poster, known: ComplaintLookup) -> PreparedComplaint:
         """Have an appeal acknowledged in the region of the decision that it is about.
 
-        Raises Refused for what does not fit or cannot be heard, NotKnown when there is no such decision for the client,
-        Overloaded when there is no room; Transient when the database or Kafka is away or the projection is too far
-        behind to tell. After Transient the same again is right.
+        Raises InputRejected for what does not fit or cannot be heard, NotKnown when there is no such decision for the
+        client, Overloaded when there is no room; Transient when the database or Kafka is away or the projection is too
+        far behind to tell. After Transient the same again is right.
         """
         post, faults, _ = reading = appeals.FORM.read(text)
         if post is None or (found := reading.with_meaning(appeals.faults(post, self._codes))):
@@ -186,7 +186,7 @@ class Appeals:
             return found
         if name != "decision_id" and not regions.isdisjoint(await ways(_TYPE_OF[name], given)):
             detail = f"{what} {given} has no decision, so there is nothing to complain about"
-            raise Refused(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
+            raise InputRejected(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
         may_be = " that may be appealed about" if name == "decision_id" else ""
         raise UnknownDecision(f"No {what} {given}{may_be} is known to this key, in its regions and for its platforms.")
 
@@ -194,7 +194,7 @@ class Appeals:
     async def _appealed_in(
         regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: ComplaintLookup
     ) -> str:
-        """The region of an appeal that was made when there was one alone; raises Refused when there was none."""
+        """The region of an appeal that was made when there was one alone; raises InputRejected when there was none."""
         for region in regions:
             before = (await known.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))).get(region)
             way = None if before is None else before.case.submission
@@ -205,14 +205,16 @@ class Appeals:
         raise appeals.invalid([Fault("/region", detail)])
 
     def _regions(self, post: AppealPost, client: Poster) -> set[str]:
-        """Where the decision may be; raises Refused for a region that is not the client's, or not served."""
+        """Where the decision may be; raises InputRejected for a region that is not the client's, or not served."""
         served = self._read_your_writes.regions
         if not post.region:
             return {region for region in served if client.may_act_in(region)}
         if not client.may_act_in(post.region):
             allowed = ", ".join(sorted(client.regions)) or "no region"
             detail = f"client {client.name!r} may act in {allowed}"
-            raise Refused(403, "region-not-allowed", "The key may not act in this region", [Fault("/region", detail)])
+            raise InputRejected(
+                403, "region-not-allowed", "The key may not act in this region", [Fault("/region", detail)]
+            )
         if post.region not in served:
             raise appeals.invalid([Fault("/region", f"{post.region!r} is not served here: {', '.join(served)} are")])
         return {post.region}
@@ -229,13 +231,15 @@ class Appeals:
             state, answer = complaint_status.status_of(facts), facts.case.decision
             if state in OPEN:
                 detail = f"another appeal about decision {decision_id} is open: its answer comes first"
-                raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
+                raise InputRejected(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
             if answer is not None and answer.action == "overturn":  # what took its place is not in the status yet
                 detail = f"an appeal about decision {decision_id} has succeeded, and another takes its place: ask what"
                 raise appeals.replaced(post, detail)
             if answer is not None:
                 detail = f"decision {decision_id} was appealed about before, and stayed; it is not heard twice"
-                raise Refused(409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)])
+                raise InputRejected(
+                    409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)]
+                )
 
     def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Poster) -> PreparedComplaint:
         region, subject = contested.region, contested.life.subject
@@ -277,11 +281,11 @@ class Appeals:
 
     @staticmethod
     def _same_again(taken: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
-        """What was answered before; raises Refused when that was to another appeal of the same name."""
+        """What was answered before; raises InputRejected when that was to another appeal of the same name."""
         assert before.case.submission is not None  # noqa: S101 - it was asked
         if before.case.submission.content_hash != taken.content_hash:
             detail = "this reference names another appeal about the subject already; give this one another"
-            raise Refused(409, "reference-used", "The reference is in use", [Fault("/reference", detail)])
+            raise InputRejected(409, "reference-used", "The reference is in use", [Fault("/reference", detail)])
         contested = before.contested
         return taken if contested is None else msgspec.structs.replace(taken, decision_id=contested.decision_id)
 
@@ -294,12 +298,12 @@ def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str,
     return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())
 
 
-def _no_sellers(client: Poster) -> Refused:
+def _no_sellers(client: Poster) -> InputRejected:
     detail = (
         f"who speaks for sellers is who posts for them: client {client.name!r} lacks the scope {SPEAKS_FOR_SELLERS!r};"
         " it may appeal as the notifier of its own notices"
     )
-    return Refused(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
+    return InputRejected(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
 
 
 def _held(

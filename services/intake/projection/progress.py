@@ -1,4 +1,4 @@
-"""Recording how far the projection has read."""
+"""Stores the progress of the projection."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ async def note_progress(
     statuses: ItemStatusStore,
     stop: asyncio.Event,
 ) -> None:
-    """Tell all replicas, through the database, how far this one has read."""
+    """Store the progress of this process's consumers for all replicas, until `stop` is set."""
     while not stop.is_set():
         try:
             for region, one in consumers.items():
@@ -32,5 +32,5 @@ async def note_progress(
                 if progress:
                     await statuses.note_progress(region, progress)
         except Transient as error:
-            log.warning("how far items are followed is not noted", extra={"error": str(error)})
+            log.warning("the progress of the projection is not stored", extra={"error": str(error)})
         await wait(stop, _PROGRESS_SECONDS)

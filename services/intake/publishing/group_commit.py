@@ -1,12 +1,13 @@
-"""Group commit: posts that arrive while a flush is under way share the next, so load makes flushes larger, not more.
+"""Group commit: records that arrive during a flush share the next one, so that load makes flushes larger, not more.
 
-One flush of a cluster is under way at a time and takes from the front of the queue: records are in Kafka in the order
-they were taken in. A post that finds nothing under way is flushed at once; after posts that had company the next ones
-gather for a moment, or until as many are there as came together lately, because a flush costs much the same for two
-records as for fifty, and the first two of hundreds of clients who come back together would have one for themselves
-while all the others wait for its end. The queue is bounded in records and bytes, counted until their acknowledgement;
-past that a post is told at once to come back. When a flush fails, exactly those in it are told that their outcome is
-unknown.
+Each cluster has one flush at a time, which takes entries from the front of the queue. Records therefore reach Kafka in
+the order of their arrival. An entry that finds no flush in progress is sent at once. After a flush of several entries,
+the next flush waits for 5 ms, or until as many entries arrived as in recent flushes. The reason: a flush of two records
+costs nearly as much as one of fifty. When hundreds of clients send again at the same time, the first two would
+otherwise occupy one flush while all others wait for its end.
+
+The queue is limited in records and bytes, counted until their acknowledgement. Beyond the limit, an entry is rejected
+at once (Overloaded). When a flush fails, exactly its entries get the error, and their outcome is unknown.
 """
 
 import asyncio
@@ -25,9 +26,9 @@ log = logging.getLogger(__name__)
 _FLUSH_RECORDS: Final = 5_000
 _FLUSH_BYTES: Final = 8 * 2**20
 _GATHER_SECONDS: Final = 0.005
-_ENOUGH_RECORDS: Final = 100  # gather no more
-_ENOUGH_BYTES: Final = 256 * 1024  # nor then
-_FORGETS: Final = 0.95  # what is left after a flush of how many came together before
+_ENOUGH_RECORDS: Final = 100  # a flush of this size does not wait for more
+_ENOUGH_BYTES: Final = 256 * 1024
+_DECAY: Final = 0.95  # per flush, of the recent number of entries
 _PATIENCE_SECONDS: Final = 30.0
 
 
@@ -41,7 +42,7 @@ class _Entry:
 
 
 class GroupCommitPublisher:
-    """The way to one Kafka cluster, shared by all posts. Sizes are in bytes."""
+    """The `ClusterPublisher` of one Kafka cluster. Sizes are in bytes."""
 
     def __init__(self, producer: Producer, *, max_records: int, max_bytes: int) -> None:
         self._producer = producer
@@ -53,19 +54,19 @@ class GroupCommitPublisher:
         self._flusher: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
         self._gathered = asyncio.Event()
-        self._lately = 0.0  # posts that came together
-        self.failing = False  # the last flush was not acknowledged
+        self._recent_entries = 0.0  # a decaying maximum of the entries of a flush
+        self.failing = False  # whether the last flush failed
         self.pending_records = 0
         self.pending_bytes = 0
 
     def has_room(self, records: int, size: int) -> bool:
-        """Whether so many records of so many bytes would be taken now. An empty queue takes any."""
+        """Whether the queue accepts this many records and bytes now. An empty queue accepts any number."""
         return self.pending_records == 0 or (
             self.pending_records + records <= self._max_records and self.pending_bytes + size <= self._max_bytes
         )
 
     async def room(self, records: int, size: int) -> None:
-        """Wait until there is room for so much; raises Overloaded after half a minute without."""
+        """Wait until the queue has room; raises Overloaded after 30 seconds."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while not self.has_room(records, size):
@@ -74,10 +75,10 @@ class GroupCommitPublisher:
             raise Overloaded from error
 
     def put(self, records: Sequence[Record], size: int) -> asyncio.Future[None]:
-        """Take these in, at once and in order; the future is done when all are acknowledged.
+        """Append records to the queue; the future is done when Kafka has acknowledged all of them.
 
-        Raises Overloaded when there is no room. The future fails with Transient when some may not have arrived, with
-        Poison when Kafka does not take one of them.
+        Raises Overloaded when the queue has no room. The future fails with Transient when some records may be missing
+        in Kafka, with Poison when Kafka rejects one of them.
         """
         if not self.has_room(len(records), size):
             raise Overloaded
@@ -110,9 +111,9 @@ class GroupCommitPublisher:
             if len(group) > 1:
                 await self._gather(len(group))
 
-    async def _gather(self, came: int) -> None:
-        """Let those who come back together come together: until as many are there as lately, or for a moment."""
-        self._lately = max(came, self._lately * _FORGETS)
+    async def _gather(self, entries: int) -> None:
+        """Wait for more entries after a flush of this many: as many as recently, or for `_GATHER_SECONDS`."""
+        self._recent_entries = max(entries, self._recent_entries * _DECAY)
         if self._is_enough():
             return
         self._gathered.clear()
@@ -122,7 +123,7 @@ class GroupCommitPublisher:
 
     def _is_enough(self) -> bool:
         full = self.pending_records >= self._enough_records or self.pending_bytes >= self._enough_bytes
-        return full or len(self._queue) >= self._lately
+        return full or len(self._queue) >= self._recent_entries
 
     def _next_group(self) -> list[_Entry]:
         group: list[_Entry] = []
@@ -145,9 +146,9 @@ class GroupCommitPublisher:
                 _fail(group, poison)
         except Transient as error:
             self.failing = True
-            log.warning("not acknowledged", extra={"posts": len(group), "error": str(error)})
+            log.warning("Kafka did not acknowledge a flush", extra={"entries": len(group), "error": str(error)})
             _fail(group, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, each post is answered, and the next flush is tried
+        except Exception as error:  # noqa: BLE001 - each entry must get the error, and the next flush must run
             _fail(group, error)
         else:
             self.failing = False

@@ -1,4 +1,4 @@
-"""Publishing records to the Kafka clusters of their regions."""
+"""Publishing records to the Kafka clusters of their regions: one share of the records for each cluster."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,21 @@ from shared.runtime.errors import PiepowderError, Transient
 SOURCE: Final = "piepowder/intake"
 
 
-_OVERHEAD: Final = 1_024  # bytes that a waiting record takes besides its value: headers, key, bookkeeping
+_OVERHEAD: Final = 1_024  # bytes of a queued record besides its value: headers, key, objects
 
 
-class Overloaded(PiepowderError):  # noqa: N818 - the field's word
-    """There is no room for more; nothing of the call was sent, and the same call is right a moment later."""
+class Overloaded(PiepowderError):  # noqa: N818 - a state of the service
+    """A queue is full. No record was sent; the client can send the same call again."""
 
     def __init__(self) -> None:
-        super().__init__("More is waiting for Kafka than this intake holds. Send the same again a moment later.")
+        super().__init__("The queue for Kafka is full. Send the same call again in a moment.")
 
 
 class NotAcknowledged(Transient):
-    """Some regions did not acknowledge, `by_region` says why each; what is for others alone is in Kafka.
+    """Some regions did not acknowledge; `by_region` has the error of each.
 
-    What was for them may be there or not, in the others too. The same again is right: it makes the same ids.
+    Records for these regions, and records of the same items for other regions, may or may not be in Kafka. A repetition
+    is safe, because it has the same event ids.
     """
 
     def __init__(self, by_region: Mapping[str, PiepowderError]) -> None:
@@ -35,13 +36,13 @@ class NotAcknowledged(Transient):
         super().__init__(" ".join(reasons))
 
     def of(self, region: str) -> PiepowderError:
-        """Why one region did not acknowledge."""
+        """The error of one region."""
         why = self.by_region[region]
         return why if isinstance(why, Overloaded) else NotAcknowledged({region: why})
 
 
 class ClusterPublisher(Protocol):
-    """The way to one Kafka cluster; see `services.intake.publishing.group_commit`. Sizes are in bytes."""
+    """Publishes to one Kafka cluster: `services.intake.publishing.group_commit`. Sizes are in bytes."""
 
     @property
     def failing(self) -> bool: ...
@@ -54,7 +55,7 @@ class ClusterPublisher(Protocol):
 
 
 class Publishable(Protocol):
-    """What is ready to be sent: a record for each region."""
+    """Something with one record for each of its regions."""
 
     @property
     def regions(self) -> tuple[str, ...]: ...
@@ -71,18 +72,19 @@ class _Share(NamedTuple):
 
 
 class RegionPublisher:
-    """Sends records to their regions. `lanes` gives each region's way to its Kafka cluster; regions may share one."""
+    """Publishes records to their regions. `publishers` maps a region to the publisher of its cluster; regions can share
+    a cluster."""
 
     def __init__(self, publishers: Mapping[str, ClusterPublisher]) -> None:
         self._publishers = publishers
 
     async def submit(self, accepted: Sequence[Publishable], *, patient: bool = False) -> None:
-        """Have the records of all acknowledged, those of a subject in their order.
+        """Publish all records, and wait for their acknowledgement. The order of a subject's records is kept.
 
-        Raises Overloaded when there is no room, and then nothing was sent; `patient` waits half a minute for it.
-        Raises NotAcknowledged when some regions may not have theirs, Poison when Kafka does not take one. After each
-        the same again is right. A cluster that failed last is asked first, alone: while it is away, what is for it and
-        for others is sent to none.
+        Raises Overloaded, with nothing sent, when a queue has no room; `patient` waits for room for 30 seconds. Raises
+        NotAcknowledged when records of some regions may be missing in Kafka, Poison when Kafka rejects a record. A
+        repetition is safe after each of them. A cluster whose last flush failed is tried first, alone: while it does
+        not answer, an item for this cluster and another one is sent to neither.
         """
         shares = self._shares(accepted)
         if not patient and not all(share.publisher.has_room(len(share.records), share.size) for share in shares):
@@ -98,7 +100,7 @@ class RegionPublisher:
             raise NotAcknowledged(failed)
 
     def _shares(self, accepted: Sequence[Publishable]) -> list[_Share]:
-        """What goes to each cluster, in the posts' order."""
+        """The records of each cluster, in the given order."""
         regions = {region for one in accepted for region in one.regions}
         publishers: dict[ClusterPublisher, set[str]] = {}
         for region in regions:
@@ -120,7 +122,7 @@ class RegionPublisher:
 
 
 async def _send(shares: Sequence[_Share], *, patient: bool) -> dict[str, PiepowderError]:
-    """Put each share on its lane; why, by region, one was not acknowledged. Raises Poison when one is not taken."""
+    """Publish the shares; returns the errors by region. Raises Poison when Kafka rejects a record."""
     failed: dict[str, PiepowderError] = {}
     acknowledged: list[tuple[_Share, asyncio.Future[None]]] = []
     for share in shares:
@@ -130,7 +132,7 @@ async def _send(shares: Sequence[_Share], *, patient: bool) -> dict[str, Piepowd
             acknowledged.append((share, share.publisher.put(share.records, share.size)))
         except Overloaded as error:
             failed |= dict.fromkeys(share.regions, error)
-    if len(acknowledged) == 1:  # as nearly always: a gathering of one costs more than the wait
+    if len(acknowledged) == 1:  # the usual case; `gather` would cost more
         results: list[BaseException | None] = [await _outcome(acknowledged[0][1])]
     else:
         results = await asyncio.gather(*(done for _, done in acknowledged), return_exceptions=True)

@@ -27,7 +27,7 @@ from shared.http.http import Handler, Problem, json_response, not_ready, query_o
 from shared.http.openapi_security import security
 from shared.runtime.clock import from_text
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 READ: Final = "requests:read"
 WRITE: Final = "requests:write"
@@ -199,7 +199,7 @@ class Desk:
         return bytes(body).removeprefix(b"\xef\xbb\xbf")
 
     def _filter(self, request: Request, client: Client) -> tuple[RequestFilter, RequestCursor | None, int]:
-        """What the query asks for; raises Refused for what does not fit, and 403 for a region of others."""
+        """What the query asks for; raises InputRejected for what does not fit, and 403 for a region of others."""
         given = query_of(request)
         faults = [
             Fault(f"/query/{name[:100]}", f"is no parameter of this call; it takes {', '.join(_FILTERS)}")
@@ -226,7 +226,7 @@ class Desk:
         if region is not None and not client.may_act_in(region):
             detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
             title = "The key may not act in this region"
-            raise Refused(403, "region-not-allowed", title, [Fault("/query/region", detail)])
+            raise InputRejected(403, "region-not-allowed", title, [Fault("/query/region", detail)])
         regions = None if ANY in client.regions else sorted(client.regions)
         wanted = RequestFilter(regions, given.get("state"), given.get("kind"), given.get("sponsor"), region)
         return wanted, after, int(limit)
@@ -236,7 +236,7 @@ def _guarded(handle: Handler) -> Handler:
     async def answer(request: Request) -> Response:
         try:
             return await handle(request)
-        except Refused as refused:
+        except InputRejected as refused:
             raise problem(refused) from refused
         except ClientDisconnect:
             return Response(status_code=_CLIENT_GONE)

@@ -21,7 +21,7 @@ from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 ANY_VERSION: Final = -1
 Versions: TypeAlias = Collection[int] | None
@@ -32,8 +32,8 @@ class ChangeChecker(Protocol):
     """Asks the router about a change; see `services.intake.requests.router`."""
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
-        """What it would change. Raises Refused with pointers below `/change` when it does not fit, Transient when that
-        cannot be told."""
+        """What it would change. Raises InputRejected with pointers below `/change` when it does not fit, Transient when
+        that cannot be told."""
 
 
 class RequestWork(Protocol):
@@ -100,7 +100,7 @@ class Requests:
     async def draft(self, draft: Draft, client: Poster, key: str) -> Request:
         """The request that this call, or the same one before, began, as it was then.
 
-        The change is checked at once; while the router is away it is kept unchecked. Raises Refused.
+        The change is checked at once; while the router is away it is kept unchecked. Raises InputRejected.
         """
         _require_regions(client, draft.regions)
         request_id = ids.derive("request", client.name, key)
@@ -131,7 +131,7 @@ class Requests:
 
     async def change(self, request_id: str, text: bytes, client: Poster, versions: Versions) -> Request:
         """Have a draft say what a patch (JSON) says. A change that is attached anew is checked at once; while the
-        router is away it is kept unchecked. Raises Refused."""
+        router is away it is kept unchecked. Raises InputRejected."""
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
@@ -156,7 +156,7 @@ class Requests:
     async def submit(self, request_id: str, reason: str, client: Poster, versions: Versions) -> Request:
         """Put a draft up for decision, when it says all that is needed and the router finds that its change fits.
 
-        Raises Refused, Transient while the router is away.
+        Raises InputRejected, Transient while the router is away.
         """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
@@ -189,7 +189,7 @@ class Requests:
         return self._done(request, outcome)
 
     async def act(self, request_id: str, command: str, reason: str, client: Poster, versions: Versions) -> Request:
-        """Do what a command other than `submit` says. Raises Refused."""
+        """Do what a command other than `submit` says. Raises InputRejected."""
         async with self._store.work() as work:
             request = await self._locked(work, request_id, client)
             if not lifecycle.is_done(request, command, client.name, reason):
@@ -201,7 +201,7 @@ class Requests:
         return self._done(request, outcome)
 
     async def comment(self, request_id: str, text: str, client: Poster, key: str) -> RequestStep:
-        """The comment that this call, or the same one before, made. Raises Refused."""
+        """The comment that this call, or the same one before, made. Raises InputRejected."""
         comment_id = ids.derive("comment", request_id, client.name, key)
         with self._alone(comment_id):
             async with self._store.work() as work:
@@ -218,7 +218,7 @@ class Requests:
         return outcome.step
 
     async def show(self, request_id: str, client: Poster) -> RequestDetails:
-        """A request; raises Refused when there is none in a region of the client."""
+        """A request; raises InputRejected when there is none in a region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
             raise _no_such(request_id)
@@ -276,10 +276,10 @@ class Requests:
 
     @contextmanager
     def _alone(self, made: str) -> Iterator[None]:
-        """Let one call at a time make something; raises Refused while another one does."""
+        """Let one call at a time make something; raises InputRejected while another one does."""
         if made in self._under_way:
             detail = "a call with the same Idempotency-Key is under way; send the same again a moment later"
-            raise Refused(409, "in-flight", "The same call is being made", [Fault("", detail)])
+            raise InputRejected(409, "in-flight", "The same call is being made", [Fault("", detail)])
         self._under_way.add(made)
         try:
             yield
@@ -313,7 +313,7 @@ def _require_regions(client: Poster, regions: Sequence[str]) -> None:
         if not client.may_act_in(region)
     ]
     if faults:
-        raise Refused(403, "region-not-allowed", "The key may not act in this region", faults)
+        raise InputRejected(403, "region-not-allowed", "The key may not act in this region", faults)
 
 
 def _require_version(request: Request, versions: Versions) -> None:
@@ -321,25 +321,25 @@ def _require_version(request: Request, versions: Versions) -> None:
         raise _stale(request)
 
 
-def _changed_meanwhile(request: Request, versions: Versions) -> Refused:
+def _changed_meanwhile(request: Request, versions: Versions) -> InputRejected:
     if versions is not None and ANY_VERSION not in versions:
         return _stale(request)
     detail = f"the request came to version {request.version} while this call was checked; look at it, and send it again"
-    return Refused(409, "changed-meanwhile", "The request changed meanwhile", [Fault("", detail)])
+    return InputRejected(409, "changed-meanwhile", "The request changed meanwhile", [Fault("", detail)])
 
 
-def _stale(request: Request) -> Refused:
+def _stale(request: Request) -> InputRejected:
     detail = f'the request is at version "{request.version}": read it again, and make the change to that'
-    return Refused(412, "precondition-failed", "The request has changed", [Fault("/header/if-match", detail)])
+    return InputRejected(412, "precondition-failed", "The request has changed", [Fault("/header/if-match", detail)])
 
 
-def _no_such(request_id: str) -> Refused:
+def _no_such(request_id: str) -> InputRejected:
     detail = f"no business request {request_id!r:.60} is known in a region of this key"
-    return Refused(404, "not-found", "No such business request", [Fault("", detail)])
+    return InputRejected(404, "not-found", "No such business request", [Fault("", detail)])
 
 
-def _key_reused() -> Refused:
+def _key_reused() -> InputRejected:
     detail = "this Idempotency-Key came with another body before; a new request needs a new key"
-    return Refused(
+    return InputRejected(
         422, "idempotency-key-reused", "The key came with another body", [Fault("/header/idempotency-key", detail)]
     )

@@ -11,7 +11,7 @@ from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDiffe
 from shared.contracts.events import ProposedChange
 from shared.http.http import InputError
 from shared.runtime.errors import Transient
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 _PATH: Final = "/v1/control/check"
 _SECONDS: Final = httpx.Timeout(30.0, connect=2.0)
@@ -54,8 +54,8 @@ class RouterCheck:
         await self._http.aclose()
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
-        """What the change would change. Raises Refused with pointers below `/change` when it does not fit, Transient
-        when the router does not answer, or has no time."""
+        """What the change would change. Raises InputRejected with pointers below `/change` when it does not fit,
+        Transient when the router does not answer, or has no time."""
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
         try:
             answer = await self._http.post(_PATH, content=drafts.encoded(change), headers=headers)
@@ -70,7 +70,7 @@ class RouterCheck:
         if answer.status_code != 422:
             raise Transient(f"The router did not check the change ({answer.status_code}): {refusal.detail}")
         faults = [Fault(f"/change{fault.pointer}", fault.detail) for fault in refusal.errors]
-        raise Refused(
+        raise InputRejected(
             422, "unfit-change", "The attached change does not fit", faults or [Fault("/change", refusal.detail)]
         )
 

@@ -315,7 +315,7 @@ async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(in
         ({"body": b""}, 400, "empty"),
         ({"body": b'{"platform": "shop"'}, 400, "truncated"),
         ({"body": b"\xff"}, 400, "not JSON"),
-        ({"post": {"markets": ["GB"]}}, 422, "the operating model knows DE, FR, SG, US"),
+        ({"post": {"markets": ["GB"]}}, 422, "the operating model has DE, FR, SG, US"),
         ({"post": {"markets": ["SG"]}}, 422, "belongs to region 'elsewhere'"),
         ({"post": {"markets": None}}, 422, "/markets"),
         ({"post": {"titel": "x"}}, 422, "did you mean 'title'?"),

@@ -15,7 +15,7 @@ from services.intake.requests.domain.lifecycle import ChangeCheck, Request, Requ
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import BusinessRequest, ProposedChange, ProposedRegions
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 
 PEOPLE: Final = ("author", "writer", "lead-a", "lead-b", "lead-c", "Sponsor")
 WAYS: Final = {  # written down again, so that a slip in the rules shows
@@ -42,11 +42,11 @@ def content(title: str, where: list[str]) -> BusinessRequest:
     return BusinessRequest(title=title, kind="capacity", sponsor="sponsor", regions=where)
 
 
-def attempt(do: Callable[..., Transition | None], *given: Any, **named: Any) -> Transition | Refused | None:
+def attempt(do: Callable[..., Transition | None], *given: Any, **named: Any) -> Transition | InputRejected | None:
     """What comes of it."""
     try:
         return do(*given, **named)
-    except Refused as refused:
+    except InputRejected as refused:
         return refused
 
 
@@ -68,7 +68,7 @@ class Life(RuleBasedStateMachine):
     def change(self, title: str, where: list[str], by: str, at: str) -> None:
         before, new = self.request, content(title, where)
         if before.state != "draft":
-            with pytest.raises(Refused) as raised:
+            with pytest.raises(InputRejected) as raised:
                 lifecycle.change(before, new, ChangeCheck(), by=by, at=at)
             assert raised.value.status == 409
             return
@@ -85,7 +85,7 @@ class Life(RuleBasedStateMachine):
         outcome = attempt(
             lifecycle.submit, before, CHANGE, check, by=by, reason=reason, at=at, approvals_needed=self.needed
         )
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, InputRejected):
             assert outcome.status == 409
             assert before.state != "draft"
             return
@@ -104,7 +104,7 @@ class Life(RuleBasedStateMachine):
         before = self.request
         own = by.casefold() in {*before.authors, "sponsor"}
         outcome = attempt(lifecycle.act, before, command, by=by, reason=reason, at=at)
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, InputRejected):
             if outcome.status == 422:
                 assert command in ("reject", "rollback")
                 assert not reason
@@ -198,8 +198,8 @@ def test_a_request_that_has_become_too_long_can_still_be_decided() -> None:
         REQUEST_ID, content("a", ["eu"]), ChangeCheck(), by="author", at="x", approvals_needed=1
     ).request
     long = msgspec.structs.replace(request, version=lifecycle.MAX_STEPS)
-    with pytest.raises(Refused, match="only decided"):
+    with pytest.raises(InputRejected, match="only decided"):
         lifecycle.comment(long, "c", "text", by="a", at="x")
-    with pytest.raises(Refused, match="only decided"):
+    with pytest.raises(InputRejected, match="only decided"):
         lifecycle.change(long, content("b", ["eu"]), ChangeCheck(), by="a", at="x")
     assert lifecycle.submit(long, None, ChangeCheck(), by="author", reason="", at="x", approvals_needed=1) is not None

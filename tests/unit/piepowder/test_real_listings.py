@@ -14,7 +14,7 @@ import pytest
 
 from piepowder.listings import Line, Options, Refusal, Source, read
 from services.intake.items.handlers import ItemIntake
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 from tests.conftest import project_root
 from tests.unit.intake.items.test_posts import ANYONE, NOW, intake
 
@@ -64,7 +64,7 @@ def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str,
     for item in items:
         try:
             intake.prepare(msgspec.json.encode(item), ANYONE, NOW)
-        except Refused as refused:
+        except InputRejected as refused:
             found.append((item["id"], str(refused)))
     return found
 

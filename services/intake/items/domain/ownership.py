@@ -1,4 +1,4 @@
-"""Which regions own an item's markets, from the operating model in force."""
+"""Owners of markets according to the operating model in force."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -11,9 +11,9 @@ _REMEMBERED: Final = 10_000
 
 
 class MarketOwnership:
-    """An operating model as intake needs it; `served` are the regions that this intake takes items for.
+    """The owner of each market in an operating model; `served` are the regions that this process accepts items for.
 
-    Raises Poison when two regions own a market: then no item offered there has one owner.
+    Raises Poison when two regions own the same market.
     """
 
     def __init__(self, model: OperatingModelPublished, served: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ class MarketOwnership:
         self._remembered: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def regions(self, markets: Sequence[str]) -> tuple[str, ...]:
-        """The regions, sorted, that own `markets`; none when `faults` has something to say about them."""
+        """The sorted regions that own `markets`; empty when `faults` is not."""
         key = tuple(markets)
         known = self._remembered.get(key)
         if known is not None:
@@ -42,7 +42,7 @@ class MarketOwnership:
         return regions
 
     def owner(self, market: str) -> str | None:
-        """The region that owns a market, None when none does."""
+        """The region that owns a market, None without one."""
         return self._owner.get(market)
 
     def first_market_of(self, region: str, markets: Sequence[str]) -> int:
@@ -50,7 +50,7 @@ class MarketOwnership:
         return next(index for index, market in enumerate(markets) if self._owner[market] == region)
 
     def faults(self, markets: Sequence[str]) -> Iterator[Fault]:
-        """Every fault of a post's markets, with its pointer."""
+        """Every fault of an item's markets, with its pointer."""
         seen: set[str] = set()
         for index, market in enumerate(markets):
             pointer = f"/markets/{index}"
@@ -58,13 +58,15 @@ class MarketOwnership:
             if owner is None:
                 upper = market.upper()
                 if upper in self._owner:
-                    yield Fault(pointer, f"{market!r} is no market; write {upper!r}")
+                    yield Fault(pointer, f"{market!r} is not a market; write {upper!r}")
                 else:
                     known = ", ".join(sorted(self._owner))
-                    yield Fault(pointer, f"no region owns market {market!r:.40}; the operating model knows {known}")
+                    yield Fault(pointer, f"no region owns market {market!r:.40}; the operating model has {known}")
             elif owner not in self._served:
                 serves = ", ".join(sorted(self._served))
-                yield Fault(pointer, f"market {market!r} belongs to region {owner!r}; this intake serves {serves}")
+                yield Fault(
+                    pointer, f"market {market!r} belongs to region {owner!r}; this service accepts items for {serves}"
+                )
             if market in seen:
-                yield Fault(pointer, f"market {market!r} is named twice")
+                yield Fault(pointer, f"market {market!r} is repeated")
             seen.add(market)

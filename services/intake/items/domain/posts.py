@@ -19,7 +19,7 @@ from shared.contracts import ids
 from shared.contracts.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 from shared.validation import strict_json
 from shared.validation.codes import Codes
-from shared.validation.faults import MAX_FAULTS, Fault, Refused, mismatches, pointer_to
+from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, mismatches, pointer_to
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
@@ -128,7 +128,7 @@ class ItemPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = msgspec.field(default_factory=list)
 
 
-class IllFormed(Exception):  # noqa: N818 - the field's word
+class MalformedItem(Exception):  # noqa: N818 - the field's word
     """A JSON text that has no post's form: every fault of form, and `rest`, the post that its sound fields make.
 
     `rest` is None where there is none to speak of; what it says about `fields` is not the text's.
@@ -149,7 +149,7 @@ class Identity(NamedTuple):
     content: bytes  # the JSON that the hash is of
 
 
-class Submitted(ItemSubmitted, frozen=True, kw_only=True):
+class EncodedItemSubmitted(ItemSubmitted, frozen=True, kw_only=True):
     """An `ItemSubmitted` whose item is JSON already: it was encoded for its hash."""
 
     item: msgspec.Raw  # type: ignore[assignment]  # written only, and the same on the wire
@@ -171,7 +171,7 @@ _STAND_INS: Final[dict[str, Any]] = {"platform": "x", "kind": "product", "id": "
 
 
 def read(text: bytes) -> ItemPost:
-    """The post in a JSON text; raises Refused when it is no JSON, IllFormed when its form is not a post's."""
+    """The post in a JSON text; raises InputRejected when it is no JSON, IllFormed when its form is not a post's."""
     try:
         return _decode(text)
     except msgspec.ValidationError as error:
@@ -266,15 +266,15 @@ def doubled(text: bytes) -> Iterator[Fault]:
     return _doubled(strict_json.read(text))
 
 
-def invalid(faults: list[Fault]) -> Refused:
+def invalid(faults: list[Fault]) -> InputRejected:
     """422: it is JSON, and does not fit."""
-    return Refused(422, "invalid-item", "The item does not fit", faults)
+    return InputRejected(422, "invalid-item", "The item does not fit", faults)
 
 
-def too_large(what: str = "the item") -> Refused:
+def too_large(what: str = "the item") -> InputRejected:
     """413: more bytes than one item may have."""
     limit = f"{what} has more than {MAX_BODY_BYTES // 1024} KiB, the most one may have; leave out what is not judged"
-    return Refused(413, "too-large", "The item is too large", [Fault("", limit)])
+    return InputRejected(413, "too-large", "The item is too large", [Fault("", limit)])
 
 
 def gtin_problem(gtin: str) -> str | None:
@@ -362,7 +362,7 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
                 yield from _control_faults(getattr(value, name), pointer_to(pointer, name))
 
 
-def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFormed:
+def _ill_formed(text: bytes, error: msgspec.ValidationError) -> InputRejected | MalformedItem:
     try:
         raw = strict_json.read(text)
         faults = list(islice(chain(mismatches(raw, _SHAPE), _doubled(raw)), MAX_FAULTS)) or [Fault("", str(error))]
@@ -370,13 +370,13 @@ def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFor
         return _malformed(text, malformed)
     unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
     if "" in unsound or len(faults) == MAX_FAULTS:
-        return IllFormed(faults, None, frozenset(unsound))
+        return MalformedItem(faults, None, frozenset(unsound))
     known = ItemPost.__struct_fields__
     sound = {name: value for name, value in raw.items() if name in known and name not in unsound}
-    return IllFormed(faults, msgspec.convert(_STAND_INS | sound, ItemPost), frozenset(unsound))
+    return MalformedItem(faults, msgspec.convert(_STAND_INS | sound, ItemPost), frozenset(unsound))
 
 
-def _malformed(text: bytes, error: Exception) -> Refused:
+def _malformed(text: bytes, error: Exception) -> InputRejected:
     if not text.strip():
         detail = "the input is empty; expected a JSON object"
     elif isinstance(error, RecursionError):
@@ -387,4 +387,4 @@ def _malformed(text: bytes, error: Exception) -> Refused:
         detail = "the input is not JSON: a \\u escape in it is half of a surrogate pair"
     else:
         detail = f"the input is not JSON: {str(error).removeprefix('JSON is malformed: ')}"
-    return Refused(400, "malformed-json", "The input is not JSON", [Fault("", detail)])
+    return InputRejected(400, "malformed-json", "The input is not JSON", [Fault("", detail)])

@@ -1,9 +1,11 @@
-"""What a region's events about an item add up to. Topics are read side by side, so a decision may arrive before its
-submission, and anything may arrive again: what is known is therefore a set of facts whose `merge` is commutative,
-associative and idempotent. Any order and any repeats of the same events end in the same facts, and `status` is read
-off them.
+"""The status of an item in a region, derived from facts.
 
-Positions are offsets in one partition: all events of a subject on a topic are in one, so they order its events.
+The projection reads several topics at the same time, so a decision can arrive before its submission, and every event
+can arrive again. Events are therefore converted to facts whose `merge` is commutative, associative and idempotent. Any
+order and any repetition of the same events gives the same facts; `status` derives the status from them.
+
+A position is an offset in one partition. All events of a subject on a topic are in one partition, so that positions
+give their order.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -25,7 +27,7 @@ from shared.contracts.events import (
 
 
 class Status(StrEnum):
-    """Where an item is in a region."""
+    """The status of an item in a region."""
 
     SUBMITTED = "submitted"
     IN_REVIEW = "in_review"
@@ -38,7 +40,7 @@ class Status(StrEnum):
 
 
 class SubmissionFact(Struct, frozen=True, kw_only=True):
-    """The first submission of the item; `regions` are all that it went to."""
+    """The first submission of the item; `regions` are all regions that it was submitted to."""
 
     position: int
     version: int | None = None
@@ -58,7 +60,7 @@ class WithdrawalFact(Struct, frozen=True, kw_only=True):
 
 
 class CaseFact(Struct, frozen=True, kw_only=True):
-    """The first case opened for it."""
+    """The first case of the item."""
 
     position: int
     case_id: str
@@ -69,7 +71,7 @@ class CaseFact(Struct, frozen=True, kw_only=True):
 
 
 class DecisionFact(Struct, frozen=True, kw_only=True):
-    """The decision in force: the one with the largest `n`."""
+    """The decision in force, which is the one with the largest `n`."""
 
     n: int
     decision_id: str
@@ -83,15 +85,18 @@ class DecisionFact(Struct, frozen=True, kw_only=True):
 
 
 class SupersededFact(Struct, frozen=True, kw_only=True):
-    """What took its place."""
+    """The supersession of the item by a newer version, `by`."""
 
     by: str
     at: str
 
 
 class DeadLetterFact(Struct, frozen=True, kw_only=True):
-    """The last copy of a record that was set aside; `position` is where that copy was. `since` is where the record is
-    that its subject is parked behind, itself perhaps; -1 when it was set aside alone."""
+    """The last dead letter of a record; `position` is the record's offset.
+
+    `since` is the offset of the record that blocks the parked subject (possibly this record); -1 for a dead letter of a
+    single record.
+    """
 
     position: int
     reason: str
@@ -103,14 +108,16 @@ class DeadLetterFact(Struct, frozen=True, kw_only=True):
         return self.since >= 0
 
     def is_a_repeat(self, first: int | None) -> bool:
-        """Whether the record had come before, at `first`, and was taken before its subject was parked."""
+        """Whether the record repeats one at `first` that was handled before its subject was parked."""
         return first is not None and first < self.since < self.position
 
 
 class StatusFacts(Struct, frozen=True, kw_only=True):
-    """All that is known of an item in a region. `*_last` is the position of the last copy of that event seen;
-    `conflict`: other content than the first came here; `closed_at` is when its case was closed because it was
-    withdrawn."""
+    """All facts about an item in a region.
+
+    `*_last` is the position of the last copy of an event. `conflict`: the same item was submitted with other content.
+    `closed_at` is the time when its case was closed because of a withdrawal.
+    """
 
     subject: str = ""
     submission: SubmissionFact | None = None
@@ -127,7 +134,7 @@ class StatusFacts(Struct, frozen=True, kw_only=True):
 
 
 def facts_from_event(data: Struct, *, subject: str, position: int, time: str) -> StatusFacts | None:
-    """What one event, at `position` of its partition, says about its item; None when it says nothing of its status."""
+    """The facts in one event at `position` of its partition; None for an event that does not concern the status."""
     facts_from = _FACTS_FROM.get(type(data))
     return None if facts_from is None else facts_from(data, subject, position, time)
 
@@ -191,7 +198,7 @@ _FACTS_FROM: Final[dict[type[Struct], Callable[[Any, str, int, str], StatusFacts
 
 
 def merge(a: StatusFacts, b: StatusFacts) -> StatusFacts:
-    """Both together."""
+    """The union of the facts; for single-valued facts, a deterministic choice."""
     clash = a.submission and b.submission and a.submission.content_hash != b.submission.content_hash
     return StatusFacts(
         subject=max(a.subject, b.subject),
@@ -210,8 +217,10 @@ def merge(a: StatusFacts, b: StatusFacts) -> StatusFacts:
 
 
 def status(facts: StatusFacts) -> Status:
-    """Where the item is: what is furthest along its way; a dead letter ends the way unless its record came again, and
-    holds it up while its subject is parked."""
+    """The status: the latest stage that the facts prove.
+
+    A dead letter means `dead_lettered`, or `parked` while its subject is parked, unless its record was handled later.
+    """
     if facts.decision is not None:
         return Status.APPROVED if facts.decision.action == "approve" else Status.REJECTED
     if facts.superseded is not None:
@@ -226,7 +235,7 @@ def status(facts: StatusFacts) -> Status:
 
 
 def dead_letter_of(facts: StatusFacts) -> DeadLetterFact | None:
-    """The dead letter that ends the item's way or holds it up, if one does and nothing later is known."""
+    """The dead letter that determines the status, None without one or when later facts exist."""
     if facts.decision is not None or facts.superseded is not None:
         return None
     opened, submission = facts.opened, facts.submission
@@ -238,10 +247,10 @@ def dead_letter_of(facts: StatusFacts) -> DeadLetterFact | None:
 
 
 def withdrawn_since(facts: StatusFacts) -> str:
-    """Since when a withdrawal ends the item's way (RFC 3339), "" when none does.
+    """The time (RFC 3339) at which a withdrawal took effect, "" when none did.
 
-    It does when the case was closed, and also when the item never came here. Until then the item is where it was: a
-    decision may come first, and what is set aside is set aside.
+    A withdrawal takes effect when it closes the case, or at once when no submission is known. Until then the status
+    does not change, because a decision may be made first, and a dead letter stays a dead letter.
     """
     if facts.decision is not None or facts.superseded is not None:
         return ""
@@ -251,35 +260,35 @@ def withdrawn_since(facts: StatusFacts) -> str:
 
 
 def submitted_to(known: Mapping[str, StatusFacts]) -> set[str]:
-    """The regions that an item went to, by what is known of it in any; none while its submission is not known."""
+    """The regions that an item was submitted to; empty while no submission is known."""
     submissions = [(region, facts.submission) for region, facts in known.items() if facts.submission is not None]
-    return {told for region, submission in submissions for told in (region, *submission.regions)}
+    return {each for region, submission in submissions for each in (region, *submission.regions)}
 
 
 def subject(known: Mapping[str, StatusFacts]) -> str:
-    """Whose version an item is, by what is known of it in any region; empty while nothing says it."""
+    """The subject of an item, from the facts of any region; empty while it is unknown."""
     return max((facts.subject for facts in known.values()), default="")
 
 
 def platform(known: Mapping[str, StatusFacts]) -> str:
-    """The platform of an item's subject; empty while nothing says it."""
+    """The platform of an item's subject; empty while it is unknown."""
     return subject(known).partition(":")[0]
 
 
 def conflict(known: Collection[StatusFacts]) -> bool:
-    """Whether other content came under the same name, in one of these regions or in another of them."""
-    told = {facts.submission.content_hash for facts in known if facts.submission is not None}
-    return len(told) > 1 or any(facts.conflict for facts in known)
+    """Whether the same item was submitted with different content, in one region or in different regions."""
+    hashes = {facts.submission.content_hash for facts in known if facts.submission is not None}
+    return len(hashes) > 1 or any(facts.conflict for facts in known)
 
 
 def reference(known: Collection[StatusFacts], client: str) -> str:
-    """What `client` calls it in these regions; "" when it is not theirs."""
+    """The reference of `client` for the item; "" when another client submitted it."""
     given = (facts.submission for facts in known if facts.submission is not None)
     return next((submission.reference for submission in given if submission.client == client), "")
 
 
 def updated_at(facts: StatusFacts) -> str:
-    """When what `status` says became so (RFC 3339)."""
+    """The time (RFC 3339) of the last change of `status`."""
     if facts.decision is not None:
         return facts.decision.decided_at
     if since := withdrawn_since(facts):
@@ -299,10 +308,10 @@ def _first(a: Any, b: Any) -> Any:
 
 
 def _last(a: DeadLetterFact | None, b: DeadLetterFact | None) -> DeadLetterFact | None:
-    return max((one for one in (a, b) if one is not None), key=_by_place_and_time, default=None)
+    return max((one for one in (a, b) if one is not None), key=_by_position_and_time, default=None)
 
 
-def _by_place_and_time(letter: DeadLetterFact) -> tuple[int, str, str, int]:
+def _by_position_and_time(letter: DeadLetterFact) -> tuple[int, str, str, int]:
     return letter.position, letter.at, letter.reason, letter.since
 
 

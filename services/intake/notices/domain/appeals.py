@@ -29,8 +29,8 @@ from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text
 from shared.validation.codes import Codes
-from shared.validation.documents import Form
-from shared.validation.faults import Fault, Refused
+from shared.validation.documents import DocumentReader
+from shared.validation.faults import Fault, InputRejected
 
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 
@@ -59,7 +59,7 @@ class AppealPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reference: Reference
 
 
-FORM: Final = Form(AppealPost, appellant={"kind": "seller"}, explanation="x" * LEAST_SAID, reference="x")
+FORM: Final = DocumentReader(AppealPost, appellant={"kind": "seller"}, explanation="x" * LEAST_SAID, reference="x")
 
 
 def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:
@@ -116,7 +116,7 @@ class ContestedDecision(Struct, frozen=True, kw_only=True):
         return ids.event_id(self.case_id, kind, self.decision.n)
 
 
-def refusal(post: AppealPost, contested: ContestedDecision, now: datetime, days: int) -> Refused | None:
+def refusal(post: AppealPost, contested: ContestedDecision, now: datetime, days: int) -> InputRejected | None:
     """Why an appeal is not heard: it is about another decision than that in force, not this appellant's to complain
     about, or too late; None when it is heard. The window is `days` from the decision."""
     decision, [name, given] = contested.decision, named(post)
@@ -124,18 +124,18 @@ def refusal(post: AppealPost, contested: ContestedDecision, now: datetime, days:
         detail = f"decision {given} was replaced by {decision.decision_id}, which is in force now: appeal about that"
         return replaced(post, detail)
     if why := _not_theirs(post.appellant.kind, contested):
-        return Refused(422, "invalid-appeal", "The appeal does not fit", [Fault("/appellant/kind", why)])
+        return InputRejected(422, "invalid-appeal", "The appeal does not fit", [Fault("/appellant/kind", why)])
     ended = from_text(decision.decided_at) + timedelta(days=days)
     if now > ended:
         detail = f"the decision was made at {decision.decided_at}; appeals about it were taken until {to_text(ended)}"
-        return Refused(422, "appeal-window-closed", "It is too late for an appeal", [Fault(f"/{name}", detail)])
+        return InputRejected(422, "appeal-window-closed", "It is too late for an appeal", [Fault(f"/{name}", detail)])
     return None
 
 
-def replaced(post: AppealPost, detail: str) -> Refused:
+def replaced(post: AppealPost, detail: str) -> InputRejected:
     """409: another decision took the place of the one that is appealed about, or is about to."""
     name, _ = named(post)
-    return Refused(409, "decision-replaced", "The decision is not in force any more", [Fault(f"/{name}", detail)])
+    return InputRejected(409, "decision-replaced", "The decision is not in force any more", [Fault(f"/{name}", detail)])
 
 
 def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
@@ -163,9 +163,9 @@ def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
     )
 
 
-def invalid(found: list[Fault]) -> Refused:
+def invalid(found: list[Fault]) -> InputRejected:
     """422: it is JSON, and does not fit."""
-    return Refused(422, "invalid-appeal", "The appeal does not fit", found)
+    return InputRejected(422, "invalid-appeal", "The appeal does not fit", found)
 
 
 def _not_theirs(kind: str, contested: ContestedDecision) -> str:

@@ -17,8 +17,8 @@ from services.intake.items.domain.posts import SubjectId, is_platform, is_url
 from shared.auth.clients import PLATFORM
 from shared.contracts import envelope, events, ids
 from shared.validation.codes import Codes
-from shared.validation.documents import Form
-from shared.validation.faults import Fault, Refused
+from shared.validation.documents import DocumentReader
+from shared.validation.faults import Fault, InputRejected
 
 MAX_BODY_BYTES: Final = 128 * 1024
 LEAST_SAID: Final = 20  # characters of an explanation
@@ -125,7 +125,7 @@ class NoticePost(events.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     reference: Reference
 
 
-FORM: Final = Form(
+FORM: Final = DocumentReader(
     NoticePost,
     platform="x",
     kind="product",
@@ -208,15 +208,15 @@ def subject_of(post: NoticePost) -> str:
     return envelope.subject_of(post.platform, post.kind, post.id)
 
 
-def invalid(found: list[Fault]) -> Refused:
+def invalid(found: list[Fault]) -> InputRejected:
     """422: it is JSON, and does not fit."""
-    return Refused(422, "invalid-notice", "The notice does not fit", found)
+    return InputRejected(422, "invalid-notice", "The notice does not fit", found)
 
 
-def too_large() -> Refused:
+def too_large() -> InputRejected:
     """413: more bytes than a notice or an appeal may have."""
     detail = f"the body has more than {MAX_BODY_BYTES // 1024} KiB, the most that is taken here"
-    return Refused(413, "too-large", "The body is too large", [Fault("", detail)])
+    return InputRejected(413, "too-large", "The body is too large", [Fault("", detail)])
 
 
 def _location_faults(locations: list[str]) -> Iterator[Fault]:

@@ -16,8 +16,8 @@ from msgspec import Meta
 from shared.contracts import ids
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
 from shared.validation import documents
-from shared.validation.documents import Form, Reading
-from shared.validation.faults import Fault, Refused
+from shared.validation.documents import DocumentReader, ParsedDocument
+from shared.validation.faults import Fault, InputRejected
 from shared.validation.strict_json import Object
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -107,20 +107,20 @@ class MarketOwners(Protocol):
     def owner(self, market: str) -> str | None: ...
 
 
-_DRAFT: Final = Form(Draft, title="x", kind=CAPACITY, regions=["x"])
-_REMARK: Final = Form(Remark)
-_COMMENT: Final = Form(Comment, text="x")
+_DRAFT: Final = DocumentReader(Draft, title="x", kind=CAPACITY, regions=["x"])
+_REMARK: Final = DocumentReader(Remark)
+_COMMENT: Final = DocumentReader(Comment, text="x")
 
 
 def read(text: bytes) -> Draft:
-    """The draft in a JSON text; raises Refused with every fault of form."""
+    """The draft in a JSON text; raises InputRejected with every fault of form."""
     return _draft(_DRAFT.read(text))
 
 
 def patched(draft: Draft, text: bytes) -> Draft:
     """The draft with the members of a JSON text in place of its own, each whole; null takes one away.
 
-    Raises Refused with every fault of form.
+    Raises InputRejected with every fault of form.
     """
     patch = documents.decode(text)
     if not isinstance(patch, dict):
@@ -131,14 +131,14 @@ def patched(draft: Draft, text: bytes) -> Draft:
 
 
 def read_remark(text: bytes) -> str:
-    """The reason in a JSON text, which may be missing altogether; raises Refused with every fault of form."""
+    """The reason in a JSON text, which may be missing altogether; raises InputRejected with every fault of form."""
     if not text.strip():
         return ""
     return _sound(_REMARK.read(text)).reason.strip()
 
 
 def read_comment(text: bytes) -> str:
-    """The comment in a JSON text; raises Refused with every fault of form."""
+    """The comment in a JSON text; raises InputRejected with every fault of form."""
     comment = _sound(_COMMENT.read(text)).text.strip()
     if not comment:
         raise unfit([Fault("/text", "there is nothing in it but space")])
@@ -208,28 +208,28 @@ def encoded(value: Struct) -> bytes:
     return _canonical(value)
 
 
-def unfit(found: list[Fault]) -> Refused:
+def unfit(found: list[Fault]) -> InputRejected:
     """422: it is JSON, and does not fit."""
-    return Refused(422, "invalid-request", "The request does not fit", found)
+    return InputRejected(422, "invalid-request", "The request does not fit", found)
 
 
-def too_large(limit: int) -> Refused:
+def too_large(limit: int) -> InputRejected:
     """413: more bytes than are taken."""
     detail = f"more than {limit // 1024} KiB; an attached change may have {MAX_CHANGE_BYTES // 1024} KiB"
-    return Refused(413, "too-large", "The request is too large", [Fault("", detail)])
+    return InputRejected(413, "too-large", "The request is too large", [Fault("", detail)])
 
 
-def _draft(reading: Reading[Draft]) -> Draft:
+def _draft(reading: ParsedDocument[Draft]) -> Draft:
     draft = _sound(reading)
     if draft.change is not None:
         size = len(encoded(draft.change))
         if size > MAX_CHANGE_BYTES:
             detail = f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are taken"
-            raise Refused(413, "too-large", "The attached change is too large", [Fault("/change", detail)])
+            raise InputRejected(413, "too-large", "The attached change is too large", [Fault("/change", detail)])
     return draft
 
 
-def _sound(reading: Reading[S]) -> S:
+def _sound(reading: ParsedDocument[S]) -> S:
     if reading.faults or reading.value is None:
         raise unfit(reading.faults)
     return reading.value

@@ -19,7 +19,7 @@ import msgspec
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event, subject_of
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 SOURCE: Final = "piepowder/intake"
 
@@ -180,7 +180,7 @@ def draft(
 
 
 def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str) -> Transition | None:
-    """Have the draft say this from now on; None when it says so already. Raises Refused."""
+    """Have the draft say this from now on; None when it says so already. Raises InputRejected."""
     require_draft(request)
     if content == request.content and check.verdict == request.check.verdict:
         return None
@@ -195,7 +195,7 @@ def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by
 
 
 def comment(request: Request, comment_id: str, text: str, *, by: str, at: str) -> Transition:
-    """Say something about a request, whatever its state. Raises Refused when it has become too much."""
+    """Say something about a request, whatever its state. Raises InputRejected when it has become too much."""
     _require_room(request)
     said = {"comment_id": comment_id, "text": text}
     told = _EventContent(COMMENTED, events.REQUEST_COMMENTED, events.RequestCommented, said)
@@ -212,7 +212,8 @@ def submit(
     at: str,
     approvals_needed: int,
 ) -> Transition | None:
-    """Put a draft up for decision, with its change as it was checked just now; None when that is so. Raises Refused."""
+    """Put a draft up for decision, with its change as it was checked just now; None when that is so. Raises
+    InputRejected."""
     if is_done(request, SUBMIT, by, reason):
         return None
     require_draft(request)
@@ -223,10 +224,12 @@ def submit(
 
 
 def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Transition | None:
-    """Do what a command other than `submit` says; None when the same person did so before. Raises Refused."""
+    """Do what a command other than `submit` says; None when the same person did so before. Raises InputRejected."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
-        raise Refused(422, "invalid-request", "A reason is missing", [Fault("/reason", f"say why, to {command} it")])
+        raise InputRejected(
+            422, "invalid-request", "A reason is missing", [Fault("/reason", f"say why, to {command} it")]
+        )
     if is_done(request, command, by, reason):
         return None
     _require_role(request, command, by)
@@ -253,7 +256,7 @@ def is_done(request: Request, command: str, by: str, reason: str) -> bool:
 
 
 def require_draft(request: Request) -> None:
-    """Raises Refused when the request is no draft any more."""
+    """Raises InputRejected when the request is no draft any more."""
     if request.state != DRAFT:
         raise _wrong_state(request, SUBMIT)
 
@@ -303,21 +306,21 @@ def _require_role(request: Request, command: str, by: str) -> None:
     own = {name.strip().casefold() for name in (*request.authors, request.content.sponsor)}
     if command in (APPROVE, REJECT) and by.casefold() in own:
         detail = f"{by!r} wrote or sponsors this request; somebody else decides it"
-        raise Refused(403, "own-request", "One's own request is decided by others", [Fault("", detail)])
+        raise InputRejected(403, "own-request", "One's own request is decided by others", [Fault("", detail)])
     if command == WITHDRAW and by.casefold() not in own:
         detail = f"{by!r} neither wrote nor sponsors this request; it can be rejected instead"
-        raise Refused(403, "not-own-request", "Only one's own request is taken back", [Fault("", detail)])
+        raise InputRejected(403, "not-own-request", "Only one's own request is taken back", [Fault("", detail)])
 
 
 def _require_room(request: Request) -> None:
     if request.version >= MAX_STEPS:
         detail = f"{request.version} things happened to this request; now it is only decided, or taken back"
-        raise Refused(409, "too-many-steps", "The request has become too long", [Fault("", detail)])
+        raise InputRejected(409, "too-many-steps", "The request has become too long", [Fault("", detail)])
 
 
-def _wrong_state(request: Request, command: str) -> Refused:
+def _wrong_state(request: Request, command: str) -> InputRejected:
     possible = [name for name, rule in RULES.items() if request.state in rule.start]
     can = f"what can be done is {', '.join(possible)}" if possible else "that is its end"
     wanted = " or ".join(RULES[command].start)
     detail = f"the request is {request.state}, not {wanted}; {can}"
-    return Refused(409, "wrong-state", "The request's state does not allow it", [Fault("", detail)])
+    return InputRejected(409, "wrong-state", "The request's state does not allow it", [Fault("", detail)])

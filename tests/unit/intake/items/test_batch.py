@@ -198,7 +198,7 @@ async def test_a_body_with_too_many_bytes_is_read_no_further() -> None:
             read += 2**20
             yield b" " * 2**20
 
-    with pytest.raises(Problem, match="Nothing was taken") as caught:
+    with pytest.raises(Problem, match="No item was accepted") as caught:
         await take(Cluster(), endless())
     assert caught.value.details.status == 413
     assert read == MAX_BYTES + 2**20
@@ -212,7 +212,7 @@ async def paused(*first: bytes) -> AsyncIterator[bytes]:
 
 async def test_a_sender_that_pauses_before_its_first_line_is_told_408_and_nothing_was_taken() -> None:
     cluster = Cluster()
-    with pytest.raises(Problem, match="Nothing was taken") as caught:
+    with pytest.raises(Problem, match="No item was accepted") as caught:
         await take(cluster, paused(line(1)), idle_seconds=0.05)
     assert (caught.value.details.status, caught.value.headers["Connection"]) == (408, "close")
     assert cluster.keys == []
@@ -223,7 +223,7 @@ async def test_a_sender_that_pauses_later_has_its_verdicts_and_then_what_was_acc
     *verdicts, last = await take(cluster, paused(line(1) + b"\nnonsense\n", line(3)[:20]), idle_seconds=0.1)
     assert [verdict["status"] for verdict in verdicts] == [202, 400]
     assert (last["status"], "line" in last) == (408, False)
-    assert "1 were accepted and 1 refused" in last["detail"]
+    assert "1 were accepted and 1 rejected" in last["detail"]
     assert cluster.keys == [b"shop:product:1"]
 
 

@@ -35,7 +35,7 @@ class Statuses:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_poll, "_LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(long_poll, "_POLL_SECONDS", 0.005)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ async def test_who_waits_in_vain_is_let_go_in_time_and_the_next_is_served() -> N
 
 
 async def test_past_a_number_of_them_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_poll, "_WAITING_CALLS", 3)
+    monkeypatch.setattr(long_poll, "_MAX_WAITING_CALLS", 3)
     hall = LongPoll()
     calls = [hall.until(Statuses({}), "a", bool, 0.05) for _ in range(5)]
     assert sorted(await asyncio.gather(*calls)) == [False, False, True, True, True]

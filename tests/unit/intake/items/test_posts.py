@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
-from services.intake.items.domain.posts import IllFormed
+from services.intake.items.domain.posts import MalformedItem
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from shared.auth.authenticator import Client
 from shared.contracts.envelope import Attributes, Event, decode
@@ -21,7 +21,7 @@ from shared.contracts.events import OperatingModelPublished, Queue, Region
 from shared.http.http import InputError
 from shared.runtime.errors import Poison
 from shared.validation import codes
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 
 NOW = "2026-05-01T09:30:00.000Z"
 ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))
@@ -101,8 +101,8 @@ def prepared(intake: ItemIntake, post: object, client: Client = ANYONE) -> Prepa
     return intake.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
 
 
-def refused(intake: ItemIntake, post: object, client: Client = ANYONE) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refused(intake: ItemIntake, post: object, client: Client = ANYONE) -> InputRejected:
+    with pytest.raises(InputRejected) as caught:
         prepared(intake, post, client)
     return caught.value
 
@@ -227,10 +227,10 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"markets": []}, "/markets", "at least 1"),
     ({"markets": "DE"}, "/markets", "expected a list"),
     ({"markets": ["DE"] * 51}, "/markets", "at most 50"),
-    ({"markets": ["DE", "GB"]}, "/markets/1", "the operating model knows DE, FR, SG, US"),
+    ({"markets": ["DE", "GB"]}, "/markets/1", "the operating model has DE, FR, SG, US"),
     ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
-    ({"markets": ["DE", "DE"]}, "/markets/1", "named twice"),
-    ({"markets": ["SG"]}, "/markets/0", "belongs to region 'sea'; this intake serves eu, us"),
+    ({"markets": ["DE", "DE"]}, "/markets/1", "repeated"),
+    ({"markets": ["SG"]}, "/markets/0", "belongs to region 'sea'; this service accepts items for eu, us"),
     ({"markets": [None]}, "/markets/0", "expected text, got null"),
     ({"language": "german"}, "/language", "BCP 47"),
     ({"language": "en_US"}, "/language", "BCP 47"),
@@ -514,7 +514,7 @@ def test_whatever_the_fields_hold_the_answer_is_an_item_or_a_refusal(
 def faults_of(intake: ItemIntake, text: bytes) -> list[Fault]:
     try:
         prepared(intake, text)
-    except Refused as error:
+    except InputRejected as error:
         return error.faults
     return []
 
@@ -526,7 +526,7 @@ def test_whatever_the_bytes_are_the_answer_is_a_refusal(intake: ItemIntake, text
 
 def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:
     text = json.dumps(GOOD | {"title": 5, "platform": "BAD"}).encode()
-    with pytest.raises(IllFormed) as caught:
+    with pytest.raises(MalformedItem) as caught:
         posts.read(text)
     assert caught.value.fields == {"title"}
     assert caught.value.rest is not None

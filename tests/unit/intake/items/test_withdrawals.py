@@ -22,7 +22,7 @@ from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Transient
 from shared.validation import codes
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
@@ -131,7 +131,7 @@ async def test_while_the_projection_is_behind_nobody_can_tell_and_the_client_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
-    with pytest.raises(Transient, match="it may be there"):
+    with pytest.raises(Transient, match="latest submissions"):
         await withdraw(Projection({}))
 
 
@@ -143,7 +143,7 @@ async def test_a_dead_letter_alone_does_not_say_where_the_item_went(monkeypatch:
 
 
 async def test_a_key_that_lacks_one_of_the_regions_does_nothing_in_any() -> None:
-    with pytest.raises(Refused, match="region 'us' too") as refused:
+    with pytest.raises(InputRejected, match="region 'us' too") as refused:
         await withdraw(Projection({"eu": submitted("eu", "us")}), client("eu"))
     assert (refused.value.status, refused.value.slug) == (403, "region-not-allowed")
 
@@ -159,7 +159,7 @@ async def test_a_key_of_another_region_is_told_no_more_than_of_an_unknown_item()
 
 
 async def test_a_region_that_is_not_served_here_is_named() -> None:
-    with pytest.raises(Refused, match="'uk'; this intake serves eu, us") as refused:
+    with pytest.raises(InputRejected, match="'uk'; this service accepts items for eu, us") as refused:
         await withdraw(Projection({"eu": submitted("eu", "uk")}))
     assert refused.value.status == 422
 

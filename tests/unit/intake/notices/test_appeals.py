@@ -29,7 +29,7 @@ from shared.contracts.events import (
 from shared.kafka.offsets import Ends
 from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, intake
 
 SUBJECT = "shop:product:a:b/1"
@@ -162,8 +162,8 @@ async def take(
         raise
 
 
-async def refused(known: ComplaintLookup, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> Refused:
-    with pytest.raises(Refused) as found:
+async def refused(known: ComplaintLookup, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> InputRejected:
+    with pytest.raises(InputRejected) as found:
         await take(known, body, by, **how)
     return found.value
 

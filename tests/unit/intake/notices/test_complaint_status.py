@@ -276,5 +276,5 @@ def test_what_was_set_aside_by_others_says_nothing() -> None:
 def test_an_id_that_is_none_is_poison() -> None:
     projection = Projection("eu", Kept(), Kept())
     bad = msgspec.structs.replace(notice_submitted(), notice_id="7")
-    with pytest.raises(Poison, match="not all are UUIDs"):
+    with pytest.raises(Poison, match="not every id is a UUID"):
         projection.decode(record(bad, events.NOTICE_SUBMITTED))

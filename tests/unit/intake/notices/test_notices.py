@@ -12,7 +12,7 @@ from shared.auth.authenticator import Client
 from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
 from shared.runtime.errors import Transient
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, intake, notice
 
 CATEGORIES = {
@@ -35,9 +35,9 @@ CATEGORIES = {
 }
 
 
-def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> Refused:
+def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> InputRejected:
     body = text if isinstance(text, bytes) else json.dumps(text).encode()
-    with pytest.raises(Refused) as found:
+    with pytest.raises(InputRejected) as found:
         Notices(intake(Cluster()), CODES, clock()).prepare(body, by)
     return found.value
 
@@ -99,7 +99,7 @@ def reporter(**changed: Any) -> dict[str, Any]:
         ({"markets": []}, "/markets", "expected at least 1"),
         ({"markets": ["GB"]}, "/markets/0", "no region owns market 'GB'"),
         ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
-        ({"markets": ["DE", "DE"]}, "/markets/1", "named twice"),
+        ({"markets": ["DE", "DE"]}, "/markets/1", "repeated"),
         ({"reporter": None}, "/reporter", "is required"),
         ({"reporter": "Ada"}, "/reporter", "expected an object"),
         (reporter(kind="bot"), "/reporter/kind", "expected one of 'authority', 'trusted_flagger', 'user'"),

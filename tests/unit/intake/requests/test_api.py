@@ -12,7 +12,7 @@ import pytest
 from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
 from shared.runtime.errors import Transient
-from shared.validation.faults import Fault, Refused
+from shared.validation.faults import Fault, InputRejected
 from tests.support.intake_requests import POLICY_SET, House, body, told
 
 COMMANDS = ("submit", "withdraw", "approve", "reject", "deploy", "rollback", "review")
@@ -64,7 +64,7 @@ async def test_a_draft_is_checked_at_once_and_says_what_would_change(house: Hous
 
 
 async def test_a_change_that_does_not_fit_is_refused_below_change_and_nothing_is_kept(house: House) -> None:
-    house.router.error = Refused(422, "unfit-change", "x", [Fault("/change/policy_set/policies/0/when/0", "no")])
+    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change/policy_set/policies/0/when/0", "no")])
     answer = await house.call("POST", "", body(), idempotency_key='"one"')
     assert faults(answer, 422) == {"/change/policy_set/policies/0/when/0": "no"}
     assert (house.store.requests, house.store.published) == ({}, [])
@@ -91,7 +91,7 @@ async def test_while_the_router_is_away_a_draft_is_kept_unchecked_and_not_submit
 
 async def test_it_is_checked_again_when_it_is_submitted(house: House) -> None:
     request_id = await house.draft()
-    house.router.error = Refused(422, "unfit-change", "x", [Fault("/change/policy_set", "no more")])
+    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change/policy_set", "no more")])
     assert faults(await house.call("POST", f"/{request_id}/submit"), 422) == {"/change/policy_set": "no more"}
     assert (await house.call("GET", f"/{request_id}")).json()["state"] == "draft"
 
@@ -106,7 +106,7 @@ async def test_the_same_call_again_gets_the_same_answer_even_after_the_draft_has
     first = await house.call("POST", "", body(), idempotency_key='"one"')
     await house.call("PATCH", f"/{first.json()['request_id']}", {"title": "Other"}, if_match='"1"')
     house.clock.advance(timedelta(days=4000))
-    house.router.error = Refused(422, "unfit-change", "x", [Fault("/change", "no")])
+    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change", "no")])
     again = await house.call("POST", "", json.dumps(body(), indent=2).encode(), idempotency_key='"one"')
     assert (again.status_code, again.content, again.headers["etag"]) == (201, first.content, '"1"')
     assert len(house.store.requests) == 1

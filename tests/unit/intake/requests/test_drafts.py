@@ -9,7 +9,7 @@ import pytest
 from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.requests.domain import drafts
 from shared.contracts.events import OperatingModelPublished, Queue, Region
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 
 TODAY = date(2026, 5, 1)
 COUNTRIES = frozenset({"DE", "FR", "US", "GB", "CH"})
@@ -62,7 +62,7 @@ def found(given: object) -> dict[str, str]:
     text = given if isinstance(given, bytes) else json.dumps(given).encode()
     try:
         draft = drafts.read(text)
-    except Refused as refused:
+    except InputRejected as refused:
         return {fault.pointer: fault.detail for fault in refused.faults}
     return {fault.pointer: fault.detail for fault in drafts.faults(draft, OWNERS, COUNTRIES, TODAY)}
 
@@ -173,7 +173,7 @@ def test_a_new_market_is_one_that_nobody_owns_beside_those_of_the_regions() -> N
     ],
 )
 def test_what_is_no_json_is_refused_as_such(text: bytes, said: str) -> None:
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InputRejected) as raised:
         drafts.read(text)
     assert raised.value.status == 400
     assert said in str(raised.value).lower() or said in str(raised.value)
@@ -197,7 +197,7 @@ def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
         return json.dumps(body(change={"policy_set": policy_set})).encode()
 
     assert drafts.read(of(drafts.MAX_CHANGE_BYTES - 200)).change is not None
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InputRejected) as raised:
         drafts.read(of(drafts.MAX_CHANGE_BYTES))
     assert (raised.value.status, raised.value.faults[0].pointer) == (413, "/change")
 
@@ -235,7 +235,7 @@ def test_a_patch_replaces_members_whole_and_null_takes_one_away() -> None:
         (b"[]", ""),
         (b'{"kind": "x"}', "/kind"),
     ]:
-        with pytest.raises(Refused) as raised:
+        with pytest.raises(InputRejected) as raised:
             drafts.patched(draft, text)
         assert [fault.pointer for fault in raised.value.faults] == [pointer]
 
@@ -260,7 +260,7 @@ def test_the_same_change_has_one_spelling_and_one_hash() -> None:
     ],
 )
 def test_a_reason_has_its_rules(text: bytes, pointer: str) -> None:
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InputRejected) as raised:
         drafts.read_remark(text)
     assert [fault.pointer for fault in raised.value.faults] == [pointer]
 
@@ -270,6 +270,6 @@ def test_a_reason_may_be_left_out_and_a_comment_may_not() -> None:
     assert drafts.read_remark(b'{"reason": " so it is\\n"}') == "so it is"
     assert drafts.read_comment(b'{"text": "How many?"}') == "How many?"
     for text in (b"{}", b'{"text": ""}', b'{"text": "  "}', b'{"text": "%s"}' % (b"x" * 5001), b'{"text": "\\u0007"}'):
-        with pytest.raises(Refused) as raised:
+        with pytest.raises(InputRejected) as raised:
             drafts.read_comment(text)
         assert raised.value.faults[0].pointer == "/text"

@@ -12,7 +12,7 @@ from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDiffe
 from services.intake.requests.router import RouterCheck
 from shared.contracts.events import Policy, ProposedChange, ProposedPolicySet
 from shared.runtime.errors import Transient
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 
 CHANGE = ProposedChange(
     policy_set=ProposedPolicySet(policies=[Policy(id="a", when=["true"], verdict="review")], default_verdict="approve")
@@ -60,14 +60,14 @@ async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_sa
 
 async def test_what_does_not_fit_is_refused_with_its_pointers_below_change(key_file: Path) -> None:
     errors = [{"pointer": "/policy_set/policies/0/when/0", "detail": "no"}, {"pointer": "", "detail": "empty"}]
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InputRejected) as raised:
         await check(lambda _: httpx.Response(422, json={"detail": "x", "errors": errors}), key_file)
     assert (raised.value.status, raised.value.slug) == (422, "unfit-change")
     assert [(fault.pointer, fault.detail) for fault in raised.value.faults] == [
         ("/change/policy_set/policies/0/when/0", "no"),
         ("/change", "empty"),
     ]
-    with pytest.raises(Refused, match="/change: nothing"):
+    with pytest.raises(InputRejected, match="/change: nothing"):
         await check(lambda _: httpx.Response(422, json={"detail": "nothing"}), key_file)
 
 

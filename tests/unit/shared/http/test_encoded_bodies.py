@@ -17,7 +17,7 @@ from starlette.types import Message
 from services.intake.items.domain.posts import MAX_BODY_BYTES, too_large
 from shared.http import encoded_bodies
 from shared.http.http import Problem
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 from tests.unit.intake.items.test_batch import Cluster, line, take
 
 if sys.version_info >= (3, 14):
@@ -66,7 +66,7 @@ async def test_a_body_is_the_same_whatever_it_was_compressed_with(coding: str) -
 async def test_zeros_behind_a_gzip_member_are_padding(size: int) -> None:
     stream = gzip.compress(b'{"id": ') + bytes(512) + gzip.compress(b'"1"}') + bytes(1_000)
     assert await whole(request(stream, size=size, content_encoding="gzip")) == b'{"id": "1"}'
-    with pytest.raises(Problem, match="was damaged"):
+    with pytest.raises(Problem, match="is damaged"):
         await whole(request(stream + b"\0more", size=size, content_encoding="gzip"))
 
 
@@ -114,11 +114,11 @@ async def test_a_bomb_is_refused_when_it_has_swollen_and_not_when_it_has_filled_
         async for piece in opened(request(bomb, content_encoding=coding)):
             longest = max(longest, len(piece))
 
-    with pytest.raises(Problem, match="200-fold") as caught:
+    with pytest.raises(Problem, match="above 200") as caught:
         await open_it()
     assert caught.value.details.status == 413
     assert 0 < longest <= 65_536
-    with pytest.raises(Refused, match="256 KiB"):
+    with pytest.raises(InputRejected, match="256 KiB"):
         await whole(request(bomb, content_encoding=coding))
 
 
@@ -145,7 +145,7 @@ async def test_a_stream_that_is_damaged_or_of_another_kind_is_told_so(coding: st
     damaged = bytearray(gzip.compress(random.Random(1).randbytes(5_000)) if coding == "gzip" else zstd.compress(b"x"))
     damaged[-6] ^= 255
     for stream in (bytes(damaged) if coding == "gzip" else b"\x28\xb5\x2f\xfd" + b"\xff" * 50, b"plain text", b"{}"):
-        with pytest.raises(Problem, match=f"is not {coding}, or was damaged") as caught:
+        with pytest.raises(Problem, match=f"is not {coding}, or is damaged") as caught:
             await whole(request(stream, content_encoding=coding))
         assert caught.value.details.status == 400
 
@@ -203,8 +203,8 @@ async def test_a_body_is_not_read_past_its_limit() -> None:
         read += 1
         return {"type": "http.request", "body": b" " * 65_536, "more_body": True}
 
-    with pytest.raises(Refused, match="256 KiB"):
+    with pytest.raises(InputRejected, match="256 KiB"):
         await whole(Request({"type": "http", "headers": []}, receive))
     assert read == MAX_BODY_BYTES // 65_536 + 1
-    with pytest.raises(Refused, match="256 KiB"):
+    with pytest.raises(InputRejected, match="256 KiB"):
         await whole(request(b"{}", content_length=str(MAX_BODY_BYTES + 1)))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from services.intake.items.domain import posts
-from services.intake.items.domain.posts import IllFormed
+from services.intake.items.domain.posts import MalformedItem
 from services.intake.notices.domain import appeals, notices
 from services.intake.requests.domain import drafts
 from shared.http.http import Problem, require_sound
 from shared.validation import strict_json
-from shared.validation.faults import Refused
+from shared.validation.faults import InputRejected
 
 
 def wide(opening: bytes, closing: bytes) -> bytes:
@@ -41,7 +41,7 @@ def test_reading_takes_as_long_as_the_text_is_and_the_first_faults_are_enough(
     begun = time.process_time()
     try:
         faults = read(text).faults
-    except (IllFormed, Refused) as refused:
+    except (MalformedItem, InputRejected) as refused:
         faults = refused.faults
     assert time.process_time() - begun < 0.5
     assert 0 < len(faults) <= 20
