@@ -87,6 +87,27 @@ def too_large(value: object) -> Iterator[Place]:
     return (place.copy() for place, one in walk(value) if isinstance(one, float) and math.isinf(one))
 
 
+def has_duplicates(text: bytes) -> bool:
+    """Whether an object of a valid JSON text has a duplicate name; `twice` finds their places."""
+    try:
+        _find_duplicates(text.decode())
+    except _DuplicateName:
+        return True
+    return False
+
+
+class _DuplicateName(Exception):  # noqa: N818 - not an error
+    pass
+
+
+def _require_unique(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise _DuplicateName
+
+
+_find_duplicates = json.JSONDecoder(object_pairs_hook=_require_unique).decode
+
+
 def _members(value: object) -> Iterator[tuple[str | int, object]]:
     if isinstance(value, dict):
         return iter(value.items())

@@ -282,7 +282,7 @@ async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_n
 ) -> None:
     """To look at an item's status is a read of another table, so a page must not cost thousands of them."""
     looked: list[int] = []
-    monkeypatch.setattr(store, "_look", _noting(looked))
+    monkeypatch.setattr(store, "_scan", _noting(looked))
     await migrations.upgrade(database_url, "intake")
     database = await Database.connect(database_url)
     statuses = ItemStatusStore(database)
@@ -298,7 +298,7 @@ async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_n
 
 
 def _noting(looked: list[int]) -> Callable[..., Any]:
-    look = store._look
+    look = store._scan
 
     def noting(*arguments: Any, most: int, **named: Any) -> Any:
         looked.append(most)

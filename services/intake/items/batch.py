@@ -230,9 +230,9 @@ class Batch:
         for number, one in chunk:
             if isinstance(one, bytes):
                 verdicts.append(one)
-            elif any_failed and (error_details := rejected.get(number) or self._region_error(one)):
-                verdicts.append(self._reject(number, error_details))
-                retry_later = error_details if error_details.retry_after is not None else retry_later
+            elif any_failed and (details := rejected.get(number) or self._region_error(one)):
+                verdicts.append(self._reject(number, details))
+                retry_later = details if details.retry_after is not None else retry_later
             else:
                 accepted += 1
                 verdicts.append(_encode(AcceptedLine(number, 202, one.item_id, one.subject, one.regions)))
@@ -269,19 +269,19 @@ class Batch:
         """The error of a region of the item that failed before in this call."""
         return next((self._failed_regions[region] for region in one.regions if region in self._failed_regions), None)
 
-    def _reject(self, line: int, error_details: ProblemDetails) -> bytes:
-        self.outcomes[error_details.status] += 1
-        if error_details.status == _FORBIDDEN:
-            self.forbidden[error_details.type.rpartition(":")[2]] += 1
+    def _reject(self, line: int, details: ProblemDetails) -> bytes:
+        self.outcomes[details.status] += 1
+        if details.status == _FORBIDDEN:
+            self.forbidden[details.type.rpartition(":")[2]] += 1
         return _encode(
             RejectedLine(
                 line,
-                error_details.status,
-                error_details.type,
-                error_details.title,
-                error_details.detail,
-                error_details.errors,
-                error_details.retry_after,
+                details.status,
+                details.type,
+                details.title,
+                details.detail,
+                details.errors,
+                details.retry_after,
             )
         )
 

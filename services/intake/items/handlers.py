@@ -93,15 +93,15 @@ class ItemIntake:
         faults = posts.check(post, text, self._codes)
         regions = ownership.regions(post.markets)
         if faults or not regions:
-            raise posts.invalid([*faults, *ownership.faults(post.markets), *posts.doubled(text)])
+            raise posts.invalid([*faults, *ownership.faults(post.markets), *posts.duplicates(text)])
         if not client.may_act_for(post.platform):
             raise forbidden_platform(client, post.platform)
         for region in regions:
             if not client.may_act_in(region):
                 raise forbidden(ownership, client, post.markets, regions)
         item_id, content_hash, content = posts.identity(post, posts.content(post))
-        if posts.is_doubled(text, post, content):
-            raise posts.invalid(list(posts.doubled(text)))
+        if duplicates := posts.duplicates(text):
+            raise posts.invalid(duplicates)
         subject = envelope.subject_of(post.platform, post.kind, post.id)
         submitted = posts.EncodedItemSubmitted(
             item_id=item_id,

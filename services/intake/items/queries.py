@@ -104,7 +104,7 @@ class Asking:
             raise problem(forbidden_platform(client, platform, "/query/platform"))
         wanted = ItemFilter(
             regions,
-            of=None if ANY in client.platforms else sorted(client.platforms),
+            platforms=None if ANY in client.platforms else sorted(client.platforms),
             client=None if reference is None else client.name,
             reference=reference,
             status=None if at is None else Status(at),

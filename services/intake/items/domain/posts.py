@@ -1,8 +1,9 @@
-"""What a post may say. Form (types, sizes, ranges) is in the types themselves, where msgspec checks it while decoding
-and the OpenAPI document reads it; `check` adds the meaning: codes, check digits, control characters. A good post costs
-one decode and a dozen comparisons, because this is the hot path; for a bad one every fault is found. Nothing is mended
-in silence: a code in the wrong case or a decimal price is refused with a hint, so that equal content has one spelling
-and one hash.
+"""The format and rules of a submitted item.
+
+The types contain the format (types, sizes, ranges), which msgspec checks while it decodes. `check` adds the rules that
+need more than a type: codes, check digits, control characters. This is the hot path: a valid item costs one decoding
+and a dozen comparisons. For an invalid item, all faults are found. Nothing is corrected silently: a code in the wrong
+case or a decimal price is rejected with a hint, so that equal content has one spelling and one hash.
 """
 
 import re
@@ -23,7 +24,7 @@ from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, mismatche
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
-_MAX_VERSION: Final = 2**53 - 1  # the largest that every JSON reader takes exactly: RFC 7493, section 2.2
+_MAX_VERSION: Final = 2**53 - 1  # the largest integer that every JSON parser reads exactly: RFC 7493, section 2.2
 _MAX_DEPTH: Final = 10  # of a category
 
 is_platform = re.compile(PLATFORM).fullmatch
@@ -49,7 +50,7 @@ class Price(Money, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SellerInput(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who offers the item; `country` is ISO 3166-1 alpha-2, `rating` on the platform's own scale."""
+    """The seller of the item; `country` is ISO 3166-1 alpha-2, `rating` uses the platform's scale."""
 
     id: SubjectId
     name: _Name = ""
@@ -61,7 +62,7 @@ class SellerInput(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class TraderInput(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who stands behind a seller, as the DSA, Art. 30(1), asks; whether it is complete is for policies to judge."""
+    """The trader behind a seller, with the data of DSA Art. 30(1); policies decide whether the data is sufficient."""
 
     name: Annotated[str, Meta(min_length=1, max_length=500)]
     address: Annotated[str, Meta(max_length=1_000)] = ""
@@ -69,32 +70,32 @@ class TraderInput(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True)
     register: Annotated[_Short, Meta(description="The trade register")] = ""
     register_number: Annotated[_Short, Meta(description="The entry in it")] = ""
     email: Annotated[str, Meta(max_length=320)] = ""
-    phone: Annotated[str, Meta(max_length=40, description="Digits, spaces and ( ) . / - behind an optional +")] = ""
+    phone: Annotated[str, Meta(max_length=40, description="Digits, spaces and ( ) . / - after an optional +")] = ""
     self_certification: Annotated[
-        bool, Meta(description="Whether the trader gave the word to offer only what complies with Union law")
+        bool, Meta(description="Whether the trader committed to offer only products that comply with Union law")
     ] = False
 
 
 class AuthorInput(Author, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who wrote it; `id` is the platform's own."""
+    """The author of the content; `id` is the platform's id."""
 
     id: SubjectId
     name: _Name = ""
 
 
 class ItemPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a subject, as an upstream posts it. Without `version`, the content's hash names it.
+    """One version of a subject, as a client submits it. Without `version`, the hash of the content is the version.
 
-    `brand`, `gtin` and `price` are of products, `trader` is of sellers, `author` and `links` are of content.
+    `brand`, `gtin` and `price` belong to products, `trader` to sellers, `author` and `links` to content.
     """
 
     platform: Annotated[str, Meta(description="The marketplace", extra_json_schema={"pattern": f"^{PLATFORM}$"})]
     kind: Literal["product", "seller", "content"]
     id: SubjectId
     version: (
-        Annotated[int, Meta(ge=1, le=_MAX_VERSION, description="Grows with each change; gaps are nothing")] | None
+        Annotated[int, Meta(ge=1, le=_MAX_VERSION, description="Increases with each change; gaps are allowed")] | None
     ) = None
-    reference: Annotated[_Short, Meta(description="The client's own; handed through")] = ""
+    reference: Annotated[_Short, Meta(description="The client's own id; returned unchanged")] = ""
     markets: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{2}$"})]],
         Meta(min_length=1, max_length=50, description="ISO 3166-1 alpha-2", extra_json_schema={"uniqueItems": True}),
@@ -102,7 +103,7 @@ class ItemPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     language: Annotated[str, Meta(description="BCP 47")] = "und"
     title: Annotated[str, Meta(max_length=1_000)] = ""
     text: Annotated[str, Meta(max_length=50_000)] = ""
-    category: Annotated[_Name, Meta(description=f"A path with `/`, at most {_MAX_DEPTH} deep")] = ""
+    category: Annotated[_Name, Meta(description=f"A path with `/` and at most {_MAX_DEPTH} levels")] = ""
     brand: _Name = ""
     gtin: Annotated[
         str, Meta(description="With its check digit", extra_json_schema={"pattern": "^([0-9]{8}|[0-9]{12,14})?$"})
@@ -118,47 +119,48 @@ class ItemPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seller: SellerInput | None = None
     scores: Annotated[
         dict[_Label, Annotated[float, Meta(ge=0, le=1)]],
-        Meta(max_length=100, description="The upstream's own classifiers"),
+        Meta(max_length=100, description="Scores of the client's own classifiers"),
     ] = msgspec.field(default_factory=dict)
     trader: TraderInput | None = None
     author: AuthorInput | None = None
     links: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{PLATFORM}:(product|seller|content):"})]],
-        Meta(max_length=100, description="The subjects it is about, `<platform>:<kind>:<id>`"),
+        Meta(max_length=100, description="The subjects that it refers to, `<platform>:<kind>:<id>`"),
     ] = msgspec.field(default_factory=list)
 
 
-class MalformedItem(Exception):  # noqa: N818 - the field's word
-    """A JSON text that has no post's form: every fault of form, and `rest`, the post that its sound fields make.
+class MalformedItem(Exception):  # noqa: N818 - a state of the input
+    """JSON that does not have the format of an item, with every fault of its format.
 
-    `rest` is None where there is none to speak of; what it says about `fields` is not the text's.
+    `rest` is an item with the valid fields of the text and with placeholders for `fields`; None if there is no such
+    item.
     """
 
     def __init__(self, faults: list[Fault], rest: "ItemPost | None", fields: frozenset[str]) -> None:
-        super().__init__(f"{len(faults)} faults of form")
+        super().__init__(f"{len(faults)} faults of format")
         self.faults = faults
         self.rest = rest
         self.fields = fields
 
 
 class Identity(NamedTuple):
-    """What names a post, whoever sends it and however often."""
+    """The identity of an item: the same for every client and every repetition."""
 
     item_id: str
     content_hash: str
-    content: bytes  # the JSON that the hash is of
+    content: bytes  # the hashed JSON
 
 
 class EncodedItemSubmitted(ItemSubmitted, frozen=True, kw_only=True):
-    """An `ItemSubmitted` whose item is JSON already: it was encoded for its hash."""
+    """An `ItemSubmitted` with the item as JSON, which was already encoded for its hash."""
 
-    item: msgspec.Raw  # type: ignore[assignment]  # written only, and the same on the wire
+    item: msgspec.Raw  # type: ignore[assignment]  # only encoded, to the same JSON
 
 
 _decode = msgspec.json.Decoder(ItemPost).decode
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 _SHAPE: Final = inspect.type_info(ItemPost)
-_NO_LANGUAGE: Final = "und"  # msgspec leaves a default out when it is the very same object
+_NO_LANGUAGE: Final = "und"  # msgspec omits a default only if it is the identical object
 _OF_KIND: Final = {
     "brand": "product",
     "gtin": "product",
@@ -167,28 +169,30 @@ _OF_KIND: Final = {
     "author": "content",
     "links": "content",
 }
-_STAND_INS: Final[dict[str, Any]] = {"platform": "x", "kind": "product", "id": "x", "markets": ["XX"]}
+_PLACEHOLDERS: Final[dict[str, Any]] = {"platform": "x", "kind": "product", "id": "x", "markets": ["XX"]}
 
 
 def read(text: bytes) -> ItemPost:
-    """The post in a JSON text; raises InputRejected when it is no JSON, IllFormed when its form is not a post's."""
+    """Decode an item; raises InputRejected for malformed JSON, MalformedItem for JSON in another format."""
     try:
         return _decode(text)
     except msgspec.ValidationError as error:
-        raise _ill_formed(text, error) from error
+        raise _malformed_item(text, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(text, error) from error
+        raise _malformed_json(text, error) from error
 
 
 def check(post: ItemPost, text: bytes, codes: Codes) -> list[Fault]:
-    """Every fault of meaning in a post but those of its markets; `text` is what it was read from."""
+    """Every fault of an item except its format and its markets; `text` is its JSON."""
     faults: list[Fault] = []
     if not is_platform(post.platform):
         faults.append(Fault("/platform", "expected 1 to 63 of a-z, 0-9 and '-', not starting with '-'"))
     if not post.id.isprintable():
         faults.append(Fault("/id", "expected printable characters only"))
     if post.language != "und" and not codes.is_language(post.language):
-        faults.append(Fault("/language", f"{post.language!r:.60} is no BCP 47 tag; expected such as 'de' or 'pt-BR'"))
+        faults.append(
+            Fault("/language", f"{post.language!r:.60} is not a BCP 47 tag; expected for example 'de' or 'pt-BR'")
+        )
     if post.kind != "product" or post.trader is not None or post.author is not None or post.links:
         faults.extend(_faults_of_kind(post))
         faults.extend(_faults_of_parts(post, codes))
@@ -207,13 +211,13 @@ def check(post: ItemPost, text: bytes, codes: Codes) -> list[Fault]:
         if seller.country and seller.country not in codes.countries:
             faults.append(_code_fault("/seller/country", seller.country, "ISO 3166-1 country", codes.countries))
     if b"\x7f" in text or (b"\\" in text and _control_escape(text)):
-        # only then can a string hold a control character, and each is looked at
+        # without these bytes no string can contain a control character
         faults.extend(_control_faults(post, ""))
     return faults
 
 
 def content(post: ItemPost) -> Item:
-    """What is judged: the post without what names it."""
+    """The content of the item, without the fields that identify it."""
     return Item(
         markets=post.markets,
         language=_NO_LANGUAGE if post.language == _NO_LANGUAGE else post.language,
@@ -234,10 +238,10 @@ def content(post: ItemPost) -> Item:
 
 
 def identity(post: ItemPost, item: Item) -> Identity:
-    """The item's id and its content's hash.
+    """The id of the item and the hash of its content.
 
-    The hash is SHA-256 over JSON with the fields in their order, mappings sorted and defaults left out: equal content
-    has an equal hash whatever the order of its keys or its white space. The order of lists counts.
+    The hash is SHA-256 of the JSON with fields in a fixed order, sorted mappings and without defaults. Equal content
+    has the same hash, independent of the order of its keys and of white space. The order of lists matters.
     """
     canonical = _canonical(item)
     content_hash = ids.content_hash(canonical)
@@ -245,109 +249,97 @@ def identity(post: ItemPost, item: Item) -> Identity:
     return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
 
 
-def is_doubled(text: bytes, post: ItemPost, content: bytes) -> bool:
-    """Whether an object in `text` has a name twice; `post` was read from it, `content` is its identity's.
-
-    Of two members with one name the decoder keeps the last, so the text has more strings than what was read from it.
-    Strings are counted by their quotation marks: first against what is judged, which costs a microsecond, and only when
-    that has fewer (the text spells out defaults, or a mark is escaped in another way) against the text's own values.
-    """
-    marks = text.count(b'"')
-    if b"\\" in text:
-        marks += text.count(b"\\u0022")
-    named = 12 if post.version is None else 14
-    if marks == content.count(b'"') + (named + 4 if post.reference else named):
-        return False
-    return marks != msgspec.json.encode(msgspec.json.decode(text)).count(b'"') and any(doubled(text))
-
-
-def doubled(text: bytes) -> Iterator[Fault]:
-    """Every name that an object in a JSON text has more than once, with its pointer."""
-    return _doubled(strict_json.read(text))
+def duplicates(text: bytes) -> list[Fault]:
+    """A fault for every duplicate name of an object in a valid JSON text."""
+    return list(_duplicates(strict_json.read(text))) if strict_json.has_duplicates(text) else []
 
 
 def invalid(faults: list[Fault]) -> InputRejected:
-    """422: it is JSON, and does not fit."""
-    return InputRejected(422, "invalid-item", "The item does not fit", faults)
+    """422: JSON with these faults."""
+    return InputRejected(422, "invalid-item", "The item is invalid", faults)
 
 
 def too_large(what: str = "the item") -> InputRejected:
-    """413: more bytes than one item may have."""
-    limit = f"{what} has more than {MAX_BODY_BYTES // 1024} KiB, the most one may have; leave out what is not judged"
+    """413: an item above the size limit."""
+    limit = (
+        f"{what} has more than {MAX_BODY_BYTES // 1024} KiB, which is the limit; leave out data that is not moderated"
+    )
     return InputRejected(413, "too-large", "The item is too large", [Fault("", limit)])
 
 
 def gtin_problem(gtin: str) -> str | None:
-    """What is wrong with a GTIN, None if nothing is.
+    """The fault of a GTIN, None for a valid one.
 
     Source: GS1 General Specifications, section 7.9 (weights 3 and 1 from the right).
     """
     if len(gtin) not in (8, 12, 13, 14) or not (gtin.isascii() and gtin.isdigit()):
-        return f"{gtin!r:.40} is no GTIN: expected 8, 12, 13 or 14 digits, as text"
+        return f"{gtin!r:.40} is not a GTIN: expected 8, 12, 13 or 14 digits, as text"
     digits = gtin.encode()
     body = len(digits) - 1
     total = 3 * sum(digits[-2::-2]) + sum(digits[-3::-2]) - 48 * (3 * ((body + 1) // 2) + body // 2)
     expected = -total % 10
     if digits[-1] - 48 != expected:
-        return f"{gtin!r} has a wrong check digit: {expected} was expected at its end"
+        return f"{gtin!r} has a wrong check digit: expected {expected} at the end"
     return None
 
 
-def _doubled(given: object) -> Iterator[Fault]:
+def _duplicates(given: object) -> Iterator[Fault]:
     for place in strict_json.twice(given):
-        yield Fault(reduce(pointer_to, place, ""), "the name is given more than once in its object")
+        yield Fault(reduce(pointer_to, place, ""), "duplicate object key")
 
 
 def _faults_of_kind(post: ItemPost) -> Iterator[Fault]:
     for field, kind in _OF_KIND.items():
         if kind != post.kind and getattr(post, field) not in (None, "", []):
-            yield Fault(f"/{field}", f"is of a {kind}, and this is a {post.kind}; leave it out")
+            yield Fault(f"/{field}", f"belongs to a {kind}, but this is a {post.kind}; leave it out")
 
 
 def _faults_of_parts(post: ItemPost, codes: Codes) -> Iterator[Fault]:
-    """What is wrong with what only sellers and content have."""
+    """The faults of the fields that only sellers and content have."""
     trader = post.trader
     if trader is not None:
         if trader.country and trader.country not in codes.countries:
             yield _code_fault("/trader/country", trader.country, "ISO 3166-1 country", codes.countries)
         if trader.email and not _is_email(trader.email):
-            yield Fault("/trader/email", f"{trader.email!r:.60} is no e-mail address")
+            yield Fault("/trader/email", f"{trader.email!r:.60} is not an e-mail address")
         if trader.phone and not _is_phone(trader.phone):
-            expected = "expected such as '+49 30 1234567'"
-            yield Fault("/trader/phone", f"{trader.phone!r:.60} is no telephone number; {expected}")
+            expected = "expected for example '+49 30 1234567'"
+            yield Fault("/trader/phone", f"{trader.phone!r:.60} is not a telephone number; {expected}")
     if post.author is not None and not post.author.id.isprintable():
         yield Fault("/author/id", "expected printable characters only")
     for index, link in enumerate(post.links):
         if not _is_subject(link) or not link.isprintable():
-            yield Fault(f"/links/{index}", f"{link!r:.60} is no subject; expected such as 'shop:product:B000051ZOA'")
+            yield Fault(
+                f"/links/{index}", f"{link!r:.60} is not a subject; expected for example 'shop:product:B000051ZOA'"
+            )
 
 
 @lru_cache(maxsize=4096)
 def _category_problem(category: str) -> str | None:
     levels = category.split("/")
     if len(levels) > _MAX_DEPTH:
-        return f"{len(levels)} levels; at most {_MAX_DEPTH} are taken"
+        return f"{len(levels)} levels; at most {_MAX_DEPTH} are allowed"
     if not all(level.strip() for level in levels):
-        return "a level of the path is empty; expected such as 'Home/Garden', without '/' at either end"
+        return "a level of the path is empty; expected for example 'Home/Garden', without '/' at either end"
     return None
 
 
 def _code_fault(pointer: str, given: str, what: str, known: frozenset[str]) -> Fault:
     hint = f"; write {given.upper()!r}" if given.upper() in known else ""
-    return Fault(pointer, f"{given!r:.40} is no {what}{hint}")
+    return Fault(pointer, f"{given!r:.40} is not an {what}{hint}")
 
 
 def _media_faults(media: list[str]) -> Iterator[Fault]:
     for index, url in enumerate(media):
         if not is_url(url):
-            yield Fault(f"/media/{index}", f"{url!r:.60} is no http:// or https:// address")
+            yield Fault(f"/media/{index}", f"{url!r:.60} is not an http:// or https:// address")
 
 
 def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
     if isinstance(value, str):
         if found := _control(value):
             place = f"control character U+{ord(found[0]):04X} at {found.start()}"
-            yield Fault(pointer, f"{place}; of these only tab and line ends are taken")
+            yield Fault(pointer, f"{place}; only tab and line ends are allowed")
     elif isinstance(value, list):
         for index, element in enumerate(value):
             yield from _control_faults(element, pointer_to(pointer, index))
@@ -362,25 +354,25 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
                 yield from _control_faults(getattr(value, name), pointer_to(pointer, name))
 
 
-def _ill_formed(text: bytes, error: msgspec.ValidationError) -> InputRejected | MalformedItem:
+def _malformed_item(text: bytes, error: msgspec.ValidationError) -> InputRejected | MalformedItem:
     try:
         raw = strict_json.read(text)
-        faults = list(islice(chain(mismatches(raw, _SHAPE), _doubled(raw)), MAX_FAULTS)) or [Fault("", str(error))]
+        faults = list(islice(chain(mismatches(raw, _SHAPE), _duplicates(raw)), MAX_FAULTS)) or [Fault("", str(error))]
     except (ValueError, RecursionError) as malformed:
-        return _malformed(text, malformed)
-    unsound = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
-    if "" in unsound or len(faults) == MAX_FAULTS:
-        return MalformedItem(faults, None, frozenset(unsound))
+        return _malformed_json(text, malformed)
+    invalid_fields = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
+    if "" in invalid_fields or len(faults) == MAX_FAULTS:
+        return MalformedItem(faults, None, frozenset(invalid_fields))
     known = ItemPost.__struct_fields__
-    sound = {name: value for name, value in raw.items() if name in known and name not in unsound}
-    return MalformedItem(faults, msgspec.convert(_STAND_INS | sound, ItemPost), frozenset(unsound))
+    valid = {name: value for name, value in raw.items() if name in known and name not in invalid_fields}
+    return MalformedItem(faults, msgspec.convert(_PLACEHOLDERS | valid, ItemPost), frozenset(invalid_fields))
 
 
-def _malformed(text: bytes, error: Exception) -> InputRejected:
+def _malformed_json(text: bytes, error: Exception) -> InputRejected:
     if not text.strip():
         detail = "the input is empty; expected a JSON object"
     elif isinstance(error, RecursionError):
-        detail = "the input is nested too deeply to be an item"
+        detail = "the input is nested too deeply for an item"
     elif isinstance(error, UnicodeDecodeError):
         detail = f"the input is not UTF-8 ({error.reason}); encode it again"
     elif strict_json.has_lone_surrogate(text):

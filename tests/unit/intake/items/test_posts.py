@@ -169,11 +169,11 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     (SELLER, {"trader": {"name": "x", "register": "x" * 201}}, "/trader/register", "at most 200"),
     (SELLER, {"trader": {"name": "x", "register_number": "x" * 201}}, "/trader/register_number", "at most 200"),
     (SELLER, {"trader": {"name": "x", "register_number": 5}}, "/trader/register_number", "expected text"),
-    (SELLER, {"trader": {"name": "x", "email": "info.audio.example"}}, "/trader/email", "no e-mail"),
-    (SELLER, {"trader": {"name": "x", "email": "a@b@c.example"}}, "/trader/email", "no e-mail"),
-    (SELLER, {"trader": {"name": "x", "email": "a b@c.example"}}, "/trader/email", "no e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "info.audio.example"}}, "/trader/email", "not an e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "a@b@c.example"}}, "/trader/email", "not an e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "a b@c.example"}}, "/trader/email", "not an e-mail"),
     (SELLER, {"trader": {"name": "x", "email": "x" * 321}}, "/trader/email", "at most 320"),
-    (SELLER, {"trader": {"name": "x", "phone": "call me"}}, "/trader/phone", "no telephone"),
+    (SELLER, {"trader": {"name": "x", "phone": "call me"}}, "/trader/phone", "not a telephone"),
     (SELLER, {"trader": {"name": "x", "phone": "1" * 41}}, "/trader/phone", "at most 40"),
     (SELLER, {"trader": {"name": "x", "self_certification": "yes"}}, "/trader/self_certification", "true or false"),
     (SELLER, {"trader": {"name": "x", "certified": True}}, "/trader/certified", "unknown field"),
@@ -182,12 +182,12 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     (CONTENT, {"author": {"id": "x\x1f"}}, "/author/id", "printable"),
     (CONTENT, {"author": {"id": "x", "name": "a\x7fb"}}, "/author/name", "U+007F"),
     (CONTENT, {"author": "Anna"}, "/author", "expected an object"),
-    (CONTENT, {"links": ["B-1"]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["shop:product:B-1", "shop:thing:B-1"]}, "/links/1", "no subject"),
-    (CONTENT, {"links": ["shop:product:"]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["shop:product:" + "x" * 201]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["shop:product:a\nb"]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["Shop:product:B-1"]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["B-1"]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["shop:product:B-1", "shop:thing:B-1"]}, "/links/1", "not a subject"),
+    (CONTENT, {"links": ["shop:product:"]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["shop:product:" + "x" * 201]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["shop:product:a\nb"]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["Shop:product:B-1"]}, "/links/0", "not a subject"),
     (CONTENT, {"links": ["shop:product:B-1"] * 101}, "/links", "at most 100"),
     (CONTENT, {"links": "shop:product:B-1"}, "/links", "expected a list"),
 ]
@@ -245,7 +245,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"category": "/home"}, "/category", "empty"),
     ({"category": "home/ /light"}, "/category", "empty"),
     ({"brand": "x" * 501}, "/brand", "at most 500"),
-    ({"gtin": "4006381333932"}, "/gtin", "1 was expected"),
+    ({"gtin": "4006381333932"}, "/gtin", "expected 1"),
     ({"gtin": "40063813339310"}, "/gtin", "check digit"),
     ({"gtin": "123"}, "/gtin", "8, 12, 13 or 14 digits"),
     ({"gtin": "٤٠٠٦٣٨١٣"}, "/gtin", "digits"),
@@ -343,7 +343,7 @@ def test_a_name_that_is_given_twice_is_refused_because_nobody_can_tell_which_cou
     error = refused(intake, f"{{{_NAMED},{text}}}".encode())
     assert error.status == 422
     assert [fault.pointer for fault in error.faults] == pointers
-    assert "more than once" in error.faults[-1].detail
+    assert "duplicate object key" in error.faults[-1].detail
 
 
 _TEXT = st.text(st.sampled_from('"\\:,{} /aä'), max_size=9)
@@ -373,7 +373,7 @@ def test_no_post_is_taken_for_doubled_that_is_not_and_none_that_is_slips_through
     name, value = luck.choice(list(post.items()))
     members.insert(luck.randint(0, len(members)), spelled(name, value))
     error = refused(intake, f"{{{_NAMED},{','.join(members)}}}".encode())
-    assert [(fault.pointer, "more than once" in fault.detail) for fault in error.faults] == [(f"/{name}", True)]
+    assert [(fault.pointer, "duplicate object key" in fault.detail) for fault in error.faults] == [(f"/{name}", True)]
 
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 980, 1_000, 1_100, 5_000])
