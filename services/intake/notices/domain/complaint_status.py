@@ -1,6 +1,8 @@
-"""What a region's events about a notice or an appeal add up to, as facts whose merge is commutative, associative and
-idempotent: see `services.intake.items.domain.status`, whose facts of an item's way they hold. The `item_id` of their
-cases' events is the id of the notice or the appeal."""
+"""The status of a notice or an appeal in a region, derived from facts.
+
+The facts are merged like those of items: see `services.intake.items.domain.status`. In the events of their cases,
+`item_id` is the id of the notice or the appeal.
+"""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -18,7 +20,7 @@ APPEAL: Final = "appeal"
 
 
 class DecidedCase(NamedTuple):
-    """The region and the item or notice (`type`, `id`) that a decision is about."""
+    """The case of a decision: its region, and its item or notice (`type`, `id`)."""
 
     region: str
     type: str
@@ -26,7 +28,7 @@ class DecidedCase(NamedTuple):
 
 
 class ComplaintStatus(StrEnum):
-    """Where a notice or an appeal is in a region."""
+    """The status of a notice or an appeal in a region."""
 
     SUBMITTED = "submitted"
     IN_REVIEW = "in_review"
@@ -37,19 +39,21 @@ class ComplaintStatus(StrEnum):
 
 
 OPEN: Final = frozenset({ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED})
-"""Still to be answered."""
+"""Not decided yet."""
 
 
 class Closed(Struct, frozen=True, kw_only=True):
-    """That an appeal was closed undecided, and why."""
+    """The closure of an appeal without a decision."""
 
     reason: str
     at: str
 
 
 class ComplaintFacts(Struct, frozen=True, kw_only=True):
-    """All that is known of a notice or an appeal (`type`) in a region; `contested` is what the first copy of an appeal
-    is about."""
+    """All facts about a notice or an appeal (`type`) in a region.
+
+    `case` has the facts that items have, too. `contested` is the decision in the first copy of an appeal.
+    """
 
     type: str
     case: status.StatusFacts = msgspec.field(name="way")
@@ -58,15 +62,14 @@ class ComplaintFacts(Struct, frozen=True, kw_only=True):
 
 
 class ComplaintUpdate(Struct, frozen=True):
-    """What a record says about a notice or an appeal."""
+    """The facts about a notice or an appeal in one record."""
 
     id: str
     facts: ComplaintFacts
 
 
 def from_event(data: Struct, *, subject: str, position: int, time: str) -> ComplaintUpdate | None:
-    """What one event, at `position` of its partition, says about a notice or an appeal; None when nothing of its
-    status."""
+    """The facts in one event at `position` of its partition; None for an event that does not concern the status."""
     if isinstance(data, NoticeSubmitted):
         return ComplaintUpdate(data.notice_id, ComplaintFacts(type=NOTICE, case=_submitted(data, subject, position)))
     if isinstance(data, AppealSubmitted):
@@ -83,23 +86,23 @@ def from_event(data: Struct, *, subject: str, position: int, time: str) -> Compl
 
 
 def from_dead_letter(letter: DeadLetterFact, type_: str, about: str, *, as_case: bool) -> ComplaintUpdate:
-    """What a dead letter says: that its submission, or its case, was set aside."""
+    """The facts in a dead letter of a submission or, with `as_case`, of a case."""
     way = status.StatusFacts(dead_case=letter) if as_case else status.StatusFacts(dead_submission=letter)
     return ComplaintUpdate(about, ComplaintFacts(type=type_, case=way))
 
 
 def merge(a: ComplaintFacts, b: ComplaintFacts) -> ComplaintFacts:
-    """Both together."""
+    """The union of the facts; see `services.intake.items.domain.status.merge`."""
     return ComplaintFacts(
         type=max(a.type, b.type),
         case=status.merge(a.case, b.case),
-        contested=_of_first(a, b),
+        contested=_first_contested(a, b),
         closed=b.closed if a.closed is None else a.closed if b.closed is None else min(a.closed, b.closed, key=_rank),
     )
 
 
 def status_of(facts: ComplaintFacts) -> ComplaintStatus:
-    """Where it is: what is furthest along its way."""
+    """The status: the latest stage that the facts prove."""
     if facts.case.decision is not None:
         return ComplaintStatus.DECIDED
     if facts.closed is not None:
@@ -110,12 +113,12 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
 
 
 def is_submitted_by(client: str, known: Iterable[status.StatusFacts]) -> bool:
-    """Whether a client gave it, by what is known of its way in any region."""
+    """Whether the client submitted it, according to the facts of any region."""
     return any(way.submission is not None and way.submission.client == client for way in known)
 
 
 def status_since(facts: ComplaintFacts) -> str:
-    """When what `where` says became so (RFC 3339)."""
+    """The time (RFC 3339) of the last change of `status_of`."""
     if facts.case.decision is None and facts.closed is not None:
         return facts.closed.at
     return status.updated_at(facts.case)
@@ -133,8 +136,8 @@ def _submitted(data: NoticeSubmitted | AppealSubmitted, subject: str, position: 
     return status.StatusFacts(subject=subject, submission=submission, submission_last=position)
 
 
-def _of_first(a: ComplaintFacts, b: ComplaintFacts) -> Contested | None:
-    """What the first copy of an appeal is about: that of the submission which stands."""
+def _first_contested(a: ComplaintFacts, b: ComplaintFacts) -> Contested | None:
+    """The contested decision of the first submission."""
     if a.case.submission is None or b.case.submission is None:
         return a.contested or b.contested
     return a.contested if a.case.submission.position <= b.case.submission.position else b.contested

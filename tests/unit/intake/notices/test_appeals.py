@@ -84,7 +84,7 @@ class ComplaintLookup:
     async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]:
         return {"eu": self.appeals[of]} if type_ == APPEAL and of in self.appeals else {}
 
-    async def way_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
+    async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
         self.looks += 1
         return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, of)}
 
@@ -209,10 +209,10 @@ async def test_the_decision_that_took_anothers_place_may_be_appealed_about_and_o
 @pytest.mark.parametrize(
     ("known", "named", "kind", "says"),
     [
-        (rejected(action="approve"), {"item_id": ITEM_ID}, "seller", "appeals about what restricts"),
-        (noticed("approve"), {"notice_id": NOTICE_ID}, "seller", "appeals about what restricts"),
-        (noticed("reject"), {"notice_id": NOTICE_ID}, "notifier", "what was not restricted"),
-        (rejected(), {"item_id": ITEM_ID}, "notifier", "is on an item"),
+        (rejected(action="approve"), {"item_id": ITEM_ID}, "seller", "only contest a rejection"),
+        (noticed("approve"), {"notice_id": NOTICE_ID}, "seller", "only contest a rejection"),
+        (noticed("reject"), {"notice_id": NOTICE_ID}, "notifier", "only contest an approval"),
+        (rejected(), {"item_id": ITEM_ID}, "notifier", "decision on an item"),
     ],
 )
 async def test_nobody_appeals_about_what_is_not_theirs(
@@ -303,7 +303,7 @@ async def test_there_is_none_is_said_only_after_all_has_been_read(named: dict[st
 
 async def test_while_the_projection_is_behind_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
-    with pytest.raises(Transient, match="not in the status yet"):
+    with pytest.raises(Transient, match="latest decisions yet"):
         await take(ComplaintLookup({}), appeal(decision_id=DECISION_ID))
 
 
@@ -364,11 +364,11 @@ async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_
         ({"item_id": ITEM_ID, "region": "x" * 32}, "/region", "at most 31"),
         ({"item_id": ITEM_ID, "appellant": None}, "/appellant", "is required"),
         ({"item_id": ITEM_ID, "appellant": {"kind": "user"}}, "/appellant/kind", "expected one of"),
-        ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "email": "x"}}, "/appellant/email", "no e-mail"),
+        ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "email": "x"}}, "/appellant/email", "not an e-mail"),
         ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "name": "a\nb"}}, "/appellant/name", "printable"),
         ({"item_id": ITEM_ID, "explanation": "Wrong."}, "/explanation", "at least 20"),
-        ({"item_id": ITEM_ID, "explanation": "Wrong." + " " * 30}, "/explanation", "besides white space"),
-        ({"item_id": ITEM_ID, "language": "xx-"}, "/language", "no BCP 47 tag"),
+        ({"item_id": ITEM_ID, "explanation": "Wrong." + " " * 30}, "/explanation", "without white space at the ends"),
+        ({"item_id": ITEM_ID, "language": "xx-"}, "/language", "not a BCP 47 tag"),
         ({"item_id": ITEM_ID, "reference": None}, "/reference", "is required"),
         ({"item_id": ITEM_ID, "decison_id": "x"}, "/decison_id", "did you mean 'decision_id'?"),
     ],
