@@ -196,7 +196,7 @@ class House:
     def open(self) -> None:
         self.office.requests = Requests(
             self.store,
-            checking=self.router,
+            checker=self.router,
             owners=lambda: ownership("eu", "us"),
             countries=frozenset({"DE", "FR", "US", "CH"}),
             clock=self.clock,

@@ -1,7 +1,7 @@
-"""A client's life as pure rules: what it is after a change, who may change it, and how that is told.
+"""The rules of clients: changes, keys, and the rights to grant.
 
-A client that was changed is a new value with a larger revision. Revisions go by the clock, so that they grow even if
-intake's database was lost and begun again: what is told then still holds over what was told before.
+A changed client is a new value with a larger revision. Revisions derive from the clock, so that they increase even
+after intake's database was lost and created again: newly published clients then still replace the earlier ones.
 """
 
 import math
@@ -20,7 +20,7 @@ MAX_DESCRIPTION: Final = 500
 
 
 class Granting(Protocol):
-    """Whoever makes or changes clients."""
+    """The authenticated client that creates or changes clients."""
 
     @property
     def name(self) -> str: ...
@@ -33,7 +33,7 @@ class Granting(Protocol):
 
 
 class ClientChangeRejected(PiepowderError):  # noqa: N818 - what came of it
-    """It is not done; `slug` names why for good, `pointer` the field, if it is one."""
+    """The rejection of a change: HTTP status, slug of the problem, and the pointer of the invalid field, if any."""
 
     def __init__(self, status: int, slug: str, detail: str, pointer: str | None = None) -> None:
         super().__init__(detail)
@@ -43,7 +43,8 @@ class ClientChangeRejected(PiepowderError):  # noqa: N818 - what came of it
 
 
 class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is kept: its hash, and its times. `made_with` names the call that made it, if the call had a name."""
+    """A stored key: its hash and times. `made_with` is the id of the call that created it, if it had an
+    Idempotency-Key."""
 
     sha256: str
     created_at: datetime
@@ -55,7 +56,7 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key_id(self) -> str:
-        """What it is called where it must not be shown."""
+        """The public id of the key."""
         return clients.key_id(self.sha256)
 
     def state(self, now: datetime) -> str:
@@ -82,7 +83,7 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be other; UNSET leaves it."""
+    """A partial change; UNSET keeps a value."""
 
     description: str | msgspec.UnsetType = msgspec.UNSET
     scopes: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
@@ -102,7 +103,7 @@ def created(
     limit: RateLimit | None,
     now: datetime,
 ) -> ClientRecord:
-    """A client without a key."""
+    """A new client without keys."""
     return ClientRecord(
         name=name,
         description=description,
@@ -117,13 +118,13 @@ def created(
 
 
 def is_as_created(client: ClientRecord, other: ClientRecord) -> bool:
-    """Whether a client is what somebody would create, so that creating it again changes nothing."""
+    """Whether `client` equals a newly created `other`, so that creating it again changes nothing."""
     fields = ("name", "description", "scopes", "regions", "platforms", "limit")
     return client.state == ACTIVE and all(getattr(client, field) == getattr(other, field) for field in fields)
 
 
 def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRecord:
-    """The client after a change; itself when nothing is other."""
+    """The client after a change; the same object without a difference."""
     given = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
     if all(getattr(client, name) == value for name, value in given.items()):
         return client
@@ -131,13 +132,13 @@ def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRe
 
 
 def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime | None, now: datetime) -> ClientRecord:
-    """The client with one more key, the living others ending at a time if one is given.
+    """The client with one more key; with `others_expire_at`, its other live keys expire at that time at the latest.
 
-    Raises ClientChangeRejected when it has as many living keys as it may.
+    Raises ClientChangeRejected when it has the maximum number of live keys.
     """
     live = [known.key_id for known in client.keys if known.state(now) == "live"]
     if len(live) >= LIVE_KEYS:
-        detail = f"Client {client.name!r} has {len(live)} living keys, {' and '.join(live)}. Revoke one of them first."
+        detail = f"Client {client.name!r} has {len(live)} live keys, {' and '.join(live)}. Revoke one of them first."
         raise ClientChangeRejected(409, "too-many-keys", detail)
     others = tuple(
         msgspec.structs.replace(known, expires_at=others_expire_at)
@@ -168,7 +169,7 @@ def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecor
 
 
 def is_visible(client: ClientRecord, regions: frozenset[str]) -> bool:
-    """Whether somebody who acts in `regions` sees a client: when all of its regions are among them."""
+    """Whether a client is visible in `regions`, which must contain all of its regions."""
     return ANY in regions or (ANY not in client.regions and client.regions <= regions)
 
 
@@ -184,7 +185,7 @@ def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> N
     )
     if given and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
         raise ClientChangeRejected(
-            422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", f"/{given[0]}"
+            422, "invalid-request", f"{fault}; these scopes require `platforms` [{ANY!r}].", f"/{given[0]}"
         )
 
 
@@ -196,36 +197,36 @@ def check_grant(client: ClientRecord, before: ClientRecord | None, by: Granting)
     """
     if not is_visible(client, by.regions):
         own = ", ".join(sorted(by.regions)) or "no region"
-        detail = f"Client {by.name!r} may act in {own}, and can give no other region."
+        detail = f"Client {by.name!r} may act in {own} and can grant no other region."
         raise ClientChangeRejected(403, "beyond-own-rights", detail, "/regions")
-    had = frozenset[str]() if before is None or _does_more(client, before) else before.scopes
+    had = frozenset[str]() if before is None or _is_extended(client, before) else before.scopes
     given = client.scopes - had
     if beyond := sorted(given - by.scopes):
-        detail = f"Client {by.name!r} lacks {', '.join(beyond)} itself, and cannot give it."
+        detail = f"Client {by.name!r} does not have {', '.join(beyond)} and cannot grant it."
         raise ClientChangeRejected(403, "beyond-own-rights", detail, "/scopes")
 
 
-def _does_more(client: ClientRecord, before: ClientRecord) -> bool:
-    """Whether a client's keys open something at all, somewhere else, for others or more often than before."""
+def _is_extended(client: ClientRecord, before: ClientRecord) -> bool:
+    """Whether the change enables the client, or extends its regions, platforms or limit."""
     if client.state == ACTIVE != before.state:
         return True
     if _is_wider(client.regions, before.regions) or _is_wider(client.platforms, before.platforms):
         return True
-    return any(now > then for now, then in zip(_at_most(client.limit), _at_most(before.limit), strict=True))
+    return any(now > then for now, then in zip(_limits(client.limit), _limits(before.limit), strict=True))
 
 
 def _is_wider(now: frozenset[str], then: frozenset[str]) -> bool:
     return ANY not in then and not now <= then
 
 
-def _at_most(limit: RateLimit | None) -> tuple[float, float, float]:
+def _limits(limit: RateLimit | None) -> tuple[float, float, float]:
     if limit is None:
         return math.inf, math.inf, math.inf
     return limit.requests_per_second, limit.burst, limit.items_per_second or math.inf
 
 
-def told(client: ClientRecord, change: str, by: str) -> ClientChanged:
-    """The client as every service is told of it; of many keys, the newest."""
+def to_event(client: ClientRecord, change: str, by: str) -> ClientChanged:
+    """The client as an event for all services, with its most relevant keys."""
     return ClientChanged(
         name=client.name,
         revision=client.revision,
@@ -243,13 +244,13 @@ def told(client: ClientRecord, change: str, by: str) -> ClientChanged:
                 expires_at=_text(key.expires_at),
                 revoked_at=_text(key.revoked_at),
             )
-            for key in _most_wanted(client)
+            for key in _published_keys(client)
         ],
     )
 
 
-def _most_wanted(client: ClientRecord) -> list[ApiKeyRecord]:
-    """As many keys as are told: the living, then the newest of the dead."""
+def _published_keys(client: ClientRecord) -> list[ApiKeyRecord]:
+    """The keys in the event: all live keys, then the newest others."""
     now = client.changed_at
     wanted = sorted(client.keys, key=lambda key: (key.state(now) == "live", key.created_at), reverse=True)
     return sorted(wanted[:KEPT_KEYS], key=lambda key: key.created_at)

@@ -1,8 +1,8 @@
-"""What can be done with business requests: each use case is one transaction that holds the change and the events of it.
+"""Use cases of business requests. Each one is a transaction with the change and its events.
 
-The router is asked outside of any transaction, because it may take its time; what was checked is what is stored, or
-nothing is: the version that was read must still be the one that is locked. A draft's id is made of the client and its
-`Idempotency-Key`, and a comment's likewise, so the same call again finds what it made the first time.
+The router is called outside of a transaction, because it can be slow. The result is stored only if the request still
+has the version that was checked. The id of a draft derives from the client and its `Idempotency-Key`, and the id of a
+comment likewise, so that a repeated call finds the first result.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,19 +25,21 @@ from shared.validation.faults import Fault, InputRejected
 
 ANY_VERSION: Final = -1
 Versions: TypeAlias = Collection[int] | None
-"""The versions that a call is meant for; None for whichever it is, `ANY_VERSION` among them too."""
+"""The versions that a call accepts; None or `ANY_VERSION` for any version."""
 
 
 class ChangeChecker(Protocol):
-    """Asks the router about a change; see `services.intake.requests.router`."""
+    """Lets the router check a change: `services.intake.requests.router`."""
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
-        """What it would change. Raises InputRejected with pointers below `/change` when it does not fit, Transient when
-        that cannot be told."""
+        """The difference to the versions in force.
+
+        Raises InputRejected with pointers below `/change` for an invalid change, Transient without a result.
+        """
 
 
 class RequestWork(Protocol):
-    """One transaction on the store; see `services.intake.requests.store.Work`."""
+    """A transaction of the store: `services.intake.requests.store`."""
 
     async def add(self, request: Request, change: bytes | None, body: str) -> bool: ...
 
@@ -55,7 +57,7 @@ class RequestWork(Protocol):
 
 
 class RequestStore(Protocol):
-    """Where requests are kept; see `services.intake.requests.store.Store`."""
+    """Stores requests: `services.intake.requests.store`."""
 
     def work(self) -> AbstractAsyncContextManager[RequestWork]: ...
 
@@ -67,7 +69,7 @@ class RequestStore(Protocol):
 
 
 class RequestDetails(NamedTuple):
-    """A request with all there is to tell of it: its change as JSON, None without one, and what happened to it."""
+    """A request with its change (as JSON, None without one) and its history."""
 
     request: Request
     change: bytes | None
@@ -75,13 +77,13 @@ class RequestDetails(NamedTuple):
 
 
 class Requests:
-    """Business requests. `owners` gives the operating model in force, None while there is none."""
+    """The use cases; `owners` returns the operating model in force, None without one."""
 
     def __init__(
         self,
         store: RequestStore,
         *,
-        checking: ChangeChecker,
+        checker: ChangeChecker,
         owners: Callable[[], MarketOwners | None],
         countries: Collection[str],
         clock: Clock,
@@ -89,23 +91,23 @@ class Requests:
         wake: Callable[[], None],
     ) -> None:
         self._store = store
-        self._checking = checking
+        self._checker = checker
         self._owners = owners
         self._countries = countries
         self._clock = clock
         self._approvals_needed = approvals_needed
         self._wake = wake
-        self._under_way: set[str] = set()
+        self._in_progress: set[str] = set()
 
     async def draft(self, draft: Draft, client: Poster, key: str) -> Request:
-        """The request that this call, or the same one before, began, as it was then.
+        """Create a draft. A repeated call returns the draft as it was created.
 
-        The change is checked at once; while the router is away it is kept unchecked. Raises InputRejected.
+        The change is checked at once; while the router does not answer, it is stored unchecked. Raises InputRejected.
         """
         _require_regions(client, draft.regions)
         request_id = ids.derive("request", client.name, key)
         body = ids.content_hash(drafts.encoded(draft))
-        with self._alone(request_id):
+        with self._exclusive(request_id):
             known = await self._store.drafted(request_id)
             if known is None:
                 self._require_sound(draft)
@@ -130,8 +132,10 @@ class Requests:
         return known.request
 
     async def change(self, request_id: str, text: bytes, client: Poster, versions: Versions) -> Request:
-        """Have a draft say what a patch (JSON) says. A change that is attached anew is checked at once; while the
-        router is away it is kept unchecked. Raises InputRejected."""
+        """Apply a JSON merge patch to a draft. Raises InputRejected.
+
+        A new change is checked at once; while the router does not answer, it is stored unchecked.
+        """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
@@ -143,7 +147,7 @@ class Requests:
         if content.change_hash != before.content.change_hash or check.verdict == lifecycle.UNCHECKED:
             check = await self._check(draft.change, keep_unchecked=True)
         async with self._store.work() as work:
-            request = await self._locked(work, request_id, client)
+            request = await self._lock(work, request_id, client)
             if request.version != before.version:
                 raise _changed_meanwhile(request, versions)
             outcome = lifecycle.change(request, content, check, by=client.name, at=self._now())
@@ -151,12 +155,12 @@ class Requests:
                 await work.save(outcome.request)
                 await work.attach(request_id, _encoded(draft.change))
                 await self._record(work, outcome)
-        return self._done(request, outcome)
+        return self._result(request, outcome)
 
     async def submit(self, request_id: str, reason: str, client: Poster, versions: Versions) -> Request:
-        """Put a draft up for decision, when it says all that is needed and the router finds that its change fits.
+        """Submit a complete draft whose change the router has checked.
 
-        Raises InputRejected, Transient while the router is away.
+        Raises InputRejected, Transient while the router does not answer.
         """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
@@ -169,7 +173,7 @@ class Requests:
         self._require_sound(draft, drafts.missing(draft))
         check = await self._check(change, keep_unchecked=False)
         async with self._store.work() as work:
-            request = await self._locked(work, request_id, client)
+            request = await self._lock(work, request_id, client)
             if request.version != before.version and not lifecycle.is_done(
                 request, lifecycle.SUBMIT, client.name, reason
             ):
@@ -186,26 +190,26 @@ class Requests:
             if outcome is not None:
                 await work.save(outcome.request)
                 await self._record(work, outcome)
-        return self._done(request, outcome)
+        return self._result(request, outcome)
 
     async def act(self, request_id: str, command: str, reason: str, client: Poster, versions: Versions) -> Request:
-        """Do what a command other than `submit` says. Raises InputRejected."""
+        """Execute a command other than `submit`. Raises InputRejected."""
         async with self._store.work() as work:
-            request = await self._locked(work, request_id, client)
+            request = await self._lock(work, request_id, client)
             if not lifecycle.is_done(request, command, client.name, reason):
                 _require_version(request, versions)
             outcome = lifecycle.act(request, command, by=client.name, reason=reason, at=self._now())
             if outcome is not None:
                 await work.save(outcome.request)
                 await self._record(work, outcome)
-        return self._done(request, outcome)
+        return self._result(request, outcome)
 
     async def comment(self, request_id: str, text: str, client: Poster, key: str) -> RequestStep:
-        """The comment that this call, or the same one before, made. Raises InputRejected."""
+        """Add a comment. A repeated call returns the first comment. Raises InputRejected."""
         comment_id = ids.derive("comment", request_id, client.name, key)
-        with self._alone(comment_id):
+        with self._exclusive(comment_id):
             async with self._store.work() as work:
-                request = await self._locked(work, request_id, client)
+                request = await self._lock(work, request_id, client)
                 known = await work.comment(comment_id)
                 if known is not None:
                     if known.text != text:
@@ -218,25 +222,25 @@ class Requests:
         return outcome.step
 
     async def show(self, request_id: str, client: Poster) -> RequestDetails:
-        """A request; raises InputRejected when there is none in a region of the client."""
+        """A request; raises InputRejected for one without a region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
             raise _no_such(request_id)
         return RequestDetails(*found)
 
     async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
-        """Requests, the newest first, from behind `after`."""
+        """Requests after the cursor `after`, newest first."""
         return await self._store.page(wanted, after, limit)
 
-    def _done(self, request: Request, outcome: Transition | None) -> Request:
-        """The request after what came of a call has been committed, None when nothing did."""
+    def _result(self, request: Request, outcome: Transition | None) -> Request:
+        """The request after a committed transition; unchanged without one."""
         if outcome is None:
             return request
         self._wake()
         return outcome.request
 
     @staticmethod
-    async def _locked(work: RequestWork, request_id: str, client: Poster) -> Request:
+    async def _lock(work: RequestWork, request_id: str, client: Poster) -> Request:
         request = await work.request(request_id)
         if request is None or not _may_see(client, request):
             raise _no_such(request_id)
@@ -256,7 +260,7 @@ class Requests:
         if change is None:
             return ChangeCheck()
         try:
-            check = await self._checking.check(change)
+            check = await self._checker.check(change)
         except Transient as error:
             if not keep_unchecked:
                 raise
@@ -275,16 +279,16 @@ class Requests:
         return to_text(self._clock.now())
 
     @contextmanager
-    def _alone(self, made: str) -> Iterator[None]:
-        """Let one call at a time make something; raises InputRejected while another one does."""
-        if made in self._under_way:
-            detail = "a call with the same Idempotency-Key is under way; send the same again a moment later"
-            raise InputRejected(409, "in-flight", "The same call is being made", [Fault("", detail)])
-        self._under_way.add(made)
+    def _exclusive(self, made: str) -> Iterator[None]:
+        """Reserve an id for this call; raises InputRejected while another call creates the same object."""
+        if made in self._in_progress:
+            detail = "a call with the same Idempotency-Key is in progress; send the same call again in a moment"
+            raise InputRejected(409, "in-flight", "The same call is in progress", [Fault("", detail)])
+        self._in_progress.add(made)
         try:
             yield
         finally:
-            self._under_way.discard(made)
+            self._in_progress.discard(made)
 
 
 def _encoded(change: ProposedChange | None) -> bytes | None:
@@ -324,22 +328,24 @@ def _require_version(request: Request, versions: Versions) -> None:
 def _changed_meanwhile(request: Request, versions: Versions) -> InputRejected:
     if versions is not None and ANY_VERSION not in versions:
         return _stale(request)
-    detail = f"the request came to version {request.version} while this call was checked; look at it, and send it again"
-    return InputRejected(409, "changed-meanwhile", "The request changed meanwhile", [Fault("", detail)])
+    detail = (
+        f"the request reached version {request.version} while this call was checked; read it and send the call again"
+    )
+    return InputRejected(409, "changed-meanwhile", "The request was changed at the same time", [Fault("", detail)])
 
 
 def _stale(request: Request) -> InputRejected:
-    detail = f'the request is at version "{request.version}": read it again, and make the change to that'
+    detail = f'the request is at version "{request.version}": read this version and change it'
     return InputRejected(412, "precondition-failed", "The request has changed", [Fault("/header/if-match", detail)])
 
 
 def _no_such(request_id: str) -> InputRejected:
-    detail = f"no business request {request_id!r:.60} is known in a region of this key"
+    detail = f"no business request {request_id!r:.60} exists in a region of this key"
     return InputRejected(404, "not-found", "No such business request", [Fault("", detail)])
 
 
 def _key_reused() -> InputRejected:
-    detail = "this Idempotency-Key came with another body before; a new request needs a new key"
+    detail = "this Idempotency-Key was used with another body; use a new key for a new request"
     return InputRejected(
-        422, "idempotency-key-reused", "The key came with another body", [Fault("/header/idempotency-key", detail)]
+        422, "idempotency-key-reused", "The key was used with another body", [Fault("/header/idempotency-key", detail)]
     )

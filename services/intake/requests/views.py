@@ -1,4 +1,4 @@
-"""Business requests as they are answered."""
+"""The REST views of business requests."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

@@ -46,7 +46,7 @@ class RequestRoutes:
         """From now on, answer."""
         self._office.requests = Requests(
             RequestStore(database),
-            checking=self._router,
+            checker=self._router,
             owners=lambda: self._intake.ownership,
             countries=codes.load().countries,
             clock=self._clock,

@@ -198,8 +198,8 @@ def test_a_request_that_has_become_too_long_can_still_be_decided() -> None:
         REQUEST_ID, content("a", ["eu"]), ChangeCheck(), by="author", at="x", approvals_needed=1
     ).request
     long = msgspec.structs.replace(request, version=lifecycle.MAX_STEPS)
-    with pytest.raises(InputRejected, match="only decided"):
+    with pytest.raises(InputRejected, match="only be decided"):
         lifecycle.comment(long, "c", "text", by="a", at="x")
-    with pytest.raises(InputRejected, match="only decided"):
+    with pytest.raises(InputRejected, match="only be decided"):
         lifecycle.change(long, content("b", ["eu"]), ChangeCheck(), by="a", at="x")
     assert lifecycle.submit(long, None, ChangeCheck(), by="author", reason="", at="x", approvals_needed=1) is not None

@@ -1,14 +1,12 @@
-"""What may become of a business request: given what is so, who asks for what, then what is so, and the events of it.
+"""The state machine of business requests. Each function maps a request and a command to a `Transition`, or rejects it.
 
-    draft ──submit──► submitted ──approve──► approved ──deploy──► deployed ──review──► reviewed
-                          └──reject──► rejected                      └──rollback──► rolled_back
-    draft, submitted, approved ──withdraw──► withdrawn
+draft ──submit──► submitted ──approve──► approved ──deploy──► deployed ──review──► reviewed └──reject──► rejected
+└──rollback──► rolled_back draft, submitted, approved ──withdraw──► withdrawn
 
-Only a draft changes. Whoever wrote a request, or sponsors it, does not decide it, and only they take it back. All that
-is accepted counts one version on and is one event in each region that the request concerns, with an id made of the
-request, what happened and the version: so a relay may tell it again, and readers know. In a region each event names the
-one before it as its cause, so a request's life there is a chain. The same act by the same person again is accepted and
-changes nothing.
+Only a draft can be changed. Authors and the sponsor of a request may not decide it, and only they may withdraw it. Each
+accepted step increments the version and produces one event in each region of the request. The event's id derives from
+the request, the kind of event and the version, so that consumers recognise a repeated event. In a region, each event
+has the previous one as its cause. The same command by the same person again is accepted and changes nothing.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -54,22 +52,23 @@ MAX_STEPS: Final = 500
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Base of what is stored."""
+    """Base class of stored structs."""
 
 
 class ProposedDifference(_Kept, frozen=True, kw_only=True):
-    """`what`, such as `policies/weapons`, would be `added`, `removed`, `changed` or `reordered`."""
+    """A part of the operating model or policy set (`what`, for example `policies/weapons`) that the change would
+    alter."""
 
     what: str
     how: str
 
 
 class ChangeCheck(_Kept, frozen=True, kw_only=True):
-    """What the router said of the attached change: `verdict` is `fits`, `unchecked` (`reason` says why), or `nothing`
-    where none is attached.
+    """The router's check of the attached change: `verdict` is `fits`, `unchecked` (for `reason`), or `nothing` without
+    one.
 
-    `operating_model` and `policy_set` are the ids of what it was held against, empty where nothing was in force;
-    `differences` the first of the `differing` things that it would change.
+    `operating_model` and `policy_set` are the ids of the compared versions, empty where none was in force.
+    `differences` has the first of `differing` differences.
     """
 
     verdict: str = NOTHING
@@ -82,7 +81,7 @@ class ChangeCheck(_Kept, frozen=True, kw_only=True):
 
 
 class Mark(_Kept, frozen=True, kw_only=True):
-    """Who did something, when, and what they said."""
+    """The person, time and reason of an action."""
 
     by: str
     at: str
@@ -90,15 +89,17 @@ class Mark(_Kept, frozen=True, kw_only=True):
 
 
 class PublishedEvents(_Kept, frozen=True, kw_only=True):
-    """The ids of the first and the last event that a region was told."""
+    """The ids of the first and the last event of a request in a region."""
 
     first: str
     last: str
 
 
 class RequestStep(_Kept, frozen=True, kw_only=True):
-    """One thing that happened to a request; `kind` is a state that it came to, or `drafted`, `changed`, `commented`,
-    `endorsed`."""
+    """A step in the history of a request.
+
+    `kind` is the new state, or `drafted`, `changed`, `commented`, `endorsed`.
+    """
 
     version: int
     kind: str
@@ -109,8 +110,10 @@ class RequestStep(_Kept, frozen=True, kw_only=True):
 
 
 class Request(_Kept, frozen=True, kw_only=True):
-    """A business request as it is. `authors` wrote it, `done` says by command who brought it where it is, `told` by
-    region what was told."""
+    """A business request.
+
+    `authors` wrote it. `done` has the last action by command, `published` the published events by region.
+    """
 
     request_id: str
     version: int
@@ -123,16 +126,16 @@ class Request(_Kept, frozen=True, kw_only=True):
     approvals_needed: int
     approvals: list[Mark] = []
     done: dict[str, Mark] = {}
-    told: dict[str, PublishedEvents] = {}
+    published: dict[str, PublishedEvents] = msgspec.field(name="told", default_factory=dict)
 
     @property
     def subject(self) -> str:
-        """Its name on every topic and in the audit log."""
+        """Its subject on every topic and in the audit log."""
         return subject_of("piepowder", "request", self.request_id)
 
 
 class Transition(NamedTuple):
-    """What is so after something was accepted, the step of its history, and an event for each region."""
+    """The changed request, the step in its history, and one event for each region."""
 
     request: Request
     step: RequestStep
@@ -140,7 +143,7 @@ class Transition(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A command: from which states it leads to which, and the event of it."""
+    """A row of the transition table: the start states of a command, its end state and its event."""
 
     start: Collection[str]
     end: str
@@ -163,7 +166,7 @@ RULES: Final[Mapping[str, Rule]] = {
 def draft(
     request_id: str, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str, approvals_needed: int
 ) -> Transition:
-    """Begin a request."""
+    """Create a request."""
     request = Request(
         request_id=request_id,
         version=0,
@@ -175,12 +178,12 @@ def draft(
         authors=[by],
         approvals_needed=approvals_needed,
     )
-    told = _EventContent(DRAFTED, events.REQUEST_DRAFTED, events.RequestDrafted, {"request": content})
-    return _record(request, told, _mark(request, by, at))
+    event = _EventContent(DRAFTED, events.REQUEST_DRAFTED, events.RequestDrafted, {"request": content})
+    return _record(request, event, _mark(request, by, at))
 
 
 def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str) -> Transition | None:
-    """Have the draft say this from now on; None when it says so already. Raises InputRejected."""
+    """Change a draft; None when the content is the same. Raises InputRejected."""
     require_draft(request)
     if content == request.content and check.verdict == request.check.verdict:
         return None
@@ -188,18 +191,18 @@ def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by
     changed = msgspec.structs.replace(
         request, content=content, check=check, authors=list(dict.fromkeys([*request.authors, by]))
     )
-    said = {"regions": content.regions, "request": content}
+    fields = {"regions": content.regions, "request": content}
     left = [region for region in request.content.regions if region not in content.regions]
-    told = _EventContent(CHANGED, events.REQUEST_CHANGED, events.RequestChanged, said, left)
-    return _record(changed, told, _mark(request, by, at))
+    event = _EventContent(CHANGED, events.REQUEST_CHANGED, events.RequestChanged, fields, left)
+    return _record(changed, event, _mark(request, by, at))
 
 
 def comment(request: Request, comment_id: str, text: str, *, by: str, at: str) -> Transition:
-    """Say something about a request, whatever its state. Raises InputRejected when it has become too much."""
+    """Add a comment, in any state. Raises InputRejected at the limit of steps."""
     _require_room(request)
-    said = {"comment_id": comment_id, "text": text}
-    told = _EventContent(COMMENTED, events.REQUEST_COMMENTED, events.RequestCommented, said)
-    return _record(request, told, _mark(request, by, at, text), comment_id)
+    fields = {"comment_id": comment_id, "text": text}
+    event = _EventContent(COMMENTED, events.REQUEST_COMMENTED, events.RequestCommented, fields)
+    return _record(request, event, _mark(request, by, at, text), comment_id)
 
 
 def submit(
@@ -212,23 +215,22 @@ def submit(
     at: str,
     approvals_needed: int,
 ) -> Transition | None:
-    """Put a draft up for decision, with its change as it was checked just now; None when that is so. Raises
-    InputRejected."""
+    """Submit a draft with its checked change; None when it is submitted already. Raises InputRejected."""
     if is_done(request, SUBMIT, by, reason):
         return None
     require_draft(request)
     authors = list(dict.fromkeys([*request.authors, by]))
     submitted = msgspec.structs.replace(request, check=check, authors=authors, approvals_needed=approvals_needed)
-    said = {"reason": reason, "approvals_needed": approvals_needed, "request": request.content, "change": change}
-    return _transition(submitted, SUBMIT, said, _mark(request, by, at, reason))
+    fields = {"reason": reason, "approvals_needed": approvals_needed, "request": request.content, "change": change}
+    return _transition(submitted, SUBMIT, fields, _mark(request, by, at, reason))
 
 
 def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Transition | None:
-    """Do what a command other than `submit` says; None when the same person did so before. Raises InputRejected."""
+    """Execute a command other than `submit`; None when the same person did it before. Raises InputRejected."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
         raise InputRejected(
-            422, "invalid-request", "A reason is missing", [Fault("/reason", f"say why, to {command} it")]
+            422, "invalid-request", "The reason is missing", [Fault("/reason", f"is required for {command}")]
         )
     if is_done(request, command, by, reason):
         return None
@@ -237,18 +239,18 @@ def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Tra
         raise _wrong_state(request, command)
     if command != APPROVE:
         return _transition(request, command, {"reason": reason}, mark)
-    said: dict[str, Any]
+    fields: dict[str, Any]
     approvals = [*request.approvals, mark]
     counted = msgspec.structs.replace(request, approvals=approvals)
     if len(approvals) >= request.approvals_needed:
-        said = {"reason": reason, "approved_by": [approval.by for approval in approvals]}
-        return _transition(counted, APPROVE, said, mark)
-    said = {"reason": reason, "approvals": len(approvals), "approvals_needed": request.approvals_needed}
-    return _record(counted, _EventContent(ENDORSED, events.REQUEST_ENDORSED, events.RequestEndorsed, said), mark)
+        fields = {"reason": reason, "approved_by": [approval.by for approval in approvals]}
+        return _transition(counted, APPROVE, fields, mark)
+    fields = {"reason": reason, "approvals": len(approvals), "approvals_needed": request.approvals_needed}
+    return _record(counted, _EventContent(ENDORSED, events.REQUEST_ENDORSED, events.RequestEndorsed, fields), mark)
 
 
 def is_done(request: Request, command: str, by: str, reason: str) -> bool:
-    """Whether this person did this before; an approval is one whatever was said with it."""
+    """Whether this person did this before with the same reason; for an approval, with any reason."""
     if command == APPROVE:
         return any(approval.by == by for approval in request.approvals)
     mark = request.done.get(command)
@@ -256,71 +258,79 @@ def is_done(request: Request, command: str, by: str, reason: str) -> bool:
 
 
 def require_draft(request: Request) -> None:
-    """Raises InputRejected when the request is no draft any more."""
+    """Raises InputRejected unless the request is a draft."""
     if request.state != DRAFT:
         raise _wrong_state(request, SUBMIT)
 
 
 class _EventContent(NamedTuple):
-    """What is told: the step's kind, the event, what it says besides who and when; `left` are regions that are told
-    only that it does not concern them any more."""
+    """The events of a step: their type and content besides the author and time.
+
+    Regions in `left` no longer belong to the request; their event does not contain it.
+    """
 
     kind: str
     event_type: str
     event: Callable[..., Struct]
-    said: Mapping[str, Any]
+    fields: Mapping[str, Any]
     left: Sequence[str] = ()
 
 
-def _transition(request: Request, command: str, said: Mapping[str, Any], mark: Mark) -> Transition:
+def _transition(request: Request, command: str, fields: Mapping[str, Any], mark: Mark) -> Transition:
     rule = RULES[command]
-    come = msgspec.structs.replace(request, state=rule.end, done=request.done | {command: mark})
-    return _record(come, _EventContent(rule.end, rule.event_type, rule.event, said), mark)
+    moved = msgspec.structs.replace(request, state=rule.end, done=request.done | {command: mark})
+    return _record(moved, _EventContent(rule.end, rule.event_type, rule.event, fields), mark)
 
 
-def _record(request: Request, telling: _EventContent, mark: Mark, comment_id: str = "") -> Transition:
-    """The request one version on, the step that brought it there, and the events that tell it."""
-    version, at, told = request.version + 1, mark.at, dict(request.told)
+def _record(request: Request, event: _EventContent, mark: Mark, comment_id: str = "") -> Transition:
+    """Create the next version of the request, its step, and its events."""
+    version, at, published = request.version + 1, mark.at, dict(request.published)
     found: list[Event[Any]] = []
-    for region in [*request.content.regions, *telling.left]:
-        event_id = ids.event_id(request.request_id, telling.event_type, f"{version}/{region}")
-        before = told.get(region)
+    for region in [*request.content.regions, *event.left]:
+        event_id = ids.event_id(request.request_id, event.event_type, f"{version}/{region}")
+        before = published.get(region)
         first, last = (event_id, None) if before is None else (before.first, before.last)
-        attributes = Attributes(event_id, telling.event_type, SOURCE, at, request.subject, region, first, last)
-        said = dict(telling.said)
-        if region in telling.left:
-            said["request"] = None
-        data = telling.event(request_id=request.request_id, version=version, by=mark.by, **said)
+        attributes = Attributes(event_id, event.event_type, SOURCE, at, request.subject, region, first, last)
+        fields = dict(event.fields)
+        if region in event.left:
+            fields["request"] = None
+        data = event.event(request_id=request.request_id, version=version, by=mark.by, **fields)
         found.append(Event(attributes, data))
-        told[region] = PublishedEvents(first=first, last=event_id)
-    step = RequestStep(version=version, kind=telling.kind, at=at, by=mark.by, text=mark.reason, comment_id=comment_id)
-    return Transition(msgspec.structs.replace(request, version=version, updated_at=at, told=told), step, found)
+        published[region] = PublishedEvents(first=first, last=event_id)
+    step = RequestStep(version=version, kind=event.kind, at=at, by=mark.by, text=mark.reason, comment_id=comment_id)
+    return Transition(
+        msgspec.structs.replace(request, version=version, updated_at=at, published=published), step, found
+    )
 
 
 def _mark(request: Request, by: str, at: str, reason: str = "") -> Mark:
-    """Who does what now; the clocks of replicas disagree, but a history does not go back."""
+    """The action with its time, which never decreases within a request, although the clocks of replicas differ."""
     return Mark(by=by, at=max(at, request.updated_at), reason=reason)
 
 
 def _require_role(request: Request, command: str, by: str) -> None:
     own = {name.strip().casefold() for name in (*request.authors, request.content.sponsor)}
     if command in (APPROVE, REJECT) and by.casefold() in own:
-        detail = f"{by!r} wrote or sponsors this request; somebody else decides it"
-        raise InputRejected(403, "own-request", "One's own request is decided by others", [Fault("", detail)])
+        detail = f"{by!r} wrote or sponsors this request; another person must decide it"
+        raise InputRejected(
+            403, "own-request", "Authors and sponsors may not decide their request", [Fault("", detail)]
+        )
     if command == WITHDRAW and by.casefold() not in own:
-        detail = f"{by!r} neither wrote nor sponsors this request; it can be rejected instead"
-        raise InputRejected(403, "not-own-request", "Only one's own request is taken back", [Fault("", detail)])
+        detail = f"{by!r} neither wrote nor sponsors this request; reject it instead"
+        raise InputRejected(
+            403, "not-own-request", "Only authors and sponsors may withdraw a request", [Fault("", detail)]
+        )
 
 
 def _require_room(request: Request) -> None:
     if request.version >= MAX_STEPS:
-        detail = f"{request.version} things happened to this request; now it is only decided, or taken back"
-        raise InputRejected(409, "too-many-steps", "The request has become too long", [Fault("", detail)])
+        detail = f"the request has {request.version} steps; it can now only be decided or withdrawn"
+        raise InputRejected(409, "too-many-steps", "The request has too many steps", [Fault("", detail)])
 
 
 def _wrong_state(request: Request, command: str) -> InputRejected:
     possible = [name for name, rule in RULES.items() if request.state in rule.start]
-    can = f"what can be done is {', '.join(possible)}" if possible else "that is its end"
+    can = f"possible: {', '.join(possible)}" if possible else "this state is final"
     wanted = " or ".join(RULES[command].start)
     detail = f"the request is {request.state}, not {wanted}; {can}"
     return InputRejected(409, "wrong-state", "The request's state does not allow it", [Fault("", detail)])

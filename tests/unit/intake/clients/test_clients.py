@@ -60,7 +60,7 @@ def test_what_changes_nothing_is_no_change() -> None:
 
 def test_a_key_that_has_ended_makes_room_for_another() -> None:
     two = client(keys=(key(1), key(2)))
-    with pytest.raises(ClientChangeRejected, match="has 2 living keys") as refused:
+    with pytest.raises(ClientChangeRejected, match="has 2 live keys") as refused:
         domain.with_key(two, key(3), None, NOW)
     assert refused.value.status == 409
     ended = client(keys=(key(1, expires_at=NOW), key(2)))
@@ -91,7 +91,7 @@ def test_a_key_is_revoked_once_and_only_where_it_is() -> None:
 def test_of_many_keys_the_living_are_always_told(ended: str) -> None:
     dead = [key(n, **{ended: NOW}) for n in range(1, 2 * KEPT_KEYS)]
     living = key(0)
-    told = domain.told(client(keys=(living, *dead), changed_at=NOW + 90 * DAY), "changed", "lead")
+    told = domain.to_event(client(keys=(living, *dead), changed_at=NOW + 90 * DAY), "changed", "lead")
     assert len(told.keys) == KEPT_KEYS
     assert told.keys[0].sha256 == living.sha256
     assert told.keys[-1].sha256 == dead[-1].sha256
@@ -99,7 +99,7 @@ def test_of_many_keys_the_living_are_always_told(ended: str) -> None:
 
 
 def test_what_is_told_has_neither_description_nor_last_use() -> None:
-    told = domain.told(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
+    told = domain.to_event(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
     text = msgspec.json.encode(told).decode()
     assert "Jane" not in text
     assert "last_used" not in text

@@ -265,10 +265,10 @@ async def test_what_the_state_does_not_allow_is_told_with_what_it_does(house: Ho
     for command in ("approve", "reject", "deploy", "rollback", "review"):
         answer = await house.call("POST", f"/{request_id}/{command}", {"reason": "x"}, by="lead-a")
         assert (slug(answer), answer.status_code) == ("wrong-state", 409)
-        assert "what can be done is submit, withdraw" in answer.json()["detail"]
+        assert "possible: submit, withdraw" in answer.json()["detail"]
     await house.does(request_id, "withdraw")
     ended = await house.call("POST", f"/{request_id}/submit")
-    assert "that is its end" in ended.json()["detail"]
+    assert "this state is final" in ended.json()["detail"]
     assert slug(await house.call("PATCH", f"/{request_id}", {"title": "x"}, if_match="*")) == "wrong-state"
     assert len(house.store.published) == 2
 

@@ -87,7 +87,7 @@ async def test_any_other_answer_says_nothing_of_the_change(key_file: Path, statu
     ],
 )
 async def test_what_is_not_the_routers_answer_is_taken_for_none(key_file: Path, answer: httpx.Response) -> None:
-    with pytest.raises(Transient, match="nothing to be understood"):
+    with pytest.raises(Transient, match="unreadable body"):
         await check(lambda _: answer, key_file)
 
 
