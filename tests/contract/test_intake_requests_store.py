@@ -1,4 +1,4 @@
-"""Where business requests are kept: alike in memory and in PostgreSQL, and the schema is what the migrations made."""
+"""The store of business requests: the same behaviour in memory and in PostgreSQL, with the schema of the migrations."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -54,7 +54,7 @@ async def keep(store: Kept, outcome: Transition, *, change: bytes | None = None,
     return is_new
 
 
-async def test_a_request_is_kept_as_it_was_begun_and_as_it_is(store: Kept) -> None:
+async def test_a_request_is_stored_as_created_and_as_changed(store: Kept) -> None:
     begun = drafted(1)
     name = begun.request.request_id
     assert await store.request(name) is None
@@ -78,7 +78,7 @@ async def test_a_request_is_kept_as_it_was_begun_and_as_it_is(store: Kept) -> No
     assert await store.drafted(name) == (begun.request, "hash")
 
 
-async def test_a_transaction_that_fails_leaves_nothing(store: Kept) -> None:
+async def test_a_failed_transaction_stores_nothing(store: Kept) -> None:
     begun = drafted(1)
     with pytest.raises(RuntimeError, match="in the middle"):
         await fail_in_the_middle(store, begun)
@@ -93,7 +93,7 @@ async def fail_in_the_middle(store: Kept, outcome: Transition) -> None:
         raise RuntimeError("in the middle")
 
 
-async def test_who_changes_a_request_waits_for_who_does(store: Kept) -> None:
+async def test_concurrent_changes_of_a_request_are_serialized(store: Kept) -> None:
     begun = drafted(1)
     await keep(store, begun)
 
@@ -113,7 +113,7 @@ async def test_who_changes_a_request_waits_for_who_does(store: Kept) -> None:
     assert [step.version for step in found[2]] == [*range(1, 12)]
 
 
-async def test_of_several_who_begin_the_same_request_one_does(store: Kept) -> None:
+async def test_concurrent_creations_of_the_same_request_create_one(store: Kept) -> None:
     assert sorted(await asyncio.gather(*(keep(store, drafted(1)) for _ in range(8)))) == [False] * 7 + [True]
 
 
@@ -162,7 +162,7 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
         assert found == expected
 
 
-async def test_the_schema_is_the_migrations_and_what_happened_is_only_added_to(database_url: str) -> None:
+async def test_the_schema_equals_the_migrations_and_the_history_is_append_only(database_url: str) -> None:
     await migrations.upgrade(database_url, "intake")
     engine = create_async_engine(sqlalchemy_url(database_url))
     async with engine.connect() as connection:
@@ -181,7 +181,7 @@ async def test_the_schema_is_the_migrations_and_what_happened_is_only_added_to(d
         await bare.close()
 
 
-def test_what_was_stored_yesterday_is_read_today() -> None:
+def test_rows_of_an_earlier_release_can_be_read() -> None:
     """The oldest form of a stored request: a field that is added later has a default."""
     stored = (
         b'{"request_id":"0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10","version":1,"state":"draft","content":{"title":"x",'

@@ -1,4 +1,4 @@
-"""What keeps items' status, in memory and in PostgreSQL: the same answers, in any order, with any repeats."""
+"""The store of item status: the same results in memory and in PostgreSQL, for any order and repetition of facts."""
 
 import asyncio
 import random
@@ -144,7 +144,7 @@ def decision(action: str, n: int = 1) -> StatusFacts:
     return StatusFacts(subject="shop:product:1", decision=made)
 
 
-async def test_an_item_is_known_in_each_region_by_what_was_learned_there(statuses: Statuses) -> None:
+async def test_facts_of_an_item_are_stored_for_each_region(statuses: Statuses) -> None:
     await statuses.merge("eu", {item(1): submission(0)})
     await statuses.merge("us", {item(1): submission(4)})
     await statuses.merge("eu", {item(1): decision("approve")})
@@ -153,7 +153,7 @@ async def test_an_item_is_known_in_each_region_by_what_was_learned_there(statuse
     assert await statuses.of_item(item(2)) == {}
 
 
-async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -> None:
+async def test_totals_count_each_item_once_under_its_current_status(statuses: Statuses) -> None:
     assert await statuses.totals() == {}
     await statuses.merge("eu", {item(n): submission(n) for n in range(5)})
     await statuses.merge("eu", {item(n): opened() for n in range(3)})
@@ -189,14 +189,14 @@ async def test_a_replay_in_any_order_changes_nothing(statuses: Statuses) -> None
     }
 
 
-async def test_two_writers_of_the_same_items_lose_nothing(statuses: Statuses) -> None:
+async def test_concurrent_writers_of_the_same_items_lose_no_facts(statuses: Statuses) -> None:
     facts = [{item(n): facts for n in range(200)} for facts in (submission(0), opened(), decision("approve"))]
     await asyncio.gather(*(statuses.merge("eu", facts) for facts in facts * 4))
     assert await statuses.totals() == {"eu": {Status.APPROVED: 200}}
     assert (await statuses.of_item(item(7)))["eu"] == merge(merge(submission(0), opened()), decision("approve"))
 
 
-async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_back(statuses: Statuses) -> None:
+async def test_progress_is_that_of_the_slowest_partition_and_never_decreases(statuses: Statuses) -> None:
     assert await statuses.handled_until() == {}
     await statuses.note_progress(
         "eu", [ProjectionProgress("t", 0, NOON), ProjectionProgress("t", 1, NOON + timedelta(seconds=9))]
@@ -260,7 +260,7 @@ def wishes(luck: random.Random) -> ItemFilter:
 
 
 @pytest.mark.parametrize("scan", [2_000, 7])
-async def test_a_list_holds_what_fits_newest_first_and_each_page_goes_on_where_the_one_before_ended(
+async def test_a_list_contains_the_matching_items_newest_first_and_each_page_continues_the_previous_one(
     statuses: Statuses, monkeypatch: pytest.MonkeyPatch, scan: int
 ) -> None:
     monkeypatch.setattr(store, "SCAN", scan)
@@ -277,7 +277,7 @@ async def test_a_list_holds_what_fits_newest_first_and_each_page_goes_on_where_t
     assert len(sizes) > 5
 
 
-async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_needs(
+async def test_a_list_in_which_most_items_match_scans_only_the_rows_of_its_page(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To look at an item's status is a read of another table, so a page must not cost thousands of them."""
@@ -307,7 +307,7 @@ def _noting(looked: list[int]) -> Callable[..., Any]:
     return noting
 
 
-async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses: Statuses) -> None:
+async def test_an_item_with_an_unknown_submission_is_in_no_list(statuses: Statuses) -> None:
     await statuses.merge("eu", {item(1): decision("reject")})
     for wanted in (
         ItemFilter(["eu"]),
@@ -328,7 +328,7 @@ async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses:
     }
 
 
-async def test_what_no_client_can_post_but_stands_in_the_topic_does_not_stop_the_projection(statuses: Statuses) -> None:
+async def test_a_record_that_intake_would_reject_does_not_stop_the_projection(statuses: Statuses) -> None:
     first = SubmissionFact(position=0, content_hash="a", received_at="soon", client="\x00" * 999, reference="ä" * 9_999)
     await statuses.merge("eu", {item(1): StatusFacts(subject="x" * 1_024, submission=first, submission_last=0)})
     assert (await statuses.of_item(item(1)))["eu"].submission == first

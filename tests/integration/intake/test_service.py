@@ -1,5 +1,8 @@
-"""Intake as a process on real Kafka and PostgreSQL: 202 means that every region's topic has it; what does not fit is
-named; what is away is said; and the status follows, whatever comes on the topics."""
+"""Intake as a process on real Kafka and PostgreSQL.
+
+After 202 the topic of every region has the item. Invalid input and missing dependencies are reported. The status is
+updated by every event on the topics.
+"""
 
 import asyncio
 import json
@@ -271,7 +274,7 @@ async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-async def test_202_means_that_each_regions_topic_has_it_and_the_official_sdk_reads_it(intake: Intake) -> None:
+async def test_after_202_each_regions_topic_has_the_item_and_the_official_sdk_reads_it(intake: Intake) -> None:
     answer = await intake.send(intake.post(id="sdk", title="Lämpchen"))
     assert answer.status_code == 202, answer.text
     receipt = answer.json()
@@ -286,7 +289,7 @@ async def test_202_means_that_each_regions_topic_has_it_and_the_official_sdk_rea
         assert data["item"]["title"] == "Lämpchen"
 
 
-async def test_the_same_post_again_gets_the_same_answer_and_a_failed_client_may_always_repeat(intake: Intake) -> None:
+async def test_a_repeated_post_gets_the_same_response(intake: Intake) -> None:
     body = intake.post(id="again")
     first = await intake.send(body)
     second = await intake.send(dict(reversed(body.items())))
@@ -296,7 +299,7 @@ async def test_the_same_post_again_gets_the_same_answer_and_a_failed_client_may_
     assert len({dict(r.headers)["ce_id"] for r in found}) == 1
 
 
-async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(intake: Intake) -> None:
+async def test_one_invalid_line_among_thousands_is_reported_and_the_others_are_in_kafka(intake: Intake) -> None:
     lines = [json.dumps(intake.post(id=f"bulk-{n}", markets=["FR"])) for n in range(3_000)]
     lines[1776] = lines[1776].replace('"FR"', '"GB"')
     answer = await intake.send("\n".join(lines).encode(), kind=NDJSON)
@@ -332,7 +335,7 @@ async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(in
         ({"body": b"plain", "headers": {"Content-Encoding": "gzip"}}, 400, "is not gzip"),
     ],
 )
-async def test_bad_input_gets_a_problem_that_says_where_and_what(
+async def test_invalid_input_gets_a_problem_with_pointers(
     intake: Intake, change: dict[str, Any], status: int, says: str
 ) -> None:
     body = change["body"] if "body" in change else json.dumps(intake.post(**change["post"])).encode()
@@ -346,7 +349,7 @@ async def test_bad_input_gets_a_problem_that_says_where_and_what(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
-async def test_a_huge_body_without_a_length_is_refused_and_not_kept(intake: Intake) -> None:
+async def test_a_huge_body_without_a_length_is_rejected_without_buffering(intake: Intake) -> None:
     async def spaces() -> AsyncIterator[bytes]:
         for _ in range(100 * 16):
             yield b" " * 2**16
@@ -359,7 +362,7 @@ async def test_a_huge_body_without_a_length_is_refused_and_not_kept(intake: Inta
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/v1/items", "application/json"), ("/v1/items/batch", NDJSON)])
-async def test_a_body_cut_off_in_the_middle_takes_nothing_of_its_last_line_and_is_no_defect(
+async def test_the_last_line_of_a_cut_off_body_is_ignored_without_an_internal_error(
     intake: Intake, path: str, kind: str
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", intake.port)
@@ -421,7 +424,7 @@ def decision_on(item_id: str) -> DecisionMade:
     )
 
 
-async def test_the_status_follows_the_item_in_each_region(intake: Intake) -> None:
+async def test_the_status_of_an_item_is_updated_in_each_region(intake: Intake) -> None:
     north, subject = intake.north, "shop:product:followed"
     item_id = (await intake.send(intake.post(id="followed"))).json()["item_id"]
     await intake.has_status(item_id, north, "submitted")
@@ -445,7 +448,7 @@ async def test_the_status_follows_the_item_in_each_region(intake: Intake) -> Non
     assert totals["regions"][north]["rejected"] >= 1
 
 
-async def test_an_item_is_taken_back_in_every_region_and_the_same_again_gets_the_same_answer(intake: Intake) -> None:
+async def test_an_item_is_withdrawn_in_every_region_and_a_repetition_gets_the_same_response(intake: Intake) -> None:
     posted = (await intake.send(intake.post(id="back"))).json()  # and taken back before the status knows of it
     answers = [await intake.take_back(posted["item_id"], reason=reason) for reason in ("sold", "", "sold twice")]
     assert [answer.status_code for answer in answers] == [202] * 3, answers[0].text
@@ -466,7 +469,7 @@ async def test_an_item_is_taken_back_in_every_region_and_the_same_again_gets_the
         assert (told["client"], told["reason"], told["version"]) == ("shop", "sold", 1)
 
 
-async def test_the_status_tells_of_a_withdrawal_and_when_it_took_effect(intake: Intake) -> None:
+async def test_the_status_has_a_withdrawal_and_the_time_when_it_took_effect(intake: Intake) -> None:
     north, subject = intake.north, "shop:product:ended"
     item_id = (await intake.send(intake.post(id="ended", markets=["DE"]))).json()["item_id"]
     await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
@@ -485,13 +488,13 @@ async def test_the_status_tells_of_a_withdrawal_and_when_it_took_effect(intake: 
     assert (await intake.get("/v1/totals")).json()["regions"][north]["withdrawn"] >= 1
 
 
-async def test_what_was_never_posted_cannot_be_taken_back_and_that_is_certain(intake: Intake) -> None:
+async def test_the_withdrawal_of_an_unknown_item_gets_a_certain_404(intake: Intake) -> None:
     for item_id in (ids.derive("nobody"), "nonsense"):
         answer = await intake.take_back(item_id)
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found"), answer.text
 
 
-async def test_what_is_asked_for_in_no_utf_8_is_refused_and_nothing_is_done(intake: Intake) -> None:
+async def test_a_query_that_is_not_utf_8_is_rejected_without_effect(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="asked", markets=["DE"]))).json()["item_id"]
     await intake.has_status(item_id, intake.north, "submitted")
     headers = {"Authorization": f"Bearer {intake.keys['all']}"}
@@ -501,7 +504,7 @@ async def test_what_is_asked_for_in_no_utf_8_is_refused_and_nothing_is_done(inta
     assert (await intake.status(item_id, intake.north))["status"] == "submitted"
 
 
-async def test_a_key_takes_back_in_all_regions_of_an_item_or_in_none(intake: Intake) -> None:
+async def test_a_key_withdraws_an_item_in_all_of_its_regions_or_in_none(intake: Intake) -> None:
     both = (await intake.send(intake.post(id="shared"))).json()["item_id"]
     own = (await intake.send(intake.post(id="own", markets=["DE"]), key="northern")).json()["item_id"]
     refused = await intake.take_back(both, key="northern")
@@ -524,12 +527,14 @@ async def test_a_key_takes_back_in_all_regions_of_an_item_or_in_none(intake: Int
         ({"reasons": "sold"}, "/query/reasons"),
     ],
 )
-async def test_a_reason_that_does_not_fit_is_named(intake: Intake, params: dict[str, str], pointer: str) -> None:
+async def test_an_invalid_reason_is_reported_with_its_pointer(
+    intake: Intake, params: dict[str, str], pointer: str
+) -> None:
     answer = await intake.take_back(ids.derive("nobody"), **params)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
 
 
-async def test_other_content_under_the_same_version_is_told_and_the_first_stands(intake: Intake) -> None:
+async def test_other_content_with_the_same_version_is_a_conflict_and_the_first_content_applies(intake: Intake) -> None:
     first = (await intake.send(intake.post(id="clash", title="One"))).json()
     second = (await intake.send(intake.post(id="clash", title="Two"))).json()
     assert first["item_id"] == second["item_id"]
@@ -541,7 +546,7 @@ async def test_other_content_under_the_same_version_is_told_and_the_first_stands
     await intake.becomes(told)
 
 
-async def test_other_content_in_another_region_is_told_too_to_who_may_see_both(intake: Intake) -> None:
+async def test_other_content_in_another_region_is_a_conflict_for_keys_that_see_both_regions(intake: Intake) -> None:
     lamp = (await intake.send(intake.post(id="split", title="Desk lamp", markets=["DE"]))).json()
     knife = (await intake.send(intake.post(id="split", title="Switchblade", markets=["US"]))).json()
     assert lamp["item_id"] == knife["item_id"]
@@ -556,7 +561,7 @@ async def test_other_content_in_another_region_is_told_too_to_who_may_see_both(i
     assert "conflict" not in (await intake.get(path, key="northern")).json()
 
 
-async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letters_stops_nothing(intake: Intake) -> None:
+async def test_a_dead_lettered_item_has_the_reason_and_invalid_dead_letters_stop_nothing(intake: Intake) -> None:
     north = intake.north
     item_id = (await intake.send(intake.post(id="dead", markets=["DE"]))).json()["item_id"]
     await intake.has_status(item_id, north, "submitted")
@@ -590,7 +595,7 @@ async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letter
     await intake.has_status(item_id, north, "in_review")
 
 
-async def test_a_key_sees_the_items_and_totals_of_its_regions_only(intake: Intake) -> None:
+async def test_a_key_sees_only_items_and_totals_of_its_regions(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="seen"))).json()["item_id"]
     await intake.has_status(item_id, intake.north, "submitted")
     assert (await intake.get(f"/v1/items/{item_id}", key="nowhere")).status_code == 403
@@ -599,7 +604,7 @@ async def test_a_key_sees_the_items_and_totals_of_its_regions_only(intake: Intak
     assert (await intake.http.get(f"/v1/items/{item_id}")).status_code == 401
 
 
-async def test_every_route_is_described_with_its_errors_and_an_example(intake: Intake) -> None:
+async def test_every_route_is_documented_with_its_errors_and_an_example(intake: Intake) -> None:
     document = (await intake.http.get("/openapi.json")).json()
     routes = {(method, path) for path, methods in document["paths"].items() for method in methods}
     assert routes >= {
@@ -621,9 +626,7 @@ async def test_every_route_is_described_with_its_errors_and_an_example(intake: I
     assert (await intake.send(example)).status_code == 202
 
 
-async def test_posting_works_while_the_database_is_away_and_readyz_says_what_is_lacking(
-    kafka: str, tmp_path: Path
-) -> None:
+async def test_items_are_accepted_while_the_database_is_stopped_and_readyz_names_it(kafka: str, tmp_path: Path) -> None:
     regions, control = await _regions(kafka, f"away{os.getpid()}")
     nowhere = f"postgresql://nobody@127.0.0.1:{_free_port()}/nothing"
     running = Intake(kafka, nowhere, regions, control, tmp_path)
@@ -655,7 +658,7 @@ async def test_posting_works_while_the_database_is_away_and_readyz_says_what_is_
         await running.producer.stop()
 
 
-async def test_without_kafka_posts_are_told_to_come_again_and_nothing_is_half_told(kafka: str, tmp_path: Path) -> None:
+async def test_posts_get_503_while_kafka_is_stopped_and_no_item_is_published_partly(kafka: str, tmp_path: Path) -> None:
     regions, control = await _regions(kafka, f"dark{os.getpid()}")
     dark = json.dumps({regions[1]: f"127.0.0.1:{_free_port()}"})
     running = Intake(kafka, "postgresql://nobody@127.0.0.1:1/nothing", regions, control, tmp_path)

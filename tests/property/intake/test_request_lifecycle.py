@@ -1,5 +1,8 @@
-"""A business request's life, whatever is tried with it by whomever: no step that the rules do not know, no decision on
-one's own request, no approval by one person alone, and everything told once, in order, to the regions it concerns."""
+"""Random sequences of commands for a business request.
+
+Only the transitions of the table happen, authors and sponsors never decide, one person alone never approves, and every
+event is published once, in order, in the regions of the request.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -188,12 +191,12 @@ TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=120, stateful_step_count=40)
 
 
-def test_every_state_is_reached_and_each_command_leads_where_the_issue_says() -> None:
+def test_every_state_is_reached_and_each_command_leads_to_the_specified_state() -> None:
     assert {(start, rule.end) for rule in lifecycle.RULES.values() for start in rule.start} == WAYS
     assert {"draft"} | {end for _, end in WAYS} == {*lifecycle.STATES}
 
 
-def test_a_request_that_has_become_too_long_can_still_be_decided() -> None:
+def test_a_request_at_the_limit_of_steps_can_still_be_decided() -> None:
     request = lifecycle.draft(
         REQUEST_ID, content("a", ["eu"]), ChangeCheck(), by="author", at="x", approvals_needed=1
     ).request

@@ -1,4 +1,4 @@
-"""A client's life: what a change makes of it, what is told of it, and who may change it."""
+"""The rules of clients: changes, keys, events, and the rights to grant."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,21 +44,21 @@ def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Caller:
     return Caller("lead", "", frozenset(scopes), frozenset(regions))
 
 
-def test_revisions_go_by_the_clock_and_grow_even_when_it_does_not() -> None:
+def test_revisions_derive_from_the_clock_and_always_increase() -> None:
     first = domain.changed(client(), ClientPatch(description="a"), NOW)
     assert first.revision == int(NOW.timestamp() * 1000)
     second = domain.changed(first, ClientPatch(description="b"), NOW - DAY)
     assert second.revision == first.revision + 1
 
 
-def test_what_changes_nothing_is_no_change() -> None:
+def test_a_change_without_a_difference_returns_the_same_client() -> None:
     before = client(limit=RateLimit(requests_per_second=1, burst=1))
     assert domain.changed(before, ClientPatch(), NOW) is before
     assert domain.changed(before, ClientPatch(scopes=frozenset({"items:write"}), state="active"), NOW) is before
     assert domain.changed(before, ClientPatch(limit=None), NOW).limit is None
 
 
-def test_a_key_that_has_ended_makes_room_for_another() -> None:
+def test_an_expired_or_revoked_key_allows_another_key() -> None:
     two = client(keys=(key(1), key(2)))
     with pytest.raises(ClientChangeRejected, match="has 2 live keys") as refused:
         domain.with_key(two, key(3), None, NOW)
@@ -69,7 +69,7 @@ def test_a_key_that_has_ended_makes_room_for_another() -> None:
     assert len(domain.with_key(revoked, key(3), None, NOW).keys) == 3
 
 
-def test_a_successor_ends_the_others_at_a_time_but_gives_none_a_longer_life() -> None:
+def test_a_new_key_shortens_but_never_extends_the_expiry_of_the_others() -> None:
     for expires_at, then in ((None, NOW + DAY), (NOW + 3 * DAY, NOW + DAY), (NOW + timedelta(hours=1),) * 2):
         old = key(1) if expires_at is None else key(1, expires_at=expires_at)
         after = domain.with_key(client(keys=(old,)), key(2), NOW + DAY, NOW)
@@ -78,7 +78,7 @@ def test_a_successor_ends_the_others_at_a_time_but_gives_none_a_longer_life() ->
     assert domain.with_key(client(keys=(gone,)), key(2), NOW + DAY, NOW).keys[0] == gone
 
 
-def test_a_key_is_revoked_once_and_only_where_it_is() -> None:
+def test_only_a_key_of_the_client_can_be_revoked_and_only_once() -> None:
     revoked = domain.without_key(client(keys=(key(1), key(2))), key(1).key_id, NOW)
     assert [one.state(NOW) for one in revoked.keys] == ["revoked", "live"]
     assert domain.without_key(revoked, key(1).key_id, NOW + DAY) is revoked
@@ -88,7 +88,7 @@ def test_a_key_is_revoked_once_and_only_where_it_is() -> None:
 
 
 @pytest.mark.parametrize("ended", ["expires_at", "revoked_at"])
-def test_of_many_keys_the_living_are_always_told(ended: str) -> None:
+def test_the_event_always_has_the_live_keys(ended: str) -> None:
     dead = [key(n, **{ended: NOW}) for n in range(1, 2 * KEPT_KEYS)]
     living = key(0)
     told = domain.to_event(client(keys=(living, *dead), changed_at=NOW + 90 * DAY), "changed", "lead")
@@ -98,7 +98,7 @@ def test_of_many_keys_the_living_are_always_told(ended: str) -> None:
     assert clients.faults(told) == []
 
 
-def test_what_is_told_has_neither_description_nor_last_use() -> None:
+def test_the_event_has_neither_description_nor_last_use() -> None:
     told = domain.to_event(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
     text = msgspec.json.encode(told).decode()
     assert "Jane" not in text
@@ -120,7 +120,7 @@ def test_what_is_told_has_neither_description_nor_last_use() -> None:
         (by("items:write", regions=()), client(regions=frozenset({"*"})), None, "/regions"),
     ],
 )
-def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
+def test_rights_that_a_client_does_not_have_cannot_be_granted_but_can_be_removed(
     giver: Caller, after: ClientRecord, before: ClientRecord | None, pointer: str | None
 ) -> None:
     if pointer is None:
@@ -143,7 +143,7 @@ LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
         ({"items:write", "reviews:read", "audit:read"}, {"shop"}, "audit:read, reviews:read"),
     ],
 )
-def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
+def test_a_client_of_some_platforms_cannot_have_scopes_of_all_platforms(
     scopes: set[str], platforms: set[str], beyond: str | None
 ) -> None:
     some = client(scopes=frozenset(scopes), platforms=frozenset(platforms))
@@ -181,7 +181,7 @@ def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
         ({}, ClientPatch(platforms=frozenset({"shop"})), False),
     ],
 )
-def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
+def test_extending_a_client_requires_all_rights_of_the_client(
     before: dict[str, Any], patch: ClientPatch, *, gives: bool
 ) -> None:
     was = client(**before)
@@ -197,7 +197,7 @@ def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
     domain.check_grant(less, was, by("clients:write"))
 
 
-def test_a_change_has_no_defaults_that_a_generated_client_would_send() -> None:
+def test_the_body_of_a_change_has_no_defaults_that_a_generated_client_would_send() -> None:
     members = ChangeBody.model_json_schema()["properties"]
     assert {name for name, schema in members.items() if schema.get("default") is not None} == set()
     assert "default" not in members["limit"]

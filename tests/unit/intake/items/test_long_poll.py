@@ -1,4 +1,4 @@
-"""Waiting for a decision: who waits is told as soon as it is known, and a thousand who wait cost what one costs."""
+"""Long polling: a waiting call ends as soon as its item is decided, and a thousand calls cost one query."""
 
 import asyncio
 import time
@@ -67,20 +67,18 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         ("return=minimal", 0),
     ],
 )
-def test_what_a_client_would_rather_have_is_read_as_rfc_7240_says_and_the_rest_is_passed_over(
-    prefer: str, seconds: int
-) -> None:
+def test_the_wait_preference_is_read_according_to_rfc_7240(prefer: str, seconds: int) -> None:
     assert preferred(prefer) == seconds
 
 
 @pytest.mark.parametrize("part", ['"', '"\\', '"a,', ",", "wait ", 'a="b";', "wait=1, "])
-def test_reading_what_a_client_would_rather_have_takes_as_long_as_it_is(part: str) -> None:
+def test_reading_preferences_takes_linear_time(part: str) -> None:
     begun = time.process_time()
     preferred(part * (60_000 // len(part)))
     assert time.process_time() - begun < 0.5
 
 
-async def test_all_who_wait_are_looked_after_by_one_look_at_a_time_and_each_is_told_when_its_own_is_there() -> None:
+async def test_one_query_serves_all_waiting_calls_and_each_ends_with_its_own_item() -> None:
     items = [f"item-{n}" for n in range(500)]
     statuses, hall = Statuses({item: 2 + n // 100 for n, item in enumerate(items)}), LongPoll()
     told: list[str] = []
@@ -99,13 +97,13 @@ async def test_all_who_wait_are_looked_after_by_one_look_at_a_time_and_each_is_t
     assert len(statuses.looks) == 6  # and while nobody waits nobody looks
 
 
-async def test_who_waits_in_vain_is_let_go_in_time_and_the_next_is_served() -> None:
+async def test_a_call_that_waits_in_vain_ends_in_time_and_the_next_is_served() -> None:
     statuses, hall = Statuses({"b": 1}), LongPoll()
     assert await hall.until(statuses, "a", bool, 0.03)
     assert await hall.until(statuses, "b", bool, 30)
 
 
-async def test_past_a_number_of_them_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_above_the_limit_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_poll, "_MAX_WAITING_CALLS", 3)
     hall = LongPoll()
     calls = [hall.until(Statuses({}), "a", bool, 0.05) for _ in range(5)]
@@ -113,7 +111,7 @@ async def test_past_a_number_of_them_nobody_waits(monkeypatch: pytest.MonkeyPatc
     assert await hall.until(Statuses({}), "a", bool, 0.01)
 
 
-async def test_when_nobody_can_look_all_who_wait_are_told_and_later_it_is_tried_again() -> None:
+async def test_a_database_error_ends_all_waiting_calls_and_a_later_call_tries_again() -> None:
     hall = LongPoll()
     calls = [hall.until(Statuses({}, fails=True), item, bool, 30) for item in "ab"]
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -121,7 +119,7 @@ async def test_when_nobody_can_look_all_who_wait_are_told_and_later_it_is_tried_
     assert await hall.until(Statuses({"a": 1}), "a", bool, 30)
 
 
-async def test_a_client_that_hangs_up_waits_no_longer() -> None:
+async def test_the_call_of_a_disconnected_client_does_not_wait() -> None:
     statuses, hall = Statuses({}), LongPoll()
     call = asyncio.create_task(hall.until(statuses, "a", bool, 30))
     await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What a post may say: every fault is found and named, and equal content has one name however it is spelled."""
+"""The format and rules of items: every fault has a pointer, and equal content has one hash."""
 
 import json
 import random
@@ -107,7 +107,7 @@ def refused(intake: ItemIntake, post: object, client: Client = ANYONE) -> InputR
     return caught.value
 
 
-def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(intake: ItemIntake) -> None:
+def test_a_valid_item_becomes_one_event_for_each_region_that_owns_its_markets(intake: ItemIntake) -> None:
     accepted = prepared(intake, GOOD)
     assert accepted.regions == ("eu", "us")
     assert [record.topic for record in accepted.records] == ["piepowder.submissions.eu", "piepowder.submissions.us"]
@@ -125,7 +125,7 @@ def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(int
 
 
 @pytest.mark.parametrize("post", [SELLER, CONTENT], ids=["seller", "content"])
-def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(intake: ItemIntake, post: dict[str, Any]) -> None:
+def test_the_event_has_all_fields_of_sellers_and_content(intake: ItemIntake, post: dict[str, Any]) -> None:
     [record] = prepared(intake, post).records
     sent = msgspec.to_builtins(decode(tuple(record.headers), record.key, record.value, region="eu").data.item)
     assert sent == {name: post[name] for name in sent}
@@ -150,7 +150,7 @@ def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(intake: Item
     ],
     ids=["seller", "content", "product"],
 )
-def test_a_field_of_another_kind_is_refused_where_it_stands(
+def test_a_field_of_another_kind_is_rejected_with_its_pointer(
     intake: ItemIntake, post: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     error = refused(intake, post | fields)
@@ -194,7 +194,7 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("post", "change", "pointer", "says"), OTHERS, ids=lambda value: str(value)[:40])
-def test_each_fault_of_a_seller_or_of_content_is_named_with_its_place(
+def test_each_fault_of_a_seller_or_content_has_its_pointer(
     intake: ItemIntake, post: dict[str, Any], change: dict[str, Any], pointer: str, says: str
 ) -> None:
     error = refused(intake, post | change)
@@ -281,16 +281,14 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "pointer", "says"), CASES, ids=lambda value: str(value)[:40])
-def test_each_fault_is_named_with_its_place(
-    intake: ItemIntake, change: dict[str, Any], pointer: str, says: str
-) -> None:
+def test_each_fault_has_its_pointer(intake: ItemIntake, change: dict[str, Any], pointer: str, says: str) -> None:
     error = refused(intake, GOOD | change)
     assert error.status == 422
     found = [fault.detail for fault in error.faults if fault.pointer == pointer]
     assert any(says in detail for detail in found), error.faults
 
 
-def test_all_faults_of_form_and_of_meaning_are_told_at_once(intake: ItemIntake) -> None:
+def test_all_faults_are_reported_at_once(intake: ItemIntake) -> None:
     post = GOOD | {
         "colour": "red",
         "title": 5,
@@ -312,7 +310,7 @@ def test_all_faults_of_form_and_of_meaning_are_told_at_once(intake: ItemIntake) 
     }
 
 
-def test_an_input_with_thousands_of_faults_is_told_the_first_few_at_once(intake: ItemIntake) -> None:
+def test_an_input_with_thousands_of_faults_gets_the_first_ones(intake: ItemIntake) -> None:
     text = b'{"platform": "shop", ' + b", ".join(b'"%x": 1' % n for n in range(25_000)) + b"}"
     begun = time.process_time()
     error = refused(intake, text)
@@ -337,7 +335,7 @@ TWICE: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("text", "pointers"), TWICE)
-def test_a_name_that_is_given_twice_is_refused_because_nobody_can_tell_which_counts(
+def test_a_duplicate_object_key_is_rejected_with_its_pointer(
     intake: ItemIntake, text: str, pointers: list[str]
 ) -> None:
     error = refused(intake, f"{{{_NAMED},{text}}}".encode())
@@ -361,7 +359,7 @@ _MEMBERS = st.fixed_dictionaries(
 
 @given(_MEMBERS, st.randoms(use_true_random=False), st.booleans())
 @settings(max_examples=300)
-def test_no_post_is_taken_for_doubled_that_is_not_and_none_that_is_slips_through(
+def test_duplicate_object_keys_are_found_in_every_spelling_and_without_false_alarms(
     intake: ItemIntake, post: dict[str, Any], luck: random.Random, plain: bool
 ) -> None:
     def spelled(name: str, value: Any) -> str:
@@ -378,7 +376,7 @@ def test_no_post_is_taken_for_doubled_that_is_not_and_none_that_is_slips_through
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 980, 1_000, 1_100, 5_000])
 @pytest.mark.parametrize("opening", ['{"a":', "["])
-def test_however_deep_an_input_is_nested_it_is_refused(intake: ItemIntake, depth: int, opening: str) -> None:
+def test_deeply_nested_input_is_rejected(intake: ItemIntake, depth: int, opening: str) -> None:
     closing = "}" if opening.startswith("{") else "]"
     error = refused(intake, f'{{"attributes": {opening * depth}1{closing * depth}}}'.encode())
     assert error.status in (400, 422)
@@ -399,7 +397,7 @@ def test_however_deep_an_input_is_nested_it_is_refused(intake: ItemIntake, depth
         (b'{"x": ' + b"[" * 200_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_told_why(intake: ItemIntake, text: bytes, says: str) -> None:
+def test_malformed_json_is_rejected_with_the_reason(intake: ItemIntake, text: bytes, says: str) -> None:
     error = refused(intake, text)
     assert error.status == 400
     assert says in str(error)
@@ -407,9 +405,7 @@ def test_what_is_no_json_is_told_why(intake: ItemIntake, text: bytes, says: str)
 
 @pytest.mark.parametrize("number", ["9" * 5_000, "1e400", "-1e400"])
 @pytest.mark.parametrize("field", ["version", "scores/x", "seller/age_days", "seller/rating", "title", "colour"])
-def test_a_number_that_is_too_large_to_be_one_is_a_fault_where_it_stands(
-    intake: ItemIntake, number: str, field: str
-) -> None:
+def test_a_number_beyond_every_type_is_a_fault_with_its_pointer(intake: ItemIntake, number: str, field: str) -> None:
     outer, _, inner = field.partition("/")
     post = {name: value for name, value in GOOD.items() if name != outer}
     seller = '"id":"s", ' if outer == "seller" else ""
@@ -421,12 +417,12 @@ def test_a_number_that_is_too_large_to_be_one_is_a_fault_where_it_stands(
     assert "too large" in error.faults[0].detail or "unknown field" in error.faults[0].detail
 
 
-def test_a_list_or_a_number_is_no_item(intake: ItemIntake) -> None:
+def test_a_list_or_a_number_is_not_an_item(intake: ItemIntake) -> None:
     for text in (b"[]", b"5", b"null", b'"x"'):
         assert "Expected an object" in str(refused(intake, text))
 
 
-def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(intake: ItemIntake) -> None:
+def test_a_key_of_another_region_gets_403_with_the_forbidden_market(intake: ItemIntake) -> None:
     european = Client(name="euro", key_sha256="", scopes=frozenset(), regions=frozenset({"eu"}))
     assert prepared(intake, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
     error = refused(intake, GOOD, european)
@@ -435,20 +431,20 @@ def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(intake:
     assert "'us'" in error.faults[0].detail
 
 
-def test_an_operating_model_in_which_a_market_has_two_owners_is_not_put_into_force(intake: ItemIntake) -> None:
+def test_an_operating_model_in_which_a_market_has_two_owners_is_rejected(intake: ItemIntake) -> None:
     before = intake.ownership
     with pytest.raises(Poison, match="eu and us both own market DE"):
         intake.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
     assert intake.ownership is before
 
 
-def test_a_new_operating_model_moves_markets_at_once() -> None:
+def test_a_new_operating_model_applies_at_once() -> None:
     ownership = MarketOwnership(model(("eu", ["DE"])), ["eu", "us"])
     assert ownership.regions(["DE"]) == ("eu",)
     assert MarketOwnership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
 
 
-def test_a_version_names_the_item_and_without_one_its_content_does(intake: ItemIntake) -> None:
+def test_the_version_identifies_an_item_and_without_one_its_content_does(intake: ItemIntake) -> None:
     first, other = prepared(intake, GOOD), prepared(intake, GOOD | {"title": "Another"})
     assert first.item_id == other.item_id
     assert first.content_hash != other.content_hash
@@ -457,14 +453,14 @@ def test_a_version_names_the_item_and_without_one_its_content_does(intake: ItemI
     assert prepared(intake, unnamed).item_id == prepared(intake, unnamed | {"reference": "other"}).item_id
 
 
-def test_versions_may_leave_out_as_many_as_there_are(intake: ItemIntake) -> None:
+def test_gaps_between_versions_are_allowed(intake: ItemIntake) -> None:
     least, most = prepared(intake, GOOD | {"version": 1}), prepared(intake, GOOD | {"version": 2**53 - 1})
     assert (least.version, most.version) == (1, 2**53 - 1)
     assert (least.subject, least.regions) == (most.subject, most.regions)
     assert least.item_id != most.item_id
 
 
-def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(intake: ItemIntake) -> None:
+def test_an_explicit_default_equals_an_omitted_one(intake: ItemIntake) -> None:
     least = {name: GOOD[name] for name in ("platform", "kind", "id", "markets")}
     fields = msgspec.structs.fields(posts.ItemPost)
     defaults = {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
@@ -476,7 +472,7 @@ def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(intake: Item
 
 @given(st.data())
 @settings(max_examples=50)
-def test_equal_content_has_an_equal_hash_whatever_its_order_and_spaces(intake: ItemIntake, data: st.DataObject) -> None:
+def test_equal_content_has_the_same_hash_in_any_order_and_spacing(intake: ItemIntake, data: st.DataObject) -> None:
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: shuffled(value[name]) for name in data.draw(st.permutations(list(value)))}
@@ -502,7 +498,7 @@ _JSON = st.recursive(
     st.dictionaries(st.sampled_from(["amount_minor", "currency", "id", "x"]), _JSON, max_size=3),
 )
 @settings(max_examples=300)
-def test_whatever_the_fields_hold_the_answer_is_an_item_or_a_refusal(
+def test_random_fields_give_an_item_or_a_rejection(
     intake: ItemIntake, change: dict[str, Any], inner: dict[str, Any]
 ) -> None:
     for post in (GOOD | change, GOOD | {"price": inner}, GOOD | {"seller": inner}, change):
@@ -520,11 +516,11 @@ def faults_of(intake: ItemIntake, text: bytes) -> list[Fault]:
 
 
 @given(st.binary(max_size=200))
-def test_whatever_the_bytes_are_the_answer_is_a_refusal(intake: ItemIntake, text: bytes) -> None:
+def test_random_bytes_are_rejected(intake: ItemIntake, text: bytes) -> None:
     refused(intake, text)
 
 
-def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:
+def test_the_rules_are_also_checked_for_the_valid_fields_of_a_malformed_item() -> None:
     text = json.dumps(GOOD | {"title": 5, "platform": "BAD"}).encode()
     with pytest.raises(MalformedItem) as caught:
         posts.read(text)
@@ -534,7 +530,7 @@ def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:
 
 
 @pytest.mark.parametrize("gtin", ["96385074", "036000291452", "4006381333931", "10012345678902"])
-def test_a_gtin_of_each_length_is_taken_and_any_other_last_digit_is_not(gtin: str) -> None:
+def test_a_gtin_of_each_length_is_valid_only_with_its_check_digit(gtin: str) -> None:
     assert posts.gtin_problem(gtin) is None
     wrong = [gtin[:-1] + digit for digit in "0123456789" if digit != gtin[-1]]
     assert all(posts.gtin_problem(other) for other in wrong)

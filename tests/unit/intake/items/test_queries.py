@@ -1,4 +1,4 @@
-"""What a status says of its own age is never less than its age."""
+"""The lag in responses is never less than the real lag, and invalid cursors are rejected."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ class Untouched:
     "moment", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2026-05-01T12:00:00", "yesterday"]
 )
 @pytest.mark.parametrize("call", ["items", "subject"])
-async def test_a_cursor_that_is_not_of_a_moment_is_refused(moment: str, call: str) -> None:
+async def test_a_cursor_with_an_invalid_time_is_rejected(moment: str, call: str) -> None:
     following = Following(["eu"])
     following.statuses = cast("ItemStatusStore", Untouched())
     asking = Asking(following, cast("Authenticator", Anybody()), Readiness("test"), ManualClock(NOON))
@@ -67,7 +67,7 @@ async def test_a_cursor_that_is_not_of_a_moment_is_refused(moment: str, call: st
     assert refused.value.details.status == 422
 
 
-async def test_an_item_that_is_not_known_may_have_been_posted_since_the_look_at_how_far_it_is_known() -> None:
+async def test_the_lag_is_read_before_the_facts() -> None:
     clock = ManualClock(NOON)
     following = Following(["eu"])
     following.statuses = cast("ItemStatusStore", Overtaken(clock))
@@ -79,7 +79,7 @@ async def test_an_item_that_is_not_known_may_have_been_posted_since_the_look_at_
     assert "in the last 10 s may be missing" in unknown.value.details.detail
 
 
-def test_how_far_behind_an_answer_may_be_is_the_slowest_regions_and_not_known_while_one_is_not_followed() -> None:
+def test_the_lag_is_that_of_the_slowest_region_and_unknown_while_one_region_is_unknown() -> None:
     clock = ManualClock(NOON)
     followed = {"eu": NOON - timedelta(seconds=2), "us": NOON - timedelta(seconds=7), "jp": NOON}
     assert projection(followed, ["eu", "us"], clock).lag_seconds == 7
@@ -92,7 +92,7 @@ def test_how_far_behind_an_answer_may_be_is_the_slowest_regions_and_not_known_wh
 @pytest.mark.parametrize(
     ("lag", "said"), [(2.5, "in the last 2.5 s may be missing"), (None, "is followed yet: it may still come")]
 )
-def test_what_is_not_known_may_come_and_the_answer_says_so(lag: float | None, said: str) -> None:
+def test_a_404_states_the_lag_of_the_projection(lag: float | None, said: str) -> None:
     details = not_known("item", "item 'x'", ProjectionAnswer(lag)).details
     assert details.status == 404
     assert details.detail.startswith("No item 'x' is known to this key, in its regions and for its platforms. ")

@@ -1,4 +1,4 @@
-"""What events add up to: any order, any repeats, the same status; and a decided item stays decided."""
+"""The status of items from facts: the same for any order and repetition of events, and final after a decision."""
 
 import random
 
@@ -180,18 +180,18 @@ def together(*known: StatusFacts) -> StatusFacts:
         ([withdrawn_since()], Status.WITHDRAWN),
     ],
 )
-def test_the_status_is_what_is_furthest_along_the_way(known: list[StatusFacts], expected: Status) -> None:
+def test_the_status_is_the_latest_stage_that_the_facts_prove(known: list[StatusFacts], expected: Status) -> None:
     assert status(together(*known)) is expected
 
 
-def test_a_dead_letter_is_told_with_its_reason_until_something_later_is_known() -> None:
+def test_a_dead_letter_determines_the_status_until_later_facts_exist() -> None:
     letter = dead_letter_of(together(submitted(), dead_submission()))
     assert letter is not None
     assert letter.reason == "no market"
     assert dead_letter_of(together(submitted(), dead_submission(), opened())) is None
 
 
-def test_the_same_version_with_other_content_is_a_conflict_and_the_first_stands() -> None:
+def test_other_content_with_the_same_version_is_a_conflict_and_the_first_fact_applies() -> None:
     for order in ([submitted(0), submitted(1, content_hash="bb")], [submitted(1, content_hash="bb"), submitted(0)]):
         known = together(*order, submitted(2))
         assert known.conflict
@@ -200,7 +200,7 @@ def test_the_same_version_with_other_content_is_a_conflict_and_the_first_stands(
     assert not together(submitted(0), submitted(1)).conflict
 
 
-def test_a_conflict_is_other_content_in_one_region_or_in_another() -> None:
+def test_a_conflict_is_other_content_in_one_region_or_in_different_regions() -> None:
     here, there = submitted(0), submitted(7, content_hash="bb")
     assert conflict([here, there])
     assert conflict([opened(), together(here, there)])
@@ -208,7 +208,7 @@ def test_a_conflict_is_other_content_in_one_region_or_in_another() -> None:
     assert not conflict([])
 
 
-def test_the_time_is_that_of_what_the_status_says() -> None:
+def test_updated_at_is_the_time_of_the_status() -> None:
     assert updated_at(together(submitted(0), submitted(3))) == at(0)
     assert updated_at(together(submitted(), opened(1))) == at(11)
     assert updated_at(together(submitted(), opened(), decided(1))) == at(21)
@@ -218,12 +218,12 @@ def test_the_time_is_that_of_what_the_status_says() -> None:
     assert updated_at(together(submitted(), opened(), decided(1), withdrawn_since())) == at(21)
 
 
-def test_where_an_item_went_is_known_from_its_submission_in_any_region() -> None:
+def test_the_regions_of_an_item_are_known_from_its_submission_in_any_region() -> None:
     assert submitted_to({"us": merge(opened(), withdrawn_since())}) == set()
     assert submitted_to({"us": submitted(), "uk": opened()}) == {"eu", "us"}
 
 
-def test_an_event_that_does_not_move_an_item_says_nothing() -> None:
+def test_an_event_that_does_not_concern_the_status_gives_no_facts() -> None:
     claimed = CaseClaimed(
         case_id="c", item_id=ITEM_ID, queue="q", reviewer="r", team="t", lease_token=1, lease_until=at(1)
     )
@@ -251,7 +251,9 @@ _LIFE = [
 
 
 @given(st.sets(st.sampled_from(range(len(_LIFE))), min_size=1), st.randoms(use_true_random=False))
-def test_any_order_any_repeats_and_any_grouping_end_in_the_same_facts(chosen: set[int], luck: random.Random) -> None:
+def test_any_order_repetition_and_grouping_of_events_gives_the_same_facts(
+    chosen: set[int], luck: random.Random
+) -> None:
     life = [_LIFE[n] for n in sorted(chosen)]
     expected = together(*life)
     repeated = life + luck.choices(life, k=len(life))

@@ -1,4 +1,4 @@
-"""What a client is told of an item: what is known in its own regions, and no more."""
+"""The views of items: each client sees its own regions only."""
 
 import msgspec
 import pytest
@@ -29,7 +29,7 @@ def seen(known: dict[str, StatusFacts], *regions: str, by: str = "shop") -> Item
     return item_view(ITEM, known, client(*regions, name=by))
 
 
-def test_other_content_in_another_region_is_a_conflict_to_who_may_see_both() -> None:
+def test_other_content_in_another_region_is_a_conflict_for_clients_that_see_both_regions() -> None:
     known = {"eu": submitted("aa"), "us": submitted("bb")}
     assert seen(known, "eu", "us").conflict
     assert not seen(known, "eu").conflict
@@ -37,14 +37,14 @@ def test_other_content_in_another_region_is_a_conflict_to_who_may_see_both() -> 
     assert not seen({"eu": submitted("aa"), "us": submitted("aa")}, "eu", "us").conflict
 
 
-def test_of_a_region_that_the_client_may_not_see_nothing_is_told() -> None:
+def test_regions_that_the_client_may_not_see_are_omitted() -> None:
     known = {"us": submitted("aa", minute=7), "eu": submitted("aa", minute=9)}
     assert seen(known, "eu").received_at == "2026-05-01T09:09:00.000Z"
     assert seen(known, "eu", "us").received_at == "2026-05-01T09:09:00.000Z"
     assert seen(known, "us").received_at == "2026-05-01T09:07:00.000Z"
 
 
-def test_a_reference_is_told_to_the_client_that_gave_it_whoever_else_posted_the_same() -> None:
+def test_only_the_client_that_gave_a_reference_sees_it() -> None:
     known = {"eu": submitted("aa", by="fair"), "us": submitted("aa", by="shop")}
     assert seen(known, "eu", "us").reference == "shop's own"
     assert seen(known, "eu", "us", by="fair").reference == "fair's own"
@@ -52,7 +52,7 @@ def test_a_reference_is_told_to_the_client_that_gave_it_whoever_else_posted_the_
     assert seen(known, "eu").reference == ""
 
 
-def test_a_type_of_another_slice_may_not_be_named_like_an_items() -> None:
+def test_two_types_of_the_api_may_not_have_the_same_name() -> None:
     """Where it could, a generated client would read the one as the other."""
 
     async def answer() -> None: ...

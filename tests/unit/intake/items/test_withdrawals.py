@@ -1,4 +1,4 @@
-"""Taking an item back: in every region that it went to or in none, and "no such item" only when that is certain."""
+"""Withdrawals: in every region of the item or in none, and 404 only when it is certain."""
 
 import asyncio
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ async def withdraw(
         raise
 
 
-async def test_every_region_that_the_item_went_to_is_told_even_if_one_projection_is_behind() -> None:
+async def test_an_item_is_withdrawn_in_every_region_even_if_one_projection_is_behind() -> None:
     withdrawal, records = await withdraw(Projection({"eu": submitted("eu", "us")}))
     assert (withdrawal.subject, withdrawal.regions) == ("shop:product:a:b/1", ("eu", "us"))
     for region, event_id, record in zip(withdrawal.regions, withdrawal.event_ids, records, strict=True):
@@ -109,25 +109,25 @@ async def test_every_region_that_the_item_went_to_is_told_even_if_one_projection
         )
 
 
-async def test_an_item_posted_just_before_is_waited_for() -> None:
+async def test_a_withdrawal_waits_for_an_item_that_was_just_posted() -> None:
     projection = Projection({}, {}, {"us": submitted("us")})
     withdrawal, _ = await withdraw(projection)
     assert (withdrawal.regions, projection.looks) == (("us",), 3)
 
 
-async def test_no_such_item_is_said_only_after_all_that_was_posted_has_been_read() -> None:
+async def test_an_unknown_item_is_reported_only_after_the_projection_has_caught_up() -> None:
     projection = Projection({}, read_after=3)
     with pytest.raises(UnknownItem, match=ITEM):
         await withdraw(projection)
     assert projection.looks == 4  # the last look is after the projection was seen to have read all
 
 
-async def test_what_was_read_in_the_very_last_moment_is_found() -> None:
+async def test_an_item_that_the_projection_reads_last_is_found() -> None:
     withdrawal, _ = await withdraw(Projection({}, {}, {"eu": submitted("eu")}, read_after=2))
     assert withdrawal.regions == ("eu",)
 
 
-async def test_while_the_projection_is_behind_nobody_can_tell_and_the_client_is_to_come_again(
+async def test_while_the_projection_is_behind_an_unknown_item_gets_a_transient_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
@@ -135,20 +135,20 @@ async def test_while_the_projection_is_behind_nobody_can_tell_and_the_client_is_
         await withdraw(Projection({}))
 
 
-async def test_a_dead_letter_alone_does_not_say_where_the_item_went(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_regions_of_an_item_are_unknown_with_only_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     letter = StatusFacts(dead_submission=DeadLetterFact(position=1, reason="x", at=NOW))
     with pytest.raises(Transient):
         await withdraw(Projection({"eu": letter}))
 
 
-async def test_a_key_that_lacks_one_of_the_regions_does_nothing_in_any() -> None:
+async def test_a_key_without_one_of_the_regions_changes_nothing_in_any_region() -> None:
     with pytest.raises(InputRejected, match="region 'us' too") as refused:
         await withdraw(Projection({"eu": submitted("eu", "us")}), client("eu"))
     assert (refused.value.status, refused.value.slug) == (403, "region-not-allowed")
 
 
-async def test_a_key_of_another_region_is_told_no_more_than_of_an_unknown_item() -> None:
+async def test_a_key_of_another_region_gets_the_same_error_as_for_an_unknown_item() -> None:
     projection = Projection({"eu": submitted("eu")}, read_after=2)
     with pytest.raises(UnknownItem) as foreign:
         await withdraw(projection, client("us"))
@@ -158,7 +158,7 @@ async def test_a_key_of_another_region_is_told_no_more_than_of_an_unknown_item()
     assert projection.looks > 1
 
 
-async def test_a_region_that_is_not_served_here_is_named() -> None:
+async def test_a_region_that_is_not_served_is_named() -> None:
     with pytest.raises(InputRejected, match="'uk'; this service accepts items for eu, us") as refused:
         await withdraw(Projection({"eu": submitted("eu", "uk")}))
     assert refused.value.status == 422

@@ -1,4 +1,5 @@
-"""An appeal is about the decision in force, by whom it concerns, within the window, one at a time (DSA Art. 20)."""
+"""The rules of appeals: against the decision in force, by the persons concerned, within the window, once (DSA Art.
+20)."""
 
 import json
 from collections.abc import Sequence
@@ -171,7 +172,9 @@ async def refused(known: ComplaintLookup, body: dict[str, Any], by: Client = EVE
 @pytest.mark.parametrize(
     "named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"item_id": ITEM_ID, "region": "eu"}]
 )
-async def test_it_is_told_where_the_decision_is_as_its_effect_with_what_it_is_about(named: dict[str, str]) -> None:
+async def test_an_appeal_is_published_in_the_region_of_the_decision_with_the_decision_as_its_cause(
+    named: dict[str, str],
+) -> None:
     taken, cluster = await take(rejected(), appeal(**named))
     [event] = cluster.events()
     about, told = event.attributes, event.data
@@ -187,7 +190,7 @@ async def test_it_is_told_where_the_decision_is_as_its_effect_with_what_it_is_ab
     assert (contested.action, contested.reviewer, contested.n) == ("reject", "r-1", 1)
 
 
-async def test_a_notifier_appeals_about_a_notice_that_was_not_followed() -> None:
+async def test_a_notifier_can_contest_the_decision_on_a_notice() -> None:
     body = appeal(notice_id=NOTICE_ID, appellant={"kind": "notifier"})
     taken, cluster = await take(noticed(), body)
     [event] = cluster.events()
@@ -196,7 +199,7 @@ async def test_a_notifier_appeals_about_a_notice_that_was_not_followed() -> None
     assert taken.decision_id == ids.decision_id(ids.case_id(NOTICE_ID, "eu", "notice"), 1)
 
 
-async def test_the_decision_that_took_anothers_place_may_be_appealed_about_and_only_that() -> None:
+async def test_only_the_decision_in_force_can_be_contested() -> None:
     known = rejected(action="reject", n=2)
     _, cluster = await take(known, appeal(item_id=ITEM_ID))
     [event] = cluster.events()
@@ -215,7 +218,7 @@ async def test_the_decision_that_took_anothers_place_may_be_appealed_about_and_o
         (rejected(), {"item_id": ITEM_ID}, "notifier", "decision on an item"),
     ],
 )
-async def test_nobody_appeals_about_what_is_not_theirs(
+async def test_each_appellant_can_only_contest_decisions_that_concern_them(
     known: ComplaintLookup, named: dict[str, str], kind: str, says: str
 ) -> None:
     found = await refused(known, appeal(**named, appellant={"kind": kind}))
@@ -223,13 +226,13 @@ async def test_nobody_appeals_about_what_is_not_theirs(
     assert says in str(found)
 
 
-async def test_the_window_begins_with_the_decision_and_ends_after_so_many_days() -> None:
+async def test_the_appeal_window_starts_with_the_decision_and_ends_after_the_configured_days() -> None:
     await take(rejected(days_ago=30), appeal(decision_id=DECISION_ID), days=30)
     found = await refused(rejected(days_ago=30.001), appeal(decision_id=DECISION_ID), days=30)
     assert (found.status, found.slug, found.faults[0].pointer) == (422, "appeal-window-closed", "/decision_id")
 
 
-async def test_a_second_appeal_about_a_decision_waits_for_the_first_ones_answer() -> None:
+async def test_a_second_appeal_is_rejected_while_the_first_is_open() -> None:
     known = rejected()
     known.appeals[ids.derive("another")] = open_appeal()
     found = await refused(known, appeal(decision_id=DECISION_ID))
@@ -240,7 +243,7 @@ async def test_a_second_appeal_about_a_decision_waits_for_the_first_ones_answer(
     await take(known, appeal(decision_id=DECISION_ID))
 
 
-async def test_an_appeal_that_was_answered_is_not_made_again_about_the_same_decision() -> None:
+async def test_a_decision_can_be_contested_only_once() -> None:
     known = rejected()
     answered = msgspec.structs.replace(open_appeal(), case=way("uphold", about=ids.derive("another"), type_=APPEAL))
     known.appeals[ids.derive("another")] = answered
@@ -252,7 +255,7 @@ async def test_an_appeal_that_was_answered_is_not_made_again_about_the_same_deci
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "decision-replaced", "/item_id")
 
 
-async def test_only_who_gave_a_notice_appeals_as_its_notifier() -> None:
+async def test_only_the_client_that_submitted_a_notice_can_appeal_as_its_notifier() -> None:
     body = appeal(notice_id=NOTICE_ID, appellant={"kind": "notifier"})
     decision = {"decision_id": ids.decision_id(ids.case_id(NOTICE_ID, "eu", "notice"), 1)}
     for named in (body, appeal(**decision, appellant={"kind": "notifier"})):
@@ -263,14 +266,14 @@ async def test_only_who_gave_a_notice_appeals_as_its_notifier() -> None:
     await take(noticed(), body, client("eu", scopes=frozenset({"appeals:write"})))
 
 
-async def test_who_posts_for_a_platforms_sellers_speaks_for_them_and_nobody_else() -> None:
+async def test_an_appeal_of_a_seller_requires_the_scope_items_write() -> None:
     flagger = client("eu", scopes=frozenset({"notices:write", "appeals:write"}))
     found = await refused(rejected(), appeal(item_id=ITEM_ID), flagger)
     assert (found.status, found.slug, found.faults[0].pointer) == (403, "missing-scope", "/appellant/kind")
     await take(rejected(), appeal(item_id=ITEM_ID), client("eu", name="another", platforms=["fair", "shop"]))
 
 
-async def test_the_same_again_gets_the_same_answer_even_when_it_could_not_be_made_any_more() -> None:
+async def test_a_repeated_appeal_gets_the_same_response_even_after_it_became_inadmissible() -> None:
     body = appeal(item_id=ITEM_ID)
     first, _ = await take(rejected(), body)
     later = rejected(action="approve", n=2, days_ago=0)
@@ -280,7 +283,7 @@ async def test_the_same_again_gets_the_same_answer_even_when_it_could_not_be_mad
     assert cluster.records == []
 
 
-async def test_a_reference_that_names_another_appeal_is_refused() -> None:
+async def test_the_reference_of_another_appeal_is_rejected() -> None:
     known = rejected()
     first, _ = await take(known, appeal(decision_id=DECISION_ID))
     known.appeals[first.id] = kept(first)
@@ -288,32 +291,34 @@ async def test_a_reference_that_names_another_appeal_is_refused() -> None:
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "reference-used", "/reference")
 
 
-async def test_what_was_decided_just_before_is_waited_for() -> None:
+async def test_an_appeal_waits_for_a_decision_that_was_just_made() -> None:
     known = ComplaintLookup({}, {}, {(ITEM, ITEM_ID, "eu"): way()})
     await take(known, appeal(item_id=ITEM_ID))
     assert known.looks >= 3
 
 
 @pytest.mark.parametrize("named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"notice_id": NOTICE_ID}])
-async def test_there_is_none_is_said_only_after_all_has_been_read(named: dict[str, str]) -> None:
+async def test_an_unknown_decision_is_reported_only_after_the_projection_has_caught_up(named: dict[str, str]) -> None:
     known = ComplaintLookup({}, read_after=3)
     with pytest.raises(UnknownDecision, match=next(iter(named.values()))):
         await take(known, appeal(**named))
 
 
-async def test_while_the_projection_is_behind_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_the_projection_is_behind_an_unknown_decision_gets_a_transient_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     with pytest.raises(Transient, match="latest decisions yet"):
         await take(ComplaintLookup({}), appeal(decision_id=DECISION_ID))
 
 
-async def test_an_item_that_is_not_decided_says_so_when_that_is_certain() -> None:
+async def test_an_undecided_item_is_reported_only_when_that_is_certain() -> None:
     known = ComplaintLookup({(ITEM, ITEM_ID, "eu"): way(None)}, read_after=2)
     found = await refused(known, appeal(item_id=ITEM_ID))
     assert (found.status, found.slug, found.faults[0].pointer) == (409, "undecided", "/item_id")
 
 
-async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_which() -> None:
+async def test_an_appeal_about_an_item_of_two_regions_must_name_the_region() -> None:
     both = {(ITEM, ITEM_ID, region): way(region=region, regions=("eu", "us")) for region in ("eu", "us")}
     found = await refused(ComplaintLookup(both), appeal(item_id=ITEM_ID))
     assert (found.status, found.faults[0].pointer) == (422, "/region")
@@ -323,7 +328,7 @@ async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_whic
     assert own.id == taken.id
 
 
-async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_meanwhile() -> None:
+async def test_a_repeated_appeal_is_recognized_after_the_item_went_to_another_region() -> None:
     body = appeal(item_id=ITEM_ID)
     first, _ = await take(rejected(), body)
     both = {(ITEM, ITEM_ID, region): way(region=region, regions=("eu", "us")) for region in ("eu", "us")}
@@ -337,7 +342,7 @@ async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_m
         assert (other.status, other.faults[0].pointer) == (422, "/region")
 
 
-async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_is_unknown() -> None:
+async def test_a_key_of_another_region_or_platform_gets_the_same_error_as_for_an_unknown_decision() -> None:
     for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
         known = ComplaintLookup({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)
         with pytest.raises(UnknownDecision) as foreign:
@@ -373,7 +378,9 @@ async def test_a_key_of_another_region_or_platform_is_told_no_more_than_of_what_
         ({"item_id": ITEM_ID, "decison_id": "x"}, "/decison_id", "did you mean 'decision_id'?"),
     ],
 )
-async def test_each_rule_names_the_place_and_what_is_expected(changed: dict[str, Any], pointer: str, says: str) -> None:
+async def test_each_fault_has_its_pointer_and_the_expected_value(
+    changed: dict[str, Any], pointer: str, says: str
+) -> None:
     found = await refused(rejected(), appeal(**changed))
     assert found.status == 422
     assert [fault.pointer for fault in found.faults if says in fault.detail] == [pointer], found.faults

@@ -1,4 +1,4 @@
-"""What events about notices and appeals add up to: any order, any repeats, the same status; items' status untouched."""
+"""The status of notices and appeals from facts: the same for any order and repetition of events."""
 
 import random
 from collections.abc import Mapping
@@ -126,25 +126,25 @@ def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) 
         (life(appeal_submitted(), APPEAL, decided(APPEAL, "uphold")), ComplaintStatus.DECIDED),
     ],
 )
-def test_it_is_where_its_furthest_event_says(facts: ComplaintFacts, where: ComplaintStatus) -> None:
+def test_the_status_is_the_latest_stage_that_the_events_prove(facts: ComplaintFacts, where: ComplaintStatus) -> None:
     assert complaint_status.status_of(facts) == where
     assert complaint_status.status_since(facts)
 
 
-def test_a_decision_that_was_replaced_is_not_the_one_that_is_shown() -> None:
+def test_a_replaced_decision_is_not_shown() -> None:
     facts = life(notice_submitted(), NOTICE, decided(NOTICE, "reject", 2), decided(NOTICE, "approve"))
     assert facts.case.decision is not None
     assert (facts.case.decision.n, facts.case.decision.action) == (2, "reject")
 
 
-def test_other_content_under_the_same_name_is_a_conflict_and_the_first_stands() -> None:
+def test_other_content_with_the_same_id_is_a_conflict_and_the_first_applies() -> None:
     facts = life(notice_submitted(content_hash="aa"), notice_submitted(content_hash="bb"))
     assert facts.case.conflict
     assert facts.case.submission is not None
     assert facts.case.submission.content_hash == "aa"
 
 
-def test_what_an_appeal_is_about_is_what_its_first_copy_says() -> None:
+def test_the_contested_decision_is_that_of_the_first_submission() -> None:
     first = appeal_submitted()
     other = msgspec.structs.replace(first.appeal, decision=msgspec.structs.replace(first.appeal.decision, n=2))
     second = msgspec.structs.replace(first, appeal=other)
@@ -172,7 +172,9 @@ def test_what_an_appeal_is_about_is_what_its_first_copy_says() -> None:
     ),
     st.randoms(use_true_random=False),
 )
-def test_any_order_and_any_repeats_add_up_to_the_same(found: list[ComplaintFacts], luck: random.Random) -> None:
+def test_any_order_and_repetition_of_events_gives_the_same_facts(
+    found: list[ComplaintFacts], luck: random.Random
+) -> None:
     def together(parts: list[ComplaintFacts]) -> ComplaintFacts:
         whole = parts[0]
         for part in parts[1:]:
@@ -227,7 +229,7 @@ def letter(data: events.Struct, kind: str, group: str) -> RawRecord:
     return record(data, kind, headers=about)
 
 
-async def test_the_projection_keeps_items_notices_and_appeals_apart() -> None:
+async def test_the_projection_separates_items_notices_and_appeals() -> None:
     kept = Kept()
     projection = Projection("eu", kept, kept)
     batch = [
@@ -258,7 +260,7 @@ async def test_the_projection_keeps_items_notices_and_appeals_apart() -> None:
         (APPEAL, events.CASE_OPENED, "piepowder-decision-eu", APPEAL.item_id),
     ],
 )
-def test_a_dead_letter_on_its_way_is_its_own_and_no_items(
+def test_a_dead_letter_of_a_complaint_does_not_concern_an_item(
     data: events.Struct, kind: str, group: str, about: str
 ) -> None:
     found = Projection("eu", Kept(), Kept()).decode(letter(data, kind, group))
@@ -266,14 +268,14 @@ def test_a_dead_letter_on_its_way_is_its_own_and_no_items(
     assert (found.id, complaint_status.status_of(found.facts)) == (about, ComplaintStatus.DEAD_LETTERED)
 
 
-def test_what_was_set_aside_by_others_says_nothing() -> None:
+def test_dead_letters_of_other_consumers_give_no_facts() -> None:
     projection = Projection("eu", Kept(), Kept())
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-audit-eu")) is None
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-decision-eu")) is None
     assert not isinstance(projection.decode(letter(ITEM, events.CASE_OPENED, "piepowder-router-eu")), ItemUpdate)
 
 
-def test_an_id_that_is_none_is_poison() -> None:
+def test_an_invalid_id_is_poison() -> None:
     projection = Projection("eu", Kept(), Kept())
     bad = msgspec.structs.replace(notice_submitted(), notice_id="7")
     with pytest.raises(Poison, match="not every id is a UUID"):

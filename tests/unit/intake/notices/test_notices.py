@@ -1,4 +1,5 @@
-"""A notice has the elements of DSA Art. 16(2), each by a rule that names its place, and goes to all of its regions."""
+"""The rules of notices: the elements of DSA Art. 16(2), each with a pointer; publication in all regions of the
+markets."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +48,7 @@ async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[Prepared
     return await Notices(intake(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
 
 
-async def test_every_region_that_owns_a_market_is_told_with_ids_that_repeat() -> None:
+async def test_a_notice_is_published_in_every_region_that_owns_a_market_with_repeatable_ids() -> None:
     accepted, cluster = await taken(notice())
     again, _ = await taken(notice())
     assert (accepted.regions, accepted.subject) == (("eu", "us"), "shop:product:B1/a:b")
@@ -64,7 +65,7 @@ async def test_every_region_that_owns_a_market_is_told_with_ids_that_repeat() ->
         assert told.notice.reporter.email == "ada@example.org"
 
 
-async def test_the_reference_the_subject_and_the_client_name_a_notice_and_nothing_else_does() -> None:
+async def test_reference_subject_and_client_identify_a_notice() -> None:
     first, _ = await taken(notice())
     assert (await taken(notice(explanation="It is dangerous: it caught fire.")))[0].id == first.id
     others = [notice(reference="report-2"), notice(id="B2"), notice(kind="content")]
@@ -72,7 +73,7 @@ async def test_the_reference_the_subject_and_the_client_name_a_notice_and_nothin
     assert first.id != (await taken(notice(), client("*", name="other")))[0].id
 
 
-async def test_other_content_under_the_same_name_has_another_hash() -> None:
+async def test_other_content_with_the_same_id_has_another_hash() -> None:
     first, again, other = [(await taken(body))[0].content_hash for body in (notice(), notice(), notice(ground="fraud"))]
     assert first == again != other
 
@@ -139,13 +140,13 @@ def reporter(**changed: Any) -> dict[str, Any]:
         ({"c" * 101: "x"}, "/" + "c" * 100, "unknown field"),
     ],
 )
-def test_each_rule_names_the_place_and_what_is_expected(changed: dict[str, Any], pointer: str, says: str) -> None:
+def test_each_fault_has_its_pointer_and_the_expected_value(changed: dict[str, Any], pointer: str, says: str) -> None:
     found = refused(notice(**changed))
     assert (found.status, found.slug) == (422, "invalid-notice")
     assert [fault.pointer for fault in found.faults if says in fault.detail] == [pointer], found.faults
 
 
-def test_all_faults_are_told_at_once_of_form_and_of_meaning() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     body = notice(kind="ship", good_faith=False, markets=["GB"], locations=["x"], **reporter(email="ada"))
     found = refused(body)
     assert {fault.pointer for fault in found.faults} == {
@@ -158,13 +159,13 @@ def test_all_faults_are_told_at_once_of_form_and_of_meaning() -> None:
 
 
 @pytest.mark.parametrize("kind", ["user", "trusted_flagger", "authority"])
-async def test_offences_against_children_may_be_reported_without_a_name(kind: str) -> None:
+async def test_offences_against_children_can_be_reported_without_a_name(kind: str) -> None:
     accepted, cluster = await taken(notice(ground="csam", reporter={"kind": kind}))
     assert accepted.regions == ("eu", "us")
     assert cluster.events()[0].data.notice.category == "STATEMENT_CATEGORY_PROTECTION_OF_MINORS"
 
 
-def test_what_is_given_of_a_name_must_fit_even_then() -> None:
+def test_a_name_of_such_a_report_must_be_valid_too() -> None:
     found = refused(notice(ground="csam", reporter={"kind": "user", "email": "nobody"}))
     assert [fault.pointer for fault in found.faults] == ["/reporter/email"]
 
@@ -180,28 +181,28 @@ def test_what_is_given_of_a_name_must_fit_even_then() -> None:
         (b'{"id": "\\ud800"}', "not JSON"),
     ],
 )
-def test_what_is_no_json_is_400(text: bytes, says: str) -> None:
+def test_malformed_json_is_400(text: bytes, says: str) -> None:
     found = refused(text)
     assert (found.status, found.slug) == (400, "malformed-json")
     assert says in str(found)
 
 
-def test_a_name_that_is_there_twice_is_refused_for_only_the_last_would_count() -> None:
+def test_a_duplicate_object_key_is_rejected() -> None:
     text = json.dumps(notice()).encode().replace(b'"kind": "user"', b'"kind": "user", "kind": "authority"')
     assert [fault.pointer for fault in refused(text).faults] == ["/reporter/kind"]
 
 
 @pytest.mark.parametrize("text", [b"[]", b'"x"', b"1", b"null"])
-def test_what_is_no_object_is_422(text: bytes) -> None:
+def test_json_that_is_not_an_object_is_422(text: bytes) -> None:
     assert refused(text).status == 422
 
 
-def test_a_key_that_lacks_one_of_the_regions_does_nothing_in_any() -> None:
+def test_a_key_without_one_of_the_regions_changes_nothing_in_any_region() -> None:
     found = refused(notice(), client("eu"))
     assert (found.status, found.slug, found.faults[0].pointer) == (403, "region-not-allowed", "/markets/1")
 
 
-async def test_without_an_operating_model_it_is_not_known_whose_it_is() -> None:
+async def test_without_an_operating_model_notices_get_a_transient_error() -> None:
     cluster = Cluster()
     without = intake(cluster)
     without.ownership = None
@@ -211,6 +212,6 @@ async def test_without_an_operating_model_it_is_not_known_whose_it_is() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda b: b | {"language": "und"}, lambda b: dict(reversed(b.items()))])
-async def test_equal_content_has_one_hash(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+async def test_equal_content_has_the_same_hash(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     body = notice(language=None)
     assert (await taken(body))[0].content_hash == (await taken(change(body)))[0].content_hash

@@ -1,4 +1,4 @@
-"""What intake reads off a dead letter of an item's way, and what the audit leaves out."""
+"""Facts from dead letters, and the dead letters in the audit log."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ def said(record: RawRecord) -> StatusFacts | None:
         ({"parked": "7", "met": "12"}, DeadLetterFact(position=12, reason="why", at=TIME, since=7)),
     ],
 )
-def test_a_letter_says_where_the_record_was_last_and_behind_which_one_it_waits(
+def test_a_dead_letter_has_the_position_of_its_record_and_of_the_blocking_record(
     more: Mapping[str, str], expected: DeadLetterFact
 ) -> None:
     assert said(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **more)) == StatusFacts(dead_submission=expected)
@@ -65,11 +65,11 @@ def test_a_letter_says_where_the_record_was_last_and_behind_which_one_it_waits(
     ],
     ids=["a receipt", "its withdrawal", "an event that only names it", "a mere reader's"],
 )
-def test_what_does_not_hold_the_item_up_says_nothing_of_it(record: RawRecord) -> None:
+def test_dead_letters_that_do_not_block_the_item_give_no_facts(record: RawRecord) -> None:
     assert said(record) is None
 
 
-def test_the_audit_keeps_letters_and_no_receipts() -> None:
+def test_the_audit_log_has_dead_letters_but_no_receipts() -> None:
     about = {"topic": topics.cases("eu"), "partition": "0"}
     assert Decoder("eu")(letter(DECISION, CASE_OPENED, OPENED, **about)) is not None
     assert Decoder("eu")(letter(DECISION, CASE_OPENED, OPENED, returned="12", **about)) is None

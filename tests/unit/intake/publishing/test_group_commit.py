@@ -1,4 +1,4 @@
-"""Group commit: posts share flushes, in order, in bounded memory, and each learns of its own acknowledgement."""
+"""Group commit: entries share flushes in order, in limited memory, and each gets its own acknowledgement."""
 
 import asyncio
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def put(commit: GroupCommitPublisher, *values: bytes) -> "asyncio.Future[None]":
     return commit.put([Record("t", b"k", value, []) for value in values], sum(map(len, values)))
 
 
-async def test_posts_that_arrive_during_a_flush_share_the_next_one_in_their_order() -> None:
+async def test_entries_that_arrive_during_a_flush_share_the_next_one_in_order() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
     cluster.open.clear()
@@ -53,7 +53,7 @@ async def test_posts_that_arrive_during_a_flush_share_the_next_one_in_their_orde
     assert (commit.pending_records, commit.pending_bytes) == (0, 0)
 
 
-async def test_after_posts_that_had_company_the_next_gather_for_a_moment() -> None:
+async def test_after_a_flush_of_several_entries_the_next_flush_waits_for_more() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
     cluster.open.clear()
@@ -72,7 +72,7 @@ async def test_after_posts_that_had_company_the_next_gather_for_a_moment() -> No
     assert cluster.flushes[3:] == [[b"6"]]
 
 
-async def test_a_post_by_itself_and_many_that_are_there_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_single_entry_and_a_full_flush_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 3600)
     cluster = Cluster()
     commit = publisher(cluster, max_records=1_000)
@@ -88,7 +88,7 @@ async def test_a_post_by_itself_and_many_that_are_there_wait_for_nothing(monkeyp
     assert list(map(len, cluster.flushes)) == [1, 1, 1, 2, 100]
 
 
-async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_does_not_wait_with_as_many_entries_as_recently(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 3600)
     cluster = Cluster()
     commit = publisher(cluster)
@@ -103,7 +103,7 @@ async def test_nobody_is_waited_for_when_as_many_are_there_as_lately(monkeypatch
     assert list(map(len, cluster.flushes)) == [8, 7, 14, 7]
 
 
-async def test_a_crowd_that_has_left_is_not_waited_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_recent_number_of_entries_decays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 0)
     commit = publisher(Cluster(), max_records=1_000)
     await asyncio.gather(*[put(commit, b"1") for _ in range(90)])
@@ -115,7 +115,7 @@ async def test_a_crowd_that_has_left_is_not_waited_for_any_more(monkeypatch: pyt
             await asyncio.gather(*[put(commit, b"3") for _ in range(3)])
 
 
-async def test_the_first_who_come_back_after_a_large_flush_gather_too() -> None:
+async def test_the_first_entries_after_a_large_flush_wait_too() -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=1_000)
     await asyncio.gather(*[put(commit, b"1") for _ in range(300)])
@@ -127,7 +127,7 @@ async def test_the_first_who_come_back_after_a_large_flush_gather_too() -> None:
     assert list(map(len, cluster.flushes)) == [300, 5]
 
 
-async def test_nobody_is_told_before_the_acknowledgement() -> None:
+async def test_no_entry_is_done_before_the_acknowledgement() -> None:
     cluster = Cluster()
     cluster.open.clear()
     done = put(publisher(cluster), b"1")
@@ -137,7 +137,7 @@ async def test_nobody_is_told_before_the_acknowledgement() -> None:
     await done
 
 
-async def test_a_full_queue_refuses_at_once_and_takes_again_after_the_flush() -> None:
+async def test_a_full_queue_rejects_at_once_and_accepts_after_the_flush() -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=3)
     cluster.open.clear()
@@ -153,7 +153,7 @@ async def test_a_full_queue_refuses_at_once_and_takes_again_after_the_flush() ->
     await put(commit, b"4")
 
 
-async def test_bytes_are_bounded_too_and_an_empty_queue_takes_any_size() -> None:
+async def test_bytes_are_limited_too_and_an_empty_queue_accepts_any_size() -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_bytes=10)
     cluster.open.clear()
@@ -164,7 +164,7 @@ async def test_bytes_are_bounded_too_and_an_empty_queue_takes_any_size() -> None
     await large
 
 
-async def test_a_failed_flush_fails_exactly_those_in_it() -> None:
+async def test_a_failed_flush_fails_exactly_its_entries() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
     cluster.failure = Transient("away")
@@ -181,7 +181,7 @@ async def test_a_failed_flush_fails_exactly_those_in_it() -> None:
 
 
 @pytest.mark.parametrize("many", [1, 150])
-async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others(many: int) -> None:
+async def test_a_record_that_kafka_rejects_does_not_fail_the_others(many: int) -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=1_000)
     cluster.refused = b"bad"
@@ -196,7 +196,7 @@ async def test_one_record_that_kafka_does_not_take_does_not_fail_the_others(many
         await bad
 
 
-async def test_an_unforeseen_error_is_told_to_the_post_and_the_next_is_tried() -> None:
+async def test_an_unexpected_error_fails_the_entry_and_the_next_flush_runs() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
     cluster.failure = RuntimeError("a defect")
@@ -205,7 +205,7 @@ async def test_an_unforeseen_error_is_told_to_the_post_and_the_next_is_tried() -
     await put(commit, b"2")
 
 
-async def test_a_post_whose_client_went_away_is_flushed_like_the_others() -> None:
+async def test_the_entry_of_a_disconnected_client_is_flushed_too() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
     cluster.open.clear()

@@ -1,5 +1,4 @@
-"""Regions on clusters of their own: a post for two of them is accepted when both have it; while one is away nothing is
-half told, and those for the other alone are taken."""
+"""Regions on separate clusters: an item for two regions needs both, and items of a working cluster are not affected."""
 
 import asyncio
 import json
@@ -61,13 +60,13 @@ class World:
         return "accepted"
 
 
-async def test_a_post_for_two_regions_is_accepted_when_both_have_it() -> None:
+async def test_an_item_for_two_regions_is_accepted_when_both_have_it() -> None:
     world = World()
     assert await world.post("a") == "accepted"
     assert (world.eu.keys, world.us.keys) == ([b"a"], [b"a"])
 
 
-async def test_a_cluster_that_is_away_is_named_and_the_same_post_again_is_right() -> None:
+async def test_a_failed_cluster_is_named_and_the_item_can_be_repeated() -> None:
     world = World()
     world.us.away = True
     assert await world.post("a") == "Region us did not acknowledge. Kafka is away."
@@ -76,7 +75,7 @@ async def test_a_cluster_that_is_away_is_named_and_the_same_post_again_is_right(
     assert (set(world.eu.keys), world.us.keys) == ({b"a"}, [b"a"])
 
 
-async def test_while_a_cluster_is_known_to_be_away_what_is_for_it_too_is_told_to_nobody() -> None:
+async def test_an_item_for_a_failing_and_a_working_cluster_is_sent_to_neither() -> None:
     world = World()
     world.us.away = True
     await world.post("first")  # nobody could know
@@ -91,7 +90,7 @@ async def test_while_a_cluster_is_known_to_be_away_what_is_for_it_too_is_told_to
     assert world.us.keys == [b"both-0", b"after"]
 
 
-async def test_with_both_away_both_are_named() -> None:
+async def test_two_failed_clusters_are_both_named() -> None:
     world = World()
     world.eu.away = world.us.away = True
     for _ in range(2):
@@ -100,7 +99,7 @@ async def test_with_both_away_both_are_named() -> None:
     assert await world.post("b") == "Region us did not acknowledge. Kafka is away."
 
 
-async def test_in_a_batch_only_the_items_of_the_region_that_is_away_are_not_accepted() -> None:
+async def test_in_a_batch_only_items_of_the_failed_region_are_rejected() -> None:
     world = World()
     world.us.away = True
     for _ in range(2):
@@ -113,7 +112,7 @@ async def test_in_a_batch_only_the_items_of_the_region_that_is_away_are_not_acce
     assert world.eu.keys == [b"a", b"d"]
 
 
-async def test_a_full_queue_of_one_region_refuses_the_post_before_anything_is_sent() -> None:
+async def test_a_full_queue_of_one_region_rejects_the_item_before_anything_is_sent() -> None:
     world = World(max_records=1)
     world.us.stands_still.clear()
     stuck = asyncio.create_task(world.post("a", "US"))
@@ -125,7 +124,7 @@ async def test_a_full_queue_of_one_region_refuses_the_post_before_anything_is_se
     assert await stuck == "accepted"
 
 
-async def test_what_a_cluster_does_not_take_is_told_as_such() -> None:
+async def test_a_record_that_a_cluster_rejects_is_poison() -> None:
     world = World()
     world.us.refuses = True
     with pytest.raises(Poison):

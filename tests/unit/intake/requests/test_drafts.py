@@ -1,4 +1,4 @@
-"""What a business request may say: every rule, and every fault at its place."""
+"""The rules of business requests: every fault with its pointer."""
 
 import json
 from datetime import date
@@ -67,7 +67,7 @@ def found(given: object) -> dict[str, str]:
     return {fault.pointer: fault.detail for fault in drafts.faults(draft, OWNERS, COUNTRIES, TODAY)}
 
 
-def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
+def test_a_valid_draft_is_complete_and_without_faults() -> None:
     assert found(body()) == {}
     assert drafts.missing(drafts.read(json.dumps(body()).encode())) == []
     assert found(body(change={"policy_set": POLICY_SET, "operating_model_diff": DIFF})) == {}
@@ -141,13 +141,13 @@ def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
         ({"state": "approved"}, "/state", "unknown field 'state'"),
     ],
 )
-def test_each_rule_names_its_place(change: dict[str, Any], pointer: str, said: str) -> None:
+def test_each_fault_has_its_pointer(change: dict[str, Any], pointer: str, said: str) -> None:
     faults = found(body(**change))
     assert faults.keys() == {pointer}
     assert said in faults[pointer]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     assert found(body(title="", kind="x", regions=[], expectd=1)).keys() == {"/title", "/kind", "/regions", "/expectd"}
     assert found(body(title="a\nb", markets=["XX"], expected_date="x")).keys() == {
         "/title",
@@ -156,7 +156,7 @@ def test_all_faults_are_told_at_once() -> None:
     }
 
 
-def test_a_new_market_is_one_that_nobody_owns_beside_those_of_the_regions() -> None:
+def test_a_request_for_a_new_market_names_a_market_without_an_owner() -> None:
     assert found(body(kind="new_market", markets=["CH", "DE"])) == {}
     assert found(body(kind="new_market", markets=["CH", "US"])).keys() == {"/markets/1"}
 
@@ -172,7 +172,7 @@ def test_a_new_market_is_one_that_nobody_owns_beside_those_of_the_regions() -> N
         (b'{"title": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_refused_as_such(text: bytes, said: str) -> None:
+def test_malformed_json_is_rejected(text: bytes, said: str) -> None:
     with pytest.raises(InputRejected) as raised:
         drafts.read(text)
     assert raised.value.status == 400
@@ -180,18 +180,18 @@ def test_what_is_no_json_is_refused_as_such(text: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b'"x"', b"7"])
-def test_json_that_is_no_object_is_refused(text: bytes) -> None:
+def test_json_that_is_not_an_object_is_rejected(text: bytes) -> None:
     assert found(text)[""].startswith("expected an object")
 
 
-def test_a_member_that_is_there_twice_is_named_wherever_it_is() -> None:
+def test_a_duplicate_object_key_is_reported_at_every_depth() -> None:
     text = json.dumps(body(change={"policy_set": POLICY_SET})).replace('"kind"', '"title": "y", "kind"')
     assert found(text.encode()) == {"/title": "is there more than once"}
     text = json.dumps(body(change={"policy_set": POLICY_SET})).replace('"id": "a"', '"id": "b", "id": "a"')
     assert found(text.encode()) == {"/change/policy_set/policies/0/id": "is there more than once"}
 
 
-def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
+def test_a_change_above_one_mebibyte_is_too_large() -> None:
     def of(size: int) -> bytes:
         policy_set = POLICY_SET | {"terms": {"w": ["x" * size]}}
         return json.dumps(body(change={"policy_set": policy_set})).encode()
@@ -213,12 +213,12 @@ def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
         ("service_level_change", {"/sponsor", "/rationale", "/change/operating_model_diff"}),
     ],
 )
-def test_what_each_kind_must_say_before_it_is_submitted(kind: str, missing: set[str]) -> None:
+def test_the_required_fields_of_each_kind_on_submission(kind: str, missing: set[str]) -> None:
     draft = drafts.read(json.dumps({"title": "x", "kind": kind, "regions": ["eu"], "rationale": " "}).encode())
     assert {fault.pointer for fault in drafts.missing(draft)} == missing
 
 
-def test_a_patch_replaces_members_whole_and_null_takes_one_away() -> None:
+def test_a_patch_replaces_whole_fields_and_null_removes_a_field() -> None:
     draft = drafts.read(json.dumps(body(change={"policy_set": POLICY_SET})).encode())
     changed = drafts.patched(
         draft, b'{"title": "Y", "change": {"operating_model_diff": {"regions": []}}, "sponsor": null}'
@@ -240,7 +240,7 @@ def test_a_patch_replaces_members_whole_and_null_takes_one_away() -> None:
         assert [fault.pointer for fault in raised.value.faults] == [pointer]
 
 
-def test_the_same_change_has_one_spelling_and_one_hash() -> None:
+def test_equal_changes_have_the_same_encoding_and_hash() -> None:
     a = drafts.read(json.dumps(body(change={"policy_set": POLICY_SET | {"terms": {"b": ["x"], "a": ["y"]}}})).encode())
     policy_set = {"default_verdict": "approve", "terms": {"a": ["y"], "b": ["x"]}, **POLICY_SET}
     b = drafts.read(json.dumps(body(change={"policy_set": policy_set}), indent=3).encode())
@@ -265,7 +265,7 @@ def test_a_reason_has_its_rules(text: bytes, pointer: str) -> None:
     assert [fault.pointer for fault in raised.value.faults] == [pointer]
 
 
-def test_a_reason_may_be_left_out_and_a_comment_may_not() -> None:
+def test_a_reason_is_optional_and_a_comment_is_required() -> None:
     assert drafts.read_remark(b"") == drafts.read_remark(b"{}") == drafts.read_remark(b'{"reason": " "}') == ""
     assert drafts.read_remark(b'{"reason": " so it is\\n"}') == "so it is"
     assert drafts.read_comment(b'{"text": "How many?"}') == "How many?"

@@ -1,4 +1,4 @@
-"""What intake makes of the router's answers: fits, does not fit and where, or not to be told now."""
+"""The client of the router: a valid change, an invalid change, or no result."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Pat
         await router.stop()
 
 
-async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_says(key_file: Path) -> None:
+async def test_the_change_is_sent_with_intakes_key_and_the_result_is_returned(key_file: Path) -> None:
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -58,7 +58,7 @@ async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_sa
     }
 
 
-async def test_what_does_not_fit_is_refused_with_its_pointers_below_change(key_file: Path) -> None:
+async def test_faults_from_the_router_have_pointers_below_change(key_file: Path) -> None:
     errors = [{"pointer": "/policy_set/policies/0/when/0", "detail": "no"}, {"pointer": "", "detail": "empty"}]
     with pytest.raises(InputRejected) as raised:
         await check(lambda _: httpx.Response(422, json={"detail": "x", "errors": errors}), key_file)
@@ -72,7 +72,7 @@ async def test_what_does_not_fit_is_refused_with_its_pointers_below_change(key_f
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 413, 429, 500, 503])
-async def test_any_other_answer_says_nothing_of_the_change(key_file: Path, status: int) -> None:
+async def test_any_other_status_is_a_transient_error(key_file: Path, status: int) -> None:
     with pytest.raises(Transient, match=rf"\({status}\): because"):
         await check(lambda _: httpx.Response(status, json={"detail": "because"}), key_file)
 
@@ -86,7 +86,7 @@ async def test_any_other_answer_says_nothing_of_the_change(key_file: Path, statu
         httpx.Response(302, headers={"Location": "http://elsewhere"}),
     ],
 )
-async def test_what_is_not_the_routers_answer_is_taken_for_none(key_file: Path, answer: httpx.Response) -> None:
+async def test_an_unreadable_response_is_a_transient_error(key_file: Path, answer: httpx.Response) -> None:
     with pytest.raises(Transient, match="unreadable body"):
         await check(lambda _: answer, key_file)
 
@@ -98,7 +98,7 @@ def no_text(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_router_that_is_away_and_a_key_that_is_not_there_are_said(key_file: Path, no_text: Path) -> None:
+async def test_an_unreachable_router_and_a_missing_key_are_reported(key_file: Path, no_text: Path) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectTimeout("late", request=request)
 

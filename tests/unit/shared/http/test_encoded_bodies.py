@@ -1,4 +1,4 @@
-"""A call's body: compressed or not it is the same; what swells, breaks off or never comes is refused."""
+"""Compressed request bodies: the same as plain ones; bombs, truncated and slow bodies are rejected."""
 
 import asyncio
 import gzip
@@ -56,14 +56,14 @@ async def whole(call: Request, idle_seconds: float = 30) -> bytes:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "GZIP", "zstd", "identity, zstd", "identity", ""])
-async def test_a_body_is_the_same_whatever_it_was_compressed_with(coding: str) -> None:
+async def test_a_body_is_the_same_with_every_coding(coding: str) -> None:
     text = json.dumps({"id": "ä" * 3_000}).encode()
     compress = CODINGS.get({"x-gzip": "gzip", "identity, zstd": "zstd"}.get(coding, coding.lower()), bytes)
     assert await whole(request(compress(text), size=7, content_encoding=coding)) == text
 
 
 @pytest.mark.parametrize("size", [1, 700, 10_000])
-async def test_zeros_behind_a_gzip_member_are_padding(size: int) -> None:
+async def test_zero_bytes_after_a_gzip_member_are_padding(size: int) -> None:
     stream = gzip.compress(b'{"id": ') + bytes(512) + gzip.compress(b'"1"}') + bytes(1_000)
     assert await whole(request(stream, size=size, content_encoding="gzip")) == b'{"id": "1"}'
     with pytest.raises(Problem, match="is damaged"):
@@ -71,9 +71,7 @@ async def test_zeros_behind_a_gzip_member_are_padding(size: int) -> None:
 
 
 @given(st.sampled_from(sorted(CODINGS)), st.lists(st.binary(max_size=300_000), min_size=1, max_size=3), st.integers(1))
-def test_however_a_stream_of_several_parts_is_cut_what_comes_out_is_the_same(
-    coding: str, parts: list[bytes], seed: int
-) -> None:
+def test_the_pieces_of_a_stream_do_not_change_the_body(coding: str, parts: list[bytes], seed: int) -> None:
     luck = random.Random(seed)
     stream = b"".join(CODINGS[coding](part) for part in parts)
     cuts = [0, *sorted(luck.choices(range(len(stream) + 1), k=luck.randint(0, 20))), len(stream)]
@@ -88,16 +86,14 @@ def test_however_a_stream_of_several_parts_is_cut_what_comes_out_is_the_same(
 @pytest.mark.parametrize("coding", sorted(CODINGS))
 @pytest.mark.parametrize("size", [0, 65_535, 65_536, 65_537, 131_072, 262_144])
 @pytest.mark.parametrize("parts", [1, 2])
-async def test_a_body_is_taken_whole_when_it_fills_the_pieces_that_it_is_opened_in(
-    coding: str, size: int, parts: int
-) -> None:
+async def test_a_body_that_fills_the_decompression_buffer_is_complete(coding: str, size: int, parts: int) -> None:
     text = b"x" * size
     stream = CODINGS[coding](text) * parts
     assert b"".join([piece async for piece in opened(request(stream, content_encoding=coding))]) == text * parts
 
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))
-async def test_a_compressed_batch_gets_the_verdicts_of_a_plain_one(coding: str) -> None:
+async def test_a_compressed_batch_gets_the_same_verdicts_as_a_plain_one(coding: str) -> None:
     lines = [line(n) for n in range(2_500)]
     lines[7] = b"nonsense"
     call = request(CODINGS[coding](b"\n".join(lines)), size=1_000, content_encoding=coding)
@@ -106,7 +102,7 @@ async def test_a_compressed_batch_gets_the_verdicts_of_a_plain_one(coding: str) 
 
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))
-async def test_a_bomb_is_refused_when_it_has_swollen_and_not_when_it_has_filled_the_memory(coding: str) -> None:
+async def test_a_decompression_bomb_is_rejected_at_the_limit(coding: str) -> None:
     bomb, longest = CODINGS[coding](b"\n" * 2**28), 0
 
     async def open_it() -> None:
@@ -122,7 +118,7 @@ async def test_a_bomb_is_refused_when_it_has_swollen_and_not_when_it_has_filled_
         await whole(request(bomb, content_encoding=coding))
 
 
-async def test_a_zstd_stream_may_not_ask_for_more_than_8_mib_of_memory() -> None:
+async def test_a_zstd_stream_that_needs_more_than_8_mib_is_rejected() -> None:
     options: dict[int, int] = {zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0}
     compressor = zstd.ZstdCompressor(options=options)
     greedy = compressor.compress(b"x" * 100) + compressor.flush()
@@ -133,7 +129,7 @@ async def test_a_zstd_stream_may_not_ask_for_more_than_8_mib_of_memory() -> None
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))
 @pytest.mark.parametrize("cut", [0, 1, 10, -1])
-async def test_a_stream_that_is_cut_off_is_told_so(coding: str, cut: int) -> None:
+async def test_a_truncated_stream_is_rejected(coding: str, cut: int) -> None:
     stream = CODINGS[coding](b"x" * 1_000)[:cut]
     with pytest.raises(Problem, match="ends in the middle") as caught:
         await whole(request(stream, content_encoding=coding))
@@ -141,7 +137,7 @@ async def test_a_stream_that_is_cut_off_is_told_so(coding: str, cut: int) -> Non
 
 
 @pytest.mark.parametrize("coding", sorted(CODINGS))
-async def test_a_stream_that_is_damaged_or_of_another_kind_is_told_so(coding: str) -> None:
+async def test_a_damaged_stream_is_rejected(coding: str) -> None:
     damaged = bytearray(gzip.compress(random.Random(1).randbytes(5_000)) if coding == "gzip" else zstd.compress(b"x"))
     damaged[-6] ^= 255
     for stream in (bytes(damaged) if coding == "gzip" else b"\x28\xb5\x2f\xfd" + b"\xff" * 50, b"plain text", b"{}"):
@@ -150,7 +146,7 @@ async def test_a_stream_that_is_damaged_or_of_another_kind_is_told_so(coding: st
         assert caught.value.details.status == 400
 
 
-async def test_a_batch_that_breaks_off_keeps_the_verdicts_of_its_whole_lines() -> None:
+async def test_a_truncated_batch_keeps_the_verdicts_of_complete_lines() -> None:
     stream = gzip.compress(b"\n".join(line(n, text=str(random.Random(n).random())) for n in range(3_000)))
     cluster = Cluster()
     *verdicts, last = await take(cluster, opened(request(stream[: len(stream) * 2 // 3], content_encoding="gzip")))
@@ -162,7 +158,7 @@ async def test_a_batch_that_breaks_off_keeps_the_verdicts_of_its_whole_lines() -
 
 
 @pytest.mark.parametrize("coding", ["br", "deflate", "gzip, zstd", "gzip, gzip", "gzip;q=1"])
-def test_another_coding_is_refused_and_told_which_are_known(coding: str) -> None:
+def test_an_unknown_coding_is_rejected_with_the_known_ones(coding: str) -> None:
     with pytest.raises(Problem, match="gzip or zstd") as caught:
         encoded_bodies.require(
             encoded_bodies.head(request(b"", content_type="application/json", content_encoding=coding)),
@@ -176,26 +172,26 @@ def test_another_coding_is_refused_and_told_which_are_known(coding: str) -> None
     ("call", "said"),
     [(request(b""), "is missing; expected"), (request(b"", content_type="a/b"), "is 'a/b'; expected application/json")],
 )
-def test_a_body_of_no_known_kind_is_told_what_was_expected(call: Request, said: str) -> None:
+def test_an_unknown_content_type_is_rejected_with_the_expected_one(call: Request, said: str) -> None:
     with pytest.raises(Problem, match=said) as caught:
         encoded_bodies.require(encoded_bodies.head(call), "application/json")
     assert caught.value.details.status == 415
 
 
-def test_a_coding_that_is_named_twice_is_coded_twice() -> None:
+def test_a_repeated_coding_is_rejected() -> None:
     call = request(b"", content_type="application/json", content_encoding="gzip")
     call.scope["headers"].append((b"content-encoding", b"gzip"))
     with pytest.raises(Problem, match="'gzip,gzip'"):
         encoded_bodies.require(encoded_bodies.head(call), "application/json")
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+async def test_a_body_that_does_not_arrive_gets_408() -> None:
     with pytest.raises(Problem) as caught:
         await whole(request(b'{"id":', then=False), idle_seconds=0.05)
     assert (caught.value.details.status, caught.value.headers["Connection"]) == (408, "close")
 
 
-async def test_a_body_is_not_read_past_its_limit() -> None:
+async def test_a_body_is_not_read_beyond_its_limit() -> None:
     read = 0
 
     async def receive() -> Message:
