@@ -1,7 +1,7 @@
 """Business requests on real Kafka and PostgreSQL.
 
-The router checks their changes, each step is published in each region once and in order, even after a kill, and the audit
-log has all steps.
+The router checks their changes, each step is published in each region once and in order, even after a kill, and the
+audit log has all steps.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Streaming requests and responses on real connections.
 
-Verdicts are sent while the body arrives, compressed or not. Slow senders, clients that do not read and disconnected clients
-cost no memory, and every verdict is correct.
+Verdicts are sent while the body arrives, compressed or not. Slow senders, clients that do not read and disconnected
+clients cost no memory, and every verdict is correct.
 """
 
 import asyncio
