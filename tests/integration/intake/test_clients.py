@@ -26,7 +26,7 @@ from shared.contracts import envelope, ids
 from shared.contracts.events import CLIENT_CHANGED
 from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import Servers, project_root
-from tests.integration.intake.test_service import Intake, intake_of
+from tests.support.intake_process import Intake, intake_of
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -9,8 +9,6 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
-import msgspec
 import pytest
 
 from shared.contracts import ids, topics
@@ -25,17 +23,13 @@ from shared.contracts.events import (
     NOTICE_SUBMITTED,
     CaseClosed,
     CaseOpened,
-    DecisionMade,
-    DecisionReplaced,
     Item,
-    Struct,
     Trace,
 )
 from shared.kafka.producer import record
-from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import Servers
-from tests.integration.intake.test_service import Intake, intake_of
 from tests.support import intake_complaints
+from tests.support.intake_process import Intake, becomes, decision, intake_of, now, post, rejected, told
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -45,77 +39,6 @@ async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("notices")
     async with intake_of(servers, f"notices{os.getpid()}", folder) as running:
         yield running
-
-
-async def post(intake: Intake, what: str, body: object, *, key: str = "all", **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {"Authorization": f"Bearer {intake.keys[key]}", "Content-Type": "application/json"} | headers
-    return await intake.http.post(f"/v1/{what}", content=content, headers=given)
-
-
-async def told(intake: Intake, region: str, kind: str, data: Struct, n: int = 1) -> None:
-    """An event of a case, as the services tell it."""
-    about: Any = data
-    subject = f"{about.platform}:{about.kind}:{about.subject_id}" if hasattr(about, "platform") else "shop:product:x"
-    attributes = Attributes(
-        ids.event_id(about.case_id, kind, n), kind, "piepowder/test", now(), subject, region, ids.derive(about.case_id)
-    )
-    await intake.producer.send([record(topics.decisions(region), encode(attributes, data))])
-
-
-def now() -> str:
-    return to_text(SystemClock().now())
-
-
-def decision(
-    about: str, region: str, subject_id: str, *, case_type: str = "item", action: str = "reject", n: int = 1
-) -> DecisionMade:
-    case_id = ids.case_id(about, region, case_type)
-    made = DecisionMade(
-        decision_id=ids.decision_id(case_id, n),
-        case_id=case_id,
-        case_type=case_type,
-        item_id=about,
-        platform="shop",
-        kind="product",
-        subject_id=subject_id,
-        queue="q",
-        n=n,
-        action=action,
-        reasons=["FAKE"] if action == "reject" else [],
-        policy_set="ps-1",
-        automated=False,
-        reviewer="r-1",
-        team="t-1",
-        received_at=now(),
-        due_at=now(),
-    )
-    if n == 1:
-        return made
-    first = ids.decision_id(case_id, 1)
-    return DecisionReplaced(**msgspec.structs.asdict(made), replaces=first, why="appeal")
-
-
-async def where(intake: Intake, what: str, of: str, region: str) -> dict[str, Any]:
-    answer = await intake.get(f"/v1/{what}/{of}")
-    found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
-    return found
-
-
-async def becomes(intake: Intake, what: str, of: str, region: str, status: str) -> dict[str, Any]:
-    async def has() -> bool:
-        return (await where(intake, what, of, region)).get("status") == status
-
-    await intake.becomes(has)
-    return await where(intake, what, of, region)
-
-
-async def rejected(intake: Intake, subject_id: str, *, markets: tuple[str, ...] = ("DE",)) -> str:
-    """An item that was posted, and rejected in the north by `r-1`."""
-    posted = await intake.send(intake.post(id=subject_id, markets=list(markets)))
-    item_id: str = posted.json()["item_id"]
-    await told(intake, intake.north, DECISION_MADE, decision(item_id, intake.north, subject_id))
-    return item_id
 
 
 async def test_after_202_each_regions_topic_has_the_notice_and_a_repetition_has_the_same_ids(intake: Intake) -> None:

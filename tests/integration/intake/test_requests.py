@@ -146,8 +146,8 @@ class Town:
         try:
             async with asyncio.timeout(30):
                 while not any(event.data.version == wanted for event in found):
-                    for publisher in (await consumer.getmany(timeout_ms=200)).values():
-                        events = [decode(r.headers, r.key, r.value, region=region) for r in publisher]
+                    for partition in (await consumer.getmany(timeout_ms=200)).values():
+                        events = [decode(r.headers, r.key, r.value, region=region) for r in partition]
                         found += [event for event in events if event.data.request_id == request_id]
         finally:
             await consumer.stop()

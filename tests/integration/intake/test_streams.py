@@ -19,7 +19,7 @@ import pytest
 
 from shared.contracts import topics
 from tests.conftest import Servers
-from tests.integration.intake.test_service import NDJSON, Intake, intake_of
+from tests.support.intake_process import NDJSON, Intake, intake_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -16,9 +16,7 @@ from piepowder.listings import Line, Options, Refusal, Source, read
 from services.intake.items.handlers import ItemIntake
 from shared.validation.faults import InputRejected
 from tests.conftest import project_root
-from tests.unit.intake.items.test_posts import ANYONE, NOW, intake
-
-__all__ = ["intake"]
+from tests.support.intake_items import ANYONE, NOW, item_intake
 
 BESIDE = project_root().parent / "shared" / "data"
 FILES = {
@@ -46,6 +44,11 @@ HASHES = (
     "3#long story#" + "what it does and how it does that " * 560 + "#harrow soft#1,299.00\r\n"
     "4#no price, no text###\r\n"
 )
+
+
+@pytest.fixture(scope="module")
+def intake() -> ItemIntake:
+    return item_intake()
 
 
 def rows_of(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[Refusal]]:

@@ -16,15 +16,13 @@ from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.items.domain.posts import MalformedItem
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from shared.auth.authenticator import Client
-from shared.contracts.envelope import Attributes, Event, decode
-from shared.contracts.events import OperatingModelPublished, Queue, Region
+from shared.contracts.envelope import decode
 from shared.http.http import InputError
 from shared.runtime.errors import Poison
 from shared.validation import codes
 from shared.validation.faults import Fault, InputRejected
+from tests.support.intake_items import ANYONE, NOW, item_intake, model, published
 
-NOW = "2026-05-01T09:30:00.000Z"
-ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))
 GOOD: dict[str, Any] = {
     "platform": "shop",
     "kind": "product",
@@ -75,26 +73,9 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def model(*regions: tuple[str, list[str]]) -> OperatingModelPublished:
-    queue = Queue(id="q", service_level_minutes=60)
-    return OperatingModelPublished(
-        id="om-1",
-        number=1,
-        published_by="test",
-        regions=[Region(id=name, markets=markets, queues=[queue], default_queue="q") for name, markets in regions],
-    )
-
-
-def published(content: OperatingModelPublished) -> Event[OperatingModelPublished]:
-    return Event(Attributes("", "", "", "", "", "", ""), content)
-
-
 @pytest.fixture(scope="module")
 def intake() -> ItemIntake:
-    publishers = dict.fromkeys(["eu", "us"])
-    intake = ItemIntake(codes=codes.load(), publishers=publishers)  # type: ignore[arg-type]  # nothing is sent
-    intake.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
-    return intake
+    return item_intake()
 
 
 def prepared(intake: ItemIntake, post: object, client: Client = ANYONE) -> PreparedItem:

@@ -13,7 +13,7 @@ from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, Transient
 from shared.validation import codes
-from tests.unit.intake.items.test_posts import ANYONE, NOW, model, published
+from tests.support.intake_items import ANYONE, NOW, model, published
 
 
 class Cluster:

@@ -18,7 +18,7 @@ from services.intake.items.domain.posts import MAX_BODY_BYTES, too_large
 from shared.http import encoded_bodies
 from shared.http.http import Problem
 from shared.validation.faults import InputRejected
-from tests.unit.intake.items.test_batch import Cluster, line, take
+from tests.support.intake_batches import Cluster, line, take
 
 if sys.version_info >= (3, 14):
     from compression import zstd
