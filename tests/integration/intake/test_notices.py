@@ -211,7 +211,7 @@ async def test_nobody_can_appeal_against_the_approval_of_an_item(intake: Intake)
     by_item = await post(intake, "appeals", intake_complaints.appeal(item_id=item_id))
     assert (by_item.status_code, by_item.json()["errors"][0]["pointer"]) == (422, "/appellant/kind")
     by_decision = await post(intake, "appeals", intake_complaints.appeal(decision_id=made.decision_id))
-    assert (by_decision.status_code, "may be appealed about" in by_decision.json()["detail"]) == (404, True)
+    assert (by_decision.status_code, "can be contested" in by_decision.json()["detail"]) == (404, True)
 
 
 async def test_a_key_cannot_see_decisions_of_other_regions_and_must_name_one_of_several_regions(intake: Intake) -> None:
