@@ -21,7 +21,8 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Accepted, Front, Overloaded
 from services.intake.withdrawals import MAX_REASON, NotKnown, Withdrawals
-from shared.auth.authenticator import Authenticator, Client, charge, note_refused
+from shared.auth.authenticator import Authenticator, charge, record_refused
+from shared.auth.principal import Principal
 from shared.http.http import HANG_UP, Problem, Shortcut, json_response, not_ready, query_of, unavailable
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
@@ -121,7 +122,7 @@ class Posting:
         self._outcomes[answer.details.status].inc()
         raise answer
 
-    async def _accepted(self, client: Client, accepted: Accepted, head: bodies.Head) -> Response:
+    async def _accepted(self, client: Principal, accepted: Accepted, head: bodies.Head) -> Response:
         seconds = waiting.preferred(head.prefer) if head.prefer else 0
         known = await self._asking.decided(client, accepted.item_id, seconds) if seconds else None
         if known is None:
@@ -148,7 +149,7 @@ class Posting:
         return _Streamed(first, verdicts, media_type=NDJSON, patience=self._idle_seconds)
 
     async def _verdicts(
-        self, request: Request, client: Client, body: AsyncIterator[bytes]
+        self, request: Request, client: Principal, body: AsyncIterator[bytes]
     ) -> AsyncGenerator[bytes, None]:
         self._batches += 1
         batch = Batch(self._front, client, self._clock, idle_seconds=self._idle_seconds)
@@ -160,10 +161,10 @@ class Posting:
             self._batches -= 1
             charge(request, batch.outcomes.total())
             for slug, count in batch.forbidden.items():
-                note_refused(request, slug, 403, count)
+                record_refused(request, slug, 403, count)
 
-    def _asked(self, request: Request, *content_types: str) -> tuple[Client, bodies.Head]:
-        client = self._authenticator.client(request, "items:write")
+    def _asked(self, request: Request, *content_types: str) -> tuple[Principal, bodies.Head]:
+        client = self._authenticator.principal(request, "items:write")
         head = bodies.head(request)
         bodies.require(head, *content_types)
         if self._front.ownership is None:
@@ -214,7 +215,7 @@ class Withdrawing:
 
     async def item(self, request: Request) -> Response:
         """`DELETE /v1/items/{item_id}`."""
-        client = self._authenticator.client(request, "items:write")
+        client = self._authenticator.principal(request, "items:write")
         statuses = self._following.statuses
         if statuses is None:
             raise not_ready(self._readiness)

@@ -31,7 +31,7 @@ from services.intake.withdrawals import Withdrawals
 from shared.auth.access_log import Access
 from shared.auth.authenticator import Authenticator
 from shared.contracts import topics
-from shared.http import http
+from shared.http import http, server
 from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.offsets import Reach
@@ -39,7 +39,7 @@ from shared.kafka.producer import KafkaProducer, Producer, Producers
 from shared.postgres.connect import opened
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import lifecycle, metrics
+from shared.runtime import metrics
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
@@ -164,7 +164,7 @@ async def run(settings: Settings) -> bool:
                 part.close()
 
     try:
-        return await lifecycle.serve(serving, settings, [control.run, access.run, connect_kafka, follow], readiness)
+        return await server.serve(serving, settings, [control.run, access.run, connect_kafka, follow], readiness)
     finally:
         await asyncio.gather(
             business.stop(),

@@ -25,7 +25,7 @@ from services.intake.domain import posts
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Accepted, Front, NotAcknowledged, Overloaded
 from services.intake.ndjson import Line, Splitter
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.http.http import InputError, Problem, ProblemDetails, unavailable
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
@@ -72,7 +72,7 @@ _Judged: TypeAlias = tuple[int, Accepted | bytes]
 class Batch:
     """One call. `idle_seconds`: how long its sender may take to complete a line."""
 
-    def __init__(self, front: Front, client: Client, clock: Clock, *, idle_seconds: float) -> None:
+    def __init__(self, front: Front, client: Principal, clock: Clock, *, idle_seconds: float) -> None:
         self._front = front
         self._client = client
         self._clock = clock

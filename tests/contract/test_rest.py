@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from shared.auth.authenticator import Client
 from shared.auth.clients import SCOPES
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.contracts.events import RateLimit
+from shared.http import server
 from shared.kafka.control import ControlReader
-from shared.runtime import lifecycle
 from shared.runtime.readiness import Readiness
 from shared.runtime.settings import CommonSettings
 from tests.support.router_samples import on_control, operating_model, policies, region
@@ -82,10 +82,10 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
     """The service as its composition root puts it together, but for its loops; `in_force`: it has read the control
     topic, and found an operating model and policies there."""
     clients = [
-        Client("nobody", ids.hash_api_key(NOBODY), frozenset()),
-        Client("elsewhere", ids.hash_api_key(ELSEWHERE), SCOPES, frozenset({"mars"})),
-        Client("all", ids.hash_api_key(ALL), SCOPES),
-        Client("often", ids.hash_api_key(OFTEN), SCOPES, limit=RateLimit(requests_per_second=0.001, burst=1)),
+        ClientEntry("nobody", ids.hash_api_key(NOBODY), frozenset()),
+        ClientEntry("elsewhere", ids.hash_api_key(ELSEWHERE), SCOPES, frozenset({"mars"})),
+        ClientEntry("all", ids.hash_api_key(ALL), SCOPES),
+        ClientEntry("often", ids.hash_api_key(OFTEN), SCOPES, limit=RateLimit(requests_per_second=0.001, burst=1)),
     ]
     clients_file = folder / "clients.json"
     clients_file.write_bytes(msgspec.json.encode(clients))
@@ -104,7 +104,7 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
         return True
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lifecycle, "serve", capture)
+        patch.setattr(server, "serve", capture)
         settings = kind.model_validate({"kafka": "127.0.0.1:9", "clients_file": clients_file, **known})
         await importlib.import_module(f"services.{service}.app").run(settings)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(captured[0]), base_url="http://service") as calls:
@@ -118,22 +118,36 @@ async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         yield service
 
 
+def examples_of(content: dict[str, Any], document: dict[str, Any]) -> list[Any]:
+    """The examples of a response: its own, or those of its schema."""
+    if "example" in content:
+        return [content["example"]]
+    if "examples" in content:
+        return [example["value"] for example in content["examples"].values()]
+    reference = content["schema"].get("$ref", "").rpartition("/")[2]
+    return list(document["components"]["schemas"].get(reference, {}).get("examples", ()))
+
+
 def test_every_answer_is_described_with_an_example(served: Served) -> None:
     faults = []
     assert set(served.document["paths"]) > PROBES
     for operation in served.operations():
         for status, answer in operation.said["responses"].items():
             for kind, content in answer.get("content", {}).items():
-                example = content.get("example")
-                if example is None:
+                found = examples_of(content, served.document)
+                if not found:
                     faults.append(f"{operation} {status}: no example")
-                elif kind == PROBLEM and (
-                    example["status"] != int(status)
-                    or not example["type"].startswith("urn:piepowder:problem:")
-                    or not example["title"]
-                    or not example["detail"]
-                ):
-                    faults.append(f"{operation} {status}: {example}")
+                faults += [
+                    f"{operation} {status}: {example}"
+                    for example in found
+                    if kind == PROBLEM
+                    and (
+                        example["status"] != int(status)
+                        or not example["type"].startswith("urn:piepowder:problem:")
+                        or not example["title"]
+                        or not example["detail"]
+                    )
+                ]
             if int(status) >= 400 and status != "503" and PROBLEM not in answer.get("content", {}):
                 faults.append(f"{operation} {status}: no problem")
         if (kind := operation.body_type) is not None:

@@ -19,7 +19,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.contracts.events import (
@@ -55,17 +55,16 @@ runpy.run_module("services.intake", run_name="__main__")
 """
 _WRITES = frozenset({"items:write", "items:read", "notices:write", "notices:read", "appeals:write", "appeals:read"})
 _KEYS = {
-    "all": Client(name="shop", key_sha256="", scopes=_WRITES),
-    "reader": Client(name="reader", key_sha256="", scopes=frozenset({"items:read"})),
-    "nowhere": Client(
+    "all": Principal(name="shop", scopes=_WRITES),
+    "reader": Principal(name="reader", scopes=frozenset({"items:read"})),
+    "nowhere": Principal(
         name="nowhere",
-        key_sha256="",
         scopes=_WRITES,
         regions=frozenset({"mars"}),
     ),
-    "northern": Client(name="northern", key_sha256="", scopes=_WRITES),
-    "shop-north": Client(name="shop", key_sha256="", scopes=_WRITES),
-    "fair": Client(name="fair", key_sha256="", scopes=_WRITES, platforms=frozenset({"fair"})),
+    "northern": Principal(name="northern", scopes=_WRITES),
+    "shop-north": Principal(name="shop", scopes=_WRITES),
+    "fair": Principal(name="fair", scopes=_WRITES, platforms=frozenset({"fair"})),
 }
 _NORTHERN = ("northern", "shop-north")
 NDJSON = "application/x-ndjson"

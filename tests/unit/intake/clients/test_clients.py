@@ -10,8 +10,8 @@ from services.intake.clients import domain
 from services.intake.clients.api import ChangeBody, _patch
 from services.intake.clients.domain import Client, Key, Patch, Refused
 from shared.auth import clients
-from shared.auth.authenticator import Client as Caller
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
+from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import RateLimit
 
@@ -38,8 +38,8 @@ def key(n: int, **times: Any) -> Key:
     return Key(sha256=ids.content_hash(str(n).encode()), created_at=times.pop("created_at", NOW + n * DAY), **times)
 
 
-def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Caller:
-    return Caller("lead", "", frozenset(scopes), frozenset(regions))
+def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Principal:
+    return Principal("lead", frozenset(scopes), frozenset(regions))
 
 
 def test_revisions_go_by_the_clock_and_grow_even_when_it_does_not() -> None:
@@ -119,7 +119,7 @@ def test_what_is_told_has_neither_description_nor_last_use() -> None:
     ],
 )
 def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
-    giver: Caller, after: Client, before: Client | None, pointer: str | None
+    giver: Principal, after: Client, before: Client | None, pointer: str | None
 ) -> None:
     if pointer is None:
         domain.check_grant(after, before, giver)
@@ -148,7 +148,7 @@ def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
     if beyond is None:
         domain.check_platforms(some)
         return
-    with pytest.raises(Refused, match=f"^{beyond} are about every platform") as refused:
+    with pytest.raises(Refused, match=f"^{beyond} concern every platform") as refused:
         domain.check_platforms(some)
     assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
     with pytest.raises(Refused) as refused:

@@ -20,7 +20,7 @@ from services.intake.domain.posts import MAX_BODY_BYTES
 from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Front
 from services.intake.ndjson import Splitter
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.http.http import Problem
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
@@ -28,7 +28,7 @@ from shared.runtime.errors import Poison, Transient
 from tests.unit.intake.items.test_posts import model, published
 
 CLOCK = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
-CLIENT = Client(name="shop", key_sha256="", scopes=frozenset())
+CLIENT = Principal(name="shop", scopes=frozenset())
 
 
 class Cluster:

@@ -17,14 +17,14 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.ownership import Ownership
 from services.intake.domain.posts import IllFormed, Refused
 from services.intake.handlers import Accepted, Front
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts.envelope import Attributes, Event, decode
 from shared.contracts.events import OperatingModelPublished, Queue, Region
 from shared.http.http import InputError
 from shared.runtime.errors import Poison
 
 NOW = "2026-05-01T09:30:00.000Z"
-ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))
+ANYONE = Principal(name="shop", scopes=frozenset({"items:write"}))
 GOOD: dict[str, Any] = {
     "platform": "shop",
     "kind": "product",
@@ -96,11 +96,11 @@ def front() -> Front:
     return front
 
 
-def prepared(front: Front, post: object, client: Client = ANYONE) -> Accepted:
+def prepared(front: Front, post: object, client: Principal = ANYONE) -> Accepted:
     return front.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
 
 
-def refused(front: Front, post: object, client: Client = ANYONE) -> Refused:
+def refused(front: Front, post: object, client: Principal = ANYONE) -> Refused:
     with pytest.raises(Refused) as caught:
         prepared(front, post, client)
     return caught.value
@@ -422,7 +422,7 @@ def test_a_list_or_a_number_is_no_item(front: Front) -> None:
 
 
 def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(front: Front) -> None:
-    european = Client(name="euro", key_sha256="", scopes=frozenset(), regions=frozenset({"eu"}))
+    european = Principal(name="euro", scopes=frozenset(), regions=frozenset({"eu"}))
     assert prepared(front, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
     error = refused(front, GOOD, european)
     assert (error.status, error.slug) == (403, "region-not-allowed")

@@ -14,7 +14,7 @@ from services.intake.domain.status import Dead, Facts, Submission
 from services.intake.group_commit import GroupCommit
 from services.intake.handlers import Front, Overloaded
 from services.intake.withdrawals import NotKnown, Withdrawal, Withdrawals
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
 from shared.kafka.offsets import Ends
@@ -24,7 +24,7 @@ from shared.runtime.errors import Transient
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
-EVERYWHERE = Client(name="shop", key_sha256="", scopes=frozenset())
+EVERYWHERE = Principal(name="shop", scopes=frozenset())
 
 
 class Cluster:
@@ -62,12 +62,12 @@ def submitted(*regions: str) -> Facts:
     return Facts(subject="shop:product:a:b/1", submission=first, submission_last=4)
 
 
-def client(*regions: str) -> Client:
-    return Client(name="shop", key_sha256="", scopes=frozenset(), regions=frozenset(regions))
+def client(*regions: str) -> Principal:
+    return Principal(name="shop", scopes=frozenset(), regions=frozenset(regions))
 
 
 async def withdraw(
-    projection: Projection, by: Client = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
+    projection: Projection, by: Principal = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
 ) -> tuple[Withdrawal, list[Record]]:
     cluster = Cluster()
     lanes = dict.fromkeys(("eu", "us"), GroupCommit(cluster, max_records=10, max_bytes=100_000))

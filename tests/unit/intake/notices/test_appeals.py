@@ -16,7 +16,7 @@ from services.intake.domain.posts import Refused
 from services.intake.domain.status import Submission
 from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, Closed, Facts, Place
 from services.intake.notices.handlers import Appeals, NotKnown, Taken
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import (
     APPEAL_SUBMITTED,
@@ -143,7 +143,7 @@ def kept(taken: Taken, decision_id: str = DECISION_ID) -> Facts:
 
 
 async def take(
-    known: Known, body: dict[str, Any], by: Client = EVERYWHERE, *, days: int = 184
+    known: Known, body: dict[str, Any], by: Principal = EVERYWHERE, *, days: int = 184
 ) -> tuple[Taken, Cluster]:
     cluster = Cluster()
     taking = Appeals(
@@ -160,7 +160,7 @@ async def take(
         raise
 
 
-async def refused(known: Known, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> Refused:
+async def refused(known: Known, body: dict[str, Any], by: Principal = EVERYWHERE, **how: Any) -> Refused:
     with pytest.raises(Refused) as found:
         await take(known, body, by, **how)
     return found.value

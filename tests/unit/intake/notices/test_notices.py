@@ -9,7 +9,7 @@ import pytest
 from services.intake.domain.posts import Refused
 from services.intake.notices.domain import notices
 from services.intake.notices.handlers import Notices, Taken
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
 from shared.runtime.errors import Transient
@@ -35,14 +35,14 @@ CATEGORIES = {
 }
 
 
-def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> Refused:
+def refused(text: bytes | dict[str, Any], by: Principal = EVERYWHERE) -> Refused:
     body = text if isinstance(text, bytes) else json.dumps(text).encode()
     with pytest.raises(Refused) as found:
         Notices(front(Cluster()), CODES, clock()).prepare(body, by)
     return found.value
 
 
-async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[Taken, Cluster]:
+async def taken(body: dict[str, Any], by: Principal = EVERYWHERE) -> tuple[Taken, Cluster]:
     cluster = Cluster()
     return await Notices(front(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
 
