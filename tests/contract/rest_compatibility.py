@@ -172,9 +172,8 @@ def _parameters(operation: Json) -> dict[tuple[str, str], Json]:
 
 def _scopes(document: Json, operation: Json) -> list[list[str]]:
     """The scopes of each security scheme that opens the operation; the schemes' own names do not matter."""
-    return sorted(
-        sorted(scopes) for one in operation.get("security", document.get("security", [])) for scopes in one.values()
-    )
+    schemes = operation["security"] if "security" in operation else document.get("security", [])
+    return sorted(sorted(scopes) for scheme in schemes for scopes in scheme.values())
 
 
 def _alternatives(document: Json, schema: Json) -> Iterator[Json]:
