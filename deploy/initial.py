@@ -13,8 +13,8 @@ import msgspec
 
 from deploy.local.errors import StackError
 from deploy.local.files import write_whole
-from shared.auth.authenticator import Client
 from shared.auth.clients import SCOPES
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.runtime.errors import Transient
 
@@ -32,13 +32,13 @@ def keep_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[st
     if not ids.is_well_formed_api_key(key):
         key = ids.new_api_key(name)
         write_whole(key_file, key + "\n", mode=0o600)
-    others: list[Client] = []
+    others: list[ClientEntry] = []
     if clients_file.exists():
         try:
-            others = msgspec.json.decode(clients_file.read_bytes(), type=list[Client])
+            others = msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])
         except msgspec.DecodeError as error:
             raise StackError(f"{clients_file} is not readable ({error}).", "Mend or remove it.") from error
-    mine = Client(name, ids.hash_api_key(key), scopes)
+    mine = ClientEntry(name, ids.hash_api_key(key), scopes)
     clients = [mine, *(client for client in others if client.name != name)]
     text = msgspec.json.format(msgspec.json.encode(clients, order="deterministic"), indent=2).decode()
     write_whole(clients_file, text + "\n", mode=0o600)

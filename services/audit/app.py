@@ -8,11 +8,12 @@ from services.audit.settings import Settings
 from services.audit.store import Log
 from shared.auth.access_log import Access
 from shared.contracts import topics
-from shared.http.http import create_app
+from shared.http import server
+from shared.http.app import create_app
 from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
 from shared.postgres.connect import opened
-from shared.runtime import lifecycle, metrics
+from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 
@@ -34,18 +35,19 @@ async def run(settings: Settings) -> bool:
         clock=clock,
     )
     app = create_app("audit", "Everything that happened in a region, once and in order.", readiness)
-    shelf = api.Shelf(readiness)
-    api.add_routes(app, shelf, access.authenticator, region)
+    app.state.authenticator = access.authenticator
+    app.include_router(api.router)
 
     async def audit(stop: asyncio.Event) -> None:
         async with opened(settings.database_url, "audit", stop=stop, readiness=readiness) as database:
             if database is not None:
-                shelf.log = Log(database, region)
-                metrics.AUDIT_SIZE.labels(region).set((await shelf.log.head()).size)
-                await consume(settings, shelf.log, readiness, stop)
+                log = Log(database, region)
+                api.available_log.provide(app, log)
+                metrics.AUDIT_SIZE.labels(region).set((await log.head()).size)
+                await consume(settings, log, readiness, stop)
 
     try:
-        return await lifecycle.serve(app, settings, [access.control_reader().run, access.run, audit], readiness)
+        return await server.serve(app, settings, [access.control_reader().run, access.run, audit], readiness)
     finally:
         await producer.stop()
 

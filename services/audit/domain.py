@@ -9,7 +9,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -58,11 +58,15 @@ class DeadLetter(NamedTuple):
     subject: str | None
 
 
+Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Checked where a number is decoded from a cursor."""
+
+
 class Head(NamedTuple):
     """How much there is: events, and dead letters. What is there at a head stays as it is."""
 
-    size: int
-    deadletters: int
+    size: Natural
+    deadletters: Natural
 
 
 class Appended(NamedTuple):
@@ -76,8 +80,8 @@ class Appended(NamedTuple):
 class Place(NamedTuple):
     """Where an entry stands: an event at its sequence number, a dead letter behind the events there were by then."""
 
-    seq: int
-    letter: int
+    seq: Natural
+    letter: Natural
 
 
 class Step(NamedTuple):

@@ -10,6 +10,7 @@ from services.audit.domain import (
     DeadLetter,
     Entry,
     Head,
+    Natural,
     Place,
     Shown,
     Source,
@@ -92,44 +93,34 @@ class Keeper:
         metrics.AUDIT_SIZE.labels(self._region).set(appended.head.size)
 
 
-class Cursor(msgspec.Struct, frozen=True):
-    """Where a timeline's page begins: in the window behind place `after`, at `offset`, of what there was at `head`.
+class TimelinePosition(msgspec.Struct, frozen=True, array_like=True):
+    """The start of a page of a timeline: `offset` entries into the window behind `after`, in the log of size `head`.
 
-    The head is the first page's, and what is there at a head stays as it is: so pages neither repeat nor skip an entry,
-    however much is appended meanwhile.
+    The head is that of the first page, and the log up to a head never changes. Therefore pages neither repeat nor skip
+    an entry while events are appended.
     """
 
     after: Place
-    offset: int
+    offset: Natural
     head: Head
 
-    def __str__(self) -> str:
-        return ".".join(map(str, (*self.after, self.offset, *self.head)))
 
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """The cursor that `str` made; raises ValueError for any other text."""
-        parts = text.split(".")
-        if len(parts) != 5 or not all(part.isascii() and part.isdigit() and len(part) <= 18 for part in parts):
-            raise ValueError(f"{text!r:.100} is not a cursor that a timeline has given")
-        seq, letter, offset, size, deadletters = map(int, parts)
-        return cls(Place(seq, letter), offset, Head(size, deadletters))
-
-
-async def timeline(log: Reading, subject: str, cursor: Cursor | None, limit: int) -> tuple[list[Shown], Cursor | None]:
+async def timeline(
+    log: Reading, subject: str, cursor: TimelinePosition | None, limit: int
+) -> tuple[list[Shown], TimelinePosition | None]:
     """A page of a subject's life, oldest first and causes before effects, and where the next one begins.
 
     Order is made within windows of `WINDOW` entries, which follow the log's sequence.
     """
-    begin = cursor or Cursor(Place(0, 0), 0, await log.head())
+    begin = cursor or TimelinePosition(Place(0, 0), 0, await log.head())
     window = await log.steps(subject, after=begin.after, upto=begin.head, limit=WINDOW)
     steps = page(in_causal_order(window), begin.offset, limit, PAGE_BYTES)
     offset = begin.offset + len(steps)
-    following: Cursor | None = None
+    following: TimelinePosition | None = None
     if offset < len(window):
         following = msgspec.structs.replace(begin, offset=offset)
     elif len(window) == WINDOW:
-        following = Cursor(window[-1].place, 0, begin.head)
+        following = TimelinePosition(window[-1].place, 0, begin.head)
     return await log.shown(steps), following
 
 

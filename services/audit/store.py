@@ -102,7 +102,7 @@ class Log:
 
     def __init__(self, database: Database, region: str) -> None:
         self._database = database
-        self._region = region
+        self.region = region
         self._met_repeats = False
 
     async def append(self, entries: Sequence[Entry], letters: Sequence[DeadLetter]) -> Appended:
@@ -277,7 +277,7 @@ class Log:
             time=row.time,
             source=row.consumer_group,
             subject=row.subject,
-            region=self._region,
+            region=self.region,
             topic=row.topic,
             partition=row.partition,
             offset=row.offset,

@@ -16,7 +16,8 @@ from services.decision import domain
 from services.decision.domain import Case, Decision, Refused
 from services.decision.handlers import Lease, ReviewCases
 from services.decision.store import Store, Urgency
-from shared.auth.authenticator import Authenticator, keyed
+from shared.auth.authenticator import Authenticator
+from shared.auth.keyed import keyed
 from shared.contracts import events, ids
 from shared.http.http import (
     IdempotencyKey,
@@ -350,7 +351,7 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
                 f" {', '.join(known) or 'none yet'}."
             )
             raise Problem(422, "unknown-queue", "No such queue", detail, pointer=f"/queues/{unknown[0]}")
-        client = authenticator.client(request, WRITE)
+        client = authenticator.principal(request, WRITE)
         given = None if idempotency_key is None else read_idempotency_key(idempotency_key)
         key = None if given is None else ids.derive("claim", client.name, given)
         lease = await _acted(

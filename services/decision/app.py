@@ -12,13 +12,14 @@ from services.decision.settings import Settings
 from services.decision.store import Store
 from shared.auth.access_log import Access
 from shared.contracts import topics
+from shared.http import server
 from shared.http.http import create_app
 from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
 from shared.postgres.connect import opened
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import lifecycle, metrics
+from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
@@ -65,7 +66,7 @@ async def run(settings: Settings) -> bool:
                 await _work(settings, database, producer=producer, desk=desk, readiness=readiness, stop=stop)
 
     try:
-        return await lifecycle.serve(app, settings, [access.control_reader().run, access.run, decision], readiness)
+        return await server.serve(app, settings, [access.control_reader().run, access.run, decision], readiness)
     finally:
         await producer.stop()
 

@@ -19,13 +19,13 @@ from services.intake.publishing.regions import SOURCE
 from services.intake.requests.wiring import RequestRoutes
 from services.intake.settings import Settings
 from shared.auth.access_log import Access
-from shared.http import http
+from shared.http import http, server
 from shared.kafka.offsets import Reach
 from shared.kafka.producer import KafkaProducer, Producers
 from shared.postgres.connect import opened
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import lifecycle, metrics
+from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import until_done
@@ -149,7 +149,7 @@ async def run(settings: Settings) -> bool:
                 part.close()
 
     try:
-        return await lifecycle.serve(serving, settings, [control.run, access.run, connect_kafka, follow], readiness)
+        return await server.serve(serving, settings, [control.run, access.run, connect_kafka, follow], readiness)
     finally:
         await asyncio.gather(
             business.stop(),

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from services.router.check import MOST_CONDITIONS, Checks
 from services.router.control import Control, PolicySetContent, Publisher
-from shared.auth.authenticator import Authenticator, Client, require_region
+from shared.auth.authenticator import Authenticator, require_region
+from shared.auth.principal import Principal
 from shared.contracts.events import Region
 from shared.http.http import (
     InputError,
@@ -100,8 +101,8 @@ def add_routes(
     app.add_middleware(LimitBody, max_bytes=MAX_BYTES)
     checks = Checks(control)
 
-    def client_of(request: Request, scope: str) -> Client:
-        client = authenticator.client(request, scope)
+    def client_of(request: Request, scope: str) -> Principal:
+        client = authenticator.principal(request, scope)
         require_query(request, ())
         if not control.read:
             raise not_ready(readiness)

@@ -13,11 +13,10 @@ from services.router.settings import Settings
 from shared.auth.access_log import Access
 from shared.contracts import topics
 from shared.contracts.envelope import Event
-from shared.http import http
+from shared.http import http, server
 from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer
 from shared.kafka.producer import KafkaProducer
-from shared.runtime import lifecycle
 from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
@@ -71,7 +70,7 @@ async def run(settings: Settings) -> bool:
 
     try:
         routing = [_once_in_force(control, consumer(region).run) for region in settings.regions]
-        return await lifecycle.serve(app, settings, [reader.run, access.run, *routing], readiness)
+        return await server.serve(app, settings, [reader.run, access.run, *routing], readiness)
     finally:
         await asyncio.gather(*(producer.stop() for producer in producers.values()))
 

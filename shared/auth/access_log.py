@@ -1,10 +1,10 @@
-"""Knowing who calls, as one part of a service: the clients, people's tokens, and the log of who was refused.
+"""Access control of a service as one component: clients, access tokens, and the log of refused calls and used keys.
 
-Every refusal (401, 403, and 429 above a client's limit) ends in the audit log, and no flood of them floods Kafka or
-memory: what is refused for the same reason, on the same route, to the same client is one event every few seconds, with
-a count, and there are only so many of them. Likewise the keys that were used, once a minute. Both are told on the
-access topic of a region: of those that the service serves, the first that the client may act in. What Kafka does not
-take is kept, as it is, and sent again; when a process is killed, at most its last few seconds are not told.
+Every refusal (401, 403, and 429 above a rate limit) reaches the audit log, and a flood of refusals floods neither Kafka
+nor memory: refusals with the same reason, route and client are counted into one event every few seconds, and the
+number of different counts is bounded. Used keys are reported in the same way, once a minute. The events go to the
+access topic of one region: the first region of the service in which the client may act. Events that Kafka does not
+accept are kept and sent again; a killed process loses at most its last few seconds.
 """
 
 import asyncio
@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from shared.auth import authenticator
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator, TokenVerifier
+from shared.auth.clients_file import read_clients_file
+from shared.auth.principal import Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, Event, encode, subject_of
 from shared.contracts.events import ACCESS_REFUSED, ACCESS_USED, AccessRefused, AccessUsed, KeyUse, Struct
@@ -31,15 +32,15 @@ from shared.runtime.settings import CommonSettings
 
 log = logging.getLogger(__name__)
 
-TELL_SECONDS: Final = 3.0
+REPORT_SECONDS: Final = 3.0
 USES_SECONDS: Final = 60.0
 _LAST_SECONDS: Final = 3.0
-_MOST_TALLIES: Final = 1_000
-_MOST_KEYS: Final = 1_000
+_MAX_COUNTS: Final = 1_000
+_MAX_KEYS: Final = 1_000
 _OTHERS: Final = "(others)"
 
 
-class _Tally:
+class _Count:
     __slots__ = ("count", "key", "since", "status", "until")
 
     def __init__(self, status: int, key: str, since: datetime) -> None:
@@ -50,7 +51,7 @@ class _Tally:
 
 
 class AccessLog:
-    """Tells of refusals and of used keys; `producers` gives the way to each region's Kafka, in the regions' order."""
+    """Publishes refused calls and used keys; `producers` are the producers of the service's regions, in their order."""
 
     def __init__(self, *, service: str, source: str, producers: Mapping[str, Producer], clock: Clock) -> None:
         self._service = service
@@ -59,95 +60,96 @@ class AccessLog:
         self._clock = clock
         self._run = ids.new_run()
         self._numbers = itertools.count(1)
-        self._tallies: dict[tuple[str, str, str, str, str], _Tally] = {}
+        self._counts: dict[tuple[str, str, str, str, str], _Count] = {}
         self._pending: dict[str, list[Record]] = {}
 
     def refused(
-        self, *, reason: str, client: Client, key: str, method: str, route: str, status: int, count: int
+        self, *, reason: str, principal: Principal, key: str, method: str, route: str, status: int, count: int
     ) -> None:
-        """Count refusals of a kind; the next event tells them."""
-        place = self._home(client), reason, client.name, method, route
-        if place not in self._tallies and len(self._tallies) >= _MOST_TALLIES:
-            place = *place[:2], "", "", _OTHERS
+        """Count refusals of one kind for the next event."""
+        kind = self._home(principal), reason, principal.name, method, route
+        if kind not in self._counts and len(self._counts) >= _MAX_COUNTS:
+            kind = *kind[:2], "", "", _OTHERS
         now = self._clock.now()
-        tally = self._tallies.get(place)
-        if tally is None:
-            tally = self._tallies[place] = _Tally(status, key, now)
-        tally.count += count
-        tally.until = now
+        counted = self._counts.get(kind)
+        if counted is None:
+            counted = self._counts[kind] = _Count(status, key, now)
+        counted.count += count
+        counted.until = now
 
-    async def run(self, uses: Callable[[], Sequence[tuple[Client, KeyUse]]], stop: asyncio.Event) -> None:
-        """Tell every few seconds until `stop` is set, and then once more."""
-        began, asked = self._clock.now(), self._clock.monotonic()
+    async def run(self, uses: Callable[[], Sequence[tuple[Principal, KeyUse]]], stop: asyncio.Event) -> None:
+        """Publish every few seconds until `stop` is set, and then once more."""
+        since, published = self._clock.now(), self._clock.monotonic()
         while not stop.is_set():
-            await wait(stop, TELL_SECONDS)
-            if stop.is_set() or self._clock.monotonic() - asked >= USES_SECONDS:
-                self.used(uses(), began)
-                began, asked = self._clock.now(), self._clock.monotonic()
-            await self.tell(_LAST_SECONDS if stop.is_set() else None)
+            await wait(stop, REPORT_SECONDS)
+            if stop.is_set() or self._clock.monotonic() - published >= USES_SECONDS:
+                self.used(uses(), since)
+                since, published = self._clock.now(), self._clock.monotonic()
+            await self.publish(_LAST_SECONDS if stop.is_set() else None)
 
-    def used(self, uses: Sequence[tuple[Client, KeyUse]], since: datetime) -> None:
-        """Note the keys that were used since a moment; the next `tell` tells them."""
+    def used(self, uses: Sequence[tuple[Principal, KeyUse]], since: datetime) -> None:
+        """Add the keys used since a time; the next `publish` sends them."""
         by_region: defaultdict[str, list[KeyUse]] = defaultdict(list)
-        for client, use in uses:
-            by_region[self._home(client)].append(use)
+        for principal, use in uses:
+            by_region[self._home(principal)].append(use)
         now = to_text(self._clock.now())
         for region, keys in by_region.items():
-            for start in range(0, len(keys), _MOST_KEYS):
-                told = AccessUsed(
-                    service=self._service, since=to_text(since), until=now, keys=keys[start : start + _MOST_KEYS]
+            for start in range(0, len(keys), _MAX_KEYS):
+                used = AccessUsed(
+                    service=self._service, since=to_text(since), until=now, keys=keys[start : start + _MAX_KEYS]
                 )
-                event = self._event(region, ACCESS_USED, subject_of("piepowder", "service", self._service), told)
+                event = self._event(region, ACCESS_USED, subject_of("piepowder", "service", self._service), used)
                 self._pending.setdefault(region, []).append(event)
 
-    async def tell(self, seconds: float | None = None) -> None:
-        """Send what was noted, for `seconds` at most; what does not arrive is kept."""
-        for place, tally in list(self._tallies.items()):
-            region, reason, client, method, route = place
-            if len(self._pending.get(region, ())) >= _MOST_TALLIES:
+    async def publish(self, seconds: float | None = None) -> None:
+        """Send all counts, for at most `seconds`; events that are not acknowledged are kept."""
+        for kind, counted in list(self._counts.items()):
+            region, reason, client, method, route = kind
+            if len(self._pending.get(region, ())) >= _MAX_COUNTS:
                 continue
-            told = AccessRefused(
+            refused = AccessRefused(
                 service=self._service,
                 method=method,
                 route=route,
-                status=tally.status,
+                status=counted.status,
                 reason=reason,
                 client=client,
-                key=tally.key,
-                count=tally.count,
-                since=to_text(tally.since),
-                until=to_text(tally.until),
+                key=counted.key,
+                count=counted.count,
+                since=to_text(counted.since),
+                until=to_text(counted.until),
             )
             subject = subject_of("piepowder", *(("client", client) if client else ("service", self._service)))
-            self._pending.setdefault(region, []).append(self._event(region, ACCESS_REFUSED, subject, told))
-            del self._tallies[place]
+            self._pending.setdefault(region, []).append(self._event(region, ACCESS_REFUSED, subject, refused))
+            del self._counts[kind]
         try:
             async with asyncio.timeout(seconds):
                 for region, records in list(self._pending.items()):
                     await self._send(region, records)
         except TimeoutError:
-            log.warning("the last refusals were not told: Kafka did not take them in time")
+            log.warning("the last refused calls were not published: Kafka did not acknowledge them in time")
 
     async def _send(self, region: str, records: list[Record]) -> None:
         try:
             await self._producers[region].send(records)
         except Transient as error:
-            log.warning("refusals are told later", extra={"region": region, "error": str(error)})
+            log.warning("refused calls will be published later", extra={"region": region, "error": str(error)})
         else:
             del self._pending[region]
 
-    def _event(self, region: str, kind: str, subject: str, told: Struct) -> Record:
+    def _event(self, region: str, kind: str, subject: str, data: Struct) -> Record:
         event_id = ids.event_id(self._run, kind, next(self._numbers))
         now = to_text(self._clock.now())
         attributes = Attributes(event_id, kind, self._source, now, subject, region, event_id)
-        return record(topics.access(region), encode(attributes, told))
+        return record(topics.access(region), encode(attributes, data))
 
-    def _home(self, client: Client) -> str:
-        return next((region for region in self._producers if client.may_act_in(region)), next(iter(self._producers)))
+    def _home(self, principal: Principal) -> str:
+        regions = self._producers
+        return next((region for region in regions if principal.may_act_in(region)), next(iter(regions)))
 
 
 class Access:
-    """A service's knowledge of who may do what. `producers` gives the way to each region that the service serves."""
+    """The access control of a service. `producers` are the producers of the regions that the service serves."""
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class Access:
         self._log = AccessLog(service=service, source=source, producers=producers, clock=clock)
         self._loops: list[Loop] = []
         self.authenticator = Authenticator(
-            authenticator.read_file(settings.clients_file),
+            read_clients_file(settings.clients_file),
             clock=clock,
             regions=producers,
             refusals=self._log,
@@ -179,37 +181,37 @@ class Access:
         lacking: Callable[[], str | None] = lambda: None,
         deleted: Callable[[str], None] = lambda _: None,
     ) -> ControlReader:
-        """The reader of the control topic, for the clients and for whatever else the service takes from it."""
+        """The reader of the control topic: for the clients, and for the service's own `apply`."""
 
-        def take(event: Event[Any]) -> None:
+        def apply_all(event: Event[Any]) -> None:
             self.authenticator.apply(event)
             apply(event)
 
-        def read_to_the_end() -> str | None:
+        def missing_at_the_end() -> str | None:
             self.authenticator.caught_up()
             return lacking()
 
         return ControlReader(
             bootstrap=self._settings.kafka,
             client_id=f"piepowder-{self._service}-{self._settings.instance}",
-            apply=take,
-            lacking=read_to_the_end,
+            apply=apply_all,
+            lacking=missing_at_the_end,
             readiness=self._readiness,
             deleted=deleted,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tell of refusals, and follow the issuer's keys, until `stop` is set."""
+        """Publish the access log, and refresh the issuer's keys, until `stop` is set."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._log.run(self.authenticator.uses, stop))
             for loop in self._loops:
                 tasks.create_task(_as_coroutine(loop, stop))
 
-    def _tokens(self, clock: Clock) -> authenticator.Tokens | None:
+    def _tokens(self, clock: Clock) -> TokenVerifier | None:
         settings = self._settings
         if not settings.oidc_issuer:
             return None
-        from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography takes 15 MB, where nobody comes with a token too
+        from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
 
         tokens = AccessTokens(
             settings.oidc_issuer, settings.oidc_audience, regions_claim=settings.oidc_regions_claim, clock=clock

@@ -1,10 +1,10 @@
-"""People's access tokens: JWTs of one issuer, checked here, without a call to anybody while a request waits.
+"""Access tokens of people: JWTs of one issuer, verified locally, so that no request waits for the issuer.
 
-The issuer's keys are fetched beforehand: at start, every few minutes, and soon after a token names a key that is not
-known, but never more often than the issuer can bear, however many such tokens come. While it is away, the keys that are
-known go on counting for a day. A token decides nothing about how it is checked: the algorithm is that of the key which
-the issuer published under the token's `kid`, and one of three; what else its header names is not followed.
-Source: RFC 9068 (JWT profile for access tokens), RFC 8725 (JWT best current practices), OpenID Connect Discovery 1.0.
+The issuer's keys are fetched in advance: at start, every few minutes, and soon after a token with an unknown key, with
+a minimum interval that protects the issuer from a flood of such tokens. While the issuer does not answer, the known
+keys stay valid for a day. A token does not choose how it is verified: the algorithm belongs to the key that the issuer
+published under the token's `kid`, and is one of three; other header fields are ignored. Source: RFC 9068 (JWT profile
+for access tokens), RFC 8725 (JWT best current practices), OpenID Connect Discovery 1.0.
 """
 
 import asyncio
@@ -19,9 +19,10 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from shared.auth import clients
-from shared.auth.authenticator import SKEW_SECONDS, NotAccepted, Person
+from shared.auth.authenticator import SKEW_SECONDS, TokenRejected
+from shared.auth.principal import Principal
 from shared.contracts import ids
-from shared.http.http import Problem
+from shared.http.problems import NOT_READY
 from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.retry import Backoff, wait
@@ -30,23 +31,23 @@ from shared.runtime.settings import is_private
 log = logging.getLogger(__name__)
 
 _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
-_LEAST_RSA_BITS: Final = 2048
+_MIN_RSA_BITS: Final = 2048
 _TYPES: Final = ("at+jwt", "application/at+jwt")
-_LONGEST_TOKEN: Final = 8192
-_LARGEST_DOCUMENT: Final = 1024 * 1024
-_MOST_KEYS: Final = 100
+_MAX_TOKEN: Final = 8192
+_MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+_MAX_KEYS: Final = 100
 _REQUEST_SECONDS: Final = 5.0
-_LATEST: Final = 1e12  # seconds since the epoch; later is no time
+_MAX_TIME: Final = 1e12  # seconds since the epoch
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _KEYS_KEPT_SECONDS: Final = 24 * 3600.0
 
 
-class _NoKeys(Exception):  # noqa: N818 - what came of asking
-    """The issuer did not tell its keys; the text says why."""
+class _FetchFailed(Exception):  # noqa: N818 - an outcome
+    """The issuer's keys could not be fetched; the text is the reason."""
 
 
 class AccessTokens:
-    """Tells whom a token of `issuer` for `audience` is from. `regions_claim` names the claim that lists the regions."""
+    """Verifies tokens of `issuer` for `audience`. `regions_claim` names the claim that lists the regions."""
 
     def __init__(
         self,
@@ -70,21 +71,22 @@ class AccessTokens:
         self._fetched = 0.0
         self._wanted = asyncio.Event()
 
-    def person(self, token: str) -> Person:
-        """Whom a token is from; raises NotAccepted, or a 503 Problem while the issuer's keys are not known."""
+    def principal(self, token: str) -> Principal:
+        """The holder of a token, under a pseudonym; raises TokenRejected, or a 503 Problem without the issuer's
+        keys."""
         if not self._keys or self._clock.monotonic() - self._fetched > _KEYS_KEPT_SECONDS:
             self._wanted.set()
-            said = "The keys of the issuer of access tokens are not known here yet. Send the same again; API keys work."
-            raise Problem(503, "not-ready", "The service is not ready", said, retry_after=5)
+            detail = "The keys of the token issuer are not known yet. Send the same request again; API keys work."
+            raise NOT_READY(detail, retry_after=5)
         claims = self._verified(token)
         self._check_times(claims)
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject or _SURROGATE.search(subject):
-            raise NotAccepted("bad-token", "The access token's `sub` names nobody.")
+            raise TokenRejected("bad-token", "The access token's `sub` is missing or invalid.")
         name = clients.PERSON + ids.derive("person", self._issuer, subject).replace("-", "")[:16]
         scopes = clients.SCOPES.intersection(_words(claims.get("scope")))
         regions = frozenset(r for r in _words(claims.get(self._regions_claim)) if clients.region_fault(r) is None)
-        return Person(name, scopes, regions)
+        return Principal(name, scopes, regions)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the issuer's keys up to date until `stop` is set."""
@@ -93,11 +95,11 @@ class AccessTokens:
             self._wanted.clear()
             try:
                 await self.refresh()
-            except _NoKeys as error:
+            except _FetchFailed as error:
                 attempt += 1
                 pause = backoff.delay(attempt)
                 metrics.OIDC_REFRESHES.labels("failed").inc()
-                log.warning("the issuer of access tokens did not tell its keys", extra={"error": str(error)})
+                log.warning("the keys of the token issuer could not be fetched", extra={"error": str(error)})
             else:
                 attempt, pause = 0, self._refresh_seconds
                 metrics.OIDC_REFRESHES.labels("done").inc()
@@ -105,18 +107,20 @@ class AccessTokens:
             await self._until_wanted(stop, pause - self._least_seconds)
 
     async def refresh(self) -> None:
-        """Ask the issuer for its keys, in place of those that are known; raises when it does not tell any."""
+        """Fetch the issuer's keys and replace the known ones."""
         try:
             async with self._client() as client, asyncio.timeout(4 * _REQUEST_SECONDS):
                 about = await _get(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
                 if about.get("issuer") != self._issuer:
-                    raise _NoKeys(f"it calls itself {about.get('issuer')!r:.200}, not {self._issuer!r}")
+                    raise _FetchFailed(
+                        f"its document names the issuer {about.get('issuer')!r:.200}, not {self._issuer!r}"
+                    )
                 found = (await _get(client, str(about.get("jwks_uri")))).get("keys")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, msgspec.DecodeError, ValueError) as error:
-            raise _NoKeys(repr(error)) from error
-        keys = dict(key for jwk in (found if isinstance(found, list) else [])[:_MOST_KEYS] if (key := _key(jwk)))
+            raise _FetchFailed(repr(error)) from error
+        keys = dict(key for jwk in (found if isinstance(found, list) else [])[:_MAX_KEYS] if (key := _key(jwk)))
         if not keys:
-            raise _NoKeys(f"none of its keys can be used; expected {', '.join(_ALGORITHMS.values())} with a `kid`")
+            raise _FetchFailed(f"no usable key; expected {', '.join(_ALGORITHMS.values())} with a `kid`")
         self._keys = keys
         self._fetched = self._clock.monotonic()
 
@@ -131,8 +135,8 @@ class AccessTokens:
                 waiting.cancel()
 
     def _verified(self, token: str) -> Mapping[str, Any]:
-        if len(token) > _LONGEST_TOKEN:
-            raise NotAccepted("bad-token", f"The access token has more than {_LONGEST_TOKEN} characters.")
+        if len(token) > _MAX_TOKEN:
+            raise TokenRejected("bad-token", f"The access token has more than {_MAX_TOKEN} characters.")
         try:
             header = jwt.get_unverified_header(token)
             key = self._key_of(header)
@@ -144,61 +148,65 @@ class AccessTokens:
                 issuer=self._issuer,
                 options={
                     "require": ["exp", "iat", "iss", "aud", "sub"],
-                    "verify_exp": False,  # by our own clock, below
+                    "verify_exp": False,  # `_check_times` does, with our clock
                     "verify_nbf": False,
                     "verify_iat": False,
                 },
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
-            said = str(error).encode("ascii", "backslashreplace").decode()  # it may quote half of a surrogate pair
-            raise NotAccepted("bad-token", f"The access token is not one that is taken here: {said}.") from error
+            reason = str(error).encode("ascii", "backslashreplace").decode()  # it can quote a lone surrogate
+            raise TokenRejected("bad-token", f"The access token is invalid: {reason}.") from error
 
     def _key_of(self, header: Mapping[str, Any]) -> jwt.PyJWK:
         kind, algorithm, kid = (header.get(name) for name in ("typ", "alg", "kid"))
         if not isinstance(kind, str) or kind.lower() not in _TYPES:
-            raise NotAccepted("bad-token", f"The token's `typ` is {kind!r:.100}; an access token's is 'at+jwt'.")
+            raise TokenRejected("bad-token", f"The token's `typ` is {kind!r:.100}; expected 'at+jwt'.")
         if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS.values():
-            raise NotAccepted("bad-token", f"The token's `alg` is {algorithm!r:.100}; taken are RS256, ES256, EdDSA.")
+            raise TokenRejected(
+                "bad-token", f"The token's `alg` is {algorithm!r:.100}; expected RS256, ES256 or EdDSA."
+            )
         if not isinstance(kid, str):
-            raise NotAccepted("bad-token", "The token's header has no `kid`, which names the issuer's key.")
+            raise TokenRejected("bad-token", "The token's header has no `kid`, which names the issuer's key.")
         key = self._keys.get((kid, algorithm))
         if key is None:
             self._wanted.set()
-            said = f"The issuer's key {kid!r:.100} is not known here; it is asked for. Send the same in some seconds."
-            raise NotAccepted("unknown-signing-key", said)
+            detail = (
+                f"The issuer's key {kid!r:.100} is unknown; it is being fetched. Send the same again in some seconds."
+            )
+            raise TokenRejected("unknown-signing-key", detail)
         return key
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         now = self._clock.now().timestamp()
         for name in ("exp", "iat", "nbf"):
             moment = claims.get(name, now)
-            if isinstance(moment, bool) or not isinstance(moment, int | float) or not abs(moment) < _LATEST:
-                raise NotAccepted("bad-token", f"The access token's `{name}` is not a number of seconds.")
+            if isinstance(moment, bool) or not isinstance(moment, int | float) or not abs(moment) < _MAX_TIME:
+                raise TokenRejected("bad-token", f"The access token's `{name}` is not a number of seconds.")
             if name == "exp" and now >= moment + SKEW_SECONDS:
-                raise NotAccepted("expired-token", "The access token has expired; get a new one from its issuer.")
+                raise TokenRejected("expired-token", "The access token has expired; get a new one from its issuer.")
             if name != "exp" and now < moment - SKEW_SECONDS:
-                raise NotAccepted("bad-token", f"The access token's `{name}` lies in the future: compare the clocks.")
+                raise TokenRejected("bad-token", f"The access token's `{name}` is in the future: compare the clocks.")
 
 
 async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
     if not is_private(url):
-        raise _NoKeys(f"{url!r:.200} is not HTTPS")
+        raise _FetchFailed(f"{url!r:.200} is not HTTPS")
     text = b""
-    async with client.stream("GET", url, headers={"Accept": "application/json"}) as answer:
-        if answer.status_code != 200:
-            raise _NoKeys(f"{url} answers {answer.status_code}")
-        async for part in answer.aiter_bytes():
+    async with client.stream("GET", url, headers={"Accept": "application/json"}) as response:
+        if response.status_code != 200:
+            raise _FetchFailed(f"{url} returned status {response.status_code}")
+        async for part in response.aiter_bytes():
             text += part
-            if len(text) > _LARGEST_DOCUMENT:
-                raise _NoKeys(f"{url} answers with more than {_LARGEST_DOCUMENT} bytes")
+            if len(text) > _MAX_DOCUMENT_BYTES:
+                raise _FetchFailed(f"{url} returned more than {_MAX_DOCUMENT_BYTES} bytes")
     document = msgspec.json.decode(text)
     if not isinstance(document, dict):
-        raise _NoKeys(f"{url} does not answer with an object")
+        raise _FetchFailed(f"{url} returned no JSON object")
     return document
 
 
 def _key(jwk: object) -> tuple[tuple[str, str], jwt.PyJWK] | None:
-    """A key that may be used, by its `kid` and algorithm; None for what may not."""
+    """A usable key by its `kid` and algorithm, else None."""
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or "d" in jwk or not isinstance(jwk.get("kid"), str):
         return None
     kind = jwk.get("kty")
@@ -210,7 +218,7 @@ def _key(jwk: object) -> tuple[tuple[str, str], jwt.PyJWK] | None:
     except (jwt.PyJWTError, ValueError, TypeError) as error:
         log.warning("a key of the issuer cannot be used", extra={"error": repr(error)})
         return None
-    if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
+    if isinstance(key.key, RSAPublicKey) and key.key.key_size < _MIN_RSA_BITS:
         return None
     return (jwk["kid"], algorithm), key
 

@@ -8,10 +8,12 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from shared.auth.clients import MEANINGS
+from shared.auth.refusals import MISSING_SCOPE, UNAUTHORIZED
+from shared.auth.refusals import RATE_LIMITED as RATE_LIMITED_TYPE
+from shared.http.problems import INVALID_REQUEST, NOT_READY, problems
 
 SCHEME: Final = "apiKey"
-RATE_LIMITED: Final = "rate-limited"
-_PROBLEM_JSON: Final = "application/problem+json"
+_PROTECTED: Final = problems(UNAUTHORIZED, MISSING_SCOPE, INVALID_REQUEST, RATE_LIMITED_TYPE, NOT_READY)
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch"})
 
 
@@ -30,7 +32,8 @@ def add_security(app: FastAPI) -> None:
         for path in document["paths"].values():
             for method in _METHODS & path.keys():
                 if path[method].get("security"):
-                    path[method]["responses"].setdefault("429", limited())
+                    for status, response in _PROTECTED.items():
+                        path[method]["responses"].setdefault(str(status), response)
         return document
 
     app.openapi = with_security  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
@@ -49,32 +52,4 @@ def scheme() -> dict[str, Any]:
 
 def limited() -> dict[str, Any]:
     """The answer to a call above its client's limit."""
-    detail = "Client 'shop' may make 200 calls a second, 400 at once."
-    return {
-        "description": "More calls than the client may make; see `Retry-After`",
-        "headers": {
-            "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}},
-            "RateLimit": {
-                "description": "What remains (`r`), and in how many seconds it is whole again (`t`)",
-                "schema": {"type": "string"},
-                "example": '"requests";r=0;t=2',
-            },
-            "RateLimit-Policy": {
-                "description": "The quota (`q`), and the seconds in which it comes (`w`)",
-                "schema": {"type": "string"},
-                "example": '"requests";q=400;w=2',
-            },
-        },
-        "content": {
-            _PROBLEM_JSON: {
-                "schema": {"$ref": "#/components/schemas/ProblemDetails"},
-                "example": {
-                    "type": f"urn:piepowder:problem:{RATE_LIMITED}",
-                    "title": "Too many calls",
-                    "status": 429,
-                    "detail": detail,
-                    "retry_after": 1,
-                },
-            }
-        },
-    }
+    return problems(RATE_LIMITED_TYPE)[429]

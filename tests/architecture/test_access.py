@@ -18,7 +18,7 @@ from shared.auth.clients import SCOPES
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import CLIENT_CHANGED, ClientChanged, ClientKey
-from shared.runtime import lifecycle
+from shared.http import server
 from shared.runtime.clock import to_text
 from tests.unit.shared.auth.test_auth_clients import START
 
@@ -102,7 +102,7 @@ async def open_room(service: str, monkeypatch: pytest.MonkeyPatch) -> Room:
 
     for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):
         monkeypatch.delenv(f"PIEPOWDER_{variable}", raising=False)
-    monkeypatch.setattr(lifecycle, "serve", serve)
+    monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr(access_log, "ControlReader", Reader)
     settings = importlib.import_module(f"services.{service}.settings").Settings()
     await importlib.import_module(f"services.{service}.app").run(settings)

@@ -114,7 +114,7 @@ def test_its_settings_parse_and_none_points_at_the_container_itself(name: str, s
 
 @each_services_settings
 def test_a_stop_takes_no_longer_than_compose_waits_for_it(name: str, settings: CommonSettings) -> None:
-    cancelled_after = settings.drain_seconds + 2 + 2  # shared.runtime.lifecycle.serve
+    cancelled_after = settings.drain_seconds + 2 + 2  # shared.runtime.lifecycle.supervise
     assert seconds(SERVICES[name]["stop_grace_period"]) > cancelled_after + 2
 
 

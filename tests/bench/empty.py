@@ -41,7 +41,7 @@ async def server(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def config(app: ASGIApp, port: int) -> uvicorn.Config:
-    """The settings of `shared.runtime.lifecycle`."""
+    """The settings of `shared.http.server`."""
     return uvicorn.Config(
         app,
         host="127.0.0.1",

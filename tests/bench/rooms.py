@@ -15,8 +15,8 @@ import msgspec
 from deploy.local.ports import free_ports
 from deploy.local.process import Child
 from deploy.local.stack import LocalStack
-from shared.auth.authenticator import Client
 from shared.auth.clients import SCOPES
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.kafka import topic_admin
 from shared.runtime.clock import SystemClock
@@ -82,7 +82,7 @@ class House:
         self.key = ids.new_api_key("bench")
         folder.mkdir(parents=True, exist_ok=True)
         self._clients = folder / "clients.json"
-        self._clients.write_bytes(msgspec.json.encode([Client("bench", ids.hash_api_key(self.key), SCOPES)]))
+        self._clients.write_bytes(msgspec.json.encode([ClientEntry("bench", ids.hash_api_key(self.key), SCOPES)]))
 
     @property
     def trees(self) -> dict[str, int]:

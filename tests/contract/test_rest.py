@@ -2,113 +2,20 @@
 is wrong in one way or another is answered as it was announced, never otherwise. What services stand on is not there;
 rules are in force, or are not."""
 
-import importlib
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
-import httpx
-import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from shared.auth.authenticator import Client
-from shared.auth.clients import SCOPES
 from shared.contracts import ids
-from shared.contracts.events import RateLimit
-from shared.kafka.control import ControlReader
-from shared.runtime import lifecycle
-from shared.runtime.readiness import Readiness
-from shared.runtime.settings import CommonSettings
-from tests.support.router_samples import on_control, operating_model, policies, region
+from tests.contract.rest_services import ALL, ELSEWHERE, METHODS, NOBODY, OFTEN, SERVICES, Operation, Served, serving
 
-SERVICES = ("audit", "decision", "intake", "router")
 PROBES = {"/healthz", "/readyz", "/metrics"}
 PROBLEM = "application/problem+json"
-METHODS = ("get", "put", "post", "delete", "patch")
-NOBODY, ELSEWHERE, ALL, OFTEN = (ids.new_api_key("test") for _ in range(4))
 LARGE = str(2**40)
 FORMAT_CHECKER = Draft202012Validator.FORMAT_CHECKER
-
-
-class Operation(NamedTuple):
-    """A route's method, its path with example values, and what the document says of it."""
-
-    method: str
-    path: str
-    said: dict[str, Any]
-    allowed: frozenset[str]
-
-    @property
-    def body_type(self) -> str | None:
-        return next(iter(self.said.get("requestBody", {}).get("content", {})), None)
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-
-class Served(NamedTuple):
-    """A service's calls, and its document."""
-
-    name: str
-    calls: httpx.AsyncClient
-    document: dict[str, Any]
-
-    def operations(self) -> Iterator[Operation]:
-        for template, item in self.document["paths"].items():
-            allowed = frozenset(method.upper() for method in METHODS if method in item)
-            for method in METHODS:
-                if (said := item.get(method)) is not None:
-                    yield Operation(method.upper(), filled(template, said), said, allowed)
-
-
-def filled(template: str, said: dict[str, Any]) -> str:
-    return re.sub(r"{(\w+)(:\w+)?}", lambda found: value_of(said, found[1]), template)
-
-
-def value_of(said: dict[str, Any], name: str) -> str:
-    parameter = next(parameter for parameter in said["parameters"] if parameter["name"] == name)
-    schema = parameter["schema"]
-    found = [parameter.get("example"), *schema.get("examples", []), *(parameter.get("examples") or [])]
-    if schema.get("format") == "uuid":
-        found.append("0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de")
-    return str(next((value for value in found if isinstance(value, str)), "x"))
-
-
-@asynccontextmanager
-async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterator[Served]:
-    """The service as its composition root puts it together, but for its loops; `in_force`: it has read the control
-    topic, and found an operating model and policies there."""
-    clients = [
-        Client("nobody", ids.hash_api_key(NOBODY), frozenset()),
-        Client("elsewhere", ids.hash_api_key(ELSEWHERE), SCOPES, frozenset({"mars"})),
-        Client("all", ids.hash_api_key(ALL), SCOPES),
-        Client("often", ids.hash_api_key(OFTEN), SCOPES, limit=RateLimit(requests_per_second=0.001, burst=1)),
-    ]
-    clients_file = folder / "clients.json"
-    clients_file.write_bytes(msgspec.json.encode(clients))
-    kind: type[CommonSettings] = importlib.import_module(f"services.{service}.settings").Settings
-    given = {"region": "eu", "regions": ["eu", "us"], "database_url": "postgresql://x:x@127.0.0.1:9/x"}
-    known = {name: value for name, value in given.items() if name in kind.model_fields}
-    captured: list[Any] = []
-
-    async def capture(app: Any, _: object, loops: Sequence[Any], readiness: Readiness) -> bool:
-        captured.append(app)
-        for reader in (getattr(loop, "__self__", None) for loop in loops):
-            if in_force and isinstance(reader, ControlReader):
-                reader._apply(on_control(operating_model(region(), region("us", ["US"]))))
-                reader._apply(on_control(policies()))
-                reader._lacking()
-        return True
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lifecycle, "serve", capture)
-        settings = kind.model_validate({"kafka": "127.0.0.1:9", "clients_file": clients_file, **known})
-        await importlib.import_module(f"services.{service}.app").run(settings)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(captured[0]), base_url="http://service") as calls:
-        yield Served(service, calls, (await calls.get("/openapi.json")).json())
 
 
 @pytest.fixture(params=[(name, in_force) for name in SERVICES for in_force in (False, True)], scope="module", ids=str)
@@ -118,22 +25,36 @@ async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         yield service
 
 
+def examples_of(content: dict[str, Any], document: dict[str, Any]) -> list[Any]:
+    """The examples of a response: its own, or those of its schema."""
+    if "example" in content:
+        return [content["example"]]
+    if "examples" in content:
+        return [example["value"] for example in content["examples"].values()]
+    reference = content["schema"].get("$ref", "").rpartition("/")[2]
+    return list(document["components"]["schemas"].get(reference, {}).get("examples", ()))
+
+
 def test_every_answer_is_described_with_an_example(served: Served) -> None:
     faults = []
     assert set(served.document["paths"]) > PROBES
     for operation in served.operations():
         for status, answer in operation.said["responses"].items():
             for kind, content in answer.get("content", {}).items():
-                example = content.get("example")
-                if example is None:
+                found = examples_of(content, served.document)
+                if not found:
                     faults.append(f"{operation} {status}: no example")
-                elif kind == PROBLEM and (
-                    example["status"] != int(status)
-                    or not example["type"].startswith("urn:piepowder:problem:")
-                    or not example["title"]
-                    or not example["detail"]
-                ):
-                    faults.append(f"{operation} {status}: {example}")
+                faults += [
+                    f"{operation} {status}: {example}"
+                    for example in found
+                    if kind == PROBLEM
+                    and (
+                        example["status"] != int(status)
+                        or not example["type"].startswith("urn:piepowder:problem:")
+                        or not example["title"]
+                        or not example["detail"]
+                    )
+                ]
             if int(status) >= 400 and status != "503" and PROBLEM not in answer.get("content", {}):
                 faults.append(f"{operation} {status}: no problem")
         if (kind := operation.body_type) is not None:

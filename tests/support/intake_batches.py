@@ -9,7 +9,7 @@ from typing import Any
 from services.intake.items.batch import Batch
 from services.intake.items.handlers import ItemIntake
 from services.intake.publishing.group_commit import GroupCommitPublisher
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, Transient
@@ -19,7 +19,7 @@ from tests.support.intake_items import model, published
 CLOCK = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
 
 
-CLIENT = Client(name="shop", key_sha256="", scopes=frozenset())
+CLIENT = Principal(name="shop", scopes=frozenset())
 
 
 class Cluster:

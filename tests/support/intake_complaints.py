@@ -6,7 +6,7 @@ from typing import Any
 
 from services.intake.items.handlers import ItemIntake
 from services.intake.publishing.group_commit import GroupCommitPublisher
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import OPERATING_MODEL_PUBLISHED, OperatingModelPublished, Queue, Region
 from shared.kafka.producer import Record
@@ -17,13 +17,13 @@ NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 TIME = "2026-05-01T09:30:00.000Z"
 CODES = codes.load()
 WRITES = frozenset({"items:write", "notices:write", "appeals:write"})
-EVERYWHERE = Client(name="shop", key_sha256="", scopes=WRITES)
+EVERYWHERE = Principal(name="shop", scopes=WRITES)
 
 
 def client(
     *regions: str, name: str = "shop", platforms: Sequence[str] = "*", scopes: frozenset[str] = WRITES
-) -> Client:
-    return Client(name=name, key_sha256="", scopes=scopes, regions=frozenset(regions), platforms=frozenset(platforms))
+) -> Principal:
+    return Principal(name=name, scopes=scopes, regions=frozenset(regions), platforms=frozenset(platforms))
 
 
 class Cluster:

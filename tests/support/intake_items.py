@@ -1,7 +1,7 @@
 """Items, operating models and an `ItemIntake` for tests."""
 
 from services.intake.items.handlers import ItemIntake
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts.envelope import Attributes, Event
 from shared.contracts.events import OperatingModelPublished, Queue, Region
 from shared.validation import codes
@@ -9,7 +9,7 @@ from shared.validation import codes
 NOW = "2026-05-01T09:30:00.000Z"
 
 
-ANYONE = Client(name="shop", key_sha256="", scopes=frozenset({"items:write"}))
+ANYONE = Principal(name="shop", scopes=frozenset({"items:write"}))
 
 
 def model(*regions: tuple[str, list[str]]) -> OperatingModelPublished:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
-from shared.auth.authenticator import Client
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.contracts.events import (
@@ -51,17 +51,17 @@ _WRITES = frozenset({"items:write", "items:read", "notices:write", "notices:read
 
 
 _KEYS = {
-    "all": Client(name="shop", key_sha256="", scopes=_WRITES),
-    "reader": Client(name="reader", key_sha256="", scopes=frozenset({"items:read"})),
-    "nowhere": Client(
+    "all": ClientEntry(name="shop", key_sha256="", scopes=_WRITES),
+    "reader": ClientEntry(name="reader", key_sha256="", scopes=frozenset({"items:read"})),
+    "nowhere": ClientEntry(
         name="nowhere",
         key_sha256="",
         scopes=_WRITES,
         regions=frozenset({"mars"}),
     ),
-    "northern": Client(name="northern", key_sha256="", scopes=_WRITES),
-    "shop-north": Client(name="shop", key_sha256="", scopes=_WRITES),
-    "fair": Client(name="fair", key_sha256="", scopes=_WRITES, platforms=frozenset({"fair"})),
+    "northern": ClientEntry(name="northern", key_sha256="", scopes=_WRITES),
+    "shop-north": ClientEntry(name="shop", key_sha256="", scopes=_WRITES),
+    "fair": ClientEntry(name="fair", key_sha256="", scopes=_WRITES, platforms=frozenset({"fair"})),
 }
 
 

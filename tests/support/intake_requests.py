@@ -18,7 +18,8 @@ from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestStep
 from services.intake.requests.handlers import Requests
 from services.intake.requests.store import Drafted, RequestCursor, RequestFilter, cursor_of
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import OperatingModelPublished, ProposedChange, Queue, Region
@@ -210,7 +211,8 @@ class House:
     def _app(self) -> FastAPI:
         app = http.create_app("intake", "", self.readiness)
         clients = [
-            Client(name, ids.hash_api_key(self.keys[name]), scopes, regions) for name, (scopes, regions) in WHO.items()
+            ClientEntry(name, ids.hash_api_key(self.keys[name]), scopes, regions)
+            for name, (scopes, regions) in WHO.items()
         ]
         api.add_routes(
             app, office=self.office, authenticator=Authenticator(clients), regions=["eu", "us"], idle_seconds=0.2

@@ -19,7 +19,8 @@ from services.intake.clients.domain import (
 )
 from services.intake.clients.handlers import IdempotentCall, Registry
 from shared.auth import clients
-from shared.auth.authenticator import Authenticator, keyed
+from shared.auth.authenticator import Authenticator
+from shared.auth.keyed import keyed
 from shared.contracts import ids
 from shared.contracts.events import RateLimit
 from shared.http.http import (
@@ -145,7 +146,7 @@ class ClientBody(_Body):
     name: Annotated[
         str,
         AfterValidator(_name),
-        Field(description=clients.NAME_SAYS, json_schema_extra={"pattern": f"^{clients.NAME.pattern}$"}),
+        Field(description=clients.NAME_FORMAT, json_schema_extra={"pattern": f"^{clients.NAME.pattern}$"}),
     ]
     description: Description = ""
     scopes: Scopes
@@ -305,7 +306,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         if cursor and clients.NAME.fullmatch(cursor) is None:
             said = "The cursor is not one of this list: send `next` of the page before, or none to begin."
             raise Problem(422, "invalid-request", "The request does not fit", said, pointer="/query/cursor")
-        by = authenticator.client(request, READ)
+        by = authenticator.principal(request, READ)
         found, following = await reception.open().page(cursor, limit, state, by)
         return json_response(ClientsView([view(client) for client in found], following))
 
@@ -315,7 +316,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         responses={200: documented_answer(ClientView, _CLIENT), 404: _NO_CLIENT},
     )
     async def show_client(request: Request, name: Name) -> Response:
-        return json_response(view(await _acted(reception.open().show(name, authenticator.client(request, READ)))))
+        return json_response(view(await _acted(reception.open().show(name, authenticator.principal(request, READ)))))
 
     @reading.get(
         "/v1/clients/{name}/keys",
@@ -323,7 +324,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         responses={200: documented_answer(KeysView, {"client": "shop", "keys": [_KEY]}), 404: _NO_CLIENT},
     )
     async def list_keys(request: Request, name: Name) -> Response:
-        client = await _acted(reception.open().show(name, authenticator.client(request, READ)))
+        client = await _acted(reception.open().show(name, authenticator.principal(request, READ)))
         return json_response(KeysView(client.name, view(client).keys))
 
     @writing.post(
@@ -339,7 +340,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         },
     )
     async def create_client(request: Request, body: ClientBody) -> Response:
-        by = authenticator.client(request, WRITE)
+        by = authenticator.principal(request, WRITE)
         client, is_new = await _acted(
             reception.open().create(
                 name=body.name,
@@ -364,7 +365,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         },
     )
     async def change_client(request: Request, name: Name, body: ChangeBody) -> Response:
-        by = authenticator.client(request, WRITE)
+        by = authenticator.principal(request, WRITE)
         return await told(await _acted(reception.open().change(name, _patch(body), body.revision, by)))
 
     @writing.post(
@@ -381,7 +382,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         body: KeyBody,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        by = authenticator.client(request, WRITE)
+        by = authenticator.principal(request, WRITE)
         registry = reception.open()
         made = await _acted(
             registry.add_key(
@@ -403,7 +404,7 @@ def add_routes(app: FastAPI, reception: Reception, authenticator: Authenticator,
         responses={200: documented_answer(ChangedView, _CHANGED), 404: _NO_CLIENT},
     )
     async def revoke_key(request: Request, name: Name, key_id: KeyId) -> Response:
-        return await told(await _acted(reception.open().revoke(name, key_id, authenticator.client(request, WRITE))))
+        return await told(await _acted(reception.open().revoke(name, key_id, authenticator.principal(request, WRITE))))
 
     app.include_router(reading)
     app.include_router(writing)

@@ -22,7 +22,8 @@ from services.intake.items.views import receipt, withdrawal_receipt
 from services.intake.items.withdrawals import MAX_REASON, UnknownItem, Withdrawals
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import Overloaded
-from shared.auth.authenticator import Authenticator, Client, charge, note_refused
+from shared.auth.authenticator import Authenticator, charge, record_refused
+from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.http import HANG_UP, Problem, Shortcut, json_response, not_ready, query_of, unavailable
 from shared.runtime import metrics
@@ -126,7 +127,7 @@ class Posting:
         self._outcomes[answer.details.status].inc()
         raise answer
 
-    async def _accepted(self, client: Client, accepted: PreparedItem, head: encoded_bodies.BodyHeaders) -> Response:
+    async def _accepted(self, client: Principal, accepted: PreparedItem, head: encoded_bodies.BodyHeaders) -> Response:
         seconds = long_poll.preferred(head.prefer) if head.prefer else 0
         known = await self._asking.decided(client, accepted.item_id, seconds) if seconds else None
         if known is None:
@@ -153,7 +154,7 @@ class Posting:
         return _Streamed(first, verdicts, media_type=NDJSON, patience=self._idle_seconds)
 
     async def _verdicts(
-        self, request: Request, client: Client, body: AsyncIterator[bytes]
+        self, request: Request, client: Principal, body: AsyncIterator[bytes]
     ) -> AsyncGenerator[bytes, None]:
         self._batches += 1
         batch = Batch(self._intake, client, self._clock, idle_seconds=self._idle_seconds)
@@ -165,10 +166,10 @@ class Posting:
             self._batches -= 1
             charge(request, batch.outcomes.total())
             for slug, count in batch.forbidden.items():
-                note_refused(request, slug, 403, count)
+                record_refused(request, slug, 403, count)
 
-    def _asked(self, request: Request, *content_types: str) -> tuple[Client, encoded_bodies.BodyHeaders]:
-        client = self._authenticator.client(request, "items:write")
+    def _asked(self, request: Request, *content_types: str) -> tuple[Principal, encoded_bodies.BodyHeaders]:
+        client = self._authenticator.principal(request, "items:write")
         head = encoded_bodies.head(request)
         encoded_bodies.require(head, *content_types)
         if self._intake.ownership is None:
@@ -219,7 +220,7 @@ class Withdrawing:
 
     async def item(self, request: Request) -> Response:
         """`DELETE /v1/items/{item_id}`."""
-        client = self._authenticator.client(request, "items:write")
+        client = self._authenticator.principal(request, "items:write")
         statuses = self._following.statuses
         if statuses is None:
             raise not_ready(self._readiness)

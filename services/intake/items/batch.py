@@ -26,7 +26,7 @@ from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.ndjson import Line, LineSplitter
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
 from shared.http.http import InputError, Problem, ProblemDetails, unavailable
 from shared.runtime import metrics
@@ -75,7 +75,7 @@ _CheckedLine: TypeAlias = tuple[int, PreparedItem | bytes]
 class Batch:
     """One batch call. `idle_seconds` is the time limit for each line to arrive completely."""
 
-    def __init__(self, intake: ItemIntake, client: Client, clock: Clock, *, idle_seconds: float) -> None:
+    def __init__(self, intake: ItemIntake, client: Principal, clock: Clock, *, idle_seconds: float) -> None:
         self._intake = intake
         self._client = client
         self._clock = clock

@@ -33,8 +33,9 @@ from services.intake.items.views import (
     item_view,
 )
 from services.intake.problems import problem
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
 from shared.auth.clients import ANY
+from shared.auth.principal import Principal
 from shared.contracts import envelope
 from shared.http import encoded_bodies
 from shared.http.http import Problem, json_response, not_ready
@@ -149,7 +150,7 @@ class Asking:
         totals = await statuses.totals()
         return json_response(TotalsAnswer({region: totals.get(region, {}) for region in regions}, lag))
 
-    async def decided(self, client: Client, item_id: str, seconds: int) -> ItemAnswer | None:
+    async def decided(self, client: Principal, item_id: str, seconds: int) -> ItemAnswer | None:
         """What is known of an item once it is decided, or after so long; None when the client may not ask, or nobody
         can tell."""
         statuses = self._following.statuses
@@ -164,22 +165,22 @@ class Asking:
             return None
         return item_answer(item_view(item_id, known, client), lag) if _may_know(known, client) else None
 
-    async def _wait(self, statuses: ItemStatusStore, item_id: str, client: Client, seconds: int) -> bool:
+    async def _wait(self, statuses: ItemStatusStore, item_id: str, client: Principal, seconds: int) -> bool:
         return await self._waiting.until(statuses, item_id, partial(_is_decided, client), seconds)
 
     async def _page(
-        self, statuses: ItemStatusStore, wanted: ItemFilter, limit: int, client: Client
+        self, statuses: ItemStatusStore, wanted: ItemFilter, limit: int, client: Principal
     ) -> tuple[list[ItemView], str | None]:
         page = await statuses.page(wanted, limit)
         known = await statuses.of_items(page.item_ids) if page.item_ids else {}
         views = [item_view(item_id, facts, client) for item_id, facts in known.items()]
         return views, None if page.last is None else _cursor(page.last)
 
-    def _regions(self, client: Client) -> list[str]:
+    def _regions(self, client: Principal) -> list[str]:
         return [region for region in self._following.regions if client.may_act_in(region)]
 
-    def _allowed(self, request: Request) -> tuple[Client, ItemStatusStore]:
-        client = self._authenticator.client(request, READ)
+    def _allowed(self, request: Request) -> tuple[Principal, ItemStatusStore]:
+        client = self._authenticator.principal(request, READ)
         if self._following.statuses is None:
             raise not_ready(self._readiness)
         return client, self._following.statuses
@@ -238,11 +239,11 @@ def _platform(text: str) -> str:
     return text
 
 
-def _may_know(known: Known, client: Client) -> bool:
+def _may_know(known: Known, client: Principal) -> bool:
     return bool(known) and client.may_act_for(platform_of(known))
 
 
-def _is_decided(client: Client, known: Known) -> bool:
+def _is_decided(client: Principal, known: Known) -> bool:
     """Whether an item's way has ended in every region that it went to and the client may see; one that it may not know
     is waited for as long as one that is not there."""
     regions = [region for region in submitted_to(known) if client.may_act_in(region) and _may_know(known, client)]

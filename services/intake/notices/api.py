@@ -22,7 +22,8 @@ from services.intake.notices.handlers import Appeals, Notices, PreparedComplaint
 from services.intake.notices.store import ComplaintStore
 from services.intake.problems import not_taken, overloaded, problem
 from services.intake.publishing.regions import Overloaded
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
+from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.http import Handler, Problem, json_response, not_ready, unavailable
 from shared.http.openapi_security import security
@@ -167,7 +168,7 @@ class Desk:
 
     async def notify(self, request: Request) -> Response:
         """`POST /v1/notices`."""
-        client = self._authenticator.client(request, WRITE)
+        client = self._authenticator.principal(request, WRITE)
         if not self._taking_in():
             raise self._shelf.not_ready()
 
@@ -181,7 +182,7 @@ class Desk:
 
     async def appeal(self, request: Request) -> Response:
         """`POST /v1/appeals`."""
-        client = self._authenticator.client(request, WRITE_APPEALS)
+        client = self._authenticator.principal(request, WRITE_APPEALS)
         complaints = self._shelf.open()
 
         async def take(text: bytes) -> msgspec.Struct:
@@ -199,7 +200,7 @@ class Desk:
 
     async def notice(self, request: Request) -> Response:
         """`GET /v1/notices/{notice_id}`."""
-        client = self._authenticator.client(request, READ)
+        client = self._authenticator.principal(request, READ)
         notice_id, regions, behind = await self._known(NOTICE, request.path_params["notice_id"], client)
         ways = [facts.case for facts in regions.values()]
         return json_response(
@@ -214,7 +215,7 @@ class Desk:
 
     async def heard(self, request: Request) -> Response:
         """`GET /v1/appeals/{appeal_id}`."""
-        client = self._authenticator.client(request, READ_APPEALS)
+        client = self._authenticator.principal(request, READ_APPEALS)
         appeal_id, regions, behind = await self._known(APPEAL, request.path_params["appeal_id"], client)
         ways = [facts.case for facts in regions.values()]
         contested = next((facts.contested for facts in regions.values() if facts.contested is not None), None)
@@ -265,7 +266,7 @@ class Desk:
         raise answer
 
     async def _known(
-        self, type_: str, given: str, client: Client
+        self, type_: str, given: str, client: Principal
     ) -> tuple[str, dict[str, ComplaintFacts], ProjectionAnswer]:
         """What is known of a notice or an appeal of the client's, in its regions; raises a 404 Problem without one."""
         complaints, statuses = self._shelf.open(), self._following.statuses
@@ -289,7 +290,7 @@ def _receipts(taken: PreparedComplaint) -> dict[str, RegionReceipt]:
     return {region: RegionReceipt(event) for region, event in zip(taken.regions, taken.event_ids, strict=True)}
 
 
-def _named(ways: list[status.StatusFacts], client: Client) -> tuple[str | None, str | None, str | None]:
+def _named(ways: list[status.StatusFacts], client: Principal) -> tuple[str | None, str | None, str | None]:
     """Its subject, its reference where that is the client's own, and when it was received: of the first region that
     knows."""
     received = next((way.submission.received_at for way in ways if way.submission is not None), None)

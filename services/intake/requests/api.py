@@ -20,8 +20,9 @@ from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.handlers import ANY_VERSION, Requests, Versions
 from services.intake.requests.store import RequestCursor, RequestFilter, cursor_of
 from services.intake.requests.views import PageView, comment_view, summary, view, whole
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
 from shared.auth.clients import ANY
+from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.http import Handler, Problem, json_response, not_ready, query_of, read_idempotency_key
 from shared.http.openapi_security import security
@@ -165,8 +166,8 @@ class Desk:
 
         return act
 
-    def _asked(self, request: Request, scope: str) -> tuple[Client, Requests]:
-        client = self._authenticator.client(request, scope)
+    def _asked(self, request: Request, scope: str) -> tuple[Principal, Requests]:
+        client = self._authenticator.principal(request, scope)
         return client, self._office.open()
 
     @contextmanager
@@ -198,7 +199,7 @@ class Desk:
             encoded_bodies.require(head, "application/json")
         return bytes(body).removeprefix(b"\xef\xbb\xbf")
 
-    def _filter(self, request: Request, client: Client) -> tuple[RequestFilter, RequestCursor | None, int]:
+    def _filter(self, request: Request, client: Principal) -> tuple[RequestFilter, RequestCursor | None, int]:
         """What the query asks for; raises InputRejected for what does not fit, and 403 for a region of others."""
         given = query_of(request)
         faults = [

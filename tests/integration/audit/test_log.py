@@ -19,10 +19,12 @@ from services.audit import api, app, handlers
 from services.audit.domain import Appended, DeadLetter, Entry, Source, entry
 from services.audit.settings import Settings
 from services.audit.store import Log
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import events, ids, topics
 from shared.contracts.envelope import Attributes, Encoded, encode, subject_of
-from shared.http.http import create_app
+from shared.http.app import create_app
+from shared.http.queries import encode_cursor
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.postgres import migrations
@@ -338,10 +340,11 @@ async def client(log: Log | None, region: str, *regions: str) -> httpx.AsyncClie
     readiness = Readiness("audit")
     readiness.set("database", "PostgreSQL does not answer" if log is None else None)
     served = create_app("audit", "", readiness)
-    shelf = api.Shelf(readiness)
-    shelf.log = log
-    known = Client("auditor", ids.hash_api_key(KEY), frozenset({"audit:read"}), frozenset(regions or (region,)))
-    api.add_routes(served, shelf, Authenticator([known]), region)
+    served.include_router(api.router)
+    if log is not None:
+        api.available_log.provide(served, log)
+    known = ClientEntry("auditor", ids.hash_api_key(KEY), frozenset({"audit:read"}), frozenset(regions or (region,)))
+    served.state.authenticator = Authenticator([known], regions=[region])
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(served), base_url="http://audit", headers={"Authorization": f"Bearer {KEY}"}
     )
@@ -397,15 +400,17 @@ async def test_rest_answers_what_is_asked_and_refuses_with_a_reason(region: str,
         page = (await http.get("/v1/events?after=3")).json()
         assert ([e["seq"] for e in page["events"]], page["next"]) == ([4], None)
         page = (await http.get("/v1/deadletters?limit=2")).json()
-        assert ([x["n"] for x in page["deadletters"]], page["next"]) == ([3, 2], "2")
-        page = (await http.get("/v1/deadletters?limit=2&cursor=2")).json()
+        assert ([x["n"] for x in page["deadletters"]], page["next"]) == ([3, 2], encode_cursor(2))
+        page = (await http.get("/v1/deadletters?limit=2&cursor=" + str(encode_cursor(2)))).json()
         assert ([x["n"] for x in page["deadletters"]], page["next"]) == ([1], None)
         totals = (await http.get("/v1/totals")).json()
         assert (totals["size"], totals["deadletters"]) == (4, 3)
         for path, status in {
             "/v1/subjects/shop/product/nobody/timeline": 404,
             "/v1/subjects/shop/product/f/timeline?cursor=x": 422,
-            "/v1/subjects/shop/product/f/timeline?cursor=1.1.1.1.1111111111111111111": 422,
+            f"/v1/subjects/shop/product/f/timeline?cursor={encode_cursor([[1, 1], 1, [1, 10**19]])}": 422,
+            f"/v1/subjects/shop/product/f/timeline?cursor={encode_cursor([[1, 1], -1, [1, 1]])}": 422,
+            f"/v1/subjects/shop/product/f/timeline?cursor={encode_cursor(2)}": 422,
             "/v1/subjects/shop/product/f/timeline?limit=0": 422,
             "/v1/subjects/shop/product/%00/timeline": 422,
             "/v1/subjects/shop/product/%ff/timeline": 404,
@@ -414,6 +419,8 @@ async def test_rest_answers_what_is_asked_and_refuses_with_a_reason(region: str,
             "/v1/events?after=-1": 422,
             f"/v1/events?after={2**63}": 422,
             "/v1/deadletters?cursor=-": 422,
+            "/v1/deadletters?cursor=2": 422,
+            f"/v1/deadletters?cursor={encode_cursor(-1)}": 422,
         }.items():
             answer = await http.get(path)
             assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path

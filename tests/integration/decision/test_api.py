@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from services.decision import api
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.http.http import create_app
 from shared.runtime.errors import Transient
@@ -19,9 +20,9 @@ from tests.support.decision_cases import encoded
 WHO = {"reviewer": "r-1", "team": "in_house"}
 
 
-def key(*scopes: str, regions: frozenset[str] = frozenset({"*"})) -> tuple[str, Client]:
+def key(*scopes: str, regions: frozenset[str] = frozenset({"*"})) -> tuple[str, ClientEntry]:
     secret = ids.new_api_key("test")
-    return secret, Client("console", ids.hash_api_key(secret), frozenset(scopes), regions)
+    return secret, ClientEntry("console", ids.hash_api_key(secret), frozenset(scopes), regions)
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ import httpx
 import msgspec
 import pytest
 
-from shared.auth.authenticator import Client
 from shared.auth.clients import SCOPES
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import envelope, ids
 from shared.contracts.events import CLIENT_CHANGED
 from shared.runtime.clock import SystemClock, to_text
@@ -52,9 +52,9 @@ class House:
 
     def write_file(self) -> None:
         known = [
-            Client("admin", ids.hash_api_key(ADMIN), SCOPES),
-            Client("eu-lead", ids.hash_api_key(EU_LEAD), SCOPES - {"audit:read"}, frozenset({self.region})),
-            Client("clerk", ids.hash_api_key(CLERK), frozenset({"clients:read", "clients:write"})),
+            ClientEntry("admin", ids.hash_api_key(ADMIN), SCOPES),
+            ClientEntry("eu-lead", ids.hash_api_key(EU_LEAD), SCOPES - {"audit:read"}, frozenset({self.region})),
+            ClientEntry("clerk", ids.hash_api_key(CLERK), frozenset({"clients:read", "clients:write"})),
         ]
         (self.intake.folder / "admins.json").write_bytes(msgspec.json.encode(known))
 

@@ -19,7 +19,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from deploy.local.ports import free_ports
-from shared.auth.authenticator import Client
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Event, decode
 from shared.kafka import topic_admin
@@ -72,7 +72,7 @@ class Town:
         for database in self.databases.values():
             await admin.execute(f"CREATE DATABASE {database}")
         await admin.close()
-        clients = [Client(name, ids.hash_api_key(key), _SCOPES[name]) for name, key in self.keys.items()]
+        clients = [ClientEntry(name, ids.hash_api_key(key), _SCOPES[name]) for name, key in self.keys.items()]
         (self.folder / "clients.json").write_bytes(msgspec.json.encode(clients))
         (self.folder / "intake.key").write_text(self.keys["intake"] + "\n")
 

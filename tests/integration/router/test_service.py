@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer
 from services.router.control import Control
 from services.router.handlers import RouteSubmissions
 from services.router.policies import compile_policy_set
-from shared.auth.authenticator import Client
+from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, Event, decode, encode
 from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, CaseOpened, Item, ItemSubmitted
@@ -68,7 +68,7 @@ class Router:
     async def start(self, until: Callable[[dict[str, Any]], bool]) -> None:
         """Start the process and wait until `/readyz` says what is awaited."""
         clients = [
-            Client(name=name, key_sha256=ids.hash_api_key(key), scopes=frozenset(_KEYS[name]))
+            ClientEntry(name=name, key_sha256=ids.hash_api_key(key), scopes=frozenset(_KEYS[name]))
             for name, key in self.keys.items()
         ]
         (self._folder / "clients.json").write_bytes(msgspec.json.encode(clients))

@@ -13,7 +13,8 @@ import pytest
 from deploy.docker import jobs
 from deploy.initial import keep_key, put_sample_into_force
 from deploy.local.errors import StackError
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
+from shared.auth.clients_file import ClientEntry
 from shared.contracts.ids import hash_api_key, is_well_formed_api_key
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff
@@ -27,11 +28,11 @@ def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tm
     assert is_well_formed_api_key(key)
     assert {path.stat().st_mode & 0o777 for path in (key_file, clients_file)} == {0o600}
     assert key not in clients_file.read_text()
-    other = Client("other", hash_api_key("pp_x_other"), frozenset({"items:read"}), frozenset({"eu"}))
-    known = msgspec.json.decode(clients_file.read_bytes(), type=list[Client])
+    other = ClientEntry("other", hash_api_key("pp_x_other"), frozenset({"items:read"}), frozenset({"eu"}))
+    known = msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])
     clients_file.write_bytes(msgspec.json.encode([other, *known]))
     assert keep_key(key_file, clients_file, "me") == key
-    after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[Client])}
+    after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])}
     assert after.keys() == {"me", "other"}
     assert after["other"] == other
     assert after["me"].key_sha256 == hash_api_key(key)

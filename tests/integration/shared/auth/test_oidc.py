@@ -91,7 +91,7 @@ class Door:
         app = create_app("test", "For tests.", Readiness("test"))
 
         async def guarded(request: Request) -> Response:
-            self.seen.append(knows.client(request, "reviews:write"))
+            self.seen.append(knows.principal(request, "reviews:write"))
             return Response()
 
         app.add_route("/v1/things", guarded)
@@ -270,14 +270,14 @@ async def test_a_key_that_is_too_small_private_or_for_something_else_is_not_take
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("status", 503, "answers 503"),
-        ("names_itself", "https://other.example", "calls itself 'https://other.example'"),
+        ("status", 503, "returned status 503"),
+        ("names_itself", "https://other.example", "names the issuer 'https://other.example'"),
         ("jwks_uri", "http://other.example/keys", "is not HTTPS"),
         ("jwks_uri", "file:///etc/passwd", "is not HTTPS"),
         ("jwks_uri", "", "is not HTTPS"),
-        ("jwks", {"keys": []}, "none of its keys"),
-        ("jwks", {}, "none of its keys"),
-        ("jwks", [], "with an object"),
+        ("jwks", {"keys": []}, "no usable key"),
+        ("jwks", {}, "no usable key"),
+        ("jwks", [], "returned no JSON object"),
         ("jwks", b"not JSON", "DecodeError"),
         ("jwks", b"[" + b" " * (1024 * 1024 + 1) + b"]", "more than 1048576 bytes"),
     ],

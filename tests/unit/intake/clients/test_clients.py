@@ -10,8 +10,8 @@ from services.intake.clients import domain
 from services.intake.clients.api import ChangeBody, _patch
 from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
 from shared.auth import clients
-from shared.auth.authenticator import Client as Caller
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
+from shared.auth.principal import Principal as Caller
 from shared.contracts import ids
 from shared.contracts.events import RateLimit
 
@@ -41,7 +41,7 @@ def key(n: int, **times: Any) -> ApiKeyRecord:
 
 
 def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Caller:
-    return Caller("lead", "", frozenset(scopes), frozenset(regions))
+    return Caller("lead", frozenset(scopes), frozenset(regions))
 
 
 def test_revisions_derive_from_the_clock_and_always_increase() -> None:
@@ -150,7 +150,7 @@ def test_a_client_of_some_platforms_cannot_have_scopes_of_all_platforms(
     if beyond is None:
         domain.check_platforms(some)
         return
-    with pytest.raises(ClientChangeRejected, match=f"^{beyond} are about every platform") as refused:
+    with pytest.raises(ClientChangeRejected, match=f"^{beyond} concern every platform") as refused:
         domain.check_platforms(some)
     assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
     with pytest.raises(ClientChangeRejected) as refused:

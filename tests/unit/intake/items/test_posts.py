@@ -15,7 +15,7 @@ from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.items.domain.posts import MalformedItem
 from services.intake.items.handlers import ItemIntake, PreparedItem
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts.envelope import decode
 from shared.http.http import InputError
 from shared.runtime.errors import Poison
@@ -78,11 +78,11 @@ def intake() -> ItemIntake:
     return item_intake()
 
 
-def prepared(intake: ItemIntake, post: object, client: Client = ANYONE) -> PreparedItem:
+def prepared(intake: ItemIntake, post: object, client: Principal = ANYONE) -> PreparedItem:
     return intake.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
 
 
-def refused(intake: ItemIntake, post: object, client: Client = ANYONE) -> InputRejected:
+def refused(intake: ItemIntake, post: object, client: Principal = ANYONE) -> InputRejected:
     with pytest.raises(InputRejected) as caught:
         prepared(intake, post, client)
     return caught.value
@@ -404,7 +404,7 @@ def test_a_list_or_a_number_is_not_an_item(intake: ItemIntake) -> None:
 
 
 def test_a_key_of_another_region_gets_403_with_the_forbidden_market(intake: ItemIntake) -> None:
-    european = Client(name="euro", key_sha256="", scopes=frozenset(), regions=frozenset({"eu"}))
+    european = Principal(name="euro", scopes=frozenset(), regions=frozenset({"eu"}))
     assert prepared(intake, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
     error = refused(intake, GOOD, european)
     assert (error.status, error.slug) == (403, "region-not-allowed")

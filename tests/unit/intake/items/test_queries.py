@@ -11,7 +11,8 @@ from services.intake.items.domain.status import StatusFacts
 from services.intake.items.queries import Asking, Following, not_known, projection
 from services.intake.items.store import ItemStatusStore
 from services.intake.items.views import ProjectionAnswer
-from shared.auth.authenticator import Authenticator, Client
+from shared.auth.authenticator import Authenticator
+from shared.auth.principal import Principal
 from shared.http.http import Problem
 from shared.runtime.clock import ManualClock
 from shared.runtime.readiness import Readiness
@@ -42,8 +43,8 @@ class Overtaken:
 
 
 class Anybody:
-    def client(self, _: Request, scope: str) -> Client:
-        return Client("shop", "", frozenset({scope}), frozenset({"eu"}))
+    def principal(self, _: Request, scope: str) -> Principal:
+        return Principal("shop", frozenset({scope}), frozenset({"eu"}))
 
 
 class Untouched:

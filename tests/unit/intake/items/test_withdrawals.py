@@ -14,7 +14,7 @@ from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.items.withdrawals import PreparedWithdrawal, UnknownItem, Withdrawals
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import Overloaded
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
 from shared.kafka.offsets import Ends
@@ -26,7 +26,7 @@ from shared.validation.faults import InputRejected
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
-EVERYWHERE = Client(name="shop", key_sha256="", scopes=frozenset())
+EVERYWHERE = Principal(name="shop", scopes=frozenset())
 
 
 class Cluster:
@@ -66,12 +66,12 @@ def submitted(*regions: str) -> StatusFacts:
     return StatusFacts(subject="shop:product:a:b/1", submission=first, submission_last=4)
 
 
-def client(*regions: str) -> Client:
-    return Client(name="shop", key_sha256="", scopes=frozenset(), regions=frozenset(regions))
+def client(*regions: str) -> Principal:
+    return Principal(name="shop", scopes=frozenset(), regions=frozenset(regions))
 
 
 async def withdraw(
-    projection: Projection, by: Client = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
+    projection: Projection, by: Principal = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
 ) -> tuple[PreparedWithdrawal, list[Record]]:
     cluster = Cluster()
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))

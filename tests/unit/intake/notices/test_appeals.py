@@ -16,7 +16,7 @@ from services.intake.items.domain.status import SubmissionFact
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, ComplaintFacts, DecidedCase
 from services.intake.notices.handlers import Appeals, PreparedComplaint, UnknownDecision
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import (
     APPEAL_SUBMITTED,
@@ -146,7 +146,7 @@ def kept(taken: PreparedComplaint, decision_id: str = DECISION_ID) -> ComplaintF
 
 
 async def take(
-    known: ComplaintLookup, body: dict[str, Any], by: Client = EVERYWHERE, *, days: int = 184
+    known: ComplaintLookup, body: dict[str, Any], by: Principal = EVERYWHERE, *, days: int = 184
 ) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     taking = Appeals(
@@ -163,7 +163,9 @@ async def take(
         raise
 
 
-async def refused(known: ComplaintLookup, body: dict[str, Any], by: Client = EVERYWHERE, **how: Any) -> InputRejected:
+async def refused(
+    known: ComplaintLookup, body: dict[str, Any], by: Principal = EVERYWHERE, **how: Any
+) -> InputRejected:
     with pytest.raises(InputRejected) as found:
         await take(known, body, by, **how)
     return found.value

@@ -9,7 +9,7 @@ import pytest
 
 from services.intake.notices.domain import notices
 from services.intake.notices.handlers import Notices, PreparedComplaint
-from shared.auth.authenticator import Client
+from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
 from shared.runtime.errors import Transient
@@ -36,14 +36,14 @@ CATEGORIES = {
 }
 
 
-def refused(text: bytes | dict[str, Any], by: Client = EVERYWHERE) -> InputRejected:
+def refused(text: bytes | dict[str, Any], by: Principal = EVERYWHERE) -> InputRejected:
     body = text if isinstance(text, bytes) else json.dumps(text).encode()
     with pytest.raises(InputRejected) as found:
         Notices(intake(Cluster()), CODES, clock()).prepare(body, by)
     return found.value
 
 
-async def taken(body: dict[str, Any], by: Client = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
+async def taken(body: dict[str, Any], by: Principal = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     return await Notices(intake(cluster), CODES, clock()).take(json.dumps(body).encode(), by), cluster
 

@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 from shared.auth import clients
 from shared.auth.access_log import AccessLog
-from shared.auth.authenticator import Authenticator, Client, charge, read_file
+from shared.auth.authenticator import Authenticator, charge
+from shared.auth.clients_file import ClientEntry, read_clients_file
+from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import ACCESS_REFUSED, CLIENT_CHANGED, AccessRefused, ClientChanged, ClientKey, RateLimit
@@ -62,7 +64,7 @@ class Door:
             clock=self.clock,
         )
         self.knows = Authenticator(
-            [Client("admin", ids.hash_api_key(ADMIN), SCOPES)],
+            [ClientEntry("admin", ids.hash_api_key(ADMIN), SCOPES)],
             clock=self.clock,
             regions=["eu", "us"],
             refusals=self.log,
@@ -71,7 +73,7 @@ class Door:
         self.app: FastAPI = create_app("test", "For tests.", Readiness("test"))
 
         async def guarded(request: Request) -> Response:
-            client = self.knows.client(request, "items:write")
+            client = self.knows.principal(request, "items:write")
             charge(request, int(request.query_params.get("items", "0")))
             return Response(client.name)
 
@@ -166,9 +168,9 @@ async def test_scopes_that_a_client_of_some_platforms_cannot_have_open_nothing_a
     door.tell(**wide)
     assert (await door.call(OLD)).status_code == 200
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {OLD}".encode())]})
-    assert door.knows.client(request, "items:write").scopes == {"items:write"}
+    assert door.knows.principal(request, "items:write").scopes == {"items:write"}
     with pytest.raises(Problem):
-        door.knows.client(request, "audit:read")
+        door.knows.principal(request, "audit:read")
     key = ClientKey(sha256=ids.hash_api_key(OLD), created_at=to_text(START), revoked_at=to_text(START))
     door.tell(**wide, revision=2, keys=[key])
     assert (await door.call(OLD)).status_code == 401
@@ -204,9 +206,9 @@ async def test_a_key_that_is_told_of_no_more_opens_nothing(door: Door) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"subject": "client:other"}, "under the key"),
+        ({"subject": "client:other"}, "has the record key"),
         ({"name": "Shop!"}, "not a client's name"),
-        ({"name": "person-1"}, "people's"),
+        ({"name": "person-1"}, "reserved for people"),
         ({"revision": 0}, "revision"),
         ({"scopes": ["everything"]}, "not a scope"),
         ({"regions": ["EU"]}, "not a region"),
@@ -220,7 +222,10 @@ async def test_a_key_that_is_told_of_no_more_opens_nothing(door: Door) -> None:
         ({"keys": [ClientKey(sha256="0" * 64, created_at="yesterday")]}, "not a time"),
         ({"keys": [ClientKey(sha256="0" * 64, created_at=to_text(START))] * 2}, "twice"),
         ({"keys": [ClientKey(sha256=f"{n:064x}", created_at=to_text(START)) for n in range(21)]}, "more than 20"),
-        ({"keys": [ClientKey(sha256=ids.hash_api_key(ADMIN), created_at=to_text(START))]}, "another client's"),
+        (
+            {"keys": [ClientKey(sha256=ids.hash_api_key(ADMIN), created_at=to_text(START))]},
+            "another client has one of its keys",
+        ),
     ],
 )
 async def test_a_record_that_cannot_be_right_is_refused_and_changes_nothing(
@@ -282,7 +287,7 @@ async def test_refusals_are_told_once_for_each_kind_with_their_count(door: Door)
     door.clock.advance(timedelta(milliseconds=100))
     for _ in range(3):
         assert (await door.call(OLD)).status_code == 429
-    await door.log.tell()
+    await door.log.publish()
     found = {refusal.reason: refusal for refusal in door.topic.refusals()}
     assert {reason: refusal.count for reason, refusal in found.items()} == {
         "unknown-key": 40,
@@ -298,7 +303,7 @@ async def test_refusals_are_told_once_for_each_kind_with_their_count(door: Door)
     assert {record.topic for record in door.topic.records} == {"piepowder.access.eu", "piepowder.access.us"}
     assert all(key not in str(door.topic.records) for key in (ADMIN, OLD, "secret"))
     sent = len(door.topic.records)
-    await door.log.tell()
+    await door.log.publish()
     assert len(door.topic.records) == sent
 
 
@@ -306,14 +311,14 @@ async def test_while_kafka_is_away_refusals_are_kept_within_bounds_and_told_afte
     door.topic.away = True
     for round_ in range(3):
         for n in range(1500):
-            client = Client(f"c{round_}-{n}", "", SCOPES)
+            client = Principal(f"c{round_}-{n}", SCOPES)
             door.log.refused(
-                reason="missing-scope", client=client, key="", method="GET", route="/v1/x", status=403, count=1
+                reason="missing-scope", principal=client, key="", method="GET", route="/v1/x", status=403, count=1
             )
-        await door.log.tell()
+        await door.log.publish()
     door.topic.away = False
     for _ in range(4):
-        await door.log.tell()
+        await door.log.publish()
     assert sum(refusal.count for refusal in door.topic.refusals()) == 4500
     assert len(door.topic.records) <= 2100
     assert len({dict(record.headers)["ce_id"] for record in door.topic.records}) == len(door.topic.records)
@@ -322,10 +327,10 @@ async def test_while_kafka_is_away_refusals_are_kept_within_bounds_and_told_afte
 async def test_the_same_event_is_sent_again_when_kafka_did_not_say_that_it_has_it(door: Door) -> None:
     await door.call()
     door.topic.silent = True
-    await door.log.tell()
+    await door.log.publish()
     await door.call()
     door.topic.silent = False
-    await door.log.tell()
+    await door.log.publish()
     first, again, second = [(dict(record.headers)["ce_id"], record.value) for record in door.topic.records]
     assert first == again
     assert first[0] != second[0]
@@ -356,7 +361,7 @@ async def test_a_client_in_the_file_may_have_an_end_and_a_limit(tmp_path: Path) 
         "limit": {"requests_per_second": 1, "burst": 3},
     }
     path.write_bytes(msgspec.json.encode([entry]))
-    [client] = read_file(path)
+    [client] = read_clients_file(path)
     assert client.limit == RateLimit(requests_per_second=1, burst=3)
     assert client.regions == {"*"}
 
@@ -369,9 +374,9 @@ async def test_a_file_that_cannot_be_right_is_named_with_what_is_wrong(tmp_path:
     path = tmp_path / "clients.json"
     path.write_text(text)
     with pytest.raises(Fatal, match=r"clients\.json"):
-        read_file(path)
+        read_clients_file(path)
     with pytest.raises(Fatal, match="nowhere"):
-        read_file(tmp_path / "nowhere.json")
+        read_clients_file(tmp_path / "nowhere.json")
 
 
 def test_a_file_with_a_limit_that_cannot_be_held_is_named_with_the_client_and_the_field(tmp_path: Path) -> None:
@@ -379,4 +384,4 @@ def test_a_file_with_a_limit_that_cannot_be_held_is_named_with_the_client_and_th
     entry = {"name": "job", "key_sha256": ids.hash_api_key(OLD), "scopes": [], "limit": limit}
     (tmp_path / "clients.json").write_bytes(msgspec.json.encode([entry]))
     with pytest.raises(Fatal, match=r"clients\.json: client 'job': limit.items_per_second: expected 0"):
-        read_file(tmp_path / "clients.json")
+        read_clients_file(tmp_path / "clients.json")

@@ -15,10 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from shared.http import server
 from shared.http.http import Problem, create_app
-from shared.runtime import lifecycle, logs
+from shared.http.server import JoiningTransport, serve
+from shared.runtime import logs
 from shared.runtime.errors import Fatal, Transient
-from shared.runtime.lifecycle import Joining, main, serve
+from shared.runtime.lifecycle import main
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, until_done, wait
 from shared.runtime.settings import CommonSettings
@@ -124,7 +126,7 @@ def test_what_cannot_be_started_ends_with_a_sentence_and_a_status_of_its_own(
         own.submit(main, "test", CommonSettings(), run).result()
     assert ended.value.code == 2
     [told] = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert (told.getMessage(), told.exc_info) == ("it cannot be started: clients.json cannot be read.", None)
+    assert (told.getMessage(), told.exc_info) == ("the service cannot start: clients.json cannot be read.", None)
 
 
 def free_port() -> int:
@@ -189,7 +191,7 @@ GET_AND_CLOSE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 async def test_a_head_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], answers: list[bytes]
 ) -> None:
-    monkeypatch.setattr(lifecycle, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
 
     async def call(port: int) -> None:
         answer, seconds = await exchange(port, *pieces)
@@ -290,13 +292,13 @@ SLOW = GET.replace(b"/healthz", b"/slow")
 def slow_app(monkeypatch: pytest.MonkeyPatch) -> tuple[FastAPI, list[bytes]]:
     """An application whose `/slow` answers when something else was refused; and the bodies that it was sent there."""
     app, seen, refused = create_app("test", "", Readiness("test")), [], asyncio.Event()
-    refuse = lifecycle._Protocol._refuse
+    refuse = server._Protocol._refuse
 
-    def noted(protocol: lifecycle._Protocol, problem: Problem) -> None:
+    def noted(protocol: server._Protocol, problem: Problem) -> None:
         refuse(protocol, problem)
         refused.set()
 
-    monkeypatch.setattr(lifecycle._Protocol, "_refuse", noted)
+    monkeypatch.setattr(server._Protocol, "_refuse", noted)
 
     async def slow(request: Request) -> Response:
         seen.append(await request.body())
@@ -329,7 +331,7 @@ def slow_app(monkeypatch: pytest.MonkeyPatch) -> tuple[FastAPI, list[bytes]]:
 async def test_whatever_comes_behind_a_request_its_answer_comes_first(
     behind: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "MAX_HEAD_BYTES", 1_000)
+    monkeypatch.setattr(server, "MAX_HEAD_BYTES", 1_000)
     app, seen = slow_app(monkeypatch)
 
     async def call(port: int) -> None:
@@ -367,17 +369,17 @@ async def test_requests_far_ahead_of_their_answers_are_not_kept(monkeypatch: pyt
 
 @pytest.mark.parametrize("behind", [b"", b"nonsense\r\n\r\n"])
 async def test_a_client_that_takes_nothing_is_dropped(behind: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     app, lost = create_app("test", "", Readiness("test")), asyncio.Event()
     app.add_route("/large", lambda _: Response(b"a" * 30_000_000))
-    lose = lifecycle._Protocol.connection_lost
+    lose = server._Protocol.connection_lost
 
-    def noted(protocol: lifecycle._Protocol, exc: Exception | None) -> None:
+    def noted(protocol: server._Protocol, exc: Exception | None) -> None:
         lose(protocol, exc)
         lost.set()
 
     async def call(port: int) -> None:
-        monkeypatch.setattr(lifecycle._Protocol, "connection_lost", noted)
+        monkeypatch.setattr(server._Protocol, "connection_lost", noted)
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + behind)
             await lost.wait()  # while nothing of the answer is read here
@@ -428,7 +430,7 @@ async def test_a_body_is_no_head_however_long_it_is() -> None:
 async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.1)
     app = create_app("test", "", Readiness("test"))
 
     async def slow(_: Request) -> Response:
@@ -489,7 +491,7 @@ class Wire(asyncio.Transport):
 
 async def test_what_is_written_together_is_sent_in_one_piece_and_before_a_close() -> None:
     wire = Wire()
-    joining = Joining(wire, asyncio.get_running_loop())
+    joining = JoiningTransport(wire, asyncio.get_running_loop())
     joining.write(b"head ")
     joining.write(b"body")
     assert wire.sent == []
@@ -503,7 +505,7 @@ async def test_what_is_written_together_is_sent_in_one_piece_and_before_a_close(
 async def test_an_abort_sends_nothing_more_nor_does_a_connection_that_was_lost() -> None:
     aborted, lost = Wire(), Wire()
     for wire in (aborted, lost):
-        joining = Joining(wire, asyncio.get_running_loop())
+        joining = JoiningTransport(wire, asyncio.get_running_loop())
         joining.write(b"never")
         if wire is aborted:
             joining.abort()

@@ -1,0 +1,55 @@
+"""The clients file: the first administrator's key, for setting up a new system and for access while intake is down."""
+
+from pathlib import Path
+
+import msgspec
+
+from shared.auth import clients
+from shared.auth.clients import ANY
+from shared.auth.principal import Principal
+from shared.contracts.events import RateLimit
+from shared.runtime.errors import Fatal
+
+
+class ClientEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One client of the file, with one key."""
+
+    name: str
+    key_sha256: str
+    scopes: frozenset[str]
+    regions: frozenset[str] = frozenset({ANY})
+    expires_at: str = ""
+    limit: RateLimit | None = None
+    platforms: frozenset[str] = frozenset({ANY})
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.name, self.scopes, self.regions, self.platforms)
+
+
+def read_clients_file(path: Path | None) -> list[ClientEntry]:
+    """The clients in a JSON file, none without a file; raises Fatal for a file that is unreadable or invalid."""
+    if path is None:
+        return []
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=list[ClientEntry])
+    except (OSError, msgspec.DecodeError) as error:
+        raise Fatal(f"PIEPOWDER_CLIENTS_FILE: {path} cannot be read: {error}") from error
+    for client in found:
+        if faults := _faults(client):
+            raise Fatal(f"{path}: client {client.name!r}: {faults[0]}")
+    return found
+
+
+def _faults(client: ClientEntry) -> list[str]:
+    found = []
+    if not clients.is_sha256(client.key_sha256):
+        found.append("key_sha256 is not a SHA-256")
+    if client.expires_at and not clients.moment(client.expires_at):
+        found.append("expires_at is not a time")
+    found += [fault for platform in client.platforms if (fault := clients.platform_fault(platform)) is not None]
+    if (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
+        found.append(fault)
+    if client.limit is not None:
+        found += [f"limit.{field}: {sentence}" for field, sentence in clients.limit_faults(client.limit)]
+    return found

@@ -1,0 +1,198 @@
+"""The FastAPI application of a service: health, metrics, error responses, and a fast path for the busiest calls."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared.http import health, openapi
+from shared.http.measurement import (
+    CALLER,
+    FAST_PATH,
+    CallObserver,
+    Measured,
+    measure,
+    rate_limit_fields,
+    route_of,
+)
+from shared.http.openapi_security import add_security
+from shared.http.problems import (
+    DEFECT,
+    MAX_FAULTS,
+    UNAVAILABLE,
+    InputError,
+    Problem,
+    http_phrase,
+    invalid,
+    json_pointer,
+    unavailable,
+)
+from shared.runtime.errors import Fatal, Transient
+from shared.runtime.readiness import Readiness
+
+log = logging.getLogger(__name__)
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+_SLUGS: Final = {400: "malformed-body", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+
+class ServiceApp(FastAPI):
+    """FastAPI with the complete OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document; generated once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.complete(super().openapi())
+        return self.openapi_schema
+
+
+def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
+    """An application with `/healthz`, `/readyz`, `/metrics` and the error responses of every service.
+
+    Its `state` has `readiness`; the composition root adds `authenticator`.
+    """
+    app = ServiceApp(
+        title=f"Piepowder {service}",
+        description=description,
+        version="1",
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would go to the host that the caller named
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.readiness = readiness
+    app.add_middleware(Measured)
+    app.include_router(health.router(service, readiness))
+    add_security(app)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(Transient, _on_transient)
+    app.add_exception_handler(Fatal, _on_fatal)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_defect)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    first, *others = route.name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    caller: CallObserver | None = request.scope.get(CALLER)
+    details = error.details
+    if caller is not None and (details.status in (401, 403) or details.type.endswith(":rate-limited")):
+        caller.refused(request.method, route_of(request.scope), details)
+    return error.response()
+
+
+async def _on_transient(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Transient)
+    log.warning("unavailable: %s", error)
+    return unavailable(error).response()
+
+
+async def _on_fatal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Fatal)
+    log.error("the service cannot continue: %s", error)  # the reason is for its operators
+    detail = "The service cannot do its work until its operators have acted. Send the same request again later."
+    return UNAVAILABLE(detail, retry_after=10).response()
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return invalid([_input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]).response()
+
+
+def _input_error(fault: Mapping[str, Any], body: object) -> InputError:
+    detail = fault["msg"].removeprefix("Value error, ")
+    place = fault["loc"]
+    if place[0] == "body":
+        place = _place_in(body, place[1:], is_missing=fault["type"] == "missing")
+    return InputError(json_pointer(place), f"{detail} (given: {fault.get('input')!r:.80})")
+
+
+def _place_in(body: object, location: Sequence[int | str], *, is_missing: bool) -> list[int | str]:
+    """The steps of pydantic's location that exist in the input: names of union members and validators do not."""
+    place: list[int | str] = []
+    value: Any = body
+    for n, step in enumerate(location):
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            if not (is_missing and n == len(location) - 1):
+                continue
+        place.append(step)
+    return place
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
+        return error.__cause__.response()
+    detail = f"{request.method} {request.url.path}: {str(error.detail).rstrip('.')}. The API is described at /docs."
+    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    slug = _SLUGS.get(error.status_code, "http-error")
+    return Problem(error.status_code, slug, http_phrase(error.status_code), detail, headers=headers).response()
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes at the request's path."""
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    scopes = {method: {**request.scope, "method": method} for method in methods}
+    routes = request.app.routes
+    return [method for method in methods if any(r.matches(scopes[method])[0] is Match.FULL for r in routes)]
+
+
+async def _on_defect(request: Request, error: Exception) -> Response:
+    log.error("defect: %s %s", request.method, request.url.path, exc_info=error)
+    return DEFECT("An internal error, recorded in the service's log. The same request can be sent again.").response()
+
+
+class FastPath:
+    """Passes the busiest calls directly to their handlers, without the framework's layers.
+
+    `handlers` are keyed by method and path. They are also ordinary routes of `app`, which answers all other calls, and
+    have the same error responses and metrics there.
+    """
+
+    def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
+        self._app = app
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._handlers.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        scope[FAST_PATH] = scope["path"]
+        scope["app"] = self._app
+        request = Request(scope, receive)
+        try:
+            response = await handler(request)
+        except Problem as problem:
+            response = await _on_problem(request, problem)
+        except Transient as error:
+            response = await _on_transient(request, error)
+        except Fatal as error:
+            response = await _on_fatal(request, error)
+        except HTTPException as error:
+            response = await _on_http(request, error)
+        except Exception as error:  # noqa: BLE001 - logged, and answered with a 500 problem
+            response = await _on_defect(request, error)
+        response.raw_headers.extend(rate_limit_fields(scope))
+        try:
+            await response(scope, receive, send)
+        finally:
+            measure(scope["path"], scope["method"], response.status_code, started)

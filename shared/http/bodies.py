@@ -1,0 +1,73 @@
+"""Request bodies: media type, size and time limits, strict JSON."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import chain, islice
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from shared.http.problems import (
+    BODY_TOO_LARGE,
+    BODY_TOO_SLOW,
+    MALFORMED_JSON,
+    MAX_FAULTS,
+    UNSUPPORTED_MEDIA_TYPE,
+    InputError,
+    invalid,
+    json_pointer,
+)
+from shared.validation import strict_json
+
+MAX_BODY_BYTES: Final = 128 * 1024
+_BODY_SECONDS: Final = 30.0
+
+
+def require_json(request: Request) -> None:
+    """Raises a 415 Problem for a body that is declared as another type than JSON, or as encoded."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if kind != "application/json" or coding != "identity":
+        given = f"Content-Type is {repr(kind)[:100] if kind else 'missing'}, its Content-Encoding {coding!r:.100}"
+        raise UNSUPPORTED_MEDIA_TYPE(f"The body's {given}; expected application/json without an encoding.")
+
+
+async def read_body(
+    stream: AsyncIterator[bytes], content_length: str | None, limit: int, seconds: float = _BODY_SECONDS
+) -> bytes:
+    """The whole body; raises a 413 Problem above `limit` bytes and a 408 Problem after `seconds`."""
+    if content_length is not None and content_length.isdecimal() and int(content_length) > limit:
+        raise _too_large(limit)
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in stream:
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+    except TimeoutError as error:
+        raise BODY_TOO_SLOW(
+            f"The body did not arrive within {seconds:g} seconds.", headers={"Connection": "close"}
+        ) from error
+    return b"".join(parts)
+
+
+def decode_json(body: bytes) -> Any:
+    """A JSON value, decoded strictly. Raises a Problem: 400 for malformed JSON, 422 with pointers for a duplicate
+    object key and for a number that exceeds every number type."""
+    try:
+        value = strict_json.decode(body)
+    except strict_json.Malformed as error:
+        raise MALFORMED_JSON(str(error), pointer="") from error
+    duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.twice(value))
+    too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.too_large(value))
+    if errors := list(islice(chain(duplicates, too_large), MAX_FAULTS)):
+        raise invalid(errors)
+    return value
+
+
+def _too_large(limit: int) -> Exception:
+    return BODY_TOO_LARGE(f"The body exceeds the limit of {limit} bytes.")

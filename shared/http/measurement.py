@@ -1,0 +1,80 @@
+"""Metrics and rate-limit headers of REST calls."""
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, Protocol
+
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.http.problems import ProblemDetails
+from shared.runtime import metrics
+
+CALLER: Final = "piepowder.caller"
+"""Key of a request's scope: the authenticated caller, once known."""
+
+FAST_PATH: Final = "piepowder.fast-path"
+
+
+class CallObserver(Protocol):
+    """The caller of a request, as far as the response needs it; see `shared.auth.authenticator.Caller`."""
+
+    def rate_limit_fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+    def refused(self, method: str, route: str, problem: ProblemDetails) -> None: ...
+
+
+class Measured:
+    """Middleware: counts and times REST calls by route, and adds the rate-limit headers of the caller."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_fields(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if fields := rate_limit_fields(scope):
+                    message["headers"] = [*message["headers"], *fields]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_fields)
+        finally:
+            measure(route_of(scope), scope["method"], status, started)
+
+
+def route_of(scope: Scope) -> str:
+    """The path template of a request's route; never a path that a caller wrote."""
+    if (route := scope.get("route")) is not None:  # FastAPI sets it, Starlette does not
+        return str(route.path)
+    if (endpoint := scope.get("endpoint")) is not None:
+        routes = (route.path_format for route in scope["app"].routes if getattr(route, "endpoint", None) == endpoint)
+        return next(routes, "unmatched")
+    return str(scope.get(FAST_PATH, "unmatched"))
+
+
+def rate_limit_fields(scope: Scope) -> Sequence[tuple[bytes, bytes]]:
+    """The `RateLimit` headers of the request's caller."""
+    caller: CallObserver | None = scope.get(CALLER)
+    return () if caller is None else caller.rate_limit_fields()
+
+
+@lru_cache(maxsize=4096)
+def _metrics_of(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    return metrics.HTTP_REQUESTS.labels(route, method, str(status)), metrics.HTTP_SECONDS.labels(route, method)
+
+
+def measure(route: str, method: str, status: int, started: float) -> None:
+    """Count one call; `started` is a value of `time.perf_counter()`."""
+    calls, seconds = _metrics_of(route, method, status)
+    calls.inc()
+    seconds.observe(time.perf_counter() - started)

@@ -1,0 +1,178 @@
+"""Errors of the REST APIs: RFC 9457 `application/problem+json`, with JSON pointers to each fault of an input.
+
+A `ProblemType` is declared once. It documents the error in OpenAPI and creates the `Problem` that a handler raises.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from shared.runtime.errors import Transient
+from shared.runtime.readiness import Readiness
+
+PROBLEM_JSON: Final = "application/problem+json"
+MAX_FAULTS: Final = 20
+"""Faults of one kind that a response lists."""
+
+_URN: Final = "urn:piepowder:problem:"
+_encode = msgspec.json.Encoder().encode
+
+
+class InputError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A fault of an input: its place (RFC 6901 JSON pointer) and a description with the expected value."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of an error response, RFC 9457. `errors` lists each fault of an input; `retry_after` is in seconds."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[InputError] = []
+    retry_after: int | None = None
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's term
+    """An error response. `slug` is the permanent name of its type; `retry_after` is in seconds."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[InputError] = (),
+        pointer: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        if pointer is not None:
+            errors = [InputError(pointer, detail)]
+        self.details = ProblemDetails(f"{_URN}{slug}", title, status, detail, list(errors), retry_after)
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+
+    def response(self) -> Response:
+        """The HTTP response."""
+        return Response(_encode(self.details), self.details.status, headers=self.headers, media_type=PROBLEM_JSON)
+
+
+class ProblemType(msgspec.Struct, frozen=True):
+    """A type of error: its permanent name, HTTP status and title, with an example of `detail` for OpenAPI.
+
+    `headers` documents response headers by name, as OpenAPI's header objects.
+    """
+
+    slug: str
+    status: int
+    title: str
+    example: str = ""
+    headers: dict[str, Any] = {}
+
+    def __call__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[InputError] = (),
+        pointer: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Problem:
+        """An error of this type; with `pointer`, `detail` describes the only fault of the input."""
+        return Problem(
+            self.status,
+            self.slug,
+            self.title,
+            detail,
+            errors=errors,
+            pointer=pointer,
+            retry_after=retry_after,
+            headers=headers,
+        )
+
+
+INVALID_REQUEST: Final = ProblemType("invalid-request", 422, "Invalid request", "/limit: expected 1 to 200.")
+MALFORMED_JSON: Final = ProblemType("malformed-json", 400, "Malformed JSON", "The input is not JSON: it is truncated.")
+BODY_TOO_LARGE: Final = ProblemType("too-large", 413, "Body too large", "The body exceeds the limit of 131072 bytes.")
+BODY_TOO_SLOW: Final = ProblemType("too-slow", 408, "Body too slow", "The body did not arrive within 30 seconds.")
+UNSUPPORTED_MEDIA_TYPE: Final = ProblemType(
+    "unsupported-media-type",
+    415,
+    "Unsupported media type",
+    "The Content-Type is text/plain; expected application/json.",
+)
+NOT_READY: Final = ProblemType(
+    "not-ready", 503, "Service not ready", "Not ready: database: PostgreSQL does not answer."
+)
+UNAVAILABLE: Final = ProblemType("unavailable", 503, "Temporarily unavailable")
+DEFECT: Final = ProblemType("defect", 500, "Internal error")
+
+BODY_PROBLEMS: Final = (MALFORMED_JSON, BODY_TOO_SLOW, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
+"""Errors of every operation with a JSON body."""
+
+
+def problems(*types: ProblemType) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an operation that can return these types of error; one status can have several types."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for kind in types:
+        response = documented.setdefault(
+            kind.status,
+            {
+                "description": "",
+                "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+            },
+        )
+        response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
+        if kind.headers:
+            response.setdefault("headers", {}).update(kind.headers)
+        if kind.example:
+            details = {"type": f"{_URN}{kind.slug}", "title": kind.title, "status": kind.status, "detail": kind.example}
+            if "Retry-After" in kind.headers:
+                details["retry_after"] = 1
+            content = response["content"][PROBLEM_JSON]
+            if "example" in content:
+                first = content.pop("example")
+                content["examples"] = {first["type"].removeprefix(_URN): {"value": first}}
+            if "examples" in content:
+                content["examples"][kind.slug] = {"value": details}
+            else:
+                content["example"] = details
+    return documented
+
+
+def invalid(errors: Sequence[InputError]) -> Problem:
+    """422 with every fault of an input; `detail` names the first."""
+    first = errors[0]
+    return INVALID_REQUEST(f"{first.pointer or 'the body'}: {first.detail}", errors=errors[:MAX_FAULTS])
+
+
+def json_pointer(location: Sequence[int | str]) -> str:
+    """RFC 6901; each step has at most 100 characters."""
+    parts = [str(part)[:100].replace("~", "~0").replace("/", "~1") for part in location]
+    return "".join(f"/{part}" for part in parts)
+
+
+def not_ready(readiness: Readiness) -> Problem:
+    """503 while the service cannot do its work; names each missing condition."""
+    missing = "; ".join(f"{name}: {state}" for name, state in readiness.conditions.items() if state != "ok")
+    return NOT_READY(f"Not ready: {missing}.", retry_after=2)
+
+
+def unavailable(error: Transient) -> Problem:
+    """503 while a dependency of the service does not answer; the same request can be sent again."""
+    return UNAVAILABLE(f"{error} Send the same request again later.", retry_after=2)
+
+
+def http_phrase(status: int) -> str:
+    """The standard reason phrase of a status."""
+    return HTTPStatus(status).phrase

@@ -1,0 +1,74 @@
+"""Query parameters, cursors and the Idempotency-Key header."""
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from fastapi import Header, Query
+from pydantic import AfterValidator
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+
+from shared.http.problems import INVALID_REQUEST, InputError, invalid, json_pointer
+
+_IDEMPOTENCY_KEY: Final = r'^"[!#-\[\]-~]{1,255}"$'
+
+Cursor: TypeAlias = Annotated[str | None, Query(max_length=500, description="`next` of the previous page")]
+
+
+def _unquote(header: str | None) -> str | None:
+    return None if header is None else header[1:-1]
+
+
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        pattern=_IDEMPOTENCY_KEY,
+        description="A quoted string that the client chooses. A repeated call with the same key creates nothing new.",
+        examples=['"lamps-2026"'],
+    ),
+    AfterValidator(_unquote),
+]
+"""The text between the quotation marks, or None."""
+
+
+def query_of(request: Request) -> QueryParams:
+    """The query parameters; raises a 422 Problem for a query that is not percent-encoded UTF-8."""
+    query: bytes = request.scope["query_string"]
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError as error:
+        raise invalid([InputError("/query", f"not UTF-8 ({error.reason}); 'ä' is encoded as %C3%A4")]) from error
+    if not query.isascii():
+        raise invalid([InputError("/query", "not percent-encoded; 'ä' is encoded as %C3%A4")])
+    return request.query_params
+
+
+def require_query(request: Request, known: Sequence[str]) -> None:
+    """Raises a 422 Problem for an unknown or repeated query parameter."""
+    given = query_of(request)
+    expected = f"expected {', '.join(known)}" if known else "this operation has none"
+    unknown = [name for name in dict.fromkeys(given) if name not in known]
+    errors = [InputError(json_pointer(["query", name]), f"unknown query parameter; {expected}") for name in unknown]
+    repeated = [name for name in known if len(given.getlist(name)) > 1]
+    errors += [InputError(json_pointer(["query", name]), "repeated query parameter") for name in repeated]
+    if errors:
+        raise invalid(errors)
+
+
+def encode_cursor(position: object) -> str | None:
+    """An opaque cursor for the position of the next page: base64url of JSON. None stays None."""
+    return None if position is None else base64.urlsafe_b64encode(msgspec.json.encode(position)).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str | None, kind: Any) -> Any:
+    """The position in a cursor of type `kind`; raises a 422 Problem for any other text. None stays None."""
+    if cursor is None:
+        return None
+    try:
+        return msgspec.json.decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True), type=kind)
+    except ValueError as error:  # of base64 or msgspec
+        detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
+        raise INVALID_REQUEST(detail, pointer="/query/cursor") from error

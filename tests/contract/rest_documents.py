@@ -1,0 +1,50 @@
+"""The OpenAPI documents of the four services, as files.
+
+`docs/openapi/` holds the present documents; `python -m tests.contract.rest_documents` writes them.
+`docs/contracts/rest-v1/` holds the documents that version 1 of the API must stay compatible with; they never change.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from tests.conftest import project_root
+from tests.contract.rest_services import SERVICES, serving
+
+PRESENT: Final = project_root() / "docs" / "openapi"
+BASELINE: Final = project_root() / "docs" / "contracts" / "rest-v1"
+COMMAND: Final = "python -m tests.contract.rest_documents"
+
+
+def load(folder: Path, service: str) -> dict[str, Any]:
+    """A service's document from `PRESENT` or `BASELINE`."""
+    document: dict[str, Any] = json.loads((folder / f"{service}.json").read_text(encoding="utf-8"))
+    return document
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """The content of a document's file."""
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+async def generate(service: str) -> dict[str, Any]:
+    """The document that the service publishes now."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with serving(service, Path(folder), in_force=False) as served:
+            return served.document
+
+
+def write() -> None:
+    """Write the documents of all services to `PRESENT`."""
+    PRESENT.mkdir(parents=True, exist_ok=True)
+    for service in SERVICES:
+        (PRESENT / f"{service}.json").write_text(text_of(asyncio.run(generate(service))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(f"usage: {COMMAND}")
+    write()
