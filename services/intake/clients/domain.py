@@ -6,30 +6,18 @@ after intake's database was lost and created again: newly published clients then
 
 import math
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.auth import clients
 from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
+from shared.auth.principal import Principal
 from shared.contracts.events import ClientChanged, ClientKey, RateLimit
 from shared.runtime.clock import to_text
 from shared.runtime.errors import PiepowderError
 
 MAX_DESCRIPTION: Final = 500
-
-
-class Granting(Protocol):
-    """The authenticated client that creates or changes clients."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def scopes(self) -> frozenset[str]: ...
-
-    @property
-    def regions(self) -> frozenset[str]: ...
 
 
 class ClientChangeRejected(PiepowderError):  # noqa: N818 - what came of it
@@ -189,7 +177,7 @@ def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> N
         )
 
 
-def check_grant(client: ClientRecord, before: ClientRecord | None, by: Granting) -> None:
+def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal) -> None:
     """Raises ClientChangeRejected when `by` grants rights that it does not have; `before` is the client before.
 
     Restricting or disabling a client requires only that `by` can see it. Enabling it, or extending its regions,

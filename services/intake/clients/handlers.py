@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
-from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord, Granting
+from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
 from shared.auth import clients
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
 from shared.contracts.events import CLIENT_CHANGED, AccessUsed, RateLimit
@@ -87,7 +88,7 @@ class Registry:
         self._wake = wake
         self._clock = clock
 
-    async def show(self, name: str, by: Granting) -> ClientRecord:
+    async def show(self, name: str, by: Principal) -> ClientRecord:
         """A client that `by` can see; raises ClientChangeRejected (404) without one."""
         found = await self._store.client(name)
         if found is None or not domain.is_visible(found, by.regions):
@@ -95,7 +96,7 @@ class Registry:
         return found
 
     async def page(
-        self, after: str, limit: int, state: str | None, by: Granting
+        self, after: str, limit: int, state: str | None, by: Principal
     ) -> tuple[list[ClientRecord], str | None]:
         """Clients after a name in order, and the name to continue after, None at the end."""
         found = list(await self._store.page(after, limit + 1, regions=by.regions, state=state))
@@ -110,7 +111,7 @@ class Registry:
         regions: frozenset[str],
         platforms: frozenset[str],
         limit: RateLimit | None,
-        by: Granting,
+        by: Principal,
     ) -> tuple[ClientRecord, bool]:
         """Create a client without keys; returns whether it is new. A repetition finds it. Raises
         ClientChangeRejected."""
@@ -140,7 +141,7 @@ class Registry:
         self._wake()
         return new, True
 
-    async def change(self, name: str, patch: ClientPatch, revision: int | None, by: Granting) -> ClientRecord:
+    async def change(self, name: str, patch: ClientPatch, revision: int | None, by: Principal) -> ClientRecord:
         """Change a client, only at `revision` if it is given. Raises ClientChangeRejected."""
         async with self._store.work() as work:
             client = await self._lock(work, name, by)
@@ -161,7 +162,7 @@ class Registry:
         expires_at: datetime | None,
         others_expire_at: datetime | None,
         call: IdempotentCall | None,
-        by: Granting,
+        by: Principal,
     ) -> NewKey:
         """Create a key. Raises ClientChangeRejected."""
         secret = ids.new_api_key(self._environment)
@@ -187,7 +188,7 @@ class Registry:
         self._wake()
         return NewKey(after, key, secret)
 
-    async def revoke(self, name: str, key_id: str, by: Granting) -> ClientRecord:
+    async def revoke(self, name: str, key_id: str, by: Principal) -> ClientRecord:
         """Revoke a key. A repetition changes nothing. Raises ClientChangeRejected."""
         async with self._store.work() as work:
             client = await self._lock(work, name, by)
@@ -205,20 +206,20 @@ class Registry:
             return False
         return True
 
-    async def _lock(self, work: ClientWork, name: str, by: Granting) -> ClientRecord:
+    async def _lock(self, work: ClientWork, name: str, by: Principal) -> ClientRecord:
         client = await work.lock(name)
         if client is None or not domain.is_visible(client, by.regions):
             raise _no_client(name)
         return client
 
     async def _save(
-        self, work: ClientWork, before: ClientRecord, after: ClientRecord, change: str, by: Granting
+        self, work: ClientWork, before: ClientRecord, after: ClientRecord, change: str, by: Principal
     ) -> None:
         if after is not before:
             await work.save(after)
             await work.publish(topics.CONTROL, self._event(after, change, by))
 
-    def _event(self, client: ClientRecord, change: str, by: Granting) -> Encoded:
+    def _event(self, client: ClientRecord, change: str, by: Principal) -> Encoded:
         event_id = ids.event_id(f"client:{client.name}", CLIENT_CHANGED, client.revision)
         attributes = Attributes(
             event_id,

@@ -5,7 +5,7 @@ repetition of the same post produces the same ids, so a client that is unsure of
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.items.domain.posts import MalformedItem
 from services.intake.publishing.regions import SOURCE, ClusterPublisher, RegionPublisher
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
 from shared.contracts.events import (
@@ -26,26 +27,6 @@ from shared.runtime.advice import command
 from shared.runtime.errors import Transient
 from shared.validation.codes import Codes
 from shared.validation.faults import Fault, InputRejected
-
-
-class Poster(Protocol):
-    """The authenticated client of a call."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def regions(self) -> frozenset[str]: ...
-
-    @property
-    def platforms(self) -> frozenset[str]: ...
-
-    @property
-    def scopes(self) -> frozenset[str]: ...
-
-    def may_act_in(self, region: str) -> bool: ...
-
-    def may_act_for(self, platform: str) -> bool: ...
 
 
 class PreparedItem(msgspec.Struct, frozen=True, gc=False):
@@ -81,7 +62,7 @@ class ItemIntake:
         publish = f"no operating model is published; publish one with `{command('control publish')}`"
         return publish if self.ownership is None else None
 
-    def prepare(self, text: bytes, client: Poster, received_at: str) -> PreparedItem:
+    def prepare(self, text: bytes, client: Principal, received_at: str) -> PreparedItem:
         """Validate an item and create its records, without sending them. Raises InputRejected with every fault."""
         ownership = self.ownership
         if ownership is None:
@@ -132,7 +113,7 @@ class ItemIntake:
 
 
 def forbidden(
-    ownership: MarketOwnership, client: Poster, markets: Sequence[str], regions: Sequence[str]
+    ownership: MarketOwnership, client: Principal, markets: Sequence[str], regions: Sequence[str]
 ) -> InputRejected:
     """403: the client may not act in every region that owns one of the markets."""
     allowed = ", ".join(sorted(client.regions)) or "no region"
@@ -147,7 +128,7 @@ def forbidden(
     return InputRejected(403, "region-not-allowed", "The key may not act in this region", faults)
 
 
-def forbidden_platform(client: Poster, platform: str, pointer: str = "/platform") -> InputRejected:
+def forbidden_platform(client: Principal, platform: str, pointer: str = "/platform") -> InputRejected:
     """403: the client may not act for the platform."""
     allowed = ", ".join(sorted(client.platforms)) or "no platform"
     detail = f"client {client.name!r} may act for {allowed}, not for {platform!r:.63}"

@@ -1,7 +1,6 @@
 """What intake answers about items, as types: the OpenAPI document reads them, and they are what is sent."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import msgspec
 
@@ -20,6 +19,7 @@ from services.intake.items.domain.status import (
 from services.intake.items.domain.status import subject as subject_of
 from services.intake.items.handlers import PreparedItem
 from services.intake.items.withdrawals import PreparedWithdrawal
+from shared.auth.principal import Principal
 
 
 class RegionReceipt(msgspec.Struct, frozen=True):
@@ -140,15 +140,6 @@ class TotalsAnswer(msgspec.Struct, frozen=True):
     projection: ProjectionAnswer
 
 
-class Reader(Protocol):
-    """Who asks."""
-
-    @property
-    def name(self) -> str: ...
-
-    def may_act_in(self, region: str) -> bool: ...
-
-
 def receipt(accepted: PreparedItem, known: ItemAnswer | None = None) -> Receipt:
     """An accepted item as its client is told; with what is known of it by now."""
     return Receipt(
@@ -172,7 +163,7 @@ def _events(done: PreparedItem | PreparedWithdrawal) -> dict[str, RegionReceipt]
     return {region: RegionReceipt(event) for region, event in zip(done.regions, done.event_ids, strict=True)}
 
 
-def item_view(item_id: str, known: Mapping[str, StatusFacts], reader: Reader) -> ItemView:
+def item_view(item_id: str, known: Mapping[str, StatusFacts], reader: Principal) -> ItemView:
     """What a client may see of what is known of an item."""
     seen = {region: facts for region, facts in sorted(known.items()) if reader.may_act_in(region)}
     first = next((facts.submission for facts in seen.values() if facts.submission is not None), None)

@@ -12,9 +12,10 @@ import msgspec
 
 from services.intake.items.domain import status
 from services.intake.items.domain.status import StatusFacts
-from services.intake.items.handlers import ItemIntake, Poster
+from services.intake.items.handlers import ItemIntake
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.publishing.regions import SOURCE
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
@@ -55,7 +56,7 @@ class Withdrawals:
         self._read_your_writes = read_your_writes
         self._clock = clock
 
-    async def withdraw(self, item_id: str, reason: str, client: Poster, statuses: ItemLookup) -> PreparedWithdrawal:
+    async def withdraw(self, item_id: str, reason: str, client: Principal, statuses: ItemLookup) -> PreparedWithdrawal:
         """Publish a withdrawal in every region of the item.
 
         Raises UnknownItem when the client has no such item, InputRejected when the client may not act in every region
@@ -66,7 +67,7 @@ class Withdrawals:
         await self._intake.submit([withdrawal])
         return withdrawal
 
-    async def _find(self, item_id: str, client: Poster, statuses: ItemLookup) -> dict[str, StatusFacts]:
+    async def _find(self, item_id: str, client: Principal, statuses: ItemLookup) -> dict[str, StatusFacts]:
         """The facts about an item, with its submission in at least one region."""
 
         async def look() -> dict[str, StatusFacts] | None:
@@ -84,7 +85,7 @@ class Withdrawals:
         return found
 
     def _prepare(
-        self, item_id: str, reason: str, client: Poster, known: Mapping[str, StatusFacts]
+        self, item_id: str, reason: str, client: Principal, known: Mapping[str, StatusFacts]
     ) -> PreparedWithdrawal:
         regions = tuple(sorted(status.submitted_to(known)))
         for region in regions:
@@ -122,7 +123,7 @@ class Withdrawals:
         return PreparedWithdrawal(item_id, subject, regions, event_ids, records)
 
 
-def _is_found(known: Mapping[str, StatusFacts], client: Poster) -> bool:
+def _is_found(known: Mapping[str, StatusFacts], client: Principal) -> bool:
     """Whether the regions of the item are known, and the client may see the item."""
     return (
         bool(status.submitted_to(known))

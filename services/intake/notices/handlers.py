@@ -12,12 +12,13 @@ from typing import Final, Protocol
 import msgspec
 
 from services.intake.items.domain import status
-from services.intake.items.handlers import ItemIntake, Poster, forbidden, forbidden_platform
+from services.intake.items.handlers import ItemIntake, forbidden, forbidden_platform
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, ComplaintFacts, DecidedCase
 from services.intake.publishing.regions import SOURCE
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
@@ -68,7 +69,7 @@ class Notices:
         self._codes = codes
         self._clock = clock
 
-    async def take(self, text: bytes, client: Poster) -> PreparedComplaint:
+    async def take(self, text: bytes, client: Principal) -> PreparedComplaint:
         """Publish a notice in every region that owns one of its markets.
 
         Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not answer
@@ -78,7 +79,7 @@ class Notices:
         await self._intake.submit([taken])
         return taken
 
-    def prepare(self, text: bytes, client: Poster) -> PreparedComplaint:
+    def prepare(self, text: bytes, client: Principal) -> PreparedComplaint:
         """Validate a notice and create its records, without sending them. Raises like `take`."""
         ownership = self._intake.ownership
         if ownership is None:
@@ -130,7 +131,7 @@ class Appeals:
         self._clock = clock
         self._days = days
 
-    async def take(self, text: bytes, client: Poster, known: ComplaintLookup) -> PreparedComplaint:
+    async def take(self, text: bytes, client: Principal, known: ComplaintLookup) -> PreparedComplaint:
         """Publish an appeal in the region of the contested decision.
 
         Raises InputRejected for an invalid or inadmissible appeal, UnknownDecision when the client has no such
@@ -151,7 +152,7 @@ class Appeals:
             return taken
         return self._repeated(taken, before)
 
-    async def _find(self, post: AppealPost, client: Poster, known: ComplaintLookup) -> ContestedDecision:
+    async def _find(self, post: AppealPost, client: Principal, known: ComplaintLookup) -> ContestedDecision:
         """The contested decision with its case."""
         name, given = appeals.named(post)
         regions = self._regions(post, client)
@@ -191,7 +192,7 @@ class Appeals:
 
     @staticmethod
     async def _region_of_repeated(
-        regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: ComplaintLookup
+        regions: Sequence[str], subject: str, post: AppealPost, client: Principal, known: ComplaintLookup
     ) -> str:
         """The region of the same appeal before the item was decided in other regions; raises InputRejected without
         one."""
@@ -206,7 +207,7 @@ class Appeals:
         )
         raise appeals.invalid([Fault("/region", detail)])
 
-    def _regions(self, post: AppealPost, client: Poster) -> set[str]:
+    def _regions(self, post: AppealPost, client: Principal) -> set[str]:
         """The regions that can have the decision; raises InputRejected for a region that is forbidden or not served."""
         served = self._read_your_writes.regions
         if not post.region:
@@ -245,7 +246,7 @@ class Appeals:
                     409, "appeal-answered", "An earlier appeal was decided", [Fault(f"/{name}", detail)]
                 )
 
-    def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Poster) -> PreparedComplaint:
+    def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Principal) -> PreparedComplaint:
         region, subject = contested.region, contested.facts.subject
         platform, kind, subject_id = subject.split(":", 2)
         said = appeals.content(post, contested)
@@ -295,7 +296,7 @@ class Appeals:
         return taken if contested is None else msgspec.structs.replace(taken, decision_id=contested.decision_id)
 
 
-def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Poster) -> bool:
+def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
     """Whether the client may contest decisions on an item or a notice: for the sellers of its platforms, or for its own
     notices."""
     if not client.may_act_for(status.platform(known)):
@@ -303,7 +304,7 @@ def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str,
     return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())
 
 
-def _not_for_sellers(client: Poster) -> InputRejected:
+def _not_for_sellers(client: Principal) -> InputRejected:
     detail = (
         f"appeals of sellers need the scope {SPEAKS_FOR_SELLERS!r}, which client {client.name!r} does not have; it may"
         " appeal as the notifier of its own notices"

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from services.intake.items.handlers import Poster
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, MarketOwners
 from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
 from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
+from shared.auth.principal import Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
@@ -99,7 +99,7 @@ class Requests:
         self._wake = wake
         self._in_progress: set[str] = set()
 
-    async def draft(self, draft: Draft, client: Poster, key: str) -> Request:
+    async def draft(self, draft: Draft, client: Principal, key: str) -> Request:
         """Create a draft. A repeated call returns the draft as it was created.
 
         The change is checked at once; while the router does not answer, it is stored unchecked. Raises InputRejected.
@@ -131,7 +131,7 @@ class Requests:
             raise _key_reused()
         return known.request
 
-    async def change(self, request_id: str, text: bytes, client: Poster, versions: Versions) -> Request:
+    async def change(self, request_id: str, text: bytes, client: Principal, versions: Versions) -> Request:
         """Apply a JSON merge patch to a draft. Raises InputRejected.
 
         A new change is checked at once; while the router does not answer, it is stored unchecked.
@@ -157,7 +157,7 @@ class Requests:
                 await self._record(work, outcome)
         return self._result(request, outcome)
 
-    async def submit(self, request_id: str, reason: str, client: Poster, versions: Versions) -> Request:
+    async def submit(self, request_id: str, reason: str, client: Principal, versions: Versions) -> Request:
         """Submit a complete draft whose change the router has checked.
 
         Raises InputRejected, Transient while the router does not answer.
@@ -192,7 +192,7 @@ class Requests:
                 await self._record(work, outcome)
         return self._result(request, outcome)
 
-    async def act(self, request_id: str, command: str, reason: str, client: Poster, versions: Versions) -> Request:
+    async def act(self, request_id: str, command: str, reason: str, client: Principal, versions: Versions) -> Request:
         """Execute a command other than `submit`. Raises InputRejected."""
         async with self._store.work() as work:
             request = await self._lock(work, request_id, client)
@@ -204,7 +204,7 @@ class Requests:
                 await self._record(work, outcome)
         return self._result(request, outcome)
 
-    async def comment(self, request_id: str, text: str, client: Poster, key: str) -> RequestStep:
+    async def comment(self, request_id: str, text: str, client: Principal, key: str) -> RequestStep:
         """Add a comment. A repeated call returns the first comment. Raises InputRejected."""
         comment_id = ids.derive("comment", request_id, client.name, key)
         with self._exclusive(comment_id):
@@ -221,7 +221,7 @@ class Requests:
         self._wake()
         return outcome.step
 
-    async def show(self, request_id: str, client: Poster) -> RequestDetails:
+    async def show(self, request_id: str, client: Principal) -> RequestDetails:
         """A request; raises InputRejected for one without a region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
@@ -240,7 +240,7 @@ class Requests:
         return outcome.request
 
     @staticmethod
-    async def _lock(work: RequestWork, request_id: str, client: Poster) -> Request:
+    async def _lock(work: RequestWork, request_id: str, client: Principal) -> Request:
         request = await work.request(request_id)
         if request is None or not _may_see(client, request):
             raise _no_such(request_id)
@@ -302,11 +302,11 @@ def _decoded(change: bytes | None) -> ProposedChange | None:
     return None if change is None else _decode_change(change)
 
 
-def _may_see(client: Poster, request: Request) -> bool:
+def _may_see(client: Principal, request: Request) -> bool:
     return any(client.may_act_in(region) for region in request.content.regions)
 
 
-def _require_regions(client: Poster, regions: Sequence[str]) -> None:
+def _require_regions(client: Principal, regions: Sequence[str]) -> None:
     allowed = ", ".join(sorted(client.regions)) or "no region"
     faults = [
         Fault(
