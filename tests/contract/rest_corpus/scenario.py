@@ -137,7 +137,7 @@ class Scenario:
         headers = {"Authorization": f"Bearer {self.values[f'key:{key}']}"}
         for service, path in _PROBE.items():
             url = self._urls[service] + path
-            _until(lambda url=url: self._http.get(url, headers=headers).status_code, reached)  # type: ignore[misc]
+            _until(lambda url=url: self._http.get(url, headers=headers).status_code, reached)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
 
     def _items(self) -> None:
         posted = {
