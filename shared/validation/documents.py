@@ -1,94 +1,31 @@
-"""A JSON object that a person or a form wrote: read strictly, and the faults of its form told at once.
+"""A document with all faults of its format, for rules that report their own faults together with these."""
 
-Not for the hot path: it costs a second, untyped reading. What the first one lets pass is found here too: names that are
-there twice (of which only the last would count), control characters, numbers beyond 64 bits. It ends with the faults
-that are told, and takes as long as the text is.
-"""
-
-import re
-from collections.abc import Iterator, Sequence
-from functools import reduce
-from itertools import chain, islice
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import inspect
 
-from shared.validation import strict_json
-from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, mismatches, pointer_to
-from shared.validation.strict_json import Object
+from shared.validation.faults import Fault
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_LARGEST: Final = 2**63 - 1
-_control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
-
 
 class ParsedDocument(NamedTuple, Generic[S]):
-    """What a text says: faults of form by pointer, and the value that its sound fields make, None if there are none to
-    speak of. What the value says about the fields in `unsound` is not the text's."""
+    """A decoded document: its value, and the faults of its format.
+
+    The value has placeholders for the top-level fields in `invalid_fields`. It is None when nothing of the document is
+    usable, or when there are too many faults.
+    """
 
     value: S | None
     faults: list[Fault]
-    unsound: frozenset[str]
+    invalid_fields: frozenset[str]
 
-    def with_meaning(self, faults: Iterator[Fault]) -> list[Fault]:
-        """All faults: of form, and those of meaning that are about sound fields."""
-        return self.faults + [fault for fault in faults if _top(fault.pointer) not in self.unsound]
-
-
-class DocumentReader(Generic[S]):
-    """What an object is to be. `stand_ins` are values for the fields that have no default."""
-
-    def __init__(self, kind: type[S], /, **stand_ins: Any) -> None:
-        self._kind = kind
-        self._shape = inspect.type_info(kind)
-        self._stand_ins = stand_ins
-
-    def read(self, text: bytes) -> ParsedDocument[S]:
-        """The object in a JSON text; raises InputRejected (400) when it is no JSON."""
-        return self.of(decode(text))
-
-    def of(self, given: Any) -> ParsedDocument[S]:
-        """The object that `decode` gave."""
-        faults = list(islice(chain(mismatches(given, self._shape), _value_faults(given)), MAX_FAULTS))
-        unsound = frozenset(_top(fault.pointer) for fault in faults)
-        if "" in unsound or len(faults) == MAX_FAULTS:
-            return ParsedDocument(None, faults, unsound)
-        known = self._kind.__struct_encode_fields__
-        sound = {name: value for name, value in given.items() if name in known and name not in unsound}
-        return ParsedDocument(msgspec.convert(self._stand_ins | sound, self._kind), faults, unsound)
+    def with_rules(self, faults: Iterator[Fault]) -> list[Fault]:
+        """The faults of the format, and those of `faults` that do not concern a placeholder."""
+        return self.faults + [fault for fault in faults if top_level(fault.pointer) not in self.invalid_fields]
 
 
-def decode(text: bytes) -> Any:
-    """What a JSON text says, as `strict_json.decode` has it; raises InputRejected (400) when it is no JSON."""
-    try:
-        return strict_json.decode(text)
-    except strict_json.Malformed as error:
-        raise InputRejected(400, "malformed-json", "The input is not JSON", [Fault("", str(error))]) from error
-
-
-def _value_faults(given: object) -> Iterator[Fault]:
-    """What no text and no number may be, wherever it stands."""
-    for place, value in strict_json.walk(given):
-        if isinstance(value, str):
-            if found := _control(value):
-                said = f"control character U+{ord(found[0]):04X} at {found.start()}; of these only tab and line ends"
-                yield Fault(_pointer(place), f"{said} are taken")
-        elif isinstance(value, int):
-            if abs(value) > _LARGEST:
-                yield Fault(_pointer(place), "a number beyond 64 bits")
-        elif isinstance(value, dict):
-            for name in value.twice if isinstance(value, Object) else ():
-                yield Fault(_pointer([*place, name]), "is there more than once")
-            for name in value:
-                if _control(name):
-                    yield Fault(_pointer([*place, name]), "a control character in the name")
-
-
-def _pointer(place: Sequence[str | int]) -> str:
-    return reduce(pointer_to, place, "")
-
-
-def _top(pointer: str) -> str:
+def top_level(pointer: str) -> str:
+    """The first step of a JSON pointer."""
     return pointer.partition("/")[2].partition("/")[0]

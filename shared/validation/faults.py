@@ -74,8 +74,7 @@ def _in_object(value: object, shape: inspect.StructType, pointer: str) -> Iterat
     fields = {field.encode_name: field for field in shape.fields}
     for name in value:
         if name not in fields:
-            hint = _hint(name[:100], tuple(fields))
-            yield Fault(pointer_to(pointer, name), f"unknown field {name[:100]!r}{hint}")
+            yield Fault(pointer_to(pointer, name), f"unknown field {name[:100]!r}{hint(name[:100], tuple(fields))}")
     for name, field in fields.items():
         if name in value:
             yield from mismatches(value[name], field.type, pointer_to(pointer, name))
@@ -84,7 +83,8 @@ def _in_object(value: object, shape: inspect.StructType, pointer: str) -> Iterat
 
 
 @lru_cache(maxsize=1024)
-def _hint(name: str, fields: tuple[str, ...]) -> str:
+def hint(name: str, fields: tuple[str, ...]) -> str:
+    """The end of a sentence about an unknown field: the most similar known field, or all of them."""
     near = difflib.get_close_matches(name, fields, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(fields)}"
 

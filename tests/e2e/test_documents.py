@@ -174,8 +174,8 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     answer = generated.call("post_items", body=generated.file(body))
     verdicts = [json.loads(line) for line in answer.content.splitlines()]
     assert [(verdict["line"], verdict["status"]) for verdict in verdicts] == [(1, 202), (2, 422), (3, 202)]
-    assert generated.model("RejectedLine", **verdicts[1]).errors[0].pointer == "/kind"
-    lamps = [generated.model("AcceptedLine", **verdict).item_id for verdict in (verdicts[0], verdicts[2])]
+    assert generated.model("RejectedLineView", **verdicts[1]).errors[0].pointer == "/kind"
+    lamps = [generated.model("AcceptedLineView", **verdict).item_id for verdict in (verdicts[0], verdicts[2])]
 
     for item_id in lamps:  # once it is decided, it is in the lists too
         assert generated.call("get_item", item_id, prefer="wait=30").status_code == 200

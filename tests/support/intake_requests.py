@@ -13,6 +13,7 @@ import msgspec
 from fastapi import FastAPI
 
 from services.intake.items.domain.ownership import MarketOwnership
+from services.intake.problems import add_error_responses
 from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestStep
@@ -23,7 +24,7 @@ from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import OperatingModelPublished, ProposedChange, Queue, Region
-from shared.http import http
+from shared.http.app import create_app
 from shared.runtime.clock import ManualClock
 from shared.runtime.readiness import Readiness
 
@@ -166,7 +167,7 @@ def told(store: MemoryStore) -> list[tuple[str, str]]:
     return found
 
 
-ALL = frozenset({api.READ, api.WRITE, api.DECIDE, api.PUT_IN_FORCE})
+ALL = frozenset({api.READ, api.WRITE, api.DECIDE, api.DEPLOY})
 WHO: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "author": (ALL, frozenset({"*"})),
     "lead-a": (ALL, frozenset({"*"})),
@@ -187,7 +188,6 @@ class House:
         self.router = Router()
         self.clock = ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC))
         self.readiness = Readiness("intake")
-        self.office = api.Office(self.readiness)
         self.keys = {name: ids.new_api_key("test") for name in WHO}
         self.woken = 0
         self.app = self._app()
@@ -195,28 +195,34 @@ class House:
         self.http = httpx.AsyncClient(transport=transport, base_url="http://intake")
 
     def open(self) -> None:
-        self.office.requests = Requests(
+        requests = Requests(
             self.store,
             checker=self.router,
             owners=lambda: ownership("eu", "us"),
             countries=frozenset({"DE", "FR", "US", "CH"}),
+            regions=["eu", "us"],
             clock=self.clock,
             approvals_needed=2,
             wake=self._wake,
         )
+        api.available_requests.provide(self.app, requests)
+
+    def close(self) -> None:
+        api.available_requests.withdraw(self.app)
 
     def _wake(self) -> None:
         self.woken += 1
 
     def _app(self) -> FastAPI:
-        app = http.create_app("intake", "", self.readiness)
+        app = create_app("intake", "", self.readiness)
         clients = [
             ClientEntry(name, ids.hash_api_key(self.keys[name]), scopes, regions)
             for name, (scopes, regions) in WHO.items()
         ]
-        api.add_routes(
-            app, office=self.office, authenticator=Authenticator(clients), regions=["eu", "us"], idle_seconds=0.2
-        )
+        app.state.authenticator = Authenticator(clients)
+        app.state.body_seconds = 0.2
+        add_error_responses(app)
+        app.include_router(api.router)
         return app
 
     async def call(

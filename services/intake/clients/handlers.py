@@ -88,6 +88,10 @@ class Registry:
         self._wake = wake
         self._clock = clock
 
+    def now(self) -> datetime:
+        """The current time, for the states of keys."""
+        return self._clock.now()
+
     async def show(self, name: str, by: Principal) -> ClientRecord:
         """A client that `by` can see; raises ClientChangeRejected (404) without one."""
         found = await self._store.client(name)

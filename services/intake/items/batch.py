@@ -24,11 +24,11 @@ from starlette.requests import ClientDisconnect
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.ndjson import Line, LineSplitter
-from services.intake.problems import not_taken, overloaded, problem
+from services.intake.problems import problem_of
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
-from shared.http.http import InputError, Problem, ProblemDetails, unavailable
+from shared.http.http import InputError, Problem, ProblemDetails
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
@@ -46,7 +46,7 @@ _VERDICT_BYTES: Final = 2 * 2**20  # limit of the buffered verdicts
 _encode = msgspec.json.Encoder().encode
 
 
-class AcceptedLine(msgspec.Struct, frozen=True):
+class AcceptedLineView(msgspec.Struct, frozen=True):
     """The verdict of a line whose item is in Kafka in each of `regions`."""
 
     line: int
@@ -56,7 +56,7 @@ class AcceptedLine(msgspec.Struct, frozen=True):
     regions: tuple[str, ...]
 
 
-class RejectedLine(msgspec.Struct, frozen=True, omit_defaults=True):
+class RejectedLineView(msgspec.Struct, frozen=True, omit_defaults=True):
     """The verdict of a rejected line: a problem (RFC 9457) with the line's number."""
 
     line: int
@@ -184,7 +184,7 @@ class Batch:
             self._chunk.append((number, self._intake.prepare(text, self._client, received_at)))
             self._chunk_bytes += len(text)
         except InputRejected as rejected:
-            verdict = self._reject(number, problem(rejected).details)
+            verdict = self._reject(number, problem_of(rejected).details)
             self._chunk.append((number, verdict))
             self._chunk_bytes += len(verdict)
 
@@ -235,7 +235,7 @@ class Batch:
                 retry_later = details if details.retry_after is not None else retry_later
             else:
                 accepted += 1
-                verdicts.append(_encode(AcceptedLine(number, 202, one.item_id, one.subject, one.regions)))
+                verdicts.append(_encode(AcceptedLineView(number, 202, one.item_id, one.subject, one.regions)))
         if first and retry_later is not None and not accepted:
             slug, detail = retry_later.type.rpartition(":")[2], f"No line was accepted. {retry_later.detail}"
             raise Problem(retry_later.status, slug, retry_later.title, detail, retry_after=retry_later.retry_after)
@@ -260,7 +260,7 @@ class Batch:
                 try:
                     await self._intake.submit([one], patient=True)
                 except Poison as poison:
-                    rejected[number] = not_taken(poison).details
+                    rejected[number] = problem_of(poison).details
                 except NotAcknowledged as error:
                     rejected[number] = _region_problem(error)
         return rejected
@@ -274,7 +274,7 @@ class Batch:
         if details.status == _FORBIDDEN:
             self.forbidden[details.type.rpartition(":")[2]] += 1
         return _encode(
-            RejectedLine(
+            RejectedLineView(
                 line,
                 details.status,
                 details.type,
@@ -315,4 +315,4 @@ def _too_large(what: str) -> Problem:
 
 
 def _region_problem(error: PiepowderError) -> ProblemDetails:
-    return (unavailable(error) if isinstance(error, Transient) else overloaded(Overloaded())).details
+    return problem_of(error if isinstance(error, Transient) else Overloaded()).details

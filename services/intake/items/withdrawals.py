@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from services.intake.errors import UnknownObject
 from services.intake.items.domain import status
 from services.intake.items.domain.status import StatusFacts
 from services.intake.items.handlers import ItemIntake
@@ -22,14 +23,9 @@ from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdraw
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import PiepowderError
 from shared.validation.faults import Fault, InputRejected
 
 MAX_REASON: Final = 500  # characters
-
-
-class UnknownItem(PiepowderError):  # noqa: N818 - a fact about the item
-    """No such item was submitted before the call, in any region and platform of the key."""
 
 
 class ItemLookup(Protocol):
@@ -51,27 +47,30 @@ class PreparedWithdrawal(msgspec.Struct, frozen=True, gc=False):
 class Withdrawals:
     """Withdraws items."""
 
-    def __init__(self, intake: ItemIntake, *, read_your_writes: ReadYourWrites, clock: Clock) -> None:
+    def __init__(
+        self, intake: ItemIntake, statuses: ItemLookup, *, read_your_writes: ReadYourWrites, clock: Clock
+    ) -> None:
         self._intake = intake
+        self._statuses = statuses
         self._read_your_writes = read_your_writes
         self._clock = clock
 
-    async def withdraw(self, item_id: str, reason: str, client: Principal, statuses: ItemLookup) -> PreparedWithdrawal:
+    async def withdraw(self, item_id: str, reason: str, client: Principal) -> PreparedWithdrawal:
         """Publish a withdrawal in every region of the item.
 
-        Raises UnknownItem when the client has no such item, InputRejected when the client may not act in every region
+        Raises UnknownObject when the client has no such item, InputRejected when the client may not act in every region
         of the item, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
         projection is too far behind. The client can repeat the call after Transient.
         """
-        withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client, statuses))
+        withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client))
         await self._intake.submit([withdrawal])
         return withdrawal
 
-    async def _find(self, item_id: str, client: Principal, statuses: ItemLookup) -> dict[str, StatusFacts]:
+    async def _find(self, item_id: str, client: Principal) -> dict[str, StatusFacts]:
         """The facts about an item, with its submission in at least one region."""
 
         async def look() -> dict[str, StatusFacts] | None:
-            known = await statuses.of_item(item_id)
+            known = await self._statuses.of_item(item_id)
             return known if _is_found(known, client) else None
 
         found = await self._read_your_writes.find(
@@ -81,7 +80,7 @@ class Withdrawals:
             doubt=f"Item {item_id} is unknown, but the status does not include the latest submissions yet.",
         )
         if found is None:
-            raise UnknownItem(f"No item {item_id} is known to this key, in its regions and for its platforms.")
+            raise UnknownObject(f"No item {item_id} is known to this key, in its regions and for its platforms.")
         return found
 
     def _prepare(

@@ -11,12 +11,14 @@ from typing import Final, Protocol
 
 import msgspec
 
+from services.intake.errors import UnknownObject
 from services.intake.items.domain import status
 from services.intake.items.handlers import ItemIntake, forbidden, forbidden_platform
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, ComplaintFacts, DecidedCase
+from services.intake.notices.domain.notices import NoticePost
 from services.intake.publishing.regions import SOURCE
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
@@ -25,16 +27,13 @@ from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSu
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import PiepowderError, Transient
+from shared.runtime.errors import Transient
 from shared.validation.codes import Codes
+from shared.validation.documents import ParsedDocument
 from shared.validation.faults import Fault, InputRejected
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
-
-
-class UnknownDecision(PiepowderError):  # noqa: N818 - a fact about the decision
-    """The client has no such decision, item or notice in any region of the key."""
 
 
 class ComplaintLookup(Protocol):
@@ -69,25 +68,30 @@ class Notices:
         self._codes = codes
         self._clock = clock
 
-    async def take(self, text: bytes, client: Principal) -> PreparedComplaint:
+    @property
+    def is_ready(self) -> bool:
+        """Whether an operating model is in force."""
+        return self._intake.ownership is not None
+
+    async def take(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
         """Publish a notice in every region that owns one of its markets.
 
         Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not answer
         or no operating model is in force. The client can repeat the call after Transient.
         """
-        taken = self.prepare(text, client)
+        taken = self.prepare(notice, client)
         await self._intake.submit([taken])
         return taken
 
-    def prepare(self, text: bytes, client: Principal) -> PreparedComplaint:
+    def prepare(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
         """Validate a notice and create its records, without sending them. Raises like `take`."""
         ownership = self._intake.ownership
         if ownership is None:
             raise Transient("No operating model is in force yet.")
-        post, faults, _ = reading = notices.FORM.read(text)
+        post, faults, _ = notice
         if post is None:
             raise notices.invalid(faults)
-        found = reading.with_meaning(
+        found = notice.with_rules(
             fault for all_of in (notices.faults(post, self._codes), ownership.faults(post.markets)) for fault in all_of
         )
         if found:
@@ -123,55 +127,63 @@ class Appeals:
     """Submits appeals; `days` is the length of the appeal window after a decision."""
 
     def __init__(
-        self, intake: ItemIntake, codes: Codes, *, read_your_writes: ReadYourWrites, clock: Clock, days: int
+        self,
+        intake: ItemIntake,
+        complaints: ComplaintLookup,
+        codes: Codes,
+        *,
+        read_your_writes: ReadYourWrites,
+        clock: Clock,
+        days: int,
     ) -> None:
+        self._complaints = complaints
         self._intake = intake
         self._codes = codes
         self._read_your_writes = read_your_writes
         self._clock = clock
         self._days = days
 
-    async def take(self, text: bytes, client: Principal, known: ComplaintLookup) -> PreparedComplaint:
+    async def take(self, appeal: ParsedDocument[AppealPost], client: Principal) -> PreparedComplaint:
         """Publish an appeal in the region of the contested decision.
 
-        Raises InputRejected for an invalid or inadmissible appeal, UnknownDecision when the client has no such
+        Raises InputRejected for an invalid or inadmissible appeal, UnknownObject when the client has no such
         decision, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
         projection is too far behind. The client can repeat the call after Transient.
         """
-        post, faults, _ = reading = appeals.FORM.read(text)
-        if post is None or (found := reading.with_meaning(appeals.faults(post, self._codes))):
+        post, faults, _ = appeal
+        if post is None or (found := appeal.with_rules(appeals.faults(post, self._codes))):
             raise appeals.invalid(faults if post is None else found)
         if post.appellant.kind == "seller" and SPEAKS_FOR_SELLERS not in client.scopes:
             raise _not_for_sellers(client)
-        contested = await self._find(post, client, known)
+        contested = await self._find(post, client)
         taken = self._prepare(post, contested, client)
-        before = (await known.of(APPEAL, taken.id)).get(contested.region)
+        before = (await self._complaints.of(APPEAL, taken.id)).get(contested.region)
         if before is None or before.case.submission is None:
-            await self._require_admissible(post, contested, taken.id, known)
+            await self._require_admissible(post, contested, taken.id)
             await self._intake.submit([taken])
             return taken
         return self._repeated(taken, before)
 
-    async def _find(self, post: AppealPost, client: Principal, known: ComplaintLookup) -> ContestedDecision:
+    async def _find(self, post: AppealPost, client: Principal) -> ContestedDecision:
         """The contested decision with its case."""
         name, given = appeals.named(post)
         regions = self._regions(post, client)
         what = name.removesuffix("_id")
 
         async def case_facts(type_: str, of: str) -> dict[str, status.StatusFacts]:
-            found = await known.case_facts_of(type_, of)
+            found = await self._complaints.case_facts_of(type_, of)
             return found if _may_contest(type_, found, post.appellant.kind, client) else {}
 
         async def look() -> ContestedDecision | None:
             if name == "decision_id":
-                decided_case = await known.about(given)
+                decided_case = await self._complaints.about(given)
                 if decided_case is None:
                     return None
                 return _contested_by_id(decided_case, regions, await case_facts(decided_case.type, decided_case.id))
             found = await case_facts(_TYPE_OF[name], given)
             candidates = sorted(status.submitted_to(found).intersection(regions) | regions.intersection(found))
             if len(candidates) > 1:
-                candidates = [await self._region_of_repeated(candidates, status.subject(found), post, client, known)]
+                candidates = [await self._region_of_repeated(candidates, status.subject(found), post, client)]
             return _contested_in(_TYPE_OF[name], given, candidates, found)
 
         found = await self._read_your_writes.find(
@@ -186,18 +198,17 @@ class Appeals:
             detail = f"{what} {given} has no decision that could be contested"
             raise InputRejected(409, "undecided", "No decision yet", [Fault(f"/{name}", detail)])
         condition = " that can be contested" if name == "decision_id" else ""
-        raise UnknownDecision(
-            f"No {what} {given}{condition} is known to this key, in its regions and for its platforms."
-        )
+        raise UnknownObject(f"No {what} {given}{condition} is known to this key, in its regions and for its platforms.")
 
-    @staticmethod
     async def _region_of_repeated(
-        regions: Sequence[str], subject: str, post: AppealPost, client: Principal, known: ComplaintLookup
+        self, regions: Sequence[str], subject: str, post: AppealPost, client: Principal
     ) -> str:
         """The region of the same appeal before the item was decided in other regions; raises InputRejected without
         one."""
         for region in regions:
-            before = (await known.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))).get(region)
+            before = (
+                await self._complaints.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))
+            ).get(region)
             submission = None if before is None else before.case.submission
             if submission is not None and submission.content_hash == notices.content_hash(post):
                 return region
@@ -224,13 +235,11 @@ class Appeals:
             )
         return {post.region}
 
-    async def _require_admissible(
-        self, post: AppealPost, contested: ContestedDecision, appeal_id: str, known: ComplaintLookup
-    ) -> None:
+    async def _require_admissible(self, post: AppealPost, contested: ContestedDecision, appeal_id: str) -> None:
         if refused := appeals.inadmissible(post, contested, self._clock.now(), self._days):
             raise refused
         decision_id, [name, _] = contested.decision.decision_id, appeals.named(post)
-        for other, facts in (await known.appeals_about(decision_id)).items():
+        for other, facts in (await self._complaints.appeals_about(decision_id)).items():
             if other == appeal_id:
                 continue
             state, decision = complaint_status.status_of(facts), facts.case.decision

@@ -21,6 +21,7 @@ from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
+from shared.validation.documents import ParsedDocument
 from shared.validation.faults import Fault, InputRejected
 
 ANY_VERSION: Final = -1
@@ -86,6 +87,7 @@ class Requests:
         checker: ChangeChecker,
         owners: Callable[[], MarketOwners | None],
         countries: Collection[str],
+        regions: Sequence[str],
         clock: Clock,
         approvals_needed: int,
         wake: Callable[[], None],
@@ -94,6 +96,7 @@ class Requests:
         self._checker = checker
         self._owners = owners
         self._countries = countries
+        self.regions = regions
         self._clock = clock
         self._approvals_needed = approvals_needed
         self._wake = wake
@@ -131,8 +134,14 @@ class Requests:
             raise _key_reused()
         return known.request
 
-    async def change(self, request_id: str, text: bytes, client: Principal, versions: Versions) -> Request:
-        """Apply a JSON merge patch to a draft. Raises InputRejected.
+    async def change(
+        self,
+        request_id: str,
+        patch: Callable[[Draft], ParsedDocument[Draft]],
+        client: Principal,
+        versions: Versions,
+    ) -> Request:
+        """Change a draft; `patch` applies a JSON merge patch. Raises InputRejected.
 
         A new change is checked at once; while the router does not answer, it is stored unchecked.
         """
@@ -140,7 +149,7 @@ class Requests:
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
         lifecycle.require_draft(before)
-        draft = drafts.patched(drafts.whole(before.content, _decoded(attached)), text)
+        draft = drafts.require_valid(patch(drafts.whole(before.content, _decoded(attached))))
         _require_regions(client, draft.regions)
         self._require_sound(draft)
         content, check = drafts.content(draft), before.check
@@ -273,7 +282,7 @@ class Requests:
             raise Transient("No operating model is published.")
         found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *missing]
         if found:
-            raise drafts.unfit(found)
+            raise drafts.invalid(found)
 
     def _now(self) -> str:
         return to_text(self._clock.now())

@@ -24,8 +24,8 @@ from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, mismatche
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
-_MAX_VERSION: Final = 2**53 - 1  # the largest integer that every JSON parser reads exactly: RFC 7493, section 2.2
-_MAX_DEPTH: Final = 10  # of a category
+MAX_VERSION: Final = 2**53 - 1  # the largest integer that every JSON parser reads exactly: RFC 7493, section 2.2
+MAX_CATEGORY_LEVELS: Final = 10  # of a category
 
 is_platform = re.compile(PLATFORM).fullmatch
 is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
@@ -35,26 +35,26 @@ _is_subject = re.compile(PLATFORM + r":(?:product|seller|content):.{1,200}", re.
 _control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
 _control_escape = re.compile(rb"\\(?:u00[017]|[bf])").search
 
-SubjectId = Annotated[str, Meta(min_length=1, max_length=200, description="Printable characters")]
+SubjectId = Annotated[str, Meta(min_length=1, max_length=200)]
 _Short = Annotated[str, Meta(max_length=200)]
 _Name = Annotated[str, Meta(max_length=500)]
 _Label = Annotated[str, Meta(min_length=1, max_length=200)]
 _Count = Annotated[int, Meta(ge=0, le=_MAX_INT)]
 
 
-class Price(Money, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A price in minor units (cents) of an ISO 4217 currency: 12.65 EUR is 1265."""
+class PriceInput(Money, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A price: see `PriceBody` in `services.intake.items.models`, which documents all fields."""
 
     amount_minor: _Count
-    currency: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{3}$"})]
+    currency: str
 
 
 class SellerInput(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The seller of the item; `country` is ISO 3166-1 alpha-2, `rating` uses the platform's scale."""
+    """The seller of an item."""
 
     id: SubjectId
     name: _Name = ""
-    country: Annotated[str, Meta(extra_json_schema={"pattern": "^([A-Z]{2})?$"})] = ""
+    country: str = ""
     age_days: _Count | None = None
     listings: _Count | None = None
     rejected: _Count | None = None
@@ -62,71 +62,57 @@ class SellerInput(Seller, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class TraderInput(Trader, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The trader behind a seller, with the data of DSA Art. 30(1); policies decide whether the data is sufficient."""
+    """The trader behind a seller."""
 
     name: Annotated[str, Meta(min_length=1, max_length=500)]
     address: Annotated[str, Meta(max_length=1_000)] = ""
-    country: Annotated[str, Meta(description="ISO 3166-1 alpha-2", extra_json_schema={"pattern": "^([A-Z]{2})?$"})] = ""
-    register: Annotated[_Short, Meta(description="The trade register")] = ""
-    register_number: Annotated[_Short, Meta(description="The entry in it")] = ""
+    country: str = ""
+    register: _Short = ""
+    register_number: _Short = ""
     email: Annotated[str, Meta(max_length=320)] = ""
-    phone: Annotated[str, Meta(max_length=40, description="Digits, spaces and ( ) . / - after an optional +")] = ""
-    self_certification: Annotated[
-        bool, Meta(description="Whether the trader committed to offer only products that comply with Union law")
-    ] = False
+    phone: Annotated[str, Meta(max_length=40)] = ""
+    self_certification: bool = False
 
 
 class AuthorInput(Author, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The author of the content; `id` is the platform's id."""
+    """The author of content."""
 
     id: SubjectId
     name: _Name = ""
 
 
 class ItemPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of a subject, as a client submits it. Without `version`, the hash of the content is the version.
+    """One version of a subject, as a client submits it.
 
-    `brand`, `gtin` and `price` belong to products, `trader` to sellers, `author` and `links` to content.
+    `ItemBody` in `services.intake.items.models` documents it. A test compares both: they accept the same values.
     """
 
-    platform: Annotated[str, Meta(description="The marketplace", extra_json_schema={"pattern": f"^{PLATFORM}$"})]
+    platform: str
     kind: Literal["product", "seller", "content"]
     id: SubjectId
-    version: (
-        Annotated[int, Meta(ge=1, le=_MAX_VERSION, description="Increases with each change; gaps are allowed")] | None
-    ) = None
-    reference: Annotated[_Short, Meta(description="The client's own id; returned unchanged")] = ""
-    markets: Annotated[
-        list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{2}$"})]],
-        Meta(min_length=1, max_length=50, description="ISO 3166-1 alpha-2", extra_json_schema={"uniqueItems": True}),
-    ]
-    language: Annotated[str, Meta(description="BCP 47")] = "und"
+    version: Annotated[int, Meta(ge=1, le=MAX_VERSION)] | None = None
+    reference: _Short = ""
+    markets: Annotated[list[str], Meta(min_length=1, max_length=50)]
+    language: str = "und"
     title: Annotated[str, Meta(max_length=1_000)] = ""
     text: Annotated[str, Meta(max_length=50_000)] = ""
-    category: Annotated[_Name, Meta(description=f"A path with `/` and at most {_MAX_DEPTH} levels")] = ""
+    category: _Name = ""
     brand: _Name = ""
-    gtin: Annotated[
-        str, Meta(description="With its check digit", extra_json_schema={"pattern": "^([0-9]{8}|[0-9]{12,14})?$"})
-    ] = ""
+    gtin: str = ""
     attributes: Annotated[dict[_Label, Annotated[str, Meta(max_length=5_000)]], Meta(max_length=200)] = msgspec.field(
         default_factory=dict
     )
-    media: Annotated[
-        list[Annotated[str, Meta(max_length=2_048, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})]],
-        Meta(max_length=100),
-    ] = msgspec.field(default_factory=list)
-    price: Price | None = None
+    media: Annotated[list[Annotated[str, Meta(max_length=2_048)]], Meta(max_length=100)] = msgspec.field(
+        default_factory=list
+    )
+    price: PriceInput | None = None
     seller: SellerInput | None = None
-    scores: Annotated[
-        dict[_Label, Annotated[float, Meta(ge=0, le=1)]],
-        Meta(max_length=100, description="Scores of the client's own classifiers"),
-    ] = msgspec.field(default_factory=dict)
+    scores: Annotated[dict[_Label, Annotated[float, Meta(ge=0, le=1)]], Meta(max_length=100)] = msgspec.field(
+        default_factory=dict
+    )
     trader: TraderInput | None = None
     author: AuthorInput | None = None
-    links: Annotated[
-        list[Annotated[str, Meta(extra_json_schema={"pattern": f"^{PLATFORM}:(product|seller|content):"})]],
-        Meta(max_length=100, description="The subjects that it refers to, `<platform>:<kind>:<id>`"),
-    ] = msgspec.field(default_factory=list)
+    links: Annotated[list[str], Meta(max_length=100)] = msgspec.field(default_factory=list)
 
 
 class MalformedItem(Exception):  # noqa: N818 - a state of the input
@@ -317,8 +303,8 @@ def _faults_of_parts(post: ItemPost, codes: Codes) -> Iterator[Fault]:
 @lru_cache(maxsize=4096)
 def _category_problem(category: str) -> str | None:
     levels = category.split("/")
-    if len(levels) > _MAX_DEPTH:
-        return f"{len(levels)} levels; at most {_MAX_DEPTH} are allowed"
+    if len(levels) > MAX_CATEGORY_LEVELS:
+        return f"{len(levels)} levels; at most {MAX_CATEGORY_LEVELS} are allowed"
     if not all(level.strip() for level in levels):
         return "a level of the path is empty; expected for example 'Home/Garden', without '/' at either end"
     return None

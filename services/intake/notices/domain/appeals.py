@@ -7,21 +7,12 @@ force is known from the status projection.
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Final
 from uuid import UUID
-
-from msgspec import Meta
 
 from services.intake.items.domain import status
 from services.intake.notices.domain.complaint_status import ITEM, NOTICE
 from services.intake.notices.domain.notices import (
-    MIN_EXPLANATION,
-    Email,
-    Explanation,
-    Language,
-    Name,
-    Own,
-    Reference,
     said,
     unprintable,
     who,
@@ -30,41 +21,22 @@ from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text
 from shared.validation.codes import Codes
-from shared.validation.documents import DocumentReader
 from shared.validation.faults import Fault, InputRejected
 
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 
 
-class AppellantInput(events.Appellant, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The appellant: the seller whose content was restricted, or the notifier whose notice was not followed."""
+class AppealPost(Struct, frozen=True, kw_only=True):
+    """An appeal as a client submits it: `AppealBody` in `services.intake.notices.models`."""
 
-    kind: Literal["seller", "notifier"]
-    name: Name = ""
-    email: Email = ""
-    reference: Own = ""
-
-
-class AppealPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An appeal as a client submits it: against one decision in a region, identified by one of three ids."""
-
-    decision_id: Annotated[str, Meta(description="The contested decision")] = ""
-    item_id: Annotated[str, Meta(description="Contests the decision in force on this item")] = ""
-    notice_id: Annotated[str, Meta(description="Contests the decision in force on this notice")] = ""
-    region: Annotated[
-        str,
-        Meta(
-            max_length=31,
-            description="With an item or a notice that several regions decided: the region of the decision",
-        ),
-    ] = ""
-    appellant: AppellantInput
-    explanation: Explanation
-    language: Language = "und"
-    reference: Reference
-
-
-FORM: Final = DocumentReader(AppealPost, appellant={"kind": "seller"}, explanation="x" * MIN_EXPLANATION, reference="x")
+    decision_id: str = ""
+    item_id: str = ""
+    notice_id: str = ""
+    region: str = ""
+    appellant: events.Appellant
+    explanation: str
+    language: str = "und"
+    reference: str
 
 
 def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:

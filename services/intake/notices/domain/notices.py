@@ -7,16 +7,13 @@ list. Each has its category in the DSA Transparency Database, so that a statemen
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
-from msgspec import Meta
 
-from services.intake.items.domain.posts import SubjectId, is_platform, is_url
-from shared.auth.clients import PLATFORM
+from services.intake.items.domain.posts import is_platform, is_url
 from shared.contracts import envelope, events, ids
 from shared.validation.codes import Codes
-from shared.validation.documents import DocumentReader
 from shared.validation.faults import Fault, InputRejected
 
 MAX_BODY_BYTES: Final = 128 * 1024
@@ -72,81 +69,24 @@ CATEGORIES: Final = {
     "violence": "STATEMENT_CATEGORY_VIOLENCE",
 }
 
-Name = Annotated[str, Meta(max_length=200)]
-Email = Annotated[str, Meta(max_length=254, description="RFC 5321")]
-Own = Annotated[str, Meta(max_length=200, description="The person's own reference")]
-Explanation = Annotated[
-    str,
-    Meta(
-        min_length=MIN_EXPLANATION,
-        max_length=MAX_EXPLANATION,
-        description="The reason; white space at its ends does not count",
-    ),
-]
-Language = Annotated[str, Meta(description="The language of the explanation, BCP 47")]
-Reference = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=200,
-        description="The client's own id; a repetition with the same reference changes nothing",
-    ),
-]
-
 _is_email = re.compile(r"[^\s@<>()\[\],;:\"\\]+@[^\s@.]+(?:\.[^\s@.]+)+").fullmatch
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-class ReporterInput(events.Reporter, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The notifier."""
+class NoticePost(events.Struct, frozen=True, kw_only=True):
+    """A notice as a client submits it: `NoticeBody` in `services.intake.notices.models`."""
 
-    kind: Literal["user", "trusted_flagger", "authority"]
-    name: Name = ""
-    email: Email = ""
-    reference: Own = ""
-
-
-class NoticePost(events.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A notice as a client submits it: somebody reports a subject in some markets."""
-
-    platform: Annotated[str, Meta(description="The marketplace", extra_json_schema={"pattern": f"^{PLATFORM}$"})]
-    kind: Literal["product", "seller", "content"]
-    id: SubjectId
-    markets: Annotated[
-        list[Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Z]{2}$"})]],
-        Meta(min_length=1, max_length=50, description="ISO 3166-1 alpha-2", extra_json_schema={"uniqueItems": True}),
-    ]
-    reporter: Annotated[ReporterInput, Meta(description="Name and e-mail are required, except for ground `csam`")]
-    ground: Ground
-    explanation: Explanation
-    locations: Annotated[
-        list[Annotated[str, Meta(max_length=2_048, extra_json_schema={"pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"})]],
-        Meta(min_length=1, max_length=20, description="The exact locations", extra_json_schema={"uniqueItems": True}),
-    ]
-    good_faith: Annotated[
-        bool,
-        Meta(
-            description="Must be true: the notifier believes in good faith that the notice is accurate and complete",
-            extra_json_schema={"const": True},
-        ),
-    ]
-    language: Language = "und"
-    reference: Reference
-
-
-FORM: Final = DocumentReader(
-    NoticePost,
-    platform="x",
-    kind="product",
-    id="x",
-    markets=["XX"],
-    reporter={"kind": "user"},
-    ground="other",
-    explanation="x" * MIN_EXPLANATION,
-    locations=["https://x"],
-    good_faith=True,
-    reference="x",
-)
+    platform: str
+    kind: str
+    id: str
+    markets: list[str]
+    reporter: events.Reporter
+    ground: str
+    explanation: str
+    locations: list[str]
+    good_faith: bool
+    language: str
+    reference: str
 
 
 def faults(post: NoticePost, codes: Codes) -> Iterator[Fault]:
@@ -222,12 +162,6 @@ def subject_of(post: NoticePost) -> str:
 def invalid(found: list[Fault]) -> InputRejected:
     """422: a notice with these faults."""
     return InputRejected(422, "invalid-notice", "The notice is invalid", found)
-
-
-def too_large() -> InputRejected:
-    """413: a notice or an appeal above the size limit."""
-    detail = f"the body has more than {MAX_BODY_BYTES // 1024} KiB, which is the limit"
-    return InputRejected(413, "too-large", "The body is too large", [Fault("", detail)])
 
 
 def _location_faults(locations: list[str]) -> Iterator[Fault]:

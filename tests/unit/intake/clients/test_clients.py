@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from services.intake.clients import domain
-from services.intake.clients.api import ChangeBody, _patch
+from services.intake.clients.api import patch_of
 from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
+from services.intake.clients.models import ChangeBody
 from shared.auth import clients
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
 from shared.auth.principal import Principal as Caller
@@ -201,5 +202,5 @@ def test_the_body_of_a_change_has_no_defaults_that_a_generated_client_would_send
     members = ChangeBody.model_json_schema()["properties"]
     assert {name for name, schema in members.items() if schema.get("default") is not None} == set()
     assert "default" not in members["limit"]
-    assert _patch(ChangeBody.model_validate({"state": "disabled"})) == ClientPatch(state="disabled")
-    assert _patch(ChangeBody.model_validate({"limit": None})) == ClientPatch(limit=None)
+    assert patch_of(ChangeBody.model_validate({"state": "disabled"})) == ClientPatch(state="disabled")
+    assert patch_of(ChangeBody.model_validate({"limit": None})) == ClientPatch(limit=None)

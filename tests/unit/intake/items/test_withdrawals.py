@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from aiokafka import TopicPartition
 
+from services.intake.errors import UnknownObject
 from services.intake.items import read_your_writes
 from services.intake.items.domain.status import DeadLetterFact, StatusFacts, SubmissionFact
 from services.intake.items.handlers import ItemIntake
 from services.intake.items.read_your_writes import ReadYourWrites
-from services.intake.items.withdrawals import PreparedWithdrawal, UnknownItem, Withdrawals
+from services.intake.items.withdrawals import PreparedWithdrawal, Withdrawals
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import Overloaded
 from shared.auth.principal import Principal
@@ -77,11 +78,12 @@ async def withdraw(
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
     taking_back = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
+        projection,
         read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
     )
     try:
-        return await taking_back.withdraw(item, reason, by, projection), cluster.records
+        return await taking_back.withdraw(item, reason, by), cluster.records
     except BaseException:
         assert cluster.records == []
         raise
@@ -117,7 +119,7 @@ async def test_a_withdrawal_waits_for_an_item_that_was_just_posted() -> None:
 
 async def test_an_unknown_item_is_reported_only_after_the_projection_has_caught_up() -> None:
     projection = Projection({}, read_after=3)
-    with pytest.raises(UnknownItem, match=ITEM):
+    with pytest.raises(UnknownObject, match=ITEM):
         await withdraw(projection)
     assert projection.looks == 4  # the last look is after the projection was seen to have read all
 
@@ -150,9 +152,9 @@ async def test_a_key_without_one_of_the_regions_changes_nothing_in_any_region() 
 
 async def test_a_key_of_another_region_gets_the_same_error_as_for_an_unknown_item() -> None:
     projection = Projection({"eu": submitted("eu")}, read_after=2)
-    with pytest.raises(UnknownItem) as foreign:
+    with pytest.raises(UnknownObject) as foreign:
         await withdraw(projection, client("us"))
-    with pytest.raises(UnknownItem) as unknown:
+    with pytest.raises(UnknownObject) as unknown:
         await withdraw(Projection({}, read_after=2), client("us"))
     assert str(foreign.value) == str(unknown.value)
     assert projection.looks > 1
@@ -170,9 +172,10 @@ async def test_calls_that_wait_for_unknown_items_are_bounded(monkeypatch: pytest
     publishers = {"eu": GroupCommitPublisher(Cluster(), max_records=10, max_bytes=100_000)}
     taking_back = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
+        projection,
         read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
-    calls = [taking_back.withdraw(ids.derive(str(n)), "", EVERYWHERE, projection) for n in range(120)]
+    calls = [taking_back.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]
     outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
     assert (outcomes.count(Transient), outcomes.count(Overloaded)) == (100, 20)

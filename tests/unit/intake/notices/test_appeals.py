@@ -10,12 +10,15 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
+from services.intake.errors import UnknownObject
 from services.intake.items import read_your_writes
 from services.intake.items.domain import status
 from services.intake.items.domain.status import SubmissionFact
 from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.notices.domain.appeals import AppealPost
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, ComplaintFacts, DecidedCase
-from services.intake.notices.handlers import Appeals, PreparedComplaint, UnknownDecision
+from services.intake.notices.handlers import Appeals, PreparedComplaint
+from services.intake.notices.models import AppealBody
 from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import (
@@ -31,6 +34,7 @@ from shared.kafka.offsets import Ends
 from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
+from tests.support.documents import parsed
 from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, intake
 
 SUBJECT = "shop:product:a:b/1"
@@ -151,13 +155,14 @@ async def take(
     cluster = Cluster()
     taking = Appeals(
         intake(cluster),
+        known,
         CODES,
         read_your_writes=ReadYourWrites(dict.fromkeys(("eu", "us"), known)),
         clock=clock(),
         days=days,
     )
     try:
-        return await taking.take(json.dumps(body).encode(), by, known), cluster
+        return await taking.take(parsed(AppealBody, AppealPost, json.dumps(body).encode()), by), cluster
     except BaseException:
         assert cluster.records == []
         raise
@@ -263,7 +268,7 @@ async def test_only_the_client_that_submitted_a_notice_can_appeal_as_its_notifie
     for named in (body, appeal(**decision, appellant={"kind": "notifier"})):
         known = noticed()
         known.read_after = 2
-        with pytest.raises(UnknownDecision):
+        with pytest.raises(UnknownObject):
             await take(known, named, client("eu", name="another"))
     await take(noticed(), body, client("eu", scopes=frozenset({"appeals:write"})))
 
@@ -302,7 +307,7 @@ async def test_an_appeal_waits_for_a_decision_that_was_just_made() -> None:
 @pytest.mark.parametrize("named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"notice_id": NOTICE_ID}])
 async def test_an_unknown_decision_is_reported_only_after_the_projection_has_caught_up(named: dict[str, str]) -> None:
     known = ComplaintLookup({}, read_after=3)
-    with pytest.raises(UnknownDecision, match=next(iter(named.values()))):
+    with pytest.raises(UnknownObject, match=next(iter(named.values()))):
         await take(known, appeal(**named))
 
 
@@ -347,12 +352,12 @@ async def test_a_repeated_appeal_is_recognized_after_the_item_went_to_another_re
 async def test_a_key_of_another_region_or_platform_gets_the_same_error_as_for_an_unknown_decision() -> None:
     for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
         known = ComplaintLookup({(ITEM, ITEM_ID, "eu"): way()}, read_after=2)
-        with pytest.raises(UnknownDecision) as foreign:
+        with pytest.raises(UnknownObject) as foreign:
             await take(known, appeal(**named), client("us"))
-        with pytest.raises(UnknownDecision) as unknown:
+        with pytest.raises(UnknownObject) as unknown:
             await take(ComplaintLookup({}, read_after=2), appeal(**named), client("us"))
         assert str(foreign.value) == str(unknown.value)
-        with pytest.raises(UnknownDecision) as of_another_platform:
+        with pytest.raises(UnknownObject) as of_another_platform:
             await take(known, appeal(**named), client("eu", "us", platforms=["fair"]))
         assert str(of_another_platform.value) == str(unknown.value)
     found = await refused(rejected(), appeal(item_id=ITEM_ID, region="eu"), client("us"))
@@ -370,7 +375,11 @@ async def test_a_key_of_another_region_or_platform_gets_the_same_error_as_for_an
         ({"item_id": ITEM_ID, "region": "mars"}, "/region", "is not served here"),
         ({"item_id": ITEM_ID, "region": "x" * 32}, "/region", "at most 31"),
         ({"item_id": ITEM_ID, "appellant": None}, "/appellant", "is required"),
-        ({"item_id": ITEM_ID, "appellant": {"kind": "user"}}, "/appellant/kind", "expected one of"),
+        (
+            {"item_id": ITEM_ID, "appellant": {"kind": "user"}},
+            "/appellant/kind",
+            "Input should be 'seller' or 'notifier'",
+        ),
         ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "email": "x"}}, "/appellant/email", "not an e-mail"),
         ({"item_id": ITEM_ID, "appellant": {"kind": "seller", "name": "a\nb"}}, "/appellant/name", "printable"),
         ({"item_id": ITEM_ID, "explanation": "Wrong."}, "/explanation", "at least 20"),

@@ -451,7 +451,7 @@ async def test_unknown_paths_are_404_and_unknown_methods_405(house: House) -> No
 
 async def test_calls_get_503_until_the_database_is_connected(house: House) -> None:
     request_id = await house.draft()
-    house.office.requests = None
+    house.close()
     house.readiness.set("database", "away")
     for method, path in [("POST", ""), ("GET", ""), *routes(request_id)]:
         answer = await house.call(method, path)
@@ -462,9 +462,10 @@ async def test_calls_get_503_until_the_database_is_connected(house: House) -> No
 async def test_concurrent_calls_above_the_limit_get_429(house: House) -> None:
     house.router.held.clear()
     calls = [
-        asyncio.ensure_future(house.call("POST", "", body(), idempotency_key=f'"{n}"')) for n in range(api._CALLS + 3)
+        asyncio.ensure_future(house.call("POST", "", body(), idempotency_key=f'"{n}"'))
+        for n in range(api._MAX_CALLS + 3)
     ]
-    await until(lambda: len(house.router.asked) == api._CALLS and sum(call.done() for call in calls) == 3)
+    await until(lambda: len(house.router.asked) == api._MAX_CALLS and sum(call.done() for call in calls) == 3)
     house.router.held.set()
     answers = [await call for call in calls]
     refused = [answer for answer in answers if answer.status_code == 429]
@@ -473,21 +474,39 @@ async def test_concurrent_calls_above_the_limit_get_429(house: House) -> None:
 
 
 async def test_every_route_is_documented_with_its_errors_and_an_example(house: House) -> None:
-    paths = house.app.openapi()["paths"]
+    document = house.app.openapi()
+    paths, schemas = document["paths"], document["components"]["schemas"]
+
+    def example(content: dict[str, Any]) -> Any:
+        reference = content["schema"].get("$ref", "").rpartition("/")[2]
+        return content.get("example") or content.get("examples") or schemas[reference]["examples"][0]
+
     asked = {(method, path) for path, item in paths.items() if "requests" in path for method in item}
     assert len(asked) == 12
     for method, path in asked:
         operation = paths[path][method]
         assert {"401", "403", "422", "429", "503"} <= operation["responses"].keys()
         assert operation["security"]
-        for status, response in operation["responses"].items():
-            for content in response.get("content", {}).values():
-                assert "example" in content, (path, status)
-        for content in operation.get("requestBody", {}).get("content", {}).values():
-            assert "example" in content
-    example = paths["/v1/requests"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    assert (await house.call("POST", "", example, idempotency_key='"example"')).status_code == 201
+        for response in operation["responses"].values():
+            assert all(map(example, response.get("content", {}).values()))
+        assert all(map(example, operation.get("requestBody", {}).get("content", {}).values()))
+    draft = example(paths["/v1/requests"]["post"]["requestBody"]["content"]["application/json"])
+    assert (await house.call("POST", "", draft, idempotency_key='"example"')).status_code == 201
 
 
-def test_every_command_has_its_scope() -> None:
-    assert api.COMMANDS.keys() == lifecycle.RULES.keys()
+def test_every_command_is_a_route_with_its_scope(house: House) -> None:
+    """The table of `docs/architecture/requests.md`."""
+    expected = {
+        "submit": "requests:write",
+        "withdraw": "requests:write",
+        "approve": "requests:decide",
+        "reject": "requests:decide",
+        "review": "requests:decide",
+        "deploy": "requests:deploy",
+        "rollback": "requests:deploy",
+    }
+    paths = house.app.openapi()["paths"]
+    operations = {name: paths[f"/v1/requests/{{request_id}}/{name}"]["post"] for name in lifecycle.RULES}
+    assert {name: next(iter(o["security"][0].values())) for name, o in operations.items()} == {
+        name: [scope] for name, scope in expected.items()
+    }

@@ -10,11 +10,16 @@ import pytest
 
 from services.intake.items.domain import posts
 from services.intake.items.domain.posts import MalformedItem
-from services.intake.notices.domain import appeals, notices
-from services.intake.requests.domain import drafts
+from services.intake.notices.models import AppealBody, NoticeBody
+from services.intake.requests.models import CommentBody, DraftBody
+from shared.http.documents import Document, DocumentBody, decode
 from shared.http.http import Problem, require_sound
 from shared.validation import strict_json
 from shared.validation.faults import InputRejected
+
+
+def reader(model: Any) -> Callable[[bytes], Document[DocumentBody]]:
+    return lambda text: Document.parse(model, decode(text))
 
 
 def wide(opening: bytes, closing: bytes) -> bytes:
@@ -34,7 +39,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("read", [drafts.read, drafts.read_comment, notices.FORM.read, appeals.FORM.read, posts.read])
+@pytest.mark.parametrize("read", [*map(reader, (DraftBody, CommentBody, NoticeBody, AppealBody)), posts.read])
 def test_reading_takes_as_long_as_the_text_is_and_the_first_faults_are_enough(
     read: Callable[[bytes], Any], text: bytes
 ) -> None:
