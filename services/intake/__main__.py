@@ -2,8 +2,7 @@
 
 from services.intake.app import run
 from services.intake.settings import Settings
-from shared.runtime import lifecycle, settings
+from shared.runtime import lifecycle
 
 if __name__ == "__main__":
-    loaded = settings.load(Settings)
-    lifecycle.main("intake", loaded, lambda: run(loaded))
+    lifecycle.main("intake", Settings, run)

@@ -5,6 +5,19 @@ from typing import Final
 CONTROL: Final = "piepowder.control"
 
 
+_REGIONAL: Final = ("submissions", "cases", "decisions", "requests", "access", "deadletters", "parked")
+
+
+def of_region(region: str) -> list[str]:
+    """Every topic of a region; a test compares them with `deploy/kafka/topics.yaml`."""
+    return [f"piepowder.{name}.{region}" for name in _REGIONAL]
+
+
+def audited(region: str) -> list[str]:
+    """The topics whose events the audit log of a region contains: all but the consumers' own state."""
+    return [*(topic for topic in of_region(region) if topic != parked(region)), CONTROL]
+
+
 def submissions(region: str) -> str:
     """Where intake puts what was accepted for a region."""
     return f"piepowder.submissions.{region}"

@@ -9,7 +9,7 @@ aside already is known by its offset.
 Letters come back as copies behind everything in their topic, marked with the group they are for. Those of a parked key
 form a chain: each names the one before, and is handled only when that one has been. The key is free again when the last
 one was handled and nothing was set aside behind it: so no follower overtakes, however often a replay is broken off,
-repeated, or run twice at a time. See docs/architecture/delivery.md.
+repeated, or run twice at a time. See docs/architecture/delivery-semantics.md.
 """
 
 import asyncio

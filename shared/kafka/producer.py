@@ -25,6 +25,7 @@ from shared.runtime.errors import Poison, Transient
 log = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
+ACKNOWLEDGE_SECONDS = 20.0
 _MAX_BATCH_BYTES = 512 * 1024
 _STOP_SECONDS = 5.0
 
@@ -76,7 +77,7 @@ class KafkaProducer:
     """A `Producer` on a real cluster. `timeout` bounds one send, in seconds; after it the outcome is unknown."""
 
     def __init__(
-        self, bootstrap: str, *, client_id: str, timeout: float = 20.0, max_bytes: int = MAX_RECORD_BYTES
+        self, bootstrap: str, *, client_id: str, timeout: float = ACKNOWLEDGE_SECONDS, max_bytes: int = MAX_RECORD_BYTES
     ) -> None:
         self._bootstrap = bootstrap
         self._client_id = client_id

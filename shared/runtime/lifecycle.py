@@ -10,14 +10,16 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from shared.runtime import logs
 from shared.runtime.errors import PiepowderError
 from shared.runtime.readiness import Readiness
-from shared.runtime.settings import CommonSettings
+from shared.runtime.settings import CommonSettings, load
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=CommonSettings)
 
 Loop: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
 """A coroutine function that runs until the event is set."""
@@ -82,8 +84,9 @@ def _leaves(failure: BaseException) -> list[BaseException]:
     return [leaf for inner in failure.exceptions for leaf in _leaves(inner)]
 
 
-def main(service: str, settings: CommonSettings, run: Callable[[], Coroutine[object, object, bool]]) -> None:
-    """Entry point of `python -m services.<name>`: configures logs, uses uvloop where available, exits with a status."""
+def main(service: str, kind: type[S], run: Callable[[S], Coroutine[object, object, bool]]) -> None:
+    """Entry point of `python -m services.<name>`: settings, logs, uvloop where available, an exit status."""
+    settings = load(kind)
     logs.configure(service, settings.log_level)
     log.info("starting", extra={"python": sys.version.split()[0]})
     try:
@@ -94,7 +97,7 @@ def main(service: str, settings: CommonSettings, run: Callable[[], Coroutine[obj
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
         with runner:
-            ended_well = runner.run(run())
+            ended_well = runner.run(run(settings))
     except PiepowderError as error:  # a start-up error that a retry does not solve
         log.error("the service cannot start: %s", error)
         sys.exit(2)

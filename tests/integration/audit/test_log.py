@@ -31,6 +31,7 @@ from shared.postgres import migrations
 from shared.postgres.database import Database
 from shared.runtime.clock import to_text
 from shared.runtime.readiness import Readiness
+from shared.service import Service
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 KEY = ids.new_api_key("test")
@@ -131,19 +132,24 @@ def log(database: Database, region: str) -> Log:
 @asynccontextmanager
 async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncIterator[None]:
     """Replicas of the audit, each with partitions of its own; they stop in order at the end."""
+    condition = f"consumer piepowder-audit-{region}"
     stop = asyncio.Event()
-    replicas = [Readiness("audit") for _ in instances or ("0",)]
+    replicas = [
+        Service("audit", "", Settings(kafka=kafka, region=region, instance=instance, batch_records=150), [region])
+        for instance in instances or ("0",)
+    ]
     async with asyncio.TaskGroup() as group:
-        for instance, readiness in zip(instances or ("0",), replicas, strict=True):
-            settings = Settings(kafka=kafka, region=region, instance=instance, batch_records=150)
-            group.create_task(app.consume(settings, log, readiness, stop))
+        for replica in replicas:
+            group.create_task(app.consumer_of(replica, log).run(stop))
         try:
             async with asyncio.timeout(60):
-                while not all(replica.conditions and replica.ready for replica in replicas):  # noqa: ASYNC110 - no event
+                while not all(replica.readiness.conditions.get(condition) == "ok" for replica in replicas):  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
             yield
         finally:
             stop.set()
+    for replica in replicas:
+        await replica.stop()
 
 
 async def until_all_is_read(kafka: str, region: str) -> None:

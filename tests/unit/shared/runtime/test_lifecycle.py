@@ -118,12 +118,12 @@ def test_waits_grow_and_are_bounded(attempt: int) -> None:
 def test_what_cannot_be_started_ends_with_a_sentence_and_a_status_of_its_own(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def run() -> bool:
+    async def run(_: CommonSettings) -> bool:
         raise Fatal("clients.json cannot be read.")
 
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     with ThreadPoolExecutor(1) as own, pytest.raises(SystemExit) as ended:  # it makes an event loop of its own
-        own.submit(main, "test", CommonSettings(), run).result()
+        own.submit(main, "test", CommonSettings, run).result()
     assert ended.value.code == 2
     [told] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (told.getMessage(), told.exc_info) == ("the service cannot start: clients.json cannot be read.", None)

@@ -1,0 +1,159 @@
+"""The common parts of every service: producers, access control, REST application, consumers, database, supervision.
+
+A service's `app.py` creates one `Service`, adds its routers, consumers and loops, and calls `run`. A service that reads
+a topic of its region and writes another:
+
+    async def run(settings: Settings) -> bool:
+        service = Service("labels", DESCRIPTION, settings, [settings.region])
+        service.app.include_router(api.router)
+        handlers = AddLabels(settings.region, service.producer(settings.region), service.clock)
+        reads = [topics.cases(settings.region)]
+        consumer = service.consumer(settings.region, reads=reads, decode=handlers.decode, handle=handlers.handle)
+        return await service.run(consumer.run)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from starlette.types import ASGIApp
+
+from shared.auth.access_log import Access
+from shared.contracts import topics
+from shared.contracts.envelope import Event
+from shared.http import server
+from shared.http.app import create_app
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.dead_letters import DeadLetters
+from shared.kafka.parking import ParkedKeys
+from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaProducer
+from shared.postgres.connect import opened
+from shared.postgres.database import Database
+from shared.runtime.clock import SystemClock
+from shared.runtime.lifecycle import Loop
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
+from shared.runtime.settings import CommonSettings
+
+M = TypeVar("M")
+
+MAX_DEAD_LETTER_BYTES: Final = 5 * 1024 * 1024
+"""`max.message.bytes` of the dead-letter topics: a dead letter is the original record with more headers."""
+
+
+class Service:
+    """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API."""
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        settings: CommonSettings,
+        regions: Sequence[str],
+        *,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+        acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.regions = list(dict.fromkeys(regions))
+        self.clock = SystemClock()
+        self.readiness = Readiness(name)
+        place = f"-{self.regions[0]}" if len(self.regions) == 1 else ""
+        self.source = f"piepowder/{name}{place.replace('-', '/', 1)}"
+        """The `ce_source` of its events."""
+        self.client_id = f"piepowder-{name}{place}-{settings.instance}"
+        self.producers = {
+            bootstrap: KafkaProducer(
+                bootstrap, client_id=self.client_id, max_bytes=max_record_bytes, timeout=acknowledge_seconds
+            )
+            for bootstrap in {settings.kafka, *map(settings.bootstrap, self.regions)}
+        }
+        """By bootstrap servers: one for each cluster of the regions, and one for the cluster of the control topic."""
+        self.access = Access(
+            settings,
+            service=name,
+            source=self.source,
+            producers={region: self.producer(region) for region in self.regions},
+            readiness=self.readiness,
+            clock=self.clock,
+        )
+        self.app = create_app(name, description, self.readiness)
+        self.app.state.authenticator = self.access.authenticator
+        self._control = self.access.control_reader()
+
+    def producer(self, region: str) -> KafkaProducer:
+        """The producer for a region's cluster."""
+        return self.producers[self.settings.bootstrap(region)]
+
+    def follow_control(
+        self,
+        apply: Callable[[Event[Any]], None],
+        missing: Callable[[], str | None],
+        deleted: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Read more than clients from the control topic; `missing` names what is not published yet."""
+        self._control = self.access.control_reader(apply, missing, deleted)
+
+    def consumer(
+        self,
+        region: str,
+        *,
+        reads: Sequence[str],
+        decode: Callable[[RawRecord], M],
+        handle: Handler[M],
+        group: str = "",
+        parks: bool = True,
+        backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+        linger_seconds: float = 0.0,
+    ) -> BatchConsumer[M]:
+        """A consumer of the topics `reads` on a region's cluster, in the group `piepowder-<name>-<region>` by default.
+
+        `parks` is False where order does not matter: the records after a dead-lettered record of their key are handled.
+        """
+        group = group or f"piepowder-{self.name}-{region}"
+        bootstrap, producer, settings = self.settings.bootstrap(region), self.producer(region), self.settings
+        parked = ParkedKeys(
+            producer, bootstrap=bootstrap, topic=topics.parked(region), group=group, limit=settings.parked_keys
+        )
+        return BatchConsumer(
+            bootstrap=bootstrap,
+            group=group,
+            topics=reads,
+            decode=decode,
+            handle=handle,
+            deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=self.clock),
+            parked=parked if parks else None,
+            readiness=self.readiness,
+            clock=self.clock,
+            instance=settings.instance,
+            batch_records=settings.batch_records,
+            backoff=backoff,
+            drain_seconds=settings.drain_seconds,
+            linger_seconds=linger_seconds,
+        )
+
+    @asynccontextmanager
+    async def database(
+        self, url: str, stop: asyncio.Event, session: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Database | None]:
+        """The service's database with its schema up to date; None when stopped before the server answered.
+
+        `session` are PostgreSQL settings of the hot connections.
+        """
+        async with opened(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
+            yield database
+
+    async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:
+        """Serve REST and run `loops` until stopped; True for a normal stop. `served` wraps the application."""
+        common = [self._control.run, self.access.run]
+        try:
+            return await server.serve(served or self.app, self.settings, [*common, *loops], self.readiness)
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Disconnect the producers."""
+        await asyncio.gather(*(producer.stop() for producer in self.producers.values()))
