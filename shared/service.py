@@ -44,7 +44,10 @@ MAX_DEAD_LETTER_BYTES: Final = 5 * 1024 * 1024
 
 
 class Service:
-    """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API."""
+    """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API.
+
+    A `regional` service has a process for each region, which its name in events and on Kafka contains.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Service:
         settings: CommonSettings,
         regions: Sequence[str],
         *,
+        regional: bool = True,
         max_record_bytes: int = MAX_RECORD_BYTES,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> None:
@@ -61,7 +65,7 @@ class Service:
         self.regions = list(dict.fromkeys(regions))
         self.clock = SystemClock()
         self.readiness = Readiness(name)
-        place = f"-{self.regions[0]}" if len(self.regions) == 1 else ""
+        place = f"-{self.regions[0]}" if regional and len(self.regions) == 1 else ""
         self.source = f"piepowder/{name}{place.replace('-', '/', 1)}"
         """The `ce_source` of its events."""
         self.client_id = f"piepowder-{name}{place}-{settings.instance}"

@@ -73,19 +73,13 @@ _is_email = re.compile(r"[^\s@<>()\[\],;:\"\\]+@[^\s@.]+(?:\.[^\s@.]+)+").fullma
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-class NoticePost(events.Struct, frozen=True, kw_only=True):
+class NoticePost(events.Notice, frozen=True, kw_only=True):
     """A notice as a client submits it: `NoticeBody` in `services.intake.notices.models`."""
 
+    category: str = ""  # derived from the ground
     platform: str
     kind: str
     id: str
-    markets: list[str]
-    reporter: events.Reporter
-    ground: str
-    explanation: str
-    locations: list[str]
-    good_faith: bool
-    language: str
     reference: str
 
 
@@ -134,19 +128,8 @@ def unprintable(texts: dict[str, str]) -> Iterator[Fault]:
 
 def content(post: NoticePost) -> events.Notice:
     """The content of the event."""
-    reporter = post.reporter
-    return events.Notice(
-        markets=post.markets,
-        ground=post.ground,
-        category=CATEGORIES[post.ground],
-        explanation=post.explanation,
-        locations=post.locations,
-        language=post.language,
-        good_faith=post.good_faith,
-        reporter=events.Reporter(
-            kind=reporter.kind, name=reporter.name, email=reporter.email, reference=reporter.reference
-        ),
-    )
+    fields = {name: getattr(post, name) for name in events.Notice.__struct_fields__}
+    return events.Notice(**fields | {"category": CATEGORIES[post.ground]})
 
 
 def content_hash(said: msgspec.Struct) -> str:
