@@ -18,7 +18,7 @@ from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import Servers
+from tests.support.servers import Servers
 
 T = TypeVar("T")
 _numbers = itertools.count(1)

@@ -25,8 +25,9 @@ from shared.contracts import ids, topics
 from shared.contracts.events import ITEM_SUBMITTED
 from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
-from tests.conftest import Servers, project_root
+from tests.conftest import project_root
 from tests.e2e.flood import Plan, Said, Told, item
+from tests.support.servers import Servers
 
 CUT_SECONDS: Final = float(os.environ.get("PIEPOWDER_TEST_CUT_SECONDS", "20"))
 BEFORE_SECONDS: Final = 4.0

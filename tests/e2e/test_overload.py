@@ -20,9 +20,9 @@ from shared.contracts.events import ITEM_SUBMITTED
 from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
 from tests.bench.report import percentile
-from tests.conftest import Servers
 from tests.e2e.conftest import Cell
 from tests.e2e.flood import Plan, Said, carried_out
+from tests.support.servers import Servers
 
 LIMITS: Final = {"PIEPOWDER_QUEUE_RECORDS": "60", "PIEPOWDER_BATCH_CALLS": "2"}
 CLIENTS: Final = 3  # processes that post one by one, and one that posts batches

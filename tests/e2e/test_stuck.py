@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from shared.runtime.clock import SystemClock
-from tests.conftest import Servers
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import running
 from tests.e2e.flood import item
 from tests.e2e.test_overload import lag_seconds
+from tests.support.servers import Servers
 
 WELL_SECONDS: Final = 60.0
 _clock = SystemClock()
