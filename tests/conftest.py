@@ -10,8 +10,10 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 
+from deploy.local import ports
 from shared.contracts import topics
 from shared.kafka import topic_admin
+from tests.support.scheduling import ModuleScheduling
 from tests.support.servers import Servers, SharedServers, ask
 
 # a busy machine makes examples slow; that is no failure
@@ -22,8 +24,10 @@ _SHARED = pytest.StashKey[SharedServers]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The process that controls the run owns the servers."""
-    if not hasattr(config, "workerinput"):
+    """The process that controls the run owns the servers; each worker process has loopback ports of its own."""
+    if (given := getattr(config, "workerinput", None)) is not None:
+        ports._RANGE = ports._RANGE[int(given["workerid"].removeprefix("gw")) :: given["workercount"]]
+    else:
         config.stash[_SHARED] = SharedServers()
         config.add_cleanup(config.stash[_SHARED].close)
 
@@ -32,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell each worker process where to ask for the servers."""
     node.workerinput["servers"] = node.config.stash[_SHARED].socket
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ModuleScheduling:
+    """Distribute modules, not single tests, to the worker processes."""
+    return ModuleScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
