@@ -87,7 +87,7 @@ def command(cell: Cell, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 async def test_every_kind_of_poison_on_every_topic_becomes_a_dead_letter_and_stops_nothing(cell: Cell) -> None:
     plants = [one for one in poison.make(random.Random(4), cell.eu, cell.us) if one.topic != topics.CONTROL]
-    expected: dict[tuple[str, str, int, int], poison.Spoiled] = {}
+    expected: dict[tuple[str, str, int, int], poison.BadRecord] = {}
     async with AIOKafkaProducer(
         bootstrap_servers=cell.system.servers.kafka, max_request_size=8 * 2**20, acks="all"
     ) as producer:
