@@ -20,7 +20,7 @@ from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
 from tests.bench.data import REGIONS
 from tests.bench.report import Figure, Mark
-from tests.bench.rooms import Room
+from tests.bench.services import RunningService
 from tests.bench.stages import Bench
 from tests.bench.usage import resident_mb
 from tests.support import flood
@@ -55,10 +55,10 @@ class Sizes(NamedTuple):
 class Soak:
     """One run: the processes whose sizes are read, and the load on them."""
 
-    def __init__(self, bench: Bench, intake: Room, projection: Room) -> None:
+    def __init__(self, bench: Bench, intake: RunningService, projection: RunningService) -> None:
         self._bench = bench
         self._intake = intake
-        self._rooms = {"intake": intake, "projection": projection}
+        self._services = {"intake": intake, "projection": projection}
         self._slices = 0
 
     async def best(self, tag: str) -> list[float]:
@@ -101,12 +101,12 @@ class Soak:
 
     def sizes(self) -> dict[str, float]:
         """The current resident size of each process in MB."""
-        return {name: resident_mb(room.pid) for name, room in self._rooms.items()}
+        return {name: resident_mb(service.pid) for name, service in self._services.items()}
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[Mapping[str, Sizes]]:
         """The sizes of each process until the block ends."""
-        sizes = {name: Sizes([]) for name in self._rooms}
+        sizes = {name: Sizes([]) for name in self._services}
 
         async def watch() -> None:
             while True:
@@ -129,13 +129,15 @@ class Soak:
 
 async def soak(bench: Bench) -> list[Figure]:
     """Sizes over `bench.minutes` at a steady rate and in a burst; rejections; the best rate before and after."""
-    await bench.house.topics(*REGIONS)
+    await bench.launcher.topics(*REGIONS)
     await bench.publish_control()
-    regions, database = ",".join(REGIONS), await bench.house.database("bench_intake")
+    regions, database = ",".join(REGIONS), await bench.launcher.database("bench_intake")
     seconds = bench.minutes * 60
     async with (
-        bench.house.service("intake", REGIONS=regions, DATABASE_URL=database, PROJECTION="false", **_LIMITS) as intake,
-        bench.house.service("intake", label="projection", REGIONS=regions, DATABASE_URL=database) as projection,
+        bench.launcher.service(
+            "intake", REGIONS=regions, DATABASE_URL=database, PROJECTION="false", **_LIMITS
+        ) as intake,
+        bench.launcher.service("intake", label="projection", REGIONS=regions, DATABASE_URL=database) as projection,
     ):
         run = Soak(bench, intake, projection)
         rate = _SHARE * median(await run.best("cold"))
