@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.stack import LocalStack
 from tests.bench.report import Cost
-from tests.bench.services import RunningService
+from tests.bench.services import Service
 
 _BATCHES: Final = "piepowder_consume_batch_seconds_count"
 _SIZES: Final = """
@@ -37,7 +37,7 @@ class _State(NamedTuple):
 class Meter:
     """Measures the cost of a round. `database` is the service's own, or None; `topics` are the ones that it writes."""
 
-    def __init__(self, stack: LocalStack, service: RunningService, topics: Sequence[str], database: str | None) -> None:
+    def __init__(self, stack: LocalStack, service: Service, topics: Sequence[str], database: str | None) -> None:
         self._stack = stack
         self._service = service
         self._topics = topics

@@ -18,7 +18,7 @@ from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.kafka import fill
 from tests.bench.report import Figure, Mark, Round, cpu_an_item
-from tests.bench.services import RunningService
+from tests.bench.services import Service
 from tests.bench.stages import Bench, resumed, stopped
 from tests.bench.usage import peak_mb
 
@@ -102,7 +102,7 @@ async def _audit(bench: Bench) -> Figure:
 
 async def _grow(
     bench: Bench,
-    service: RunningService,
+    service: Service,
     chunks: range,
     put: Callable[[Sequence[Life]], Awaitable[None]],
     work: Callable[[], Awaitable[None]],
@@ -121,7 +121,7 @@ async def _grow(
     return rounds
 
 
-async def _review(service: RunningService, reviewer: str, count: int) -> None:
+async def _review(service: Service, reviewer: str, count: int) -> None:
     """Claim and decide one case after the other, as a reviewer's tool does."""
     connection = await calls.Connection.open(service.url)
     claim = msgspec.json.encode({"reviewer": reviewer, "team": "in_house"})

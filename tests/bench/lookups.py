@@ -25,7 +25,7 @@ from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS
 from tests.bench.kafka import fill
 from tests.bench.report import Figure, Mark, Round, cpu_an_item
-from tests.bench.services import RunningService
+from tests.bench.services import Service
 from tests.bench.stages import Bench, resumed, stopped
 from tests.bench.usage import peak_mb
 
@@ -74,7 +74,7 @@ _clock = SystemClock()
 class FilledIntake(NamedTuple):
     """An intake whose database has `size` items."""
 
-    service: RunningService
+    service: Service
     url: str
     size: int
     connection: calls.Connection

@@ -26,7 +26,7 @@ _READY_SECONDS: Final = 60.0
 _clock = SystemClock()
 
 
-class RunningService:
+class Service:
     """A running service: `pid`, `url`, and a key with all permissions."""
 
     def __init__(self, child: Child, url: str, key: str) -> None:
@@ -93,7 +93,7 @@ class Launcher:
     @asynccontextmanager
     async def service(
         self, name: str, *, label: str = "", lacking: str | None = None, **environment: str
-    ) -> AsyncIterator[RunningService]:
+    ) -> AsyncIterator[Service]:
         """Run `python -m services.<name>` until the block ends; with a new database unless `DATABASE_URL` is given.
 
         It counts as ready when only the condition `lacking` is not met; `label` names a second process of the service.
@@ -108,18 +108,18 @@ class Launcher:
     @asynccontextmanager
     async def process(
         self, name: str, arguments: list[str], settings: Mapping[str, str], port: int, lacking: str | None = None
-    ) -> AsyncIterator[RunningService]:
+    ) -> AsyncIterator[Service]:
         """Run a Python process with these settings until the block ends; wait until it is ready."""
         async with self._running(name, arguments, settings) as child:
-            service = RunningService(child, f"http://127.0.0.1:{port}", self.key)
+            service = Service(child, f"http://127.0.0.1:{port}", self.key)
             await service.until_ready(lacking)
             yield service
 
     @asynccontextmanager
-    async def peer(self, name: str, *arguments: str) -> AsyncIterator[RunningService]:
+    async def peer(self, name: str, *arguments: str) -> AsyncIterator[Service]:
         """Run `python -m tests.bench.peers.<name>` until the block ends; it has no REST API."""
         async with self._running(name, ["-m", f"tests.bench.peers.{name}", *arguments], {}) as child:
-            yield RunningService(child, "", self.key)
+            yield Service(child, "", self.key)
 
     @asynccontextmanager
     async def _running(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> AsyncIterator[Child]:

@@ -20,7 +20,7 @@ from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
 from tests.bench.data import REGIONS
 from tests.bench.report import Figure, Mark
-from tests.bench.services import RunningService
+from tests.bench.services import Service
 from tests.bench.stages import Bench
 from tests.bench.usage import resident_mb
 from tests.support import flood
@@ -55,7 +55,7 @@ class Sizes(NamedTuple):
 class Soak:
     """One run: the processes whose sizes are read, and the load on them."""
 
-    def __init__(self, bench: Bench, intake: RunningService, projection: RunningService) -> None:
+    def __init__(self, bench: Bench, intake: Service, projection: Service) -> None:
         self._bench = bench
         self._intake = intake
         self._services = {"intake": intake, "projection": projection}

@@ -25,7 +25,7 @@ from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.flame import finished, sampling, shares
 from tests.bench.kafka import Watch, bare_consumer, bare_producer, fill
 from tests.bench.report import Figure, Mark, Round, of_rounds, percentile
-from tests.bench.services import Launcher, RunningService
+from tests.bench.services import Launcher, Service
 from tests.bench.usage import Stretch, cpu_seconds, peak_mb
 
 _WARM: Final = 3  # rounds that are not counted
@@ -70,7 +70,7 @@ class Bench(NamedTuple):
     async def examine(
         self,
         figure: Figure,
-        service: RunningService,
+        service: Service,
         name: str,
         *,
         make: Callable[[str], T],
@@ -79,7 +79,7 @@ class Bench(NamedTuple):
         items: int | None = None,
         writes: Sequence[str] = (),
         database: str | None = None,
-        reader: RunningService | None = None,
+        reader: Service | None = None,
     ) -> None:
         """If requested, measure the cost of one more round and sample some more rounds; none of them counts in the
         figure.
@@ -156,7 +156,7 @@ async def intake(bench: Bench) -> list[Figure]:
 
 
 async def _batches(
-    bench: Bench, service: RunningService, name: str, *, tag: str, codec: str, following: RunningService | None = None
+    bench: Bench, service: Service, name: str, *, tag: str, codec: str, following: Service | None = None
 ) -> Figure:
     names = [topics.submissions(region) for region in REGIONS]
     floor_names = {name: f"bench.{name}" for name in names}
@@ -180,9 +180,7 @@ async def _batches(
     return of_rounds(name, "lines/s", stage[_WARM:], floor[_WARM:], mark=marks[0], next=marks[1], peak=peak)
 
 
-async def _single_posts(
-    bench: Bench, service: RunningService, name: str, *, tag: str, followed: bool = True
-) -> list[Figure]:
+async def _single_posts(bench: Bench, service: Service, name: str, *, tag: str, followed: bool = True) -> list[Figure]:
     """The same rounds next to two floors: the same application with an empty 202, and its web server alone."""
     names = [topics.submissions(region) for region in REGIONS]
     posts = _posts(bench)
@@ -190,7 +188,7 @@ async def _single_posts(
     marks = {"application": Mark(0.5), "server": None}
     beside: dict[str, list[Round]] = {kind: [] for kind in marks}
     async with AsyncExitStack() as running:
-        empty: dict[str, RunningService] = {}
+        empty: dict[str, Service] = {}
         for kind in marks:
             [port] = free_ports(1)
             arguments = ["-m", "tests.bench.empty", str(port), kind]
@@ -215,7 +213,7 @@ async def _single_posts(
 
 
 async def _punctuality(
-    bench: Bench, service: RunningService, beside: str, rate: float, *, followed: bool = True
+    bench: Bench, service: Service, beside: str, rate: float, *, followed: bool = True
 ) -> list[Figure]:
     """The latency of a single post from its due time, at half of the top rate.
 
@@ -253,10 +251,10 @@ async def _punctuality(
 async def _examine_intake(
     bench: Bench,
     figure: Figure,
-    service: RunningService,
+    service: Service,
     name: str,
     *,
-    projection: RunningService,
+    projection: Service,
     database: str,
     items: int,
 ) -> None:
@@ -284,11 +282,11 @@ async def _examine_intake(
     )
 
 
-def _batch_calls(service: RunningService, lines: Sequence[bytes]) -> list[bytes]:
+def _batch_calls(service: Service, lines: Sequence[bytes]) -> list[bytes]:
     return [calls.post("/v1/items/batch", service.key, body, _BATCH_KIND) for body in data.ndjson(lines, _LINES)]
 
 
-def _single_calls(service: RunningService, bodies: Sequence[bytes]) -> list[bytes]:
+def _single_calls(service: Service, bodies: Sequence[bytes]) -> list[bytes]:
     return [calls.post("/v1/items", service.key, body) for body in bodies]
 
 
@@ -359,7 +357,7 @@ async def router(bench: Bench) -> list[Figure]:
 class _Peer:
     """The router's stage in a peer's way, with topics and a group of its own; it takes turns with the router."""
 
-    def __init__(self, bench: Bench, service: RunningService, source: str, target: str, group: str) -> None:
+    def __init__(self, bench: Bench, service: Service, source: str, target: str, group: str) -> None:
         self.rounds: list[Round] = []
         self._bench = bench
         self._service = service
@@ -494,13 +492,13 @@ async def audit(bench: Bench) -> list[Figure]:
 
 
 @asynccontextmanager
-async def stopped(service: RunningService) -> AsyncIterator[None]:
+async def stopped(service: Service) -> AsyncIterator[None]:
     """Stop the service during the block, and leave it stopped."""
     service.child.pause()
     yield
 
 
-async def resumed(service: RunningService, working: Awaitable[object]) -> None:
+async def resumed(service: Service, working: Awaitable[object]) -> None:
     service.child.resume()
     await service.while_alive(working)
 
