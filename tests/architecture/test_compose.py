@@ -24,8 +24,8 @@ from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.runtime import metrics
 from shared.runtime.settings import CommonSettings
-from tests import conftest
 from tests.architecture.containers import ROOT, VERSION, image_environment, load_compose, load_dockerfile, seconds
+from tests.support.servers import KAFKA_IMAGE, POSTGRES_IMAGE
 
 COMPOSE = load_compose()
 CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -234,8 +234,8 @@ def test_images_are_pinned_and_are_those_of_the_tests() -> None:
         assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-[a-z]+[\d.]*)*", tag), f"{name}: {image}:{tag}"
     assert {container["image"] for container in OURS.values()} == {f"piepowder:{VERSION}"}
     assert [name for name, container in CONTAINERS.items() if "build" in container] == ["keys"]
-    assert CONTAINERS["kafka"]["image"] == conftest._KAFKA_IMAGE
-    assert CONTAINERS["postgres"]["image"].split(".")[0] == conftest._POSTGRES_IMAGE.split("-")[0]
+    assert CONTAINERS["kafka"]["image"] == KAFKA_IMAGE
+    assert CONTAINERS["postgres"]["image"].split(".")[0] == POSTGRES_IMAGE.split("-")[0]
 
 
 def test_every_container_is_bounded_and_ours_can_do_nothing_but_run() -> None:

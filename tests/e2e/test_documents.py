@@ -21,7 +21,7 @@ import pytest
 from shared.auth.clients import SCOPES
 from tests.conftest import project_root
 from tests.e2e.conftest import Cell
-from tests.e2e.test_notices import claimed, decide
+from tests.e2e.steps import decide, until_claimed
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -226,7 +226,7 @@ def test_a_generated_client_does_the_whole_tour_of_notices_and_appeals(cell: Cel
         return None if of_region is None else str(of_region.status.value)
 
     def reviewed(of: str, queue: str, action: str) -> None:
-        while (held := claimed(cell, "tour-reviewer", queue))["case"]["item_id"] != of:
+        while (held := until_claimed(cell, "tour-reviewer", queue))["case"]["item_id"] != of:
             pass  # what others of this page's tests left waiting
         decide(cell, held, action)
 

@@ -1,4 +1,4 @@
-"""A service killed in the middle of a run, and started again, loses and doubles nothing (promises 1, 2, 4, 5)."""
+"""A service that is killed during a run and started again loses and duplicates nothing (promises 1, 2, 4, 5)."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ COUNT = 4000
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("victim", ["intake", "router", "decision", "audit"])
-async def test_a_service_killed_in_the_middle_loses_and_doubles_nothing(cell: Cell, victim: str) -> None:
+async def test_a_service_killed_during_a_run_loses_and_duplicates_nothing(cell: Cell, victim: str) -> None:
     system = cell.system
     name = victim if victim in system.services else f"{victim}-{cell.eu}"
     service = system.services[name]

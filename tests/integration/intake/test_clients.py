@@ -22,8 +22,9 @@ from shared.auth.clients_file import ClientEntry
 from shared.contracts import envelope, ids
 from shared.contracts.events import CLIENT_CHANGED
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import Servers, project_root
+from tests.conftest import project_root
 from tests.integration.intake.test_service import Intake, intake_of
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
 

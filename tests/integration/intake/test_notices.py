@@ -31,9 +31,9 @@ from shared.contracts.events import (
 )
 from shared.kafka.producer import record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import Servers
 from tests.integration.intake.test_service import Intake, intake_of
 from tests.support import intake_complaints
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
 

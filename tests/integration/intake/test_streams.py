@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from shared.contracts import topics
-from tests.conftest import Servers
 from tests.integration.intake.test_service import NDJSON, Intake, intake_of
+from tests.support.servers import Servers
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -12,10 +12,10 @@ import pytest
 
 from shared.auth.clients import OF_PLATFORMS
 from shared.contracts import ids
-from tests.conftest import Servers
 from tests.integration.intake.test_notices import becomes, post, rejected
 from tests.integration.intake.test_service import NDJSON, Intake, intake_of
 from tests.support import intake_complaints
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -1,5 +1,5 @@
-"""What no service can handle is set aside whole and seen, everything else flows, and what can be mended comes back in
-order (promises 1, 4, 5, 6)."""
+"""Records that a service cannot handle become dead letters, unchanged and visible, while all others are processed; a
+replay handles them later in order (promises 1, 4, 5, 6)."""
 
 import asyncio
 import random
@@ -21,6 +21,7 @@ from piepowder.aside import Choice, Unit
 from shared.contracts import ids, topics
 from shared.contracts.events import ITEM_SUBMITTED
 from tests.chaos import poison
+from tests.e2e import steps
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import settle
 
@@ -32,7 +33,7 @@ PARKING = ("an unknown event version",)
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - what is watched is in other processes
+        while not await condition():  # noqa: ASYNC110 - the condition depends on other processes
             await asyncio.sleep(0.2)
 
 
@@ -49,34 +50,32 @@ async def database(cell: Cell, service: str, region: str = "") -> AsyncIterator[
         await connection.close()
 
 
-async def aside(cell: Cell, region: str) -> list[Unit]:
+async def dead_lettered(cell: Cell, region: str) -> list[Unit]:
     [found] = await replay.look(cell.system.servers.kafka, [region], Choice())
     return found.units
 
 
 def post(cell: Cell, subject: str, version: int, **more: object) -> str:
-    """An item that policy lets pass; its id, once it was answered 202."""
+    """Post an item that the policies approve; its id."""
     body = {"platform": "shop", "kind": "product", "id": subject, "version": version, "markets": ["DE"]}
     text = {"title": "Garden chair of oak, solid", "brand": "Oak & Sons", **more}
-    answer = cell.client.post(f"{cell.url('intake')}/v1/items", json=body | text)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["item_id"])
+    return str(steps.post(cell, "items", body | text)["item_id"])
 
 
 def status(cell: Cell, item: str) -> dict[str, Any]:
-    answer = cell.client.get(f"{cell.url('intake')}/v1/items/{item}")
-    regions: dict[str, Any] = answer.json()["regions"] if answer.status_code == 200 else {}
+    response = cell.client.get(f"{cell.url('intake')}/v1/items/{item}")
+    regions: dict[str, Any] = response.json()["regions"] if response.status_code == 200 else {}
     return dict(regions.get(cell.eu, {"status": "not known"}))
 
 
-async def becomes(cell: Cell, item: str, wanted: str) -> dict[str, Any]:
-    async def is_so() -> bool:
+async def until_status(cell: Cell, item: str, wanted: str) -> dict[str, Any]:
+    async def has_status() -> bool:
         return bool(status(cell, item)["status"] == wanted)
 
     try:
-        await until(is_so)
+        await until(has_status)
     except TimeoutError:
-        pytest.fail(f"item {item} did not become {wanted}: {status(cell, item)}")
+        pytest.fail(f"item {item} did not reach the status {wanted}: {status(cell, item)}")
     return status(cell, item)
 
 
@@ -86,9 +85,9 @@ def command(cell: Cell, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(script, capture_output=True, text=True, check=False, timeout=120)
 
 
-async def test_poison_of_every_kind_on_every_topic_stops_nobody_and_is_kept_whole(cell: Cell) -> None:
+async def test_every_kind_of_poison_on_every_topic_becomes_a_dead_letter_and_stops_nothing(cell: Cell) -> None:
     plants = [one for one in poison.make(random.Random(4), cell.eu, cell.us) if one.topic != topics.CONTROL]
-    expected: dict[tuple[str, str, int, int], poison.Spoiled] = {}
+    expected: dict[tuple[str, str, int, int], poison.BadRecord] = {}
     async with AIOKafkaProducer(
         bootstrap_servers=cell.system.servers.kafka, max_request_size=8 * 2**20, acks="all"
     ) as producer:
@@ -97,13 +96,13 @@ async def test_poison_of_every_kind_on_every_topic_stops_nobody_and_is_kept_whol
             for reader in one.readers:
                 expected[f"piepowder-{reader}-{cell.eu}", *place[:2], place.offset] = one
     sound = post(cell, "sound", 1)
-    await becomes(cell, sound, "approved")
+    await until_status(cell, sound, "approved")
 
-    async def all_are_aside() -> bool:
-        return len(await aside(cell, cell.eu)) >= len(expected)
+    async def all_are_dead_lettered() -> bool:
+        return len(await dead_lettered(cell, cell.eu)) >= len(expected)
 
-    await until(all_are_aside)
-    units = {tuple(unit.letters[0].place): unit for unit in await aside(cell, cell.eu)}
+    await until(all_are_dead_lettered)
+    units = {tuple(unit.letters[0].place): unit for unit in await dead_lettered(cell, cell.eu)}
     assert units.keys() == expected.keys()
     for (group, *_), one in expected.items():
         in_order = "intake" not in group
@@ -123,16 +122,16 @@ async def test_poison_of_every_kind_on_every_topic_stops_nobody_and_is_kept_whol
     listed = await asyncio.to_thread(command, cell, "--region", cell.eu)
     assert listed.returncode == 0
     assert "unknown event type" in listed.stdout
-    assert sum(len(unit.letters) for unit in await aside(cell, cell.eu)) == len(expected)
+    assert sum(len(unit.letters) for unit in await dead_lettered(cell, cell.eu)) == len(expected)
     metrics = cell.client.get(f"{cell.url('router')}/metrics").text
     assert re.search(rf'parked_keys{{group="piepowder-router-{cell.eu}"}} 1\.0', metrics)
-    await becomes(cell, post(cell, "sound", 2), "approved")
+    await until_status(cell, post(cell, "sound", 2), "approved")
 
 
-async def test_a_subject_that_the_database_refuses_waits_through_kills_and_comes_back_in_order(cell: Cell) -> None:
-    """The constraint refuses one version in decision, and all of the subject in the audit; intake parks nothing."""
+async def test_a_subject_that_the_database_rejects_waits_through_kills_and_is_replayed_in_order(cell: Cell) -> None:
+    """The constraint rejects one version in decision and the whole subject in audit; intake parks nothing."""
     first = post(cell, "cursed", 1)
-    await becomes(cell, first, "approved")
+    await until_status(cell, first, "approved")
     second = ids.item_id("shop", "product", "cursed", "2")
     case = ids.case_id(second, cell.eu, "item")
     async with database(cell, "decision", cell.eu) as one, database(cell, "audit", cell.eu) as other:
@@ -145,8 +144,8 @@ async def test_a_subject_that_the_database_refuses_waits_through_kills_and_comes
     assert items[1] == second
     others = [post(cell, f"other-{n}", 1) for n in range(20)]
     for other_item in others:
-        await becomes(cell, other_item, "approved")
-    waits = await becomes(cell, items[2], "parked")
+        await until_status(cell, other_item, "approved")
+    waits = await until_status(cell, items[2], "parked")
     assert re.search(r"follows .*, which is parked: handling failed: CheckViolationError", waits["reason"])
 
     for name in (f"decision-{cell.eu}", f"audit-{cell.eu}"):
@@ -156,10 +155,10 @@ async def test_a_subject_that_the_database_refuses_waits_through_kills_and_comes
         await asyncio.to_thread(service.start)
     await asyncio.to_thread(cell.system.wait_ready)
     for item in items[2:]:
-        assert (await becomes(cell, item, "parked"))["status"] == "parked"
+        assert (await until_status(cell, item, "parked"))["status"] == "parked"
     groups = {
         unit.group.removesuffix(f"-{cell.eu}")
-        for unit in await aside(cell, cell.eu)
+        for unit in await dead_lettered(cell, cell.eu)
         if unit.lane.key == SUBJECT.encode()
     }
     assert groups == {"piepowder-decision", "piepowder-audit", "piepowder-intake"}
@@ -178,19 +177,19 @@ async def test_a_subject_that_the_database_refuses_waits_through_kills_and_comes
     assert done.returncode == 0, done.stdout + done.stderr
     items.append(post(cell, "cursed", 6))
     for item in items:
-        await becomes(cell, item, "approved")
+        await until_status(cell, item, "approved")
     account = await settle(cell.system, {Pair(item, cell.eu) for item in items})
     assert account.fates == {Fate.BY_POLICY: 6}
     assert (account.holds, account.doubles) == (True, []), account
     assert await decided(cell) == [1, 2, 3, 4, 5, 6]
-    assert [unit for unit in await aside(cell, cell.eu) if unit.lane.key == SUBJECT.encode()] == []
+    assert [unit for unit in await dead_lettered(cell, cell.eu) if unit.lane.key == SUBJECT.encode()] == []
     log = timeline(cell)
     assert log.count("piepowder.decision.made.v1") == 6
     assert log.count(ITEM_SUBMITTED) == 6
 
 
 async def decided(cell: Cell) -> list[int]:
-    """The versions of the subject whose decisions were told, in the order of their topic."""
+    """The versions of the subject that have a decision, in the order of the decisions topic."""
     consumer = AIOKafkaConsumer(
         topics.decisions(cell.eu), bootstrap_servers=cell.system.servers.kafka, auto_offset_reset="earliest"
     )
@@ -199,9 +198,9 @@ async def decided(cell: Cell) -> list[int]:
         ends = await consumer.end_offsets(consumer.assignment())
         found: list[int] = []
         while not all([await consumer.position(place) >= end for place, end in ends.items()]):
-            for lane in (await consumer.getmany(timeout_ms=200)).values():
-                told = b" ".join([r.value for r in lane if r.key == SUBJECT.encode()]).decode()
-                found += map(int, re.findall(r'"version":(\d+)', told))
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                text = b" ".join([r.value for r in records if r.key == SUBJECT.encode()]).decode()
+                found += map(int, re.findall(r'"version":(\d+)', text))
     finally:
         await consumer.stop()
     return found
@@ -209,14 +208,14 @@ async def decided(cell: Cell) -> list[int]:
 
 def timeline(cell: Cell) -> list[str]:
     """The types of the subject's events in the audit log."""
-    answer = cell.client.get(f"{cell.url('audit', cell.eu)}/v1/subjects/shop/product/cursed/timeline?limit=1000")
-    return [event["type"] for event in answer.json()["events"]]
+    response = cell.client.get(f"{cell.url('audit', cell.eu)}/v1/subjects/shop/product/cursed/timeline?limit=1000")
+    return [event["type"] for event in response.json()["events"]]
 
 
-async def test_a_record_that_can_never_be_routed_is_left_and_its_subject_goes_on(cell: Cell) -> None:
-    """A market that the region does not own: nothing will ever make a case of it."""
+async def test_a_record_that_can_never_be_routed_is_left_and_its_subject_continues(cell: Cell) -> None:
+    """The region does not own the market, so the router can never open a case."""
     stray = post(cell, "stray", 1)
-    await becomes(cell, stray, "approved")
+    await until_status(cell, stray, "approved")
     async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
         original = await first_record(cell, b"shop:product:stray")
         headers = [
@@ -226,7 +225,7 @@ async def test_a_record_that_can_never_be_routed_is_left_and_its_subject_goes_on
         value = original.value.replace(b'"markets":["DE"]', b'"markets":["JP"]')
         await producer.send_and_wait(original.topic, value, original.key, headers=headers, partition=original.partition)
     follower = post(cell, "stray", 2)
-    await becomes(cell, follower, "parked")
+    await until_status(cell, follower, "parked")
     failed = await asyncio.to_thread(command, cell, "--region", cell.eu, "--key", "shop:product:stray")
     assert failed.returncode == 1, failed.stdout + failed.stderr
     assert status(cell, follower)["status"] == "parked"
@@ -235,8 +234,8 @@ async def test_a_record_that_can_never_be_routed_is_left_and_its_subject_goes_on
     )
     assert left.returncode == 0, left.stdout + left.stderr
     assert "Left alone among the dead letters: 1" in left.stdout
-    await becomes(cell, follower, "approved")
-    await becomes(cell, post(cell, "stray", 3), "approved")
+    await until_status(cell, follower, "approved")
+    await until_status(cell, post(cell, "stray", 3), "approved")
 
 
 async def first_record(cell: Cell, key: bytes) -> Any:
@@ -247,15 +246,15 @@ async def first_record(cell: Cell, key: bytes) -> Any:
     try:
         async with asyncio.timeout(30):
             while True:
-                for lane in (await consumer.getmany(timeout_ms=200)).values():
-                    for record in lane:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    for record in records:
                         if record.key == key:
                             return record
     finally:
         await consumer.stop()
 
 
-async def test_options_that_do_not_fit_together_are_refused_before_anything_is_read(cell: Cell) -> None:
+async def test_options_that_exclude_each_other_are_rejected_before_anything_is_read(cell: Cell) -> None:
     twice = await asyncio.to_thread(command, cell, "--key", "a", "--all")
     assert (twice.returncode, "name one of --key, --reason and --all" in twice.stderr) == (2, True)
     nowhere = await asyncio.to_thread(command, cell, "--kafka", "127.0.0.1:1", "--region", cell.eu)

@@ -1,4 +1,4 @@
-"""Services as they run in life: processes of their own, told by their environment, on real Kafka and PostgreSQL."""
+"""Services as processes, configured by their environment, on real Kafka and PostgreSQL."""
 
 import asyncio
 import os
@@ -26,8 +26,8 @@ _READY_SECONDS: Final = 60.0
 _clock = SystemClock()
 
 
-class Room:
-    """A running service: `pid`, `url`, and a key that may do everything."""
+class Service:
+    """A running service: `pid`, `url`, and a key with all permissions."""
 
     def __init__(self, child: Child, url: str, key: str) -> None:
         self.child = child
@@ -40,7 +40,8 @@ class Room:
         return self.child.pid
 
     async def until_ready(self, lacking: str | None = None) -> None:
-        """Wait until it lacks nothing but `lacking`; raises AssertionError with what it lacks, or its last lines."""
+        """Wait until it is ready except for the condition `lacking`; raises AssertionError with the reason or its last
+        lines."""
         deadline, lacks = _clock.monotonic() + _READY_SECONDS, "an answer"
         async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
             while _clock.monotonic() < deadline:
@@ -59,7 +60,7 @@ class Room:
         raise AssertionError(f"{self.child.name} is not ready: {lacks}\n" + "\n".join(self.child.tail()))
 
     async def while_alive(self, working: Awaitable[object]) -> None:
-        """Wait for `working`; raises AssertionError with its last lines when the process ends before that."""
+        """Wait for `working`; raises AssertionError with its last lines if the process ends earlier."""
         task = asyncio.ensure_future(working)
         try:
             while not (await asyncio.wait([task], timeout=0.5))[0]:
@@ -73,8 +74,8 @@ class Room:
         return AssertionError(f"{self.child.name} has ended:\n" + "\n".join(self.child.tail()))
 
 
-class House:
-    """Where services are started: the stack, and a folder for logs and keys."""
+class Launcher:
+    """Starts services: has the stack, and a folder for logs and keys."""
 
     def __init__(self, stack: LocalStack, folder: Path) -> None:
         self.stack = stack
@@ -86,39 +87,39 @@ class House:
 
     @property
     def trees(self) -> dict[str, int]:
-        """The servers' processes, when they are ours."""
+        """The server processes, if they are ours."""
         return {child.name.split("-")[0]: child.pid for child in self.stack.children() if child.pid is not None}
 
     @asynccontextmanager
     async def service(
         self, name: str, *, label: str = "", lacking: str | None = None, **environment: str
-    ) -> AsyncIterator[Room]:
-        """`python -m services.<name>` until the block ends; with a database of its own if `DATABASE_URL` is not given.
+    ) -> AsyncIterator[Service]:
+        """Run `python -m services.<name>` until the block ends; with a new database unless `DATABASE_URL` is given.
 
-        It is taken for ready when it lacks nothing but `lacking`; a second process of it has a `label` of its own.
+        It counts as ready when only the condition `lacking` is not met; `label` names a second process of the service.
         """
         if name != "router" and "DATABASE_URL" not in environment:
             environment["DATABASE_URL"] = await self.database(f"bench_{name}")
         [port] = free_ports(1)
         own = {"KAFKA": self.stack.kafka, "CLIENTS_FILE": str(self._clients), "PORT": str(port), "LOG_LEVEL": "WARNING"}
-        async with self.process(label or name, ["-m", f"services.{name}"], own | environment, port, lacking) as room:
-            yield room
+        async with self.process(label or name, ["-m", f"services.{name}"], own | environment, port, lacking) as service:
+            yield service
 
     @asynccontextmanager
     async def process(
         self, name: str, arguments: list[str], settings: Mapping[str, str], port: int, lacking: str | None = None
-    ) -> AsyncIterator[Room]:
-        """A Python process with these settings, ready, until the block ends."""
+    ) -> AsyncIterator[Service]:
+        """Run a Python process with these settings until the block ends; wait until it is ready."""
         async with self._running(name, arguments, settings) as child:
-            room = Room(child, f"http://127.0.0.1:{port}", self.key)
-            await room.until_ready(lacking)
-            yield room
+            service = Service(child, f"http://127.0.0.1:{port}", self.key)
+            await service.until_ready(lacking)
+            yield service
 
     @asynccontextmanager
-    async def peer(self, name: str, *arguments: str) -> AsyncIterator[Room]:
-        """`python -m tests.bench.peers.<name>` until the block ends; it answers no REST."""
+    async def peer(self, name: str, *arguments: str) -> AsyncIterator[Service]:
+        """Run `python -m tests.bench.peers.<name>` until the block ends; it has no REST API."""
         async with self._running(name, ["-m", f"tests.bench.peers.{name}", *arguments], {}) as child:
-            yield Room(child, "", self.key)
+            yield Service(child, "", self.key)
 
     @asynccontextmanager
     async def _running(self, name: str, arguments: list[str], settings: Mapping[str, str]) -> AsyncIterator[Child]:
@@ -148,11 +149,11 @@ class House:
         return f"{self.stack.database_url.rpartition('/')[0]}/{name}"
 
     async def topics(self, *regions: str) -> None:
-        """Make the topics of these regions."""
+        """Create the topics of these regions."""
         await topic_admin.ensure(self.stack.kafka, topic_admin.expand(topic_admin.load(), regions))
 
     async def plain_topics(self, *names: str) -> None:
-        """Make topics with the settings of `submissions`, for the floors: the services do not read them."""
+        """Create topics with the settings of `submissions`, for the floors: the services do not read them."""
         like = next(spec for spec in topic_admin.load() if "submissions" in spec.name)
         wanted = [msgspec.structs.replace(like, name=name) for name in names]
         await topic_admin.ensure(self.stack.kafka, wanted)

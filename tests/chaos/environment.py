@@ -1,8 +1,8 @@
-"""The ground of a run: three brokers and PostgreSQL behind proxies, the services on them, and the way to each process.
+"""The environment of a run: three brokers and PostgreSQL behind proxies, and the services that use them.
 
-A broker has one more listener, for clients, and advertises a proxy on each: `kafka-1` to clients, `peer-1` to the other
-brokers (and to the checker, whom no trouble is made for). PostgreSQL and the services' REST have a proxy each. All
-ports are loopback ports.
+Each broker has an additional listener for clients, and advertises a proxy on each listener: `kafka-1` to clients,
+`peer-1` to the other brokers and to the checker, which no fault disturbs. PostgreSQL and the services' REST APIs have a
+proxy each. All ports are loopback ports.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _JOIN_SECONDS: Final = 40.0
 
 
 class _Brokers(LocalKafka):
-    """Three brokers, each advertising proxies: one to clients, one to its peers."""
+    """Three brokers; each advertises one proxy to clients and one to its peers."""
 
     def __init__(self, folder: Path, proxies: Proxies, *, say: Callable[[str], None]) -> None:
         super().__init__(folder, nodes=_NODES, say=say)
@@ -70,15 +70,15 @@ class _Brokers(LocalKafka):
 
 
 class _Servers:
-    """What `System` stands on: the proxies' addresses."""
+    """The servers of a `System`: the addresses of the proxies."""
 
     def __init__(self, kafka: str, database_url: str) -> None:
         self.kafka = kafka
         self.database_url = database_url
 
 
-class Ground:
-    """Everything that runs. `say` gets sentences for a person."""
+class Environment:
+    """All servers and services of a run. `say` receives messages for people."""
 
     def __init__(self, folder: Path, *, say: Callable[[str], None]) -> None:
         self.folder = folder
@@ -90,7 +90,7 @@ class Ground:
         self._partitions: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Start all; raises `StackError` when that cannot be done."""
+        """Start everything; raises `StackError` if that fails."""
         self.clocks.mkdir(parents=True)
         self.proxies.start()
         self.kafka = _Brokers(self.folder / "kafka", self.proxies, say=self._say)
@@ -99,7 +99,7 @@ class Ground:
         database = self.proxies.open("postgres", lambda: urlsplit(self.postgres.url).port or 0, postgres_client)
         url = urlsplit(self.postgres.url)
         proxied = url._replace(netloc=f"{url.username}:{url.password}@{HOST}:{database}").geturl()
-        with _environment(PYTHONPATH=str(Path(__file__).with_name("clocks")), CHAOS_CLOCKS=str(self.clocks)):
+        with _variables(PYTHONPATH=str(Path(__file__).with_name("clocks")), CHAOS_CLOCKS=str(self.clocks)):
             servers = _Servers(self.kafka.proxied, proxied)
             self.system = System(servers, REGIONS, self.folder / "system", databases=_PREFIX, say=self._say)
             await asyncio.to_thread(self.system.start)
@@ -110,7 +110,7 @@ class Ground:
         await asyncio.to_thread(self._part_intake_from_router)
 
     def _part_intake_from_router(self) -> None:
-        """Have intake ask the router through a proxy of its own."""
+        """Let intake call the router through a proxy."""
         router = self.proxies.open("router", partial(int, self.system.services["router"].port), lambda _: "intake")
         for name in ("intake", "intake-projection"):
             service = self.system.services[name]
@@ -121,16 +121,16 @@ class Ground:
         self.system.wait_ready()
 
     def mounted(self, folder: Path) -> None:
-        """A disk of the test's own is mounted there until `unmount`, or the end."""
+        """Remember that a disk is mounted at `folder`, until `unmount` or the end."""
         self._mounts.append(folder)
 
     def unmount(self, folder: Path) -> None:
-        """Take a disk of the test's own away."""
-        subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607 - wherever it is
+        """Unmount a disk."""
+        subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607 - found by PATH
         self._mounts.remove(folder)
 
     async def stop(self) -> None:
-        """Stop what was started, however far that came; bounded."""
+        """Stop everything that was started, within a limited time."""
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
@@ -161,13 +161,13 @@ class Ground:
 
     @property
     def databases(self) -> dict[str, str]:
-        """The services' databases, past the proxy."""
+        """The services' databases, without the proxy."""
         base = self.postgres.url.rpartition("/")[0]
         return {name: f"{base}/{_PREFIX}_{name.replace('-', '_')}" for name in self.services if name != "router"}
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """Each consumer group, and the topics that it reads."""
+        """The topics of each consumer group."""
         groups: dict[str, list[str]] = {}
         for region in REGIONS:
             all_topics = topic_names([region])
@@ -181,7 +181,7 @@ class Ground:
         return groups
 
     async def leader(self, topic: str, partition: int = 0) -> KafkaNode:
-        """The broker that leads a partition; the first that runs when none is known."""
+        """The broker that leads a partition; the first broker if the leader is not known."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap, request_timeout_ms=5000)
         try:
             await admin.start()
@@ -195,7 +195,7 @@ class Ground:
         return next((node for node in self.kafka.nodes if node.number == number), self.kafka.nodes[0])
 
     async def places(self, topics: list[str]) -> list[TopicPartition]:
-        """The partitions of some topics."""
+        """The partitions of these topics."""
         missing = [topic for topic in topics if topic not in self._partitions]
         if missing:
             admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap, request_timeout_ms=10_000)
@@ -208,7 +208,7 @@ class Ground:
         return [TopicPartition(topic, n) for topic in topics for n in range(self._partitions[topic])]
 
     def signal_postgres(self, number: signal.Signals) -> None:
-        """Signal the server and the processes that serve its connections: those are its children, of our own start."""
+        """Send a signal to PostgreSQL and to its child processes, which serve the connections."""
         if self.postgres.child is None or self.postgres.child.pid is None or not self.postgres.child.alive:
             return
         parent = self.postgres.child.pid
@@ -219,7 +219,7 @@ class Ground:
                 continue
 
     def add_replica(self, service: str, number: int) -> Child:
-        """One more process of a service, as another member of its groups."""
+        """Start one more process of a service, as another member of its groups."""
         original = self.system.services[service].child
         env = dict(original.env or {}) | {"PIEPOWDER_INSTANCE": f"extra-{number}", "PIEPOWDER_PORT": "0"}
         log = self.folder / "system" / "logs" / f"{service}-extra-{number}.log"
@@ -229,7 +229,7 @@ class Ground:
         return child
 
     async def joined(self, service: str, members: int) -> None:
-        """Wait until a service has so many members in its group, bounded: a machine at its limit starts slowly."""
+        """Wait until the group of a service has this number of members, at most `_JOIN_SECONDS`."""
         kind, _, region = service.partition("-")
         group = f"piepowder-{kind}-{region if region in REGIONS else REGIONS[0]}"
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap, request_timeout_ms=5000)
@@ -242,14 +242,14 @@ class Ground:
                 if state == "Stable" and len(found) >= members:
                     return
                 await asyncio.sleep(0.5)
-            self._say(f"          {group} did not come to {members} members")
+            self._say(f"         {group} does not have {members} members")
         except KafkaError as error:
-            self._say(f"          nobody knows the members of {group}: {error}")
+            self._say(f"The members of {group} are not known: {error}")
         finally:
             await admin.close()
 
     async def reset_offsets(self) -> None:
-        """Every group to its first offset, once it is empty: static members stay for 15 s after a stop."""
+        """Set every group to its first offset when it has no members: static members stay for 15 s after a stop."""
         for group, topics in self.groups.items():
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self.kafka.bootstrap,
@@ -274,7 +274,7 @@ class Ground:
                 await consumer.stop()
 
     async def behind(self) -> dict[str, int]:
-        """How many records each group has not committed yet; only groups that are behind."""
+        """The number of records that each group has not committed; only groups with a backlog."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap, request_timeout_ms=10_000)
         consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka.bootstrap, client_id="chaos-lag")
         try:
@@ -297,7 +297,7 @@ class Ground:
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def _variables(**values: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
