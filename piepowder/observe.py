@@ -11,7 +11,7 @@ from deploy.local.errors import StackError
 from piepowder.accounting import Ledger, Place
 from shared.contracts import topics
 from shared.contracts.envelope import decode, decode_any
-from shared.kafka.parking import REPLAY
+from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.advice import command
 from shared.runtime.errors import Poison
 
@@ -128,7 +128,7 @@ class Observer:
         place = Place(topic.decode(errors="replace"), int(partition), int(offset)) if is_told else stands
         if "dl_returned" in headers:
             self.ledger.note_returned(region, group, place)
-        elif REPLAY not in headers:
+        elif REPLAY_HEADER not in headers:
             item = None if correlation is None else correlation.decode(errors="replace")
             self.ledger.note_dead_letter(region, item, group, place, parked="dl_parked" in headers)
 

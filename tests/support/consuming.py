@@ -14,8 +14,8 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import Lane, Parked, ParkedKeys, parked_lanes
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
 from shared.kafka.producer import Record, partition_of
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, TooNew
@@ -71,7 +71,7 @@ class Broker:
         return [TopicPartition(name, n) for name in names for n in range(self.partitions)]
 
 
-class Kept(ParkedKeys):
+class Kept(ParkedKeyStore):
     """Parked keys of a broker in memory."""
 
     def __init__(self, broker: Broker, group: str, limit: int = 10_000) -> None:
@@ -79,8 +79,8 @@ class Kept(ParkedKeys):
         self._broker = broker
         self._of = group
 
-    async def read(self) -> dict[Lane, Parked]:
-        return parked_lanes(self._broker.all(PARKED), self._of)
+    async def read(self) -> dict[KeyPartition, Parked]:
+        return parked_keys(self._broker.all(PARKED), self._of)
 
 
 class _Client:
@@ -167,7 +167,7 @@ async def consume(
     parks: bool = True,
     limit: int = 10_000,
     batch: int = 1000,
-    keys: ParkedKeys | None = None,
+    keys: ParkedKeyStore | None = None,
     held: Collection[int] = range(8),
 ) -> None:
     """Start a process that reads everything there is in the partitions `held`, and ends; raises Crash when it was
@@ -181,7 +181,7 @@ async def consume(
         topics=names,
         decode=read,
         handle=handle,
-        deadletters=DeadLetters(broker, topic=LETTERS, group=group, clock=clock),
+        dead_letters=DeadLetterWriter(broker, topic=LETTERS, group=group, clock=clock),
         parked=(keys or Kept(broker, group, limit)) if parks else None,
         readiness=Readiness("test"),
         clock=clock,

@@ -50,8 +50,8 @@ def test_a_system_whose_keeper_was_killed_is_not_taken_for_a_running_one(tmp_pat
 def test_topics_that_could_not_be_made_are_no_success(
     monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int
 ) -> None:
-    async def ensure(*_: object, **__: object) -> topic_admin.Report:
-        return topic_admin.Report([], [], ["it is so"], missing)
+    async def ensure(*_: object, **__: object) -> topic_admin.TopicsReport:
+        return topic_admin.TopicsReport([], [], ["it is so"], missing)
 
     monkeypatch.setattr(topic_admin, "ensure", ensure)
     ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])

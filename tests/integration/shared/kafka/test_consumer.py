@@ -11,9 +11,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from shared.contracts import topics
-from shared.kafka import consumer
+from shared.kafka import batch_reader, consumer
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
-from shared.kafka.dead_letters import DeadLetters
+from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import KafkaProducer, Record
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Fatal, Poison, Transient
@@ -61,7 +61,9 @@ class Group:
             topics=[self.topic],
             decode=decode,
             handle=handle,
-            deadletters=DeadLetters(self.producer, topic=topics.deadletters(self.region), group=group, clock=clock),
+            dead_letters=DeadLetterWriter(
+                self.producer, topic=topics.deadletters(self.region), group=group, clock=clock
+            ),
             readiness=Readiness("test"),
             clock=clock,
             instance=instance,
@@ -366,12 +368,12 @@ async def test_a_batch_is_as_full_as_what_is_there_and_is_read_in_portions_in_it
     await until(lambda: sum(map(len, handled)) == 700)
     assert [len(batch) for batch in handled] == [500, 200]
     assert [message for batch in handled for message in batch] == [f"{n}" for n in range(700)]
-    assert given_way.index(True) == consumer._READ_FIRST
+    assert given_way.index(True) == batch_reader._FIRST_PORTION_RECORDS
 
 
 async def test_nobody_lingers_while_more_is_known_to_wait(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client's fetch ends in the middle of a backlog, so large are these records."""
-    monkeypatch.setattr(consumer, "_BATCH_BYTES", 2**30)
+    monkeypatch.setattr(batch_reader, "_BATCH_BYTES", 2**30)
     noise = random.Random(4)
     handled: list[int] = []
 

@@ -7,7 +7,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from prometheus_client import REGISTRY
 
-from shared.kafka import consumer
+from shared.kafka import lag as consumer_lag
 from shared.kafka.consumer import Received
 from shared.kafka.producer import KafkaProducer
 from shared.runtime.clock import SystemClock
@@ -94,7 +94,7 @@ async def test_it_grows_while_the_client_gives_nothing_though_nobody_knows_what_
     async def handle(batch: Sequence[Received[str]]) -> None:
         handled.extend(received.message for received in batch)
 
-    monkeypatch.setattr(consumer, "_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(consumer_lag, "_MAX_POLL_GAP_SECONDS", 0.5)
     monkeypatch.setattr(AIOKafkaConsumer, "getmany", slowly)
     await group.post("a")
     group.start(handle)
@@ -110,7 +110,7 @@ async def test_it_grows_while_the_client_gives_nothing_though_nobody_knows_what_
 async def test_partitions_that_are_empty_add_nothing_while_others_fill_every_batch(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(consumer_lag, "_MAX_POLL_GAP_SECONDS", 1.0)
     posted: list[float] = []
     handled: list[str] = []
 

@@ -51,7 +51,7 @@ async def reading(
         bootstrap=kafka,
         client_id="test",
         apply=apply,
-        lacking=control.lacking,
+        missing=control.lacking,
         readiness=readiness,
         deleted=control.delete,
     )

@@ -6,14 +6,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.contracts import topics
-from shared.kafka.offsets import Reach
+from shared.kafka.offsets import OffsetClient
 from shared.kafka.producer import KafkaProducer, Record
 from shared.runtime.errors import Transient
 
 
 @pytest.fixture
-async def reach(kafka: str) -> AsyncIterator[Reach]:
-    asking = Reach(kafka, client_id="test")
+async def reach(kafka: str) -> AsyncIterator[OffsetClient]:
+    asking = OffsetClient(kafka, client_id="test")
     yield asking
     await asking.stop()
 
@@ -28,7 +28,9 @@ async def commit(kafka: str, group: str, offsets: dict[TopicPartition, int]) -> 
         await consumer.stop()
 
 
-async def test_a_group_has_passed_what_it_has_committed_and_no_more(kafka: str, region: str, reach: Reach) -> None:
+async def test_a_group_has_passed_what_it_has_committed_and_no_more(
+    kafka: str, region: str, reach: OffsetClient
+) -> None:
     topic, group = topics.submissions(region), f"test-{region}"
     producer = KafkaProducer(kafka, client_id="test")
     try:
@@ -49,13 +51,13 @@ async def test_a_group_has_passed_what_it_has_committed_and_no_more(kafka: str, 
         await producer.stop()
 
 
-async def test_a_topic_that_is_not_there_has_no_end_to_tell(reach: Reach) -> None:
+async def test_a_topic_that_is_not_there_has_no_end_to_tell(reach: OffsetClient) -> None:
     with pytest.raises(Transient, match="nowhere"):
         await reach.ends(["piepowder.submissions.nowhere"])
 
 
 async def test_without_kafka_nothing_is_said_and_it_may_be_asked_again() -> None:
-    away = Reach("127.0.0.1:1", client_id="test")
+    away = OffsetClient("127.0.0.1:1", client_id="test")
     for _ in range(2):
         with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
             await away.ends(["t"])

@@ -15,8 +15,8 @@ from piepowder.replay import Cell, Outcome
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
@@ -62,8 +62,12 @@ class Group:
             topics=[self.topic],
             decode=decode,
             handle=handle,
-            deadletters=DeadLetters(self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock),
-            parked=ParkedKeys(self.producer, bootstrap=self.kafka, topic=topics.parked(self.region), group=self.name),
+            dead_letters=DeadLetterWriter(
+                self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock
+            ),
+            parked=ParkedKeyStore(
+                self.producer, bootstrap=self.kafka, topic=topics.parked(self.region), group=self.name
+            ),
             readiness=self.conditions,
             clock=clock,
             instance=instance,
@@ -332,8 +336,10 @@ async def test_a_record_of_many_megabytes_is_set_aside_and_put_back_whole(group:
 
 
 async def test_what_cannot_be_put_back_is_told_with_the_reason(group: Group) -> None:
-    letters = DeadLetters(group.producer, topic=topics.deadletters(group.region), group=group.name, clock=SystemClock())
-    await letters.send_unread(TopicPartition(group.topic, 0), 3, "the client cannot read it")
+    letters = DeadLetterWriter(
+        group.producer, topic=topics.deadletters(group.region), group=group.name, clock=SystemClock()
+    )
+    await letters.send_unreadable(TopicPartition(group.topic, 0), 3, "the client cannot read it")
     about = {"group": "piepowder-audit-x", "partition": "0", "offset": "7", "reason": "no event"}
     for topic in (topics.CONTROL, "somebody.elses"):
         headers = [(f"dl_{name}", text.encode()) for name, text in (about | {"topic": topic}).items()]
@@ -367,6 +373,6 @@ async def test_an_entry_that_says_nothing_stops_the_service(group: Group) -> Non
     entry = f"{group.name}/{group.topic}/0/a".encode()
     await group.producer.send([Record(topics.parked(group.region), entry, b"?", [])])
     group.start()
-    with pytest.raises(Fatal, match="does not say what"):
+    with pytest.raises(Fatal, match="is not a valid entry"):
         await asyncio.wait_for(asyncio.shield(group.task()), 30)
     group._members.clear()

@@ -32,7 +32,7 @@ async def test_a_topic_that_differs_from_the_file_is_reported_not_changed(kafka:
     ]
     for _ in range(2):
         report = await topic_admin.ensure(kafka, wanted)
-        assert f"{topics.cases(region)} has 6 partitions, the file says 8" in report.differences
+        assert f"{topics.cases(region)} has 6 partitions, but the file has 8" in report.differences
         assert [d for d in report.differences if "retention.ms" in d]
 
 

@@ -11,8 +11,8 @@ from aiokafka import TopicPartition
 from piepowder.aside import Aside, Unit, copies, put_back
 from shared.contracts import topics
 from shared.kafka.consumer import RawRecord, Received
-from shared.kafka.dead_letters import unwrapped, wrapped
-from shared.kafka.parking import REPLAY, Copy, Lane, Parked, encode_copy, unmarked
+from shared.kafka.dead_letters import escape_headers, original_headers
+from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parse_replayed
 from shared.kafka.producer import Record
 from shared.runtime import metrics
 from shared.runtime.errors import Fatal, Poison
@@ -92,7 +92,7 @@ async def test_what_follows_a_record_that_cannot_be_handled_waits_with_it_and_ot
     assert reason(second) == reason(third) == f"follows {TOPIC}[0]@2, which is parked: cursed: a2"
     assert dict(second.headers)["dl_offset"] == b"3"
     assert (second.key, second.value) == (b"a", b"a3")
-    assert unwrapped(second.headers) == [("ce_id", b"a3")]
+    assert original_headers(second.headers) == [("ce_id", b"a3")]
 
 
 async def test_an_unforeseen_error_parks_like_a_known_one() -> None:
@@ -238,7 +238,7 @@ async def test_what_fails_again_is_set_aside_again_under_its_first_place_and_its
     letters = broker.all(LETTERS)
     assert [dict(letter.headers)["dl_offset"] for letter in letters] == [b"1", b"2"] * 2
     assert [dict(letter.headers).get("dl_met") for letter in letters] == [None, None, b"3", b"4"]
-    assert "before it was its turn" in reason(letters[3])
+    assert "before its turn" in reason(letters[3])
     reader.cursed.clear()
     await broker.send(plan(broker))
     await consume(broker, reader)
@@ -293,11 +293,11 @@ async def test_a_copy_in_a_chain_that_does_not_decode_any_more_holds_up_the_othe
 class Stale(Kept):
     """Knows of a key what another process, which was thought dead, has overwritten since."""
 
-    def __init__(self, broker: Broker, known: dict[Lane, Parked]) -> None:
+    def __init__(self, broker: Broker, known: dict[KeyPartition, Parked]) -> None:
         super().__init__(broker, GROUP)
         self._known = known
 
-    async def read(self) -> dict[Lane, Parked]:
+    async def read(self) -> dict[KeyPartition, Parked]:
         return self._known
 
 
@@ -431,10 +431,10 @@ async def test_no_group_sets_aside_what_was_put_back_for_another() -> None:
 
 
 def test_a_mark_that_is_none_stays_a_header() -> None:
-    record = _record((REPLAY, b"\xff"))
-    assert unmarked(record, GROUP) is record
-    marked = _record(("x", b"1"), (REPLAY, encode_copy(Copy(GROUP, 4))))
-    assert unmarked(marked, GROUP).headers == (("x", b"1"),)
+    record = _record((REPLAY_HEADER, b"\xff"))
+    assert parse_replayed(record, GROUP) is record
+    marked = _record(("x", b"1"), (REPLAY_HEADER, encode_mark(ReplayMark(GROUP, 4))))
+    assert parse_replayed(marked, GROUP).headers == (("x", b"1"),)
 
 
 def _record(*headers: tuple[str, bytes]) -> RawRecord:
@@ -506,7 +506,7 @@ async def test_a_letter_that_cannot_be_handled_is_set_aside_once_and_comes_back_
     await consume(broker, audit, names=[LETTERS], group="piepowder-audit-eu")
     first, second = broker.all(LETTERS)
     assert dict(second.headers)["dl_topic"] == LETTERS.encode()
-    assert unwrapped(second.headers) == list(first.headers)
+    assert original_headers(second.headers) == list(first.headers)
     audit.cursed.clear()
     await broker.send(plan(broker, only=lambda unit: unit.group == "piepowder-audit-eu"))
     await consume(broker, audit, names=[LETTERS], group="piepowder-audit-eu")
@@ -516,8 +516,10 @@ async def test_a_letter_that_cannot_be_handled_is_set_aside_once_and_comes_back_
 
 def test_headers_survive_any_number_of_letters() -> None:
     headers = [("x", b"1"), ("dl_reason", b"mine"), ("dl_dl_reason", b"older")]
-    assert unwrapped([*wrapped(wrapped(headers)), ("dl_reason", b"new")])[:3] == wrapped(headers)
-    assert unwrapped(wrapped(headers)) == headers
+    assert original_headers([*escape_headers(escape_headers(headers)), ("dl_reason", b"new")])[:3] == escape_headers(
+        headers
+    )
+    assert original_headers(escape_headers(headers)) == headers
 
 
 async def test_many_followers_of_one_key_are_no_sign_that_the_service_is_wrong() -> None:
@@ -561,7 +563,7 @@ async def test_a_process_counts_what_is_parked_in_its_own_partitions() -> None:
 async def test_an_entry_that_says_nothing_stops_the_service_for_what_it_stood_for_is_unknown() -> None:
     broker, reader = Broker(), Reader()
     await broker.send([Record(PARKED, f"{GROUP}/t/0/a".encode(), b"?", []), Record(PARKED, b"other/x", b"?", [])])
-    with pytest.raises(Fatal, match=rf"{PARKED}\[0\]@0 does not say what {GROUP} has parked"):
+    with pytest.raises(Fatal, match=rf"{PARKED}\[0\]@0 is not a valid entry of {GROUP}.s parked keys"):
         await consume(broker, reader)
 
 
