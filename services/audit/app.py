@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.audit import api
+from services.audit import api, metrics
 from services.audit.handlers import Decoder, Keeper
 from services.audit.settings import Settings
 from services.audit.store import Log
@@ -13,7 +13,6 @@ from shared.http.app import create_app
 from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
 from shared.postgres.connect import opened
-from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from services.decision import api, store
+from services.decision import api, metrics, store
 from services.decision.handlers import ReviewCases, TakeInCases, read
 from services.decision.settings import Settings
 from services.decision.store import Store
@@ -19,7 +19,6 @@ from shared.kafka.producer import KafkaProducer
 from shared.postgres.connect import opened
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from fastapi import FastAPI
 
-from services.intake import api, codes
+from services.intake import api, codes, metrics
 from services.intake.asking import Following
 from services.intake.catching_up import CatchingUp
 from services.intake.clients import api as clients_api
@@ -39,7 +39,6 @@ from shared.kafka.producer import KafkaProducer, MultiClusterProducer, Producer
 from shared.postgres.connect import opened
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
