@@ -34,7 +34,6 @@ from shared.contracts.events import (
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
-from shared.runtime.advice import command
 from shared.runtime.errors import PiepowderError, Poison, Transient
 from shared.runtime.metrics import CONTROL_IN_FORCE
 
@@ -149,7 +148,7 @@ class Front:
 
     def lacking(self) -> str | None:
         """What must still be in force before anything can be taken in."""
-        publish = f"no operating model is published: do it with `{command('control publish')}`"
+        publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 
     def prepare(self, text: bytes, client: Poster, received_at: str) -> Accepted:

@@ -17,13 +17,14 @@ from deploy.local.errors import StackError
 from deploy.local.process import Child, start_time
 from deploy.local.system import Place, Running, Service, find_running
 from piepowder.cli import app
+from piepowder.hints import runnable
 from shared.kafka import topic_admin
 
 
 def test_where_nothing_runs_the_sentence_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"Nothing runs .*`(.*)`") as raised:
         find_running(tmp_path)
-    advised = str(raised.value).split("`")[1]
+    advised = runnable(str(raised.value)).split("`")[1]
     assert subprocess.run([*shlex.split(advised), "--help"], capture_output=True, check=False).returncode == 0
 
 
