@@ -12,7 +12,7 @@ from shared.http import server
 from shared.http.app import create_app
 from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
-from shared.postgres.connect import opened
+from shared.postgres.connect import open_database
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 
@@ -38,7 +38,7 @@ async def run(settings: Settings) -> bool:
     app.include_router(api.router)
 
     async def audit(stop: asyncio.Event) -> None:
-        async with opened(settings.database_url, "audit", stop=stop, readiness=readiness) as database:
+        async with open_database(settings.database_url, "audit", stop=stop, readiness=readiness) as database:
             if database is not None:
                 log = Log(database, region)
                 api.available_log.provide(app, log)

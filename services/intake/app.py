@@ -36,7 +36,7 @@ from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.offsets import OffsetClient
 from shared.kafka.producer import KafkaProducer, MultiClusterProducer, Producer
-from shared.postgres.connect import opened
+from shared.postgres.connect import open_database
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
 from shared.runtime.clock import Clock, SystemClock
@@ -132,7 +132,7 @@ async def run(settings: Settings) -> bool:
         )
 
     async def follow(stop: asyncio.Event) -> None:
-        async with opened(settings.database_url, "intake", stop=stop, readiness=readiness) as database:
+        async with open_database(settings.database_url, "intake", stop=stop, readiness=readiness) as database:
             if database is not None:
                 await follow_in(database, stop)
 

@@ -107,7 +107,7 @@ async def test_a_look_at_the_outbox_does_not_pay_for_rows_that_are_dead_and_not_
     relay = Relay(database, Remembering(), service="test", batch=4000)
     try:
         async with database.held() as connection:
-            held = outbox._Held(connection, relay._clock)
+            held = outbox._HeldShards(connection, relay._clock)
             await held.take_over()
             for n in range(5):
                 await write(database, TOPIC, [event(f"k{k}", n) for k in range(2000)])
