@@ -12,9 +12,7 @@ from uuid import UUID
 
 NAMESPACE: Final = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's URL namespace
 _BEGUN: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
-_SEPARATOR: Final = (
-    "\x1f"  # ASCII unit separator; intake rejects it in every part, so two lists of parts never give one text
-)
+_SEPARATOR: Final = "\x1f"  # ASCII unit separator; no part may contain it
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # its two high bits are 10
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 

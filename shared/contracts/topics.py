@@ -6,12 +6,12 @@ CONTROL: Final = "piepowder.control"
 
 
 def submissions(region: str) -> str:
-    """Items, withdrawals, notices and appeals that intake accepted for a region."""
+    """Accepted items, withdrawals, notices and appeals of a region."""
     return f"piepowder.submissions.{region}"
 
 
 def cases(region: str) -> str:
-    """A region's cases, from the router."""
+    """A region's routed cases."""
     return f"piepowder.cases.{region}"
 
 

@@ -45,7 +45,7 @@ class UndecodableRecord(NamedTuple):
 Part: TypeAlias = list[Received[M]] | UndecodableRecord
 
 
-class Batch(NamedTuple, Generic[M]):
+class FetchedBatch(NamedTuple, Generic[M]):
     """Fetched records, and the same records decoded.
 
     `parts` are, in order, undecodable records and runs of messages that may be handled together. `full`: there was no
@@ -93,7 +93,7 @@ class BatchReader(Generic[M]):
         self._batch_records = batch_records
         self._lag = lag
         self._dead_letter_unreadable = dead_letter_unreadable
-        self._ahead: asyncio.Task[Batch[M]] | None = None
+        self._ahead: asyncio.Task[FetchedBatch[M]] | None = None
         self._rebalancing = False
         self._assignment_changes = 0
 
@@ -108,7 +108,7 @@ class BatchReader(Generic[M]):
         self._rebalancing = False
         self._assignment_changes += 1
 
-    async def next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> Batch[M] | None:
+    async def next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M] | None:
         """The batch that was read ahead, or a new one; None when `stop` is set first.
 
         During a rebalance the client waits for all other members of the group, without a limit.
@@ -136,7 +136,7 @@ class BatchReader(Generic[M]):
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
 
-    def backlog_is_large(self, consumer: AIOKafkaConsumer, batch: Batch[M]) -> bool:
+    def backlog_is_large(self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M]) -> bool:
         """Whether a good part of another batch is known to wait in the partitions of this one."""
         if batch.full:
             return True
@@ -144,7 +144,7 @@ class BatchReader(Generic[M]):
         waiting = [end - batch.records[tp][-1].offset - 1 for tp, end in ends.items() if end is not None]
         return bool(sum(waiting) >= _BACKLOG * self._batch_records)
 
-    async def read(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> Batch[M]:
+    async def read(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M]:
         """Fetch and decode a batch in portions."""
         polled_at = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
         assignment_changes = self._assignment_changes
@@ -168,9 +168,9 @@ class BatchReader(Generic[M]):
                 break
         if not portion and assignment_changes == self._assignment_changes and not self._rebalancing:
             caught_up = {tp: ms for tp, ms in polled_at.items() if ms is not None and tp not in decoded.records}
-        return Batch(decoded.records, decoded.parts, self._room(decoded) <= 0, caught_up, revocations, failure)
+        return FetchedBatch(decoded.records, decoded.parts, self._room(decoded) <= 0, caught_up, revocations, failure)
 
-    async def _read_one_by_one(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> Batch[M]:
+    async def _read_one_by_one(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M]:
         """Read one record of each partition, to find the one that the Kafka client cannot parse, and skip it."""
         decoded, revocations = _DecodedBatch(self._decode, self._group), self.revocations
         for tp in sorted(consumer.assignment()):
@@ -193,7 +193,7 @@ class BatchReader(Generic[M]):
                 decoded.add(portion)
         if not decoded.size:
             await wait(stop, _SINGLE_POLL_MS / 1000)  # there may be no assignment yet
-        return Batch(decoded.records, decoded.parts, False, None, revocations, None)
+        return FetchedBatch(decoded.records, decoded.parts, False, None, revocations, None)
 
     def _room(self, decoded: "_DecodedBatch[M]") -> int:
         """How many more records of the same average size the batch may take."""

@@ -26,7 +26,7 @@ from aiokafka.errors import (
     RebalanceInProgressError,
 )
 
-from shared.kafka.batch_reader import Batch, BatchReader, UndecodableRecord, UnreadableRecordError
+from shared.kafka.batch_reader import BatchReader, FetchedBatch, UndecodableRecord, UnreadableRecordError
 from shared.kafka.breaker import CircuitBreaker
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.lag import ConsumerLag
@@ -199,7 +199,7 @@ class BatchConsumer(Generic[M]):
             raise
         self._readiness.set(self._condition, None)
 
-    async def _process(self, batch: Batch[M], stop: asyncio.Event) -> bool:
+    async def _process(self, batch: FetchedBatch[M], stop: asyncio.Event) -> bool:
         """Make the effects of all records durable; False when the batch is abandoned before that."""
         self._parking.start_batch()
         for part in batch.parts:

@@ -19,7 +19,7 @@ PREFIX: Final = "dl_"
 _MAX_REASON: Final = 2000
 
 
-class DeadLetter(NamedTuple):
+class NewDeadLetter(NamedTuple):
     """A record to dead-letter. `offset` is its original offset, not that of a replayed copy. `parked` is the offset
     since which its key is parked; None when the record is dead-lettered alone."""
 
@@ -45,7 +45,7 @@ class DeadLetterWriter:
         self._producer = producer
         self._clock = clock
 
-    async def send(self, letters: Sequence[DeadLetter], receipts: Sequence[ReplayReceipt] = ()) -> None:
+    async def send(self, letters: Sequence[NewDeadLetter], receipts: Sequence[ReplayReceipt] = ()) -> None:
         """Write all, and return when all are acknowledged; raises Transient."""
         records = [self._letter(letter) for letter in letters] + [self._receipt(receipt) for receipt in receipts]
         await self._producer.send(records)
@@ -55,7 +55,7 @@ class DeadLetterWriter:
         headers = self._headers(tp.topic, tp.partition, offset, reason, unread="1")
         await self._producer.send([Record(self.topic, None, b"", headers)])
 
-    def _letter(self, letter: DeadLetter) -> Record:
+    def _letter(self, letter: NewDeadLetter) -> Record:
         record, more = letter.record, {}
         if letter.parked is not None:
             more["parked"] = str(letter.parked)

@@ -21,7 +21,7 @@ import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts import topics
-from shared.kafka.dead_letters import DeadLetter, DeadLetterWriter, ReplayReceipt
+from shared.kafka.dead_letters import DeadLetterWriter, NewDeadLetter, ReplayReceipt
 from shared.kafka.producer import Producer, Record
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import read_whole
@@ -146,7 +146,7 @@ class Parking:
         self._parked: dict[KeyPartition, Parked] = {}
         self._assignments = 0
         self._loaded_assignments = 0
-        self._letters: list[DeadLetter] = []
+        self._letters: list[NewDeadLetter] = []
         self._receipts: list[ReplayReceipt] = []
         self._changed: set[KeyPartition] = set()
 
@@ -297,13 +297,13 @@ class Parking:
     def _dead_letter(
         self, record: RawRecord, reason: str, parked: int | None = None, *, original_offset: int | None = None
     ) -> None:
-        letter = DeadLetter(record, reason, record.offset if original_offset is None else original_offset, parked)
+        letter = NewDeadLetter(record, reason, record.offset if original_offset is None else original_offset, parked)
         if record.topic == self._dead_letters.topic and _is_about_letter(record):
             self._report(letter)  # no letter about a letter about a letter: that would never end
         else:
             self._letters.append(letter)
 
-    def _report(self, letter: DeadLetter) -> None:
+    def _report(self, letter: NewDeadLetter) -> None:
         record = letter.record
         metrics.DEADLETTERED.labels(self._dead_letters.group, record.topic).inc()
         details = {
