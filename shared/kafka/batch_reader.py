@@ -228,9 +228,9 @@ class _DecodedBatch(Generic[M]):
                 self._add(record)
 
     def _add(self, fetched: RawRecord) -> None:
-        is_replayed = fetched.headers and fetched.headers[-1][0] == REPLAY_HEADER
-        record = parse_replayed(fetched, self._group) if is_replayed else fetched
-        ends_run = isinstance(record, ReplayedRecord)
+        has_mark = fetched.headers and fetched.headers[-1][0] == REPLAY_HEADER
+        record = parse_replayed(fetched, self._group) if has_mark else fetched
+        ends_run = record is not fetched and isinstance(record, ReplayedRecord)
         try:
             received = Received(record, self._decode(record))
         except Poison as poison:
