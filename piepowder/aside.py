@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka import ConsumerRecord, TopicPartition
 
-from shared.kafka.dead_letters import unwrapped
-from shared.kafka.parking import REPLAY, Copy, Lane, Parked, encode_copy, parked_lanes
+from shared.kafka.dead_letters import original_headers
+from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parked_keys
 from shared.kafka.producer import Record
 
 RawRecord: TypeAlias = ConsumerRecord[Any, Any]
@@ -41,15 +41,15 @@ class Letter(NamedTuple):
     size: int
 
     @property
-    def lane(self) -> Lane:
-        return Lane(self.place.topic, self.place.partition, self.key or b"")
+    def lane(self) -> KeyPartition:
+        return KeyPartition(self.place.topic, self.place.partition, self.key or b"")
 
 
 class Unit(NamedTuple):
     """Letters of a group that come back together, by offset; `parked` is their key's state, None for one alone."""
 
     group: str
-    lane: Lane
+    lane: KeyPartition
     letters: list[Letter]
     parked: Parked | None
 
@@ -83,12 +83,12 @@ class Aside:
         self.returned: dict[Place, int] = {}
         self.strange = 0
         self._entries: dict[bytes | None, RawRecord] = {}
-        self._parked: dict[str, dict[Lane, Parked]] = {}
+        self._parked: dict[str, dict[KeyPartition, Parked]] = {}
 
     def note_letter(self, record: RawRecord) -> None:
         """Take in a record of the dead-letter topic. A copy on it, which a replay made, is no letter of its own."""
         headers = dict(record.headers)
-        if REPLAY in headers:
+        if REPLAY_HEADER in headers:
             return
         try:
             place = Place(
@@ -121,10 +121,10 @@ class Aside:
         self._entries[record.key] = record
         self._parked = {}
 
-    def parked(self, group: str) -> dict[Lane, Parked]:
+    def parked(self, group: str) -> dict[KeyPartition, Parked]:
         """What a group has parked."""
         if group not in self._parked:
-            self._parked[group] = parked_lanes(list(self._entries.values()), group)
+            self._parked[group] = parked_keys(list(self._entries.values()), group)
         return self._parked[group]
 
     def again(self, place: Place) -> Letter | None:
@@ -134,7 +134,7 @@ class Aside:
 
     def units(self) -> list[Unit]:
         """What is set aside, parked keys first, then by where it stood."""
-        chains: defaultdict[tuple[str, Lane], list[Letter]] = defaultdict(list)
+        chains: defaultdict[tuple[str, KeyPartition], list[Letter]] = defaultdict(list)
         alone: list[Unit] = []
         for place, letter in sorted(self.open.items()):
             state = self.parked(place.group).get(letter.lane)
@@ -167,21 +167,21 @@ def portion(units: Iterable[Unit], letters: int, size: int) -> list[tuple[Unit, 
     return found
 
 
-def copies(unit: Unit, *, whole: bool, leave: bool) -> list[Copy]:
+def copies(unit: Unit, *, whole: bool, leave: bool) -> list[ReplayMark]:
     """How each letter of a unit is marked when it comes back; `leave` leaves the first of a chain where it is."""
     if unit.parked is None:
-        return [Copy(unit.group, letter.place.offset, parked=letter.in_chain) for letter in unit.letters]
+        return [ReplayMark(unit.group, letter.place.offset, parked=letter.in_chain) for letter in unit.letters]
     offsets = [letter.place.offset for letter in unit.letters]
     last = len(offsets) - 1
     return [
-        Copy(unit.group, offset, after, end=whole and n == last, leave=leave and n == 0)
+        ReplayMark(unit.group, offset, after, end=whole and n == last, leave=leave and n == 0)
         for n, (after, offset) in enumerate(zip([unit.parked.back, *offsets], offsets, strict=False))
     ]
 
 
-def put_back(letter: Letter, stored: RawRecord, copy: Copy) -> Record:
+def put_back(letter: Letter, stored: RawRecord, copy: ReplayMark) -> Record:
     """The record that a letter holds, as it was, marked, for the place where it stood."""
-    headers = [*unwrapped(stored.headers), (REPLAY, encode_copy(copy))]
+    headers = [*original_headers(stored.headers), (REPLAY_HEADER, encode_mark(copy))]
     return Record(letter.place.topic, stored.key, stored.value, headers, letter.place.partition)
 
 

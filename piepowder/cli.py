@@ -21,6 +21,7 @@ from deploy.local.system import find_running
 from piepowder import clients, keep, listings, look, replay, requests, review, run, sample, screen, withdraw
 from piepowder.aside import Choice
 from piepowder.client import Api, Refused
+from piepowder.hints import runnable
 from shared.kafka import topic_admin
 from shared.runtime.errors import Transient
 from shared.runtime.settings import RegionIds
@@ -765,7 +766,7 @@ def main() -> None:
     try:
         app()
     except (StackError, Refused, Transient, ExceptionGroup) as failed:
-        screen.complain(_expected(failed))
+        screen.complain(runnable(str(_expected(failed))))
         sys.exit(2)
 
 

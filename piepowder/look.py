@@ -13,6 +13,7 @@ from rich.tree import Tree
 from deploy.local.errors import StackError
 from piepowder import screen
 from piepowder.client import Api, Refused
+from piepowder.hints import runnable
 from piepowder.observe import dead_letters
 from piepowder.review import due_in
 from shared.runtime.clock import SystemClock, from_text
@@ -80,7 +81,7 @@ async def _ask(api: Api, services: Sequence[str], path: str) -> dict[str, dict[s
 
 def _lacking(readiness: Mapping[str, Any]) -> str:
     lacking = [f"{name}: {text}" for name, text in readiness.get("conditions", {}).items() if text != "ok"]
-    return "; ".join(lacking)
+    return runnable("; ".join(lacking))
 
 
 async def timeline(api: Api, wanted: str, regions: Sequence[str]) -> list[Tree]:

@@ -11,8 +11,7 @@ from deploy.local.errors import StackError
 from piepowder.accounting import Ledger, Place
 from shared.contracts import topics
 from shared.contracts.envelope import decode, decode_any
-from shared.kafka.parking import REPLAY
-from shared.runtime.advice import command
+from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.errors import Poison
 
 _CLOSE_SECONDS: Final = 0.3  # a client whose broker stands still takes seconds to close
@@ -101,7 +100,7 @@ class Observer:
         await consumer.start()
         if missing := set(wanted) - {tp.topic for tp in consumer.assignment()}:
             names = ", ".join(sorted(missing))
-            raise StackError(f"The topics {names} do not exist.", f"Create them with `{command('topics')}`.")
+            raise StackError(f"The topics {names} do not exist.", "Create them with `piepowder topics`.")
         for tp, begin in (await consumer.beginning_offsets(consumer.assignment())).items():
             if begin > 0 and tp.topic in self._region_of.keys() - self._dead:
                 self.ledger.note_retention(self._region_of[tp.topic])
@@ -128,7 +127,7 @@ class Observer:
         place = Place(topic.decode(errors="replace"), int(partition), int(offset)) if is_told else stands
         if "dl_returned" in headers:
             self.ledger.note_returned(region, group, place)
-        elif REPLAY not in headers:
+        elif REPLAY_HEADER not in headers:
             item = None if correlation is None else correlation.decode(errors="replace")
             self.ledger.note_dead_letter(region, item, group, place, parked="dl_parked" in headers)
 

@@ -22,7 +22,6 @@ from piepowder.aside import Aside, Choice, Letter, Place, Unit, copies, hindranc
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record
-from shared.runtime.advice import command
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
 
@@ -81,7 +80,7 @@ class Cell:
             await self._consumer.start()
             if missing := {self._letters, self._parked} - {place.topic for place in self._consumer.assignment()}:
                 raise StackError(
-                    f"The topics {', '.join(sorted(missing))} do not exist.", f"Create them: {command('topics')}."
+                    f"The topics {', '.join(sorted(missing))} do not exist.", "Create them with `piepowder topics`."
                 )
         except KafkaError as error:
             await self._consumer.stop()

@@ -17,12 +17,12 @@ from deploy.local.system import Running, find_running
 from piepowder import listings, look, sample, screen
 from piepowder.accounting import Account, Fate, Ledger, audited
 from piepowder.client import Api
+from piepowder.hints import command
 from piepowder.keep import Kept
 from piepowder.observe import Observer
 from piepowder.review import Simulation, told
 from piepowder.submit import Accepted, Submitter, Tally
 from piepowder.withdraw import withdraw
-from shared.runtime.advice import command
 from shared.runtime.clock import SystemClock
 from shared.runtime.retry import wait
 

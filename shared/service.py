@@ -26,10 +26,10 @@ from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaProducer
-from shared.postgres.connect import opened
+from shared.postgres.connect import open_database
 from shared.postgres.database import Database
 from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import Loop
@@ -115,7 +115,7 @@ class Service:
         """
         group = group or f"piepowder-{self.name}-{region}"
         bootstrap, producer, settings = self.settings.bootstrap(region), self.producer(region), self.settings
-        parked = ParkedKeys(
+        parked = ParkedKeyStore(
             producer, bootstrap=bootstrap, topic=topics.parked(region), group=group, limit=settings.parked_keys
         )
         return BatchConsumer(
@@ -124,7 +124,7 @@ class Service:
             topics=reads,
             decode=decode,
             handle=handle,
-            deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=self.clock),
+            dead_letters=DeadLetterWriter(producer, topic=topics.deadletters(region), group=group, clock=self.clock),
             parked=parked if parks else None,
             readiness=self.readiness,
             clock=self.clock,
@@ -143,7 +143,7 @@ class Service:
 
         `session` are PostgreSQL settings of the hot connections.
         """
-        async with opened(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
+        async with open_database(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
             yield database
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:

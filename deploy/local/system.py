@@ -27,7 +27,6 @@ from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import Child, start_time, stop_all
 from shared.kafka import topic_admin
-from shared.runtime.advice import command
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
 
@@ -103,7 +102,7 @@ class Running(msgspec.Struct, frozen=True):
 def find_running(folder: Path) -> Running:
     """The system that runs with its data in `folder`; raises `StackError` when none does."""
     note = folder.absolute() / "stack.json"
-    start = f"Start one with `{command('up')}` or `make run`, or name its folder with --folder."
+    start = "Start one with `piepowder up` or `make run`, or name its folder with --folder."
     try:
         running = msgspec.json.decode(note.read_bytes(), type=Running)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -3,13 +3,12 @@
 import asyncio
 from typing import Final
 
-from services.audit import api
+from services.audit import api, metrics
 from services.audit.handlers import Decoder, Keeper, Message
 from services.audit.settings import Settings
 from services.audit.store import Log
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer
-from shared.runtime import metrics
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
 DESCRIPTION: Final = "Every event of a region, once and in order."

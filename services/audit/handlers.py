@@ -5,6 +5,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from services.audit import metrics
 from services.audit.domain import (
     Appended,
     DeadLetter,
@@ -23,7 +24,6 @@ from services.audit.domain import (
 from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL
 from shared.kafka.consumer import RawRecord, Received
-from shared.runtime import metrics
 
 Message: TypeAlias = Entry | DeadLetter | None
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from services.decision import api, store
+from services.decision import api, metrics, store
 from services.decision.handlers import ReviewCases, TakeInCases, read
 from services.decision.settings import Settings
 from services.decision.store import Store
@@ -16,10 +16,9 @@ from shared.http import server
 from shared.http.http import create_app
 from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
-from shared.postgres.connect import opened
+from shared.postgres.connect import open_database
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
@@ -59,7 +58,7 @@ async def run(settings: Settings) -> bool:
     api.add_routes(app, desk, access.authenticator)
 
     async def decision(stop: asyncio.Event) -> None:
-        async with opened(
+        async with open_database(
             settings.database_url, "decision", stop=stop, readiness=readiness, settings=store.SESSION
         ) as database:
             if database is not None:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from services.decision import domain
+from services.decision import domain, metrics
 from services.decision.domain import Arrival, Case, Decision, Refused, Withdrawal
 from services.decision.store import Store, Work
 from shared.contracts import events, topics
 from shared.contracts.envelope import Encoded, Event, decode, encode
 from shared.kafka.consumer import RawRecord, Received
-from shared.runtime import metrics
 from shared.runtime.clock import from_text
 from shared.runtime.errors import Poison, TooNew
 

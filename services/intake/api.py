@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.intake import bodies, openapi, waiting
+from services.intake import bodies, metrics, openapi, waiting
 from services.intake.answers import receipt, withdrawal_receipt
 from services.intake.asking import Asking, Following, uuid
 from services.intake.batch import MAX_BYTES, Batch, not_taken, overloaded, problem
@@ -24,7 +24,6 @@ from services.intake.withdrawals import MAX_REASON, NotKnown, Withdrawals
 from shared.auth.authenticator import Authenticator, charge, record_refused
 from shared.auth.principal import Principal
 from shared.http.http import HANG_UP, Problem, Shortcut, json_response, not_ready, query_of, unavailable
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from fastapi import FastAPI
 
-from services.intake import api, codes
+from services.intake import api, codes, metrics
 from services.intake.asking import Following
 from services.intake.catching_up import CatchingUp
 from services.intake.clients import api as clients_api
@@ -34,12 +34,11 @@ from shared.contracts import topics
 from shared.http import http, server
 from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
-from shared.kafka.offsets import Reach
-from shared.kafka.producer import KafkaProducer, Producer, Producers
-from shared.postgres.connect import opened
+from shared.kafka.offsets import OffsetClient
+from shared.kafka.producer import KafkaProducer, MultiClusterProducer, Producer
+from shared.postgres.connect import open_database
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
@@ -79,7 +78,7 @@ async def run(settings: Settings) -> bool:
     metrics.INTAKE_PENDING.set_function(lambda: float(sum(lane.pending_records for lane in lanes.values())))
     front = Front(codes=codes.load(), lanes={region: lanes[settings.bootstrap(region)] for region in regions})
     reaches = {
-        bootstrap: Reach(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
+        bootstrap: OffsetClient(bootstrap, client_id=f"piepowder-intake-{settings.instance}") for bootstrap in producers
     }
     catching_up = CatchingUp({region: reaches[settings.bootstrap(region)] for region in regions})
     following = Following(regions)
@@ -133,13 +132,13 @@ async def run(settings: Settings) -> bool:
         )
 
     async def follow(stop: asyncio.Event) -> None:
-        async with opened(settings.database_url, "intake", stop=stop, readiness=readiness) as database:
+        async with open_database(settings.database_url, "intake", stop=stop, readiness=readiness) as database:
             if database is not None:
                 await follow_in(database, stop)
 
     async def follow_in(database: Database, stop: asyncio.Event) -> None:
         statuses = following.statuses = ItemStatuses(database)
-        relay = Relay(database, Producers(consumers.producer_of), service="intake")
+        relay = Relay(database, MultiClusterProducer(consumers.producer_of), service="intake")
         kept_clients = clients.open(database, relay)
         business.open(database, relay)
         complaints = notices.open(database, statuses)
@@ -342,7 +341,7 @@ def _topic_on(bootstrap: str, settings: Settings, regions: Sequence[str]) -> str
     return next((topics.submissions(one) for one in regions if settings.bootstrap(one) == bootstrap), topics.CONTROL)
 
 
-async def _watch(bootstrap: str, reach: Reach, topic: str, readiness: Readiness, stop: asyncio.Event) -> None:
+async def _watch(bootstrap: str, reach: OffsetClient, topic: str, readiness: Readiness, stop: asyncio.Event) -> None:
     """Have readiness say whether a cluster answers, until `stop` is set."""
     while not stop.is_set():
         lacking = None

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import msgspec
 from starlette.requests import ClientDisconnect
 
+from services.intake import metrics
 from services.intake.bodies import too_slow
 from services.intake.domain import posts
 from services.intake.domain.posts import Refused
@@ -27,7 +28,6 @@ from services.intake.handlers import Accepted, Front, NotAcknowledged, Overloade
 from services.intake.ndjson import Line, Splitter
 from shared.auth.principal import Principal
 from shared.http.http import InputError, Problem, ProblemDetails, unavailable
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from services.intake.handlers import Overloaded, projection_group
-from shared.kafka.offsets import Ends
+from shared.kafka.offsets import EndOffsets
 from shared.runtime.errors import Transient
 
 _PATIENCE_SECONDS: Final = 5.0
@@ -22,9 +22,9 @@ T = TypeVar("T")
 class Reaching(Protocol):
     """How far a region's projection has read; see `shared.kafka.offsets`."""
 
-    async def ends(self, topics: Sequence[str]) -> Ends: ...
+    async def ends(self, topics: Sequence[str]) -> EndOffsets: ...
 
-    async def has_passed(self, group: str, ends: Ends) -> bool: ...
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool: ...
 
 
 class CatchingUp:

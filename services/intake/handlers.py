@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from services.intake import metrics
 from services.intake.domain import posts, status
 from services.intake.domain.faults import Fault
 from services.intake.domain.ownership import Ownership
@@ -33,9 +34,8 @@ from shared.contracts.events import (
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
-from shared.runtime import metrics
-from shared.runtime.advice import command
 from shared.runtime.errors import PiepowderError, Poison, Transient
+from shared.runtime.metrics import CONTROL_IN_FORCE
 
 SOURCE: Final = "piepowder/intake"
 _OVERHEAD: Final = 1_024  # bytes that a waiting record takes besides its value: headers, key, bookkeeping
@@ -144,11 +144,11 @@ class Front:
         """Put a published operating model into force; raises Poison when it contradicts itself."""
         if isinstance(event.data, OperatingModelPublished):
             self.ownership = Ownership(event.data, list(self._lanes))
-            metrics.CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
+            CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
 
     def lacking(self) -> str | None:
         """What must still be in force before anything can be taken in."""
-        publish = f"no operating model is published: do it with `{command('control publish')}`"
+        publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 
     def prepare(self, text: bytes, client: Poster, received_at: str) -> Accepted:

@@ -31,7 +31,6 @@ from shared.contracts.topics import CONTROL
 from shared.http.http import InputError, Problem
 from shared.kafka.producer import Producer, record
 from shared.runtime import metrics
-from shared.runtime.advice import command
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.settings import check_region
@@ -158,7 +157,7 @@ class Control:
         lacks = [
             name for name, there in (("operating model", self.model), ("policy set", self.policy_set)) if there is None
         ]
-        return f"no {' and no '.join(lacks)} in force: publish with `{command('control publish')}`" if lacks else None
+        return f"no {' and no '.join(lacks)} in force: publish with `piepowder control publish`" if lacks else None
 
 
 class Publisher:

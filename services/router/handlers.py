@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import Counter as Metric
 
+from services.router import metrics
 from services.router.domain import SOURCE, InForce, route, route_appeal, route_notice, withdraw
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event, subject_of
@@ -24,7 +25,6 @@ from shared.contracts.events import (
 )
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Producer, Record, record
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison
 

@@ -19,35 +19,35 @@ def audited(region: str) -> list[str]:
 
 
 def submissions(region: str) -> str:
-    """Where intake puts what was accepted for a region."""
+    """Accepted items, withdrawals, notices and appeals of a region."""
     return f"piepowder.submissions.{region}"
 
 
 def cases(region: str) -> str:
-    """Where the router puts a region's cases."""
+    """A region's routed cases."""
     return f"piepowder.cases.{region}"
 
 
 def decisions(region: str) -> str:
-    """Where a region's decisions and its cases' lives are told."""
+    """A region's decisions, and the lifecycle of its cases."""
     return f"piepowder.decisions.{region}"
 
 
 def requests(region: str) -> str:
-    """Where intake tells the lives of a region's business requests."""
+    """The lifecycle of a region's business requests."""
     return f"piepowder.requests.{region}"
 
 
 def access(region: str) -> str:
-    """Where the services that a region's clients call tell whom they refused, and which keys were used."""
+    """Refused requests and used API keys, from the services that a region's clients call."""
     return f"piepowder.access.{region}"
 
 
 def deadletters(region: str) -> str:
-    """Where a region's poison records are kept whole."""
+    """Records of a region that could not be handled, whole."""
     return f"piepowder.deadletters.{region}"
 
 
 def parked(region: str) -> str:
-    """Where a region's consumer groups keep which keys they have parked."""
+    """Keys that a region's consumer groups have parked."""
     return f"piepowder.parked.{region}"

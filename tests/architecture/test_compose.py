@@ -16,16 +16,15 @@ import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema.validators import validator_for
-from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.docker.jobs import main as job
 from piepowder import cli as command
 from shared.contracts import topics
 from shared.kafka import topic_admin
-from shared.runtime import metrics
 from shared.runtime.settings import CommonSettings
 from tests.architecture.containers import ROOT, VERSION, image_environment, load_compose, load_dockerfile, seconds
 from tests.support.servers import KAFKA_IMAGE, POSTGRES_IMAGE
+from tools import metrics
 
 COMPOSE = load_compose()
 CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -290,15 +289,9 @@ def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
 
 
 def exposed() -> dict[str, set[str]]:
-    """Every series that the catalogue can bring about, with its own labels."""
-    found: dict[str, set[str]] = {}
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            for family in metric.describe():
-                suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-                for suffix in suffixes:
-                    found[family.name + suffix] = {*metric._labelnames, *(["le"] if suffix == "_bucket" else [])}
-    return found
+    """Every series of the metrics catalogue, with its labels."""
+    found = [metric for module in metrics.modules() for metric in metrics.catalogue(module)]
+    return {name: labels for metric in found for name, labels in metric.series.items()}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))

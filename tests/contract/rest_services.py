@@ -93,7 +93,7 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
             if in_force and isinstance(reader, ControlReader):
                 reader._apply(on_control(operating_model(region(), region("us", ["US"]))))
                 reader._apply(on_control(policies()))
-                reader._lacking()
+                reader._missing()
         return True
 
     with pytest.MonkeyPatch.context() as patch:

@@ -81,7 +81,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             bootstrap=kafka,
             client_id="test",
             apply=control.apply,
-            lacking=lacking,
+            missing=lacking,
             readiness=readiness,
             deleted=control.delete,
         )

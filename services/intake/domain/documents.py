@@ -17,7 +17,7 @@ from msgspec import inspect
 from services.intake.domain.faults import Fault, mismatches, pointer_to
 from services.intake.domain.posts import MAX_FAULTS, Refused
 from shared.validation import strict_json
-from shared.validation.strict_json import Object
+from shared.validation.strict_json import ObjectWithDuplicates
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -65,7 +65,7 @@ def decode(text: bytes) -> Any:
     """What a JSON text says, as `strict_json.decode` has it; raises Refused (400) when it is no JSON."""
     try:
         return strict_json.decode(text)
-    except strict_json.Malformed as error:
+    except strict_json.MalformedJsonError as error:
         raise Refused(400, "malformed-json", "The input is not JSON", [Fault("", str(error))]) from error
 
 
@@ -80,7 +80,7 @@ def _value_faults(given: object) -> Iterator[Fault]:
             if abs(value) > _LARGEST:
                 yield Fault(_pointer(place), "a number beyond 64 bits")
         elif isinstance(value, dict):
-            for name in value.twice if isinstance(value, Object) else ():
+            for name in value.duplicates if isinstance(value, ObjectWithDuplicates) else ():
                 yield Fault(_pointer([*place, name]), "is there more than once")
             for name in value:
                 if _control(name):

@@ -284,7 +284,7 @@ def is_doubled(text: bytes, post: Post, content: bytes) -> bool:
 
 def doubled(text: bytes) -> Iterator[Fault]:
     """Every name that an object in a JSON text has more than once, with its pointer."""
-    return _doubled(strict_json.read(text))
+    return _doubled(strict_json.decode_raw(text))
 
 
 def invalid(faults: list[Fault]) -> Refused:
@@ -315,7 +315,7 @@ def gtin_problem(gtin: str) -> str | None:
 
 
 def _doubled(given: object) -> Iterator[Fault]:
-    for place in strict_json.twice(given):
+    for place in strict_json.duplicates(given):
         yield Fault(reduce(pointer_to, place, ""), "the name is given more than once in its object")
 
 
@@ -385,7 +385,7 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
 
 def _ill_formed(text: bytes, error: msgspec.ValidationError) -> Refused | IllFormed:
     try:
-        raw = strict_json.read(text)
+        raw = strict_json.decode_raw(text)
         faults = list(islice(chain(mismatches(raw, _SHAPE), _doubled(raw)), MAX_FAULTS)) or [Fault("", str(error))]
     except (ValueError, RecursionError) as malformed:
         return _malformed(text, malformed)

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.intake import bodies
+from services.intake import bodies, metrics
 from services.intake.answers import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
 from services.intake.asking import Following, not_known, projection
 from services.intake.batch import not_taken, overloaded, problem
@@ -28,7 +28,6 @@ from shared.auth.authenticator import Authenticator
 from shared.auth.principal import Principal
 from shared.http.http import Handler, Problem, json_response, not_ready, unavailable
 from shared.http.openapi_security import security
-from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness

@@ -24,7 +24,7 @@ from shared.contracts.envelope import Attributes, Event, decode, encode
 from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, CaseOpened, Item, ItemSubmitted
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
-from shared.kafka.dead_letters import DeadLetters
+from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
@@ -169,14 +169,16 @@ class Router:
             if seen >= count:
                 stop.set()
 
-        deadletters = DeadLetters(self.producer, topic=topics.deadletters(self.region), group="replay", clock=clock)
+        deadletters = DeadLetterWriter(
+            self.producer, topic=topics.deadletters(self.region), group="replay", clock=clock
+        )
         await BatchConsumer(
             bootstrap=self.kafka,
             group=f"replay-{self.region}",
             topics=[topics.submissions(self.region)],
             decode=handlers.decode,
             handle=handle,
-            deadletters=deadletters,
+            dead_letters=deadletters,
             readiness=Readiness("replay"),
             clock=clock,
         ).run(stop)

@@ -7,11 +7,11 @@ from piepowder import replay
 from piepowder.aside import Aside, Choice, Letter, Place, RawRecord, Unit, copies, hindrance, portion
 from piepowder.replay import Found, Outcome
 from shared.contracts import topics
-from shared.kafka.parking import Copy, Lane, Parked
+from shared.kafka.parking import KeyPartition, Parked, ReplayMark
 
 GROUP = "piepowder-decision-eu"
 TOPIC = topics.cases("eu")
-LANE = Lane(TOPIC, 2, b"shop:product:1")
+LANE = KeyPartition(TOPIC, 2, b"shop:product:1")
 STATE = Parked(since=5, last=9, reason="no room for this one", at="2026-05-01T09:30:00.000Z", back=4)
 
 
@@ -87,12 +87,12 @@ def test_a_parked_key_is_chosen_whole_by_any_of_its_reasons(choice: Choice, fits
 
 def test_each_letter_of_a_chain_names_the_one_before_and_the_last_one_ends_it() -> None:
     assert copies(chain(5, 7, 9), whole=True, leave=False) == [
-        Copy(GROUP, 5, 4),
-        Copy(GROUP, 7, 5),
-        Copy(GROUP, 9, 7, end=True),
+        ReplayMark(GROUP, 5, 4),
+        ReplayMark(GROUP, 7, 5),
+        ReplayMark(GROUP, 9, 7, end=True),
     ]
-    assert copies(chain(5), whole=False, leave=True) == [Copy(GROUP, 5, 4, leave=True)]
-    assert copies(alone(7, unread=True), whole=True, leave=True) == [Copy(GROUP, 7)]
+    assert copies(chain(5), whole=False, leave=True) == [ReplayMark(GROUP, 5, 4, leave=True)]
+    assert copies(alone(7, unread=True), whole=True, leave=True) == [ReplayMark(GROUP, 7)]
 
 
 @pytest.mark.parametrize(

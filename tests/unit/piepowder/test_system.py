@@ -17,13 +17,14 @@ from deploy.local.errors import StackError
 from deploy.local.process import Child, start_time
 from deploy.local.system import Place, Running, Service, find_running
 from piepowder.cli import app
+from piepowder.hints import runnable
 from shared.kafka import topic_admin
 
 
 def test_where_nothing_runs_the_sentence_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"Nothing runs .*`(.*)`") as raised:
         find_running(tmp_path)
-    advised = str(raised.value).split("`")[1]
+    advised = runnable(str(raised.value)).split("`")[1]
     assert subprocess.run([*shlex.split(advised), "--help"], capture_output=True, check=False).returncode == 0
 
 
@@ -50,8 +51,8 @@ def test_a_system_whose_keeper_was_killed_is_not_taken_for_a_running_one(tmp_pat
 def test_topics_that_could_not_be_made_are_no_success(
     monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int
 ) -> None:
-    async def ensure(*_: object, **__: object) -> topic_admin.Report:
-        return topic_admin.Report([], [], ["it is so"], missing)
+    async def ensure(*_: object, **__: object) -> topic_admin.TopicsReport:
+        return topic_admin.TopicsReport([], [], ["it is so"], missing)
 
     monkeypatch.setattr(topic_admin, "ensure", ensure)
     ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])

@@ -19,7 +19,7 @@ from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
 from shared.contracts import ids
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
-from shared.validation.strict_json import Object
+from shared.validation.strict_json import ObjectWithDuplicates
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -127,7 +127,9 @@ def patched(draft: Draft, text: bytes) -> Draft:
         raise unfit([Fault("", "expected an object")])
     now: dict[str, Any] = msgspec.to_builtins(draft)
     merged = {name: value for name, value in (now | patch).items() if value is not None or name not in patch}
-    return _draft(_DRAFT.of(Object(merged, patch.twice) if isinstance(patch, Object) else merged))
+    return _draft(
+        _DRAFT.of(ObjectWithDuplicates(merged, patch.duplicates) if isinstance(patch, ObjectWithDuplicates) else merged)
+    )
 
 
 def read_remark(text: bytes) -> str:

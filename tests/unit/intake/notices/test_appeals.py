@@ -27,7 +27,7 @@ from shared.contracts.events import (
     AppealSubmitted,
     Contested,
 )
-from shared.kafka.offsets import Ends
+from shared.kafka.offsets import EndOffsets
 from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
 from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, front
@@ -104,10 +104,10 @@ class Known:
             if facts.contested is not None and facts.contested.decision_id == decision_id
         }
 
-    async def ends(self, topics: Sequence[str]) -> Ends:
+    async def ends(self, topics: Sequence[str]) -> EndOffsets:
         return {TopicPartition(topic, 0): 7 for topic in topics}
 
-    async def has_passed(self, group: str, ends: Ends) -> bool:
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool:
         assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
         assert {place.topic.split(".")[1] for place in ends} == {"submissions", "cases", "decisions"}
         return self.looks >= self.read_after

@@ -1,7 +1,7 @@
-"""A cluster in memory and a consumer on it, for tests of the consumer loop that want every crash and every order.
+"""A Kafka cluster in memory and a consumer of it, for tests of the consumer loop with any crash and any order.
 
-It keeps what matters of Kafka: records in their order, offsets that a group commits, an assignment that is told before
-anything of it is given out. A `Crash` is no Exception, so nothing between the test and the crash can handle it.
+It has the parts of Kafka that matter for the loop: records in order, committed offsets, and an assignment that is
+reported before its records are delivered. `Crash` is no Exception, so no other code handles it.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import Lane, Parked, ParkedKeys, parked_lanes
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
 from shared.kafka.producer import Record, partition_of
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, TooNew
@@ -27,68 +27,67 @@ GROUP: Final = "piepowder-router-eu"
 TOPIC: Final = topics.submissions(REGION)
 LETTERS: Final = topics.deadletters(REGION)
 PARKED: Final = topics.parked(REGION)
-_AT_ONCE: Final = Backoff(first=0.0, longest=0.0, bound=5.0)
+_NO_DELAY: Final = Backoff(first=0.0, longest=0.0, bound=5.0)
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """The end of the process."""
 
 
 class Broker:
-    """Topics of `partitions` each, and what groups have committed. `fuse` crashes at the n-th thing that is done."""
+    """Topics with `partitions` partitions, and committed offsets. `steps_to_crash` raises Crash after so many steps."""
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.records: dict[TopicPartition, list[RawRecord]] = defaultdict(list)
         self.committed: dict[str, dict[TopicPartition, int]] = defaultdict(dict)
-        self.fuse: int | None = None
+        self.steps_to_crash: int | None = None
 
     def step(self) -> None:
-        """Something is about to be done."""
-        if self.fuse is not None:
-            self.fuse -= 1
-            if self.fuse < 0:
+        """Called before each effect; crashes at the chosen step."""
+        if self.steps_to_crash is not None:
+            self.steps_to_crash -= 1
+            if self.steps_to_crash < 0:
                 raise Crash
 
     async def send(self, records: Sequence[Record]) -> None:
-        """As a `Producer`; records are written one by one, so that a crash may come between two."""
-        for one in records:
+        """As a `Producer`; each record is a step of its own."""
+        for record in records:
             self.step()
-            count = 1 if one.topic == PARKED else self.partitions
-            partition = partition_of(one.key, count) if one.partition is None else one.partition
-            lane = self.records[TopicPartition(one.topic, partition)]
-            lane.append(
-                ConsumerRecord(
-                    one.topic, partition, len(lane), 0, 0, one.key, one.value, None, 0, 0, tuple(one.headers)
-                )
+            count = 1 if record.topic == PARKED else self.partitions
+            partition = partition_of(record.key, count) if record.partition is None else record.partition
+            log = self.records[TopicPartition(record.topic, partition)]
+            headers = tuple(record.headers)
+            log.append(
+                ConsumerRecord(record.topic, partition, len(log), 0, 0, record.key, record.value, None, 0, 0, headers)
             )
 
     def all(self, topic: str) -> list[RawRecord]:
-        """Every record of a topic."""
-        return [record for place, lane in self.records.items() if place.topic == topic for record in lane]
+        """All records of a topic."""
+        return [record for tp, log in self.records.items() if tp.topic == topic for record in log]
 
-    def places(self, names: Collection[str]) -> list[TopicPartition]:
+    def partitions_of(self, names: Collection[str]) -> list[TopicPartition]:
         return [TopicPartition(name, n) for name in names for n in range(self.partitions)]
 
 
-class Kept(ParkedKeys):
-    """Parked keys of a broker in memory."""
+class InMemoryParkedKeys(ParkedKeyStore):
+    """A group's parked keys in a broker in memory."""
 
     def __init__(self, broker: Broker, group: str, limit: int = 10_000) -> None:
         super().__init__(broker, bootstrap="", topic=PARKED, group=group, limit=limit)
         self._broker = broker
-        self._of = group
+        self._of_group = group
 
-    async def read(self) -> dict[Lane, Parked]:
-        return parked_lanes(self._broker.all(PARKED), self._of)
+    async def read(self) -> dict[KeyPartition, Parked]:
+        return parked_keys(self._broker.all(PARKED), self._of_group)
 
 
 class _Client:
-    """What the loop uses of aiokafka's consumer; it stops the loop when there is nothing left to read."""
+    """The used part of aiokafka's consumer. It stops the loop when there is no record left to read."""
 
-    def __init__(self, broker: Broker, group: str, stop: asyncio.Event, held: Collection[int]) -> None:
+    def __init__(self, broker: Broker, group: str, stop: asyncio.Event, assigned: Collection[int]) -> None:
         self._broker = broker
-        self._held = held
+        self._assigned = assigned
         self._group = group
         self._stop = stop
         self._positions: dict[TopicPartition, int] = {}
@@ -108,24 +107,24 @@ class _Client:
     def last_poll_timestamp(self, _: TopicPartition) -> int | None:
         return 0
 
-    def highwater(self, place: TopicPartition) -> int:
-        return len(self._broker.records[place])
+    def highwater(self, tp: TopicPartition) -> int:
+        return len(self._broker.records[tp])
 
     async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[RawRecord]]:
         await asyncio.sleep(timeout_ms / 1e9)
         if not self._positions:
-            known = self._broker.committed[self._group]
-            places = [place for place in self._broker.places(self._topics) if place.partition in self._held]
-            self._positions = {place: known.get(place, 0) for place in places}
+            committed = self._broker.committed[self._group]
+            assigned = [tp for tp in self._broker.partitions_of(self._topics) if tp.partition in self._assigned]
+            self._positions = {tp: committed.get(tp, 0) for tp in assigned}
             await self._listener.on_partitions_assigned(self.assignment())
             return {}
         found: dict[TopicPartition, list[RawRecord]] = {}
-        for place, position in self._positions.items():
-            lane = self._broker.records[place][position : position + max_records]
-            max_records -= len(lane)
-            if lane:
-                found[place] = lane
-                self._positions[place] += len(lane)
+        for tp, position in self._positions.items():
+            records = self._broker.records[tp][position : position + max_records]
+            max_records -= len(records)
+            if records:
+                found[tp] = records
+                self._positions[tp] += len(records)
         if not found and timeout_ms:
             self._stop.set()
         return found
@@ -137,18 +136,18 @@ class _Client:
 
 
 class _Consumer(BatchConsumer[Any]):
-    def __init__(self, broker: Broker, stop: asyncio.Event, held: Collection[int], **parts: Any) -> None:
-        super().__init__(bootstrap="", backoff=_AT_ONCE, **parts)
+    def __init__(self, broker: Broker, stop: asyncio.Event, assigned: Collection[int], **parts: Any) -> None:
+        super().__init__(bootstrap="", backoff=_NO_DELAY, **parts)
         self._broker = broker
         self._until = stop
-        self._held = held
+        self._assigned = assigned
 
     def _client(self) -> Any:
-        return _Client(self._broker, self._group, self._until, self._held)
+        return _Client(self._broker, self._group, self._until, self._assigned)
 
 
 def decode(record: RawRecord) -> str:
-    """A text; `bad…` is none, and `new…` is one that only a newer reader knows."""
+    """A text; `bad…` is no message, and `new…` is a message that only a newer reader knows."""
     text = (record.value or b"").decode()
     if text.startswith("bad"):
         raise Poison("not a message")
@@ -167,22 +166,21 @@ async def consume(
     parks: bool = True,
     limit: int = 10_000,
     batch: int = 1000,
-    keys: ParkedKeys | None = None,
-    held: Collection[int] = range(8),
+    store: ParkedKeyStore | None = None,
+    assigned: Collection[int] = range(8),
 ) -> None:
-    """Start a process that reads everything there is in the partitions `held`, and ends; raises Crash when it was
-    broken off."""
+    """Start a process that reads all records of its assigned partitions, and ends; raises Crash."""
     stop, clock = asyncio.Event(), ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
     consumer = _Consumer(
         broker,
         stop,
-        held,
+        assigned,
         group=group,
         topics=names,
         decode=read,
         handle=handle,
-        deadletters=DeadLetters(broker, topic=LETTERS, group=group, clock=clock),
-        parked=(keys or Kept(broker, group, limit)) if parks else None,
+        dead_letters=DeadLetterWriter(broker, topic=LETTERS, group=group, clock=clock),
+        parked=(store or InMemoryParkedKeys(broker, group, limit)) if parks else None,
         readiness=Readiness("test"),
         clock=clock,
         batch_records=batch,
