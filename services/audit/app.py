@@ -1,11 +1,11 @@
-"""The audit service put together: settings in, a running service out."""
+"""The composition root of the audit."""
 
 import asyncio
 
 from services.audit import api
-from services.audit.handlers import Decoder, Keeper
+from services.audit.handlers import AppendRecords
 from services.audit.settings import Settings
-from services.audit.store import Log
+from services.audit.store import Store
 from shared.auth.access_log import Access
 from shared.contracts import topics
 from shared.http import server
@@ -18,11 +18,11 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 
 _LARGEST_LETTER = 5 * 1024 * 1024  # the dead-letter topic's `max.message.bytes`
-_LINGER_SECONDS = 0.1  # nobody waits for the trail, and an append costs much the same for one event as for hundreds
+_LINGER_SECONDS = 0.1  # larger batches: an append costs nearly the same for one event as for hundreds
 
 
 async def run(settings: Settings) -> bool:
-    """Serve until told to stop; True when that was as it should be."""
+    """Serve until a signal stops the service; True if it stopped without an error."""
     region, clock = settings.region, SystemClock()
     readiness = Readiness("audit")
     producer = KafkaProducer(settings.bootstrap(region), client_id=f"piepowder-audit-{region}-{settings.instance}")
@@ -41,10 +41,10 @@ async def run(settings: Settings) -> bool:
     async def audit(stop: asyncio.Event) -> None:
         async with opened(settings.database_url, "audit", stop=stop, readiness=readiness) as database:
             if database is not None:
-                log = Log(database, region)
-                api.available_log.provide(app, log)
-                metrics.AUDIT_SIZE.labels(region).set((await log.head()).size)
-                await consume(settings, log, readiness, stop)
+                store = Store(database, region)
+                api.available_store.provide(app, store)
+                metrics.AUDIT_SIZE.labels(region).set((await store.head()).size)
+                await consume(settings, store, readiness, stop)
 
     try:
         return await server.serve(app, settings, [access.control_reader().run, access.run, audit], readiness)
@@ -52,11 +52,12 @@ async def run(settings: Settings) -> bool:
         await producer.stop()
 
 
-async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyncio.Event) -> None:
-    """Keep every record of the region's topics until `stop` is set; Fatal when that would break a promise."""
+async def consume(settings: Settings, store: Store, readiness: Readiness, stop: asyncio.Event) -> None:
+    """Append every record of the region's topics until `stop` is set; raises Fatal if that would break a promise."""
     region, clock = settings.region, SystemClock()
     group = f"piepowder-audit-{region}"
     producer = KafkaProducer(settings.bootstrap(region), client_id=group, max_bytes=_LARGEST_LETTER)
+    records = AppendRecords(store, region)
     consumer = consumers.consumer(
         settings,
         region,
@@ -70,8 +71,8 @@ async def consume(settings: Settings, log: Log, readiness: Readiness, stop: asyn
             topics.CONTROL,
             topics.deadletters(region),
         ],
-        decode=Decoder(region),
-        handle=Keeper(log, region).keep,
+        decode=records.decode,
+        handle=records.handle,
         producer=producer,
         readiness=readiness,
         clock=clock,
