@@ -4,7 +4,7 @@ A service's `app.py` creates one `Service`, adds its routers, consumers and loop
 a topic of its region and writes another:
 
     async def run(settings: Settings) -> bool:
-        service = Service("labels", DESCRIPTION, settings, [settings.region])
+        service = Service("labels", DESCRIPTION, settings, [settings.region], per_region=True)
         service.app.include_router(api.router)
         handlers = AddLabels(settings.region, service.producer(settings.region), service.clock)
         reads = [topics.cases(settings.region)]
@@ -44,7 +44,10 @@ MAX_DEAD_LETTER_BYTES: Final = 5 * 1024 * 1024
 
 
 class Service:
-    """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API."""
+    """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API.
+
+    `per_region`: each region has its own processes, and events name the region in `ce_source`.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Service:
         settings: CommonSettings,
         regions: Sequence[str],
         *,
+        per_region: bool = False,
         max_record_bytes: int = MAX_RECORD_BYTES,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> None:
@@ -61,10 +65,10 @@ class Service:
         self.regions = list(dict.fromkeys(regions))
         self.clock = SystemClock()
         self.readiness = Readiness(name)
-        place = f"-{self.regions[0]}" if len(self.regions) == 1 else ""
-        self.source = f"piepowder/{name}{place.replace('-', '/', 1)}"
+        parts = ["piepowder", name, *(self.regions if per_region else [])]
+        self.source = "/".join(parts)
         """The `ce_source` of its events."""
-        self.client_id = f"piepowder-{name}{place}-{settings.instance}"
+        self.client_id = "-".join([*parts, settings.instance])
         self.producers = {
             bootstrap: KafkaProducer(
                 bootstrap, client_id=self.client_id, max_bytes=max_record_bytes, timeout=acknowledge_seconds

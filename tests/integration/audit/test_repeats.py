@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from services.audit.domain import Appended, DeadLetter, Entry, Head, Source
-from services.audit.handlers import Keeper
-from services.audit.store import Log
+from services.audit.domain import AppendResult, KafkaPosition, LoggedDeadLetter, LoggedEvent, LogHead
+from services.audit.handlers import AppendRecords
+from services.audit.store import Store
 from shared.contracts import ids
 from shared.contracts.envelope import Attributes
 from shared.kafka.consumer import RawRecord, Received
@@ -48,48 +48,53 @@ class Contents(NamedTuple):
 class Audit:
     """A log that other examples have written before, and what it should have from now on."""
 
-    def __init__(self, database: Database, before: Head, types: dict[str, int]) -> None:
+    def __init__(self, database: Database, before: LogHead, types: dict[str, int]) -> None:
         self._database = database
         self._before = before
         self._types = Counter(types)
         self._run = next(_runs)
         self._expected = Contents([], [])
-        self.log = Log(database, "eu")
+        self.log = Store(database, "eu")
 
     @classmethod
     async def of(cls, database: Database) -> "Audit":
-        return cls(database, *await Log(database, "eu").totals())
+        return cls(database, *await Store(database, "eu").totals())
 
     def restart(self) -> None:
         """Continue as a new process."""
-        self.log = Log(self._database, "eu")
+        self.log = Store(self._database, "eu")
 
-    def expect(self, batch: Batch) -> Appended:
+    def expect(self, batch: Batch) -> AppendResult:
         """What the log has when the batch is appended, and what the append reports."""
         fresh = [n for n in dict.fromkeys(batch.events) if n not in self._expected.events]
         self._expected.events.extend(fresh)
         size = self._before.size + len(self._expected.events)
         known = {n for n, _ in self._expected.letters}
         self._expected.letters.extend((n, size) for n in dict.fromkeys(batch.letters) if n not in known)
-        head = Head(size, self._before.deadletters + len(self._expected.letters))
+        head = LogHead(size, self._before.deadletters + len(self._expected.letters))
         by_topic = Counter(self.entry(n).source.topic for n in fresh)
-        return Appended(head, dict(by_topic), len(batch.events) - len(fresh))
+        return AppendResult(head, dict(by_topic), len(batch.events) - len(fresh))
 
-    def entry(self, n: int) -> Entry:
+    def entry(self, n: int) -> LoggedEvent:
         first = ids.derive(str(self._run), str(n))
         attributes = Attributes(first, TYPES[n % 2], "test", TIME, f"shop:product:{n}", "eu", first)
-        return Entry(attributes, b"%d" % n, [], Source(f"topic-{n % 3}", 0, n))
+        return LoggedEvent(attributes, b"%d" % n, [], KafkaPosition(f"topic-{n % 3}", 0, n))
 
-    def letter(self, n: int) -> DeadLetter:
-        return DeadLetter(Source(f"run-{self._run}", n, n), "group", "reason", None, TIME, None, f"shop:product:{n}")
+    def letter(self, n: int) -> LoggedDeadLetter:
+        return LoggedDeadLetter(
+            KafkaPosition(f"run-{self._run}", n, n), "group", "reason", None, TIME, None, f"shop:product:{n}"
+        )
 
-    async def append(self, batch: Batch) -> Appended:
+    async def append(self, batch: Batch) -> AppendResult:
         return await self.log.append([self.entry(n) for n in batch.events], [self.letter(n) for n in batch.letters])
 
     async def keep(self, batch: Batch) -> None:
         """Append a batch as the consumer does, events before dead letters."""
-        messages: list[Entry | DeadLetter] = [*map(self.entry, batch.events), *map(self.letter, batch.letters)]
-        await Keeper(self.log, "eu").keep([Received(RECORD, message) for message in messages])
+        messages: list[LoggedEvent | LoggedDeadLetter] = [
+            *map(self.entry, batch.events),
+            *map(self.letter, batch.letters),
+        ]
+        await AppendRecords(self.log, "eu").handle([Received(RECORD, message) for message in messages])
 
     async def check(self) -> None:
         """Compare the log, its head and its counts with what they should be."""
@@ -102,7 +107,7 @@ class Audit:
         assert [(row["partition"], row["seq"]) for row in dead] == self._expected.letters
         assert [row["n"] for row in dead] == list(range(letters + 1, letters + 1 + len(dead)))
         head, types = await self.log.totals()
-        assert head == Head(size + len(events), letters + len(dead))
+        assert head == LogHead(size + len(events), letters + len(dead))
         assert types == self._types + Counter(TYPES[n % 2] for n in self._expected.events)
 
 

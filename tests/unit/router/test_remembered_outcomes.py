@@ -10,10 +10,10 @@ import pytest
 from aiokafka import ConsumerRecord
 from msgspec.structs import replace
 
-from services.router import domain
 from services.router.cel import VARIABLES
-from services.router.domain import InForce, Model, PolicySet
-from services.router.handlers import RouteSubmissions
+from services.router.domain import routing
+from services.router.domain.routing import OperatingModel, PolicySet, RulesInForce
+from services.router.handlers.routing import RouteSubmissions
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, Event, decode, subject_of
 from shared.contracts.events import ITEM_SUBMITTED, Author, CaseOpened, ItemSubmitted, Money, Seller, Trader
@@ -95,12 +95,12 @@ PAIRS: Final = {
 class Router:
     """One region's routing by one policy set and one operating model, and the cases that it produced."""
 
-    def __init__(self, policy_set: PolicySet, in_force: Model, name: str = "eu") -> None:
-        self.in_force = InForce(in_force, policy_set)
+    def __init__(self, policy_set: PolicySet, in_force: OperatingModel, name: str = "eu") -> None:
+        self.in_force = RulesInForce(in_force, policy_set)
         self._name = name
         self._records: list[Record] = []
         clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
-        self._routing = RouteSubmissions(region=name, in_force=lambda: self.in_force, producer=self, clock=clock)
+        self._routing = RouteSubmissions(region=name, rules=lambda: self.in_force, producer=self, clock=clock)
 
     async def send(self, records: Sequence[Record]) -> None:
         self._records += records
@@ -184,7 +184,7 @@ async def test_regions_that_share_a_policy_set_judge_the_same_item_each_by_its_o
 async def test_an_item_is_judged_by_the_policy_set_and_the_operating_model_in_force_and_its_trace_names_them() -> None:
     strict, mild = compiled(rule("a", verdict="reject")), compiled(rule("a", verdict="approve", queue="safety"))
     strict.id, mild.id = "ps-strict", "ps-mild"
-    narrow, wide = model(region(queues=[])), Model(operating_model(region(), number=2))
+    narrow, wide = model(region(queues=[])), OperatingModel(operating_model(region(), number=2))
     router = Router(strict, narrow)
     expected = {
         ("ps-strict", "om-1-test"): ("reject", "general", "2026-05-02T09:30:00.125Z"),
@@ -195,7 +195,7 @@ async def test_an_item_is_judged_by_the_policy_set_and_the_operating_model_in_fo
     for _ in range(2):
         for set_in_force in (strict, mild):
             for model_in_force in (narrow, wide):
-                router.in_force = InForce(model_in_force, set_in_force)
+                router.in_force = RulesInForce(model_in_force, set_in_force)
                 [case] = await router.cases(submitted())
                 names = case.trace.policy_set, case.trace.operating_model
                 assert names == (set_in_force.id, model_in_force.id)
@@ -221,7 +221,7 @@ async def test_a_failed_condition_leaves_no_trace_on_the_items_after_it() -> Non
 async def test_a_router_that_remembers_no_more_outcomes_still_gives_each_item_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(domain, "_REMEMBERED", 1)
+    monkeypatch.setattr(routing, "_MAX_CACHED_OUTCOMES", 1)
     router = Router(compiled(rule("fr", verdict="reject", markets=["FR"])), model())
     for _ in range(3):
         cases = await router.cases(*(submitted(markets=[market]) for market in ("DE", "FR", "FR", "DE")))
