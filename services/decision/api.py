@@ -12,10 +12,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.decision import domain
-from services.decision.domain import Case, Decision, Refused
-from services.decision.handlers import Lease, ReviewCases
-from services.decision.store import Store, Urgency
+from services.decision.domain import cases as domain
+from services.decision.domain.cases import Case, Decision
+from services.decision.domain.decisions import DecideCommand
+from services.decision.domain.leases import ClaimCommand
+from services.decision.domain.lifecycle import CommandRejected
+from services.decision.handlers.decisions import DecideCases
+from services.decision.handlers.leases import Lease, LeaseCases
+from services.decision.store.reads import CaseReads, DecidedCase, Urgency
 from shared.auth.authenticator import Authenticator
 from shared.auth.keyed import keyed
 from shared.contracts import events, ids
@@ -261,23 +265,28 @@ class Desk:
     def __init__(self, region: str, readiness: Readiness) -> None:
         self.region = region
         self._readiness = readiness
-        self._parts: tuple[Store, ReviewCases] | None = None
+        self._parts: tuple[CaseReads, LeaseCases, DecideCases] | None = None
 
-    def open(self, store: Store, reviews: ReviewCases) -> None:
+    def open(self, store: CaseReads, leases: LeaseCases, decisions: DecideCases) -> None:
         """From now on, answer."""
-        self._parts = store, reviews
+        self._parts = store, leases, decisions
 
     @property
-    def store(self) -> Store:
+    def store(self) -> CaseReads:
         """What is stored; raises a 503 Problem that says what is lacking."""
         return self._open()[0]
 
     @property
-    def reviews(self) -> ReviewCases:
-        """What reviewers may do; raises like `store`."""
+    def leases(self) -> LeaseCases:
+        """Leases; raises like `store`."""
         return self._open()[1]
 
-    def _open(self) -> tuple[Store, ReviewCases]:
+    @property
+    def decisions(self) -> DecideCases:
+        """Decisions; raises like `store`."""
+        return self._open()[2]
+
+    def _open(self) -> tuple[CaseReads, LeaseCases, DecideCases]:
         if self._parts is None:
             raise not_ready(self._readiness)
         return self._parts
@@ -354,16 +363,9 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
         client = authenticator.principal(request, WRITE)
         given = None if idempotency_key is None else read_idempotency_key(idempotency_key)
         key = None if given is None else ids.derive("claim", client.name, given)
-        lease = await _acted(
-            lambda: desk.reviews.claim(
-                reviewer=body.reviewer,
-                team=body.team,
-                queues=body.queues or known,
-                seconds=body.lease_seconds,
-                key=key,
-                body=None if key is None else ids.content_hash(body.model_dump_json().encode()),
-            )
-        )
+        hashed = None if key is None else ids.content_hash(body.model_dump_json().encode())
+        command = ClaimCommand(body.reviewer, body.team, body.lease_seconds, key, hashed)
+        lease = await _acted(lambda: desk.leases.claim(body.queues or known, command))
         if lease is None:
             return Response(status_code=204)
         view = _view(lease.case, [], await desk.store.concerned(lease.case))
@@ -376,7 +378,7 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
     )
     async def heartbeat(case_id: CaseId, body: HeartbeatBody) -> Response:
         lease = await _acted(
-            lambda: desk.reviews.heartbeat(
+            lambda: desk.leases.heartbeat(
                 str(case_id), token=body.lease_token, seconds=body.lease_seconds, reviewer=body.reviewer
             )
         )
@@ -389,7 +391,7 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
     )
     async def release(case_id: CaseId, body: ReleaseBody) -> Response:
         released = await _acted(
-            lambda: desk.reviews.release(
+            lambda: desk.leases.release(
                 str(case_id), token=body.lease_token, reason=body.reason, reviewer=body.reviewer
             )
         )
@@ -408,13 +410,9 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
     )
     async def decide(case_id: CaseId, body: DecisionBody) -> Response:
         made = await _acted(
-            lambda: desk.reviews.decide(
+            lambda: desk.decisions.decide(
                 str(case_id),
-                token=body.lease_token,
-                action=body.action,
-                reasons=body.reasons,
-                note=body.note,
-                reviewer=body.reviewer,
+                DecideCommand(body.lease_token, body.action, body.reasons, body.note, body.reviewer),
             )
         )
         if made is None:
@@ -454,7 +452,7 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
 async def _acted(act: Callable[[], Awaitable[_T]]) -> _T:
     try:
         return await act()
-    except Refused as refusal:
+    except CommandRejected as refusal:
         status = 422 if refusal.slug in _OF_INPUT else 409
         pointer = _OF_INPUT.get(refusal.slug)
         raise Problem(status, refusal.slug, _TITLES[refusal.slug], str(refusal), pointer=pointer) from refusal
@@ -483,7 +481,7 @@ def _urgency(cursor: str) -> Urgency:
     return min(int(priority[:4]), 9), from_text(due_at), str(UUID(case_id))
 
 
-async def _queues(store: Store) -> list[QueueView]:
+async def _queues(store: CaseReads) -> list[QueueView]:
     return [
         QueueView(
             queue.queue,
@@ -526,7 +524,7 @@ def _summary(case: Case) -> CaseSummary:
     return CaseSummary(**_fields(case))
 
 
-def _view(case: Case, decisions: list[Decision], concerned: list[tuple[Case, list[Decision]]]) -> CaseView:
+def _view(case: Case, decisions: list[Decision], concerned: list[DecidedCase]) -> CaseView:
     return CaseView(
         **_fields(case),
         superseded_by=case.superseded_by,

@@ -7,7 +7,10 @@ from functools import partial
 from typing import Final
 
 from services.decision import api, store
-from services.decision.handlers import ReviewCases, TakeInCases, read
+from services.decision.handlers.decisions import DecideCases
+from services.decision.handlers.ingest import IngestCases
+from services.decision.handlers.leases import LeaseCases
+from services.decision.handlers.messages import decode_message
 from services.decision.settings import Settings
 from services.decision.store import Store
 from shared.auth.access_log import Access
@@ -82,15 +85,15 @@ async def _work(
 ) -> None:
     region, clock, cases = settings.region, SystemClock(), Store(database)
     relay = Relay(database, producer, service="decision")
-    reviews = ReviewCases(cases, region=region, wake=relay.wake)
-    desk.open(cases, reviews)
+    leases = LeaseCases(cases.leases, region=region, wake=relay.wake)
+    desk.open(cases, leases, DecideCases(cases.decisions, region=region, wake=relay.wake))
     consumer = consumers.consumer(
         settings,
         region,
         group=f"piepowder-decision-{region}",
         reads=[topics.cases(region)],
-        decode=partial(read, region=region),
-        handle=TakeInCases(cases, region=region, wake=relay.wake).handle,
+        decode=partial(decode_message, region=region),
+        handle=IngestCases(cases.ingest, region=region, wake=relay.wake).handle,
         producer=producer,
         readiness=readiness,
         clock=clock,
@@ -98,20 +101,15 @@ async def _work(
     gauges = Gauges(cases, region)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(relay.run(stop))
-        tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, reviews), stop))
+        tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, leases), stop))
         tasks.create_task(_every(_MEASURE_SECONDS, gauges.refresh, stop))
-        tasks.create_task(_every(_FOLD_SECONDS, partial(_fold, cases), stop))
+        tasks.create_task(_every(_FOLD_SECONDS, cases.fold_tallies, stop))
         tasks.create_task(consumer.run(stop))
 
 
-async def _expire_all(reviews: ReviewCases) -> None:
-    while await reviews.expire():
+async def _expire_all(leases: LeaseCases) -> None:
+    while await leases.expire():
         pass
-
-
-async def _fold(cases: Store) -> None:
-    async with cases.work() as work:
-        await work.fold_tallies()
 
 
 class Gauges:

@@ -16,7 +16,7 @@ from shared.contracts import events, topics
 from shared.contracts.envelope import Event, decode
 from shared.kafka.producer import KafkaProducer, Record, record
 from tests.conftest import project_root
-from tests.support.decision_cases import encoded, opened
+from tests.support.decision.cases import encoded, opened
 
 SUBJECTS, VERSIONS = 60, 5
 
