@@ -1,4 +1,4 @@
-"""The composition root: settings in, a running decision service out; the only file that knows the real adapters."""
+"""The composition root of the decision service: the only module that creates the real adapters."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ from shared.runtime.retry import wait
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = """A region's cases: those a policy decided, those that wait for people, who holds them, what was decided.
+DESCRIPTION = """The cases of a region: their queues, leases and decisions.
 
 Every change is an event on `piepowder.decisions.<region>`."""
 
@@ -41,7 +41,7 @@ _FOLD_SECONDS: Final = 30.0
 
 
 async def run(settings: Settings) -> bool:
-    """Serve until told to stop; True when it ended as it should."""
+    """Serve until the process is asked to stop; True after an orderly end."""
     region, clock = settings.region, SystemClock()
     readiness = Readiness("decision")
     producer = KafkaProducer(
@@ -113,14 +113,14 @@ async def _expire_all(leases: LeaseCases) -> None:
 
 
 class Gauges:
-    """What is open, for Prometheus; every replica shows the whole region's."""
+    """Prometheus gauges of the open cases; every replica reports the whole region."""
 
     def __init__(self, cases: Store, region: str) -> None:
         self._cases = cases
         self._region = region
 
     async def refresh(self) -> None:
-        """Count."""
+        """Read the counts from the database."""
         for queue in await self._cases.queues():
             metrics.CASES_OPEN.labels(self._region, queue.queue, "waiting").set(queue.waiting)
             metrics.CASES_OPEN.labels(self._region, queue.queue, "claimed").set(queue.claimed)
@@ -132,5 +132,5 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]], stop: async
         try:
             await act()
         except Transient as error:
-            log.warning("trying again in %g s", seconds, extra={"error": str(error)})
+            log.warning("the task is repeated in %g s", seconds, extra={"error": str(error)})
         await wait(stop, seconds)
