@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+from fastapi import FastAPI
+
 from services.decision import api, store
+from services.decision.api.dependencies import ReviewService, available_reviews
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import LeaseCases
@@ -16,7 +19,7 @@ from services.decision.store import Store
 from shared.auth.access_log import Access
 from shared.contracts import topics
 from shared.http import server
-from shared.http.http import create_app
+from shared.http.app import create_app
 from shared.kafka import consumers
 from shared.kafka.producer import KafkaProducer
 from shared.postgres.connect import opened
@@ -58,15 +61,15 @@ async def run(settings: Settings) -> bool:
         clock=clock,
     )
     app = create_app("decision", DESCRIPTION, readiness)
-    desk = api.Desk(region, readiness)
-    api.add_routes(app, desk, access.authenticator)
+    app.state.authenticator = access.authenticator
+    api.include_routes(app)
 
     async def decision(stop: asyncio.Event) -> None:
         async with opened(
             settings.database_url, "decision", stop=stop, readiness=readiness, settings=store.SESSION
         ) as database:
             if database is not None:
-                await _work(settings, database, producer=producer, desk=desk, readiness=readiness, stop=stop)
+                await _work(settings, app, database, producer=producer, readiness=readiness, stop=stop)
 
     try:
         return await server.serve(app, settings, [access.control_reader().run, access.run, decision], readiness)
@@ -76,17 +79,18 @@ async def run(settings: Settings) -> bool:
 
 async def _work(
     settings: Settings,
+    app: FastAPI,
     database: Database,
     *,
     producer: KafkaProducer,
-    desk: api.Desk,
     readiness: Readiness,
     stop: asyncio.Event,
 ) -> None:
     region, clock, cases = settings.region, SystemClock(), Store(database)
     relay = Relay(database, producer, service="decision")
     leases = LeaseCases(cases.leases, region=region, wake=relay.wake)
-    desk.open(cases, leases, DecideCases(cases.decisions, region=region, wake=relay.wake))
+    decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
+    available_reviews.provide(app, ReviewService(region, cases, leases, decisions))
     consumer = consumers.consumer(
         settings,
         region,
@@ -98,11 +102,10 @@ async def _work(
         readiness=readiness,
         clock=clock,
     )
-    gauges = Gauges(cases, region)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(relay.run(stop))
         tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, leases), stop))
-        tasks.create_task(_every(_MEASURE_SECONDS, gauges.refresh, stop))
+        tasks.create_task(_every(_MEASURE_SECONDS, partial(_measure, cases, region), stop))
         tasks.create_task(_every(_FOLD_SECONDS, cases.fold_tallies, stop))
         tasks.create_task(consumer.run(stop))
 
@@ -112,19 +115,12 @@ async def _expire_all(leases: LeaseCases) -> None:
         pass
 
 
-class Gauges:
-    """Prometheus gauges of the open cases; every replica reports the whole region."""
-
-    def __init__(self, cases: Store, region: str) -> None:
-        self._cases = cases
-        self._region = region
-
-    async def refresh(self) -> None:
-        """Read the counts from the database."""
-        for queue in await self._cases.queues():
-            metrics.CASES_OPEN.labels(self._region, queue.queue, "waiting").set(queue.waiting)
-            metrics.CASES_OPEN.labels(self._region, queue.queue, "claimed").set(queue.claimed)
-            metrics.CASES_OVERDUE.labels(self._region, queue.queue).set(queue.overdue)
+async def _measure(cases: Store, region: str) -> None:
+    """Set the gauges of the open cases; every replica reports the whole region."""
+    for queue in await cases.queues():
+        metrics.CASES_OPEN.labels(region, queue.queue, "waiting").set(queue.waiting)
+        metrics.CASES_OPEN.labels(region, queue.queue, "claimed").set(queue.claimed)
+        metrics.CASES_OVERDUE.labels(region, queue.queue).set(queue.overdue)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
