@@ -113,8 +113,7 @@ async def claim(
             detail = rejections.no_queue(reviews.region, queue, known)
             raise rejections.UNKNOWN_QUEUE_IN_BODY(detail, pointer=f"/queues/{n}")
     key = None if idempotency_key is None else ids.derive("claim", reviewer.name, idempotency_key)
-    body_hash = None if key is None else ids.content_hash(body.model_dump_json().encode())
-    command = ClaimCommand(body.reviewer, body.team, body.lease_seconds, key, body_hash)
+    command = ClaimCommand(body.reviewer, body.team, body.lease_seconds, key, None if key is None else body_hash(body))
     lease = await reviews.leases.claim(body.queues or known, command)
     if lease is None:
         return Response(status_code=204)
@@ -140,6 +139,11 @@ async def release(_: Reviewer, reviews: Reviews, case_id: CaseId, body: ReleaseB
     if released is None:
         raise rejections.unknown_case(case_id)
     return views.summary_view(released)
+
+
+def body_hash(body: ClaimBody) -> str:
+    """A hash that stays the same when a later version adds an optional field: defaults are omitted."""
+    return ids.content_hash(body.model_dump_json(exclude_defaults=True).encode())
 
 
 def _lease_view(lease: Lease) -> LeaseView:

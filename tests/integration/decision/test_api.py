@@ -72,7 +72,7 @@ async def test_an_unknown_queue_is_422_and_the_detail_names_the_known_queues(ser
     async with api_client(service) as client:
         response = await client.post("/v1/claims", json={**REVIEWER, "queues": ["general", "nowhere\0"]})
     assert (response.status_code, pointers(response)) == (422, ["/queues/1"])
-    assert "it has general" in response.json()["detail"]
+    assert "its queues: general" in response.json()["detail"]
 
 
 async def test_an_unknown_case_or_queue_is_404(service: Service) -> None:

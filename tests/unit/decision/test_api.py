@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.decision.api.leases import ClaimBody, body_hash
 from shared.contracts import ids
 from tests.support.decision.memory import MemoryService
 from tests.support.decision.rest import REVIEWER, api_client
@@ -103,3 +104,9 @@ async def test_every_operation_is_documented_with_an_example_and_its_problems() 
         assert good["content"]["application/json"]["example"]
         name = good["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert document["components"]["schemas"][name]["properties"]
+
+
+def test_the_hash_of_a_claim_omits_defaults_so_a_repeat_across_an_upgrade_is_recognised() -> None:
+    assert body_hash(ClaimBody(**REVIEWER, queues=[], lease_seconds=300)) == body_hash(ClaimBody(**REVIEWER))
+    assert body_hash(ClaimBody(**REVIEWER)) == "fec512a5b2b2a4711746b6c469646fb47aff6490ef48d6caa51a822cce6a12e1"
+    assert body_hash(ClaimBody(**REVIEWER, queues=["general"])) != body_hash(ClaimBody(**REVIEWER))
