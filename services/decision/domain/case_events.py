@@ -6,6 +6,8 @@ that is repeated after a crash is therefore published under the same id.
 
 from typing import Any, NamedTuple
 
+from msgspec.structs import asdict
+
 from services.decision.domain.cases import Case, Decision
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event
@@ -43,9 +45,10 @@ def claim_event_id(case: Case) -> str:
 
 def decision_made(decision: Decision, opened: events.CaseOpened) -> events.DecisionMade:
     """The event data of a decision."""
+    fields = asdict(decision)
+    del fields["decided_at"]  # it is the event's time
     return events.DecisionMade(
-        decision_id=decision.decision_id,
-        case_id=decision.case_id,
+        **fields,
         case_type=opened.case_type,
         item_id=opened.item_id,
         platform=opened.platform,
@@ -53,15 +56,6 @@ def decision_made(decision: Decision, opened: events.CaseOpened) -> events.Decis
         subject_id=opened.subject_id,
         version=opened.version,
         queue=opened.queue,
-        n=decision.n,
-        action=decision.action,
-        reasons=decision.reasons,
-        policy_set=decision.policy_set,
-        automated=decision.automated,
-        reviewer=decision.reviewer,
-        team=decision.team,
-        lease_token=decision.lease_token,
-        note=decision.note,
         received_at=opened.received_at,
         due_at=opened.due_at,
     )

@@ -16,16 +16,7 @@ table.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from services.decision.domain.cases import (
-    CLAIMED,
-    CLOSED,
-    DECIDED,
-    NEW,
-    SUPERSEDED,
-    WAITING,
-    WITHDRAWN,
-    Case,
-)
+from services.decision.domain.cases import CLAIMED, CLOSED, DECIDED, NEW, SUPERSEDED, WAITING, WITHDRAWN, Case
 from shared.contracts import events
 from shared.runtime.errors import PiepowderError
 

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import DECIDED, ITEM, NOTICE, SUPERSEDED, WAITING, WITHDRAWN
 from services.decision.domain.ingest import CaseMessage, NewestVersion, ReceivedCase, ReceivedWithdrawal
-from tests.support.decision.domain import (
-    ingested,
-    received_appeal,
-    received_case,
-    received_notice,
-    received_withdrawal,
-)
+from tests.support.decision.domain import ingested, received_appeal, received_case, received_notice, received_withdrawal
 
 Post = tuple[str, int | None, str]
 Messages = list[CaseMessage]

@@ -4,14 +4,7 @@ import pytest
 
 from services.decision.domain.ingest import BatchChanges, CaseMessage
 from shared.contracts import events, ids
-from tests.support.decision.domain import (
-    event_types,
-    ingested,
-    newest,
-    received_case,
-    received_withdrawal,
-    states,
-)
+from tests.support.decision.domain import event_types, ingested, newest, received_case, received_withdrawal, states
 
 
 def test_a_case_for_review_waits_without_an_event() -> None:

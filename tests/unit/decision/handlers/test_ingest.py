@@ -4,13 +4,7 @@ import pytest
 
 from services.decision.handlers.ingest import IngestCases
 from shared.runtime.errors import Poison
-from tests.support.decision.domain import (
-    received_appeal,
-    received_case,
-    received_notice,
-    received_withdrawal,
-    records,
-)
+from tests.support.decision.domain import received_appeal, received_case, received_notice, received_withdrawal, records
 from tests.support.decision.memory import MemoryService
 
 
