@@ -12,7 +12,7 @@ from piepowder.review import Held, Person, choose, complaint, judged
 from piepowder.sample import truth_key
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event
-from tests.support.decision_cases import appealed, noticed, opened
+from tests.support.decision.cases import appealed, noticed, opened
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 _, ITEM = opened("eu", version=None, content="x")

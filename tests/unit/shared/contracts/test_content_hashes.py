@@ -12,7 +12,7 @@ import pydantic
 import pytest
 from msgspec import structs
 
-from services.decision.api import ClaimBody
+from services.decision.api.leases import ClaimBody
 from services.intake.clients.api import KeyBody
 from services.intake.domain import posts
 from services.intake.notices.domain import appeals, notices

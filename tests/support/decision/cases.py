@@ -1,4 +1,4 @@
-"""Cases as the router opens them, for the tests of the decision service."""
+"""Events of the `cases` topic, as the router publishes them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,7 @@ def opened(
     due_in: float = 240.0,
     **changed: Any,
 ) -> tuple[Attributes, events.CaseOpened]:
-    """A `case.opened` with its attributes; `due_in` is in minutes, `content` names a version without a number."""
+    """A `case.opened` event; `due_in` is in minutes, `content` identifies a version without a number."""
     item_id = ids.item_id("shop", "product", subject_id, str(version) if version is not None else f"h:{content}")
     submitted = ids.event_id(item_id, events.ITEM_SUBMITTED, region)
     case = events.CaseOpened(
@@ -63,9 +63,9 @@ def opened(
 def withdrawn(
     region: str, subject_id: str = "B07", *, version: int | None = 1, content: str = "", **changed: Any
 ) -> tuple[Attributes, events.CaseWithdrawn]:
-    """A `case.withdrawn` with its attributes, of the case that `opened` opens."""
+    """The `case.withdrawn` event of the case that `opened` opens."""
     attributes, case = opened(region, subject_id, version=version, content=content)
-    taken_back = ids.event_id(case.item_id, events.ITEM_WITHDRAWN, region)
+    withdrawn_id = ids.event_id(case.item_id, events.ITEM_WITHDRAWN, region)
     withdrawal = events.CaseWithdrawn(
         **{
             "case_id": case.case_id,
@@ -81,14 +81,14 @@ def withdrawn(
     )
     return (
         Attributes(
-            ids.event_id(taken_back, events.CASE_WITHDRAWN),
+            ids.event_id(withdrawn_id, events.CASE_WITHDRAWN),
             events.CASE_WITHDRAWN,
             f"piepowder/router/{region}",
             to_text(NOON),
             attributes.subject,
             region,
             attributes.correlation_id,
-            taken_back,
+            withdrawn_id,
         ),
         withdrawal,
     )
@@ -97,7 +97,7 @@ def withdrawn(
 def noticed(
     region: str, subject_id: str = "B07", *, reference: str = "1", reporter: str = "user", **changed: Any
 ) -> tuple[Attributes, events.CaseOpened]:
-    """A `case.opened` of a notice about a subject, with its attributes."""
+    """The `case.opened` event of a notice about a subject."""
     subject = subject_of("shop", "product", subject_id)
     notice_id = ids.notice_id("shop", subject, reference)
     submitted = ids.event_id(notice_id, events.NOTICE_SUBMITTED, region)
@@ -110,8 +110,8 @@ def noticed(
         good_faith=True,
         reporter=events.Reporter(kind=reporter, name="Ada"),
     )
-    about = {"item": events.Item(markets=["DE"]), "notice": notice, **changed}
-    return _complaint(region, subject_id, notice_id, submitted, submitted, case_type="notice", **about)
+    fields = {"item": events.Item(markets=["DE"]), "notice": notice, **changed}
+    return _complaint(region, subject_id, notice_id, submitted, submitted, case_type="notice", **fields)
 
 
 def appealed(
@@ -124,8 +124,7 @@ def appealed(
     reviewer: str = "",
     **changed: Any,
 ) -> tuple[Attributes, events.CaseOpened]:
-    """A `case.opened` of an appeal about decision `n` of a case, with its attributes; without a reviewer the decision
-    was a policy's."""
+    """The `case.opened` event of an appeal about decision `n` of a case. Without a reviewer, a policy decided."""
     subject = subject_of("shop", "product", about.subject_id)
     appeal_id = ids.appeal_id("shop", region, subject, reference)
     contested = events.Contested(
@@ -144,17 +143,17 @@ def appealed(
     )
     first = ids.event_id(about.item_id, events.ITEM_SUBMITTED, region)
     submitted = ids.event_id(appeal_id, events.APPEAL_SUBMITTED, region)
-    said = {"item": events.Item(markets=[]), "appeal": appeal, **changed}
-    return _complaint(region, about.subject_id, appeal_id, submitted, first, case_type="appeal", **said)
+    fields = {"item": events.Item(markets=[]), "appeal": appeal, **changed}
+    return _complaint(region, about.subject_id, appeal_id, submitted, first, case_type="appeal", **fields)
 
 
 def _complaint(
-    region: str, subject_id: str, item_id: str, submitted: str, first: str, **said: Any
+    region: str, subject_id: str, item_id: str, submitted: str, first: str, **fields: Any
 ) -> tuple[Attributes, events.CaseOpened]:
     _, case = opened(
         region,
         subject_id,
-        **{"case_id": ids.case_id(item_id, region, said["case_type"]), "item_id": item_id, "version": None, **said},
+        **{"case_id": ids.case_id(item_id, region, fields["case_type"]), "item_id": item_id, "version": None, **fields},
     )
     attributes = Attributes(
         ids.event_id(submitted, events.CASE_OPENED),
@@ -169,18 +168,18 @@ def _complaint(
     return attributes, case
 
 
-def encoded_withdrawal(region: str, subject_id: str = "B07", **what: Any) -> Encoded:
-    """The same as key, value and headers."""
-    return encode(*withdrawn(region, subject_id, **what))
+def encoded_withdrawal(region: str, subject_id: str = "B07", **changed: Any) -> Encoded:
+    """The event of `withdrawn` as key, value and headers."""
+    return encode(*withdrawn(region, subject_id, **changed))
 
 
-def encoded(region: str, subject_id: str = "B07", **what: Any) -> Encoded:
-    """The same as key, value and headers."""
-    return encode(*opened(region, subject_id, **what))
+def encoded(region: str, subject_id: str = "B07", **changed: Any) -> Encoded:
+    """The event of `opened` as key, value and headers."""
+    return encode(*opened(region, subject_id, **changed))
 
 
-def taken(event: Encoded, *, topic: str = "piepowder.cases.eu", offset: int = 0) -> RawRecord:
-    """The event as a consumer takes it from Kafka."""
+def consumed(event: Encoded, *, topic: str = "piepowder.cases.eu", offset: int = 0) -> RawRecord:
+    """The event as a consumer receives it from Kafka."""
     return ConsumerRecord(
         topic=topic,
         partition=0,
