@@ -34,6 +34,9 @@ _SESSION: Final = {
     "tcp_keepalives_count": "3",
 }
 
+# Every session that writes: a commit is reported after it is on disk, even if the server's default is `off`.
+DURABLE: Final = {"synchronous_commit": "on"}
+
 _ACQUIRE_SECONDS: Final = 5.0  # how long a call waits for a connection before it is told to come back
 _COMMAND_SECONDS: Final = 15.0  # how long a statement may take
 _PING_SECONDS: Final = 1.0
@@ -86,7 +89,7 @@ class Database:
                 max_size=connections,
                 timeout=10,
                 command_timeout=_COMMAND_SECONDS,
-                server_settings={**_SESSION, **settings},
+                server_settings={**_SESSION, **settings, **DURABLE},
             )
         except _PASSING as error:
             raise Transient(f"PostgreSQL does not answer: {error}") from error
@@ -96,7 +99,11 @@ class Database:
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=_ACQUIRE_SECONDS,
-            connect_args={"timeout": _SILENT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+            connect_args={
+                "timeout": _SILENT_SECONDS,
+                "command_timeout": _COMMAND_SECONDS,
+                "server_settings": DURABLE,
+            },
         )
         return cls(url, pool, engine)
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.postgres.database import sqlalchemy_url
+from shared.postgres.database import DURABLE, sqlalchemy_url
 from shared.runtime.errors import Transient
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def config(service: str) -> Config:
 
 async def upgrade(url: str, service: str) -> None:
     """Bring the database at `url` to the newest version of `service`'s schema; raises Transient when it is away."""
-    engine = create_async_engine(sqlalchemy_url(url))
+    engine = create_async_engine(sqlalchemy_url(url), connect_args={"server_settings": DURABLE})
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
