@@ -29,6 +29,7 @@ from shared.http.http import (
     not_ready,
     read_idempotency_key,
 )
+from shared.http.idempotency import body_hash
 from shared.runtime.clock import from_text, to_text
 from shared.runtime.readiness import Readiness
 
@@ -80,6 +81,10 @@ class ClaimBody(_Body):
             "examples": [{"reviewer": "r-71", "team": "in_house", "queues": ["general"], "lease_seconds": 300}]
         }
     )
+
+    def content_hash(self) -> str:
+        """The hash that distinguishes the retry of a claim from another claim with the same Idempotency-Key."""
+        return body_hash(self, always={"queues", "lease_seconds"})
 
 
 class _LeaseBody(_Body):
@@ -361,7 +366,7 @@ def add_routes(app: FastAPI, desk: Desk, authenticator: Authenticator) -> None:
                 queues=body.queues or known,
                 seconds=body.lease_seconds,
                 key=key,
-                body=None if key is None else ids.content_hash(body.model_dump_json().encode()),
+                body=None if key is None else body.content_hash(),
             )
         )
         if lease is None:

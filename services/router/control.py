@@ -44,7 +44,6 @@ _NAME_SAYS: Final = "1 to 63 of a-z, 0-9 and '-', the first a letter"
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _VERDICTS: Final = (APPROVE, REVIEW, REJECT)
 _COUNTRIES: Final = frozenset(country.alpha_2 for country in pycountry.countries)
-_encode = msgspec.json.Encoder(order="deterministic").encode
 E = TypeVar("E", OperatingModelPublished, PolicySetPublished)
 
 Compile = Callable[[PolicySetPublished], PolicySet]
@@ -452,7 +451,7 @@ def _numbered(content: E, now: E | None, prefix: str, again: bool) -> E:
 
 
 def _content(published: OperatingModelPublished | PolicySetPublished) -> bytes:
-    return _encode(msgspec.structs.replace(published, id="", number=0, published_by=""))
+    return ids.canonical(msgspec.structs.replace(published, id="", number=0, published_by=""))
 
 
 def _is(published: Struct, in_force: Model | PolicySet | None) -> bool:

@@ -2,18 +2,27 @@
 
 Every id is a UUIDv5 (RFC 9562) over what it stands for. Secrets are the one exception and come from the system's
 random source.
+
+A content hash decides whether a retry is the same call, so it must survive an upgrade between the two. Therefore an
+optional field at its default is left out: a field that is added later changes no hash of content that does not use it.
 """
 
 import hashlib
 import secrets
 import zlib
+from collections.abc import Collection
+from functools import cache
 from typing import Final
 from uuid import UUID
+
+import msgspec
+from msgspec import structs
 
 NAMESPACE: Final = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's URL namespace
 _BEGUN: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 _SEPARATOR: Final = "\x1f"  # ASCII unit separator: refused in every part by intake, so that parts cannot run together
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # its two high bits are 10
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 
 
@@ -55,9 +64,25 @@ def decision_id(case: str, n: int) -> str:
     return derive("decision", case, str(n))
 
 
+def canonical(content: object) -> bytes:
+    """Content as JSON in one spelling: a struct's fields in their order without defaults, mappings sorted by key."""
+    return _encode(content)
+
+
 def content_hash(content: bytes) -> str:
     """SHA-256 of a canonical encoding, 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def struct_hash(content: msgspec.Struct, *, always: Collection[str]) -> str:
+    """The hash of a struct's fields, sorted by name, without those that equal their default.
+
+    `always` names the optional fields of the first version: its hash has them at their default too, and hashes are
+    stored. Do not add a field to it.
+    """
+    defaults = _defaults(type(content))
+    fields = structs.asdict(content).items()
+    return content_hash(canonical({k: v for k, v in fields if k in always or k not in defaults or v != defaults[k]}))
 
 
 def new_api_key(environment: str) -> str:
@@ -80,6 +105,15 @@ def is_well_formed_api_key(key: str) -> bool:
 def hash_api_key(key: str) -> str:
     """What is kept of a key: its SHA-256, 64 hex digits (the key has 160 random bits, so a slow hash adds nothing)."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
+    return {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in structs.fields(kind)
+        if not field.required
+    }
 
 
 def _crc(body: str) -> str:

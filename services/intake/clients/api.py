@@ -27,6 +27,7 @@ from shared.http.http import (
     not_ready,
     read_idempotency_key,
 )
+from shared.http.idempotency import body_hash
 from shared.runtime.clock import Clock, from_text, to_text
 from shared.runtime.readiness import Readiness
 
@@ -191,6 +192,10 @@ class KeyBody(_Body):
             "examples": [{"expires_at": "2027-01-31T00:00:00Z", "others_expire_at": "2026-02-07T00:00:00Z"}]
         }
     )
+
+    def content_hash(self) -> str:
+        """The hash that distinguishes the retry of a call from another call with the same Idempotency-Key."""
+        return body_hash(self, always={"expires_at", "others_expire_at"})
 
 
 class KeyView(msgspec.Struct, frozen=True):
@@ -423,7 +428,7 @@ def _patch(body: ChangeBody) -> Patch:
 
 def _call(by: str, header: str, body: KeyBody) -> Call:
     call_id = ids.derive("client-key", by, read_idempotency_key(header))
-    return Call(call_id, ids.content_hash(body.model_dump_json().encode()))
+    return Call(call_id, body.content_hash())
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -178,7 +178,6 @@ class Submitted(ItemSubmitted, frozen=True, kw_only=True):
 
 
 _decode = msgspec.json.Decoder(Post).decode
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 _SHAPE: Final = inspect.type_info(Post)
 _NO_LANGUAGE: Final = "und"  # msgspec leaves a default out when it is the very same object
 _OF_KIND: Final = {
@@ -261,7 +260,7 @@ def identity(post: Post, item: Item) -> Identity:
     The hash is SHA-256 over JSON with the fields in their order, mappings sorted and defaults left out: equal content
     has an equal hash whatever the order of its keys or its white space. The order of lists counts.
     """
-    canonical = _canonical(item)
+    canonical = ids.canonical(item)
     content_hash = ids.content_hash(canonical)
     version = f"h:{content_hash}" if post.version is None else str(post.version)
     return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)

@@ -189,7 +189,7 @@ class Appeals:
         for region in regions:
             before = (await known.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))).get(region)
             way = None if before is None else before.way.submission
-            if way is not None and way.content_hash == notices.content_hash(post):
+            if way is not None and way.content_hash == appeals.content_hash(post):
                 return region
         name, _ = appeals.named(post)
         detail = f"the {_TYPE_OF[name]} went to {', '.join(regions)}: say whose decision it is about"
@@ -237,7 +237,7 @@ class Appeals:
             subject_id=subject_id,
             client=client.name,
             reference=post.reference,
-            content_hash=notices.content_hash(post),
+            content_hash=appeals.content_hash(post),
             received_at=to_text(self._clock.now()),
             regions=[region],
             appeal=said,

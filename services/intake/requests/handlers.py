@@ -105,7 +105,7 @@ class Requests:
         """
         _require_regions(client, draft.regions)
         request_id = ids.derive("request", client.name, key)
-        body = ids.content_hash(drafts.encoded(draft))
+        body = drafts.content_hash(draft)
         with self._alone(request_id):
             known = await self._store.drafted(request_id)
             if known is None:
@@ -287,7 +287,7 @@ class Requests:
 
 
 def _encoded(change: ProposedChange | None) -> bytes | None:
-    return None if change is None else drafts.encoded(change)
+    return None if change is None else ids.canonical(change)
 
 
 _decode_change = msgspec.json.Decoder(ProposedChange).decode

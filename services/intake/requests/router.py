@@ -8,8 +8,9 @@ import msgspec
 
 from services.intake.domain.faults import Fault
 from services.intake.domain.posts import Refused
-from services.intake.requests.domain import drafts, life
+from services.intake.requests.domain import life
 from services.intake.requests.domain.life import Check, Difference
+from shared.contracts import ids
 from shared.contracts.events import ProposedChange
 from shared.http.http import InputError
 from shared.runtime.errors import Transient
@@ -59,7 +60,7 @@ class RouterCheck:
         when the router does not answer, or has no time."""
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
         try:
-            answer = await self._http.post(_PATH, content=drafts.encoded(change), headers=headers)
+            answer = await self._http.post(_PATH, content=ids.canonical(change), headers=headers)
         except httpx.HTTPError as error:
             raise Transient(f"The router at {self._http.base_url} does not answer: {type(error).__name__}.") from error
         try:

@@ -163,6 +163,11 @@ def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
     )
 
 
+def content_hash(post: AppealPost) -> str:
+    """The hash that distinguishes the retry of an appeal from another appeal under the same reference."""
+    return ids.struct_hash(post, always={*_NAMED_BY, "region", "language"})
+
+
 def invalid(found: list[Fault]) -> Refused:
     """422: it is JSON, and does not fit."""
     return Refused(422, "invalid-appeal", "The appeal does not fit", found)

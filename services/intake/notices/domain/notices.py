@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal, get_args
 
-import msgspec
 from msgspec import Meta
 
 from services.intake.domain.documents import Form
@@ -84,7 +83,6 @@ Reference = Annotated[
 ]
 
 _is_email = re.compile(r"[^\s@<>()\[\],;:\"\\]+@[^\s@.]+(?:\.[^\s@.]+)+").fullmatch
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Reporter(events.Reporter, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,9 +195,9 @@ def content(post: NoticePost) -> events.Notice:
     )
 
 
-def content_hash(said: msgspec.Struct) -> str:
-    """SHA-256 over JSON with all fields, sorted: equal content has one hash, whether a default was sent or left out."""
-    return ids.content_hash(_canonical(msgspec.structs.asdict(said)))
+def content_hash(notice: events.Notice) -> str:
+    """The hash that distinguishes the retry of a notice from another notice under the same reference."""
+    return ids.struct_hash(notice, always={"language"})
 
 
 def subject_of(post: NoticePost) -> str:

@@ -48,7 +48,6 @@ _TEXT: Final = {"pattern": f"^[^{_CONTROL}]*$"}
 _SAID: Final = {"pattern": rf"^[^{_CONTROL}]*[^\s{_CONTROL}][^{_CONTROL}]*$"}
 _LINE: Final = {"pattern": f"^[^{_BREAKS}]*$"}
 _TITLE: Final = {"pattern": rf"^[^{_BREAKS}]*[^\s{_BREAKS}][^{_BREAKS}]*$"}
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Draft(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,7 +192,7 @@ def content(draft: Draft) -> BusinessRequest:
         expected_items_per_day=draft.expected_items_per_day,
         expected_date=draft.expected_date,
         rationale=draft.rationale,
-        change_hash="" if draft.change is None else ids.content_hash(encoded(draft.change)),
+        change_hash="" if draft.change is None else ids.content_hash(ids.canonical(draft.change)),
     )
 
 
@@ -204,9 +203,9 @@ def whole(told: BusinessRequest, change: ProposedChange | None) -> Draft:
     return Draft(**fields, change=change)
 
 
-def encoded(value: Struct) -> bytes:
-    """JSON in one spelling: fields in their order, mappings sorted, defaults left out."""
-    return _canonical(value)
+def content_hash(draft: Draft) -> str:
+    """The hash that distinguishes the retry of a draft from another draft with the same Idempotency-Key."""
+    return ids.content_hash(ids.canonical(draft))
 
 
 def unfit(found: list[Fault]) -> Refused:
@@ -223,7 +222,7 @@ def too_large(limit: int) -> Refused:
 def _draft(reading: Reading[Draft]) -> Draft:
     draft = _sound(reading)
     if draft.change is not None:
-        size = len(encoded(draft.change))
+        size = len(ids.canonical(draft.change))
         if size > MAX_CHANGE_BYTES:
             detail = f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are taken"
             raise Refused(413, "too-large", "The attached change is too large", [Fault("/change", detail)])

@@ -321,6 +321,18 @@ async def test_an_item_of_two_regions_has_two_decisions_and_the_appeal_says_whic
     assert own.id == taken.id
 
 
+async def test_the_retry_of_an_appeal_that_an_earlier_version_took_is_the_same_appeal() -> None:
+    body, known = appeal(item_id=ITEM_ID), rejected()
+    first, _ = await take(rejected(), body)
+    earlier = "a0122cf6f36f3810f1a44633e9cc3569cd549fa60f636140266b3bb0e907f782"
+    known.appeals[first.id] = kept(msgspec.structs.replace(first, content_hash=earlier))
+    again, cluster = await take(known, body)
+    assert (again.id, again.event_ids, again.content_hash) == (first.id, first.event_ids, earlier)
+    assert cluster.records == []
+    other = await refused(known, body | {"explanation": "Of another text altogether, and long enough."})
+    assert (other.status, other.slug) == (409, "reference-used")
+
+
 async def test_the_same_again_is_the_same_when_the_item_went_to_another_region_meanwhile() -> None:
     body = appeal(item_id=ITEM_ID)
     first, _ = await take(rejected(), body)

@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
+from services.intake.domain import status
 from services.intake.domain.posts import Refused
-from services.intake.notices.domain import notices
+from services.intake.notices.domain import lives, notices
 from services.intake.notices.handlers import Notices, Taken
 from shared.auth.principal import Principal
 from shared.contracts import ids
@@ -75,6 +77,22 @@ async def test_the_reference_the_subject_and_the_client_name_a_notice_and_nothin
 async def test_other_content_under_the_same_name_has_another_hash() -> None:
     first, again, other = [(await taken(body))[0].content_hash for body in (notice(), notice(), notice(ground="fraud"))]
     assert first == again != other
+
+
+async def test_the_retry_of_a_notice_that_an_earlier_version_took_is_no_conflict() -> None:
+    earlier = "30d68856380f8e9a3c1350010e680d3a788f52054875ac8a3985c4e5bead4f6e"
+    accepted, cluster = await taken(notice())
+    known: list[status.Facts] = []
+    for event in cluster.events():
+        stored = msgspec.structs.replace(event.data, content_hash=earlier)
+        copies = (
+            lives.told(data, subject=accepted.subject, position=n, time=TIME)
+            for n, data in enumerate((stored, event.data))
+        )
+        first, again = (copy.facts for copy in copies if copy is not None)
+        known.append(lives.merge(first, again).way)
+    assert len(known) == 2
+    assert not status.conflict(known)
 
 
 def test_each_ground_has_a_category_of_the_dsa_and_each_category_has_a_ground() -> None:
