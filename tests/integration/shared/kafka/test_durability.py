@@ -103,7 +103,7 @@ async def test_a_send_returns_only_after_kafka_has_acknowledged_every_record(
 
     monkeypatch.setattr(AIOKafkaClient, "send", held_back)
     sending = asyncio.create_task(producer.send([Record(topics.cases(region), b"%d" % n, b"v", []) for n in range(60)]))
-    await arrived.wait()
+    await asyncio.wait_for(arrived.wait(), 20)
     await asyncio.sleep(0.2)
     assert not sending.done()
     released.set()
