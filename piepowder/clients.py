@@ -1,4 +1,4 @@
-"""Clients and their keys, as whoever administers them sees them. A key's text is printed once and kept nowhere."""
+"""Administration of API clients and their keys. A key's text is printed once and stored nowhere."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from urllib.parse import quote
 from rich.console import RenderableType
 from rich.text import Text
 
-from piepowder import screen
+from piepowder import console_output
 from piepowder.client import Api
 from shared.contracts import ids
 from shared.runtime.clock import SystemClock, from_text, to_text
@@ -21,7 +21,7 @@ _clock = SystemClock()
 
 
 def moment(text: str) -> str:
-    """The time that a person means: `90d`, `12h` or `30m` from now, or RFC 3339; raises ValueError for another text."""
+    """A time as RFC 3339 from `90d`, `12h` or `30m` from now, or from RFC 3339; raises ValueError for another text."""
     span = _SPAN.fullmatch(text)
     if span is not None:
         return to_text(_clock.now() + timedelta(**{_UNITS[span[2]]: int(span[1])}))
@@ -33,54 +33,48 @@ def moment(text: str) -> str:
         ) from error
 
 
-async def every(api: Api, state: str | None) -> list[dict[str, Any]]:
+async def list_clients(api: Api, state: str | None) -> list[dict[str, Any]]:
     """All clients that the key may see, by name."""
-    found: list[dict[str, Any]] = []
-    wanted: dict[str, str | int] = {"limit": 200} | ({} if state is None else {"state": state})
-    cursor: str | None = ""
-    while cursor is not None:
-        page = await api.get("intake", "/v1/clients", cursor=cursor, **wanted)
-        found += page["clients"]
-        cursor = page["next"]
-    return found
+    params: dict[str, str | int] = {"limit": 200} | ({} if state is None else {"state": state})
+    return await api.get_all("intake", "/v1/clients", "clients", **params)
 
 
-async def one(api: Api, name: str) -> dict[str, Any]:
+async def get(api: Api, name: str) -> dict[str, Any]:
     """A client and its keys."""
     found: dict[str, Any] = await api.get("intake", _path(name))
     return found
 
 
 async def create(api: Api, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a client, or find the same one."""
+    """Create a client; returns the existing one if it is the same."""
     client: dict[str, Any] = (await api.post("intake", "/v1/clients", body)).json()["client"]
     return client
 
 
 async def new_key(api: Api, name: str, *, expires_at: str | None, others_expire_at: str | None) -> dict[str, Any]:
-    """Make a key of a client; a lost answer does not make a second one, and says so."""
+    """Create a key. After a lost response, the repeated call creates no second key and fails."""
     body = {"expires_at": expires_at, "others_expire_at": others_expire_at}
     made: dict[str, Any] = (await api.post("intake", f"{_path(name)}/keys", body, key=ids.new_run())).json()
     return made
 
 
 async def revoke(api: Api, name: str, key_id: str) -> dict[str, Any]:
-    """End a key at once."""
+    """Revoke a key immediately."""
     path = f"{_path(name)}/keys/{quote(key_id, safe='')}"
     client: dict[str, Any] = (await api.call("intake", "DELETE", path)).json()["client"]
     return client
 
 
 async def set_state(api: Api, name: str, state: str) -> dict[str, Any]:
-    """End all of a client's keys for as long as it is disabled, or let them open again."""
-    answer = await api.call("intake", "PATCH", _path(name), json={"state": state})
-    client: dict[str, Any] = answer.json()["client"]
+    """Disable a client, so that its keys are refused, or enable it again."""
+    response = await api.call("intake", "PATCH", _path(name), json={"state": state})
+    client: dict[str, Any] = response.json()["client"]
     return client
 
 
 def listed(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Clients, one a line."""
-    table = screen.table("client", "state", "regions", "platforms", "scopes", "living keys", "last used")
+    """Clients as a table."""
+    table = console_output.table("client", "state", "regions", "platforms", "scopes", "live keys", "last used")
     for client in clients:
         live = [key["key_id"] for key in client["keys"] if key["state"] == "live"]
         used = max((key["last_used_at"] for key in client["keys"] if key["last_used_at"]), default="never")
@@ -97,12 +91,12 @@ def listed(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def shown(client: Mapping[str, Any]) -> list[RenderableType]:
-    """A client whole, and its keys."""
+    """A client with all details and its keys, to show."""
     limit = client["limit"]
     items = f", {limit['items_per_second']:g} items a second" if limit and limit["items_per_second"] else ""
-    facts = {
+    values = {
         "client": client["name"],
-        "description": screen.clean(client["description"]),
+        "description": console_output.clean(client["description"]),
         "state": _state(client["state"]),
         "scopes": ", ".join(client["scopes"]),
         "regions": ", ".join(client["regions"]),
@@ -112,20 +106,20 @@ def shown(client: Mapping[str, Any]) -> list[RenderableType]:
         else "none",
         "changed": client["changed_at"],
     }
-    keys = screen.table("key", "state", "created", "expires", "revoked", "last used")
+    keys = console_output.table("key", "state", "created", "expires", "revoked", "last used")
     for key in client["keys"]:
         times = [key[name] or "never" for name in ("created_at", "expires_at", "revoked_at", "last_used_at")]
         keys.add_row(key["key_id"], _state(key["state"]), *times)
-    return [screen.facts(facts), "", keys]
+    return [console_output.fields(values), "", keys]
 
 
 def show_key(made: Mapping[str, Any]) -> None:
-    """A new key: its text on standard output, all else on standard error, so that it may be piped where it is kept."""
-    screen.warn(f"Key {made['key_id']} of {made['client']}. It is shown this once and kept nowhere: put it where its")
-    screen.warn("owner finds it, and not into a shell's history, a ticket or a chat.")
-    screen.say(made["key"])
+    """Write a new key's text to standard output, so that it can be piped, and everything else to standard error."""
+    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere: save it")
+    console_output.warn("where its owner finds it, and not in a shell's history, a ticket or a chat.")
+    console_output.show(made["key"])
     if not made["in_force"]:
-        screen.warn("It does not open anything yet: Kafka has not told the services of it.")
+        console_output.warn("It is not accepted yet: Kafka has not delivered it to the services.")
 
 
 def _state(state: str) -> Text:

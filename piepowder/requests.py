@@ -1,4 +1,4 @@
-"""Business requests, for people: written, listed, shown and decided over intake's REST; a change comes from a file."""
+"""Business requests over intake's REST: create, change, decide, list and show them. A proposed change is in a file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -8,56 +8,56 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from piepowder import screen
+from piepowder import console_output
 from piepowder.client import Api
 from shared.contracts import ids
 from shared.runtime.clock import SystemClock, to_text
 
 COMMANDS: Final = {
-    "submit": "Put a draft up for decision; its change is checked again.",
-    "withdraw": "Take one's own request back.",
-    "approve": "Approve somebody else's request.",
-    "reject": "Refuse somebody else's request, with --reason.",
-    "deploy": "Say that what was asked for is in force.",
-    "rollback": "Say that it is no longer in force, with --reason.",
-    "review": "Say what came of it.",
+    "submit": "Submit a draft for decision; its change is checked again.",
+    "withdraw": "Withdraw your own request.",
+    "approve": "Approve a request of another person.",
+    "reject": "Reject a request of another person, with --reason.",
+    "deploy": "Record that the request is in force.",
+    "rollback": "Record that the request is no longer in force, with --reason.",
+    "review": "Record the result of the request.",
 }
 _PAGE: Final = 200
 _clock = SystemClock()
 
 
 async def new(api: Api, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
-    """Begin a request; `key` names it, so that the same again makes no second."""
+    """Create a request as a draft; `key` is an idempotency key."""
     name = key or _name(body)
     drafted: dict[str, Any] = (await api.post("intake", "/v1/requests", body, key=name)).json()
     return drafted
 
 
 async def change(api: Api, request_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Change the draft as it is now."""
+    """Change the current version of a draft."""
     path = _path(request_id)
     etag = f'"{(await api.get("intake", path))["version"]}"'
-    answer = await api.call("intake", "PATCH", path, json=body, headers={"If-Match": etag})
-    changed: dict[str, Any] = answer.json()
+    response = await api.call("intake", "PATCH", path, json=body, headers={"If-Match": etag})
+    changed: dict[str, Any] = response.json()
     return changed
 
 
 async def act(api: Api, request_id: str, command: str, reason: str) -> dict[str, Any]:
-    """Do what a command says."""
+    """Run one of `COMMANDS` on a request."""
     body = {"reason": reason} if reason else {}
     done: dict[str, Any] = (await api.post("intake", f"{_path(request_id)}/{command}", body)).json()
     return done
 
 
 async def comment(api: Api, request_id: str, text: str) -> dict[str, Any]:
-    """Say something about a request."""
+    """Comment on a request."""
     body = {"text": text}
-    said: dict[str, Any] = (await api.post("intake", f"{_path(request_id)}/comments", body, key=_name(body))).json()
-    return said
+    added: dict[str, Any] = (await api.post("intake", f"{_path(request_id)}/comments", body, key=_name(body))).json()
+    return added
 
 
 async def page(api: Api, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The newest requests with these values; up to a page of them."""
+    """The newest requests with these values, one page."""
     found: list[dict[str, Any]] = (await api.get("intake", "/v1/requests", limit=_PAGE, **wanted))["requests"]
     return found
 
@@ -69,40 +69,40 @@ async def show(api: Api, request_id: str) -> dict[str, Any]:
 
 
 def listed(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """A list, to be shown."""
-    table = screen.table("request", "state", "kind", "regions", "by", "since", "title")
+    """Requests as a table."""
+    table = console_output.table("request", "state", "kind", "regions", "by", "since", "title")
     for request in requests:
         since = str(request["updated_at"])[:16].replace("T", " ")
         regions = ", ".join(request["regions"])
-        told = (request["request_id"], request["state"], request["kind"], regions, request["drafted"]["by"], since)
-        table.add_row(*map(screen.clean, told), screen.clean(request["title"], 80))
+        cells = (request["request_id"], request["state"], request["kind"], regions, request["drafted"]["by"], since)
+        table.add_row(*map(console_output.clean, cells), console_output.clean(request["title"], 80))
     return table
 
 
 def outcome(request: Mapping[str, Any]) -> str:
-    """What became of a request, in a line."""
+    """A request's state, in one line."""
     approvals = len(request["approvals"])
     needed = f", {approvals} of {request['approvals_needed']} approvals" if request["state"] == "submitted" else ""
-    return f"{request['request_id']}: {screen.clean(request['state'])}{needed}, version {request['version']}"
+    return f"{request['request_id']}: {console_output.clean(request['state'])}{needed}, version {request['version']}"
 
 
 def checked(request: Mapping[str, Any]) -> list[str]:
-    """What the router said of the change, a line each."""
+    """The result of the router's check of the change, as lines."""
     check = request["check"]
     verdict = check.get("verdict", "nothing")
     if verdict == "nothing":
         return []
     if verdict == "unchecked":
-        return [f"Its change is not checked yet: {screen.clean(check.get('reason', ''))}"]
+        return [f"Its change is not checked yet: {console_output.clean(check.get('reason', ''))}"]
     differences = check.get("differences", [])
-    lines = [f"  {screen.clean(one['what'])}: {screen.clean(one['how'])}" for one in differences]
+    lines = [f"  {console_output.clean(one['what'])}: {console_output.clean(one['how'])}" for one in differences]
     more = check.get("differing", 0) - len(lines)
     lines += [f"  and {more} more"] if more else []
-    return ["Its change fits, and would change:" if lines else "Its change fits, and would change nothing.", *lines]
+    return ["Its change is valid and would change:" if lines else "Its change is valid and changes nothing.", *lines]
 
 
 def shown(request: Mapping[str, Any]) -> list[RenderableType]:
-    """A request with all there is, to be shown."""
+    """A request with all details, to show."""
     values = {
         "request": request["request_id"],
         "state": request["state"],
@@ -116,16 +116,16 @@ def shown(request: Mapping[str, Any]) -> list[RenderableType]:
         "approved by": ", ".join(mark["by"] for mark in request["approvals"]),
         "in the audit": request["subject"],
     }
-    told = {name: screen.clean(value) for name, value in values.items() if value not in (None, "")}
-    parts: list[RenderableType] = [screen.facts(told), ""]
+    fields = {name: console_output.clean(value) for name, value in values.items() if value not in (None, "")}
+    parts: list[RenderableType] = [console_output.fields(fields), ""]
     if request["rationale"]:
-        parts += [Text("\n".join(screen.clean(line) for line in request["rationale"].splitlines())), ""]
+        parts += [Text("\n".join(console_output.clean(line) for line in request["rationale"].splitlines())), ""]
     parts += [Text(line) for line in checked(request)]
-    said = {one["version"]: one["text"] for one in request["comments"]}
-    table = screen.table("when", "what", "by", "")
+    comments = {one["version"]: one["text"] for one in request["comments"]}
+    table = console_output.table("when", "what", "by", "")
     for step in request["history"]:
-        words = said.get(step["version"], step["reason"])
-        table.add_row(*map(screen.clean, (step["at"], step["kind"], step["by"], words)))
+        text = comments.get(step["version"], step["reason"])
+        table.add_row(*map(console_output.clean, (step["at"], step["kind"], step["by"], text)))
     return [*parts, "", table]
 
 
@@ -134,5 +134,5 @@ def _path(request_id: str) -> str:
 
 
 def _name(body: Mapping[str, Any]) -> str:
-    """A key for what is said now; a call that is tried again keeps it."""
+    """An idempotency key for this body at this time; a repeated call keeps it."""
     return ids.derive("command", msgspec.json.encode(body).decode(), to_text(_clock.now()))

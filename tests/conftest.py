@@ -46,7 +46,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         if _docker_answers() and not {"PIEPOWDER_KAFKA", "PIEPOWDER_DATABASE_URL"} & os.environ.keys():
             yield _from_docker(stack)
         else:
-            local = stack.enter_context(LocalStack(tmp_path_factory.mktemp("stack"), say=print))
+            local = stack.enter_context(LocalStack(tmp_path_factory.mktemp("stack"), report=print))
             yield Servers(local.kafka, local.database_url)
 
 

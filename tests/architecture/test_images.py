@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
-from deploy.initial import keep_key
+from deploy.initial import ensure_key
 from deploy.local.ports import free_ports
 from tests.architecture.containers import ROOT, image_environment, load_compose, load_dockerfile, seconds
 
@@ -145,7 +145,7 @@ SERVICES = {
 def containers(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Process"]]:
     """One process of each service, as its container starts it, with nothing of what it stands on."""
     place = tmp_path_factory.mktemp("containers")
-    keep_key(place / "key", place / "clients.json", "compose")
+    ensure_key(place / "key", place / "clients.json", "compose")
     with ExitStack() as stack:
         started = {}
         for (name, environment), port in zip(SERVICES.items(), free_ports(len(SERVICES)), strict=True):

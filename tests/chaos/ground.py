@@ -39,7 +39,7 @@ class _Brokers(LocalKafka):
     """Three brokers, each advertising proxies: one to clients, one to its peers."""
 
     def __init__(self, folder: Path, proxies: Proxies, *, say: Callable[[str], None]) -> None:
-        super().__init__(folder, nodes=_NODES, say=say)
+        super().__init__(folder, nodes=_NODES, report=say)
         self._client_ports = free_ports(_NODES)
         self._advertised = [
             proxies.open(f"kafka-{number + 1}", partial(int, port), kafka_client)
@@ -90,18 +90,18 @@ class Ground:
         self._partitions: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Start all; raises `StackError` when that cannot be done."""
+        """Start all; raises `UserError` when that cannot be done."""
         self.clocks.mkdir(parents=True)
         self.proxies.start()
         self.kafka = _Brokers(self.folder / "kafka", self.proxies, say=self._say)
-        self.postgres = LocalPostgres(self.folder / "postgres", say=self._say)
+        self.postgres = LocalPostgres(self.folder / "postgres", report=self._say)
         await asyncio.gather(asyncio.to_thread(self.kafka.start), asyncio.to_thread(self.postgres.start))
         database = self.proxies.open("postgres", lambda: urlsplit(self.postgres.url).port or 0, postgres_client)
         url = urlsplit(self.postgres.url)
         proxied = url._replace(netloc=f"{url.username}:{url.password}@{HOST}:{database}").geturl()
         with _environment(PYTHONPATH=str(Path(__file__).with_name("clocks")), CHAOS_CLOCKS=str(self.clocks)):
             servers = _Servers(self.kafka.proxied, proxied)
-            self.system = System(servers, REGIONS, self.folder / "system", databases=_PREFIX, say=self._say)
+            self.system = System(servers, REGIONS, self.folder / "system", databases=_PREFIX, report=self._say)
             await asyncio.to_thread(self.system.start)
         self._web = {
             name: self.proxies.open(name, partial(int, service.port), web_client)

@@ -10,10 +10,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
-from deploy.local.system import find_running
-from piepowder import look, run
+from deploy.local.account import account
 from piepowder.client import Api
-from piepowder.listings import Options
+from piepowder.listings import FileOptions
+from piepowder.profile import read_local
+from piepowder.status import status
+from piepowder.submission_files import journals, submit_file
 from shared.contracts import topics
 from tests.e2e.conftest import Cell
 
@@ -24,8 +26,8 @@ async def told(cell: Cell) -> tuple[str, bool]:
     """What `status` shows, and whether it finds everything ready."""
     shown = io.StringIO()
     console = Console(file=shown, width=300)
-    async with Api(find_running(cell.system.folder), cell.system.key()) as api:
-        parts, ready = await look.status(api)
+    async with Api(read_local(cell.system.folder)) as api:
+        parts, ready = await status(api)
     for part in parts:
         console.print(part)
     return shown.getvalue(), ready
@@ -62,7 +64,7 @@ async def test_a_service_that_stands_still_is_named_and_not_waited_for(cell: Cel
     finally:
         frozen.resume()
     assert not ready
-    assert lines(shown, frozen.name, "does not answer", frozen.url)
+    assert lines(shown, frozen.name, "does not respond", frozen.url)
     assert lines(shown, f"No counts from {frozen.name}.")
     assert took < 20, "a busy machine may take its time, and the patience for what passes is a minute"
 
@@ -70,16 +72,16 @@ async def test_a_service_that_stands_still_is_named_and_not_waited_for(cell: Cel
 async def test_each_submission_has_a_journal_of_its_own_and_the_account_reads_them_all(
     cell: Cell, tmp_path: Path
 ) -> None:
-    options = Options(platform="twice", markets=["DE"])
+    options = FileOptions(platform="twice", markets=["DE"])
     kept = []
-    async with Api(find_running(cell.system.folder), cell.system.key()) as api:
+    async with Api(read_local(cell.system.folder)) as api:
         for folder, ids in (("a", "12"), ("b", "345")):
             file = tmp_path / folder / "listings.csv"
             file.parent.mkdir()
             file.write_text("id,title\n" + "".join(f"{name},Lamp\n" for name in ids))
-            kept.append((await run.submit_file(api, str(file), options, cell.system.folder))[1])
-        journals = run.journals(cell.system.folder)
-        account = await run.account(api, journals)
-    assert journals == [record.journal for record in kept]
+            kept.append((await submit_file(api, str(file), options, cell.system.folder))[1])
+        found = journals(cell.system.folder)
+        result = await account(api, found)
+    assert found == [record.journal for record in kept]
     assert [len(record.journal.read_bytes().splitlines()) for record in kept] == [2, 3]
-    assert account.total == 5
+    assert result.total == 5

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from piepowder import look
+from piepowder import timeline as command
 from piepowder.client import Api
 from tests.conftest import project_root
 from tests.e2e import drive
@@ -109,8 +109,8 @@ async def test_a_seller_appeals_another_reviewer_hears_it_and_the_decision_is_re
     ]
     assert [event["causation_id"] for event in events[1:]] == [event["id"] for event in events[:-1]]
     assert len({event["correlation_id"] for event in events}) == 1
-    async with Api(drive.running(cell.system), cell.system.key()) as api:
-        [tree] = await look.timeline(api, "web:product:watch-1", [cell.eu])
+    async with Api(drive.running(cell.system)) as api:
+        [tree] = await command.timeline(api, "web:product:watch-1", [cell.eu])
     shown_as = StringIO()
     Console(width=250, file=shown_as).print(tree)
     text = shown_as.getvalue()

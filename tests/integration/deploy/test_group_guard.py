@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from deploy.local import company
-from deploy.local.company import refuse_company
-from deploy.local.errors import StackError
+from deploy.local import group_guard
+from deploy.local.group_guard import refuse_second_system
 from shared.contracts import topics
+from shared.runtime.user_errors import UserError
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ async def router(kafka: str, region: str) -> AsyncIterator[AIOKafkaConsumer]:
 async def test_a_system_that_lives_is_named_and_keeps_another_from_starting(
     kafka: str, region: str, router: AIOKafkaConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(company, "_SESSION_SECONDS", 4.0)
+    monkeypatch.setattr(group_guard, "_SESSION_SECONDS", 4.0)
     said: list[str] = []
-    with pytest.raises(StackError, match=rf"1 member\(s\) of our groups, such as elsewhere of group .*-{region}"):
-        await asyncio.to_thread(refuse_company, kafka, ["nowhere", region], say=said.append)
+    with pytest.raises(UserError, match=rf"1 member\(s\) of its groups, such as elsewhere of group .*-{region}"):
+        await asyncio.to_thread(refuse_second_system, kafka, ["nowhere", region], report=said.append)
     assert len(said) == 1
 
 
@@ -45,7 +45,7 @@ async def test_what_a_system_leaves_behind_when_it_ends_is_waited_out(
 ) -> None:
     await router.stop()
     said: list[str] = []
-    await asyncio.to_thread(refuse_company, kafka, [region], say=said.append)
+    await asyncio.to_thread(refuse_second_system, kafka, [region], report=said.append)
     assert len(said) == 1
-    await asyncio.to_thread(refuse_company, kafka, [region, "nowhere"], say=said.append)
+    await asyncio.to_thread(refuse_second_system, kafka, [region, "nowhere"], report=said.append)
     assert len(said) == 1

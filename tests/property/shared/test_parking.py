@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piepowder.aside import Aside, Place, Unit, copies, portion, put_back
+from piepowder.dead_letters import DeadLetterId, RegionDeadLetters, ReplayUnit, copies, portion, replay_record
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, TooNew
@@ -73,12 +73,12 @@ class World:
         self.handled += [text for n, text in enumerate(texts) if text not in self.handled and text not in texts[:n]]
         self.broker.step()
 
-    def aside(self) -> Aside:
-        found = Aside()
+    def aside(self) -> RegionDeadLetters:
+        found = RegionDeadLetters()
         for record in self.broker.all(LETTERS):
-            found.note_letter(record)
+            found.add_letter(record)
         for record in self.broker.all(PARKED):
-            found.note_parked(record)
+            found.add_parked(record)
         return found
 
     def planned(self, some: int, *, leave: bool = False) -> list[Record]:
@@ -91,13 +91,13 @@ class World:
             if leave and unit.parked is not None:
                 self.left.add(self.text(unit, stored, other))
             for letter, mark in zip(unit.letters, marks, strict=True):
-                place, offset = letter.stands
-                records.append(put_back(letter, (other if place.partition else stored)[offset], mark))
+                place, offset = letter.stored
+                records.append(replay_record(letter, (other if place.partition else stored)[offset], mark))
         return records
 
     @staticmethod
-    def text(unit: Unit, *lanes: dict[int, RawRecord]) -> str:
-        place, offset = unit.letters[0].stands
+    def text(unit: ReplayUnit, *lanes: dict[int, RawRecord]) -> str:
+        place, offset = unit.letters[0].stored
         return (lanes[place.partition][offset].value or b"").decode()
 
     def check_order(self) -> None:
@@ -109,7 +109,7 @@ class World:
 
     def check_nothing_lost(self) -> None:
         """What was read and not handled has an open letter."""
-        by_place = {(letter.stands[0].partition, letter.stands[1]) for letter in self.aside().open.values()}
+        by_place = {(letter.stored[0].partition, letter.stored[1]) for letter in self.aside().open.values()}
         held = {(r.value or b"").decode() for r in self.broker.all(LETTERS) if (r.partition, r.offset) in by_place}
         for texts in self.posted.values():
             for text in texts:
@@ -151,11 +151,11 @@ async def _live(steps: list[tuple[Any, ...]]) -> None:
     assert world.aside().parked(GROUP) == {}
 
 
-def _only_bad(world: World, aside: Aside) -> bool:
+def _only_bad(world: World, aside: RegionDeadLetters) -> bool:
     stored = {(r.partition, r.offset): r.value or b"" for r in world.broker.all(LETTERS)}
-    texts = [stored[letter.stands[0].partition, letter.stands[1]].decode() for letter in aside.open.values()]
+    texts = [stored[letter.stored[0].partition, letter.stored[1]].decode() for letter in aside.open.values()]
     return all(text.startswith("bad") for text in texts)
 
 
 def test_a_place_names_itself() -> None:
-    assert str(Place("g", "t", 1, 2)) == "t[1]@2"
+    assert str(DeadLetterId("g", "t", 1, 2)) == "t[1]@2"

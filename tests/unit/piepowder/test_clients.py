@@ -1,6 +1,7 @@
 """Clients by the command: a key is printed once and alone on standard output, and no key is taken as an argument."""
 
 import json
+from functools import partial
 from typing import Any
 
 import httpx
@@ -9,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from piepowder import cli, clients
 from piepowder.client import Api
+from piepowder.commands import options
 from shared.contracts import ids
 from shared.runtime.clock import from_text
-from tests.unit.piepowder.test_submit import RUNNING
 
 NEW = ["--scope", "items:write", "--region", "eu"]
 KEY = ids.new_api_key("local")
@@ -56,7 +57,7 @@ class Intake:
             made = {"client": "shop", "key": KEY, "key_id": "9f86d081884c", "expires_at": None}
             return httpx.Response(201, json=made | {"in_force": self.in_force})
         if path == "/v1/clients" and request.method == "GET":
-            second = request.url.params["cursor"] == "shop"
+            second = request.url.params.get("cursor") == "shop"
             page = {"clients": [CLIENT | {"name": "web" if second else "shop"}], "next": None if second else "shop"}
             return httpx.Response(200, json=page)
         if request.method == "GET":
@@ -68,12 +69,9 @@ class Intake:
 def intake(monkeypatch: pytest.MonkeyPatch) -> Intake:
     intake = Intake()
 
-    def api(running: Any, key: str) -> Api:
-        return Api(running, key, transport=httpx.MockTransport(intake))
-
-    monkeypatch.setattr(cli, "find_running", lambda _: RUNNING)
-    monkeypatch.setattr(type(RUNNING), "key", lambda _: "key")
-    monkeypatch.setattr(cli, "Api", api)
+    monkeypatch.setenv("PIEPOWDER_INTAKE_URL", "http://intake")
+    monkeypatch.setenv("PIEPOWDER_KEY", "key")
+    monkeypatch.setattr(options, "Api", partial(Api, transport=httpx.MockTransport(intake)))
     return intake
 
 
@@ -89,7 +87,7 @@ def test_a_new_client_gets_a_key_that_stands_alone_on_standard_output(
     out, err = capfd.readouterr()
     assert ended.value.code == 0
     assert out == f"{KEY}\n"
-    assert "shown this once" in err
+    assert "shown only now" in err
     assert KEY not in err
     assert [asked[:2] for asked in intake.asked] == [("POST", "/v1/clients"), ("POST", "/v1/clients/shop/keys")]
     assert intake.asked[0][2]["limit"] == {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0}
@@ -100,7 +98,7 @@ def test_a_key_that_does_not_open_yet_is_said_to_be_so(intake: Intake, capfd: py
     intake.in_force = False
     with pytest.raises(SystemExit):
         cli.app(["clients", "rotate", "shop", "--keep-old", "7d", "--expires", "2099-01-01T00:00:00+01:00"])
-    assert "does not open anything yet" in capfd.readouterr().err
+    assert "is not accepted yet" in capfd.readouterr().err
     body = intake.asked[0][2]
     assert body["expires_at"] == "2098-12-31T23:00:00.000Z"
     assert from_text(body["others_expire_at"]) > from_text("2026-01-01T00:00:00Z")
@@ -139,7 +137,7 @@ def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["revoke", "shop", KEY], "belongs in no command line"),
+        (["revoke", "shop", KEY], "must not be in a command line"),
         (["rotate", "shop", "--keep-old", "soon"], "7d, 12h or 30m"),
         (["create", "shop", *NEW, "--platform", "shop", "--burst", "7"], "go with --rate"),
         (["create", "shop", "--region", "eu", "--platform", "shop"], "--scope"),

@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 
-from piepowder import look, review, screen
-from piepowder.accounting import Audited, Fate, Ledger, Pair, Place
-from piepowder.review import Held, Person, choose, complaint, judged
-from piepowder.sample import truth_key
+from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger, RecordId
+from piepowder import console_output, review, timeline
+from piepowder.review import LeasedCase, TerminalReviewer, complaint, item_case
+from piepowder.simulation import choose, truth_key
+from piepowder.submit import RegionItem
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event
 from tests.support.decision_cases import appealed, noticed, opened
@@ -35,15 +36,15 @@ class Desk:
 
     def __init__(self, case: dict[str, Any]) -> None:
         self.done: list[tuple[str, list[str]]] = []
-        self._cases = [Held(case, {"token": 1, "until": ""})]
+        self._cases = [LeasedCase(case, {"token": 1, "until": ""})]
 
-    async def claim(self) -> Held | None:
+    async def claim(self) -> LeasedCase | None:
         return self._cases.pop() if self._cases else None
 
-    async def decide(self, _: Held, action: str, reasons: Sequence[str]) -> None:
+    async def decide(self, _: LeasedCase, action: str, reasons: Sequence[str]) -> None:
         self.done.append((action, list(reasons)))
 
-    async def release(self, _: Held, reason: str) -> None:
+    async def release(self, _: LeasedCase, reason: str) -> None:
         self.done.append((reason, []))
 
 
@@ -62,7 +63,7 @@ class Keys:
 async def work(case: dict[str, Any], *lines: str) -> tuple[list[tuple[str, list[str]]], list[str], dict[str, int]]:
     desk: Any = Desk(case)
     keys: Any = Keys(*lines)
-    person = Person(desk, keys, {})
+    person = TerminalReviewer(desk, keys, {})
     await person.work()
     return desk.done, keys.asked, dict(person.decided)
 
@@ -85,7 +86,7 @@ async def test_overturning_an_approval_asks_why() -> None:
 
 
 def test_the_screen_shows_who_complains_in_whose_words_and_the_item_it_is_about() -> None:
-    with screen.console.capture() as captured:
+    with console_output.console.capture() as captured:
         review.show_case(NOTICED, {}, NOON)
         review.show_case(APPEALED, {}, NOON)
     text = captured.get()
@@ -100,7 +101,7 @@ def test_a_strangers_words_draw_nothing_on_the_terminal() -> None:
     wild = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
     case = shown(msgspec.structs.replace(NOTICE, notice=wild))
     assert "\x1b" not in str(complaint(case)["notice"])
-    with screen.console.capture() as captured:
+    with console_output.console.capture() as captured:
         review.show_case(case, {}, NOON)
     assert "\x1b" not in captured.get()
 
@@ -118,13 +119,13 @@ def test_a_simulated_reviewer_hears_an_appeal_by_what_the_item_deserves() -> Non
 
 
 def test_what_is_judged_is_the_item_that_is_concerned_or_else_the_case() -> None:
-    assert judged(ITEM_SHOWN) is ITEM_SHOWN
-    assert judged(NOTICED)["item_id"] == ITEM.item_id
-    assert judged(shown(NOTICE))["item_id"] == NOTICE.item_id
+    assert item_case(ITEM_SHOWN) is ITEM_SHOWN
+    assert item_case(NOTICED)["item_id"] == ITEM.item_id
+    assert item_case(shown(NOTICE))["item_id"] == NOTICE.item_id
 
 
 def says(kind: str, data: events.Struct | dict[str, Any]) -> str:
-    return look._says({"type": kind, "data": msgspec.to_builtins(data)})
+    return timeline._summary({"type": kind, "data": msgspec.to_builtins(data)})
 
 
 def test_the_timeline_says_who_complained_about_what_and_what_came_of_it() -> None:
@@ -149,7 +150,7 @@ def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
 
     def note(data: events.Struct, kind: str) -> None:
         attributes = Attributes(ids.derive(kind, repr(data)), kind, "test", "", "s", "eu", "c")
-        ledger.note("eu", Event(attributes, data), Place("t", 0, 0))
+        ledger.add("eu", Event(attributes, data), RecordId("t", 0, 0))
 
     made = events.DecisionMade(
         decision_id="d-1",
@@ -175,6 +176,6 @@ def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
     closed = events.CaseClosed(case_id=appeal.case_id, case_type="appeal", item_id=appeal.item_id, reason="duplicate")
     note(closed, events.CASE_CLOSED)
     note(events.DecisionReplaced(**again, replaces="d-1", why="appeal"), events.DECISION_REPLACED)
-    account = ledger.account([Pair(ITEM.item_id, "eu")], {"eu": Audited(6, 0)})
+    account = ledger.account([RegionItem(ITEM.item_id, "eu")], {"eu": AuditCounts(6, 0)})
     assert account.holds, (account.missing, account.doubles, account.gaps)
-    assert (account.total, dict(account.fates)) == (1, {Fate.BY_POLICY: 1})
+    assert (account.total, dict(account.outcomes)) == (1, {ItemOutcome.BY_POLICY: 1})

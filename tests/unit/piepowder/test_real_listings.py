@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.listings import Line, Options, Refusal, Source, read
+from piepowder.listings import FileOptions, Line, Refusal, Source, read
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Front
 from tests.conftest import project_root
@@ -48,7 +48,7 @@ HASHES = (
 )
 
 
-def rows_of(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[Refusal]]:
+def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[Refusal]]:
     source = Source(str(path))
     try:
         found = list(read(source, options))
@@ -76,7 +76,7 @@ def test_a_row_of_every_kind_that_was_seen_goes_through(
 ) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(content.encode())
-    items, unread = rows_of(path, Options(platform="export", markets=markets, language="en"))
+    items, unread = rows_of(path, FileOptions(platform="export", markets=markets, language="en"))
     assert (unread, refusals(front, items)) == ([], [])
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 
@@ -84,13 +84,13 @@ def test_a_row_of_every_kind_that_was_seen_goes_through(
 def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(BARS.encode())
-    bars, _ = rows_of(path, Options(platform="export"))
+    bars, _ = rows_of(path, FileOptions(platform="export"))
     assert bars[1]["attributes"] == {"modelno": 'Tablet 9.7"', "shipweight": "5.6", "dimensions": "9.3 x 7.2 inches"}
     assert bars[2]["attributes"] == {"modelno": '2.5" Disk', "shipweight": "1"}
     assert "price" not in bars[4]
     assert bars[6]["price"] == {"amount_minor": 0, "currency": "USD"}
     path.write_bytes(HASHES.encode())
-    hashes, _ = rows_of(path, Options(platform="export"))
+    hashes, _ = rows_of(path, FileOptions(platform="export"))
     assert hashes[2]["price"] == {"amount_minor": 6971, "currency": "GBP"}
     assert hashes[2]["text"] == "needs power pc© g3 – or more…"
     assert hashes[3]["price"] == {"amount_minor": 129_900, "currency": "USD"}
@@ -103,7 +103,7 @@ def test_every_row_of_a_real_export_goes_through_as_it_is(front: Front, name: st
     if not path.exists():
         pytest.skip(f"{path} is not here")
     delimiter, count = FILES[name]
-    items, unread = rows_of(path, Options(platform="export"))
+    items, unread = rows_of(path, FileOptions(platform="export"))
     assert (unread, refusals(front, items)) == ([], [])
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter=delimiter))

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
-from piepowder import cli, screen
-from piepowder.client import Api, Refused
+from piepowder import cli, console_output
+from piepowder.client import Api, ApiError
+from piepowder.commands import options
 from shared.runtime.errors import Transient
 from tests.support.intake_requests import POLICY_SET, House
-from tests.unit.piepowder.test_submit import RUNNING
 
 DRAFT = """
 title: Look at lamps
@@ -36,23 +36,23 @@ class Office:
         (folder / "policies.yaml").write_bytes(msgspec.yaml.encode(POLICY_SET))
         (folder / "draft.yaml").write_text(DRAFT)
         transport = httpx.ASGITransport(self.house.app)
-        monkeypatch.setattr(cli, "Api", functools.partial(Api, transport=transport, patience=0.0))
-        monkeypatch.setattr(cli, "find_running", lambda _: RUNNING)
+        monkeypatch.setattr(options, "Api", functools.partial(Api, transport=transport, patience=0.0))
+        monkeypatch.setenv("PIEPOWDER_INTAKE_URL", "http://intake")
 
     def run(self, *words: str, by: str = "author") -> Result:
         arguments = [*words, "--key-file", str(self.folder / f"{by}.key")]
-        return CliRunner().invoke(cli.request_app, arguments, catch_exceptions=True)
+        return CliRunner().invoke(cli.app, ["request", *arguments], catch_exceptions=True)
 
 
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
-    monkeypatch.setattr("piepowder.screen.console.width", 300)
+    monkeypatch.setattr("piepowder.console_output.console.width", 300)
     return Office(tmp_path, monkeypatch)
 
 
 def shown(office: Office, *words: str, by: str = "author") -> str:
     """What the command writes to the console."""
-    with screen.console.capture() as captured:
+    with console_output.console.capture() as captured:
         result = office.run(*words, by=by)
     assert result.exit_code == 0, (result.output, result.exception)
     return captured.get()
@@ -67,7 +67,7 @@ def test_from_a_file_to_a_decision(office: Office) -> None:
     assert "submitted, 0 of 2 approvals" in shown(office, "submit", request_id)
     assert "submitted, 1 of 2 approvals" in shown(office, "approve", request_id, "--reason", "fine", by="lead-a")
     assert "approved, version 4" in shown(office, "approve", request_id, by="lead-b")
-    assert "Said, as version 5" in shown(office, "comment", request_id, "At last.")
+    assert "Added, as version 5" in shown(office, "comment", request_id, "At last.")
     whole = shown(office, "show", request_id)
     for words in ("Look at all lamps", "2026-06-01", "lead-a, lead-b", "fine", "At last.", "They are too cheap."):
         assert words in whole
@@ -108,7 +108,7 @@ def test_while_the_router_is_away_the_draft_says_so(office: Office) -> None:
 )
 def test_what_is_refused_is_a_sentence(office: Office, words: tuple[str, ...], said: str) -> None:
     result = office.run(*words)
-    assert isinstance(result.exception, Refused)
+    assert isinstance(result.exception, ApiError)
     assert said in str(result.exception)
 
 

@@ -8,22 +8,11 @@ import httpx
 import msgspec
 import pytest
 
-from deploy.local.errors import StackError
-from deploy.local.system import Place, Running
-from piepowder.client import Api, Refused, sentence
+from piepowder.client import Api, ApiError, problem_text
 from piepowder.listings import Line, Refusal
 from piepowder.submit import Submitter
-
-RUNNING = Running(
-    pid=1,
-    started=None,
-    regions=["eu"],
-    kafka="",
-    databases=[],
-    key_file="",
-    services=[Place("intake", "http://intake", 2, "")],
-    servers=[],
-)
+from shared.runtime.user_errors import UserError
+from tests.support.command import INTAKE_ONLY
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +63,7 @@ def lines(count: int) -> list[Line | Refusal]:
 
 def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
     journal, report = io.BytesIO(), io.BytesIO()
-    api = Api(RUNNING, "key", transport=httpx.MockTransport(intake))
+    api = Api(INTAKE_ONLY, transport=httpx.MockTransport(intake))
     return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
 
 
@@ -127,7 +116,7 @@ async def test_an_answer_that_ends_early_with_a_problem_is_taken_as_far_as_it_go
         problem = b'{"type":"urn:piepowder:problem:too-slow","title":"x","status":408,"detail":"It came too slowly."}\n'
         return httpx.Response(200, content=b"".join(answer.content.splitlines(keepends=True)[:3]) + problem)
 
-    sending._api = Api(RUNNING, "key", transport=httpx.MockTransport(slow))
+    sending._api = Api(INTAKE_ONLY, transport=httpx.MockTransport(slow))
     tally = await sending.submit(lines(5))
 
     assert [len(body) for body in intake.bodies] == [5, 2]
@@ -197,7 +186,7 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> 
         return answer(request)
 
     sending = Submitter(
-        Api(RUNNING, "key", transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
+        Api(INTAKE_ONLY, transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
     )
 
     tally = await sending.submit(lines(5))
@@ -211,7 +200,7 @@ async def test_intake_that_takes_nothing_for_long_ends_in_a_sentence_that_says_h
     intake.hinder = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
     sending, _, _ = submitter(intake)
 
-    with pytest.raises(StackError, match=r"took nothing for 5 seconds.*Lines up to 1000 were sent"):
+    with pytest.raises(UserError, match=r"accepted nothing for 5 seconds.*Lines up to 1000 were sent"):
         await sending.submit(lines(1500))
 
 
@@ -220,7 +209,7 @@ async def test_a_wrong_key_is_not_tried_again() -> None:
     intake.hinder = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
     sending, _, _ = submitter(intake)
 
-    with pytest.raises(StackError, match="not known here"):
+    with pytest.raises(UserError, match="not known here"):
         await sending.submit(lines(3))
     assert len(intake.bodies) == 1
 
@@ -229,17 +218,17 @@ async def test_a_call_is_patient_with_what_passes_and_plain_about_what_does_not(
     answers = iter(
         [httpx.Response(503), httpx.Response(429, headers={"Retry-After": "2"}), httpx.Response(200, json=7)]
     )
-    api = Api(RUNNING, "key", transport=httpx.MockTransport(lambda _: next(answers)))
+    api = Api(INTAKE_ONLY, transport=httpx.MockTransport(lambda _: next(answers)))
 
     assert await api.get("intake", "/v1/totals") == 7
     assert pauses[1] == 2.0
 
     refusing = httpx.MockTransport(lambda _: httpx.Response(409, json={"detail": "already decided"}))
-    with pytest.raises(Refused, match="already decided"):
-        await Api(RUNNING, "key", transport=refusing).get("intake", "/v1/x")
+    with pytest.raises(ApiError, match="already decided"):
+        await Api(INTAKE_ONLY, transport=refusing).get("intake", "/v1/x")
 
 
 def test_a_problem_is_told_with_the_place_of_each_fault() -> None:
-    assert sentence({"detail": "no such case"}) == "no such case"
+    assert problem_text({"detail": "no such case"}) == "no such case"
     faults = [{"pointer": "/id", "detail": "is required"}, {"pointer": "", "detail": "cut off"}]
-    assert sentence({"detail": "/id: is required", "errors": faults}) == "/id: is required; cut off"
+    assert problem_text({"detail": "/id: is required", "errors": faults}) == "/id: is required; cut off"

@@ -5,10 +5,10 @@ import asyncio
 import httpx
 import pytest
 
-from deploy.local.errors import StackError
 from piepowder.client import Api
 from piepowder.withdraw import withdraw
-from tests.unit.piepowder.test_submit import RUNNING
+from shared.runtime.user_errors import UserError
+from tests.support.command import INTAKE_ONLY
 
 
 class Intake:
@@ -37,14 +37,14 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def take_back(intake: Intake, reason: str = "") -> dict[str, str]:
-    async with Api(RUNNING, "key", transport=httpx.MockTransport(intake)) as api:
+    async with Api(INTAKE_ONLY, transport=httpx.MockTransport(intake)) as api:
         return (await withdraw(api, "i", reason)).regions
 
 
 async def test_it_waits_until_the_withdrawal_has_taken_effect_and_tells_what_was_decided_before() -> None:
     intake = Intake({"eu": "in_review"}, {"eu": "in_review", "us": "approved"}, {"eu": "withdrawn", "us": "approved"})
     told = await take_back(intake, "sold")
-    assert told == {"eu": "withdrawn", "us": "approved before that, which stays"}
+    assert told == {"eu": "withdrawn", "us": "approved before the withdrawal; this stays"}
     assert intake.reasons == ["sold"]
 
 
@@ -54,5 +54,5 @@ async def test_what_takes_longer_is_shown_as_it_is(monkeypatch: pytest.MonkeyPat
 
 
 async def test_an_item_that_is_not_known_is_a_sentence_that_says_what_to_give() -> None:
-    with pytest.raises(StackError, match="Give an item's id"):
+    with pytest.raises(UserError, match="Give an item's id"):
         await take_back(Intake(deletes=404))

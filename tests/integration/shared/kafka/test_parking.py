@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from piepowder import replay
-from piepowder.aside import Choice, Unit
-from piepowder.replay import Cell, Outcome
+from piepowder.dead_letters import ReplayFilter, ReplayUnit
+from piepowder.replay import RegionReplay, ReplayResult
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
@@ -26,7 +26,7 @@ from shared.runtime.retry import Backoff
 from tests.support.consuming import decode
 
 WAIT = 30.0
-ALL = Choice()
+ALL = ReplayFilter()
 
 
 class Group:
@@ -100,15 +100,15 @@ class Group:
         finally:
             await consumer.stop()
 
-    async def aside(self, choice: Choice = ALL) -> list[Unit]:
-        [found] = await replay.look(self.kafka, [self.region], choice)
+    async def aside(self, choice: ReplayFilter = ALL) -> list[ReplayUnit]:
+        [found] = await replay.find(self.kafka, [self.region], choice)
         return found.units
 
     async def held(self) -> list[int]:
         """The offsets of what is set aside."""
-        return sorted(letter.place.offset for unit in await self.aside() for letter in unit.letters)
+        return sorted(letter.id.offset for unit in await self.aside() for letter in unit.letters)
 
-    async def replay(self, choice: Choice = ALL, *, leave: bool = False, wait: float = WAIT) -> Outcome:
+    async def replay(self, choice: ReplayFilter = ALL, *, leave: bool = False, wait: float = WAIT) -> ReplayResult:
         return await replay.replay(self.kafka, [self.region], choice, leave=leave, wait=wait)
 
 
@@ -153,16 +153,16 @@ async def test_what_was_set_aside_comes_back_in_order_after_a_restart_and_the_ke
 
     failed = await group.replay()
     assert failed.handled == 0
-    assert len(failed.again) == 5
+    assert len(failed.failed) == 5
     assert not failed.complete
     group.cursed.clear()
-    outcome = await group.replay(Choice(key="a", reason="cursed"))
+    outcome = await group.replay(ReplayFilter(key="a", reason="cursed"))
     assert (outcome.handled, outcome.complete) == (4, True)
     await group.post("a6")
     await until(lambda: "a6" in group.handled)
     assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a4", "a5", "a6"]
     assert [unit.reason for unit in await group.aside()] == ["not a message"]
-    assert (await group.replay(Choice(key="a", reason="cursed"))).handled == 0
+    assert (await group.replay(ReplayFilter(key="a", reason="cursed"))).handled == 0
 
 
 async def test_a_key_stays_parked_whoever_holds_its_partition(group: Group) -> None:
@@ -272,9 +272,9 @@ async def test_a_replay_that_is_broken_off_is_taken_up_again(group: Group, monke
     group.start()
     await until(lambda: _has(group, 30))
     group.cursed.clear()
-    async with Cell(group.kafka, group.region) as cell:
-        await cell.look()
-        under_way = asyncio.create_task(cell.put_back(cell.chosen(ALL), leave=False, wait=WAIT))
+    async with RegionReplay(group.kafka, group.region) as cell:
+        await cell.catch_up()
+        under_way = asyncio.create_task(cell.replay(cell.selected(ALL), leave=False, wait=WAIT))
         await until(lambda: len(group.handled) >= 7)
         under_way.cancel()
         await asyncio.wait([under_way])
@@ -290,7 +290,7 @@ async def test_the_record_that_holds_up_its_key_can_be_left_and_its_followers_pu
     group.start()
     await until(lambda: _has(group, 3))
     outcome = await group.replay(leave=True)
-    assert (outcome.handled, outcome.left, outcome.complete) == (2, 1, True)
+    assert (outcome.handled, outcome.kept, outcome.complete) == (2, 1, True)
     await group.post("a3")
     await until(lambda: group.handled == ["a1", "a2", "a3"])
     [alone] = await group.aside()
@@ -306,7 +306,7 @@ async def test_what_nobody_reads_is_said_and_may_be_put_back_again(group: Group)
     await group.stop()
     group.cursed.clear()
     outcome = await group.replay(wait=1)
-    assert (outcome.handled, len(outcome.unmet), outcome.complete) == (0, 2, False)
+    assert (outcome.handled, len(outcome.pending), outcome.complete) == (0, 2, False)
     group.start()
     await until(lambda: group.handled == ["a0", "a1"])
     assert (await group.replay()).complete
@@ -340,14 +340,14 @@ async def test_what_cannot_be_put_back_is_told_with_the_reason(group: Group) -> 
         await group.producer.send([Record(letters.topic, b"k", b"?", headers)])
     await group.producer.send([Record(letters.topic, b"k", b"?", [("dl_offset", b"many")])])
     outcome = await group.replay(wait=1)
-    assert sorted(why.partition(":")[0] for _, why in outcome.hindered) == [
+    assert sorted(why.partition(":")[0] for _, why in outcome.blocked) == [
         "it names a place that is none in this region",
         "it would come into force again over what was published since",
         "the Kafka client cannot read it",
     ]
     assert not outcome.complete
-    [found] = await replay.look(group.kafka, [group.region], ALL)
-    assert (len(found.units), found.strange) == (3, 1)
+    [found] = await replay.find(group.kafka, [group.region], ALL)
+    assert (len(found.units), found.unknown) == (3, 1)
 
 
 async def test_a_group_waits_until_it_knows_what_is_parked(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from piepowder.aside import Aside, Unit, copies, put_back
+from piepowder.dead_letters import RegionDeadLetters, ReplayUnit, copies, replay_record
 from shared.contracts import topics
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.dead_letters import unwrapped, wrapped
@@ -47,30 +47,30 @@ async def post(broker: Broker, *texts: str, topic: str = TOPIC) -> None:
         await broker.send([Record(topic, key.encode(), text.encode(), [("ce_id", text.encode())])])
 
 
-def aside(broker: Broker) -> Aside:
-    found = Aside()
+def aside(broker: Broker) -> RegionDeadLetters:
+    found = RegionDeadLetters()
     for record in broker.all(LETTERS):
-        found.note_letter(record)
+        found.add_letter(record)
     for record in broker.all(PARKED):
-        found.note_parked(record)
+        found.add_parked(record)
     return found
 
 
 def held(broker: Broker) -> list[str]:
     """The texts that are set aside, by where they stood."""
     stored = {(TopicPartition(r.topic, r.partition), r.offset): r for r in broker.all(LETTERS)}
-    return [(stored[letter.stands].value or b"").decode() for unit in aside(broker).units() for letter in unit.letters]
+    return [(stored[letter.stored].value or b"").decode() for unit in aside(broker).units() for letter in unit.letters]
 
 
 def parked(broker: Broker, group: str = GROUP) -> list[bytes]:
     return [lane.key for lane in aside(broker).parked(group)]
 
 
-def plan(broker: Broker, *, leave: bool = False, only: Callable[[Unit], bool] = lambda _: True) -> list[Record]:
+def plan(broker: Broker, *, leave: bool = False, only: Callable[[ReplayUnit], bool] = lambda _: True) -> list[Record]:
     """The copies of what is set aside."""
     stored = {(TopicPartition(r.topic, r.partition), r.offset): r for r in broker.all(LETTERS)}
     return [
-        put_back(letter, stored[letter.stands], mark)
+        replay_record(letter, stored[letter.stored], mark)
         for unit in aside(broker).units()
         if only(unit)
         for letter, mark in zip(unit.letters, copies(unit, whole=True, leave=leave), strict=True)
@@ -382,7 +382,7 @@ async def test_a_letter_alone_comes_back_as_a_record_of_its_own() -> None:
     await consume(broker, reader)
     assert held(broker) == ["bada1"]
     [letter] = aside(broker).open.values()
-    assert letter.place.offset == 2
+    assert letter.id.offset == 2
     await broker.send(plan(broker))
     await consume(broker, reader, read=lambda record: (record.value or b"").decode())
     assert reader.handled == ["a2", "bada1"]
@@ -423,7 +423,7 @@ async def test_no_group_sets_aside_what_was_put_back_for_another() -> None:
         await consume(broker, router)
         await consume(broker, audit, group="piepowder-audit-eu")
         await broker.send(plan(broker, only=lambda unit: unit.lane.key != b"b"))
-    places = [letter.place for letter in aside(broker).open.values()]
+    places = [letter.id for letter in aside(broker).open.values()]
     assert len(places) == len(set(places)) == 3 + 5
     audit.cursed.clear()
     await consume(broker, audit, group="piepowder-audit-eu")
