@@ -28,6 +28,10 @@ def env(connection: Connection) -> None:
     They set PIEPOWDER_INTAKE_URL and one variable like it for each service (and region), PIEPOWDER_KEY,
     PIEPOWDER_PROFILE, and KEY, the API key under a short name for curl.
     """
-    connection.profile.chosen(None)
-    for line in profile.exports(connection.profile):
+    found = connection.profile
+    if found.absent is not None:
+        raise found.absent
+    for line in profile.exports(found):
         typer.echo(line)
+    if not found.key and found.key_file is None:
+        console_output.warn("There is no API key: set PIEPOWDER_KEY, or add `key_file` to the profile.")

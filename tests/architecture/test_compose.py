@@ -18,8 +18,11 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema.validators import validator_for
 from prometheus_client.metrics import MetricWrapperBase
 
+from deploy import services
 from deploy.docker.jobs import main as job
+from deploy.services import processes
 from piepowder import cli as command
+from piepowder.profile import resolve
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.runtime import metrics
@@ -36,6 +39,8 @@ SERVICES = {
 }
 JOBS = {name: container for name, container in CONTAINERS.items() if container.get("restart") == "no"}
 OURS = SERVICES | JOBS
+REGIONS: list[str] = SERVICES["intake"]["environment"]["PIEPOWDER_REGIONS"].split(",")
+PROCESSES = {process.name: process for process in processes(REGIONS)}
 PORT = int(image_environment()["PIEPOWDER_PORT"])
 RULES = [
     rule
@@ -74,22 +79,15 @@ def test_the_file_fits_the_compose_specification() -> None:
     assert not validator.is_valid(COMPOSE | {"services": {"intake": {"imagee": "x"}}})
 
 
-def test_every_service_runs_and_those_of_a_region_run_in_each() -> None:
-    packages = {f"services.{path.parent.name}" for path in (ROOT / "services").glob("*/__main__.py")}
-    assert {container["command"][0] for container in SERVICES.values()} == packages
-    regions = regions_of("intake")
-    assert regions == regions_of("router")
-    regional = {
-        (container["command"][0], container["environment"]["PIEPOWDER_REGION"]): name
-        for name, container in SERVICES.items()
-        if "region" in settings_class(name).model_fields
-    }
-    assert regional == {(f"services.{kind}", r): f"{kind}-{r}" for kind in ("decision", "audit") for r in regions}
-
-
-def regions_of(name: str) -> list[str]:
-    regions: list[str] = SERVICES[name]["environment"]["PIEPOWDER_REGIONS"].split(",")
-    return regions
+def test_compose_runs_each_process_of_the_list_of_services_with_its_variables() -> None:
+    assert SERVICES.keys() == PROCESSES.keys()
+    for name, process in PROCESSES.items():
+        environment = SERVICES[name]["environment"]
+        expected = {f"PIEPOWDER_{variable}": value for variable, value in process.variables.items()}
+        assert SERVICES[name]["command"] == [process.module]
+        assert {variable: environment.get(variable) for variable in expected} == expected
+        assert process.service.regional == ("region" in settings_class(name).model_fields)
+        assert process.service.database == ("database_url" in settings_class(name).model_fields)
 
 
 @each_service
@@ -150,17 +148,14 @@ def test_each_service_with_a_database_has_one_that_is_created(password: str | No
     containers = load_compose({} if password is None else {"POSTGRES_PASSWORD": password})["services"]
     created = re.findall(r"CREATE DATABASE (\w+);", (ROOT / "deploy/docker/databases.sql").read_text())
     server = containers["postgres"]["environment"]
-    used = []
-    for name in SERVICES:
-        if "database_url" in settings_class(name).model_fields:
-            url = urlsplit(containers[name]["environment"]["PIEPOWDER_DATABASE_URL"])
-            assert (url.scheme, url.hostname, url.port) == ("postgresql", "postgres", 5432)
-            assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
-            assert "postgres" in containers[name]["depends_on"]
-            used.append(url.path.lstrip("/"))
-    assert sorted(set(used)) == sorted(created)
-    owners = [name.removesuffix("-projection") for name in SERVICES if name != "router"]  # it shares intake's
-    assert [f"piepowder_{name.replace('-', '_')}" for name in owners] == used
+    with_database = [process for process in PROCESSES.values() if process.database]
+    for process in with_database:
+        url = urlsplit(containers[process.name]["environment"]["PIEPOWDER_DATABASE_URL"])
+        assert (url.scheme, url.hostname, url.port) == ("postgresql", "postgres", 5432)
+        assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
+        assert url.path == f"/piepowder_{process.database}"
+        assert "postgres" in containers[process.name]["depends_on"]
+    assert {f"piepowder_{process.database}" for process in with_database} == set(created)
 
 
 def test_the_items_status_is_followed_by_one_process_which_is_not_the_one_that_takes_them_in() -> None:
@@ -178,9 +173,7 @@ def test_the_topics_of_every_region_are_created() -> None:
     given = dict(zip(said[2::2], said[3::2], strict=True))
     assert given["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
     created = {spec.name for spec in topic_admin.expand(topic_admin.load(), given["--regions"].split(","))}
-    regional = (topics.submissions, topics.cases, topics.decisions, topics.requests, topics.access)
-    kinds = (*regional, topics.deadletters, topics.parked)
-    assert created == {topics.CONTROL} | {kind(region) for kind in kinds for region in regions_of("intake")}
+    assert created == {topics.CONTROL} | {topic(region) for topic in topics.REGIONAL for region in REGIONS}
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -219,6 +212,14 @@ def test_the_router_is_asked_where_it_listens() -> None:
     for text in (JOBS["control"]["command"][2], *asking):
         url = urlsplit(text)
         assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
+
+
+def test_the_profile_of_compose_has_each_published_address_of_a_client() -> None:
+    profile = resolve(profile=str(ROOT / "deploy/docker/profile.yaml"), variables={})
+    published = {name: f"http://{c['ports'][0].rpartition(':')[0]}" for name, c in SERVICES.items()}
+    del published["intake-projection"]  # clients call intake
+    assert {f"{service}-{region}".rstrip("-"): url for (service, region), url in profile.services.items()} == published
+    assert [f"{profile.kafka}:9092"] == CONTAINERS["kafka"]["ports"]
 
 
 def test_nothing_is_published_beyond_the_loopback_and_no_port_twice() -> None:
@@ -282,9 +283,7 @@ def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
         for target in group["targets"]
         if scrape["job_name"] != "prometheus"
     }
-    assert scraped == {
-        (container["command"][0].split(".")[1], f"{name}:{PORT}") for name, container in SERVICES.items()
-    }
+    assert scraped == {(process.service.name, f"{name}:{PORT}") for name, process in PROCESSES.items()}
     assert config["rule_files"] == ["rules.yml"]
     assert "./deploy/prometheus:/etc/prometheus:ro" in CONTAINERS["prometheus"]["volumes"]
 
@@ -299,6 +298,15 @@ def exposed() -> dict[str, set[str]]:
                 for suffix in suffixes:
                     found[family.name + suffix] = {*metric._labelnames, *(["le"] if suffix == "_bucket" else [])}
     return found
+
+
+def test_the_alerts_of_a_service_that_is_down_or_absent_name_every_service() -> None:
+    names = {service.name for service in services.SERVICES}
+    down, absent = (
+        next(rule["expr"] for rule in RULES if rule["alert"] == alert) for alert in ("ServiceDown", "ServiceAbsent")
+    )
+    assert set(re.findall(r"[a-z]+", re.findall(r'job=~"([^"]*)"', down)[0])) == names
+    assert set(re.findall(r'absent\(piepowder_ready\{service="(\w+)"\}\)', absent)) == names
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))

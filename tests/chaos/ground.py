@@ -25,6 +25,7 @@ from deploy.local.ports import free_ports
 from deploy.local.postgres import LocalPostgres
 from deploy.local.process import Child
 from deploy.local.system import System
+from deploy.services import processes
 from tests.chaos.checker.reading import topic_names
 from tests.chaos.proxy import Proxies, kafka_client, postgres_client, web_client
 
@@ -112,8 +113,9 @@ class Ground:
     def _part_intake_from_router(self) -> None:
         """Have intake ask the router through a proxy of its own."""
         router = self.proxies.open("router", partial(int, self.system.services["router"].port), lambda _: "intake")
-        for name in ("intake", "intake-projection"):
-            service = self.system.services[name]
+        for service in self.system.services.values():
+            if "router" not in service.spec.service.calls:
+                continue
             assert service.child.env is not None
             service.child.env |= {"PIEPOWDER_ROUTER": f"http://{HOST}:{router}"}
             service.stop()
@@ -163,7 +165,7 @@ class Ground:
     def databases(self) -> dict[str, str]:
         """The services' databases, past the proxy."""
         base = self.postgres.url.rpartition("/")[0]
-        return {name: f"{base}/{_PREFIX}_{name.replace('-', '_')}" for name in self.services if name != "router"}
+        return {one.name: f"{base}/{_PREFIX}_{one.database}" for one in processes(REGIONS) if one.database}
 
     @property
     def groups(self) -> dict[str, list[str]]:

@@ -171,6 +171,9 @@ def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
         ("GET", f"{cell.url('audit', cell.eu)}/v1/totals"),
         ("GET", f"{cell.url('audit', cell.eu)}/v1/subjects/web/product/again/timeline"),
     ]
+    called = {url.partition("/v1")[0] for _, url in routes}
+    for service in cell.system.services.values():
+        assert service.url in called or service.spec.region == cell.us or service.name == "intake-projection"
     for method, url in routes:
         answer = httpx.request(method, url, json={} if method == "POST" else None)
         assert answer.status_code == 401, url

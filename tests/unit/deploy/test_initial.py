@@ -31,9 +31,8 @@ def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tm
     other = ClientEntry("other", hash_api_key("pp_x_other"), frozenset({"items:read"}), frozenset({"eu"}))
     known = msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])
     clients_file.write_bytes(msgspec.json.encode([other, *known]))
-from deploy.initial import ensure_key, publish_sample
-from shared.auth.authenticator import Authenticator
-from shared.auth.clients_file import ClientEntry
+    assert ensure_key(key_file, clients_file, "me") == key
+    after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])}
     assert after.keys() == {"me", "other"}
     assert after["other"] == other
     assert after["me"].key_sha256 == hash_api_key(key)
