@@ -65,10 +65,11 @@ class Api:
                 return entries
             params["cursor"] = page["next"]
 
-    async def post(self, service: str, path: str, body: object, *, key: str | None = None) -> httpx.Response:
-        """Post JSON; `key` is an idempotency key."""
+    async def post(self, service: str, path: str, body: object, *, key: str | None = None) -> Any:
+        """The JSON that a service returns for a posted body, None for 204; `key` is an idempotency key."""
         headers = {} if key is None else {"Idempotency-Key": f'"{key}"'}
-        return await self.call(service, "POST", path, json=body, headers=headers)
+        response = await self.call(service, "POST", path, json=body, headers=headers)
+        return None if response.status_code == 204 else response.json()
 
     async def call(self, service: str, method: str, path: str, **request: Any) -> httpx.Response:
         """The response to a call that is repeated while its failure may pass."""

@@ -29,7 +29,7 @@ class DeadLetterId(NamedTuple):
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
-class DeadLetter(NamedTuple):
+class OpenLetter(NamedTuple):
     """An open dead letter: `stored` is its place on the dead-letter topic, `size` its value's size in bytes."""
 
     id: DeadLetterId
@@ -51,7 +51,7 @@ class ReplayUnit(NamedTuple):
 
     group: str
     lane: Lane
-    letters: list[DeadLetter]
+    letters: list[OpenLetter]
     parked: Parked | None
 
     @property
@@ -80,7 +80,7 @@ class RegionDeadLetters:
     """The dead letters of a region, as far as its two topics were added; each topic in its order."""
 
     def __init__(self) -> None:
-        self.open: dict[DeadLetterId, DeadLetter] = {}
+        self.open: dict[DeadLetterId, OpenLetter] = {}
         self.returned: dict[DeadLetterId, int] = {}
         self.unknown = 0
         self._entries: dict[bytes | None, RawRecord] = {}
@@ -107,7 +107,7 @@ class RegionDeadLetters:
             self.open.pop(letter_id, None)
             self.returned[letter_id] = returned
             return
-        self.open[letter_id] = DeadLetter(
+        self.open[letter_id] = OpenLetter(
             letter_id,
             record.key,
             reason,
@@ -128,14 +128,14 @@ class RegionDeadLetters:
             self._parked[group] = parked_lanes(list(self._entries.values()), group)
         return self._parked[group]
 
-    def failed_again(self, letter_id: DeadLetterId) -> DeadLetter | None:
+    def failed_again(self, letter_id: DeadLetterId) -> OpenLetter | None:
         """The letter of a record's replayed copy, if that copy was dead-lettered too."""
         returned = self.returned.get(letter_id)
         return None if returned is None else self.open.get(letter_id._replace(offset=returned))
 
     def units(self) -> list[ReplayUnit]:
         """All units: parked keys first, then by original place."""
-        chains: defaultdict[tuple[str, Lane], list[DeadLetter]] = defaultdict(list)
+        chains: defaultdict[tuple[str, Lane], list[OpenLetter]] = defaultdict(list)
         single: list[ReplayUnit] = []
         for letter_id, letter in sorted(self.open.items()):
             state = self.parked(letter_id.group).get(letter.lane)
@@ -156,7 +156,7 @@ def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[
     """
     found: list[tuple[ReplayUnit, bool]] = []
     for unit in units:
-        taken: list[DeadLetter] = []
+        taken: list[OpenLetter] = []
         for letter in unit.letters:
             if letters <= 0 or (size < letter.size and (found or taken)):
                 break
@@ -182,7 +182,7 @@ def copies(unit: ReplayUnit, *, whole: bool, leave: bool) -> list[Copy]:
     ]
 
 
-def replay_record(letter: DeadLetter, stored: RawRecord, copy: Copy) -> Record:
+def replay_record(letter: OpenLetter, stored: RawRecord, copy: Copy) -> Record:
     """The original record of a letter, marked as a copy, for its original partition."""
     headers = [*unwrapped(stored.headers), (REPLAY, encode_copy(copy))]
     return Record(letter.id.topic, stored.key, stored.value, headers, letter.id.partition)

@@ -73,9 +73,9 @@ class Refusal(NamedTuple):
 
 class FileOptions(msgspec.Struct, frozen=True):
     """How to read a file. `mapping` (field → column) takes precedence over columns found by their names. `format` is
-    `csv` or `ndjson`; None detects it."""
+    `csv` or `ndjson`; None detects it. The default platform is the file's name."""
 
-    platform: str
+    platform: str | None = None
     format: str | None = None
     kind: str = "product"
     markets: Sequence[str] = ("US",)
@@ -86,7 +86,7 @@ class FileOptions(msgspec.Struct, frozen=True):
     lenient: bool = False
 
 
-class Source:
+class ItemFile:
     """An open file (`-` is standard input). `position` of `size` bytes were read; an unknown `size` is None."""
 
     def __init__(self, name: str) -> None:
@@ -136,7 +136,7 @@ class Source:
         return line
 
 
-def read(source: Source, options: FileOptions) -> Iterator[Line | Refusal]:
+def read(source: ItemFile, options: FileOptions) -> Iterator[Line | Refusal]:
     """The items of a file, in order; raises `UserError` when the file as a whole cannot be used."""
     lines = source.lines()
     first = next(((number, line) for number, line in lines if line is None or line.strip()), None)
@@ -254,6 +254,8 @@ class Columns:
 
     def __init__(self, name: str, header: Sequence[str], options: FileOptions) -> None:
         self._options = options
+        stem = re.sub(r"[^a-z0-9]+", "-", Path(name).name.lower().split(".")[0])[:63].strip("-")
+        self._platform = options.platform or stem or "local"
         self.fields: dict[str, int] = {}
         by_name = {column.lower(): at for at, column in reversed(list(enumerate(header))) if column}
         for field, column in options.mapping.items():
@@ -287,7 +289,7 @@ class Columns:
         found = {field: text for field, at in self.fields.items() if (text := cells[at].strip())}
         if "id" not in found:
             raise ValueError(f"the item's id (column {self._header[self.fields['id']]!r}) is empty")
-        item: dict[str, Any] = {"platform": options.platform, "kind": options.kind}
+        item: dict[str, Any] = {"platform": self._platform, "kind": options.kind}
         item["markets"] = (
             re.split(r"[\s,;/|]+", found.pop("markets").upper()) if "markets" in found else options.markets
         )

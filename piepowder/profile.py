@@ -143,12 +143,17 @@ def resolve(
     elif given.services:
         found = given
     else:
-        found = _merge(given, read_local(Path(variables.get("PIEPOWDER_FOLDER") or DEFAULT_FOLDER)))
+        found = _merge(given, read_local(local_folder(None, variables)))
     if not found.key and found.key_file is None:
         found = replace(found, key=given.key, key_file=given.key_file)
     if key_file is not None:
         found = replace(found, key="", key_file=key_file)
     return found if kafka is None else replace(found, kafka=kafka)
+
+
+def local_folder(folder: Path | None, variables: Mapping[str, str] = os.environ) -> Path:
+    """The local stack's folder: the given one, else the one of PIEPOWDER_FOLDER, else `.piepowder`."""
+    return folder or Path(variables.get("PIEPOWDER_FOLDER") or DEFAULT_FOLDER)
 
 
 def read_local(folder: Path) -> Profile:

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from piepowder import console_output
 from piepowder.dead_letters import (
-    DeadLetter,
     DeadLetterId,
+    OpenLetter,
     RegionDeadLetters,
     ReplayFilter,
     ReplayUnit,
@@ -53,9 +53,9 @@ class ReplayResult(msgspec.Struct):
 
     handled: int = 0
     kept: int = 0
-    failed: list[DeadLetter] = msgspec.field(default_factory=list)
+    failed: list[OpenLetter] = msgspec.field(default_factory=list)
     blocked: list[tuple[ReplayUnit, str]] = msgspec.field(default_factory=list)
-    pending: list[DeadLetter] = msgspec.field(default_factory=list)
+    pending: list[OpenLetter] = msgspec.field(default_factory=list)
     growing: list[ReplayUnit] = msgspec.field(default_factory=list)
 
     @property
@@ -190,7 +190,7 @@ class RegionReplay:
         return sent
 
     async def _stored(
-        self, letters: Iterable[DeadLetter]
+        self, letters: Iterable[OpenLetter]
     ) -> dict[tuple[TopicPartition, int], ConsumerRecord[Any, Any]]:
         """The records of letters on the dead-letter topic, read in one pass from the first to the last."""
         wanted = {letter.stored for letter in letters}
@@ -227,7 +227,7 @@ class RegionReplay:
                 return False
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _is_processed(self, letter: DeadLetter) -> bool:
+    def _is_processed(self, letter: OpenLetter) -> bool:
         now = self.dead.open.get(letter.id)
         return now is None or now.stored != letter.stored
 
@@ -239,7 +239,7 @@ class RegionReplay:
         return now.back >= last.offset or now.since > last.offset
 
     def _note(self, sent: _Sent, result: ReplayResult, turns: dict[object, int]) -> None:
-        failed: list[DeadLetter] = []
+        failed: list[OpenLetter] = []
         for letter in sent.unit.letters:
             found = self.dead.open.get(letter.id) or self.dead.failed_again(letter.id)
             if found is None:

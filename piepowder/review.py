@@ -58,8 +58,8 @@ class ReviewSession:
         wanted: dict[str, Any] = {"reviewer": self.reviewer, "team": self._team, "lease_seconds": LEASE_SECONDS}
         if self._queues:
             wanted["queues"] = self._queues
-        response = await self._api.post(self._service, "/v1/claims", wanted, key=f"{self._run}-{self._claims}")
-        return None if response.status_code == 204 else msgspec.convert(response.json(), LeasedCase)
+        claim = await self._api.post(self._service, "/v1/claims", wanted, key=f"{self._run}-{self._claims}")
+        return None if claim is None else msgspec.convert(claim, LeasedCase)
 
     async def heartbeat(self, leased: LeasedCase) -> None:
         """Extend the lease; raises `ApiError` when it is lost."""

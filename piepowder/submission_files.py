@@ -38,7 +38,7 @@ async def submit_file(
 ) -> tuple[Tally, SubmissionFiles]:
     """Submit a file, with a progress bar on a terminal. When interrupted, it shows how far it came: the same file
     may be submitted again, because ids repeat."""
-    source = listings.Source(name)
+    source = listings.ItemFile(name)
     with file_errors(folder), ExitStack() as files:
         files.callback(source.close)
         lines = listings.read(source, options)
@@ -105,7 +105,7 @@ def _create(path: Path) -> bool:
 
 
 @contextmanager
-def _bar(source: listings.Source) -> Iterator[Callable[[Tally], None]]:
+def _bar(source: listings.ItemFile) -> Iterator[Callable[[Tally], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
     with Progress(*columns, console=console_output.console, disable=not console_output.console.is_terminal) as progress:
         task = progress.add_task("Submitting", total=source.size, counts="")

@@ -75,7 +75,7 @@ def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
     """Start all, do the job and show the result; with `stay`, keep running until interrupted. Returns whether the
     account holds. Raises `UserError` when a process does not start, or ends for good."""
     if job.file is not None and job.file != "-":
-        source = listings.Source(job.file)
+        source = listings.ItemFile(job.file)
         listings.read(source, job.options)
         source.close()
     began = _clock.monotonic()

@@ -8,13 +8,13 @@ import typer
 from deploy.local import account as local_account
 from piepowder import console_output, submission_files
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 
 app = options.new_app()
 
 
 @app.command()
-@connected
+@grouped
 def account(
     connection: Connection,
     journal: Annotated[

@@ -6,13 +6,13 @@ import typer
 
 from piepowder import console_output, review, simulation
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 
 app = options.new_app()
 
 
 @app.command("review")
-@connected
+@grouped
 def review_cases(
     connection: Connection,
     *,

@@ -1,20 +1,46 @@
-"""API clients and their keys."""
+"""API clients and their keys. A key's text is printed once and stored nowhere."""
 
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
-from piepowder import clients, console_output
+from piepowder import console_output
 from piepowder.client import Api
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
+from shared.contracts import ids
+from shared.runtime.clock import SystemClock, from_text, to_text
+
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+_SPAN: Final = re.compile(r"([1-9]\d{0,5})([mhd])")
+_STYLES: Final = {"live": "green", "active": "green", "disabled": "red", "revoked": "dim", "expired": "dim"}
+_clock = SystemClock()
 
 app = options.new_app("clients", "API clients: their keys, scopes, regions, platforms and limits.")
 
 
+def moment(text: str) -> str:
+    """A time as RFC 3339 from `90d`, `12h` or `30m` from now, or from RFC 3339; raises ValueError for another text."""
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return to_text(_clock.now() + timedelta(**{_UNITS[span[2]]: int(span[1])}))
+    try:
+        return to_text(from_text(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r}: expected a span such as 7d, 12h or 30m, or a time such as 2027-01-31T00:00:00Z"
+        ) from error
+
+
 def _moment(text: str | None) -> str | None:
     try:
-        return None if text is None else clients.moment(text)
+        return None if text is None else moment(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -27,25 +53,26 @@ ExpiresIn = Annotated[
 
 
 @app.command("list")
-@connected
+@grouped
 def list_clients(
     connection: Connection,
     state: Annotated[str | None, typer.Option(help="active or disabled; by default both")] = None,
 ) -> None:
     """List the clients, their live keys, and when these were last used."""
-    found = connection.run(lambda api: clients.list_clients(api, state))
-    console_output.console.print(clients.listed(found))
+    params: dict[str, str | int] = {"limit": 200} | ({} if state is None else {"state": state})
+    found = connection.run(lambda api: api.get_all("intake", "/v1/clients", "clients", **params))
+    console_output.console.print(_table(found))
 
 
 @app.command()
-@connected
+@grouped
 def show(connection: Connection, name: Name) -> None:
     """Show a client and its keys."""
-    _show(connection.run(lambda api: clients.get(api, name)))
+    _show(connection.run(lambda api: api.get("intake", _path(name))))
 
 
 @app.command()
-@connected
+@grouped
 def create(
     connection: Connection,
     name: Annotated[str, typer.Argument(help="1 to 63 of a-z, 0-9 and '-', the first a letter")],
@@ -83,14 +110,14 @@ def create(
     }
 
     async def make(api: Api) -> dict[str, Any]:
-        await clients.create(api, body)
-        return await clients.new_key(api, name, expires_at=expires, others_expire_at=None)
+        await api.post("intake", "/v1/clients", body)
+        return await _new_key(api, name, expires_at=expires, others_expire_at=None)
 
-    clients.show_key(connection.run(make))
+    _show_key(connection.run(make))
 
 
 @app.command()
-@connected
+@grouped
 def rotate(
     connection: Connection,
     name: Name,
@@ -102,12 +129,12 @@ def rotate(
     ] = None,
 ) -> None:
     """Create a client's next key, which is shown only now, beside its present one."""
-    made = connection.run(lambda api: clients.new_key(api, name, expires_at=expires, others_expire_at=keep_old))
-    clients.show_key(made)
+    made = connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old))
+    _show_key(made)
 
 
 @app.command()
-@connected
+@grouped
 def revoke(
     connection: Connection,
     name: Name,
@@ -120,23 +147,93 @@ def revoke(
         raise typer.BadParameter(
             "that is the key itself, which must not be in a command line; give its id", param_hint="KEY_ID"
         )
-    _show(connection.run(lambda api: clients.revoke(api, name, key)))
+    _show_changed(connection, name, "DELETE", f"/keys/{quote(key, safe='')}")
 
 
 @app.command()
-@connected
+@grouped
 def disable(connection: Connection, name: Name) -> None:
     """Refuse all of a client's keys until it is enabled again."""
-    _show(connection.run(lambda api: clients.set_state(api, name, "disabled")))
+    _show_changed(connection, name, "PATCH", json={"state": "disabled"})
 
 
 @app.command()
-@connected
+@grouped
 def enable(connection: Connection, name: Name) -> None:
     """Accept the live keys of a disabled client again."""
-    _show(connection.run(lambda api: clients.set_state(api, name, "active")))
+    _show_changed(connection, name, "PATCH", json={"state": "active"})
+
+
+def _show_changed(connection: Connection, name: str, method: str, path: str = "", **request: Any) -> None:
+    response = connection.run(lambda api: api.call("intake", method, _path(name) + path, **request))
+    _show(response.json()["client"])
 
 
 def _show(client: dict[str, Any]) -> None:
-    for part in clients.shown(client):
+    for part in _details(client):
         console_output.console.print(part)
+
+
+async def _new_key(api: Api, name: str, *, expires_at: str | None, others_expire_at: str | None) -> dict[str, Any]:
+    """Create a key. After a lost response, the repeated call creates no second key and fails."""
+    body = {"expires_at": expires_at, "others_expire_at": others_expire_at}
+    made: dict[str, Any] = await api.post("intake", f"{_path(name)}/keys", body, key=ids.new_run())
+    return made
+
+
+def _table(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Clients as a table."""
+    table = console_output.table("client", "state", "regions", "platforms", "scopes", "live keys", "last used")
+    for client in clients:
+        live = [key["key_id"] for key in client["keys"] if key["state"] == "live"]
+        used = max((key["last_used_at"] for key in client["keys"] if key["last_used_at"]), default="never")
+        table.add_row(
+            client["name"],
+            _state(client["state"]),
+            ", ".join(client["regions"]),
+            ", ".join(client["platforms"]),
+            ", ".join(client["scopes"]),
+            ", ".join(live) or "none",
+            used,
+        )
+    return table
+
+
+def _details(client: Mapping[str, Any]) -> list[RenderableType]:
+    """A client with all details and its keys, to show."""
+    limit = client["limit"]
+    items = f", {limit['items_per_second']:g} items a second" if limit and limit["items_per_second"] else ""
+    values = {
+        "client": client["name"],
+        "description": console_output.clean(client["description"]),
+        "state": _state(client["state"]),
+        "scopes": ", ".join(client["scopes"]),
+        "regions": ", ".join(client["regions"]),
+        "platforms": ", ".join(client["platforms"]),
+        "limit": f"{limit['requests_per_second']:g} calls a second, {limit['burst']} at once{items}"
+        if limit
+        else "none",
+        "changed": client["changed_at"],
+    }
+    keys = console_output.table("key", "state", "created", "expires", "revoked", "last used")
+    for key in client["keys"]:
+        times = [key[name] or "never" for name in ("created_at", "expires_at", "revoked_at", "last_used_at")]
+        keys.add_row(key["key_id"], _state(key["state"]), *times)
+    return [console_output.fields(values), "", keys]
+
+
+def _show_key(made: Mapping[str, Any]) -> None:
+    """Write a new key's text to standard output, so that it can be piped, and everything else to standard error."""
+    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere: save it")
+    console_output.warn("where its owner finds it, and not in a shell's history, a ticket or a chat.")
+    console_output.show(made["key"])
+    if not made["in_force"]:
+        console_output.warn("It is not accepted yet: Kafka has not delivered it to the services.")
+
+
+def _state(state: str) -> Text:
+    return Text(state, _STYLES.get(state, ""))
+
+
+def _path(name: str) -> str:
+    return f"/v1/clients/{quote(name, safe='')}"

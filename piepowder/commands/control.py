@@ -1,21 +1,20 @@
 """The operating model and the policies."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
 from piepowder import console_output
-from piepowder.client import Api
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 
 app = options.new_app("control", "The operating model and the policies in force.")
 
 
 @app.command()
-@connected
+@grouped
 def publish(
     connection: Connection,
     operating_model: Annotated[
@@ -30,11 +29,7 @@ def publish(
     body = {name: options.read_yaml(path) for name, path in files.items() if path is not None}
     if not body:
         raise typer.BadParameter("name a file with --operating-model, --policies or both")
-
-    async def post(api: Api) -> Any:
-        return (await api.post("router", "/v1/control", body)).json()
-
-    published = connection.run(post)
+    published = connection.run(lambda api: api.post("router", "/v1/control", body))
     for name in body:
         entity = published.get(name) or {}
         state = "now in force" if entity.get("changed") else "was in force already"
@@ -42,7 +37,7 @@ def publish(
 
 
 @app.command()
-@connected
+@grouped
 def show(connection: Connection) -> None:
     """Show what is in force, as YAML."""
     found = connection.run(lambda api: api.get("router", "/v1/control"))

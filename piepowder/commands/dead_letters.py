@@ -7,14 +7,14 @@ import typer
 
 from piepowder import replay as dead_letter_replay
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 from piepowder.dead_letters import ReplayFilter
 
 app = options.new_app()
 
 
 @app.command()
-@connected
+@grouped
 def replay(
     connection: Connection,
     *,

@@ -5,13 +5,13 @@ import typer
 from piepowder import console_output, profile
 from piepowder import status as deployment_status
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 
 app = options.new_app()
 
 
 @app.command()
-@connected
+@grouped
 def status(connection: Connection) -> None:
     """Show which services are ready, what waits, and what was decided."""
     parts, ready = connection.run(deployment_status.status)
@@ -21,7 +21,7 @@ def status(connection: Connection) -> None:
 
 
 @app.command()
-@connected
+@grouped
 def env(connection: Connection) -> None:
     """Write shell commands that export the profile: eval "$(piepowder env)".
 

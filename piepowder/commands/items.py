@@ -7,13 +7,14 @@ import typer
 
 from piepowder import console_output, submission_files, withdraw
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
+from piepowder.listings import FileOptions
 
 app = options.new_app()
 
 
 @app.command()
-@connected
+@grouped
 def submit(
     connection: Connection,
     file: Annotated[
@@ -23,15 +24,7 @@ def submit(
         ),
     ],
     *,
-    mapping: options.Map = options.NONE,
-    platform: options.Platform = None,
-    kind: options.Kind = "product",
-    market: options.Market = options.US,
-    currency: options.Currency = "USD",
-    language: options.Language = None,
-    delimiter: options.Delimiter = None,
-    format_: options.Format = None,
-    lenient: options.Lenient = False,
+    file_options: FileOptions,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -45,18 +38,6 @@ def submit(
     show: Annotated[int, typer.Option(min=0, help="Refusals to show, at most")] = 20,
 ) -> None:
     """Submit a file to intake; show accepted and refused lines, with line numbers and reasons."""
-    file_options = options.file_options(
-        file=file,
-        mapping=mapping,
-        platform=platform,
-        kind=kind,
-        market=market,
-        currency=currency,
-        language=language,
-        delimiter=delimiter,
-        format_=format_,
-        lenient=lenient,
-    )
     tally, files = connection.run(
         lambda api: submission_files.submit_file(
             api, file, file_options, connection.folder, journal=journal, report=report
@@ -69,7 +50,7 @@ def submit(
 
 
 @app.command("withdraw")
-@connected
+@grouped
 def withdraw_item(
     connection: Connection,
     item: Annotated[str, typer.Argument(metavar="ITEM_ID", help="The id in the response to its post")],

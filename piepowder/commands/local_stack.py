@@ -7,6 +7,7 @@ import typer
 from deploy.local import run
 from deploy.local import up as local_up
 from piepowder.commands import options
+from piepowder.listings import FileOptions
 from piepowder.profile import DEFAULT_FOLDER
 
 app = options.new_app()
@@ -27,7 +28,9 @@ def up(
 
 
 @app.command("run")
+@options.grouped
 def run_job(
+    file_options: FileOptions,
     *,
     folder: options.StackFolder = DEFAULT_FOLDER,
     nodes: options.Nodes = 1,
@@ -43,32 +46,12 @@ def run_job(
     exit_: Annotated[
         bool, typer.Option("--exit", help="Stop after the summary; status 0 if all is accounted for")
     ] = False,
-    mapping: options.Map = options.NONE,
-    platform: options.Platform = None,
-    kind: options.Kind = "product",
-    market: options.Market = options.US,
-    currency: options.Currency = "USD",
-    language: options.Language = None,
-    delimiter: options.Delimiter = None,
-    format_: options.Format = None,
-    lenient: options.Lenient = False,
 ) -> None:
     """Run the main job: start all, submit, review, account; then stay up until Ctrl-C."""
     job = run.Job(
         folder=folder,
         file=file,
-        options=options.file_options(
-            file=file or "",
-            mapping=mapping,
-            platform=platform,
-            kind=kind,
-            market=market,
-            currency=currency,
-            language=language,
-            delimiter=delimiter,
-            format_=format_,
-            lenient=lenient,
-        ),
+        options=file_options,
         count=count,
         seed=seed,
         reviewers=reviewers,

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import pycountry
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from piepowder import listings
 from piepowder.client import Api
-from piepowder.profile import DEFAULT_FOLDER, Profile, resolve
+from piepowder.profile import Profile, local_folder, resolve
 from shared.runtime.settings import RegionIds
 from shared.runtime.user_errors import UserError, file_errors
 
@@ -35,7 +35,7 @@ class Connection:
 
     def __init__(self, profile: str | None, folder: Path | None, key_file: Path | None) -> None:
         self._options = {"profile": profile, "folder": folder, "key_file": key_file}
-        self.folder = folder or DEFAULT_FOLDER
+        self.folder = local_folder(folder)
 
     @functools.cached_property
     def profile(self) -> Profile:
@@ -49,23 +49,6 @@ class Connection:
                 return await work(api)
 
         return asyncio.run(working())
-
-
-def connected(function: Callable[Concatenate[Connection, ...], None]) -> Callable[..., None]:
-    """Give a command `--profile`, `--folder` and `--key-file`, and pass it the connection that they describe."""
-
-    @functools.wraps(function)
-    def command(profile: str | None, folder: Path | None, key_file: Path | None, **values: Any) -> None:
-        function(Connection(profile, folder, key_file), **values)
-
-    own = list(inspect.signature(function).parameters.values())[1:]
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("profile", ProfileOption), ("folder", LocalFolder), ("key_file", KeyFile))
-    ]
-    command.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]  # read by typer
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *options)}
-    return command
 
 
 def read_yaml(path: Path) -> Any:
@@ -181,27 +164,28 @@ Lenient = Annotated[
 ]
 
 
-def file_options(
+def _connection(*, profile: ProfileOption = None, folder: LocalFolder = None, key_file: KeyFile = None) -> Connection:
+    return Connection(profile, folder, key_file)
+
+
+def _file_options(
     *,
-    file: str,
-    mapping: list[str],
-    platform: str | None,
-    kind: str,
-    market: list[str],
-    currency: str,
-    language: str | None,
-    delimiter: str | None,
-    format_: str | None,
-    lenient: bool,
+    mapping: Map = NONE,
+    platform: Platform = None,
+    kind: Kind = "product",
+    market: Market = US,
+    currency: Currency = "USD",
+    language: Language = None,
+    delimiter: Delimiter = None,
+    format_: Format = None,
+    lenient: Lenient = False,
 ) -> listings.FileOptions:
-    """The options of a file of items, checked."""
-    stem = re.sub(r"[^a-z0-9]+", "-", Path(file).name.lower().split(".")[0])[:63].strip("-")
     if kind not in ("product", "seller", "content"):
         raise typer.BadParameter(f"{kind!r}: expected product, seller or content", param_hint="--kind")
     if format_ not in (None, "csv", "ndjson"):
         raise typer.BadParameter(f"{format_!r}: expected csv or ndjson", param_hint="--format")
     return listings.FileOptions(
-        platform=platform or stem or "local",
+        platform=platform,
         kind=kind,
         markets=market,
         currency=currency,
@@ -211,3 +195,27 @@ def file_options(
         delimiter=delimiter,
         lenient=lenient,
     )
+
+
+_GROUPS: Final[dict[object, Callable[..., object]]] = {
+    Connection: _connection,
+    listings.FileOptions: _file_options,
+}
+
+
+def grouped(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace a parameter of type `Connection` or `FileOptions` with the options that build its value."""
+    parameters = inspect.signature(function).parameters.values()
+    builders = {one.name: _GROUPS[one.annotation] for one in parameters if one.annotation in _GROUPS}
+    options = [one for builder in builders.values() for one in inspect.signature(builder).parameters.values()]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, builder in builders.items():
+            values[name] = builder(**{option: values.pop(option) for option in inspect.signature(builder).parameters})
+        function(**values)
+
+    own = [one for one in parameters if one.name not in builders]
+    command.__signature__ = inspect.Signature(sorted([*own, *options], key=lambda one: one.kind))  # type: ignore[attr-defined]  # read by typer
+    command.__annotations__ = {one.name: one.annotation for one in (*own, *options)}
+    return command

@@ -1,15 +1,33 @@
 """Business requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import msgspec
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
-from piepowder import console_output, requests
+from piepowder import console_output
+from piepowder.client import Api
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
+from shared.contracts import ids
+from shared.runtime.clock import SystemClock, to_text
+
+_ACTIONS: Final = {
+    "submit": "Submit a draft for decision; its change is checked again.",
+    "withdraw": "Withdraw your own request.",
+    "approve": "Approve a request of another person.",
+    "reject": "Reject a request of another person, with --reason.",
+    "deploy": "Record that the request is in force.",
+    "rollback": "Record that the request is no longer in force, with --reason.",
+    "review": "Record the result of the request.",
+}
+_PAGE: Final = 200
+_clock = SystemClock()
 
 app = options.new_app("request", "Business requests: propose a change and decide it.")
 
@@ -48,7 +66,7 @@ def _body(file: Path | None, policies: Path | None, operating_model: Path | None
 
 
 @app.command()
-@connected
+@grouped
 def new(
     connection: Connection,
     *,
@@ -79,11 +97,11 @@ def new(
         expected_date=date,
         rationale=rationale,
     )
-    _show_outcome(connection.run(lambda api: requests.new(api, body, key)))
+    _show_outcome(connection.run(lambda api: api.post("intake", "/v1/requests", body, key=key or _key(body))))
 
 
 @app.command()
-@connected
+@grouped
 def change(
     connection: Connection,
     request: RequestId,
@@ -95,11 +113,16 @@ def change(
 ) -> None:
     """Change a draft: the given fields replace its own."""
     body = _body(file, policies, operating_model, title=title)
-    _show_outcome(connection.run(lambda api: requests.change(api, request, body)))
+
+    async def patch(api: Api) -> Any:
+        etag = f'"{(await api.get("intake", _path(request)))["version"]}"'
+        return (await api.call("intake", "PATCH", _path(request), json=body, headers={"If-Match": etag})).json()
+
+    _show_outcome(connection.run(patch))
 
 
 @app.command("list")
-@connected
+@grouped
 def list_requests(
     connection: Connection,
     *,
@@ -111,43 +134,116 @@ def list_requests(
     """List the newest business requests."""
     values = {"state": state, "kind": kind, "region": region, "sponsor": sponsor}
     wanted = {name: value for name, value in values.items() if value is not None}
-    console_output.console.print(requests.listed(connection.run(lambda api: requests.page(api, wanted))))
+    found = connection.run(lambda api: api.get("intake", "/v1/requests", limit=_PAGE, **wanted))
+    console_output.console.print(_table(found["requests"]))
 
 
 @app.command()
-@connected
+@grouped
 def show(connection: Connection, request: RequestId) -> None:
     """Show a business request with its change, history and comments."""
-    for part in requests.shown(connection.run(lambda api: requests.show(api, request))):
+    for part in _details(connection.run(lambda api: api.get("intake", _path(request)))):
         console_output.console.print(part)
 
 
 @app.command()
-@connected
+@grouped
 def comment(connection: Connection, request: RequestId, text: Annotated[str, typer.Argument()]) -> None:
     """Comment on a business request."""
-    added = connection.run(lambda api: requests.comment(api, request, text))
+    body = {"text": text}
+    added = connection.run(lambda api: api.post("intake", f"{_path(request)}/comments", body, key=_key(body)))
     console_output.show(f"Added, as version {added['version']}.")
 
 
 def _action(name: str) -> Callable[..., None]:
-    @connected
+    @grouped
     def act(
         connection: Connection,
         request: RequestId,
         reason: Annotated[str, typer.Option(help="Stored with it")] = "",
     ) -> None:
-        _show_outcome(connection.run(lambda api: requests.act(api, request, name, reason)))
+        body = {"reason": reason} if reason else {}
+        _show_outcome(connection.run(lambda api: api.post("intake", f"{_path(request)}/{name}", body)))
 
     return act
 
 
-for _name, _help in requests.COMMANDS.items():
+for _name, _help in _ACTIONS.items():
     app.command(_name, help=_help)(_action(_name))
 
 
 def _show_outcome(request: dict[str, Any]) -> None:
-    console_output.show(requests.outcome(request))
+    console_output.show(_state_line(request))
     if request["state"] == "draft":
-        for line in requests.checked(request):
+        for line in _check_lines(request):
             console_output.show(line)
+
+
+def _table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Requests as a table."""
+    table = console_output.table("request", "state", "kind", "regions", "by", "since", "title")
+    for request in requests:
+        since = str(request["updated_at"])[:16].replace("T", " ")
+        regions = ", ".join(request["regions"])
+        cells = (request["request_id"], request["state"], request["kind"], regions, request["drafted"]["by"], since)
+        table.add_row(*map(console_output.clean, cells), console_output.clean(request["title"], 80))
+    return table
+
+
+def _state_line(request: Mapping[str, Any]) -> str:
+    """A request's state, in one line."""
+    approvals = len(request["approvals"])
+    needed = f", {approvals} of {request['approvals_needed']} approvals" if request["state"] == "submitted" else ""
+    return f"{request['request_id']}: {console_output.clean(request['state'])}{needed}, version {request['version']}"
+
+
+def _check_lines(request: Mapping[str, Any]) -> list[str]:
+    """The result of the router's check of the change, as lines."""
+    check = request["check"]
+    verdict = check.get("verdict", "nothing")
+    if verdict == "nothing":
+        return []
+    if verdict == "unchecked":
+        return [f"Its change is not checked yet: {console_output.clean(check.get('reason', ''))}"]
+    differences = check.get("differences", [])
+    lines = [f"  {console_output.clean(one['what'])}: {console_output.clean(one['how'])}" for one in differences]
+    more = check.get("differing", 0) - len(lines)
+    lines += [f"  and {more} more"] if more else []
+    return ["Its change is valid and would change:" if lines else "Its change is valid and changes nothing.", *lines]
+
+
+def _details(request: Mapping[str, Any]) -> list[RenderableType]:
+    """A request with all details, to show."""
+    values = {
+        "request": request["request_id"],
+        "state": request["state"],
+        "title": request["title"],
+        "kind": request["kind"],
+        "sponsor": request["sponsor"],
+        "regions": ", ".join(request["regions"]),
+        "markets": ", ".join(request["markets"]) or "all",
+        "items a day": request["expected_items_per_day"],
+        "from": request["expected_date"],
+        "approved by": ", ".join(mark["by"] for mark in request["approvals"]),
+        "in the audit": request["subject"],
+    }
+    fields = {name: console_output.clean(value) for name, value in values.items() if value not in (None, "")}
+    parts: list[RenderableType] = [console_output.fields(fields), ""]
+    if request["rationale"]:
+        parts += [Text("\n".join(console_output.clean(line) for line in request["rationale"].splitlines())), ""]
+    parts += [Text(line) for line in _check_lines(request)]
+    comments = {one["version"]: one["text"] for one in request["comments"]}
+    table = console_output.table("when", "what", "by", "")
+    for step in request["history"]:
+        text = comments.get(step["version"], step["reason"])
+        table.add_row(*map(console_output.clean, (step["at"], step["kind"], step["by"], text)))
+    return [*parts, "", table]
+
+
+def _path(request_id: str) -> str:
+    return f"/v1/requests/{quote(request_id, safe='')}"
+
+
+def _key(body: Mapping[str, Any]) -> str:
+    """An idempotency key for this body at this time; a repeated call keeps it."""
+    return ids.derive("command", msgspec.json.encode(body).decode(), to_text(_clock.now()))

@@ -7,13 +7,13 @@ import typer
 from piepowder import console_output
 from piepowder import timeline as subject_timeline
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 
 app = options.new_app()
 
 
 @app.command()
-@connected
+@grouped
 def timeline(
     connection: Connection,
     subject: Annotated[str, typer.Argument(help="platform:kind:id, or an item's id")],

@@ -7,14 +7,14 @@ import typer
 
 from piepowder import console_output
 from piepowder.commands import options
-from piepowder.commands.options import Connection, connected
+from piepowder.commands.options import Connection, grouped
 from shared.kafka import topic_admin
 
 app = options.new_app()
 
 
 @app.command()
-@connected
+@grouped
 def topics(
     connection: Connection,
     kafka: options.Kafka = None,

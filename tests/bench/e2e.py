@@ -190,7 +190,7 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
     if not LISTINGS.exists():
         bench.say("end to end: the real listings are not measured, ../shared/data is absent")
         return []
-    source = listings.Source(str(LISTINGS))
+    source = listings.ItemFile(str(LISTINGS))
     try:
         options = listings.FileOptions(platform="amazon", lenient=True)
         lines = [line.body for line in listings.read(source, options) if isinstance(line, listings.Line)]

@@ -78,8 +78,8 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, monkeypatch: 
     [
         ("OSError: [Errno 28] No space left on device", "disk"),
         ("Failed to establish a new connection: NewConnectionError(...)", "network"),
-        ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "not the one that the lock names"),
-        ("something else", "what pip said"),
+        ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "differs from the lock"),
+        ("something else", "pip's output"),
     ],
 )
 def test_what_pip_says_becomes_a_sentence(checkout: Path, said: str, sentence: str) -> None:

@@ -8,9 +8,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from piepowder import cli, clients
+from piepowder import cli
 from piepowder.client import Api
 from piepowder.commands import options
+from piepowder.commands.clients import moment
 from shared.contracts import ids
 from shared.runtime.clock import from_text
 
@@ -155,4 +156,4 @@ def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, word
 @pytest.mark.parametrize("text", ["0d", "7", "7 d", "d7", "-7d", "7w", "2027-01-31", "2027-01-31T00:00:00"])
 def test_what_is_neither_a_span_nor_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a span"):
-        clients.moment(text)
+        moment(text)

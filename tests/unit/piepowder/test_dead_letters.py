@@ -5,8 +5,8 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from piepowder import replay
 from piepowder.dead_letters import (
-    DeadLetter,
     DeadLetterId,
+    OpenLetter,
     RawRecord,
     RegionDeadLetters,
     ReplayFilter,
@@ -27,9 +27,9 @@ STATE = Parked(since=5, last=9, reason="no room for this one", at="2026-05-01T09
 
 def letter(
     offset: int, *, reason: str = "follows", size: int = 10, group: str = GROUP, unread: bool = False
-) -> DeadLetter:
+) -> OpenLetter:
     stands = (TopicPartition(topics.deadletters("eu"), 0), offset)
-    return DeadLetter(DeadLetterId(group, TOPIC, 2, offset), LANE.key, reason, not unread, unread, stands, size)
+    return OpenLetter(DeadLetterId(group, TOPIC, 2, offset), LANE.key, reason, not unread, unread, stands, size)
 
 
 def chain(*offsets: int) -> ReplayUnit:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.listings import MAX_LINE, FileOptions, Line, Refusal, Source, money, read
+from piepowder.listings import MAX_LINE, FileOptions, ItemFile, Line, Refusal, money, read
 from shared.runtime.user_errors import UserError
 
 SHOP = FileOptions(platform="shop")
@@ -16,7 +16,7 @@ SHOP = FileOptions(platform="shop")
 def lines_of(tmp_path: Path, content: bytes, options: FileOptions = SHOP, name: str = "f.csv") -> list[Line | Refusal]:
     path = tmp_path / name
     path.write_bytes(content)
-    source = Source(str(path))
+    source = ItemFile(str(path))
     try:
         return list(read(source, options))
     finally:

@@ -256,3 +256,9 @@ def test_each_command_calls_the_deployment_of_its_profile(
     CliRunner().invoke(app, [*words, "--profile", str(file)], input='{"id": "1"}\n')
     assert asked in {str(call.url).partition("?")[0] for call in calls}
     assert {call.headers["authorization"] for call in calls} == {"Bearer file-key"}
+
+
+def test_journals_are_kept_in_the_folder_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIEPOWDER_FOLDER", str(tmp_path))
+    assert options.Connection(None, None, None).folder == tmp_path
+    assert options.Connection(None, tmp_path / "other", None).folder == tmp_path / "other"

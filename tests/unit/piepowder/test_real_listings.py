@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.listings import FileOptions, Line, Refusal, Source, read
+from piepowder.listings import FileOptions, ItemFile, Line, Refusal, read
 from services.intake.domain.posts import Refused
 from services.intake.handlers import Front
 from tests.conftest import project_root
@@ -49,7 +49,7 @@ HASHES = (
 
 
 def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[Refusal]]:
-    source = Source(str(path))
+    source = ItemFile(str(path))
     try:
         found = list(read(source, options))
     finally:
