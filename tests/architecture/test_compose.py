@@ -1,4 +1,5 @@
-"""`docker-compose.yml` and Prometheus' files fit their specifications, the services' own settings, and one another."""
+"""`docker-compose.yml` and Prometheus' files agree with their specifications, the services' settings and list, and each
+other."""
 
 import importlib
 import json
@@ -104,7 +105,7 @@ def test_every_variable_is_one_that_the_service_reads(name: str) -> None:
 
 
 @each_services_settings
-def test_its_settings_parse_and_none_points_at_the_container_itself(name: str, settings: CommonSettings) -> None:
+def test_its_settings_are_valid_and_none_points_to_the_container_itself(name: str, settings: CommonSettings) -> None:
     assert [field for field, value in settings if "127.0.0.1" in str(value) or "localhost" in str(value)] == []
     assert settings.port == PORT
     assert settings.clients_file is not None
@@ -158,7 +159,7 @@ def test_each_service_with_a_database_has_one_that_is_created(password: str | No
     assert {f"piepowder_{process.database}" for process in with_database} == set(created)
 
 
-def test_the_items_status_is_followed_by_one_process_which_is_not_the_one_that_takes_them_in() -> None:
+def test_a_separate_process_follows_the_items_status() -> None:
     following = {
         name: container["environment"].get("PIEPOWDER_PROJECTION", "true")
         for name, container in SERVICES.items()
@@ -177,7 +178,7 @@ def test_the_topics_of_every_region_are_created() -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_is_one_that_there_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_job_is_a_known_program(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, *arguments = JOBS[name]["command"]
     assert arguments[0] == name
     programs: dict[str, Callable[[list[str]], object]] = {"piepowder": command.app, "deploy.docker.jobs": job}
@@ -188,7 +189,7 @@ def test_a_job_is_one_that_there_is(name: str, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
 
 
-def test_the_key_is_made_once_and_only_its_hash_is_shown_to_the_services() -> None:
+def test_the_services_see_only_the_hash_of_the_key() -> None:
     key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
     assert JOBS["control"]["command"][3] == key_file
     folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
@@ -207,7 +208,7 @@ def mounted(container: dict[str, Any]) -> set[str]:
     return {volume.split(":")[1] for volume in container.get("volumes", [])}
 
 
-def test_the_router_is_asked_where_it_listens() -> None:
+def test_the_routers_url_is_where_it_listens() -> None:
     asking = [c["environment"]["PIEPOWDER_ROUTER"] for c in SERVICES.values() if c["command"] == ["services.intake"]]
     for text in (JOBS["control"]["command"][2], *asking):
         url = urlsplit(text)
@@ -239,7 +240,7 @@ def test_images_are_pinned_and_are_those_of_the_tests() -> None:
     assert CONTAINERS["postgres"]["image"].split(".")[0] == conftest._POSTGRES_IMAGE.split("-")[0]
 
 
-def test_every_container_is_bounded_and_ours_can_do_nothing_but_run() -> None:
+def test_every_container_is_limited_and_ours_have_no_capabilities() -> None:
     assert [name for name, container in CONTAINERS.items() if not container.get("mem_limit")] == []
     for container in OURS.values():
         assert container["mem_limit"] == "300m"
@@ -251,7 +252,7 @@ def test_every_container_is_bounded_and_ours_can_do_nothing_but_run() -> None:
         assert "test" in container["healthcheck"] or name in JOBS
 
 
-def test_what_a_container_waits_for_comes_about() -> None:
+def test_every_start_condition_of_a_container_can_become_true() -> None:
     for container in CONTAINERS.values():
         for needed, how in container.get("depends_on", {}).items():
             if how["condition"] == "service_completed_successfully":
@@ -268,7 +269,7 @@ def test_what_a_container_waits_for_comes_about() -> None:
         order += ready
 
 
-def test_all_that_is_mounted_is_there() -> None:
+def test_every_mounted_source_exists() -> None:
     sources = [v.split(":")[0] for container in CONTAINERS.values() for v in container.get("volumes", [])]
     assert {source for source in sources if not source.startswith(".")} == COMPOSE["volumes"].keys()
     assert [source for source in sources if source.startswith(".") and not (ROOT / source).exists()] == []
@@ -310,7 +311,7 @@ def test_the_alerts_of_a_service_that_is_down_or_absent_name_every_service() -> 
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_an_alert_speaks_of_metrics_that_exist_and_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_metrics_and_says_what_to_do(rule: dict[str, Any]) -> None:
     named = set(re.findall(r"\b(?:piepowder_\w+|up)\b", rule["expr"]))
     assert named
     assert named - exposed().keys() - {"up"} == set()
@@ -321,7 +322,7 @@ def test_an_alert_speaks_of_metrics_that_exist_and_says_what_to_do(rule: dict[st
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_an_alert_is_well_formed_and_asks_for_labels_that_its_metrics_have(rule: dict[str, Any]) -> None:
+def test_an_alert_is_well_formed_and_uses_labels_of_its_metrics(rule: dict[str, Any]) -> None:
     tree = promql.parse(rule["expr"])
     selectors = [node for node in walk(tree) if isinstance(node, promql.VectorSelector)]
     assert selectors
@@ -353,7 +354,7 @@ def test_the_alerts_fire_as_their_tests_say() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_is_shown_to_fire_and_to_keep_quiet() -> None:
+def test_each_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     cases = yaml.safe_load((ROOT / "deploy/prometheus/rules_test.yml").read_text())["tests"]
     quiet, *noisy = (
         {case["alertname"] for case in test["alert_rule_test"] if "exp_alerts" in case or test is cases[0]}

@@ -1,4 +1,4 @@
-"""What the command tells of a system that runs, and of one that has come to a standstill in part."""
+"""The command's view of a running system, and of one with a silent service."""
 
 import asyncio
 import io
@@ -22,8 +22,8 @@ from tests.e2e.conftest import Cell
 pytestmark = pytest.mark.timeout(120)
 
 
-async def told(cell: Cell) -> tuple[str, bool]:
-    """What `status` shows, and whether it finds everything ready."""
+async def shown_status(cell: Cell) -> tuple[str, bool]:
+    """The output of `status`, and whether everything is ready."""
     shown = io.StringIO()
     console = Console(file=shown, width=300)
     async with Api(read_local(cell.system.folder)) as api:
@@ -37,41 +37,39 @@ def lines(text: str, *words: str) -> list[str]:
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
-async def test_dead_letters_are_told_by_region(cell: Cell) -> None:
+async def test_dead_letters_are_counted_by_region(cell: Cell) -> None:
     async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
         await producer.send_and_wait(topics.submissions(cell.us), b"no event", key=b"x")
     deadline = time.monotonic() + 60
-    while not await letters(cell, cell.us):  # one of each service that reads the topic
+    while not await letters(cell, cell.us):  # one from each service that reads the topic
         assert time.monotonic() < deadline
         await asyncio.sleep(0.3)
     assert await letters(cell, cell.eu) == 0
 
 
 async def letters(cell: Cell, region: str) -> int:
-    """The count in the region's row; 0 too when Kafka did not answer in time."""
-    shown, _ = await told(cell)
+    """The count in the region's row; 0 also when Kafka did not respond in time."""
+    shown, _ = await shown_status(cell)
     found = re.search(rf"^region +dead letters.*?^{region} +(\d+) ", shown, re.MULTILINE | re.DOTALL)
     return 0 if found is None else int(found[1])
 
 
-async def test_a_service_that_stands_still_is_named_and_not_waited_for(cell: Cell) -> None:
+async def test_a_silent_service_is_named_and_does_not_delay_the_others(cell: Cell) -> None:
     frozen = cell.system.services[f"decision-{cell.eu}"]
     frozen.pause()
     try:
         began = time.monotonic()
-        shown, ready = await told(cell)
+        shown, ready = await shown_status(cell)
         took = time.monotonic() - began
     finally:
         frozen.resume()
     assert not ready
     assert lines(shown, frozen.name, "does not respond", frozen.url)
     assert lines(shown, f"No counts from {frozen.name}.")
-    assert took < 20, "a busy machine may take its time, and the patience for what passes is a minute"
+    assert took < 20, "a busy machine is slow, but a repeated call would take a minute"
 
 
-async def test_each_submission_has_a_journal_of_its_own_and_the_account_reads_them_all(
-    cell: Cell, tmp_path: Path
-) -> None:
+async def test_each_submission_has_its_own_journal_and_the_account_reads_all(cell: Cell, tmp_path: Path) -> None:
     options = FileOptions(platform="twice", markets=["DE"])
     kept = []
     async with Api(read_local(cell.system.folder)) as api:

@@ -1,4 +1,4 @@
-"""The main job through every service, as its users meet it: post, status, review, decision, timeline, metrics."""
+"""The main job through every service, as users see it: post, status, review, decision, timeline, metrics."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def item(**fields: Any) -> dict[str, Any]:
 
 
 def until(ask: Callable[[], httpx.Response], fits: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """The answer's JSON once it fits; bounded."""
+    """The response's JSON as soon as it `fits`, within a bound."""
     deadline = time.monotonic() + seconds
     while True:
         answer = ask()
@@ -104,7 +104,7 @@ def test_an_item_that_a_policy_sends_to_people_is_claimed_and_decided_once(cell:
     assert found["decision"]["team"] == "t-2"
 
 
-def test_a_newer_version_takes_the_place_of_one_that_waits_and_an_older_one_changes_nothing(cell: Cell) -> None:
+def test_a_newer_version_supersedes_a_waiting_one_and_an_older_one_changes_nothing(cell: Cell) -> None:
     first = review_item(cell, "ring-2", 5)
     status(cell, first["item_id"], cell.eu, "in_review")
     second = review_item(cell, "ring-2", 6)
@@ -115,7 +115,7 @@ def test_a_newer_version_takes_the_place_of_one_that_waits_and_an_older_one_chan
     status(cell, second["item_id"], cell.eu, "in_review")
 
 
-def test_an_item_is_taken_back_before_it_is_decided_and_stays_so_until_a_newer_version(cell: Cell) -> None:
+def test_an_item_is_withdrawn_before_its_decision_and_stays_so_until_a_newer_version(cell: Cell) -> None:
     posted = review_item(cell, "ring-3", 1)
     waiting = status(cell, posted["item_id"], cell.eu, "in_review")
     url = f"{cell.url('intake')}/v1/items/{posted['item_id']}"
@@ -160,7 +160,7 @@ def test_one_bad_line_among_thousands_is_named_and_the_rest_accepted(cell: Cell)
     assert refused[0]["errors"][0]["pointer"] == "/markets/0"
 
 
-def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
+def test_every_service_refuses_a_call_without_a_key(cell: Cell) -> None:
     routes = [
         ("POST", f"{cell.url('intake')}/v1/items"),
         ("GET", f"{cell.url('intake')}/v1/totals"),
@@ -180,7 +180,7 @@ def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_every_service_is_ready_and_measured(cell: Cell) -> None:
+def test_every_service_is_ready_and_has_metrics(cell: Cell) -> None:
     for service in cell.system.services.values():
         assert cell.client.get(f"{service.url}/healthz").json()["status"] == "alive"
         assert cell.client.get(f"{service.url}/readyz").json()["ready"] is True

@@ -1,4 +1,4 @@
-"""Two systems never work on one Kafka side by side unawares."""
+"""A second system does not start on the Kafka of a running one."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from shared.runtime.user_errors import UserError
 
 @pytest.fixture
 async def router(kafka: str, region: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """A member of a region's group, as another system's router is one."""
+    """A member of a region's group, like the router of another system."""
     group = f"piepowder-router-{region}"
     consumer = AIOKafkaConsumer(
         topics.submissions(region),
@@ -30,7 +30,7 @@ async def router(kafka: str, region: str) -> AsyncIterator[AIOKafkaConsumer]:
     await consumer.stop()
 
 
-async def test_a_system_that_lives_is_named_and_keeps_another_from_starting(
+async def test_a_running_system_is_named_and_prevents_a_second_one(
     kafka: str, region: str, router: AIOKafkaConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_guard, "_SESSION_SECONDS", 4.0)
@@ -40,7 +40,7 @@ async def test_a_system_that_lives_is_named_and_keeps_another_from_starting(
     assert len(said) == 1
 
 
-async def test_what_a_system_leaves_behind_when_it_ends_is_waited_out(
+async def test_the_start_waits_for_the_sessions_of_an_ended_system(
     kafka: str, region: str, router: AIOKafkaConsumer
 ) -> None:
     await router.stop()

@@ -1,5 +1,5 @@
-"""The local stack keeps its promises: data outlives a stop and a kill, nothing outlives its parent, and whatever goes
-wrong on a machine is said in a sentence. Real Kafka, real PostgreSQL, real signals."""
+"""The local stack: data survives a stop and a kill, no process outlives its parent, and each expected failure is one
+sentence. Real Kafka, real PostgreSQL, real signals."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that holds a stack in `tmp_path / "stack"`."""
+    """A separate process with a stack in `tmp_path / "stack"`."""
     command = [sys.executable, "-m", "deploy.local", "--folder", str(tmp_path / "stack")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -155,9 +155,7 @@ def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path)
         assert failure.error.lines
 
 
-def test_a_server_that_somebody_else_runs_is_used_and_one_that_does_not_answer_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_external_server_is_used_and_a_silent_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalPostgres(tmp_path / "elsewhere") as postgres:
         monkeypatch.setenv("PIEPOWDER_DATABASE_URL", postgres.url.replace("postgresql", "postgresql+asyncpg"))
         monkeypatch.setenv("PIEPOWDER_KAFKA", "127.0.0.1:1")
@@ -169,7 +167,7 @@ def test_a_server_that_somebody_else_runs_is_used_and_one_that_does_not_answer_i
             LocalStack(tmp_path / "stack").start()
 
 
-def test_postgres_starts_although_its_old_pid_belongs_to_a_stranger(tmp_path: Path) -> None:
+def test_postgres_starts_although_another_process_has_its_old_pid(tmp_path: Path) -> None:
     postgres = LocalPostgres(tmp_path)
     postgres.start()
     assert postgres.child is not None

@@ -1,1 +1,1 @@
-"""Tests: property/piepowder."""
+"""Tests: property/deploy."""

@@ -1,4 +1,4 @@
-"""Whatever the seed: the sample is what it says it is."""
+"""Properties of the sample for every seed."""
 
 import msgspec
 from hypothesis import given, settings
@@ -9,13 +9,13 @@ from deploy.local.sample import gtin, make
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 200), more=st.integers(0, 100))
-def test_any_sample_repeats_itself_and_is_the_beginning_of_every_longer_one(seed: int, count: int, more: int) -> None:
+def test_a_sample_repeats_itself_and_is_the_start_of_every_longer_one(seed: int, count: int, more: int) -> None:
     assert list(make(count, seed)) == list(make(count + more, seed))[:count]
 
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**63))
-def test_a_line_that_is_to_be_accepted_keeps_intakes_rules(seed: int) -> None:
+def test_a_valid_line_keeps_intakes_rules(seed: int) -> None:
     for line in make(150, seed):
         assert b"\n" not in line.body
         if line.action == "refused":

@@ -1,4 +1,4 @@
-"""What a new system is given: one key for good, and the sample's rules where there are none."""
+"""The first steps of a new system: one key, and the sample's rules where none are in force."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from shared.runtime.user_errors import UserError
 BOTH = ["operating_model", "policy_set"]
 
 
-def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_readable_only_by_its_owner(tmp_path: Path) -> None:
     key_file, clients_file = tmp_path / "key", tmp_path / "clients.json"
     key = ensure_key(key_file, clients_file, "me")
     assert is_well_formed_api_key(key)
@@ -39,7 +39,7 @@ def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tm
     Authenticator.from_file(clients_file)
 
 
-def test_a_file_of_clients_that_cannot_be_read_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+def test_an_unreadable_clients_file_is_named_and_not_changed(tmp_path: Path) -> None:
     clients_file = tmp_path / "clients.json"
     clients_file.write_text("[{")
     with pytest.raises(UserError, match=r"clients\.json is not readable"):
@@ -48,7 +48,7 @@ def test_a_file_of_clients_that_cannot_be_read_is_named_and_left_as_it_is(tmp_pa
 
 
 @pytest.mark.parametrize("in_force", [[], ["policy_set"], BOTH])
-def test_the_sample_is_put_into_force_only_where_nothing_is(in_force: list[str]) -> None:
+def test_the_sample_is_published_only_where_nothing_is_in_force(in_force: list[str]) -> None:
     router = Router(in_force)
     with router.client() as client:
         with pytest.raises(Transient, match="not ready"):
@@ -59,7 +59,7 @@ def test_the_sample_is_put_into_force_only_where_nothing_is(in_force: list[str])
     assert router.keys == {"Bearer pp_key"}
 
 
-def test_of_the_samples_operating_model_a_system_takes_its_own_regions() -> None:
+def test_a_system_publishes_only_its_own_regions_of_the_sample() -> None:
     router = Router([], ready=True)
     with router.client() as client:
         publish_sample(client, regions=["us"])
@@ -67,7 +67,7 @@ def test_of_the_samples_operating_model_a_system_takes_its_own_regions() -> None
     assert [region["id"] for region in body["operating_model"]["regions"]] == ["us"]
 
 
-def test_a_refusal_by_the_router_is_told_in_its_own_words() -> None:
+def test_the_routers_refusal_is_shown() -> None:
     with Router([], ready=True, refusing=True).client() as client, pytest.raises(UserError, match="no such field"):
         publish_sample(client)
 

@@ -1,4 +1,4 @@
-"""Clients by the command: a key is printed once and alone on standard output, and no key is taken as an argument."""
+"""`piepowder clients`: a key is printed once, alone on standard output, and is never an argument."""
 
 import json
 from functools import partial
@@ -42,7 +42,7 @@ CLIENT: dict[str, Any] = {
 
 
 class Intake:
-    """Answers as intake does, and keeps what it was asked."""
+    """Responds as intake does, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -80,9 +80,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(cli.app, ["clients", *words], env={"COLUMNS": "200"})
 
 
-def test_a_new_client_gets_a_key_that_stands_alone_on_standard_output(
-    intake: Intake, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_key_of_a_new_client_is_alone_on_standard_output(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.app(["clients", "create", "shop", *NEW, "--platform", "shop", "--rate", "5"])
     out, err = capfd.readouterr()
@@ -95,7 +93,7 @@ def test_a_new_client_gets_a_key_that_stands_alone_on_standard_output(
     assert intake.named[0] is not None
 
 
-def test_a_key_that_does_not_open_yet_is_said_to_be_so(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_is_not_in_force_yet_is_reported(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
     intake.in_force = False
     with pytest.raises(SystemExit):
         cli.app(["clients", "rotate", "shop", "--keep-old", "7d", "--expires", "2099-01-01T00:00:00+01:00"])
@@ -105,13 +103,13 @@ def test_a_key_that_does_not_open_yet_is_said_to_be_so(intake: Intake, capfd: py
     assert from_text(body["others_expire_at"]) > from_text("2026-01-01T00:00:00Z")
 
 
-def test_each_calls_key_is_named_anew_so_that_only_a_lost_answer_is_a_repeat(intake: Intake) -> None:
+def test_each_command_has_its_own_idempotency_key(intake: Intake) -> None:
     run("rotate", "shop")
     run("rotate", "shop")
     assert len(set(intake.named)) == 2
 
 
-def test_a_client_is_shown_with_its_keys_and_without_what_draws_on_a_terminal(intake: Intake) -> None:
+def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: Intake) -> None:
     shown, listed = run("show", "shop"), run("list")
     assert (shown.exit_code, listed.exit_code) == (0, 0)
     for said in ("9f86d081884c", "5 calls a second, 10 at once", "2026-05-02T09:30:00.000Z"):
@@ -145,7 +143,7 @@ def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple
         (["create", "shop", *NEW], "--platform"),
     ],
 )
-def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, words: list[str], says: str) -> None:
+def test_invalid_options_are_refused_before_any_call(intake: Intake, words: list[str], says: str) -> None:
     answer = run(*words)
     assert answer.exit_code == 2
     assert KEY not in answer.output
@@ -154,6 +152,6 @@ def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, word
 
 
 @pytest.mark.parametrize("text", ["0d", "7", "7 d", "d7", "-7d", "7w", "2027-01-31", "2027-01-31T00:00:00"])
-def test_what_is_neither_a_span_nor_a_time_is_refused(text: str) -> None:
+def test_a_text_that_is_neither_a_duration_nor_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a span"):
         moment(text)

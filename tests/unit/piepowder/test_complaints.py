@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of notices and appeals, and what reviewers do with them."""
+"""Notices and appeals at the terminal: their display, and the reviewers' actions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ DECISION = {"decision_id": "d", "action": "reject", "reasons": ["FAKE"], "decide
 
 
 def shown(case: events.CaseOpened, *concerns: dict[str, Any]) -> dict[str, Any]:
-    """A case as the review API answers it."""
+    """A case as the review API returns it."""
     return {**msgspec.to_builtins(case), "case_type": case.case_type, "concerns": list(concerns)}
 
 
@@ -32,7 +32,7 @@ APPEALED = shown(appealed("eu", ITEM, reviewer="r-1")[1], ITEM_SHOWN)
 
 
 class Desk:
-    """Gives one case, and keeps what is done with it."""
+    """Returns one case, and records the reviewer's actions."""
 
     def __init__(self, case: dict[str, Any]) -> None:
         self.done: list[tuple[str, list[str]]] = []
@@ -49,7 +49,7 @@ class Desk:
 
 
 class Keys:
-    """Types these lines, and keeps what was asked."""
+    """Enters these lines, and records the prompts."""
 
     def __init__(self, *lines: str) -> None:
         self.asked: list[str] = []
@@ -68,7 +68,7 @@ async def work(case: dict[str, Any], *lines: str) -> tuple[list[tuple[str, list[
     return desk.done, keys.asked, dict(person.decided)
 
 
-async def test_a_person_is_offered_what_a_case_of_this_type_may_be_decided() -> None:
+async def test_a_reviewer_is_offered_the_actions_of_the_case_type() -> None:
     done, asked, decided = await work(APPEALED, "a", "o")
     assert asked == ["[u]phold  [o]verturn  [s]kip  [q]uit > "] * 2
     assert (done, decided) == ([("overturn", [])], {"overturn": 1})
@@ -78,14 +78,14 @@ async def test_a_person_is_offered_what_a_case_of_this_type_may_be_decided() -> 
     assert done == [("reject", ["COUNTERFEIT"])]
 
 
-async def test_overturning_an_approval_asks_why() -> None:
+async def test_overturning_an_approval_asks_for_reasons() -> None:
     case = shown(appealed("eu", NOTICE, action="approve")[1], shown(NOTICE) | {"decisions": []}, ITEM_SHOWN)
     done, asked, _ = await work(case, "o", "fake, stolen")
     assert asked[1] == "reason codes, Enter for COUNTERFEIT > "
     assert done == [("overturn", ["FAKE", "STOLEN"])]
 
 
-def test_the_screen_shows_who_complains_in_whose_words_and_the_item_it_is_about() -> None:
+def test_a_complaint_is_shown_with_its_sender_its_text_and_the_item() -> None:
     with console_output.console.capture() as captured:
         review.show_case(NOTICED, {}, NOON)
         review.show_case(APPEALED, {}, NOON)
@@ -96,7 +96,7 @@ def test_the_screen_shows_who_complains_in_whose_words_and_the_item_it_is_about(
         assert told in text
 
 
-def test_a_strangers_words_draw_nothing_on_the_terminal() -> None:
+def test_texts_are_shown_without_control_characters() -> None:
     assert NOTICE.notice is not None
     wild = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
     case = shown(msgspec.structs.replace(NOTICE, notice=wild))
@@ -106,7 +106,7 @@ def test_a_strangers_words_draw_nothing_on_the_terminal() -> None:
     assert "\x1b" not in captured.get()
 
 
-def test_a_simulated_reviewer_hears_an_appeal_by_what_the_item_deserves() -> None:
+def test_a_simulated_reviewer_decides_an_appeal_by_the_truth_about_the_item() -> None:
     subject = "shop:product:B07"
     cases = [{**APPEALED, "case_id": f"case-{n}"} for n in range(300)]
     for deserved, expected in (("approve", "overturn"), ("reject", "uphold")):
@@ -118,7 +118,7 @@ def test_a_simulated_reviewer_hears_an_appeal_by_what_the_item_deserves() -> Non
     assert ("reject", ["COUNTERFEIT"]) in [choose({**NOTICED, "case_id": f"c-{n}"}, known, seed=1) for n in range(9)]
 
 
-def test_what_is_judged_is_the_item_that_is_concerned_or_else_the_case() -> None:
+def test_a_complaint_is_decided_by_its_item_or_else_by_itself() -> None:
     assert item_case(ITEM_SHOWN) is ITEM_SHOWN
     assert item_case(NOTICED)["item_id"] == ITEM.item_id
     assert item_case(shown(NOTICE))["item_id"] == NOTICE.item_id
@@ -128,7 +128,7 @@ def says(kind: str, data: events.Struct | dict[str, Any]) -> str:
     return timeline._summary({"type": kind, "data": msgspec.to_builtins(data)})
 
 
-def test_the_timeline_says_who_complained_about_what_and_what_came_of_it() -> None:
+def test_the_timeline_shows_complaints_and_their_results() -> None:
     notice, about = NOTICE.notice, appealed("eu", ITEM)[1].appeal
     submitted = {"notice": msgspec.to_builtins(notice)}
     assert says(events.NOTICE_SUBMITTED, submitted) == (
@@ -145,7 +145,7 @@ def test_the_timeline_says_who_complained_about_what_and_what_came_of_it() -> No
     )
 
 
-def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
+def test_the_account_counts_items_and_ignores_complaints() -> None:
     ledger = Ledger()
 
     def note(data: events.Struct, kind: str) -> None:

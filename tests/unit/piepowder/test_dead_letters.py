@@ -1,4 +1,4 @@
-"""What is set aside, read off a region's topics, and the portions and marks it comes back with: a pure plan."""
+"""The dead letters of a region, and the portions and marks of their replay: a pure plan."""
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
@@ -36,46 +36,46 @@ def chain(*offsets: int) -> ReplayUnit:
     return ReplayUnit(GROUP, LANE, [letter(offset) for offset in offsets], STATE)
 
 
-def alone(offset: int, **about: object) -> ReplayUnit:
+def single(offset: int, **about: object) -> ReplayUnit:
     one = letter(offset, **about)  # type: ignore[arg-type]  # as it is given
     return ReplayUnit(one.id.group, LANE, [one], None)
 
 
 def dead(at: int, /, **headers: str) -> RawRecord:
     about = {"group": GROUP, "topic": TOPIC, "partition": "2", "offset": "7", "reason": "why", **headers}
-    told = tuple((f"dl_{name}", text.encode()) for name, text in about.items())
-    return ConsumerRecord(topics.deadletters("eu"), 0, at, 0, 0, LANE.key, b"{}", None, 0, 0, told)
+    shown = tuple((f"dl_{name}", text.encode()) for name, text in about.items())
+    return ConsumerRecord(topics.deadletters("eu"), 0, at, 0, 0, LANE.key, b"{}", None, 0, 0, shown)
 
 
 def test_a_letter_is_open_until_its_receipt_and_open_again_after_another() -> None:
-    aside = RegionDeadLetters()
-    place = DeadLetterId(GROUP, TOPIC, 2, 7)
-    aside.add_letter(dead(0))
-    aside.add_letter(dead(1, reason="why not"))
-    assert [(one.reason, one.stored[1]) for one in aside.open.values()] == [("why not", 1)]
-    aside.add_letter(dead(2, returned="40"))
-    assert aside.units() == []
-    assert aside.failed_again(place) is None
-    aside.add_letter(dead(3, offset="40", reason="again"))
-    met_again = aside.failed_again(place)
-    assert met_again is not None
-    assert met_again.reason == "again"
-    aside.add_letter(dead(4))
-    assert {one.id.offset for one in aside.open.values()} == {7, 40}
+    dead_letters = RegionDeadLetters()
+    letter_id = DeadLetterId(GROUP, TOPIC, 2, 7)
+    dead_letters.add_letter(dead(0))
+    dead_letters.add_letter(dead(1, reason="why not"))
+    assert [(one.reason, one.stored[1]) for one in dead_letters.open.values()] == [("why not", 1)]
+    dead_letters.add_letter(dead(2, returned="40"))
+    assert dead_letters.units() == []
+    assert dead_letters.failed_again(letter_id) is None
+    dead_letters.add_letter(dead(3, offset="40", reason="again"))
+    failed = dead_letters.failed_again(letter_id)
+    assert failed is not None
+    assert failed.reason == "again"
+    dead_letters.add_letter(dead(4))
+    assert {one.id.offset for one in dead_letters.open.values()} == {7, 40}
 
 
 @pytest.mark.parametrize("spoiled", [{"offset": "many"}, {"partition": ""}])
-def test_what_is_no_letter_is_counted_and_stops_nothing(spoiled: dict[str, str]) -> None:
-    aside = RegionDeadLetters()
-    aside.add_letter(dead(0, **spoiled))
-    aside.add_letter(ConsumerRecord("t", 0, 1, 0, 0, None, None, None, 0, 0, (("dl_group", None),)))
-    assert (aside.units(), aside.unknown) == ([], 2)
+def test_an_invalid_record_is_counted_and_skipped(spoiled: dict[str, str]) -> None:
+    dead_letters = RegionDeadLetters()
+    dead_letters.add_letter(dead(0, **spoiled))
+    dead_letters.add_letter(ConsumerRecord("t", 0, 1, 0, 0, None, None, None, 0, 0, (("dl_group", None),)))
+    assert (dead_letters.units(), dead_letters.unknown) == ([], 2)
 
 
-def test_a_copy_on_the_dead_letter_topic_is_no_letter_of_its_own() -> None:
-    aside = RegionDeadLetters()
-    aside.add_letter(dead(0, replay="{}"))
-    assert (aside.units(), aside.unknown) == ([], 0)
+def test_a_copy_on_the_dead_letter_topic_is_not_a_letter() -> None:
+    dead_letters = RegionDeadLetters()
+    dead_letters.add_letter(dead(0, replay="{}"))
+    assert (dead_letters.units(), dead_letters.unknown) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_a_copy_on_the_dead_letter_topic_is_no_letter_of_its_own() -> None:
         (ReplayFilter(group="decision", key="shop:product:1", reason="room"), True),
     ],
 )
-def test_a_parked_key_is_chosen_whole_by_any_of_its_reasons(choice: ReplayFilter, fits: bool) -> None:
+def test_a_parked_key_is_selected_whole_by_any_of_its_reasons(choice: ReplayFilter, fits: bool) -> None:
     assert choice.matches(chain(5, 7), "eu") is fits
 
 
-def test_each_letter_of_a_chain_names_the_one_before_and_the_last_one_ends_it() -> None:
+def test_each_copy_of_a_chain_names_its_predecessor_and_the_last_one_ends_it() -> None:
     assert copies(chain(5, 7, 9), whole=True, leave=False) == [
         Copy(GROUP, 5, 4),
         Copy(GROUP, 7, 5),
         Copy(GROUP, 9, 7, end=True),
     ]
     assert copies(chain(5), whole=False, leave=True) == [Copy(GROUP, 5, 4, leave=True)]
-    assert copies(alone(7, unread=True), whole=True, leave=True) == [Copy(GROUP, 7)]
+    assert copies(single(7, unread=True), whole=True, leave=True) == [Copy(GROUP, 7)]
 
 
 @pytest.mark.parametrize(
@@ -119,41 +119,41 @@ def test_each_letter_of_a_chain_names_the_one_before_and_the_last_one_ends_it() 
     ],
 )
 def test_a_portion_is_bounded_and_never_empty(letters: int, size: int, taken: list[tuple[list[int], bool]]) -> None:
-    found = portion([chain(5, 7, 9), alone(20)], letters, size)
+    found = portion([chain(5, 7, 9), single(20)], letters, size)
     assert [([one.id.offset for one in unit.letters], whole) for unit, whole in found] == taken
 
 
-def test_what_cannot_come_back_says_why() -> None:
+def test_an_obstacle_to_a_replay_has_its_reason() -> None:
     there = {TOPIC: 6}
     assert obstacle(chain(5), there, "control") is None
-    assert "client cannot read it" in str(obstacle(alone(5, unread=True), there, "control"))
+    assert "client cannot read it" in str(obstacle(single(5, unread=True), there, "control"))
     assert "come into force again" in str(obstacle(chain(5), there, TOPIC))
     assert "a partition that this region does not have" in str(obstacle(chain(5), {TOPIC: 2}, "control"))
 
 
-def test_what_is_set_aside_is_shown_by_group_topic_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    replay.show_units([RegionUnits("eu", [chain(5, 7), alone(20, reason="no\x1bevent")], 3)], selected=False)
-    told = capsys.readouterr().out
-    assert "3 records of the dead-letter topics do not name a dead-lettered record" in told
-    [parked] = [line for line in told.splitlines() if "parked" in line]
+def test_dead_letters_are_shown_by_group_topic_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    replay.show_units([RegionUnits("eu", [chain(5, 7), single(20, reason="no\x1bevent")], 3)], selected=False)
+    shown = capsys.readouterr().out
+    assert "3 records of the dead-letter topics do not name a dead-lettered record" in shown
+    [parked] = [line for line in shown.splitlines() if "parked" in line]
     assert parked.split()[:3] == ["eu", "decision-eu", TOPIC]
     assert parked.split()[-2:] == ["1", "2"]
-    assert "no·event" in told
+    assert "no·event" in shown
     replay.show_units([RegionUnits("eu", [chain(5, 7)], 0)], selected=True)
     assert "2 records would be replayed; nothing was changed" in capsys.readouterr().out
     replay.show_units([RegionUnits("eu", [], 0)], selected=False)
     assert "There are no dead letters." in capsys.readouterr().out
 
 
-def test_what_became_of_it_is_told_in_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_of_a_replay_is_shown_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     result = ReplayResult(handled=4, kept=1, failed=[letter(5, reason="no\x1b[2J room")], pending=[letter(7)])
-    result.blocked.append((alone(8), "it cannot"))
+    result.blocked.append((single(8), "it cannot"))
     result.growing.append(chain(9))
     assert not result.complete
     replay.show_result(result, 60)
-    told = capsys.readouterr().out
-    assert f"Not replayed: {TOPIC}[2]@8 for {GROUP}: it cannot." in told
-    assert f"{TOPIC}[2]@5 shop:product:1: no·[2J room" in told
-    assert f"not processed within 60 s: 1. Check that {GROUP} consumes" in told
-    assert "Still parked: shop:product:1" in told
+    shown = capsys.readouterr().out
+    assert f"Not replayed: {TOPIC}[2]@8 for {GROUP}: it cannot." in shown
+    assert f"{TOPIC}[2]@5 shop:product:1: no·[2J room" in shown
+    assert f"not processed within 60 s: 1. Check that {GROUP} consumes" in shown
+    assert "Still parked: shop:product:1" in shown
     assert ReplayResult(handled=3, kept=1).complete

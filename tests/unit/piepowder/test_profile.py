@@ -88,7 +88,7 @@ def test_variables_give_one_value_each() -> None:
     assert {service for service, _ in profile.services} == {"intake", "decision", "audit"}
 
 
-def test_a_running_local_stack_is_found_without_a_profile(tmp_path: Path) -> None:
+def test_a_running_local_stack_is_found_without_options(tmp_path: Path) -> None:
     folder = local(tmp_path / "stack")
     for profile in (resolve(folder=folder, variables={}), resolve(variables={"PIEPOWDER_FOLDER": str(folder)})):
         assert (profile.url("intake"), profile.url("decision-eu")) == ("http://127.0.0.1:1", "http://127.0.0.1:3")
@@ -187,7 +187,7 @@ def test_where_nothing_runs_the_sentence_says_what_to_do(tmp_path: Path) -> None
         assert needed in str(raised.value)
 
 
-def test_a_system_whose_supervisor_was_killed_is_not_taken_for_a_running_one(tmp_path: Path) -> None:
+def test_a_killed_system_is_not_mistaken_for_a_running_one(tmp_path: Path) -> None:
     folder = local(tmp_path / "stack", started="long ago")
     for profile in (
         read_local(folder),

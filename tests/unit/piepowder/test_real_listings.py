@@ -59,7 +59,7 @@ def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], lis
 
 
 def refusals(front: Front, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What intake refuses of them, by id, and why."""
+    """The items that intake refuses, by id, with the reasons."""
     found = []
     for item in items:
         try:
@@ -71,7 +71,7 @@ def refusals(front: Front, items: list[dict[str, Any]]) -> list[tuple[str, str]]
 
 @pytest.mark.parametrize("markets", [("US",), ("DE", "US")])
 @pytest.mark.parametrize(("content", "count"), [(BARS, 7), (HASHES, 5)])
-def test_a_row_of_every_kind_that_was_seen_goes_through(
+def test_a_row_of_each_kind_in_real_exports_is_accepted(
     front: Front, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
 ) -> None:
     path = tmp_path / "export.csv"
@@ -81,7 +81,7 @@ def test_a_row_of_every_kind_that_was_seen_goes_through(
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 
 
-def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
+def test_no_cell_of_a_row_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(BARS.encode())
     bars, _ = rows_of(path, FileOptions(platform="export"))
@@ -98,7 +98,7 @@ def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_of_a_real_export_goes_through_as_it_is(front: Front, name: str) -> None:
+def test_every_row_of_a_real_export_is_accepted_without_a_mapping(front: Front, name: str) -> None:
     path = BESIDE / name
     if not path.exists():
         pytest.skip(f"{path} is not here")

@@ -1,4 +1,4 @@
-"""What a submission was told is never lost to another."""
+"""The files of a submission never overwrite those of another."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ def test_each_submission_has_files_of_its_own(tmp_path: Path) -> None:
     assert journals(tmp_path) == [record.journal for record in records]
 
 
-def test_a_report_stands_beside_the_journal_unless_it_is_named(tmp_path: Path) -> None:
+def test_the_report_is_beside_the_journal_unless_it_is_named(tmp_path: Path) -> None:
     journal, report = tmp_path / "mine", tmp_path / "no"
     assert new_files(tmp_path, "x.csv", journal, None) == (journal, tmp_path / "mine-refused.ndjson")
     assert new_files(tmp_path, "x.csv", journal, report) == (journal, report)
 
 
 @pytest.mark.parametrize("option", ["--journal", "--report"])
-def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, option: str) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path, option: str) -> None:
     listings = tmp_path / "listings.csv"
     listings.write_text("id,title\n1,Lamp\n")
     result = CliRunner().invoke(app, ["submit", str(listings), option, str(listings), "--folder", str(tmp_path)])

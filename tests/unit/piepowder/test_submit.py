@@ -1,4 +1,4 @@
-"""Submitting: every line gets its verdict once, in order, whatever intake and the network do meanwhile."""
+"""Submission: each line gets one verdict, in order, whatever intake and the network do meanwhile."""
 
 import asyncio
 import io
@@ -17,7 +17,7 @@ from tests.support.command import INTAKE_ONLY
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were asked for, not slept."""
+    """The requested pauses, which are not slept."""
     asked: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -28,7 +28,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Intake:
-    """Answers as intake does; `hinder` may answer a call instead, or change the verdict of a line."""
+    """Responds as intake does; `hinder` may respond to a call instead."""
 
     def __init__(self) -> None:
         self.bodies: list[list[bytes]] = []
@@ -67,7 +67,7 @@ def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
     return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
 
 
-async def test_lines_go_in_chunks_in_order_and_the_journal_holds_what_was_accepted() -> None:
+async def test_lines_are_sent_in_chunks_in_order_and_the_journal_has_the_accepted_ones() -> None:
     intake = Intake()
     sending, journal, _ = submitter(intake)
 
@@ -91,7 +91,7 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_ow
     assert told == {5: "3 cells", 9: "/gtin: wrong check digit"}
 
 
-async def test_refusals_are_told_in_the_order_of_the_lines_whoever_refuses() -> None:
+async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_the_lines() -> None:
     intake = Intake()
     intake.status = lambda name, _: 422 if name in ("1", "5") else 202
     sending, _, report = submitter(intake)
@@ -104,7 +104,7 @@ async def test_refusals_are_told_in_the_order_of_the_lines_whoever_refuses() -> 
     assert [msgspec.json.decode(line)["number"] for line in report.getvalue().splitlines()] == [1, 2, 4, 5]
 
 
-async def test_an_answer_that_ends_early_with_a_problem_is_taken_as_far_as_it_goes_and_the_rest_is_sent_again() -> None:
+async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_again() -> None:
     intake = Intake()
     sending, _, _ = submitter(intake)
     whole = intake.__call__
@@ -135,7 +135,7 @@ async def test_overload_is_waited_for_as_long_as_intake_asks(status: int, pauses
     assert pauses == [3.0, 3.0]
 
 
-async def test_from_the_first_line_that_may_pass_all_are_sent_again_so_that_order_holds() -> None:
+async def test_all_lines_from_the_first_passing_failure_are_sent_again_in_order() -> None:
     intake = Intake()
     intake.status = lambda name, call: 503 if name == "3" and call == 1 else 202
     sending, journal, _ = submitter(intake)
@@ -147,7 +147,7 @@ async def test_from_the_first_line_that_may_pass_all_are_sent_again_so_that_orde
     assert len(journal.getvalue().splitlines()) == 5
 
 
-async def test_an_answer_that_was_cut_off_is_used_as_far_as_it_goes() -> None:
+async def test_the_complete_lines_of_a_truncated_response_are_used() -> None:
     intake = Intake()
     whole = b"".join(
         msgspec.json.encode({"line": n, "status": 202, "item_id": f"i{n}", "subject": "s", "regions": ["eu"]}) + b"\n"
@@ -162,7 +162,7 @@ async def test_an_answer_that_was_cut_off_is_used_as_far_as_it_goes() -> None:
     assert tally.accepted == 4
 
 
-async def test_a_lost_connection_is_tried_again() -> None:
+async def test_a_call_after_a_lost_connection_is_repeated() -> None:
     intake = Intake()
 
     def cut(call: int) -> httpx.Response | None:
@@ -176,7 +176,7 @@ async def test_a_lost_connection_is_tried_again() -> None:
     assert (await sending.submit(lines(2))).accepted == 2
 
 
-async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> None:
+async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_large() -> None:
     intake = Intake()
     answer = intake.__call__
 
@@ -195,7 +195,7 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> 
     assert tally.refusals == [Refusal(3, 413, "too large")]
 
 
-async def test_intake_that_takes_nothing_for_long_ends_in_a_sentence_that_says_how_far_it_came() -> None:
+async def test_a_submission_that_makes_no_progress_ends_with_the_last_line_sent() -> None:
     intake = Intake()
     intake.hinder = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
     sending, _, _ = submitter(intake)
@@ -204,7 +204,7 @@ async def test_intake_that_takes_nothing_for_long_ends_in_a_sentence_that_says_h
         await sending.submit(lines(1500))
 
 
-async def test_a_wrong_key_is_not_tried_again() -> None:
+async def test_a_call_with_a_wrong_key_is_not_repeated() -> None:
     intake = Intake()
     intake.hinder = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
     sending, _, _ = submitter(intake)
@@ -214,7 +214,7 @@ async def test_a_wrong_key_is_not_tried_again() -> None:
     assert len(intake.bodies) == 1
 
 
-async def test_a_call_is_patient_with_what_passes_and_plain_about_what_does_not(pauses: list[float]) -> None:
+async def test_a_call_is_repeated_only_while_its_failure_may_pass(pauses: list[float]) -> None:
     answers = iter(
         [httpx.Response(503), httpx.Response(429, headers={"Retry-After": "2"}), httpx.Response(200, json=7)]
     )
@@ -228,7 +228,7 @@ async def test_a_call_is_patient_with_what_passes_and_plain_about_what_does_not(
         await Api(INTAKE_ONLY, transport=refusing).get("intake", "/v1/x")
 
 
-def test_a_problem_is_told_with_the_place_of_each_fault() -> None:
+def test_a_problem_is_shown_with_the_pointer_of_each_fault() -> None:
     assert problem_text({"detail": "no such case"}) == "no such case"
     faults = [{"pointer": "/id", "detail": "is required"}, {"pointer": "", "detail": "cut off"}]
     assert problem_text({"detail": "/id: is required", "errors": faults}) == "/id: is required; cut off"

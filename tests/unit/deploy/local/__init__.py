@@ -1,1 +1,1 @@
-"""Tests: unit/deploy."""
+"""Tests: unit/deploy/local."""

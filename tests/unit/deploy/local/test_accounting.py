@@ -1,4 +1,4 @@
-"""The account: every accepted item ends in one way, and a loss, a double or a gap in the audit log cannot hide."""
+"""The account: each accepted item ends in one way, and it shows every loss, double and gap in the audit log."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ ITEM = Item(markets=["DE"])
 
 
 class World:
-    """A region whose events go to a ledger as they happen."""
+    """A region that adds its events to a ledger."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -206,7 +206,7 @@ def test_an_item_of_another_region_does_not_stand_for_this_one(world: World) -> 
     assert RegionItem("a", "us") in world.account(RegionItem("a", "us")).missing
 
 
-def test_two_first_decisions_of_a_case_are_told_with_their_records(world: World) -> None:
+def test_two_first_decisions_of_a_case_are_shown_with_their_records(world: World) -> None:
     pair, case = world.submit("a"), world.open("a")
     world.decide("a", case, automated=False, decision="d1")
     world.decide("a", case, automated=False, decision="d2", action="reject")
@@ -241,7 +241,7 @@ def test_a_case_both_decided_and_withdrawn_is_a_double(world: World) -> None:
     assert "decided and withdrawn" in world.account(pair).doubles[0]
 
 
-def test_an_event_met_again_is_counted_and_harmless(world: World) -> None:
+def test_a_repeated_event_is_counted_and_harmless(world: World) -> None:
     pair = world.submit("a")
     for _ in range(2):
         world.decide("a", world.open("a", "approve"), automated=True)
@@ -253,7 +253,7 @@ def test_an_event_met_again_is_counted_and_harmless(world: World) -> None:
 
 
 @pytest.mark.parametrize("audited", [2, 4])
-def test_an_audit_log_that_lacks_an_event_or_has_one_too_many_is_a_gap(world: World, audited: int) -> None:
+def test_an_audit_log_with_a_missing_or_an_extra_event_is_a_gap(world: World, audited: int) -> None:
     pair = world.submit("a")
     world.decide("a", world.open("a", "approve"), automated=True)
 
@@ -263,7 +263,7 @@ def test_an_audit_log_that_lacks_an_event_or_has_one_too_many_is_a_gap(world: Wo
     assert account.gaps == [f"the audit log of eu has {audited} entries of its region, the topics 3 distinct events"]
 
 
-def test_every_audit_log_holds_the_control_events_too(world: World) -> None:
+def test_every_audit_log_has_the_control_events_too(world: World) -> None:
     pair = world.submit("a")
     world.decide("a", world.open("a", "approve"), automated=True)
     world.ledger.add_control("model")
@@ -275,7 +275,7 @@ def test_every_audit_log_holds_the_control_events_too(world: World) -> None:
     assert gaps == ["the audit log of eu has 0 entries of control, the topic 1 distinct events"]
 
 
-def test_a_dead_letter_of_a_mere_reader_does_not_end_an_item(world: World) -> None:
+def test_a_dead_letter_of_intake_or_audit_does_not_end_an_item(world: World) -> None:
     pair = world.submit("a")
     world.ledger.add_dead_letter(EU, ids.event_id("a", ITEM_SUBMITTED, EU), "piepowder-intake-eu", SET_ASIDE)
 
@@ -283,7 +283,7 @@ def test_a_dead_letter_of_a_mere_reader_does_not_end_an_item(world: World) -> No
     assert world.ledger.dead_letters == {EU: 1}
 
 
-def test_an_item_whose_record_is_parked_is_parked_until_it_was_put_back(world: World) -> None:
+def test_an_item_with_a_parked_record_is_parked_until_its_replay(world: World) -> None:
     pair, router = world.submit("a"), "piepowder-router-eu"
     first = ids.event_id("a", ITEM_SUBMITTED, EU)
     world.ledger.add_dead_letter(EU, first, router, SET_ASIDE, parked=True)
@@ -297,7 +297,7 @@ def test_an_item_whose_record_is_parked_is_parked_until_it_was_put_back(world: W
     assert world.account(pair).outcomes == {ItemOutcome.OPEN: 1}
 
 
-def test_an_item_left_behind_by_a_replay_is_dead_lettered(world: World) -> None:
+def test_an_item_that_a_replay_leaves_out_is_dead_lettered(world: World) -> None:
     pair, router = world.submit("a"), "piepowder-router-eu"
     first = ids.event_id("a", ITEM_SUBMITTED, EU)
     world.ledger.add_dead_letter(EU, first, router, SET_ASIDE, parked=True)
@@ -305,13 +305,13 @@ def test_an_item_left_behind_by_a_replay_is_dead_lettered(world: World) -> None:
     assert world.account(pair).outcomes == {ItemOutcome.DEAD_LETTERED: 1}
 
 
-def test_what_is_told_of_calls_is_no_part_of_the_account() -> None:
+def test_access_events_are_not_part_of_the_account() -> None:
     calls = {"piepowder.access.refused.v1": 2, "piepowder.access.used.v9": 4}
     by_type = {ITEM_SUBMITTED: 3, **calls, "piepowder.client.changed.v1": 5}
     assert audit_counts({"region": EU, "size": 14, "by_type": by_type}) == (3, 5)
 
 
-def test_where_kafka_has_let_go_of_old_records_the_log_may_have_more_and_no_less(world: World) -> None:
+def test_after_kafkas_retention_the_log_may_have_more_entries_and_not_fewer(world: World) -> None:
     pair = world.submit("a")
     world.open("a")
     world.ledger.set_truncated(EU)

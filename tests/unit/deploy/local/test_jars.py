@@ -1,4 +1,4 @@
-"""Only the jars of the list are used, whole; what is missing or broken is brought again."""
+"""Only complete jars of the list are used; missing or broken ones are downloaded again."""
 
 import hashlib
 import threading
@@ -29,7 +29,7 @@ class Repository:
         return fetch_jars(report=lambda _: None, cache=cache, wanted=WANTED, fetch=self.fetch)
 
 
-def test_jars_are_brought_once(tmp_path: Path) -> None:
+def test_jars_are_downloaded_once(tmp_path: Path) -> None:
     repository = Repository()
     jars = repository.bring(tmp_path)
     assert repository.bring(tmp_path) == jars
@@ -39,7 +39,7 @@ def test_jars_are_brought_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b"one" * 999, b"eno" * 1000])
-def test_a_broken_jar_is_noticed_and_brought_again(tmp_path: Path, broken: bytes) -> None:
+def test_a_broken_jar_is_downloaded_again(tmp_path: Path, broken: bytes) -> None:
     repository = Repository()
     first, _ = repository.bring(tmp_path)
     first.write_bytes(broken)
@@ -49,7 +49,7 @@ def test_a_broken_jar_is_noticed_and_brought_again(tmp_path: Path, broken: bytes
     assert first.read_bytes() == b"one" * 1000
 
 
-def test_a_jar_that_keeps_coming_wrong_is_never_used(tmp_path: Path) -> None:
+def test_a_jar_with_a_wrong_hash_is_never_used(tmp_path: Path) -> None:
     repository = Repository()
     repository.content[next(iter(CONTENTS))] = b"something else"
     with pytest.raises(UserError, match=r"one-1\.jar does not have the listed SHA-256"):
@@ -57,7 +57,7 @@ def test_a_jar_that_keeps_coming_wrong_is_never_used(tmp_path: Path) -> None:
     assert not (tmp_path / "kafka" / "one-1.jar").exists()
 
 
-def test_without_network_one_sentence_says_so_and_what_has_come_is_kept(tmp_path: Path) -> None:
+def test_without_network_a_sentence_says_so_and_finished_downloads_are_kept(tmp_path: Path) -> None:
     repository = Repository()
 
     def fetch(path: PurePosixPath, folder: Path) -> Path:
@@ -72,13 +72,13 @@ def test_without_network_one_sentence_says_so_and_what_has_come_is_kept(tmp_path
     assert repository.asked == ["two-1.jar"]
 
 
-def test_a_cache_that_cannot_be_is_told_with_the_variable_that_names_another(tmp_path: Path) -> None:
+def test_an_unusable_cache_is_reported_with_the_variable_for_another(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Set PIEPOWDER_CACHE to another folder"):
         Repository().bring(tmp_path / "file" / "cache")
 
 
-def test_two_at_the_same_time_bring_each_jar_once(tmp_path: Path) -> None:
+def test_two_starts_at_the_same_time_download_each_jar_once(tmp_path: Path) -> None:
     repository = Repository()
     both = [threading.Thread(target=repository.bring, args=(tmp_path,)) for _ in range(2)]
     for thread in both:
@@ -96,7 +96,7 @@ def test_the_committed_list_names_one_kafka_with_its_own_clients_and_a_logging_b
     assert any(name.startswith("log4j-slf4j-impl-") for name in names)
 
 
-def test_the_cache_is_the_users_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_folder_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIEPOWDER_CACHE", str(tmp_path))
     assert user_cache() == tmp_path
     monkeypatch.delenv("PIEPOWDER_CACHE")

@@ -1,4 +1,4 @@
-"""The small parts of the local stack: its words, its lock, its ports, its Java, its question to Kafka."""
+"""The small parts of the local stack: errors, lock, ports, Java, the probe of Kafka."""
 
 import errno
 import multiprocessing
@@ -31,7 +31,7 @@ def test_an_error_is_two_sentences_and_the_last_lines() -> None:
         (errno.ENOTDIR, "cannot be used"),
     ],
 )
-def test_what_a_file_system_refuses_is_said_in_words(tmp_path: Path, code: int, words: str) -> None:
+def test_an_error_of_the_file_system_becomes_a_sentence(tmp_path: Path, code: int, words: str) -> None:
     with pytest.raises(UserError, match=words), file_errors(tmp_path):
         raise OSError(code, os.strerror(code))
 
@@ -52,7 +52,7 @@ def _hold(path: Path, held: "multiprocessing.synchronize.Event") -> None:
     threading.Event().wait(60)
 
 
-def test_a_lock_names_its_holder_and_is_free_when_the_holder_dies(tmp_path: Path) -> None:
+def test_a_lock_names_its_holder_and_is_released_when_the_holder_ends(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     holder = context.Process(target=_hold, args=(tmp_path / "lock", held))
@@ -79,7 +79,7 @@ def test_ports_stay_while_they_are_free() -> None:
         assert ports[1] not in free_ports(3, preferred=ports)
 
 
-def test_a_named_java_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_java_of_the_variable_must_be_recent_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java = tmp_path / "java"
     monkeypatch.setenv("PIEPOWDER_JAVA", str(java))
     with pytest.raises(UserError, match="not a Java 17 or later"):
@@ -103,7 +103,7 @@ def _answer_once(payload: bytes) -> int:
     return int(server.getsockname()[1])
 
 
-def test_the_brokers_are_read_from_kafkas_answer() -> None:
+def test_the_brokers_are_read_from_kafkas_response() -> None:
     broker = struct.pack(">ih9sih", 1, 9, b"127.0.0.1", 9092, -1)
     answer = struct.pack(">ii", 7, 1) + broker + struct.pack(">ii", 1, 0)
     port = _answer_once(struct.pack(">i", len(answer)) + answer)
@@ -111,6 +111,6 @@ def test_the_brokers_are_read_from_kafkas_answer() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"HTTP/1.1 400 Bad Request\r\n", struct.pack(">iii", 8, 7, 1000)])
-def test_what_is_not_kafka_is_not_taken_for_it(payload: bytes) -> None:
+def test_another_server_is_not_mistaken_for_kafka(payload: bytes) -> None:
     with pytest.raises(OSError):  # noqa: PT011 - any of its kinds
         ask_brokers("127.0.0.1", _answer_once(payload))

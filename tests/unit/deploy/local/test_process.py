@@ -1,4 +1,4 @@
-"""Children end when they are told to, and a left-over of ours is told from a stranger."""
+"""Child processes end when they are stopped, and a left-over child is not confused with another process."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ def sleeper(tmp_path: Path) -> Iterator[Child]:
     child.kill()
 
 
-def test_a_child_runs_until_it_is_stopped_and_that_is_no_failure(sleeper: Child) -> None:
+def test_a_child_runs_until_it_is_stopped_which_is_not_a_failure(sleeper: Child) -> None:
     sleeper.start()
     assert sleeper.alive
     assert sleeper.pid_file.exists()
@@ -44,7 +44,7 @@ def test_a_child_outlives_the_thread_that_started_it(sleeper: Child) -> None:
     assert sleeper.wait(0.3) is None
 
 
-def test_a_child_that_ends_by_itself_has_failed_and_says_its_last_words(tmp_path: Path) -> None:
+def test_a_child_that_ends_by_itself_has_failed_and_its_last_messages_are_shown(tmp_path: Path) -> None:
     child = Child("short", [sys.executable, "-c", "print('a\\nb'); raise SystemExit(3)"], log=tmp_path / "short.log")
     child.log.write_text("an earlier run\n")
     child.start()
@@ -78,7 +78,7 @@ LAST_WORDS = {
 
 
 @pytest.mark.parametrize("who", SAID)
-def test_what_is_told_of_a_death_is_what_is_out_of_the_ordinary(tmp_path: Path, who: str) -> None:
+def test_an_unexpected_end_shows_warnings_and_errors(tmp_path: Path, who: str) -> None:
     code = f"print({chr(10).join(SAID[who])!r}, flush=True); import os; os.kill(os.getpid(), 9)"
     child = Child("server", [sys.executable, "-c", code], log=tmp_path / "server.log")
     child.start()
@@ -105,14 +105,14 @@ def test_a_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the start that fails")
-def test_a_program_that_is_not_there_is_named_in_the_log(tmp_path: Path) -> None:
+def test_a_missing_program_is_named_in_the_log(tmp_path: Path) -> None:
     child = Child("absent", ["no-such-program"], log=tmp_path / "absent.log")
     child.start()
     child.wait(10)
     assert "no-such-program" in child.tail()[0]
 
 
-def test_a_stubborn_child_is_killed_when_its_time_is_over(tmp_path: Path) -> None:
+def test_a_child_that_ignores_a_stop_is_killed_after_the_timeout(tmp_path: Path) -> None:
     child = Child("stubborn", [sys.executable, "-c", STUBBORN], log=tmp_path / "stubborn.log")
     child.start()
     wait_until(child, lambda: child.tail() == ["ready"], timeout=10, cancelled=threading.Event())
@@ -123,7 +123,7 @@ def test_a_stubborn_child_is_killed_when_its_time_is_over(tmp_path: Path) -> Non
 
 
 def starts_another(own: str) -> str:
-    """What a child runs that starts a child of its own and tells its number."""
+    """The code of a child that starts a child of its own and prints its process id."""
     return (
         "import subprocess, sys, time\n"
         f"own = subprocess.Popen([sys.executable, '-c', {own!r}], stdout=subprocess.PIPE)\n"
@@ -137,8 +137,8 @@ GENTLE = "import time; print('ready', flush=True); time.sleep(60)"
 
 
 @pytest.mark.parametrize("own", [GENTLE, STUBBORN], ids=["gentle", "stubborn"])
-def test_what_a_child_has_started_does_not_outlive_its_stop(tmp_path: Path, own: str) -> None:
-    """As initdb starts a shell, which starts a server."""
+def test_a_childs_own_children_end_with_its_stop(tmp_path: Path, own: str) -> None:
+    """Like initdb, which starts a shell, which starts a server."""
     child = Child("parent", [sys.executable, "-c", starts_another(own)], log=tmp_path / "parent.log")
     child.start()
     wait_until(child, lambda: bool(child.tail()), timeout=10, cancelled=threading.Event())
@@ -149,7 +149,7 @@ def test_what_a_child_has_started_does_not_outlive_its_stop(tmp_path: Path, own:
     assert not child.pid_file.exists()
 
 
-def test_what_is_run_to_its_end_is_ended_with_all_it_started_when_it_is_cancelled(tmp_path: Path) -> None:
+def test_a_cancelled_run_ends_the_child_and_its_own_children(tmp_path: Path) -> None:
     child = Child("parent", [sys.executable, "-c", starts_another(GENTLE)], log=tmp_path / "parent.log")
     cancelled = threading.Event()
 
@@ -176,7 +176,7 @@ def test_a_paused_child_can_be_stopped(sleeper: Child) -> None:
     assert sleeper.returncode == -signal.SIGTERM
 
 
-def test_a_left_over_of_ours_is_ended_by_the_next_start(sleeper: Child) -> None:
+def test_a_left_over_child_is_ended_by_the_next_start(sleeper: Child) -> None:
     sleeper.start()
     again = Child("sleeper", ["sleep", "60"], log=sleeper.log)
     again.start()
@@ -186,7 +186,7 @@ def test_a_left_over_of_ours_is_ended_by_the_next_start(sleeper: Child) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "7", "{}", '{"pid": "x"}', None])
-def test_a_strangers_pid_or_a_broken_file_harms_nobody(sleeper: Child, tmp_path: Path, content: str | None) -> None:
+def test_another_process_with_the_same_id_is_not_ended(sleeper: Child, tmp_path: Path, content: str | None) -> None:
     sleeper.start()
     pid_file = tmp_path / "other.pid"
     pid_file.write_text(json.dumps({"pid": sleeper.pid, "started": "1"}) if content is None else content)
@@ -196,7 +196,7 @@ def test_a_strangers_pid_or_a_broken_file_harms_nobody(sleeper: Child, tmp_path:
     other.kill()
 
 
-def test_the_start_time_tells_a_living_process_from_none(sleeper: Child) -> None:
+def test_only_a_running_process_has_a_start_time(sleeper: Child) -> None:
     sleeper.start()
     assert sleeper.pid is not None
     assert start_time(sleeper.pid) == start_time(sleeper.pid) is not None

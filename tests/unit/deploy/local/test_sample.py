@@ -1,4 +1,4 @@
-"""The sample: the same on every machine, with the truth beside it and not in it."""
+"""The sample: the same on every machine, with a separate truth."""
 
 import hashlib
 from collections import Counter
@@ -28,7 +28,7 @@ def test_a_longer_sample_begins_with_the_shorter_one(sample: list[SampleLine]) -
     assert list(make(300, seed=1)) == sample[:300]
 
 
-def test_everything_that_is_to_be_met_is_in_it(sample: list[SampleLine]) -> None:
+def test_the_sample_has_every_planted_fault_kind_language_and_market(sample: list[SampleLine]) -> None:
     planted = Counter(line.why for line in sample)
     accepted = [msgspec.json.decode(line.body) for line in sample if line.action != "refused"]
 
@@ -42,14 +42,14 @@ def test_everything_that_is_to_be_met_is_in_it(sample: list[SampleLine]) -> None
     assert len({line.body for line in sample}) < len(sample)
 
 
-def test_each_fault_is_in_it_and_the_costly_one_once(sample: list[SampleLine]) -> None:
+def test_the_sample_has_each_invalid_line_and_the_large_one_once(sample: list[SampleLine]) -> None:
     faults = Counter(line.why for line in sample if line.action == "refused")
 
     assert len(faults) == 12
     assert faults["text of 2 MB"] == 1
 
 
-def test_the_truth_is_not_in_what_is_posted(sample: list[SampleLine]) -> None:
+def test_the_truth_is_not_in_the_posted_lines(sample: list[SampleLine]) -> None:
     for line in sample:
         if line.action != "refused":
             assert not {"action", "why", "truth"} & msgspec.json.decode(line.body).keys()
@@ -70,7 +70,7 @@ def test_check_digits_are_right() -> None:
     assert gtin("9638507") == "96385074"
 
 
-def test_a_simulated_reviewer_decides_by_the_case_and_the_seed_alone_and_mostly_by_the_truth() -> None:
+def test_a_simulated_reviewer_decides_by_case_and_seed_alone_and_mostly_right() -> None:
     cases = [
         {"case_id": f"case-{n}", "platform": "fair", "kind": "product", "subject_id": f"p-{n}", "reasons": ["X"]}
         for n in range(500)

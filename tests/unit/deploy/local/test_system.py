@@ -1,4 +1,4 @@
-"""The launcher: one key for good, no dead system taken for a living one, and a service that dies is started again."""
+"""The local system: a service that ends is started again, within limits; missing topics are a failure."""
 
 import sys
 import time
@@ -17,9 +17,7 @@ from shared.kafka import topic_admin
 
 
 @pytest.mark.parametrize(("missing", "status"), [([], 0), (["piepowder.cases.eu"], 1)])
-def test_topics_that_could_not_be_made_are_no_success(
-    monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int
-) -> None:
+def test_a_missing_topic_is_status_1(monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int) -> None:
     async def ensure(*_: object, **__: object) -> topic_admin.Report:
         return topic_admin.Report([], [], ["it is so"], missing)
 
@@ -43,7 +41,7 @@ def watched(one: ServiceProcess) -> list[str]:
     return said
 
 
-def test_a_service_that_dies_is_started_again_and_given_up_when_it_cannot_live(
+def test_a_service_that_ends_is_started_again_and_given_up_after_several_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(system, "_ATTEMPTS", 3)
@@ -60,7 +58,7 @@ def test_a_service_that_dies_is_started_again_and_given_up_when_it_cannot_live(
     assert not one.ready
 
 
-def test_a_service_that_looks_ready_and_dies_each_time_is_given_up_too(
+def test_a_service_that_gets_ready_and_ends_each_time_is_given_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(system, "_ATTEMPTS", 3)
@@ -80,9 +78,7 @@ def test_a_service_that_looks_ready_and_dies_each_time_is_given_up_too(
     assert "3 times in a row, each within 60 seconds of its start" in str(one.given_up)
 
 
-def test_a_service_that_has_lived_long_begins_to_be_counted_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_run_resets_the_count_of_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "_ATTEMPTS", 2)
     monkeypatch.setattr(system, "_SHORT_RUN", 0.0)
     one = service(tmp_path, "raise SystemExit(1)")
@@ -95,7 +91,7 @@ def test_a_service_that_has_lived_long_begins_to_be_counted_anew(
     one.kill()
 
 
-def test_settings_that_do_not_fit_are_not_tried_again(tmp_path: Path) -> None:
+def test_a_service_with_invalid_settings_is_not_started_again(tmp_path: Path) -> None:
     one = service(tmp_path, "print('PIEPOWDER_PORT is not usable'); raise SystemExit(2)")
     one.start()
 
@@ -104,7 +100,7 @@ def test_settings_that_do_not_fit_are_not_tried_again(tmp_path: Path) -> None:
     assert "PIEPOWDER_PORT" in str(one.given_up)
 
 
-def test_a_service_that_was_killed_on_purpose_stays_down(tmp_path: Path) -> None:
+def test_a_service_that_was_killed_on_purpose_stays_stopped(tmp_path: Path) -> None:
     one = service(tmp_path, "import time; time.sleep(60)")
     one.start()
     one.kill()
