@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -227,9 +226,7 @@ class System:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def url(self, service: str, region: str | None = None) -> str:

@@ -34,12 +34,12 @@ class Connection:
     """A command's connection: its options, resolved to a profile when the command needs one."""
 
     def __init__(self, profile: str | None, folder: Path | None, key_file: Path | None) -> None:
-        self._options = {"profile": profile, "folder": folder, "key_file": key_file}
+        self._resolve = functools.partial(resolve, profile=profile, folder=folder, key_file=key_file)
         self.folder = local_folder(folder)
 
     @functools.cached_property
     def profile(self) -> Profile:
-        return resolve(**self._options)  # type: ignore[arg-type]  # each value has its option's type
+        return self._resolve()
 
     def run(self, work: Callable[[Api], Awaitable[T]]) -> T:
         """Run `work` with a client of the deployment."""

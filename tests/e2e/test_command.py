@@ -2,10 +2,14 @@
 
 import asyncio
 import io
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
@@ -83,3 +87,33 @@ async def test_each_submission_has_its_own_journal_and_the_account_reads_all(cel
     assert found == [record.journal for record in kept]
     assert [len(record.journal.read_bytes().splitlines()) for record in kept] == [2, 3]
     assert result.total == 5
+
+
+def test_each_command_works_on_a_deployment_that_only_a_profile_describes(cell: Cell, tmp_path: Path) -> None:
+    services = {"intake": cell.url("intake"), "router": cell.url("router")}
+    regional = {name: {one: cell.url(name, one) for one in (cell.eu, cell.us)} for name in ("decision", "audit")}
+    profile = {"services": {**services, **regional}, "kafka": cell.system.servers.kafka}
+    (tmp_path / "cluster.yaml").write_bytes(msgspec.yaml.encode(profile))
+    (tmp_path / "items.csv").write_text("id,title\n1,Lamp\n")
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
+    variables = {"PIEPOWDER_PROFILE": "./cluster.yaml", "PIEPOWDER_KEY": cell.system.key()}
+
+    def run(*arguments: str) -> str:
+        script = [sys.executable, "-m", "piepowder", *arguments]
+        done = subprocess.run(
+            script, capture_output=True, text=True, cwd=tmp_path, env=others | variables, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    assert "Accepted 1 lines" in run("submit", "items.csv", "--platform", "profiled", "--market", "DE")
+    assert f"decision-{cell.us}" in run("status")
+    assert "item.submitted" in run("timeline", "profiled:product:1")
+    assert "present  piepowder.control" in run("topics")
+    assert "policy_set" in run("control", "show")
+    assert "local" in run("clients", "list")
+    run("request", "list")
+    run("replay", "--region", cell.eu)
+    assert "Done: " in run("review", "--simulate", "1", "--for", "1")
+    assert "every accepted item is accounted for" in run("account")
+    assert f"export PIEPOWDER_ROUTER_URL={cell.url('router')}" in run("env")

@@ -1,4 +1,4 @@
-"""The documents are true of the running services: the tour works as printed, a client generated from the OpenAPI document
+"""The documents are true of the running services: the tour works as printed, a client generated from the OpenAPI file
 does the same tour, and a fuzzer of that document finds no undocumented response."""
 
 import importlib
