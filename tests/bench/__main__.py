@@ -14,11 +14,11 @@ from typing import Final
 
 import uvloop
 
-from deploy.local.errors import StackError
 from deploy.local.stack import LocalStack
 from shared.kafka.producer import KafkaProducer
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import PiepowderError
+from shared.runtime.user_errors import UserError
 from tests.bench import document, e2e, growth, lookups, machine, report, soak, stages
 from tests.bench.costs import count_statements
 from tests.bench.kafka import Watch
@@ -43,7 +43,7 @@ _FAILURES: Final = (
     ConnectionError,
     ExceptionGroup,
     PiepowderError,
-    StackError,
+    UserError,
     SubprocessError,
     TimeoutError,
 )
@@ -127,7 +127,7 @@ def _seconds(name: str, arguments: argparse.Namespace) -> float:
 
 async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list[Figure]:
     """Run a stage on servers of its own, so that the data of one stage does not slow down the next."""
-    stack = LocalStack(folder / "stack", say=_say)
+    stack = LocalStack(folder / "stack", report=_say)
     try:
         began = _clock.monotonic()
         await asyncio.to_thread(stack.start)

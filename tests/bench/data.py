@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from piepowder import sample, words
+from deploy.local import sample
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode, subject_of
 from shared.contracts.events import (
@@ -39,7 +39,7 @@ _BYTES: Final = 820
 _FEW: Final = 2_000
 _STARTED: Final = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 
-MARKETS: Final = {"eu": frozenset(words.EU), "us": frozenset(words.US)}
+MARKETS: Final = {"eu": frozenset(sample.EU), "us": frozenset(sample.US)}
 OPERATING_MODEL: Final[dict[str, Any]] = {
     "regions": [
         {
@@ -121,7 +121,7 @@ def control() -> list[Encoded]:
 def bodies(count: int, *, tag: str, region: str | None = None) -> list[bytes]:
     """`count` valid posts as JSON, whose subjects contain `tag`; with `region`, all are for sale in its markets."""
     found: list[bytes] = []
-    wanted = MARKETS.get(region or "", frozenset(words.MARKETS))
+    wanted = MARKETS.get(region or "", frozenset(sample.DATA["markets"]))
     for seed in itertools.count(1):
         for line in sample.make(min(count * 2 + 50, 20_000), seed):
             if line.action == "refused":

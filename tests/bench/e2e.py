@@ -90,7 +90,7 @@ class Arrivals:
 async def end_to_end(bench: Bench) -> list[Figure]:
     """The figures of the whole system."""
     folder = bench.launcher.folder / "system"
-    system = System(bench.launcher.stack, REGIONS, folder, say=bench.say)
+    system = System(bench.launcher.stack, REGIONS, folder, report=bench.say)
     try:
         await asyncio.to_thread(system.start)
         figures = [await _first_decision(bench, system), *await _real_listings(bench, system)]
@@ -191,9 +191,9 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
     if not LISTINGS.exists():
         bench.say("end to end: the real listings are not measured, ../shared/data is absent")
         return []
-    source = listings.Source(str(LISTINGS))
+    source = listings.ItemFile(str(LISTINGS))
     try:
-        options = listings.Options(platform="amazon", lenient=True)
+        options = listings.FileOptions(platform="amazon", lenient=True)
         lines = [line.body for line in listings.read(source, options) if isinstance(line, listings.Line)]
     finally:
         source.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from deploy.local.errors import StackError
+from shared.runtime.user_errors import UserError
 from tests.chaos import faults
 from tests.chaos.report import Report
 from tests.chaos.run import Run, new_seed
@@ -33,7 +33,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(_run(arguments, folder))
-    except StackError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -25,6 +25,7 @@ from deploy.local.ports import free_ports
 from deploy.local.postgres import LocalPostgres
 from deploy.local.process import Child
 from deploy.local.system import System
+from deploy.services import processes
 from tests.chaos.checker.reading import topic_names
 from tests.chaos.proxy import Proxies, kafka_client, postgres_client, web_client
 
@@ -39,7 +40,7 @@ class _Brokers(LocalKafka):
     """Three brokers; each advertises one proxy to clients and one to its peers."""
 
     def __init__(self, folder: Path, proxies: Proxies, *, say: Callable[[str], None]) -> None:
-        super().__init__(folder, nodes=_NODES, say=say)
+        super().__init__(folder, nodes=_NODES, report=say)
         self._client_ports = free_ports(_NODES)
         self._advertised = [
             proxies.open(f"kafka-{number + 1}", partial(int, port), kafka_client)
@@ -94,14 +95,14 @@ class Environment:
         self.clocks.mkdir(parents=True)
         self.proxies.start()
         self.kafka = _Brokers(self.folder / "kafka", self.proxies, say=self._say)
-        self.postgres = LocalPostgres(self.folder / "postgres", say=self._say)
+        self.postgres = LocalPostgres(self.folder / "postgres", report=self._say)
         await asyncio.gather(asyncio.to_thread(self.kafka.start), asyncio.to_thread(self.postgres.start))
         database = self.proxies.open("postgres", lambda: urlsplit(self.postgres.url).port or 0, postgres_client)
         url = urlsplit(self.postgres.url)
         proxied = url._replace(netloc=f"{url.username}:{url.password}@{HOST}:{database}").geturl()
         with _variables(PYTHONPATH=str(Path(__file__).with_name("clocks")), CHAOS_CLOCKS=str(self.clocks)):
             servers = _Servers(self.kafka.proxied, proxied)
-            self.system = System(servers, REGIONS, self.folder / "system", databases=_PREFIX, say=self._say)
+            self.system = System(servers, REGIONS, self.folder / "system", databases=_PREFIX, report=self._say)
             await asyncio.to_thread(self.system.start)
         self._web = {
             name: self.proxies.open(name, partial(int, service.port), web_client)
@@ -112,8 +113,9 @@ class Environment:
     def _part_intake_from_router(self) -> None:
         """Let intake call the router through a proxy."""
         router = self.proxies.open("router", partial(int, self.system.services["router"].port), lambda _: "intake")
-        for name in ("intake", "intake-projection"):
-            service = self.system.services[name]
+        for service in self.system.services.values():
+            if "router" not in service.spec.service.calls:
+                continue
             assert service.child.env is not None
             service.child.env |= {"PIEPOWDER_ROUTER": f"http://{HOST}:{router}"}
             service.stop()
@@ -163,7 +165,7 @@ class Environment:
     def databases(self) -> dict[str, str]:
         """The services' databases, without the proxy."""
         base = self.postgres.url.rpartition("/")[0]
-        return {name: f"{base}/{_PREFIX}_{name.replace('-', '_')}" for name in self.services if name != "router"}
+        return {one.name: f"{base}/{_PREFIX}_{one.database}" for one in processes(REGIONS) if one.database}
 
     @property
     def groups(self) -> dict[str, list[str]]:

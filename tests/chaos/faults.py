@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from deploy.local.kafka import KafkaNode
+from deploy.services import processes
+from shared.contracts import topics
 from tests.chaos import poison
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import Kind, NetworkFault
 
-SERVICES: Final = ("intake", "intake-projection", "router", "decision-eu", "decision-us", "audit-eu", "audit-us")
-STAGES: Final = ("submissions", "cases", "decisions", "requests", "access", "deadletters", "parked")
+SERVICES: Final = tuple(process.name for process in processes(("eu", "us")))
+STAGES: Final = tuple(topic.__name__ for topic in topics.REGIONAL)
 _ROOM: Final = 128 * 2**20  # bytes of free space on a small disk
 
 

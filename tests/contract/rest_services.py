@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from deploy import services
 from shared.auth.clients import SCOPES
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
@@ -21,7 +22,7 @@ from shared.runtime.readiness import Readiness
 from shared.runtime.settings import CommonSettings
 from tests.support.router_samples import on_control, operating_model, policies, region
 
-SERVICES = ("audit", "decision", "intake", "router")
+SERVICES = tuple(sorted(service.name for service in services.SERVICES))
 METHODS = ("get", "put", "post", "delete", "patch")
 NOBODY, ELSEWHERE, ALL, OFTEN = (ids.new_api_key("test") for _ in range(4))
 

@@ -77,7 +77,7 @@ def cell(servers: Servers, control: tuple[str, str], tmp_path_factory: pytest.Te
     """The services of two regions, running."""
     folder = tmp_path_factory.mktemp("system")
     prefix = f"e2e_{os.getpid()}_{random.Random(control[0]).randrange(10**6)}"
-    system = System(servers, control, folder, control=None, databases=prefix, say=print)
+    system = System(servers, control, folder, control=None, databases=prefix, report=print)
     with system, httpx.Client(headers={"Authorization": f"Bearer {system.key()}"}, timeout=30) as client:
         _logs[folder / "logs"] = None
         yield Cell(system, *control, client)

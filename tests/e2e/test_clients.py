@@ -21,6 +21,7 @@ def statuses(cell: Cell, key: str) -> dict[str, int]:
         **{f"decision-{region}": "/v1/queues" for region in (eu, us)},
         **{f"audit-{region}": "/v1/totals" for region in (eu, us)},
     }
+    assert paths.keys() == cell.system.services.keys()
     headers = {"Authorization": f"Bearer {key}"}
     return {name: cell.client.get(cell.url(name) + path, headers=headers).status_code for name, path in paths.items()}
 

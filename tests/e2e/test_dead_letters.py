@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from deploy.local.system import find_running
+from deploy.local.accounting import ItemOutcome
 from piepowder import replay
-from piepowder.accounting import Fate, Pair
-from piepowder.aside import Choice, Unit
+from piepowder.dead_letters import ReplayFilter, ReplayUnit
+from piepowder.submit import RegionItem
 from shared.contracts import ids, topics
 from shared.contracts.events import ITEM_SUBMITTED
 from tests.chaos import poison
@@ -42,7 +42,7 @@ async def database(cell: Cell, service: str, region: str = "") -> AsyncIterator[
     """A service's own database."""
     server = cell.system.servers.database_url.rpartition("/")[0]
     ends = f"_{service}" + (f"_{region.replace('-', '_')}" if region else "")
-    [name] = [name for name in find_running(cell.system.folder).databases if name.replace("-", "_").endswith(ends)]
+    [name] = [name for name in cell.system.databases() if name.replace("-", "_").endswith(ends)]
     connection = await asyncpg.connect(f"{server}/{name}")
     try:
         yield connection
@@ -50,8 +50,8 @@ async def database(cell: Cell, service: str, region: str = "") -> AsyncIterator[
         await connection.close()
 
 
-async def dead_lettered(cell: Cell, region: str) -> list[Unit]:
-    [found] = await replay.look(cell.system.servers.kafka, [region], Choice())
+async def dead_lettered(cell: Cell, region: str) -> list[ReplayUnit]:
+    [found] = await replay.find(cell.system.servers.kafka, [region], ReplayFilter())
     return found.units
 
 
@@ -102,7 +102,7 @@ async def test_every_kind_of_poison_on_every_topic_becomes_a_dead_letter_and_sto
         return len(await dead_lettered(cell, cell.eu)) >= len(expected)
 
     await until(all_are_dead_lettered)
-    units = {tuple(unit.letters[0].place): unit for unit in await dead_lettered(cell, cell.eu)}
+    units = {tuple(unit.letters[0].id): unit for unit in await dead_lettered(cell, cell.eu)}
     assert units.keys() == expected.keys()
     for (group, *_), one in expected.items():
         in_order = "intake" not in group
@@ -117,7 +117,7 @@ async def test_every_kind_of_poison_on_every_topic_becomes_a_dead_letter_and_sto
     await asyncio.to_thread(cell.system.wait_ready)
     again = await asyncio.to_thread(command, cell, "--region", cell.eu, "--all")
     assert again.returncode == 1, again.stdout + again.stderr
-    assert "Set aside again" in again.stdout
+    assert "Dead-lettered again" in again.stdout
     assert "Handled: 0" in again.stdout
     listed = await asyncio.to_thread(command, cell, "--region", cell.eu)
     assert listed.returncode == 0
@@ -162,8 +162,8 @@ async def test_a_subject_that_the_database_rejects_waits_through_kills_and_is_re
         if unit.lane.key == SUBJECT.encode()
     }
     assert groups == {"piepowder-decision", "piepowder-audit", "piepowder-intake"}
-    account = await settle(cell.system, {Pair(item, cell.eu) for item in items}, seconds=3)
-    assert account.fates == {Fate.BY_POLICY: 1, Fate.PARKED: 4}
+    account = await settle(cell.system, {RegionItem(item, cell.eu) for item in items}, seconds=3)
+    assert account.outcomes == {ItemOutcome.BY_POLICY: 1, ItemOutcome.PARKED: 4}
     assert account.gaps
 
     async with database(cell, "decision", cell.eu) as one, database(cell, "audit", cell.eu) as other:
@@ -172,14 +172,14 @@ async def test_a_subject_that_the_database_rejects_waits_through_kills_and_is_re
     async with database(cell, "intake") as third:
         await third.execute("ALTER TABLE item_status DROP CONSTRAINT planted")
     dry = await asyncio.to_thread(command, cell, "--region", cell.eu, "--key", SUBJECT, "--dry-run")
-    assert "would be put back; nothing was changed" in dry.stdout, dry.stdout + dry.stderr
+    assert "would be replayed; nothing was changed" in dry.stdout, dry.stdout + dry.stderr
     done = await asyncio.to_thread(command, cell, "--region", cell.eu, "--key", SUBJECT)
     assert done.returncode == 0, done.stdout + done.stderr
     items.append(post(cell, "cursed", 6))
     for item in items:
         await until_status(cell, item, "approved")
-    account = await settle(cell.system, {Pair(item, cell.eu) for item in items})
-    assert account.fates == {Fate.BY_POLICY: 6}
+    account = await settle(cell.system, {RegionItem(item, cell.eu) for item in items})
+    assert account.outcomes == {ItemOutcome.BY_POLICY: 6}
     assert (account.holds, account.doubles) == (True, []), account
     assert await decided(cell) == [1, 2, 3, 4, 5, 6]
     assert [unit for unit in await dead_lettered(cell, cell.eu) if unit.lane.key == SUBJECT.encode()] == []

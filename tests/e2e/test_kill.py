@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from piepowder import sample
-from piepowder.accounting import Fate
+from deploy.local import sample
+from deploy.local.accounting import ItemOutcome
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import review_until, settle, submit
 
@@ -41,7 +41,7 @@ async def test_a_service_killed_during_a_run_loses_and_duplicates_nothing(cell: 
     assert account.missing == {}
     assert account.doubles == []
     assert account.gaps == []
-    assert account.fates.get(Fate.DEAD_LETTERED, 0) == 0
-    assert account.fates[Fate.BY_POLICY] > 0
-    assert account.fates[Fate.BY_PEOPLE] > 0
-    assert account.total == sum(account.fates.values())
+    assert account.outcomes.get(ItemOutcome.DEAD_LETTERED, 0) == 0
+    assert account.outcomes[ItemOutcome.BY_POLICY] > 0
+    assert account.outcomes[ItemOutcome.BY_PEOPLE] > 0
+    assert account.total == sum(account.outcomes.values())

@@ -1,4 +1,4 @@
-"""The main job through every service, as its users meet it: post, status, review, decision, timeline, metrics."""
+"""The main job through every service, as users see it: post, status, review, decision, timeline, metrics."""
 
 import json
 from typing import Any
@@ -69,7 +69,7 @@ def test_an_item_that_a_policy_sends_to_people_is_claimed_and_decided_once(cell:
     assert found["decision"]["team"] == "t-2"
 
 
-def test_a_newer_version_takes_the_place_of_one_that_waits_and_an_older_one_changes_nothing(cell: Cell) -> None:
+def test_a_newer_version_supersedes_a_waiting_one_and_an_older_one_changes_nothing(cell: Cell) -> None:
     first = review_item(cell, "ring-2", 5)
     until_status(cell, first["item_id"], cell.eu, "in_review")
     second = review_item(cell, "ring-2", 6)
@@ -80,7 +80,7 @@ def test_a_newer_version_takes_the_place_of_one_that_waits_and_an_older_one_chan
     until_status(cell, second["item_id"], cell.eu, "in_review")
 
 
-def test_an_item_is_taken_back_before_it_is_decided_and_stays_so_until_a_newer_version(cell: Cell) -> None:
+def test_an_item_is_withdrawn_before_its_decision_and_stays_so_until_a_newer_version(cell: Cell) -> None:
     posted = review_item(cell, "ring-3", 1)
     waiting = until_status(cell, posted["item_id"], cell.eu, "in_review")
     url = f"{cell.url('intake')}/v1/items/{posted['item_id']}"
@@ -125,7 +125,7 @@ def test_one_bad_line_among_thousands_is_named_and_the_rest_accepted(cell: Cell)
     assert refused[0]["errors"][0]["pointer"] == "/markets/0"
 
 
-def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
+def test_every_service_refuses_a_call_without_a_key(cell: Cell) -> None:
     routes = [
         ("POST", f"{cell.url('intake')}/v1/items"),
         ("GET", f"{cell.url('intake')}/v1/totals"),
@@ -136,13 +136,16 @@ def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
         ("GET", f"{cell.url('audit', cell.eu)}/v1/totals"),
         ("GET", f"{cell.url('audit', cell.eu)}/v1/subjects/web/product/again/timeline"),
     ]
+    called = {url.partition("/v1")[0] for _, url in routes}
+    for service in cell.system.services.values():
+        assert service.url in called or service.spec.region == cell.us or service.name == "intake-projection"
     for method, url in routes:
         answer = httpx.request(method, url, json={} if method == "POST" else None)
         assert answer.status_code == 401, url
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_every_service_is_ready_and_measured(cell: Cell) -> None:
+def test_every_service_is_ready_and_has_metrics(cell: Cell) -> None:
     for service in cell.system.services.values():
         assert cell.client.get(f"{service.url}/healthz").json()["status"] == "alive"
         assert cell.client.get(f"{service.url}/readyz").json()["ready"] is True

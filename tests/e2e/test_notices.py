@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from piepowder import look
+from piepowder import timeline as command
 from piepowder.client import Api
 from tests.conftest import project_root
 from tests.e2e import drive
@@ -65,8 +65,8 @@ async def test_an_appeal_goes_to_another_reviewer_and_replaces_the_decision(cell
     ]
     assert [event["causation_id"] for event in events[1:]] == [event["id"] for event in events[:-1]]
     assert len({event["correlation_id"] for event in events}) == 1
-    async with Api(drive.running(cell.system), cell.system.key()) as api:
-        [tree] = await look.timeline(api, "web:product:watch-1", [cell.eu])
+    async with Api(drive.running(cell.system)) as api:
+        [tree] = await command.timeline(api, "web:product:watch-1", [cell.eu])
     printed = StringIO()
     Console(width=250, file=printed).print(tree)
     text = printed.getvalue()

@@ -9,7 +9,6 @@ import pytest
 
 from shared.runtime.clock import SystemClock
 from tests.e2e.conftest import Cell
-from tests.e2e.drive import running
 from tests.e2e.steps import lag_seconds
 from tests.support.flood import item
 from tests.support.servers import Servers
@@ -40,7 +39,7 @@ async def test_the_lag_of_a_service_that_waits_for_postgresql_grows_with_the_clo
     cell: Cell, servers: Servers
 ) -> None:
     name = f"decision-{cell.eu}"
-    [database] = [one for one in running(cell.system).databases if one.endswith(name.replace("-", "_"))]
+    [database] = [one for one in cell.system.databases() if one.endswith(name.replace("-", "_"))]
     blocking = await asyncpg.connect(f"{servers.database_url.rpartition('/')[0]}/{database}")
     await until_caught_up(cell, name)
     try:

@@ -91,7 +91,7 @@ class SharedServers:
             postgres = self._running.enter_context(PostgresContainer(POSTGRES_IMAGE, driver=None))
             return Servers(kafka.get_bootstrap_server(), postgres.get_connection_url())
         folder = self._running.enter_context(TemporaryDirectory(prefix="piepowder-test-"))
-        self._stack = LocalStack(Path(folder), say=print)
+        self._stack = LocalStack(Path(folder), report=print)
         self._running.enter_context(self._stack)
         return Servers(self._stack.kafka, self._stack.database_url)
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piepowder.aside import Aside, Place, Unit, copies, portion, put_back
+from piepowder.dead_letters import DeadLetterId, RegionDeadLetters, ReplayUnit, copies, portion, replay_record
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, TooNew
@@ -73,12 +73,12 @@ class Simulation:
         self.handled += [text for n, text in enumerate(texts) if text not in self.handled and text not in texts[:n]]
         self.broker.step()
 
-    def dead_letters(self) -> Aside:
-        found = Aside()
+    def dead_letters(self) -> RegionDeadLetters:
+        found = RegionDeadLetters()
         for record in self.broker.all(LETTERS):
-            found.note_letter(record)
+            found.add_letter(record)
         for record in self.broker.all(PARKED):
-            found.note_parked(record)
+            found.add_parked(record)
         return found
 
     def planned(self, some: int, *, leave: bool = False) -> list[Record]:
@@ -91,13 +91,13 @@ class Simulation:
             if leave and unit.parked is not None:
                 self.left.add(self.text(unit, stored, other))
             for letter, mark in zip(unit.letters, marks, strict=True):
-                place, offset = letter.stands
-                records.append(put_back(letter, (other if place.partition else stored)[offset], mark))
+                place, offset = letter.stored
+                records.append(replay_record(letter, (other if place.partition else stored)[offset], mark))
         return records
 
     @staticmethod
-    def text(unit: Unit, *lanes: dict[int, RawRecord]) -> str:
-        place, offset = unit.letters[0].stands
+    def text(unit: ReplayUnit, *lanes: dict[int, RawRecord]) -> str:
+        place, offset = unit.letters[0].stored
         return (lanes[place.partition][offset].value or b"").decode()
 
     def check_order(self) -> None:
@@ -109,7 +109,7 @@ class Simulation:
 
     def check_nothing_lost(self) -> None:
         """Each record is handled, or has an open letter."""
-        by_place = {(letter.stands[0].partition, letter.stands[1]) for letter in self.dead_letters().open.values()}
+        by_place = {(letter.stored[0].partition, letter.stored[1]) for letter in self.dead_letters().open.values()}
         held = {(r.value or b"").decode() for r in self.broker.all(LETTERS) if (r.partition, r.offset) in by_place}
         for texts in self.posted.values():
             for text in texts:
@@ -151,11 +151,11 @@ async def _run(steps: list[tuple[Any, ...]]) -> None:
     assert simulation.dead_letters().parked(GROUP) == {}
 
 
-def _only_bad(simulation: Simulation, dead_letters: Aside) -> bool:
+def _only_bad(simulation: Simulation, dead_letters: RegionDeadLetters) -> bool:
     stored = {(r.partition, r.offset): r.value or b"" for r in simulation.broker.all(LETTERS)}
-    texts = [stored[letter.stands[0].partition, letter.stands[1]].decode() for letter in dead_letters.open.values()]
+    texts = [stored[letter.stored[0].partition, letter.stored[1]].decode() for letter in dead_letters.open.values()]
     return all(text.startswith("bad") for text in texts)
 
 
 def test_a_place_is_shown_as_topic_partition_and_offset() -> None:
-    assert str(Place("g", "t", 1, 2)) == "t[1]@2"
+    assert str(DeadLetterId("g", "t", 1, 2)) == "t[1]@2"

@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from piepowder import replay
-from piepowder.aside import Choice, Unit
-from piepowder.replay import Cell, Outcome
+from piepowder.dead_letters import ReplayFilter, ReplayUnit
+from piepowder.replay import RegionReplay, ReplayResult
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
@@ -26,7 +26,7 @@ from shared.runtime.retry import Backoff
 from tests.support.in_memory_kafka import decode
 
 WAIT = 30.0
-ALL = Choice()
+ALL = ReplayFilter()
 
 
 class ReplayGroup:
@@ -104,15 +104,15 @@ class ReplayGroup:
         finally:
             await consumer.stop()
 
-    async def aside(self, choice: Choice = ALL) -> list[Unit]:
-        [found] = await replay.look(self.kafka, [self.region], choice)
+    async def aside(self, choice: ReplayFilter = ALL) -> list[ReplayUnit]:
+        [found] = await replay.find(self.kafka, [self.region], choice)
         return found.units
 
     async def dead_lettered(self) -> list[int]:
         """The original offsets of the dead-lettered records."""
-        return sorted(letter.place.offset for unit in await self.aside() for letter in unit.letters)
+        return sorted(letter.id.offset for unit in await self.aside() for letter in unit.letters)
 
-    async def replay(self, choice: Choice = ALL, *, leave: bool = False, wait: float = WAIT) -> Outcome:
+    async def replay(self, choice: ReplayFilter = ALL, *, leave: bool = False, wait: float = WAIT) -> ReplayResult:
         return await replay.replay(self.kafka, [self.region], choice, leave=leave, wait=wait)
 
 
@@ -159,16 +159,16 @@ async def test_dead_lettered_records_are_replayed_in_order_after_a_restart(
 
     failed = await group.replay()
     assert failed.handled == 0
-    assert len(failed.again) == 5
+    assert len(failed.failed) == 5
     assert not failed.complete
     group.cursed.clear()
-    outcome = await group.replay(Choice(key="a", reason="cursed"))
+    outcome = await group.replay(ReplayFilter(key="a", reason="cursed"))
     assert (outcome.handled, outcome.complete) == (4, True)
     await group.post("a6")
     await until(lambda: "a6" in group.handled)
     assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a4", "a5", "a6"]
     assert [unit.reason for unit in await group.aside()] == ["not a message"]
-    assert (await group.replay(Choice(key="a", reason="cursed"))).handled == 0
+    assert (await group.replay(ReplayFilter(key="a", reason="cursed"))).handled == 0
 
 
 async def test_a_key_stays_parked_when_its_partition_moves_to_another_member(group: ReplayGroup) -> None:
@@ -280,9 +280,9 @@ async def test_an_interrupted_replay_can_be_continued(group: ReplayGroup, monkey
     group.start()
     await until(lambda: _has(group, 30))
     group.cursed.clear()
-    async with Cell(group.kafka, group.region) as cell:
-        await cell.look()
-        under_way = asyncio.create_task(cell.put_back(cell.chosen(ALL), leave=False, wait=WAIT))
+    async with RegionReplay(group.kafka, group.region) as cell:
+        await cell.catch_up()
+        under_way = asyncio.create_task(cell.replay(cell.selected(ALL), leave=False, wait=WAIT))
         await until(lambda: len(group.handled) >= 7)
         under_way.cancel()
         await asyncio.wait([under_way])
@@ -298,7 +298,7 @@ async def test_a_replay_can_leave_the_failing_record_behind(group: ReplayGroup) 
     group.start()
     await until(lambda: _has(group, 3))
     outcome = await group.replay(leave=True)
-    assert (outcome.handled, outcome.left, outcome.complete) == (2, 1, True)
+    assert (outcome.handled, outcome.kept, outcome.complete) == (2, 1, True)
     await group.post("a3")
     await until(lambda: group.handled == ["a1", "a2", "a3"])
     [alone] = await group.aside()
@@ -314,7 +314,7 @@ async def test_a_replay_without_a_running_group_reports_it_and_can_be_repeated(g
     await group.stop()
     group.cursed.clear()
     outcome = await group.replay(wait=1)
-    assert (outcome.handled, len(outcome.unmet), outcome.complete) == (0, 2, False)
+    assert (outcome.handled, len(outcome.pending), outcome.complete) == (0, 2, False)
     group.start()
     await until(lambda: group.handled == ["a0", "a1"])
     assert (await group.replay()).complete
@@ -350,14 +350,14 @@ async def test_letters_that_cannot_be_replayed_are_reported_with_the_reason(grou
         await group.producer.send([Record(letters.topic, b"k", b"?", headers)])
     await group.producer.send([Record(letters.topic, b"k", b"?", [("dl_offset", b"many")])])
     outcome = await group.replay(wait=1)
-    assert sorted(why.partition(":")[0] for _, why in outcome.hindered) == [
+    assert sorted(why.partition(":")[0] for _, why in outcome.blocked) == [
         "it names a place that is none in this region",
         "it would come into force again over what was published since",
         "the Kafka client cannot read it",
     ]
     assert not outcome.complete
-    [found] = await replay.look(group.kafka, [group.region], ALL)
-    assert (len(found.units), found.strange) == (3, 1)
+    [found] = await replay.find(group.kafka, [group.region], ALL)
+    assert (len(found.units), found.unknown) == (3, 1)
 
 
 async def test_a_group_handles_nothing_until_it_has_read_its_parked_keys(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from piepowder.aside import Aside, Unit, copies, put_back
+from piepowder.dead_letters import RegionDeadLetters, ReplayUnit, copies, replay_record
 from shared.contracts import topics
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.dead_letters import escape_headers, original_headers
@@ -47,12 +47,12 @@ async def post(broker: Broker, *texts: str, topic: str = TOPIC) -> None:
         await broker.send([Record(topic, key.encode(), text.encode(), [("ce_id", text.encode())])])
 
 
-def dead_letters(broker: Broker) -> Aside:
-    found = Aside()
+def dead_letters(broker: Broker) -> RegionDeadLetters:
+    found = RegionDeadLetters()
     for record in broker.all(LETTERS):
-        found.note_letter(record)
+        found.add_letter(record)
     for record in broker.all(PARKED):
-        found.note_parked(record)
+        found.add_parked(record)
     return found
 
 
@@ -60,7 +60,7 @@ def dead_lettered(broker: Broker) -> list[str]:
     """The dead-lettered texts, by original place."""
     stored = {(TopicPartition(r.topic, r.partition), r.offset): r for r in broker.all(LETTERS)}
     return [
-        (stored[letter.stands].value or b"").decode()
+        (stored[letter.stored].value or b"").decode()
         for unit in dead_letters(broker).units()
         for letter in unit.letters
     ]
@@ -71,12 +71,12 @@ def parked(broker: Broker, group: str = GROUP) -> list[bytes]:
 
 
 def replay_records(
-    broker: Broker, *, leave: bool = False, only: Callable[[Unit], bool] = lambda _: True
+    broker: Broker, *, leave: bool = False, only: Callable[[ReplayUnit], bool] = lambda _: True
 ) -> list[Record]:
     """The copies that a replay sends."""
     stored = {(TopicPartition(r.topic, r.partition), r.offset): r for r in broker.all(LETTERS)}
     return [
-        put_back(letter, stored[letter.stands], mark)
+        replay_record(letter, stored[letter.stored], mark)
         for unit in dead_letters(broker).units()
         if only(unit)
         for letter, mark in zip(unit.letters, copies(unit, whole=True, leave=leave), strict=True)
@@ -388,7 +388,7 @@ async def test_a_single_letter_is_replayed_as_a_new_record() -> None:
     await consume(broker, reader)
     assert dead_lettered(broker) == ["bada1"]
     [letter] = dead_letters(broker).open.values()
-    assert letter.place.offset == 2
+    assert letter.id.offset == 2
     await broker.send(replay_records(broker))
     await consume(broker, reader, read=lambda record: (record.value or b"").decode())
     assert reader.handled == ["a2", "bada1"]
@@ -429,7 +429,7 @@ async def test_no_group_dead_letters_a_copy_that_was_replayed_for_another_group(
         await consume(broker, router)
         await consume(broker, audit, group="piepowder-audit-eu")
         await broker.send(replay_records(broker, only=lambda unit: unit.lane.key != b"b"))
-    places = [letter.place for letter in dead_letters(broker).open.values()]
+    places = [letter.id for letter in dead_letters(broker).open.values()]
     assert len(places) == len(set(places)) == 3 + 5
     audit.cursed.clear()
     await consume(broker, audit, group="piepowder-audit-eu")
