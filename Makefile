@@ -1,4 +1,4 @@
-# Two commands: `make run` shows the main job, `make test` proves it. Each sets up what it needs, and says so.
+# `make run` shows the main job, `make test` verifies it. Each sets up its requirements first.
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
@@ -7,14 +7,14 @@ BIN := .venv/bin
 .PHONY: help run test check bench chaos up lock clean
 
 help:
-	@echo "make run    set up, start everything, send sample listings through it, show what happened"
-	@echo "            ARGS=--exit stops after the summary; ARGS=\"--file listings.csv\" runs your own file"
+	@echo "make run    set up, start everything, submit a sample, show the result"
+	@echo "            ARGS=--exit stops after the summary; ARGS=\"--file listings.csv\" submits your own file"
 	@echo "make test   style, types, import rules and every test, on real Kafka and PostgreSQL"
-	@echo "make check  the part of it that takes seconds: style, types, import rules, unit tests"
-	@echo "make bench  measure each stage beside its floor (docs/performance.md)"
-	@echo "make chaos  break everything in turn under load and check every promise; ARGS=\"--minutes 30 --seed 7\""
-	@echo "make up     start everything and leave it empty"
-	@echo "make lock   work out requirements/*.txt again after a change in pyproject.toml"
+	@echo "make check  the fast part of it: style, types, import rules, unit tests"
+	@echo "make bench  measure each stage and its floor (docs/performance.md)"
+	@echo "make chaos  inject faults under load and check every promise; ARGS=\"--minutes 30 --seed 7\""
+	@echo "make up     start everything, without data"
+	@echo "make lock   resolve requirements/*.txt again after a change in pyproject.toml"
 	@echo "make clean  remove the environment and the local stack's data"
 
 run:

@@ -1,1 +1,1 @@
-"""How Piepowder is run: the local stack, containers and Kubernetes."""
+"""Deployment: the list of services, the local stack, containers, topics and alerts."""

@@ -1,8 +1,8 @@
-"""Makes `.venv` hold what a lock file says: `python3 deploy/environment.py local|dev`.
+"""Installs the packages of a lock file into `.venv`: `python3 deploy/environment.py local|dev`.
 
-It is the first thing that runs on a new machine, so it needs nothing but Python's standard library, says what it does,
-ends with one sentence where something is missing, and takes up where an interrupted start left off. When the lock has
-not changed since the last time, it costs a few milliseconds.
+It runs first on a new machine, so it needs only Python's standard library, reports its steps, explains a missing
+requirement in one sentence, and continues after an interruption. When the lock has not changed, it takes a few
+milliseconds.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def main(profile: str) -> None:
         _use_newer_python(profile)
     lock = ROOT / "requirements" / f"{profile}.txt"
     wanted = _fingerprint(lock)
-    # the development environment holds all that the local one does
+    # the development environment contains the local one
     if any(_installed(name) == _fingerprint(ROOT / "requirements" / f"{name}.txt") for name in (profile, "dev")):
         return
     python = VENV / "bin" / "python"
@@ -96,8 +96,8 @@ def _reason(said: str) -> str:
     if "NewConnectionError" in said or "Temporary failure in name resolution" in said or "Max retries" in said:
         return "The package registry cannot be reached: check the network or pip's settings, and run this again."
     if "DO NOT MATCH THE HASHES" in said:
-        return "A package is not the one that the lock names: empty pip's cache (`pip cache purge`), run this again."
-    return "The packages could not be installed; what pip said:"
+        return "A package differs from the lock: empty pip's cache (`pip cache purge`), run this again."
+    return "The packages could not be installed; pip's output:"
 
 
 def _progress(text: str) -> None:
@@ -124,6 +124,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:
-        _stop("Interrupted; run it again to go on.")
+        _stop("Interrupted; run it again to continue.")
     except OSError as error:
         _stop(f"{error.strerror}: {error.filename}")

@@ -1,7 +1,6 @@
-"""What every system of ours needs once, however it is started: an API key for whoever starts it, and rules in force.
+"""The first steps of every system, however it is started: an API key for its administrator, and the sample's rules.
 
-Both may be done again at any time and leave what is there: a key that was handed out keeps working, and what somebody
-put into force is not replaced by the sample.
+Both steps may be repeated at any time: an existing key stays valid, and the sample does not replace published rules.
 """
 
 from collections.abc import Sequence
@@ -11,22 +10,21 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from deploy.local.errors import StackError
 from deploy.local.files import write_whole
 from shared.auth.clients import SCOPES
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import UserError
 
 CONTROL: Final = Path(__file__).parent / "local" / "control"
-INTAKES_SCOPES: Final = frozenset({"control:read"})  # it asks the router to check what business requests attach
+INTAKES_SCOPES: Final = frozenset({"control:read"})  # the router checks proposed changes for it
 
 
-def keep_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[str] = SCOPES) -> str:
-    """The API key of the client `name`, with `scopes` in all regions: made once, kept in `key_file` (0600).
+def ensure_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[str] = SCOPES) -> str:
+    """The API key of the client `name`, with `scopes` in all regions: created once, stored in `key_file` (0600).
 
-    `clients_file` holds its hash alone, and keeps the other clients that stand there. Raises `StackError` when it
-    cannot be read.
+    `clients_file` gets its hash only, and keeps its other clients. Raises `UserError` when it cannot be read.
     """
     key = key_file.read_text(encoding="utf-8").strip() if key_file.exists() else ""
     if not ids.is_well_formed_api_key(key):
@@ -37,7 +35,7 @@ def keep_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[st
         try:
             others = msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])
         except msgspec.DecodeError as error:
-            raise StackError(f"{clients_file} is not readable ({error}).", "Mend or remove it.") from error
+            raise UserError(f"{clients_file} is not readable ({error}).", "Repair or remove it.") from error
     mine = ClientEntry(name, ids.hash_api_key(key), scopes)
     clients = [mine, *(client for client in others if client.name != name)]
     text = msgspec.json.format(msgspec.json.encode(clients, order="deterministic"), indent=2).decode()
@@ -45,36 +43,34 @@ def keep_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[st
     return key
 
 
-def put_sample_into_force(
-    router: httpx.Client, *, folder: Path = CONTROL, regions: Sequence[str] | None = None
-) -> list[str]:
-    """Publish the sample's operating model and policies where nothing is in force; the names of what was published.
+def publish_sample(router: httpx.Client, *, folder: Path = CONTROL, regions: Sequence[str] | None = None) -> list[str]:
+    """Publish the sample's operating model and policies, unless others are in force; returns what was published.
 
-    Of the operating model only `regions`, if they are given. `router` has the router's base URL and a key. Raises
-    Transient while the router is not ready, after which the same call is right, and `StackError` when it refuses.
+    `regions` limits the operating model. `router` has the router's base URL and a key. Raises Transient while the
+    router is not ready; then repeat the call. Raises `UserError` when the router refuses the call.
     """
     in_force = _call(router, "GET", None)
-    wanted = {
+    missing = {
         name: msgspec.yaml.decode((folder / file).read_bytes(), type=dict[str, Any])
         for name, file in (("operating_model", "operating-model.yaml"), ("policy_set", "policies.yaml"))
         if in_force.get(name) is None
     }
-    if regions is not None and "operating_model" in wanted:
-        model = wanted["operating_model"]
+    if regions is not None and "operating_model" in missing:
+        model = missing["operating_model"]
         model["regions"] = [region for region in model["regions"] if region["id"] in regions]
-    if wanted:
-        _call(router, "POST", wanted)
-    return list(wanted)
+    if missing:
+        _call(router, "POST", missing)
+    return list(missing)
 
 
 def _call(router: httpx.Client, method: str, body: object) -> dict[str, Any]:
     try:
-        answer = router.request(method, "/v1/control", json=body)
+        response = router.request(method, "/v1/control", json=body)
     except httpx.TransportError as error:
-        raise Transient(f"The router at {router.base_url} does not answer: {error!r}") from error
-    if answer.status_code in (429, 502, 503, 504):
-        raise Transient(f"The router at {router.base_url} is not ready: {answer.text}")
-    if answer.is_error:
-        raise StackError(f"The router refused the call with status {answer.status_code}.", answer.text)
-    result: dict[str, Any] = answer.json()
+        raise Transient(f"The router at {router.base_url} does not respond: {error!r}") from error
+    if response.status_code in (429, 502, 503, 504):
+        raise Transient(f"The router at {router.base_url} is not ready: {response.text}")
+    if response.is_error:
+        raise UserError(f"The router refused the call with status {response.status_code}.", response.text)
+    result: dict[str, Any] = response.json()
     return result

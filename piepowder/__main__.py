@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command; SIGTERM and a closed terminal are what Ctrl-C is, from the first moment on."""
+    """Run the command. SIGTERM and a closed terminal have the effect of Ctrl-C, from the start."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -15,7 +15,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
-        from piepowder.cli import main as run  # noqa: PLC0415 - it takes a second, in which Ctrl-C may come
+        from piepowder.cli import main as run  # noqa: PLC0415 - Ctrl-C may arrive during the import
 
         run()
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
-"""Listings from a file, one by one, as `POST /v1/items` wants them: NDJSON as it is, or CSV through a column mapping.
+"""Items from a file, one by one, in the form of `POST /v1/items`: NDJSON unchanged, or CSV through a column mapping.
 
-A file may be larger than memory, and people's files are never quite right: so lines are read one at a time, and what
-cannot be read is refused alone, with its line number and the reason, while the rest goes on. A quote that opens and
-never closes costs its own line and not all that follow. Nothing is guessed silently: an empty cell is left out, a price
-that is not a number refuses its line (or, when lenient, becomes an attribute), and no amount is rounded.
+A file may be larger than memory, and real files contain errors. So lines are read one at a time, and a line that cannot
+be read is refused alone, with its number and the reason. A quote that is never closed costs its own line, not all that
+follow. Nothing is guessed silently: an empty cell is left out, a price that is not a number refuses its line (or, with
+`lenient`, becomes an attribute), and no amount is rounded.
 """
 
 import csv
@@ -19,7 +19,7 @@ from typing import IO, Any, Final, NamedTuple, cast
 import msgspec
 import pycountry
 
-from deploy.local.errors import StackError
+from shared.runtime.user_errors import UserError
 
 FIELDS: Final = {
     "id": ("id", "sku", "asin", "item_id", "product_id", "listing_id", "article"),
@@ -42,9 +42,9 @@ FIELDS: Final = {
 DELIMITERS: Final = (",", ";", "|", "#", "\t")
 
 MAX_LINE: Final = 16 * 2**20
-_MAX_SPAN: Final = 200  # physical lines that one quoted cell may run over
-_OBJECT: Final = re.compile(rb'\{\s*["}]')  # ids in braces are no objects
-_LOOKED_AT: Final = 20  # lines that tell format and delimiter
+_MAX_SPAN: Final = 200  # lines that one quoted cell may have
+_OBJECT: Final = re.compile(rb'\{\s*["}]')  # not an id in braces
+_SAMPLE_LINES: Final = 20  # read to detect format and delimiter
 _DECIMALS: Final = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND"), 0),
     **dict.fromkeys(("VUV", "XAF", "XOF", "XPF"), 0),
@@ -57,25 +57,25 @@ _COMMA: Final = re.compile(r"([0-9]+|[0-9]{1,3}(?:[. ][0-9]{3})+),([0-9]{1,2})")
 
 
 class Line(NamedTuple):
-    """One item, as a JSON object without line breaks, and the number of the (first) line it comes from."""
+    """An item as a JSON object without line breaks, and the number of its first line in the file."""
 
     number: int
     body: bytes
 
 
 class Refusal(NamedTuple):
-    """A line that is not sent (status 0) or that intake refused, and why."""
+    """A line that was not sent (status 0) or that intake refused, with the reason."""
 
     number: int
     status: int
     detail: str
 
 
-class Options(msgspec.Struct, frozen=True):
-    """How a file is to be read; the columns of `mapping` (field → column) go before those found by name. `format` is
-    `csv` or `ndjson`; left out, it is found out."""
+class FileOptions(msgspec.Struct, frozen=True):
+    """How to read a file. `mapping` (field → column) takes precedence over columns found by their names. `format` is
+    `csv` or `ndjson`; None detects it. The default platform is the file's name."""
 
-    platform: str
+    platform: str | None = None
     format: str | None = None
     kind: str = "product"
     markets: Sequence[str] = ("US",)
@@ -86,8 +86,8 @@ class Options(msgspec.Struct, frozen=True):
     lenient: bool = False
 
 
-class Source:
-    """An open file (`-` is standard input): `position` of `size` bytes are read; `size` is None when not known."""
+class ItemFile:
+    """An open file (`-` is standard input). `position` of `size` bytes were read; an unknown `size` is None."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -105,20 +105,20 @@ class Source:
                 self._file = path.open("rb")
                 self.size = path.stat().st_size
         except OSError as error:
-            raise StackError(f"{name} cannot be read ({error.strerror}).", "Name a CSV or NDJSON file.") from error
+            raise UserError(f"{name} cannot be read ({error.strerror}).", "Name a CSV or NDJSON file.") from error
 
     def close(self) -> None:
         if self.name != "-":
             self._file.close()
 
     def lines(self) -> Iterator[tuple[int, bytes | None]]:
-        """Each physical line with its number from 1; None in place of one that is longer than any item may be."""
+        """Each line with its number, from 1; None in place of a line that is longer than any item may be."""
         number = 0
         while line := self._read():
             number += 1
             if number == 1:
                 if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise StackError(f"{self.name} is UTF-16.", "Save it as UTF-8 and submit it again.")
+                    raise UserError(f"{self.name} is UTF-16.", "Save it as UTF-8 and submit it again.")
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if len(line) >= MAX_LINE and not line.endswith(b"\n"):
                 while (rest := self._read()) and not rest.endswith(b"\n"):
@@ -131,42 +131,42 @@ class Source:
         try:
             line = self._file.readline(MAX_LINE)
         except (OSError, EOFError) as error:
-            raise StackError(f"{self.name} cannot be read to its end ({error}).", "Mend the file.") from error
+            raise UserError(f"{self.name} cannot be read to its end ({error}).", "Repair the file.") from error
         self.position += len(line)
         return line
 
 
-def read(source: Source, options: Options) -> Iterator[Line | Refusal]:
-    """The items of a file, in its order; raises `StackError` when the file as a whole cannot be used."""
+def read(source: ItemFile, options: FileOptions) -> Iterator[Line | Refusal]:
+    """The items of a file, in order; raises `UserError` when the file as a whole cannot be used."""
     lines = source.lines()
     first = next(((number, line) for number, line in lines if line is None or line.strip()), None)
     if first is None:
-        raise StackError(f"{source.name} is empty.", "Name a CSV or NDJSON file with at least one item.")
-    ahead = deque([first, *islice(lines, _LOOKED_AT)])
+        raise UserError(f"{source.name} is empty.", "Name a CSV or NDJSON file with at least one item.")
+    ahead = deque([first, *islice(lines, _SAMPLE_LINES)])
     if (options.format or _format(source.name, [line.lstrip() for _, line in ahead if line])) == "ndjson":
         return _ndjson(chain(ahead, lines))
     _, head = ahead.popleft()
     if head is None:
-        raise StackError(f"The first line of {source.name} has more than {MAX_LINE >> 20} MB.", "Name another file.")
+        raise UserError(f"The first line of {source.name} has more than {MAX_LINE >> 20} MB.", "Name another file.")
     return _csv(source.name, head, ahead, lines, options)
 
 
 def _format(name: str, lines: Sequence[bytes]) -> str:
-    """`ndjson` when the file's name says so, or its first line or most of the first begin an object; else `csv`."""
+    """`ndjson` if the file's name, its first line or most of its first lines indicate it; else `csv`."""
     if name.lower().removesuffix(".gz").endswith((".ndjson", ".jsonl")):
         return "ndjson"
     if lines and lines[0].startswith(b"["):
-        raise StackError(f"{name} is one JSON array.", "Write one object a line: jq -c '.[]' FILE.")
+        raise UserError(f"{name} is one JSON array.", "Write one object a line: jq -c '.[]' FILE.")
     objects = sum(_OBJECT.match(line) is not None for line in lines)
     return "ndjson" if lines and (lines[0].startswith(b"{") or 2 * objects >= len(lines)) else "csv"
 
 
 def money(text: str, currency: str) -> tuple[int, str]:
-    """A price as people write it, in minor units and its ISO 4217 currency: `"12.5"` in USD is `(1250, "USD")`.
+    """A written price in minor units with its ISO 4217 currency: `"12.5"` in USD is `(1250, "USD")`.
 
-    Takes a point or (with one or two digits behind) a comma as decimal sign, and thousands marks. A code or a sign of a
-    currency in the text goes before `currency`. Raises ValueError, with the reason, for anything else and for amounts
-    finer than the currency.
+    Accepts thousands separators and, as decimal sign, a point or (before one or two digits) a comma. A currency's code
+    or sign in the text takes precedence over `currency`. Raises ValueError, with the reason, for any other text and for
+    an amount with more decimals than the currency.
     """
     bare = text.strip().replace("\xa0", " ")
     for sign, its_currency in _SIGNS.items():
@@ -181,12 +181,12 @@ def money(text: str, currency: str) -> tuple[int, str]:
         raise ValueError(f"{text!r} is not an amount; expected a number such as 12.99")
     whole, fraction, digits = match[1], match[2] or "", decimals(currency)
     if fraction[digits:].strip("0"):
-        raise ValueError(f"{text!r} is finer than {currency}, which has {digits} decimals")
+        raise ValueError(f"{text!r} has more decimals than {currency}, which has {digits}")
     return int(re.sub(r"[,. ]", "", whole) + fraction[:digits].ljust(digits, "0")), currency
 
 
 def decimals(currency: str) -> int:
-    """How many decimals an ISO 4217 currency has."""
+    """The number of decimals of an ISO 4217 currency."""
     return _DECIMALS.get(currency, 2)
 
 
@@ -207,7 +207,7 @@ def _csv(
     first: bytes,
     ahead: deque[tuple[int, bytes | None]],
     lines: Iterator[tuple[int, bytes | None]],
-    options: Options,
+    options: FileOptions,
 ) -> Iterator[Line | Refusal]:
     head = decode(first)
     delimiter = options.delimiter or sniff(head, [decode(line) for _, line in ahead if line])
@@ -229,7 +229,7 @@ def _items(rows: "_Rows", columns: "Columns") -> Iterator[Line | Refusal]:
 
 
 def decode(line: bytes) -> str:
-    """A line as text: UTF-8, else Windows-1252, else Latin-1, which takes anything."""
+    """A line as text: UTF-8, else Windows-1252, else Latin-1, which decodes any bytes."""
     for encoding in ("utf-8", "cp1252"):
         try:
             return line.decode(encoding)
@@ -239,7 +239,7 @@ def decode(line: bytes) -> str:
 
 
 def sniff(head: str, sample: Sequence[str]) -> str:
-    """The delimiter of a CSV by its header, and by how many of the sample's lines it cuts into as many cells."""
+    """The delimiter that splits most lines of the sample into as many cells as the header."""
 
     def fits(delimiter: str) -> tuple[int, int]:
         width = len(next(csv.reader([head], delimiter=delimiter)))
@@ -250,15 +250,17 @@ def sniff(head: str, sample: Sequence[str]) -> str:
 
 
 class Columns:
-    """Which column of a table is which field of an item; the others become attributes."""
+    """The columns of a table by item field; the other columns become attributes."""
 
-    def __init__(self, name: str, header: Sequence[str], options: Options) -> None:
+    def __init__(self, name: str, header: Sequence[str], options: FileOptions) -> None:
         self._options = options
+        stem = re.sub(r"[^a-z0-9]+", "-", Path(name).name.lower().split(".")[0])[:63].strip("-")
+        self._platform = options.platform or stem or "local"
         self.fields: dict[str, int] = {}
         by_name = {column.lower(): at for at, column in reversed(list(enumerate(header))) if column}
         for field, column in options.mapping.items():
             if column.lower() not in by_name:
-                raise StackError(
+                raise UserError(
                     f"{name} has no column {column!r} for --map {field}={column}.",
                     f"Its columns are {', '.join(header)}.",
                 )
@@ -268,26 +270,26 @@ class Columns:
             if field not in self.fields and found is not None and found not in self.fields.values():
                 self.fields[field] = found
         if "id" not in self.fields:
-            raise StackError(
-                f"No column of {name} is taken for the item's id; its columns are {', '.join(header)}.",
-                "Say which one with --map id=COLUMN (and --delimiter, if that is one column only), or --format ndjson.",
+            raise UserError(
+                f"No column of {name} has the item's id; its columns are {', '.join(header)}.",
+                "Name one with --map id=COLUMN (and --delimiter, if that is one column only), or use --format ndjson.",
             )
         self._header = header
         self._attributes = self._name_attributes(header)
 
     def describe(self) -> str:
-        """The mapping in one line."""
+        """The mapping as one line."""
         taken = [f"{field}={self._header[at]}" for field, at in self.fields.items()]
         rest = [f"attributes: {', '.join(self._attributes.values())}"] if self._attributes else []
         return "; ".join([", ".join(taken), *rest])
 
     def item(self, cells: Sequence[str]) -> dict[str, Any]:
-        """The item in a row; raises ValueError, with the reason, when the row has none."""
+        """The item of a row; raises ValueError, with the reason, when the row is not an item."""
         options = self._options
         found = {field: text for field, at in self.fields.items() if (text := cells[at].strip())}
         if "id" not in found:
             raise ValueError(f"the item's id (column {self._header[self.fields['id']]!r}) is empty")
-        item: dict[str, Any] = {"platform": options.platform, "kind": options.kind}
+        item: dict[str, Any] = {"platform": self._platform, "kind": options.kind}
         item["markets"] = (
             re.split(r"[\s,;/|]+", found.pop("markets").upper()) if "markets" in found else options.markets
         )
@@ -331,7 +333,7 @@ class Columns:
 
 
 class _Rows:
-    """The rows of a table, each with the number of its first line; a quoted cell may run over several lines."""
+    """The rows of a table, each with the number of its first line; a quoted cell may have several lines."""
 
     def __init__(
         self,
@@ -389,7 +391,7 @@ class _Rows:
         each_a_row = several and all(len(self._split(decode(line))) == self._width for _, line in taken)
         if len(cells) == self._width and not each_a_row and len(taken) < _MAX_SPAN:
             return cells
-        if several:  # the quote was never meant to open a cell of several lines
+        if several:  # the quotation mark does not open a cell of several lines
             self._ahead.extendleft(reversed(taken[1:]))
         if several or len(plain) == self._width:
             return plain

@@ -1,14 +1,13 @@
-"""Puts back what was set aside: shows it, sends it to where it stood, waits until its group says what became of it.
+"""Replay of dead letters: shows them, sends their records to their original partitions, and waits for the result.
 
-Nothing is kept here. What is open is read off the topics each time, a copy that arrives twice is known by the group
-that reads it, and a chain goes on only where the group says it has come to; so a replay may be broken off anywhere and
-begun again, also twice at a time.
+Nothing is stored here. Each replay reads the open letters from the topics, a group recognizes a copy that arrives
+twice, and a chain continues only from the offset that the group reports. So a replay may be interrupted and repeated,
+and two may run at the same time.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
@@ -16,55 +15,70 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from rich.text import Text
 
-from deploy.local.errors import StackError
-from piepowder import screen
-from piepowder.aside import Aside, Choice, Letter, Place, Unit, copies, hindrance, portion, put_back
+from piepowder import console_output
+from piepowder.dead_letters import (
+    DeadLetterId,
+    OpenLetter,
+    RegionDeadLetters,
+    ReplayFilter,
+    ReplayUnit,
+    copies,
+    obstacle,
+    portion,
+    replay_record,
+)
+from piepowder.hints import command
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record
-from shared.runtime.advice import command
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
+from shared.runtime.user_errors import UserError
 
-_PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as away
-_LOOK_SECONDS: Final = 0.2
+_PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as unavailable
+_POLL_SECONDS: Final = 0.2
 _LETTERS: Final = 1000
 _BYTES: Final = 32 * 2**20
-_TURNS: Final = 50  # of one chain, while new records keep following it
+_TURNS: Final = 50  # for one chain, while new records keep following it
 _ROWS: Final = 50
 _LONGEST_REASON: Final = 160
 _clock = SystemClock()
 
 
-class Outcome(msgspec.Struct):
-    """What became of it: letters that were handled, left where they are, or set aside again with the reason; units
-    that cannot be put back, with why; letters not met in time by their group; chains that more keeps following."""
+class ReplayResult(msgspec.Struct):
+    """The result: letters that were handled, kept as they are, or dead-lettered again; units that cannot be
+    replayed, with the reason; letters that their group did not process in time; chains that new records keep
+    following."""
 
     handled: int = 0
-    left: int = 0
-    again: list[Letter] = msgspec.field(default_factory=list)
-    hindered: list[tuple[Unit, str]] = msgspec.field(default_factory=list)
-    unmet: list[Letter] = msgspec.field(default_factory=list)
-    growing: list[Unit] = msgspec.field(default_factory=list)
+    kept: int = 0
+    failed: list[OpenLetter] = msgspec.field(default_factory=list)
+    blocked: list[tuple[ReplayUnit, str]] = msgspec.field(default_factory=list)
+    pending: list[OpenLetter] = msgspec.field(default_factory=list)
+    growing: list[ReplayUnit] = msgspec.field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was chosen is set aside no more."""
-        return not (self.again or self.hindered or self.unmet or self.growing)
+        """Whether no selected record is dead-lettered any more."""
+        return not (self.failed or self.blocked or self.pending or self.growing)
+
+    def add(self, other: "ReplayResult") -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class _Sent(NamedTuple):
-    """A unit that was put back, and where its letters stood then."""
+    """A unit that was sent, and the letter that stays dead-lettered."""
 
-    unit: Unit
-    left: Place | None
+    unit: ReplayUnit
+    kept: DeadLetterId | None
 
 
-class Cell:
-    """What is set aside in one region, on its cluster."""
+class RegionReplay:
+    """The dead letters of one region, on its cluster, and their replay."""
 
     def __init__(self, bootstrap: str, region: str) -> None:
-        self.aside = Aside()
+        self.dead = RegionDeadLetters()
         self.region = region
         self._bootstrap = bootstrap
         self._letters, self._parked = topics.deadletters(region), topics.parked(region)
@@ -79,251 +93,258 @@ class Cell:
     async def __aenter__(self) -> Self:
         try:
             await self._consumer.start()
-            if missing := {self._letters, self._parked} - {place.topic for place in self._consumer.assignment()}:
-                raise StackError(
-                    f"The topics {', '.join(sorted(missing))} do not exist.", f"Create them: {command('topics')}."
-                )
+            if missing := {self._letters, self._parked} - {tp.topic for tp in self._consumer.assignment()}:
+                names = ", ".join(sorted(missing))
+                raise UserError(f"The topics {names} do not exist.", f"Create them: {command('topics')}.")
         except KafkaError as error:
             await self._consumer.stop()
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
         except BaseException:
             await self._consumer.stop()
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._consumer.stop()
         await self._producer.stop()
 
-    async def look(self) -> None:
-        """Read on up to where the topics end now; raises `StackError` when Kafka does not answer."""
+    async def catch_up(self) -> None:
+        """Read to the current end of the topics; raises `UserError` when Kafka does not respond."""
         try:
             ends = await self._consumer.end_offsets(self._consumer.assignment())
-            while behind := [place for place, end in ends.items() if await self._consumer.position(place) < end]:
+            while behind := [tp for tp, end in ends.items() if await self._consumer.position(tp) < end]:
                 async with asyncio.timeout(_PATIENCE):
-                    lanes: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
-                    while not lanes:
-                        lanes = await self._consumer.getmany(*behind, timeout_ms=500, max_records=5000)
-                for place, records in lanes.items():
-                    note = self.aside.note_parked if place.topic == self._parked else self.aside.note_letter
+                    batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
+                    while not batches:
+                        batches = await self._consumer.getmany(*behind, timeout_ms=500, max_records=5000)
+                for tp, records in batches.items():
+                    add = self.dead.add_parked if tp.topic == self._parked else self.dead.add_letter
                     for record in records:
-                        note(record)
+                        add(record)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
-    def chosen(self, choice: Choice) -> list[Unit]:
-        """What a choice fits."""
-        return [unit for unit in self.aside.units() if choice.fits(unit, self.region)]
+    def selected(self, selection: ReplayFilter) -> list[ReplayUnit]:
+        """The units that a filter selects."""
+        return [unit for unit in self.dead.units() if selection.matches(unit, self.region)]
 
-    async def put_back(
-        self, chosen: Sequence[Unit], *, leave: bool, wait: float, told: Callable[[int], None] = lambda _: None
-    ) -> Outcome:
-        """Put units back, in portions, each when the one before has been met; chains until nothing follows any more.
+    async def replay(
+        self,
+        selected: Sequence[ReplayUnit],
+        *,
+        leave: bool,
+        wait: float,
+        report: Callable[[int], None] = lambda _: None,
+    ) -> ReplayResult:
+        """Replay units in portions, each after the portion before it was processed; chains until nothing follows.
 
-        `leave` leaves the record that holds each chain up among the letters, alone. A group that meets nothing for
-        `wait` seconds ends it. `told` hears how many were handled so far.
+        `leave` keeps the first record of each chain dead-lettered. The replay ends when a group processes nothing for
+        `wait` seconds. `report` is called with the number of handled letters.
         """
-        outcome = Outcome()
-        wanted: dict[object, int] = {}
-        for unit in chosen:
-            why = hindrance(unit, self._partitions, topics.CONTROL)
-            if why is not None:
-                outcome.hindered.append((unit, why))
+        result = ReplayResult()
+        turns: dict[object, int] = {}
+        for unit in selected:
+            reason = obstacle(unit, self._partitions, topics.CONTROL)
+            if reason is not None:
+                result.blocked.append((unit, reason))
             else:
-                wanted[_name(unit)] = 0
-        while units := [unit for unit in self.aside.units() if wanted.get(_name(unit), _TURNS) < _TURNS]:
-            sent = await self._send(portion(units, _LETTERS, _BYTES), wanted, leave=leave)
-            if not await self._met(sent, wait):
-                outcome.unmet += [letter for one in sent for letter in one.unit.letters if not self._is_met(letter)]
-                return outcome
+                turns[_name(unit)] = 0
+        while units := [unit for unit in self.dead.units() if turns.get(_name(unit), _TURNS) < _TURNS]:
+            sent = await self._send(portion(units, _LETTERS, _BYTES), turns, leave=leave)
+            if not await self._wait_processed(sent, wait):
+                result.pending += [
+                    letter for one in sent for letter in one.unit.letters if not self._is_processed(letter)
+                ]
+                return result
             for one in sent:
-                self._note(one, outcome, wanted)
-            told(outcome.handled)
-            await self.look()
-        outcome.growing = [unit for unit in self.aside.units() if wanted.get(_name(unit)) == _TURNS]
-        return outcome
+                self._note(one, result, turns)
+            report(result.handled)
+            await self.catch_up()
+        result.growing = [unit for unit in self.dead.units() if turns.get(_name(unit)) == _TURNS]
+        return result
 
-    async def _send(self, units: Sequence[tuple[Unit, bool]], wanted: dict[object, int], *, leave: bool) -> list[_Sent]:
+    async def _send(
+        self, units: Sequence[tuple[ReplayUnit, bool]], turns: dict[object, int], *, leave: bool
+    ) -> list[_Sent]:
         stored = await self._stored([letter for unit, _ in units for letter in unit.letters])
         records: list[Record] = []
         sent: list[_Sent] = []
         for unit, whole in units:
-            leaves = leave and unit.parked is not None and wanted[_name(unit)] == 0
+            leaves = leave and unit.parked is not None and turns[_name(unit)] == 0
             marks = copies(unit, whole=whole, leave=leaves)
             records += [
-                put_back(letter, stored[letter.stands], mark) for letter, mark in zip(unit.letters, marks, strict=True)
+                replay_record(letter, stored[letter.stored], mark)
+                for letter, mark in zip(unit.letters, marks, strict=True)
             ]
-            sent.append(_Sent(unit, unit.letters[0].place if leaves else None))
-            wanted[_name(unit)] += 1
+            sent.append(_Sent(unit, unit.letters[0].id if leaves else None))
+            turns[_name(unit)] += 1
         try:
             await self._producer.send(records)
         except Poison as poison:
-            raise StackError(
-                f"A record does not fit on its topic any more ({poison}).", "Leave it out: choose others by --key."
+            raise UserError(
+                f"A record is too large for its topic now ({poison}).", "Leave it out: select others with --key."
             ) from poison
         return sent
 
-    async def _stored(self, letters: Iterable[Letter]) -> dict[tuple[TopicPartition, int], ConsumerRecord[Any, Any]]:
-        """The letters as they stand on their topic, read in one go from the first to the last."""
-        wanted = {letter.stands for letter in letters}
+    async def _stored(
+        self, letters: Iterable[OpenLetter]
+    ) -> dict[tuple[TopicPartition, int], ConsumerRecord[Any, Any]]:
+        """The records of letters on the dead-letter topic, read in one pass from the first to the last."""
+        wanted = {letter.stored for letter in letters}
         found: dict[tuple[TopicPartition, int], ConsumerRecord[Any, Any]] = {}
         consumer = _consumer(self._bootstrap)
         try:
             await consumer.start()
-            places = {place for place, _ in wanted}
-            consumer.assign(places)
-            for place in places:
-                consumer.seek(place, min(offset for other, offset in wanted if other == place))
+            partitions = {tp for tp, _ in wanted}
+            consumer.assign(partitions)
+            for tp in partitions:
+                consumer.seek(tp, min(offset for other, offset in wanted if other == tp))
             async with asyncio.timeout(_PATIENCE):
                 while len(found) < len(wanted):
-                    for place, records in (await consumer.getmany(timeout_ms=500)).items():
-                        found |= {(place, r.offset): r for r in records if (place, r.offset) in wanted}
+                    for tp, records in (await consumer.getmany(timeout_ms=500)).items():
+                        found |= {(tp, r.offset): r for r in records if (tp, r.offset) in wanted}
         except (KafkaError, OSError, TimeoutError) as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
         finally:
             await consumer.stop()
         return found
 
-    async def _met(self, sent: Sequence[_Sent], wait: float) -> bool:
-        """Wait until the groups have met all of it; False when nothing moves for `wait` seconds."""
+    async def _wait_processed(self, sent: Sequence[_Sent], wait: float) -> bool:
+        """Wait until the groups have processed everything; False when nothing changes for `wait` seconds."""
         left, since = -1, _clock.monotonic()
         while True:
-            await self.look()
-            behind = sum(not self._is_met(letter) for one in sent for letter in one.unit.letters)
-            behind += sum(not self._is_told(one.unit) for one in sent)
+            await self.catch_up()
+            behind = sum(not self._is_processed(letter) for one in sent for letter in one.unit.letters)
+            behind += sum(not self._is_reported(one.unit) for one in sent)
             if not behind:
                 return True
             if behind != left:
                 left, since = behind, _clock.monotonic()
             elif _clock.monotonic() - since > wait:
                 return False
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
-    def _is_met(self, letter: Letter) -> bool:
-        now = self.aside.open.get(letter.place)
-        return now is None or now.stands != letter.stands
+    def _is_processed(self, letter: OpenLetter) -> bool:
+        now = self.dead.open.get(letter.id)
+        return now is None or now.stored != letter.stored
 
-    def _is_told(self, unit: Unit) -> bool:
-        """Whether a chain's state says what its letters say."""
-        now, last = self.aside.parked(unit.group).get(unit.lane), unit.letters[-1].place
-        if unit.parked is None or now is None or (last in self.aside.open and self.aside.open[last].in_chain):
+    def _is_reported(self, unit: ReplayUnit) -> bool:
+        """Whether a chain's parked state agrees with its letters."""
+        now, last = self.dead.parked(unit.group).get(unit.lane), unit.letters[-1].id
+        if unit.parked is None or now is None or (last in self.dead.open and self.dead.open[last].in_chain):
             return True
         return now.back >= last.offset or now.since > last.offset
 
-    def _note(self, sent: _Sent, outcome: Outcome, wanted: dict[object, int]) -> None:
-        again: list[Letter] = []
+    def _note(self, sent: _Sent, result: ReplayResult, turns: dict[object, int]) -> None:
+        failed: list[OpenLetter] = []
         for letter in sent.unit.letters:
-            found = self.aside.open.get(letter.place) or self.aside.again(letter.place)
+            found = self.dead.open.get(letter.id) or self.dead.failed_again(letter.id)
             if found is None:
-                outcome.handled += 1
-            elif letter.place == sent.left and not found.in_chain:
-                outcome.left += 1
+                result.handled += 1
+            elif letter.id == sent.kept and not found.in_chain:
+                result.kept += 1
             else:
-                again.append(found)
-        outcome.again += again
-        if again or sent.unit.parked is None:
-            del wanted[_name(sent.unit)]
+                failed.append(found)
+        result.failed += failed
+        if failed or sent.unit.parked is None:
+            del turns[_name(sent.unit)]
 
-    def _away(self, error: BaseException) -> StackError:
-        return StackError(
-            f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Try again; nothing is lost by it."
-        )
+    def _unavailable(self, error: BaseException) -> UserError:
+        return UserError(f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Try again; nothing is lost.")
 
 
-class Found(NamedTuple):
-    """What is set aside in a region, and how many records of its dead-letter topic are no letters."""
+class RegionUnits(NamedTuple):
+    """The units of a region, and the number of records on its dead-letter topic that are not letters."""
 
     region: str
-    units: list[Unit]
-    strange: int
+    units: list[ReplayUnit]
+    unknown: int
 
 
-def show_aside(found: Sequence[Found], *, chosen: bool) -> None:
-    """What is set aside, a row for each group, topic and reason; `chosen` if it is what would be put back."""
+def show_units(found: Sequence[RegionUnits], *, selected: bool) -> None:
+    """Show dead letters, a row for each group, topic and reason; `selected` if they are what would be replayed."""
     keys: Counter[tuple[str, ...]] = Counter()
     records: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], str] = {}
     for region, units, _ in found:
         for unit in units:
-            state = "parked" if unit.parked is not None else "alone"
-            reason = screen.clean(unit.reason, _LONGEST_REASON)
+            state = "parked" if unit.parked is not None else "single"
+            reason = console_output.clean(unit.reason, _LONGEST_REASON)
             row = (region, unit.group.removeprefix("piepowder-"), unit.lane.topic, state, reason)
             keys[row] += 1
             records[row] += len(unit.letters)
-            first.setdefault(row, screen.clean(unit.lane.key.decode(errors="replace"), 80))
-    if strange := sum(one.strange for one in found):
-        screen.say(f"{strange:,} records of the dead-letter topics name no record that was set aside.")
+            first.setdefault(row, _key(unit.lane.key))
+    if unknown := sum(one.unknown for one in found):
+        console_output.show(f"{unknown:,} records of the dead-letter topics do not name a dead-lettered record.")
     if not keys:
-        screen.say("Nothing fits." if chosen else "Nothing is set aside.", "green")
+        console_output.show("No dead letter matches." if selected else "There are no dead letters.", "green")
         return
-    table = screen.table("region", "group", "topic", "", "reason", "first key", "keys", "records", right=2)
-    for shown, count in keys.most_common(_ROWS):
-        table.add_row(*map(Text, shown), Text(first[shown]), f"{count:,}", f"{records[shown]:,}")
-    screen.console.print(table)
+    table = console_output.table("region", "group", "topic", "", "reason", "first key", "keys", "records", right=2)
+    for cells, count in keys.most_common(_ROWS):
+        table.add_row(*map(Text, cells), Text(first[cells]), f"{count:,}", f"{records[cells]:,}")
+    console_output.console.print(table)
     if len(keys) > _ROWS:
-        screen.say(f"{len(keys) - _ROWS:,} more rows; narrow it by --group, --key or --reason.")
-    if chosen:
-        screen.say(f"{records.total():,} records would be put back; nothing was changed.")
+        console_output.show(f"{len(keys) - _ROWS:,} more rows; narrow the list with --group, --key or --reason.")
+    if selected:
+        console_output.show(f"{records.total():,} records would be replayed; nothing was changed.")
     else:
-        screen.say("To put back: name --key, --reason or --all; --dry-run shows what that would be.")
+        console_output.show("To replay them, give --key, --reason or --all; --dry-run shows the selection.")
 
 
-def show(outcome: Outcome, wait: float) -> None:
-    """What became of it, in sentences."""
-    screen.say(f"Handled: {outcome.handled:,}.", "green" if outcome.complete else "")
-    if outcome.left:
-        screen.say(f"Left alone among the dead letters: {outcome.left:,}.")
-    for unit, why in outcome.hindered[:_ROWS]:
-        screen.say(f"Not put back: {unit.letters[0].place} for {unit.group}: {why}.", "yellow")
-    if outcome.again:
-        screen.say(f"Set aside again: {len(outcome.again):,}.", "yellow")
-    for letter in outcome.again[:_ROWS]:
-        key = screen.clean((letter.key or b"").decode(errors="replace"), 80)
-        screen.say(f"  {letter.place} {key}: {screen.clean(letter.reason, 300)}", "yellow")
-    if outcome.unmet:
-        groups = ", ".join(sorted({letter.place.group for letter in outcome.unmet}))
-        screen.say(
-            f"Put back and not met within {wait:g} s: {len(outcome.unmet):,}. See whether {groups} consumes; it meets"
-            " them when it comes to them, and to put them back once more is harmless.",
+def show_result(result: ReplayResult, wait: float) -> None:
+    """Show the result as sentences."""
+    console_output.show(f"Handled: {result.handled:,}.", "green" if result.complete else "")
+    if result.kept:
+        console_output.show(f"Kept among the dead letters: {result.kept:,}.")
+    for unit, reason in result.blocked[:_ROWS]:
+        console_output.show(f"Not replayed: {unit.letters[0].id} for {unit.group}: {reason}.", "yellow")
+    if result.failed:
+        console_output.show(f"Dead-lettered again: {len(result.failed):,}.", "yellow")
+    for letter in result.failed[:_ROWS]:
+        reason = console_output.clean(letter.reason, 300)
+        console_output.show(f"  {letter.id} {_key(letter.key)}: {reason}", "yellow")
+    if result.pending:
+        groups = ", ".join(sorted({letter.id.group for letter in result.pending}))
+        console_output.show(
+            f"Sent and not processed within {wait:g} s: {len(result.pending):,}. Check that {groups} consumes; it"
+            " processes them when it reaches them, and a second replay is harmless.",
             "yellow",
         )
-    for unit in outcome.growing[:_ROWS]:
-        key = screen.clean(unit.lane.key.decode(errors="replace"), 80)
-        screen.say(
-            f"Still parked: {key} for {unit.group}; records keep following it. Go on with the same again.", "yellow"
+    for unit in result.growing[:_ROWS]:
+        console_output.show(
+            f"Still parked: {_key(unit.lane.key)} for {unit.group}; new records keep following. Repeat the command.",
+            "yellow",
         )
 
 
-async def look(bootstrap: str, regions: Sequence[str], choice: Choice) -> list[Found]:
-    """What is set aside and fits a choice, by region."""
+async def find(bootstrap: str, regions: Sequence[str], selection: ReplayFilter) -> list[RegionUnits]:
+    """The dead letters that a filter selects, by region."""
     found = []
     for region in regions:
-        async with Cell(bootstrap, region) as cell:
-            await cell.look()
-            found.append(Found(region, cell.chosen(choice), cell.aside.strange))
+        async with RegionReplay(bootstrap, region) as cell:
+            await cell.catch_up()
+            found.append(RegionUnits(region, cell.selected(selection), cell.dead.unknown))
     return found
 
 
-async def replay(bootstrap: str, regions: Sequence[str], choice: Choice, *, leave: bool, wait: float) -> Outcome:
-    """Put back what fits a choice in these regions."""
-    total = Outcome()
+async def replay(
+    bootstrap: str, regions: Sequence[str], selection: ReplayFilter, *, leave: bool, wait: float
+) -> ReplayResult:
+    """Replay the dead letters that a filter selects, region by region."""
+    total = ReplayResult()
     for region in regions:
-        async with Cell(bootstrap, region) as cell:
-            await cell.look()
-            outcome = await cell.put_back(cell.chosen(choice), leave=leave, wait=wait)
-        total.handled += outcome.handled
-        total.left += outcome.left
-        total.again += outcome.again
-        total.hindered += outcome.hindered
-        total.unmet += outcome.unmet
-        total.growing += outcome.growing
+        async with RegionReplay(bootstrap, region) as cell:
+            await cell.catch_up()
+            total.add(await cell.replay(cell.selected(selection), leave=leave, wait=wait))
     return total
 
 
-def _name(unit: Unit) -> object:
-    return (unit.group, unit.lane) if unit.parked is not None else unit.letters[0].place
+def _key(key: bytes | None) -> str:
+    return console_output.clean((key or b"").decode(errors="replace"), 80)
+
+
+def _name(unit: ReplayUnit) -> object:
+    return (unit.group, unit.lane) if unit.parked is not None else unit.letters[0].id
 
 
 def _consumer(bootstrap: str, *names: str) -> AIOKafkaConsumer:

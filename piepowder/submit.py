@@ -1,31 +1,39 @@
-"""Posts items in batches, in the file's order, until every one has its verdict: accepted or refused, with the reason.
+"""Submission of items in batches, in the file's order, until each line has a verdict: accepted, or refused with the
+reason.
 
-One batch is under way at a time, so that two versions of a subject never overtake each other. What may pass is tried
-again from the first line without a verdict; a line that was taken twice is the same item, because its id repeats. So a
-submission that was interrupted may be made again whole. The journal holds what was answered 202.
+Only one batch is sent at a time, so that two versions of a subject never overtake each other. After a failure that may
+pass, everything from the first line without a verdict is sent again; a line that was accepted twice is the same item,
+because its id repeats. So an interrupted submission may be repeated from its start. The journal holds the lines that
+were accepted (202).
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import msgspec
 
-from deploy.local.errors import StackError
-from piepowder.accounting import Pair
-from piepowder.client import Api, delay, sentence
+from piepowder.client import Api, delay, problem_text
 from piepowder.listings import Line, Refusal
 from shared.runtime.clock import SystemClock
+from shared.runtime.user_errors import UserError
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20
-_PASSING: Final = (429, 503)
+_RETRIED: Final = (429, 503)
 _clock = SystemClock()
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """One line of intake's answer to a batch; one without a number says why the rest was not read."""
+class RegionItem(NamedTuple):
+    """An accepted item in one of its regions."""
+
+    item_id: str
+    region: str
+
+
+class LineVerdict(msgspec.Struct, frozen=True):
+    """One line of intake's response to a batch; without a number, it says why the rest was not read."""
 
     status: int
     line: int = 0
@@ -37,36 +45,37 @@ class Verdict(msgspec.Struct, frozen=True):
     errors: list[dict[str, Any]] = []
 
 
-class Accepted(msgspec.Struct, frozen=True):
-    """One line of the journal: what intake promised to keep."""
+class JournalEntry(msgspec.Struct, frozen=True):
+    """One line of the journal: an item that intake accepted."""
 
     line: int
     item_id: str
     subject: str
     regions: list[str]
 
-    def pairs(self) -> Iterator[Pair]:
-        return (Pair(self.item_id, region) for region in self.regions)
+    def items(self) -> Iterator[RegionItem]:
+        """The item in each of its regions."""
+        return (RegionItem(self.item_id, region) for region in self.regions)
 
 
 class Tally:
-    """What became of the lines so far; the first refusals are kept, all of them are in the report."""
+    """The verdicts so far: counts, accepted items, and the first `keep` refusals."""
 
     def __init__(self, *, keep: int = 1000) -> None:
         self.accepted = 0
         self.refused = 0
         self.last_line = 0
-        self.pairs: set[Pair] = set()
+        self.items: set[RegionItem] = set()
         self.regions: Counter[str] = Counter()
         self.refusals: list[Refusal] = []
         self._keep = keep
 
-    def accept(self, entry: Accepted) -> None:
+    def accept(self, entry: JournalEntry) -> None:
         self.accepted += 1
-        for pair in entry.pairs():
-            if pair not in self.pairs:
-                self.pairs.add(pair)
-                self.regions[pair.region] += 1
+        for item in entry.items():
+            if item not in self.items:
+                self.items.add(item)
+                self.regions[item.region] += 1
 
     def refuse(self, refusal: Refusal) -> None:
         self.refused += 1
@@ -95,13 +104,13 @@ class Submitter:
         self._patience = patience
 
     async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:
-        """Send all; raises `StackError` when intake takes nothing for the whole of `patience` (seconds)."""
+        """Send all lines; raises `UserError` when intake accepts none for `patience` seconds."""
         for chunk in _chunks(lines):
             self._refused = [line for line in chunk if isinstance(line, Refusal)]
             try:
                 await self._post([line for line in chunk if isinstance(line, Line)])
             finally:
-                self._report_refused()
+                self._write_report()
             self.tally.last_line = chunk[-1].number
             self._journal.flush()
             self._progress(self.tally)
@@ -112,29 +121,29 @@ class Submitter:
         while lines:
             attempt += 1
             body = b"\n".join(line.body for line in lines) + b"\n"
-            answer, why = await self._api.attempt(
+            response, why = await self._api.attempt(
                 "intake",
                 "POST",
                 "/v1/items/batch",
                 content=body,
                 headers={"Content-Type": "application/x-ndjson"},
             )
-            if answer is not None and answer.status_code == 200:
-                done, why = self._take(lines, answer.content)
+            if response is not None and response.status_code == 200:
+                done, why = self._record(lines, response.content)
                 lines = lines[done:]
                 if done:
                     since, attempt = _clock.monotonic(), 0
-            elif answer is not None and answer.status_code == 413:
+            elif response is not None and response.status_code == 413:
                 await self._post_halves(lines, why)
                 return
-            elif answer is not None and answer.status_code not in (*_PASSING, 502, 504):
-                raise StackError(f"intake refused the whole batch: {why}", "Nothing of it was taken.")
+            elif response is not None and response.status_code not in (*_RETRIED, 502, 504):
+                raise UserError(f"intake refused the whole batch: {why}", "None of its lines was accepted.")
             if lines:
-                pause = delay(answer, attempt)
+                pause = delay(response, attempt)
                 if _clock.monotonic() + pause - since > self._patience:
-                    raise StackError(
-                        f"intake took nothing for {self._patience:.0f} seconds: {why}.",
-                        f"Lines up to {self.tally.last_line} were sent; submit the same file again when it is back.",
+                    raise UserError(
+                        f"intake accepted nothing for {self._patience:.0f} seconds: {why}.",
+                        f"Lines up to {self.tally.last_line} were sent; submit the file again when intake responds.",
                     )
                 await asyncio.sleep(pause)
 
@@ -146,28 +155,28 @@ class Submitter:
         await self._post(lines[:half])
         await self._post(lines[half:])
 
-    def _take(self, lines: list[Line], answer: bytes) -> tuple[int, str]:
-        """Take in the verdicts up to the first that may pass; how many, and what hindered the next."""
+    def _record(self, lines: list[Line], response: bytes) -> tuple[int, str]:
+        """Record the verdicts up to the first failure that may pass; returns their number and that failure."""
         done = 0
-        for text, line in zip(answer.splitlines(), lines, strict=False):
+        for text, line in zip(response.splitlines(), lines, strict=False):
             try:
-                verdict = msgspec.json.decode(text, type=Verdict)
+                verdict = msgspec.json.decode(text, type=LineVerdict)
             except msgspec.DecodeError:
-                return done, "its answer was cut off"
-            if verdict.line == 0 or verdict.status in _PASSING:
+                return done, "its response was cut off"
+            if verdict.line == 0 or verdict.status in _RETRIED:
                 return done, verdict.detail
             if verdict.status == 202:
-                entry = Accepted(line.number, verdict.item_id, verdict.subject, list(verdict.regions))
+                entry = JournalEntry(line.number, verdict.item_id, verdict.subject, list(verdict.regions))
                 self._journal.write(msgspec.json.encode(entry) + b"\n")
                 self.tally.accept(entry)
             else:
                 problem = {"detail": verdict.detail, "title": verdict.title, "errors": verdict.errors}
-                self._refused.append(Refusal(line.number, verdict.status, sentence(problem)))
+                self._refused.append(Refusal(line.number, verdict.status, problem_text(problem)))
             done += 1
-        return done, "its answer was cut off"
+        return done, "its response was cut off"
 
-    def _report_refused(self) -> None:
-        """Tell what the file and intake refused of a chunk, in the order of its lines."""
+    def _write_report(self) -> None:
+        """Report the refused lines of a chunk, in their order."""
         for refusal in sorted(self._refused):
             self._report.write(msgspec.json.encode(refusal._asdict()) + b"\n")
             self.tally.refuse(refusal)

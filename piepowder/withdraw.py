@@ -1,4 +1,4 @@
-"""Takes an item back, as the upstream system that posted it would, and tells what came of it."""
+"""Withdrawal of an item, with its outcome in each region."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,45 +7,45 @@ from urllib.parse import quote
 
 import msgspec
 
-from deploy.local.errors import StackError
-from piepowder.client import Api, Refused
+from piepowder.client import Api, ApiError
 from shared.runtime.clock import SystemClock
+from shared.runtime.user_errors import UserError
 
-_UNDER_WAY: Final = ("submitted", "in_review")
+_UNFINISHED: Final = ("submitted", "in_review")
 _DECIDED: Final = ("approved", "rejected")
-_LOOK_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.2
 _PATIENCE: Final = 10.0
 _clock = SystemClock()
 
 
-class TakenBack(msgspec.Struct, frozen=True):
-    """An item that was taken back; `regions` says by region where it stands."""
+class WithdrawnItem(msgspec.Struct, frozen=True):
+    """A withdrawn item; `regions` maps a region to the item's state there."""
 
     subject: str
     regions: dict[str, str]
 
 
-async def withdraw(api: Api, item_id: str, reason: str = "") -> TakenBack:
-    """Take an item back in every region of it, and wait, bounded, until that has taken effect.
+async def withdraw(api: Api, item_id: str, reason: str = "") -> WithdrawnItem:
+    """Withdraw an item in all its regions and wait, within a bound, for the effect.
 
-    Raises `StackError` when there is no such item.
+    Raises `UserError` when there is no such item.
     """
     path = f"/v1/items/{quote(item_id, safe='')}"
     try:
         receipt = (await api.call("intake", "DELETE", path, params={"reason": reason} if reason else {})).json()
-    except Refused as refused:
-        if refused.status == 404:
-            raise StackError(f"{refused}", "Give an item's id, as the answer to its post has it.") from refused
+    except ApiError as error:
+        if error.status == 404:
+            raise UserError(f"{error}", "Give an item's id from the response to its post.") from error
         raise
     deadline = _clock.monotonic() + _PATIENCE
     while True:
-        told: dict[str, Mapping[str, Any]] = (await api.get("intake", path))["regions"]
-        states = {region: _state(told.get(region, {})) for region in receipt["regions"]}
-        if not any(state in _UNDER_WAY for state in states.values()) or _clock.monotonic() > deadline:
-            return TakenBack(receipt["subject"], states)
-        await asyncio.sleep(_LOOK_SECONDS)
+        found: dict[str, Mapping[str, Any]] = (await api.get("intake", path))["regions"]
+        states = {region: _state(found.get(region, {})) for region in receipt["regions"]}
+        if not any(state in _UNFINISHED for state in states.values()) or _clock.monotonic() > deadline:
+            return WithdrawnItem(receipt["subject"], states)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
-def _state(told: Mapping[str, Any]) -> str:
-    state = str(told.get("status", "submitted"))
-    return f"{state} before that, which stays" if state in _DECIDED else state
+def _state(found: Mapping[str, Any]) -> str:
+    state = str(found.get("status", "submitted"))
+    return f"{state} before the withdrawal; this stays" if state in _DECIDED else state

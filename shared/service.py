@@ -4,7 +4,7 @@ A service's `app.py` creates one `Service`, adds its routers, consumers and loop
 a topic of its region and writes another:
 
     async def run(settings: Settings) -> bool:
-        service = Service("labels", DESCRIPTION, settings, [settings.region])
+        service = Service("labels", DESCRIPTION, settings, [settings.region], per_region=True)
         service.app.include_router(api.router)
         handlers = AddLabels(settings.region, service.producer(settings.region), service.clock)
         reads = [topics.cases(settings.region)]
@@ -26,10 +26,10 @@ from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaProducer
-from shared.postgres.connect import opened
+from shared.postgres.connect import open_database
 from shared.postgres.database import Database
 from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import Loop
@@ -46,7 +46,7 @@ MAX_DEAD_LETTER_BYTES: Final = 5 * 1024 * 1024
 class Service:
     """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API.
 
-    A `regional` service has a process for each region, which its name in events and on Kafka contains.
+    `per_region`: each region has its own processes, and events name the region in `ce_source`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Service:
         settings: CommonSettings,
         regions: Sequence[str],
         *,
-        regional: bool = True,
+        per_region: bool = False,
         max_record_bytes: int = MAX_RECORD_BYTES,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> None:
@@ -65,10 +65,10 @@ class Service:
         self.regions = list(dict.fromkeys(regions))
         self.clock = SystemClock()
         self.readiness = Readiness(name)
-        place = f"-{self.regions[0]}" if regional and len(self.regions) == 1 else ""
-        self.source = f"piepowder/{name}{place.replace('-', '/', 1)}"
+        parts = ["piepowder", name, *(self.regions if per_region else [])]
+        self.source = "/".join(parts)
         """The `ce_source` of its events."""
-        self.client_id = f"piepowder-{name}{place}-{settings.instance}"
+        self.client_id = "-".join([*parts, settings.instance])
         self.producers = {
             bootstrap: KafkaProducer(
                 bootstrap, client_id=self.client_id, max_bytes=max_record_bytes, timeout=acknowledge_seconds
@@ -119,7 +119,7 @@ class Service:
         """
         group = group or f"piepowder-{self.name}-{region}"
         bootstrap, producer, settings = self.settings.bootstrap(region), self.producer(region), self.settings
-        parked = ParkedKeys(
+        parked = ParkedKeyStore(
             producer, bootstrap=bootstrap, topic=topics.parked(region), group=group, limit=settings.parked_keys
         )
         return BatchConsumer(
@@ -128,7 +128,7 @@ class Service:
             topics=reads,
             decode=decode,
             handle=handle,
-            deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=self.clock),
+            dead_letters=DeadLetterWriter(producer, topic=topics.deadletters(region), group=group, clock=self.clock),
             parked=parked if parks else None,
             readiness=self.readiness,
             clock=self.clock,
@@ -147,7 +147,7 @@ class Service:
 
         `session` are PostgreSQL settings of the hot connections.
         """
-        async with opened(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
+        async with open_database(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
             yield database
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:

@@ -1,53 +1,55 @@
-"""Real Kafka and PostgreSQL for the tests that want them, from whatever this machine has.
-
-`PIEPOWDER_KAFKA` and `PIEPOWDER_DATABASE_URL` name servers that run already; else Docker, where it answers, through
-testcontainers; else local processes. Every path hands out the same kind of address.
-"""
+"""What every test may use: Kafka and PostgreSQL, an empty database, a region with its topics."""
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import asyncpg
-import docker
 import pytest
-import requests
-from docker.errors import DockerException
 from hypothesis import HealthCheck, settings
-from testcontainers.community.kafka import KafkaContainer
-from testcontainers.community.postgres import PostgresContainer
 
-from deploy.local.stack import LocalStack
+from deploy.local import ports
 from shared.contracts import topics
 from shared.kafka import topic_admin
+from tests.support.scheduling import ModuleScheduling
+from tests.support.servers import Servers, SharedServers, ask
 
 # a busy machine makes examples slow; that is no failure
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-_KAFKA_IMAGE = "apache/kafka:4.3.1"
-_POSTGRES_IMAGE = "postgres:18-alpine"
+_SHARED = pytest.StashKey[SharedServers]()
 
 
-class Servers(NamedTuple):
-    """`kafka` is `host:port[,host:port...]`; `database_url` is `postgresql://user:password@host:port/database`."""
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that controls the run owns the servers; each worker process has loopback ports of its own."""
+    if (given := getattr(config, "workerinput", None)) is not None:
+        ports._RANGE = ports._RANGE[int(given["workerid"].removeprefix("gw")) :: given["workercount"]]
+    else:
+        config.stash[_SHARED] = SharedServers()
+        config.add_cleanup(config.stash[_SHARED].close)
 
-    kafka: str
-    database_url: str
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell each worker process where to ask for the servers."""
+    node.workerinput["servers"] = node.config.stash[_SHARED].socket
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ModuleScheduling:
+    """Distribute modules, not single tests, to the worker processes."""
+    return ModuleScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(pytestconfig: pytest.Config) -> Servers:
     """One Kafka and one PostgreSQL for the whole run."""
-    with ExitStack() as stack:
-        if _docker_answers() and not {"PIEPOWDER_KAFKA", "PIEPOWDER_DATABASE_URL"} & os.environ.keys():
-            yield _from_docker(stack)
-        else:
-            local = stack.enter_context(LocalStack(tmp_path_factory.mktemp("stack"), say=print))
-            yield Servers(local.kafka, local.database_url)
+    if (given := getattr(pytestconfig, "workerinput", None)) is not None:
+        return ask(given["servers"])
+    return pytestconfig.stash[_SHARED].get()
 
 
 @pytest.fixture(scope="session")
@@ -80,24 +82,6 @@ async def region(kafka: str) -> str:
 
 
 _numbers = itertools.count(1)
-
-
-def _docker_answers() -> bool:
-    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).exists():
-        return False
-    try:
-        client = docker.from_env(timeout=2)
-    except (DockerException, requests.RequestException):
-        return False
-    client.close()
-    return True
-
-
-def _from_docker(stack: ExitStack) -> Servers:
-    broker = stack.enter_context(KafkaContainer(_KAFKA_IMAGE).with_kraft())
-    postgres = stack.enter_context(PostgresContainer(_POSTGRES_IMAGE, driver=None))
-    return Servers(broker.get_bootstrap_server(), postgres.get_connection_url())
 
 
 def project_root() -> Path:

@@ -1,1 +1,1 @@
-"""Generators and checks for the committed contracts. Development only: not part of the distribution."""
+"""Development tools: generators and checks of the committed contracts and pages."""

@@ -1,7 +1,7 @@
-"""Whether the events of today can be read by yesterday's readers, and yesterday's events by today's.
+"""Checks that old readers can read new events, and that new readers can read old events.
 
-`docs/contracts/v1.json` holds the schema of every event that was ever published. `python -m tools.compatibility` adds
-what is new to it and refuses, in sentences, what would break it; a test refuses the same.
+`docs/contracts/v1.json` holds the schemas of all published events. `python -m tools.compatibility` adds new ones, and
+fails with a sentence for each incompatible change; a test checks the same.
 """
 
 import json
@@ -15,22 +15,22 @@ from tools.asyncapi import schemas
 SNAPSHOT: Final = Path(__file__).parents[1] / "docs" / "contracts" / "v1.json"
 
 Json = dict[str, Any]
-_WORDS: Final = frozenset({"title", "description", "examples", "default"})
+_ANNOTATIONS: Final = frozenset({"title", "description", "examples", "default"})
 
 
 def snapshot() -> Json:
-    """Today's contract: the struct of each event type, and the schema of each struct."""
+    """The present contract: the struct of each event type, and the schema of each struct."""
     return {"events": {name: kind.__name__ for name, kind in events.TYPES.items()}, "structs": schemas()}
 
 
 def breaks(before: Json, now: Json) -> list[str]:
-    """What `now` breaks of `before`, a sentence each; nothing when every reader and writer of either gets on."""
+    """A sentence for each incompatible change from `before` to `now`."""
     found = []
     for name, struct in before["events"].items():
         if name not in now["events"]:
-            found.append(f"event {name} was removed: its readers wait for it; write a .v2 beside it instead")
+            found.append(f"event {name} was removed: its readers expect it; add a .v2 beside it instead")
         elif now["events"][name] != struct:
-            found.append(f"event {name} was {struct} and is now {now['events'][name]}: keep its struct's name")
+            found.append(f"event {name} was {struct} and is now {now['events'][name]}: keep the name of its struct")
     for struct, schema in before["structs"].items():
         if struct not in now["structs"]:
             found.append(f"{struct} was removed or renamed")
@@ -46,22 +46,22 @@ def _breaks_of_struct(struct: str, before: Json, now: Json) -> list[str]:
     for field, schema in fields.items():
         name = f"{struct}.{field}"
         if field not in new_fields:
-            found.append(f"{name} was removed or renamed: its readers still look for it")
+            found.append(f"{name} was removed or renamed: its readers expect it")
             continue
         new = new_fields[field]
         if _meaning(schema) != _meaning(new):
-            found.append(f"{name} was retyped: it was {_told(schema)} and is now {_told(new)}")
+            found.append(f"{name} was retyped: it was {_shown(schema)} and is now {_shown(new)}")
         if field in required and field not in now_required:
-            found.append(f"{name} was given a default, so it may be left out: readers of the older version require it")
+            found.append(f"{name} was given a default, so an event may omit it: older readers require it")
         elif field not in required and field in now_required:
-            found.append(f"{name} lost its default: events written before do not all have it")
+            found.append(f"{name} lost its default: older events may omit it")
         elif schema.get("default") != new.get("default"):
             found.append(
-                f"{name} had the default {schema.get('default')!r} and now has {new.get('default')!r}: what is left out"
-                " would be read as another value"
+                f"{name} had the default {schema.get('default')!r} and now has {new.get('default')!r}: an omitted"
+                " field would get another value"
             )
     found += [
-        f"{struct}.{field} was added without a default: events written before do not have it"
+        f"{struct}.{field} was added without a default: older events do not have it"
         for field in sorted(now_required - fields.keys())
     ]
     return found
@@ -69,16 +69,16 @@ def _breaks_of_struct(struct: str, before: Json, now: Json) -> list[str]:
 
 def _meaning(schema: Any) -> Any:
     if isinstance(schema, dict):
-        return {name: _meaning(part) for name, part in schema.items() if name not in _WORDS}
+        return {name: _meaning(part) for name, part in schema.items() if name not in _ANNOTATIONS}
     return [_meaning(part) for part in schema] if isinstance(schema, list) else schema
 
 
-def _told(schema: Any) -> str:
+def _shown(schema: Any) -> str:
     return json.dumps(_meaning(schema))
 
 
 def main() -> None:
-    """Bring the committed snapshot up to date, unless that would hide a break."""
+    """Update the committed snapshot, unless there is an incompatible change."""
     now = snapshot()
     if SNAPSHOT.exists() and (found := breaks(json.loads(SNAPSHOT.read_text()), now)):
         sys.exit("\n".join(found))

@@ -1,1 +1,1 @@
-"""The image and what containers run besides the services."""
+"""The image, and the programs that containers run besides the services."""

@@ -1,5 +1,5 @@
--- One database for each service that keeps state, in each of its regions. The image of PostgreSQL runs this once, when
--- its volume is empty; the services bring the schemas themselves.
+-- The databases of the services, one per region for a regional service. PostgreSQL's image runs this when its volume is
+-- empty; the services create their schemas.
 CREATE DATABASE piepowder_intake;
 CREATE DATABASE piepowder_decision_eu;
 CREATE DATABASE piepowder_decision_us;

@@ -1,6 +1,6 @@
-"""The image's health check: status 0 when this container's service answers `/healthz`, or the path that is given.
+"""The image's health check: status 0 when this container's service responds to `/healthz`, or to the given path.
 
-What it answers is printed, so that `docker inspect` says what a service that is not ready lacks.
+The response is printed, so that `docker inspect` shows what is missing until the service is ready.
 """
 
 import os
@@ -10,17 +10,17 @@ import urllib.request
 
 
 def main(path: str = "/healthz") -> int:
-    """The exit status; the port is the service's own, PIEPOWDER_PORT."""
+    """Check the service at PIEPOWDER_PORT; returns the exit status."""
     url = f"http://127.0.0.1:{os.environ['PIEPOWDER_PORT']}{path}"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(url, timeout=2) as answer:
-            print(answer.read().decode())
+        with direct.open(url, timeout=2) as response:
+            print(response.read().decode())
     except urllib.error.HTTPError as error:
         print(error.read().decode())
         return 1
     except OSError as error:
-        print(f"{url} does not answer: {error}")
+        print(f"{url} does not respond: {error}")
         return 1
     return 0
 

@@ -1,8 +1,7 @@
-"""What containers need done once: `python -m deploy.docker.jobs keys|control`, two jobs of docker-compose.yml.
+"""The first steps of a system in containers: `python -m deploy.docker.jobs keys|control`, jobs of docker-compose.yml.
 
-Each may run again at any time and leaves what is there: a key that was handed out keeps working, and what somebody put
-into force is not replaced by the sample. `control` waits for the router, for a bounded time, because Compose does not
-try a job again.
+Both may run at every start: an existing key stays valid, and the sample does not replace published rules. `control`
+waits for the router within a bound, because Compose does not repeat a job.
 """
 
 import argparse
@@ -13,11 +12,11 @@ from typing import Final
 
 import httpx
 
-from deploy.initial import INTAKES_SCOPES, keep_key, put_sample_into_force
-from deploy.local.errors import StackError
+from deploy.initial import INTAKES_SCOPES, ensure_key, publish_sample
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff
+from shared.runtime.user_errors import UserError
 
 _PATIENCE: Final = 120.0
 _PACE: Final = Backoff(first=0.2, longest=3.0)
@@ -25,12 +24,12 @@ _CLIENT: Final = "compose"
 _clock = SystemClock()
 
 
-def put_into_force(router: httpx.Client) -> list[str]:
-    """The sample, where nothing is in force; waits for the router."""
+def publish(router: httpx.Client) -> list[str]:
+    """Publish the sample, unless other rules are in force; waits for the router."""
     deadline, attempt = _clock.monotonic() + _PATIENCE, 0
     while True:
         try:
-            return put_sample_into_force(router)
+            return publish_sample(router)
         except Transient as error:
             attempt += 1
             if _clock.monotonic() > deadline:
@@ -40,29 +39,29 @@ def put_into_force(router: httpx.Client) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Do one job; the exit status."""
+    """Run one job; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.docker.jobs", description=__doc__)
     jobs = parser.add_subparsers(dest="job", required=True)
-    keys = jobs.add_parser("keys", help="make an API key, once, and one for intake's own calls")
+    keys = jobs.add_parser("keys", help="create an API key, once, and one for intake's own calls")
     keys.add_argument("key_file", type=Path)
     keys.add_argument("clients_file", type=Path)
     keys.add_argument("intakes_key_file", type=Path)
-    control = jobs.add_parser("control", help="put the sample into force where nothing is")
+    control = jobs.add_parser("control", help="publish the sample, unless other rules are in force")
     control.add_argument("router", help="base URL")
     control.add_argument("key_file", type=Path)
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        if given.job == "keys":
-            keep_key(given.key_file, given.clients_file, _CLIENT)
-            keep_key(given.intakes_key_file, given.clients_file, "intake", INTAKES_SCOPES)
-            print(f"The API key is in {given.key_file}")
+        if parsed.job == "keys":
+            ensure_key(parsed.key_file, parsed.clients_file, _CLIENT)
+            ensure_key(parsed.intakes_key_file, parsed.clients_file, "intake", INTAKES_SCOPES)
+            print(f"The API key is in {parsed.key_file}")
         else:
-            key = given.key_file.read_text(encoding="utf-8").strip()
+            key = parsed.key_file.read_text(encoding="utf-8").strip()
             headers = {"Authorization": f"Bearer {key}"}
-            with httpx.Client(base_url=given.router, headers=headers, timeout=30, trust_env=False) as router:
-                published = put_into_force(router)
-            print(f"Put into force: {', '.join(published) or 'nothing, both were'}")
-    except (StackError, Transient, OSError) as error:
+            with httpx.Client(base_url=parsed.router, headers=headers, timeout=30, trust_env=False) as router:
+                published = publish(router)
+            print(f"Published: {', '.join(published) or 'nothing, both are in force already'}")
+    except (UserError, Transient, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,9 +1,2 @@
-"""The local stack: a real Kafka and a real PostgreSQL on this machine, from Python packages alone."""
-
-from deploy.local.errors import StackError
-from deploy.local.kafka import KafkaNode, LocalKafka
-from deploy.local.postgres import LocalPostgres
-from deploy.local.process import Child, stop_all
-from deploy.local.stack import Failure, LocalStack
-
-__all__ = ["Child", "Failure", "KafkaNode", "LocalKafka", "LocalPostgres", "LocalStack", "StackError", "stop_all"]
+"""The local stack: Kafka, PostgreSQL and all services on this machine, from Python packages alone; and the main job
+on it: the sample, `run` and the accounting. It uses the command's client, `piepowder`, which does not import it."""

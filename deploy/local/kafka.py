@@ -1,7 +1,7 @@
-"""Apache Kafka on this machine: one node that is broker and controller, or three. Records are on disk when they are
-acknowledged as far as Kafka's own promise goes, and the next start finds them, also after SIGKILL. Topics are created
-by whoever owns them, never by a mistyped name. With three nodes every topic has three copies of which two must hold
-a record, and the time-outs are short, so that a killed leader holds producers up for seconds, not for half a minute."""
+"""Apache Kafka on this machine: one node that is broker and controller, or three. The next start finds the
+acknowledged records, also after SIGKILL. A mistyped name never creates a topic. With three nodes every topic has
+three replicas, two of which must have a record; the timeouts are short, so that a killed leader delays producers by
+seconds, not by half a minute."""
 
 import base64
 import json
@@ -11,16 +11,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from deploy.local.errors import StackError, expected
 from deploy.local.files import write_whole
-from deploy.local.jars import Say, bring_jars
+from deploy.local.jars import Report, fetch_jars
 from deploy.local.java import find_java
+from deploy.local.kafka_probe import ask_brokers
 from deploy.local.ports import free_ports
 from deploy.local.process import Child, check, run, stop_all, wait_until
-from deploy.local.wire import ask_brokers
+from shared.runtime.user_errors import UserError, file_errors
 
 HOST = "127.0.0.1"
 _START_SECONDS = 90.0
@@ -31,7 +30,7 @@ _SETTINGS = {
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    # A killed broker is let in again when its old session has ended: not after 9 seconds.
+    # A killed broker may join again after its old session, which takes 9 seconds by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "auto.create.topics.enable": "false",
@@ -69,14 +68,14 @@ _LOGGING_FLAGS = ["-Dlog4j2.configurationFile=log4j2.properties", "-Dlog4j2.disa
 
 @dataclass(frozen=True)
 class _Cluster:
-    """What a folder remembers of its cluster; ports of node 1, 2, …: broker's, controller's."""
+    """A folder's cluster: its id, and the ports (broker, controller) of node 1, 2, …"""
 
     id: str
     ports: tuple[tuple[int, int], ...]
 
 
 class KafkaNode:
-    """One broker and controller, on its own for fault tests. Ports are loopback ports."""
+    """One broker and controller. Fault tests control it alone."""
 
     def __init__(self, number: int, child: Child, port: int, controller_port: int, starting: threading.Event) -> None:
         self.number = number
@@ -86,20 +85,20 @@ class KafkaNode:
         self._cancelled = starting
 
     def start(self) -> None:
-        """Start it (again) and wait until it takes work. Raises `StackError` when it does not."""
+        """Start it (again) and wait until it accepts work. Raises `UserError` when it does not."""
         self.child.start()
         self.wait_for([self.number])
 
     def wait_for(self, numbers: Sequence[int]) -> None:
-        """Wait until this node sees the brokers of these numbers take work."""
+        """Wait until this node reports that the brokers of these numbers accept work."""
 
-        def answers() -> bool:
+        def is_ready() -> bool:
             try:
                 return ask_brokers(HOST, self.port).keys() >= set(numbers)
             except OSError:
                 return False
 
-        wait_until(self.child, answers, timeout=_START_SECONDS, cancelled=self._cancelled)
+        wait_until(self.child, is_ready, timeout=_START_SECONDS, cancelled=self._cancelled)
 
     def stop(self) -> None:
         self.child.stop(_STOP_SECONDS)
@@ -115,15 +114,15 @@ class KafkaNode:
 
 
 class LocalKafka:
-    """A cluster whose data, id and (while they are free) ports stay in `folder` from one start to the next."""
+    """A cluster that keeps its data, its id and, while they are free, its ports in `folder`."""
 
-    def __init__(self, folder: Path, *, nodes: int = 1, say: Say = print) -> None:
+    def __init__(self, folder: Path, *, nodes: int = 1, report: Report = print) -> None:
         if nodes not in (1, 3):
             raise ValueError("one node or three")
         self.folder = folder.absolute()
         self.nodes: list[KafkaNode] = []
         self._count = nodes
-        self._say = say
+        self._report = report
         self._cancelled = threading.Event()
 
     @property
@@ -135,14 +134,14 @@ class LocalKafka:
         return [node.child for node in self.nodes]
 
     def start(self) -> str:
-        """Start all nodes and wait until they take work; returns the bootstrap servers.
+        """Start all nodes and wait until they accept work; returns the bootstrap servers.
 
-        Raises `StackError` for everything that may be expected to go wrong on somebody's machine.
+        Raises `UserError` for an expected failure.
         """
         self._cancelled.clear()
-        jars = bring_jars(say=self._say, cancelled=self._cancelled)
+        jars = fetch_jars(report=self._report, cancelled=self._cancelled)
         java = [str(find_java()), "-cp", os.pathsep.join(map(str, jars))]
-        with expected(self.folder):
+        with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / "log4j2.properties", _LOGGING)
             for attempt in (1, 2, 3):
@@ -150,29 +149,27 @@ class LocalKafka:
                     self._start_once(java)
                 except BaseException as error:
                     stop_all(self.children, _STOP_SECONDS)
-                    taken = any(child.said("Address already in use") for child in self.children)
-                    if not (isinstance(error, StackError) and taken) or attempt == 3:
+                    taken = any(child.logged("Address already in use") for child in self.children)
+                    if not (isinstance(error, UserError) and taken) or attempt == 3:
                         raise
                 else:
                     break
         return self.bootstrap
 
     def stop(self) -> None:
-        """Stop all nodes, also in the middle of a start."""
+        """Stop all nodes, also during a start."""
         self._cancelled.set()
         stop_all(self.children, _STOP_SECONDS)
 
     def cancel(self) -> None:
-        """Make a start that is under way in another thread give up soon."""
+        """Make a start in another thread end soon."""
         self._cancelled.set()
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _start_once(self, java: list[str]) -> None:
@@ -203,23 +200,25 @@ class LocalKafka:
         return self.folder / f"server-{number}.properties"
 
     def _cluster(self) -> _Cluster:
-        note = self.folder / "cluster.json"
+        file = self.folder / "cluster.json"
         try:
-            noted = json.loads(note.read_text(encoding="utf-8"))
-            old = _Cluster(str(noted["id"]), tuple((int(broker), int(other)) for broker, other in noted["ports"]))
+            content = json.loads(file.read_text(encoding="utf-8"))
+            old = _Cluster(str(content["id"]), tuple((int(broker), int(other)) for broker, other in content["ports"]))
         except FileNotFoundError:
             old = _Cluster(_new_id(), ())
         except (ValueError, KeyError, TypeError) as error:
-            raise StackError(f"{note} is not readable.", f"Remove the folder {self.folder} to begin anew.") from error
+            raise UserError(
+                f"{file} is not readable.", f"Remove the folder {self.folder} to start with an empty one."
+            ) from error
         if len(old.ports) not in (0, self._count):
-            raise StackError(
+            raise UserError(
                 f"{self.folder} holds a cluster of {len(old.ports)} nodes, not of {self._count}.",
                 "Start that many, or choose another folder.",
             )
         flat = free_ports(2 * self._count, preferred=[port for pair in old.ports for port in pair])
         cluster = _Cluster(old.id, tuple(zip(flat[::2], flat[1::2], strict=True)))
         if cluster != old:
-            write_whole(note, json.dumps({"id": cluster.id, "ports": cluster.ports}))
+            write_whole(file, json.dumps({"id": cluster.id, "ports": cluster.ports}))
         return cluster
 
     def _settings(self, node: KafkaNode, data: str) -> str:
@@ -249,18 +248,18 @@ class LocalKafka:
             data = self._data(node.number)
             if data.exists():
                 continue
-            self._say("Kafka: a new cluster" if self._count == 1 else f"Kafka: new node {node.number}")
-            coming, config = data.with_suffix(".new"), self.folder / f"format-{node.number}.properties"
-            write_whole(config, self._settings(node, coming.name))
+            self._report("Kafka: a new cluster" if self._count == 1 else f"Kafka: new node {node.number}")
+            new, config = data.with_suffix(".new"), self.folder / f"format-{node.number}.properties"
+            write_whole(config, self._settings(node, new.name))
             tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster.id, "-c", config.name]
             quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m"]
             command = [java[0], *quick, *_LOGGING_FLAGS, *java[1:], *tool]
             child = self._java("Kafka's format", command, f"format-{node.number}.log")
             child.start()
-            formats.append((child, coming, data))
-        for child, coming, data in formats:
+            formats.append((child, new, data))
+        for child, new, data in formats:
             run(child, timeout=_START_SECONDS, cancelled=self._cancelled)
-            coming.rename(data)
+            new.rename(data)
 
     def _child(self, number: int, java: list[str]) -> Child:
         memory = ["-Xmx512m"] if self._count == 1 else ["-Xmx384m", "-XX:TieredStopAtLevel=1"]
@@ -270,7 +269,7 @@ class LocalKafka:
         return self._java(name, command, f"kafka-{number}.log")
 
     def _java(self, name: str, command: list[str], log: str) -> Child:
-        # Relative paths in a UTF-8 locale: a folder's name may hold what Kafka's own files cannot spell.
+        # Relative paths and a UTF-8 locale: the folder's name may have characters that Kafka's files cannot contain.
         return Child(name, command, log=self.folder / log, cwd=self.folder, env=os.environ | {"LC_ALL": "C.UTF-8"})
 
 

@@ -1,11 +1,11 @@
-"""Loopback ports for servers. They are taken from below the range that kernels hand to outgoing connections, so that
-nobody's outgoing connection sits on the port of a server that is down for a moment."""
+"""Loopback ports for servers, below the range that kernels use for outgoing connections, so that no such connection can
+take the port of a server while it restarts."""
 
 import random
 import socket
 from collections.abc import Collection
 
-from deploy.local.errors import StackError
+from shared.runtime.user_errors import UserError
 
 _RANGE = range(20_000, 32_000)
 
@@ -30,4 +30,4 @@ def free_ports(count: int, *, preferred: Collection[int] = ()) -> list[int]:
             found.append(port)
             if len(found) == count:
                 return found
-    raise StackError("No loopback port is free.", "Stop some of the servers on this machine.")
+    raise UserError("No loopback port is free.", "Stop some of the servers on this machine.")

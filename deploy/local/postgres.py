@@ -1,8 +1,8 @@
-"""PostgreSQL on this machine, from the binaries of a Python package, as a child of ours and not of pg_ctl (whose
-detached server would outlive us). It listens on the loopback alone and asks for a password that only the folder's
-owner can read. `synchronous_commit` and `fsync` stay on: what is committed is there at the next start, also after
-SIGKILL. PostgreSQL refuses to run as root; for root it gets an ordinary user's identity, without touching the user
-database or the modes of any folder above its own."""
+"""PostgreSQL on this machine, from the binaries of a Python package. It is a child process, not a detached server of
+pg_ctl, which would outlive its parent. It listens on the loopback only and requires a password that only the
+folder's owner can read. `synchronous_commit` and `fsync` stay on: the next start finds committed data, also after
+SIGKILL. PostgreSQL refuses to run as root; for root it gets an ordinary user's identity, without a change of the
+user database or of the permissions of folders above its own."""
 
 import asyncio
 import importlib.util
@@ -17,17 +17,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import asyncpg
 
-from deploy.local.errors import StackError, expected
+from deploy.local.child_exec import nobody
 from deploy.local.files import write_whole
-from deploy.local.jars import Say
-from deploy.local.launch import nobody
+from deploy.local.jars import Report
 from deploy.local.ports import free_ports
-from deploy.local.process import Child, Identity, check, launched, run, wait_until
+from deploy.local.process import Child, Identity, check, child_command, run, wait_until
+from shared.runtime.user_errors import UserError, file_errors
 
 HOST, USER, MAJOR = "127.0.0.1", "piepowder", "18"
 _START_SECONDS = 60.0
@@ -49,13 +48,13 @@ _SETTINGS = {
 
 
 class LocalPostgres:
-    """A server whose data, password and (while it is free) port stay in `folder` from one start to the next."""
+    """A server that keeps its data, its password and, while it is free, its port in `folder`."""
 
-    def __init__(self, folder: Path, *, say: Say = print) -> None:
+    def __init__(self, folder: Path, *, report: Report = print) -> None:
         self.folder = folder.absolute()
         self.child: Child | None = None
         self.url = ""
-        self._say = say
+        self._report = report
         self._cancelled = threading.Event()
 
     @property
@@ -63,13 +62,13 @@ class LocalPostgres:
         return [] if self.child is None else [self.child]
 
     def start(self) -> str:
-        """Start the server and wait until it answers a query; returns its URL, password included.
+        """Start the server and wait until it responds to a query; returns its URL, with the password.
 
-        Raises `StackError` for everything that may be expected to go wrong on somebody's machine.
+        Raises `UserError` for an expected failure.
         """
         self._cancelled.clear()
         programs = _programs()
-        with expected(self.folder):
+        with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             identity = _identity(programs, self._data)
             password = self._password()
@@ -81,7 +80,7 @@ class LocalPostgres:
                     self.url = self._start_once(programs, identity, password)
                 except BaseException as error:
                     self._stop_child()
-                    if not (isinstance(error, StackError) and self._passes()) or attempt == 19:
+                    if not (isinstance(error, UserError) and self._may_succeed_later()) or attempt == 19:
                         raise
                     time.sleep(0.25)
                 else:
@@ -89,31 +88,29 @@ class LocalPostgres:
         return self.url
 
     def stop(self) -> None:
-        """Stop the server (it breaks off transactions and writes a checkpoint), also in the middle of a start."""
+        """Stop the server (it aborts transactions and writes a checkpoint), also during a start."""
         self._cancelled.set()
         self._stop_child()
 
     def cancel(self) -> None:
-        """Make a start that is under way in another thread give up soon."""
+        """Make a start in another thread end soon."""
         self._cancelled.set()
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
     def _data(self) -> Path:
         return self.folder / "data"
 
-    def _passes(self) -> bool:
-        """A port was taken in between, or processes of a killed server are just about to end."""
-        passing = ("Address already in use", "pre-existing shared memory block")
-        return any(child.said(words) for child in self.children for words in passing)
+    def _may_succeed_later(self) -> bool:
+        """Whether another process took the port, or processes of a killed server are still ending."""
+        texts = ("Address already in use", "pre-existing shared memory block")
+        return any(child.logged(text) for child in self.children for text in texts)
 
     def _stop_child(self) -> None:
         if self.child is not None:
@@ -122,12 +119,12 @@ class LocalPostgres:
     def _start_once(self, programs: Path, identity: Identity, password: str) -> str:
         self._server(programs, identity, 0).end_left_over()
         port = self._port()
-        self._disown_pid_file()
+        self._replace_pid()
         check(self._cancelled)
         self.child = self._server(programs, identity, port)
         self.child.start()
         url = f"postgresql://{USER}:{password}@{HOST}:{port}/postgres"
-        wait_until(self.child, lambda: answers(url), timeout=_START_SECONDS, cancelled=self._cancelled)
+        wait_until(self.child, lambda: responds(url), timeout=_START_SECONDS, cancelled=self._cancelled)
         return url
 
     def _server(self, programs: Path, identity: Identity, port: int) -> Child:
@@ -144,48 +141,50 @@ class LocalPostgres:
         )
 
     def _init(self, programs: Path, identity: Identity) -> None:
-        self._say("PostgreSQL: a new database cluster")
-        coming = self.folder / "data.new"
-        shutil.rmtree(coming, ignore_errors=True)
-        coming.mkdir(mode=0o700)
-        _own(coming, identity)
+        self._report("PostgreSQL: a new database cluster")
+        new = self.folder / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        _own(new, identity)
         options = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", f"--username={USER}", "--no-instructions"]
-        command = [str(programs / "initdb"), "-D", str(coming), f"--pwfile={self.folder / 'password'}", *options]
+        command = [str(programs / "initdb"), "-D", str(new), f"--pwfile={self.folder / 'password'}", *options]
         log = self.folder / "initdb.log"
         child = Child("initdb", command, log=log, env=_environment(), cwd=self.folder, identity=identity)
         run(child, timeout=_START_SECONDS, cancelled=self._cancelled)
-        coming.rename(self._data)
+        new.rename(self._data)
 
     def _password(self) -> str:
         path = self.folder / "password"
         if not path.exists():
             if self._data.exists():
-                raise StackError(f"{path} is gone.", f"Bring it back, or remove {self.folder} to begin anew.")
+                raise UserError(
+                    f"{path} is missing.", f"Restore it, or remove {self.folder} to start with an empty one."
+                )
             write_whole(path, secrets.token_urlsafe(24) + "\n", mode=0o600)
         return path.read_text(encoding="ascii").strip()
 
     def _port(self) -> int:
-        note = self.folder / "port.json"
+        file = self.folder / "port.json"
         try:
-            old = [int(json.loads(note.read_text(encoding="utf-8")))]
+            old = [int(json.loads(file.read_text(encoding="utf-8")))]
         except (FileNotFoundError, ValueError, TypeError):
             old = []
         [port] = free_ports(1, preferred=old)
         if [port] != old:
-            write_whole(note, json.dumps(port))
+            write_whole(file, json.dumps(port))
         return port
 
     def _check_version(self) -> None:
         version = (self._data / "PG_VERSION").read_text(encoding="ascii").strip()
         if version != MAJOR:
-            raise StackError(
+            raise UserError(
                 f"{self._data} was written by PostgreSQL {version}, and this is {MAJOR}.", "Choose another folder."
             )
 
-    def _disown_pid_file(self) -> None:
-        """Make a stale lock file name us. A killed server's pid may since have gone to a stranger, and PostgreSQL
-        would then refuse to start; a file that names its parent it takes for stale, and it still looks itself whether
-        processes of the old server are left on the shared memory that the other lines name."""
+    def _replace_pid(self) -> None:
+        """Write this process's id to a stale lock file. Another process may have a killed server's id now, and then
+        PostgreSQL would refuse to start; it accepts its parent's id as stale, and still checks whether processes of the
+        old server use the shared memory that the file names."""
         path = self._data / "postmaster.pid"
         try:
             _, *others = path.read_text(encoding="utf-8").splitlines()
@@ -194,8 +193,8 @@ class LocalPostgres:
         path.write_text("\n".join([str(os.getpid()), *others, ""]), encoding="utf-8")
 
 
-def answers(url: str, *, timeout: float = 2.0) -> bool:
-    """Whether the server at `url` answers a query."""
+def responds(url: str, *, timeout: float = 2.0) -> bool:
+    """Whether the server at `url` responds to a query."""
 
     async def ask() -> bool:
         try:
@@ -217,7 +216,7 @@ def _programs() -> Path:
         programs = Path(place) / "pginstall" / "bin"
         if (programs / "postgres").is_file():
             return programs
-    raise StackError("The PostgreSQL package is not installed here.", "Install the extra `local` of this project.")
+    raise UserError("The PostgreSQL package is not installed here.", "Install the extra `local` of this project.")
 
 
 def _environment() -> dict[str, str]:
@@ -226,26 +225,26 @@ def _environment() -> dict[str, str]:
 
 
 def _identity(programs: Path, data: Path) -> Identity:
-    """The identity under which the server agrees to run and can read its data."""
+    """The identity under which the server runs and can read its data."""
     if os.geteuid() != 0:
         return "same"
     if sys.platform == "linux":
-        orders: list[Identity] = ["userns", "nobody"]
+        identities: list[Identity] = ["userns", "nobody"]
         if data.exists() and data.stat().st_uid != 0:
-            orders.reverse()
-        for identity in orders:
+            identities.reverse()
+        for identity in identities:
             if _works(programs, data, identity):
                 if data.exists():
                     _own(data, identity)
                 return identity
-    raise StackError(
-        "PostgreSQL refuses to run as root, and this system lets root take no other identity.",
-        "Start as an ordinary user, or let PIEPOWDER_DATABASE_URL name a server.",
+    raise UserError(
+        "PostgreSQL refuses to run as root, and this system does not let root take another identity.",
+        "Start as an ordinary user, or set PIEPOWDER_DATABASE_URL to a server.",
     )
 
 
 def _works(programs: Path, data: Path, identity: Identity) -> bool:
-    command = launched([str(programs / "postgres"), "--version"], identity, signal.SIGKILL)
+    command = child_command([str(programs / "postgres"), "--version"], identity, signal.SIGKILL)
     try:
         return subprocess.run(command, capture_output=True, timeout=20, cwd=data.parent, check=False).returncode == 0
     except (OSError, subprocess.SubprocessError):
@@ -253,7 +252,7 @@ def _works(programs: Path, data: Path, identity: Identity) -> bool:
 
 
 def _own(folder: Path, identity: Identity) -> None:
-    """Give a data folder, and nothing above it, to the user that reads it; root's files serve a user namespace."""
+    """Give a data folder, and no folder above it, to the user that reads it: root, for a user namespace."""
     if identity == "same":
         return
     user, group = nobody() if identity == "nobody" else (0, os.getegid())

@@ -1,7 +1,7 @@
-"""Children that do not outlive their parent and are never taken for somebody else's. On Linux the kernel ends a child
-when the parent dies, even by SIGKILL; since it watches the *thread* that forked, one thread that lives as long as the
-process forks them all. A pid file holds the pid with the process's start time, so a later start recognises a left-over
-of ours and ends it, and leaves a stranger alone who was given the same number."""
+"""Child processes that end with their parent and are never confused with other processes. On Linux the kernel ends a
+child when its parent ends, even by SIGKILL; because the kernel watches the *thread* that forked, one thread that
+lives as long as the process forks all children. A pid file has the process id with the start time: so a later start
+recognizes a child that was left over and ends it, but never another process with the same id."""
 
 import json
 import os
@@ -20,14 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from deploy.local.errors import StackError, disk_full, expected
 from deploy.local.files import write_whole
+from shared.runtime.process_identity import start_time
+from shared.runtime.user_errors import UserError, disk_full, file_errors
 
 Identity = Literal["same", "userns", "nobody"]
-_LAUNCH = Path(__file__).with_name("launch.py")
+_CHILD_EXEC = Path(__file__).with_name("child_exec.py")
 _FULL = 4 * 2**20
 _LONGEST_LOG, _KEPT = 32 * 2**20, 8 * 2**20
-_ROUTINE = re.compile(r"\b(?:TRACE|DEBUG|INFO|LOG)\b|^\s+(?:at|\.\.\.) ")  # and the frames below a Java exception
+_ROUTINE = re.compile(r"\b(?:TRACE|DEBUG|INFO|LOG)\b|^\s+(?:at|\.\.\.) ")  # and the frames of a Java exception
 _LINUX = platform.system() == "Linux"
 
 
@@ -52,40 +53,26 @@ class _Forker:
             future, job = self._jobs.get()
             try:
                 future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - handed to the caller, who waits for it
+            except BaseException as error:  # noqa: BLE001 - raised by the caller, which waits for it
                 future.set_exception(error)
 
 
 _forker = _Forker()
 
 
-def start_time(pid: int) -> str | None:
-    """When the process started, in the system's own notation; None when there is no such process (or a zombie)."""
-    if _LINUX:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        fields = stat.rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]
-    command = ["ps", "-o", "lstart=", "-p", str(pid)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
-
-
-def launched(argv: Sequence[str], identity: Identity, death_signal: signal.Signals) -> list[str]:
-    """The command that runs `argv` under an identity and lets it die with this process (Linux; elsewhere `argv`)."""
+def child_command(argv: Sequence[str], identity: Identity, death_signal: signal.Signals) -> list[str]:
+    """The command that runs `argv` under an identity and ends it with this process (on Linux; elsewhere `argv`)."""
     if not _LINUX:
         return list(argv)
-    how = [str(os.getpid()), str(int(death_signal)), identity]
-    return [sys.executable, "-I", "-S", str(_LAUNCH), *how, *argv]
+    options = [str(os.getpid()), str(int(death_signal)), identity]
+    return [sys.executable, "-I", "-S", str(_CHILD_EXEC), *options, *argv]
 
 
 class Child:
-    """One child process: its output appended to a bounded log, its pid file beside it, its own process group (Ctrl-C in
-    the terminal reaches the parent, who stops the children in order; a signal to it reaches what it has started).
+    """One child process, with a bounded log, a pid file and a process group of its own: Ctrl-C in the terminal reaches
+    the parent, which stops the children in order; a signal to the child reaches its own children too.
 
-    `stop_signal` asks it to end; `death_signal` is what the kernel sends when the parent dies (Linux).
+    `stop_signal` asks it to end; the kernel sends `death_signal` when the parent ends (Linux).
     """
 
     def __init__(
@@ -115,10 +102,10 @@ class Child:
         self._ended_by_us = False
 
     def start(self) -> None:
-        """Start it, after ending what an earlier parent left over. Raises `StackError` when that cannot be done."""
+        """Start it, after ending what an earlier parent left over. Raises `UserError` when that cannot be done."""
         if self.alive:
             return
-        with expected(self.log.parent):
+        with file_errors(self.log.parent):
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self.end_left_over()
             self.bound_log()
@@ -126,7 +113,7 @@ class Child:
                 self._log_start = output.tell()
                 self._process = _forker.fork(
                     lambda: subprocess.Popen(
-                        launched(self.argv, self.identity, self.death_signal),
+                        child_command(self.argv, self.identity, self.death_signal),
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -157,20 +144,21 @@ class Child:
 
     @property
     def failed(self) -> bool:
-        """It was started, has ended, and nobody here asked it to."""
+        """Whether it ended without being stopped here."""
         return self._process is not None and not self._ended_by_us and self._process.poll() is not None
 
     @property
     def end(self) -> str:
-        """How it ended, in words."""
+        """How it ended, as text."""
         code = self.returncode
         if code is None or code >= 0:
             return f"ended with code {code}"
-        hint = ", for want of memory if nobody did it" if code == -signal.SIGKILL else ""
+        hint = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         return f"was ended by {signal.Signals(-code).name}{hint}"
 
     def wait(self, timeout: float) -> int | None:
-        """The return code; None when it still runs after `timeout` seconds, or, told to end, its own children do."""
+        """The return code; None when it, or after a stop one of its own children, still runs after `timeout`
+        seconds."""
         if self._process is None:
             return None
         deadline = time.monotonic() + timeout
@@ -178,26 +166,26 @@ class Child:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
-        while self._left_something:
+        while self._has_children:
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.01)
         return code
 
     @property
-    def _left_something(self) -> bool:
-        """Whether what it had started still runs. Asked of a child that ran until we ended it: so its number has been
-        its group's all the time, and is nobody else's while one of the group runs."""
+    def _has_children(self) -> bool:
+        """Whether a stopped child's own children still run. The child ran until it was stopped here, so its id belongs
+        to its process group while a member runs."""
         if self._process is None or not self._ended_by_us:
             return False
         try:
             os.killpg(self._process.pid, 0)
-        except (ProcessLookupError, PermissionError):  # the latter from macOS, of a group that has ended
+        except (ProcessLookupError, PermissionError):  # PermissionError: from macOS, for an ended group
             return False
         return True
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Ask it to end; after `timeout` seconds make it."""
+        """Ask it to end; kill it after `timeout` seconds."""
         stop_all([self], timeout)
 
     def ask_to_stop(self) -> None:
@@ -206,7 +194,7 @@ class Child:
         self._send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL and wait for the end."""
         self._ended_by_us = self._ended_by_us or self.alive
         self._send(signal.SIGKILL)
         if self.wait(10.0) is not None:
@@ -219,13 +207,13 @@ class Child:
         self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
-        """To it and to what it has started."""
-        if self._process is not None and (self._process.poll() is None or self._left_something):
+        """Send a signal to its process group."""
+        if self._process is not None and (self._process.poll() is None or self._has_children):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def tail(self, n: int = 20) -> list[str]:
-        """The last `n` lines that this run wrote to the log."""
+        """The last `n` lines of this run's log."""
         try:
             with self.log.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -234,14 +222,14 @@ class Child:
         except OSError:
             return []
 
-    def last_words(self, n: int = 5) -> list[str]:
-        """What this run wrote last that was no routine: warnings and worse; where nothing was, its very last lines."""
+    def last_messages(self, n: int = 5) -> list[str]:
+        """The last warnings and errors of this run's log; if there are none, its last lines."""
         lines = self.tail()
         return [line for line in lines if not _ROUTINE.search(line)][-n:] or lines[-2:]
 
     def bound_log(self) -> None:
-        """Drop the older part of a log that has grown too long; whoever writes to it appends, and so goes on behind."""
-        with expected(self.log.parent):
+        """Drop the older part of a log that is too long. Its writer appends, and so continues after the rest."""
+        with file_errors(self.log.parent):
             if not self.log.exists() or self.log.stat().st_size <= _LONGEST_LOG:
                 return
             with self.log.open("r+b") as file:
@@ -252,15 +240,15 @@ class Child:
                 file.write(rest)
             self._log_start = 0
 
-    def said(self, words: str) -> bool:
-        """Whether the end of this run's log holds these words."""
-        return any(words in line for line in self.tail(500))
+    def logged(self, text: str) -> bool:
+        """Whether the end of this run's log contains a text."""
+        return any(text in line for line in self.tail(500))
 
     def end_left_over(self) -> None:
-        """End the process named by the pid file if it is still the one that we started; forget the file."""
+        """End the process of the pid file if it is still the same process, and remove the file."""
         try:
-            noted = json.loads(self.pid_file.read_text(encoding="utf-8"))
-            pid, started = int(noted["pid"]), noted["started"]
+            content = json.loads(self.pid_file.read_text(encoding="utf-8"))
+            pid, started = int(content["pid"]), content["started"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             self.pid_file.unlink(missing_ok=True)
             return
@@ -274,21 +262,23 @@ class Child:
                     time.sleep(0.02)
         self.pid_file.unlink(missing_ok=True)
 
-    def failure(self, what: str, what_to_do: str = "") -> StackError:
-        """What to raise when it has ended or does not answer: the reason if the log names one, else its last words."""
+    def failure(self, what: str, what_to_do: str = "") -> UserError:
+        """The error to raise after its end or silence: the log's reason if there is one, else its last messages."""
         folder = self.log.parent
         full = ("No space left on device", "Check free disk space")
-        if any(self.said(words) for words in full) or shutil.disk_usage(folder).free < _FULL:
+        if any(self.logged(text) for text in full) or shutil.disk_usage(folder).free < _FULL:
             return disk_full(folder)
-        return StackError(what, f"Its log is {self.log}. {what_to_do}".rstrip(), self.last_words())
+        return UserError(what, f"Its log is {self.log}. {what_to_do}".rstrip(), self.last_messages())
 
-    def death(self) -> StackError:
-        """What to raise when it has ended though nobody asked it to."""
-        return self.failure(f"{self.name} {self.end}.", "Its data is kept: mend the cause, and start all again.")
+    def unexpected_end(self) -> UserError:
+        """The error to raise when it ended without being stopped."""
+        return self.failure(
+            f"{self.name} {self.end}.", "Its data is kept: correct the cause, and start the system again."
+        )
 
 
 def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
-    """Ask all to end at once; after `timeout` seconds in total make those that have not."""
+    """Ask all to end at the same time; kill the rest after `timeout` seconds in total."""
     deadline = time.monotonic() + timeout
     asked = list(children)
     for child in asked:
@@ -301,8 +291,8 @@ def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
 
 
 def run(child: Child, *, timeout: float, cancelled: threading.Event) -> None:
-    """Run a child to its end. Raises `StackError` when it fails, takes longer than `timeout` or is cancelled; then it
-    and what it has started are ended."""
+    """Run a child to its end. Raises `UserError` when it fails, takes longer than `timeout` or is cancelled; then it
+    and its children are ended."""
     check(cancelled)
     child.start()
     try:
@@ -311,18 +301,18 @@ def run(child: Child, *, timeout: float, cancelled: threading.Event) -> None:
         child.stop()
 
 
-def wait_until(child: Child, answers: Callable[[], bool], *, timeout: float, cancelled: threading.Event) -> None:
-    """Wait until `answers()`. Raises `StackError` when the child ends before, or `timeout` seconds have passed."""
+def wait_until(child: Child, is_ready: Callable[[], bool], *, timeout: float, cancelled: threading.Event) -> None:
+    """Wait until `is_ready()`. Raises `UserError` when the child ends first, or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    while not answers():
+    while not is_ready():
         check(cancelled)
-        if not child.alive and not answers():
+        if not child.alive and not is_ready():
             raise child.failure(f"{child.name} {child.end}.")
         if time.monotonic() > deadline:
-            raise child.failure(f"{child.name} did not answer within {timeout:.0f} seconds.")
+            raise child.failure(f"{child.name} did not respond within {timeout:.0f} seconds.")
         time.sleep(0.03)
 
 
 def check(cancelled: threading.Event) -> None:
     if cancelled.is_set():
-        raise StackError("The start was interrupted.", "Start again when you like.")
+        raise UserError("The start was interrupted.", "Start again when you like.")

@@ -1,6 +1,6 @@
-"""Kafka and PostgreSQL together, as everything here that runs needs them: started side by side, stopped within a
-bounded time whatever happened before, and the folder guarded against a second start. Who has servers already names
-them in PIEPOWDER_KAFKA and PIEPOWDER_DATABASE_URL; then only their answer is checked."""
+"""Kafka and PostgreSQL together: started at the same time, stopped within a bound after any failure, with a lock
+against a second start in the same folder. PIEPOWDER_KAFKA and PIEPOWDER_DATABASE_URL name servers that run already;
+then it only checks that they respond."""
 
 import os
 import shutil
@@ -9,56 +9,55 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from deploy.local.errors import StackError, expected
 from deploy.local.files import FolderLock
-from deploy.local.jars import Say
+from deploy.local.jars import Report
 from deploy.local.kafka import LocalKafka
-from deploy.local.postgres import LocalPostgres, answers
+from deploy.local.kafka_probe import ask_brokers
+from deploy.local.postgres import LocalPostgres, responds
 from deploy.local.process import Child, stop_all
-from deploy.local.wire import ask_brokers
+from shared.runtime.user_errors import UserError, file_errors
 
 _NEEDED = 256 * 2**20
 _STOP_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A child that ended though nobody asked it to."""
+class ChildFailure:
+    """A child that ended without being stopped."""
 
     name: str
     returncode: int
     log: Path
-    error: StackError
+    error: UserError
 
 
 class LocalStack:
-    """Both servers, with their data in `folder`; `kafka` and `database_url` say where they are once started."""
+    """Both servers, with their data in `folder`; `kafka` and `database_url` are their addresses after the start."""
 
-    def __init__(self, folder: Path = Path(".piepowder"), *, nodes: int = 1, say: Say = print) -> None:
+    def __init__(self, folder: Path = Path(".piepowder"), *, nodes: int = 1, report: Report = print) -> None:
         self.folder = folder.absolute()
         self.kafka = ""
         self.database_url = ""
         self.local_kafka: LocalKafka | None = None
         self.local_postgres: LocalPostgres | None = None
         self._nodes = nodes
-        self._say = say
+        self._report = report
         self._lock = FolderLock(self.folder / "lock")
         self._starters: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start what is not named in the environment and wait until all answers.
+        """Start the servers that the environment does not name, and wait until all respond.
 
-        Raises `StackError` for what may be expected to go wrong; then, and when interrupted, everything is stopped.
+        Raises `UserError` for an expected failure; then, and when interrupted, everything is stopped.
         """
         external_kafka = os.environ.get("PIEPOWDER_KAFKA", "")
         external_url = os.environ.get("PIEPOWDER_DATABASE_URL", "")
         self.local_kafka = self.local_postgres = None
         if not (external_kafka and external_url):
-            with expected(self.folder):
+            with file_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire()
         try:
@@ -66,22 +65,22 @@ class LocalStack:
             if external_kafka:
                 jobs.append(partial(self._use_kafka, external_kafka))
             else:
-                self.local_kafka = LocalKafka(self.folder / "kafka", nodes=self._nodes, say=self._say)
+                self.local_kafka = LocalKafka(self.folder / "kafka", nodes=self._nodes, report=self._report)
                 jobs.append(partial(self._start_kafka, self.local_kafka))
             if external_url:
                 jobs.append(partial(self._use_database, external_url))
             else:
-                self.local_postgres = LocalPostgres(self.folder / "postgres", say=self._say)
+                self.local_postgres = LocalPostgres(self.folder / "postgres", report=self._report)
                 jobs.append(partial(self._start_postgres, self.local_postgres))
             if self.local_kafka or self.local_postgres:
                 self._check_space()
-            self._side_by_side(jobs)
+            self._run_in_parallel(jobs)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop what was started here, also in the middle of a start; bounded to some 30 seconds."""
+        """Stop the started servers, also during a start, within some 30 seconds."""
         for server in (self.local_kafka, self.local_postgres):
             if server is not None:
                 server.cancel()
@@ -100,10 +99,10 @@ class LocalStack:
             for child in server.children
         ]
 
-    def failures(self) -> list[Failure]:
-        """The children that have ended though nobody asked them to, with the last lines of their logs."""
+    def failures(self) -> list[ChildFailure]:
+        """The children that ended without being stopped, with the last lines of their logs."""
         return [
-            Failure(child.name, child.returncode or 0, child.log, child.death())
+            ChildFailure(child.name, child.returncode or 0, child.log, child.unexpected_end())
             for child in self.children()
             if child.failed
         ]
@@ -112,9 +111,7 @@ class LocalStack:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _start_kafka(self, kafka: LocalKafka) -> None:
@@ -132,17 +129,17 @@ class LocalStack:
                 continue
             self.kafka = bootstrap
             return
-        raise StackError(
-            f"No Kafka answers at {bootstrap}, which PIEPOWDER_KAFKA names.",
+        raise UserError(
+            f"No Kafka responds at {bootstrap}, which PIEPOWDER_KAFKA names.",
             "Start it, or unset PIEPOWDER_KAFKA to have one started here.",
         )
 
     def _use_database(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
-        if not answers(f"{scheme.partition('+')[0]}://{rest}", timeout=5.0):
+        if not responds(f"{scheme.partition('+')[0]}://{rest}", timeout=5.0):
             where = urlsplit(url)
-            raise StackError(
-                f"No PostgreSQL answers at {where.hostname}:{where.port or 5432}, which PIEPOWDER_DATABASE_URL names.",
+            raise UserError(
+                f"No PostgreSQL responds at {where.hostname}:{where.port or 5432}, which PIEPOWDER_DATABASE_URL names.",
                 "Start it or correct its name and password, or unset the variable to have one started here.",
             )
         self.database_url = url
@@ -150,19 +147,19 @@ class LocalStack:
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < _NEEDED:
-            raise StackError(
+            raise UserError(
                 f"The disk that holds {self.folder} has {free // 2**20} MB free, and {_NEEDED // 2**20} are needed.",
                 "Free some space there, or choose a folder on another disk.",
             )
 
-    def _side_by_side(self, jobs: list[Callable[[], None]]) -> None:
+    def _run_in_parallel(self, jobs: list[Callable[[], None]]) -> None:
         errors: list[BaseException] = []
         done = threading.Semaphore(0)
 
         def guarded(job: Callable[[], None]) -> None:
             try:
                 job()
-            except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
                 errors.append(error)
             finally:
                 done.release()

@@ -1,19 +1,19 @@
-"""The whole system on this machine: the four services as children of ours, on the Kafka and PostgreSQL of a stack.
+"""The whole system on this machine: every service of `deploy/services.py` as a child process, on a stack's servers.
 
-A service that dies is started again, with growing pauses, so that what Kafka and PostgreSQL keep is worked on; one that
-cannot live at all is given up and shown with its last lines. Who runs where stands in `stack.json`, which names its
-writer by process id and start time, so that other commands never take a dead stack for a living one. It starts
-services by name only: it imports none.
+A service that ends is started again after a growing pause; one that ends again and again is given up and shown with its
+last log lines. The system writes its profile, `profile.json`, with its own process id and start time, so that another
+command never mistakes a dead system for a running one. It starts services by name and imports none.
 """
 
 import asyncio
 import os
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -21,15 +21,17 @@ import asyncpg
 import httpx
 import msgspec
 
-from deploy.initial import CONTROL, INTAKES_SCOPES, keep_key, put_sample_into_force
-from deploy.local.errors import StackError, expected
+from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
-from deploy.local.process import Child, start_time, stop_all
+from deploy.local.process import Child, stop_all
+from deploy.services import ProcessSpec, processes
+from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
-from shared.runtime.advice import command
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
+from shared.runtime.process_identity import start_time
+from shared.runtime.user_errors import UserError, file_errors
 
 _ROOT: Final = Path(__file__).parents[2]
 _HOST: Final = "127.0.0.1"
@@ -37,15 +39,15 @@ _START_SECONDS: Final = 180.0
 _STOP_SECONDS: Final = 24.0
 _DRAIN_SECONDS: Final = 5
 _POLL_SECONDS: Final = 0.15
-_ATTEMPTS: Final = 5  # deaths in a row, each within `_SHORT_LIFE` seconds of its start, before a service is given up
-_SHORT_LIFE: Final = 60.0
-_GIVEN_UP: Final = "It is not started any more: mend the cause, and start all again."
+_ATTEMPTS: Final = 5  # ends in a row, each within `_SHORT_RUN` seconds of its start, before a service is given up
+_SHORT_RUN: Final = 60.0
+_GIVEN_UP: Final = "It is not started again: correct the cause, and start the system again."
 
 _clock = SystemClock()
 
 
 class Servers(Protocol):
-    """What the system stands on: Kafka's bootstrap servers, and the URL of a database on the PostgreSQL server."""
+    """The servers that a system needs: Kafka's bootstrap servers, and a URL of the PostgreSQL server."""
 
     @property
     def kafka(self) -> str: ...
@@ -59,75 +61,20 @@ class _HasChildren(Protocol):
     def children(self) -> list[Child]: ...
 
 
-class Place(msgspec.Struct, frozen=True):
-    """One process on the screen and in `stack.json`."""
+class ServiceProcess:
+    """One service process. `missing` says why it is not ready, and is empty when it is ready."""
 
-    name: str
-    url: str
-    pid: int | None
-    log: str
-
-
-class Running(msgspec.Struct, frozen=True):
-    """`stack.json`: what runs where, for commands in another terminal. `pid` and `started` name who keeps it up."""
-
-    pid: int
-    started: str | None
-    regions: list[str]
-    kafka: str
-    databases: list[str]
-    key_file: str
-    services: list[Place]
-    servers: list[Place]
-
-    def url(self, name: str) -> str:
-        """The base URL of a service, such as `intake` or `decision-eu`."""
-        found = next((service.url for service in self.services if service.name == name), None)
-        if found is None:
-            known = ", ".join(service.name for service in self.services)
-            raise StackError(f"No service named {name} runs here; there are {known}.", "Name one of the regions.")
-        return found
-
-    def chosen(self, region: str | None) -> list[str]:
-        """The region that is named, or all; raises `StackError`, which names them, when there is no such region."""
-        if region is not None and region not in self.regions:
-            raise StackError(f"There is no region {region!r} here.", f"The regions are {', '.join(self.regions)}.")
-        return self.regions if region is None else [region]
-
-    def key(self) -> str:
-        """The API key of the person at this machine."""
-        with expected(Path(self.key_file)):
-            return Path(self.key_file).read_text(encoding="utf-8").strip()
-
-
-def find_running(folder: Path) -> Running:
-    """The system that runs with its data in `folder`; raises `StackError` when none does."""
-    note = folder.absolute() / "stack.json"
-    start = f"Start one with `{command('up')}` or `make run`, or name its folder with --folder."
-    try:
-        running = msgspec.json.decode(note.read_bytes(), type=Running)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StackError(f"Nothing runs with its data in {folder}.", start) from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise StackError(f"{note} is not readable ({error}).", start) from error
-    if start_time(running.pid) != running.started:
-        raise StackError(f"The system in {folder} was ended without being stopped; it is not running.", start)
-    return running
-
-
-class Service:
-    """One service process. `lacking` says why it is not ready, and is empty when it is."""
-
-    def __init__(self, name: str, child: Child, port: int) -> None:
-        self.name = name
+    def __init__(self, spec: ProcessSpec, child: Child, port: int) -> None:
+        self.name = spec.name
+        self.spec = spec
         self.child = child
         self.port = port
-        self.lacking = "not started"
+        self.missing = "not started"
         self.restarts = 0
-        self.given_up: StackError | None = None
+        self.given_up: UserError | None = None
         self._started = 0.0
-        self._short_lives = 0
-        self._again = 0.0
+        self._short_runs = 0
+        self._restart_at = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -136,26 +83,26 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.lacking == "" and self.child.alive
+        return self.missing == "" and self.child.alive
 
     def start(self) -> None:
-        """Start the process, if it does not run; `System.wait_ready` waits for it."""
+        """Start the process unless it runs; `System.wait_ready` waits for it."""
         with self._lock:
             if self.child.alive:
                 return
-            self.lacking = "starting"
+            self.missing = "starting"
             self.given_up = None
             self._started = _clock.monotonic()
             self.child.start()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """SIGTERM, and SIGKILL after `timeout` seconds; it stays down until `start`."""
-        self.lacking = "stopped"
+        """Send SIGTERM, and SIGKILL after `timeout` seconds. It stays stopped until `start`."""
+        self.missing = "stopped"
         self.child.stop(timeout)
 
     def kill(self) -> None:
-        """SIGKILL; it stays down until `start`."""
-        self.lacking = "killed"
+        """Send SIGKILL. It stays stopped until `start`."""
+        self.missing = "killed"
         self.child.kill()
 
     def pause(self) -> None:
@@ -164,162 +111,153 @@ class Service:
     def resume(self) -> None:
         self.child.resume()
 
-    def look(self, client: httpx.Client) -> None:
-        """Ask it what it lacks."""
+    def check(self, client: httpx.Client) -> None:
+        """Update `missing` from its readiness."""
         if not self.child.alive:
             return
         try:
-            answer = client.get(f"{self.url}/readyz")
-            conditions: Mapping[str, str] = answer.json()["conditions"]
+            response = client.get(f"{self.url}/readyz")
+            conditions: Mapping[str, str] = response.json()["conditions"]
         except (httpx.HTTPError, ValueError, KeyError):
-            if self.lacking in ("", "does not answer"):
-                self.lacking = "does not answer"
+            if self.missing in ("", "does not respond"):
+                self.missing = "does not respond"
             return
-        lacking = "; ".join(
+        self.missing = "; ".join(
             text if name in text else f"{name}: {text}" for name, text in conditions.items() if text != "ok"
         )
-        self.lacking = lacking
 
-    def revive(self) -> str | None:
-        """Start it again if it died by itself and its pause is over; what happened, in a sentence, when it did."""
+    def restart(self) -> str | None:
+        """Start it again if it ended by itself and its pause is over; returns a sentence about what message, if
+        anything."""
         if not self.child.failed or self.given_up is not None:
             return None
         now = _clock.monotonic()
-        if self._again == 0.0:
-            lived = now - self._started
-            self._short_lives = self._short_lives + 1 if lived < _SHORT_LIFE else 1
-            ended, lives = f"{self.name} {self.child.end}", self._short_lives
-            if self.child.returncode == 2 or lives >= _ATTEMPTS:
-                often = f", {lives} times in a row, each within {_SHORT_LIFE:.0f} seconds of its start"
-                self.given_up = self.child.failure(f"{ended}{often if lives > 1 else ''}.", _GIVEN_UP)
-                self.lacking = f"{ended} and is given up"
+        if self._restart_at == 0.0:
+            short = now - self._started < _SHORT_RUN
+            self._short_runs = self._short_runs + 1 if short else 1
+            ended, runs = f"{self.name} {self.child.end}", self._short_runs
+            if self.child.returncode == 2 or runs >= _ATTEMPTS:
+                often = f", {runs} times in a row, each within {_SHORT_RUN:.0f} seconds of its start"
+                self.given_up = self.child.failure(f"{ended}{often if runs > 1 else ''}.", _GIVEN_UP)
+                self.missing = f"{ended} and is given up"
                 return str(self.given_up)
-            pause = min(10.0, 0.25 * 2.0 ** (lives - 1))
-            self._again = now + pause
-            self.lacking = f"{ended}; starting again in {pause:g} s"
+            pause = min(10.0, 0.25 * 2.0 ** (runs - 1))
+            self._restart_at = now + pause
+            self.missing = f"{ended}; starting again in {pause:g} s"
             return "\n  | ".join(
-                [f"{ended}; it is started again. Its log is {self.child.log}.", *self.child.last_words()]
+                [f"{ended}; it is started again. Its log is {self.child.log}.", *self.child.last_messages()]
             )
-        if now >= self._again:
-            self._again = 0.0
+        if now >= self._restart_at:
+            self._restart_at = 0.0
             self.restarts += 1
             self.start()
         return None
 
 
 class System:
-    """The services of `regions` on `servers`, with keys, logs and notes in `folder`.
+    """The services of `regions` on `servers`, with keys, logs and profile in `folder`.
 
-    `control` is the folder with the operating model and the policies to publish when none are in force (None publishes
-    nothing); `databases` is the prefix of the databases' names, for systems that share a server.
+    `control` is the folder of the operating model and the policies to publish when none are in force (None publishes
+    nothing); `databases` is the prefix of the databases' names, for systems that share a server. `report` is called
+    with each message.
     """
 
     def __init__(
         self,
         servers: Servers,
         regions: Sequence[str] = ("eu", "us"),
-        folder: Path = Path(".piepowder"),
+        folder: Path = DEFAULT_FOLDER,
         *,
         control: Path | None = CONTROL,
         databases: str = "piepowder",
-        say: Callable[[str], None] = print,
+        report: Callable[[str], None] = print,
     ) -> None:
         self.servers = servers
         self.regions = list(regions)
         self.folder = folder.absolute()
-        self.services: dict[str, Service] = {}
+        self.services: dict[str, ServiceProcess] = {}
         self._control = control
         self._prefix = databases
-        self._say = say
+        self._report = report
         self._key = ""
-        self._noted: bytes = b""
+        self._written: bytes = b""
         self._stopping = threading.Event()
         self._supervisor: threading.Thread | None = None
 
     def start(self) -> None:
         """Prepare what the services need, start them, and wait until all are ready.
 
-        Raises `StackError` for what may be expected to go wrong; then, and when interrupted, everything is stopped.
+        Raises `UserError` for an expected failure; then, and when interrupted, everything is stopped.
         """
         self._stopping.clear()
         try:
-            with expected(self.folder):
+            with file_errors(self.folder):
                 (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-                self._key = keep_key(self.folder / "key", self.folder / "clients.json", "local")
-                keep_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
-                self._make_services()
-            self._in_a_loop(lambda: _create_databases(self.servers.database_url, self._databases()))
+                self._key = ensure_key(self.folder / "key", self.folder / "clients.json", "local")
+                ensure_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
+                self._prepare_processes()
+            self._in_a_loop(lambda: _create_databases(self.servers.database_url, self.databases()))
             self._create_topics()
             for service in self.services.values():
                 service.start()
-            self._note()
+            self._write_profile()
             self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
             self._supervisor.start()
-            self._publish_when_nothing_is_in_force()
+            self._publish_sample()
             self.wait_ready()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop all: intake first, so that the others finish what it took; bounded to half a minute."""
+        """Stop all within half a minute, service by service in the order of the list."""
         self._stopping.set()
         if self._supervisor is not None:
             self._supervisor.join(5.0)
             self._supervisor = None
         deadline = _clock.monotonic() + _STOP_SECONDS
-        for kind in ("intake", "router", "decision", "audit"):
-            children = [service.child for name, service in self.services.items() if name.split("-")[0] == kind]
+        for _, group in groupby(self.services.values(), key=lambda service: service.spec.service.name):
+            children = [service.child for service in group]
             stop_all(children, max(1.0, min(_DRAIN_SECONDS + 4.0, deadline - _clock.monotonic())))
-        if self._noted:  # only what this system wrote: another may be running in the folder
-            (self.folder / "stack.json").unlink(missing_ok=True)
+        if self._written:  # only this system's own: another one may run in the folder
+            (self.folder / FILE_NAME).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def url(self, service: str, region: str | None = None) -> str:
-        """The base URL of a service; `decision` and `audit` have one in each region."""
+        """The base URL of a service; of a regional one, in a region."""
         return self.services[service if region is None else f"{service}-{region}"].url
 
     def key(self) -> str:
-        """The API key with all scopes in all regions, of the person at this machine."""
+        """The API key of the person at this machine; it has all scopes in all regions."""
         return self._key
 
-    def failures(self) -> list[StackError]:
-        """The services that died again and again and are not started any more, each with its last lines."""
+    def failures(self) -> list[UserError]:
+        """The services that were given up, each with its last log lines."""
         return [service.given_up for service in self.services.values() if service.given_up is not None]
 
     def wait_ready(self, timeout: float = _START_SECONDS) -> None:
-        """Wait until every service can do its work; raises `StackError` with what is lacking."""
+        """Wait until every service is ready; raises `UserError` with what is missing."""
         self._wait(lambda: all(service.ready for service in self.services.values()), "The system", timeout)
 
     @property
     def _intakes_key(self) -> Path:
         return self.folder / "intake.key"
 
-    def _databases(self) -> list[str]:
-        names = [self._database(name) for name in self.services if name != "router"]
-        return list(dict.fromkeys(names))
+    def databases(self) -> list[str]:
+        """The names of the services' databases."""
+        specs = processes(self.regions)
+        return list(dict.fromkeys(self._database(spec) for spec in specs if spec.database))
 
-    def _database(self, service: str) -> str:
-        """Intake's two processes share one."""
-        return f"{self._prefix}_{service.removesuffix('-projection').replace('-', '_')}"
+    def _database(self, spec: ProcessSpec) -> str:
+        return f"{self._prefix}_{spec.database}"
 
-    def _make_services(self) -> None:
-        everywhere = {"REGIONS": ",".join(self.regions)}
-        wanted: dict[str, dict[str, str]] = {
-            "intake": everywhere | {"PROJECTION": "false"},
-            "intake-projection": dict(everywhere),
-            "router": dict(everywhere),
-        }
-        for kind in ("decision", "audit"):
-            wanted |= {f"{kind}-{region}": {"REGION": region} for region in self.regions}
+    def _prepare_processes(self) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
         common = {
             "KAFKA": self.servers.kafka,
@@ -328,27 +266,24 @@ class System:
             "DRAIN_SECONDS": str(_DRAIN_SECONDS),
             "LOG_LEVEL": os.environ.get("PIEPOWDER_LOG_LEVEL", "INFO"),
         }
-        ports = dict(zip(wanted, self._ports(list(wanted)), strict=True))
-        for name in ("intake", "intake-projection"):
-            wanted[name] |= {
-                "ROUTER": f"http://{_HOST}:{ports['router']}",
-                "ROUTER_KEY_FILE": str(self._intakes_key),
-            }
-        for name, own in wanted.items():
-            if name != "router":
-                own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(name))
-            variables = {
-                f"PIEPOWDER_{key}": value for key, value in (common | own | {"PORT": str(ports[name])}).items()
-            }
+        specs = processes(self.regions)
+        ports = dict(zip((spec.name for spec in specs), self._ports([spec.name for spec in specs]), strict=True))
+        for spec in specs:
+            own = {**spec.variables, "PORT": str(ports[spec.name])}
+            for called in spec.service.calls:
+                own[called.upper()] = f"http://{_HOST}:{ports[called]}"
+                own[f"{called.upper()}_KEY_FILE"] = str(self._intakes_key)
+            if spec.database:
+                own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(spec))
             child = Child(
-                name,
-                [sys.executable, "-m", f"services.{name.split('-')[0]}"],
-                log=self.folder / "logs" / f"{name}.log",
-                env=inherited | variables,
+                spec.name,
+                [sys.executable, "-m", spec.module],
+                log=self.folder / "logs" / f"{spec.name}.log",
+                env=inherited | {f"PIEPOWDER_{name}": value for name, value in (common | own).items()},
                 cwd=_ROOT,
             )
             child.end_left_over()
-            self.services[name] = Service(name, child, ports[name])
+            self.services[spec.name] = ServiceProcess(spec, child, ports[spec.name])
 
     def _ports(self, names: list[str]) -> list[int]:
         note = self.folder / "ports.json"
@@ -369,36 +304,36 @@ class System:
         try:
             report = self._in_a_loop(lambda: topic_admin.ensure(self.servers.kafka, wanted))
         except Transient as error:
-            raise StackError(f"{error}.", "Look at Kafka's log, and start again.") from error
+            raise UserError(f"{error}.", "Look at Kafka's log, and start again.") from error
         if report.missing:
-            raise StackError(f"The topics {', '.join(report.missing)} are missing.", "; ".join(report.differences))
+            raise UserError(f"The topics {', '.join(report.missing)} are missing.", "; ".join(report.differences))
 
-    def _publish_when_nothing_is_in_force(self) -> None:
+    def _publish_sample(self) -> None:
         control, headers = self._control, {"Authorization": f"Bearer {self._key}"}
         if control is None:
             return
         with httpx.Client(base_url=self.url("router"), headers=headers, timeout=30.0, trust_env=False) as router:
 
-            def put() -> bool:
+            def publish() -> bool:
                 try:
-                    names = put_sample_into_force(router, folder=control, regions=self.regions)
+                    names = publish_sample(router, folder=control, regions=self.regions)
                 except Transient:
                     return False
                 if names:
-                    self._say(f"Put into force: the sample {' and the '.join(names).replace('_', ' ')}")
+                    self._report(f"Published: the sample {' and the '.join(names).replace('_', ' ')}")
                 return True
 
-            self._wait(put, "The router", _START_SECONDS)
+            self._wait(publish, "The router", _START_SECONDS)
 
     def _wait(self, reached: Callable[[], bool], who: str, timeout: float) -> None:
         deadline = _clock.monotonic() + timeout
         while not reached():
-            dead = [child.death() for child in self._servers_children() if child.failed]
-            if failures := [*dead, *self.failures()]:
+            ended = [child.unexpected_end() for child in self._servers_children() if child.failed]
+            if failures := [*ended, *self.failures()]:
                 raise failures[0]
             if _clock.monotonic() > deadline:
-                lacking = [f"{s.name}: {s.lacking} (log: {s.child.log})" for s in self.services.values() if not s.ready]
-                raise StackError(f"{who} is not ready after {timeout:.0f} seconds.", "What is lacking:", lacking)
+                missing = [f"{s.name}: {s.missing} (log: {s.child.log})" for s in self.services.values() if not s.ready]
+                raise UserError(f"{who} is not ready after {timeout:.0f} seconds.", "What is missing:", missing)
             self._stopping.wait(0.05)
 
     def _supervise(self) -> None:
@@ -408,43 +343,47 @@ class System:
                     if self._stopping.is_set():
                         return
                     try:
-                        if (happened := service.revive()) is not None:
-                            self._say(happened)
-                    except StackError as error:
+                        if (message := service.restart()) is not None:
+                            self._report(message)
+                    except UserError as error:
                         service.given_up = error
-                        self._say(str(error))
-                    service.look(client)
+                        self._report(str(error))
+                    service.check(client)
                 try:
-                    self._note()
+                    self._write_profile()
                     for child in [*(service.child for service in self.services.values()), *self._servers_children()]:
                         child.bound_log()
-                except StackError as error:
-                    self._say(str(error))
+                except UserError as error:
+                    self._report(str(error))
 
-    def _note(self) -> None:
-        """Write `stack.json`, when it would say something new."""
-        running = Running(
-            pid=os.getpid(),
-            started=start_time(os.getpid()),
-            regions=self.regions,
-            kafka=self.servers.kafka,
-            databases=self._databases(),
-            key_file=str(self.folder / "key"),
-            services=[Place(s.name, s.url, s.child.pid, str(s.child.log)) for s in self.services.values()],
-            servers=[Place(child.name, "", child.pid, str(child.log)) for child in self._servers_children()],
+    def _write_profile(self) -> None:
+        """Write the profile, if it has changed."""
+        regional: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        for service in self.services.values():
+            if service.spec.region:
+                regional[service.spec.service.name][service.spec.region] = service.url
+        single = {s.name: s.url for s in self.services.values() if s.name == s.spec.service.name}
+        own = [Process(s.name, s.url, s.child.pid, str(s.child.log)) for s in self.services.values()]
+        servers = [
+            Process(child.name, self.servers.kafka if "Kafka" in child.name else "", child.pid, str(child.log))
+            for child in self._servers_children()
+        ]
+        stack = StackProcesses(os.getpid(), start_time(os.getpid()), own + servers)
+        profile = ProfileFile(
+            services={**single, **regional}, kafka=self.servers.kafka, key_file=str(self.folder / "key"), stack=stack
         )
-        text = msgspec.json.encode(running)
-        if text != self._noted:
-            self._noted = text
-            with expected(self.folder):
-                write_whole(self.folder / "stack.json", msgspec.json.format(text, indent=2).decode(), mode=0o600)
+        text = msgspec.json.encode(profile)
+        if text != self._written:
+            self._written = text
+            with file_errors(self.folder):
+                write_whole(self.folder / FILE_NAME, msgspec.json.format(text, indent=2).decode(), mode=0o600)
 
     def _servers_children(self) -> list[Child]:
         return self.servers.children() if isinstance(self.servers, _HasChildren) else []
 
     @staticmethod
     def _in_a_loop(make: Callable[[], Any]) -> Any:
-        """Run a coroutine to its end, also where this thread has an event loop already."""
+        """Run a coroutine to its end, even in a thread that has an event loop."""
         with ThreadPoolExecutor(max_workers=1) as own:
             return own.submit(lambda: asyncio.run(make())).result()
 
@@ -459,7 +398,7 @@ async def _create_databases(url: str, names: Sequence[str]) -> None:
     try:
         connection = await asyncpg.connect(_sibling(url, urlsplit(url).path.lstrip("/")), timeout=10)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise StackError(f"PostgreSQL does not answer: {error}.", "Look at its log, and start again.") from error
+        raise UserError(f"PostgreSQL does not respond: {error}.", "Look at its log, and start again.") from error
     try:
         existing = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
         for name in names:
@@ -467,6 +406,6 @@ async def _create_databases(url: str, names: Sequence[str]) -> None:
                 await connection.execute(f'CREATE DATABASE "{name}"')
     except asyncpg.PostgresError as error:
         what_to_do = "Give the user of PIEPOWDER_DATABASE_URL the right to create databases."
-        raise StackError(f"The databases cannot be created: {error}.", what_to_do) from error
+        raise UserError(f"The databases cannot be created: {error}.", what_to_do) from error
     finally:
         await connection.close(timeout=5)

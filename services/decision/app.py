@@ -1,4 +1,4 @@
-"""The composition root: settings in, a running decision service out; the only file that knows the real adapters."""
+"""Composition root of the decision service."""
 
 import asyncio
 import logging
@@ -6,133 +6,85 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from services.decision import api, store
-from services.decision.handlers import ReviewCases, TakeInCases, read
+from services.decision import api, metrics
+from services.decision.api.dependencies import ReviewService, available_reviews
+from services.decision.handlers.decisions import DecideCases
+from services.decision.handlers.ingest import IngestCases
+from services.decision.handlers.leases import LeaseCases
+from services.decision.handlers.messages import decode_message
 from services.decision.settings import Settings
-from services.decision.store import Store
-from shared.auth.access_log import Access
+from services.decision.store import SESSION, Store
 from shared.contracts import topics
-from shared.http import server
-from shared.http.http import create_app
-from shared.kafka import consumers
-from shared.kafka.producer import KafkaProducer
-from shared.postgres.connect import opened
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import metrics
-from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
-from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
+from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = """A region's cases: those a policy decided, those that wait for people, who holds them, what was decided.
+DESCRIPTION: Final = """The cases of a region: their queues, leases and decisions.
 
 Every change is an event on `piepowder.decisions.<region>`."""
 
-_LARGEST_LETTER: Final = 5 * 1024 * 1024  # the dead-letter topic's `max.message.bytes`
 _EXPIRE_SECONDS: Final = 1.0
 _MEASURE_SECONDS: Final = 10.0
 _FOLD_SECONDS: Final = 30.0
 
 
 async def run(settings: Settings) -> bool:
-    """Serve until told to stop; True when it ended as it should."""
-    region, clock = settings.region, SystemClock()
-    readiness = Readiness("decision")
-    producer = KafkaProducer(
-        settings.bootstrap(region),
-        client_id=f"piepowder-decision-{region}-{settings.instance}",
-        max_bytes=_LARGEST_LETTER,
+    """Serve until stopped; True for a normal stop."""
+    service = Service(
+        "decision", DESCRIPTION, settings, [settings.region], per_region=True, max_record_bytes=MAX_DEAD_LETTER_BYTES
     )
-    access = Access(
-        settings,
-        service="decision",
-        source=f"piepowder/decision/{region}",
-        producers={region: producer},
-        readiness=readiness,
-        clock=clock,
-    )
-    app = create_app("decision", DESCRIPTION, readiness)
-    desk = api.Desk(region, readiness)
-    api.add_routes(app, desk, access.authenticator)
+    api.include_routes(service.app)
 
-    async def decision(stop: asyncio.Event) -> None:
-        async with opened(
-            settings.database_url, "decision", stop=stop, readiness=readiness, settings=store.SESSION
-        ) as database:
+    async def decide(stop: asyncio.Event) -> None:
+        async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
-                await _work(settings, database, producer=producer, desk=desk, readiness=readiness, stop=stop)
+                await _work(service, database, stop)
 
-    try:
-        return await server.serve(app, settings, [access.control_reader().run, access.run, decision], readiness)
-    finally:
-        await producer.stop()
+    return await service.run(decide)
 
 
-async def _work(
-    settings: Settings,
-    database: Database,
-    *,
-    producer: KafkaProducer,
-    desk: api.Desk,
-    readiness: Readiness,
-    stop: asyncio.Event,
-) -> None:
-    region, clock, cases = settings.region, SystemClock(), Store(database)
-    relay = Relay(database, producer, service="decision")
-    reviews = ReviewCases(cases, region=region, wake=relay.wake)
-    desk.open(cases, reviews)
-    consumer = consumers.consumer(
-        settings,
+async def _work(service: Service, database: Database, stop: asyncio.Event) -> None:
+    [region] = service.regions
+    cases = Store(database)
+    relay = Relay(database, service.producer(region), service=service.name)
+    leases = LeaseCases(cases.leases, region=region, wake=relay.wake)
+    decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
+    available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions))
+    consumer = service.consumer(
         region,
-        group=f"piepowder-decision-{region}",
         reads=[topics.cases(region)],
-        decode=partial(read, region=region),
-        handle=TakeInCases(cases, region=region, wake=relay.wake).handle,
-        producer=producer,
-        readiness=readiness,
-        clock=clock,
+        decode=partial(decode_message, region=region),
+        handle=IngestCases(cases.ingest, region=region, wake=relay.wake).handle,
     )
-    gauges = Gauges(cases, region)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(relay.run(stop))
-        tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, reviews), stop))
-        tasks.create_task(_every(_MEASURE_SECONDS, gauges.refresh, stop))
-        tasks.create_task(_every(_FOLD_SECONDS, partial(_fold, cases), stop))
+        tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, leases), stop))
+        tasks.create_task(_every(_MEASURE_SECONDS, partial(_measure, cases, region), stop))
+        tasks.create_task(_every(_FOLD_SECONDS, cases.fold_tallies, stop))
         tasks.create_task(consumer.run(stop))
 
 
-async def _expire_all(reviews: ReviewCases) -> None:
-    while await reviews.expire():
+async def _expire_all(leases: LeaseCases) -> None:
+    while await leases.expire():
         pass
 
 
-async def _fold(cases: Store) -> None:
-    async with cases.work() as work:
-        await work.fold_tallies()
+async def _measure(cases: Store, region: str) -> None:
+    """Set the gauges of the open cases; every replica reports the whole region."""
+    for queue in await cases.queues():
+        metrics.CASES_OPEN.labels(region, queue.queue, "waiting").set(queue.waiting)
+        metrics.CASES_OPEN.labels(region, queue.queue, "claimed").set(queue.claimed)
+        metrics.CASES_OVERDUE.labels(region, queue.queue).set(queue.overdue)
 
 
-class Gauges:
-    """What is open, for Prometheus; every replica shows the whole region's."""
-
-    def __init__(self, cases: Store, region: str) -> None:
-        self._cases = cases
-        self._region = region
-
-    async def refresh(self) -> None:
-        """Count."""
-        for queue in await self._cases.queues():
-            metrics.CASES_OPEN.labels(self._region, queue.queue, "waiting").set(queue.waiting)
-            metrics.CASES_OPEN.labels(self._region, queue.queue, "claimed").set(queue.claimed)
-            metrics.CASES_OVERDUE.labels(self._region, queue.queue).set(queue.overdue)
-
-
-async def _every(seconds: float, act: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+async def _every(seconds: float, task: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
-            await act()
+            await task()
         except Transient as error:
-            log.warning("trying again in %g s", seconds, extra={"error": str(error)})
+            log.warning("the task is repeated in %g s", seconds, extra={"error": str(error)})
         await wait(stop, seconds)

@@ -1,4 +1,4 @@
-"""The decision service's environment."""
+"""The settings of the decision service."""
 
 from pydantic import Field
 
@@ -6,10 +6,10 @@ from shared.runtime.settings import CommonSettings, RegionId
 
 
 class Settings(CommonSettings):
-    """One process (or several replicas) is the only writer of one region's decisions."""
+    """One process (or several replicas) is the only producer of one region's decisions."""
 
-    region: RegionId = Field("eu", description="The region whose cases are decided")
+    region: RegionId = Field("eu", description="The region of the cases")
     database_url: str = Field(
         "postgresql://piepowder:piepowder@127.0.0.1:5432/piepowder_decision_eu",
-        description="The service's own database, which exists: postgresql://user:password@host:port/name",
+        description="The service's own database, which must exist: postgresql://user:password@host:port/name",
     )

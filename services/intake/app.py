@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, Final
 
+from services.intake import metrics
 from services.intake.clients import api as clients_api
 from services.intake.clients.domain import ClientChangeRejected
 from services.intake.clients.handlers import KeyUseProjection, Registry
@@ -29,10 +30,9 @@ from services.intake.requests.store import Store as RequestStore
 from services.intake.settings import Settings
 from shared.http.app import FastPath
 from shared.http.route import Available
-from shared.kafka.producer import Producers
+from shared.kafka.producer import MultiClusterProducer
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime import metrics
 from shared.service import Service
 from shared.validation import codes
 
@@ -48,7 +48,6 @@ async def run(settings: Settings) -> bool:
         DESCRIPTION,
         settings,
         settings.regions,
-        regional=False,
         acknowledge_seconds=settings.acknowledge_seconds,
     )
     publishers = {
@@ -103,7 +102,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
 ) -> None:
     """Provide the use cases that need the database, publish the outbox, and run the projections, until stopped."""
     app, clock, regions = service.app, service.clock, service.regions
-    relay = Relay(database, Producers(clusters.producer_of), service=service.name)
+    relay = Relay(database, MultiClusterProducer(clusters.producer_of), service=service.name)
     read_your_writes, known = ReadYourWrites(clusters.offsets), codes.load()
     statuses, clients = ItemStatusStore(database), ClientStore(database)
     complaints = ComplaintStore(database, statuses)

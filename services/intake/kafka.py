@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
-from shared.kafka.offsets import Reach
+from shared.kafka.offsets import OffsetClient
 from shared.kafka.producer import Producer
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff, until_done, wait
@@ -43,7 +43,9 @@ class Clusters:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._readers = {bootstrap: Reach(bootstrap, client_id=service.client_id) for bootstrap in service.producers}
+        self._readers = {
+            bootstrap: OffsetClient(bootstrap, client_id=service.client_id) for bootstrap in service.producers
+        }
         self.offsets = {region: self._readers[service.settings.bootstrap(region)] for region in service.regions}
 
     def producer_of(self, topic: str) -> Producer:

@@ -1,90 +1,61 @@
-"""The composition root: settings in, running router out; the only file that knows the real adapters."""
+"""Composition root of the router."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Final
 
 from services.router import api
-from services.router.control import Control, Publisher
-from services.router.domain import SOURCE
-from services.router.handlers import RouteSubmissions
+from services.router.control import ControlState
+from services.router.handlers.check import CheckPublication
+from services.router.handlers.publication import PublishControl
+from services.router.handlers.routing import RouteSubmissions
 from services.router.policies import compile_policy_set
 from services.router.settings import Settings
-from shared.auth.access_log import Access
 from shared.contracts import topics
-from shared.contracts.envelope import Event
-from shared.http import http, server
-from shared.kafka import consumers
-from shared.kafka.consumer import BatchConsumer
-from shared.kafka.producer import KafkaProducer
-from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import Loop
-from shared.runtime.readiness import Readiness
+from shared.service import Service
 
-DESCRIPTION = """Routes each item to a case of its region, by the policy set and the operating model in force.
+DESCRIPTION: Final = """Routes each item to a case of its region, by the policy set and the operating model in force.
 
-What is in force is read and published here; the cases themselves are events on `piepowder.cases.<region>`."""
+This API shows, checks and publishes the rules in force; the cases are events on `piepowder.cases.<region>`."""
 
 
 async def run(settings: Settings) -> bool:
-    """Route until told to stop; True when it ended as it should."""
-    clock = SystemClock()
-    readiness = Readiness("router")
-    control = Control(settings.regions, compile_policy_set)
-    producers = {
-        bootstrap: KafkaProducer(bootstrap, client_id=f"piepowder-router-{settings.instance}")
-        for bootstrap in {settings.kafka, *map(settings.bootstrap, settings.regions)}
-    }
-    access = Access(
-        settings,
-        service="router",
-        source=SOURCE,
-        producers={region: producers[settings.bootstrap(region)] for region in settings.regions},
-        readiness=readiness,
-        clock=clock,
+    """Serve until stopped; True for a normal stop."""
+    service = Service("router", DESCRIPTION, settings, settings.regions)
+    control = ControlState(settings.regions, compile_policy_set)
+    publisher = PublishControl(control, service.producers[settings.kafka], service.clock)
+    service.app.include_router(api.router)
+
+    def on_caught_up() -> str | None:
+        api.available_control.provide(service.app, control)
+        api.available_publisher.provide(service.app, publisher)
+        api.available_checker.provide(service.app, CheckPublication(control))
+        return control.missing()
+
+    service.follow_control(control.apply, on_caught_up, control.delete)
+    return await service.run(*(_route(service, control, region) for region in service.regions))
+
+
+def _route(service: Service, control: ControlState, region: str) -> Loop:
+    handlers = RouteSubmissions(
+        region=region, rules=lambda: control.rules, producer=service.producer(region), clock=service.clock
     )
-    reader = access.control_reader(control.apply, control.lacking, control.delete)
-    app = http.create_app("router", DESCRIPTION, readiness)
-    api.add_routes(
-        app,
-        control=control,
-        publisher=Publisher(control, producers[settings.kafka], clock),
-        authenticator=access.authenticator,
-        readiness=readiness,
-    )
-
-    def consumer(region: str) -> BatchConsumer[Event[Any]]:
-        producer = producers[settings.bootstrap(region)]
-        handlers = RouteSubmissions(region=region, in_force=lambda: control.in_force, producer=producer, clock=clock)
-        return consumers.consumer(
-            settings,
-            region,
-            group=f"piepowder-router-{region}",
-            reads=[topics.submissions(region)],
-            decode=handlers.decode,
-            handle=handlers.handle,
-            producer=producer,
-            readiness=readiness,
-            clock=clock,
-        )
-
-    try:
-        routing = [_once_in_force(control, consumer(region).run) for region in settings.regions]
-        return await server.serve(app, settings, [reader.run, access.run, *routing], readiness)
-    finally:
-        await asyncio.gather(*(producer.stop() for producer in producers.values()))
+    reads = [topics.submissions(region)]
+    consumer = service.consumer(region, reads=reads, decode=handlers.decode, handle=handlers.handle)
+    return _when_in_force(control, consumer.run)
 
 
-def _once_in_force(control: Control, consume: Callable[[asyncio.Event], Awaitable[None]]) -> Loop:
-    """`consume`, begun only when an operating model and a policy set are in force."""
+def _when_in_force(control: ControlState, consume: Callable[[asyncio.Event], Awaitable[None]]) -> Loop:
+    """Start `consume` when an operating model and a policy set are in force."""
 
     async def routing(stop: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(control.complete()), asyncio.ensure_future(stop.wait())]
+        tasks = [asyncio.ensure_future(control.wait_complete()), asyncio.ensure_future(stop.wait())]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiting in waits:
-                waiting.cancel()
+            for task in tasks:
+                task.cancel()
         if not stop.is_set():
             await consume(stop)
 

@@ -195,7 +195,7 @@ class Access:
             bootstrap=self._settings.kafka,
             client_id=f"piepowder-{self._service}-{self._settings.instance}",
             apply=apply_all,
-            lacking=missing_at_the_end,
+            missing=missing_at_the_end,
             readiness=self._readiness,
             deleted=deleted,
         )

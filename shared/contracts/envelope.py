@@ -1,8 +1,8 @@
-"""CloudEvents 1.0 in Kafka's binary mode: the data is the record's value, the attributes are `ce_*` headers.
+"""CloudEvents 1.0 in Kafka's binary mode: the record's value is the data, and `ce_*` headers are the attributes.
 
-A record that does not decode is `Poison` with a reason that names what is wrong, and is never skipped; nothing that
-Kafka can hold makes decoding raise anything else. Encoding is on every hot path, so what is constant for a source, type
-and region is built once. Ids are UUIDs, because consumers keep them as such.
+For a record that is not a valid event, decoding raises `Poison` with the reason, and no other error. Encoding is on
+every hot path, so the headers that are constant for a source, type and region are built once. Ids are UUIDs, because
+consumers store them as UUIDs.
 Source: CloudEvents 1.0.2, section 3.1 (attributes), and its Kafka Protocol Binding, section 3.2.
 """
 
@@ -22,7 +22,7 @@ Headers = list[tuple[str, bytes]]
 D = TypeVar("D")
 T = TypeVar("T")
 
-GLOBAL: Final = "global"  # the region of an event that belongs to no region
+GLOBAL: Final = "global"  # the region of events without a region
 
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 _DECODERS: Final = {name: msgspec.json.Decoder(kind).decode for name, kind in TYPES.items()}
@@ -35,7 +35,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Attributes(msgspec.Struct, frozen=True, gc=False):
-    """An event's CloudEvents attributes. `correlation_id` is the item's first event, `causation_id` the one before."""
+    """CloudEvents attributes. `correlation_id`: the first event about the item; `causation_id`: the preceding event."""
 
     id: str
     type: str
@@ -49,14 +49,14 @@ class Attributes(msgspec.Struct, frozen=True, gc=False):
 
 
 class Event(msgspec.Struct, Generic[D], frozen=True, gc=False):
-    """What happened (`data`) with its attributes; the subject is its record key."""
+    """An event's data and attributes; the subject is the record's key."""
 
     attributes: Attributes
     data: D
 
 
 class Encoded(msgspec.Struct, frozen=True, gc=False):
-    """An event as Kafka takes it."""
+    """An event as a Kafka record."""
 
     key: bytes
     value: bytes
@@ -64,7 +64,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 
 
 def subject_of(platform: str, kind: str, subject_id: str) -> str:
-    """The name of a subject, and its record key on every topic: `<platform>:<kind>:<the platform's own id>`."""
+    """The name of a subject, and its record key in every topic: `<platform>:<kind>:<the platform's id>`."""
     return f"{platform}:{kind}:{subject_id}"
 
 
@@ -81,7 +81,7 @@ def _constant_headers(event_type: str, source: str, region: str) -> tuple[tuple[
 
 
 def encode(attributes: Attributes, data: Struct) -> Encoded:
-    """The event as key, value and headers."""
+    """Encode an event as key, value and headers."""
     key, event_id, correlation_id = attributes.subject.encode(), attributes.id.encode(), attributes.correlation_id
     headers = [
         *_constant_headers(attributes.type, attributes.source, attributes.region),
@@ -98,9 +98,9 @@ def encode(attributes: Attributes, data: Struct) -> Encoded:
 
 
 def decode_attributes(headers: Sequence[tuple[str, bytes]], *, region: str | None = None) -> Attributes:
-    """The attributes in a record's headers; raises Poison when one is missing, malformed, or of another region.
+    """The attributes in a record's headers; raises Poison when one is missing or invalid, or of another region.
 
-    A `traceparent` that cannot be read is left out: it serves tracing only (W3C Trace Context, section 4.3).
+    An invalid `traceparent` is ignored, because it serves tracing only (W3C Trace Context, section 4.3).
     """
     found = dict(headers)
     try:
@@ -115,12 +115,12 @@ def decode_attributes(headers: Sequence[tuple[str, bytes]], *, region: str | Non
             found["ce_causationid"].decode() if "ce_causationid" in found else None,
             _trace(found["traceparent"]) if "traceparent" in found else None,
         )
-    except (KeyError, UnicodeDecodeError, AttributeError) as error:  # a header without a value comes as None
-        raise Poison(_what_is_wrong(found)) from error
+    except (KeyError, UnicodeDecodeError, AttributeError) as error:  # None is a header without a value
+        raise Poison(_fault_in(found)) from error
     if found.get("ce_specversion") != b"1.0":
         raise Poison(f"ce_specversion is {found.get('ce_specversion')!r}, expected b'1.0'")
     if len(found) != len(headers):
-        _refuse_doubled(headers)
+        _reject_duplicates(headers)
     _check(attributes)
     if region is not None and attributes.region != region:
         raise Poison(f"the event belongs to region {attributes.region!r}, this topic to {region!r}")
@@ -130,10 +130,9 @@ def decode_attributes(headers: Sequence[tuple[str, bytes]], *, region: str | Non
 def decode(
     headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str | None = None
 ) -> Event[Any]:
-    """The event in a record; raises Poison with the reason when it is none, TooNew when it is of a type or version
-    that is not known here.
+    """The event in a record; raises Poison when it is not a valid event, TooNew when its type or version is unknown.
 
-    With `region`, an event of another region is poison too. Unknown fields are let pass: they are a newer version's.
+    With `region`, an event of another region is poison too. Unknown fields are ignored: they are of a newer version.
     """
     attributes = decode_attributes(headers, region=region)
     known = _DECODERS.get(attributes.type)
@@ -146,7 +145,7 @@ def decode(
 def decode_any(
     headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str | None = None
 ) -> Event[msgspec.Raw]:
-    """As `decode`, for an event of any type, known or not: its data is checked to be JSON and left as it is."""
+    """As `decode`, for an event of any type: its data must be JSON, and is not decoded."""
     attributes = decode_attributes(headers, region=region)
     data: msgspec.Raw = _data(_read_raw, attributes, key, value)
     try:
@@ -182,7 +181,7 @@ def _check(attributes: Attributes) -> None:
         _check_id("ce_correlationid", attributes.correlation_id)
     if attributes.causation_id is not None and attributes.causation_id != attributes.correlation_id:
         _check_id("ce_causationid", attributes.causation_id)
-    if len(attributes.time) > 40 or not _is_a_time(attributes.time):
+    if len(attributes.time) > 40 or not _is_time(attributes.time):
         raise Poison(f"ce_time is {attributes.time!r:.100}, expected RFC 3339 such as 2026-05-01T09:30:00.000Z")
     _check_constants(attributes.type, attributes.source, attributes.region)
     _check_text("ce_subject", attributes.subject)
@@ -194,7 +193,7 @@ def _check_id(name: str, value: str) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _is_a_time(text: str) -> bool:
+def _is_time(text: str) -> bool:
     try:
         from_text(text)
     except ValueError:
@@ -216,7 +215,7 @@ def _check_text(name: str, value: str) -> None:
         raise Poison(f"{name} is {value!r:.300}, which holds a control character")
 
 
-def _what_is_wrong(found: Mapping[str, bytes | None]) -> str:
+def _fault_in(found: Mapping[str, bytes | None]) -> str:
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         return f"not a CloudEvent of ours: header {', '.join(missing)} is missing"
@@ -228,11 +227,11 @@ def _what_is_wrong(found: Mapping[str, bytes | None]) -> str:
             value.decode()
         except UnicodeDecodeError as error:
             return f"header {name} is not UTF-8: {error}"
-    raise AssertionError("the headers were readable")
+    raise AssertionError("the headers are valid")
 
 
-def _refuse_doubled(headers: Sequence[tuple[str, bytes]]) -> None:
+def _reject_duplicates(headers: Sequence[tuple[str, bytes]]) -> None:
     counts = Counter(name for name, _ in headers)
-    doubled = sorted(name for name, n in counts.items() if n > 1 and name.startswith("ce_"))
-    if doubled:
-        raise Poison(f"header {', '.join(doubled)} is there more than once: which one holds cannot be told")
+    duplicates = sorted(name for name, n in counts.items() if n > 1 and name.startswith("ce_"))
+    if duplicates:
+        raise Poison(f"header {', '.join(duplicates)} occurs more than once")

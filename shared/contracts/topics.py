@@ -1,53 +1,53 @@
-"""Topic names. `deploy/kafka/topics.yaml` has their partitions, replication and retention."""
+"""Topic names. `deploy/kafka/topics.yaml` has their partitions, replication and retention; a test compares the two."""
 
 from typing import Final
 
 CONTROL: Final = "piepowder.control"
 
 
-_REGIONAL: Final = ("submissions", "cases", "decisions", "requests", "access", "deadletters", "parked")
-
-
-def of_region(region: str) -> list[str]:
-    """Every topic of a region; a test compares them with `deploy/kafka/topics.yaml`."""
-    return [f"piepowder.{name}.{region}" for name in _REGIONAL]
-
-
-def audited(region: str) -> list[str]:
-    """The topics whose events the audit log of a region contains: all but the consumers' own state."""
-    return [*(topic for topic in of_region(region) if topic != parked(region)), CONTROL]
-
-
 def submissions(region: str) -> str:
-    """Where intake puts what was accepted for a region."""
+    """The accepted items, notices, appeals and withdrawals of a region."""
     return f"piepowder.submissions.{region}"
 
 
 def cases(region: str) -> str:
-    """Where the router puts a region's cases."""
+    """The cases that the router opens in a region."""
     return f"piepowder.cases.{region}"
 
 
 def decisions(region: str) -> str:
-    """Where a region's decisions and its cases' lives are told."""
+    """The decisions of a region, and the state changes of its cases."""
     return f"piepowder.decisions.{region}"
 
 
 def requests(region: str) -> str:
-    """Where intake tells the lives of a region's business requests."""
+    """The state changes of a region's business requests."""
     return f"piepowder.requests.{region}"
 
 
 def access(region: str) -> str:
-    """Where the services that a region's clients call tell whom they refused, and which keys were used."""
+    """Refused calls and used keys, from the services that a region's clients call."""
     return f"piepowder.access.{region}"
 
 
 def deadletters(region: str) -> str:
-    """Where a region's poison records are kept whole."""
+    """The records that a region's consumers cannot handle."""
     return f"piepowder.deadletters.{region}"
 
 
 def parked(region: str) -> str:
-    """Where a region's consumer groups keep which keys they have parked."""
+    """The parked keys of a region's consumer groups."""
     return f"piepowder.parked.{region}"
+
+
+REGIONAL: Final = (submissions, cases, decisions, requests, access, deadletters, parked)
+
+
+def of_region(region: str) -> list[str]:
+    """Every topic of a region; a test compares them with `deploy/kafka/topics.yaml`."""
+    return [topic(region) for topic in REGIONAL]
+
+
+def audited(region: str) -> list[str]:
+    """The topics that a region's audit log records: all, except the consumers' own state."""
+    return [CONTROL, *(topic(region) for topic in REGIONAL if topic is not parked)]

@@ -30,6 +30,7 @@ from shared.http.problems import (
     DEFECT,
     MAX_FAULTS,
     UNAVAILABLE,
+    InputError,
     Problem,
     http_phrase,
     invalid,
@@ -110,7 +111,12 @@ async def _on_fatal(_: Request, error: Exception) -> Response:
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return invalid([input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]).response()
+    return invalid(input_errors(error)).response()
+
+
+def input_errors(error: RequestValidationError) -> list[InputError]:
+    """The first faults of a request, with JSON pointers."""
+    return [input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

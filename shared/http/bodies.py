@@ -60,10 +60,10 @@ def decode_json(body: bytes) -> Any:
     object key and for a number that exceeds every number type."""
     try:
         value = strict_json.decode(body)
-    except strict_json.Malformed as error:
+    except strict_json.MalformedJsonError as error:
         raise MALFORMED_JSON(str(error), pointer="") from error
-    duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.twice(value))
-    too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.too_large(value))
+    duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.duplicates(value))
+    too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.infinite_numbers(value))
     if errors := list(islice(chain(duplicates, too_large), MAX_FAULTS)):
         raise invalid(errors)
     return value

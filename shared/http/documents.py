@@ -131,7 +131,7 @@ def decode(text: bytes) -> Any:
     """A JSON value, in which `null` is an object of its own; raises a 400 Problem for malformed JSON."""
     try:
         value = strict_json.decode(text)
-    except strict_json.Malformed as error:
+    except strict_json.MalformedJsonError as error:
         raise MALFORMED_JSON(str(error), pointer="") from error
     return _NULL if value is None else value
 
@@ -172,7 +172,7 @@ def _value_faults(value: object) -> Iterator[Fault]:
             if abs(member) > _LARGEST:
                 yield Fault(json_pointer(place), "an integer above 64 bits")
         elif isinstance(member, dict):
-            for name in member.twice if isinstance(member, strict_json.Object) else ():
+            for name in member.duplicates if isinstance(member, strict_json.ObjectWithDuplicates) else ():
                 yield Fault(json_pointer([*place, name]), "duplicate object key")
             for name in member:
                 if _control(name):

@@ -1,12 +1,12 @@
-"""A region's consumer as every service has it: its cluster, its dead-letter topic and the keys parked there."""
+"""Builds a region's consumer for any service: with the region's cluster, dead-letter topic and parked keys."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import Producer
 from shared.runtime.clock import Clock
 from shared.runtime.readiness import Readiness
@@ -31,13 +31,13 @@ def consumer(
     backoff: Backoff = Backoff(),  # noqa: B008 - immutable
     linger_seconds: float = 0.0,
 ) -> BatchConsumer[M]:
-    """A group's consumer of the topics `reads` on the region's cluster, as `settings` say; `producer` writes there.
+    """A group's consumer of the topics `reads` on the region's cluster; `producer` writes to the same cluster.
 
-    `parks` is False where order does not matter: then what follows a record that cannot be handled goes on.
+    With `parks` False, later records of a key do not wait for an earlier one: for a handler that ignores the order.
     """
     bootstrap, parked = settings.bootstrap(region), None
     if parks:
-        parked = ParkedKeys(
+        parked = ParkedKeyStore(
             producer, bootstrap=bootstrap, topic=topics.parked(region), group=group, limit=settings.parked_keys
         )
     return BatchConsumer(
@@ -46,7 +46,7 @@ def consumer(
         topics=reads,
         decode=decode,
         handle=handle,
-        deadletters=DeadLetters(producer, topic=topics.deadletters(region), group=group, clock=clock),
+        dead_letters=DeadLetterWriter(producer, topic=topics.deadletters(region), group=group, clock=clock),
         parked=parked,
         readiness=readiness,
         clock=clock,

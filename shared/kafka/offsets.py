@@ -1,4 +1,4 @@
-"""How far a consumer group has come, by Kafka's own offsets: clocks jump and disagree, offsets do not."""
+"""Progress of a consumer group, measured in Kafka's offsets: unlike clocks, they neither jump nor disagree."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCo
 
 from shared.runtime.errors import Transient
 
-Ends: TypeAlias = dict[TopicPartition, int]
-"""By partition, the offset behind its last record; partitions that hold none are left out."""
+EndOffsets: TypeAlias = dict[TopicPartition, int]
+"""The offset after the last record of each partition; without empty partitions."""
 
 _TIMEOUT_MS = 5_000
 
 
-class Reach:
-    """Asks one cluster; connects when it is first asked. Every call raises Transient when Kafka does not answer."""
+class OffsetClient:
+    """Reads offsets of one cluster. Connects at the first call; every call raises Transient when Kafka is down."""
 
     def __init__(self, bootstrap: str, *, client_id: str) -> None:
         self._bootstrap = bootstrap
@@ -26,30 +26,32 @@ class Reach:
         self._clients: tuple[AIOKafkaAdminClient, AIOKafkaConsumer] | None = None
         self._connecting = asyncio.Lock()
 
-    async def ends(self, topics: Sequence[str]) -> Ends:
-        """Where these topics end now."""
+    async def ends(self, topics: Sequence[str]) -> EndOffsets:
+        """The present end offsets of these topics."""
         try:
             admin, consumer = await self._connected()
             described = await admin.describe_topics(list(topics))
-            places = [TopicPartition(t["topic"], p["partition"]) for t in described for p in t["partitions"]]
-            if {place.topic for place in places} != set(topics):
-                raise Transient(f"Kafka at {self._bootstrap} does not know all of {', '.join(topics)}.")
-            ends = await consumer.end_offsets(places)
-            begins = await consumer.beginning_offsets(places)
+            partitions = [TopicPartition(t["topic"], p["partition"]) for t in described for p in t["partitions"]]
+            if {tp.topic for tp in partitions} != set(topics):
+                raise Transient(f"Kafka at {self._bootstrap} does not have all of the topics {', '.join(topics)}.")
+            ends = await consumer.end_offsets(partitions)
+            begins = await consumer.beginning_offsets(partitions)
         except (KafkaError, OSError) as error:
-            raise Transient(f"Kafka at {self._bootstrap} does not say where its topics end: {error!r}") from error
-        return {place: end for place, end in ends.items() if end > begins[place]}
+            raise Transient(
+                f"Kafka at {self._bootstrap} does not return the end offsets of its topics: {error!r}"
+            ) from error
+        return {tp: end for tp, end in ends.items() if end > begins[tp]}
 
-    async def has_passed(self, group: str, ends: Ends) -> bool:
-        """Whether the group is known to have committed everything before these ends; not while it is being moved."""
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool:
+        """Whether the group has committed all records before these offsets; False while its coordinator moves."""
         try:
             admin, _ = await self._connected()
             committed = await admin.list_consumer_group_offsets(group)
         except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
             return False
         except (KafkaError, OSError) as error:
-            raise Transient(f"Kafka at {self._bootstrap} does not say how far {group} is: {error!r}") from error
-        return all(place in committed and committed[place].offset >= end for place, end in ends.items())
+            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
+        return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -62,9 +64,9 @@ class Reach:
     async def _connected(self) -> tuple[AIOKafkaAdminClient, AIOKafkaConsumer]:
         async with self._connecting:
             if self._clients is None:
-                about = {"bootstrap_servers": self._bootstrap, "request_timeout_ms": _TIMEOUT_MS}
-                admin = AIOKafkaAdminClient(client_id=f"{self._client_id}-reach", **about)
-                consumer = AIOKafkaConsumer(client_id=f"{self._client_id}-ends", enable_auto_commit=False, **about)
+                options = {"bootstrap_servers": self._bootstrap, "request_timeout_ms": _TIMEOUT_MS}
+                admin = AIOKafkaAdminClient(client_id=f"{self._client_id}-offsets", **options)
+                consumer = AIOKafkaConsumer(client_id=f"{self._client_id}-ends", enable_auto_commit=False, **options)
                 try:
                     await admin.start()
                     await consumer.start()

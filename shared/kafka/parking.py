@@ -1,43 +1,42 @@
-"""Parked keys: when a record cannot be handled, those of its key that follow it wait with it, and all others flow.
+"""Parked keys: when a record cannot be handled, the later records of its key wait with it; all other keys continue.
 
-A record whose handling fails for good, or that is too new for its reader, is set aside, and so is every later one of
-its key in that partition; what is no event at all is set aside alone. Which keys are parked is kept in a small
-compacted topic, so it outlives every process, also of services without a database. A batch's letters are acknowledged
-before the state, and the state before the offsets: whatever a crash cuts off, the batch is met again, and what is set
-aside already is known by its offset.
+A record is dead-lettered when its handling fails for good, or when its event is newer than this reader. Then its key is
+parked: every later record of the key in that partition is dead-lettered too. A record that is no event is dead-lettered
+alone. A small compacted topic holds the parked keys, so they survive every process, also in services without a
+database. For each batch, Kafka acknowledges the dead letters first, then the parked keys, then the offsets. After a
+crash between these steps the group receives the batch again, and recognises dead-lettered records by their offset.
 
-Letters come back as copies behind everything in their topic, marked with the group they are for. Those of a parked key
-form a chain: each names the one before, and is handled only when that one has been. The key is free again when the last
-one was handled and nothing was set aside behind it: so no follower overtakes, however often a replay is broken off,
-repeated, or run twice at a time. See docs/architecture/delivery-semantics.md.
+A replay appends copies of dead-lettered records to their original partition, marked with the group that must handle
+them. The copies of a parked key form a chain: each copy names its predecessor, and is handled only after it. The key is
+free again when the last copy was handled and no later record was dead-lettered. So no record overtakes an earlier one
+of its key, even when a replay is interrupted, repeated, or run twice at once. See
+docs/architecture/delivery-semantics.md.
 """
 
-import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts import topics
-from shared.kafka.dead_letters import DeadLetters, Letter, RawRecord, Receipt
+from shared.kafka.dead_letters import DeadLetterWriter, NewDeadLetter, ReplayReceipt
 from shared.kafka.producer import Producer, Record
+from shared.kafka.records import RawRecord
+from shared.kafka.whole_topic import read_whole
 from shared.runtime import metrics
-from shared.runtime.advice import command
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import Fatal, Poison, TooNew, Transient
+from shared.runtime.errors import Fatal, Poison, TooNew
 
 log = logging.getLogger(__name__)
 
-REPLAY: Final = "dl_replay"
-_READ_SECONDS: Final = 30.0
+REPLAY_HEADER: Final = "dl_replay"
 
 
-class Lane(NamedTuple):
-    """What order is kept in: the records of a key in a partition."""
+class KeyPartition(NamedTuple):
+    """A key in a partition: the records whose order is kept."""
 
     topic: str
     partition: int
@@ -45,8 +44,8 @@ class Lane(NamedTuple):
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """A lane that waits. All of it from offset `since` to `last` is set aside; of that, everything up to `back` (an
-    original offset, -1 for none) came back and was handled. `reason` is why the first one was set aside, at `at`."""
+    """State of a parked key. All its records from offset `since` to `last` are dead-lettered; replayed copies up to the
+    original offset `back` were handled (-1: none). `reason` is the first record's, at the time `at`."""
 
     since: int
     last: int
@@ -55,12 +54,12 @@ class Parked(msgspec.Struct, frozen=True):
     back: int = -1
 
 
-class Copy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a record that was put back says of itself: for which group, and the offset where it stood at first.
+class ReplayMark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Header of a replayed copy: the group that must handle it, and the record's original offset.
 
-    In the chain of a parked key, `after` is the original offset of the one before (-1 before the first) and `end` marks
-    the last one known; `leave` asks not to handle it but to leave it among the letters, alone. Outside of one, `after`
-    is None; `parked` then says that it was set aside with its key, which was not seen to be parked.
+    In the chain of a parked key, `after` is the original offset of the predecessor (-1 for the first copy), `end` marks
+    the last known copy, and `leave` skips this copy: it becomes a dead letter alone. Outside of a chain, `after` is
+    None, and `parked` means that the letter names a parked key, but the replay found no entry for that key.
     """
 
     group: str
@@ -72,39 +71,41 @@ class Copy(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @dataclass
-class Returned(ConsumerRecord[bytes | None, bytes | None]):  # type: ignore[misc]  # aiokafka has no types for it
-    """A record that was put back for the group that reads it, as it was at first; `offset` is the copy's own."""
+class ReplayedRecord(ConsumerRecord[bytes | None, bytes | None]):  # type: ignore[misc]  # aiokafka has no types for it
+    """A copy that was replayed for this group, with its original headers; `offset` is the copy's own."""
 
-    copy: Copy
+    mark: ReplayMark
 
 
 @dataclass
-class Elsewhere(ConsumerRecord[bytes | None, bytes | None]):  # type: ignore[misc]  # aiokafka has no types for it
-    """A record that was put back for another group. The group that reads it met the original in its turn, and has
-    handled it or set it aside: it may meet it again, and sets no repeat aside."""
+class OtherGroupsReplay(ConsumerRecord[bytes | None, bytes | None]):  # type: ignore[misc]  # aiokafka has no types
+    """A copy that was replayed for another group. This group received the original in order, and has handled or
+    dead-lettered it, so the copy is a repeat: it may be handled again, and is never dead-lettered."""
 
 
-encode_copy = msgspec.json.Encoder().encode
-_decode_copy = msgspec.json.Decoder(Copy).decode
+encode_mark = msgspec.json.Encoder().encode
+_decode_mark = msgspec.json.Decoder(ReplayMark).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Parked).decode
 
 
-def unmarked(record: RawRecord, group: str) -> RawRecord:
-    """A record without the mark of a replay: `Returned` when it was put back for `group`, else `Elsewhere`."""
-    if not record.headers or record.headers[-1][0] != REPLAY:
+def parse_replayed(record: RawRecord, group: str) -> RawRecord:
+    """The record without its replay header: a `ReplayedRecord` for `group`, else an `OtherGroupsReplay`.
+
+    A record without a valid replay header is returned as it is.
+    """
+    if not record.headers or record.headers[-1][0] != REPLAY_HEADER:
         return record
     try:
-        copy = _decode_copy(record.headers[-1][1] or b"")
+        mark = _decode_mark(record.headers[-1][1] or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return record
-    clean = vars(replace(record, headers=record.headers[:-1]))
-    return Returned(**clean, copy=copy) if copy.group == group else Elsewhere(**clean)
+    original = vars(replace(record, headers=record.headers[:-1]))
+    return ReplayedRecord(**original, mark=mark) if mark.group == group else OtherGroupsReplay(**original)
 
 
-class ParkedKeys:
-    """A group's parked keys, as the topic `piepowder.parked.<region>` keeps them. `limit` bounds how many one process
-    holds."""
+class ParkedKeyStore:
+    """A group's parked keys in the topic `piepowder.parked.<region>`. One process holds at most `limit` of them."""
 
     def __init__(self, producer: Producer, *, bootstrap: str, topic: str, group: str, limit: int = 10_000) -> None:
         self.limit = limit
@@ -113,199 +114,200 @@ class ParkedKeys:
         self._topic = topic
         self._group = group
 
-    async def read(self) -> dict[Lane, Parked]:
-        """All of them, up to where the topic ends now; raises Transient when it cannot be read, Fatal when an entry of
-        the group is none."""
-        return parked_lanes(await read_whole(self._bootstrap, self._topic, f"{self._group}-parked"), self._group)
+    async def read(self) -> dict[KeyPartition, Parked]:
+        """All parked keys at this moment; raises Transient, and Fatal for an invalid entry."""
+        return parked_keys(await read_whole(self._bootstrap, self._topic, f"{self._group}-parked"), self._group)
 
-    async def write(self, changed: Mapping[Lane, Parked | None]) -> None:
-        """Keep what these lanes are now, None for free; returns when acknowledged, raises Transient when not."""
+    async def write(self, changed: Mapping[KeyPartition, Parked | None]) -> None:
+        """Store the new states, None for a free key; returns when all are acknowledged, raises Transient."""
         await self._producer.send(
             [
-                Record(self._topic, _entry(self._group, lane), None if parked is None else _encode(parked), [])
-                for lane, parked in changed.items()
+                Record(self._topic, _entry_key(self._group, at), None if parked is None else _encode(parked), [])
+                for at, parked in changed.items()
             ]
         )
 
 
 class Parking:
-    """What a group sets aside.
+    """Decides which records of a batch a group handles, and which it dead-letters.
 
-    A batch begins with `begin`. Of its records, in their order, each is either refused (it does not decode), or handled
-    if it `admits` it, and then `failed` or `handled`. `settle` makes all of it durable, before offsets are committed.
-    Without `keys` every record is set aside alone: that is for a reader to whom order means nothing.
+    Call `start_batch` first. Then, for each record in order: `reject_undecodable`, or `admits` and, if that is true,
+    `reject` or `confirm_handled`. `flush` makes all decisions durable; commit offsets only after it. Without a `store`
+    every record is dead-lettered alone, for a reader that does not depend on order.
+
+    `rejected` counts the batch's rejected records, `passed_over` those that were neither handled nor rejected.
     """
 
-    def __init__(self, deadletters: DeadLetters, keys: ParkedKeys | None, clock: Clock) -> None:
-        self.failures = 0
-        self.waiting = 0
-        self._deadletters = deadletters
-        self._store = keys
+    def __init__(self, dead_letters: DeadLetterWriter, store: ParkedKeyStore | None, clock: Clock) -> None:
+        self.rejected = 0
+        self.passed_over = 0
+        self._dead_letters = dead_letters
+        self._store = store
         self._clock = clock
-        self._keys: dict[Lane, Parked] = {}
-        self._assigned = 0
-        self._learned = 0
-        self._letters: list[Letter] = []
-        self._receipts: list[Receipt] = []
-        self._changed: set[Lane] = set()
+        self._parked: dict[KeyPartition, Parked] = {}
+        self._assignments = 0
+        self._loaded_assignments = 0
+        self._letters: list[NewDeadLetter] = []
+        self._receipts: list[ReplayReceipt] = []
+        self._changed: set[KeyPartition] = set()
 
     @property
-    def any(self) -> bool:
-        """Whether any key is parked."""
-        return bool(self._keys)
+    def has_parked_keys(self) -> bool:
+        return bool(self._parked)
 
     @property
-    def stale(self) -> bool:
-        """Whether partitions were assigned since it was learned what is parked in them."""
-        return self._learned != self._assigned
+    def is_outdated(self) -> bool:
+        """Whether the assignment changed since the last `load`."""
+        return self._loaded_assignments != self._assignments
 
-    def assigned(self) -> None:
-        """Partitions were assigned: who had them may have parked keys."""
-        self._assigned += 1
+    def partitions_assigned(self) -> None:
+        """The previous owners of the partitions may have parked more keys."""
+        self._assignments += 1
 
-    async def learn(self, held: Collection[TopicPartition]) -> None:
-        """Read what is parked in the partitions held; raises Transient when it cannot be read."""
-        assigned = self._assigned
+    async def load(self, assigned: Collection[TopicPartition]) -> None:
+        """Read the parked keys of the assigned partitions; raises Transient."""
+        assignments = self._assignments
         if self._store is not None:
-            lanes = await self._store.read()
-            self._keys = {lane: parked for lane, parked in lanes.items() if TopicPartition(*lane[:2]) in held}
-            self._show()
-        self._learned = assigned
+            found = await self._store.read()
+            self._parked = {at: parked for at, parked in found.items() if TopicPartition(*at[:2]) in assigned}
+            self._update_gauge()
+        self._loaded_assignments = assignments
 
-    def begin(self) -> None:
-        """A batch begins; what an abandoned one left is forgotten."""
-        self.failures = self.waiting = 0
+    def start_batch(self) -> None:
+        """Begin a batch, and drop the decisions of an abandoned one."""
+        self.rejected = self.passed_over = 0
         self._letters, self._receipts, self._changed = [], [], set()
 
-    def refuse(self, record: RawRecord, poison: Poison) -> None:
-        """A record does not decode."""
-        if isinstance(record, Elsewhere):
-            self.waiting += 1
+    def reject_undecodable(self, record: RawRecord, poison: Poison) -> None:
+        """Dead-letter a record that does not decode: alone, unless it is too new or in a chain."""
+        if isinstance(record, OtherGroupsReplay):
+            self.passed_over += 1
             return
-        lane = Lane(record.topic, record.partition, record.key or b"")
-        if isinstance(poison, TooNew) or _is_linked(record) or _in_chain(record, self._keys.get(lane)):
+        parked = self._parked.get(_key_partition(record))
+        if isinstance(poison, TooNew) or _has_predecessor(record) or _in_chain(record, parked):
             if self.admits(record):
-                self.failed(record, poison.reason)
+                self.reject(record, poison.reason)
             return
-        self.failures += 1
-        self._met(record)
-        self._set_aside(record, poison.reason)
+        self.rejected += 1
+        self._close_letter(record)
+        self._dead_letter(record, poison.reason)
 
     def admits(self, record: RawRecord) -> bool:
-        """Whether a record's turn has come; if not, what becomes of it is noted."""
-        lane = Lane(record.topic, record.partition, record.key or b"")
-        parked = self._keys.get(lane)
-        if isinstance(record, Returned) and parked is not None and _in_chain(record, parked):
-            return self._in_turn(record, record.copy, lane, parked)
-        if _is_linked(record):  # of a chain that has come back already
-            self.waiting += 1
+        """Whether the record may be handled now; if not, it is dead-lettered or passed over."""
+        at = _key_partition(record)
+        parked = self._parked.get(at)
+        if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
+            return self._admits_copy(record, record.mark, at, parked)
+        if _has_predecessor(record):  # a repeat, of a chain that was handled before
+            self.passed_over += 1
             return False
         if parked is None or record.offset < parked.since:
             return True
-        self._met(record)
-        self.waiting += 1
-        if record.offset > parked.last and not isinstance(record, Elsewhere):
+        self._close_letter(record)
+        self.passed_over += 1
+        if record.offset > parked.last and not isinstance(record, OtherGroupsReplay):
             place = f"{record.topic}[{record.partition}]@{parked.since}"
-            self._set_aside(record, f"follows {place}, which is parked: {parked.reason}", parked.since)
-            self._put(lane, msgspec.structs.replace(parked, last=record.offset))
+            self._dead_letter(record, f"follows {place}, which is parked: {parked.reason}", parked.since)
+            self._update(at, msgspec.structs.replace(parked, last=record.offset))
         return False
 
-    def failed(self, record: RawRecord, reason: str) -> None:
-        """A record cannot be handled; raises Fatal when that is one parked key too many."""
-        if isinstance(record, Elsewhere):
-            self.waiting += 1
+    def reject(self, record: RawRecord, reason: str) -> None:
+        """Dead-letter a record whose handling failed, and park its key; raises Fatal above the limit of parked keys."""
+        if isinstance(record, OtherGroupsReplay):
+            self.passed_over += 1
             return
-        self.failures += 1
-        lane = Lane(record.topic, record.partition, record.key or b"")
-        parked = self._keys.get(lane)
-        if isinstance(record, Returned) and parked is not None and _in_chain(record, parked):
-            self._set_aside(record, reason, parked.since, first=record.copy.offset)
-            self._put(lane, msgspec.structs.replace(parked, reason=reason))
+        self.rejected += 1
+        at = _key_partition(record)
+        parked = self._parked.get(at)
+        if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
+            self._dead_letter(record, reason, parked.since, original_offset=record.mark.offset)
+            self._update(at, msgspec.structs.replace(parked, reason=reason))
             return
-        self._met(record)
-        if self._store is None or record.key is None or record.topic in (topics.CONTROL, self._deadletters.topic):
-            self._set_aside(record, reason)
+        self._close_letter(record)
+        if self._store is None or record.key is None or record.topic in (topics.CONTROL, self._dead_letters.topic):
+            self._dead_letter(record, reason)
             return
-        if parked is None and len(self._keys) >= self._store.limit:
+        if parked is None and len(self._parked) >= self._store.limit:
             raise Fatal(
-                f"{len(self._keys)} keys of {self._deadletters.group} are parked, as many as it may hold, and one more"
-                f" record cannot be handled ({reason}): see `{command('replay')}`, mend the cause, and start it again;"
-                " or raise PIEPOWDER_PARKED_KEYS"
+                f"{len(self._parked)} keys of {self._dead_letters.group} are parked, which is the limit, and one more"
+                f" record cannot be handled ({reason}): see `piepowder replay`, fix the cause, and start the service"
+                " again; or raise PIEPOWDER_PARKED_KEYS"
             )
-        self._set_aside(record, reason, record.offset)
-        self._put(lane, Parked(record.offset, record.offset, reason, to_text(self._clock.now())))
+        self._dead_letter(record, reason, record.offset)
+        self._update(at, Parked(record.offset, record.offset, reason, to_text(self._clock.now())))
 
-    def handled(self, record: RawRecord) -> None:
-        """A record's effects are durable."""
-        if not isinstance(record, Returned):
+    def confirm_handled(self, record: RawRecord) -> None:
+        """The effects of the record are durable: close its letter, if it is a replayed copy."""
+        if not isinstance(record, ReplayedRecord):
             return
-        self._met(record)
-        metrics.RETURNED.labels(self._deadletters.group, record.topic).inc()
-        lane = Lane(record.topic, record.partition, record.key or b"")
-        parked = self._keys.get(lane)
+        self._close_letter(record)
+        metrics.RETURNED.labels(self._dead_letters.group, record.topic).inc()
+        at = _key_partition(record)
+        parked = self._parked.get(at)
         if parked is not None and _in_chain(record, parked):
-            self._advance(lane, parked, record.copy)
+            self._advance(at, parked, record.mark)
 
-    async def settle(self) -> None:
-        """Make durable what became of the batch; raises Transient when Kafka did not take it all."""
+    async def flush(self) -> None:
+        """Make the decisions on the batch durable; raises Transient."""
         if self._letters or self._receipts:
-            await self._deadletters.send(self._letters, self._receipts)
+            await self._dead_letters.send(self._letters, self._receipts)
             for letter in self._letters:
-                self._tell(letter)
+                self._report(letter)
             self._letters, self._receipts = [], []
         if self._changed and self._store is not None:
-            await self._store.write({lane: self._keys.get(lane) for lane in self._changed})
+            await self._store.write({at: self._parked.get(at) for at in self._changed})
             self._changed = set()
-            self._show()
+            self._update_gauge()
 
     def close(self) -> None:
-        """The group is read here no more."""
-        self._keys = {}
-        self._show()
+        """The group is no longer consumed here."""
+        self._parked = {}
+        self._update_gauge()
 
-    def _in_turn(self, record: RawRecord, copy: Copy, lane: Lane, parked: Parked) -> bool:
-        if copy.after == parked.back and not copy.leave:
+    def _admits_copy(self, record: RawRecord, mark: ReplayMark, at: KeyPartition, parked: Parked) -> bool:
+        is_next = mark.after == parked.back
+        if is_next and not mark.leave:
             return True
-        self.waiting += 1
-        if copy.after == parked.back:
-            self._set_aside(record, f"left behind by a replay: {parked.reason}", first=copy.offset)
-            self._advance(lane, parked, copy)
-        elif copy.offset > parked.back:
-            reason = "put back before it was its turn: one that it follows could not be handled, or is still set aside"
-            self._set_aside(record, reason, parked.since, first=copy.offset)
-            self._put(lane, parked)  # told once more, for whoever puts records back by what it was
+        self.passed_over += 1
+        if is_next:
+            reason = f"left behind by a replay: {parked.reason}"
+            self._dead_letter(record, reason, original_offset=mark.offset)
+            self._advance(at, parked, mark)
+        elif mark.offset > parked.back:
+            reason = "replayed before its turn: an earlier record of its key could not be handled, or is not replayed"
+            self._dead_letter(record, reason, parked.since, original_offset=mark.offset)
+            self._update(at, parked)  # written again, because the replay used an outdated entry
         return False
 
-    def _advance(self, lane: Lane, parked: Parked, copy: Copy) -> None:
-        if copy.end and copy.offset >= parked.last:
-            del self._keys[lane]
-            self._changed.add(lane)
-            log.info("a key is parked no more", extra={"topic": lane.topic, "partition": lane.partition})
+    def _advance(self, at: KeyPartition, parked: Parked, mark: ReplayMark) -> None:
+        if mark.end and mark.offset >= parked.last:
+            del self._parked[at]
+            self._changed.add(at)
+            log.info("a key is free again", extra={"topic": at.topic, "partition": at.partition})
         else:
-            self._put(lane, msgspec.structs.replace(parked, back=copy.offset))
+            self._update(at, msgspec.structs.replace(parked, back=mark.offset))
 
-    def _put(self, lane: Lane, parked: Parked) -> None:
-        self._keys[lane] = parked
-        self._changed.add(lane)
+    def _update(self, at: KeyPartition, parked: Parked) -> None:
+        self._parked[at] = parked
+        self._changed.add(at)
 
-    def _met(self, record: RawRecord) -> None:
-        """Outside of a chain a copy stands for itself, whatever becomes of it: its letter is closed."""
-        if isinstance(record, Returned):
-            self._receipts.append(Receipt(record, record.copy.offset))
+    def _close_letter(self, record: RawRecord) -> None:
+        if isinstance(record, ReplayedRecord):
+            self._receipts.append(ReplayReceipt(record, record.mark.offset))
 
-    def _set_aside(
-        self, record: RawRecord, reason: str, parked: int | None = None, *, first: int | None = None
+    def _dead_letter(
+        self, record: RawRecord, reason: str, parked: int | None = None, *, original_offset: int | None = None
     ) -> None:
-        letter = Letter(record, reason, record.offset if first is None else first, parked)
-        if record.topic == self._deadletters.topic and _is_about(record, self._deadletters.topic):
-            self._tell(letter)  # it stays where it stands: letters about letters would never end
+        letter = NewDeadLetter(record, reason, record.offset if original_offset is None else original_offset, parked)
+        if record.topic == self._dead_letters.topic and _is_about_letter(record):
+            self._report(letter)  # no letter about a letter about a letter: that would never end
         else:
             self._letters.append(letter)
 
-    def _tell(self, letter: Letter) -> None:
+    def _report(self, letter: NewDeadLetter) -> None:
         record = letter.record
-        metrics.DEADLETTERED.labels(self._deadletters.group, record.topic).inc()
-        about = {
+        metrics.DEADLETTERED.labels(self._dead_letters.group, record.topic).inc()
+        details = {
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
@@ -313,76 +315,53 @@ class Parking:
             "reason": letter.reason,
         }
         if letter.parked is None:
-            log.error("dead-lettered", extra=about)
+            log.error("dead-lettered", extra=details)
         elif letter.parked == record.offset:
-            log.error("dead-lettered, and its key is parked", extra=about)
+            log.error("dead-lettered, and its key is parked", extra=details)
         else:
-            log.warning("dead-lettered with its parked key", extra=about)
+            log.warning("dead-lettered with its parked key", extra=details)
 
-    def _show(self) -> None:
+    def _update_gauge(self) -> None:
         if self._store is not None:
-            metrics.PARKED_KEYS.labels(self._deadletters.group).set(len(self._keys))
+            metrics.PARKED_KEYS.labels(self._dead_letters.group).set(len(self._parked))
 
 
-def parked_lanes(records: Sequence[RawRecord], group: str) -> dict[Lane, Parked]:
-    """The lanes of a group that records of a `parked` topic leave parked; raises Fatal when an entry is none."""
-    mine = f"{group}/".encode()
-    entries = {record.key: record for record in records if record.key is not None and record.key.startswith(mine)}
-    lanes: dict[Lane, Parked] = {}
+def parked_keys(records: Sequence[RawRecord], group: str) -> dict[KeyPartition, Parked]:
+    """A group's parked keys, from all records of a `parked` topic; raises Fatal for an invalid entry."""
+    prefix = f"{group}/".encode()
+    entries = {record.key: record for record in records if record.key is not None and record.key.startswith(prefix)}
+    found: dict[KeyPartition, Parked] = {}
     for entry, record in entries.items():
         if record.value is None:
             continue
         try:
             _, topic, partition, key = entry.split(b"/", 3)
-            lanes[Lane(topic.decode(), int(partition), key)] = _decode(record.value)
+            found[KeyPartition(topic.decode(), int(partition), key)] = _decode(record.value)
         except (ValueError, msgspec.DecodeError) as error:
-            raise Fatal(
-                f"{record.topic}[{record.partition}]@{record.offset} does not say what {group} has parked: {error!r}"
-            ) from error
-    return lanes
+            place = f"{record.topic}[{record.partition}]@{record.offset}"
+            raise Fatal(f"{place} is not a valid entry of {group}'s parked keys: {error!r}") from error
+    return found
 
 
-async def read_whole(bootstrap: str, topic: str, client_id: str) -> list[RawRecord]:
-    """Every record of a small topic up to where it ends now; raises Transient when it cannot be read."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, client_id=client_id, enable_auto_commit=False, fetch_max_wait_ms=100
-    )
-    try:
-        async with asyncio.timeout(_READ_SECONDS):
-            await consumer.start()
-            if topic not in await consumer.topics():
-                raise Transient(f"the topic {topic} does not exist: create it with `{command('topics')}`")
-            consumer.assign([TopicPartition(topic, 0)])  # the client learns of a topic's partitions when it has one
-            await consumer.end_offsets([TopicPartition(topic, 0)])
-            places = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic)]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            ends = await consumer.end_offsets(places)
-            found: list[RawRecord] = []
-            while not all([await consumer.position(place) >= end for place, end in ends.items()]):
-                for lane in (await consumer.getmany(timeout_ms=100)).values():
-                    found += lane
-            return found
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise Transient(f"Kafka at {bootstrap} does not give {topic}: {error!r}") from error
-    finally:
-        await consumer.stop()
+def _entry_key(group: str, at: KeyPartition) -> bytes:
+    return f"{group}/{at.topic}/{at.partition}/".encode() + at.key
 
 
-def _entry(group: str, lane: Lane) -> bytes:
-    return f"{group}/{lane.topic}/{lane.partition}/".encode() + lane.key
+def _key_partition(record: RawRecord) -> KeyPartition:
+    return KeyPartition(record.topic, record.partition, record.key or b"")
 
 
 def _in_chain(record: RawRecord, parked: Parked | None) -> bool:
-    """Whether a record is a copy in the chain of its key, as far as that is parked now."""
-    if not isinstance(record, Returned) or parked is None or record.offset <= parked.since:
+    """Whether the record is a copy in the chain of its key, in its present parked state."""
+    if not isinstance(record, ReplayedRecord) or parked is None or record.offset <= parked.since:
         return False
-    return _is_linked(record) or (record.copy.parked and record.copy.offset >= parked.since)
+    return _has_predecessor(record) or (record.mark.parked and record.mark.offset >= parked.since)
 
 
-def _is_linked(record: RawRecord) -> bool:
-    return isinstance(record, Returned) and record.copy.after is not None
+def _has_predecessor(record: RawRecord) -> bool:
+    return isinstance(record, ReplayedRecord) and record.mark.after is not None
 
 
-def _is_about(letter: RawRecord, topic: str) -> bool:
-    return dict(letter.headers).get("dl_topic") == topic.encode()
+def _is_about_letter(record: RawRecord) -> bool:
+    """Whether a dead letter holds another dead letter."""
+    return bool(dict(record.headers).get("dl_topic") == record.topic.encode())

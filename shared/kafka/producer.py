@@ -1,11 +1,11 @@
-"""Records to Kafka in batches: `send` returns when all in-sync replicas have every one of them, and not before.
+"""Batch producer: `send` returns after all in-sync replicas have acknowledged every record.
 
-A batch costs the same round trips as a record, so callers hand over as many as they have. Batches are built here, one
-per partition, because that is several times cheaper than one future a record. The partition is the CRC-32 of the key:
-every producer of ours agrees on it, and it costs a twentieth of murmur2 in Python.
+A batch costs the same round trips as one record, so callers pass as many records as they have. The batches, one per
+partition, are built here, because that is several times cheaper than one future per record. The partition is the CRC-32
+of the key: all producers of this project use it, and it costs a twentieth of murmur2 in Python.
 
-An idempotent aiokafka producer retries for ever and, after some errors, never recovers; so a send has a deadline here,
-and a producer that failed for good is replaced before the next send.
+An idempotent aiokafka producer retries without a limit and, after some errors, never recovers. So each send has a
+deadline, and a producer that has failed is replaced before the next send.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _STOP_SECONDS = 5.0
 
 
 class Record(NamedTuple):
-    """What is sent, and where to. `partition` None means the key decides."""
+    """A record to send; without a `partition` its key decides."""
 
     topic: str
     key: bytes | None
@@ -41,32 +41,32 @@ class Record(NamedTuple):
 
 
 def record(topic: str, event: Encoded) -> Record:
-    """The record of an event on a topic."""
+    """The record of an encoded event."""
     return Record(topic, event.key, event.value, event.headers)
 
 
 class Producer(Protocol):
-    """Where records go. `send` returns when all are acknowledged; raises Transient when that is not known to be so."""
+    """Sends records; `send` returns when all are acknowledged, and raises Transient when that is not certain."""
 
     async def send(self, records: Sequence[Record]) -> None: ...
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """The partition that holds a key, of `partitions`."""
+    """The partition of a key, in a topic with so many partitions."""
     return zlib.crc32(key or b"") % partitions
 
 
-class Producers:
-    """A `Producer` over several clusters: `of_topic` gives the one that a topic is on.
+class MultiClusterProducer:
+    """A `Producer` for several clusters; `of_topic` returns the producer of a topic's cluster.
 
-    One that is away holds nothing up on the others, but all of a send counts as not done.
+    A cluster that is down does not delay the records of the others, but the whole send fails.
     """
 
     def __init__(self, of_topic: Callable[[str], Producer]) -> None:
         self._of_topic = of_topic
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Send each record to its cluster; raises as the first of them that does, when all have ended."""
+        """Send each record to its cluster; raises the first error, after all clusters have finished."""
         shares: dict[Producer, list[Record]] = {}
         for r in records:
             shares.setdefault(self._of_topic(r.topic), []).append(r)
@@ -74,7 +74,7 @@ class Producers:
 
 
 class KafkaProducer:
-    """A `Producer` on a real cluster. `timeout` bounds one send, in seconds; after it the outcome is unknown."""
+    """A `Producer` for one cluster. `timeout` limits a send, in seconds; after it the outcome is unknown."""
 
     def __init__(
         self, bootstrap: str, *, client_id: str, timeout: float = ACKNOWLEDGE_SECONDS, max_bytes: int = MAX_RECORD_BYTES
@@ -88,19 +88,19 @@ class KafkaProducer:
         self._partitions: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Connect; raises Transient when no broker answers."""
+        """Connect; raises Transient when no broker responds."""
         await self._connected()
 
     async def stop(self) -> None:
-        """Flush what is under way, for a bounded time, and disconnect."""
+        """Flush pending records, for a bounded time, and disconnect."""
         if self._producer is not None:
             await self._discard(self._producer)
 
     async def send(self, records: Sequence[Record]) -> None:
-        """Send all of `records`, those of a partition in their order; return when all are acknowledged.
+        """Send all records, in order within each partition; return when all are acknowledged.
 
-        Raises Transient when some may not have arrived (sending the same again is right: their ids repeat), Poison when
-        one is larger than Kafka takes.
+        Raises Transient when some may be missing (send the same records again: consumers ignore repeated ids), Poison
+        when one is larger than Kafka accepts.
         """
         producer: AIOKafkaProducer | None = None
         try:
@@ -112,52 +112,51 @@ class KafkaProducer:
             raise Transient(f"Kafka at {self._bootstrap} did not acknowledge within {self._timeout:g} s") from error
         except (KafkaTimeoutError, KafkaConnectionError) as error:
             self._count_failures(records)
-            raise Transient(f"Kafka at {self._bootstrap} did not take {len(records)} records: {error!r}") from error
+            raise Transient(f"Kafka at {self._bootstrap} did not accept {len(records)} records: {error!r}") from error
         except MessageSizeTooLargeError as error:
-            await self._replace(producer)  # the refused batch leaves a gap in the idempotent producer's sequence
-            raise Poison(f"a record is larger than Kafka takes: {error}") from error
+            await self._replace(producer)  # the rejected batch leaves a gap in its sequence numbers
+            raise Poison(f"a record is larger than Kafka accepts: {error}") from error
         except KafkaError as error:
             self._count_failures(records)
             await self._replace(producer)
-            raise Transient(f"Kafka at {self._bootstrap} refused {len(records)} records: {error!r}") from error
+            raise Transient(f"Kafka at {self._bootstrap} rejected {len(records)} records: {error!r}") from error
         for topic, n in Counter(r.topic for r in records).items():
             metrics.PRODUCED.labels(topic).inc(n)
 
     async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
-        lanes: dict[tuple[str, int], list[Record]] = {}
+        pending: dict[tuple[str, int], list[Record]] = {}
         for r in records:
             partition = r.partition
             if partition is None:
-                count = self._partitions.get(r.topic) or await self._count_partitions(producer, r.topic)
-                partition = zlib.crc32(r.key or b"") % count
-            lane = lanes.get((r.topic, partition))
-            if lane is None:
-                lanes[r.topic, partition] = [r]
+                partition = partition_of(r.key, self._partitions.get(r.topic) or await self._count(producer, r.topic))
+            same_partition = pending.get((r.topic, partition))
+            if same_partition is None:
+                pending[r.topic, partition] = [r]
             else:
-                lane.append(r)
+                same_partition.append(r)
         acknowledgements: list[asyncio.Future[object]] = []
         try:
-            while lanes:  # as Kafka's protocol has it: one batch of each partition at a time
-                for (topic, partition), lane in list(lanes.items()):
+            while pending:  # Kafka's protocol allows one batch per partition at a time
+                for (topic, partition), waiting in list(pending.items()):
                     batch = producer.create_batch()
-                    taken = 0
-                    for r in lane:
+                    appended = 0
+                    for r in waiting:
                         if batch.append(key=r.key, value=r.value, timestamp=None, headers=r.headers) is None:
                             break
-                        taken += 1
+                        appended += 1
                     batch.close()
                     acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
-                    if taken < len(lane):
-                        lanes[topic, partition] = lane[taken:]
+                    if appended < len(waiting):
+                        pending[topic, partition] = waiting[appended:]
                     else:
-                        del lanes[topic, partition]
+                        del pending[topic, partition]
         except BaseException:
             for acknowledgement in acknowledgements:
-                acknowledgement.cancel()  # nobody waits for it any more
+                acknowledgement.cancel()
             raise
         await _all(acknowledgements)
 
-    async def _count_partitions(self, producer: AIOKafkaProducer, topic: str) -> int:
+    async def _count(self, producer: AIOKafkaProducer, topic: str) -> int:
         self._partitions[topic] = len(await producer.partitions_for(topic))
         return self._partitions[topic]
 
@@ -182,7 +181,7 @@ class KafkaProducer:
                     await producer.start()
                 except (KafkaError, OSError) as error:
                     await self._discard(producer)
-                    raise Transient(f"Kafka at {self._bootstrap} does not answer: {error!r}") from error
+                    raise Transient(f"Kafka at {self._bootstrap} does not respond: {error!r}") from error
                 self._producer = producer
         return self._producer
 

@@ -1,6 +1,7 @@
-"""The topics, from one declarative file (`deploy/kafka/topics.yaml`): create what is missing, check what is there.
+"""Creates and checks the topics of one declarative file, `deploy/kafka/topics.yaml`.
 
-Nothing is deleted and no partition count is changed: that would break the order per subject, so it is reported instead.
+No topic is deleted, and no partition count is changed, because that would break the order per subject. Differences are
+reported instead.
 """
 
 import asyncio
@@ -15,13 +16,13 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from shared.runtime.errors import Transient
 
-_LOOKS: Final = 100
-_LOOK_SECONDS: Final = 0.1
+_LEADER_CHECKS: Final = 100
+_LEADER_CHECK_SECONDS: Final = 0.1
 FILE: Final = Path(__file__).parents[2] / "deploy" / "kafka" / "topics.yaml"
 
 
 class TopicSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of the file; `{region}` in the name stands for each region; `config` is Kafka's own."""
+    """One entry of the file. `{region}` in the name stands for each region; `config` has Kafka's topic options."""
 
     name: str
     partitions: int
@@ -33,9 +34,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: list[TopicSpec]
 
 
-class Report(msgspec.Struct, frozen=True):
-    """What `ensure` did and found: names created, names that were there, sentences about what differs, and names that
-    are still not there."""
+class TopicsReport(msgspec.Struct, frozen=True):
+    """Result of `ensure`: names of created, existing and still missing topics, and a sentence for each difference."""
 
     created: list[str]
     present: list[str]
@@ -44,12 +44,12 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def load(path: Path = FILE) -> list[TopicSpec]:
-    """The specifications in the file; raises msgspec.ValidationError, with the place, when one does not fit."""
+    """The topics of the file; raises msgspec.ValidationError, with the path of the invalid value."""
     return msgspec.yaml.decode(path.read_bytes(), type=_File).topics
 
 
 def expand(specs: Sequence[TopicSpec], regions: Sequence[str]) -> list[TopicSpec]:
-    """The topics of these regions, `{region}` replaced, and the global ones."""
+    """The topics of these regions, and the global ones."""
     expanded: dict[str, TopicSpec] = {}
     for spec in specs:
         for region in regions if "{region}" in spec.name else [""]:
@@ -58,23 +58,23 @@ def expand(specs: Sequence[TopicSpec], regions: Sequence[str]) -> list[TopicSpec
     return list(expanded.values())
 
 
-async def ensure(bootstrap: str, wanted: Sequence[TopicSpec], *, create: bool = True) -> Report:
-    """Create the topics that are missing (unless `create` is False) and say where those that exist differ.
+async def ensure(bootstrap: str, wanted: Sequence[TopicSpec], *, create: bool = True) -> TopicsReport:
+    """Create the missing topics (unless `create` is False), and compare the existing ones with the file.
 
-    On a cluster with fewer brokers than a topic's replication factor, it is created with as many replicas as there are
-    brokers, and the report says so. Raises Transient when the cluster does not answer.
+    On a cluster with fewer brokers than a topic's replication factor, the topic gets one replica per broker, and the
+    report includes that as a difference. Raises Transient when the cluster does not respond.
     """
     client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=20_000)
     try:
         await client.start()
         return await _ensure(client, wanted, create=create)
     except (KafkaError, OSError) as error:
-        raise Transient(f"Kafka at {bootstrap} does not answer: {error}") from error
+        raise Transient(f"Kafka at {bootstrap} does not respond: {error}") from error
     finally:
         await client.close()
 
 
-async def _ensure(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec], *, create: bool) -> Report:
+async def _ensure(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec], *, create: bool) -> TopicsReport:
     brokers = len((await client.describe_cluster())["brokers"])
     existing = set(await client.list_topics())
     missing = [spec for spec in wanted if spec.name not in existing]
@@ -101,18 +101,19 @@ async def _ensure(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec], *, c
                 differences.append(f"{name} could not be created: {error.__name__} {rest[0] if rest else ''}".rstrip())
     await _await_leaders(client, [*created, *(spec.name for spec in present)])
     differences += await _differences(client, present)
-    there = [spec.name for spec in present]
-    return Report(created, there, differences, [spec.name for spec in wanted if spec.name not in {*created, *there}])
+    found = [spec.name for spec in present]
+    still_missing = [spec.name for spec in wanted if spec.name not in {*created, *found}]
+    return TopicsReport(created, found, differences, still_missing)
 
 
 async def _await_leaders(client: AIOKafkaAdminClient, names: Sequence[str]) -> None:
-    """A topic is there for its users when every partition has a leader, which is a moment after its creation."""
-    for _ in range(_LOOKS):
+    """Wait until every partition has a leader, which happens a moment after the topic's creation."""
+    for _ in range(_LEADER_CHECKS):
         described = await client.describe_topics(list(names)) if names else []
         if all(t["partitions"] and all(p["leader"] >= 0 for p in t["partitions"]) for t in described):
             return
-        await asyncio.sleep(_LOOK_SECONDS)
-    raise Transient("Kafka has not elected a leader for every partition: look at its brokers")
+        await asyncio.sleep(_LEADER_CHECK_SECONDS)
+    raise Transient("Kafka has not elected a leader for every partition: check the brokers")
 
 
 def _config(spec: TopicSpec, brokers: int) -> dict[str, str]:
@@ -126,25 +127,23 @@ async def _differences(client: AIOKafkaAdminClient, present: Sequence[TopicSpec]
     if not present:
         return []
     found: list[str] = []
-    partitions = {
-        topic["topic"]: len(topic["partitions"])
-        for topic in await client.describe_topics([spec.name for spec in present])
-    }
-    configs = await _configs(client, [spec.name for spec in present])
+    names = [spec.name for spec in present]
+    partitions = {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics(names)}
+    configs = await _configs(client, names)
     for spec in present:
         if partitions[spec.name] != spec.partitions:
-            found.append(f"{spec.name} has {partitions[spec.name]} partitions, the file says {spec.partitions}")
+            found.append(f"{spec.name} has {partitions[spec.name]} partitions, but the file has {spec.partitions}")
         for name, value in spec.config.items():
             actual = configs[spec.name].get(name)
             if actual != value and name != "min.insync.replicas":
-                found.append(f"{spec.name} has {name}={actual}, the file says {value}")
+                found.append(f"{spec.name} has {name}={actual}, but the file has {value}")
     return found
 
 
 async def _configs(client: AIOKafkaAdminClient, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-    answers = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    responses = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
     return {
         resource[3]: {entry[0]: entry[1] for entry in resource[4]}
-        for answer in answers
-        for resource in answer.resources
+        for response in responses
+        for resource in response.resources
     }

@@ -1,4 +1,4 @@
-"""How a service comes by its database: it waits for the server, updates the schema, and closes after itself."""
+"""Opens a service's database: waits for the server, upgrades the schema, and closes the connections at the end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -12,7 +12,7 @@ from shared.runtime.retry import until_done
 
 
 @asynccontextmanager
-async def opened(
+async def open_database(
     url: str,
     service: str,
     *,
@@ -20,9 +20,9 @@ async def opened(
     readiness: Readiness,
     settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Database | None]:
-    """The database of `service`, for as long as the block takes; None when told to stop before the server answered.
+    """The database of `service`, open inside the block; None when `stop` is set before the server responds.
 
-    Readiness says what is lacking, meanwhile and as long as it is open. `settings` are in force on the hot connections.
+    The state of the server is reported as readiness. `settings` apply to the asyncpg connections.
     """
 
     async def connect() -> Database:

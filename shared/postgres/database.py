@@ -1,8 +1,8 @@
 """A service's database: an asyncpg pool for the hot paths (unnest, COPY), an SQLAlchemy engine for ordinary queries.
 
-What may succeed when tried again (a connection cut, a server starting, a deadlock) is raised as Transient, so that
-consumers retry and REST answers 503. A server that stands still cuts nothing: it is asked once a second whether it
-answers, and while it does not, nobody is let wait for it.
+Errors that may pass (a lost connection, a server that starts, a deadlock) are raised as Transient, so that consumers
+retry and REST returns 503. A server that hangs closes no connection. So it is pinged once a second, and while it does
+not respond, every call fails at once instead of waiting.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
-# A process that stands still, or a host that is gone, must not hold its locks for ever.
+# A process that hangs, or a host that has disappeared, must not keep its locks.
 _SESSION: Final = {
     "jit": "off",
     "idle_in_transaction_session_timeout": "30s",
@@ -34,15 +34,18 @@ _SESSION: Final = {
     "tcp_keepalives_count": "3",
 }
 
-_ACQUIRE_SECONDS: Final = 5.0  # how long a call waits for a connection before it is told to come back
-_COMMAND_SECONDS: Final = 15.0  # how long a statement may take
+# Every session that writes: a commit is reported after it is on disk, even if the server's default is `off`.
+DURABLE: Final = {"synchronous_commit": "on"}
+
+_ACQUIRE_SECONDS: Final = 5.0  # to wait for a free connection
+_COMMAND_SECONDS: Final = 15.0  # for a statement
 _PING_SECONDS: Final = 1.0
-_SILENT_SECONDS: Final = 5.0  # a server that says nothing for so long does not answer
+_SILENT_SECONDS: Final = 5.0  # without a response, until the server counts as down
 
 _PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what a connection says whose server went away while it was idle
+    asyncpg.InternalClientError,  # the server closed the connection while it was idle
     asyncpg.TransactionRollbackError,  # deadlock, serialization failure
     asyncpg.OperatorInterventionError,  # shutting down, starting up, cancelled
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
@@ -52,7 +55,7 @@ _PASSING = (
     TimeoutError,
     asyncio.IncompleteReadError,
 )
-# Another version's schema, or none: no record is to blame for that.
+# The schema is of another version: not the fault of a record.
 _OF_ANOTHER_SCHEMA = (
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
@@ -61,12 +64,12 @@ _OF_ANOTHER_SCHEMA = (
 
 
 def sqlalchemy_url(url: str) -> str:
-    """`postgresql://...` with the driver that SQLAlchemy is to use."""
+    """A `postgresql://` URL with the name of SQLAlchemy's driver."""
     return url.replace("postgresql://", "postgresql+asyncpg://", 1).replace("postgres://", "postgresql+asyncpg://", 1)
 
 
 class Database:
-    """A service's connections; `url` is `postgresql://user:password@host:port/name`."""
+    """Connections of a service; `url` is `postgresql://user:password@host:port/name`."""
 
     def __init__(self, url: str, pool: "asyncpg.Pool[Any]", engine: AsyncEngine) -> None:
         self._url = url
@@ -78,7 +81,7 @@ class Database:
     async def connect(
         cls, url: str, *, connections: int = 10, settings: Mapping[str, str] = MappingProxyType({})
     ) -> "Database":
-        """Open the pools, `settings` in force on the hot one; raises Transient when the server does not answer."""
+        """Open the pools; `settings` apply to the asyncpg pool. Raises Transient when the server does not respond."""
         try:
             pool = await asyncpg.create_pool(
                 url,
@@ -86,22 +89,26 @@ class Database:
                 max_size=connections,
                 timeout=10,
                 command_timeout=_COMMAND_SECONDS,
-                server_settings={**_SESSION, **settings},
+                server_settings={**_SESSION, **settings, **DURABLE},
             )
         except _PASSING as error:
-            raise Transient(f"PostgreSQL does not answer: {error}") from error
+            raise Transient(f"PostgreSQL does not respond: {error}") from error
         engine = create_async_engine(
             sqlalchemy_url(url),
-            pool_size=connections,  # opened as they are needed, and then kept: a new one costs PostgreSQL a process
+            pool_size=connections,  # opened on demand and kept: each new one costs PostgreSQL a process
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=_ACQUIRE_SECONDS,
-            connect_args={"timeout": _SILENT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+            connect_args={
+                "timeout": _SILENT_SECONDS,
+                "command_timeout": _COMMAND_SECONDS,
+                "server_settings": DURABLE,
+            },
         )
         return cls(url, pool, engine)
 
     async def close(self) -> None:
-        """Close the pools; after five seconds, without waiting for whoever still holds a connection."""
+        """Close the pools; after five seconds, also the connections in use."""
         try:
             async with asyncio.timeout(5):
                 await self._pool.close()
@@ -110,7 +117,7 @@ class Database:
         await self._engine.dispose()
 
     async def watch(self, readiness: Readiness, stop: asyncio.Event) -> None:
-        """Ask the server whether it answers, until `stop` is set; while it does not, readiness says so and every call
+        """Ping the server until `stop` is set. While it does not respond, the service is not ready, and every call
         raises Transient at once."""
         connection: asyncpg.Connection[Any] | None = None
         try:
@@ -119,15 +126,15 @@ class Database:
                     async with asyncio.timeout(_SILENT_SECONDS):
                         if connection is None:
                             connection = await asyncpg.connect(self._url, timeout=_SILENT_SECONDS)
-                        await connection.fetchval("SELECT 1 AS answers")
+                        await connection.fetchval("SELECT 1 AS alive")
                     trouble = None
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the server is asked again
+                except Exception as error:  # noqa: BLE001 - any error is reported, and the server is pinged again
                     trouble = _why(error)
                     if connection is not None:
                         connection.terminate()
                         connection = None
                 if trouble != self._trouble:
-                    log.warning("the database: %s", trouble or "it answers again")
+                    log.warning("the database: %s", trouble or "it responds again")
                     self._trouble = trouble
                 readiness.set("database", trouble)
                 await wait(stop, _PING_SECONDS)
@@ -141,9 +148,9 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection inside one transaction: committed at the end, rolled back on any error.
+        """An asyncpg connection in one transaction: committed at the end, rolled back after an error.
 
-        Raises Transient while the server is away, Fatal when its schema is not this version's.
+        Raises Transient while the server is down, Fatal when its schema is of another version.
         """
         async with self.held() as connection, connection.transaction():
             yield connection
@@ -166,7 +173,7 @@ class Database:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection of one's own: for what lives in a session (advisory locks), and for hot look-ups.
+        """An asyncpg connection without a transaction, for session state (advisory locks) and for fast look-ups.
 
         Raises as `transaction` does.
         """
@@ -177,27 +184,27 @@ class Database:
         except _OF_ANOTHER_SCHEMA as error:
             raise _another_schema(error) from error
         except _PASSING as error:
-            if isinstance(error, ValueError):  # asyncpg's refusal of an argument is an InterfaceError too
+            if isinstance(error, ValueError):  # an invalid argument is an InterfaceError too
                 raise
             raise Transient(_why(error)) from error
 
 
 def _another_schema(error: BaseException) -> Fatal:
     return Fatal(
-        f"the database's schema is not this version's ({_said(error)}): start the service again, which brings it to its"
-        " version, or stop it if a newer version has taken its place"
+        f"the database's schema is not this version's ({_message(error)}): start the service again, which upgrades it,"
+        " or stop the service if a newer version has replaced it"
     )
 
 
 def _why(error: BaseException) -> str:
-    """A sentence for whoever is told to come back: without statements, addresses and other people's help pages."""
+    """A sentence for clients, without SQL statements, addresses and help links."""
     if isinstance(error, NoneIsFree):
         return "No connection to PostgreSQL was free in time."
     if isinstance(error, TimeoutError):
         return "PostgreSQL did not answer in time."
-    return f"PostgreSQL: {_said(error)}."
+    return f"PostgreSQL: {_message(error)}."
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__

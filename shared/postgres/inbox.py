@@ -1,7 +1,7 @@
-"""The inbox: which events a service has already taken in, so that a replay changes nothing.
+"""The inbox: the ids of the events that a service has handled, so that a repeated event has no effect.
 
-`first_time` is called inside the transaction that makes the effects. A second consumer of the same event waits on the
-unique key until the first commits, and is then told that it is too late.
+Call `first_time` inside the transaction that makes the effects. A second consumer of the same event waits on the unique
+key until the first one commits, and then gets no new id.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def inbox_table(metadata: sa.MetaData) -> sa.Table:
 
 
 async def first_time(connection: Connection, event_ids: Sequence[str]) -> set[str]:
-    """Enter these events; returns those that were not there. In sorted order, so that two batches cannot deadlock."""
+    """Insert the ids, and return the new ones. The sorted order prevents deadlocks between two batches."""
     rows = await connection.fetch(
         "INSERT INTO inbox (event_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING event_id::text",
         sorted(set(event_ids)),

@@ -1,7 +1,7 @@
-"""A service's schema: brought to its newest version at start, by one process at a time.
+"""Upgrades a service's schema to its newest version at start.
 
-Each service keeps its versions in `services/<name>/migrations`; the environment they run in is shared. An advisory
-lock makes replicas that start together take turns.
+Each service has its versions in `services/<name>/migrations`; the Alembic environment is shared. An advisory lock
+makes sure that one replica upgrades at a time.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.postgres.database import sqlalchemy_url
+from shared.postgres.database import DURABLE, sqlalchemy_url
 from shared.runtime.errors import Transient
 
 _ROOT: Final = Path(__file__).parents[2]
-_LOCK: Final = 7_209_110_452_131  # any number, the same for all
+_LOCK: Final = 7_209_110_452_131  # any number, the same for all services
 
 
 def config(service: str) -> Config:
@@ -31,16 +31,16 @@ def config(service: str) -> Config:
 
 
 async def upgrade(url: str, service: str) -> None:
-    """Bring the database at `url` to the newest version of `service`'s schema; raises Transient when it is away."""
-    engine = create_async_engine(sqlalchemy_url(url))
+    """Upgrade the database at `url` to the newest version of `service`'s schema; raises Transient."""
+    engine = create_async_engine(sqlalchemy_url(url), connect_args={"server_settings": DURABLE})
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade, service)
-    except (OSError, DBAPIError, asyncpg.PostgresError) as error:  # the last: refused while connecting
+    except (OSError, DBAPIError, asyncpg.PostgresError) as error:  # PostgresError: while connecting
         if isinstance(error, DBAPIError) and not error.connection_invalidated and "does not exist" in str(error):
             raise
-        raise Transient(f"the {service} database cannot be prepared: {error}") from error
+        raise Transient(f"the {service} database cannot be upgraded: {error}") from error
     finally:
         await engine.dispose()
 

@@ -1,15 +1,14 @@
-"""The outbox and its relay: an event is written in the transaction that changes the state, and published after it.
+"""The outbox and its relay: a transaction writes its events to the outbox, and the relay publishes them afterwards.
 
-Rows of a key are inserted by transactions that hold the key's lock, so their ids follow their commits; the relay of a
-shard is alone (an advisory lock on its connection) and publishes in the order of ids, so a key's events are in Kafka in
-the order of its changes. A row leaves the table, by its own id, after Kafka has acknowledged it: after a crash in
-between it is published again under the same event id. A relay that remembered `id > last` instead, or deleted a range
-of ids, would lose rows, because ids are handed out before they commit.
+Transactions insert the rows of a key while they hold the key's lock, so the ids of the rows are in commit order. Each
+shard has one relay (an advisory lock on its connection), which publishes in the order of ids. So the events of a key
+are in Kafka in the order of its changes. After Kafka has acknowledged a row, the relay deletes it by its id; after a
+crash between these steps, the event is published again under the same event id. A relay that remembered only the last
+id, or deleted a range of ids, would lose rows, because a transaction gets its ids before it commits.
 
-Yet a look at the table must not pay for the rows that were deleted and not yet vacuumed (one long read elsewhere keeps
-millions). So it starts behind a floor that is safe: an id becomes the floor when every transaction that could hold an
-id up to it has ended, and what they left is published. `write` makes sure that a transaction has its number before it
-draws an id.
+A query must not scan the rows that are deleted but not vacuumed yet (one long transaction elsewhere keeps millions of
+them). So it starts above a floor. An id becomes the floor when every transaction that could own an id up to it has
+ended, and their rows are published. `write` makes sure that a transaction has its number before it draws an id.
 """
 
 import asyncio
@@ -40,15 +39,14 @@ _POLL_SECONDS: Final = 0.1
 _MEASURE_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 1.0
 _PARKED_SECONDS: Final = 60.0
-# The server ends the session of a relay that stands still, and with it the locks; longer than any send of a live one.
-_IDLE_SECONDS: Final = 60
+_IDLE_SECONDS: Final = 60  # then the server ends the session of a hanging relay, and its locks; longer than any send
 
 _encode_headers = msgspec.msgpack.Encoder().encode
 _decode_headers = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
-    """The outbox of a service's schema; its migration adds `STORAGE`, which SQLAlchemy has no word for."""
+    """The outbox table of a service's schema; its migration adds `STORAGE`, which SQLAlchemy cannot express."""
     return sa.Table(
         "outbox",
         metadata,
@@ -61,8 +59,8 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-# A table that is emptied all day is vacuumed by the count of dead rows, not by their share, and without pauses: what it
-# grows to meanwhile pushes the other tables' indexes out of memory.
+# The table is emptied continuously, so it is vacuumed by the number of dead rows, not by their share, and without
+# pauses. Otherwise it grows and pushes the indexes of other tables out of memory.
 STORAGE: Final = (
     "ALTER TABLE outbox SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,"
     " autovacuum_vacuum_cost_delay = 0)"
@@ -77,7 +75,7 @@ CROSS JOIN LATERAL (
     SELECT * FROM outbox WHERE shard = s.shard AND id > s.floor AND key <> ALL ($3::bytea[]) ORDER BY id LIMIT $4
 ) AS o"""
 
-# Each row by its key, however the table looked when it was analysed: seen empty, a join would compare all with all.
+# Deletes each row by its key. A join would compare all rows with all, if the table was empty when it was analysed.
 _DELETE: Final = """
 DELETE FROM outbox WHERE ctid = ANY (ARRAY(
     SELECT found.ctid FROM unnest($1::smallint[], $2::bigint[]) AS p (shard, id)
@@ -89,9 +87,9 @@ CROSS JOIN LATERAL (SELECT count(*) AS n FROM outbox WHERE shard = s.shard AND i
 
 
 async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -> None:
-    """Put (topic, event) pairs into the outbox, in their order, within the caller's transaction.
+    """Insert (topic, event) pairs in order, in the caller's transaction.
 
-    Raises Poison for an event that is larger than Kafka takes: then the change that it tells must not be made either.
+    Raises Poison for an event that is larger than Kafka accepts; then the transaction must not commit.
     """
     if not events:
         return
@@ -102,16 +100,16 @@ async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -
     for _, topic, key, value, headers in rows:
         size = len(key) + len(value) + len(headers)
         if size > MAX_RECORD_BYTES:
-            raise Poison(f"an event for {topic} has {size} bytes, more than the {MAX_RECORD_BYTES} that Kafka takes")
+            raise Poison(f"an event for {topic} has {size} bytes, more than the {MAX_RECORD_BYTES} that Kafka accepts")
     await connection.execute("SELECT pg_current_xact_id()")
     await connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
 
 
 class Relay:
-    """Publishes a service's outbox. Replicas share the shards: whoever holds a shard's lock publishes it.
+    """Publishes a service's outbox. Replicas share the shards: the holder of a shard's lock publishes it.
 
-    What Kafka refuses as too large (its limit was lowered since) is parked with the rows of its key that follow: they
-    stay in the table, are tried again every minute, and the others flow.
+    An event that Kafka rejects as too large (after its limit was lowered) is parked with the later rows of its key:
+    they stay in the table, and are tried again every minute. All other rows continue.
     """
 
     def __init__(
@@ -134,11 +132,11 @@ class Relay:
         self._parked_until = 0.0
 
     def wake(self) -> None:
-        """Say that a transaction with events has committed; without it the relay looks ten times a second."""
+        """A transaction with events has committed: publish now, without waiting for the next poll."""
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Publish until `stop` is set; what is committed by then and not published waits in the table."""
+        """Publish until `stop` is set; unpublished events stay in the table."""
         attempt, backoff = 0, Backoff()
         while not stop.is_set():
             started = self._clock.monotonic()
@@ -148,12 +146,14 @@ class Relay:
                     await self._serve(connection, stop)
             except Transient as error:
                 attempt = 1 if self._clock.monotonic() - started > backoff.longest else attempt + 1
-                log.warning("the relay connects again", extra={"error": str(error), "attempt": attempt})
+                log.warning(
+                    "the relay lost its connection; connecting again", extra={"error": str(error), "attempt": attempt}
+                )
                 await wait(stop, backoff.delay(attempt))
         self._depth.set(0)
 
     async def _serve(self, connection: Connection, stop: asyncio.Event) -> None:
-        held = _Held(connection, self._clock)
+        held = _HeldShards(connection, self._clock)
         attempt, backoff, measured = 0, Backoff(), -_MEASURE_SECONDS
         while not stop.is_set():
             self._wake.clear()
@@ -164,7 +164,7 @@ class Relay:
                 attempt = 0
             except Transient as error:
                 attempt, more = attempt + 1, False
-                log.warning("the relay waits for Kafka", extra={"error": str(error), "attempt": attempt})
+                log.warning("the relay cannot publish; trying again", extra={"error": str(error), "attempt": attempt})
             if self._clock.monotonic() - measured >= _MEASURE_SECONDS:
                 self._depth.set(await connection.fetchval(_COUNT, *held.shards))
                 measured = self._clock.monotonic()
@@ -173,8 +173,8 @@ class Relay:
             elif not more:
                 await wait(self._wake, _POLL_SECONDS)
 
-    async def publish(self, connection: Connection, held: "_Held") -> int:
-        """Publish and then remove up to a batch of the oldest rows of the held shards; returns how many."""
+    async def publish(self, connection: Connection, held: "_HeldShards") -> int:
+        """Publish and delete up to a batch of the oldest rows of the held shards; returns their number."""
         if self._parked and self._clock.monotonic() >= self._parked_until:
             self._parked.clear()
         rows: list[Row] = await connection.fetch(_FETCH, *held.shards, list(self._parked), self._limit)
@@ -195,8 +195,8 @@ class Relay:
             if len(rows) == 1:
                 self._parked.add(rows[0][3])
                 self._parked_until = self._clock.monotonic() + _PARKED_SECONDS
-                about = {"topic": rows[0][2], "outbox_id": rows[0][1], "reason": error.reason}
-                log.error("an event cannot be published; it and those of its key that follow wait", extra=about)
+                details = {"topic": rows[0][2], "outbox_id": rows[0][1], "reason": error.reason}
+                log.error("an event cannot be published; it waits, with the later events of its key", extra=details)
                 return []
             half = len(rows) // 2
             first = await self._send(rows[:half])
@@ -204,8 +204,8 @@ class Relay:
         return rows
 
 
-class _Held:
-    """The shards that a connection holds the locks of, and for each the id up to which nothing is left or will come."""
+class _HeldShards:
+    """The shards that a connection has locked, and the floor of each: no row has an id up to it, now or later."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
@@ -221,7 +221,7 @@ class _Held:
         return list(self._floors), list(self._floors.values())
 
     async def take_over(self) -> None:
-        """Hold the shards that nobody holds."""
+        """Lock the shards that no other relay has locked."""
         wanted = [shard for shard in range(SHARDS) if shard not in self._floors]
         if wanted:
             rows = await self._connection.fetch(
@@ -232,7 +232,7 @@ class _Held:
             self._floors |= {row[0]: 0 for row in rows}
 
     async def settle(self) -> None:
-        """Once in a while, learn an id such that every transaction which drew one up to it has ended."""
+        """Once a second, find an id such that every transaction with an id up to it has ended."""
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + _SETTLE_SECONDS
@@ -247,7 +247,7 @@ class _Held:
             self._settled, self._mark = self._mark[0], None
 
     def published(self, rows: Sequence[Row], limit: int) -> None:
-        """All of `rows`, the oldest up to `limit` of each shard, have been published and removed."""
+        """Raise the floors: `rows`, the oldest up to `limit` of each shard, are published and deleted."""
         for shard, floor in self._floors.items():
             found = [row[1] for row in rows if row[0] == shard]
             reached = self._settled if len(found) < limit else min(self._settled, found[-1])

@@ -1,6 +1,6 @@
-"""The only place that knows what time it is, so that tests can decide it.
+"""The clock. No other module reads the system's time, so tests control the time.
 
-Times in events and answers are UTC, RFC 3339, with milliseconds: `2026-05-01T09:30:00.000Z`.
+Times in events and responses are UTC, RFC 3339, with milliseconds: `2026-05-01T09:30:00.000Z`.
 """
 
 import time
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What time it is, for people (`now`) and for measuring (`monotonic`, seconds)."""
+    """Wall-clock time (`now`), and monotonic seconds for measuring durations (`monotonic`)."""
 
     def now(self) -> datetime: ...
 
@@ -17,7 +17,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system's clock."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved; for tests."""
+    """A clock for tests: its time changes only with `advance`."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start
@@ -45,12 +45,12 @@ class ManualClock:
 
 
 def to_text(moment: datetime) -> str:
-    """`moment` (aware) as RFC 3339 in UTC with milliseconds and `Z`."""
+    """An aware time as RFC 3339 text, in UTC, with milliseconds and `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def from_text(text: str) -> datetime:
-    """The moment that an RFC 3339 text names; raises ValueError for anything else or a time without an offset."""
+    """The time of an RFC 3339 text, in UTC; raises ValueError for any other text, and without a UTC offset."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no UTC offset")

@@ -1,21 +1,21 @@
-"""The three kinds of failure a consumer tells apart, because each asks for something else.
+"""The three kinds of failure. A consumer reacts to each in a different way.
 
-`Transient` goes away by itself: the same records are tried again in place, so order holds. `Poison` never succeeds: the
-record is set aside whole and the consumer goes on. `Fatal` means going on would break a promise: the service stops
-without advancing, and its supervisor starts it again.
+`Transient`: the consumer tries the same records again in place, so their order holds. `Poison`: the record can never
+succeed; the consumer dead-letters it whole and continues. `Fatal`: the service cannot continue without breaking a
+guarantee; it stops and commits nothing, and its supervisor starts it again.
 """
 
 
 class PiepowderError(Exception):
-    """Base of the errors below; its text is one sentence that a person can act on."""
+    """Base class; the message is one sentence that tells a person what to do."""
 
 
 class Transient(PiepowderError):  # noqa: N818 - the field's word
-    """The same call may succeed later (a broker away, a deadlock, a connection cut)."""
+    """The same call may succeed later (a broker is down, a deadlock, a lost connection)."""
 
 
 class Poison(PiepowderError):  # noqa: N818 - the field's word
-    """This record can never be handled; `reason` is what a person reads in the dead-letter topic."""
+    """The record can never be handled; `reason` is shown in the dead-letter topic."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -23,8 +23,9 @@ class Poison(PiepowderError):  # noqa: N818 - the field's word
 
 
 class TooNew(Poison):
-    """This reader does not know such a record yet; a newer one will, so what follows it must not overtake it."""
+    """The record's type or version is newer than this reader. A newer reader can handle it, so the later records of
+    its key wait for it."""
 
 
 class Fatal(PiepowderError):  # noqa: N818 - the field's word
-    """Going on would break a promise; stop the service and advance nothing."""
+    """The service cannot continue without breaking a guarantee: stop it, and commit nothing."""

@@ -1,4 +1,4 @@
-"""Logs as JSON lines on standard error: time, level, service, message, and whatever ids the caller adds as `extra`."""
+"""JSON logs on standard error, one object per line: time, level, service, message, and the caller's `extra` fields."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ class _Lines(JsonFormatter):
 
 
 def configure(service: str, level: str = "INFO") -> None:
-    """Send every logger's records to standard error as one JSON object a line."""
+    """Send the records of all loggers to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _Lines(

@@ -1,25 +1,25 @@
-"""Whether a service can do its work, and what it lacks: its loops say it, `/readyz` and a metric tell it."""
+"""Readiness of a service: its loops report their conditions, and `/readyz` and a metric show the result."""
 
 from shared.runtime import metrics
 
 
 class Readiness:
-    """What the service still lacks, by condition; ready when it lacks nothing."""
+    """Conditions of a service, each with what is missing; the service is ready when nothing is missing."""
 
     def __init__(self, service: str) -> None:
         self.service = service
-        self._lacks: dict[str, str | None] = {}
+        self._missing: dict[str, str | None] = {}
         metrics.READY.labels(service).set_function(lambda: float(self.ready))
 
-    def set(self, condition: str, lacking: str | None) -> None:
-        """Say what `condition` lacks, None for nothing."""
-        self._lacks[condition] = lacking
+    def set(self, condition: str, missing: str | None) -> None:
+        """Report what a condition is missing, None for nothing."""
+        self._missing[condition] = missing
 
     @property
     def ready(self) -> bool:
-        return all(lacking is None for lacking in self._lacks.values())
+        return all(missing is None for missing in self._missing.values())
 
     @property
     def conditions(self) -> dict[str, str]:
-        """Every condition, `ok` or what it lacks."""
-        return {name: lacking or "ok" for name, lacking in self._lacks.items()}
+        """Every condition, with `ok` or what is missing."""
+        return {name: missing or "ok" for name, missing in self._missing.items()}

@@ -1,4 +1,4 @@
-"""Trying again: how long to wait, and how to stop waiting when the service stops."""
+"""Retries with exponential backoff; a wait ends early when the service stops."""
 
 import asyncio
 import logging
@@ -14,20 +14,20 @@ T = TypeVar("T")
 
 
 class Backoff(NamedTuple):
-    """How transient failures are tried again: exponential from `first` to `longest` seconds, for `bound` in all."""
+    """Exponential backoff: delays from `first` to `longest` seconds, for at most `bound` seconds in total."""
 
     first: float = 0.1
     longest: float = 5.0
     bound: float = 600.0
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait before attempt `attempt` (from 1), with full jitter over the upper half."""
+        """Seconds to wait after the `attempt`-th failure (from 1): half of it fixed, half of it random."""
         ceiling = min(self.longest, self.first * 2.0 ** min(attempt - 1, 16))
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
 async def wait(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not longer than until `stop` is set."""
+    """Sleep for `seconds`, or until `stop` is set."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()
@@ -38,9 +38,9 @@ async def wait(stop: asyncio.Event, seconds: float) -> None:
 async def until_done(
     condition: str, act: Callable[[], Awaitable[T]], *, stop: asyncio.Event, readiness: Readiness
 ) -> T | None:
-    """What `act` returns, tried again while it is Transient; None when told to stop before that.
+    """Call `act` until it succeeds, and return its result; None when `stop` is set before that.
 
-    Meanwhile `condition` tells in the service's readiness what is lacking.
+    Retries Transient errors only, and reports them as the readiness of `condition`.
     """
     attempt, backoff = 0, Backoff()
     readiness.set(condition, "not connected yet")

@@ -1,10 +1,9 @@
-"""Settings come from environment variables, typed, with defaults that work locally.
+"""Typed settings from environment variables, with defaults that work locally.
 
-A value that does not fit stops the process with a sentence that names the variable, what it was and what is wrong.
+An invalid value ends the process with a sentence that has the variable, its value and the reason.
 """
 
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -14,16 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from shared.validation.regions import check_region
+
 
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def check_region(region: str) -> str:
-    """`region` if it has the form of a region's id; raises ValueError with what was expected."""
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", region):
-        raise ValueError("a region is 1 to 31 of a-z, 0-9 and '-', and starts with a letter")
-    return region
 
 
 _LOOPBACK: Final = (("http", "127.0.0.1"), ("http", "::1"), ("http", "localhost"))
@@ -33,34 +27,34 @@ RegionIds: TypeAlias = Annotated[list[RegionId], NoDecode, BeforeValidator(_spli
 
 
 def is_private(url: str) -> bool:
-    """Whether nobody on the way reads what a URL answers: HTTPS, or HTTP on this machine."""
+    """Whether nobody else can read the traffic to a URL: HTTPS, or HTTP on this machine."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme, parts.hostname) in _LOOPBACK)
 
 
 class CommonSettings(BaseSettings):
-    """What every service needs; each service's `settings.py` adds its own. Names are prefixed with `PIEPOWDER_`."""
+    """Settings of every service; each service's `settings.py` adds its own. Variables start with `PIEPOWDER_`."""
 
     model_config = SettingsConfigDict(env_prefix="PIEPOWDER_", extra="ignore", frozen=True)
 
     kafka: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port[,host:port...]")
     kafka_by_region: dict[str, str] = Field(
-        default={}, description='Bootstrap servers of regions with a cluster of their own, as JSON: {"eu": "host:port"}'
+        default={}, description='Bootstrap servers of regions that have their own cluster, as JSON: {"eu": "host:port"}'
     )
-    clients_file: Path | None = Field(None, description="The first keys' hashes, scopes and regions (JSON)")
-    oidc_issuer: str = Field("", description="Who issues people's access tokens, https://...; empty takes none")
-    oidc_audience: str = Field("", description="What their `aud` must name", validate_default=True)
-    oidc_regions_claim: str = Field("piepowder_regions", min_length=1, description="The claim that lists their regions")
+    clients_file: Path | None = Field(None, description="JSON file with the first API keys: hashes, scopes, regions")
+    oidc_issuer: str = Field("", description="Issuer of people's access tokens, https://...; empty disables tokens")
+    oidc_audience: str = Field("", description="Required audience (`aud`) of access tokens", validate_default=True)
+    oidc_regions_claim: str = Field("piepowder_regions", min_length=1, description="Claim with the regions of a person")
     host: str = Field("127.0.0.1", description="Address to listen on")
-    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 for any free port")
     instance: str = Field(
         default_factory=socket.gethostname,
-        description="This process among its replicas (static group membership): the pod's name; never two at a time",
+        description="Unique name of this replica (static group membership), such as the pod's name",
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
-    drain_seconds: float = Field(10.0, gt=0, description="How long a stop may take to finish what is under way")
-    batch_records: int = Field(2000, ge=1, le=50_000, description="Records taken from Kafka at a time, at most")
-    parked_keys: int = Field(10_000, ge=1, description="Keys that may be parked at a time; past it the service stops")
+    drain_seconds: float = Field(10.0, gt=0, description="Time to finish current work when the service stops")
+    batch_records: int = Field(2000, ge=1, le=50_000, description="Maximum records of a batch from Kafka")
+    parked_keys: int = Field(10_000, ge=1, description="Maximum parked keys; the service stops above it")
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -71,9 +65,9 @@ class CommonSettings(BaseSettings):
 
     @field_validator("oidc_audience")
     @classmethod
-    def _comes_with_an_issuer(cls, audience: str, info: ValidationInfo) -> str:
+    def _is_set_with_an_issuer(cls, audience: str, info: ValidationInfo) -> str:
         if info.data.get("oidc_issuer") and not audience:
-            raise ValueError("it is needed beside PIEPOWDER_OIDC_ISSUER: a token for somebody else must open nothing")
+            raise ValueError("required with PIEPOWDER_OIDC_ISSUER: tokens for another audience must not be accepted")
         return audience
 
     def bootstrap(self, region: str) -> str:
@@ -85,17 +79,17 @@ S = TypeVar("S", bound=CommonSettings)
 
 
 def load(kind: type[S]) -> S:
-    """The settings in the environment; ends the process with status 2 and one line for each value that does not fit."""
+    """Read the settings; ends the process with status 2, and one line for each invalid value."""
     try:
         return kind()
-    except SettingsError as error:  # a value that is to be JSON and is not; the field stands in the text alone
+    except SettingsError as error:  # invalid JSON; only the message has the field's name
         name = str(error).partition('field "')[2].partition('"')[0]
-        _refuse([(name, f"not JSON: {error.__cause__}", os.environ.get(f"PIEPOWDER_{name.upper()}"))])
+        _exit([(name, f"not JSON: {error.__cause__}", os.environ.get(f"PIEPOWDER_{name.upper()}"))])
     except ValidationError as error:
-        _refuse([(".".join(str(part) for part in e["loc"]), e["msg"], e["input"]) for e in error.errors()])
+        _exit([(".".join(str(part) for part in e["loc"]), e["msg"], e["input"]) for e in error.errors()])
 
 
-def _refuse(problems: list[tuple[str, str, object]]) -> NoReturn:
+def _exit(problems: list[tuple[str, str, object]]) -> NoReturn:
     for name, message, given in problems:
-        print(f"PIEPOWDER_{name.upper()} = {given!r} is not usable: {message}", file=sys.stderr)
+        print(f"PIEPOWDER_{name.upper()} = {given!r} is not valid: {message}", file=sys.stderr)
     sys.exit(2)

@@ -1,6 +1,9 @@
-"""JSON, read strictly. The standard library lets pass what is no JSON (NaN, halves of surrogate pairs), and of a name
-that an object has twice every reader keeps the last; so whoever sent it would never know that the other was not read.
-What is done here takes as long as the text is, however deep, wide or doubled: whoever sent it chose its form."""
+"""Strict JSON decoding: rejects invalid JSON that the standard library accepts (NaN, lone surrogates), and finds
+duplicate object names, of which parsers silently keep the last.
+
+The time is linear in the size of the text, for any depth, width and number of duplicates, because the sender chooses
+its form.
+"""
 
 import json
 import math
@@ -11,84 +14,85 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-Place: TypeAlias = list[str | int]
-"""Where a value stands: the names and numbers that lead to it."""
+JsonPath: TypeAlias = list[str | int]
+"""The object names and array indices that lead to a value."""
 
-_MOST_DIGITS: Final = 20  # no number of 64 bits has more
+_MAX_DIGITS: Final = 20  # a 64-bit integer has at most 20
 has_lone_surrogate = re.compile(
     rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
 ).search
 
 
-class Malformed(ValueError):  # noqa: N818 - what the text is
-    """It is no JSON; the sentence says why, and where."""
+class MalformedJsonError(ValueError):
+    """The text is not JSON; the message has the reason and the position."""
 
 
-class Object(dict[str, Any]):
-    """A JSON object in which some names, `twice`, were more than once."""
+class ObjectWithDuplicates(dict[str, Any]):
+    """A JSON object in which the names in `duplicates` occur more than once; its members have the last values."""
 
-    def __init__(self, members: dict[str, Any], twice: Collection[str]) -> None:
+    def __init__(self, members: dict[str, Any], duplicates: Collection[str]) -> None:
         super().__init__(members)
-        self.twice = twice
+        self.duplicates = duplicates
 
 
 def decode(text: bytes) -> Any:
-    """What a JSON text says, its objects as `Object`s where that matters, and as infinite a number that is too large to
-    be one; raises Malformed."""
+    """Decode a JSON text. Objects with duplicate names become `ObjectWithDuplicates`, and numbers out of the range of a
+    float become infinite; raises MalformedJsonError."""
     try:
-        return read(text)
+        return decode_raw(text)
     except UnicodeDecodeError as error:
-        raise Malformed(f"the input is not UTF-8 ({error.reason})") from error
+        raise MalformedJsonError(f"the input is not UTF-8 ({error.reason})") from error
     except RecursionError as error:
-        raise Malformed("the input is nested too deeply") from error
+        raise MalformedJsonError("the input is nested too deeply") from error
     except ValueError as error:
-        said = str(error).removeprefix("JSON is malformed: ") if text.strip() else "it is empty; expected an object"
-        raise Malformed(f"the input is not JSON: {said}") from error
+        reason = str(error).removeprefix("JSON is malformed: ") if text.strip() else "it is empty; expected an object"
+        raise MalformedJsonError(f"the input is not JSON: {reason}") from error
 
 
-def read(text: bytes) -> Any:
-    """The same as `decode`, but raises what the readers do: ValueError (UnicodeDecodeError too), RecursionError."""
+def decode_raw(text: bytes) -> Any:
+    """As `decode`, but raises the decoders' own errors: ValueError (also UnicodeDecodeError) and RecursionError."""
     try:
-        msgspec.json.decode(text)  # strict where the standard library is not: UTF-8, surrogates
-    except msgspec.ValidationError as error:  # a number: without types there is nothing else to refuse
+        msgspec.json.decode(text)  # stricter than the standard library about UTF-8 and surrogates
+    except msgspec.ValidationError as error:  # a number out of range; without types there is no other cause
         if has_lone_surrogate(text):
             raise ValueError("a \\u escape in it is half of a surrogate pair") from error
-        return json.loads(text.decode(), object_pairs_hook=_object, parse_int=_whole, parse_constant=_constant)
+        return json.loads(text.decode(), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
     return json.loads(text, object_pairs_hook=_object)
 
 
-def walk(value: object) -> Iterator[tuple[Place, object]]:
-    """All values in what was read, from the first to the last, each with its place: the walk's own, which moves on."""
+def walk(value: object) -> Iterator[tuple[JsonPath, object]]:
+    """All values of a decoded text in order, each with its path. The path is one list that changes: copy it to keep
+    it."""
     yield [], value
-    place: Place = [0]
+    path: JsonPath = [0]
     levels = [_members(value)]
     while levels:
         for name, member in levels[-1]:
-            place[-1] = name
-            yield place, member
+            path[-1] = name
+            yield path, member
             if isinstance(member, dict | list):
                 levels.append(_members(member))
-                place.append(0)
+                path.append(0)
                 break
         else:
             levels.pop()
-            place.pop()
+            path.pop()
 
 
-def twice(value: object) -> Iterator[Place]:
-    """The places of the members that are there more than once, in what `decode` gave."""
-    for place, one in walk(value):
-        if isinstance(one, Object):
-            yield from ([*place, name] for name in one.twice)
+def duplicates(value: object) -> Iterator[JsonPath]:
+    """The paths of the members whose name occurs more than once in their object."""
+    for path, member in walk(value):
+        if isinstance(member, ObjectWithDuplicates):
+            yield from ([*path, name] for name in member.duplicates)
 
 
-def too_large(value: object) -> Iterator[Place]:
-    """The places of the numbers that are too large to be one, in what `decode` gave."""
-    return (place.copy() for place, one in walk(value) if isinstance(one, float) and math.isinf(one))
+def infinite_numbers(value: object) -> Iterator[JsonPath]:
+    """The paths of the numbers that are out of the range of a float."""
+    return (path.copy() for path, member in walk(value) if isinstance(member, float) and math.isinf(member))
 
 
 def has_duplicates(text: bytes) -> bool:
-    """Whether an object of a valid JSON text has a duplicate name; `twice` finds their places."""
+    """Whether an object of a valid JSON text has a duplicate name; `duplicates` finds their paths."""
     try:
         _find_duplicates(text.decode())
     except _DuplicateName:
@@ -119,12 +123,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) == len(pairs):
         return members
     counted = Counter(name for name, _ in pairs)
-    return Object(members, [name for name, count in counted.items() if count > 1])
+    return ObjectWithDuplicates(members, [name for name, count in counted.items() if count > 1])
 
 
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no number in it")
+    raise ValueError(f"{name} is not a JSON number")

@@ -94,10 +94,10 @@ async def open_room(service: str, monkeypatch: pytest.MonkeyPatch) -> Room:
         return True
 
     class Reader:
-        def __init__(self, *, apply: Callable[..., None], lacking: Callable[[], object], **_: object) -> None:
+        def __init__(self, *, apply: Callable[..., None], missing: Callable[[], object], **_: object) -> None:
             for event in TOLD:
                 apply(event)
-            lacking()
+            missing()
             self.run = None
 
     for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):

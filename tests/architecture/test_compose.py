@@ -1,4 +1,5 @@
-"""`docker-compose.yml` and Prometheus' files fit their specifications, the services' own settings, and one another."""
+"""`docker-compose.yml` and Prometheus' files agree with their specifications, the services' settings and list, and each
+other."""
 
 import importlib
 import json
@@ -16,16 +17,18 @@ import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema.validators import validator_for
-from prometheus_client.metrics import MetricWrapperBase
 
+from deploy import services
 from deploy.docker.jobs import main as job
+from deploy.services import processes
 from piepowder import cli as command
+from piepowder.profile import resolve
 from shared.contracts import topics
 from shared.kafka import topic_admin
-from shared.runtime import metrics
 from shared.runtime.settings import CommonSettings
-from tests import conftest
 from tests.architecture.containers import ROOT, VERSION, image_environment, load_compose, load_dockerfile, seconds
+from tests.support.servers import KAFKA_IMAGE, POSTGRES_IMAGE
+from tools import metrics
 
 COMPOSE = load_compose()
 CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -36,6 +39,8 @@ SERVICES = {
 }
 JOBS = {name: container for name, container in CONTAINERS.items() if container.get("restart") == "no"}
 OURS = SERVICES | JOBS
+REGIONS: list[str] = SERVICES["intake"]["environment"]["PIEPOWDER_REGIONS"].split(",")
+PROCESSES = {process.name: process for process in processes(REGIONS)}
 PORT = int(image_environment()["PIEPOWDER_PORT"])
 RULES = [
     rule
@@ -74,22 +79,15 @@ def test_the_file_fits_the_compose_specification() -> None:
     assert not validator.is_valid(COMPOSE | {"services": {"intake": {"imagee": "x"}}})
 
 
-def test_every_service_runs_and_those_of_a_region_run_in_each() -> None:
-    packages = {f"services.{path.parent.name}" for path in (ROOT / "services").glob("*/__main__.py")}
-    assert {container["command"][0] for container in SERVICES.values()} == packages
-    regions = regions_of("intake")
-    assert regions == regions_of("router")
-    regional = {
-        (container["command"][0], container["environment"]["PIEPOWDER_REGION"]): name
-        for name, container in SERVICES.items()
-        if "region" in settings_class(name).model_fields
-    }
-    assert regional == {(f"services.{kind}", r): f"{kind}-{r}" for kind in ("decision", "audit") for r in regions}
-
-
-def regions_of(name: str) -> list[str]:
-    regions: list[str] = SERVICES[name]["environment"]["PIEPOWDER_REGIONS"].split(",")
-    return regions
+def test_compose_runs_each_process_of_the_list_of_services_with_its_variables() -> None:
+    assert SERVICES.keys() == PROCESSES.keys()
+    for name, process in PROCESSES.items():
+        environment = SERVICES[name]["environment"]
+        expected = {f"PIEPOWDER_{variable}": value for variable, value in process.variables.items()}
+        assert SERVICES[name]["command"] == [process.module]
+        assert {variable: environment.get(variable) for variable in expected} == expected
+        assert process.service.regional == ("region" in settings_class(name).model_fields)
+        assert process.service.database == ("database_url" in settings_class(name).model_fields)
 
 
 @each_service
@@ -106,7 +104,7 @@ def test_every_variable_is_one_that_the_service_reads(name: str) -> None:
 
 
 @each_services_settings
-def test_its_settings_parse_and_none_points_at_the_container_itself(name: str, settings: CommonSettings) -> None:
+def test_its_settings_are_valid_and_none_points_to_the_container_itself(name: str, settings: CommonSettings) -> None:
     assert [field for field, value in settings if "127.0.0.1" in str(value) or "localhost" in str(value)] == []
     assert settings.port == PORT
     assert settings.clients_file is not None
@@ -150,20 +148,17 @@ def test_each_service_with_a_database_has_one_that_is_created(password: str | No
     containers = load_compose({} if password is None else {"POSTGRES_PASSWORD": password})["services"]
     created = re.findall(r"CREATE DATABASE (\w+);", (ROOT / "deploy/docker/databases.sql").read_text())
     server = containers["postgres"]["environment"]
-    used = []
-    for name in SERVICES:
-        if "database_url" in settings_class(name).model_fields:
-            url = urlsplit(containers[name]["environment"]["PIEPOWDER_DATABASE_URL"])
-            assert (url.scheme, url.hostname, url.port) == ("postgresql", "postgres", 5432)
-            assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
-            assert "postgres" in containers[name]["depends_on"]
-            used.append(url.path.lstrip("/"))
-    assert sorted(set(used)) == sorted(created)
-    owners = [name.removesuffix("-projection") for name in SERVICES if name != "router"]  # it shares intake's
-    assert [f"piepowder_{name.replace('-', '_')}" for name in owners] == used
+    with_database = [process for process in PROCESSES.values() if process.database]
+    for process in with_database:
+        url = urlsplit(containers[process.name]["environment"]["PIEPOWDER_DATABASE_URL"])
+        assert (url.scheme, url.hostname, url.port) == ("postgresql", "postgres", 5432)
+        assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
+        assert url.path == f"/piepowder_{process.database}"
+        assert "postgres" in containers[process.name]["depends_on"]
+    assert {f"piepowder_{process.database}" for process in with_database} == set(created)
 
 
-def test_the_items_status_is_followed_by_one_process_which_is_not_the_one_that_takes_them_in() -> None:
+def test_a_separate_process_follows_the_items_status() -> None:
     following = {
         name: container["environment"].get("PIEPOWDER_PROJECTION", "true")
         for name, container in SERVICES.items()
@@ -178,13 +173,11 @@ def test_the_topics_of_every_region_are_created() -> None:
     given = dict(zip(said[2::2], said[3::2], strict=True))
     assert given["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
     created = {spec.name for spec in topic_admin.expand(topic_admin.load(), given["--regions"].split(","))}
-    regional = (topics.submissions, topics.cases, topics.decisions, topics.requests, topics.access)
-    kinds = (*regional, topics.deadletters, topics.parked)
-    assert created == {topics.CONTROL} | {kind(region) for kind in kinds for region in regions_of("intake")}
+    assert created == {topics.CONTROL} | {topic(region) for topic in topics.REGIONAL for region in REGIONS}
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_is_one_that_there_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_job_is_a_known_program(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, *arguments = JOBS[name]["command"]
     assert arguments[0] == name
     programs: dict[str, Callable[[list[str]], object]] = {"piepowder": command.app, "deploy.docker.jobs": job}
@@ -195,7 +188,7 @@ def test_a_job_is_one_that_there_is(name: str, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
 
 
-def test_the_key_is_made_once_and_only_its_hash_is_shown_to_the_services() -> None:
+def test_the_services_see_only_the_hash_of_the_key() -> None:
     key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
     assert JOBS["control"]["command"][3] == key_file
     folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
@@ -214,11 +207,19 @@ def mounted(container: dict[str, Any]) -> set[str]:
     return {volume.split(":")[1] for volume in container.get("volumes", [])}
 
 
-def test_the_router_is_asked_where_it_listens() -> None:
+def test_the_routers_url_is_where_it_listens() -> None:
     asking = [c["environment"]["PIEPOWDER_ROUTER"] for c in SERVICES.values() if c["command"] == ["services.intake"]]
     for text in (JOBS["control"]["command"][2], *asking):
         url = urlsplit(text)
         assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
+
+
+def test_the_profile_of_compose_has_each_published_address_of_a_client() -> None:
+    profile = resolve(profile=str(ROOT / "deploy/docker/profile.yaml"), variables={})
+    published = {name: f"http://{c['ports'][0].rpartition(':')[0]}" for name, c in SERVICES.items()}
+    del published["intake-projection"]  # clients call intake
+    assert {f"{service}-{region}".rstrip("-"): url for (service, region), url in profile.services.items()} == published
+    assert [f"{profile.kafka}:9092"] == CONTAINERS["kafka"]["ports"]
 
 
 def test_nothing_is_published_beyond_the_loopback_and_no_port_twice() -> None:
@@ -234,11 +235,11 @@ def test_images_are_pinned_and_are_those_of_the_tests() -> None:
         assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-[a-z]+[\d.]*)*", tag), f"{name}: {image}:{tag}"
     assert {container["image"] for container in OURS.values()} == {f"piepowder:{VERSION}"}
     assert [name for name, container in CONTAINERS.items() if "build" in container] == ["keys"]
-    assert CONTAINERS["kafka"]["image"] == conftest._KAFKA_IMAGE
-    assert CONTAINERS["postgres"]["image"].split(".")[0] == conftest._POSTGRES_IMAGE.split("-")[0]
+    assert CONTAINERS["kafka"]["image"] == KAFKA_IMAGE
+    assert CONTAINERS["postgres"]["image"].split(".")[0] == POSTGRES_IMAGE.split("-")[0]
 
 
-def test_every_container_is_bounded_and_ours_can_do_nothing_but_run() -> None:
+def test_every_container_is_limited_and_ours_have_no_capabilities() -> None:
     assert [name for name, container in CONTAINERS.items() if not container.get("mem_limit")] == []
     for container in OURS.values():
         assert container["mem_limit"] == "300m"
@@ -250,7 +251,7 @@ def test_every_container_is_bounded_and_ours_can_do_nothing_but_run() -> None:
         assert "test" in container["healthcheck"] or name in JOBS
 
 
-def test_what_a_container_waits_for_comes_about() -> None:
+def test_every_start_condition_of_a_container_can_become_true() -> None:
     for container in CONTAINERS.values():
         for needed, how in container.get("depends_on", {}).items():
             if how["condition"] == "service_completed_successfully":
@@ -267,7 +268,7 @@ def test_what_a_container_waits_for_comes_about() -> None:
         order += ready
 
 
-def test_all_that_is_mounted_is_there() -> None:
+def test_every_mounted_source_exists() -> None:
     sources = [v.split(":")[0] for container in CONTAINERS.values() for v in container.get("volumes", [])]
     assert {source for source in sources if not source.startswith(".")} == COMPOSE["volumes"].keys()
     assert [source for source in sources if source.startswith(".") and not (ROOT / source).exists()] == []
@@ -282,27 +283,28 @@ def test_prometheus_scrapes_every_service_and_reads_the_rules() -> None:
         for target in group["targets"]
         if scrape["job_name"] != "prometheus"
     }
-    assert scraped == {
-        (container["command"][0].split(".")[1], f"{name}:{PORT}") for name, container in SERVICES.items()
-    }
+    assert scraped == {(process.service.name, f"{name}:{PORT}") for name, process in PROCESSES.items()}
     assert config["rule_files"] == ["rules.yml"]
     assert "./deploy/prometheus:/etc/prometheus:ro" in CONTAINERS["prometheus"]["volumes"]
 
 
 def exposed() -> dict[str, set[str]]:
-    """Every series that the catalogue can bring about, with its own labels."""
-    found: dict[str, set[str]] = {}
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            for family in metric.describe():
-                suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-                for suffix in suffixes:
-                    found[family.name + suffix] = {*metric._labelnames, *(["le"] if suffix == "_bucket" else [])}
-    return found
+    """Every series of the metrics catalogue, with its labels."""
+    found = [metric for module in metrics.modules() for metric in metrics.catalogue(module)]
+    return {name: labels for metric in found for name, labels in metric.series.items()}
+
+
+def test_the_alerts_of_a_service_that_is_down_or_absent_name_every_service() -> None:
+    names = {service.name for service in services.SERVICES}
+    down, absent = (
+        next(rule["expr"] for rule in RULES if rule["alert"] == alert) for alert in ("ServiceDown", "ServiceAbsent")
+    )
+    assert set(re.findall(r"[a-z]+", re.findall(r'job=~"([^"]*)"', down)[0])) == names
+    assert set(re.findall(r'absent\(piepowder_ready\{service="(\w+)"\}\)', absent)) == names
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_an_alert_speaks_of_metrics_that_exist_and_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_metrics_and_says_what_to_do(rule: dict[str, Any]) -> None:
     named = set(re.findall(r"\b(?:piepowder_\w+|up)\b", rule["expr"]))
     assert named
     assert named - exposed().keys() - {"up"} == set()
@@ -313,7 +315,7 @@ def test_an_alert_speaks_of_metrics_that_exist_and_says_what_to_do(rule: dict[st
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_an_alert_is_well_formed_and_asks_for_labels_that_its_metrics_have(rule: dict[str, Any]) -> None:
+def test_an_alert_is_well_formed_and_uses_labels_of_its_metrics(rule: dict[str, Any]) -> None:
     tree = promql.parse(rule["expr"])
     selectors = [node for node in walk(tree) if isinstance(node, promql.VectorSelector)]
     assert selectors
@@ -345,7 +347,7 @@ def test_the_alerts_fire_as_their_tests_say() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_is_shown_to_fire_and_to_keep_quiet() -> None:
+def test_each_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     cases = yaml.safe_load((ROOT / "deploy/prometheus/rules_test.yml").read_text())["tests"]
     quiet, *noisy = (
         {case["alertname"] for case in test["alert_rule_test"] if "exp_alerts" in case or test is cases[0]}

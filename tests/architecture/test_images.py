@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
-from deploy.initial import keep_key
+from deploy.initial import ensure_key
 from deploy.local.ports import free_ports
 from tests.architecture.containers import ROOT, image_environment, load_compose, load_dockerfile, seconds
 
@@ -99,7 +99,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return Image(tmp_path_factory.mktemp("image"))
 
 
-def test_it_is_built_on_one_pinned_python_and_from_hashed_wheels_alone() -> None:
+def test_the_image_has_one_pinned_python_and_only_hashed_wheels() -> None:
     bases = {step.text.split(" AS ")[0] for step in DOCKERFILE_STEPS if step.name == "FROM"}
     assert len(bases) == 1
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", bases.pop())
@@ -111,7 +111,7 @@ def test_it_is_built_on_one_pinned_python_and_from_hashed_wheels_alone() -> None
     assert [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
 
 
-def test_it_runs_as_nobody_in_particular_and_is_stopped_by_a_signal_that_reaches_it() -> None:
+def test_the_image_runs_as_an_ordinary_user_and_receives_the_stop_signal() -> None:
     said = {step.name: step for step in LAST_STAGE}
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", said["USER"].text)
     assert said["STOPSIGNAL"].text == "SIGTERM"
@@ -123,7 +123,7 @@ def test_it_runs_as_nobody_in_particular_and_is_stopped_by_a_signal_that_reaches
     assert "RUN" not in written_after
 
 
-def test_it_holds_the_program_and_nothing_of_the_workshop(image: Image) -> None:
+def test_the_image_has_the_program_and_no_development_files(image: Image) -> None:
     held = {str(path.relative_to(image.folder)) for path in image.folder.rglob("*") if path.is_file()}
     assert {path.split("/")[0] for path in held} == {"deploy", "piepowder", "services", "shared"}
     assert {"deploy/kafka/topics.yaml", "shared/postgres/alembic/env.py"} <= held
@@ -145,7 +145,7 @@ SERVICES = {
 def containers(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Process"]]:
     """One process of each service, as its container starts it, with nothing of what it stands on."""
     place = tmp_path_factory.mktemp("containers")
-    keep_key(place / "key", place / "clients.json", "compose")
+    ensure_key(place / "key", place / "clients.json", "compose")
     with ExitStack() as stack:
         started = {}
         for (name, environment), port in zip(SERVICES.items(), free_ports(len(SERVICES)), strict=True):
@@ -198,7 +198,7 @@ class Process:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_lives_in_it_says_what_it_lacks_and_stops_when_told(
+def test_a_service_in_the_image_is_alive_names_what_is_missing_and_stops(
     name: str, containers: dict[str, Process]
 ) -> None:
     container = containers[name]
@@ -212,13 +212,13 @@ def test_a_service_lives_in_it_says_what_it_lacks_and_stops_when_told(
     assert container.process.wait(grace) == 0, container.log.read_text()
 
 
-def test_a_health_check_of_nothing_fails(image: Image) -> None:
+def test_a_health_check_without_a_service_fails(image: Image) -> None:
     [port] = free_ports(1)
     assert image.run("deploy.docker.health", PIEPOWDER_PORT=str(port)).returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [["piepowder", "--help"], ["deploy.docker.jobs", "--help"]], ids=lambda a: a[0])
-def test_its_commands_run(image: Image, arguments: list[str]) -> None:
+def test_the_commands_in_the_image_run(image: Image, arguments: list[str]) -> None:
     said = image.run(*arguments)
     assert said.returncode == 0, said.stderr
     assert "help" in said.stdout.lower()

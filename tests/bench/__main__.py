@@ -14,16 +14,16 @@ from typing import Final
 
 import uvloop
 
-from deploy.local.errors import StackError
 from deploy.local.stack import LocalStack
 from shared.kafka.producer import KafkaProducer
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import PiepowderError
+from shared.runtime.user_errors import UserError
 from tests.bench import document, e2e, growth, lookups, machine, report, soak, stages
 from tests.bench.costs import count_statements
 from tests.bench.kafka import Watch
 from tests.bench.report import Figure
-from tests.bench.rooms import House
+from tests.bench.services import Launcher
 from tests.bench.stages import Bench
 
 _STAGES: Final[Mapping[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
@@ -43,17 +43,19 @@ _FAILURES: Final = (
     ConnectionError,
     ExceptionGroup,
     PiepowderError,
-    StackError,
+    UserError,
     SubprocessError,
     TimeoutError,
 )
+_WHERE = "Kafka, PostgreSQL, services and load run on this machine, new for each stage"
 _clock = SystemClock()
 
 
 def main() -> None:
     arguments = _arguments()
+    _say(f"{_WHERE}: {', '.join(arguments.only)}.")
     gc.freeze()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it warns of every topic that is a moment old
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it warns about every new topic
     if arguments.profile:
         document.PICTURES.mkdir(exist_ok=True)
     where = [*machine.describe(), f"`python -m tests.bench {' '.join(sys.argv[1:])}`"]
@@ -73,25 +75,29 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description="Measures each stage beside its floor.")
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=f"{_WHERE}; each stage is measured next to its floor."
+    )
     names = [*_STAGES]
     parser.add_argument("--only", default=",".join(names), help="stages, comma-separated (default: all)")
-    parser.add_argument("--items", type=int, default=30_000, help="items a round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count, of each side (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=30_000, help="items per round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each side (default: %(default)s)")
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="also weigh what an item costs Kafka and PostgreSQL, and draw flame graphs into docs/performance",
+        help="also measure the cost of an item on Kafka and PostgreSQL, and draw flame graphs into docs/performance",
     )
     parser.add_argument("--grown", type=int, default=1_000_000, help="items for growth (default: %(default)s)")
     parser.add_argument("--stored", type=int, default=5_000_000, help="items for lookups (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long soak is steady (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="minutes of the steady load in soak (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="also write the result to this file")
-    parser.add_argument("--publish", action="store_true", help="write what was measured into docs/performance.md")
+    parser.add_argument("--publish", action="store_true", help="write the figures into docs/performance.md")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
     if unknown := set(arguments.only) - set(names):
-        parser.error(f"no stage named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        parser.error(f"there is no stage {', '.join(sorted(unknown))}; the stages are {', '.join(names)}")
     return arguments
 
 
@@ -114,27 +120,27 @@ async def _run(arguments: argparse.Namespace) -> tuple[dict[str, list[Figure]], 
 
 
 def _seconds(name: str, arguments: argparse.Namespace) -> float:
-    """How long a stage may take."""
+    """The time limit of a stage in seconds."""
     steady = 66 * arguments.minutes if name == "soak" else 0.0
     return _STAGE_SECONDS.get(name, _OTHER_SECONDS) + steady
 
 
 async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list[Figure]:
-    """A stage on servers of its own: what one leaves behind does not slow the next."""
-    stack = LocalStack(folder / "stack", say=_say)
+    """Run a stage on servers of its own, so that the data of one stage does not slow down the next."""
+    stack = LocalStack(folder / "stack", report=_say)
     try:
         began = _clock.monotonic()
         await asyncio.to_thread(stack.start)
         if arguments.profile and name not in ("e2e", "growth"):
             await count_statements(stack)
-        house = House(stack, folder / "services")
+        launcher = Launcher(stack, folder / "services")
         producer = KafkaProducer(stack.kafka, client_id="bench")
         async with Watch.on(stack.kafka) as watch:
             try:
                 pictures = document.PICTURES if arguments.profile else None
                 return await _STAGES[name](
                     Bench(
-                        house,
+                        launcher,
                         watch,
                         producer,
                         arguments.rounds,

@@ -1,6 +1,6 @@
-"""A load client that costs little: keep-alive connections that send prebuilt bytes and parse only the answers.
+"""A cheap load client: keep-alive connections that send prepared bytes and parse only the responses.
 
-It shares the machine with what it measures, so every microsecond of it would be counted against the service.
+The client shares the machine with the measured service, so its own cost would count against the service.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ _clock = SystemClock()
 
 
 class Answer(NamedTuple):
-    """An HTTP answer: its status and its body."""
+    """An HTTP response: its status and its body."""
 
     status: int
     body: bytes
 
 
 class Timed(NamedTuple):
-    """What was answered to a call, and when it was due and done (monotonic seconds)."""
+    """The response to a call, and when the call was due and done (monotonic seconds)."""
 
     due: float
     done: float
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     async def call(self, request: bytes) -> Answer:
-        """Send a whole request, wait for its whole answer; raises ConnectionError when the service hangs up."""
+        """Send a request and wait for its response; raises ConnectionError if the service disconnects."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("the connection is closed")
         self._answer = asyncio.get_running_loop().create_future()
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError(f"the service hung up: {exc!r}"))
+            self._answer.set_exception(ConnectionError(f"the service disconnected: {exc!r}"))
 
     def on_body(self, part: bytes) -> None:
         self._parts.append(part)
@@ -98,9 +98,9 @@ def get(path: str, key: str) -> bytes:
 
 
 async def send_all(url: str, requests: Sequence[bytes], *, connections: int, wanted: int) -> list[bytes]:
-    """Send the requests, as fast as `connections` in flight get their answers; the answers' bodies, in order.
+    """Send the requests, with `connections` calls in flight; the bodies of the responses in order.
 
-    Raises an ExceptionGroup of AssertionError, with the answer, when a status is not `wanted`.
+    Raises an ExceptionGroup of AssertionError, with the response, if a status is not `wanted`.
     """
     opened = [await Connection.open(url) for _ in range(min(connections, len(requests)))]
     bodies: list[bytes] = [b""] * len(requests)
@@ -124,9 +124,9 @@ async def send_all(url: str, requests: Sequence[bytes], *, connections: int, wan
 
 
 async def send_at(url: str, requests: Sequence[bytes], *, rate: float, connections: int) -> list[Timed]:
-    """Send so many requests a second, each at its time whatever became of those before (open loop).
+    """Send `rate` requests per second, each at its time, whatever the responses to earlier ones are (open loop).
 
-    One whose time has come while every connection waits for an answer is sent by the next that is free, and is late.
+    A request that is due while all connections are busy is sent by the next free connection, and is late.
     """
     opened = [await Connection.open(url) for _ in range(connections)]
     waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()

@@ -1,6 +1,6 @@
-"""What a stage's work leaves behind: bytes on Kafka's disk, WAL, tables and indexes, and how many statements it took.
+"""The cost of a stage's work: bytes on Kafka's disk, WAL, tables and indexes, and the number of SQL statements.
 
-Read from the servers before and after one round; all of it is theirs to know, so the service is not touched.
+The servers report all of it, before and after one round, so the service is not touched.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.stack import LocalStack
 from tests.bench.report import Cost
-from tests.bench.rooms import Room
+from tests.bench.services import Service
 
 _BATCHES: Final = "piepowder_consume_batch_seconds_count"
 _SIZES: Final = """
 SELECT relname::text AS bench, pg_table_size(relid), pg_indexes_size(relid) FROM pg_stat_user_tables"""
 _WRITTEN: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint AS bench"
-# without the bench's own, and without the frame of each transaction
+# excludes the statements of the bench, and the BEGIN and COMMIT of each transaction
 _STATEMENTS: Final = """
 SELECT coalesce(sum(calls), 0)::bigint AS bench FROM pg_stat_statements JOIN pg_database ON dbid = pg_database.oid
 WHERE datname = $1 AND query !~* '^(BEGIN|COMMIT|ROLLBACK)|AS bench'"""
@@ -35,18 +35,18 @@ class _State(NamedTuple):
 
 
 class Meter:
-    """Weighs a stage's rounds. `database` is the service's own, None where it has none; `topics` those it writes."""
+    """Measures the cost of a round. `database` is the service's own, or None; `topics` are the ones that it writes."""
 
-    def __init__(self, stack: LocalStack, room: Room, topics: Sequence[str], database: str | None) -> None:
+    def __init__(self, stack: LocalStack, service: Service, topics: Sequence[str], database: str | None) -> None:
         self._stack = stack
-        self._room = room
+        self._service = service
         self._topics = topics
         self._database = database
         self.cost: Cost | None = None
 
     @asynccontextmanager
     async def weighing(self, items: int) -> AsyncIterator[None]:
-        """Weigh what happens in the block, in which so many items go through; then `cost` tells."""
+        """Measure the cost of the block, in which this number of items is processed; `cost` has it afterwards."""
         before = await self._state()
         yield
         after = await self._state()
@@ -87,15 +87,15 @@ class Meter:
 
     async def _batches(self) -> int:
         async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.get(f"{self._room.url}/metrics")
+            answer = await client.get(f"{self._service.url}/metrics")
         families = text_string_to_metric_families(answer.text)
         samples = [sample for family in families for sample in family.samples if sample.name == _BATCHES]
         return round(sum(sample.value for sample in samples))
 
 
 async def count_statements(stack: LocalStack) -> None:
-    """Have the local PostgreSQL count statements: it must start again for that, so before any service does."""
-    assert stack.local_postgres is not None, "statements are counted on a PostgreSQL of one's own only"
+    """Let the local PostgreSQL count statements. This restarts it, so do this before a service starts."""
+    assert stack.local_postgres is not None, "statements can be counted only on a local PostgreSQL"
     connection = await asyncpg.connect(stack.database_url)
     try:
         await connection.execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")

@@ -1,6 +1,7 @@
-"""What goes through: the project's sample without its broken lines, each about 0.8 to 1 kB, each a subject of its own.
+"""The measured items: the project's sample without its invalid lines, 0.8 to 1 kB each, each with its own subject.
 
-Also what a stage finds on its topic when the stage before it is not running: the same events, made with `shared`.
+Also the events that a stage finds on its topic if the stage before it does not run: the same events, made with
+`shared`.
 """
 
 import itertools
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from piepowder import sample, words
+from deploy.local import sample
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode, subject_of
 from shared.contracts.events import (
@@ -38,7 +39,7 @@ _BYTES: Final = 820
 _FEW: Final = 2_000
 _STARTED: Final = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 
-MARKETS: Final = {"eu": frozenset(words.EU), "us": frozenset(words.US)}
+MARKETS: Final = {"eu": frozenset(sample.EU), "us": frozenset(sample.US)}
 OPERATING_MODEL: Final[dict[str, Any]] = {
     "regions": [
         {
@@ -103,7 +104,7 @@ def published() -> tuple[OperatingModelPublished, PolicySetPublished]:
 
 
 def control() -> list[Encoded]:
-    """The events that tell of both."""
+    """The events of both."""
     model, policy_set = published()
     told: list[tuple[str, str, Struct]] = [
         ("operating-model", OPERATING_MODEL_PUBLISHED, model),
@@ -118,9 +119,9 @@ def control() -> list[Encoded]:
 
 
 def bodies(count: int, *, tag: str, region: str | None = None) -> list[bytes]:
-    """`count` posts as JSON, all acceptable, `tag` naming their subjects; with `region`, all offered in its markets."""
+    """`count` valid posts as JSON, whose subjects contain `tag`; with `region`, all are for sale in its markets."""
     found: list[bytes] = []
-    wanted = MARKETS.get(region or "", frozenset(words.MARKETS))
+    wanted = MARKETS.get(region or "", frozenset(sample.DATA["markets"]))
     for seed in itertools.count(1):
         for line in sample.make(min(count * 2 + 50, 20_000), seed):
             if line.action == "refused":
@@ -146,7 +147,7 @@ def ndjson(lines: Sequence[bytes], size: int) -> list[bytes]:
 
 
 class Life(msgspec.Struct, frozen=True):
-    """An item's events in one region: as intake, router and decision tell them."""
+    """The events of an item in one region, as intake, router and decision publish them."""
 
     submitted: Encoded
     opened: Encoded
@@ -161,7 +162,7 @@ def lives(count: int, *, tag: str, region: str = REGION) -> list[Life]:
 
 
 def more_lives(numbers: range, *, tag: str, region: str = REGION) -> list[Life]:
-    """As `lives`, the items of these numbers; several times cheaper, because a few items come again and again."""
+    """Like `lives`, for the items of these numbers; much cheaper, because a few items are repeated."""
     few = _few(region)
     return [_life({**few[number % len(few)], "id": f"{tag}-{number}"}, number, region) for number in numbers]
 

@@ -1,4 +1,4 @@
-"""The page of figures: what a stage's run found goes between its markers in docs/performance.md, the rest stays."""
+"""The page of figures: the results of a stage replace the text between its markers in docs/performance.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ PICTURES: Final = PAGE.with_suffix("")
 
 
 def section(machine: Sequence[str], figures: Sequence[Figure]) -> str:
-    """What is said of a stage: where it was measured, its figures, what an item costs, where its time goes."""
+    """The section of a stage: where it was measured, its figures, the cost of an item, its processor time."""
     largest = max((size for figure in figures for size in figure.peak.values()), default=0.0)
     told = ["  \n".join(machine), report.table(figures)]
     told.append(f"The largest resident size of a service in these: {largest:.0f} MB (mark: < 300 MB).")
@@ -27,7 +27,7 @@ def section(machine: Sequence[str], figures: Sequence[Figure]) -> str:
 
 
 def publish(sections: Mapping[str, str], page: Path = PAGE) -> None:
-    """Put each section between its stage's markers; raises ValueError when the page has none for it."""
+    """Put each section between the markers of its stage; raises ValueError if the page has no markers for it."""
     text = page.read_text(encoding="utf-8")
     for name, told in sections.items():
         before, begin, rest = text.partition(f"<!-- measured: {name} -->\n")

@@ -1,8 +1,8 @@
-"""All services together, as `make run` starts them: how long until the first decision, how many items a second, how
-late a decision is at half of that rate, and the real listings from the first post to the last line of the audit trail.
+"""All services together, as `make run` starts them: the time until the first decision, items per second, the latency of
+a decision at half of that rate, and the real listings from the first post to the last line of the audit log.
 
-An item is through when a policy has decided it, or it waits in its reviewers' queue, and all of that is audited. For
-the real listings there are reviewers too, and they are through when all are decided.
+An item is done when a policy has decided it, or it waits in a queue, and all of that is audited. For the real listings
+there are reviewers too; then an item is done when it is decided.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from tests.bench.usage import Stretch, peak_mb
 LISTINGS: Final = Path(__file__).parents[3] / "shared" / "data" / "listings-d8-amazon.csv"
 _LINES: Final = 1_000
 _CALLS: Final = 4
-_CONNECTIONS: Final = 256  # few would be what is measured: a post takes as long as its flush
+_CONNECTIONS: Final = 256  # with fewer, the flush time of a post would be measured
 _FEW_LINES: Final = 20
-_FEW_CALLS: Final = 12  # at a time; intake takes 16 batch calls, by default
+_FEW_CALLS: Final = 12  # at a time; intake accepts 16 batch calls by default
 _OPEN_LOOP_SECONDS: Final = 10.0
 _LATE_SECONDS: Final = 20.0
 _REVIEWERS: Final = 4  # in each region
 _POLL_SECONDS: Final = 0.1
-_IDLE_SECONDS: Final = 0.5  # of a reviewer for whom there is nothing
+_IDLE_SECONDS: Final = 0.5  # of a reviewer who finds no case
 _clock = SystemClock()
 
 
@@ -55,7 +55,7 @@ _read_decided = msgspec.json.Decoder(_Decided).decode
 
 
 class Arrivals:
-    """When each item's first decision came off Kafka (monotonic seconds), as an upstream that listens sees it."""
+    """When the first decision about each item arrived from Kafka (monotonic seconds)."""
 
     def __init__(self) -> None:
         self.seen: dict[str, float] = {}
@@ -63,7 +63,7 @@ class Arrivals:
 
     @asynccontextmanager
     async def listening(self, bootstrap: str) -> AsyncIterator[None]:
-        """Read the decisions' topics from their end on, until the block ends."""
+        """Read the decisions topics from their current end until the block ends."""
         consumer = bare_consumer(bootstrap, None, *map(topics.decisions, REGIONS))
         await consumer.start()
         await consumer.seek_to_end()
@@ -89,8 +89,8 @@ class Arrivals:
 
 async def end_to_end(bench: Bench) -> list[Figure]:
     """The figures of the whole system."""
-    folder = bench.house.folder / "system"
-    system = System(bench.house.stack, REGIONS, folder, say=bench.say)
+    folder = bench.launcher.folder / "system"
+    system = System(bench.launcher.stack, REGIONS, folder, report=bench.say)
     try:
         await asyncio.to_thread(system.start)
         figures = [await _first_decision(bench, system), *await _real_listings(bench, system)]
@@ -100,7 +100,7 @@ async def end_to_end(bench: Bench) -> list[Figure]:
             figures += await _latency(bench, system, throughput.measured / 2, lines)
         peak = {name: peak_mb(pid) for name, pid in _pids(system).items()}
         restarts = {name: service.restarts for name, service in system.services.items() if service.restarts}
-        assert not restarts, f"services died meanwhile: {restarts}"
+        assert not restarts, f"services ended unexpectedly: {restarts}"
     finally:
         await asyncio.to_thread(system.stop)
     largest = Figure(
@@ -116,7 +116,7 @@ async def end_to_end(bench: Bench) -> list[Figure]:
 
 async def _first_decision(bench: Bench, system: System) -> Figure:
     arrivals = Arrivals()
-    async with arrivals.listening(bench.house.stack.kafka):
+    async with arrivals.listening(bench.launcher.stack.kafka):
         [request] = _posts(system, data.bodies(1, tag="first"))
         await calls.send_all(system.url("intake"), [request], connections=1, wanted=202)
         async with asyncio.timeout(_LATE_SECONDS):
@@ -134,7 +134,7 @@ async def _throughput(bench: Bench, system: System) -> Figure:
     for number in range(bench.rounds + 1):
         bench.say(f"end to end: round {number} of {bench.rounds}")
         requests = _batches(system, data.bodies(bench.items, tag=f"all{number}"))
-        with Stretch(_pids(system), bench.house.trees) as stretch:
+        with Stretch(_pids(system), bench.launcher.trees) as stretch:
             await calls.send_all(system.url("intake"), requests, connections=_CALLS, wanted=200)
             await _through(bench.watch, system)
         rounds.append(Round(bench.items, stretch.seconds, stretch.cpu))
@@ -148,14 +148,15 @@ async def _throughput(bench: Bench, system: System) -> Figure:
 
 
 async def _latency(bench: Bench, system: System, rate: float, lines: int) -> list[Figure]:
-    """Calls of so many lines (1: single posts), each at its time whatever became of those before (open loop)."""
+    """Send calls of `lines` lines (1: single posts), each at its time, whatever the earlier responses are (open
+    loop)."""
     count = int(min(rate * _OPEN_LOOP_SECONDS, bench.items))
     what = "single posts" if lines == 1 else f"calls of {lines} lines"
     bench.say(f"end to end: {count} items in {what}, {rate:.0f} items a second")
     bodies = data.bodies(count, tag=f"timed{lines}")
     requests = _posts(system, bodies) if lines == 1 else _batches(system, bodies, lines)
     arrivals = Arrivals()
-    async with arrivals.listening(bench.house.stack.kafka):
+    async with arrivals.listening(bench.launcher.stack.kafka):
         timed = await calls.send_at(
             system.url("intake"),
             requests,
@@ -190,9 +191,9 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
     if not LISTINGS.exists():
         bench.say("end to end: the real listings are not measured, ../shared/data is absent")
         return []
-    source = listings.Source(str(LISTINGS))
+    source = listings.ItemFile(str(LISTINGS))
     try:
-        options = listings.Options(platform="amazon", lenient=True)
+        options = listings.FileOptions(platform="amazon", lenient=True)
         lines = [line.body for line in listings.read(source, options) if isinstance(line, listings.Line)]
     finally:
         source.close()
@@ -206,10 +207,10 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
         for number in range(_REVIEWERS)
     ]
     try:
-        with Stretch(_pids(system), bench.house.trees) as stretch:
+        with Stretch(_pids(system), bench.launcher.trees) as stretch:
             answers = await calls.send_all(system.url("intake"), requests, connections=_CALLS, wanted=200)
             await _through(bench.watch, system)
-            while await _open(system):  # noqa: ASYNC110 - a service tells only who asks
+            while await _open(system):  # noqa: ASYNC110 - a service must be polled
                 await asyncio.sleep(_POLL_SECONDS)
             await _through(bench.watch, system)
     finally:
@@ -228,7 +229,7 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
 
 
 async def _review(system: System, region: str, reviewer: str) -> None:
-    """A reviewer who takes whatever waits and approves it, until cancelled."""
+    """A reviewer who claims and approves every waiting case, until cancelled."""
     connection = await calls.Connection.open(system.url("decision", region))
     claim = msgspec.json.encode({"reviewer": reviewer, "team": "in_house"})
     try:
@@ -248,14 +249,14 @@ async def _review(system: System, region: str, reviewer: str) -> None:
 
 
 async def _through(watch: Watch, system: System) -> None:
-    """Wait until every service has worked on everything, the outboxes are empty, and the audit has read it all."""
+    """Wait until every service has processed all events, the outboxes are empty, and audit has read everything."""
     for region in REGIONS:
         await watch.until_committed(f"piepowder-router-{region}", [topics.submissions(region)])
     for region in REGIONS:
         await watch.until_committed(f"piepowder-decision-{region}", [topics.cases(region)])
     for region in REGIONS:
         decisions = (await _totals(system, region))["decisions"]
-        # a reviewer's decision is two events: claimed, decided
+        # a reviewer's decision has two events: claimed, decided
         told = sum(decisions["policy"].values()) + 2 * sum(decisions["people"].values())
         await watch.until_size(told, topics.decisions(region))
     for region in REGIONS:
@@ -272,7 +273,7 @@ async def _totals(system: System, region: str) -> dict[str, Any]:
 
 
 async def _decided(system: System) -> Counter[str]:
-    """How many decisions by `policy` and by `people`, in all regions."""
+    """The number of decisions by `policy` and by `people`, in all regions."""
     found: Counter[str] = Counter()
     for region in REGIONS:
         decisions = (await _totals(system, region))["decisions"]
@@ -281,7 +282,7 @@ async def _decided(system: System) -> Counter[str]:
 
 
 async def _open(system: System) -> int:
-    """How many cases wait or are held, in all regions."""
+    """The number of waiting or claimed cases, in all regions."""
     states = [(await _totals(system, region))["cases"] for region in REGIONS]
     return sum(cases.get("waiting", 0) + cases.get("claimed", 0) for cases in states)
 

@@ -1,4 +1,4 @@
-"""The floors of single posts: the services' application, or only its web server, with nothing behind it.
+"""The floors of single posts: the services' application, or only its web server, without any work.
 
 `python -m tests.bench.empty PORT [application|server]`
 """
@@ -20,7 +20,7 @@ _NO_BODY: Final[list[tuple[bytes, bytes]]] = [(b"content-length", b"0")]
 
 
 def application() -> ASGIApp:
-    """The application that every service has, with a route that takes the whole body and answers an empty 202."""
+    """The application of every service, with a route that reads the body and returns an empty 202."""
 
     async def items(request: Request) -> Response:
         await request.body()
@@ -32,7 +32,7 @@ def application() -> ASGIApp:
 
 
 async def server(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take the whole body and answer an empty 202 (200 to a GET)."""
+    """Read the whole body and return an empty 202 (200 to a GET)."""
     while (await receive()).get("more_body"):
         pass
     status = 200 if scope["method"] == "GET" else 202

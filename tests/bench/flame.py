@@ -1,7 +1,7 @@
-"""Where a service's processor time goes: py-spy samples it under load, native frames too, from outside its process.
+"""The processor time of a service: py-spy samples it under load, with native frames, from outside its process.
 
-The flame graph that it writes is the picture for people and the source of the table: each sample is put down to the
-innermost part of its stack that has a name here, so that what the interpreter or the C library does is its caller's.
+Its flame graph is the picture for people and the source of the table. Each sample counts for the innermost named part
+of its stack, so that the work of the interpreter or the C library counts for its caller.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _PROGRAM: Final = Path(sys.executable).with_name("py-spy")
-_HERTZ: Final = 100  # with native frames, more would slow the service down to the sampler's pace
+_HERTZ: Final = 100  # with native frames, a higher rate would slow down the service
 _START_SECONDS: Final = 30.0
-_LARGEST: Final = 190_000  # bytes: a picture is committed
+_LARGEST: Final = 190_000  # bytes, because the picture is committed
 
 _FRAME: Final = re.compile(
     r'<g><title>(?P<what>[^<]*?) \([\d,]+ samples?, [\d.]+%\)</title><rect x="[\d.]+%" y="(?P<y>[\d.]+)"[^>]*?'
     r' fg:x="(?P<begin>\d+)" fg:w="(?P<samples>\d+)"/>.*?</g>',
     re.DOTALL,
 )
-_TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*</text>')  # it names this machine's folders
+_TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*</text>')  # it contains folders of this machine
 _PARTS: Final = (
     ("garbage collection", re.compile(r"^gc_|^deduce_unreachable")),
     ("compression", re.compile(r"\((cramjam|zstd|lz4)")),
@@ -45,7 +45,7 @@ _REST: Final = "the interpreter, unattributed"
 
 
 class Frame(NamedTuple):
-    """A box of the graph: `begin` and `samples` are its place and width, `depth` counts from the root, 0."""
+    """A box of the graph: `begin` and `samples` are its position and width, `depth` counts from the root, 0."""
 
     what: str
     depth: int
@@ -55,7 +55,7 @@ class Frame(NamedTuple):
 
 @asynccontextmanager
 async def sampling(pid: int, svg: Path) -> AsyncIterator[None]:
-    """Sample a process until the block ends, and write its flame graph; raises AssertionError when that cannot be."""
+    """Sample a process until the block ends, and write its flame graph; raises AssertionError if that fails."""
     options = ["--pid", str(pid), "--rate", str(_HERTZ), "--native", "--function", "--output", str(svg)]
     try:
         spy = await asyncio.create_subprocess_exec(
@@ -80,7 +80,7 @@ async def sampling(pid: int, svg: Path) -> AsyncIterator[None]:
 
 
 def finished(picture: Path) -> list[Frame]:
-    """The boxes of the graph in a file, which is made small enough to be committed."""
+    """The boxes of the graph in a file, which is reduced to a size that can be committed."""
     svg = _TITLE.sub(
         rf"\g<1>{picture.stem}: processor time, by what was called from where</text>",
         picture.read_text(encoding="utf-8"),
@@ -90,14 +90,14 @@ def finished(picture: Path) -> list[Frame]:
 
 
 def frames(svg: str) -> list[Frame]:
-    """The boxes of a graph that py-spy has drawn."""
+    """The boxes of a graph by py-spy."""
     found = [(one["what"], float(one["y"]), int(one["begin"]), int(one["samples"])) for one in _FRAME.finditer(svg)]
     depths = {y: depth for depth, y in enumerate(sorted({y for _, y, _, _ in found}))}
     return [Frame(html.unescape(what), depths[y], begin, samples) for what, y, begin, samples in found]
 
 
 def shares(boxes: list[Frame]) -> dict[str, float]:
-    """The share of each part in all samples, the largest first; together 1."""
+    """The share of each part in all samples, the largest first; the sum is 1."""
     children: dict[int, list[Frame]] = {}
     for box in boxes:
         children.setdefault(box.depth, []).append(box)
@@ -121,7 +121,7 @@ def shares(boxes: list[Frame]) -> dict[str, float]:
 
 
 def part_of(what: str) -> str | None:
-    """The part that a function belongs to, from its name and place (`route (services/router/domain.py:164)`)."""
+    """The part of a function, by its name and place (`route (services/router/handlers/routing.py:44)`)."""
     for part, known in _PARTS:
         if (match := known.search(what)) is not None:
             return f"`{match[1]}`" if part == "own" else part
@@ -129,9 +129,9 @@ def part_of(what: str) -> str | None:
 
 
 def slimmed(svg: str, largest: int = _LARGEST) -> str:
-    """The graph in at most so many bytes: without its narrowest boxes."""
+    """The graph in at most `limit` bytes: without its narrowest boxes."""
     narrowest = 1
     while len(svg.encode()) > largest:
-        svg = _FRAME.sub(lambda one: "" if int(one["samples"]) <= narrowest else one[0], svg)  # noqa: B023 - at once
+        svg = _FRAME.sub(lambda one: "" if int(one["samples"]) <= narrowest else one[0], svg)  # noqa: B023 - called at once
         narrowest += 1
     return svg

@@ -1,6 +1,6 @@
-"""The floors: the least that a stage would cost on this machine, with the same bytes and the same durability.
+"""The floors: the lowest cost of a stage on this machine, with the same bytes and the same durability.
 
-Each returns when its last record is acknowledged or its last row committed, as the stage does.
+Each returns when its last record is acknowledged or its last row committed, like the stage.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from tests.bench.kafka import Lanes
 
 Row: TypeAlias = "asyncpg.Record"
 
-AT_A_TIME: Final = 2_000  # what the services take from Kafka at a time, by default
+AT_A_TIME: Final = 2_000  # records that the services read from Kafka at a time, by default
 
 
 async def produce(producer: AIOKafkaProducer, lanes: Lanes) -> None:
-    """`create_batch`, `append`, `send_batch` of each lane to its partition."""
+    """`create_batch`, `append`, `send_batch` for each partition."""
     await asyncio.gather(*(_produce_lane(producer, tp, lane) for tp, lane in lanes.items() if lane))
 
 
@@ -42,7 +42,8 @@ async def pass_on(
     outputs: Lanes,
     count: int,
 ) -> None:
-    """From the offsets `begin`: `getmany`, as many of the `outputs` of the same partition, `commit`; `count` in all."""
+    """From the offsets `begin`: `getmany`, the same number of `outputs` to the same partition, `commit`; `count` in
+    all."""
     consumer.assign(list(begin))
     for tp, offset in begin.items():
         consumer.seek(tp, offset)
@@ -61,7 +62,7 @@ async def pass_on(
 
 
 async def like(connection: "asyncpg.Connection[Any]", table: str) -> tuple[str, list[str], list[str]]:
-    """Make a table identical to `table` (columns, keys, indexes); its name, its columns, their types."""
+    """Make a table like `table` (columns, keys, indexes); its name, its columns, their types."""
     name = f"floor_{table}"
     await connection.execute(f"DROP TABLE IF EXISTS {name}")
     await connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)")
@@ -76,20 +77,20 @@ async def like(connection: "asyncpg.Connection[Any]", table: str) -> tuple[str, 
 async def insert(
     connection: "asyncpg.Connection[Any]", table: str, columns: Sequence[str], types: Sequence[str], rows: Sequence[Row]
 ) -> None:
-    """One `INSERT … SELECT FROM unnest` and one commit for every `AT_A_TIME` rows."""
+    """One `INSERT … SELECT FROM unnest` and one commit for each `AT_A_TIME` rows."""
     names = ", ".join(f'"{column}"' for column in columns)
     arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(types, 1))
-    statement = await connection.prepare(f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays})")  # noqa: S608 - our own names
+    statement = await connection.prepare(f"INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays})")  # noqa: S608 - no input from outside
     for at in range(0, len(rows), AT_A_TIME):
         await statement.fetch(*(list(column) for column in zip(*rows[at : at + AT_A_TIME], strict=True)))
 
 
 async def copy(connection: "asyncpg.Connection[Any]", table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """One COPY and one commit for every `AT_A_TIME` rows."""
+    """One COPY and one commit for each `AT_A_TIME` rows."""
     for at in range(0, len(rows), AT_A_TIME):
         await connection.copy_records_to_table(table, records=map(tuple, rows[at : at + AT_A_TIME]), columns=columns)
 
 
 def moved(lanes: Lanes, topics: Mapping[str, str]) -> Lanes:
-    """The same lanes, to other topics."""
+    """The same records by partition, to other topics."""
     return {TopicPartition(topics[tp.topic], tp.partition): lane for tp, lane in lanes.items()}

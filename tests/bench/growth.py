@@ -1,9 +1,9 @@
-"""Whether an item costs at the end what it cost at the beginning: decision and audit with a million items behind them.
+"""Whether the cost of an item grows: decision and audit with a million items.
 
-What is compared is processor time, the service's and PostgreSQL's together, of a twentieth of the items each: it holds
-what the database does on the side (vacuum, statistics, checkpoints), and little of what else the machine does. One item
-in ten waits for a reviewer, so a million leave 100,000 open cases; what a claim and a decision cost among them is
-compared too.
+The compared cost is the processor time of the service and of PostgreSQL for a twentieth of the items each: it includes
+the background work of the database (vacuum, statistics, checkpoints), and little of the machine's other work. One item
+in ten waits for a reviewer, so a million items leave 100,000 open cases; the cost of a claim and a decision among them
+is compared too.
 """
 
 import asyncio
@@ -18,25 +18,25 @@ from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.kafka import fill
 from tests.bench.report import Figure, Mark, Round, cpu_an_item
-from tests.bench.rooms import Room
+from tests.bench.services import Service
 from tests.bench.stages import Bench, resumed, stopped
 from tests.bench.usage import peak_mb
 
-_CHUNKS: Final = 5  # are the beginning, after one to warm up, and as many are the end
+_CHUNKS: Final = 5  # are the beginning, after one to warm up, and the same number are the end
 _ALL_CHUNKS: Final = 20 * _CHUNKS
 _REVIEWERS: Final = 8
 _MARK: Final = Mark(1.2, below=True)
 
 
 async def growth(bench: Bench) -> list[Figure]:
-    """What the last items cost beside the first, in both services that keep something of every item."""
+    """The cost of the last items next to that of the first, in both services that store items."""
     return [*await _decision(bench), await _audit(bench)]
 
 
 async def _decision(bench: Bench) -> list[Figure]:
-    await bench.house.topics(*REGIONS)
+    await bench.launcher.topics(*REGIONS)
     source, target, group = topics.cases(REGION), topics.decisions(REGION), f"piepowder-decision-{REGION}"
-    url = await bench.house.database("bench_decision")
+    url = await bench.launcher.database("bench_decision")
     connection = await asyncpg.connect(url)
     told, reviewed = 0, min(1_000, bench.grown // 2_000) // _REVIEWERS * _REVIEWERS
 
@@ -48,25 +48,25 @@ async def _decision(bench: Bench) -> list[Figure]:
     async def work() -> None:
         await bench.watch.until_committed(group, [source])
         await bench.watch.until_size(told, target)
-        while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox)"):  # noqa: ASYNC110 - it tells who asks
+        while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox)"):  # noqa: ASYNC110 - the database must be polled
             await asyncio.sleep(0.01)
 
     async def review() -> Round:
         nonlocal told
         told += 2 * reviewed  # claimed, decided
-        reviewers = (_review(room, f"r-{n}", reviewed // _REVIEWERS) for n in range(_REVIEWERS))
-        return await bench.round(reviewed, {"decision": room.pid}, asyncio.gather(*reviewers))
+        reviewers = (_review(service, f"r-{n}", reviewed // _REVIEWERS) for n in range(_REVIEWERS))
+        return await bench.round(reviewed, {"decision": service.pid}, asyncio.gather(*reviewers))
 
     try:
-        async with bench.house.service("decision", REGION=REGION, DATABASE_URL=url) as room:
-            await _grow(bench, room, range(2), put, work)
+        async with bench.launcher.service("decision", REGION=REGION, DATABASE_URL=url) as service:
+            await _grow(bench, service, range(2), put, work)
             early = [await review() for _ in range(2)][1]
-            first = await _grow(bench, room, range(2, 2 + _CHUNKS), put, work)
-            await _grow(bench, room, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work)
-            last = await _grow(bench, room, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work)
+            first = await _grow(bench, service, range(2, 2 + _CHUNKS), put, work)
+            await _grow(bench, service, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work)
+            last = await _grow(bench, service, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work)
             still_open = await connection.fetchval("SELECT count(*) FROM cases WHERE state IN ('waiting', 'claimed')")
             late = [await review() for _ in range(2)][1]
-            peak = {"decision": peak_mb(room.pid)}
+            peak = {"decision": peak_mb(service.pid)}
     finally:
         await connection.close()
     after = f"after {bench.grown:,} cases, {still_open:,} of them open"
@@ -77,7 +77,7 @@ async def _decision(bench: Bench) -> list[Figure]:
 
 
 async def _audit(bench: Bench) -> Figure:
-    await bench.house.topics(*REGIONS)
+    await bench.launcher.topics(*REGIONS)
     names = [topics.submissions(REGION), topics.cases(REGION), topics.decisions(REGION)]
     group = f"piepowder-audit-{REGION}"
 
@@ -89,57 +89,57 @@ async def _audit(bench: Bench) -> Figure:
     async def work() -> None:
         await bench.watch.until_committed(group, names)
 
-    url = await bench.house.database("bench_audit")
-    async with bench.house.service("audit", REGION=REGION, DATABASE_URL=url) as room:
+    url = await bench.launcher.database("bench_audit")
+    async with bench.launcher.service("audit", REGION=REGION, DATABASE_URL=url) as service:
         await bench.watch.until_committed(group, names)
-        await _grow(bench, room, range(2), put, work, events=len(names))
-        first = await _grow(bench, room, range(2, 2 + _CHUNKS), put, work, events=len(names))
-        await _grow(bench, room, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work, events=len(names))
-        last = await _grow(bench, room, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work, events=len(names))
-        peak = {"audit": peak_mb(room.pid)}
+        await _grow(bench, service, range(2), put, work, events=len(names))
+        first = await _grow(bench, service, range(2, 2 + _CHUNKS), put, work, events=len(names))
+        await _grow(bench, service, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work, events=len(names))
+        last = await _grow(bench, service, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work, events=len(names))
+        peak = {"audit": peak_mb(service.pid)}
     return _compared(f"audit: an event, after {bench.grown:,}; floor: at first", last, first, peak)
 
 
 async def _grow(
     bench: Bench,
-    room: Room,
+    service: Service,
     chunks: range,
     put: Callable[[Sequence[Life]], Awaitable[None]],
     work: Callable[[], Awaitable[None]],
     *,
     events: int = 1,
 ) -> list[Round]:
-    """Let the service work on these hundredths of all items, of which each is so many `events`."""
-    name = room.child.name
+    """Let the service process these hundredths of all items, each with this number of `events`."""
+    name = service.child.name
     bench.say(f"growth: {name}, {chunks.start} to {chunks.stop} % of {bench.grown:,}")
     items, rounds = bench.grown // _ALL_CHUNKS // events, []
     for chunk in chunks:
         lives = data.more_lives(range(chunk * items, (chunk + 1) * items), tag="grown")
-        async with stopped(room):
+        async with stopped(service):
             await put(lives)
-        rounds.append(await bench.round(items * events, {name: room.pid}, resumed(room, work())))
+        rounds.append(await bench.round(items * events, {name: service.pid}, resumed(service, work())))
     return rounds
 
 
-async def _review(room: Room, reviewer: str, count: int) -> None:
-    """Claim and decide, one case after the other, as a reviewer's tool does."""
-    connection = await calls.Connection.open(room.url)
+async def _review(service: Service, reviewer: str, count: int) -> None:
+    """Claim and decide one case after the other, as a reviewer's tool does."""
+    connection = await calls.Connection.open(service.url)
     claim = msgspec.json.encode({"reviewer": reviewer, "team": "in_house"})
     try:
         for _ in range(count):
-            answer = await connection.call(calls.post("/v1/claims", room.key, claim))
+            answer = await connection.call(calls.post("/v1/claims", service.key, claim))
             assert answer.status == 201, answer.body
             claimed = msgspec.json.decode(answer.body)
             decision = msgspec.json.encode({"lease_token": claimed["lease"]["token"], "action": "approve"})
             path = f"/v1/cases/{claimed['case']['case_id']}/decisions"
-            answer = await connection.call(calls.post(path, room.key, decision))
+            answer = await connection.call(calls.post(path, service.key, decision))
             assert answer.status == 201, answer.body
     finally:
         connection.close()
 
 
 def _compared(name: str, last: Sequence[Round], first: Sequence[Round], peak: Mapping[str, float]) -> Figure:
-    """The processor time of the service and of PostgreSQL together, an item: of the last beside that of the first."""
+    """The processor time per item of the service and PostgreSQL: of the last items next to that of the first."""
     return Figure(
         name=name,
         unit="µs",

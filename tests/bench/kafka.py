@@ -1,4 +1,4 @@
-"""Kafka as the bench uses it: fill topics, read them whole, and see how far a group has come."""
+"""Kafka for the bench: fill topics, read them completely, and watch the progress of a group."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -13,20 +13,20 @@ from shared.contracts.envelope import Encoded
 from shared.kafka.producer import KafkaProducer, Record, record
 
 Lanes: TypeAlias = dict[TopicPartition, list[Record]]
-BATCH_BYTES: Final = 512 * 1024  # as in shared.kafka.producer, and so the next
+BATCH_BYTES: Final = 512 * 1024  # as in shared.kafka.producer, and so is the next one
 COMPRESSION: Final = "zstd"
 _POLL_SECONDS: Final = 0.01
 _AT_A_TIME: Final = 5_000
 
 
 async def fill(producer: KafkaProducer, topic: str, events: Sequence[Encoded]) -> None:
-    """Put the events into a topic, in their order."""
+    """Write the events to a topic, in their order."""
     for at in range(0, len(events), _AT_A_TIME):
         await producer.send([record(topic, event) for event in events[at : at + _AT_A_TIME]])
 
 
 def bare_producer(bootstrap: str, codec: str = COMPRESSION) -> AIOKafkaProducer:
-    """aiokafka's producer as it is, with the settings of `shared.kafka.producer` but for the codec."""
+    """A plain aiokafka producer with the settings of `shared.kafka.producer` except the codec."""
     return AIOKafkaProducer(
         bootstrap_servers=bootstrap,
         acks="all",
@@ -37,7 +37,7 @@ def bare_producer(bootstrap: str, codec: str = COMPRESSION) -> AIOKafkaProducer:
 
 
 def bare_consumer(bootstrap: str, group: str | None, *names: str) -> AIOKafkaConsumer:
-    """aiokafka's consumer as it is, with the fetch settings of `shared.kafka.consumer`."""
+    """A plain aiokafka consumer with the fetch settings of `shared.kafka.consumer`."""
     return AIOKafkaConsumer(
         *names,
         bootstrap_servers=bootstrap,
@@ -51,7 +51,7 @@ def bare_consumer(bootstrap: str, group: str | None, *names: str) -> AIOKafkaCon
 
 
 class Watch:
-    """How far topics and groups have come."""
+    """The progress of topics and groups."""
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
@@ -62,7 +62,7 @@ class Watch:
     @classmethod
     @asynccontextmanager
     async def on(cls, bootstrap: str) -> AsyncIterator["Watch"]:
-        """A watch with its connections, until the block ends."""
+        """A watch with its connections, which are closed at the end of the block."""
         watch = cls(bootstrap)
         await watch._admin.start()
         await watch._consumer.start()
@@ -82,28 +82,28 @@ class Watch:
         return ends
 
     async def size(self, *names: str) -> int:
-        """How many records these topics hold (nothing of them has expired)."""
+        """The number of records in these topics (no record has expired)."""
         return sum((await self.ends(names)).values())
 
     async def until_size(self, size: int, *names: str) -> None:
-        """Wait until these topics hold `size` records together."""
-        while await self.size(*names) < size:  # noqa: ASYNC110 - Kafka tells only who asks
+        """Wait until these topics have `size` records in total."""
+        while await self.size(*names) < size:  # noqa: ASYNC110 - Kafka must be polled
             await asyncio.sleep(_POLL_SECONDS)
 
     async def until_committed(self, group: str, names: Collection[str]) -> None:
-        """Wait until a group has committed everything that is in these topics now."""
+        """Wait until a group has committed all current records of these topics."""
         ends = {tp: end for tp, end in (await self.ends(names)).items() if end > 0}
         while ends:
             with suppress(
                 GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError
-            ):  # the first group's topic is new
+            ):  # the topic of the first group is new
                 committed = await self._admin.list_consumer_group_offsets(group)
                 ends = {tp: end for tp, end in ends.items() if tp not in committed or committed[tp].offset < end}
             if ends:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def read(self, names: Collection[str], *, since: dict[TopicPartition, int] | None = None) -> Lanes:
-        """The records of these topics up to now, from the offsets `since` (or the first), by partition."""
+        """The current records of these topics by partition, from the offsets `since` (or the first)."""
         ends = await self.ends(names)
         consumer = bare_consumer(self._bootstrap, None)
         await consumer.start()

@@ -1,9 +1,9 @@
-"""Whether a lookup costs the same among few items and among many: two intakes, two databases, the same questions.
+"""Whether the cost of a lookup grows with the number of items: two intakes, two databases, the same requests.
 
-The databases are filled with SQL, because five million items through Kafka would take the better part of an hour: rows
-as the projection writes them, in the order of time, under ids that lie anywhere in their index. Questions take turns
-between the two; each is asked at places of its own, drawn alike from all that is stored. Both answer with as many
-items, so what differs is the finding. The last is what the projection itself costs beside what is stored.
+SQL fills the databases, because five million items through Kafka would take almost an hour: the rows are those of the
+projection, in the order of time, with ids that are spread over the index. The requests alternate between the two
+databases; each reads different places, drawn in the same way from all stored items. Both responses have the same number
+of items, so only the search differs. The last figure is the cost of the projection itself with stored items.
 """
 
 import random
@@ -34,23 +34,23 @@ from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS
 from tests.bench.kafka import fill
 from tests.bench.report import Figure, Mark, Round, cpu_an_item
-from tests.bench.rooms import Room
+from tests.bench.services import Service
 from tests.bench.stages import Bench, resumed, stopped
 from tests.bench.usage import peak_mb
 
 _FEW: Final = 10_000
-_CALLS: Final = 400  # a round; some hundred milliseconds of processor time
-_LONG_CALLS: Final = 100  # of those that look at thousands of rows
+_CALLS: Final = 400  # per round; some hundred milliseconds of processor time
+_LONG_CALLS: Final = 100  # of lookups that read thousands of rows
 _PLACES: Final = 20  # in a list
-_PROJECTED: Final = 5_000  # items a round
-_ROWS: Final = 100_000  # a statement
+_PROJECTED: Final = 5_000  # items per round
+_ROWS: Final = 100_000  # per statement
 _STARTED: Final = datetime(2026, 5, 1, tzinfo=UTC)
 _APART: Final = timedelta(milliseconds=20)
 _MARK: Final = Mark(1.2, below=True)
-_NUMBER: Final = 987_654_321  # stands for an offset in what `template` makes
+_NUMBER: Final = 987_654_321  # stands for an offset in the result of `template`
 
-# Of a hundred items some ninety are approved, one waits, one is a seller, and one has a reference that others have too.
-# What is rare lies among the oldest: sixty dead letters and a platform of which there is nothing since.
+# Of a hundred items about ninety are approved, one waits, one is a seller, and one shares its reference with others.
+# The rare items are among the oldest: sixty dead letters, and a platform without newer items.
 _MAKE: Final = """
 WITH made AS MATERIALIZED (
     SELECT n, md5('item-' || n)::uuid AS item_id, $3::timestamptz + n * $4::interval AS received_at,
@@ -80,27 +80,27 @@ _SELECT: Final = "SELECT region, facts FROM item_status WHERE item_id = $1"
 _clock = SystemClock()
 
 
-class Shelf(NamedTuple):
-    """An intake that answers, and a database with `size` items."""
+class FilledIntake(NamedTuple):
+    """An intake whose database has `size` items."""
 
-    room: Room
+    service: Service
     url: str
     size: int
     connection: calls.Connection
     bare: "asyncpg.Connection[Any]"
 
     async def ask(self, path: str) -> bytes:
-        """The answer; raises AssertionError when it is none."""
-        answer = await self.connection.call(calls.get(path, self.room.key))
+        """The response; raises AssertionError if its status is not 200."""
+        answer = await self.connection.call(calls.get(path, self.service.key))
         assert answer.status == 200, (path, answer)
         return answer.body
 
 
-class Question(NamedTuple):
-    """What is asked, at which paths, and how often in a round."""
+class Lookup(NamedTuple):
+    """A kind of request, its paths, and how often it is sent in a round."""
 
     name: str
-    paths: Callable[[Shelf, random.Random], Awaitable[list[str]]]
+    paths: Callable[[FilledIntake, random.Random], Awaitable[list[str]]]
     calls: int = _CALLS
 
 
@@ -109,7 +109,7 @@ class _Page(msgspec.Struct):
     next: str | None = None
 
 
-class Asked(NamedTuple):
+class RequestRound(NamedTuple):
     """A round of calls, and how long each took, in seconds."""
 
     round: Round
@@ -117,35 +117,36 @@ class Asked(NamedTuple):
 
 
 async def lookups(bench: Bench) -> list[Figure]:
-    """Each kind of lookup among `bench.stored` items beside the same among ten thousand, and the projection's work."""
-    await bench.house.topics(*REGIONS)
+    """Each kind of lookup among `bench.stored` items next to the same among ten thousand, and the cost of the
+    projection."""
+    await bench.launcher.topics(*REGIONS)
     await bench.publish_control()
     async with AsyncExitStack() as open_until_then:
         few, many = [await _shelf(bench, size, open_until_then) for size in (_FEW, bench.stored)]
         figures = [await _bare(bench, few, many)]
-        for question in _QUESTIONS:
-            figures += await _compared(bench, question, few, many)
+        for lookup in _QUESTIONS:
+            figures += await _compared(bench, lookup, few, many)
         figures.append(await _projection(bench, few, many))
     return figures
 
 
-async def _shelf(bench: Bench, size: int, stack: AsyncExitStack) -> Shelf:
-    url = await bench.house.database(f"bench_intake_{size}")
-    room = await stack.enter_async_context(
-        bench.house.service(
+async def _shelf(bench: Bench, size: int, stack: AsyncExitStack) -> FilledIntake:
+    url = await bench.launcher.database(f"bench_intake_{size}")
+    service = await stack.enter_async_context(
+        bench.launcher.service(
             "intake", label=f"intake-{size}", REGIONS=",".join(REGIONS), DATABASE_URL=url, PROJECTION="false"
         )
     )
     bare = await asyncpg.connect(url)
     stack.push_async_callback(bare.close)
     await _store(bench, bare, size)
-    connection = await calls.Connection.open(room.url)
+    connection = await calls.Connection.open(service.url)
     stack.callback(connection.close)
-    return Shelf(room, url, size, connection, bare)
+    return FilledIntake(service, url, size, connection, bare)
 
 
 async def _store(bench: Bench, connection: "asyncpg.Connection[Any]", size: int) -> None:
-    """Fill the tables, and leave them as the server's own housekeeping would in time."""
+    """Fill the tables, and leave them as the server's own maintenance would."""
     began = _clock.monotonic()
     await connection.execute("SET synchronous_commit = off")
     templates = msgspec.json.encode({status: template(status) for status in Status}).decode()
@@ -162,8 +163,8 @@ async def _store(bench: Bench, connection: "asyncpg.Connection[Any]", size: int)
 
 
 def template(status: Status) -> str:
-    """What is known of an item that is there, as the projection keeps it, with places for what is its own: its
-    subject, its hash, its time, its reference, its regions, its case, and its offset."""
+    """The stored facts of an item, as the projection writes them, with placeholders for its own values: subject, hash,
+    time, reference, regions, case, and offset."""
     time, of_case = "%3$s", "%6$s"
     submission = SubmissionFact(
         position=_NUMBER, content_hash="%2$s", received_at=time, client="bench", reference="%4$s", regions=["%5$s"]
@@ -197,22 +198,22 @@ def template(status: Status) -> str:
     return msgspec.json.encode(facts).decode().replace(str(_NUMBER), "%7$s")
 
 
-async def _compared(bench: Bench, question: Question, few: Shelf, many: Shelf) -> list[Figure]:
-    """The processor time of intake and PostgreSQL a call, and how long half of the calls take at most."""
-    bench.say(f"lookups: {question.name}")
-    rng = random.Random(question.name)
-    asked: dict[int, list[Asked]] = {few.size: [], many.size: []}
+async def _compared(bench: Bench, lookup: Lookup, few: FilledIntake, many: FilledIntake) -> list[Figure]:
+    """The processor time of intake and PostgreSQL per call, and the median latency."""
+    bench.say(f"lookups: {lookup.name}")
+    rng = random.Random(lookup.name)
+    asked: dict[int, list[RequestRound]] = {few.size: [], many.size: []}
     for _ in range(bench.rounds + 1):
-        for shelf in (few, many):
-            paths = await question.paths(shelf, rng)
+        for filled in (few, many):
+            paths = await lookup.paths(filled, rng)
             took: list[float] = []
-            asking = _ask_all(shelf, paths, question.calls, took)
-            done = await bench.round(question.calls, {"intake": shelf.room.pid}, asking)
-            asked[shelf.size].append(Asked(done, took))
-    late, early = ([one.round for one in asked[shelf.size][1:]] for shelf in (many, few))
-    name = f"lookup: {question.name}, among {many.size:,}; floor: among {few.size:,}"
+            asking = _ask_all(filled, paths, lookup.calls, took)
+            done = await bench.round(lookup.calls, {"intake": filled.service.pid}, asking)
+            asked[filled.size].append(RequestRound(done, took))
+    late, early = ([one.round for one in asked[filled.size][1:]] for filled in (many, few))
+    name = f"lookup: {lookup.name}, among {many.size:,}; floor: among {few.size:,}"
     return [
-        _cost(name, late, early, {"intake": peak_mb(many.room.pid)}),
+        _cost(name, late, early, {"intake": peak_mb(many.service.pid)}),
         Figure(
             name=f"{name}, p50",
             unit="ms",
@@ -222,15 +223,15 @@ async def _compared(bench: Bench, question: Question, few: Shelf, many: Shelf) -
     ]
 
 
-async def _ask_all(shelf: Shelf, paths: Sequence[str], count: int, took: list[float]) -> None:
+async def _ask_all(filled: FilledIntake, paths: Sequence[str], count: int, took: list[float]) -> None:
     for number in range(count):
         begun = _clock.monotonic()
-        await shelf.ask(paths[number % len(paths)])
+        await filled.ask(paths[number % len(paths)])
         took.append(_clock.monotonic() - begun)
 
 
-async def _bare(bench: Bench, few: Shelf, many: Shelf) -> Figure:
-    """The least that finding a row costs: a prepared select by primary key, over one connection."""
+async def _bare(bench: Bench, few: FilledIntake, many: FilledIntake) -> Figure:
+    """The lowest cost of a lookup: a prepared select by primary key, over one connection."""
     bench.say("lookups: the bare select")
     rng = random.Random("bare")
     rounds: dict[int, list[Round]] = {few.size: [], many.size: []}
@@ -240,48 +241,48 @@ async def _bare(bench: Bench, few: Shelf, many: Shelf) -> Figure:
             assert await statement.fetch(item_id)
 
     for _ in range(bench.rounds + 1):
-        for shelf in (few, many):
-            item_ids = await shelf.bare.fetch(
+        for filled in (few, many):
+            item_ids = await filled.bare.fetch(
                 "SELECT md5('item-' || n)::uuid FROM unnest($1::int[]) AS n",
-                [rng.randrange(shelf.size) for _ in range(10 * _CALLS)],
+                [rng.randrange(filled.size) for _ in range(10 * _CALLS)],
             )
-            statement = await shelf.bare.prepare(_SELECT)
+            statement = await filled.bare.prepare(_SELECT)
             working = select(statement, [row[0] for row in item_ids])
-            rounds[shelf.size].append(await bench.round(len(item_ids), {}, working))
+            rounds[filled.size].append(await bench.round(len(item_ids), {}, working))
     name = f"bare select by primary key, among {many.size:,}; floor: among {few.size:,}"
     figure = _cost(name, rounds[many.size][1:], rounds[few.size][1:], {})
-    figure.mark = None  # it says what the machine does, not what we do
+    figure.mark = None  # it depends on the machine, not on our code
     return figure
 
 
-async def _projection(bench: Bench, few: Shelf, many: Shelf) -> Figure:
-    """What the projection makes of an item's three events: submitted, its case opened, decided."""
+async def _projection(bench: Bench, few: FilledIntake, many: FilledIntake) -> Figure:
+    """The cost of the three events of an item in the projection: submitted, case opened, decided."""
     names = [topics.submissions(REGION), topics.cases(REGION), topics.decisions(REGION)]
     group = f"piepowder-intake-{REGION}"
     rounds: dict[int, list[Round]] = {}
     peak: dict[str, float] = {}
-    for shelf in (few, many):
-        bench.say(f"lookups: the projection, among {shelf.size:,}")
-        label = f"projection-{shelf.size}"
-        async with bench.house.service("intake", label=label, REGIONS=REGION, DATABASE_URL=shelf.url) as room:
+    for filled in (few, many):
+        bench.say(f"lookups: the projection, among {filled.size:,}")
+        label = f"projection-{filled.size}"
+        async with bench.launcher.service("intake", label=label, REGIONS=REGION, DATABASE_URL=filled.url) as service:
             await bench.watch.until_committed(group, names)
-            done = rounds.setdefault(shelf.size, [])
+            done = rounds.setdefault(filled.size, [])
             for number in range(bench.rounds + 1):
                 numbers = range(number * _PROJECTED, (number + 1) * _PROJECTED)
-                lives = data.more_lives(numbers, tag=f"late{shelf.size}")
-                async with stopped(room):
+                lives = data.more_lives(numbers, tag=f"late{filled.size}")
+                async with stopped(service):
                     await fill(bench.producer, names[0], [life.submitted for life in lives])
                     await fill(bench.producer, names[1], [life.opened for life in lives])
                     await fill(bench.producer, names[2], [life.decided for life in lives])
-                working = resumed(room, bench.watch.until_committed(group, names))
-                done.append(await bench.round(_PROJECTED, {"projection": room.pid}, working))
-            peak["projection"] = peak_mb(room.pid)
+                working = resumed(service, bench.watch.until_committed(group, names))
+                done.append(await bench.round(_PROJECTED, {"projection": service.pid}, working))
+            peak["projection"] = peak_mb(service.pid)
     name = f"projection: an item's three events, beside {many.size:,} items; floor: beside {few.size:,}"
     return _cost(name, rounds[many.size][1:], rounds[few.size][1:], peak)
 
 
 def _cost(name: str, late: Sequence[Round], early: Sequence[Round], peak: dict[str, float]) -> Figure:
-    """Microseconds of processor time a call, of all but Kafka, each round's."""
+    """Microseconds of processor time per call, of all processes except Kafka, for each round."""
 
     def costs(rounds: Sequence[Round]) -> list[float]:
         return [sum(cpu for who, cpu in one.cpu.items() if who != "Kafka") * 1e6 / one.items for one in rounds]
@@ -298,50 +299,50 @@ def _cost(name: str, late: Sequence[Round], early: Sequence[Round], peak: dict[s
     )
 
 
-async def _by_id(shelf: Shelf, rng: random.Random) -> list[str]:
-    numbers = [rng.randrange(shelf.size) for _ in range(_CALLS)]
-    rows = await shelf.bare.fetch("SELECT md5('item-' || n)::uuid FROM unnest($1::int[]) AS n", numbers)
+async def _by_id(filled: FilledIntake, rng: random.Random) -> list[str]:
+    numbers = [rng.randrange(filled.size) for _ in range(_CALLS)]
+    rows = await filled.bare.fetch("SELECT md5('item-' || n)::uuid FROM unnest($1::int[]) AS n", numbers)
     return [f"/v1/items/{row[0]}" for row in rows]
 
 
-async def _by_subject(shelf: Shelf, rng: random.Random) -> list[str]:
-    """Of 400 items in a row, those from the 40th on are of one kind, and four are of one subject."""
-    numbers = (rng.randrange(shelf.size // 400) * 100 + rng.randrange(10, 100) for _ in range(_CALLS))
+async def _by_subject(filled: FilledIntake, rng: random.Random) -> list[str]:
+    """Of 400 consecutive items, all from the 40th are of one kind, and four have the same subject."""
+    numbers = (rng.randrange(filled.size // 400) * 100 + rng.randrange(10, 100) for _ in range(_CALLS))
     return [f"/v1/subjects/shop/product/sku-{number}" for number in numbers]
 
 
-async def _by_reference(shelf: Shelf, rng: random.Random) -> list[str]:
-    numbers = (rng.randrange(shelf.size // 100) * 100 + rng.randrange(12, 100) for _ in range(_CALLS))
+async def _by_reference(filled: FilledIntake, rng: random.Random) -> list[str]:
+    numbers = (rng.randrange(filled.size // 100) * 100 + rng.randrange(12, 100) for _ in range(_CALLS))
     return [f"/v1/items?reference=order-{number}" for number in numbers]
 
 
-async def _totals(_: Shelf, __: random.Random) -> list[str]:
+async def _totals(_: FilledIntake, __: random.Random) -> list[str]:
     return ["/v1/totals"]
 
 
-async def _window(shelf: Shelf, rng: random.Random) -> list[str]:
-    """Forty items, by when they came."""
-    places = [rng.randrange(shelf.size - 40) for _ in range(_PLACES)]
+async def _window(filled: FilledIntake, rng: random.Random) -> list[str]:
+    """Forty items by their time of arrival."""
+    places = [rng.randrange(filled.size - 40) for _ in range(_PLACES)]
     return [_list(received_after=_time(at), received_before=_time(at + 40)) for at in places]
 
 
-def _newest(**filters: str) -> Callable[[Shelf, random.Random], Awaitable[list[str]]]:
+def _newest(**filters: str) -> Callable[[FilledIntake, random.Random], Awaitable[list[str]]]:
     """The first page of a list."""
 
-    async def paths(_: Shelf, __: random.Random) -> list[str]:
+    async def paths(_: FilledIntake, __: random.Random) -> list[str]:
         return [_list(**filters)]
 
     return paths
 
 
-def _deep(**filters: str) -> Callable[[Shelf, random.Random], Awaitable[list[str]]]:
-    """Pages anywhere in the first third of a list, each behind its cursor."""
+def _deep(**filters: str) -> Callable[[FilledIntake, random.Random], Awaitable[list[str]]]:
+    """Random pages in the first third of a list, each by its cursor."""
 
-    async def paths(shelf: Shelf, rng: random.Random) -> list[str]:
+    async def paths(filled: FilledIntake, rng: random.Random) -> list[str]:
         found = []
         for _ in range(_PLACES):
-            at = shelf.size * (2 + rng.random()) / 3
-            answer = await shelf.ask(_list(**filters, received_before=_time(round(at)), limit="1"))
+            at = filled.size * (2 + rng.random()) / 3
+            answer = await filled.ask(_list(**filters, received_before=_time(round(at)), limit="1"))
             cursor = msgspec.json.decode(answer, type=_Page).next
             assert cursor is not None, "there is more"
             found.append(_list(**filters, cursor=cursor))
@@ -359,19 +360,19 @@ def _time(number: int) -> str:
 
 
 _QUESTIONS: Final = (
-    Question("an item by its id", _by_id),
-    Question("a subject's four versions", _by_subject),
-    Question("one item by its reference", _by_reference),
-    Question("a page of a reference that one item in a hundred has", _deep(reference="spring sale")),
-    Question("the newest page", _newest()),
-    Question("a page anywhere", _deep()),
-    Question("a page anywhere, region=eu", _deep(region="eu")),
-    Question("a page anywhere, status=approved", _deep(status="approved")),
-    Question("a page anywhere, status=in_review", _deep(status="in_review")),
-    Question("a page anywhere, status=rejected", _deep(status="rejected")),
-    Question("the sixty dead letters among the oldest", _newest(status="dead_lettered")),
-    Question("a page anywhere, kind=seller, one in a hundred", _deep(kind="seller"), _LONG_CALLS),
-    Question("a page of a platform of which there is none for long", _newest(platform="fair"), _LONG_CALLS),
-    Question("forty items by when they came", _window),
-    Question("totals", _totals),
+    Lookup("an item by its id", _by_id),
+    Lookup("a subject's four versions", _by_subject),
+    Lookup("one item by its reference", _by_reference),
+    Lookup("a page of a reference that one item in a hundred has", _deep(reference="spring sale")),
+    Lookup("the newest page", _newest()),
+    Lookup("a page anywhere", _deep()),
+    Lookup("a page anywhere, region=eu", _deep(region="eu")),
+    Lookup("a page anywhere, status=approved", _deep(status="approved")),
+    Lookup("a page anywhere, status=in_review", _deep(status="in_review")),
+    Lookup("a page anywhere, status=rejected", _deep(status="rejected")),
+    Lookup("the sixty dead letters among the oldest", _newest(status="dead_lettered")),
+    Lookup("a page anywhere, kind=seller, one in a hundred", _deep(kind="seller"), _LONG_CALLS),
+    Lookup("a page of a platform of which there is none for long", _newest(platform="fair"), _LONG_CALLS),
+    Lookup("forty items by when they came", _window),
+    Lookup("totals", _totals),
 )

@@ -1,4 +1,4 @@
-"""Where the figures come from: the machine, and the versions of what was measured."""
+"""The origin of the figures: the machine, and the versions of the measured software."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _ROOT: Final = Path(__file__).parents[2]
 
 
 def describe() -> list[str]:
-    """Lines that name the machine and the versions."""
+    """Lines with the machine and the versions."""
     jars = (_ROOT / "deploy" / "local" / "jars.sha256").read_text(encoding="utf-8")
     kafka = re.search(r"kafka-server-([\d.]+)\.jar", jars)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())

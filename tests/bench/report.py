@@ -1,4 +1,4 @@
-"""The figures and how they are shown: a Markdown table, because it is read on a screen and pasted into a page."""
+"""The figures and their Markdown tables, which can be read on a screen and pasted into a page."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -11,7 +11,7 @@ _HEAD: Final = ("figure", "measured", "floor", "ratio", "by CPU", "mark", "met",
 
 
 class Round(msgspec.Struct, frozen=True):
-    """One stretch of a stage or of a floor: `items` in `seconds`, and the processor seconds of each process."""
+    """One round of a stage or of a floor: `items` in `seconds`, and the processor seconds of each process."""
 
     items: int
     seconds: float
@@ -23,7 +23,7 @@ class Round(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What is asked: `at_least` a ratio (or a rate), or `below` a number of `unit`."""
+    """A mark that a figure must reach: `at_least` a ratio (or a rate), or `below` a number of `unit`."""
 
     bound: float
     unit: str = ""
@@ -37,9 +37,9 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, kw_only=True, frozen=True):
-    """What an item leaves behind, in bytes: on topics (compressed), in the WAL, in tables and their indexes.
+    """The bytes that an item adds: on topics (compressed), in the WAL, in tables and their indexes.
 
-    `batch_items` items come in a batch, on average, and a batch takes so many `statements`.
+    `batch_items` is the average number of items in a batch, and `statements` the number of statements for a batch.
     """
 
     topics: Mapping[str, float]
@@ -50,9 +50,9 @@ class Cost(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Figure(msgspec.Struct, kw_only=True):
-    """One row: what was measured, in `unit`, in each round, and the floor in the same unit where there is one.
+    """One row: the measured values of the rounds in `unit`, and the floor in the same unit, if there is one.
 
-    `cost` and `parts` (shares of the service's processor time) are known of what was examined; `flame` is the picture.
+    `cost` and `parts` (shares of the service's processor time) are known if they were examined; `flame` is the picture.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Figure(msgspec.Struct, kw_only=True):
 
     @property
     def ratio_by_cpu(self) -> float | None:
-        """The floor's processor time ÷ the stage's, the first process of each: a busy machine changes it little."""
+        """The floor's processor time ÷ the stage's, of the first process of each: a busy machine changes it little."""
         stage, floor = next(iter(self.cpu.values()), 0.0), next(iter(self.floor_cpu.values()), 0.0)
         return floor / stage if stage and floor else None
 
     @property
     def judged(self) -> float:
-        """What a mark is held against: the ratio where there is a floor, else the measured value."""
+        """The value that is compared with a mark: the ratio if there is a floor, otherwise the measured value."""
         return self.measured if self.ratio is None else self.ratio
 
     def cells(self) -> list[str]:
@@ -113,7 +113,7 @@ def of_rounds(
     next: Mark | None = None,  # noqa: A002 - the column's name
     peak: Mapping[str, float],
 ) -> Figure:
-    """A figure in items a second, with the processor time an item of every process that either side used."""
+    """A figure in items per second, with the processor time per item of each process on either side."""
     return Figure(
         name=name,
         unit=unit,
@@ -140,7 +140,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def costs(figures: Sequence[Figure]) -> str:
-    """What an item costs, as a Markdown table; empty when nothing was weighed."""
+    """The cost of an item as a Markdown table; empty if nothing was measured."""
     rows = [(figure.name, figure.cost) for figure in figures if figure.cost is not None]
     if not rows:
         return ""
@@ -169,7 +169,7 @@ def costs(figures: Sequence[Figure]) -> str:
 
 
 def parts(figure: Figure) -> str:
-    """Where a service's processor time goes, as a Markdown table: parts of more than a hundredth, then the rest."""
+    """The processor time of a service as a Markdown table: parts of more than a hundredth, then the rest."""
     own = next(iter(figure.cpu.values()), 0.0)
     shown = {part: share for part, share in figure.parts.items() if share >= _SMALLEST_SHARE}
     shown["all else"] = 1.0 - sum(shown.values())
@@ -178,7 +178,7 @@ def parts(figure: Figure) -> str:
 
 
 def cpu_an_item(rounds: Sequence[Round]) -> dict[str, float]:
-    """Microseconds of processor time an item, by process: the median of the rounds."""
+    """Microseconds of processor time per item, by process: the median of the rounds."""
     names = {name: None for one in rounds for name in one.cpu}
     return {name: median(one.cpu.get(name, 0.0) * 1e6 / one.items for one in rounds) for name in names}
 

@@ -1,8 +1,8 @@
-"""The four stages, each alone beside its floor.
+"""The four stages, each alone next to its floor.
 
-What a consuming stage works on is put into its topic while the process is stopped (SIGSTOP), and its clock starts when
-it may go on: so neither its start nor the filling is counted, and it stays warm from round to round. The first rounds
-of each side are thrown away: for some seconds Kafka costs twice what it does once its code is compiled.
+The input of a consuming stage is written to its topic while the process is stopped (SIGSTOP), and the clock starts when
+the process continues. So neither its start nor the filling counts, and the process stays warm from round to round. The
+first rounds of each side are not counted: for some seconds Kafka costs twice as much, until its code is compiled.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.flame import finished, sampling, shares
 from tests.bench.kafka import Watch, bare_consumer, bare_producer, fill
 from tests.bench.report import Figure, Mark, Round, of_rounds, percentile
-from tests.bench.rooms import House, Room
+from tests.bench.services import Launcher, Service
 from tests.bench.usage import Stretch, cpu_seconds, peak_mb
 
-_WARM: Final = 3  # rounds that do not count
+_WARM: Final = 3  # rounds that are not counted
 _LINES: Final = 1_000
 _CALLS: Final = 4
-_CONNECTIONS: Final = 256  # few would be what is measured: a post takes as long as its flush
+_CONNECTIONS: Final = 256  # with fewer, the flush time of a post would be measured
 _PUNCTUAL_SECONDS: Final = 5.0
-_SINGLES_SHARE: Final = 20  # of the items, one of so many goes to the peer that takes them one by one
+_SINGLES_SHARE: Final = 20  # one in this number of items goes to the peer that processes single records
 _SAMPLED_SECONDS: Final = 5.0  # of processor time, at least
 _BATCH_KIND: Final = "application/x-ndjson"
 
@@ -42,14 +42,14 @@ T = TypeVar("T")
 
 
 class Bench(NamedTuple):
-    """What every stage has: where services run, a look at Kafka, how many rounds of how many items.
+    """The parts that every stage uses: services, Kafka, the number of rounds and of items.
 
-    `began` is when its servers were told to start (monotonic seconds). `pictures` is where flame graphs go, None when
-    nothing is to be examined. `grown` items are behind a service at the end of `growth`, `stored` are in intake's
-    database in `lookups`; `soak` is steady for so many `minutes`.
+    `began` is when the servers were started (monotonic seconds). `pictures` is the folder for flame graphs, None if
+    nothing is to be examined. `growth` ends with `grown` items, `lookups` stores `stored` items in intake's database,
+    and `soak` has a steady load for `minutes`.
     """
 
-    house: House
+    launcher: Launcher
     watch: Watch
     producer: KafkaProducer
     rounds: int
@@ -62,15 +62,15 @@ class Bench(NamedTuple):
     minutes: float
 
     async def round(self, items: int, pids: Mapping[str, int], act: Awaitable[object]) -> Round:
-        """Wait for `act`, and see what these processes and the servers cost meanwhile."""
-        with Stretch(pids, self.house.trees) as stretch:
+        """Wait for `act` and measure the processor time of these processes and of the servers."""
+        with Stretch(pids, self.launcher.trees) as stretch:
             await act
         return Round(items, stretch.seconds, stretch.cpu)
 
     async def examine(
         self,
         figure: Figure,
-        room: Room,
+        service: Service,
         name: str,
         *,
         make: Callable[[str], T],
@@ -79,94 +79,96 @@ class Bench(NamedTuple):
         items: int | None = None,
         writes: Sequence[str] = (),
         database: str | None = None,
-        reader: Room | None = None,
+        reader: Service | None = None,
     ) -> None:
-        """When it is wanted, weigh what one more round costs and sample some more; none of them counts in the figure.
+        """If requested, measure the cost of one more round and sample some more rounds; none of them counts in the
+        figure.
 
-        `make` makes a round's load, of a tag; `put` lays it ready for the service, which stands still meanwhile; `work`
-        returns when it is done. `writes` are the topics that the service writes, `reader` is the process that consumes
-        if it is another.
+        `make` makes the load of a round with a tag; `put` prepares it for the service, which is stopped; `work` returns
+        when it is processed. `writes` are the topics that the service writes; `reader` is the consuming process, if it
+        is another.
         """
         if self.pictures is None:
             return
         self.say(f"{figure.name}: what an item costs")
-        meter, load = Meter(self.house.stack, reader or room, writes, database), make("weighed")
+        meter, load = Meter(self.launcher.stack, reader or service, writes, database), make("weighed")
         async with meter.weighing(items or self.items):
             if put is not None:
-                async with stopped(room):
+                async with stopped(service):
                     await put(load)
-            await resumed(room, work(load))
+            await resumed(service, work(load))
         self.say(f"{figure.name}: where its time goes")
-        figure.flame, begun, number = f"{name}.svg", cpu_seconds(room.pid), 0
-        async with sampling(room.pid, self.pictures / figure.flame):
-            while cpu_seconds(room.pid) - begun < _SAMPLED_SECONDS:
+        figure.flame, begun, number = f"{name}.svg", cpu_seconds(service.pid), 0
+        async with sampling(service.pid, self.pictures / figure.flame):
+            while cpu_seconds(service.pid) - begun < _SAMPLED_SECONDS:
                 number += 1
                 load = make(f"sampled{number}")
-                if put is not None:  # while it runs: a process that is stopped cannot be sampled
+                if put is not None:  # a stopped process cannot be sampled
                     await put(load)
-                await room.while_alive(work(load))
+                await service.while_alive(work(load))
         figure.cost = meter.cost
         figure.parts = shares(finished(self.pictures / figure.flame))
 
     async def publish_control(self) -> None:
-        """Put the bench's operating model and its twenty policies into force."""
+        """Publish the operating model and the twenty policies of the bench."""
         await fill(self.producer, CONTROL, data.control())
 
 
 async def intake(bench: Bench) -> list[Figure]:
-    """Lines a second through `POST /v1/items/batch`, while another process follows the status, and alone; single posts.
+    """Lines per second through `POST /v1/items/batch`, with and without the projection in another process; single
+    posts.
 
-    The batches' marks are held against a floor that compresses with lz4, aiokafka's usual codec; the service's own,
-    zstd, makes both cheaper, and its floor stands beside. Both with the projection beside it and alone, as the other
-    stages run.
+    The mark of the batches compares with a floor that uses lz4, aiokafka's usual codec. The service's own codec, zstd,
+    makes both cheaper; its floor is reported too. Both are measured with the projection, and alone like the other
+    stages.
     """
-    await bench.house.topics(*REGIONS)
+    await bench.launcher.topics(*REGIONS)
     await bench.publish_control()
     figures = []
-    regions, database = ",".join(REGIONS), await bench.house.database("bench_intake")
+    regions, database = ",".join(REGIONS), await bench.launcher.database("bench_intake")
     async with (
-        bench.house.service("intake", REGIONS=regions, DATABASE_URL=database, PROJECTION="false") as room,
-        bench.house.service("intake", label="projection", REGIONS=regions, DATABASE_URL=database) as projection,
+        bench.launcher.service("intake", REGIONS=regions, DATABASE_URL=database, PROJECTION="false") as service,
+        bench.launcher.service("intake", label="projection", REGIONS=regions, DATABASE_URL=database) as projection,
     ):
         name = "intake: batch lines/s, its projection beside it; floor lz4"
-        figures.append(await _batches(bench, room, name, tag="full", codec="lz4", following=projection))
+        figures.append(await _batches(bench, service, name, tag="full", codec="lz4", following=projection))
         await _examine_intake(
-            bench, figures[0], room, "intake-lines", projection=projection, database=database, items=bench.items
+            bench, figures[0], service, "intake-lines", projection=projection, database=database, items=bench.items
         )
         name = "intake: single posts/s, its projection beside it"
-        posts = await _single_posts(bench, room, name, tag="one")
+        posts = await _single_posts(bench, service, name, tag="one")
         await _examine_intake(
-            bench, posts[0], room, "intake-posts", projection=projection, database=database, items=_posts(bench)
+            bench, posts[0], service, "intake-posts", projection=projection, database=database, items=_posts(bench)
         )
         figures += posts
-        figures += await _punctuality(bench, room, "its projection beside it", posts[0].measured / 2)
+        figures += await _punctuality(bench, service, "its projection beside it", posts[0].measured / 2)
     [closed] = free_ports(1)
     nowhere = f"postgresql://nobody@127.0.0.1:{closed}/nothing"
-    async with bench.house.service("intake", REGIONS=regions, DATABASE_URL=nowhere, lacking="database") as room:
+    async with bench.launcher.service("intake", REGIONS=regions, DATABASE_URL=nowhere, lacking="database") as service:
         for codec in ("lz4", "zstd"):
             name = f"intake: batch lines/s, posting alone (no database); floor {codec}"
-            figures.append(await _batches(bench, room, name, tag=f"alone{codec}", codec=codec))
+            figures.append(await _batches(bench, service, name, tag=f"alone{codec}", codec=codec))
         name = "intake: single posts/s, posting alone (no database)"
-        posts = await _single_posts(bench, room, name, tag="onealone", followed=False)
+        posts = await _single_posts(bench, service, name, tag="onealone", followed=False)
         figures += posts
-        figures += await _punctuality(bench, room, "posting alone", posts[0].measured / 2, followed=False)
+        figures += await _punctuality(bench, service, "posting alone", posts[0].measured / 2, followed=False)
     return figures
 
 
 async def _batches(
-    bench: Bench, room: Room, name: str, *, tag: str, codec: str, following: Room | None = None
+    bench: Bench, service: Service, name: str, *, tag: str, codec: str, following: Service | None = None
 ) -> Figure:
     names = [topics.submissions(region) for region in REGIONS]
     floor_names = {name: f"bench.{name}" for name in names}
-    await bench.house.plain_topics(*floor_names.values())
-    pids = {"intake": room.pid} | ({"projection": following.pid} if following else {})
+    await bench.launcher.plain_topics(*floor_names.values())
+    pids = {"intake": service.pid} | ({"projection": following.pid} if following else {})
     stage, floor = [], []
     async with _bare_producer(bench, codec) as producer:
         for number in range(bench.rounds + _WARM):
             bench.say(f"{name}: round {number + 1} of {bench.rounds + _WARM}")
-            requests = _batch_calls(room, data.bodies(bench.items, tag=f"{tag}{number}"))
+            requests = _batch_calls(service, data.bodies(bench.items, tag=f"{tag}{number}"))
             before = await bench.watch.ends(names)
-            sending = calls.send_all(room.url, requests, connections=_CALLS, wanted=200)
+            sending = calls.send_all(service.url, requests, connections=_CALLS, wanted=200)
             stage.append(await bench.round(bench.items, pids, sending))
             lanes = floors.moved(await bench.watch.read(names, since=before), floor_names)
             assert sum(map(len, lanes.values())) >= bench.items, "every line is in Kafka"
@@ -178,40 +180,44 @@ async def _batches(
     return of_rounds(name, "lines/s", stage[_WARM:], floor[_WARM:], mark=marks[0], next=marks[1], peak=peak)
 
 
-async def _single_posts(bench: Bench, room: Room, name: str, *, tag: str, followed: bool = True) -> list[Figure]:
-    """The same rounds beside two floors: the same application, which answers an empty 202, and its web server alone."""
+async def _single_posts(bench: Bench, service: Service, name: str, *, tag: str, followed: bool = True) -> list[Figure]:
+    """The same rounds next to two floors: the same application with an empty 202, and its web server alone."""
     names = [topics.submissions(region) for region in REGIONS]
     posts = _posts(bench)
     stage: list[Round] = []
     marks = {"application": Mark(0.5), "server": None}
     beside: dict[str, list[Round]] = {kind: [] for kind in marks}
     async with AsyncExitStack() as running:
-        empty: dict[str, Room] = {}
+        empty: dict[str, Service] = {}
         for kind in marks:
             [port] = free_ports(1)
             arguments = ["-m", "tests.bench.empty", str(port), kind]
-            empty[kind] = await running.enter_async_context(bench.house.process(f"empty-{kind}", arguments, {}, port))
+            empty[kind] = await running.enter_async_context(
+                bench.launcher.process(f"empty-{kind}", arguments, {}, port)
+            )
         for number in range(bench.rounds + _WARM):
             bench.say(f"{name}: round {number + 1} of {bench.rounds + _WARM}")
-            requests = _single_calls(room, data.bodies(posts, tag=f"{tag}{number}"))
-            sending = calls.send_all(room.url, requests, connections=_CONNECTIONS, wanted=202)
-            stage.append(await bench.round(posts, {"intake": room.pid}, sending))
+            requests = _single_calls(service, data.bodies(posts, tag=f"{tag}{number}"))
+            sending = calls.send_all(service.url, requests, connections=_CONNECTIONS, wanted=202)
+            stage.append(await bench.round(posts, {"intake": service.pid}, sending))
             if followed:
                 await _caught_up(bench, names)
             for kind, floor in empty.items():
                 sending = calls.send_all(floor.url, requests, connections=_CONNECTIONS, wanted=202)
                 beside[kind].append(await bench.round(posts, {"server": floor.pid}, sending))
-    peak = {"intake": peak_mb(room.pid)}
+    peak = {"intake": peak_mb(service.pid)}
     return [
         of_rounds(f"{name}; floor: empty {kind}", "posts/s", stage[_WARM:], beside[kind][_WARM:], next=mark, peak=peak)
         for kind, mark in marks.items()
     ]
 
 
-async def _punctuality(bench: Bench, room: Room, beside: str, rate: float, *, followed: bool = True) -> list[Figure]:
-    """How long a single post takes from the moment it was to be sent, when so many a second are, half of the best.
+async def _punctuality(
+    bench: Bench, service: Service, beside: str, rate: float, *, followed: bool = True
+) -> list[Figure]:
+    """The latency of a single post from its due time, at half of the top rate.
 
-    The same against an empty 202, in turns, says how much of it is the machine's and the client's.
+    The same against an empty 202, in turns, shows the share of the machine and the client.
     """
     names = [topics.submissions(region) for region in REGIONS]
     posts = int(rate * _PUNCTUAL_SECONDS)
@@ -219,11 +225,11 @@ async def _punctuality(bench: Bench, room: Room, beside: str, rate: float, *, fo
     took: dict[str, list[list[float]]] = {"its 202": [], "an empty 202": []}
     [port] = free_ports(1)
     arguments = ["-m", "tests.bench.empty", str(port), "application"]
-    async with bench.house.process("empty-punctual", arguments, {}, port) as floor:
+    async with bench.launcher.process("empty-punctual", arguments, {}, port) as floor:
         for number in range(bench.rounds + 1):
             bench.say(f"intake: {posts:,} single posts, {rate:,.0f}/s: round {number} of {bench.rounds}")
-            requests = _single_calls(room, data.bodies(posts, tag=f"{tag}{number}"))
-            for answer, url in zip(took, (room.url, floor.url), strict=True):
+            requests = _single_calls(service, data.bodies(posts, tag=f"{tag}{number}"))
+            for answer, url in zip(took, (service.url, floor.url), strict=True):
                 timed = await calls.send_at(url, requests, rate=rate, connections=_CONNECTIONS)
                 assert {one.answer.status for one in timed} == {202}, "every post is taken"
                 took[answer].append([one.took * 1e3 for one in timed])
@@ -243,22 +249,29 @@ async def _punctuality(bench: Bench, room: Room, beside: str, rate: float, *, fo
 
 
 async def _examine_intake(
-    bench: Bench, figure: Figure, room: Room, name: str, *, projection: Room, database: str, items: int
+    bench: Bench,
+    figure: Figure,
+    service: Service,
+    name: str,
+    *,
+    projection: Service,
+    database: str,
+    items: int,
 ) -> None:
     names, single = [topics.submissions(region) for region in REGIONS], name == "intake-posts"
 
     def make(tag: str) -> list[bytes]:
         bodies = data.bodies(items, tag=f"{name}-{tag}")
-        return _single_calls(room, bodies) if single else _batch_calls(room, bodies)
+        return _single_calls(service, bodies) if single else _batch_calls(service, bodies)
 
     async def work(requests: Sequence[bytes]) -> None:
         connections, wanted = (_CONNECTIONS, 202) if single else (_CALLS, 200)
-        await calls.send_all(room.url, requests, connections=connections, wanted=wanted)
+        await calls.send_all(service.url, requests, connections=connections, wanted=wanted)
         await _caught_up(bench, names)
 
     await bench.examine(
         figure,
-        room,
+        service,
         name,
         make=make,
         work=work,
@@ -269,36 +282,36 @@ async def _examine_intake(
     )
 
 
-def _batch_calls(room: Room, lines: Sequence[bytes]) -> list[bytes]:
-    return [calls.post("/v1/items/batch", room.key, body, _BATCH_KIND) for body in data.ndjson(lines, _LINES)]
+def _batch_calls(service: Service, lines: Sequence[bytes]) -> list[bytes]:
+    return [calls.post("/v1/items/batch", service.key, body, _BATCH_KIND) for body in data.ndjson(lines, _LINES)]
 
 
-def _single_calls(room: Room, bodies: Sequence[bytes]) -> list[bytes]:
-    return [calls.post("/v1/items", room.key, body) for body in bodies]
+def _single_calls(service: Service, bodies: Sequence[bytes]) -> list[bytes]:
+    return [calls.post("/v1/items", service.key, body) for body in bodies]
 
 
 def _posts(bench: Bench) -> int:
-    """How many single posts stand for a round's items."""
+    """The number of single posts in a round."""
     return max(1_000, bench.items // 4)
 
 
 async def _caught_up(bench: Bench, names: Sequence[str]) -> None:
-    """Wait until intake's projection has read what was sent, so that the floor does not run beside it."""
+    """Wait until intake's projection has read everything, so that the floor does not run at the same time."""
     for region, name in zip(REGIONS, names, strict=True):
         await bench.watch.until_committed(f"piepowder-intake-{region}", [name])
 
 
 async def router(bench: Bench) -> list[Figure]:
-    """Items a second from submissions to cases, with twenty policies; the floor passes on the same cases."""
-    await bench.house.topics(*REGIONS)
+    """Items per second from submissions to cases, with twenty policies; the floor forwards the same cases."""
+    await bench.launcher.topics(*REGIONS)
     await bench.publish_control()
     source, target, group = topics.submissions(REGION), topics.cases(REGION), f"piepowder-router-{REGION}"
     floor_source, floor_target = "bench.router.in", "bench.router.out"
-    await bench.house.plain_topics(floor_source, floor_target)
+    await bench.launcher.plain_topics(floor_source, floor_target)
     submitted = [life.submitted for life in data.lives(bench.items, tag="routed")]
     stage, floor = [], []
     async with (
-        bench.house.service("router", REGIONS=REGION) as room,
+        bench.launcher.service("router", REGIONS=REGION) as service,
         _peer(bench, "faststream_batch") as batches,
         _peer(bench, "one_by_one") as singles,
         _bare_producer(bench) as producer,
@@ -307,10 +320,10 @@ async def router(bench: Bench) -> list[Figure]:
         for number in range(bench.rounds + _WARM):
             bench.say(f"router: round {number + 1} of {bench.rounds + _WARM}")
             before = await bench.watch.ends([target])
-            async with stopped(room):
+            async with stopped(service):
                 await fill(bench.producer, source, submitted)
             working = bench.watch.until_committed(group, [source])
-            stage.append(await bench.round(bench.items, {"router": room.pid}, resumed(room, working)))
+            stage.append(await bench.round(bench.items, {"router": service.pid}, resumed(service, working)))
             outputs = floors.moved(await bench.watch.read([target], since=before), {target: floor_target})
             assert sum(map(len, outputs.values())) == bench.items, "every item became a case"
             begin = await bench.watch.ends([floor_source])
@@ -321,13 +334,13 @@ async def router(bench: Bench) -> list[Figure]:
             cases = {record.value for lane in outputs.values() for record in lane}
             await batches.round(submitted, cases)
             await singles.round(submitted[: max(200, bench.items // _SINGLES_SHARE)], cases)
-        peak = {"router": peak_mb(room.pid)}
+        peak = {"router": peak_mb(service.pid)}
         name = "router: items/s, 20 policies"
         figure = of_rounds(name, "items/s", stage[_WARM:], floor[_WARM:], mark=Mark(0.25), next=Mark(0.3), peak=peak)
 
         await bench.examine(
             figure,
-            room,
+            service,
             "router",
             make=lambda _: submitted,
             put=lambda load: fill(bench.producer, source, load),
@@ -342,25 +355,25 @@ async def router(bench: Bench) -> list[Figure]:
 
 
 class _Peer:
-    """The router's stage as others would write it, with topics and a group of its own; takes turns with the router."""
+    """The router's stage in a peer's way, with topics and a group of its own; it takes turns with the router."""
 
-    def __init__(self, bench: Bench, room: Room, source: str, target: str, group: str) -> None:
+    def __init__(self, bench: Bench, service: Service, source: str, target: str, group: str) -> None:
         self.rounds: list[Round] = []
         self._bench = bench
-        self._room = room
+        self._service = service
         self._source = source
         self._target = target
         self._group = group
 
     async def round(self, submitted: Sequence[Encoded], cases: Collection[bytes | None]) -> None:
-        """Let it work on these; what it makes of them must be of `cases`, each once."""
+        """Let it process these records; its output must be `cases`, each once."""
         bench = self._bench
         before = await bench.watch.ends([self._target])
-        async with stopped(self._room):
+        async with stopped(self._service):
             await fill(bench.producer, self._source, submitted)
         working = bench.watch.until_committed(self._group, [self._source])
-        pids = {"peer": self._room.pid}
-        self.rounds.append(await bench.round(len(submitted), pids, resumed(self._room, working)))
+        pids = {"peer": self._service.pid}
+        self.rounds.append(await bench.round(len(submitted), pids, resumed(self._service, working)))
         made = [
             record.value for lane in (await bench.watch.read([self._target], since=before)).values() for record in lane
         ]
@@ -370,19 +383,19 @@ class _Peer:
 @asynccontextmanager
 async def _peer(bench: Bench, name: str) -> AsyncIterator[_Peer]:
     source, target, group = f"bench.{name}.in", f"bench.{name}.out", f"bench-{name}"
-    await bench.house.plain_topics(source, target)
-    async with bench.house.peer(name, bench.house.stack.kafka, source, target, group) as room:
-        yield _Peer(bench, room, source, target, group)
+    await bench.launcher.plain_topics(source, target)
+    async with bench.launcher.peer(name, bench.launcher.stack.kafka, source, target, group) as service:
+        yield _Peer(bench, service, source, target, group)
 
 
 async def decision(bench: Bench) -> list[Figure]:
-    """Cases a second from the topic to stored and published; the floor inserts the same rows into the same table."""
-    await bench.house.topics(*REGIONS)
+    """Cases per second from the topic to stored and published; the floor inserts the same rows into the same table."""
+    await bench.launcher.topics(*REGIONS)
     source, target, group = topics.cases(REGION), topics.decisions(REGION), f"piepowder-decision-{REGION}"
-    url = await bench.house.database("bench_decision")
+    url = await bench.launcher.database("bench_decision")
     stage, floor = [], []
     async with (
-        bench.house.service("decision", REGION=REGION, DATABASE_URL=url) as room,
+        bench.launcher.service("decision", REGION=REGION, DATABASE_URL=url) as service,
         _connection(url) as connection,
     ):
         await bench.watch.until_committed(group, [source])
@@ -397,25 +410,28 @@ async def decision(bench: Bench) -> list[Figure]:
         async def work(_: Sequence[Life]) -> None:
             await bench.watch.until_committed(group, [source])
             await bench.watch.until_size(published, target)
-            while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox) AS bench"):  # noqa: ASYNC110 - it tells who asks
+            while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox) AS bench"):  # noqa: ASYNC110 - the database must be polled
                 await asyncio.sleep(0.01)
 
         for number in range(bench.rounds + _WARM):
             bench.say(f"decision: round {number + 1} of {bench.rounds + _WARM}")
             lives = data.lives(bench.items, tag=f"case{number}")
-            async with stopped(room):
+            async with stopped(service):
                 await put(lives)
-            stage.append(await bench.round(bench.items, {"decision": room.pid}, resumed(room, work(lives))))
+            stage.append(await bench.round(bench.items, {"decision": service.pid}, resumed(service, work(lives))))
             rows = await connection.fetch("SELECT * FROM cases WHERE subject LIKE $1", f"%:case{number}-%")
             assert len(rows) == bench.items, "every case is stored"
             working = floors.insert(connection, table, columns, types, rows)
             floor.append(await bench.round(bench.items, {"client": os.getpid()}, working))
         await connection.execute(f"DROP TABLE {table}")
-        name, peak = "decision: cases/s, stored and published (90 % decided at once)", {"decision": peak_mb(room.pid)}
+        name, peak = (
+            "decision: cases/s, stored and published (90 % decided at once)",
+            {"decision": peak_mb(service.pid)},
+        )
         figure = of_rounds(name, "cases/s", stage[_WARM:], floor[_WARM:], next=Mark(0.3), peak=peak)
         await bench.examine(
             figure,
-            room,
+            service,
             "decision",
             make=lambda tag: data.lives(bench.items, tag=tag),
             put=put,
@@ -427,15 +443,15 @@ async def decision(bench: Bench) -> list[Figure]:
 
 
 async def audit(bench: Bench) -> list[Figure]:
-    """Events a second from three topics to the log; the floor copies the same rows into the same table."""
-    await bench.house.topics(*REGIONS)
+    """Events per second from three topics to the log; the floor copies the same rows into the same table."""
+    await bench.launcher.topics(*REGIONS)
     group = f"piepowder-audit-{REGION}"
     names = [topics.submissions(REGION), topics.cases(REGION), topics.decisions(REGION)]
-    url = await bench.house.database("bench_audit")
+    url = await bench.launcher.database("bench_audit")
     count = bench.items // 3 * 3
     stage, floor = [], []
     async with (
-        bench.house.service("audit", REGION=REGION, DATABASE_URL=url) as room,
+        bench.launcher.service("audit", REGION=REGION, DATABASE_URL=url) as service,
         _connection(url) as connection,
     ):
         await bench.watch.until_committed(group, names)
@@ -453,19 +469,19 @@ async def audit(bench: Bench) -> list[Figure]:
             bench.say(f"audit: round {number + 1} of {bench.rounds + _WARM}")
             lives = data.lives(bench.items // 3, tag=f"kept{number}")
             size = await connection.fetchval("SELECT size FROM head")
-            async with stopped(room):
+            async with stopped(service):
                 await put(lives)
-            stage.append(await bench.round(count, {"audit": room.pid}, resumed(room, work(lives))))
+            stage.append(await bench.round(count, {"audit": service.pid}, resumed(service, work(lives))))
             rows = await connection.fetch("SELECT * FROM log WHERE seq > $1 ORDER BY seq", size)
             assert len(rows) == count, "every event is in the log"
             copying = floors.copy(connection, table, columns, rows)
             floor.append(await bench.round(count, {"client": os.getpid()}, copying))
         await connection.execute(f"DROP TABLE {table}")
-        name, peak = "audit: events/s", {"audit": peak_mb(room.pid)}
+        name, peak = "audit: events/s", {"audit": peak_mb(service.pid)}
         figure = of_rounds(name, "events/s", stage[_WARM:], floor[_WARM:], next=Mark(0.4), peak=peak)
         await bench.examine(
             figure,
-            room,
+            service,
             "audit",
             make=lambda tag: data.lives(bench.items // 3, tag=tag),
             put=put,
@@ -476,20 +492,20 @@ async def audit(bench: Bench) -> list[Figure]:
 
 
 @asynccontextmanager
-async def stopped(room: Room) -> AsyncIterator[None]:
-    """The service stands still, and still does at the end."""
-    room.child.pause()
+async def stopped(service: Service) -> AsyncIterator[None]:
+    """Stop the service during the block, and leave it stopped."""
+    service.child.pause()
     yield
 
 
-async def resumed(room: Room, working: Awaitable[object]) -> None:
-    room.child.resume()
-    await room.while_alive(working)
+async def resumed(service: Service, working: Awaitable[object]) -> None:
+    service.child.resume()
+    await service.while_alive(working)
 
 
 @asynccontextmanager
 async def _bare_producer(bench: Bench, codec: str = "zstd") -> AsyncIterator[Any]:
-    producer = bare_producer(bench.house.stack.kafka, codec)
+    producer = bare_producer(bench.launcher.stack.kafka, codec)
     await producer.start()
     try:
         yield producer
@@ -499,7 +515,7 @@ async def _bare_producer(bench: Bench, codec: str = "zstd") -> AsyncIterator[Any
 
 @asynccontextmanager
 async def _bare_consumer(bench: Bench) -> AsyncIterator[Any]:
-    consumer = bare_consumer(bench.house.stack.kafka, "bench-router")
+    consumer = bare_consumer(bench.launcher.stack.kafka, "bench-router")
     await consumer.start()
     try:
         yield consumer

@@ -1,4 +1,4 @@
-"""What processes cost: processor time and memory, from Linux's /proc."""
+"""The cost of processes: processor time and memory, from Linux's /proc."""
 
 import os
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ _clock = SystemClock()
 
 
 def cpu_seconds(pid: int) -> float:
-    """User + system time of a process's own threads, in seconds; 0 when it is gone."""
+    """User + system time of a process's own threads in seconds; 0 if it has ended."""
     fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """As `cpu_seconds`, with all of its descendants, those that have ended too."""
+    """Like `cpu_seconds`, with all descendants, including the ones that have ended."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
@@ -33,12 +33,12 @@ def tree_cpu_seconds(pid: int) -> float:
 
 
 def peak_mb(pid: int) -> float:
-    """The largest resident size that a process has had, in MB (10^6 bytes); 0 when it is gone."""
+    """The largest resident size of a process so far, in MB (10^6 bytes); 0 if it has ended."""
     return _megabytes(pid, "VmHWM:")
 
 
 def resident_mb(pid: int) -> float:
-    """The resident size of a process, in MB (10^6 bytes); 0 when it is gone."""
+    """The current resident size of a process in MB (10^6 bytes); 0 if it has ended."""
     return _megabytes(pid, "VmRSS:")
 
 
@@ -52,7 +52,7 @@ def _megabytes(pid: int, name: str) -> float:
 
 
 class Stretch:
-    """A stretch of time and what some processes, by name, cost in it; `trees` are counted with their descendants.
+    """A time span and the processor time of some processes, by name; `trees` include their descendants.
 
     `with Stretch(...) as stretch: ...`, then `seconds` and `cpu`.
     """
@@ -78,7 +78,7 @@ class Stretch:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat behind the command's name: 0 is the state, 1 the parent, 11 and 12 the times."""
+    """The fields of /proc/<pid>/stat after the command's name: 0 is the state, 1 the parent, 11 and 12 the times."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

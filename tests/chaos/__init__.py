@@ -1,1 +1,2 @@
-"""Promises under faults: a load, faults drawn from a seed, and a checker that knows the promises and not the code."""
+"""Tests of the promises under faults: a load, faults drawn from a seed, and a checker that knows the promises but not
+the code."""

@@ -1,4 +1,5 @@
-"""`python -m tests.chaos`, its options under `--help`: breaks, and tells."""
+"""`python -m tests.chaos`: causes faults under load, checks every promise and prints a report; `--help` has the
+options."""
 
 import argparse
 import asyncio
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from deploy.local.errors import StackError
+from shared.runtime.user_errors import UserError
 from tests.chaos import faults
 from tests.chaos.report import Report
 from tests.chaos.run import Run, new_seed
@@ -20,18 +21,19 @@ from tests.chaos.run import Run, new_seed
 SHORT_SECONDS = 100.0
 _SHORT_LOAD = 30.0
 _PAUSE = 4.0
+_WHERE = "Three Kafka brokers, PostgreSQL and all services run on this machine"
 
 
 def main() -> None:
     arguments = _arguments()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are away on purpose
-    print(f"chaos with seed {arguments.seed}", flush=True)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are stopped on purpose
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="piepowder-chaos-"))
+    print(f"{_WHERE}, with data in {folder}; seed {arguments.seed}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(_run(arguments, folder))
-    except StackError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -41,7 +43,7 @@ def main() -> None:
         if arguments.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
     print(report, flush=True)
-    sys.exit(0 if report.kept else 1)
+    sys.exit(0 if report.passed else 1)
 
 
 async def _run(arguments: argparse.Namespace, folder: Path) -> Report:
@@ -58,18 +60,25 @@ async def _run(arguments: argparse.Namespace, folder: Path) -> Report:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make chaos", description="Keeps promises under faults, or says which not.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults are made (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=new_seed(), help="plays a printed schedule and load again")
-    parser.add_argument("--short", action="store_true", help="the most telling faults, in under four minutes")
+    parser = argparse.ArgumentParser(
+        prog="make chaos",
+        description=f"{_WHERE}; faults are caused under load, and every promise is checked.",
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults are caused (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=new_seed(), help="repeat the schedule and the load of this seed")
+    parser.add_argument("--short", action="store_true", help="the most informative faults, in less than four minutes")
     parser.add_argument("--rate", type=float, default=40.0, help="arrivals a second (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="keep journal, logs and data here (default: removed at the end)")
-    parser.add_argument("--only", default="", help=f"these faults, comma-separated: {', '.join(faults.kinds())}")
-    parser.add_argument("--play", default="", help='these faults as they were printed, "zombie of router 20 s; ..."')
+    parser.add_argument(
+        "--folder", type=Path, help="keep the journal, logs and data in this folder (default: removed at the end)"
+    )
+    parser.add_argument("--only", default="", help=f"only these faults, comma-separated: {', '.join(faults.kinds())}")
+    parser.add_argument(
+        "--play", default="", help='exactly these faults, as they were printed: "zombie of router 20 s; ..."'
+    )
     arguments = parser.parse_args()
     arguments.only = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(arguments.only) - set(faults.kinds()):
-        parser.error(f"no fault named {', '.join(sorted(unknown))}; there are {', '.join(faults.kinds())}")
+        parser.error(f"there is no fault {', '.join(sorted(unknown))}; the faults are {', '.join(faults.kinds())}")
     arguments.play = [faults.parse(text.strip())._replace(pause=_PAUSE) for text in arguments.play.split(";") if text]
     return arguments
 

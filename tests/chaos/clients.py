@@ -1,8 +1,8 @@
-"""Clients, lived through: made, given a key and its successor, limited, revoked, shut out and let in again.
+"""The life of clients: created, given a key and its successor, limited, disabled, enabled, keys revoked.
 
-Each has a region and platforms of its own, or all, and posts what only it posts, with keys that open and keys that do
-not, to regions and for platforms that are its own and that are not. What is told of a key here is its id: its text is
-in one answer, and in memory.
+Each client has one region and one platform, or all. It posts items that no other client posts, with valid and invalid
+keys, to its own and to other regions and platforms. The journal names a key by its id; the key itself is only in one
+response and in memory.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Key(NamedTuple):
-    """A key; `secret` is what it is called with."""
+    """A key; `secret` is the text that authenticates a call."""
 
     key_id: str
     secret: str
 
 
 class Registry:
-    """What is done with clients, each call until it is known what came of it."""
+    """Operations on clients; each repeats its call until the result is known."""
 
     def __init__(self, client: Client, intake: int, seed: int) -> None:
         self._client = client
@@ -46,14 +46,14 @@ class Registry:
     async def create(
         self, name: str, scopes: Sequence[str], rights: Mapping[str, Sequence[str]], *, limited: bool = False
     ) -> bool:
-        """Make a client with `rights` (regions and platforms); whether it is there."""
+        """Create a client with `rights` (regions and platforms); whether it exists."""
         body = {"name": name, "scopes": scopes, **rights, "limit": _LIMIT if limited else None}
         facts = {"name": name, "scopes": scopes, **rights, "limited": limited}
         status, _ = await self._until_known("client.create", facts, "/v1/clients", body)
         return status in (200, 201)
 
     async def add_key(self, name: str, call: str) -> Key | None:
-        """A new key, asked for under an Idempotency-Key; one whose answer was lost is revoked, and another made."""
+        """Create a key under an Idempotency-Key; if the response is lost, revoke the key and create another."""
         for n in range(_KEYS_TRIED):
             facts = {"name": name, "key": f"{name}-{call}-{n}"}
             path, headers = f"/v1/clients/{name}/keys", {"Idempotency-Key": f'"{facts["key"]}"'}
@@ -67,12 +67,12 @@ class Registry:
         return None
 
     async def revoke(self, name: str, key_id: str) -> bool:
-        """End a key; whether intake goes by it."""
+        """Revoke a key; whether intake enforces the revocation."""
         path = f"/v1/clients/{name}/keys/{key_id}"
         return await self._in_force("client.revoke", {"name": name, "key_id": key_id}, path, None, "DELETE")
 
     async def change(self, name: str, state: str) -> bool:
-        """Shut a client out (`disabled`), or let it in again (`active`); whether intake goes by it."""
+        """Set a client to `disabled` or `active`; whether intake enforces the change."""
         facts = {"name": name, "state": state}
         return await self._in_force("client.change", facts, f"/v1/clients/{name}", {"state": state}, "PATCH")
 
@@ -92,7 +92,7 @@ class Registry:
         while True:
             timeout = 0.01 if hasty else 15.0
             status, told = await self._client.call(kind, facts, (self._intake, path), content, timeout=timeout, **more)
-            self.tally[f"{kind.partition('.')[2]} {status or 'no answer'}"] += 1
+            self.tally[f"{kind.partition('.')[2]} {status or 'no response'}"] += 1
             if status not in (None, 429, 503) or loop.time() - begun > _PATIENCE:
                 return status, told
             hasty = False
@@ -105,14 +105,14 @@ class Registry:
 
 
 class Holder:
-    """The keys of those who work here all the time."""
+    """The keys of the clients that exist during the whole run."""
 
     def __init__(self, registry: Registry, administrator: str) -> None:
         self._registry = registry
         self._keys = {"local": administrator}
 
     async def hold(self, name: str, scopes: Sequence[str], stop: asyncio.Event) -> bool:
-        """Make a client with a key, everywhere; whether that was done before `stop`."""
+        """Create a client with a key in all regions; whether that happened before `stop`."""
         while not stop.is_set():
             made = await self._registry.create(name, scopes, _EVERYWHERE)
             if made and (key := await self._registry.add_key(name, "own")):
@@ -121,12 +121,12 @@ class Holder:
         return False
 
     def key(self, name: str) -> str:
-        """What `name` calls with."""
+        """The key of client `name`."""
         return self._keys[name]
 
 
 class Posters:
-    """Clients that come and go."""
+    """Clients that are created during the run, post items, and lose their keys."""
 
     def __init__(self, client: Client, intake: int, registry: Registry, seed: int) -> None:
         self._client = client
@@ -137,7 +137,7 @@ class Posters:
         self.tally: Counter[str] = Counter()
 
     async def run(self, rate: float, stop: asyncio.Event) -> None:
-        """Let clients begin until `stop`, `rate` a second; each ends where it is."""
+        """Start clients at `rate` per second until `stop`; then each client stops where it is."""
         rng, n = random.Random(f"clients-{self._seed}"), 0
         async with asyncio.TaskGroup() as living:
             while not stop.is_set():
@@ -157,12 +157,14 @@ class Posters:
             return
         await hand.posts(first, rng.randint(2, 6))
         if rng.random() < 0.3:
-            await self._registry.create(name, _SCOPES, {**rights, "regions": ["us"]})  # another of its name
+            await self._registry.create(
+                name, _SCOPES, {**rights, "regions": ["us"]}
+            )  # another client with the same name
         second = await self._registry.add_key(name, "second")
         if second is None:
             return
         if rng.random() < 0.3:
-            await self._registry.add_key(name, "third")  # one too many
+            await self._registry.add_key(name, "third")  # one key more than allowed
         await hand.posts(second, 2)
         await asyncio.gather(self._registry.revoke(name, first.key_id), hand.posts(first, 3))
         await hand.posts(first, 3)
@@ -176,7 +178,7 @@ class Posters:
                 await hand.posts(first, 1)
 
     async def post(self, name: str, key: Key, lines: Sequence[str], bad: Sequence[int]) -> None:
-        """Post items once, alone or as a batch; `bad` lines name a region or a platform that is not the client's."""
+        """Post items once, as single posts or as a batch; `bad` lines name a region or platform of another client."""
         headers = {"Authorization": f"Bearer {key.secret}"}
         who = {"by": name, "key_id": key.key_id, "bad": list(bad)}
         if len(lines) == 1:
@@ -198,7 +200,7 @@ class Posters:
 
 
 class _Hand:
-    """What one client posts."""
+    """The posts of one client."""
 
     def __init__(
         self,
@@ -216,7 +218,7 @@ class _Hand:
         self._count = 0
 
     async def posts(self, key: Key, times: int) -> None:
-        """Post so often with a key, now and then what is not its client's to post."""
+        """Post `count` times with a key; some posts are for regions or platforms of other clients."""
         for _ in range(times):
             if self._stop.is_set():
                 return

@@ -1,8 +1,8 @@
-"""What can go wrong, each as an act with an end: it breaks something, holds it broken, and makes it whole again.
+"""The faults. Each one breaks something, keeps it broken for a time, and repairs it.
 
-A schedule is drawn from a seed: the same seed draws the same faults with the same victims and the same lengths,
-whatever the system does meanwhile. The next one begins when the system has recovered from the last, so that each has a
-recovery time of its own; two at once are a fault too.
+A schedule is drawn from a seed: the same seed gives the same faults with the same victims and durations, whatever the
+system does. The next fault starts when the system has recovered from the last one, so that each fault has its own
+recovery time. Two faults at once are a fault too.
 """
 
 import asyncio
@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from deploy.local.kafka import KafkaNode
+from deploy.services import processes
+from shared.contracts import topics
 from tests.chaos import poison
-from tests.chaos.ground import REGIONS, Ground
+from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
-from tests.chaos.proxy import Kind, Trouble
+from tests.chaos.proxy import Kind, NetworkFault
 
-SERVICES: Final = ("intake", "intake-projection", "router", "decision-eu", "decision-us", "audit-eu", "audit-us")
-STAGES: Final = ("submissions", "cases", "decisions", "requests", "access", "deadletters", "parked")
-_ROOM: Final = 128 * 2**20  # what a small disk has left, in bytes
+SERVICES: Final = tuple(process.name for process in processes(("eu", "us")))
+STAGES: Final = tuple(topic.__name__ for topic in topics.REGIONAL)
+_ROOM: Final = 128 * 2**20  # bytes of free space on a small disk
 
 
 class Planned(NamedTuple):
-    """A fault of a schedule: after `pause` seconds of peace. `seconds` is how long it lasts, about."""
+    """A fault of a schedule: it starts after a `pause` in seconds and lasts about `seconds`."""
 
     fault: str
     victim: str
@@ -40,11 +42,11 @@ class Planned(NamedTuple):
         return f"{self.fault} {self.victim} {self.seconds:.1f} s".replace("  ", " ")
 
 
-class Hands:
-    """Breaks things on the ground."""
+class FaultInjector:
+    """Causes the faults in a running environment."""
 
-    def __init__(self, ground: Ground, journal: Journal, seed: int) -> None:
-        self._ground = ground
+    def __init__(self, environment: Environment, journal: Journal, seed: int) -> None:
+        self._environment = environment
         self._journal = journal
         self._rng = random.Random(f"poison-{seed}")
         self.skipped: list[str] = []
@@ -78,13 +80,13 @@ class Hands:
             await self._acts[planned.fault](planned.victim, planned.seconds)
 
     async def _kill(self, name: str, seconds: float) -> None:
-        service = self._ground.system.services[name]
+        service = self._environment.system.services[name]
         await asyncio.to_thread(service.kill)
         await asyncio.sleep(seconds)
         await asyncio.to_thread(service.start)
 
     async def _pause(self, name: str, seconds: float) -> None:
-        service = self._ground.system.services[name]
+        service = self._environment.system.services[name]
         service.pause()
         try:
             await asyncio.sleep(seconds)
@@ -92,13 +94,13 @@ class Hands:
             service.resume()
 
     async def _kill_leader(self, topic: str, seconds: float) -> None:
-        node = await self._ground.leader(topic)
+        node = await self._environment.leader(topic)
         await asyncio.to_thread(node.kill)
         await asyncio.sleep(seconds)
         await asyncio.to_thread(node.start)
 
     async def _pause_leader(self, topic: str, seconds: float) -> None:
-        node = await self._ground.leader(topic)
+        node = await self._environment.leader(topic)
         node.pause()
         try:
             await asyncio.sleep(seconds)
@@ -106,54 +108,54 @@ class Hands:
             node.resume()
 
     async def _kill_postgres(self, _: str, seconds: float) -> None:
-        assert self._ground.postgres.child is not None
-        await asyncio.to_thread(self._ground.postgres.child.kill)
+        assert self._environment.postgres.child is not None
+        await asyncio.to_thread(self._environment.postgres.child.kill)
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(self._ground.postgres.start)
+        await asyncio.to_thread(self._environment.postgres.start)
 
     async def _pause_postgres(self, _: str, seconds: float) -> None:
-        self._ground.signal_postgres(signal.SIGSTOP)
+        self._environment.signal_postgres(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._ground.signal_postgres(signal.SIGCONT)
+            self._environment.signal_postgres(signal.SIGCONT)
 
     async def _network(self, kind: Kind, link: str, seconds: float) -> None:
         who, _, where = link.partition(">")
-        trouble = Trouble(kind, who, where)
-        self._ground.proxies.begin(trouble)
+        network_fault = NetworkFault(kind, who, where)
+        self._environment.proxies.begin(network_fault)
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._ground.proxies.end(trouble)
+            self._environment.proxies.end(network_fault)
 
     async def _blind_and_kill(self, name: str, seconds: float) -> None:
-        """No broker answers the service, and in the middle of that it is killed: what it told too early is lost."""
-        trouble = Trouble("half-open", name, "kafka")
-        self._ground.proxies.begin(trouble)
+        """Cut the service off from all brokers, then kill it: whatever it reported too early is lost."""
+        network_fault = NetworkFault("half-open", name, "kafka")
+        self._environment.proxies.begin(network_fault)
         try:
             await asyncio.sleep(seconds)
-            await asyncio.to_thread(self._ground.system.services[name].kill)
+            await asyncio.to_thread(self._environment.system.services[name].kill)
         finally:
-            self._ground.proxies.end(trouble)
-        await asyncio.to_thread(self._ground.system.services[name].start)
+            self._environment.proxies.end(network_fault)
+        await asyncio.to_thread(self._environment.system.services[name].start)
 
     async def _pause_postgres_and_kill(self, names: str, seconds: float) -> None:
-        """What is taken from Kafka cannot be stored; in the middle of that the services are killed."""
-        services = [self._ground.system.services[name] for name in names.split(",")]
-        self._ground.signal_postgres(signal.SIGSTOP)
+        """Freeze PostgreSQL, so that records from Kafka cannot be stored, then kill the services."""
+        services = [self._environment.system.services[name] for name in names.split(",")]
+        self._environment.signal_postgres(signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
             await asyncio.gather(*(asyncio.to_thread(service.kill) for service in services))
         finally:
-            self._ground.signal_postgres(signal.SIGCONT)
+            self._environment.signal_postgres(signal.SIGCONT)
         for service in services:
             await asyncio.to_thread(service.start)
 
     async def _clock(self, victim: str, seconds: float) -> None:
         name, _, jump = victim.partition(" by ")
-        pid = self._ground.system.services[name].child.pid
-        note = self._ground.clocks / str(pid)
+        pid = self._environment.system.services[name].child.pid
+        note = self._environment.clocks / str(pid)
         note.write_text(jump.removesuffix(" s"))
         try:
             await asyncio.sleep(seconds)
@@ -161,19 +163,19 @@ class Hands:
             note.unlink(missing_ok=True)
 
     async def _poison(self, _: str, __: float) -> None:
-        await poison.plant(self._ground, self._journal, self._rng, (REGIONS[0], REGIONS[1]))
+        await poison.plant(self._environment, self._journal, self._rng, (REGIONS[0], REGIONS[1]))
 
     async def _replicas(self, name: str, seconds: float) -> None:
-        """One member becomes three, and one again."""
-        extra = [await asyncio.to_thread(self._ground.add_replica, name, number) for number in (1, 2)]
-        await self._ground.joined(name, 3)
+        """Start two more members of a consumer group, later stop them."""
+        extra = [await asyncio.to_thread(self._environment.add_replica, name, number) for number in (1, 2)]
+        await self._environment.joined(name, 3)
         await asyncio.sleep(seconds)
         await asyncio.gather(*(asyncio.to_thread(child.stop) for child in extra))
 
     async def _zombie(self, name: str, seconds: float) -> None:
-        """One of two members stands still until its partitions are the other's, and then wakes up."""
-        extra = await asyncio.to_thread(self._ground.add_replica, name, 3)
-        await self._ground.joined(name, 2)
+        """Freeze one of two members until the other one owns its partitions, then let it continue."""
+        extra = await asyncio.to_thread(self._environment.add_replica, name, 3)
+        await self._environment.joined(name, 2)
         await asyncio.sleep(3)
         extra.pause()
         await asyncio.sleep(seconds)
@@ -182,39 +184,39 @@ class Hands:
         await asyncio.to_thread(extra.stop)
 
     async def _rolling_restart(self, _: str, __: float) -> None:
-        system = self._ground.system
+        system = self._environment.system
         for service in system.services.values():
             await asyncio.to_thread(service.stop)
             await asyncio.to_thread(service.start)
             await asyncio.to_thread(system.wait_ready)
-        for node in self._ground.kafka.nodes:
+        for node in self._environment.kafka.nodes:
             await asyncio.to_thread(node.stop)
             await asyncio.to_thread(node.start)
             await asyncio.sleep(2)
-        await asyncio.to_thread(self._ground.postgres.stop)
-        await asyncio.to_thread(self._ground.postgres.start)
+        await asyncio.to_thread(self._environment.postgres.stop)
+        await asyncio.to_thread(self._environment.postgres.start)
 
     async def _reset(self, _: str, __: float) -> None:
-        """All services stop, every group goes to its first offset, all start again."""
-        services = list(self._ground.system.services.values())
+        """Stop all services, set every group to its first offset, and start all services again."""
+        services = list(self._environment.system.services.values())
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
         try:
-            await self._ground.reset_offsets()
+            await self._environment.reset_offsets()
         finally:
             for service in services:
                 await asyncio.to_thread(service.start)
 
     async def _full_disk(self, victim: str, seconds: float) -> None:
-        """The server's data is moved to a small disk, which fills up; then there is room again, and it moves back."""
+        """Move the server's data to a small disk, fill the disk, free the space, and move the data back."""
         if os.geteuid() != 0 or not sys.platform.startswith("linux"):
             self.skipped.append(f"full disk of {victim}: a small disk can be mounted by root on Linux only")
             return
-        server = self._ground.postgres if victim == "postgres" else self._node(victim)
+        server = self._environment.postgres if victim == "postgres" else self._node(victim)
         folder = self._data(victim)
         await asyncio.to_thread(server.stop)
         mounted = await asyncio.to_thread(_small_disk, folder)
         if mounted:
-            self._ground.mounted(folder)
+            self._environment.mounted(folder)
         await asyncio.to_thread(server.start)
         if not mounted:
             self.skipped.append(f"full disk of {victim}: no small disk can be mounted here")
@@ -233,8 +235,8 @@ class Hands:
         await asyncio.to_thread(server.start)
 
     async def _start_if_it_died(self, victim: str) -> None:
-        """A server that gave up when its disk was full is started again, as whoever made room would."""
-        server = self._ground.postgres if victim == "postgres" else self._node(victim)
+        """Start a server again if it ended because the disk was full."""
+        server = self._environment.postgres if victim == "postgres" else self._node(victim)
         await asyncio.sleep(1)
         if server.child is None or not server.child.alive:
             await asyncio.to_thread(server.start)
@@ -242,21 +244,21 @@ class Hands:
     def _move_back(self, folder: Path) -> None:
         aside = folder.with_name(folder.name + ".aside")
         _copy(str(folder), aside)
-        self._ground.unmount(folder)
+        self._environment.unmount(folder)
         folder.rmdir()
         aside.rename(folder)
 
     def _data(self, victim: str) -> Path:
         if victim == "postgres":
-            return self._ground.postgres.folder / "data"
-        return self._ground.kafka.folder / f"data-{self._node(victim).number}"
+            return self._environment.postgres.folder / "data"
+        return self._environment.kafka.folder / f"data-{self._node(victim).number}"
 
     def _node(self, victim: str) -> KafkaNode:
-        return self._ground.kafka.nodes[int(victim.rpartition("-")[2]) - 1]
+        return self._environment.kafka.nodes[int(victim.rpartition("-")[2]) - 1]
 
 
 def draw(seed: int, only: Collection[str] = ()) -> Iterator[Planned]:
-    """An endless schedule, of all faults or of some."""
+    """An endless schedule of all faults, or of the ones in `only`."""
     rng = random.Random(f"faults-{seed}")
     bag: list[str] = []
     while True:
@@ -267,7 +269,7 @@ def draw(seed: int, only: Collection[str] = ()) -> Iterator[Planned]:
 
 
 def short() -> list[Planned]:
-    """The most telling faults, in the fewest seconds: each catches what the others do not."""
+    """The most informative faults in the shortest time: each finds defects that the others do not find."""
     return [
         Planned("blind and kill", "intake", 3.0, 6.0),
         Planned("poison", "", 0.0, 2.0),
@@ -279,7 +281,7 @@ def short() -> list[Planned]:
 
 
 def parse(text: str) -> Planned:
-    """A fault that was printed."""
+    """A fault from its printed form."""
     *words, seconds, _ = text.split(" ")
     name = max((kind for kind in _KINDS if " ".join(words).startswith(kind)), key=len)
     return Planned(name, " ".join(words).removeprefix(name).strip(), float(seconds), 0.0)
@@ -361,7 +363,7 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
 
 
 def _small_disk(folder: Path) -> bool:
-    """Put a small disk under a folder's content; False when that is not allowed here."""
+    """Mount a small disk in place of a folder, with the same content; False if that is not allowed here."""
     size = _ROOM + sum(path.stat().st_blocks * 512 for path in (folder, *folder.rglob("*")))
     aside = folder.with_name(folder.name + ".aside")
     folder.rename(aside)

@@ -1,4 +1,4 @@
-"""What clients did and were told, a line each, on disk before the client acts on it."""
+"""The calls of the clients and their responses, one line each, written before the client acts on a response."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
-    """Appends lines; each is handed to the system whole before the call returns."""
+    """Appends lines; the operating system has the whole line when a method returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -18,7 +18,7 @@ class Journal:
         self._n = 0
 
     def sent(self, call: str, facts: dict[str, Any]) -> int:
-        """A call is about to be made; returns its number."""
+        """Write down a call before it is sent; its number."""
         self._n += 1
         self._write({"what": "sent", "n": self._n, "at": time.time(), "call": call, "facts": facts})
         return self._n
@@ -29,11 +29,11 @@ class Journal:
         self._write({"what": "answered", **about})
 
     def lost(self, n: int, error: str) -> None:
-        """No answer came: what became of the call is not known."""
+        """Write down that a call had no response: its effect is not known."""
         self._write({"what": "lost", "n": n, "at": time.time(), "error": error})
 
     def planted(self, kind: str, topic: str, partition: int, offset: int, groups: list[str]) -> None:
-        """A spoiled record stands there now, and these groups are to set it aside."""
+        """Write down a planted bad record and the groups that must dead-letter it."""
         place = {"topic": topic, "partition": partition, "offset": offset}
         self._write({"what": "planted", "at": time.time(), "kind": kind, **place, "groups": groups})
 

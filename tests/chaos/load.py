@@ -1,10 +1,9 @@
-"""An open-loop load: items arrive at a fixed rate whatever the system does, reviewers work, stall and vanish.
+"""An open-loop load: items arrive at a fixed rate, whatever the system does; reviewers work, delay and disappear.
 
-Everything that is sent follows from the seed, and from nothing that comes back but leases. Latency counts from the
-moment an item was to be sent, so a stall is not hidden by a client that waits for it. Time, count and calls under way
-are bounded. Some items are taken back: while their post is under way, before anybody can have decided, long after, more
-than once; and some that nobody ever posted. Some subjects are reported, and some decisions complained about: too soon,
-in time, and more than once.
+The seed determines everything that is sent, except what depends on leases. Latency counts from the time when an item
+was due, so that a client that waits does not hide a stall. Time, number and calls in flight are limited. Some items are
+withdrawn: while their post is in flight, before a decision, long after it, more than once; and some items that were
+never posted. Some subjects get notices, and some decisions get appeals: too early, in time, and more than once.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ LEASE_SECONDS: Final = 5
 _UNDER_WAY: Final = 1200
 _PATIENCE: Final = 40.0
 _TIMEOUT: Final = 15.0
-_HASTY: Final = 0.02  # s after which an impatient client hangs up
+_HASTY: Final = 0.02  # seconds after which an impatient client disconnects
 _MARKETS: Final = (["DE"], ["DE", "FR"], ["US"], ["US", "CA"], ["DE", "US"])
 MARKETS: Final = {"DE": "eu", "FR": "eu", "US": "us", "CA": "us"}
 _BAD: Final = (
@@ -42,12 +41,13 @@ _BAD: Final = (
 )
 _encode = msgspec.json.Encoder().encode
 
-Place = tuple[int, str]  # a loopback port, and a path
+Place = tuple[int, str]  # loopback port and path
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is to be sent `at` seconds after the start: one item, or the lines of a batch; `bad` are numbers from 1."""
+    """A post that is due `at` seconds after the start: one item, or the lines of a batch; `bad` has numbers of lines
+    from 1."""
 
     at: float
     lines: list[str]
@@ -61,7 +61,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """An item that is to be taken back `at` seconds after the start."""
+    """A withdrawal that is due `at` seconds after the start."""
 
     at: float
     item_id: str
@@ -69,7 +69,7 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A notice or an appeal (`kind`) that is to be posted `at` seconds after the start; `body` is JSON."""
+    """A notice or an appeal (`kind`) that is due `at` seconds after the start; `body` is JSON."""
 
     at: float
     kind: str
@@ -78,7 +78,8 @@ class Complaint:
 
 @dataclass(slots=True)
 class Tally:
-    """What the load saw. Latencies in seconds from the intended moment to a 202; `accepted_at` on the load's clock."""
+    """The results of the load. Latencies are seconds from the due time to a 202; `accepted_at` is on the load's
+    clock."""
 
     intended: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -92,7 +93,8 @@ class Tally:
 
 
 class Items:
-    """What is posted and taken back: subjects by Zipf, versions that grow, gaps that are filled late, repeats."""
+    """The posts and withdrawals: subjects by Zipf's law, growing versions, gaps that are filled late, repeated
+    posts."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"items-{seed}")
@@ -108,7 +110,7 @@ class Items:
         self._free = 0
 
     def arrivals(self, rate: float, seconds: float) -> Iterator[Arrival | Withdrawal | Complaint]:
-        """All of them, in their order; the gaps between posts are exponential."""
+        """All posts and withdrawals in order; the gaps between posts are exponential."""
         now = 0.0
         while (now := now + self._rng.expovariate(rate)) < seconds:
             while self._taken_back and self._taken_back[0][0] <= now:
@@ -207,7 +209,7 @@ class Items:
 
 
 class Client:
-    """Calls services; writes down each call before it is made, and each answer before it is acted upon."""
+    """Calls services; writes down each call before it is sent and each response before it is used."""
 
     def __init__(self, key: str, journal: Journal) -> None:
         self._journal = journal
@@ -229,7 +231,7 @@ class Client:
         timeout: float = _TIMEOUT,
         headers: dict[str, str] | None = None,
     ) -> tuple[int | None, Any]:
-        """The status and what `read` makes of a 2xx; None when no answer came."""
+        """The status and the result of `read` for a 2xx; None if there was no response."""
         n = self._journal.sent(kind, facts)
         try:
             async with asyncio.timeout(timeout):
@@ -242,7 +244,7 @@ class Client:
         return answer.status, told
 
     async def get(self, place: Place) -> Answer | None:
-        """An answer that nobody acts upon; None when there was none."""
+        """A response that is not written down; None if there was none."""
         try:
             async with asyncio.timeout(5):
                 return await self._web.call("GET", *place)
@@ -251,7 +253,7 @@ class Client:
 
 
 class Load:
-    """Posts arrivals to intake for `seconds`, `rate` a second, and takes some back."""
+    """Posts items to intake at `rate` per second for `seconds`, and withdraws some of them."""
 
     def __init__(self, client: Client, intake: int, seed: int) -> None:
         self._client = client
@@ -262,7 +264,7 @@ class Load:
         self.tally = Tally()
 
     async def run(self, rate: float, seconds: float, stop: asyncio.Event) -> None:
-        """Send everything, and wait for the last answers, bounded; `stop` ends it early."""
+        """Send everything and wait for the last responses, within a limited time; `stop` ends it early."""
         loop = asyncio.get_running_loop()
         self._started = loop.time()
         try:
@@ -297,7 +299,7 @@ class Load:
         task.add_done_callback(self._under_way.discard)
 
     def longest_stall(self) -> float:
-        """The longest time, in seconds, in which nothing was accepted."""
+        """The longest time in seconds without an accepted item."""
         moments = sorted(self.tally.accepted_at)
         return max((b - a for a, b in pairwise(moments)), default=0.0)
 
@@ -337,7 +339,7 @@ class Load:
         facts = {"body": msgspec.json.decode(body)}
         while True:
             status, _ = await self._client.call(complaint.kind, facts, place, body)
-            self.tally.complaints[f"{complaint.kind} {status or 'no answer'}"] += 1
+            self.tally.complaints[f"{complaint.kind} {status or 'no response'}"] += 1
             late = loop.time() - self._started - complaint.at > _PATIENCE
             if late or (status is not None and status not in (429, 503)):
                 return
@@ -367,7 +369,8 @@ class Load:
 
 
 class Reviewer:
-    """Claims what waits and decides it, mostly; gives back, holds on, comes too late, or is never seen again."""
+    """Claims waiting cases and mostly decides them; sometimes releases them, extends the lease, decides too late, or
+    disappears."""
 
     def __init__(self, name: str, client: Client, *, port: int, region: str, tally: Tally, seed: int) -> None:
         self._name = name
@@ -402,7 +405,7 @@ class Reviewer:
             status, claim = await self._client.call(
                 "claim", facts, (self._port, "/v1/claims"), body, read=_claimed, timeout=8, headers=headers
             )
-            self._tally.reviews[f"claim {status or 'no answer'}"] += 1
+            self._tally.reviews[f"claim {status or 'no response'}"] += 1
             if status == 201:
                 return dict(claim)
             if (status is not None and status != 503) or key is None or stop.is_set():
@@ -451,7 +454,7 @@ class Reviewer:
         path = {"decide": "decisions"}.get(kind, kind)
         place = self._port, f"/v1/cases/{case_id}/{path}"
         status, _ = await self._client.call(kind, facts, place, _encode(body), read=_held, timeout=8)
-        self._tally.reviews[f"{kind} {status or 'no answer'}"] += 1
+        self._tally.reviews[f"{kind} {status or 'no response'}"] += 1
         return status
 
 

@@ -1,7 +1,7 @@
-"""Records that no consumer can use, of every kind, put into every topic; each plant is written into the journal.
+"""Bad records of every kind for every topic; the journal has each one that is planted.
 
-What a kind must lead to is said here once: which groups set it aside. The audit keeps any event, so it sets aside only
-what is none.
+This module alone defines which groups must dead-letter each kind. Audit stores every event, so it dead-letters only the
+records that are not events.
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from tests.chaos.checker.cloudevents import derived
-from tests.chaos.ground import Ground
+from tests.chaos.environment import Environment
 from tests.chaos.journal import Journal
 
 Headers = list[tuple[str, bytes]]
@@ -34,8 +34,8 @@ _HUGE: Final = 3 * 2**20
 _LOOK_MS: Final = 500
 
 
-class Spoiled(NamedTuple):
-    """A record to plant; `readers` are the services whose groups must set it aside."""
+class BadRecord(NamedTuple):
+    """A bad record to plant; the groups of the services in `readers` must dead-letter it."""
 
     kind: str
     topic: str
@@ -46,13 +46,13 @@ class Spoiled(NamedTuple):
     partition: int | None = None
 
 
-def make(rng: random.Random, region: str, other: str) -> Iterator[Spoiled]:
-    """One of each kind for each topic of a region."""
+def make(rng: random.Random, region: str, other: str) -> Iterator[BadRecord]:
+    """One record of each kind for each topic of a region."""
     for stage, name in _TYPES.items():
         topic = f"piepowder.{stage}.{region}"
         some, everybody = _READERS[stage], (*_READERS[stage], "audit")
 
-        def spoiled(
+        def bad_record(
             kind: str,
             value: bytes,
             readers: tuple[str, ...],
@@ -60,30 +60,30 @@ def make(rng: random.Random, region: str, other: str) -> Iterator[Spoiled]:
             where: str = region,
             *,
             topic: str = topic,
-        ) -> Spoiled:
+        ) -> BadRecord:
             subject = f"shop:product:spoiled-{rng.randrange(10**9)}"
-            return Spoiled(kind, topic, subject.encode(), value, _headers(rng, of, subject, where), readers)
+            return BadRecord(kind, topic, subject.encode(), value, _headers(rng, of, subject, where), readers)
 
-        yield Spoiled("no headers", topic, b"spoiled", b"{}", [], everybody)
-        yield spoiled("truncated JSON", b'{"item_id": "', everybody)
-        yield spoiled("the fields of another type", b'{"item_id": 5}', some)
-        yield spoiled("an unknown event version", b"{}", some, of=f"piepowder.{name}.v9")
-        yield spoiled("another region's record", b"{}", everybody, where=other)
-        yield spoiled("another key", b"{}", everybody)._replace(key=b"someone:else")
-        yield spoiled("a huge record", b'{"item_id": "' + b"x" * _HUGE + b'"}', some)
-    yield Spoiled("no event at all", "piepowder.control", b"spoiled", b"?", [], ("audit",))
-    yield Spoiled("garbage", f"piepowder.deadletters.{region}", b"spoiled", b"\xff\x00", [("dl_topic", b"\xff")], ())
+        yield BadRecord("no headers", topic, b"spoiled", b"{}", [], everybody)
+        yield bad_record("truncated JSON", b'{"item_id": "', everybody)
+        yield bad_record("the fields of another type", b'{"item_id": 5}', some)
+        yield bad_record("an unknown event version", b"{}", some, of=f"piepowder.{name}.v9")
+        yield bad_record("another region's record", b"{}", everybody, where=other)
+        yield bad_record("another key", b"{}", everybody)._replace(key=b"someone:else")
+        yield bad_record("a huge record", b'{"item_id": "' + b"x" * _HUGE + b'"}', some)
+    yield BadRecord("no event at all", "piepowder.control", b"spoiled", b"?", [], ("audit",))
+    yield BadRecord("garbage", f"piepowder.deadletters.{region}", b"spoiled", b"\xff\x00", [("dl_topic", b"\xff")], ())
 
 
-async def plant(ground: Ground, journal: Journal, rng: random.Random, regions: tuple[str, str]) -> int:
-    """Put one of each kind into every topic; returns how many."""
-    producer = AIOKafkaProducer(bootstrap_servers=ground.kafka.bootstrap, acks="all", max_request_size=2 * _HUGE)
+async def plant(environment: Environment, journal: Journal, rng: random.Random, regions: tuple[str, str]) -> int:
+    """Plant one record of each kind in every topic; how many."""
+    producer = AIOKafkaProducer(bootstrap_servers=environment.kafka.bootstrap, acks="all", max_request_size=2 * _HUGE)
     await producer.start()
     count = 0
     try:
         for region, other in (regions, regions[::-1]):
             plants = list(make(rng, region, other))
-            again = await _a_case_again(ground, rng, region)
+            again = await _a_case_again(environment, rng, region)
             for one in [*plants, *again]:
                 place = await producer.send_and_wait(
                     one.topic, one.value, one.key, partition=one.partition, headers=one.headers
@@ -97,11 +97,12 @@ async def plant(ground: Ground, journal: Journal, rng: random.Random, regions: t
     return count
 
 
-async def _a_case_again(ground: Ground, rng: random.Random, region: str) -> list[Spoiled]:
-    """A stored case under another event's id: decision's table refuses it, and its subject's next cases must wait."""
+async def _a_case_again(environment: Environment, rng: random.Random, region: str) -> list[BadRecord]:
+    """A stored case with another event id: decision's table rejects it, and the later cases of its subject must
+    wait."""
     topic = f"piepowder.cases.{region}"
-    places = await ground.places([topic])
-    consumer = AIOKafkaConsumer(bootstrap_servers=ground.kafka.bootstrap, auto_offset_reset="earliest")
+    places = await environment.places([topic])
+    consumer = AIOKafkaConsumer(bootstrap_servers=environment.kafka.bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
         consumer.assign(places)
@@ -115,7 +116,7 @@ async def _a_case_again(ground: Ground, rng: random.Random, region: str) -> list
             fresh = derived("spoiled", str(rng.random())).encode()
             kind = "a case that is there already"
             about = (record.key, record.value, [*headers, ("ce_id", fresh)], ("decision",), record.partition)
-            return [Spoiled(kind, topic, *about)]
+            return [BadRecord(kind, topic, *about)]
     return []
 
 

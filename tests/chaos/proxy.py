@@ -1,8 +1,9 @@
-"""A TCP proxy that can make a network bad: slow, cut, or half-open, for one client or for all.
+"""A TCP proxy that can make a network slow, cut or half-open, for one client or for all.
 
-Half-open is what a peer that vanished leaves behind: the server's side is gone, the client's side stays open, and
-nothing ever comes. Clients are told apart by what they say first: Kafka's by their client id, PostgreSQL's by their
-database. It runs on a thread of its own, so that a busy test does not slow the system that it tests.
+Half-open is the state after a peer has vanished: the connection to the server is gone, the connection to the client
+stays open, and no data ever arrives. The proxy recognizes clients by their first message: a Kafka client by its client
+id, a PostgreSQL client by its database. The proxy runs on its own thread, so that a busy test does not slow down the
+system.
 """
 
 import asyncio
@@ -20,8 +21,9 @@ _LOOK_SECONDS = 0.05
 _SLOW_SECONDS = 0.15
 
 
-class Trouble(NamedTuple):
-    """What is wrong between clients whose name begins with `who` and the proxies whose name begins with `where`."""
+class NetworkFault(NamedTuple):
+    """A network fault between the clients whose names start with `who` and the proxies whose names start with
+    `where`."""
 
     kind: Kind
     who: str
@@ -29,14 +31,14 @@ class Trouble(NamedTuple):
 
 
 class Proxies:
-    """All proxies of a test, and the troubles they make now."""
+    """All proxies of a test and their current faults."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
         self._servers: list[asyncio.Server] = []
         self._links: set[_Link] = set()
-        self.troubles: list[Trouble] = []
+        self.faults: list[NetworkFault] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -50,7 +52,7 @@ class Proxies:
         self._loop.close()
 
     def open(self, name: str, target: Callable[[], int], naming: Naming) -> int:
-        """A proxy in front of the loopback port that `target` tells at the time; returns the proxy's own port."""
+        """Open a proxy for the loopback port that `target` returns at each connection; the proxy's own port."""
 
         async def listen() -> int:
             server = await asyncio.start_server(
@@ -62,32 +64,34 @@ class Proxies:
 
         return asyncio.run_coroutine_threadsafe(listen(), self._loop).result(10)
 
-    def begin(self, trouble: Trouble) -> None:
+    def begin(self, network_fault: NetworkFault) -> None:
         """From now on."""
-        self._loop.call_soon_threadsafe(self._begin, trouble)
+        self._loop.call_soon_threadsafe(self._begin, network_fault)
 
-    def end(self, trouble: Trouble) -> None:
-        """No more; connections that were half-open end now."""
-        self._loop.call_soon_threadsafe(self._end, trouble)
+    def end(self, network_fault: NetworkFault) -> None:
+        """End a fault; half-open connections are closed."""
+        self._loop.call_soon_threadsafe(self._end, network_fault)
 
     def between(self, link: "_Link") -> Kind | None:
-        """What is wrong with a connection."""
-        for trouble in self.troubles:
-            if link.where.startswith(trouble.where) and (not trouble.who or link.who.startswith(trouble.who)):
-                return trouble.kind
+        """The fault of a connection."""
+        for network_fault in self.faults:
+            if link.where.startswith(network_fault.where) and (
+                not network_fault.who or link.who.startswith(network_fault.who)
+            ):
+                return network_fault.kind
         return None
 
-    def _begin(self, trouble: Trouble) -> None:
-        self.troubles.append(trouble)
+    def _begin(self, network_fault: NetworkFault) -> None:
+        self.faults.append(network_fault)
         for link in list(self._links):
             if self.between(link) == "cut":
                 link.abort()
             elif self.between(link) == "half-open":
                 link.forget_server()
 
-    def _end(self, trouble: Trouble) -> None:
+    def _end(self, network_fault: NetworkFault) -> None:
         gone = [link for link in self._links if self.between(link) == "half-open"]
-        self.troubles.remove(trouble)
+        self.faults.remove(network_fault)
         for link in gone:
             link.abort()
 
@@ -212,5 +216,5 @@ def postgres_client(first: bytes) -> str:
 
 
 def web_client(_: bytes) -> str:
-    """Whoever calls a service."""
+    """The name of each client of a service's REST API."""
     return "client"

@@ -1,4 +1,4 @@
-"""What a run tells at its end: faults and recoveries, the load that was held, stalls, violations."""
+"""The report of a run: faults and recoveries, load, stalls, violations."""
 
 import resource
 from collections import Counter
@@ -15,7 +15,8 @@ _SHOWN = 12
 
 
 class Injected(NamedTuple):
-    """A fault that was made. `recovery` in seconds from its end until an item went the whole way; None: it did not."""
+    """A fault that was caused. `recovery` is the time in seconds from its end until an item was processed completely,
+    or None."""
 
     planned: Planned
     at: float
@@ -24,7 +25,7 @@ class Injected(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A run. `stall` in seconds; `seconds` is how long the load ran."""
+    """The result of a run. `stall` and `seconds`, the duration of the load, are in seconds."""
 
     seed: int
     seconds: float
@@ -39,8 +40,8 @@ class Report(NamedTuple):
     history: History
 
     @property
-    def kept(self) -> bool:
-        """Whether every promise was, and the system recovered from every fault."""
+    def passed(self) -> bool:
+        """Whether all promises held and the system recovered from every fault."""
         return not self.violations and all(one.recovery is not None for one in self.injected)
 
     def __str__(self) -> str:
@@ -64,8 +65,8 @@ class Report(NamedTuple):
         answers = _counts(tally.statuses)
         parts = f"p50 {cuts[499]:.3f} s, p99 {cuts[989]:.2f} s, p99.9 {cuts[998]:.2f} s"
         return [
-            f"load: {self.rate:g} arrivals/s, {tally.intended} items intended, {unsent}; answers {answers}",
-            f"latency from the intended moment to being taken: {parts}; longest time without: {self.stall:.1f} s",
+            f"load: {self.rate:g} arrivals/s, {tally.intended} items due, {unsent}; responses {answers}",
+            f"latency from the due time to acceptance: {parts}; longest stall: {self.stall:.1f} s",
             *(f"{what}: {_counts(counter)}" for what, counter in {**told, **self.others}.items()),
         ]
 

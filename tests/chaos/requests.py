@@ -1,8 +1,8 @@
-"""Business requests, lived through: drafted, edited, commented on, submitted, decided by two others, put into force,
-looked back on, rolled back or taken back, and asked for twice, too early or by the wrong person on the way.
+"""The life of business requests: drafted, edited, commented on, submitted, decided by two others, deployed, reviewed,
+rolled back or withdrawn; some steps are repeated, too early, or by the wrong person.
 
-A life follows from the seed: its steps, who makes them, what they say, and which are made at the same moment. The one
-thing that it takes from the answers is whether a step must be sent again, because nobody knows what became of it.
+The seed determines each life: its steps, who makes them, their texts, and which are made at the same time. Only one
+thing depends on the responses: whether a step must be sent again because its result is not known.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from tests.chaos.load import Client
 PATIENCE: Final = 40.0
 AUTHOR: Final = "author"
 LEADS: Final = ("lead-a", "lead-b")
-ADMINISTRATOR: Final = "local"  # the clients file's, with all scopes
+ADMINISTRATOR: Final = "local"  # the key of the clients file, with all scopes
 SCOPES: Final = {
     AUTHOR: ("requests:read", "requests:write"),
     **dict.fromkeys(LEADS, ("requests:read", "requests:write", "requests:decide")),
 }
 _REGIONS: Final = (["eu"], ["us"], ["eu", "us"], ["us", "eu"])
-_HASTY: Final = 0.02  # s after which an impatient client hangs up
-_AGAIN: Final = ("in-flight", "changed-meanwhile")  # 409 that says: send the same again
+_HASTY: Final = 0.02  # seconds after which an impatient client disconnects
+_AGAIN: Final = ("in-flight", "changed-meanwhile")  # a 409 that means: send the same call again
 _REASONED: Final = ("reject", "rollback")
 _encode = msgspec.json.Encoder().encode
 
 
 class Step(NamedTuple):
-    """A call of a life. `key` and `match` are its Idempotency-Key and If-Match, empty without one; `wrong` are the
-    statuses that refuse it rightly, and `hasty` clients hang up on their first try."""
+    """A call. `key` and `match` are its Idempotency-Key and If-Match, empty without one; `wrong` are the
+    statuses that correctly reject it; `hasty` clients disconnect during their first try."""
 
     by: str
     what: str
@@ -48,14 +48,14 @@ class Step(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Steps that are made at the same moment, `after` seconds of thought."""
+    """Steps that are made at the same time, `after` seconds of delay."""
 
     after: float
     steps: tuple[Step, ...]
 
 
 class Life(NamedTuple):
-    """A request that begins `at` seconds after the start."""
+    """A request that starts `at` seconds after the start."""
 
     at: float
     request_id: str
@@ -63,7 +63,7 @@ class Life(NamedTuple):
 
 
 class Lives:
-    """The lives of requests; their ids are known before they begin."""
+    """The lives of requests; their ids are known before they start."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"requests-{seed}")
@@ -72,7 +72,7 @@ class Lives:
         self._count = 0
 
     def all(self, rate: float, seconds: float) -> Iterator[Life]:
-        """In their order, `rate` a second."""
+        """The lives in order, `rate` per second."""
         now = 0.0
         while (now := now + self._rng.expovariate(rate)) < seconds:
             yield self._life(now)
@@ -170,7 +170,7 @@ class Lives:
 
 
 class Business:
-    """Lives them: asks for what each step says until it is known what came of it."""
+    """Carries out the lives: repeats each step until its result is known."""
 
     def __init__(self, client: Client, intake: int, holder: Holder, seed: int) -> None:
         self._client = client
@@ -180,7 +180,7 @@ class Business:
         self.tally: Counter[str] = Counter()
 
     async def run(self, rate: float, seconds: float, stop: asyncio.Event) -> None:
-        """Begin requests until `stop`, `rate` a second; those that were begun come to an end where they are."""
+        """Start requests at `rate` per second until `stop`; then each request stops where it is."""
         loop = asyncio.get_running_loop()
         if not all([await self._holder.hold(name, scopes, stop) for name, scopes in SCOPES.items()]):
             return
@@ -226,7 +226,7 @@ class Business:
                 read=lambda answer: _gist(answer.json()),
                 timeout=_HASTY if hasty else 15.0,
             )
-            self.tally[f"{step.what} {status or 'no answer'}"] += 1
+            self.tally[f"{step.what} {status or 'no response'}"] += 1
             again = status == 409 and told.get("type", "").rpartition(":")[2] in _AGAIN
             if loop.time() - begun > PATIENCE or not (again or status in (None, 429, 503)):
                 return
@@ -235,7 +235,7 @@ class Business:
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait so long, or until `stop`; whether it is set."""
+    """Wait for `seconds` or until `stop`; whether it is set."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await stop.wait()
@@ -245,6 +245,6 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
 
 
 def _gist(told: dict[str, Any]) -> dict[str, Any]:
-    """Of an answer what can be held against what is stored."""
+    """The part of a response that can be compared with the stored request."""
     names = ("request_id", "state", "version", "title", "regions", "comment_id", "text", "by")
     return {name: told[name] for name in names if name in told}

@@ -1,4 +1,4 @@
-"""One run: load and faults, one after another, then stillness, the checker, a replay, and the checker again."""
+"""One run: load and faults, then a quiet time, the checker, a replay of all records, and the checker again."""
 
 import asyncio
 import random
@@ -12,15 +12,15 @@ from tests.chaos.checker.history import Call, History, Planted
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
 from tests.chaos.checker.violation import Violation
 from tests.chaos.clients import Holder, Posters, Registry
-from tests.chaos.faults import Hands, Planned
-from tests.chaos.ground import REGIONS, Ground
+from tests.chaos.environment import REGIONS, Environment
+from tests.chaos.faults import FaultInjector, Planned
 from tests.chaos.journal import Journal
 from tests.chaos.load import LEASE_SECONDS, MARKETS, Client, Load, Reviewer
 from tests.chaos.report import Injected, Report
 from tests.chaos.requests import Business
 
 _REVIEWERS: Final = 4
-_REQUESTS: Final = 1 / 160  # of the rate of items
+_REQUESTS: Final = 1 / 160  # share of the rate of items
 _CLIENTS: Final = 1 / 320
 _RECOVERY: Final = 120.0
 _SETTLE: Final = 120.0
@@ -30,38 +30,39 @@ Say = Callable[[str], None]
 
 
 class Run:
-    """A run on its own ground, in `folder`."""
+    """A run in an environment of its own, with its data in `folder`."""
 
     def __init__(self, folder: Path, *, seed: int, rate: float, say: Say) -> None:
         self._seed = seed
         self._rate = rate
         self._say = say
         self._journal = Journal(folder / "journal.ndjson")
-        self._ground = Ground(folder, say=say)
+        self._environment = Environment(folder, say=say)
         self._injected: list[Injected] = []
         self._read_journal: tuple[int, tuple[list[Call], list[Planted]]] | None = None
         self._probes = 0
 
     async def run(self, schedule: Iterable[Planned], *, seconds: float, at_least: float) -> Report:
-        """Faults until `seconds` have passed or the schedule ends, load for `at_least` seconds; then all is stopped."""
+        """Cause faults until `seconds` have passed or the schedule ends, with a load for at least `at_least` seconds;
+        stop all."""
         try:
-            await self._ground.start()
+            await self._environment.start()
             return await self._run(schedule, seconds, at_least)
         finally:
-            await self._ground.stop()
+            await self._environment.stop()
             self._journal.close()
 
     async def _run(self, schedule: Iterable[Planned], seconds: float, at_least: float) -> Report:
         loop = asyncio.get_running_loop()
-        key, intake = self._ground.system.key(), self._ground.port("intake")
+        key, intake = self._environment.system.key(), self._environment.port("intake")
         client = Client(key, self._journal)
         load = Load(client, intake, self._seed)
         registry = Registry(client, intake, self._seed)
         business = Business(client, intake, Holder(registry, key), self._seed)
         posters = Posters(client, intake, registry, self._seed)
-        hands = Hands(self._ground, self._journal, self._seed)
+        injector = FaultInjector(self._environment, self._journal, self._seed)
         posting_ends, reviewing_ends = asyncio.Event(), asyncio.Event()
-        topics = Topics(self._ground.kafka.bootstrap, topic_names(REGIONS))
+        topics = Topics(self._environment.kafka.bootstrap, topic_names(REGIONS))
         longest = seconds + _RECOVERY * 4
         tasks = [
             asyncio.create_task(load.run(self._rate, longest, posting_ends)),
@@ -69,7 +70,7 @@ class Run:
             asyncio.create_task(posters.run(self._rate * _CLIENTS, posting_ends)),
         ]
         for region in REGIONS:
-            port = self._ground.port(f"decision-{region}")
+            port = self._environment.port(f"decision-{region}")
             for number in range(_REVIEWERS):
                 reviewer = Reviewer(f"r-{number}", client, port=port, region=region, tally=load.tally, seed=self._seed)
                 tasks.append(asyncio.create_task(reviewer.run(reviewing_ends)))
@@ -79,7 +80,7 @@ class Run:
                 if loop.time() - started + planned.pause > seconds:
                     break
                 await asyncio.sleep(planned.pause)
-                await self._inject(hands, client, planned, started)
+                await self._inject(injector, client, planned, started)
             await asyncio.sleep(max(0.0, started + at_least - loop.time()))
             ran = loop.time() - started
             posting_ends.set()
@@ -88,7 +89,7 @@ class Run:
             await asyncio.gather(*tasks)
             settled, violations, history = await self._check(topics)
             if not violations:
-                violations = await self._replay(topics, hands, history)
+                violations = await self._replay(topics, injector, history)
         finally:
             for task in tasks:
                 task.cancel()
@@ -103,24 +104,25 @@ class Run:
             {"requests": business.tally, "clients": registry.tally, "posts of these clients": posters.tally},
             load.longest_stall(),
             self._injected,
-            hands.skipped,
+            injector.skipped,
             settled,
             violations,
             history,
         )
 
-    async def _inject(self, hands: Hands, client: Client, planned: Planned, started: float) -> None:
+    async def _inject(self, injector: FaultInjector, client: Client, planned: Planned, started: float) -> None:
         loop = asyncio.get_running_loop()
         at = loop.time()
         self._say(f"{at - started:6.1f} s  {planned}")
-        await hands.do(planned)
+        await injector.do(planned)
         whole = loop.time()
         recovery = await self._recovered(client, whole)
         self._injected.append(Injected(planned, at - started, whole - at, recovery))
         self._say(f"          recovered after {'NOT' if recovery is None else f'{recovery:.1f} s'}")
 
     async def _recovered(self, client: Client, whole: float) -> float | None:
-        """Seconds until an item posted now has gone the whole way in both regions: posted, decided, seen, audited."""
+        """Seconds until a new item is posted, decided, visible and audited in both regions; None if that takes too
+        long."""
         loop = asyncio.get_running_loop()
         self._probes += 1
         text = (
@@ -132,7 +134,7 @@ class Run:
         accepted = False
         while loop.time() - whole < _RECOVERY:
             if not accepted:
-                place = self._ground.port("intake"), "/v1/items"
+                place = self._environment.port("intake"), "/v1/items"
                 facts = {"body": text, "bad": []}
                 status, _ = await client.call("post", facts, place, text.encode(), timeout=5)
                 accepted = status == 202
@@ -142,28 +144,29 @@ class Run:
         return None
 
     async def _went_all_the_way(self, client: Client, item: str, event: dict[str, str]) -> bool:
-        answer = await client.get((self._ground.port("intake"), f"/v1/items/{item}"))
+        answer = await client.get((self._environment.port("intake"), f"/v1/items/{item}"))
         if answer is None or answer.status != 200:
             return False
         regions = answer.json()["regions"]
         if any(regions.get(region, {}).get("status") != "approved" for region in REGIONS):
             return False
         for region in REGIONS:
-            answer = await client.get((self._ground.port(f"audit-{region}"), f"/v1/events/{event[region]}"))
+            answer = await client.get((self._environment.port(f"audit-{region}"), f"/v1/events/{event[region]}"))
             if answer is None or answer.status != 200:
                 return False
         return True
 
     async def _still(self) -> None:
-        """Wait until every group has read to the ends, bounded."""
+        """Wait until every group has read its topics to the end, within a limited time."""
         deadline = asyncio.get_running_loop().time() + _SETTLE
-        while (behind := await self._ground.behind()) and asyncio.get_running_loop().time() < deadline:
+        while (behind := await self._environment.behind()) and asyncio.get_running_loop().time() < deadline:
             self._say(f"          still behind: {behind}")
             await asyncio.sleep(1)
 
     async def _check(self, topics: Topics) -> tuple[float, list[Violation], History]:
-        """Check again and again until nothing is wrong, for things may be under way: who called is told all the time,
-        and the topics are read before the tables. What is wrong twice with nothing under way is wrong."""
+        """Check repeatedly until there is no violation, because some events may still be in flight: access is reported
+        all the time, and the topics are read before the tables. A violation that is found twice without a backlog is
+        real."""
         loop = asyncio.get_running_loop()
         started, before = loop.time(), list[Violation]()
         await self._still()
@@ -172,24 +175,24 @@ class Run:
             history = await self._read(topics)
             violations = await asyncio.to_thread(promises.check, history)
             passed = loop.time() - started
-            behind = await self._ground.behind()
+            behind = await self._environment.behind()
             hopeless = passed > _SETTLE / 4 and violations == before and not behind
             if not violations or passed > _SETTLE or hopeless:
                 return passed, violations, history
             before = [] if behind else violations
             await asyncio.sleep(2)
 
-    async def _replay(self, topics: Topics, hands: Hands, before: History) -> list[Violation]:
-        """Every group from its first offset again: nothing may change."""
+    async def _replay(self, topics: Topics, injector: FaultInjector, before: History) -> list[Violation]:
+        """Let every group read all records again: nothing may change."""
         self._say("          every group reads everything again")
-        await hands.do(Planned("reset", "", 0.0, 0.0))
-        await asyncio.to_thread(self._ground.system.wait_ready)
+        await injector.do(Planned("reset", "", 0.0, 0.0))
+        await asyncio.to_thread(self._environment.system.wait_ready)
         _, violations, after = await self._check(topics)
         return violations + promises.compare(before, after)
 
     async def _read(self, topics: Topics) -> History:
         records = await topics.read()
-        tables = await read_tables(self._ground.databases, REGIONS)
+        tables = await read_tables(self._environment.databases, REGIONS)
         size = self._journal.path.stat().st_size
         if self._read_journal is None or self._read_journal[0] != size:
             self._read_journal = size, await asyncio.to_thread(read_journal, self._journal.path)

@@ -1,6 +1,6 @@
-"""The least HTTP/1.1 client that an open-loop load needs: cheap with a thousand calls under way, and none is repeated.
+"""A minimal HTTP/1.1 client for an open-loop load: cheap with a thousand calls in flight; it never repeats a call.
 
-A client that tries again by itself, or that grows slower with each call that waits, would measure itself.
+A client that retries by itself, or gets slower with each waiting call, would measure itself.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _LONGEST: Final = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; header names in lower case."""
+    """A complete response; header names in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -25,7 +25,7 @@ class Answer:
 
 
 class Web:
-    """Connections to services on the loopback, kept for the next call."""
+    """Connections to services on the loopback, which are reused."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers
@@ -34,7 +34,7 @@ class Web:
     async def call(
         self, method: str, port: int, path: str, content: bytes = b"", headers: dict[str, str] | None = None
     ) -> Answer:
-        """The answer; raises OSError when none comes whole. Nothing is sent twice."""
+        """Send a call once; raises OSError if no complete response arrives."""
         reader, writer = await self._connection(port)
         whole = False
         try:
@@ -50,7 +50,7 @@ class Web:
             answer = await _read(reader)
             whole = answer.headers.get("connection") != "close"
         except asyncio.IncompleteReadError as error:
-            raise ConnectionResetError("the connection ended before the answer did") from error
+            raise ConnectionResetError("the connection ended before the response") from error
         else:
             return answer
         finally:

@@ -16,6 +16,8 @@ METHODS: Final = ("get", "put", "post", "delete", "patch", "head", "options", "t
 _LOWER_BOUNDS: Final = ("minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum")
 _SIZES: Final = ("minLength", "minItems", "minProperties")
 _UPPER_BOUNDS: Final = ("maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum")
+_LIMITS: Final = (*_LOWER_BOUNDS, *_UPPER_BOUNDS, "pattern", "format")
+"""Keywords that limit a value; beside `anyOf`, they limit the values of each alternative."""
 
 
 def incompatibilities(before: Json, now: Json) -> list[str]:
@@ -186,10 +188,11 @@ def _alternatives(document: Json, schema: Json) -> Iterator[Json]:
     if parts := [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]:
         if len(schema.get("allOf", ())) > 1:
             raise ValueError("allOf of several schemas is not supported")
+        limits: Json = {name: schema[name] for name in _LIMITS if name in schema}
         for part in parts:
-            yield from _alternatives(document, part)
+            yield from _alternatives(document, {**limits, **part} if limits else part)
     elif isinstance(schema.get("type"), list):
-        yield from ({**schema, "type": kind} for kind in schema["type"])
+        yield from ({"type": kind} if kind == "null" else {**schema, "type": kind} for kind in schema["type"])
     elif schema.get("const", 0) is None:
         yield {"type": "null"}
     elif None in schema.get("enum", ()):

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from deploy import services
 from shared.auth.clients import SCOPES
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
@@ -21,7 +22,7 @@ from shared.runtime.readiness import Readiness
 from shared.runtime.settings import CommonSettings
 from tests.support.router_samples import on_control, operating_model, policies, region
 
-SERVICES = ("audit", "decision", "intake", "router")
+SERVICES = tuple(sorted(service.name for service in services.SERVICES))
 METHODS = ("get", "put", "post", "delete", "patch")
 NOBODY, ELSEWHERE, ALL, OFTEN = (ids.new_api_key("test") for _ in range(4))
 
@@ -93,7 +94,7 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
             if in_force and isinstance(reader, ControlReader):
                 reader._apply(on_control(operating_model(region(), region("us", ["US"]))))
                 reader._apply(on_control(policies()))
-                reader._lacking()
+                reader._missing()
         return True
 
     with pytest.MonkeyPatch.context() as patch:

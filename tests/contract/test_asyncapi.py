@@ -1,5 +1,4 @@
-"""The topics' contract: what is committed is what the code says, it is AsyncAPI, and yesterday's readers and writers
-still get on with it."""
+"""The contract of the topics: the committed document is up to date, valid AsyncAPI, and compatible with old events."""
 
 import copy
 import json
@@ -10,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from shared.contracts import envelope, events
+from shared.contracts import envelope, events, ids
 from shared.kafka import topic_admin
 from tests.conftest import project_root
 from tools import asyncapi, compatibility
@@ -148,13 +147,13 @@ def references(node: Any) -> Iterator[str]:
             yield from references(part)
 
 
-def test_what_is_committed_is_what_the_code_says() -> None:
+def test_the_committed_document_is_up_to_date() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == asyncapi.render(), (
         "run: python -m tools.asyncapi > docs/asyncapi.yaml"
     )
 
 
-def test_the_document_is_asyncapi_and_every_reference_in_it_leads_somewhere(document: Json) -> None:
+def test_the_document_is_valid_asyncapi_and_all_its_references_resolve(document: Json) -> None:
     jsonschema.Draft7Validator(ESSENTIALS).validate(document)
     for reference in set(references(document)):
         node = document
@@ -165,16 +164,16 @@ def test_the_document_is_asyncapi_and_every_reference_in_it_leads_somewhere(docu
         assert parameters == channel.get("parameters", {}).keys(), name
 
 
-def test_every_event_is_on_one_topic_and_every_topic_is_described(document: Json) -> None:
-    told = [name for channel in document["channels"].values() for name in channel["messages"]]
-    assert sorted(told) == sorted([*events.TYPES, "deadletter", "parkedkey"])
+def test_every_event_type_is_on_exactly_one_topic_and_every_topic_is_described(document: Json) -> None:
+    names = [name for channel in document["channels"].values() for name in channel["messages"]]
+    assert sorted(names) == sorted([*events.TYPES, "deadletter", "parkedkey"])
     assert sorted(channel["address"] for channel in document["channels"].values()) == sorted(
         spec.name for spec in topic_admin.load()
     )
 
 
 @pytest.mark.parametrize("name", events.TYPES)
-def test_the_examples_fit_their_schemas_and_are_events_that_we_read(document: Json, name: str) -> None:
+def test_the_examples_match_their_schemas_and_decode_as_events(document: Json, name: str) -> None:
     message = document["components"]["messages"][name]
     for example in message["examples"]:
         for part in ("headers", "payload"):
@@ -192,7 +191,7 @@ def before() -> Json:
     return loaded
 
 
-def test_nothing_that_was_published_is_broken_and_nothing_new_is_missing_from_the_record(before: Json) -> None:
+def test_the_events_are_compatible_with_the_snapshot_and_the_snapshot_is_complete(before: Json) -> None:
     now = compatibility.snapshot()
     assert compatibility.breaks(before, now) == []
     assert before == now, "run: python -m tools.compatibility"
@@ -261,7 +260,9 @@ def rename_a_struct(now: Json) -> None:
         (rename_a_struct, "Trace was removed or renamed"),
     ],
 )
-def test_a_break_is_named_with_its_field(before: Json, change: Callable[[Json], None], sentence: str) -> None:
+def test_an_incompatible_change_is_reported_with_its_field(
+    before: Json, change: Callable[[Json], None], sentence: str
+) -> None:
     now = copy.deepcopy(before)
     change(now)
     [found, *others] = compatibility.breaks(before, now)
@@ -269,17 +270,17 @@ def test_a_break_is_named_with_its_field(before: Json, change: Callable[[Json], 
     assert not others
 
 
-def test_a_field_with_a_default_a_new_event_and_better_words_break_nothing(before: Json) -> None:
+def test_a_field_with_a_default_a_new_event_and_new_descriptions_are_compatible(before: Json) -> None:
     now = copy.deepcopy(before)
     now["structs"]["Item"]["properties"]["condition"] = {"type": "string", "default": ""}
     now["structs"]["Item"]["properties"]["title"]["description"] = "What the listing is called."
-    now["structs"]["Item"]["description"] = "Better words."
+    now["structs"]["Item"]["description"] = "A new description."
     now["structs"]["ItemAdmired"] = {"type": "object", "properties": {}, "required": []}
     now["events"]["piepowder.item.admired.v1"] = "ItemAdmired"
     assert compatibility.breaks(before, now) == []
 
 
-def test_the_record_is_not_overwritten_by_a_break(
+def test_the_snapshot_is_not_overwritten_by_an_incompatible_change(
     before: Json, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     record = tmp_path_factory.mktemp("contracts") / "v1.json"
@@ -291,3 +292,20 @@ def test_the_record_is_not_overwritten_by_a_break(
     with pytest.raises(SystemExit, match=r"Money\.amount_minor was retyped"):
         compatibility.main()
     assert json.loads(record.read_text()) == before
+
+
+def test_the_examples_have_the_ids_that_the_services_derive() -> None:
+    found: dict[str, Any] = dict(asyncapi.examples())
+    submitted, opened, made = (
+        found[name] for name in (events.ITEM_SUBMITTED, events.CASE_OPENED, events.DECISION_MADE)
+    )
+    item_id = ids.item_id("shop", "product", "B07-1", "3")
+    case_id = ids.case_id(item_id, "eu", "item")
+    assert submitted.data.item_id == item_id
+    assert submitted.attributes.id == ids.event_id(item_id, events.ITEM_SUBMITTED, "eu")
+    assert (opened.data.case_id, opened.attributes.causation_id) == (case_id, submitted.attributes.id)
+    assert opened.attributes.id == ids.event_id(submitted.attributes.id, events.CASE_OPENED)
+    assert made.data.decision_id == ids.decision_id(case_id, 1)
+    notice, appeal = found[events.NOTICE_SUBMITTED].data, found[events.APPEAL_SUBMITTED].data
+    assert notice.notice_id == ids.notice_id("shop", "shop:product:B07-1", "report 12")
+    assert appeal.appeal_id == ids.appeal_id("shop", "eu", "shop:product:B07-1", "complaint 3")

@@ -1,4 +1,4 @@
-"""The official CloudEvents SDK reads every event of ours unchanged."""
+"""The official CloudEvents SDK reads every event of Piepowder without change."""
 
 import json
 
@@ -12,7 +12,7 @@ from tools import asyncapi
 
 
 @pytest.mark.parametrize("name", events.TYPES)
-def test_the_sdk_reads_an_event_with_all_its_attributes_and_its_data(name: str) -> None:
+def test_the_sdk_reads_all_attributes_and_the_data_of_an_event(name: str) -> None:
     event = asyncapi.examples()[name]
     ours = event.attributes
     encoded = encode(ours, event.data)

@@ -1,116 +1,36 @@
-"""What the outbox promises, on a producer that only remembers and on Kafka (promises 4, 5 and 6)."""
+"""The contract of the outbox, on a producer in memory and on Kafka (promises 4, 5 and 6)."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Protocol
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 from shared.contracts import topics
-from shared.contracts.envelope import Encoded
-from shared.kafka.producer import MAX_RECORD_BYTES, KafkaProducer, Record
+from shared.kafka.producer import MAX_RECORD_BYTES, Record
 from shared.postgres import outbox
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
-from shared.runtime.errors import Poison, Transient
+from shared.runtime.errors import Poison
+from tests.support.outbox import (
+    FailingOnce,
+    InMemoryTarget,
+    KafkaTarget,
+    Target,
+    event,
+    relaying,
+    rows_left,
+    until_rows_left,
+    write,
+)
 
 
-class Target(Protocol):
-    """Somewhere to publish to, and what has arrived there: by key, in order, the ids."""
-
-    topic: str
-
-    async def send(self, records: Sequence[Record]) -> None: ...
-
-    async def arrived(self, count: int) -> dict[bytes, list[str]]: ...
-
-
-class Remembering:
-    """A producer that takes all but what is too large, as Kafka does."""
-
-    topic = "piepowder.decisions.eu"
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    async def send(self, records: Sequence[Record]) -> None:
-        await asyncio.sleep(0)
-        if any(len(record.value or b"") > MAX_RECORD_BYTES for record in records):
-            raise Poison("too large")
-        self.records += records
-
-    async def arrived(self, count: int) -> dict[bytes, list[str]]:
-        assert len(self.records) >= count
-        return by_key((record.key, record.headers) for record in self.records)
-
-
-class InKafka:
-    """The real one, and a consumer that reads the topic from its start."""
-
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        self.topic = topic
-        self._bootstrap = bootstrap
-        self._producer = KafkaProducer(bootstrap, client_id="test-outbox")
-
-    async def send(self, records: Sequence[Record]) -> None:
-        await self._producer.send(records)
-
-    async def arrived(self, count: int) -> dict[bytes, list[str]]:
-        consumer = AIOKafkaConsumer(self.topic, bootstrap_servers=self._bootstrap, auto_offset_reset="earliest")
-        await consumer.start()
-        try:
-            found: list[ConsumerRecord[bytes, bytes]] = []
-            async with asyncio.timeout(60):
-                while len(found) < count:
-                    for lane in (await consumer.getmany(timeout_ms=200)).values():
-                        found += lane
-            return by_key((record.key, record.headers) for record in found)
-        finally:
-            await consumer.stop()
-
-    async def stop(self) -> None:
-        await self._producer.stop()
-
-
-class Failing:
-    """Another producer that fails once, before or after the records have gone out."""
-
-    def __init__(self, target: Target, *, after: bool) -> None:
-        self._target = target
-        self._after = after
-        self.failures = 0
-
-    async def send(self, records: Sequence[Record]) -> None:
-        if not self.failures and not self._after:
-            self.failures += 1
-            raise Transient("Kafka is away")
-        await self._target.send(records)
-        if not self.failures:
-            self.failures += 1
-            raise Transient("the acknowledgement was lost")
-
-
-def by_key(records: object) -> dict[bytes, list[str]]:
-    found: dict[bytes, list[str]] = defaultdict(list)
-    for key, headers in records:  # type: ignore[attr-defined]  # pairs of either kind of record
-        found[key].append(dict(headers)["ce_id"].decode())
-    return found
-
-
-def event(key: str, n: int, *, size: int = 100) -> Encoded:
-    return Encoded(key.encode(), b"x" * size, [("ce_id", f"{key}-{n}".encode())])
-
-
-@pytest.fixture(params=["remembering", "kafka"])
+@pytest.fixture(params=["memory", "kafka"])
 async def target(request: pytest.FixtureRequest, kafka: str, region: str) -> AsyncIterator[Target]:
-    if request.param == "remembering":
-        yield Remembering()
+    if request.param == "memory":
+        yield InMemoryTarget()
         return
-    real = InKafka(kafka, topics.decisions(region))
+    real = KafkaTarget(kafka, topics.decisions(region))
     yield real
     await real.stop()
 
@@ -129,56 +49,29 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await connected.close()
 
 
-async def write(database: Database, topic: str, events: Sequence[Encoded]) -> None:
-    async with database.transaction() as connection:
-        await outbox.write(connection, [(topic, event) for event in events])
-
-
-async def left(database: Database) -> int:
-    async with database.held() as connection:
-        return int(await connection.fetchval("SELECT count(*) FROM outbox"))
-
-
-@asynccontextmanager
-async def relaying(database: Database, producer: object, **how: int) -> AsyncIterator[Relay]:
-    relay, stop = Relay(database, producer, service="test", **how), asyncio.Event()  # type: ignore[arg-type]  # fakes too
-    task = asyncio.create_task(relay.run(stop))
-    try:
-        yield relay
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 10)
-
-
-async def until_left(database: Database, count: int) -> None:
-    async with asyncio.timeout(60):
-        while await left(database) > count:  # noqa: ASYNC110 - the table has no event to wait for
-            await asyncio.sleep(0.02)
-
-
-async def test_every_event_is_published_once_in_the_order_of_its_key(database: Database, target: Target) -> None:
+async def test_every_event_is_published_once_in_order_per_key(database: Database, target: Target) -> None:
     async with relaying(database, target, batch=16) as relay:
         for n in range(10):
             await write(database, target.topic, [event(f"k{k}", n) for k in range(7)])
             relay.wake()
-        await until_left(database, 0)
+        await until_rows_left(database, 0)
     assert await target.arrived(70) == {f"k{k}".encode(): [f"k{k}-{n}" for n in range(10)] for k in range(7)}
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-async def test_a_send_that_fails_is_made_again_under_the_same_ids(
+async def test_a_failed_send_is_repeated_with_the_same_event_ids(
     database: Database, target: Target, *, after: bool
 ) -> None:
     await write(database, target.topic, [event("k", n) for n in range(5)])
-    failing = Failing(target, after=after)
+    failing = FailingOnce(target, after=after)
     async with relaying(database, failing):
-        await until_left(database, 0)
+        await until_rows_left(database, 0)
     ids = [f"k-{n}" for n in range(5)]
     assert failing.failures == 1
     assert await target.arrived(10 if after else 5) == {b"k": ids * (2 if after else 1)}
 
 
-async def test_a_relay_that_is_ended_in_the_middle_leaves_all_for_the_next(database: Database, target: Target) -> None:
+async def test_a_relay_that_is_interrupted_leaves_its_rows_to_the_next_one(database: Database, target: Target) -> None:
     await write(database, target.topic, [event("k", n) for n in range(5)])
     sent = asyncio.Event()
 
@@ -192,21 +85,21 @@ async def test_a_relay_that_is_ended_in_the_middle_leaves_all_for_the_next(datab
     await asyncio.wait_for(sent.wait(), 10)
     task.cancel()
     await asyncio.wait([task])
-    assert await left(database) == 5
+    assert await rows_left(database) == 5
     async with relaying(database, target):
-        await until_left(database, 0)
+        await until_rows_left(database, 0)
     assert await target.arrived(10) == {b"k": [f"k-{n}" for n in range(5)] * 2}
 
 
-async def test_an_event_that_kafka_would_not_take_is_refused_with_its_change(
+async def test_an_event_that_is_too_large_for_kafka_is_rejected_with_its_transaction(
     database: Database, target: Target
 ) -> None:
     with pytest.raises(Poison, match="more than the"):
         await write(database, target.topic, [event("good", 0), event("k", 0, size=MAX_RECORD_BYTES)])
-    assert await left(database) == 0
+    assert await rows_left(database) == 0
 
 
-async def test_a_row_that_kafka_refuses_waits_with_its_followers_and_the_others_flow(
+async def test_a_row_that_kafka_rejects_waits_with_the_later_rows_of_its_key_and_the_others_continue(
     database: Database, target: Target
 ) -> None:
     await write(database, target.topic, [event("bad", 0), event("bad", 1), *(event("good", n) for n in range(20))])
@@ -218,11 +111,11 @@ async def test_a_row_that_kafka_refuses_waits_with_its_followers_and_the_others_
             large // 32,
         )
     async with relaying(database, target) as relay:
-        await until_left(database, 1)
+        await until_rows_left(database, 1)
         await write(database, target.topic, [event("bad", 2), *(event("good", n) for n in range(20, 25))])
         relay.wake()
-        await until_left(database, 2)
+        await until_rows_left(database, 2)
         await asyncio.sleep(0.3)
-        assert await left(database) == 2
+        assert await rows_left(database) == 2
     arrived = {key: list(dict.fromkeys(found)) for key, found in (await target.arrived(26)).items()}
     assert arrived == {b"bad": ["bad-0"], b"good": [f"good-{n}" for n in range(25)]}

@@ -216,3 +216,24 @@ def test_a_compatible_change_is_not_reported(document: Json, apply: Callable[[Js
     now = copy.deepcopy(document)
     apply(now)
     assert incompatibilities(document, now) == []
+
+
+def test_a_nullable_object_as_a_list_of_types_equals_one_as_alternatives(document: Json) -> None:
+    now = copy.deepcopy(document)
+    size = {"type": "object", "properties": {"width": {"type": "integer"}}}
+    own_schema(document, response=True)["properties"]["size"] = {**size, "type": ["object", "null"]}
+    own_schema(now, response=True)["properties"]["size"] = {"anyOf": [size, {"type": "null"}]}
+    assert incompatibilities(document, now) == []
+    assert incompatibilities(now, document) == []
+
+
+def test_a_limit_beside_the_alternatives_is_a_limit_of_each(document: Json) -> None:
+    schema = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    after = copy.deepcopy(document)
+    operation_of(document)["parameters"][2]["schema"] = {**schema, "pattern": "^a$"}
+    operation_of(after)["parameters"][2]["schema"] = {"anyOf": [{"type": "string", "pattern": "^a$"}, {"type": "null"}]}
+    assert incompatibilities(document, after) == []
+    operation_of(document)["parameters"][2]["schema"] = schema
+    assert [sentence.partition(": ")[2] for sentence in incompatibilities(document, after)] == [
+        "header parameter Idempotency-Key: pattern was None and is now '^a$'"
+    ]

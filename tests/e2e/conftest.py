@@ -1,4 +1,4 @@
-"""The whole system as its users meet it: every service a process of its own, in regions of the test's own."""
+"""The whole system as its users see it: each service is a process, and each test module has regions of its own."""
 
 import itertools
 import os
@@ -18,14 +18,14 @@ from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import Servers
+from tests.support.servers import Servers
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
 class Cell(NamedTuple):
-    """A running system and its two regions, which own the sample's markets."""
+    """A running system and its two regions, which own the markets of the sample."""
 
     system: System
     eu: str
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 @pytest.fixture(scope="module")
 async def control(servers: Servers) -> tuple[str, str]:
-    """Two regions with the sample's markets, queues and policies, put into force."""
+    """Two regions with the markets, queues and policies of the sample, which are published."""
     number = next(_numbers)
     names = {"eu": f"e{os.getpid()}-{number}-eu", "us": f"e{os.getpid()}-{number}-us"}
     await topic_admin.ensure(servers.kafka, topic_admin.expand(topic_admin.load(), list(names.values())))
@@ -47,9 +47,9 @@ async def control(servers: Servers) -> tuple[str, str]:
         [region | {"id": names[region["id"]]} for region in model["regions"]], list[events.Region]
     )
     policies = _read("policies.yaml", dict[str, Any])
-    newest = 1_000 * number  # than what tests before this one have deployed
-    who = {"number": newest, "published_by": "test"}
-    about = [
+    newest = 1_000 * number  # larger than all numbers that earlier tests deployed
+    published = {"number": newest, "published_by": "test"}
+    entities = [
         (
             "operating-model",
             events.OPERATING_MODEL_PUBLISHED,
@@ -58,11 +58,11 @@ async def control(servers: Servers) -> tuple[str, str]:
         (
             "policy-set",
             events.POLICY_SET_PUBLISHED,
-            msgspec.convert({"id": f"ps-1-{number}", **who, **policies}, events.PolicySetPublished),
+            msgspec.convert({"id": f"ps-1-{number}", **published, **policies}, events.PolicySetPublished),
         ),
     ]
     producer = KafkaProducer(servers.kafka, client_id="test")
-    for entity, kind, data in about:
+    for entity, kind, data in entities:
         event_id = ids.event_id(f"{entity}-{os.getpid()}-{number}", kind)
         attributes = Attributes(
             event_id, kind, "test", to_text(SystemClock().now()), entity, GLOBAL, correlation_id=event_id
@@ -74,10 +74,10 @@ async def control(servers: Servers) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def cell(servers: Servers, control: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
-    """The four services of two regions, running."""
+    """The services of two regions, running."""
     folder = tmp_path_factory.mktemp("system")
     prefix = f"e2e_{os.getpid()}_{random.Random(control[0]).randrange(10**6)}"
-    system = System(servers, control, folder, control=None, databases=prefix, say=print)
+    system = System(servers, control, folder, control=None, databases=prefix, report=print)
     with system, httpx.Client(headers={"Authorization": f"Bearer {system.key()}"}, timeout=30) as client:
         _logs[folder / "logs"] = None
         yield Cell(system, *control, client)
@@ -89,7 +89,7 @@ _logs: dict[Path, None] = {}
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """A failing test shows the last lines of its services' logs."""
+    """A failed test shows the last lines of the services' logs."""
     report = yield
     if report.failed:
         for folder in _logs:

@@ -1,4 +1,4 @@
-"""Drives a running system as its clients do, and reckons up what became of what it accepted."""
+"""Uses a running system as its clients do, and accounts for the items that it accepted."""
 
 import asyncio
 from collections.abc import Iterable
@@ -7,29 +7,30 @@ from typing import Any
 
 import httpx
 
-from deploy.local.system import Running, System, find_running
-from piepowder.accounting import Account, Audited, Fate, Ledger, Pair, audited
+from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, audit_counts
+from deploy.local.system import System
+from deploy.local.topic_reader import TopicReader
 from piepowder.client import Api
 from piepowder.listings import Line
-from piepowder.observe import Observer
-from piepowder.submit import Submitter
+from piepowder.profile import Profile, read_local
+from piepowder.submit import RegionItem, Submitter
 
 
-def running(system: System) -> Running:
-    """Where everything is, as another terminal finds it."""
-    return find_running(system.folder)
+def running(system: System) -> Profile:
+    """The profile of the system, as a command in another terminal finds it."""
+    return read_local(system.folder)
 
 
-async def submit(system: System, bodies: Iterable[bytes]) -> set[Pair]:
-    """Post these lines to the end, whatever happens meanwhile; what was answered 202."""
-    async with Api(running(system), system.key()) as api:
+async def submit(system: System, bodies: Iterable[bytes]) -> set[RegionItem]:
+    """Post all lines, through all interruptions; the items with status 202."""
+    async with Api(running(system)) as api:
         submitter = Submitter(api, journal=BytesIO(), report=BytesIO())
         tally = await submitter.submit(Line(number, body) for number, body in enumerate(bodies, 1))
-    return tally.pairs
+    return tally.items
 
 
 async def review_until(system: System, region: str, done: asyncio.Event) -> int:
-    """A reviewer who decides whatever the region has, until `done`; how many decisions were answered 201 or 200."""
+    """Claim and decide the region's cases until `done`; the number of decisions with status 201 or 200."""
     decided = 0
     url = system.url("decision", region)
     headers = {"Authorization": f"Bearer {system.key()}"}
@@ -50,20 +51,22 @@ async def _decide(client: httpx.AsyncClient, url: str, claim: dict[str, Any], do
     body = {"lease_token": claim["lease"]["token"], "action": "reject", "reasons": ["TEST"]}
     while not done.is_set():
         try:
-            answer = await client.post(f"{url}/v1/cases/{claim['case']['case_id']}/decisions", json=body)
+            response = await client.post(f"{url}/v1/cases/{claim['case']['case_id']}/decisions", json=body)
         except httpx.TransportError:
             await asyncio.sleep(0.1)
             continue
-        if answer.status_code != 503:
-            return int(answer.status_code in (200, 201))
+        if response.status_code != 503:
+            return int(response.status_code in (200, 201))
         await asyncio.sleep(0.1)
     return 0
 
 
-async def settle(system: System, accepted: set[Pair], *, queues_empty: bool = False, seconds: float = 120) -> Account:
-    """Wait, bounded, until nothing is under way; the account as it stands then."""
+async def settle(
+    system: System, accepted: set[RegionItem], *, queues_empty: bool = False, seconds: float = 120
+) -> Account:
+    """Wait until every accepted item is settled, at most `seconds`; the account at that time."""
     ledger = Ledger()
-    observer = Observer(system.servers.kafka, system.regions, ledger)
+    reader = TopicReader(system.servers.kafka, system.regions, ledger)
     headers = {"Authorization": f"Bearer {system.key()}"}
     try:
         async with (
@@ -73,15 +76,17 @@ async def settle(system: System, accepted: set[Pair], *, queues_empty: bool = Fa
             loop = asyncio.get_running_loop()
             deadline = loop.time() + seconds
             while True:
-                await observer.catch_up()
+                await reader.catch_up()
                 audits = {}
                 for region in system.regions:
-                    answer = await client.get(f"{system.url('audit', region)}/v1/totals")
-                    audits[region] = audited(answer.json()) if answer.status_code == 200 else Audited(-1, -1)
+                    response = await client.get(f"{system.url('audit', region)}/v1/totals")
+                    audits[region] = (
+                        audit_counts(response.json()) if response.status_code == 200 else AuditCounts(-1, -1)
+                    )
                 account = ledger.account(accepted, audits)
-                open_cases = account.fates.get(Fate.OPEN, 0)
+                open_cases = account.outcomes.get(ItemOutcome.OPEN, 0)
                 if loop.time() > deadline or (account.settled and not (queues_empty and open_cases)):
                     return account
                 await asyncio.sleep(0.3)
     finally:
-        await observer.close()
+        await reader.close()

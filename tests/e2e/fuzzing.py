@@ -1,9 +1,9 @@
-"""What Schemathesis does not know of itself: how a body of lines is sent."""
+"""The serialization of NDJSON bodies for Schemathesis."""
 
 import schemathesis
 
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(_: schemathesis.SerializationContext, value: object) -> bytes:
-    """Whatever it made up, as bytes."""
+    """The generated value as bytes."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")

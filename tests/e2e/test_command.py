@@ -1,31 +1,37 @@
-"""What the command tells of a system that runs, and of one that has come to a standstill in part."""
+"""The command's view of a running system, and of one with a silent service."""
 
 import asyncio
 import io
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
-from deploy.local.system import find_running
-from piepowder import look, run
+from deploy.local.account import account
 from piepowder.client import Api
-from piepowder.listings import Options
+from piepowder.listings import FileOptions
+from piepowder.profile import read_local
+from piepowder.status import status
+from piepowder.submission_files import journals, submit_file
 from shared.contracts import topics
 from tests.e2e.conftest import Cell
 
 pytestmark = pytest.mark.timeout(120)
 
 
-async def told(cell: Cell) -> tuple[str, bool]:
-    """What `status` shows, and whether it finds everything ready."""
+async def shown_status(cell: Cell) -> tuple[str, bool]:
+    """The output of `status`, and whether everything is ready."""
     shown = io.StringIO()
     console = Console(file=shown, width=300)
-    async with Api(find_running(cell.system.folder), cell.system.key()) as api:
-        parts, ready = await look.status(api)
+    async with Api(read_local(cell.system.folder)) as api:
+        parts, ready = await status(api)
     for part in parts:
         console.print(part)
     return shown.getvalue(), ready
@@ -35,51 +41,88 @@ def lines(text: str, *words: str) -> list[str]:
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
-async def test_dead_letters_are_told_by_region(cell: Cell) -> None:
+async def test_dead_letters_are_counted_by_region(cell: Cell) -> None:
     async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
         await producer.send_and_wait(topics.submissions(cell.us), b"no event", key=b"x")
     deadline = time.monotonic() + 60
-    while not await letters(cell, cell.us):  # one of each service that reads the topic
+    while not await letters(cell, cell.us):  # one from each service that reads the topic
         assert time.monotonic() < deadline
         await asyncio.sleep(0.3)
     assert await letters(cell, cell.eu) == 0
 
 
 async def letters(cell: Cell, region: str) -> int:
-    """The count in the region's row; 0 too when Kafka did not answer in time."""
-    shown, _ = await told(cell)
+    """The count in the region's row; 0 also when Kafka did not respond in time."""
+    shown, _ = await shown_status(cell)
     found = re.search(rf"^region +dead letters.*?^{region} +(\d+) ", shown, re.MULTILINE | re.DOTALL)
     return 0 if found is None else int(found[1])
 
 
-async def test_a_service_that_stands_still_is_named_and_not_waited_for(cell: Cell) -> None:
+async def test_a_silent_service_is_named_and_does_not_delay_the_others(cell: Cell) -> None:
     frozen = cell.system.services[f"decision-{cell.eu}"]
     frozen.pause()
     try:
         began = time.monotonic()
-        shown, ready = await told(cell)
+        shown, ready = await shown_status(cell)
         took = time.monotonic() - began
     finally:
         frozen.resume()
     assert not ready
-    assert lines(shown, frozen.name, "does not answer", frozen.url)
+    assert lines(shown, frozen.name, "does not respond", frozen.url)
     assert lines(shown, f"No counts from {frozen.name}.")
-    assert took < 20, "a busy machine may take its time, and the patience for what passes is a minute"
+    assert took < 20, "a busy machine is slow, but a repeated call would take a minute"
 
 
-async def test_each_submission_has_a_journal_of_its_own_and_the_account_reads_them_all(
-    cell: Cell, tmp_path: Path
-) -> None:
-    options = Options(platform="twice", markets=["DE"])
+async def test_each_submission_has_its_own_journal_and_the_account_reads_all(cell: Cell, tmp_path: Path) -> None:
+    options = FileOptions(platform="twice", markets=["DE"])
     kept = []
-    async with Api(find_running(cell.system.folder), cell.system.key()) as api:
+    async with Api(read_local(cell.system.folder)) as api:
         for folder, ids in (("a", "12"), ("b", "345")):
             file = tmp_path / folder / "listings.csv"
             file.parent.mkdir()
             file.write_text("id,title\n" + "".join(f"{name},Lamp\n" for name in ids))
-            kept.append((await run.submit_file(api, str(file), options, cell.system.folder))[1])
-        journals = run.journals(cell.system.folder)
-        account = await run.account(api, journals)
-    assert journals == [record.journal for record in kept]
+            kept.append((await submit_file(api, str(file), options, cell.system.folder))[1])
+        found = journals(cell.system.folder)
+        result = await account(api, found)
+    assert found == [record.journal for record in kept]
     assert [len(record.journal.read_bytes().splitlines()) for record in kept] == [2, 3]
-    assert account.total == 5
+    assert result.total == 5
+
+
+def test_each_command_works_on_a_deployment_that_only_a_profile_describes(cell: Cell, tmp_path: Path) -> None:
+    services = {"intake": cell.url("intake"), "router": cell.url("router")}
+    regional = {name: {one: cell.url(name, one) for one in (cell.eu, cell.us)} for name in ("decision", "audit")}
+    profile = {"services": {**services, **regional}, "kafka": cell.system.servers.kafka}
+    (tmp_path / "cluster.yaml").write_bytes(msgspec.yaml.encode(profile))
+    (tmp_path / "items.csv").write_text("id,title\n1,Lamp\n")
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
+    variables = {"PIEPOWDER_PROFILE": "./cluster.yaml", "PIEPOWDER_KEY": cell.system.key()}
+
+    def run(*arguments: str, attempts: int = 1) -> str:
+        output = ""
+        for _ in range(attempts):
+            done = subprocess.run(
+                [sys.executable, "-m", "piepowder", *arguments],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env=others | variables,
+                timeout=60,
+                check=False,
+            )
+            if done.returncode == 0:
+                return done.stdout
+            output = done.stdout + done.stderr
+        raise AssertionError(f"{arguments}: {output}")
+
+    assert "Accepted 1 lines" in run("submit", "items.csv", "--platform", "profiled", "--market", "DE")
+    assert f"decision-{cell.us}" in run("status")
+    assert "item.submitted" in run("timeline", "profiled:product:1", attempts=10)
+    assert "present  piepowder.control" in run("topics")
+    assert "policy_set" in run("control", "show")
+    assert "local" in run("clients", "list")
+    run("request", "list")
+    run("replay", "--region", cell.eu)
+    assert "Done: " in run("review", "--simulate", "1", "--for", "1")
+    assert "every accepted item is accounted for" in run("account", attempts=10)
+    assert f"export PIEPOWDER_ROUTER_URL={cell.url('router')}" in run("env")

@@ -1,5 +1,5 @@
-"""What is written down is true of the running services: the tour of the docs works as it is printed, a client that was
-generated from the OpenAPI document alone does the same tour, and a fuzzer that reads nothing else finds nothing."""
+"""The documents are true of the running services: the tour works as printed, a client generated from the OpenAPI file
+does the same tour, and a fuzzer of that document finds no undocumented response."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ import pytest
 from shared.auth.clients import SCOPES
 from tests.conftest import project_root
 from tests.e2e.conftest import Cell
-from tests.e2e.test_notices import claimed, decide
+from tests.e2e.steps import decide, until_claimed
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -38,7 +38,7 @@ _STEP = re.compile(r"```sh\n(.*?)```\n\n```\n(.*?)```", re.DOTALL)
 
 
 def shown(answer: str) -> str:
-    """A pattern for what an answer of the page shows: ids are this system's own, and `…` is whatever was left out."""
+    """A pattern for a response on the page: any id matches an id, and `…` matches any text."""
     parts = re.split(f"(…|{_UUID})", "".join(answer.split()))
     return "".join(".*" if part == "…" else _UUID if re.fullmatch(_UUID, part) else re.escape(part) for part in parts)
 
@@ -81,18 +81,18 @@ class Generated:
         return getattr(self._module("models"), name)
 
     def model(self, name: str, /, **fields: Any) -> Any:
-        """What is in JSON, as one of the client's types."""
+        """A value of one of the client's types."""
         return self.type(name).from_dict(fields)
 
     def file(self, content: bytes) -> Any:
         return self._module("types").File(payload=BytesIO(content))
 
     def call(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """The whole answer: `status_code`, `parsed`, `headers`, `content`."""
+        """The response: `status_code`, `parsed`, `headers`, `content`."""
         return self._module(f"api.default.{operation}").sync_detailed(*args, client=self._client, **kwargs)
 
     def other(self, name: str, regions: list[str], *scopes: str) -> "Generated":
-        """The same with the key of a client that is made for it."""
+        """The same with the key of a new client."""
         body = self.model("ClientBody", name=name, scopes=list(scopes), regions=regions, platforms=["*"])
         assert self.call("create_client", body=body).status_code == 201
         made = self.call("create_key", name, body=self.model("KeyBody"), idempotency_key=f'"{name}-1"')
@@ -124,7 +124,7 @@ def generated(cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def until(ask: Callable[[], Any], is_so: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """What was answered once it `is_so`."""
+    """The response as soon as it `is_so`."""
     deadline = time.monotonic() + seconds
     while not ((answer := ask()).status_code == 200 and is_so(answer.parsed)):
         assert time.monotonic() < deadline, answer
@@ -197,9 +197,7 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     assert generated.call("get_item", "00000000-0000-5000-8000-000000000000").status_code == 404
 
 
-def test_a_newer_version_leaves_the_older_one_where_it_does_not_go_and_that_is_withdrawn(
-    cell: Cell, generated: Generated
-) -> None:
+def test_an_older_version_stays_in_other_regions_until_it_is_withdrawn(cell: Cell, generated: Generated) -> None:
     def statuses(answer: Any) -> dict[str, str]:
         return {region: told.status.value for region, told in answer.regions.additional_properties.items()}
 
@@ -226,7 +224,7 @@ def test_a_generated_client_does_the_whole_tour_of_notices_and_appeals(cell: Cel
         return None if of_region is None else str(of_region.status.value)
 
     def reviewed(of: str, queue: str, action: str) -> None:
-        while (held := claimed(cell, "tour-reviewer", queue))["case"]["item_id"] != of:
+        while (held := until_claimed(cell, "tour-reviewer", queue))["case"]["item_id"] != of:
             pass  # what others of this page's tests left waiting
         decide(cell, held, action)
 
@@ -377,7 +375,7 @@ def test_a_generated_client_does_the_whole_tour_of_clients(cell: Cell, generated
     assert "generated-shop" in names
 
 
-def test_a_key_of_another_region_reaches_nothing_of_this_one(cell: Cell, generated: Generated) -> None:
+def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generated: Generated) -> None:
     vase: dict[str, Any] = {"platform": "tour", "kind": "product", "id": "vase", "markets": ["DE"]}
     on_sale = vase | {"title": "Switchblade in a vase"}
     item = generated.call("post_item", body=generated.model("ItemBody", **on_sale), prefer="wait=30").parsed
@@ -446,7 +444,7 @@ def test_a_key_of_another_region_reaches_nothing_of_this_one(cell: Cell, generat
 
 # the router comes last: what is put into force there is not what the tours were written for
 @pytest.mark.parametrize("service", ["intake", "decision", "audit", "router"])
-def test_a_fuzzer_finds_no_answer_that_the_document_does_not_announce(cell: Cell, service: str, tmp_path: Path) -> None:
+def test_a_fuzzer_finds_no_undocumented_response(cell: Cell, service: str, tmp_path: Path) -> None:
     url = cell.url(service, cell.eu if service in ("decision", "audit") else None)
     text = cell.client.get(f"{url}/openapi.json").text
     for region, here in (("eu", cell.eu), ("us", cell.us)):  # so that the examples are of regions that there are

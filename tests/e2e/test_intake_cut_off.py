@@ -1,22 +1,19 @@
-"""What intake answered stands, whatever is taken from it: Kafka for a while, or its life (promises 1 and 9).
+"""Intake keeps its responses true while Kafka is stopped or frozen, and when intake is killed (promises 1 and 9).
 
-Under a load of single posts and batches every call gets 202 or a clear refusal, or, from a process that was killed, no
-answer; and each item that was answered 202 is in Kafka exactly once per id. Nothing is sent twice here, so no id may be
-there more than once. With PIEPOWDER_TEST_CUT_SECONDS Kafka stays away longer than the twenty seconds of `make test`.
+Under a load of single posts and batches each call gets 202 or a clear rejection; a killed process gives no response.
+Kafka has each item with status 202 exactly once per id. The test sends nothing twice, so no id may be there twice.
+PIEPOWDER_TEST_CUT_SECONDS sets how long Kafka is stopped, if not for the twenty seconds of `make test`.
 """
 
 import asyncio
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
 import httpx
-import msgspec
 import pytest
 
 from deploy.local.kafka import LocalKafka
@@ -25,20 +22,20 @@ from shared.contracts import ids, topics
 from shared.contracts.events import ITEM_SUBMITTED
 from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
-from tests.conftest import Servers, project_root
-from tests.e2e.flood import Plan, Said, Told, item
+from tests.support.flood import CallResult, FloodPlan, flood_in_process, item
+from tests.support.servers import Servers
 
 CUT_SECONDS: Final = float(os.environ.get("PIEPOWDER_TEST_CUT_SECONDS", "20"))
 BEFORE_SECONDS: Final = 4.0
-AFTER_SECONDS: Final = 14.0  # a broker's start, and more
+AFTER_SECONDS: Final = 14.0  # longer than the start of a broker
 RATE: Final = 60  # single posts a second
 BATCHES: Final = 4  # a second
-LINES: Final = 20  # a batch
-# As many calls as come while each waits for the ten seconds after which intake gives Kafka up.
+LINES: Final = 20  # per batch
+# Enough for the calls that arrive while others wait ten seconds: then intake stops waiting for Kafka.
 CONNECTIONS: Final = 900
-SLOWEST_SECONDS: Final = 45.0  # ten to give up what is under way, ten what waits behind it; others use the machine
-WELL_SECONDS: Final = 60.0
-READY_SECONDS: Final = 30.0  # two between looks, five until silence is believed; others use the machine
+SLOWEST_SECONDS: Final = 45.0  # ten for the calls in flight, ten for those that wait behind them, and a busy machine
+ACCEPTED_AGAIN_SECONDS: Final = 60.0
+READY_SECONDS: Final = 30.0  # two between checks, five until a check times out, and a busy machine
 
 pytestmark = pytest.mark.timeout(240 + 4 * CUT_SECONDS)
 _clock = SystemClock()
@@ -46,20 +43,20 @@ _clock = SystemClock()
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A Kafka that nobody else needs."""
+    """A Kafka for this module alone, because its tests stop and freeze it."""
     with LocalKafka(tmp_path_factory.mktemp("kafka")) as own:
         yield own
 
 
 @pytest.fixture(scope="module")
 def system(kafka: LocalKafka, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The services on it."""
+    """The services on this Kafka."""
     own = Servers(kafka.bootstrap, servers.database_url)
     with System(own, ("eu", "us"), tmp_path_factory.mktemp("system"), databases=f"cut_{os.getpid()}") as running:
         yield running
 
 
-async def test_while_kafka_is_stopped_each_post_is_taken_or_refused_and_what_was_taken_is_there_once(
+async def test_while_kafka_is_stopped_posts_are_rejected_and_each_accepted_item_is_in_kafka_once(
     system: System, kafka: LocalKafka
 ) -> None:
     [node] = kafka.nodes
@@ -70,27 +67,27 @@ async def test_while_kafka_is_stopped_each_post_is_taken_or_refused_and_what_was
         await asyncio.to_thread(node.start)
 
     posts, batches = await _under_load(system, "kafka", CUT_SECONDS, stop_kafka())
-    assert {said.status for said in posts} == {202, 503}
-    assert {said.status for said in batches} <= {200, 429, 503}
-    assert {status for said in batches for status in said.statuses} <= {202, 429, 503}
-    assert any(503 in (said.status, *said.statuses) for said in batches)
-    await _holds(system, kafka, posts, batches)
+    assert {result.status for result in posts} == {202, 503}
+    assert {result.status for result in batches} <= {200, 429, 503}
+    assert {status for result in batches for status in result.statuses} <= {202, 429, 503}
+    assert any(503 in (result.status, *result.statuses) for result in batches)
+    await _check(system, kafka, posts, batches)
 
 
-async def test_a_kafka_that_stands_still_is_told_within_seconds(system: System, kafka: LocalKafka) -> None:
+async def test_readiness_reports_a_frozen_kafka_within_seconds(system: System, kafka: LocalKafka) -> None:
     [node] = kafka.nodes
-    await _becomes_ready(system, 200)
+    await _until_readiness(system, 200)
     node.pause()
     try:
-        lacking = await _becomes_ready(system, 503)
+        reported = await _until_readiness(system, 503)
     finally:
         node.resume()
-    assert re.search("Kafka at .* does not answer", lacking), lacking
-    await _becomes_ready(system, 200)
-    await _is_well_again(system, "still")
+    assert re.search("Kafka at .* does not (answer|respond)", reported), reported
+    await _until_readiness(system, 200)
+    await _until_accepted(system, "still")
 
 
-async def test_when_intake_is_killed_again_and_again_what_was_taken_is_there_once(
+async def test_when_intake_is_killed_repeatedly_each_accepted_item_is_in_kafka_once(
     system: System, kafka: LocalKafka
 ) -> None:
     intake = system.services["intake"]
@@ -104,90 +101,76 @@ async def test_when_intake_is_killed_again_and_again_what_was_taken_is_there_onc
             await asyncio.sleep(1.5)
 
     posts, batches = await _under_load(system, "kill", 12.0, kill())
-    assert {said.status for said in posts} <= {0, 202, 503}
-    assert {said.status for said in batches} <= {0, 200, 503}
-    assert any(said.status == 0 for said in [*posts, *batches])
-    await _holds(system, kafka, posts, batches)
+    assert {result.status for result in posts} <= {0, 202, 503}
+    assert {result.status for result in batches} <= {0, 200, 503}
+    assert any(result.status == 0 for result in [*posts, *batches])
+    await _check(system, kafka, posts, batches)
 
 
 async def _under_load(
-    system: System, tag: str, seconds: float, trouble: Coroutine[Any, Any, None]
-) -> tuple[list[Said], list[Said]]:
-    """What is said to single posts and batches while there is trouble, and for a while before and after."""
+    system: System, tag: str, seconds: float, disturb: Coroutine[Any, Any, None]
+) -> tuple[list[CallResult], list[CallResult]]:
+    """The results of single posts and batches before, during and after a disturbance."""
     whole = BEFORE_SECONDS + seconds + AFTER_SECONDS
     plans = [
         _plan(system, f"{tag}-posts", count=int(RATE * whole), rate=RATE, connections=CONNECTIONS),
         _plan(system, f"{tag}-lines", count=int(BATCHES * whole), rate=BATCHES, connections=60, lines=LINES),
     ]
-    loading = [asyncio.create_task(_carried_out(plan, whole)) for plan in plans]
+    loading = [asyncio.create_task(flood_in_process(plan, whole + ACCEPTED_AGAIN_SECONDS)) for plan in plans]
     await asyncio.sleep(BEFORE_SECONDS)
-    await trouble
-    posts, batches = (told.said for told in await asyncio.gather(*loading))
+    await disturb
+    posts, batches = (result.calls for result in await asyncio.gather(*loading))
     assert (len(posts), len(batches)) == (plans[0].count, plans[1].count)
-    await _is_well_again(system, tag)
+    await _until_accepted(system, tag)
     return posts, batches
 
 
-async def _holds(system: System, kafka: LocalKafka, posts: list[Said], batches: list[Said]) -> None:
+async def _check(system: System, kafka: LocalKafka, posts: list[CallResult], batches: list[CallResult]) -> None:
     calls = [*posts, *batches]
-    told = Counter(said.status for said in posts), Counter(said.status for said in batches)
-    lines = Counter(status for said in batches for status in said.statuses)
-    slowest = [round(max(said.took for said in some), 1) for some in (posts, batches)]
-    print(f"posts and batches {told}, lines {lines}, slowest {slowest} s")
-    assert all(said.retry_after is not None for said in calls if said.status in (429, 503))
-    assert not any(said.impatient for said in batches)
-    assert max(said.took for said in posts) < SLOWEST_SECONDS
-    accepted = [item_id for said in calls for item_id in said.accepted]
+    statuses = Counter(result.status for result in posts), Counter(result.status for result in batches)
+    lines = Counter(status for result in batches for status in result.statuses)
+    slowest = [round(max(result.seconds for result in some), 1) for some in (posts, batches)]
+    print(f"posts and batches {statuses}, lines {lines}, slowest {slowest} s")
+    assert all(result.retry_after is not None for result in calls if result.status in (429, 503))
+    assert not any(result.without_retry_after for result in batches)
+    assert max(result.seconds for result in posts) < SLOWEST_SECONDS
+    accepted = [item_id for result in calls for item_id in result.accepted]
     assert len(accepted) == len(set(accepted))
-    assert len(accepted) > (RATE + BATCHES * LINES) * BEFORE_SECONDS / 2, "there was a load"
+    assert len(accepted) > (RATE + BATCHES * LINES) * BEFORE_SECONDS / 2, "there was no load"
     async with Watch.on(kafka.bootstrap) as watch:
-        lanes = await watch.read([topics.submissions("eu")])
-    arrived = Counter(dict(record.headers)["ce_id"].decode() for lane in lanes.values() for record in lane)
+        records = await watch.read([topics.submissions("eu")])
+    arrived = Counter(dict(record.headers)["ce_id"].decode() for partition in records.values() for record in partition)
     wanted = [ids.event_id(item_id, ITEM_SUBMITTED, "eu") for item_id in accepted]
     assert {event_id: arrived[event_id] for event_id in wanted if arrived[event_id] != 1} == {}
     assert {event_id: n for event_id, n in arrived.items() if n > 1} == {}
     print(f"{len(accepted)} accepted, {len(arrived)} in Kafka")
 
 
-def _plan(system: System, tag: str, *, count: int, rate: float, connections: int, lines: int = 0) -> Plan:
-    return Plan(system.url("intake"), system.key(), tag, "DE", count, rate, connections, lines)
+def _plan(system: System, tag: str, *, count: int, rate: float, connections: int, lines: int = 0) -> FloodPlan:
+    return FloodPlan(system.url("intake"), system.key(), tag, "DE", count, rate, connections, lines)
 
 
-async def _carried_out(plan: Plan, seconds: float) -> Told:
-    """Carry a plan out in a process of its own."""
-    client = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "tests.e2e.flood"],
-        cwd=project_root(),
-        input=msgspec.json.encode(plan),
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=seconds * 2 + WELL_SECONDS,
-    )
-    return msgspec.json.decode(client.stdout, type=Told)
-
-
-async def _becomes_ready(system: System, status: int) -> str:
-    """Wait, bounded, until intake's readiness is answered with this status; what it says then."""
+async def _until_readiness(system: System, status: int) -> str:
+    """Wait until intake's readiness has this status; the text of that response."""
     async with httpx.AsyncClient(timeout=5, trust_env=False) as client, asyncio.timeout(READY_SECONDS):
         while True:
             with suppress(httpx.TransportError):
-                answer = await client.get(f"{system.url('intake')}/readyz")
-                if answer.status_code == status:
-                    return answer.text
+                response = await client.get(f"{system.url('intake')}/readyz")
+                if response.status_code == status:
+                    return response.text
             await asyncio.sleep(0.2)
 
 
-async def _is_well_again(system: System, tag: str) -> None:
-    """Wait, bounded, until a post is taken."""
+async def _until_accepted(system: System, tag: str) -> None:
+    """Wait until intake accepts a post."""
     headers = {"Authorization": f"Bearer {system.key()}", "Content-Type": "application/json"}
-    deadline, n = _clock.monotonic() + WELL_SECONDS, 0
+    deadline, n = _clock.monotonic() + ACCEPTED_AGAIN_SECONDS, 0
     async with httpx.AsyncClient(headers=headers, timeout=30, trust_env=False) as client:
         while True:
             n += 1
             body = item(f"{tag}-well", n, "DE")
-            answer = await client.post(f"{system.url('intake')}/v1/items", content=body)
-            if answer.status_code == 202:
+            response = await client.post(f"{system.url('intake')}/v1/items", content=body)
+            if response.status_code == 202:
                 return
-            assert _clock.monotonic() < deadline, answer.text
+            assert _clock.monotonic() < deadline, response.text
             await asyncio.sleep(0.2)

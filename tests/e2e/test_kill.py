@@ -1,11 +1,11 @@
-"""A service killed in the middle of a run, and started again, loses and doubles nothing (promises 1, 2, 4, 5)."""
+"""A service that is killed during a run and started again loses and duplicates nothing (promises 1, 2, 4, 5)."""
 
 import asyncio
 
 import pytest
 
-from piepowder import sample
-from piepowder.accounting import Fate
+from deploy.local import sample
+from deploy.local.accounting import ItemOutcome
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import review_until, settle, submit
 
@@ -14,7 +14,7 @@ COUNT = 4000
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("victim", ["intake", "router", "decision", "audit"])
-async def test_a_service_killed_in_the_middle_loses_and_doubles_nothing(cell: Cell, victim: str) -> None:
+async def test_a_service_killed_during_a_run_loses_and_duplicates_nothing(cell: Cell, victim: str) -> None:
     system = cell.system
     name = victim if victim in system.services else f"{victim}-{cell.eu}"
     service = system.services[name]
@@ -41,7 +41,7 @@ async def test_a_service_killed_in_the_middle_loses_and_doubles_nothing(cell: Ce
     assert account.missing == {}
     assert account.doubles == []
     assert account.gaps == []
-    assert account.fates.get(Fate.DEAD_LETTERED, 0) == 0
-    assert account.fates[Fate.BY_POLICY] > 0
-    assert account.fates[Fate.BY_PEOPLE] > 0
-    assert account.total == sum(account.fates.values())
+    assert account.outcomes.get(ItemOutcome.DEAD_LETTERED, 0) == 0
+    assert account.outcomes[ItemOutcome.BY_POLICY] > 0
+    assert account.outcomes[ItemOutcome.BY_PEOPLE] > 0
+    assert account.total == sum(account.outcomes.values())

@@ -1,50 +1,15 @@
-"""The main job through every service, as its users meet it: post, status, review, decision, timeline, metrics."""
+"""The main job through every service, as users see it: post, status, review, decision, timeline, metrics."""
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.conftest import Cell
+from tests.e2e.steps import item, until, until_status
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def item(**fields: Any) -> dict[str, Any]:
-    return {
-        "platform": "web",
-        "kind": "product",
-        "id": "lamp-1",
-        "version": 1,
-        "markets": ["DE"],
-        "language": "en",
-        "title": "Desk lamp, brass",
-        "text": "A lamp for a desk.",
-        "price": {"amount_minor": 3900, "currency": "EUR"},
-        **fields,
-    }
-
-
-def until(ask: Callable[[], httpx.Response], fits: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """The answer's JSON once it fits; bounded."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = ask()
-        if answer.status_code == 200 and fits(answer.json()):
-            return answer.json()
-        assert time.monotonic() < deadline, answer.text
-        time.sleep(0.1)
-
-
-def status(cell: Cell, item_id: str, region: str, wanted: str) -> Any:
-    found = until(
-        lambda: cell.client.get(f"{cell.url('intake')}/v1/items/{item_id}"),
-        lambda body: body["regions"].get(region, {}).get("status") == wanted,
-    )
-    return found["regions"][region]
 
 
 def test_an_item_is_decided_by_policy_in_every_region_that_owns_its_markets(cell: Cell) -> None:
@@ -53,7 +18,7 @@ def test_an_item_is_decided_by_policy_in_every_region_that_owns_its_markets(cell
     posted = answer.json()
     assert set(posted["regions"]) == {cell.eu, cell.us}
     for region in (cell.eu, cell.us):
-        found = status(cell, posted["item_id"], region, "approved")
+        found = until_status(cell, posted["item_id"], region, "approved")
         assert found["decision"]["automated"] is True
         assert found["decision"]["policy_set"].startswith("ps-")
         timeline = until(
@@ -77,14 +42,14 @@ def test_the_same_post_again_is_the_same_item_and_no_second_case(cell: Cell) -> 
     body = item(id="again")
     first, second = (cell.client.post(f"{cell.url('intake')}/v1/items", json=body) for _ in range(2))
     assert first.json() == second.json()
-    status(cell, first.json()["item_id"], cell.eu, "approved")
+    until_status(cell, first.json()["item_id"], cell.eu, "approved")
     timeline = cell.client.get(f"{cell.url('audit', cell.eu)}/v1/subjects/web/product/again/timeline").json()
     assert len({event["id"] for event in timeline["events"]}) == len(timeline["events"])
 
 
 def test_an_item_that_a_policy_sends_to_people_is_claimed_and_decided_once(cell: Cell) -> None:
     posted = review_item(cell, "ring-1", 1)
-    waiting = status(cell, posted["item_id"], cell.eu, "in_review")
+    waiting = until_status(cell, posted["item_id"], cell.eu, "in_review")
     decision = cell.url("decision", cell.eu)
     claim = cell.client.post(
         f"{decision}/v1/claims", json={"reviewer": "r-7", "team": "t-2", "queues": [waiting["queue"]]}
@@ -99,30 +64,30 @@ def test_an_item_that_a_policy_sends_to_people_is_claimed_and_decided_once(cell:
     assert made.json() == repeated.json()
     other = cell.client.post(f"{decision}/v1/cases/{case['case_id']}/decisions", json={**body, "action": "approve"})
     assert other.status_code == 409
-    found = status(cell, posted["item_id"], cell.eu, "rejected")
+    found = until_status(cell, posted["item_id"], cell.eu, "rejected")
     assert found["decision"]["automated"] is False
     assert found["decision"]["team"] == "t-2"
 
 
-def test_a_newer_version_takes_the_place_of_one_that_waits_and_an_older_one_changes_nothing(cell: Cell) -> None:
+def test_a_newer_version_supersedes_a_waiting_one_and_an_older_one_changes_nothing(cell: Cell) -> None:
     first = review_item(cell, "ring-2", 5)
-    status(cell, first["item_id"], cell.eu, "in_review")
+    until_status(cell, first["item_id"], cell.eu, "in_review")
     second = review_item(cell, "ring-2", 6)
-    status(cell, second["item_id"], cell.eu, "in_review")
-    status(cell, first["item_id"], cell.eu, "superseded")
+    until_status(cell, second["item_id"], cell.eu, "in_review")
+    until_status(cell, first["item_id"], cell.eu, "superseded")
     late = review_item(cell, "ring-2", 4)
-    status(cell, late["item_id"], cell.eu, "superseded")
-    status(cell, second["item_id"], cell.eu, "in_review")
+    until_status(cell, late["item_id"], cell.eu, "superseded")
+    until_status(cell, second["item_id"], cell.eu, "in_review")
 
 
-def test_an_item_is_taken_back_before_it_is_decided_and_stays_so_until_a_newer_version(cell: Cell) -> None:
+def test_an_item_is_withdrawn_before_its_decision_and_stays_so_until_a_newer_version(cell: Cell) -> None:
     posted = review_item(cell, "ring-3", 1)
-    waiting = status(cell, posted["item_id"], cell.eu, "in_review")
+    waiting = until_status(cell, posted["item_id"], cell.eu, "in_review")
     url = f"{cell.url('intake')}/v1/items/{posted['item_id']}"
     first, again = (cell.client.delete(url, params={"reason": reason}) for reason in ("sold", "sold again"))
     assert (first.status_code, again.status_code) == (202, 202), first.text
     assert first.json() == again.json()
-    found = status(cell, posted["item_id"], cell.eu, "withdrawn")
+    found = until_status(cell, posted["item_id"], cell.eu, "withdrawn")
     assert found["reason"] == "sold"
     case = cell.client.get(f"{cell.url('decision', cell.eu)}/v1/cases/{waiting['case_id']}").json()
     assert (case["state"], case["decisions"]) == ("withdrawn", [])
@@ -139,8 +104,8 @@ def test_an_item_is_taken_back_before_it_is_decided_and_stays_so_until_a_newer_v
     ]
     review_item(cell, "ring-3", 1)
     newer = review_item(cell, "ring-3", 2)
-    status(cell, newer["item_id"], cell.eu, "in_review")
-    status(cell, posted["item_id"], cell.eu, "withdrawn")
+    until_status(cell, newer["item_id"], cell.eu, "in_review")
+    until_status(cell, posted["item_id"], cell.eu, "withdrawn")
 
 
 def test_one_bad_line_among_thousands_is_named_and_the_rest_accepted(cell: Cell) -> None:
@@ -160,7 +125,7 @@ def test_one_bad_line_among_thousands_is_named_and_the_rest_accepted(cell: Cell)
     assert refused[0]["errors"][0]["pointer"] == "/markets/0"
 
 
-def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
+def test_every_service_refuses_a_call_without_a_key(cell: Cell) -> None:
     routes = [
         ("POST", f"{cell.url('intake')}/v1/items"),
         ("GET", f"{cell.url('intake')}/v1/totals"),
@@ -171,13 +136,16 @@ def test_without_a_key_nothing_is_told_by_any_service(cell: Cell) -> None:
         ("GET", f"{cell.url('audit', cell.eu)}/v1/totals"),
         ("GET", f"{cell.url('audit', cell.eu)}/v1/subjects/web/product/again/timeline"),
     ]
+    called = {url.partition("/v1")[0] for _, url in routes}
+    for service in cell.system.services.values():
+        assert service.url in called or service.spec.region == cell.us or service.name == "intake-projection"
     for method, url in routes:
         answer = httpx.request(method, url, json={} if method == "POST" else None)
         assert answer.status_code == 401, url
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_every_service_is_ready_and_measured(cell: Cell) -> None:
+def test_every_service_is_ready_and_has_metrics(cell: Cell) -> None:
     for service in cell.system.services.values():
         assert cell.client.get(f"{service.url}/healthz").json()["status"] == "alive"
         assert cell.client.get(f"{service.url}/readyz").json()["ready"] is True

@@ -1,4 +1,4 @@
-"""Notices and appeals through every service, as those who report, sell and review meet them (promises 1 to 6)."""
+"""Notices and appeals through all services, as notifiers, sellers and reviewers see them (promises 1 to 6)."""
 
 import asyncio
 from io import StringIO
@@ -7,61 +7,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from piepowder import look
+from piepowder import timeline as command
 from piepowder.client import Api
 from tests.conftest import project_root
 from tests.e2e import drive
 from tests.e2e.conftest import Cell
-from tests.e2e.test_main_job import item, status, until
+from tests.e2e.steps import claim, decide, item, post, until, until_claimed, until_complaint_status, until_status
 from tests.support.intake_complaints import appeal, notice
 
 pytestmark = pytest.mark.timeout(180)
 
 REPLICA = "Replica watch, 1:1 copy"
-
-
-def post(cell: Cell, what: str, body: dict[str, Any], status_code: int = 202) -> dict[str, Any]:
-    answer = cell.client.post(f"{cell.url('intake')}/v1/{what}", json=body)
-    assert answer.status_code == status_code, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def becomes(cell: Cell, what: str, of: str, wanted: str) -> Any:
-    found = until(
-        lambda: cell.client.get(f"{cell.url('intake')}/v1/{what}/{of}"),
-        lambda body: body["regions"].get(cell.eu, {}).get("status") == wanted,
-    )
-    return found["regions"][cell.eu]
-
-
-def claim(cell: Cell, reviewer: str, *queues: str) -> dict[str, Any] | None:
-    wanted = {"reviewer": reviewer, "team": "in_house", "queues": list(queues)}
-    answer = cell.client.post(f"{cell.url('decision', cell.eu)}/v1/claims", json=wanted)
-    assert answer.status_code in (201, 204, 422), answer.text  # 422: no case was ever in this queue
-    found: dict[str, Any] | None = answer.json() if answer.status_code == 201 else None
-    return found
-
-
-def claimed(cell: Cell, reviewer: str, *queues: str) -> dict[str, Any]:
-    held: list[dict[str, Any]] = []
-
-    def waits() -> Any:
-        if (found := claim(cell, reviewer, *queues)) is not None:
-            held.append(found)
-        return cell.client.get(f"{cell.url('decision', cell.eu)}/v1/queues")
-
-    until(waits, lambda _: bool(held))
-    return held[0]
-
-
-def decide(cell: Cell, held: dict[str, Any], action: str, *reasons: str) -> dict[str, Any]:
-    body = {"lease_token": held["lease"]["token"], "action": action, "reasons": list(reasons)}
-    path = f"{cell.url('decision', cell.eu)}/v1/cases/{held['case']['case_id']}/decisions"
-    answer = cell.client.post(path, json=body)
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def timeline(cell: Cell, subject: str, until_type: str) -> list[dict[str, Any]]:
@@ -74,24 +30,24 @@ def timeline(cell: Cell, subject: str, until_type: str) -> list[dict[str, Any]]:
     return events
 
 
-async def test_a_seller_appeals_another_reviewer_hears_it_and_the_decision_is_replaced(cell: Cell) -> None:
+async def test_an_appeal_goes_to_another_reviewer_and_replaces_the_decision(cell: Cell) -> None:
     posted = post(cell, "items", item(id="watch-1", title=REPLICA))
-    first = decide(cell, claimed(cell, "r-1", "counterfeit"), "reject", "COUNTERFEIT")
-    status(cell, posted["item_id"], cell.eu, "rejected")
+    first = decide(cell, until_claimed(cell, "r-1", "counterfeit"), "reject", "COUNTERFEIT")
+    until_status(cell, posted["item_id"], cell.eu, "rejected")
     body = appeal(item_id=posted["item_id"])
     receipt = post(cell, "appeals", body)
     assert receipt["decision_id"] == first["decision_id"]
-    assert becomes(cell, "appeals", receipt["appeal_id"], "in_review")["queue"] == "appeals"
+    assert until_complaint_status(cell, "appeals", receipt["appeal_id"], "in_review")["queue"] == "appeals"
     assert post(cell, "appeals", body | {"reference": "2"}, 409)["type"].endswith(":appeal-open")
     assert claim(cell, "r-1", "appeals") is None
-    held = claimed(cell, "r-2", "appeals")
-    assert held["case"]["appeal"]["explanation"] == body["explanation"]
-    assert "email" not in held["case"]["appeal"]["appellant"]
-    assert [about["item"]["title"] for about in held["case"]["concerns"]] == [REPLICA]
-    decide(cell, held, "overturn")
-    shown = status(cell, posted["item_id"], cell.eu, "approved")
+    claimed = until_claimed(cell, "r-2", "appeals")
+    assert claimed["case"]["appeal"]["explanation"] == body["explanation"]
+    assert "email" not in claimed["case"]["appeal"]["appellant"]
+    assert [about["item"]["title"] for about in claimed["case"]["concerns"]] == [REPLICA]
+    decide(cell, claimed, "overturn")
+    shown = until_status(cell, posted["item_id"], cell.eu, "approved")
     assert (shown["decision"]["reviewer"], shown["decision"]["automated"]) == ("r-2", False)
-    assert becomes(cell, "appeals", receipt["appeal_id"], "decided")["decision"]["action"] == "overturn"
+    assert until_complaint_status(cell, "appeals", receipt["appeal_id"], "decided")["decision"]["action"] == "overturn"
     assert post(cell, "appeals", body) == receipt
 
     events = timeline(cell, "web:product:watch-1", "decision.replaced")
@@ -109,47 +65,47 @@ async def test_a_seller_appeals_another_reviewer_hears_it_and_the_decision_is_re
     ]
     assert [event["causation_id"] for event in events[1:]] == [event["id"] for event in events[:-1]]
     assert len({event["correlation_id"] for event in events}) == 1
-    async with Api(drive.running(cell.system), cell.system.key()) as api:
-        [tree] = await look.timeline(api, "web:product:watch-1", [cell.eu])
-    shown_as = StringIO()
-    Console(width=250, file=shown_as).print(tree)
-    text = shown_as.getvalue()
+    async with Api(drive.running(cell.system)) as api:
+        [tree] = await command.timeline(api, "web:product:watch-1", [cell.eu])
+    printed = StringIO()
+    Console(width=250, file=printed).print(tree)
+    text = printed.getvalue()
     assert f"seller appeals against reject: “{body['explanation']}”" in text
     assert f"instead of decision {first['decision_id']}" in text
 
 
-def test_trusted_flaggers_come_first_a_notice_outlives_its_item_and_its_notifier_may_appeal(cell: Cell) -> None:
+def test_notices_of_trusted_flaggers_come_first_outlive_the_item_and_can_be_appealed(cell: Cell) -> None:
     posted = post(cell, "items", item(id="chair-1", title="Garden chair of oak"))
-    status(cell, posted["item_id"], cell.eu, "approved")
+    until_status(cell, posted["item_id"], cell.eu, "approved")
     about = {"platform": "web", "id": "chair-1", "markets": ["DE"]}
     by_user = post(cell, "notices", notice(**about, reference="user"))
-    becomes(cell, "notices", by_user["notice_id"], "in_review")
+    until_complaint_status(cell, "notices", by_user["notice_id"], "in_review")
     trusted = {"kind": "trusted_flagger", "name": "Markenschutz", "email": "m@brand.example"}
     by_flagger = post(cell, "notices", notice(**about, reference="flagger", reporter=trusted))
-    assert becomes(cell, "notices", by_flagger["notice_id"], "in_review")["queue"] == "notices"
+    assert until_complaint_status(cell, "notices", by_flagger["notice_id"], "in_review")["queue"] == "notices"
     assert cell.client.delete(f"{cell.url('intake')}/v1/items/{posted['item_id']}").status_code == 202
-    held = claimed(cell, "r-1", "notices")
-    assert (held["case"]["item_id"], held["case"]["priority"]) == (by_flagger["notice_id"], 2)
-    assert held["case"]["notice"]["reporter"] == {"kind": "trusted_flagger", "name": "Markenschutz"}
-    assert held["case"]["concerns"][0]["item"]["title"] == "Garden chair of oak"
-    decide(cell, held, "reject", "COUNTERFEIT")
-    second = claimed(cell, "r-1", "notices")
+    claimed = until_claimed(cell, "r-1", "notices")
+    assert (claimed["case"]["item_id"], claimed["case"]["priority"]) == (by_flagger["notice_id"], 2)
+    assert claimed["case"]["notice"]["reporter"] == {"kind": "trusted_flagger", "name": "Markenschutz"}
+    assert claimed["case"]["concerns"][0]["item"]["title"] == "Garden chair of oak"
+    decide(cell, claimed, "reject", "COUNTERFEIT")
+    second = until_claimed(cell, "r-1", "notices")
     assert second["case"]["item_id"] == by_user["notice_id"]
     stays = decide(cell, second, "approve")
-    assert becomes(cell, "notices", by_user["notice_id"], "decided")["decision"]["action"] == "approve"
+    assert until_complaint_status(cell, "notices", by_user["notice_id"], "decided")["decision"]["action"] == "approve"
 
     body = appeal(notice_id=by_user["notice_id"], appellant={"kind": "notifier"})
     receipt = post(cell, "appeals", body)
     assert receipt["decision_id"] == stays["decision_id"]
-    held = claimed(cell, "r-2", "appeals")
-    assert [concerned["case_type"] for concerned in held["case"]["concerns"]] == ["notice", "item"]
-    decide(cell, held, "overturn", "COUNTERFEIT")
+    claimed = until_claimed(cell, "r-2", "appeals")
+    assert [concerned["case_type"] for concerned in claimed["case"]["concerns"]] == ["notice", "item"]
+    decide(cell, claimed, "overturn", "COUNTERFEIT")
     found = until(
         lambda: cell.client.get(f"{cell.url('intake')}/v1/notices/{by_user['notice_id']}"),
         lambda body: body["regions"][cell.eu]["decision"]["action"] == "reject",
     )
     assert found["regions"][cell.eu]["decision"]["reasons"] == ["COUNTERFEIT"]
-    status(cell, posted["item_id"], cell.eu, "approved")  # the item's own decision stands, beside its notices'
+    until_status(cell, posted["item_id"], cell.eu, "approved")  # the decision about the item itself is unchanged
     totals = cell.client.get(f"{cell.url('decision', cell.eu)}/v1/totals").json()
     assert totals["appeals"]["overturn"] >= 1
 
@@ -170,14 +126,14 @@ async def test_the_tour_of_the_docs_works_as_it_is_written(cell: Cell) -> None:
     )
     try:
         async with asyncio.timeout(100):
-            told, _ = await process.communicate()
+            output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    output = told.decode()
-    assert process.returncode == 0, output
-    shown = [line for line in output.splitlines() if line not in ("true", "false")]
+    text = output.decode()
+    assert process.returncode == 0, text
+    shown = [line for line in text.splitlines() if line not in ("true", "false")]
     assert shown[:2] == ['"It bears our mark, and we have not made it."', '"Desk lamp, brass"']
     assert shown[3:5] == ["204", '"overturn"']
     assert shown[-1].endswith("piepowder.decision.replaced.v1")

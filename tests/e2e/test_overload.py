@@ -1,7 +1,7 @@
-"""At three times what intake can take, it refuses in time, and nothing else changes (promises 1 and 9).
+"""Under three times the load that intake can take, it rejects calls promptly and keeps its promises (1 and 9).
 
-Intake runs with small limits, as an operator would set them on a small machine: then what is accepted waits behind few
-others, and the rest is told at once to come back.
+Intake runs with the small limits that an operator would set on a small machine: an accepted item then waits behind few
+others, and all other calls are rejected at once with a Retry-After header.
 """
 
 import asyncio
@@ -13,40 +13,38 @@ from statistics import median
 from typing import Final
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from shared.contracts import ids, topics
 from shared.contracts.events import ITEM_SUBMITTED
 from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
 from tests.bench.report import percentile
-from tests.conftest import Servers
 from tests.e2e.conftest import Cell
-from tests.e2e.flood import Plan, Said, carried_out
+from tests.e2e.steps import lag_seconds
+from tests.support.flood import CallResult, FloodPlan, flood_in_process
+from tests.support.servers import Servers
 
 LIMITS: Final = {"PIEPOWDER_QUEUE_RECORDS": "60", "PIEPOWDER_BATCH_CALLS": "2"}
-CLIENTS: Final = 3  # processes that post one by one, and one that posts batches
-CONNECTIONS: Final = 60  # of each
-LINES: Final = 50  # a batch
+CLIENTS: Final = 3  # processes that send single posts; one more sends batches
+CONNECTIONS: Final = 60  # per process
+LINES: Final = 50  # per batch
 BURST_SECONDS: Final = 5.0
-MOST_CALLS: Final = 6_000  # of each
+MOST_CALLS: Final = 6_000  # per process
 
-GROWTH_MB: Final = 64  # of a process that is warm: its caches still fill, while what waits is less than a megabyte
+GROWTH_MB: Final = 64  # caches still fill in a warm process; the waiting records take less than 1 MB
 LARGEST_MB: Final = 300
-# What is accepted waits behind at most 60 records and the answers to some two hundred connections: a few tenths of a
-# second of a busy machine's time. The bounds are for machines that others use too.
+# An accepted call waits behind at most 60 records and the responses to about 200 connections: a few tenths of a second.
+# The limits leave room for machines that run other programs too.
 SLOWEST_SECONDS: Final = 5.0
 NORMAL_SECONDS: Final = 0.5
-WELL_SECONDS: Final = 10.0
+ACCEPTED_AGAIN_SECONDS: Final = 10.0
 CAUGHT_UP_SECONDS: Final = 60.0
 
 _clock = SystemClock()
 
 
 @pytest.mark.timeout(180)
-async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_lost(
-    cell: Cell, servers: Servers
-) -> None:
+async def test_overload_is_rejected_promptly_and_no_accepted_item_is_lost(cell: Cell, servers: Servers) -> None:
     intake = cell.system.services["intake"]
     assert intake.child.env is not None
     intake.child.env |= LIMITS
@@ -54,9 +52,9 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
     intake.start()
     await asyncio.to_thread(cell.system.wait_ready)
 
-    alone = (await carried_out(_plan(cell, "alone", count=100, rate=50, connections=1))).said
+    alone = (await flood_in_process(_plan(cell, "alone", count=100, rate=50, connections=1))).calls
     rate, warm = await _at_best(cell)
-    assert {said.status for said in [*alone, *warm]} == {202}
+    assert {result.status for result in [*alone, *warm]} == {202}
 
     before = _resident_mb(cell)
     count = min(int(3 * rate * BURST_SECONDS / CLIENTS), MOST_CALLS)
@@ -65,59 +63,61 @@ async def test_three_times_too_much_is_refused_in_time_and_nothing_accepted_is_l
     ]
     plans.append(_plan(cell, "lines", count=500, rate=100, connections=12, lines=LINES))
     async with _watched(cell) as highest:
-        *singles, lines = await asyncio.gather(*map(carried_out, plans))
-    posts, batches = [said for told in singles for said in told.said], lines.said
-    again = await _taken_again(cell)
+        *singles, lines = await asyncio.gather(*map(flood_in_process, plans))
+    posts, batches = [result for flood in singles for result in flood.calls], lines.calls
+    again = await _accepted_again(cell)
 
     calls = [*posts, *batches]
     assert len(calls) == sum(plan.count for plan in plans)
-    assert {said.status for said in posts} <= {202, 429, 503}
-    assert {said.status for said in batches} <= {200, 429, 503}
-    assert {status for said in batches for status in said.statuses} <= {202, 429, 503}
-    assert all(said.retry_after is not None for said in calls if said.status in (429, 503))
-    assert not any(said.impatient for said in batches)
+    assert {result.status for result in posts} <= {202, 429, 503}
+    assert {result.status for result in batches} <= {200, 429, 503}
+    assert {status for result in batches for status in result.statuses} <= {202, 429, 503}
+    assert all(result.retry_after is not None for result in calls if result.status in (429, 503))
+    assert not any(result.without_retry_after for result in batches)
     for kind in (posts, batches):
-        assert sum(said.status == 429 for said in kind) > len(kind) / 4, "it was too much"
-        assert any(said.accepted for said in kind), "and some was taken"
-    assert percentile([said.took for said in calls if said.accepted], 0.99) < SLOWEST_SECONDS
-    assert median(said.took for said in again) < max(NORMAL_SECONDS, 5 * median(said.took for said in alone))
+        assert sum(result.status == 429 for result in kind) > len(kind) / 4, "there was no overload"
+        assert any(result.accepted for result in kind), "nothing was accepted"
+    assert percentile([result.seconds for result in calls if result.accepted], 0.99) < SLOWEST_SECONDS
+    assert median(result.seconds for result in again) < max(
+        NORMAL_SECONDS, 5 * median(result.seconds for result in alone)
+    )
     for name, size in highest.items():
         assert size < LARGEST_MB, name
         assert size < before[name] + GROWTH_MB, name
 
-    accepted = [item for said in [*alone, *warm, *calls, *again] for item in said.accepted]
+    accepted = [item for result in [*alone, *warm, *calls, *again] for item in result.accepted]
     assert len(accepted) == len(set(accepted))
     await _caught_up(cell)
     arrived = await _arrived(servers.kafka, cell.eu)
     wanted = {ids.event_id(item, ITEM_SUBMITTED, cell.eu) for item in accepted}
     assert {event: arrived[event] for event in wanted if arrived[event] != 1} == {}
-    may_have = sum(said.status == 503 for said in posts) + LINES * sum(
-        503 in [said.status, *said.statuses] for said in batches
+    may_have = sum(result.status == 503 for result in posts) + LINES * sum(
+        503 in [result.status, *result.statuses] for result in batches
     )
-    assert len(arrived) <= len(wanted) + may_have, "what was refused with 429 was not sent"
+    assert len(arrived) <= len(wanted) + may_have, "an item that was rejected with 429 is in Kafka"
 
 
-def _plan(cell: Cell, tag: str, *, count: int, rate: float, connections: int, lines: int = 0) -> Plan:
-    return Plan(cell.url("intake"), cell.system.key(), tag, "DE", count, rate, connections, lines)
+def _plan(cell: Cell, tag: str, *, count: int, rate: float, connections: int, lines: int = 0) -> FloodPlan:
+    return FloodPlan(cell.url("intake"), cell.system.key(), tag, "DE", count, rate, connections, lines)
 
 
-async def _at_best(cell: Cell) -> tuple[float, list[Said]]:
-    """How many single posts a second are taken, when as many are under way as fit; and what was said to them."""
+async def _at_best(cell: Cell) -> tuple[float, list[CallResult]]:
+    """The rate of accepted single posts with as many calls in flight as the limits allow; and the results."""
     plans = [_plan(cell, f"best{n}", count=1_000, rate=1e6, connections=60 // CLIENTS - 1) for n in range(CLIENTS)]
-    found = await asyncio.gather(*map(carried_out, plans))
-    said = [one for told in found for one in told.said]
-    return len(said) / max(told.seconds for told in found), said
+    found = await asyncio.gather(*map(flood_in_process, plans))
+    results = [result for flood in found for result in flood.calls]
+    return len(results) / max(flood.seconds for flood in found), results
 
 
-async def _taken_again(cell: Cell) -> list[Said]:
-    """What is said to single posts, once the first is taken; that is soon."""
-    deadline, tries = _clock.monotonic() + WELL_SECONDS, 0
+async def _accepted_again(cell: Cell) -> list[CallResult]:
+    """The results of single posts when intake accepts calls again, which must be soon."""
+    deadline, tries = _clock.monotonic() + ACCEPTED_AGAIN_SECONDS, 0
     while True:
         tries += 1
-        found = (await carried_out(_plan(cell, f"again{tries}", count=20, rate=40, connections=1))).said
-        if all(said.status == 202 for said in found):
+        found = (await flood_in_process(_plan(cell, f"again{tries}", count=20, rate=40, connections=1))).calls
+        if all(result.status == 202 for result in found):
             return found
-        assert _clock.monotonic() < deadline, Counter(said.status for said in found)
+        assert _clock.monotonic() < deadline, Counter(result.status for result in found)
 
 
 def _pids(cell: Cell) -> dict[str, int]:
@@ -125,7 +125,7 @@ def _pids(cell: Cell) -> dict[str, int]:
 
 
 def _resident_mb(cell: Cell) -> dict[str, float]:
-    """The resident size of each service's process."""
+    """The resident size of each service process."""
     pids = _pids(cell)
     command = ["ps", "-o", "pid=,rss=", "-p", ",".join(map(str, pids.values()))]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -135,7 +135,7 @@ def _resident_mb(cell: Cell) -> dict[str, float]:
 
 @asynccontextmanager
 async def _watched(cell: Cell) -> AsyncIterator[dict[str, float]]:
-    """The largest size that each process has had, as it is known at the end of the block."""
+    """The largest resident size of each process until the end of the block."""
     highest: dict[str, float] = {}
 
     async def watch() -> None:
@@ -153,7 +153,7 @@ async def _watched(cell: Cell) -> AsyncIterator[dict[str, float]]:
 
 
 async def _caught_up(cell: Cell) -> None:
-    """Wait, bounded, until no consumer is behind any more."""
+    """Wait until no consumer has a lag."""
     deadline = _clock.monotonic() + CAUGHT_UP_SECONDS
     names = [name for name in cell.system.services if name.split("-")[0] in ("router", "decision", "audit")]
     while behind := {name: seconds for name in names if (seconds := lag_seconds(cell, name)) > 0}:
@@ -161,22 +161,8 @@ async def _caught_up(cell: Cell) -> None:
         await asyncio.sleep(0.3)
 
 
-def lag_seconds(cell: Cell, name: str) -> float:
-    """The largest lag that a service shows, of all its consumers; 0 when it shows none."""
-    families = text_string_to_metric_families(cell.client.get(f"{cell.url(name)}/metrics").text)
-    return max(
-        (
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == "piepowder_consumer_lag_seconds"
-        ),
-        default=0.0,
-    )
-
-
 async def _arrived(kafka: str, region: str) -> Counter[str]:
-    """How often each event is on the region's topic of submissions."""
+    """How often the region's submissions topic has each event."""
     async with Watch.on(kafka) as watch:
-        lanes = await watch.read([topics.submissions(region)])
-    return Counter(dict(record.headers)["ce_id"].decode() for lane in lanes.values() for record in lane)
+        records = await watch.read([topics.submissions(region)])
+    return Counter(dict(record.headers)["ce_id"].decode() for partition in records.values() for record in partition)

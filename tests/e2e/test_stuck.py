@@ -1,4 +1,4 @@
-"""A service that is stuck is seen: its lag grows with the clock, or, when it stands still, it answers no scrape."""
+"""A stuck service can be seen: its lag grows with the clock, or, if its process is frozen, scrapes time out."""
 
 import asyncio
 from typing import Final
@@ -8,20 +8,19 @@ import httpx
 import pytest
 
 from shared.runtime.clock import SystemClock
-from tests.conftest import Servers
 from tests.e2e.conftest import Cell
-from tests.e2e.drive import running
-from tests.e2e.flood import item
-from tests.e2e.test_overload import lag_seconds
+from tests.e2e.steps import lag_seconds
+from tests.support.flood import item
+from tests.support.servers import Servers
 
-WELL_SECONDS: Final = 60.0
+CAUGHT_UP_SECONDS: Final = 60.0
 _clock = SystemClock()
 
 
 async def post(cell: Cell, name: str) -> None:
     url, headers = f"{cell.url('intake')}/v1/items", {"Content-Type": "application/json"}
-    answer = await asyncio.to_thread(cell.client.post, url, content=item(name, 1, "DE"), headers=headers)
-    assert answer.status_code == 202, answer.text
+    response = await asyncio.to_thread(cell.client.post, url, content=item(name, 1, "DE"), headers=headers)
+    assert response.status_code == 202, response.text
 
 
 async def lag(cell: Cell, name: str) -> float:
@@ -29,39 +28,39 @@ async def lag(cell: Cell, name: str) -> float:
 
 
 async def until_caught_up(cell: Cell, name: str) -> None:
-    deadline = _clock.monotonic() + WELL_SECONDS
+    deadline = _clock.monotonic() + CAUGHT_UP_SECONDS
     while (seconds := await lag(cell, name)) > 0:
         assert _clock.monotonic() < deadline, seconds
         await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(180)
-async def test_the_lag_of_a_decision_that_waits_for_postgresql_grows_with_the_clock(
+async def test_the_lag_of_a_service_that_waits_for_postgresql_grows_with_the_clock(
     cell: Cell, servers: Servers
 ) -> None:
     name = f"decision-{cell.eu}"
-    [database] = [one for one in running(cell.system).databases if one.endswith(name.replace("-", "_"))]
-    other = await asyncpg.connect(f"{servers.database_url.rpartition('/')[0]}/{database}")
+    [database] = [one for one in cell.system.databases() if one.endswith(name.replace("-", "_"))]
+    blocking = await asyncpg.connect(f"{servers.database_url.rpartition('/')[0]}/{database}")
     await until_caught_up(cell, name)
     try:
-        async with other.transaction():
-            await other.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
+        async with blocking.transaction():
+            await blocking.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
             await post(cell, "waits-for-postgresql")
-            deadline = _clock.monotonic() + WELL_SECONDS
+            deadline = _clock.monotonic() + CAUGHT_UP_SECONDS
             while (first := await lag(cell, name)) < 1.0:
-                assert _clock.monotonic() < deadline, "the service is stuck, and says that it has nothing to do"
+                assert _clock.monotonic() < deadline, "the service is stuck but reports no lag"
                 await asyncio.sleep(0.1)
             began = _clock.monotonic()
             await asyncio.sleep(2.0)
             grown = await lag(cell, name) - first
             assert abs(grown - (_clock.monotonic() - began)) < 1.0
     finally:
-        await other.close()
+        await blocking.close()
     await until_caught_up(cell, name)
 
 
 @pytest.mark.timeout(180)
-async def test_a_service_that_stands_still_answers_no_scrape_and_is_well_again_when_it_goes_on(cell: Cell) -> None:
+async def test_a_frozen_service_does_not_respond_and_catches_up_when_it_continues(cell: Cell) -> None:
     router = cell.system.services["router"]
     router.pause()
     try:

@@ -36,7 +36,8 @@ from shared.contracts.events import (
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import Servers, project_root
+from tests.conftest import project_root
+from tests.support.servers import Servers
 
 _PROGRAM = """
 import runpy, sys

@@ -1,8 +1,8 @@
-"""Kafka's jars, and nothing but them: each is brought from the Maven repository by its coordinates and used only if
-its SHA-256 is the committed one, at every start (43 MB, under 0.1 s). They lie in a cache of the user, so a second
-clone starts warm; a jar is put there whole or not at all, and a broken one is brought again. The list is written by
-`python -m deploy.local.jars --write`, which resolves Kafka and the logging binding apart from each other: resolved
-together, log4j's bill of materials would force an older kafka-clients on the broker."""
+"""Kafka's jars. Each is downloaded from the Maven repository by its coordinates, and used only if its SHA-256 is the
+committed one, which every start checks (43 MB, under 0.1 s). They are in the user's cache, so that a second clone
+starts fast; a jar is added whole or not at all, and a broken one is downloaded again. `python -m deploy.local.jars
+--write` writes the list. It resolves Kafka and the logging binding separately: together, log4j's bill of materials
+would force an older kafka-clients on the broker."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 
-from deploy.local.errors import StackError, expected
 from deploy.local.files import FolderLock, write_whole
+from shared.runtime.user_errors import UserError, file_errors
 
 LIST = Path(__file__).parents[1] / "jars.sha256"
 ROOTS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Fetch = Callable[[PurePosixPath, Path], Path]
 
 
@@ -43,31 +43,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def bring_jars(
+def fetch_jars(
     *,
-    say: Say = print,
+    report: Report = print,
     cache: Path | None = None,
     wanted: dict[PurePosixPath, str] | None = None,
     fetch: Fetch | None = None,
     cancelled: threading.Event | None = None,
 ) -> list[Path]:
-    """The checked jars of the committed list, brought where they are missing or broken.
+    """The checked jars of the committed list; missing or broken ones are downloaded.
 
-    Raises `StackError` without network, on a full disk, or when what comes is not what the list says.
+    Raises `UserError` without network, on a full disk, or when a download does not match the list.
     """
     folder = (cache or user_cache()) / "kafka"
     wanted = read_list() if wanted is None else wanted
-    with expected(folder, "Let PIEPOWDER_CACHE name another folder."):
+    with file_errors(folder, "Set PIEPOWDER_CACHE to another folder."):
         if _missing(folder, wanted):
             folder.mkdir(parents=True, exist_ok=True)
             with FolderLock(folder / "lock").waiting(timeout=600):
                 if missing := _missing(folder, wanted):
-                    _bring(
+                    _fetch_missing(
                         folder,
                         wanted,
                         missing,
                         fetch=fetch or fetch_with_jgo,
-                        say=say,
+                        report=report,
                         cancelled=cancelled or threading.Event(),
                     )
     return [folder / path.name for path in wanted]
@@ -81,24 +81,24 @@ def _missing(folder: Path, wanted: dict[PurePosixPath, str]) -> list[PurePosixPa
     return [path for path in wanted if broken(path)]
 
 
-def _bring(
+def _fetch_missing(
     folder: Path,
     wanted: dict[PurePosixPath, str],
     missing: list[PurePosixPath],
     *,
     fetch: Fetch,
-    say: Say,
+    report: Report,
     cancelled: threading.Event,
 ) -> None:
-    say(f"Kafka: bringing {len(missing)} of {len(wanted)} jars to {folder}")
-    for left_over in folder.glob("coming-*"):
+    report(f"Kafka: downloading {len(missing)} of {len(wanted)} jars to {folder}")
+    for left_over in folder.glob("download-*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="coming-", dir=folder, ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(prefix="download-", dir=folder, ignore_cleanup_errors=True) as temporary:
         pool = ThreadPoolExecutor(max_workers=4)
         try:
             jobs = [
                 pool.submit(
-                    _bring_one,
+                    _fetch_one,
                     path,
                     wanted[path],
                     to=folder,
@@ -109,56 +109,56 @@ def _bring(
                 for path in missing
             ]
             for number, job in enumerate(as_completed(jobs), start=1):
-                say(f"Kafka: {number}/{len(missing)} {job.result()}")
+                report(f"Kafka: {number}/{len(missing)} {job.result()}")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _bring_one(
+def _fetch_one(
     path: PurePosixPath, digest: str, *, to: Path, through: Path, fetch: Fetch, cancelled: threading.Event
 ) -> str:
     reason = ""
     for attempt in range(3):
         if cancelled.is_set():
-            raise StackError("The download was interrupted.", "Start again: it goes on where it was.")
+            raise UserError("The download was interrupted.", "Start again: it continues from there.")
         try:
             jar = fetch(path, through / f"{path.name}-{attempt}")
-        except StackError as error:
+        except UserError as error:
             reason = error.what
             continue
         if sha256(jar) == digest:
             jar.replace(to / path.name)
             return path.name
-        reason = f"What came as {path.name} does not have the listed SHA-256."
-    raise StackError(
+        reason = f"The download of {path.name} does not have the listed SHA-256."
+    raise UserError(
         reason,
-        "Check the network (a proxy in between, perhaps) and start again: what has come is kept.",
+        "Check the network (perhaps a proxy) and start again: finished downloads are kept.",
     )
 
 
 def fetch_with_jgo(path: PurePosixPath, repository: Path) -> Path:
-    """Download one jar of the Maven repository into `repository`. Raises `StackError` when it does not come."""
+    """Download one jar of the Maven repository into `repository`. Raises `UserError` when that fails."""
     try:
-        import requests  # noqa: PLC0415 - comes with an extra
-        from jgo.maven import MavenContext  # noqa: PLC0415 - is an extra
+        import requests  # noqa: PLC0415 - of an extra
+        from jgo.maven import MavenContext  # noqa: PLC0415 - of an extra
     except ImportError as error:
-        raise StackError("The package jgo is not installed here.", "Install the extra `local`.") from error
+        raise UserError("The package jgo is not installed here.", "Install the extra `local`.") from error
 
     *group, artifact, version, _ = path.parts
     project = MavenContext(repo_cache=repository, timeout=20).project(".".join(group), artifact)
     try:
         return Path(project.at_version(version).artifact().resolve())
     except requests.RequestException as error:
-        raise StackError(
-            f"{path.name} could not be downloaded ({type(error).__name__}).", "Is there a network?"
+        raise UserError(
+            f"{path.name} could not be downloaded ({type(error).__name__}).", "Check the network."
         ) from error
     except RuntimeError as error:
-        raise StackError(f"{path.name} did not come whole or is not there.", "Try again later.") from error
+        raise UserError(f"{path.name} is incomplete or does not exist.", "Try again later.") from error
 
 
 def resolve() -> list[PurePosixPath]:
     """The jars that Kafka and a logging binding need, by their paths in a Maven repository."""
-    from jgo.maven import MavenContext  # noqa: PLC0415 - is an extra
+    from jgo.maven import MavenContext  # noqa: PLC0415 - of an extra
 
     paths: set[PurePosixPath] = set()
     with tempfile.TemporaryDirectory() as repository:

@@ -1,6 +1,6 @@
 """Cases, decisions, subjects, queues, tallies, inbox and outbox.
 
-`cases.opened` is kept as it came, out of line and not compressed: compressing costs more than all else together.
+`cases.opened` is the event as received, stored out of line and not compressed: compression costs more than the insert.
 """
 
 import sqlalchemy as sa
@@ -96,7 +96,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove the schema, with everything in it."""
+    """Drop the schema with all data."""
     for table in ("outbox", "inbox", "tallies", "queues", "subjects", "decisions", "cases"):
         op.drop_table(table)
     op.execute("DROP FUNCTION refuse_change()")

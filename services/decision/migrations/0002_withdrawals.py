@@ -1,4 +1,4 @@
-"""Cases may be withdrawn; and the withdrawals whose case has not come yet."""
+"""The state `withdrawn`, and the withdrawals whose case has not arrived yet."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,7 +18,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Refuse the state again; fails while a case has it."""
+    """Remove the state; fails while a case has it."""
     op.drop_table("withdrawals")
     _allow(*_BEFORE)
 

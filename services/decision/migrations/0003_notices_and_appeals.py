@@ -1,4 +1,4 @@
-"""Appeals' cases name the case that they are about, and who may not hear them; and may be closed undecided."""
+"""Appeals: the case that an appeal is about, the reviewer who may not decide it, and the state `closed`."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _BEFORE = ("waiting", "claimed", "decided", "superseded", "withdrawn")
 
 
 def upgrade() -> None:
-    """Add what appeals need; a case of an item has none of it."""
+    """Add the columns and the state of appeals."""
     _allow(*_BEFORE, "closed")
     op.add_column("cases", sa.Column("appealed_case", sa.UUID(as_uuid=False)))
     op.add_column("cases", sa.Column("not_by", sa.Text))
@@ -20,7 +20,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove it again; fails while a case is closed."""
+    """Remove them; fails while a case is closed."""
     op.drop_column("cases", "not_by")
     op.drop_column("cases", "appealed_case")
     _allow(*_BEFORE)

@@ -1,7 +1,6 @@
-"""What the database does on the side: the outbox is vacuumed without pauses, and tables that only grow are looked
-through for statistics when they have doubled, not at every tenth.
+"""Vacuum of the outbox without pauses, and fewer statistics runs on tables that only grow: when they have doubled.
 
-The hot statements find their rows by key, and the planner scales what it knows by a table's present size.
+The hot statements find their rows by key, and the planner scales its statistics by a table's present size.
 """
 
 from alembic import op
@@ -17,14 +16,14 @@ _GROWING = ("cases", "decisions", "subjects", "inbox")
 
 
 def upgrade() -> None:
-    """Set it."""
+    """Set the storage parameters."""
     op.execute(outbox.STORAGE)
     for table in _GROWING:
         op.execute(f"ALTER TABLE {table} SET (autovacuum_analyze_scale_factor = 1)")
 
 
 def downgrade() -> None:
-    """Leave it to the server's settings again."""
+    """Reset the storage parameters to the server's settings."""
     for table in _GROWING:
         op.execute(f"ALTER TABLE {table} RESET (autovacuum_analyze_scale_factor)")
     op.execute("ALTER TABLE outbox RESET (autovacuum_vacuum_cost_delay)")

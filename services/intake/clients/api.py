@@ -218,7 +218,7 @@ def patch_of(body: ChangeBody) -> ClientPatch:
 
 
 def _call(by: str, key: str, body: KeyBody) -> IdempotentCall:
-    return IdempotentCall(ids.derive("client-key", by, key), ids.content_hash(body.model_dump_json().encode()))
+    return IdempotentCall(ids.derive("client-key", by, key), body.content_hash())
 
 
 def _time(text: str | None) -> datetime | None:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from services.intake.clients.domain import MAX_DESCRIPTION, ApiKeyRecord, ClientRecord
 from shared.auth import clients
 from shared.contracts.events import RateLimit
+from shared.http.idempotency import body_hash
 from shared.http.models import Body, View, example
 from shared.runtime.clock import from_text, to_text
 
@@ -141,6 +142,10 @@ class KeyBody(Body):
     others_expire_at: Time | None = Field(None, description="The client's other keys expire at this time at the latest")
 
     model_config = example({"expires_at": "2027-01-31T00:00:00Z", "others_expire_at": "2026-02-07T00:00:00Z"})
+
+    def content_hash(self) -> str:
+        """The hash that distinguishes the retry of a call from another call with the same Idempotency-Key."""
+        return body_hash(self, always={"expires_at", "others_expire_at"})
 
 
 _KEY: Final[dict[str, Any]] = {

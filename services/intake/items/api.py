@@ -9,6 +9,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.intake import metrics
 from services.intake.errors import UnknownObject
 from services.intake.items import long_poll
 from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLineView, RejectedLineView
@@ -49,7 +50,6 @@ from shared.http.problems import (
 )
 from shared.http.queries import Cursor, PageLimit, decode_time_cursor
 from shared.http.route import Available, StrictRoute
-from shared.runtime import metrics
 from shared.runtime.clock import from_text
 
 

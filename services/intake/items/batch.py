@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 import msgspec
 from starlette.requests import ClientDisconnect
 
+from services.intake import metrics
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.ndjson import Line, LineSplitter
@@ -29,7 +30,6 @@ from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
 from shared.http.http import InputError, Problem, ProblemDetails
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
 from shared.validation.faults import InputRejected

@@ -22,9 +22,8 @@ from shared.contracts.events import (
 )
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
-from shared.runtime import metrics
-from shared.runtime.advice import command
 from shared.runtime.errors import Transient
+from shared.runtime.metrics import CONTROL_IN_FORCE
 from shared.validation.codes import Codes
 from shared.validation.faults import Fault, InputRejected
 
@@ -55,11 +54,11 @@ class ItemIntake:
         """Apply a published operating model; raises Poison when it is contradictory."""
         if isinstance(event.data, OperatingModelPublished):
             self.ownership = MarketOwnership(event.data, list(self._publishers))
-            metrics.CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
+            CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
 
     def missing(self) -> str | None:
         """The condition for accepting items that is not met yet, None when all are met."""
-        publish = f"no operating model is published; publish one with `{command('control publish')}`"
+        publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 
     def prepare(self, text: bytes, client: Principal, received_at: str) -> PreparedItem:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from services.intake.publishing.regions import Overloaded
-from shared.kafka.offsets import Ends
+from shared.kafka.offsets import EndOffsets
 from shared.runtime.errors import Transient
 
 _PATIENCE_SECONDS: Final = 5.0
@@ -23,9 +23,9 @@ T = TypeVar("T")
 class ProjectionOffsets(Protocol):
     """Offsets of a region's topics and of its projection: `shared.kafka.offsets`."""
 
-    async def ends(self, topics: Sequence[str]) -> Ends: ...
+    async def ends(self, topics: Sequence[str]) -> EndOffsets: ...
 
-    async def has_passed(self, group: str, ends: Ends) -> bool: ...
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool: ...
 
 
 class ReadYourWrites:

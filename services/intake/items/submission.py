@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from services.intake import metrics
 from services.intake.items import long_poll
 from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
@@ -30,7 +31,6 @@ from shared.http.problems import Problem, ProblemType, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
 from shared.http.server import DISCONNECT
-from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness

@@ -10,6 +10,7 @@ from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.intake import metrics
 from services.intake.items.api import ENCODED_BODY, FORBIDDEN, TheQueries
 from services.intake.items.domain import status
 from services.intake.items.queries import ItemQueries, not_found, uuid_of
@@ -39,7 +40,6 @@ from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
 from shared.http.problems import NOT_READY, ProblemType, not_ready, problems
 from shared.http.route import Available, Handle
-from shared.runtime import metrics
 
 _INVALID_NOTICE: Final = ProblemType(
     "invalid-notice", 422, "The notice is invalid", "/reporter/email: is required, except for ground 'csam'"

@@ -17,7 +17,7 @@ from services.intake.items.handlers import ItemIntake, forbidden, forbidden_plat
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, ComplaintFacts, DecidedCase
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, CaseIdentity, ComplaintFacts
 from services.intake.notices.domain.notices import NoticePost
 from services.intake.publishing.regions import SOURCE
 from shared.auth.principal import Principal
@@ -43,7 +43,7 @@ class ComplaintLookup(Protocol):
 
     async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]: ...
 
-    async def about(self, decision_id: str) -> DecidedCase | None: ...
+    async def about(self, decision_id: str) -> CaseIdentity | None: ...
 
     async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
 
@@ -210,7 +210,7 @@ class Appeals:
                 await self._complaints.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))
             ).get(region)
             submission = None if before is None else before.case.submission
-            if submission is not None and submission.content_hash == notices.content_hash(post):
+            if submission is not None and submission.content_hash == appeals.content_hash(post):
                 return region
         name, _ = appeals.named(post)
         detail = (
@@ -266,7 +266,7 @@ class Appeals:
             subject_id=subject_id,
             client=client.name,
             reference=post.reference,
-            content_hash=notices.content_hash(post),
+            content_hash=appeals.content_hash(post),
             received_at=to_text(self._clock.now()),
             regions=[region],
             appeal=said,
@@ -322,7 +322,7 @@ def _not_for_sellers(client: Principal) -> InputRejected:
 
 
 def _contested_by_id(
-    case: DecidedCase, regions: Collection[str], known: Mapping[str, status.StatusFacts]
+    case: CaseIdentity, regions: Collection[str], known: Mapping[str, status.StatusFacts]
 ) -> ContestedDecision | None:
     return _contested_in(case.type, case.id, [case.region] if case.region in regions else [], known)
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from services.intake import metrics
 from services.intake.items.domain import status
 from services.intake.items.domain.status import DeadLetterFact, StatusFacts
 from services.intake.items.read_your_writes import projection_group
@@ -25,7 +26,6 @@ from shared.contracts.events import (
     NoticeSubmitted,
 )
 from shared.kafka.consumer import RawRecord, Received
-from shared.runtime import metrics
 from shared.runtime.errors import Poison
 
 _is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch

@@ -38,7 +38,7 @@ from shared.http.queries import Cursor, IdempotencyKey, PageLimit, decode_time_c
 from shared.http.route import Available, Handle
 from shared.validation.documents import ParsedDocument
 from shared.validation.faults import Fault, InputRejected
-from shared.validation.strict_json import Object
+from shared.validation.strict_json import ObjectWithDuplicates
 
 READ: Final = "requests:read"
 WRITE: Final = "requests:write"
@@ -375,5 +375,5 @@ def _patched(draft: Draft, patch: Any) -> ParsedDocument[Draft]:
         return ParsedDocument(None, [Fault("", "expected an object")], frozenset())
     before: dict[str, Any] = msgspec.to_builtins(draft)
     merged = {name: value for name, value in (before | patch).items() if value is not None or name not in patch}
-    value = Object(merged, patch.twice) if isinstance(patch, Object) else merged
+    value = ObjectWithDuplicates(merged, patch.duplicates) if isinstance(patch, ObjectWithDuplicates) else merged
     return Document.parse(DraftBody, value).parsed(Draft)

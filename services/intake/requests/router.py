@@ -6,8 +6,9 @@ from typing import Final
 import httpx
 import msgspec
 
-from services.intake.requests.domain import drafts, lifecycle
+from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
+from shared.contracts import ids
 from shared.contracts.events import ProposedChange
 from shared.http.http import InputError
 from shared.runtime.errors import Transient
@@ -61,7 +62,7 @@ class RouterCheck:
         """
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
         try:
-            response = await self._http.post(_PATH, content=drafts.encoded(change), headers=headers)
+            response = await self._http.post(_PATH, content=ids.canonical(change), headers=headers)
         except httpx.HTTPError as error:
             raise Transient(f"The router at {self._http.base_url} does not answer: {type(error).__name__}.") from error
         try:

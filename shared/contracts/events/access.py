@@ -1,4 +1,4 @@
-"""Events on `piepowder.access.<region>`: refused calls and used keys."""
+"""Events on `piepowder.access.<region>`: refused requests and used API keys."""
 
 from typing import Final
 
@@ -9,9 +9,9 @@ ACCESS_USED: Final = "piepowder.access.used.v1"
 
 
 class AccessRefused(Struct, frozen=True, kw_only=True):
-    """Calls of a process that were refused for the same `reason`, from the first (`since`) to the last (`until`).
+    """Requests that a process refused for the same `reason`, from the first (`since`) to the last (`until`).
 
-    `client` is empty when it is not known who called. `key` is the first of them's: the first digits of its hash.
+    `client` is empty when the client is unknown. `key` has the first digits of the hash of the first request's key.
     """
 
     service: str
@@ -27,7 +27,7 @@ class AccessRefused(Struct, frozen=True, kw_only=True):
 
 
 class KeyUse(Struct, frozen=True, kw_only=True):
-    """How often a key opened something; `key` is the first digits of its hash."""
+    """Number of successful requests with an API key; `key` has the first digits of its hash."""
 
     client: str
     key: str
@@ -36,7 +36,7 @@ class KeyUse(Struct, frozen=True, kw_only=True):
 
 
 class AccessUsed(Struct, frozen=True, kw_only=True):
-    """The keys that a process was called with in a minute or so."""
+    """API keys that a process received in about a minute."""
 
     service: str
     since: str

@@ -4,4 +4,4 @@ import msgspec
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Base of everything that travels: immutable, keyword-only, defaults left out."""
+    """Base of all event data: immutable, keyword-only, without fields that have their default."""

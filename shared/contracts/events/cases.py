@@ -10,9 +10,9 @@ CASE_WITHDRAWN: Final = "piepowder.case.withdrawn.v1"
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """Why a verdict came out: the sets it was made under, the policies that matched, the conditions that held.
+    """Explanation of a verdict: policy set, operating model, matching policies, and conditions that held.
 
-    A condition is named `<policy>/<index>`; one that is not in `held` or `errors` did not hold.
+    A condition is named `<policy>/<index>`. A condition that is neither in `held` nor in `errors` did not hold.
     """
 
     policy_set: str
@@ -23,11 +23,11 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 
 class CaseOpened(Struct, frozen=True, kw_only=True):
-    """An item, a notice or an appeal became a case of a region (`case_type`). `verdict` is `approve`, `reject` or
-    `review`; `priority` 1 (first) to 9.
+    """A region opened a case of an item, a notice or an appeal (`case_type`). `verdict` is `approve`, `reject` or
+    `review`; `priority` is 1 (first) to 9.
 
-    `item_id` is the id of what the case is about. A notice's or an appeal's case has that of the notice or the appeal,
-    and says in `notice` or `appeal` what came; of its `item` only what they say themselves is known here.
+    `item_id` is the id of the item, notice or appeal. The case of a notice or an appeal has the full `notice` or
+    `appeal`; its `item` has only the fields that the notice or appeal contains.
     """
 
     case_id: str
@@ -50,7 +50,7 @@ class CaseOpened(Struct, frozen=True, kw_only=True):
 
 
 class CaseWithdrawn(Struct, frozen=True, kw_only=True):
-    """An item was withdrawn, and so is its case of a region, whether or not it was opened yet."""
+    """An item was withdrawn, and its case in a region with it, even if the case is not opened yet."""
 
     case_id: str
     case_type: str = "item"

@@ -12,7 +12,7 @@ CLIENT_CHANGED: Final = "piepowder.client.changed.v1"
 
 
 class Queue(Struct, frozen=True, kw_only=True):
-    """A lane of a region that holds cases; `service_level_minutes` runs from the moment the item was received."""
+    """A queue of a region's cases; `service_level_minutes` counts from the receipt of the item."""
 
     id: str
     title: str = ""
@@ -20,8 +20,8 @@ class Queue(Struct, frozen=True, kw_only=True):
 
 
 class Region(Struct, frozen=True, kw_only=True):
-    """An operating region: the markets and the queues it owns. Cases without a queue go to `default_queue`; so do
-    notices and appeals where no queue is named for them."""
+    """An operating region with its markets and queues. Cases without a queue go to `default_queue`. Notices and appeals
+    go to `notice_queue` and `appeal_queue`, or to `default_queue` if these are empty."""
 
     id: str
     title: str = ""
@@ -33,7 +33,8 @@ class Region(Struct, frozen=True, kw_only=True):
 
 
 class OperatingModelPublished(Struct, frozen=True, kw_only=True):
-    """Who owns what, from now on. `id` names `number` and the hash of the content."""
+    """The operating model in force from now on: which region owns which markets and queues. `id` consists of `number`
+    and a hash of the content."""
 
     id: str
     number: int
@@ -42,9 +43,9 @@ class OperatingModelPublished(Struct, frozen=True, kw_only=True):
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """One rule: when all of `when` (CEL, each a bool) hold, it proposes `verdict`.
+    """A rule: if all conditions in `when` hold (CEL expressions of type bool), it proposes `verdict`.
 
-    `queue` and `priority` say where a review goes; `markets`, when not empty, limits the rule to items offered there.
+    `queue` and `priority` apply to a review. Non-empty `markets` limit the rule to items offered there.
     """
 
     id: str
@@ -58,7 +59,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 class PolicySetPublished(Struct, frozen=True, kw_only=True):
-    """The policies in force from now on. `terms` are word lists by name, looked for in title and text."""
+    """The policies in force from now on. `terms` are word lists by name, searched in title and text."""
 
     id: str
     number: int
@@ -69,9 +70,9 @@ class PolicySetPublished(Struct, frozen=True, kw_only=True):
 
 
 class RateLimit(Struct, frozen=True, kw_only=True):
-    """How often a client may call each process of ours: on average, and `burst` calls at once.
+    """Rate limit of a client, for each process: requests per second on average, and `burst` requests at once.
 
-    `items_per_second` limits the items of its calls as well; 0 is no limit of their own.
+    `items_per_second` also limits the items in the requests; 0 means no such limit.
     """
 
     requests_per_second: float
@@ -80,7 +81,8 @@ class RateLimit(Struct, frozen=True, kw_only=True):
 
 
 class ClientKey(Struct, frozen=True, kw_only=True):
-    """A key of a client, by its hash alone; an empty time means that it does not end, or was not revoked."""
+    """An API key of a client, as a hash. Without `expires_at` it does not expire; without `revoked_at` it is not
+    revoked."""
 
     sha256: str
     created_at: str
@@ -89,10 +91,10 @@ class ClientKey(Struct, frozen=True, kw_only=True):
 
 
 class ClientChanged(Struct, frozen=True, kw_only=True):
-    """What holds for a client from now on, whole; `change` says what is new. Of two, the larger `revision` holds.
+    """The complete new state of a client; `change` names the change. Of two events, the larger `revision` is valid.
 
-    Its keys open nothing unless `state` is `active`. `regions` and `platforms` may be `*`, all; without `limit` there
-    is none.
+    Its keys are accepted only while `state` is `active`. `*` in `regions` or `platforms` means all. Without `limit`,
+    the client has no rate limit.
     """
 
     name: str

@@ -14,7 +14,7 @@ DECISION_REPLACED: Final = "piepowder.decision.replaced.v1"
 
 
 class CaseClaimed(Struct, frozen=True, kw_only=True):
-    """A reviewer holds the case until `lease_until`, under fencing token `lease_token`."""
+    """A reviewer leased the case until `lease_until`, with the fencing token `lease_token`."""
 
     case_id: str
     case_type: str = "item"
@@ -27,7 +27,7 @@ class CaseClaimed(Struct, frozen=True, kw_only=True):
 
 
 class CaseReleased(Struct, frozen=True, kw_only=True):
-    """The reviewer gave the case back undecided."""
+    """The reviewer released the case without a decision."""
 
     case_id: str
     case_type: str = "item"
@@ -40,7 +40,7 @@ class CaseReleased(Struct, frozen=True, kw_only=True):
 
 
 class CaseExpired(Struct, frozen=True, kw_only=True):
-    """The lease ran out undecided; the case is in its queue again and the token no longer decides."""
+    """The lease expired without a decision: the case is in its queue again, and the token is no longer valid."""
 
     case_id: str
     case_type: str = "item"
@@ -52,7 +52,7 @@ class CaseExpired(Struct, frozen=True, kw_only=True):
 
 
 class CaseSuperseded(Struct, frozen=True, kw_only=True):
-    """A newer version of the subject took the case's place before it was decided."""
+    """A newer version of the subject replaced the case before its decision."""
 
     case_id: str
     item_id: str
@@ -60,8 +60,8 @@ class CaseSuperseded(Struct, frozen=True, kw_only=True):
 
 
 class CaseClosed(Struct, frozen=True, kw_only=True):
-    """The case ended without a decision. `reason` is `withdrawn` (the upstream took its item back), or of an appeal
-    `replaced` (the decision is not in force any more) or `duplicate` (another appeal about it is open)."""
+    """The case ended without a decision. `reason` is `withdrawn` (the client withdrew the item); for an appeal
+    `replaced` (the contested decision is no longer in force) or `duplicate` (another appeal against it is open)."""
 
     case_id: str
     case_type: str = "item"
@@ -70,10 +70,10 @@ class CaseClosed(Struct, frozen=True, kw_only=True):
 
 
 class DecisionMade(Struct, frozen=True, kw_only=True):
-    """What is so for a case in a region, until a later decision replaces it.
+    """The decision of a region's case, in force until a later decision replaces it.
 
-    `action` is `approve` or `reject` for an item; for a notice too: the content stays, or is restricted; `uphold` or
-    `overturn` for an appeal. `item_id` is what the case is about, as in `CaseOpened`.
+    `action` is `approve` or `reject` for an item; the same for a notice (the content stays, or is restricted); `uphold`
+    or `overturn` for an appeal. `item_id` is as in `CaseOpened`.
     """
 
     decision_id: str
@@ -99,10 +99,10 @@ class DecisionMade(Struct, frozen=True, kw_only=True):
 
 
 class DecisionReplaced(DecisionMade, frozen=True, kw_only=True):
-    """Another decision of a case took the place of `replaces`, and is in force now.
+    """A new decision of a case, in force instead of decision `replaces`.
 
-    `why` is `appeal`: `appeal_id` was decided `overturn`, by this reviewer, in case `appeal_case_id`. `lease_token`
-    is 0, because it was not this case that was held.
+    `why` is `appeal`: this reviewer decided `overturn` on appeal `appeal_id` in case `appeal_case_id`. `lease_token`
+    is 0, because the reviewer leased the appeal's case, not this one.
     """
 
     replaces: str

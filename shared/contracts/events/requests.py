@@ -19,7 +19,7 @@ REQUEST_REVIEWED: Final = "piepowder.request.reviewed.v1"
 
 
 class ProposedPolicySet(Struct, frozen=True, kw_only=True):
-    """A policy set as somebody asks for it: `PolicySetPublished` without id and number."""
+    """A proposed policy set: `PolicySetPublished` without id and number."""
 
     terms: dict[str, list[str]] = {}
     policies: list[Policy]
@@ -27,21 +27,21 @@ class ProposedPolicySet(Struct, frozen=True, kw_only=True):
 
 
 class ProposedRegions(Struct, frozen=True, kw_only=True):
-    """How some regions of the operating model are to be, each whole; those that are not named stay as they are."""
+    """Proposed new versions of some regions of the operating model, each complete; other regions do not change."""
 
     regions: list[Region]
 
 
 class ProposedChange(Struct, frozen=True, kw_only=True):
-    """What a business request asks to be put into force."""
+    """The configuration change that a business request proposes."""
 
     policy_set: ProposedPolicySet | None = None
     operating_model_diff: ProposedRegions | None = None
 
 
 class BusinessRequest(Struct, frozen=True, kw_only=True):
-    """What the business asks for. `expected_date` is an ISO 8601 date, `change_hash` the SHA-256 of what is attached;
-    both may be empty."""
+    """Content of a business request. `expected_date` is an ISO 8601 date, `change_hash` the SHA-256 of the attached
+    change; both may be empty."""
 
     title: str
     kind: str
@@ -55,7 +55,7 @@ class BusinessRequest(Struct, frozen=True, kw_only=True):
 
 
 class RequestDrafted(Struct, frozen=True, kw_only=True):
-    """Somebody began a business request. `version` counts all that happened to a request, from 1."""
+    """A business request was drafted. `version` counts the events of a request, from 1."""
 
     request_id: str
     version: int
@@ -64,7 +64,7 @@ class RequestDrafted(Struct, frozen=True, kw_only=True):
 
 
 class RequestChanged(Struct, frozen=True, kw_only=True):
-    """The draft is now so; `request` is None in a region that it no longer concerns."""
+    """The draft was changed; `request` is None for a region that it no longer concerns."""
 
     request_id: str
     version: int
@@ -74,7 +74,7 @@ class RequestChanged(Struct, frozen=True, kw_only=True):
 
 
 class RequestCommented(Struct, frozen=True, kw_only=True):
-    """Somebody said something about a request."""
+    """A comment on a request."""
 
     request_id: str
     version: int
@@ -84,7 +84,7 @@ class RequestCommented(Struct, frozen=True, kw_only=True):
 
 
 class RequestSubmitted(Struct, frozen=True, kw_only=True):
-    """A request stands for decision, as it is here for good, once `approvals_needed` people approve it."""
+    """A request was submitted for approval; its content is final. It needs approvals by `approvals_needed` people."""
 
     request_id: str
     version: int
@@ -96,7 +96,7 @@ class RequestSubmitted(Struct, frozen=True, kw_only=True):
 
 
 class RequestEndorsed(Struct, frozen=True, kw_only=True):
-    """One of those who must approve a request did; more are needed, and nothing is approved yet."""
+    """A person approved a request that still needs more approvals."""
 
     request_id: str
     version: int
@@ -107,7 +107,7 @@ class RequestEndorsed(Struct, frozen=True, kw_only=True):
 
 
 class RequestApproved(Struct, frozen=True, kw_only=True):
-    """The last approval that a request needed; `approved_by` are all who gave one, in their order."""
+    """A request got its last required approval; `approved_by` lists all approvers in order."""
 
     request_id: str
     version: int
@@ -117,7 +117,7 @@ class RequestApproved(Struct, frozen=True, kw_only=True):
 
 
 class RequestRejected(Struct, frozen=True, kw_only=True):
-    """A request is refused, and why."""
+    """A request was rejected."""
 
     request_id: str
     version: int
@@ -126,7 +126,7 @@ class RequestRejected(Struct, frozen=True, kw_only=True):
 
 
 class RequestWithdrawn(Struct, frozen=True, kw_only=True):
-    """Those who asked took their request back."""
+    """The requesters withdrew their request."""
 
     request_id: str
     version: int
@@ -135,7 +135,7 @@ class RequestWithdrawn(Struct, frozen=True, kw_only=True):
 
 
 class RequestDeployed(Struct, frozen=True, kw_only=True):
-    """What an approved request asked for is in force."""
+    """The change of an approved request is in force."""
 
     request_id: str
     version: int
@@ -144,7 +144,7 @@ class RequestDeployed(Struct, frozen=True, kw_only=True):
 
 
 class RequestRolledBack(Struct, frozen=True, kw_only=True):
-    """What was deployed is no longer in force, and why."""
+    """The deployed change is no longer in force."""
 
     request_id: str
     version: int
@@ -153,7 +153,7 @@ class RequestRolledBack(Struct, frozen=True, kw_only=True):
 
 
 class RequestReviewed(Struct, frozen=True, kw_only=True):
-    """What was deployed stayed, and was looked back on; `reason` says what was found."""
+    """The deployed change was reviewed after some time, and stays in force; `reason` has the result."""
 
     request_id: str
     version: int

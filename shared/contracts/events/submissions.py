@@ -18,7 +18,7 @@ class Money(Struct, frozen=True, kw_only=True):
 
 
 class Seller(Struct, frozen=True, kw_only=True):
-    """What the upstream knows about who offers the item."""
+    """The seller of an item, as the client describes it."""
 
     id: str
     name: str = ""
@@ -30,8 +30,8 @@ class Seller(Struct, frozen=True, kw_only=True):
 
 
 class Trader(Struct, frozen=True, kw_only=True):
-    """Who stands behind a seller, as the DSA, Art. 30(1), asks: `register` is the trade register, `register_number` the
-    entry in it, `self_certification` the word that only what complies with the law of the Union is offered."""
+    """The trader behind a seller (DSA Art. 30(1)). `register` is the trade register, `register_number` the entry in it,
+    `self_certification` the promise to offer only products and services that comply with Union law."""
 
     name: str
     address: str = ""
@@ -44,7 +44,7 @@ class Trader(Struct, frozen=True, kw_only=True):
 
 
 class Author(Struct, frozen=True, kw_only=True):
-    """Who wrote a piece of content; `id` is the platform's own."""
+    """The author of a piece of content; `id` is the platform's id."""
 
     id: str
     name: str = ""
@@ -53,8 +53,8 @@ class Author(Struct, frozen=True, kw_only=True):
 class Item(Struct, frozen=True, kw_only=True):
     """The content of one posted version of a subject.
 
-    `markets` are ISO 3166-1 alpha-2, `language` BCP 47, `category` a path with `/`, `gtin` 8 to 14 digits, `scores`
-    upstream classifiers' values by name, 0 to 1, `links` the subjects that a piece of content is about.
+    `markets` are ISO 3166-1 alpha-2 codes, `language` is BCP 47, `category` a path with `/`, `gtin` 8 to 14 digits.
+    `scores` are the client's classifier scores by name, from 0 to 1; `links` are the subjects of a piece of content.
     """
 
     markets: list[str]
@@ -75,7 +75,7 @@ class Item(Struct, frozen=True, kw_only=True):
 
 
 class ItemSubmitted(Struct, frozen=True, kw_only=True):
-    """An upstream posted a version of a subject; `version` None means that the content's hash names it."""
+    """A client posted a version of a subject. Without `version`, the content's hash identifies it."""
 
     item_id: str
     platform: str
@@ -91,7 +91,7 @@ class ItemSubmitted(Struct, frozen=True, kw_only=True):
 
 
 class ItemWithdrawn(Struct, frozen=True, kw_only=True):
-    """The upstream took a version of a subject back. `regions` are all that it was submitted to."""
+    """The client withdrew a version of a subject. `regions` lists all regions that received it."""
 
     item_id: str
     platform: str
@@ -105,10 +105,10 @@ class ItemWithdrawn(Struct, frozen=True, kw_only=True):
 
 
 class Reporter(Struct, frozen=True, kw_only=True):
-    """Who reported a subject: `kind` is `user`, `trusted_flagger` or `authority`; `reference` is their own.
+    """The reporter of a subject: `kind` is `user`, `trusted_flagger` or `authority`; `reference` is the reporter's own.
 
-    Name and e-mail are there but for offences against children (DSA Art. 16(2)(c)). In a case the e-mail is left out:
-    who decides needs none.
+    Name and e-mail are required except for offences against children (DSA Art. 16(2)(c)). In a case the e-mail is left
+    out, because a reviewer does not need it.
     """
 
     kind: str
@@ -118,10 +118,10 @@ class Reporter(Struct, frozen=True, kw_only=True):
 
 
 class Notice(Struct, frozen=True, kw_only=True):
-    """What somebody says of a subject, with the elements of DSA Art. 16(2).
+    """A notice about a subject, with the elements of DSA Art. 16(2).
 
-    `markets` are where it is offered, `locations` URLs. `ground` is one of ours, `category` its name in the DSA's
-    transparency database.
+    `markets` are the markets where it is offered, `locations` are URLs. `ground` is Piepowder's name of the ground,
+    `category` its name in the DSA transparency database.
     """
 
     markets: list[str]
@@ -135,8 +135,8 @@ class Notice(Struct, frozen=True, kw_only=True):
 
 
 class NoticeSubmitted(Struct, frozen=True, kw_only=True):
-    """Somebody reported a subject. `reference` is the client's, and names the notice; `regions` are all that it went
-    to."""
+    """A subject was reported. `reference` is the client's name of the notice; `regions` lists all regions that
+    received it."""
 
     notice_id: str
     platform: str
@@ -151,9 +151,9 @@ class NoticeSubmitted(Struct, frozen=True, kw_only=True):
 
 
 class Contested(Struct, frozen=True, kw_only=True):
-    """A decision that is complained about, as it was known when the appeal was taken in.
+    """The contested decision, as it was known when the appeal was accepted.
 
-    `item_id` is what its case is about: an item's id, or a notice's where `case_type` is `notice`.
+    `item_id` is the id of the case's item, or of its notice if `case_type` is `notice`.
     """
 
     decision_id: str
@@ -170,7 +170,7 @@ class Contested(Struct, frozen=True, kw_only=True):
 
 
 class Appellant(Struct, frozen=True, kw_only=True):
-    """Who complains: `kind` is `seller`, whose content was restricted, or `notifier`, whose notice was not followed."""
+    """The appellant: `kind` is `seller` (of restricted content) or `notifier` (of a notice without a restriction)."""
 
     kind: str
     name: str = ""
@@ -179,7 +179,7 @@ class Appellant(Struct, frozen=True, kw_only=True):
 
 
 class Appeal(Struct, frozen=True, kw_only=True):
-    """A complaint about a decision (DSA Art. 20). In a case the appellant's e-mail is left out."""
+    """An appeal against a decision (DSA Art. 20). In a case the appellant's e-mail is left out."""
 
     appellant: Appellant
     explanation: str
@@ -188,7 +188,7 @@ class Appeal(Struct, frozen=True, kw_only=True):
 
 
 class AppealSubmitted(Struct, frozen=True, kw_only=True):
-    """Somebody complained about a decision of the region. `reference` is the client's, and names the appeal."""
+    """An appeal against a region's decision was submitted. `reference` is the client's name of the appeal."""
 
     appeal_id: str
     platform: str

@@ -1,4 +1,4 @@
-"""Alembic's environment, the same for every service: on the connection that `shared.postgres.migrations` gives."""
+"""Alembic's environment of all services; it uses the connection of `shared.postgres.migrations`."""
 
 from alembic import context
 

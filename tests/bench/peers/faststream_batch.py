@@ -1,7 +1,6 @@
-"""FastStream's batch subscriber. Records that have keys and headers of their own cannot go through its batch publisher,
-which takes one set of headers and one partition a call; so each is published without waiting, and all are waited for
-before the batch is committed. Its own JSON parsing is left out: the decoder is the router's.
-"""
+"""FastStream's batch subscriber. Its batch publisher accepts only one set of headers and one partition per call, so
+each record is published without waiting, and all are awaited before the batch is committed. FastStream's own JSON
+parsing is not used: the decoder is the router's."""
 
 import asyncio
 import sys
@@ -20,7 +19,7 @@ from tests.bench.peers.routing import Routing, partition
 
 
 def app(bootstrap: str, source: str, target: str, group: str) -> FastStream:
-    """The application: cases of what is in `source` to `target`, at least once."""
+    """The application: opens a case in `target` for each record in `source`, at least once."""
     routing = Routing()
     broker = KafkaBroker(
         bootstrap,

@@ -11,7 +11,7 @@ from tests.bench.peers.routing import Routing, partition
 
 
 async def run(bootstrap: str, source: str, target: str, group: str) -> None:
-    """Open a case for every record of `source`, at least once, until ended."""
+    """Open a case for every record of `source`, at least once, until the process is ended."""
     routing = Routing()
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap,

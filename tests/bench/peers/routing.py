@@ -1,10 +1,10 @@
-"""What a peer does with a record: the router's own functions, none of its plumbing."""
+"""The work of a peer on a record: the router's own functions without its infrastructure."""
 
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.router.domain import Model, route
+from services.router.domain.routing import OperatingModel, route
 from services.router.policies import compile_policy_set
 from shared.contracts import envelope, ids
 from shared.contracts.envelope import Attributes, Encoded, Event
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Routing:
-    """From a submission's record to its case, under the bench's operating model and twenty policies."""
+    """From a submission record to its case, with the bench's operating model and twenty policies."""
 
     def __init__(self) -> None:
         model, policy_set = data.published()
-        self._model = Model(model)
+        self._model = OperatingModel(model)
         self._policy_set = compile_policy_set(policy_set)
         self._clock = SystemClock()
 
     def read(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> Event[ItemSubmitted]:
-        """The submission in a record; raises Poison when it is none of the region's."""
+        """The submission in a record; raises Poison if it is not one of the region."""
         return envelope.decode(record.headers, record.key, record.value, region=REGION)
 
     def case(self, event: Event[ItemSubmitted]) -> Encoded:
-        """The event that opens the case; raises Poison when the item cannot be routed."""
+        """The event that opens the case; raises Poison if the item cannot be routed."""
         submitted, cause = event.data, event.attributes
         case = route(submitted, REGION, self._policy_set, self._model)
         attributes = Attributes(
@@ -49,5 +49,5 @@ class Routing:
 
 
 def partition(key: bytes | None, partitions: Sequence[int], _: Sequence[int]) -> int:
-    """The partition of a key, as aiokafka's producer asks for it."""
+    """The partition of a key, in the form that aiokafka's producer needs."""
     return partitions[zlib.crc32(key or b"") % len(partitions)]

@@ -1,4 +1,4 @@
-"""The whole service on Kafka and PostgreSQL: two replicas, one of them killed (promises 1, 2, 4, 5 and 6)."""
+"""Two replicas of the service on Kafka and PostgreSQL, one of them killed (promises 1, 2, 4, 5 and 6)."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from shared.contracts import events, topics
 from shared.contracts.envelope import Event, decode
 from shared.kafka.producer import KafkaProducer, Record, record
 from tests.conftest import project_root
-from tests.support.decision_cases import encoded, opened
+from tests.support.decision.cases import encoded, opened
 
 SUBJECTS, VERSIONS = 60, 5
 
@@ -43,7 +43,7 @@ async def replica(number: int, environment: dict[str, str], logs: Path) -> Async
 
 
 async def decisions(kafka: str, region: str, *, wanted: int, seconds: float = 40) -> list[Event[events.DecisionMade]]:
-    """The region's decision events from the first on, until `wanted` different ones have come."""
+    """The region's decision events from the beginning of the topic, until `wanted` different events have arrived."""
     consumer = AIOKafkaConsumer(
         topics.decisions(region), bootstrap_servers=kafka, auto_offset_reset="earliest", fetch_max_wait_ms=50
     )
@@ -52,14 +52,14 @@ async def decisions(kafka: str, region: str, *, wanted: int, seconds: float = 40
     try:
         async with asyncio.timeout(seconds):
             while len({event.attributes.id for event in found}) < wanted:
-                for lane in (await consumer.getmany(timeout_ms=200)).values():
-                    found += [decode(r.headers, r.key, r.value, region=region) for r in lane]
+                for partition in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [decode(r.headers, r.key, r.value, region=region) for r in partition]
     finally:
         await consumer.stop()
     return found
 
 
-async def test_a_replica_killed_in_the_middle_loses_and_doubles_nothing(
+async def test_a_killed_replica_loses_and_duplicates_no_decision(
     kafka: str, database_url: str, region: str, tmp_path: Path
 ) -> None:
     environment = {
@@ -83,23 +83,23 @@ async def test_a_replica_killed_in_the_middle_loses_and_doubles_nothing(
             await first.wait()
             await producer.send([record(topic, post) for post in posts[len(posts) // 2 :]])
             async with replica(0, environment, tmp_path):
-                told = await decisions(kafka, region, wanted=len(posts))
+                published = await decisions(kafka, region, wanted=len(posts))
     finally:
         await producer.stop()
 
     order: dict[str, list[int]] = defaultdict(list)
-    for event in {event.attributes.id: event for event in told}.values():  # in the order of their first appearance
+    for event in {event.attributes.id: event for event in published}.values():  # in the order of their first appearance
         order[event.attributes.subject].append(event.data.version or 0)
     assert order == {f"shop:product:s{n}": list(range(1, VERSIONS + 1)) for n in range(SUBJECTS)}
-    inside = await asyncpg.connect(database_url)
+    database = await asyncpg.connect(database_url)
     try:
-        assert await inside.fetchval("SELECT count(*) FROM decisions") == len(posts)
-        assert await inside.fetchval("SELECT count(*) FROM cases WHERE state = 'decided'") == len(posts)
-        assert await inside.fetchval("SELECT sum(n) FROM tallies WHERE name = 'decided'") == len(posts)
-        assert await inside.fetchval("SELECT count(*) FROM outbox") == 0
+        assert await database.fetchval("SELECT count(*) FROM decisions") == len(posts)
+        assert await database.fetchval("SELECT count(*) FROM cases WHERE state = 'decided'") == len(posts)
+        assert await database.fetchval("SELECT sum(n) FROM tallies WHERE name = 'decided'") == len(posts)
+        assert await database.fetchval("SELECT count(*) FROM outbox") == 0
     finally:
-        await inside.close()
-    assert {event.data.case_id for event in told} == {
+        await database.close()
+    assert {event.data.case_id for event in published} == {
         opened(region, f"s{n}", version=v, verdict="approve")[1].case_id
         for v in range(1, VERSIONS + 1)
         for n in range(SUBJECTS)

@@ -1,5 +1,5 @@
-"""The local stack keeps its promises: data outlives a stop and a kill, nothing outlives its parent, and whatever goes
-wrong on a machine is said in a sentence. Real Kafka, real PostgreSQL, real signals."""
+"""The local stack: data survives a stop and a kill, no process outlives its parent, and each expected failure is one
+sentence. Real Kafka, real PostgreSQL, real signals."""
 
 import asyncio
 import json
@@ -16,8 +16,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from deploy.local import Child, LocalKafka, LocalPostgres, LocalStack, StackError
-from deploy.local.process import start_time
+from deploy.local.kafka import LocalKafka
+from deploy.local.postgres import LocalPostgres
+from deploy.local.process import Child
+from deploy.local.stack import LocalStack
+from shared.runtime.process_identity import start_time
+from shared.runtime.user_errors import UserError
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("own_servers")]
 ROOT = Path(__file__).parents[3]
@@ -31,7 +35,7 @@ def own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that holds a stack in `tmp_path / "stack"`."""
+    """A separate process with a stack in `tmp_path / "stack"`."""
     command = [sys.executable, "-m", "deploy.local", "--folder", str(tmp_path / "stack")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -139,7 +143,7 @@ def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path)
         write(two.kafka, two.database_url, "two")
         assert read(one.kafka, one.database_url) == ["one", "one"]
         assert read(two.kafka, two.database_url) == ["two", "two"]
-        with pytest.raises(StackError, match=f"in use by process {os.getpid()}"):
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
             LocalStack(tmp_path / "one").start()
         assert one.failures() == []
         pid = two.children()[0].pid
@@ -151,21 +155,19 @@ def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path)
         assert failure.error.lines
 
 
-def test_a_server_that_somebody_else_runs_is_used_and_one_that_does_not_answer_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_external_server_is_used_and_a_silent_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalPostgres(tmp_path / "elsewhere") as postgres:
         monkeypatch.setenv("PIEPOWDER_DATABASE_URL", postgres.url.replace("postgresql", "postgresql+asyncpg"))
         monkeypatch.setenv("PIEPOWDER_KAFKA", "127.0.0.1:1")
-        with pytest.raises(StackError, match=r"No Kafka answers at 127\.0\.0\.1:1"):
+        with pytest.raises(UserError, match=r"No Kafka responds at 127\.0\.0\.1:1"):
             LocalStack(tmp_path / "stack").start()
         wrong = postgres.url.replace("piepowder:", "piepowder:wrong")
         monkeypatch.setenv("PIEPOWDER_DATABASE_URL", wrong)
-        with pytest.raises(StackError, match=r"No (PostgreSQL|Kafka) answers"):
+        with pytest.raises(UserError, match=r"No (PostgreSQL|Kafka) responds"):
             LocalStack(tmp_path / "stack").start()
 
 
-def test_postgres_starts_although_its_old_pid_belongs_to_a_stranger(tmp_path: Path) -> None:
+def test_postgres_starts_although_another_process_has_its_old_pid(tmp_path: Path) -> None:
     postgres = LocalPostgres(tmp_path)
     postgres.start()
     assert postgres.child is not None
@@ -187,7 +189,7 @@ def test_a_broker_that_cannot_start_shows_its_last_lines(tmp_path: Path) -> None
     with LocalKafka(tmp_path) as kafka:
         assert kafka.bootstrap
     (tmp_path / "data-1" / "meta.properties").write_text("version=1\nnode.id=5\ncluster.id=another\n")
-    with pytest.raises(StackError, match="Kafka ended with code") as caught:
+    with pytest.raises(UserError, match="Kafka ended with code") as caught:
         LocalKafka(tmp_path).start()
     assert any("node" in line for line in caught.value.lines)
     assert gone(tmp_path)
@@ -195,5 +197,5 @@ def test_a_broker_that_cannot_start_shows_its_last_lines(tmp_path: Path) -> None
 
 def test_a_folder_of_one_node_is_not_started_with_three(tmp_path: Path) -> None:
     (tmp_path / "cluster.json").write_text(json.dumps({"id": "cluster", "ports": [[1, 2]]}))
-    with pytest.raises(StackError, match="cluster of 1 nodes, not of 3"):
+    with pytest.raises(UserError, match="cluster of 1 nodes, not of 3"):
         LocalKafka(tmp_path, nodes=3).start()

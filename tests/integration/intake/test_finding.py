@@ -9,8 +9,8 @@ import pytest
 
 from shared.contracts import topics
 from shared.contracts.events import CASE_OPENED, DECISION_MADE
-from tests.conftest import Servers
 from tests.support.intake_process import Intake, case_of, decision_on, intake_of
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
 

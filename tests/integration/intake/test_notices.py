@@ -27,9 +27,9 @@ from shared.contracts.events import (
     Trace,
 )
 from shared.kafka.producer import record
-from tests.conftest import Servers
 from tests.support import intake_complaints
 from tests.support.intake_process import Intake, becomes, decision, intake_of, now, post, rejected, told
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
 

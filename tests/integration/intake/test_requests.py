@@ -24,8 +24,9 @@ from shared.contracts import ids, topics
 from shared.contracts.envelope import Event, decode
 from shared.kafka import topic_admin
 from shared.kafka.topic_admin import TopicSpec
-from tests.conftest import Servers, project_root
+from tests.conftest import project_root
 from tests.support.intake_requests import body
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
 

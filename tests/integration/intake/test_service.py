@@ -26,8 +26,8 @@ from shared.contracts.events import (
 )
 from shared.kafka.producer import Record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import Servers
 from tests.support.intake_process import NDJSON, Intake, case_of, decision_on, free_port, intake_of, new_regions
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
 

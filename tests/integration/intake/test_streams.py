@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from shared.contracts import topics
-from tests.conftest import Servers
 from tests.support.intake_process import NDJSON, Intake, intake_of
+from tests.support.servers import Servers
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -12,9 +12,9 @@ import pytest
 
 from shared.auth.clients import OF_PLATFORMS
 from shared.contracts import ids
-from tests.conftest import Servers
 from tests.support import intake_complaints
 from tests.support.intake_process import NDJSON, Intake, becomes, intake_of, post, rejected
+from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
 

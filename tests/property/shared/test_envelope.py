@@ -1,4 +1,4 @@
-"""Whatever an event says is read as it was written, and whatever Kafka holds is an event or poison, nothing else."""
+"""Any event decodes as it was encoded, and any record is either an event or poison."""
 
 from contextlib import suppress
 
@@ -60,7 +60,7 @@ _values = (
 
 
 @given(_attributes, _submitted)
-def test_an_event_is_read_as_it_was_written(attributes: Attributes, data: events.ItemSubmitted) -> None:
+def test_an_encoded_event_decodes_to_the_same_event(attributes: Attributes, data: events.ItemSubmitted) -> None:
     encoded = encode(attributes, data)
     event = decode(encoded.headers, encoded.key, encoded.value, region=attributes.region)
     assert (event.attributes, event.data) == (attributes, data)
@@ -68,9 +68,7 @@ def test_an_event_is_read_as_it_was_written(attributes: Attributes, data: events
 
 
 @given(_attributes, _submitted, st.data())
-def test_an_event_cut_off_anywhere_is_poison(
-    attributes: Attributes, data: events.ItemSubmitted, draw: st.DataObject
-) -> None:
+def test_a_truncated_event_is_poison(attributes: Attributes, data: events.ItemSubmitted, draw: st.DataObject) -> None:
     encoded = encode(attributes, data)
     value = encoded.value[: draw.draw(st.integers(0, len(encoded.value) - 1))]
     for read in (decode, decode_any):
@@ -83,7 +81,7 @@ def test_an_event_cut_off_anywhere_is_poison(
 
 @given(st.lists(st.tuples(_names, _values)), st.none() | st.binary(), st.none() | st.binary())
 @example([], b"", b"[" * 100_000)
-def test_whatever_kafka_holds_is_an_event_or_poison(
+def test_any_record_is_an_event_or_poison(
     headers: list[tuple[str, bytes]], key: bytes | None, value: bytes | None
 ) -> None:
     for read in (decode, decode_any):
@@ -92,7 +90,7 @@ def test_whatever_kafka_holds_is_an_event_or_poison(
 
 
 @given(_attributes, st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_any_json_is_an_event_or_poison_and_is_kept_as_it_is(attributes: Attributes, data: object) -> None:
+def test_any_json_is_an_event_or_poison_and_stays_unchanged(attributes: Attributes, data: object) -> None:
     encoded = encode(
         attributes, events.CaseExpired(case_id="", item_id="", queue="", reviewer="", team="", lease_token=0)
     )

@@ -1,4 +1,4 @@
-"""Whatever fails, crashes, is reset or put back, in any order: a key's records keep theirs, and none is lost."""
+"""For any failures, crashes, resets and replays in any order: each key's records keep their order, and none is lost."""
 
 import asyncio
 from collections import defaultdict
@@ -8,30 +8,30 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piepowder.aside import Aside, Place, Unit, copies, portion, put_back
+from piepowder.dead_letters import DeadLetterId, RegionDeadLetters, ReplayUnit, copies, portion, replay_record
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, TooNew
-from tests.support.consuming import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, consume
+from tests.support.in_memory_kafka import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, consume
 
 _POSTS = [("post", key, kind) for key in "aab" for kind in ("", "", "", "cursed", "new", "bad")]
 _WHOLE = [("consume", None, batch) for batch in (1, 3, 1000, 1000)] * 2
-_BROKEN_OFF = [("consume", fuse, batch) for fuse in range(10) for batch in (2, 1000)]
+_BROKEN_OFF = [("consume", steps, batch) for steps in range(10) for batch in (2, 1000)]
 _PLANS = [("plan", some, False) for some in (1, 2, 5, 9)] + [("plan", 9, False), ("plan", 3, True)]
 _SENDS = [("send", None), ("send", None), ("send", None), ("send", 1), ("send", 2)]
-_STEPS = [*_POSTS, *_WHOLE, *_BROKEN_OFF[::2], *_PLANS, *_SENDS, ("reset",), ("mend",)]
+_STEPS = [*_POSTS, *_WHOLE, *_BROKEN_OFF[::2], *_PLANS, *_SENDS, ("reset",), ("fix",)]
 
 
-class World:
-    """A key's records are numbered as they are posted; `handled` has each one's first effect, in their order."""
+class Simulation:
+    """Numbers a key's records as they are posted; `handled` has each record once, in the order of the first effects."""
 
     def __init__(self) -> None:
         self.broker = Broker(partitions=2)
         self.posted: defaultdict[str, list[str]] = defaultdict(list)
         self.handled: list[str] = []
         self.left: set[str] = set()
-        self.plan: list[Record] = []  # what a replay has read and not sent yet, or sent once already
-        self.mended = False
+        self.plan: list[Record] = []  # copies of a replay, not sent yet or sent before
+        self.fixed = False
 
     async def do(self, step: tuple[Any, ...]) -> None:
         try:
@@ -40,76 +40,76 @@ class World:
                     text = f"{kind}{len(self.posted[key])}-{key}"
                     self.posted[key].append(text)
                     await self.broker.send([Record(TOPIC, key.encode(), text.encode(), [])])
-                case ("consume", fuse, batch):
-                    self.broker.fuse = fuse
+                case ("consume", steps, batch):
+                    self.broker.steps_to_crash = steps
                     await consume(self.broker, self.handle, read=self.decode, batch=batch)
                 case ("plan", some, leave):
                     self.plan = self.planned(some, leave=leave)
-                case ("send", fuse):
-                    self.broker.fuse = fuse
+                case ("send", steps):
+                    self.broker.steps_to_crash = steps
                     await self.broker.send(self.plan)
                 case ("reset",):
                     self.broker.committed.clear()
-                case ("mend",):
-                    self.mended = True
+                case ("fix",):
+                    self.fixed = True
         except Crash:
             pass
         finally:
-            self.broker.fuse = None
+            self.broker.steps_to_crash = None
 
     def decode(self, record: RawRecord) -> str:
         text = (record.value or b"").decode()
         if text.startswith("bad"):
             raise Poison("not a message")
-        if text.startswith("new") and not self.mended:
+        if text.startswith("new") and not self.fixed:
             raise TooNew("of version 9")
         return text
 
     async def handle(self, batch: Sequence[Received[str]]) -> None:
         self.broker.step()
         texts = [received.message for received in batch]
-        if not self.mended and any(text.startswith("cursed") for text in texts):
+        if not self.fixed and any(text.startswith("cursed") for text in texts):
             raise Poison("cursed")
         self.handled += [text for n, text in enumerate(texts) if text not in self.handled and text not in texts[:n]]
         self.broker.step()
 
-    def aside(self) -> Aside:
-        found = Aside()
+    def dead_letters(self) -> RegionDeadLetters:
+        found = RegionDeadLetters()
         for record in self.broker.all(LETTERS):
-            found.note_letter(record)
+            found.add_letter(record)
         for record in self.broker.all(PARKED):
-            found.note_parked(record)
+            found.add_parked(record)
         return found
 
     def planned(self, some: int, *, leave: bool = False) -> list[Record]:
-        """Copies of what is set aside: of `some` letters at most."""
+        """The copies that a replay of at most `some` letters sends."""
         stored = {r.offset: r for r in self.broker.all(LETTERS) if r.partition == 0}
         other = {r.offset: r for r in self.broker.all(LETTERS) if r.partition == 1}
         records = []
-        for unit, whole in portion(self.aside().units(), some, 1 << 20):
+        for unit, whole in portion(self.dead_letters().units(), some, 1 << 20):
             marks = copies(unit, whole=whole, leave=leave)
             if leave and unit.parked is not None:
                 self.left.add(self.text(unit, stored, other))
             for letter, mark in zip(unit.letters, marks, strict=True):
-                place, offset = letter.stands
-                records.append(put_back(letter, (other if place.partition else stored)[offset], mark))
+                place, offset = letter.stored
+                records.append(replay_record(letter, (other if place.partition else stored)[offset], mark))
         return records
 
     @staticmethod
-    def text(unit: Unit, *lanes: dict[int, RawRecord]) -> str:
-        place, offset = unit.letters[0].stands
+    def text(unit: ReplayUnit, *lanes: dict[int, RawRecord]) -> str:
+        place, offset = unit.letters[0].stored
         return (lanes[place.partition][offset].value or b"").decode()
 
     def check_order(self) -> None:
-        """What of a key was handled is its first records, in their order; bad ones and those left behind aside."""
+        """The handled records of a key are its first ones, in order; without bad records and those left behind."""
         for key, texts in self.posted.items():
             mine = [text for text in self.handled if text.endswith(f"-{key}") and text not in self.left]
             due = [text for text in texts if not text.startswith("bad") and text not in self.left]
             assert mine == due[: len(mine)]
 
     def check_nothing_lost(self) -> None:
-        """What was read and not handled has an open letter."""
-        by_place = {(letter.stands[0].partition, letter.stands[1]) for letter in self.aside().open.values()}
+        """Each record is handled, or has an open letter."""
+        by_place = {(letter.stored[0].partition, letter.stored[1]) for letter in self.dead_letters().open.values()}
         held = {(r.value or b"").decode() for r in self.broker.all(LETTERS) if (r.partition, r.offset) in by_place}
         for texts in self.posted.values():
             for text in texts:
@@ -118,44 +118,44 @@ class World:
 
 @settings(max_examples=250)
 @given(st.lists(st.sampled_from(_STEPS), min_size=5, max_size=40))
-def test_order_holds_and_nothing_is_lost_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
-    asyncio.run(_live(steps))
+def test_order_holds_and_no_record_is_lost(steps: list[tuple[Any, ...]]) -> None:
+    asyncio.run(_run(steps))
 
 
-async def _live(steps: list[tuple[Any, ...]]) -> None:
-    world = World()
+async def _run(steps: list[tuple[Any, ...]]) -> None:
+    simulation = Simulation()
     for step in steps:
-        await world.do(step)
-        world.check_order()
-    await world.do(("consume", None, 1000))
-    world.check_order()
-    world.check_nothing_lost()
-    await world.do(("mend",))
+        await simulation.do(step)
+        simulation.check_order()
+    await simulation.do(("consume", None, 1000))
+    simulation.check_order()
+    simulation.check_nothing_lost()
+    await simulation.do(("fix",))
     for _ in range(200):
-        aside = world.aside()
-        if not aside.parked(GROUP) and _only_bad(world, aside):
+        dead_letters = simulation.dead_letters()
+        if not dead_letters.parked(GROUP) and _only_bad(simulation, dead_letters):
             break
-        await world.do(("plan", 100, False))
-        await world.do(("send", None))
-        await world.do(("consume", None, 1000))
-        world.check_order()
-    aside = world.aside()
-    assert aside.parked(GROUP) == {}
-    assert _only_bad(world, aside)
-    due = {text for texts in world.posted.values() for text in texts if not text.startswith("bad")}
-    assert due - world.left <= set(world.handled)
-    await world.do(("reset",))
-    before = list(world.handled)
-    await world.do(("consume", None, 1000))
-    assert world.handled == before
-    assert world.aside().parked(GROUP) == {}
+        await simulation.do(("plan", 100, False))
+        await simulation.do(("send", None))
+        await simulation.do(("consume", None, 1000))
+        simulation.check_order()
+    dead_letters = simulation.dead_letters()
+    assert dead_letters.parked(GROUP) == {}
+    assert _only_bad(simulation, dead_letters)
+    due = {text for texts in simulation.posted.values() for text in texts if not text.startswith("bad")}
+    assert due - simulation.left <= set(simulation.handled)
+    await simulation.do(("reset",))
+    before = list(simulation.handled)
+    await simulation.do(("consume", None, 1000))
+    assert simulation.handled == before
+    assert simulation.dead_letters().parked(GROUP) == {}
 
 
-def _only_bad(world: World, aside: Aside) -> bool:
-    stored = {(r.partition, r.offset): r.value or b"" for r in world.broker.all(LETTERS)}
-    texts = [stored[letter.stands[0].partition, letter.stands[1]].decode() for letter in aside.open.values()]
+def _only_bad(simulation: Simulation, dead_letters: RegionDeadLetters) -> bool:
+    stored = {(r.partition, r.offset): r.value or b"" for r in simulation.broker.all(LETTERS)}
+    texts = [stored[letter.stored[0].partition, letter.stored[1]].decode() for letter in dead_letters.open.values()]
     return all(text.startswith("bad") for text in texts)
 
 
-def test_a_place_names_itself() -> None:
-    assert str(Place("g", "t", 1, 2)) == "t[1]@2"
+def test_a_place_is_shown_as_topic_partition_and_offset() -> None:
+    assert str(DeadLetterId("g", "t", 1, 2)) == "t[1]@2"

@@ -20,7 +20,7 @@ from shared.contracts.events import CaseOpened, DecisionMade, ItemSubmitted
 from tests.bench import calls, data, empty, lookups, machine, soak
 from tests.bench.report import Figure, Mark, Round, of_rounds, percentile, table
 from tests.bench.usage import Stretch, cpu_seconds, peak_mb, resident_mb, tree_cpu_seconds
-from tests.e2e.flood import Said
+from tests.support.flood import CallResult
 
 
 def test_a_ratio_is_between_the_medians_so_that_one_disturbed_round_says_nothing() -> None:
@@ -129,13 +129,13 @@ async def test_a_call_that_had_to_wait_for_a_connection_is_late_by_that() -> Non
     assert timed[-1].took >= 6 * 0.05 - 0.01
 
 
-async def test_the_client_tells_when_it_is_hung_up_on() -> None:
+async def test_the_client_reports_a_disconnect() -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 202, "headers": [(b"content-length", b"9")]})
         raise OSError
 
     async with _empty_server(broken) as url:
-        with pytest.raises(ConnectionError, match="hung up"):
+        with pytest.raises(ConnectionError, match="disconnected"):
             await calls.send_at(url, [calls.post("/x", "k", b"{}")] * 3, rate=100, connections=1)
 
 
@@ -154,9 +154,10 @@ def test_a_size_that_falls_is_as_far_from_its_beginning_as_one_that_grows() -> N
     assert soak.Sizes([100.0, 70.0, 109.0]).furthest(100.0) == 30.0
 
 
-def test_a_refusal_that_does_not_say_when_to_come_back_is_counted() -> None:
-    said = [Said(202, 0.1), Said(429, 0.1, 1), Said(503, 0.1), Said(200, 0.1, None, [], [202, 429], 1)]
-    assert [soak.impatient(one) for one in said] == [0, 0, 1, 1]
+def test_a_rejection_without_a_retry_after_header_is_counted() -> None:
+    calls = [CallResult(202, 0.1), CallResult(429, 0.1, 1), CallResult(503, 0.1)]
+    batch = CallResult(200, 0.1, None, [], [202, 429], 1)
+    assert [soak.without_retry_after(call) for call in [*calls, batch]] == [0, 0, 1, 1]
 
 
 @asynccontextmanager

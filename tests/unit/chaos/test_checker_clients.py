@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import Call, ClientRow, KeyRow
-from tests.unit.chaos.test_checker import Recording, drop, is_of, titles
+from tests.support.chaos_history import Recording, drop, is_of, titles
 
 
 class Calling(Recording):
@@ -98,33 +98,33 @@ class Calling(Recording):
 def calling() -> Calling:
     """Clients of one region and of all; keys that change places, one whose making and one whose end nobody was told of;
     one that was shut out and let in again; posts that are taken, refused, and lost."""
-    told = Calling()
-    told.client("ann")
-    first = told.key("ann", "ann-1")
-    told.post_by("ann", first, "a-1")
-    told.post_by("ann", first, "a-2", 403, "US")
-    told.post_by("ann", first, "a-3", None)
-    second = told.key("ann", "ann-2")
-    told.post_by("ann", second, "a-4")
-    told.call("client.key", {"name": "ann", "key": "ann-3"}, 409, {})
-    told.revoke("ann", first, in_force=False)
-    told.post_by("ann", first, "a-5")
-    told.revoke("ann", first)
-    told.post_by("ann", first, "a-6", 401)
-    told.post_by("ann", first, "a-7", None)
-    told.post_by("ann", second, "a-8")
-    told.refusal("ann", 2)
-    told.client("ben", "*")
-    only = told.key("ben", "ben-1", in_force=False)
-    told.post_by("ben", only, "b-1", 401)
-    told.post_by("ben", only, "b-2", market="US")
-    told.change("ben", "disabled")
-    told.post_by("ben", only, "b-3", 401)
-    told.change("ben", "active")
-    told.post_by("ben", only, "b-4", market="US")
-    told.post_by("ben", only, "b-5", 429)
-    told.call("client.create", {"name": "eve", "regions": ["eu"], "platforms": ["*"]}, 503, None)
-    return told
+    recording = Calling()
+    recording.client("ann")
+    first = recording.key("ann", "ann-1")
+    recording.post_by("ann", first, "a-1")
+    recording.post_by("ann", first, "a-2", 403, "US")
+    recording.post_by("ann", first, "a-3", None)
+    second = recording.key("ann", "ann-2")
+    recording.post_by("ann", second, "a-4")
+    recording.call("client.key", {"name": "ann", "key": "ann-3"}, 409, {})
+    recording.revoke("ann", first, in_force=False)
+    recording.post_by("ann", first, "a-5")
+    recording.revoke("ann", first)
+    recording.post_by("ann", first, "a-6", 401)
+    recording.post_by("ann", first, "a-7", None)
+    recording.post_by("ann", second, "a-8")
+    recording.refusal("ann", 2)
+    recording.client("ben", "*")
+    only = recording.key("ben", "ben-1", in_force=False)
+    recording.post_by("ben", only, "b-1", 401)
+    recording.post_by("ben", only, "b-2", market="US")
+    recording.change("ben", "disabled")
+    recording.post_by("ben", only, "b-3", 401)
+    recording.change("ben", "active")
+    recording.post_by("ben", only, "b-4", market="US")
+    recording.post_by("ben", only, "b-5", 429)
+    recording.call("client.create", {"name": "eve", "regions": ["eu"], "platforms": ["*"]}, 503, None)
+    return recording
 
 
 def first_key() -> str:
@@ -139,153 +139,153 @@ def test_a_sound_history_with_clients_has_no_violation() -> None:
     assert titles(calling().done()) == []
 
 
-def lose_a_client(told: Calling) -> None:
-    told.history.office.clients = [row for row in told.history.office.clients if row.name != "ann"]
+def lose_a_client(recording: Calling) -> None:
+    recording.history.office.clients = [row for row in recording.history.office.clients if row.name != "ann"]
 
 
-def give_a_client_another_region(told: Calling) -> None:
-    told.set_client(told.row_of("ann")._replace(regions=("eu", "us")))
+def give_a_client_another_region(recording: Calling) -> None:
+    recording.set_client(recording.row_of("ann")._replace(regions=("eu", "us")))
 
 
-def make_a_client_up(told: Calling) -> None:
-    told.client("dan")
-    told.history.calls.pop()
-    told.call("client.create", {"name": "dan", "regions": ["eu"], "platforms": ["*"]}, 403, {})
+def make_a_client_up(recording: Calling) -> None:
+    recording.client("dan")
+    recording.history.calls.pop()
+    recording.call("client.create", {"name": "dan", "regions": ["eu"], "platforms": ["*"]}, 403, {})
 
 
-def lose_a_key(told: Calling) -> None:
-    office = told.history.office
+def lose_a_key(recording: Calling) -> None:
+    office = recording.history.office
     office.keys = [key for key in office.keys if key.key_id != bens_key()]
 
 
-def make_a_key_up(told: Calling) -> None:
-    told.key("ben", "ben-2")
-    told.history.calls.pop()
+def make_a_key_up(recording: Calling) -> None:
+    recording.key("ben", "ben-2")
+    recording.history.calls.pop()
 
 
-def make_two_keys_of_one_call(told: Calling) -> None:
-    key_id = told.key("ben", "ben-2")
-    keys = told.history.office.keys
+def make_two_keys_of_one_call(recording: Calling) -> None:
+    key_id = recording.key("ben", "ben-2")
+    keys = recording.history.office.keys
     keys[-1] = keys[-1]._replace(made_with=derived("client-key", "local", "ben-1"))
     assert keys[-1].key_id == key_id
 
 
-def show_two_keys_to_one_call(told: Calling) -> None:
-    told.key("ben", "ben-2")
-    told.history.calls[-1].facts["key"] = "ben-1"
+def show_two_keys_to_one_call(recording: Calling) -> None:
+    recording.key("ben", "ben-2")
+    recording.history.calls[-1].facts["key"] = "ben-1"
 
 
-def lose_a_revocation(told: Calling) -> None:
-    keys = told.history.office.keys
+def lose_a_revocation(recording: Calling) -> None:
+    keys = recording.history.office.keys
     keys[0] = keys[0]._replace(revoked=False)
 
 
-def revoke_what_nobody_ended(told: Calling) -> None:
-    told.revoke("ben", bens_key())
-    told.history.calls.pop()
+def revoke_what_nobody_ended(recording: Calling) -> None:
+    recording.revoke("ben", bens_key())
+    recording.history.calls.pop()
 
 
-def lose_a_change(told: Calling) -> None:
-    told.set_client(told.row_of("ben")._replace(state="disabled"))
+def lose_a_change(recording: Calling) -> None:
+    recording.set_client(recording.row_of("ben")._replace(state="disabled"))
 
 
-def refuse_a_sound_revocation(told: Calling) -> None:
-    told.call("client.revoke", {"name": "ben", "key_id": bens_key()}, 403, {})
+def refuse_a_sound_revocation(recording: Calling) -> None:
+    recording.call("client.revoke", {"name": "ben", "key_id": bens_key()}, 403, {})
 
 
-def forget_a_client(told: Calling) -> None:
-    told.call("client.revoke", {"name": "ben", "key_id": bens_key()}, 404, {})
+def forget_a_client(recording: Calling) -> None:
+    recording.call("client.revoke", {"name": "ben", "key_id": bens_key()}, 404, {})
 
 
-def leave_a_change_untold(told: Calling) -> None:
-    drop(told, lambda r: is_of(r, "client.changed") and b"key_revoked" in (r.value or b""))
+def leave_a_change_untold(recording: Calling) -> None:
+    drop(recording, lambda r: is_of(r, "client.changed") and b"key_revoked" in (r.value or b""))
 
 
-def tell_an_older_state_last(told: Calling) -> None:
-    told.set_client(told.row_of("ben")._replace(revision=99))
+def tell_an_older_state_last(recording: Calling) -> None:
+    recording.set_client(recording.row_of("ben")._replace(revision=99))
 
 
-def tell_changes_in_disorder(told: Calling) -> None:
-    places = [n for n, r in enumerate(told.history.records) if is_of(r, "client.changed")]
-    a, b = (told.history.records[n] for n in places[:2])
-    told.history.records[places[0]] = a._replace(offset=b.offset)
-    told.history.records[places[1]] = b._replace(offset=a.offset)
+def tell_changes_in_disorder(recording: Calling) -> None:
+    places = [n for n, r in enumerate(recording.history.records) if is_of(r, "client.changed")]
+    a, b = (recording.history.records[n] for n in places[:2])
+    recording.history.records[places[0]] = a._replace(offset=b.offset)
+    recording.history.records[places[1]] = b._replace(offset=a.offset)
 
 
-def tell_of_nobody(told: Calling) -> None:
-    told.client("dan")
-    told.history.office.clients.pop()
-    told.history.calls[-1] = told.call(
+def tell_of_nobody(recording: Calling) -> None:
+    recording.client("dan")
+    recording.history.office.clients.pop()
+    recording.history.calls[-1] = recording.call(
         "client.create", {"name": "dan", "regions": ["eu"], "platforms": ["*"]}, None, None
     )
 
 
-def tell_under_another_id(told: Calling) -> None:
-    n = next(n for n, r in enumerate(told.history.records) if is_of(r, "client.changed"))
-    record = told.history.records[n]
+def tell_under_another_id(recording: Calling) -> None:
+    n = next(n for n, r in enumerate(recording.history.records) if is_of(r, "client.changed"))
+    record = recording.history.records[n]
     headers = tuple((name, derived("other").encode() if name == "ce_id" else v) for name, v in record.headers)
-    told.history.records[n] = record._replace(headers=headers)
+    recording.history.records[n] = record._replace(headers=headers)
 
 
-def keep_three_keys_alive(told: Calling) -> None:
-    told.key("ben", "ben-2")
-    told.key("ben", "ben-3")
+def keep_three_keys_alive(recording: Calling) -> None:
+    recording.key("ben", "ben-2")
+    recording.key("ben", "ben-3")
 
 
-def open_to_a_dead_key(told: Calling) -> None:
-    told.post_by("ann", first_key(), "a-9")
+def open_to_a_dead_key(recording: Calling) -> None:
+    recording.post_by("ann", first_key(), "a-9")
 
 
-def open_to_who_is_shut_out(told: Calling) -> None:
-    told.change("ben", "disabled")
-    told.post_by("ben", bens_key(), "b-9")
+def open_to_who_is_shut_out(recording: Calling) -> None:
+    recording.change("ben", "disabled")
+    recording.post_by("ben", bens_key(), "b-9")
 
 
-def take_in_what_came_with_a_dead_key_and_was_refused(told: Calling) -> None:
-    told.take_in("ann", first_key(), "a-9", 401)
+def take_in_what_came_with_a_dead_key_and_was_refused(recording: Calling) -> None:
+    recording.take_in("ann", first_key(), "a-9", 401)
 
 
-def take_in_what_came_with_a_dead_key_and_was_not_answered(told: Calling) -> None:
-    told.take_in("ann", first_key(), "a-9", None)
+def take_in_what_came_with_a_dead_key_and_was_not_answered(recording: Calling) -> None:
+    recording.take_in("ann", first_key(), "a-9", None)
 
 
-def let_a_client_into_another_region(told: Calling) -> None:
-    told.post_by("ann", told.key("ann", "ann-4"), "a-9", market="US")
+def let_a_client_into_another_region(recording: Calling) -> None:
+    recording.post_by("ann", recording.key("ann", "ann-4"), "a-9", market="US")
 
 
-def let_a_client_into_another_platform(told: Calling) -> None:
-    told.client("fay", platform="q")
-    told.post_by("fay", told.key("fay", "fay-1"), "f-1")
+def let_a_client_into_another_platform(recording: Calling) -> None:
+    recording.client("fay", platform="q")
+    recording.post_by("fay", recording.key("fay", "fay-1"), "f-1")
 
 
-def take_in_what_another_platform_was_sent_and_not_answered(told: Calling) -> None:
-    told.client("fay", platform="q")
-    told.take_in("fay", told.key("fay", "fay-1"), "f-1", None)
+def take_in_what_another_platform_was_sent_and_not_answered(recording: Calling) -> None:
+    recording.client("fay", platform="q")
+    recording.take_in("fay", recording.key("fay", "fay-1"), "f-1", None)
 
 
-def refuse_a_client_of_the_platform(told: Calling) -> None:
-    told.client("fay", platform="p")
-    told.post_by("fay", told.key("fay", "fay-1"), "f-1", 403)
+def refuse_a_client_of_the_platform(recording: Calling) -> None:
+    recording.client("fay", platform="p")
+    recording.post_by("fay", recording.key("fay", "fay-1"), "f-1", 403)
 
 
-def give_a_client_another_platform(told: Calling) -> None:
-    told.set_client(told.row_of("ann")._replace(platforms=("p",)))
+def give_a_client_another_platform(recording: Calling) -> None:
+    recording.set_client(recording.row_of("ann")._replace(platforms=("p",)))
 
 
-def take_in_what_another_region_was_sent_and_not_answered(told: Calling) -> None:
-    told.take_in("ann", told.key("ann", "ann-4"), "a-9", None, "US")
+def take_in_what_another_region_was_sent_and_not_answered(recording: Calling) -> None:
+    recording.take_in("ann", recording.key("ann", "ann-4"), "a-9", None, "US")
 
 
-def refuse_a_key_that_lives(told: Calling) -> None:
-    told.post_by("ann", told.key("ann", "ann-4"), "a-9", 401)
+def refuse_a_key_that_lives(recording: Calling) -> None:
+    recording.post_by("ann", recording.key("ann", "ann-4"), "a-9", 401)
 
 
-def refuse_a_region_that_is_the_clients(told: Calling) -> None:
-    told.post_by("ben", bens_key(), "b-9", 403, "US")
+def refuse_a_region_that_is_the_clients(recording: Calling) -> None:
+    recording.post_by("ben", bens_key(), "b-9", 403, "US")
 
 
-def tell_of_too_many_refusals(told: Calling) -> None:
-    told.refusal("ben", 9)
+def tell_of_too_many_refusals(recording: Calling) -> None:
+    recording.refusal("ben", 9)
 
 
 PLANTS: list[tuple[Callable[[Calling], None], int, str]] = [
@@ -327,10 +327,10 @@ PLANTS: list[tuple[Callable[[Calling], None], int, str]] = [
 def test_what_breaks_a_promise_is_named_with_its_records(
     plant: Callable[[Calling], None], promise: int, title: str
 ) -> None:
-    told = calling()
-    plant(told)
-    found = [v for v in promises.check(told.done()) if v.promise == promise and title in v.title]
-    assert found, titles(told.done())
+    recording = calling()
+    plant(recording)
+    found = [v for v in promises.check(recording.done()) if v.promise == promise and title in v.title]
+    assert found, titles(recording.done())
     assert all(v.records for v in found)
 
 

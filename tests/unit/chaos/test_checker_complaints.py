@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import Call, CaseRow, DecisionRow
-from tests.unit.chaos.test_checker import Recording, drop, is_of, titles
+from tests.support.chaos_history import Recording, drop, is_of, titles
 
 OPPOSITE = {"approve": "reject", "reject": "approve"}
 
@@ -27,8 +27,8 @@ class Complaining(Recording):
         event_id = derived("event", of, f"piepowder.{type_}.submitted.v1", "eu")
         answer = {f"{type_}_id": of, "regions": {"eu": {"event_id": event_id}}}
         self.call(type_, {"body": {"reference": reference, "markets": ["DE"]}}, 202, answer)
-        told = {f"{type_}_id": of, "reference": reference}
-        self.event("piepowder.submissions.eu", "eu", f"{type_}.submitted", key, event_id, told)
+        recording = {f"{type_}_id": of, "reference": reference}
+        self.event("piepowder.submissions.eu", "eu", f"{type_}.submitted", key, event_id, recording)
         case_id = derived("case", of, "eu", type_)
         self._items[case_id], self._types[case_id] = of, type_
         opened: dict[str, Any] = {
@@ -108,22 +108,22 @@ class Complaining(Recording):
 def complaining() -> Complaining:
     """Notices that wait and are decided, beside items; appeals that are upheld, that succeed, that wait, and one that
     came while another was open."""
-    told = Complaining()
-    told.complain("notice", "ring", "n-1")
-    followed = told.complain("notice", "ring", "n-2")
-    told.answer(followed, "ann", "reject")
-    item = told.post_decided("lamp", "ann")
-    told.answer(told.complain("appeal", "lamp", "a-1", about=item), "ben", "uphold")
-    second = told.complain("appeal", "lamp", "a-2", about=item)
-    told.complain("appeal", "lamp", "a-3", about=item, state="closed")
-    told.post("lamp", 2)  # an older version's decision may be replaced when there is a newer one
-    told.overturn(second, item, "cid")
-    told.status(told._item(item), "eu", "approved")
-    told.complain("appeal", "lamp", "a-4", about=item)
-    told.call("appeal", {"body": {"reference": "a-5"}}, 404, {})
-    told.call("appeal", {"body": {"reference": "a-6"}}, 409, {})
-    told.call("notice", {"body": {"reference": "n-3", "markets": ["DE"]}}, 503, None)
-    return told
+    recording = Complaining()
+    recording.complain("notice", "ring", "n-1")
+    followed = recording.complain("notice", "ring", "n-2")
+    recording.answer(followed, "ann", "reject")
+    item = recording.post_decided("lamp", "ann")
+    recording.answer(recording.complain("appeal", "lamp", "a-1", about=item), "ben", "uphold")
+    second = recording.complain("appeal", "lamp", "a-2", about=item)
+    recording.complain("appeal", "lamp", "a-3", about=item, state="closed")
+    recording.post("lamp", 2)  # an older version's decision may be replaced when there is a newer one
+    recording.overturn(second, item, "cid")
+    recording.status(recording._item(item), "eu", "approved")
+    recording.complain("appeal", "lamp", "a-4", about=item)
+    recording.call("appeal", {"body": {"reference": "a-5"}}, 404, {})
+    recording.call("appeal", {"body": {"reference": "a-6"}}, 409, {})
+    recording.call("notice", {"body": {"reference": "n-3", "markets": ["DE"]}}, 503, None)
+    return recording
 
 
 def notice() -> str:
@@ -150,92 +150,96 @@ def of(case_id: str) -> bytes:
     return case_id.encode()
 
 
-def lose_a_notice(told: Complaining) -> None:
+def lose_a_notice(recording: Complaining) -> None:
     gone = derived("notice", "n-1").encode()
-    drop(told, lambda r: gone in (r.value or b"") and is_of(r, "notice.submitted"))
+    drop(recording, lambda r: gone in (r.value or b"") and is_of(r, "notice.submitted"))
 
 
-def lose_a_notice_on_its_way(told: Complaining) -> None:
-    drop(told, lambda r: of(notice()) in (r.value or b"") and is_of(r, "case.opened"))
-    told.history.cells["eu"].cases = [row for row in told.history.cells["eu"].cases if row.case_id != notice()]
+def lose_a_notice_on_its_way(recording: Complaining) -> None:
+    drop(recording, lambda r: of(notice()) in (r.value or b"") and is_of(r, "case.opened"))
+    recording.history.cells["eu"].cases = [
+        row for row in recording.history.cells["eu"].cases if row.case_id != notice()
+    ]
 
 
-def lose_an_appeals_case(told: Complaining) -> None:
-    cell = told.history.cells["eu"]
+def lose_an_appeals_case(recording: Complaining) -> None:
+    cell = recording.history.cells["eu"]
     cell.cases = [row for row in cell.cases if row.case_id != appeal(4)]
 
 
-def answer_under_another_id(told: Complaining) -> None:
-    told.complain("notice", "cup", "n-9")
-    call = told.history.calls[-1]
+def answer_under_another_id(recording: Complaining) -> None:
+    recording.complain("notice", "cup", "n-9")
+    call = recording.history.calls[-1]
     call.answer["regions"]["eu"]["event_id"] = derived("another")
 
 
-def answer_the_same_notice_differently(told: Complaining) -> None:
-    call = next(call for call in told.history.calls if call.kind == "notice")
-    told.call("notice", call.facts, 202, {**call.answer, "content_hash": "other"})
+def answer_the_same_notice_differently(recording: Complaining) -> None:
+    call = next(call for call in recording.history.calls if call.kind == "notice")
+    recording.call("notice", call.facts, 202, {**call.answer, "content_hash": "other"})
 
 
-def answer_for_a_region_that_is_not_its_own(told: Complaining) -> None:
-    told.call("notice", {"body": {"reference": "n-8", "markets": ["US"]}}, 202, {"notice_id": "x", "regions": {}})
+def answer_for_a_region_that_is_not_its_own(recording: Complaining) -> None:
+    recording.call("notice", {"body": {"reference": "n-8", "markets": ["US"]}}, 202, {"notice_id": "x", "regions": {}})
 
 
-def make_a_notice_up(told: Complaining) -> None:
-    told.complain("notice", "cup", "n-9")
-    told.history.calls.pop()
+def make_a_notice_up(recording: Complaining) -> None:
+    recording.complain("notice", "cup", "n-9")
+    recording.history.calls.pop()
 
 
-def refuse_a_sound_notice(told: Complaining) -> None:
-    told.call("notice", {"body": {"reference": "n-7", "markets": ["DE"]}}, 422, {})
+def refuse_a_sound_notice(recording: Complaining) -> None:
+    recording.call("notice", {"body": {"reference": "n-7", "markets": ["DE"]}}, 422, {})
 
 
-def supersede_a_notice(told: Complaining) -> None:
-    told.set_row(told.row(notice())._replace(state="superseded"))
+def supersede_a_notice(recording: Complaining) -> None:
+    recording.set_row(recording.row(notice())._replace(state="superseded"))
 
 
-def withdraw_an_appeal(told: Complaining) -> None:
-    told.set_row(told.row(appeal(4))._replace(state="withdrawn"))
+def withdraw_an_appeal(recording: Complaining) -> None:
+    recording.set_row(recording.row(appeal(4))._replace(state="withdrawn"))
 
 
-def leave_two_appeals_open(told: Complaining) -> None:
-    told.complain("appeal", "lamp", "a-9", about=lamp())
+def leave_two_appeals_open(recording: Complaining) -> None:
+    recording.complain("appeal", "lamp", "a-9", about=lamp())
 
 
-def replace_a_decision_without_an_appeal(told: Complaining) -> None:
-    told._store(lamp(), 3, "reject", "dan", 0, replaces=told._current[lamp()][1], why="appeal", appeal_case_id="x")
+def replace_a_decision_without_an_appeal(recording: Complaining) -> None:
+    recording._store(
+        lamp(), 3, "reject", "dan", 0, replaces=recording._current[lamp()][1], why="appeal", appeal_case_id="x"
+    )
 
 
-def replace_two_decisions_by_one_appeal(told: Complaining) -> None:
-    more = {"replaces": told._current[lamp()][1], "why": "appeal", "appeal_case_id": appeal(2)}
-    told._store(lamp(), 3, "reject", "cid", 0, **more)
+def replace_two_decisions_by_one_appeal(recording: Complaining) -> None:
+    more = {"replaces": recording._current[lamp()][1], "why": "appeal", "appeal_case_id": appeal(2)}
+    recording._store(lamp(), 3, "reject", "cid", 0, **more)
 
 
-def replace_by_the_same(told: Complaining) -> None:
-    told.overturn(appeal(4), lamp(), "dan", action="approve")
+def replace_by_the_same(recording: Complaining) -> None:
+    recording.overturn(appeal(4), lamp(), "dan", action="approve")
 
 
-def overturn_and_replace_nothing(told: Complaining) -> None:
-    told.answer(appeal(4), "dan", "overturn")
+def overturn_and_replace_nothing(recording: Complaining) -> None:
+    recording.answer(appeal(4), "dan", "overturn")
 
 
-def hear_an_appeal_about_ones_own_decision(told: Complaining) -> None:
-    told.answer(appeal(4), "cid", "uphold")
+def hear_an_appeal_about_ones_own_decision(recording: Complaining) -> None:
+    recording.answer(appeal(4), "cid", "uphold")
 
 
-def leave_a_replaced_decision_untold(told: Complaining) -> None:
-    drop(told, lambda r: is_of(r, "decision.replaced"))
+def leave_a_replaced_decision_untold(recording: Complaining) -> None:
+    drop(recording, lambda r: is_of(r, "decision.replaced"))
 
 
-def show_the_decision_that_was_replaced(told: Complaining) -> None:
-    told.status(derived("item", "p", "product", "lamp", "1"), "eu", "rejected")
+def show_the_decision_that_was_replaced(recording: Complaining) -> None:
+    recording.status(derived("item", "p", "product", "lamp", "1"), "eu", "rejected")
 
 
-def close_an_appeal_and_say_nothing(told: Complaining) -> None:
-    told.set_row(told.row(appeal(4))._replace(state="closed"))
+def close_an_appeal_and_say_nothing(recording: Complaining) -> None:
+    recording.set_row(recording.row(appeal(4))._replace(state="closed"))
 
 
-def miscount_appeals(told: Complaining) -> None:
-    told._tallies["eu"]["appeals/uphold"] += 1
+def miscount_appeals(recording: Complaining) -> None:
+    recording._tallies["eu"]["appeals/uphold"] += 1
 
 
 PLANTS: list[tuple[Callable[[Complaining], None], int, str]] = [
@@ -266,8 +270,8 @@ PLANTS: list[tuple[Callable[[Complaining], None], int, str]] = [
 def test_what_breaks_a_promise_is_named_with_its_records(
     plant: Callable[[Complaining], None], promise: int, title: str
 ) -> None:
-    told = complaining()
-    plant(told)
-    found = [v for v in promises.check(told.done()) if v.promise == promise and title in v.title]
-    assert found, titles(told.done())
+    recording = complaining()
+    plant(recording)
+    found = [v for v in promises.check(recording.done()) if v.promise == promise and title in v.title]
+    assert found, titles(recording.done())
     assert all(v.records for v in found)

@@ -8,7 +8,7 @@ import pytest
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import Call, RequestRow, StepRow
-from tests.unit.chaos.test_checker import Recording, drop, is_of, titles
+from tests.support.chaos_history import Recording, drop, is_of, titles
 
 STATES = {
     "draft": "draft",
@@ -117,31 +117,31 @@ class Asking(Recording):
 def asking() -> Asking:
     """Requests that are drafts, taken back, rejected, and one that was edited, moved, decided by two and rolled back,
     with repeats, refusals, and calls that nobody knows the end of."""
-    told = Asking()
-    told.draft("idle")
-    told.act(told.draft("gone"), "withdraw", "ann", "never mind")
-    rejected = told.draft("refused", "us")
-    told.act(rejected, "submit", "ann")
-    told.act(rejected, "approve", "ben")
-    told.act(rejected, "reject", "cid", "no")
-    whole = told.draft("whole", "eu", "us")
-    told.called(whole, "draft", "ann", 201, body={"title": "whole"}, key="whole")
-    told.called(whole, "draft", "ann", 422, body={"title": "other"}, key="whole", wrong=(422,))
-    told.change(whole, title="whole and better")
-    told.change(whole, "eve", regions=["eu"])
-    told.called(whole, "change", "ann", 412, body={"title": "late"}, match='"1"')
-    told.comment(whole, "ben", "why?")
-    told.act(whole, "submit", "ann")
-    told.called(whole, "submit", "ann", 200)
-    told.called(whole, "approve", "ann", 403, wrong=(403,))
-    told.act(whole, "approve", "ben")
-    told.act(whole, "approve", "cid")
-    told.called(whole, "withdraw", "ann", None)
-    told.called(whole, "reject", "ben", 409)
-    told.called(whole, "deploy", "eve", 503)
-    told.act(whole, "deploy", "eve")
-    told.act(whole, "rollback", "eve", "it was wrong")
-    return told
+    recording = Asking()
+    recording.draft("idle")
+    recording.act(recording.draft("gone"), "withdraw", "ann", "never mind")
+    rejected = recording.draft("refused", "us")
+    recording.act(rejected, "submit", "ann")
+    recording.act(rejected, "approve", "ben")
+    recording.act(rejected, "reject", "cid", "no")
+    whole = recording.draft("whole", "eu", "us")
+    recording.called(whole, "draft", "ann", 201, body={"title": "whole"}, key="whole")
+    recording.called(whole, "draft", "ann", 422, body={"title": "other"}, key="whole", wrong=(422,))
+    recording.change(whole, title="whole and better")
+    recording.change(whole, "eve", regions=["eu"])
+    recording.called(whole, "change", "ann", 412, body={"title": "late"}, match='"1"')
+    recording.comment(whole, "ben", "why?")
+    recording.act(whole, "submit", "ann")
+    recording.called(whole, "submit", "ann", 200)
+    recording.called(whole, "approve", "ann", 403, wrong=(403,))
+    recording.act(whole, "approve", "ben")
+    recording.act(whole, "approve", "cid")
+    recording.called(whole, "withdraw", "ann", None)
+    recording.called(whole, "reject", "ben", 409)
+    recording.called(whole, "deploy", "eve", 503)
+    recording.act(whole, "deploy", "eve")
+    recording.act(whole, "rollback", "eve", "it was wrong")
+    return recording
 
 
 def whole() -> str:
@@ -152,177 +152,182 @@ def test_a_sound_history_with_requests_has_no_violation() -> None:
     assert titles(asking().done()) == []
 
 
-def lose_a_request(told: Asking) -> None:
-    office = told.history.office
+def lose_a_request(recording: Asking) -> None:
+    office = recording.history.office
     office.requests = [row for row in office.requests if row.request_id != whole()]
     office.steps = [step for step in office.steps if step.request_id != whole()]
 
 
-def lose_a_step(told: Asking) -> None:
-    told.called(whole(), "review", "ben", 200)
+def lose_a_step(recording: Asking) -> None:
+    recording.called(whole(), "review", "ben", 200)
 
 
-def lose_an_edit(told: Asking) -> None:
-    told.called(derived("request", "ann", "idle"), "change", "ann", 200, body={"title": "idle no more"}, match="*")
+def lose_an_edit(recording: Asking) -> None:
+    recording.called(derived("request", "ann", "idle"), "change", "ann", 200, body={"title": "idle no more"}, match="*")
 
 
-def lose_a_comment(told: Asking) -> None:
+def lose_a_comment(recording: Asking) -> None:
     comment = {"body": {"text": "x"}, "key": "x", "comment_id": derived("comment", whole(), "ben", "x")}
-    told.called(whole(), "comment", "ben", 201, **comment)
+    recording.called(whole(), "comment", "ben", 201, **comment)
 
 
-def forget_a_request(told: Asking) -> None:
-    told.called(whole(), "review", "ben", 404)
-    told._now += 1
-    told.called(whole(), "review", "ben", 404)
+def forget_a_request(recording: Asking) -> None:
+    recording.called(whole(), "review", "ben", 404)
+    recording._now += 1
+    recording.called(whole(), "review", "ben", 404)
 
 
-def refuse_a_sound_draft(told: Asking) -> None:
-    told.called(derived("request", "ann", "idle"), "draft", "ann", 422, body=told._contents[whole()], key="fresh")
-    told.history.calls[-1].facts["request_id"] = derived("request", "ann", "fresh")
+def refuse_a_sound_draft(recording: Asking) -> None:
+    recording.called(
+        derived("request", "ann", "idle"), "draft", "ann", 422, body=recording._contents[whole()], key="fresh"
+    )
+    recording.history.calls[-1].facts["request_id"] = derived("request", "ann", "fresh")
 
 
-def refuse_a_sound_change(told: Asking) -> None:
-    told.called(derived("request", "ann", "idle"), "change", "ann", 412, body={"title": "x"}, match="*")
+def refuse_a_sound_change(recording: Asking) -> None:
+    recording.called(derived("request", "ann", "idle"), "change", "ann", 412, body={"title": "x"}, match="*")
 
 
-def make_a_request_up(told: Asking) -> None:
-    told.draft("made up")
-    told.history.calls.pop()
+def make_a_request_up(recording: Asking) -> None:
+    recording.draft("made up")
+    recording.history.calls.pop()
 
 
-def make_a_second_request_of_one_call(told: Asking) -> None:
-    again = told.draft("again")
-    told.history.calls[-1].facts.update({"request_id": whole(), "key": "whole", "body": {"title": "again"}})
-    told.history.calls[-1].answer.update({"title": "again"})
-    assert told.request(again).version == 1
+def make_a_second_request_of_one_call(recording: Asking) -> None:
+    again = recording.draft("again")
+    recording.history.calls[-1].facts.update({"request_id": whole(), "key": "whole", "body": {"title": "again"}})
+    recording.history.calls[-1].answer.update({"title": "again"})
+    assert recording.request(again).version == 1
 
 
-def make_a_step_up(told: Asking) -> None:
-    told.act(derived("request", "ann", "idle"), "submit", "ann")
-    told.history.calls.pop()
+def make_a_step_up(recording: Asking) -> None:
+    recording.act(derived("request", "ann", "idle"), "submit", "ann")
+    recording.history.calls.pop()
 
 
-def do_what_was_refused(told: Asking) -> None:
-    told.act(derived("request", "ann", "idle"), "submit", "ann")
-    call = told.history.calls.pop()
-    told.call(call.kind, call.facts, 409, {})
+def do_what_was_refused(recording: Asking) -> None:
+    recording.act(derived("request", "ann", "idle"), "submit", "ann")
+    call = recording.history.calls.pop()
+    recording.call(call.kind, call.facts, 409, {})
 
 
-def change_twice_for_one_call(told: Asking) -> None:
+def change_twice_for_one_call(recording: Asking) -> None:
     idle = derived("request", "ann", "idle")
-    told.change(idle, title="one")
-    told.change(idle, title="one")
-    told.history.calls.pop()
+    recording.change(idle, title="one")
+    recording.change(idle, title="one")
+    recording.history.calls.pop()
 
 
-def comment_twice_for_one_call(told: Asking) -> None:
-    told.comment(whole(), "ben", "again")
-    told.comment(whole(), "ben", "again")
+def comment_twice_for_one_call(recording: Asking) -> None:
+    recording.comment(whole(), "ben", "again")
+    recording.comment(whole(), "ben", "again")
 
 
-def answer_a_draft_differently(told: Asking) -> None:
-    call = next(call for call in told.history.calls if call.facts.get("key") == "whole")
-    told.call(call.kind, call.facts, 201, {**call.answer, "version": 2})
+def answer_a_draft_differently(recording: Asking) -> None:
+    call = next(call for call in recording.history.calls if call.facts.get("key") == "whole")
+    recording.call(call.kind, call.facts, 201, {**call.answer, "version": 2})
 
 
-def answer_another_title(told: Asking) -> None:
-    told.change(derived("request", "ann", "idle"), title="said").answer["title"] = "not said"
+def answer_another_title(recording: Asking) -> None:
+    recording.change(derived("request", "ann", "idle"), title="said").answer["title"] = "not said"
 
 
-def skip_a_step(told: Asking) -> None:
-    told.set_step(whole(), 4, version=40)
+def skip_a_step(recording: Asking) -> None:
+    recording.set_step(whole(), 4, version=40)
 
 
-def decide_what_was_not_submitted(told: Asking) -> None:
-    told.act(derived("request", "ann", "idle"), "reject", "ben", "no")
+def decide_what_was_not_submitted(recording: Asking) -> None:
+    recording.act(derived("request", "ann", "idle"), "reject", "ben", "no")
 
 
-def approve_ones_own(told: Asking) -> None:
+def approve_ones_own(recording: Asking) -> None:
     idle = derived("request", "ann", "idle")
-    told.act(idle, "submit", "ann")
-    told.act(idle, "approve", "ann")
+    recording.act(idle, "submit", "ann")
+    recording.act(idle, "approve", "ann")
 
 
-def approve_by_the_sponsor(told: Asking) -> None:
+def approve_by_the_sponsor(recording: Asking) -> None:
     idle = derived("request", "ann", "idle")
-    told.act(idle, "submit", "ann")
-    told.act(idle, "approve", "dan")
+    recording.act(idle, "submit", "ann")
+    recording.act(idle, "approve", "dan")
 
 
-def approve_twice_by_one(told: Asking) -> None:
+def approve_twice_by_one(recording: Asking) -> None:
     idle = derived("request", "ann", "idle")
-    told.act(idle, "submit", "ann")
-    told.act(idle, "approve", "ben")
-    told.act(idle, "approve", "ben")
+    recording.act(idle, "submit", "ann")
+    recording.act(idle, "approve", "ben")
+    recording.act(idle, "approve", "ben")
 
 
-def take_what_was_to_be_refused(told: Asking) -> None:
+def take_what_was_to_be_refused(recording: Asking) -> None:
     idle = derived("request", "ann", "idle")
-    told.act(idle, "submit", "ann")
-    told.act(idle, "approve", "ann")
-    told.history.calls[-1].facts["wrong"] = (403,)
+    recording.act(idle, "submit", "ann")
+    recording.act(idle, "approve", "ann")
+    recording.history.calls[-1].facts["wrong"] = (403,)
 
 
-def show_another_state(told: Asking) -> None:
-    told.set_request(told.request(whole())._replace(state="deployed"))
+def show_another_state(recording: Asking) -> None:
+    recording.set_request(recording.request(whole())._replace(state="deployed"))
 
 
-def show_other_approvals(told: Asking) -> None:
-    told.set_request(told.request(whole())._replace(approvals=("ben",)))
+def show_other_approvals(recording: Asking) -> None:
+    recording.set_request(recording.request(whole())._replace(approvals=("ben",)))
 
 
-def leave_a_step_untold(told: Asking) -> None:
-    drop(told, lambda r: is_of(r, "request.deployed"))
+def leave_a_step_untold(recording: Asking) -> None:
+    drop(recording, lambda r: is_of(r, "request.deployed"))
 
 
-def leave_one_region_untold(told: Asking) -> None:
-    drop(told, lambda r: is_of(r, "request.changed") and r.topic.endswith(".us") and b'"version":2' in (r.value or b""))
+def leave_one_region_untold(recording: Asking) -> None:
+    drop(
+        recording,
+        lambda r: is_of(r, "request.changed") and r.topic.endswith(".us") and b'"version":2' in (r.value or b""),
+    )
 
 
-def tell_what_is_not_stored(told: Asking) -> None:
-    told.tell(whole(), "eu", "commented", 99, {"by": "ben", "text": "x", "comment_id": "x"})
+def tell_what_is_not_stored(recording: Asking) -> None:
+    recording.tell(whole(), "eu", "commented", 99, {"by": "ben", "text": "x", "comment_id": "x"})
 
 
-def tell_it_otherwise(told: Asking) -> None:
-    told.set_step(whole(), 4, text="another text")
+def tell_it_otherwise(recording: Asking) -> None:
+    recording.set_step(whole(), 4, text="another text")
 
 
-def tell_it_twice(told: Asking) -> None:
-    told.tell(whole(), "eu", "deployed", 8, {"by": "eve", "reason": ""})
-    record = told.history.records[-1]
+def tell_it_twice(recording: Asking) -> None:
+    recording.tell(whole(), "eu", "deployed", 8, {"by": "eve", "reason": ""})
+    record = recording.history.records[-1]
     headers = tuple((n, derived("other").encode() if n == "ce_id" else v) for n, v in record.headers)
-    told.history.records[-1] = record._replace(headers=headers)
+    recording.history.records[-1] = record._replace(headers=headers)
 
 
-def tell_it_again_and_differently(told: Asking) -> None:
-    told.tell(whole(), "eu", "deployed", 8, {"by": "another", "reason": ""})
+def tell_it_again_and_differently(recording: Asking) -> None:
+    recording.tell(whole(), "eu", "deployed", 8, {"by": "another", "reason": ""})
 
 
-def tell_in_disorder(told: Asking) -> None:
-    records = enumerate(told.history.records)
+def tell_in_disorder(recording: Asking) -> None:
+    records = enumerate(recording.history.records)
     places = [n for n, r in records if r.topic.endswith("requests.eu") and whole().encode() in (r.key or b"")]
-    a, b = (told.history.records[n] for n in places[2:4])
-    told.history.records[places[2]] = a._replace(offset=b.offset)
-    told.history.records[places[3]] = b._replace(offset=a.offset)
+    a, b = (recording.history.records[n] for n in places[2:4])
+    recording.history.records[places[2]] = a._replace(offset=b.offset)
+    recording.history.records[places[3]] = b._replace(offset=a.offset)
 
 
-def name_another_cause(told: Asking) -> None:
-    told._told[whole(), "eu"] = derived("another")
-    told.comment(whole(), "ben", "because")
+def name_another_cause(recording: Asking) -> None:
+    recording._told[whole(), "eu"] = derived("another")
+    recording.comment(whole(), "ben", "because")
 
 
-def tell_another_region(told: Asking) -> None:
-    told.tell(whole(), "us", "rolled_back", 9, {"by": "eve", "reason": "it was wrong"})
+def tell_another_region(recording: Asking) -> None:
+    recording.tell(whole(), "us", "rolled_back", 9, {"by": "eve", "reason": "it was wrong"})
 
 
-def tell_a_region_that_was_left_what_it_says(told: Asking) -> None:
+def tell_a_region_that_was_left_what_it_says(recording: Asking) -> None:
     idle = derived("request", "ann", "idle")
-    told.tell(idle, "us", "drafted", 1, {"by": "ann", "request": told._contents[idle]})
+    recording.tell(idle, "us", "drafted", 1, {"by": "ann", "request": recording._contents[idle]})
 
 
-def leave_events_unpublished(told: Asking) -> None:
-    told.history.office.untold = 2
+def leave_events_unpublished(recording: Asking) -> None:
+    recording.history.office.untold = 2
 
 
 PLANTS: list[tuple[Callable[[Asking], None], int, str]] = [
@@ -367,10 +372,10 @@ PLANTS: list[tuple[Callable[[Asking], None], int, str]] = [
 def test_what_breaks_a_promise_is_named_with_its_records(
     plant: Callable[[Asking], None], promise: int, title: str
 ) -> None:
-    told = asking()
-    plant(told)
-    found = [v for v in promises.check(told.done()) if v.promise == promise and title in v.title]
-    assert found, titles(told.done())
+    recording = asking()
+    plant(recording)
+    found = [v for v in promises.check(recording.done()) if v.promise == promise and title in v.title]
+    assert found, titles(recording.done())
     assert all(v.records for v in found) or plant is leave_events_unpublished
 
 

@@ -15,7 +15,7 @@ from tests.chaos.checker.history import Record
 from tests.chaos.checker.reading import read_journal
 from tests.chaos.journal import Journal
 from tests.chaos.load import Arrival, Complaint, Items, Withdrawal
-from tests.chaos.proxy import Proxies, Trouble, kafka_client, postgres_client
+from tests.chaos.proxy import NetworkFault, Proxies, kafka_client, postgres_client
 from tests.chaos.requests import Lives
 
 
@@ -114,11 +114,11 @@ def test_requests_live_through_everything_that_can_happen_to_one() -> None:
 
 
 def test_every_kind_of_poison_is_what_it_says() -> None:
-    for spoiled in poison.make(random.Random(1), "eu", "us"):
-        record = Record(spoiled.topic, 0, 0, 0, spoiled.key, tuple(spoiled.headers), spoiled.value)
+    for bad_record in poison.make(random.Random(1), "eu", "us"):
+        record = Record(bad_record.topic, 0, 0, 0, bad_record.key, tuple(bad_record.headers), bad_record.value)
         event = read_event(record)
-        kept_by_the_audit = "audit" not in spoiled.readers and "deadletters" not in spoiled.topic
-        assert kept_by_the_audit == (not isinstance(event, str) and event.region == "eu"), spoiled.kind
+        kept_by_the_audit = "audit" not in bad_record.readers and "deadletters" not in bad_record.topic
+        assert kept_by_the_audit == (not isinstance(event, str) and event.region == "eu"), bad_record.kind
 
 
 def test_what_is_written_in_the_journal_is_read_from_it(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ async def test_a_bad_network_is_as_bad_as_it_says_and_for_whom_it_says(proxies: 
     for (reader, writer), name in ((victim, b"victim"), (other, b"other")):
         writer.write(name)
         assert await reader.read(100) == name
-    trouble = Trouble(kind, "victim", "kafka")  # type: ignore[arg-type]  # one of the three
-    proxies.begin(trouble)
+    network_fault = NetworkFault(kind, "victim", "kafka")  # type: ignore[arg-type]  # one of the three
+    proxies.begin(network_fault)
     await asyncio.sleep(0.1)
     other[1].write(b"still here")
     assert await other[0].read(100) == b"still here"
@@ -185,7 +185,7 @@ async def test_a_bad_network_is_as_bad_as_it_says_and_for_whom_it_says(proxies: 
     else:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(victim[0].read(100), 0.5)
-    proxies.end(trouble)
+    proxies.end(network_fault)
     if kind == "half-open":
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(_nothing(victim[0]), 5)

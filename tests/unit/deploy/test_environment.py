@@ -1,4 +1,4 @@
-"""The first thing that runs on a new machine: it says what is missing in one sentence, and does nothing twice."""
+"""The environment of a new machine: a missing requirement is one sentence, and nothing is installed twice."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def refuse(*_: object) -> None:
 
 
 @pytest.mark.parametrize("profile", ["local", "dev"])
-def test_what_is_installed_is_not_installed_again(
+def test_installed_packages_are_not_installed_again(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, profile: str
 ) -> None:
     installed(checkout, profile)
@@ -40,16 +40,14 @@ def test_what_is_installed_is_not_installed_again(
     environment.main(profile)
 
 
-def test_the_development_environment_serves_for_running_too(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_development_environment_includes_the_local_one(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(checkout, "dev")
     monkeypatch.setattr(environment, "_install", refuse)
     environment.main("local")
 
 
 @pytest.mark.parametrize("changed", ["requirements/local.txt", "pyproject.toml"])
-def test_a_change_of_what_is_wanted_installs_again(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch, changed: str
-) -> None:
+def test_a_changed_lock_installs_again(checkout: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     installed(checkout, "local")
     (checkout / changed).write_text("other==2 \\\n    --hash=sha256:00\n")
     titles: list[str] = []
@@ -78,15 +76,15 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, monkeypatch: 
     [
         ("OSError: [Errno 28] No space left on device", "disk"),
         ("Failed to establish a new connection: NewConnectionError(...)", "network"),
-        ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "not the one that the lock names"),
-        ("something else", "what pip said"),
+        ("THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "differs from the lock"),
+        ("something else", "pip's output"),
     ],
 )
-def test_what_pip_says_becomes_a_sentence(checkout: Path, said: str, sentence: str) -> None:
+def test_an_error_of_pip_becomes_a_sentence(checkout: Path, said: str, sentence: str) -> None:
     assert sentence in environment._reason(said)
 
 
-def test_a_failed_installation_ends_with_the_reason_and_is_not_taken_for_done(
+def test_a_failed_installation_ends_with_the_reason_and_is_repeated(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

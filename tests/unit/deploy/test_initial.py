@@ -1,4 +1,4 @@
-"""What a new system is given: one key for good, and the sample's rules where there are none."""
+"""The first steps of a new system: one key, and the sample's rules where none are in force."""
 
 import json
 from collections.abc import Iterator
@@ -11,27 +11,27 @@ import msgspec
 import pytest
 
 from deploy.docker import jobs
-from deploy.initial import keep_key, put_sample_into_force
-from deploy.local.errors import StackError
+from deploy.initial import ensure_key, publish_sample
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts.ids import hash_api_key, is_well_formed_api_key
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff
+from shared.runtime.user_errors import UserError
 
 BOTH = ["operating_model", "policy_set"]
 
 
-def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tmp_path: Path) -> None:
+def test_the_key_is_created_once_and_readable_only_by_its_owner(tmp_path: Path) -> None:
     key_file, clients_file = tmp_path / "key", tmp_path / "clients.json"
-    key = keep_key(key_file, clients_file, "me")
+    key = ensure_key(key_file, clients_file, "me")
     assert is_well_formed_api_key(key)
     assert {path.stat().st_mode & 0o777 for path in (key_file, clients_file)} == {0o600}
     assert key not in clients_file.read_text()
     other = ClientEntry("other", hash_api_key("pp_x_other"), frozenset({"items:read"}), frozenset({"eu"}))
     known = msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])
     clients_file.write_bytes(msgspec.json.encode([other, *known]))
-    assert keep_key(key_file, clients_file, "me") == key
+    assert ensure_key(key_file, clients_file, "me") == key
     after = {client.name: client for client in msgspec.json.decode(clients_file.read_bytes(), type=list[ClientEntry])}
     assert after.keys() == {"me", "other"}
     assert after["other"] == other
@@ -39,43 +39,43 @@ def test_the_key_is_made_once_kept_from_others_eyes_and_only_its_hash_is_told(tm
     Authenticator.from_file(clients_file)
 
 
-def test_a_file_of_clients_that_cannot_be_read_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+def test_an_unreadable_clients_file_is_named_and_not_changed(tmp_path: Path) -> None:
     clients_file = tmp_path / "clients.json"
     clients_file.write_text("[{")
-    with pytest.raises(StackError, match=r"clients\.json is not readable"):
-        keep_key(tmp_path / "key", clients_file, "me")
+    with pytest.raises(UserError, match=r"clients\.json is not readable"):
+        ensure_key(tmp_path / "key", clients_file, "me")
     assert clients_file.read_text() == "[{"
 
 
 @pytest.mark.parametrize("in_force", [[], ["policy_set"], BOTH])
-def test_the_sample_is_put_into_force_only_where_nothing_is(in_force: list[str]) -> None:
+def test_the_sample_is_published_only_where_nothing_is_in_force(in_force: list[str]) -> None:
     router = Router(in_force)
     with router.client() as client:
         with pytest.raises(Transient, match="not ready"):
-            put_sample_into_force(client)
-        published = put_sample_into_force(client)
+            publish_sample(client)
+        published = publish_sample(client)
     assert published == [name for name in BOTH if name not in in_force]
     assert [sorted(body) for body in router.published] == ([published] if published else [])
     assert router.keys == {"Bearer pp_key"}
 
 
-def test_of_the_samples_operating_model_a_system_takes_its_own_regions() -> None:
+def test_a_system_publishes_only_its_own_regions_of_the_sample() -> None:
     router = Router([], ready=True)
     with router.client() as client:
-        put_sample_into_force(client, regions=["us"])
+        publish_sample(client, regions=["us"])
     [body] = router.published
     assert [region["id"] for region in body["operating_model"]["regions"]] == ["us"]
 
 
-def test_a_refusal_by_the_router_is_told_in_its_own_words() -> None:
-    with Router([], ready=True, refusing=True).client() as client, pytest.raises(StackError, match="no such field"):
-        put_sample_into_force(client)
+def test_the_routers_refusal_is_shown() -> None:
+    with Router([], ready=True, refusing=True).client() as client, pytest.raises(UserError, match="no such field"):
+        publish_sample(client)
 
 
 def test_a_container_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(jobs, "_PACE", Backoff(first=0.001))
     with Router([]).client() as client:
-        assert jobs.put_into_force(client) == BOTH
+        assert jobs.publish(client) == BOTH
     assert "trying again" in capsys.readouterr().err
 
 

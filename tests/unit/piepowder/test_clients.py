@@ -1,17 +1,19 @@
-"""Clients by the command: a key is printed once and alone on standard output, and no key is taken as an argument."""
+"""`piepowder clients`: a key is printed once, alone on standard output, and is never an argument."""
 
 import json
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from piepowder import cli, clients
+from piepowder import cli
 from piepowder.client import Api
+from piepowder.commands import options
+from piepowder.commands.clients import moment
 from shared.contracts import ids
 from shared.runtime.clock import from_text
-from tests.unit.piepowder.test_submit import RUNNING
 
 NEW = ["--scope", "items:write", "--region", "eu"]
 KEY = ids.new_api_key("local")
@@ -40,7 +42,7 @@ CLIENT: dict[str, Any] = {
 
 
 class Intake:
-    """Answers as intake does, and keeps what it was asked."""
+    """Responds as intake does, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -56,7 +58,7 @@ class Intake:
             made = {"client": "shop", "key": KEY, "key_id": "9f86d081884c", "expires_at": None}
             return httpx.Response(201, json=made | {"in_force": self.in_force})
         if path == "/v1/clients" and request.method == "GET":
-            second = request.url.params["cursor"] == "shop"
+            second = request.url.params.get("cursor") == "shop"
             page = {"clients": [CLIENT | {"name": "web" if second else "shop"}], "next": None if second else "shop"}
             return httpx.Response(200, json=page)
         if request.method == "GET":
@@ -68,12 +70,9 @@ class Intake:
 def intake(monkeypatch: pytest.MonkeyPatch) -> Intake:
     intake = Intake()
 
-    def api(running: Any, key: str) -> Api:
-        return Api(running, key, transport=httpx.MockTransport(intake))
-
-    monkeypatch.setattr(cli, "find_running", lambda _: RUNNING)
-    monkeypatch.setattr(type(RUNNING), "key", lambda _: "key")
-    monkeypatch.setattr(cli, "Api", api)
+    monkeypatch.setenv("PIEPOWDER_INTAKE_URL", "http://intake")
+    monkeypatch.setenv("PIEPOWDER_KEY", "key")
+    monkeypatch.setattr(options, "Api", partial(Api, transport=httpx.MockTransport(intake)))
     return intake
 
 
@@ -81,38 +80,36 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(cli.app, ["clients", *words], env={"COLUMNS": "200"})
 
 
-def test_a_new_client_gets_a_key_that_stands_alone_on_standard_output(
-    intake: Intake, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_key_of_a_new_client_is_alone_on_standard_output(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.app(["clients", "create", "shop", *NEW, "--platform", "shop", "--rate", "5"])
     out, err = capfd.readouterr()
     assert ended.value.code == 0
     assert out == f"{KEY}\n"
-    assert "shown this once" in err
+    assert "shown only now" in err
     assert KEY not in err
     assert [asked[:2] for asked in intake.asked] == [("POST", "/v1/clients"), ("POST", "/v1/clients/shop/keys")]
     assert intake.asked[0][2]["limit"] == {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0}
     assert intake.named[0] is not None
 
 
-def test_a_key_that_does_not_open_yet_is_said_to_be_so(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_is_not_in_force_yet_is_reported(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
     intake.in_force = False
     with pytest.raises(SystemExit):
         cli.app(["clients", "rotate", "shop", "--keep-old", "7d", "--expires", "2099-01-01T00:00:00+01:00"])
-    assert "does not open anything yet" in capfd.readouterr().err
+    assert "is not accepted yet" in capfd.readouterr().err
     body = intake.asked[0][2]
     assert body["expires_at"] == "2098-12-31T23:00:00.000Z"
     assert from_text(body["others_expire_at"]) > from_text("2026-01-01T00:00:00Z")
 
 
-def test_each_calls_key_is_named_anew_so_that_only_a_lost_answer_is_a_repeat(intake: Intake) -> None:
+def test_each_command_has_its_own_idempotency_key(intake: Intake) -> None:
     run("rotate", "shop")
     run("rotate", "shop")
     assert len(set(intake.named)) == 2
 
 
-def test_a_client_is_shown_with_its_keys_and_without_what_draws_on_a_terminal(intake: Intake) -> None:
+def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: Intake) -> None:
     shown, listed = run("show", "shop"), run("list")
     assert (shown.exit_code, listed.exit_code) == (0, 0)
     for said in ("9f86d081884c", "5 calls a second, 10 at once", "2026-05-02T09:30:00.000Z"):
@@ -139,14 +136,14 @@ def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["revoke", "shop", KEY], "belongs in no command line"),
+        (["revoke", "shop", KEY], "must not be in a command line"),
         (["rotate", "shop", "--keep-old", "soon"], "7d, 12h or 30m"),
         (["create", "shop", *NEW, "--platform", "shop", "--burst", "7"], "go with --rate"),
         (["create", "shop", "--region", "eu", "--platform", "shop"], "--scope"),
         (["create", "shop", *NEW], "--platform"),
     ],
 )
-def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, words: list[str], says: str) -> None:
+def test_invalid_options_are_refused_before_any_call(intake: Intake, words: list[str], says: str) -> None:
     answer = run(*words)
     assert answer.exit_code == 2
     assert KEY not in answer.output
@@ -155,6 +152,6 @@ def test_what_does_not_fit_is_said_before_anything_is_asked(intake: Intake, word
 
 
 @pytest.mark.parametrize("text", ["0d", "7", "7 d", "d7", "-7d", "7w", "2027-01-31", "2027-01-31T00:00:00"])
-def test_what_is_neither_a_span_nor_a_time_is_refused(text: str) -> None:
+def test_a_text_that_is_neither_a_duration_nor_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a span"):
-        clients.moment(text)
+        moment(text)

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of notices and appeals, and what reviewers do with them."""
+"""Notices and appeals at the terminal: their display, and the reviewers' actions."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
-from piepowder import look, review, screen
-from piepowder.accounting import Audited, Fate, Ledger, Pair, Place
-from piepowder.review import Held, Person, choose, complaint, judged
-from piepowder.sample import truth_key
+from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger, RecordId
+from piepowder import console_output, review, timeline
+from piepowder.review import LeasedCase, TerminalReviewer, complaint, item_case
+from piepowder.simulation import choose, truth_key
+from piepowder.submit import RegionItem
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event
-from tests.support.decision_cases import appealed, noticed, opened
+from tests.support.decision.cases import appealed, noticed, opened
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 _, ITEM = opened("eu", version=None, content="x")
@@ -21,7 +22,7 @@ DECISION = {"decision_id": "d", "action": "reject", "reasons": ["FAKE"], "decide
 
 
 def shown(case: events.CaseOpened, *concerns: dict[str, Any]) -> dict[str, Any]:
-    """A case as the review API answers it."""
+    """A case as the review API returns it."""
     return {**msgspec.to_builtins(case), "case_type": case.case_type, "concerns": list(concerns)}
 
 
@@ -31,24 +32,24 @@ APPEALED = shown(appealed("eu", ITEM, reviewer="r-1")[1], ITEM_SHOWN)
 
 
 class Desk:
-    """Gives one case, and keeps what is done with it."""
+    """Returns one case, and records the reviewer's actions."""
 
     def __init__(self, case: dict[str, Any]) -> None:
         self.done: list[tuple[str, list[str]]] = []
-        self._cases = [Held(case, {"token": 1, "until": ""})]
+        self._cases = [LeasedCase(case, {"token": 1, "until": ""})]
 
-    async def claim(self) -> Held | None:
+    async def claim(self) -> LeasedCase | None:
         return self._cases.pop() if self._cases else None
 
-    async def decide(self, _: Held, action: str, reasons: Sequence[str]) -> None:
+    async def decide(self, _: LeasedCase, action: str, reasons: Sequence[str]) -> None:
         self.done.append((action, list(reasons)))
 
-    async def release(self, _: Held, reason: str) -> None:
+    async def release(self, _: LeasedCase, reason: str) -> None:
         self.done.append((reason, []))
 
 
 class Keys:
-    """Types these lines, and keeps what was asked."""
+    """Enters these lines, and records the prompts."""
 
     def __init__(self, *lines: str) -> None:
         self.asked: list[str] = []
@@ -62,12 +63,12 @@ class Keys:
 async def work(case: dict[str, Any], *lines: str) -> tuple[list[tuple[str, list[str]]], list[str], dict[str, int]]:
     desk: Any = Desk(case)
     keys: Any = Keys(*lines)
-    person = Person(desk, keys, {})
+    person = TerminalReviewer(desk, keys, {})
     await person.work()
     return desk.done, keys.asked, dict(person.decided)
 
 
-async def test_a_person_is_offered_what_a_case_of_this_type_may_be_decided() -> None:
+async def test_a_reviewer_is_offered_the_actions_of_the_case_type() -> None:
     done, asked, decided = await work(APPEALED, "a", "o")
     assert asked == ["[u]phold  [o]verturn  [s]kip  [q]uit > "] * 2
     assert (done, decided) == ([("overturn", [])], {"overturn": 1})
@@ -77,15 +78,15 @@ async def test_a_person_is_offered_what_a_case_of_this_type_may_be_decided() -> 
     assert done == [("reject", ["COUNTERFEIT"])]
 
 
-async def test_overturning_an_approval_asks_why() -> None:
+async def test_overturning_an_approval_asks_for_reasons() -> None:
     case = shown(appealed("eu", NOTICE, action="approve")[1], shown(NOTICE) | {"decisions": []}, ITEM_SHOWN)
     done, asked, _ = await work(case, "o", "fake, stolen")
     assert asked[1] == "reason codes, Enter for COUNTERFEIT > "
     assert done == [("overturn", ["FAKE", "STOLEN"])]
 
 
-def test_the_screen_shows_who_complains_in_whose_words_and_the_item_it_is_about() -> None:
-    with screen.console.capture() as captured:
+def test_a_complaint_is_shown_with_its_sender_its_text_and_the_item() -> None:
+    with console_output.console.capture() as captured:
         review.show_case(NOTICED, {}, NOON)
         review.show_case(APPEALED, {}, NOON)
     text = captured.get()
@@ -95,17 +96,17 @@ def test_the_screen_shows_who_complains_in_whose_words_and_the_item_it_is_about(
         assert told in text
 
 
-def test_a_strangers_words_draw_nothing_on_the_terminal() -> None:
+def test_texts_are_shown_without_control_characters() -> None:
     assert NOTICE.notice is not None
     wild = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
     case = shown(msgspec.structs.replace(NOTICE, notice=wild))
     assert "\x1b" not in str(complaint(case)["notice"])
-    with screen.console.capture() as captured:
+    with console_output.console.capture() as captured:
         review.show_case(case, {}, NOON)
     assert "\x1b" not in captured.get()
 
 
-def test_a_simulated_reviewer_hears_an_appeal_by_what_the_item_deserves() -> None:
+def test_a_simulated_reviewer_decides_an_appeal_by_the_truth_about_the_item() -> None:
     subject = "shop:product:B07"
     cases = [{**APPEALED, "case_id": f"case-{n}"} for n in range(300)]
     for deserved, expected in (("approve", "overturn"), ("reject", "uphold")):
@@ -117,17 +118,17 @@ def test_a_simulated_reviewer_hears_an_appeal_by_what_the_item_deserves() -> Non
     assert ("reject", ["COUNTERFEIT"]) in [choose({**NOTICED, "case_id": f"c-{n}"}, known, seed=1) for n in range(9)]
 
 
-def test_what_is_judged_is_the_item_that_is_concerned_or_else_the_case() -> None:
-    assert judged(ITEM_SHOWN) is ITEM_SHOWN
-    assert judged(NOTICED)["item_id"] == ITEM.item_id
-    assert judged(shown(NOTICE))["item_id"] == NOTICE.item_id
+def test_a_complaint_is_decided_by_its_item_or_else_by_itself() -> None:
+    assert item_case(ITEM_SHOWN) is ITEM_SHOWN
+    assert item_case(NOTICED)["item_id"] == ITEM.item_id
+    assert item_case(shown(NOTICE))["item_id"] == NOTICE.item_id
 
 
 def says(kind: str, data: events.Struct | dict[str, Any]) -> str:
-    return look._says({"type": kind, "data": msgspec.to_builtins(data)})
+    return timeline._summary({"type": kind, "data": msgspec.to_builtins(data)})
 
 
-def test_the_timeline_says_who_complained_about_what_and_what_came_of_it() -> None:
+def test_the_timeline_shows_complaints_and_their_results() -> None:
     notice, about = NOTICE.notice, appealed("eu", ITEM)[1].appeal
     submitted = {"notice": msgspec.to_builtins(notice)}
     assert says(events.NOTICE_SUBMITTED, submitted) == (
@@ -144,12 +145,12 @@ def test_the_timeline_says_who_complained_about_what_and_what_came_of_it() -> No
     )
 
 
-def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
+def test_the_account_counts_items_and_ignores_complaints() -> None:
     ledger = Ledger()
 
     def note(data: events.Struct, kind: str) -> None:
         attributes = Attributes(ids.derive(kind, repr(data)), kind, "test", "", "s", "eu", "c")
-        ledger.note("eu", Event(attributes, data), Place("t", 0, 0))
+        ledger.add("eu", Event(attributes, data), RecordId("t", 0, 0))
 
     made = events.DecisionMade(
         decision_id="d-1",
@@ -175,6 +176,6 @@ def test_the_account_counts_items_and_is_not_disturbed_by_the_rest() -> None:
     closed = events.CaseClosed(case_id=appeal.case_id, case_type="appeal", item_id=appeal.item_id, reason="duplicate")
     note(closed, events.CASE_CLOSED)
     note(events.DecisionReplaced(**again, replaces="d-1", why="appeal"), events.DECISION_REPLACED)
-    account = ledger.account([Pair(ITEM.item_id, "eu")], {"eu": Audited(6, 0)})
+    account = ledger.account([RegionItem(ITEM.item_id, "eu")], {"eu": AuditCounts(6, 0)})
     assert account.holds, (account.missing, account.doubles, account.gaps)
-    assert (account.total, dict(account.fates)) == (1, {Fate.BY_POLICY: 1})
+    assert (account.total, dict(account.outcomes)) == (1, {ItemOutcome.BY_POLICY: 1})

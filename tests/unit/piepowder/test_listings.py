@@ -1,4 +1,4 @@
-"""People's files, never quite right: what can be read is read, and what cannot is refused alone, with its line."""
+"""Real files contain errors: each line that cannot be read is refused alone, with its number."""
 
 import gzip
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.local.errors import StackError
-from piepowder.listings import MAX_LINE, Line, Options, Refusal, Source, money, read
+from piepowder.listings import MAX_LINE, FileOptions, ItemFile, Line, Refusal, money, read
+from shared.runtime.user_errors import UserError
 
-SHOP = Options(platform="shop")
+SHOP = FileOptions(platform="shop")
 
 
-def lines_of(tmp_path: Path, content: bytes, options: Options = SHOP, name: str = "f.csv") -> list[Line | Refusal]:
+def lines_of(tmp_path: Path, content: bytes, options: FileOptions = SHOP, name: str = "f.csv") -> list[Line | Refusal]:
     path = tmp_path / name
     path.write_bytes(content)
-    source = Source(str(path))
+    source = ItemFile(str(path))
     try:
         return list(read(source, options))
     finally:
@@ -52,8 +52,8 @@ def test_columns_are_found_by_their_usual_names_and_the_others_become_attributes
     ]
 
 
-def test_a_named_column_goes_before_the_usual_name(tmp_path: Path) -> None:
-    options = Options(platform="shop", mapping={"id": "code", "title": "headline"})
+def test_a_mapped_column_takes_precedence_over_the_usual_name(tmp_path: Path) -> None:
+    options = FileOptions(platform="shop", mapping={"id": "code", "title": "headline"})
 
     [item] = items(lines_of(tmp_path, b"id,code,title,headline\n1,X9,no,yes\n", options))
 
@@ -62,27 +62,27 @@ def test_a_named_column_goes_before_the_usual_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "#", "\t"])
-def test_the_delimiter_is_found_even_where_others_stand_in_the_cells(tmp_path: Path, delimiter: str) -> None:
+def test_the_delimiter_is_detected_even_if_cells_contain_others(tmp_path: Path, delimiter: str) -> None:
     rows = [["id", "title", "price"], ["1", '"a, b; c | d # e"', "2"], ["2", '"f, g"', "3"]]
     content = "\n".join(delimiter.join(row) for row in rows).encode()
 
     assert [item["title"] for item in items(lines_of(tmp_path, content))] == ["a, b; c | d # e", "f, g"]
 
 
-def test_a_byte_order_mark_windows_line_ends_and_windows_letters_are_read(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_and_encoding_are_accepted(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbfid;title\r\n1;K\xc3\xbcche\r\n2;K\xfcche \x80 5\r\n"
 
     assert [item["title"] for item in items(lines_of(tmp_path, content))] == ["Küche", "Küche € 5"]
 
 
-def test_a_quoted_cell_may_run_over_lines_and_line_numbers_stay_true(tmp_path: Path) -> None:
+def test_a_quoted_cell_may_have_several_lines_and_line_numbers_stay_right(tmp_path: Path) -> None:
     found = lines_of(tmp_path, b'id,title,text\n1,a,"two\nlines, ""quoted"""\n2,b\n3,c,d\n')
 
     assert items(found)[0]["text"] == 'two\nlines, "quoted"'
     assert [(line.number, type(line).__name__) for line in found] == [(2, "Line"), (4, "Refusal"), (5, "Line")]
 
 
-def test_a_quote_that_never_closes_costs_its_own_line_at_most(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_costs_its_own_line_at_most(tmp_path: Path) -> None:
     rows = "".join(f"{n},row {n},x\n" for n in range(2, 1000))
 
     found = lines_of(tmp_path, f'id,title,text\n1,"open,x\n{rows}'.encode())
@@ -100,11 +100,11 @@ def test_rows_with_the_wrong_number_of_cells_are_refused_with_line_and_reason(tm
     ]
 
 
-def test_a_price_that_is_no_number_refuses_its_line_or_becomes_an_attribute_when_lenient(tmp_path: Path) -> None:
+def test_a_price_that_is_not_a_number_refuses_its_line_or_with_lenient_becomes_an_attribute(tmp_path: Path) -> None:
     content = b"id,price\n1,cheap\n2,3\n"
 
     [refusal] = refusals(lines_of(tmp_path, content))
-    lenient = items(lines_of(tmp_path, content, Options(platform="shop", lenient=True)))
+    lenient = items(lines_of(tmp_path, content, FileOptions(platform="shop", lenient=True)))
 
     assert refusal.number == 2
     assert "'cheap' is not an amount" in refusal.detail
@@ -147,17 +147,17 @@ def test_prices_become_minor_units_exactly_or_not_at_all(
     if expected is not None:
         assert money(text, currency) == expected
     else:
-        with pytest.raises(ValueError, match=r"is not an amount|is finer than"):
+        with pytest.raises(ValueError, match=r"is not an amount|has more decimals"):
             money(text, currency)
 
 
-def test_ndjson_goes_through_as_it_is_without_its_blank_lines(tmp_path: Path) -> None:
+def test_ndjson_is_unchanged_except_for_blank_lines(tmp_path: Path) -> None:
     found = lines_of(tmp_path, b'\n{"id":"1"}\r\n\n  \n{broken\n{"id":"2"}', name="f.ndjson")
 
     assert found == [Line(2, b'{"id":"1"}'), Line(5, b"{broken"), Line(6, b'{"id":"2"}')]
 
 
-def test_a_line_that_no_item_can_have_is_refused_without_being_kept(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_is_refused_without_being_stored(tmp_path: Path) -> None:
     found = lines_of(tmp_path, b'{"id":"1"}\n{"x":"' + b"y" * (MAX_LINE + 5) + b'"}\n{"id":"2"}\n')
 
     assert [(line.number, type(line).__name__) for line in found] == [(1, "Line"), (2, "Refusal"), (3, "Line")]
@@ -177,21 +177,21 @@ def test_a_compressed_file_is_read(tmp_path: Path) -> None:
         (b'[{"id": "1"}]', "one JSON array"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
-    with pytest.raises(StackError, match=sentence):
+def test_an_unusable_file_is_refused_with_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
         lines_of(tmp_path, content)
 
 
-def test_a_mapping_to_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=r"no column 'sku'.*columns are id, title"):
-        lines_of(tmp_path, b"id,title\n1,a\n", Options(platform="shop", mapping={"id": "sku"}))
+def test_a_mapping_to_a_missing_column_names_the_existing_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column 'sku'.*columns are id, title"):
+        lines_of(tmp_path, b"id,title\n1,a\n", FileOptions(platform="shop", mapping={"id": "sku"}))
 
 
 BROKEN = [b'"platform":"shop","id":"1"}', b"not JSON at all", b"id,title"]
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_first_line_of_ndjson_is_sent_to_be_refused_alone(tmp_path: Path, broken: bytes) -> None:
+def test_a_broken_first_line_of_ndjson_is_refused_alone(tmp_path: Path, broken: bytes) -> None:
     content = b"\n".join([broken, b'{"id":"2"}', b'{ "id":"3"}', b"cut {", b""])
 
     assert lines_of(tmp_path, content, name="-") == [
@@ -202,14 +202,17 @@ def test_a_broken_first_line_of_ndjson_is_sent_to_be_refused_alone(tmp_path: Pat
     ]
 
 
-def test_a_table_whose_ids_stand_in_braces_is_a_table(tmp_path: Path) -> None:
+def test_a_table_with_ids_in_braces_is_csv(tmp_path: Path) -> None:
     assert [item["id"] for item in items(lines_of(tmp_path, b"id,title\n{6F96-19FF},a\n{6F96-1A00},b\n"))] == [
         "{6F96-19FF}",
         "{6F96-1A00}",
     ]
 
 
-def test_whoever_knows_the_format_says_it(tmp_path: Path) -> None:
+def test_the_format_option_takes_precedence_over_detection(tmp_path: Path) -> None:
     content = b'id,title\n"{""a"":1}",x\n'
-    assert len(items(lines_of(tmp_path, content, Options(platform="shop", format="csv"), name="f.ndjson"))) == 1
-    assert [line.number for line in lines_of(tmp_path, content, Options(platform="shop", format="ndjson"))] == [1, 2]
+    assert len(items(lines_of(tmp_path, content, FileOptions(platform="shop", format="csv"), name="f.ndjson"))) == 1
+    assert [line.number for line in lines_of(tmp_path, content, FileOptions(platform="shop", format="ndjson"))] == [
+        1,
+        2,
+    ]

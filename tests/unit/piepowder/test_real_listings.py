@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.listings import Line, Options, Refusal, Source, read
+from piepowder.listings import FileOptions, ItemFile, Line, Refusal, read
 from services.intake.items.handlers import ItemIntake
 from shared.validation.faults import InputRejected
 from tests.conftest import project_root
@@ -51,8 +51,8 @@ def intake() -> ItemIntake:
     return item_intake()
 
 
-def rows_of(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[Refusal]]:
-    source = Source(str(path))
+def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[Refusal]]:
+    source = ItemFile(str(path))
     try:
         found = list(read(source, options))
     finally:
@@ -62,7 +62,7 @@ def rows_of(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[Re
 
 
 def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What intake refuses of them, by id, and why."""
+    """The items that intake refuses, by id, with the reasons."""
     found = []
     for item in items:
         try:
@@ -74,26 +74,26 @@ def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str,
 
 @pytest.mark.parametrize("markets", [("US",), ("DE", "US")])
 @pytest.mark.parametrize(("content", "count"), [(BARS, 7), (HASHES, 5)])
-def test_a_row_of_every_kind_that_was_seen_goes_through(
+def test_a_row_of_each_kind_in_real_exports_is_accepted(
     intake: ItemIntake, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
 ) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(content.encode())
-    items, unread = rows_of(path, Options(platform="export", markets=markets, language="en"))
+    items, unread = rows_of(path, FileOptions(platform="export", markets=markets, language="en"))
     assert (unread, refusals(intake, items)) == ([], [])
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 
 
-def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
+def test_no_cell_of_a_row_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(BARS.encode())
-    bars, _ = rows_of(path, Options(platform="export"))
+    bars, _ = rows_of(path, FileOptions(platform="export"))
     assert bars[1]["attributes"] == {"modelno": 'Tablet 9.7"', "shipweight": "5.6", "dimensions": "9.3 x 7.2 inches"}
     assert bars[2]["attributes"] == {"modelno": '2.5" Disk', "shipweight": "1"}
     assert "price" not in bars[4]
     assert bars[6]["price"] == {"amount_minor": 0, "currency": "USD"}
     path.write_bytes(HASHES.encode())
-    hashes, _ = rows_of(path, Options(platform="export"))
+    hashes, _ = rows_of(path, FileOptions(platform="export"))
     assert hashes[2]["price"] == {"amount_minor": 6971, "currency": "GBP"}
     assert hashes[2]["text"] == "needs power pc© g3 – or more…"
     assert hashes[3]["price"] == {"amount_minor": 129_900, "currency": "USD"}
@@ -101,12 +101,12 @@ def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_of_a_real_export_goes_through_as_it_is(intake: ItemIntake, name: str) -> None:
+def test_every_row_of_a_real_export_is_accepted_without_a_mapping(intake: ItemIntake, name: str) -> None:
     path = BESIDE / name
     if not path.exists():
         pytest.skip(f"{path} is not here")
     delimiter, count = FILES[name]
-    items, unread = rows_of(path, Options(platform="export"))
+    items, unread = rows_of(path, FileOptions(platform="export"))
     assert (unread, refusals(intake, items)) == ([], [])
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter=delimiter))

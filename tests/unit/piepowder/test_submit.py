@@ -1,4 +1,4 @@
-"""Submitting: every line gets its verdict once, in order, whatever intake and the network do meanwhile."""
+"""Submission: each line gets one verdict, in order, whatever intake and the network do meanwhile."""
 
 import asyncio
 import io
@@ -8,27 +8,16 @@ import httpx
 import msgspec
 import pytest
 
-from deploy.local.errors import StackError
-from deploy.local.system import Place, Running
-from piepowder.client import Api, Refused, sentence
+from piepowder.client import Api, ApiError, problem_text
 from piepowder.listings import Line, Refusal
 from piepowder.submit import Submitter
-
-RUNNING = Running(
-    pid=1,
-    started=None,
-    regions=["eu"],
-    kafka="",
-    databases=[],
-    key_file="",
-    services=[Place("intake", "http://intake", 2, "")],
-    servers=[],
-)
+from shared.runtime.user_errors import UserError
+from tests.support.command import INTAKE_ONLY
 
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were asked for, not slept."""
+    """The requested pauses, which are not slept."""
     asked: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -39,7 +28,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Intake:
-    """Answers as intake does; `hinder` may answer a call instead, or change the verdict of a line."""
+    """Responds as intake does; `hinder` may respond to a call instead."""
 
     def __init__(self) -> None:
         self.bodies: list[list[bytes]] = []
@@ -74,11 +63,11 @@ def lines(count: int) -> list[Line | Refusal]:
 
 def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
     journal, report = io.BytesIO(), io.BytesIO()
-    api = Api(RUNNING, "key", transport=httpx.MockTransport(intake))
+    api = Api(INTAKE_ONLY, transport=httpx.MockTransport(intake))
     return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
 
 
-async def test_lines_go_in_chunks_in_order_and_the_journal_holds_what_was_accepted() -> None:
+async def test_lines_are_sent_in_chunks_in_order_and_the_journal_has_the_accepted_ones() -> None:
     intake = Intake()
     sending, journal, _ = submitter(intake)
 
@@ -102,7 +91,7 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_ow
     assert told == {5: "3 cells", 9: "/gtin: wrong check digit"}
 
 
-async def test_refusals_are_told_in_the_order_of_the_lines_whoever_refuses() -> None:
+async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_the_lines() -> None:
     intake = Intake()
     intake.status = lambda name, _: 422 if name in ("1", "5") else 202
     sending, _, report = submitter(intake)
@@ -115,7 +104,7 @@ async def test_refusals_are_told_in_the_order_of_the_lines_whoever_refuses() -> 
     assert [msgspec.json.decode(line)["number"] for line in report.getvalue().splitlines()] == [1, 2, 4, 5]
 
 
-async def test_an_answer_that_ends_early_with_a_problem_is_taken_as_far_as_it_goes_and_the_rest_is_sent_again() -> None:
+async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_again() -> None:
     intake = Intake()
     sending, _, _ = submitter(intake)
     whole = intake.__call__
@@ -127,7 +116,7 @@ async def test_an_answer_that_ends_early_with_a_problem_is_taken_as_far_as_it_go
         problem = b'{"type":"urn:piepowder:problem:too-slow","title":"x","status":408,"detail":"It came too slowly."}\n'
         return httpx.Response(200, content=b"".join(answer.content.splitlines(keepends=True)[:3]) + problem)
 
-    sending._api = Api(RUNNING, "key", transport=httpx.MockTransport(slow))
+    sending._api = Api(INTAKE_ONLY, transport=httpx.MockTransport(slow))
     tally = await sending.submit(lines(5))
 
     assert [len(body) for body in intake.bodies] == [5, 2]
@@ -146,7 +135,7 @@ async def test_overload_is_waited_for_as_long_as_intake_asks(status: int, pauses
     assert pauses == [3.0, 3.0]
 
 
-async def test_from_the_first_line_that_may_pass_all_are_sent_again_so_that_order_holds() -> None:
+async def test_all_lines_from_the_first_passing_failure_are_sent_again_in_order() -> None:
     intake = Intake()
     intake.status = lambda name, call: 503 if name == "3" and call == 1 else 202
     sending, journal, _ = submitter(intake)
@@ -158,7 +147,7 @@ async def test_from_the_first_line_that_may_pass_all_are_sent_again_so_that_orde
     assert len(journal.getvalue().splitlines()) == 5
 
 
-async def test_an_answer_that_was_cut_off_is_used_as_far_as_it_goes() -> None:
+async def test_the_complete_lines_of_a_truncated_response_are_used() -> None:
     intake = Intake()
     whole = b"".join(
         msgspec.json.encode({"line": n, "status": 202, "item_id": f"i{n}", "subject": "s", "regions": ["eu"]}) + b"\n"
@@ -173,7 +162,7 @@ async def test_an_answer_that_was_cut_off_is_used_as_far_as_it_goes() -> None:
     assert tally.accepted == 4
 
 
-async def test_a_lost_connection_is_tried_again() -> None:
+async def test_a_call_after_a_lost_connection_is_repeated() -> None:
     intake = Intake()
 
     def cut(call: int) -> httpx.Response | None:
@@ -187,7 +176,7 @@ async def test_a_lost_connection_is_tried_again() -> None:
     assert (await sending.submit(lines(2))).accepted == 2
 
 
-async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> None:
+async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_large() -> None:
     intake = Intake()
     answer = intake.__call__
 
@@ -197,7 +186,7 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> 
         return answer(request)
 
     sending = Submitter(
-        Api(RUNNING, "key", transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
+        Api(INTAKE_ONLY, transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
     )
 
     tally = await sending.submit(lines(5))
@@ -206,40 +195,40 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is() -> 
     assert tally.refusals == [Refusal(3, 413, "too large")]
 
 
-async def test_intake_that_takes_nothing_for_long_ends_in_a_sentence_that_says_how_far_it_came() -> None:
+async def test_a_submission_that_makes_no_progress_ends_with_the_last_line_sent() -> None:
     intake = Intake()
     intake.hinder = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
     sending, _, _ = submitter(intake)
 
-    with pytest.raises(StackError, match=r"took nothing for 5 seconds.*Lines up to 1000 were sent"):
+    with pytest.raises(UserError, match=r"accepted nothing for 5 seconds.*Lines up to 1000 were sent"):
         await sending.submit(lines(1500))
 
 
-async def test_a_wrong_key_is_not_tried_again() -> None:
+async def test_a_call_with_a_wrong_key_is_not_repeated() -> None:
     intake = Intake()
     intake.hinder = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
     sending, _, _ = submitter(intake)
 
-    with pytest.raises(StackError, match="not known here"):
+    with pytest.raises(UserError, match="not known here"):
         await sending.submit(lines(3))
     assert len(intake.bodies) == 1
 
 
-async def test_a_call_is_patient_with_what_passes_and_plain_about_what_does_not(pauses: list[float]) -> None:
+async def test_a_call_is_repeated_only_while_its_failure_may_pass(pauses: list[float]) -> None:
     answers = iter(
         [httpx.Response(503), httpx.Response(429, headers={"Retry-After": "2"}), httpx.Response(200, json=7)]
     )
-    api = Api(RUNNING, "key", transport=httpx.MockTransport(lambda _: next(answers)))
+    api = Api(INTAKE_ONLY, transport=httpx.MockTransport(lambda _: next(answers)))
 
     assert await api.get("intake", "/v1/totals") == 7
     assert pauses[1] == 2.0
 
     refusing = httpx.MockTransport(lambda _: httpx.Response(409, json={"detail": "already decided"}))
-    with pytest.raises(Refused, match="already decided"):
-        await Api(RUNNING, "key", transport=refusing).get("intake", "/v1/x")
+    with pytest.raises(ApiError, match="already decided"):
+        await Api(INTAKE_ONLY, transport=refusing).get("intake", "/v1/x")
 
 
-def test_a_problem_is_told_with_the_place_of_each_fault() -> None:
-    assert sentence({"detail": "no such case"}) == "no such case"
+def test_a_problem_is_shown_with_the_pointer_of_each_fault() -> None:
+    assert problem_text({"detail": "no such case"}) == "no such case"
     faults = [{"pointer": "/id", "detail": "is required"}, {"pointer": "", "detail": "cut off"}]
-    assert sentence({"detail": "/id: is required", "errors": faults}) == "/id: is required; cut off"
+    assert problem_text({"detail": "/id: is required", "errors": faults}) == "/id: is required; cut off"

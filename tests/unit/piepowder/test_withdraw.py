@@ -1,18 +1,18 @@
-"""Taking an item back by the command: it says what came of it in each region, and what could not be."""
+"""`piepowder withdraw`: the result in each region, and failures."""
 
 import asyncio
 
 import httpx
 import pytest
 
-from deploy.local.errors import StackError
 from piepowder.client import Api
 from piepowder.withdraw import withdraw
-from tests.unit.piepowder.test_submit import RUNNING
+from shared.runtime.user_errors import UserError
+from tests.support.command import INTAKE_ONLY
 
 
 class Intake:
-    """Answers as intake does; each look at an item shows the next of `states`, by region."""
+    """Responds as intake does; each read of an item returns the next of `states`, by region."""
 
     def __init__(self, *states: dict[str, str], deletes: int = 202) -> None:
         self._states = list(states)
@@ -37,22 +37,22 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def take_back(intake: Intake, reason: str = "") -> dict[str, str]:
-    async with Api(RUNNING, "key", transport=httpx.MockTransport(intake)) as api:
+    async with Api(INTAKE_ONLY, transport=httpx.MockTransport(intake)) as api:
         return (await withdraw(api, "i", reason)).regions
 
 
-async def test_it_waits_until_the_withdrawal_has_taken_effect_and_tells_what_was_decided_before() -> None:
+async def test_a_withdrawal_waits_for_its_effect_and_reports_earlier_decisions() -> None:
     intake = Intake({"eu": "in_review"}, {"eu": "in_review", "us": "approved"}, {"eu": "withdrawn", "us": "approved"})
     told = await take_back(intake, "sold")
-    assert told == {"eu": "withdrawn", "us": "approved before that, which stays"}
+    assert told == {"eu": "withdrawn", "us": "approved before the withdrawal; this stays"}
     assert intake.reasons == ["sold"]
 
 
-async def test_what_takes_longer_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_withdrawal_is_shown_with_its_present_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piepowder.withdraw._PATIENCE", 0.05)
     assert await take_back(Intake({"eu": "in_review"})) == {"eu": "in_review", "us": "submitted"}
 
 
-async def test_an_item_that_is_not_known_is_a_sentence_that_says_what_to_give() -> None:
-    with pytest.raises(StackError, match="Give an item's id"):
+async def test_an_unknown_item_is_reported_with_advice() -> None:
+    with pytest.raises(UserError, match="Give an item's id"):
         await take_back(Intake(deletes=404))

@@ -144,7 +144,6 @@ class EncodedItemSubmitted(ItemSubmitted, frozen=True, kw_only=True):
 
 
 _decode = msgspec.json.Decoder(ItemPost).decode
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 _SHAPE: Final = inspect.type_info(ItemPost)
 _NO_LANGUAGE: Final = "und"  # msgspec omits a default only if it is the identical object
 _OF_KIND: Final = {
@@ -229,7 +228,7 @@ def identity(post: ItemPost, item: Item) -> Identity:
     The hash is SHA-256 of the JSON with fields in a fixed order, sorted mappings and without defaults. Equal content
     has the same hash, independent of the order of its keys and of white space. The order of lists matters.
     """
-    canonical = _canonical(item)
+    canonical = ids.canonical(item)
     content_hash = ids.content_hash(canonical)
     version = f"h:{content_hash}" if post.version is None else str(post.version)
     return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
@@ -237,7 +236,7 @@ def identity(post: ItemPost, item: Item) -> Identity:
 
 def duplicates(text: bytes) -> list[Fault]:
     """A fault for every duplicate name of an object in a valid JSON text."""
-    return list(_duplicates(strict_json.read(text))) if strict_json.has_duplicates(text) else []
+    return list(_duplicates(strict_json.decode_raw(text))) if strict_json.has_duplicates(text) else []
 
 
 def invalid(faults: list[Fault]) -> InputRejected:
@@ -270,7 +269,7 @@ def gtin_problem(gtin: str) -> str | None:
 
 
 def _duplicates(given: object) -> Iterator[Fault]:
-    for place in strict_json.twice(given):
+    for place in strict_json.duplicates(given):
         yield Fault(reduce(pointer_to, place, ""), "duplicate object key")
 
 
@@ -342,7 +341,7 @@ def _control_faults(value: object, pointer: str) -> Iterator[Fault]:
 
 def _malformed_item(text: bytes, error: msgspec.ValidationError) -> InputRejected | MalformedItem:
     try:
-        raw = strict_json.read(text)
+        raw = strict_json.decode_raw(text)
         faults = list(islice(chain(mismatches(raw, _SHAPE), _duplicates(raw)), MAX_FAULTS)) or [Fault("", str(error))]
     except (ValueError, RecursionError) as malformed:
         return _malformed_json(text, malformed)

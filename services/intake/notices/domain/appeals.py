@@ -143,6 +143,11 @@ def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
     )
 
 
+def content_hash(post: AppealPost) -> str:
+    """The hash that distinguishes the retry of an appeal from another appeal under the same reference."""
+    return ids.struct_hash(post, always={*_NAMED_BY, "region", "language"})
+
+
 def invalid(found: list[Fault]) -> InputRejected:
     """422: an appeal with these faults."""
     return InputRejected(422, "invalid-appeal", "The appeal is invalid", found)

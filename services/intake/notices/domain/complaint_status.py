@@ -19,7 +19,7 @@ NOTICE: Final = "notice"
 APPEAL: Final = "appeal"
 
 
-class DecidedCase(NamedTuple):
+class CaseIdentity(NamedTuple):
     """The case of a decision: its region, and its item or notice (`type`, `id`)."""
 
     region: str

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal, get_args
 
-import msgspec
-
 from services.intake.items.domain.posts import is_platform, is_url
 from shared.contracts import envelope, events, ids
 from shared.validation.codes import Codes
@@ -70,7 +68,6 @@ CATEGORIES: Final = {
 }
 
 _is_email = re.compile(r"[^\s@<>()\[\],;:\"\\]+@[^\s@.]+(?:\.[^\s@.]+)+").fullmatch
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class NoticePost(events.Notice, frozen=True, kw_only=True):
@@ -132,9 +129,9 @@ def content(post: NoticePost) -> events.Notice:
     return events.Notice(**fields | {"category": CATEGORIES[post.ground]})
 
 
-def content_hash(said: msgspec.Struct) -> str:
-    """SHA-256 over JSON with all fields, sorted: equal content has one hash, whether a default was sent or left out."""
-    return ids.content_hash(_canonical(msgspec.structs.asdict(said)))
+def content_hash(notice: events.Notice) -> str:
+    """The hash that distinguishes the retry of a notice from another notice under the same reference."""
+    return ids.struct_hash(notice, always={"language"})
 
 
 def subject_of(post: NoticePost) -> str:

@@ -40,7 +40,6 @@ _is_date = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 CONTROL_CHARACTERS: Final = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 LINE_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 _breaks = re.compile(f"[{LINE_BREAKS}]").search
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Draft(Struct, frozen=True, kw_only=True):
@@ -73,7 +72,7 @@ def require_valid(document: ParsedDocument[Draft]) -> Draft:
     if document.faults or draft is None:
         raise invalid(document.faults)
     if draft.change is not None:
-        size = len(encoded(draft.change))
+        size = len(ids.canonical(draft.change))
         if size > MAX_CHANGE_BYTES:
             detail = f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are allowed"
             raise InputRejected(413, "too-large", "The attached change is too large", [Fault("/change", detail)])
@@ -134,7 +133,7 @@ def content(draft: Draft) -> BusinessRequest:
         expected_items_per_day=draft.expected_items_per_day,
         expected_date=draft.expected_date,
         rationale=draft.rationale,
-        change_hash="" if draft.change is None else ids.content_hash(encoded(draft.change)),
+        change_hash="" if draft.change is None else ids.content_hash(ids.canonical(draft.change)),
     )
 
 
@@ -145,9 +144,9 @@ def whole(content: BusinessRequest, change: ProposedChange | None) -> Draft:
     return Draft(**fields, change=change)
 
 
-def encoded(value: Struct) -> bytes:
-    """The canonical JSON: fields in a fixed order, sorted mappings, without defaults."""
-    return _canonical(value)
+def content_hash(draft: Draft) -> str:
+    """The hash that distinguishes the retry of a draft from another draft with the same Idempotency-Key."""
+    return ids.content_hash(ids.canonical(draft))
 
 
 def invalid(found: list[Fault]) -> InputRejected:

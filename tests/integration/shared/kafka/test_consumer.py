@@ -1,125 +1,22 @@
 """The consumer loop on real Kafka: at least once, in order, and one bad record never stops the others."""
 
 import asyncio
-import contextlib
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 
 from shared.contracts import topics
-from shared.kafka import consumer
-from shared.kafka.consumer import BatchConsumer, RawRecord, Received
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.producer import KafkaProducer, Record
-from shared.runtime.clock import SystemClock
+from shared.kafka import batch_reader
+from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.producer import Record
 from shared.runtime.errors import Fatal, Poison, Transient
-from shared.runtime.readiness import Readiness
-from shared.runtime.retry import Backoff
-
-Handle = Callable[[Sequence[Received[str]]], Awaitable[None]]
+from tests.support.consumer_group import ConsumerGroup, decode, read_all, until
 
 
-def decode(record: RawRecord) -> str:
-    if record.value is None or record.value.startswith(b"bad"):
-        raise Poison("not a message")
-    return str(record.value, "utf-8")
-
-
-class Group:
-    """Starts members of one consumer group and stops them."""
-
-    def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
-        self.kafka = kafka
-        self.region = region
-        self.producer = producer
-        self.topic = topics.submissions(region)
-        self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
-
-    async def post(self, *values: str, key: str = "") -> None:
-        await self.producer.send([Record(self.topic, (key or v[-1]).encode(), v.encode(), []) for v in values])
-
-    def start(
-        self,
-        handle: Handle,
-        *,
-        instance: str = "0",
-        drain_seconds: float = 5,
-        bound: float = 60,
-        batch_records: int = 2000,
-        linger_seconds: float = 0.0,
-        decode: Callable[[RawRecord], str] = decode,
-    ) -> asyncio.Event:
-        clock = SystemClock()
-        group = f"g-{self.region}"
-        member = BatchConsumer(
-            bootstrap=self.kafka,
-            group=group,
-            topics=[self.topic],
-            decode=decode,
-            handle=handle,
-            deadletters=DeadLetters(self.producer, topic=topics.deadletters(self.region), group=group, clock=clock),
-            readiness=Readiness("test"),
-            clock=clock,
-            instance=instance,
-            batch_records=batch_records,
-            backoff=Backoff(first=0.01, longest=0.05, bound=bound),
-            drain_seconds=drain_seconds,
-            linger_seconds=linger_seconds,
-        )
-        stop = asyncio.Event()
-        self._members.append((stop, asyncio.create_task(member.run(stop))))
-        return stop
-
-    async def ended(self) -> None:
-        """Wait for the members to end; raises what the last one raised."""
-        for _, task in self._members:
-            await asyncio.wait_for(asyncio.shield(task), 20)
-
-    async def stop(self) -> None:
-        for stop, _ in self._members:
-            stop.set()
-        with contextlib.suppress(Fatal):
-            await self.ended()
-        self._members = []
-        await until(lambda: not consumer._closing)  # a client in the middle of a rebalance closes later
-
-
-@pytest.fixture
-async def group(kafka: str, region: str) -> AsyncIterator[Group]:
-    producer = KafkaProducer(kafka, client_id="test")
-    await producer.start()
-    group = Group(kafka, region, producer)
-    yield group
-    await group.stop()
-    await producer.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for a condition, bounded."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is watched has no event of its own
-            await asyncio.sleep(0.02)
-
-
-async def read_all(kafka: str, topic: str, count: int) -> list[RawRecord]:
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest")
-    await consumer.start()
-    found: list[RawRecord] = []
-    try:
-        async with asyncio.timeout(60):
-            while len(found) < count:
-                for lane in (await consumer.getmany(timeout_ms=200)).values():
-                    found += lane
-    finally:
-        await consumer.stop()
-    return found
-
-
-async def test_records_of_a_key_are_handled_in_their_order(group: Group) -> None:
+async def test_records_of_a_key_are_handled_in_order(group: ConsumerGroup) -> None:
     handled: list[str] = []
 
     async def handle(batch: Sequence[Received[str]]) -> None:
@@ -131,7 +28,7 @@ async def test_records_of_a_key_are_handled_in_their_order(group: Group) -> None
     assert handled == [f"{n}-k" for n in range(500)]
 
 
-async def test_what_was_not_committed_is_handled_again_and_what_was_is_not(group: Group) -> None:
+async def test_uncommitted_records_are_handled_again_and_committed_ones_are_not(group: ConsumerGroup) -> None:
     first: list[str] = []
     again: list[str] = []
 
@@ -157,7 +54,7 @@ async def test_what_was_not_committed_is_handled_again_and_what_was_is_not(group
     assert set(first) <= {"a", "b"}
 
 
-async def test_a_poison_record_is_dead_lettered_whole_and_the_rest_goes_on(group: Group) -> None:
+async def test_a_poison_record_is_dead_lettered_whole_and_the_others_continue(group: ConsumerGroup) -> None:
     handled: list[str] = []
 
     async def handle(batch: Sequence[Received[str]]) -> None:
@@ -181,7 +78,7 @@ async def test_a_poison_record_is_dead_lettered_whole_and_the_rest_goes_on(group
     assert headers["dl_offset"].isdigit()
 
 
-async def test_a_record_that_the_client_itself_cannot_read_is_named_and_passed_over(group: Group) -> None:
+async def test_a_record_that_the_kafka_client_cannot_read_is_reported_and_skipped(group: ConsumerGroup) -> None:
     handled: list[str] = []
 
     async def handle(batch: Sequence[Received[str]]) -> None:
@@ -202,7 +99,7 @@ async def test_a_record_that_the_client_itself_cannot_read_is_named_and_passed_o
     assert sorted(handled) == sorted(set(handled))
 
 
-# a header's name that is not UTF-8, which the client's pure form lets one send; prints the record's offset
+# Sends a header name that is not UTF-8, which the pure Python client allows; prints the record's offset.
 _UNREADABLE = """
 import asyncio, os, sys
 os.environ["AIOKAFKA_NO_EXTENSIONS"] = "1"
@@ -221,12 +118,12 @@ asyncio.run(main())
 """
 
 
-async def test_a_record_whose_handling_always_fails_is_found_among_many(group: Group) -> None:
+async def test_a_record_whose_handling_always_fails_is_found_among_many(group: ConsumerGroup) -> None:
     handled: list[str] = []
 
     async def handle(batch: Sequence[Received[str]]) -> None:
         if any(received.message == "37" for received in batch):
-            raise ValueError("a defect that only this record meets")
+            raise ValueError("a defect of this record only")
         handled.extend(received.message for received in batch)
 
     await group.post(*(str(n) for n in range(64)))
@@ -237,7 +134,7 @@ async def test_a_record_whose_handling_always_fails_is_found_among_many(group: G
     assert b"ValueError" in dict(letter.headers)["dl_reason"]
 
 
-async def test_a_transient_failure_is_tried_again_in_place_and_order_holds(group: Group) -> None:
+async def test_a_transient_failure_is_retried_in_place_and_order_holds(group: ConsumerGroup) -> None:
     attempts = 0
     handled: list[str] = []
 
@@ -255,7 +152,7 @@ async def test_a_transient_failure_is_tried_again_in_place_and_order_holds(group
     assert attempts > 3
 
 
-async def test_a_failure_that_does_not_pass_stops_the_service_and_advances_nothing(group: Group) -> None:
+async def test_a_permanent_failure_stops_the_service_and_commits_nothing(group: ConsumerGroup) -> None:
     handled: list[str] = []
 
     async def fail(batch: Sequence[Received[str]]) -> None:
@@ -273,7 +170,7 @@ async def test_a_failure_that_does_not_pass_stops_the_service_and_advances_nothi
     await until(lambda: handled == ["kept"])
 
 
-async def test_a_batch_under_way_is_finished_before_its_partitions_move(group: Group) -> None:
+async def test_the_current_batch_is_finished_before_its_partitions_move(group: ConsumerGroup) -> None:
     started, release = asyncio.Event(), asyncio.Event()
     by_first: list[str] = []
     by_second: list[str] = []
@@ -290,7 +187,7 @@ async def test_a_batch_under_way_is_finished_before_its_partitions_move(group: G
     group.start(slowly, instance="a", drain_seconds=20)
     await started.wait()
     group.start(handle, instance="b")
-    await asyncio.sleep(1)  # long enough for the second member to ask for its share
+    await asyncio.sleep(1)  # long enough for the second member to join
     assert by_second == []
     release.set()
     await until(lambda: len(by_first) == 40)
@@ -304,7 +201,7 @@ async def test_a_batch_under_way_is_finished_before_its_partitions_move(group: G
     assert sorted(by_first + by_second, key=int) == [str(i) for i in range(n + 1)]
 
 
-async def test_a_member_that_cannot_finish_in_time_gives_its_batch_up_uncommitted(group: Group) -> None:
+async def test_a_member_that_cannot_finish_in_time_abandons_its_batch_uncommitted(group: ConsumerGroup) -> None:
     started = asyncio.Event()
     by_second: list[str] = []
 
@@ -325,7 +222,7 @@ async def test_a_member_that_cannot_finish_in_time_gives_its_batch_up_uncommitte
     await until(lambda: len(set(by_second)) == 40)
 
 
-async def test_while_a_full_batch_is_handled_the_next_one_is_read_and_no_more(group: Group) -> None:
+async def test_while_a_full_batch_is_handled_exactly_one_more_is_read(group: ConsumerGroup) -> None:
     decoded: list[str] = []
     handling, release = asyncio.Event(), asyncio.Event()
 
@@ -347,7 +244,7 @@ async def test_while_a_full_batch_is_handled_the_next_one_is_read_and_no_more(gr
     await until(lambda: len(decoded) == 40)
 
 
-async def test_a_batch_is_as_full_as_what_is_there_and_is_read_in_portions_in_its_order(group: Group) -> None:
+async def test_a_batch_has_all_waiting_records_and_is_read_in_portions_in_order(group: ConsumerGroup) -> None:
     handled: list[list[str]] = []
     reading: list[bool] = []
 
@@ -356,22 +253,24 @@ async def test_a_batch_is_as_full_as_what_is_there_and_is_read_in_portions_in_it
 
     def noted(record: RawRecord) -> str:
         if not reading:
-            asyncio.get_running_loop().call_soon(reading.append, True)  # runs when the consumer gives way
-        given_way.append(bool(reading))
+            asyncio.get_running_loop().call_soon(reading.append, True)  # runs when the consumer yields
+        yielded.append(bool(reading))
         return decode(record)
 
-    given_way: list[bool] = []
+    yielded: list[bool] = []
     await group.post(*(f"{n}" for n in range(700)), key="k")
     group.start(handle, batch_records=500, decode=noted)
     await until(lambda: sum(map(len, handled)) == 700)
     assert [len(batch) for batch in handled] == [500, 200]
     assert [message for batch in handled for message in batch] == [f"{n}" for n in range(700)]
-    assert given_way.index(True) == consumer._READ_FIRST
+    assert yielded.index(True) == batch_reader._FIRST_PORTION_RECORDS
 
 
-async def test_nobody_lingers_while_more_is_known_to_wait(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client's fetch ends in the middle of a backlog, so large are these records."""
-    monkeypatch.setattr(consumer, "_BATCH_BYTES", 2**30)
+async def test_the_loop_does_not_linger_while_more_records_wait(
+    group: ConsumerGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records are so large that a fetch ends in the middle of the backlog."""
+    monkeypatch.setattr(batch_reader, "_BATCH_BYTES", 2**30)
     noise = random.Random(4)
     handled: list[int] = []
 
@@ -385,7 +284,7 @@ async def test_nobody_lingers_while_more_is_known_to_wait(group: Group, monkeypa
     assert any(size < 2500 for size in handled[:-1]), "a fetch ended early"
 
 
-async def test_after_a_batch_that_was_not_full_the_next_one_may_grow(group: Group) -> None:
+async def test_after_a_batch_that_was_not_full_the_loop_lingers(group: ConsumerGroup) -> None:
     handled: list[list[str]] = []
 
     async def handle(batch: Sequence[Received[str]]) -> None:
@@ -402,8 +301,8 @@ async def test_after_a_batch_that_was_not_full_the_next_one_may_grow(group: Grou
 
 
 @pytest.mark.parametrize("drain_seconds", [10.0, 0.01])
-async def test_partitions_that_move_in_the_middle_of_a_backlog_lose_nothing_and_keep_order(
-    group: Group, drain_seconds: float
+async def test_partitions_that_move_during_a_backlog_lose_no_record_and_keep_order(
+    group: ConsumerGroup, drain_seconds: float
 ) -> None:
     handled: dict[str, list[int]] = {}
 
@@ -425,13 +324,13 @@ async def test_partitions_that_move_in_the_middle_of_a_backlog_lose_nothing_and_
     group.start(handle, instance="a", batch_records=20, drain_seconds=drain_seconds)
     await until(lambda: all(len(set(handled.get(key, []))) == each for key in keys))
     for met in handled.values():
-        # whoever begins again begins at what was committed: it may repeat, and never leaves a gap
+        # a new owner starts at the committed offsets: it may repeat records, and never skips one
         assert all(later <= max(met[: at + 1]) + 1 for at, later in enumerate(met[1:]))
     second.set()
 
 
-async def test_a_batch_that_was_given_up_is_not_passed_over_by_the_one_that_was_read_ahead(
-    group: Group, caplog: pytest.LogCaptureFixture
+async def test_an_abandoned_batch_is_not_skipped_by_the_batch_that_was_read_ahead(
+    group: ConsumerGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
     handled: list[int] = []
     failing, failed = asyncio.Event(), asyncio.Event()

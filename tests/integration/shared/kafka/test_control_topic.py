@@ -1,4 +1,4 @@
-"""A deletion on the control topic takes nothing out of force, and whoever starts after it says what is lacking."""
+"""After a deletion on the control topic the last version stays in force, and a new process reports what is missing."""
 
 import asyncio
 import itertools
@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from services.router.control import Control
+from services.router.control import ControlState
 from services.router.policies import compile_policy_set
 from shared.contracts import ids
 from shared.contracts.envelope import Event, encode
@@ -39,8 +39,8 @@ async def topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @asynccontextmanager
 async def reading(
     kafka: str, *, fails: Callable[[Event[Any]], bool] = lambda _: False
-) -> AsyncIterator[tuple[Control, Readiness]]:
-    control, stop, readiness = Control(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
+) -> AsyncIterator[tuple[ControlState, Readiness]]:
+    control, stop, readiness = ControlState(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
 
     def apply(event: Event[Any]) -> None:
         if fails(event):
@@ -51,7 +51,7 @@ async def reading(
         bootstrap=kafka,
         client_id="test",
         apply=apply,
-        lacking=control.lacking,
+        missing=control.missing,
         readiness=readiness,
         deleted=control.delete,
     )
@@ -71,52 +71,50 @@ async def publish(producer: AIOKafkaProducer, topic: str, data: OperatingModelPu
     await producer.send_and_wait(topic, encoded.value, key=attributes.subject.encode(), headers=list(encoded.headers))
 
 
-async def until(fits: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     for _ in range(1200):
-        if fits():
+        if condition():
             return
         await asyncio.sleep(0.05)
     pytest.fail("not in a minute")
 
 
-async def test_what_was_deleted_is_named_by_whoever_starts_then_and_stays_in_force_elsewhere(
-    kafka: str, topic: str
-) -> None:
+async def test_a_deleted_model_stays_in_force_until_a_new_one_is_published(kafka: str, topic: str) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
         put = partial(publish, producer, topic)
         await put(policies())
-        async with reading(kafka) as (late, lacking):
-            await until(lambda: "no operating model in force" in lacking.conditions["control"])
+        async with reading(kafka) as (late, readiness):
+            await until(lambda: "no operating model in force" in readiness.conditions["control"])
             await put(operating_model(number=7))
-            await until(lambda: lacking.ready)
+            await until(lambda: readiness.ready)
             await producer.send_and_wait(topic, None, key=b"operating-model")
             await until(lambda: late.deleted == {"operating-model"})
-            assert lacking.ready
-            assert late.in_force.model.published.number == 7
-            await put(operating_model(number=1))  # by a router that had found nothing
-            await until(lambda: late.in_force.model.published.number == 1)
+            assert readiness.ready
+            assert late.rules.operating_model.published.number == 7
+            await put(operating_model(number=1))  # by a router that found no model
+            await until(lambda: late.rules.operating_model.published.number == 1)
             assert late.deleted == set()
 
 
-async def test_a_deletion_is_told_by_whoever_finds_nothing_else(kafka: str, topic: str) -> None:
+async def test_a_process_that_finds_only_a_deletion_reports_it_and_is_not_ready(kafka: str, topic: str) -> None:
     async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
-        await producer.send_and_wait(topic, None, key=b"operating-model")  # what compaction leaves
+        await producer.send_and_wait(topic, None, key=b"operating-model")  # as after compaction
     async with reading(kafka) as (_, readiness):
         await until(lambda: f"operating-model: deleted from {topic}" in readiness.conditions["control"])
         assert "control publish`" in readiness.conditions["control"]
         assert not readiness.ready
 
 
-async def test_a_record_that_meets_a_defect_is_counted_and_the_next_comes_into_force(kafka: str, topic: str) -> None:
+async def test_a_record_that_causes_an_error_is_counted_and_the_next_one_is_applied(kafka: str, topic: str) -> None:
     def first_model(event: Event[Any]) -> bool:
         return isinstance(event.data, OperatingModelPublished) and event.data.number == 1
 
-    refused = metrics.CONTROL_REFUSED.labels("operating-model")
-    before = refused._value.get()
+    rejected = metrics.CONTROL_REFUSED.labels("operating-model")
+    before = rejected._value.get()
     async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
         for data in (policies(), operating_model(number=1), operating_model(number=2)):
             await publish(producer, topic, data)
     async with reading(kafka, fails=first_model) as (control, readiness):
         await until(lambda: readiness.ready)
-        assert control.in_force.model.published.number == 2
-    assert refused._value.get() == before + 1
+        assert control.rules.operating_model.published.number == 2
+    assert rejected._value.get() == before + 1

@@ -1,4 +1,4 @@
-"""Parked keys on real Kafka: they outlive restarts and rebalances, and `piepowder replay` puts them back in order."""
+"""Parked keys on real Kafka: they survive restarts and rebalances, and `piepowder replay` restores them in order."""
 
 import asyncio
 import itertools
@@ -10,27 +10,27 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from piepowder import replay
-from piepowder.aside import Choice, Unit
-from piepowder.replay import Cell, Outcome
+from piepowder.dead_letters import ReplayFilter, ReplayUnit
+from piepowder.replay import RegionReplay, ReplayResult
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
-from shared.kafka.dead_letters import DeadLetters
-from shared.kafka.parking import ParkedKeys
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Fatal, Poison
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff
-from tests.support.consuming import decode
+from tests.support.in_memory_kafka import decode
 
 WAIT = 30.0
-ALL = Choice()
+ALL = ReplayFilter()
 
 
-class Group:
-    """A group on a region's submissions, with as many members as are started; some texts cannot be handled for now."""
+class ReplayGroup:
+    """A consumer group of a region's submissions with any number of members; its handler fails for `cursed` texts."""
 
     def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
         self.kafka, self.region, self.producer = kafka, region, producer
@@ -43,7 +43,7 @@ class Group:
         self._members: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
     async def post(self, *texts: str) -> None:
-        """Records whose key is what stands before the number."""
+        """Send records; the key is the text before the number."""
         await self.producer.send([Record(self.topic, key_of(text), text.encode(), []) for text in texts])
 
     def start(self, instance: str = "0") -> None:
@@ -62,8 +62,12 @@ class Group:
             topics=[self.topic],
             decode=decode,
             handle=handle,
-            deadletters=DeadLetters(self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock),
-            parked=ParkedKeys(self.producer, bootstrap=self.kafka, topic=topics.parked(self.region), group=self.name),
+            dead_letters=DeadLetterWriter(
+                self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock
+            ),
+            parked=ParkedKeyStore(
+                self.producer, bootstrap=self.kafka, topic=topics.parked(self.region), group=self.name
+            ),
             readiness=self.conditions,
             clock=clock,
             instance=instance,
@@ -82,7 +86,7 @@ class Group:
         return self._members[instance][1]
 
     async def reset(self) -> None:
-        """The group begins at its first offsets again, once its stopped members have left it, which takes 15 s."""
+        """Reset the group to its first offsets, after its stopped members have left it, which takes 15 s."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka, group_id=self.name, enable_auto_commit=False)
         await consumer.start()
         places = [TopicPartition(self.topic, n) for n in range(6)]
@@ -100,15 +104,15 @@ class Group:
         finally:
             await consumer.stop()
 
-    async def aside(self, choice: Choice = ALL) -> list[Unit]:
-        [found] = await replay.look(self.kafka, [self.region], choice)
+    async def aside(self, choice: ReplayFilter = ALL) -> list[ReplayUnit]:
+        [found] = await replay.find(self.kafka, [self.region], choice)
         return found.units
 
-    async def held(self) -> list[int]:
-        """The offsets of what is set aside."""
-        return sorted(letter.place.offset for unit in await self.aside() for letter in unit.letters)
+    async def dead_lettered(self) -> list[int]:
+        """The original offsets of the dead-lettered records."""
+        return sorted(letter.id.offset for unit in await self.aside() for letter in unit.letters)
 
-    async def replay(self, choice: Choice = ALL, *, leave: bool = False, wait: float = WAIT) -> Outcome:
+    async def replay(self, choice: ReplayFilter = ALL, *, leave: bool = False, wait: float = WAIT) -> ReplayResult:
         return await replay.replay(self.kafka, [self.region], choice, leave=leave, wait=wait)
 
 
@@ -126,16 +130,18 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
 
 
 @pytest.fixture
-async def group(kafka: str, region: str) -> AsyncIterator[Group]:
+async def group(kafka: str, region: str) -> AsyncIterator[ReplayGroup]:
     producer = KafkaProducer(kafka, client_id="test")
     await producer.start()
-    group = Group(kafka, region, producer)
+    group = ReplayGroup(kafka, region, producer)
     yield group
     await group.stop()
     await producer.stop()
 
 
-async def test_what_was_set_aside_comes_back_in_order_after_a_restart_and_the_key_flows_on(group: Group) -> None:
+async def test_dead_lettered_records_are_replayed_in_order_after_a_restart(
+    group: ReplayGroup,
+) -> None:
     group.cursed = {"a1"}
     await group.post("a0", "b0", "a1", "a2", "bada3", "a4")
     group.start()
@@ -153,20 +159,20 @@ async def test_what_was_set_aside_comes_back_in_order_after_a_restart_and_the_ke
 
     failed = await group.replay()
     assert failed.handled == 0
-    assert len(failed.again) == 5
+    assert len(failed.failed) == 5
     assert not failed.complete
     group.cursed.clear()
-    outcome = await group.replay(Choice(key="a", reason="cursed"))
+    outcome = await group.replay(ReplayFilter(key="a", reason="cursed"))
     assert (outcome.handled, outcome.complete) == (4, True)
     await group.post("a6")
     await until(lambda: "a6" in group.handled)
     assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a4", "a5", "a6"]
     assert [unit.reason for unit in await group.aside()] == ["not a message"]
-    assert (await group.replay(Choice(key="a", reason="cursed"))).handled == 0
+    assert (await group.replay(ReplayFilter(key="a", reason="cursed"))).handled == 0
 
 
-async def test_a_key_stays_parked_whoever_holds_its_partition(group: Group) -> None:
-    """One member, then three, then each of them anew: the followers of each key wait, whoever meets them."""
+async def test_a_key_stays_parked_when_its_partition_moves_to_another_member(group: ReplayGroup) -> None:
+    """One member, then three, then each of them restarted: the later records of each key always wait."""
     keys = [f"k{letter}" for letter in "abcdefghij"]
     group.cursed = {f"{key}0" for key in keys[:5]}
     numbers = itertools.count(1)
@@ -201,14 +207,16 @@ async def test_a_key_stays_parked_whoever_holds_its_partition(group: Group) -> N
         assert [text for text in group.handled if text.startswith(key)] == [f"{key}{n}" for n in range(posted)]
 
 
-async def test_a_reset_to_the_first_offset_sets_nothing_aside_twice_and_handles_nothing_parked(group: Group) -> None:
+async def test_a_reset_dead_letters_nothing_twice_and_handles_nothing_parked(
+    group: ReplayGroup,
+) -> None:
     group.cursed = {"a1"}
     await group.post("a0", "a1", "a2", "b0")
     group.start()
     await until(lambda: "b0" in group.handled)
     await until(lambda: _has(group, 2))
     await group.stop()
-    before = await group.held()
+    before = await group.dead_lettered()
     group.cursed.clear()
     await group.reset()
     group.start()
@@ -216,18 +224,18 @@ async def test_a_reset_to_the_first_offset_sets_nothing_aside_twice_and_handles_
     await until(lambda: "b1" in group.handled)
     await until(lambda: _has(group, 3))
     assert group.by["0"].count("b0") == 2
-    assert (await group.held())[:2] == before
+    assert (await group.dead_lettered())[:2] == before
     assert [text for text in group.handled if text.startswith("a")] == ["a0"]
     assert (await group.replay()).handled == 3
-    assert await group.held() == []
+    assert await group.dead_lettered() == []
     assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a3"]
 
 
-async def _has(group: Group, letters: int) -> bool:
+async def _has(group: ReplayGroup, letters: int) -> bool:
     return sum(len(unit.letters) for unit in await group.aside()) >= letters
 
 
-async def test_followers_that_come_while_a_replay_is_under_way_come_back_in_their_turn(group: Group) -> None:
+async def test_records_that_arrive_during_a_replay_are_replayed_after_it_in_order(group: ReplayGroup) -> None:
     group.cursed = {"a0"}
     await group.post(*(f"a{n}" for n in range(50)))
     group.start()
@@ -236,19 +244,19 @@ async def test_followers_that_come_while_a_replay_is_under_way_come_back_in_thei
     posting = asyncio.create_task(_post_slowly(group, range(50, 120)))
     outcome = await group.replay()
     await posting
-    while not outcome.complete or await group.held():
+    while not outcome.complete or await group.dead_lettered():
         outcome = await group.replay()
     await until(lambda: len(group.handled) == 120)
     assert group.handled == [f"a{n}" for n in range(120)]
 
 
-async def _post_slowly(group: Group, numbers: Sequence[int]) -> None:
+async def _post_slowly(group: ReplayGroup, numbers: Sequence[int]) -> None:
     for n in numbers:
         await group.post(f"a{n}")
         await asyncio.sleep(0.02)
 
 
-async def test_two_replays_at_a_time_are_one(group: Group) -> None:
+async def test_two_replays_at_the_same_time_handle_each_record_once(group: ReplayGroup) -> None:
     group.cursed = {"a0", "b0"}
     await group.post(*(f"{key}{n}" for n in range(20) for key in "abc"))
     group.start()
@@ -261,20 +269,20 @@ async def test_two_replays_at_a_time_are_one(group: Group) -> None:
     assert len(group.by["0"]) == len(set(group.by["0"]))
 
 
-async def _is_empty(group: Group) -> bool:
-    return not await group.held()
+async def _is_empty(group: ReplayGroup) -> bool:
+    return not await group.dead_lettered()
 
 
-async def test_a_replay_that_is_broken_off_is_taken_up_again(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interrupted_replay_can_be_continued(group: ReplayGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "_LETTERS", 7)
     group.cursed = {"a0"}
     await group.post(*(f"a{n}" for n in range(30)))
     group.start()
     await until(lambda: _has(group, 30))
     group.cursed.clear()
-    async with Cell(group.kafka, group.region) as cell:
-        await cell.look()
-        under_way = asyncio.create_task(cell.put_back(cell.chosen(ALL), leave=False, wait=WAIT))
+    async with RegionReplay(group.kafka, group.region) as cell:
+        await cell.catch_up()
+        under_way = asyncio.create_task(cell.replay(cell.selected(ALL), leave=False, wait=WAIT))
         await until(lambda: len(group.handled) >= 7)
         under_way.cancel()
         await asyncio.wait([under_way])
@@ -284,13 +292,13 @@ async def test_a_replay_that_is_broken_off_is_taken_up_again(group: Group, monke
     assert group.handled == [f"a{n}" for n in range(30)]
 
 
-async def test_the_record_that_holds_up_its_key_can_be_left_and_its_followers_put_back(group: Group) -> None:
+async def test_a_replay_can_leave_the_failing_record_behind(group: ReplayGroup) -> None:
     group.cursed = {"a0"}
     await group.post("a0", "a1", "a2")
     group.start()
     await until(lambda: _has(group, 3))
     outcome = await group.replay(leave=True)
-    assert (outcome.handled, outcome.left, outcome.complete) == (2, 1, True)
+    assert (outcome.handled, outcome.kept, outcome.complete) == (2, 1, True)
     await group.post("a3")
     await until(lambda: group.handled == ["a1", "a2", "a3"])
     [alone] = await group.aside()
@@ -298,7 +306,7 @@ async def test_the_record_that_holds_up_its_key_can_be_left_and_its_followers_pu
     assert alone.reason == "left behind by a replay: cursed: a0"
 
 
-async def test_what_nobody_reads_is_said_and_may_be_put_back_again(group: Group) -> None:
+async def test_a_replay_without_a_running_group_reports_it_and_can_be_repeated(group: ReplayGroup) -> None:
     group.cursed = {"a0"}
     await group.post("a0", "a1")
     group.start()
@@ -306,15 +314,15 @@ async def test_what_nobody_reads_is_said_and_may_be_put_back_again(group: Group)
     await group.stop()
     group.cursed.clear()
     outcome = await group.replay(wait=1)
-    assert (outcome.handled, len(outcome.unmet), outcome.complete) == (0, 2, False)
+    assert (outcome.handled, len(outcome.pending), outcome.complete) == (0, 2, False)
     group.start()
     await until(lambda: group.handled == ["a0", "a1"])
     assert (await group.replay()).complete
-    assert await group.held() == []
+    assert await group.dead_lettered() == []
     assert group.by["0"] == ["a0", "a1"]
 
 
-async def test_a_record_of_many_megabytes_is_set_aside_and_put_back_whole(group: Group) -> None:
+async def test_a_record_of_many_megabytes_is_dead_lettered_and_replayed_whole(group: ReplayGroup) -> None:
     body = bytes(range(256)) * (15 * 1024)  # 3.75 MiB
     group.cursed = {"a0"}
     await group.producer.send(
@@ -331,26 +339,30 @@ async def test_a_record_of_many_megabytes_is_set_aside_and_put_back_whole(group:
     assert group.handled[1] == "a" + body.hex()[: 3 * 2**20]
 
 
-async def test_what_cannot_be_put_back_is_told_with_the_reason(group: Group) -> None:
-    letters = DeadLetters(group.producer, topic=topics.deadletters(group.region), group=group.name, clock=SystemClock())
-    await letters.send_unread(TopicPartition(group.topic, 0), 3, "the client cannot read it")
+async def test_letters_that_cannot_be_replayed_are_reported_with_the_reason(group: ReplayGroup) -> None:
+    letters = DeadLetterWriter(
+        group.producer, topic=topics.deadletters(group.region), group=group.name, clock=SystemClock()
+    )
+    await letters.send_unreadable(TopicPartition(group.topic, 0), 3, "the client cannot read it")
     about = {"group": "piepowder-audit-x", "partition": "0", "offset": "7", "reason": "no event"}
     for topic in (topics.CONTROL, "somebody.elses"):
         headers = [(f"dl_{name}", text.encode()) for name, text in (about | {"topic": topic}).items()]
         await group.producer.send([Record(letters.topic, b"k", b"?", headers)])
     await group.producer.send([Record(letters.topic, b"k", b"?", [("dl_offset", b"many")])])
     outcome = await group.replay(wait=1)
-    assert sorted(why.partition(":")[0] for _, why in outcome.hindered) == [
+    assert sorted(why.partition(":")[0] for _, why in outcome.blocked) == [
         "it names a place that is none in this region",
         "it would come into force again over what was published since",
         "the Kafka client cannot read it",
     ]
     assert not outcome.complete
-    [found] = await replay.look(group.kafka, [group.region], ALL)
-    assert (len(found.units), found.strange) == (3, 1)
+    [found] = await replay.find(group.kafka, [group.region], ALL)
+    assert (len(found.units), found.unknown) == (3, 1)
 
 
-async def test_a_group_waits_until_it_knows_what_is_parked(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_group_handles_nothing_until_it_has_read_its_parked_keys(
+    group: ReplayGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     missing = f"piepowder.parked.{group.region}-later"
     monkeypatch.setattr(topics, "parked", lambda _: missing)
     await group.post("a0")
@@ -363,10 +375,10 @@ async def test_a_group_waits_until_it_knows_what_is_parked(group: Group, monkeyp
     assert group.conditions.ready
 
 
-async def test_an_entry_that_says_nothing_stops_the_service(group: Group) -> None:
+async def test_an_invalid_entry_stops_the_service(group: ReplayGroup) -> None:
     entry = f"{group.name}/{group.topic}/0/a".encode()
     await group.producer.send([Record(topics.parked(group.region), entry, b"?", [])])
     group.start()
-    with pytest.raises(Fatal, match="does not say what"):
+    with pytest.raises(Fatal, match="is not a valid entry"):
         await asyncio.wait_for(asyncio.shield(group.task()), 30)
     group._members.clear()

@@ -1,4 +1,4 @@
-"""Sending returns when all in-sync replicas have every record, in order for each key, and says when not."""
+"""A send returns after all in-sync replicas have every record, in order per key, or raises."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from shared.kafka.producer import KafkaProducer, Record, partition_of
 from shared.runtime.errors import Poison, Transient
 
 
-async def test_what_was_sent_is_there_in_order_whatever_the_size_of_the_batch(kafka: str, region: str) -> None:
+async def test_sent_records_arrive_in_order_per_key_for_any_batch_size(kafka: str, region: str) -> None:
     producer = KafkaProducer(kafka, client_id="test")
     sent = [Record(topics.cases(region), f"k{n % 7}".encode(), f"{n:05d}".encode() * 100, []) for n in range(5000)]
     await producer.send(sent)
@@ -22,9 +22,9 @@ async def test_what_was_sent_is_there_in_order_whatever_the_size_of_the_batch(ka
         topics.cases(region), bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest"
     ) as consumer:
         async with asyncio.timeout(60):
-            while sum(len(lane) for lane in found.values()) < len(sent):
-                for tp, lane in (await consumer.getmany(timeout_ms=200)).items():
-                    for record in lane:
+            while sum(len(records) for records in found.values()) < len(sent):
+                for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+                    for record in records:
                         found.setdefault(record.key, []).append(record.value)
                         assert tp.partition == partition_of(record.key, 6)
     expected: dict[bytes, list[bytes]] = {}
@@ -33,7 +33,7 @@ async def test_what_was_sent_is_there_in_order_whatever_the_size_of_the_batch(ka
     assert found == expected
 
 
-async def test_a_cluster_that_is_away_is_transient_within_the_time_given() -> None:
+async def test_a_cluster_that_is_down_is_a_transient_error_within_the_timeout() -> None:
     producer = KafkaProducer("127.0.0.1:1", client_id="test", timeout=1)
     started = time.monotonic()
     with pytest.raises(Transient):
@@ -42,7 +42,7 @@ async def test_a_cluster_that_is_away_is_transient_within_the_time_given() -> No
     await producer.stop()
 
 
-async def test_a_record_larger_than_kafka_takes_is_poison_and_the_producer_goes_on(kafka: str, region: str) -> None:
+async def test_a_record_that_is_too_large_is_poison_and_the_producer_still_works(kafka: str, region: str) -> None:
     producer = KafkaProducer(kafka, client_id="test")
     incompressible = random.Random(1).randbytes(6_000_000)
     with pytest.raises(Poison, match="larger"):

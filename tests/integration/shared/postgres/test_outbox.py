@@ -1,4 +1,4 @@
-"""The relay among replicas, late commits and dead rows; the inbox (promises 4, 5 and 6)."""
+"""The relay with several replicas, late commits and dead rows; the inbox (promises 4, 5 and 6)."""
 
 import asyncio
 import re
@@ -11,9 +11,9 @@ from shared.kafka.producer import Record
 from shared.postgres import inbox, outbox
 from shared.postgres.database import Database
 from shared.postgres.outbox import SHARDS, Relay
-from tests.contract.test_outbox import Remembering, event, left, relaying, until_left, write
+from tests.support.outbox import InMemoryTarget, event, relaying, rows_left, until_rows_left, write
 
-TOPIC = Remembering.topic
+TOPIC = InMemoryTarget.topic
 
 
 @pytest.fixture
@@ -39,42 +39,42 @@ def first_seen(records: list[Record]) -> list[str]:
 
 
 async def test_a_row_that_commits_after_a_later_one_is_not_lost(database: Database) -> None:
-    target = Remembering()
+    target = InMemoryTarget()
     async with relaying(database, target) as relay:
         async with database.transaction() as slow:
             await outbox.write(slow, [(TOPIC, event("slow", 0))])
-            for n in range(25):  # long enough for the relay to settle on a floor, were it to count on ids alone
+            for n in range(25):  # long enough for a relay that trusts ids alone to raise its floor
                 await write(database, TOPIC, [event(f"quick{k}", n) for k in range(8)])  # in every shard
                 relay.wake()
                 await asyncio.sleep(0.1)
-            await until_left(database, 0)
-        await until_left(database, 0)
+            await until_rows_left(database, 0)
+        await until_rows_left(database, 0)
         await asyncio.sleep(0.3)
     assert sorted(first_seen(target.records)) == sorted(
         ["slow-0", *(f"quick{k}-{n}" for k in range(8) for n in range(25))]
     )
 
 
-async def test_two_relays_share_and_one_takes_over_from_the_other(database: Database, urls: str) -> None:
-    first, second = Remembering(), Remembering()
+async def test_two_relays_share_the_shards_and_one_takes_over_from_the_other(database: Database, urls: str) -> None:
+    first, second = InMemoryTarget(), InMemoryTarget()
     other = await Database.connect(urls)
     try:
         async with relaying(other, second):
             async with relaying(database, first):
                 await write(database, TOPIC, [event(f"k{n}", 0) for n in range(40)])
-                await until_left(database, 0)
+                await until_rows_left(database, 0)
                 assert len(first.records) + len(second.records) == 40
             await write(database, TOPIC, [event(f"k{n}", 1) for n in range(40)])
-            await until_left(database, 0)
+            await until_rows_left(database, 0)
     finally:
         await other.close()
     assert len(first_seen(first.records + second.records)) == 80
 
 
-async def test_a_relay_whose_connection_dies_loses_its_shards_and_the_order_holds(
+async def test_a_relay_that_loses_its_connection_loses_its_shards_and_the_order_holds(
     database: Database, urls: str
 ) -> None:
-    first, second = Remembering(), Remembering()
+    first, second = InMemoryTarget(), InMemoryTarget()
     other, killer = await Database.connect(urls), await asyncpg.connect(urls)
     try:
         async with relaying(database, first, batch=8):
@@ -88,7 +88,7 @@ async def test_a_relay_whose_connection_dies_loses_its_shards_and_the_order_hold
                             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
                         )
                     await asyncio.sleep(0.02)
-                await until_left(database, 0)
+                await until_rows_left(database, 0)
     finally:
         await killer.close()
         await other.close()
@@ -97,17 +97,17 @@ async def test_a_relay_whose_connection_dies_loses_its_shards_and_the_order_hold
         assert set(first_seen(first.records + second.records)) >= set(ids)
 
 
-async def test_a_look_at_the_outbox_does_not_pay_for_rows_that_are_dead_and_not_vacuumed(
+async def test_a_query_of_the_outbox_does_not_scan_dead_rows_that_are_not_vacuumed(
     database: Database, urls: str
 ) -> None:
     reader = await asyncpg.connect(urls)
     snapshot = reader.transaction(isolation="repeatable_read")
     await snapshot.start()
-    await reader.fetchval("SELECT count(*) FROM outbox")  # from here on nothing may be vacuumed
-    relay = Relay(database, Remembering(), service="test", batch=4000)
+    await reader.fetchval("SELECT count(*) FROM outbox")  # from now on no row can be vacuumed
+    relay = Relay(database, InMemoryTarget(), service="test", batch=4000)
     try:
         async with database.held() as connection:
-            held = outbox._Held(connection, relay._clock)
+            held = outbox._HeldShards(connection, relay._clock)
             await held.take_over()
             for n in range(5):
                 await write(database, TOPIC, [event(f"k{k}", n) for k in range(2000)])
@@ -131,7 +131,7 @@ async def test_a_look_at_the_outbox_does_not_pay_for_rows_that_are_dead_and_not_
     assert pages <= 8 * SHARDS
 
 
-async def test_what_is_published_leaves_by_its_key_also_when_the_table_was_last_seen_empty(database: Database) -> None:
+async def test_published_rows_are_deleted_by_key_even_if_the_table_was_empty_when_analysed(database: Database) -> None:
     fill = (
         "INSERT INTO outbox (shard, topic, key, value, headers)"
         " SELECT n % 4, 't', 'k', repeat('v', 500)::bytea, '' FROM generate_series(1, 2000) AS n"
@@ -150,7 +150,7 @@ async def test_what_is_published_leaves_by_its_key_also_when_the_table_was_last_
     assert sum(compared) < len(rows)
 
 
-async def test_a_transaction_has_its_number_before_it_draws_an_id(database: Database) -> None:
+async def test_a_transaction_has_its_number_before_it_gets_an_id(database: Database) -> None:
     async with database.transaction() as connection:
         numbers: list[object] = []
         connection.add_query_logger(lambda about: numbers.append(about.query))
@@ -158,7 +158,7 @@ async def test_a_transaction_has_its_number_before_it_draws_an_id(database: Data
     assert numbers[0] == "SELECT pg_current_xact_id()"
 
 
-async def test_an_event_is_taken_in_by_one_of_two_transactions_that_race(database: Database) -> None:
+async def test_only_one_of_two_concurrent_transactions_gets_an_event_for_the_first_time(database: Database) -> None:
     events = [f"0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0{n:02x}" for n in range(50)]
 
     async def take(order: list[str]) -> int:
@@ -170,7 +170,7 @@ async def test_an_event_is_taken_in_by_one_of_two_transactions_that_race(databas
     assert sorted(await asyncio.gather(take(events), take(events[::-1]))) == [0, 50]
 
 
-async def test_an_event_of_a_transaction_that_failed_comes_for_the_first_time_again(database: Database) -> None:
+async def test_an_event_of_a_failed_transaction_is_new_again(database: Database) -> None:
     one = "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
 
     async def fail() -> None:
@@ -182,4 +182,4 @@ async def test_an_event_of_a_transaction_that_failed_comes_for_the_first_time_ag
         await fail()
     async with database.transaction() as connection:
         assert await inbox.first_time(connection, [one, one]) == {one}
-    assert await left(database) == 0
+    assert await rows_left(database) == 0

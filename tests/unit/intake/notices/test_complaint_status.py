@@ -18,7 +18,7 @@ from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, encode
 from shared.kafka.consumer import RawRecord, Received
 from shared.runtime.errors import Poison
-from tests.support.decision_cases import appealed, noticed, opened
+from tests.support.decision.cases import appealed, noticed, opened
 
 ITEM = opened("eu")[1]
 NOTICE = noticed("eu")[1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka import ConsumerRecord
 
-from services.audit.handlers import Decoder
+from services.audit.handlers import AppendRecords
 from services.intake.items.domain.status import DeadLetterFact, StatusFacts
 from services.intake.projection.handlers import ItemUpdate, Projection
 from shared.contracts import ids, topics
@@ -71,5 +71,6 @@ def test_dead_letters_that_do_not_block_the_item_give_no_facts(record: RawRecord
 
 def test_the_audit_log_has_dead_letters_but_no_receipts() -> None:
     about = {"topic": topics.cases("eu"), "partition": "0"}
-    assert Decoder("eu")(letter(DECISION, CASE_OPENED, OPENED, **about)) is not None
-    assert Decoder("eu")(letter(DECISION, CASE_OPENED, OPENED, returned="12", **about)) is None
+    decode = AppendRecords(NotImplemented, "eu").decode
+    assert decode(letter(DECISION, CASE_OPENED, OPENED, **about)) is not None
+    assert decode(letter(DECISION, CASE_OPENED, OPENED, returned="12", **about)) is None

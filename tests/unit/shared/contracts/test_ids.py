@@ -1,7 +1,8 @@
-"""Ids repeat themselves, equal the standard's, and a mistyped API key is told from an unknown one."""
+"""Ids are deterministic and follow RFC 9562, and a mistyped API key is distinguished from an unknown one."""
 
 import uuid
 
+import msgspec
 import pytest
 
 from shared.contracts import ids
@@ -12,16 +13,16 @@ def test_derive_is_uuid5_of_the_parts(parts: tuple[str, ...]) -> None:
     assert ids.derive(*parts) == str(uuid.uuid5(ids.NAMESPACE, "\x1f".join(parts)))
 
 
-def test_the_standards_own_vector() -> None:
+def test_an_example_of_the_standard() -> None:
     assert ids.derive("www.example.com") == str(uuid.uuid5(uuid.NAMESPACE_URL, "www.example.com"))
 
 
-def test_parts_do_not_run_together() -> None:
+def test_different_parts_never_give_one_text() -> None:
     assert ids.derive("a", "bc") != ids.derive("ab", "c")
     assert ids.derive("a") != ids.derive("a", "")
 
 
-def test_what_differs_has_another_id() -> None:
+def test_different_objects_have_different_ids() -> None:
     item = ids.item_id("shop", "product", "1", "1")
     case = ids.case_id(item, "eu", "item")
     made = {
@@ -39,7 +40,20 @@ def test_what_differs_has_another_id() -> None:
     assert len(made) == 10
 
 
-def test_an_api_key_is_well_formed_and_every_single_typing_error_is_caught() -> None:
+def test_a_default_that_is_sent_is_left_out_of_the_hash_like_the_default_itself() -> None:
+    class Content(msgspec.Struct):
+        title: str
+        language: str = "not given"
+        tags: list[str] = []
+
+    sent = b"not given".decode()  # equal to the default, but another object, as a decoder makes it
+    assert sent is not Content("a").language
+    plain = ids.struct_hash(Content("a"), always=())
+    assert plain == ids.content_hash(b'{"title":"a"}') == ids.struct_hash(Content("a", sent, []), always=())
+    assert ids.struct_hash(Content("a"), always={"tags"}) == ids.content_hash(b'{"tags":[],"title":"a"}')
+
+
+def test_an_api_key_is_well_formed_and_every_single_typing_error_is_detected() -> None:
     key = ids.new_api_key("live")
     assert key.startswith("pp_live_")
     assert ids.is_well_formed_api_key(key)
@@ -51,11 +65,11 @@ def test_an_api_key_is_well_formed_and_every_single_typing_error_is_caught() -> 
 
 
 @pytest.mark.parametrize("key", ["", "pp", "pp_live_", "key", "00000000", "pp_live_größe"])
-def test_other_texts_are_no_api_keys(key: str) -> None:
+def test_other_texts_are_not_api_keys(key: str) -> None:
     assert not ids.is_well_formed_api_key(key)
 
 
-def test_keys_are_not_made_twice_and_hash_to_64_digits() -> None:
+def test_new_keys_differ_and_hash_to_64_digits() -> None:
     one, two = ids.new_api_key("test"), ids.new_api_key("test")
     assert one != two
     assert len(ids.hash_api_key(one)) == 64

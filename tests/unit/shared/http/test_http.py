@@ -270,6 +270,7 @@ async def test_calls_are_counted_by_route_never_by_path(client: httpx.AsyncClien
         (f"Bearer {ids.new_api_key('test')}", 401, "Unknown API key"),
         (f"Bearer {KEY}", 200, "shop"),
     ],
+    ids=["no key", "another scheme", "no key's form", "a mistyped key", "an unknown key", "a known key"],
 )
 async def test_only_a_known_key_opens(client: httpx.AsyncClient, header: str | None, status: int, says: str) -> None:
     answer = await client.get("/v1/guarded", headers={"authorization": header} if header else {})

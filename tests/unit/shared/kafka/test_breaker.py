@@ -1,28 +1,28 @@
-"""The breaker stops a consumer that rejects nearly everything, and lets ordinary poison pass."""
+"""The circuit breaker stops a consumer that rejects nearly all records, and tolerates a few."""
 
 import pytest
 
-from shared.kafka.consumer import Breaker
+from shared.kafka.breaker import CircuitBreaker
 from shared.runtime.errors import Fatal
 
 
-def test_a_little_poison_among_much_is_let_pass() -> None:
-    breaker = Breaker(window=100, share=0.9)
+def test_a_few_rejected_records_are_tolerated() -> None:
+    breaker = CircuitBreaker(window=100, share=0.9)
     for _ in range(1000):
-        breaker.note(10, 1)
+        breaker.count(10, 1)
 
 
-def test_a_burst_of_poison_shorter_than_the_window_is_let_pass() -> None:
-    breaker = Breaker(window=100, share=0.9)
-    breaker.note(50, 0)
-    breaker.note(60, 60)
-    breaker.note(50, 0)
+def test_a_burst_of_rejected_records_below_the_window_is_tolerated() -> None:
+    breaker = CircuitBreaker(window=100, share=0.9)
+    breaker.count(50, 0)
+    breaker.count(60, 60)
+    breaker.count(50, 0)
 
 
-def test_poison_throughout_stops_the_consumer() -> None:
-    breaker = Breaker(window=100, share=0.9)
-    breaker.note(1000, 0)
+def test_a_full_window_of_rejected_records_stops_the_consumer() -> None:
+    breaker = CircuitBreaker(window=100, share=0.9)
+    breaker.count(1000, 0)
     for _ in range(8):
-        breaker.note(10, 10)
+        breaker.count(10, 10)
     with pytest.raises(Fatal, match="dead-letter topic"):
-        breaker.note(90, 90)
+        breaker.count(90, 90)

@@ -38,7 +38,7 @@ async def signalled(stop: asyncio.Event) -> None:
     await stop.wait()
 
 
-async def test_a_signal_lets_the_loops_finish_what_is_under_way() -> None:
+async def test_after_a_signal_the_loops_finish_their_current_work() -> None:
     finished = []
 
     async def loop(stop: asyncio.Event) -> None:
@@ -50,7 +50,7 @@ async def test_a_signal_lets_the_loops_finish_what_is_under_way() -> None:
     assert finished == [True]
 
 
-async def test_a_loop_that_fails_stops_the_service_and_tells() -> None:
+async def test_a_loop_that_fails_stops_the_service_and_is_logged() -> None:
     ended = []
 
     async def failing(stop: asyncio.Event) -> None:
@@ -64,7 +64,7 @@ async def test_a_loop_that_fails_stops_the_service_and_tells() -> None:
     assert ended == [True]
 
 
-async def test_each_failure_of_a_loops_tasks_is_told_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_failure_of_a_loops_tasks_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def failing(reason: str) -> None:
         raise Fatal(reason)
 
@@ -78,14 +78,14 @@ async def test_each_failure_of_a_loops_tasks_is_told_for_itself(caplog: pytest.L
     assert [text.partition(": ")[2] for text in told] == ["one reason", "another"]
 
 
-async def test_a_loop_that_does_not_stop_is_ended_at_the_deadline() -> None:
+async def test_a_loop_that_does_not_stop_is_cancelled_at_the_deadline() -> None:
     async def deaf(stop: asyncio.Event) -> None:
         await asyncio.Event().wait()
 
     assert await live(deaf, signalled, drain_seconds=0.1)
 
 
-async def test_connecting_is_tried_until_it_works_and_readiness_says_what_is_lacking() -> None:
+async def test_connecting_is_retried_until_it_succeeds_and_readiness_reports_the_error() -> None:
     readiness, seen, attempts = Readiness("test"), [], 0
 
     async def connect() -> str:
@@ -101,7 +101,7 @@ async def test_connecting_is_tried_until_it_works_and_readiness_says_what_is_lac
     assert readiness.ready
 
 
-async def test_waiting_ends_with_the_service() -> None:
+async def test_a_wait_ends_when_the_service_stops() -> None:
     stop = asyncio.Event()
     stop.set()
     async with asyncio.timeout(1):
@@ -109,13 +109,13 @@ async def test_waiting_ends_with_the_service() -> None:
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 5, 10_000])
-def test_waits_grow_and_are_bounded(attempt: int) -> None:
+def test_the_delays_of_retries_grow_up_to_a_limit(attempt: int) -> None:
     backoff = Backoff(first=0.1, longest=5)
     ceiling = min(5, 0.1 * 2 ** min(attempt - 1, 16))
     assert ceiling / 2 <= backoff.delay(attempt) <= ceiling
 
 
-def test_what_cannot_be_started_ends_with_a_sentence_and_a_status_of_its_own(
+def test_a_service_that_cannot_start_ends_with_a_sentence_and_its_own_status(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run(_: CommonSettings) -> bool:

@@ -1,4 +1,4 @@
-"""A setting that does not fit stops the process with a sentence that names it."""
+"""An invalid setting ends the process with a sentence that names it."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def test_defaults_work_locally(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.bootstrap("eu") == settings.kafka
 
 
-def test_a_region_may_have_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_region_can_have_its_own_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIEPOWDER_REGIONS", "eu,us")
     monkeypatch.setenv("PIEPOWDER_KAFKA_BY_REGION", '{"us": "there:9092"}')
     settings = load(Settings)
@@ -40,7 +40,7 @@ def test_a_region_may_have_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch)
         ("PIEPOWDER_OIDC_ISSUER", "issuer"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named(
+def test_an_invalid_value_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv("PIEPOWDER_REGIONS", "eu")
@@ -53,14 +53,14 @@ def test_a_value_that_does_not_fit_is_named(
     assert len(said.splitlines()) == 1
 
 
-def test_a_value_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("PIEPOWDER_REGIONS", raising=False)
     with pytest.raises(SystemExit):
         load(Settings)
     assert "PIEPOWDER_REGIONS" in capsys.readouterr().err
 
 
-def test_an_issuer_comes_with_an_audience(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_issuer_requires_an_audience(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PIEPOWDER_REGIONS", "eu")
     monkeypatch.setenv("PIEPOWDER_OIDC_ISSUER", "https://issuer.example")
     with pytest.raises(SystemExit):

@@ -1,0 +1,303 @@
+"""The account: a pure comparison of accepted items with Kafka's topics and the audit logs.
+
+The journal has the items that intake accepted (202); the topics, read from their first offset, have their outcome; the
+size of the audit log shows whether each event was recorded once. Each accepted item ends, in each of its regions, in
+exactly one way, or it is missing. The account does not trust a service's own counts of its work.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from piepowder.submit import RegionItem
+from shared.contracts import ids
+from shared.contracts.envelope import Event
+from shared.contracts.events import (
+    ITEM_SUBMITTED,
+    CaseClosed,
+    CaseOpened,
+    CaseSuperseded,
+    DecisionMade,
+    ItemSubmitted,
+    ItemWithdrawn,
+    access,
+    control,
+)
+
+POLICY_VERDICTS: Final = ("approve", "reject")
+_GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
+
+
+class ItemOutcome(StrEnum):
+    """How an accepted item ended in a region."""
+
+    BY_POLICY = "decided by policy"
+    BY_PEOPLE = "decided by people"
+    OPEN = "in a queue"
+    SUPERSEDED = "superseded"
+    WITHDRAWN = "withdrawn"
+    PARKED = "parked"
+    DEAD_LETTERED = "dead-lettered"
+    MISSING = "missing"
+
+
+class AuditCounts(NamedTuple):
+    """The numbers of an audit log's entries from its region's topics and from the control topic."""
+
+    regional: int
+    control: int
+
+
+def audit_counts(totals: Mapping[str, Any]) -> AuditCounts:
+    """The counts from an audit log's totals, without the access events, which are published during the account too."""
+    by_type: Mapping[str, int] = totals["by_type"]
+    size: int = totals["size"]
+    from_control, from_access = (
+        sum(n for kind, n in by_type.items() if kind.startswith(_entities(contract))) for contract in (control, access)
+    )
+    return AuditCounts(size - from_control - from_access, from_control)
+
+
+def _entities(contract: ModuleType) -> tuple[str, ...]:
+    """The prefixes `piepowder.<entity>.` of a topic's event types, in any version."""
+    types = [value for name, value in vars(contract).items() if name.isupper() and isinstance(value, str)]
+    return tuple({f"{'.'.join(kind.split('.')[:2])}." for kind in types})
+
+
+class RecordId(NamedTuple):
+    """The place of a record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+class Account(NamedTuple):
+    """The result. `by_queue` maps (region, queue) to the outcomes' counts, `missing` an item to the reason;
+    `doubles` and `gaps` are sentences with record ids; `repeats` counts repeated events, which are allowed."""
+
+    total: int
+    outcomes: Mapping[ItemOutcome, int]
+    by_queue: Mapping[tuple[str, str], Mapping[ItemOutcome, int]]
+    actions: Mapping[tuple[ItemOutcome, str], int]
+    by_people: frozenset[RegionItem]
+    missing: Mapping[RegionItem, str]
+    doubles: list[str]
+    gaps: list[str]
+    events: int
+    repeats: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether every item is accounted for: none missing, none doubled, every event in the audit log."""
+        return not (self.missing or self.doubles or self.gaps)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all events have arrived everywhere."""
+        return not (self.missing or self.gaps)
+
+    def proof(self) -> str:
+        """The account in one line."""
+        parts = " + ".join(
+            f"{self.outcomes.get(outcome, 0):,} {outcome}"
+            for outcome in ItemOutcome
+            if outcome is not ItemOutcome.MISSING
+        )
+        verdict = (
+            "every accepted item is accounted for"
+            if self.holds
+            else f"{len(self.missing)} MISSING, {len(self.doubles)} doubled, {len(self.gaps)} audit gap(s)"
+        )
+        return f"{self.total:,} accepted = {parts} + {len(self.missing):,} missing: {verdict}"
+
+
+class _Case(NamedTuple):
+    case_id: str
+    queue: str
+    verdict: str
+
+
+class _RegionState:
+    def __init__(self) -> None:
+        self.events: dict[str, RecordId] = {}
+        self.submitted: set[str] = set()
+        self.cases: dict[str, _Case] = {}  # by item
+        self.decisions: dict[tuple[str, int], tuple[DecisionMade, str, RecordId]] = {}
+        self.superseded: dict[str, RecordId] = {}
+        self.withdrawn: set[str] = set()
+        self.closed: dict[str, RecordId] = {}
+        self.complete = True
+        self.letters: dict[tuple[str, RecordId], str | None] = {}  # open ones: (group, record) -> the item's event
+        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(
+            dict
+        )  # by item's event; whether parked
+
+
+class Ledger:
+    """The events of the topics so far. They may arrive in any order of topics, and repeatedly."""
+
+    def __init__(self) -> None:
+        self._regions: defaultdict[str, _RegionState] = defaultdict(_RegionState)
+        self._control: set[str] = set()
+        self._doubles: list[str] = []
+        self._repeats = 0
+
+    def add(self, region: str, event: Event[Any], record: RecordId) -> None:
+        """Add an event of a region's topic."""
+        seen, event_id, data = self._regions[region], event.attributes.id, event.data
+        if event_id in seen.events:
+            self._repeats += 1
+        seen.events[event_id] = record
+        match data:
+            case ItemSubmitted():
+                seen.submitted.add(data.item_id)
+            case CaseOpened():
+                first = seen.cases.setdefault(data.item_id, _Case(data.case_id, data.queue, data.verdict))
+                if first.case_id != data.case_id:
+                    two = f"{first.case_id} and {data.case_id}"
+                    self._doubles.append(f"item {data.item_id} has two cases in {region}: {two} ({record})")
+            case DecisionMade():
+                self._add_decision(seen, data, event_id, record)
+            case CaseSuperseded():
+                seen.superseded[data.case_id] = record
+            case ItemWithdrawn():
+                seen.withdrawn.add(data.item_id)
+            case CaseClosed():
+                seen.closed[data.case_id] = record
+            case _:
+                pass
+
+    def add_unknown(self, region: str, event_id: str, record: RecordId) -> None:
+        """Add an event of an unknown type: the audit log must have it too."""
+        self._regions[region].events[event_id] = record
+
+    def set_truncated(self, region: str) -> None:
+        """Mark a region's topics as truncated: Kafka has deleted their first records; the audit log has not."""
+        self._regions[region].complete = False
+
+    def add_control(self, event_id: str) -> None:
+        """Add an event of the control topic, which every region's audit log has."""
+        self._control.add(event_id)
+
+    def add_dead_letter(
+        self, region: str, correlation_id: str | None, group: str, record: RecordId, *, parked: bool = False
+    ) -> None:
+        """Add a dead letter: the item's first event, the group, the original record, and whether its key is parked."""
+        seen = self._regions[region]
+        seen.letters[group, record] = correlation_id
+        if correlation_id is not None and group.startswith(_GROUPS_THAT_STOP_AN_ITEM):
+            seen.stopped[correlation_id][group, record] = parked
+
+    def add_receipt(self, region: str, group: str, record: RecordId) -> None:
+        """Add a dead letter's receipt: the record is not dead-lettered any more."""
+        seen = self._regions[region]
+        correlation_id = seen.letters.pop((group, record), None)
+        if correlation_id is not None:
+            seen.stopped[correlation_id].pop((group, record), None)
+
+    @property
+    def decided(self) -> int:
+        """The number of decisions so far."""
+        return sum(len(seen.decisions) for seen in self._regions.values())
+
+    @property
+    def dead_letters(self) -> Mapping[str, int]:
+        """The number of open dead letters by region."""
+        return {region: len(seen.letters) for region, seen in self._regions.items()}
+
+    def waiting(self, accepted: Iterable[RegionItem]) -> Iterator[RegionItem]:
+        """The accepted items whose case waits for people, as far as the events show."""
+        return (pair for pair in accepted if _outcome(pair, self._regions[pair.region])[0] is ItemOutcome.OPEN)
+
+    def account(self, accepted: Iterable[RegionItem], audits: Mapping[str, AuditCounts]) -> Account:
+        """The account of the accepted items (each counts once) and the audit logs' counts by region."""
+        outcomes: Counter[ItemOutcome] = Counter()
+        by_queue: defaultdict[tuple[str, str], Counter[ItemOutcome]] = defaultdict(Counter)
+        actions: Counter[tuple[ItemOutcome, str]] = Counter()
+        by_people: set[RegionItem] = set()
+        missing: dict[RegionItem, str] = {}
+        doubles = list(self._doubles)
+        pairs = set(accepted)
+        for pair in pairs:
+            seen = self._regions[pair.region]
+            outcome, why = _outcome(pair, seen)
+            outcomes[outcome] += 1
+            if outcome is ItemOutcome.BY_PEOPLE:
+                by_people.add(pair)
+            if outcome is ItemOutcome.MISSING:
+                missing[pair] = why
+            case = seen.cases.get(pair.item_id)
+            if case is None:
+                continue
+            by_queue[pair.region, case.queue][outcome] += 1
+            decision = seen.decisions.get((case.case_id, 1))
+            if decision is not None:
+                actions[outcome, decision[0].action] += 1
+            ends = {
+                "decided": None if decision is None else decision[2],
+                "superseded": seen.superseded.get(case.case_id),
+                "withdrawn": seen.closed.get(case.case_id),
+            }
+            ended = [(end, where) for end, where in ends.items() if where is not None]
+            if len(ended) > 1:
+                (first, _), (second, where), *_ = ended
+                doubles.append(f"case {case.case_id} was {first} and {second} as well ({where})")
+        gaps = []
+        for region, audit in audits.items():
+            log, seen = f"the audit log of {region}", self._regions[region]
+            events, published = len(seen.events), len(self._control)
+            if audit.regional < events or (audit.regional > events and seen.complete):
+                gaps.append(
+                    f"{log} has {audit.regional:,} entries of its region, the topics {events:,} distinct events"
+                )
+            if audit.control < published:  # it may have more: Kafka compacts that topic
+                gaps.append(f"{log} has {audit.control:,} entries of control, the topic {published:,} distinct events")
+        events = len(self._control) + sum(len(seen.events) for seen in self._regions.values())
+        return Account(
+            total=len(pairs),
+            outcomes=outcomes,
+            by_queue=dict(by_queue),
+            actions=actions,
+            by_people=frozenset(by_people),
+            missing=missing,
+            doubles=doubles,
+            gaps=gaps,
+            events=events,
+            repeats=self._repeats,
+        )
+
+    def _add_decision(self, seen: _RegionState, made: DecisionMade, event_id: str, record: RecordId) -> None:
+        first = seen.decisions.setdefault((made.case_id, made.n), (made, event_id, record))
+        if first[0] != made or first[1] != event_id:
+            self._doubles.append(
+                f"case {made.case_id} has two decisions {made.n}: {first[0].action} {first[0].decision_id} ({first[2]})"
+                f" and {made.action} {made.decision_id} ({record})"
+            )
+
+
+def _outcome(pair: RegionItem, seen: _RegionState) -> tuple[ItemOutcome, str]:
+    """How an item ended; for a missing one, also its last trace."""
+    case = seen.cases.get(pair.item_id)
+    if case is not None:
+        decision = seen.decisions.get((case.case_id, 1))
+        if decision is not None:
+            return (ItemOutcome.BY_POLICY if decision[0].automated else ItemOutcome.BY_PEOPLE), ""
+        if case.case_id in seen.superseded:
+            return ItemOutcome.SUPERSEDED, ""
+        if case.case_id in seen.closed:
+            return ItemOutcome.WITHDRAWN, ""
+    if letters := seen.stopped.get(ids.event_id(pair.item_id, ITEM_SUBMITTED, pair.region)):
+        return ItemOutcome.PARKED if any(letters.values()) else ItemOutcome.DEAD_LETTERED, ""
+    if case is None:
+        return ItemOutcome.MISSING, "no case was opened" if pair.item_id in seen.submitted else "it is not in the topic"
+    if case.verdict in POLICY_VERDICTS:
+        return ItemOutcome.MISSING, f"its case {case.case_id} has the verdict {case.verdict} and no decision"
+    if pair.item_id in seen.withdrawn:
+        return ItemOutcome.MISSING, f"it was withdrawn, and its case {case.case_id} was neither closed nor decided"
+    return ItemOutcome.OPEN, ""

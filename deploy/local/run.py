@@ -1,0 +1,269 @@
+"""The main job (`piepowder run`): a file is submitted, simulated reviewers decide the cases, and an account compares
+the accepted items with Kafka's topics and the audit logs, without trust in the services' own counts."""
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from deploy.local import sample
+from deploy.local.account import audit_counts_of, queue_table, show_account
+from deploy.local.accounting import Account, ItemOutcome, Ledger
+from deploy.local.topic_reader import TopicReader
+from deploy.local.up import RunningSystem, advice
+from piepowder import console_output, listings, timeline
+from piepowder.client import Api
+from piepowder.profile import read_local
+from piepowder.simulation import TRUTH, Simulation, read_truth, summary
+from piepowder.submission_files import SubmissionFiles, read_journal, show_refusals, submit_file
+from piepowder.submit import Tally
+from piepowder.withdraw import withdraw
+from shared.runtime.clock import SystemClock
+from shared.runtime.retry import wait
+from shared.runtime.user_errors import file_errors
+
+_POLL_SECONDS: Final = 0.4
+_NO_PROGRESS_SECONDS: Final = 90.0
+_SETTLE_SECONDS: Final = 90.0
+_WITHDRAWALS: Final = 3
+_clock = SystemClock()
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """The job: `file` with its options, or a sample of `count` lines from `seed`; `reviewers` in each region, who leave
+    `leave` cases of the region for the person and work for at most `review_seconds`."""
+
+    folder: Path
+    file: str | None
+    options: listings.FileOptions
+    count: int
+    seed: int
+    reviewers: int
+    leave: int
+    review_seconds: float
+
+
+class JobResult(msgspec.Struct, frozen=True):
+    """The result; `first_decision`, `submitted` and `settled` are seconds since the start of the submission."""
+
+    tally: Tally
+    files: SubmissionFiles
+    account: Account
+    first_decision: float | None
+    submitted: float
+    settled: float
+    dead_letters: Mapping[str, int]
+
+
+def write_sample(folder: Path, count: int, seed: int) -> str:
+    """Write the sample's lines and its truth; returns the name of the file of lines."""
+    lines = folder / TRUTH.with_name("listings.ndjson")
+    with file_errors(folder):
+        lines.parent.mkdir(parents=True, exist_ok=True)
+        with lines.open("wb") as file:
+            for line in sample.make(count, seed):
+                file.write(line.body + b"\n")
+        (folder / TRUTH).write_bytes(msgspec.json.encode(sample.truth(sample.make(count, seed))))
+    return str(lines)
+
+
+def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
+    """Start all, do the job and show the result; with `stay`, keep running until interrupted. Returns whether the
+    account holds. Raises `UserError` when a process does not start, or ends for good."""
+    if job.file is not None and job.file != "-":
+        source = listings.ItemFile(job.file)
+        listings.read(source, job.options)
+        source.close()
+    began = _clock.monotonic()
+    with RunningSystem(job.folder, nodes=nodes, regions=regions) as running:
+        console_output.console.print(running.table())
+        console_output.show(f"Ready after {_clock.monotonic() - began:.1f} s")
+        result = asyncio.run(main_job(running, job))
+        if stay:
+            _show_next_steps(running, job.folder)
+            with suppress(KeyboardInterrupt):
+                running.watch()
+        return result.account.holds
+
+
+def _show_next_steps(running: RunningSystem, folder: Path) -> None:
+    queues = f"{running.system.url('decision', running.system.regions[0])}/v1/queues"
+    console_output.show()
+    console_output.console.print(running.table())
+    console_output.show("Everything keeps running until Ctrl-C. In another terminal, try:", "bold")
+    console_output.show(f'  curl -H "Authorization: Bearer $(cat {folder / "key"})" {queues}')
+    console_output.show(f'  eval "$({advice("env", folder)})"    # addresses and key as variables')
+    console_output.show(f"  {advice('status', folder)}")
+    console_output.show(f"  {advice('review', folder)}")
+
+
+async def main_job(running: RunningSystem, job: Job) -> JobResult:
+    """Submit, review, wait for all outcomes, account. Raises `UserError` when a process ends for good."""
+    name = write_sample(job.folder, job.count, job.seed) if job.file is None else job.file
+    async with Api(read_local(job.folder)) as api:
+        work = asyncio.ensure_future(_Work(api, name, job).run())
+        watching = asyncio.ensure_future(_watch(running))
+        try:
+            await asyncio.wait([work, watching], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                watching.result()
+            result = await work
+            await show(result, api)
+            return result
+        finally:
+            work.cancel()
+            watching.cancel()
+            await asyncio.wait([work, watching])
+
+
+async def _watch(running: RunningSystem) -> None:
+    while True:
+        if failures := running.failures():
+            raise failures[0]
+        await asyncio.sleep(0.5)
+
+
+class _Work:
+    def __init__(self, api: Api, file: str, job: Job) -> None:
+        self._api = api
+        self._regions = api.profile.regions
+        self._file = file
+        self._job = job
+        self._ledger = Ledger()
+        self._reader = TopicReader(api.profile.bootstrap(), self._regions, self._ledger)
+        self._reviewed = asyncio.Event()
+        self._started = 0.0
+        self._first_decision: float | None = None
+
+    async def run(self) -> JobResult:
+        job = self._job
+        try:
+            await self._reader.catch_up()
+            before, self._started = self._ledger.decided, _clock.monotonic()
+            crew = Simulation(
+                self._api,
+                self._regions,
+                each=job.reviewers,
+                seed=job.seed,
+                truth=read_truth(job.folder) if job.file is None else {},
+                leave=job.leave,
+            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read_topics(before))
+                reviewing = group.create_task(crew.run())
+                tally, files = await submit_file(self._api, self._file, job.options, job.folder)
+                submitted = self._elapsed()
+                console_output.show(f"Submitted {tally.accepted + tally.refused:,} lines in {submitted:.1f} s")
+                await self._wait_routed(tally)
+                console_output.show(f"All items have a case, and policy has decided, after {self._elapsed():.1f} s")
+                if job.file is None:
+                    await self._withdraw_some(tally)
+                crew.finishing.set()
+                await asyncio.wait([reviewing], timeout=job.review_seconds)
+                crew.stop.set()
+                await asyncio.wait([reviewing])
+                console_output.show(f"The reviewers finished after {self._elapsed():.1f} s: {summary(crew.done)}")
+                self._reviewed.set()
+            account = await self._wait_settled(tally)
+            return JobResult(
+                tally, files, account, self._first_decision, submitted, self._elapsed(), self._ledger.dead_letters
+            )
+        finally:
+            await self._reader.close()
+
+    def _elapsed(self) -> float:
+        return _clock.monotonic() - self._started
+
+    async def _read_topics(self, before: int) -> None:
+        while not self._reviewed.is_set():
+            await self._reader.catch_up()
+            if self._first_decision is None and self._ledger.decided > before:
+                self._first_decision = self._elapsed()
+                console_output.show(f"First decision after {self._first_decision:.1f} s")
+            await wait(self._reviewed, _POLL_SECONDS)
+
+    async def _wait_routed(self, tally: Tally) -> None:
+        """Wait until every accepted item has a case, and its decision if policy decides it."""
+        left, since = -1, _clock.monotonic()
+        while missing := len(self._ledger.account(tally.items, {}).missing):
+            if missing != left:
+                left, since = missing, _clock.monotonic()
+            elif _clock.monotonic() - since > _NO_PROGRESS_SECONDS:
+                console_output.show(
+                    f"No progress for {_NO_PROGRESS_SECONDS:.0f} s; {missing:,} items are not settled", "red"
+                )
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _withdraw_some(self, tally: Tally) -> None:
+        """Withdraw a few items of the sample whose cases wait; a reviewer may decide them first."""
+        waiting = itertools.islice(self._ledger.waiting(tally.items), _WITHDRAWALS)
+        for item_id in {item.item_id for item in waiting}:
+            withdrawn = await withdraw(self._api, item_id, "the sample's seller changed their mind")
+            states = "; ".join(f"in {region} {state}" for region, state in sorted(withdrawn.regions.items()))
+            console_output.show(f"Withdrew item {item_id}: {states}")
+
+    async def _wait_settled(self, tally: Tally) -> Account:
+        """The account, as soon as the audit logs have all events of the topics; after a bound, as it is then."""
+        deadline = _clock.monotonic() + _SETTLE_SECONDS
+        while True:
+            counts = await audit_counts_of(self._api, self._regions)
+            await self._reader.catch_up()
+            account = self._ledger.account(tally.items, counts)
+            if account.settled or _clock.monotonic() > deadline:
+                return account
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def show(result: JobResult, api: Api) -> None:
+    """Show the summary."""
+    tally, account = result.tally, result.account
+    console_output.show()
+    counts = ", ".join(f"{count:,} in {region}" for region, count in sorted(tally.regions.items())) or "none"
+    items = len({item.item_id for item in tally.items})
+    console_output.show("What happened", "bold")
+    console_output.show(
+        f"Accepted {tally.accepted:,} lines: {items:,} different items, {len(tally.items):,} cases to open ({counts})"
+    )
+    console_output.show(f"Refused  {tally.refused:,} lines")
+    show_refusals(tally, result.files.report)
+    console_output.show()
+    console_output.console.print(queue_table(account))
+    console_output.show()
+    for outcome in (ItemOutcome.BY_POLICY, ItemOutcome.BY_PEOPLE):
+        actions = f"{account.actions[outcome, 'approve']:,} approved, {account.actions[outcome, 'reject']:,} rejected"
+        console_output.show(f"{outcome.capitalize()}: {account.outcomes[outcome]:,} ({actions})")
+    others = (ItemOutcome.SUPERSEDED, ItemOutcome.WITHDRAWN)
+    ended = " ".join(f"{outcome.capitalize()}: {account.outcomes[outcome]:,}." for outcome in others)
+    console_output.show(f"Still open: {account.outcomes[ItemOutcome.OPEN]:,}. {ended}")
+    letters = ", ".join(f"{count:,} in {region}" for region, count in sorted(result.dead_letters.items()) if count)
+    console_output.show(
+        f"Parked: {account.outcomes[ItemOutcome.PARKED]:,} items."
+        f" Dead-lettered: {account.outcomes[ItemOutcome.DEAD_LETTERED]:,} items (dead letters: {letters or 'none'})"
+    )
+    first = (
+        "no new decision" if result.first_decision is None else f"first decision after {result.first_decision:.1f} s"
+    )
+    console_output.show(
+        f"Times: {first}, submitted in {result.submitted:.1f} s, all settled and audited after {result.settled:.1f} s"
+    )
+    subject = _example_subject(account, result.files.journal)
+    if subject is not None:
+        console_output.show()
+        for tree in await timeline.timeline(api, subject, api.profile.regions):
+            console_output.console.print(tree)
+    console_output.show()
+    show_account(account)
+
+
+def _example_subject(account: Account, journal: Path) -> str | None:
+    """A subject to show: one that people decided, in several regions if possible; else the first."""
+    found: dict[int, str] = {}
+    for entry in read_journal(journal):
+        rank = len(entry.regions) if account.by_people.issuperset(entry.items()) else 0
+        found.setdefault(rank, entry.subject)
+    return found[max(found)] if found else None

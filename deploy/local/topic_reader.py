@@ -1,0 +1,113 @@
+"""Reads a system's topics from their first offset into a ledger, with a plain consumer that has no group and commits
+nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from deploy.local.accounting import Ledger, RecordId
+from piepowder.hints import command
+from shared.contracts import topics
+from shared.contracts.envelope import decode, decode_any
+from shared.kafka.parking import REPLAY_HEADER
+from shared.runtime.errors import Poison
+from shared.runtime.user_errors import UserError
+
+_PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as unavailable
+_NOT_ACCOUNTED: Final = (topics.access, topics.parked)
+
+
+class TopicReader:
+    """Fills a ledger from the topics of some regions; each `catch_up` continues where the one before ended."""
+
+    def __init__(self, bootstrap: str, regions: Sequence[str], ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._bootstrap = bootstrap
+        accounted = [topic for topic in topics.REGIONAL if topic not in _NOT_ACCOUNTED]
+        self._region_of = {topic(region): region for region in regions for topic in accounted}
+        self._dead = {topics.deadletters(region) for region in regions}
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def catch_up(self) -> None:
+        """Read to the current end of the topics; raises `UserError` when Kafka does not respond."""
+        try:
+            consumer = await self._connected()
+            ends = await consumer.end_offsets(consumer.assignment())
+            while behind := [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
+                async with asyncio.timeout(_PATIENCE):
+                    batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
+                    while not batches:
+                        batches = await consumer.getmany(*behind, timeout_ms=500, max_records=5000)
+                for tp, records in batches.items():
+                    for record in records:
+                        self._add(tp.topic, record)
+                await asyncio.sleep(0)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise UserError(
+                f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Look at its log; nothing is lost."
+            ) from error
+
+    async def close(self) -> None:
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is not None:
+            return self._consumer
+        wanted = [*self._region_of, topics.CONTROL]
+        consumer = AIOKafkaConsumer(
+            *wanted,
+            bootstrap_servers=self._bootstrap,
+            client_id="piepowder-command",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+            max_partition_fetch_bytes=8 * 2**20,
+        )
+        self._consumer = consumer
+        await consumer.start()
+        if missing := set(wanted) - {tp.topic for tp in consumer.assignment()}:
+            names = ", ".join(sorted(missing))
+            raise UserError(f"The topics {names} do not exist.", f"Create them with `{command('topics')}`.")
+        for tp, begin in (await consumer.beginning_offsets(consumer.assignment())).items():
+            if begin > 0 and tp.topic in self._region_of.keys() - self._dead:
+                self.ledger.set_truncated(self._region_of[tp.topic])
+        return consumer
+
+    def _add(self, topic: str, record: ConsumerRecord[Any, Any]) -> None:
+        record_id = RecordId(topic, record.partition, record.offset)
+        region = self._region_of.get(topic)
+        if topic in self._dead and region is not None:
+            self._add_letter(region, {name: value or b"" for name, value in record.headers}, record_id)
+            return
+        try:
+            if region is None:
+                self.ledger.add_control(decode_any(record.headers, record.key, record.value).attributes.id)
+            else:
+                self.ledger.add(region, decode(record.headers, record.key, record.value, region=region), record_id)
+        except Poison:
+            self._add_undecodable(region, record, record_id)
+
+    def _add_letter(self, region: str, headers: dict[str, bytes], stored: RecordId) -> None:
+        group, correlation = headers.get("dl_group", b"").decode(errors="replace"), headers.get("ce_correlationid")
+        topic, partition, offset = (headers.get(f"dl_{name}", b"") for name in ("topic", "partition", "offset"))
+        known = partition.isdigit() and offset.isdigit()
+        record = RecordId(topic.decode(errors="replace"), int(partition), int(offset)) if known else stored
+        if "dl_returned" in headers:
+            self.ledger.add_receipt(region, group, record)
+        elif REPLAY_HEADER not in headers:
+            item = None if correlation is None else correlation.decode(errors="replace")
+            self.ledger.add_dead_letter(region, item, group, record, parked="dl_parked" in headers)
+
+    def _add_undecodable(self, region: str | None, record: ConsumerRecord[Any, Any], record_id: RecordId) -> None:
+        """Add an event of a newer version, which the audit log has too; any other record is dead-lettered there."""
+        try:
+            event = decode_any(record.headers, record.key, record.value, region=region)
+        except Poison:
+            return
+        if region is not None:
+            self.ledger.add_unknown(region, event.attributes.id, record_id)

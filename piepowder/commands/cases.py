@@ -1,0 +1,48 @@
+"""Cases: review them."""
+
+from typing import Annotated
+
+import typer
+
+from piepowder import console_output, review, simulation
+from piepowder.commands import options
+from piepowder.commands.options import Connection, grouped
+
+app = options.new_app()
+
+
+@app.command("review")
+@grouped
+def review_cases(
+    connection: Connection,
+    *,
+    region: Annotated[
+        str | None, typer.Option(help="The cases' region; by default the first, with --simulate all")
+    ] = None,
+    queue: Annotated[list[str], typer.Option(help="Only from this queue; may be repeated")] = options.NONE,
+    reviewer: Annotated[str, typer.Option(help="Your name in the decisions")] = "me",
+    team: Annotated[str, typer.Option(help="Your team")] = "in_house",
+    simulate: Annotated[
+        int, typer.Option(min=0, max=100, help="This many simulated reviewers in each region instead of you")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the simulated reviewers")] = 1,
+    for_: Annotated[
+        float | None,
+        typer.Option("--for", min=0, help="Seconds; by default simulated reviewers stop when no case waits"),
+    ] = None,
+) -> None:
+    """Claim and decide cases: by hand, with one letter and Enter per case, or simulated."""
+    regions = connection.profile.chosen(region)
+    if simulate:
+        truth = simulation.read_truth(connection.folder)
+        done = connection.run(
+            lambda api: simulation.simulate(
+                api, regions, each=simulate, seed=seed, truth=truth, queues=queue, team=team, seconds=for_
+            )
+        )
+        console_output.show(f"Done: {simulation.summary(done)}")
+    else:
+        decided = connection.run(lambda api: review.by_hand(api, regions[0], reviewer, team, queue))
+        actions = {action: n for action, n in decided.items() if action != "skipped"}
+        counts = ", ".join(f"{n} {action}" for action, n in sorted(actions.items())) or "no case"
+        console_output.show(f"You decided {sum(actions.values())}: {counts}.")

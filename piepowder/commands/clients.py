@@ -1,0 +1,239 @@
+"""API clients and their keys. A key's text is printed once and stored nowhere."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from piepowder import console_output
+from piepowder.client import Api
+from piepowder.commands import options
+from piepowder.commands.options import Connection, grouped
+from shared.contracts import ids
+from shared.runtime.clock import SystemClock, from_text, to_text
+
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+_SPAN: Final = re.compile(r"([1-9]\d{0,5})([mhd])")
+_STYLES: Final = {"live": "green", "active": "green", "disabled": "red", "revoked": "dim", "expired": "dim"}
+_clock = SystemClock()
+
+app = options.new_app("clients", "API clients: their keys, scopes, regions, platforms and limits.")
+
+
+def moment(text: str) -> str:
+    """A time as RFC 3339 from `90d`, `12h` or `30m` from now, or from RFC 3339; raises ValueError for another text."""
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return to_text(_clock.now() + timedelta(**{_UNITS[span[2]]: int(span[1])}))
+    try:
+        return to_text(from_text(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r}: expected a span such as 7d, 12h or 30m, or a time such as 2027-01-31T00:00:00Z"
+        ) from error
+
+
+def _moment(text: str | None) -> str | None:
+    try:
+        return None if text is None else moment(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that `clients list` shows")]
+ExpiresIn = Annotated[
+    str | None,
+    typer.Option("--expires", callback=_moment, help="When the key ends: 90d, 12h, or RFC 3339; by default never"),
+]
+
+
+@app.command("list")
+@grouped
+def list_clients(
+    connection: Connection,
+    state: Annotated[str | None, typer.Option(help="active or disabled; by default both")] = None,
+) -> None:
+    """List the clients, their live keys, and when these were last used."""
+    params: dict[str, str | int] = {"limit": 200} | ({} if state is None else {"state": state})
+    found = connection.run(lambda api: api.get_all("intake", "/v1/clients", "clients", **params))
+    console_output.console.print(_table(found))
+
+
+@app.command()
+@grouped
+def show(connection: Connection, name: Name) -> None:
+    """Show a client and its keys."""
+    _show(connection.run(lambda api: api.get("intake", _path(name))))
+
+
+@app.command()
+@grouped
+def create(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(help="1 to 63 of a-z, 0-9 and '-', the first a letter")],
+    *,
+    scope: Annotated[list[str], typer.Option(help="A scope, such as items:write; may be repeated")],
+    region: Annotated[list[str], typer.Option(help="A region; '*' is every region; may be repeated")],
+    platform: Annotated[
+        list[str],
+        typer.Option(
+            help="A platform of items, notices and appeals; '*' is every platform, and scopes for other things need it;"
+            " may be repeated"
+        ),
+    ],
+    description: Annotated[str, typer.Option(help="A text for people")] = "",
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Calls a second, on average; by default no limit")
+    ] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Calls at once; by default twice the rate")] = None,
+    items: Annotated[float, typer.Option(min=0, help="Items a second, on average; 0: no limit of their own")] = 0.0,
+    expires: ExpiresIn = None,
+) -> None:
+    """Create a client and its first key, which is shown only now."""
+    if rate is None and (burst is not None or items):
+        raise typer.BadParameter("--burst and --items go with --rate")
+    limit = None
+    if rate is not None:
+        limit = {"requests_per_second": rate, "burst": burst or max(1, round(2 * rate)), "items_per_second": items}
+    body = {
+        "name": name,
+        "description": description,
+        "scopes": scope,
+        "regions": region,
+        "platforms": platform,
+        "limit": limit,
+    }
+
+    async def make(api: Api) -> dict[str, Any]:
+        await api.post("intake", "/v1/clients", body)
+        return await _new_key(api, name, expires_at=expires, others_expire_at=None)
+
+    _show_key(connection.run(make))
+
+
+@app.command()
+@grouped
+def rotate(
+    connection: Connection,
+    name: Name,
+    *,
+    expires: ExpiresIn = None,
+    keep_old: Annotated[
+        str | None,
+        typer.Option(callback=_moment, help="How long the other key stays valid: 7d; by default until it is revoked"),
+    ] = None,
+) -> None:
+    """Create a client's next key, which is shown only now, beside its present one."""
+    made = connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old))
+    _show_key(made)
+
+
+@app.command()
+@grouped
+def revoke(
+    connection: Connection,
+    name: Name,
+    key: Annotated[
+        str, typer.Argument(metavar="KEY_ID", help="The id that `clients show` shows; never the key itself")
+    ],
+) -> None:
+    """Revoke a key immediately, in all services."""
+    if key.startswith("pp_"):
+        raise typer.BadParameter(
+            "that is the key itself, which must not be in a command line; give its id", param_hint="KEY_ID"
+        )
+    _show_changed(connection, name, "DELETE", f"/keys/{quote(key, safe='')}")
+
+
+@app.command()
+@grouped
+def disable(connection: Connection, name: Name) -> None:
+    """Refuse all of a client's keys until it is enabled again."""
+    _show_changed(connection, name, "PATCH", json={"state": "disabled"})
+
+
+@app.command()
+@grouped
+def enable(connection: Connection, name: Name) -> None:
+    """Accept the live keys of a disabled client again."""
+    _show_changed(connection, name, "PATCH", json={"state": "active"})
+
+
+def _show_changed(connection: Connection, name: str, method: str, path: str = "", **request: Any) -> None:
+    response = connection.run(lambda api: api.call("intake", method, _path(name) + path, **request))
+    _show(response.json()["client"])
+
+
+def _show(client: dict[str, Any]) -> None:
+    for part in _details(client):
+        console_output.console.print(part)
+
+
+async def _new_key(api: Api, name: str, *, expires_at: str | None, others_expire_at: str | None) -> dict[str, Any]:
+    """Create a key. After a lost response, the repeated call creates no second key and fails."""
+    body = {"expires_at": expires_at, "others_expire_at": others_expire_at}
+    made: dict[str, Any] = await api.post("intake", f"{_path(name)}/keys", body, key=ids.new_run())
+    return made
+
+
+def _table(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Clients as a table."""
+    table = console_output.table("client", "state", "regions", "platforms", "scopes", "live keys", "last used")
+    for client in clients:
+        live = [key["key_id"] for key in client["keys"] if key["state"] == "live"]
+        used = max((key["last_used_at"] for key in client["keys"] if key["last_used_at"]), default="never")
+        table.add_row(
+            client["name"],
+            _state(client["state"]),
+            ", ".join(client["regions"]),
+            ", ".join(client["platforms"]),
+            ", ".join(client["scopes"]),
+            ", ".join(live) or "none",
+            used,
+        )
+    return table
+
+
+def _details(client: Mapping[str, Any]) -> list[RenderableType]:
+    """A client with all details and its keys, to show."""
+    limit = client["limit"]
+    items = f", {limit['items_per_second']:g} items a second" if limit and limit["items_per_second"] else ""
+    values = {
+        "client": client["name"],
+        "description": console_output.clean(client["description"]),
+        "state": _state(client["state"]),
+        "scopes": ", ".join(client["scopes"]),
+        "regions": ", ".join(client["regions"]),
+        "platforms": ", ".join(client["platforms"]),
+        "limit": f"{limit['requests_per_second']:g} calls a second, {limit['burst']} at once{items}"
+        if limit
+        else "none",
+        "changed": client["changed_at"],
+    }
+    keys = console_output.table("key", "state", "created", "expires", "revoked", "last used")
+    for key in client["keys"]:
+        times = [key[name] or "never" for name in ("created_at", "expires_at", "revoked_at", "last_used_at")]
+        keys.add_row(key["key_id"], _state(key["state"]), *times)
+    return [console_output.fields(values), "", keys]
+
+
+def _show_key(made: Mapping[str, Any]) -> None:
+    """Write a new key's text to standard output, so that it can be piped, and everything else to standard error."""
+    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere: save it")
+    console_output.warn("where its owner finds it, and not in a shell's history, a ticket or a chat.")
+    console_output.show(made["key"])
+    if not made["in_force"]:
+        console_output.warn("It is not accepted yet: Kafka has not delivered it to the services.")
+
+
+def _state(state: str) -> Text:
+    return Text(state, _STYLES.get(state, ""))
+
+
+def _path(name: str) -> str:
+    return f"/v1/clients/{quote(name, safe='')}"

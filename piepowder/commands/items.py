@@ -1,0 +1,62 @@
+"""Items: submit a file of them, withdraw one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from piepowder import console_output, submission_files, withdraw
+from piepowder.commands import options
+from piepowder.commands.options import Connection, grouped
+from piepowder.listings import FileOptions
+
+app = options.new_app()
+
+
+@app.command()
+@grouped
+def submit(
+    connection: Connection,
+    file: Annotated[
+        str,
+        typer.Argument(
+            callback=options.existing_file, help="CSV or NDJSON (items as in POST /v1/items); - reads standard input"
+        ),
+    ],
+    *,
+    file_options: FileOptions,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            callback=options.new_file, help="A file for refused lines (NDJSON); by default beside the journal"
+        ),
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(callback=options.new_file, help="A file for accepted lines (NDJSON); by default in the folder"),
+    ] = None,
+    show: Annotated[int, typer.Option(min=0, help="Refusals to show, at most")] = 20,
+) -> None:
+    """Submit a file to intake; show accepted and refused lines, with line numbers and reasons."""
+    tally, files = connection.run(
+        lambda api: submission_files.submit_file(
+            api, file, file_options, connection.folder, journal=journal, report=report
+        )
+    )
+    items = len({item.item_id for item in tally.items})
+    console_output.show(f"Accepted {tally.accepted:,} lines, {items:,} different items; refused {tally.refused:,}.")
+    submission_files.show_refusals(tally, files.report, show)
+    raise typer.Exit(1 if tally.refused else 0)
+
+
+@app.command("withdraw")
+@grouped
+def withdraw_item(
+    connection: Connection,
+    item: Annotated[str, typer.Argument(metavar="ITEM_ID", help="The id in the response to its post")],
+    reason: Annotated[str, typer.Option(help="Stored with the withdrawal")] = "",
+) -> None:
+    """Withdraw an item: its open cases close, its decisions stay."""
+    withdrawn = connection.run(lambda api: withdraw.withdraw(api, item, reason))
+    for region, state in sorted(withdrawn.regions.items()):
+        console_output.show(f"{console_output.clean(withdrawn.subject)} in {region}: {state}")

@@ -1,0 +1,221 @@
+"""Options that several commands have, and the connection to a deployment that they describe."""
+
+import asyncio
+import functools
+import inspect
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import pycountry
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from piepowder import listings
+from piepowder.client import Api
+from piepowder.profile import Profile, local_folder, resolve
+from shared.runtime.settings import RegionIds
+from shared.runtime.user_errors import UserError, file_errors
+
+T = TypeVar("T")
+NONE: Final[list[Any]] = []
+US: Final = ["US"]
+_PLATFORM: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def new_app(name: str | None = None, help: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name
+    """An app for the commands of one noun; with a name, they are its subcommands."""
+    return typer.Typer(name=name, help=help, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+
+class Connection:
+    """A command's connection: its options, resolved to a profile when the command needs one."""
+
+    def __init__(self, profile: str | None, folder: Path | None, key_file: Path | None) -> None:
+        self._resolve = functools.partial(resolve, profile=profile, folder=folder, key_file=key_file)
+        self.folder = local_folder(folder)
+
+    @functools.cached_property
+    def profile(self) -> Profile:
+        return self._resolve()
+
+    def run(self, work: Callable[[Api], Awaitable[T]]) -> T:
+        """Run `work` with a client of the deployment."""
+
+        async def working() -> T:
+            async with Api(self.profile) as api:
+                return await work(api)
+
+        return asyncio.run(working())
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises `UserError` when it cannot be read."""
+    with file_errors(path, "Name another file."):
+        text = path.read_bytes()
+    try:
+        return msgspec.yaml.decode(text)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is not YAML ({error}).", "Correct it, and repeat the command.") from error
+
+
+def region_ids(text: str) -> list[str]:
+    """Distinct region ids of a comma-separated list."""
+    try:
+        return list(dict.fromkeys(TypeAdapter(RegionIds).validate_python(text)))
+    except ValidationError as error:
+        raise typer.BadParameter(str(error.errors()[0]["msg"]), param_hint="--regions") from error
+
+
+def _markets(codes: list[str]) -> list[str]:
+    wrong = [code for code in codes if pycountry.countries.get(alpha_2=code.upper()) is None]
+    if wrong:
+        raise typer.BadParameter(f"{', '.join(wrong)}: expected ISO 3166-1 alpha-2 codes such as DE or US")
+    return [code.upper() for code in codes]
+
+
+def _currency(code: str) -> str:
+    if pycountry.currencies.get(alpha_3=code.upper()) is None:
+        raise typer.BadParameter(f"{code}: expected an ISO 4217 code such as EUR")
+    return code.upper()
+
+
+def _mapping(pairs: list[str]) -> list[str]:
+    for pair in pairs:
+        field, sign, column = pair.partition("=")
+        if not sign or not column or field not in listings.FIELDS:
+            raise typer.BadParameter(f"{pair!r}: expected FIELD=COLUMN, where FIELD is {', '.join(listings.FIELDS)}")
+    return pairs
+
+
+def _delimiter(text: str | None) -> str | None:
+    character = {"tab": "\t", "\\t": "\t"}.get(text or "", text)
+    if character is not None and len(character) != 1:
+        raise typer.BadParameter("expected one character, or tab")
+    return character
+
+
+def _platform(text: str | None) -> str | None:
+    if text is not None and _PLATFORM.fullmatch(text) is None:
+        raise typer.BadParameter("expected 1 to 63 of a-z, 0-9 and '-', the first a letter or digit")
+    return text
+
+
+def existing_file(name: str | None) -> str | None:
+    """Check that a file exists; `-` is standard input."""
+    if name is not None and name != "-" and not Path(name).is_file():
+        raise typer.BadParameter(f"there is no file {name}")
+    return name
+
+
+def new_file(path: Path | None) -> Path | None:
+    """Check that a file does not exist."""
+    if path is not None and path.exists():
+        raise typer.BadParameter(f"{path} exists already; name a new file")
+    return path
+
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME-OR-FILE",
+        help="The deployment to use: a profile's file, or NAME of ~/.config/piepowder/NAME.yaml (PIEPOWDER_PROFILE)",
+    ),
+]
+LocalFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder", help="The local stack's folder (PIEPOWDER_FOLDER); .piepowder by default", show_default=False
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        exists=True,
+        dir_okay=False,
+        help="The API key to use instead of the profile's (PIEPOWDER_KEY_FILE)",
+    ),
+]
+Kafka = Annotated[str | None, typer.Option(help="Bootstrap servers; those of the profile by default (PIEPOWDER_KAFKA)")]
+StackFolder = Annotated[
+    Path, typer.Option("--folder", envvar="PIEPOWDER_FOLDER", help="The folder of the system's data", show_default=True)
+]
+Nodes = Annotated[int, typer.Option(min=1, max=3, help="Kafka nodes: 1 or 3")]
+Regions = Annotated[str, typer.Option(help="Operating regions, comma-separated")]
+Markets = Annotated[list[str], typer.Option("--market", callback=_markets, help="A market; may be repeated")]
+Map = Annotated[
+    list[str], typer.Option("--map", callback=_mapping, metavar="FIELD=COLUMN", help="The column of a field")
+]
+Platform = Annotated[
+    str | None, typer.Option(callback=_platform, help="The items' platform; by default the file's name")
+]
+Kind = Annotated[str, typer.Option(help="product, seller or content")]
+Market = Annotated[list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated")]
+Currency = Annotated[str, typer.Option(callback=_currency, help="The currency of prices without one")]
+Language = Annotated[str | None, typer.Option(help="The items' language (BCP 47)")]
+Delimiter = Annotated[str | None, typer.Option(callback=_delimiter, help="Between the cells; detected by default")]
+Format = Annotated[str | None, typer.Option("--format", help="csv or ndjson; detected by default")]
+Lenient = Annotated[
+    bool, typer.Option(help="Keep a price that is not a number as an attribute, instead of refusing the line")
+]
+
+
+def _connection(*, profile: ProfileOption = None, folder: LocalFolder = None, key_file: KeyFile = None) -> Connection:
+    return Connection(profile, folder, key_file)
+
+
+def _file_options(
+    *,
+    mapping: Map = NONE,
+    platform: Platform = None,
+    kind: Kind = "product",
+    market: Market = US,
+    currency: Currency = "USD",
+    language: Language = None,
+    delimiter: Delimiter = None,
+    format_: Format = None,
+    lenient: Lenient = False,
+) -> listings.FileOptions:
+    if kind not in ("product", "seller", "content"):
+        raise typer.BadParameter(f"{kind!r}: expected product, seller or content", param_hint="--kind")
+    if format_ not in (None, "csv", "ndjson"):
+        raise typer.BadParameter(f"{format_!r}: expected csv or ndjson", param_hint="--format")
+    return listings.FileOptions(
+        platform=platform,
+        kind=kind,
+        markets=market,
+        currency=currency,
+        language=language,
+        format=format_,
+        mapping=dict(pair.split("=", 1) for pair in mapping),
+        delimiter=delimiter,
+        lenient=lenient,
+    )
+
+
+_GROUPS: Final[dict[object, Callable[..., object]]] = {
+    Connection: _connection,
+    listings.FileOptions: _file_options,
+}
+
+
+def grouped(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace a parameter of type `Connection` or `FileOptions` with the options that build its value."""
+    parameters = inspect.signature(function).parameters.values()
+    builders = {one.name: _GROUPS[one.annotation] for one in parameters if one.annotation in _GROUPS}
+    options = [one for builder in builders.values() for one in inspect.signature(builder).parameters.values()]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, builder in builders.items():
+            values[name] = builder(**{option: values.pop(option) for option in inspect.signature(builder).parameters})
+        function(**values)
+
+    own = [one for one in parameters if one.name not in builders]
+    command.__signature__ = inspect.Signature(sorted([*own, *options], key=lambda one: one.kind))  # type: ignore[attr-defined]  # read by typer
+    command.__annotations__ = {one.name: one.annotation for one in (*own, *options)}
+    return command

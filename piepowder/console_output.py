@@ -1,0 +1,73 @@
+"""Output to the terminal. Texts of items come from strangers: they are shown without markup and without control
+characters, so that no listing can draw on the reviewer's terminal."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_WIDE: Final = 160
+
+console: Final = Console(highlight=False, markup=False, emoji=False)
+errors: Final = Console(stderr=True, highlight=False, markup=False, emoji=False)
+if not console.is_terminal:
+    console.width = _WIDE
+if not errors.is_terminal:
+    errors.width = _WIDE
+
+
+def clean(text: object, longest: int = 2000) -> str:
+    """Text of unknown origin, safe to show."""
+    shown = _CONTROL.sub("·", str(text))
+    return shown if len(shown) <= longest else shown[:longest] + "…"
+
+
+def show(text: object = "", style: str = "") -> None:
+    """Write a line to standard output."""
+    console.print(Text(str(text), style=style), soft_wrap=True)
+
+
+def warn(text: object) -> None:
+    """Write a line to standard error that is not a failure."""
+    errors.print(Text(str(text), style="yellow"), soft_wrap=True)
+
+
+def show_error(text: object) -> None:
+    """Write a failure to standard error."""
+    errors.print(Text(str(text), style="red"), soft_wrap=True)
+
+
+def table(*columns: str, title: str | None = None, right: int = 0) -> Table:
+    """An empty table whose last `right` columns hold numbers."""
+    empty = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for at, column in enumerate(columns):
+        empty.add_column(column, justify="right" if at >= len(columns) - right else "left", overflow="fold")
+    return empty
+
+
+def fields(values: Mapping[str, object]) -> Table:
+    """Names and values, one per line."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in values.items():
+        grid.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+    return grid
+
+
+def relative(path: str | Path) -> str:
+    """A path relative to the current folder if it is inside it."""
+    return str(path).removeprefix(f"{Path.cwd()}/")
+
+
+def price(value: Mapping[str, object] | None, decimals: int) -> str:
+    """A price in major units with its currency."""
+    if not value:
+        return ""
+    minor = value.get("amount_minor")
+    return f"{minor / 10**decimals:,.{decimals}f} {value.get('currency')}" if isinstance(minor, int) else str(value)

@@ -1,0 +1,200 @@
+"""The dead letters of a region and their replay, read from the dead letters, their receipts and the parked keys.
+
+Pure: records in, plans out. A dead letter is open until a receipt for its record follows. The letters of a parked key
+are one chain in their original order; every other letter is a unit of its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from aiokafka import ConsumerRecord, TopicPartition
+
+from shared.kafka.dead_letters import original_headers
+from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parked_keys
+from shared.kafka.producer import Record
+
+RawRecord: TypeAlias = ConsumerRecord[Any, Any]
+
+
+class DeadLetterId(NamedTuple):
+    """A record that a consumer group dead-lettered."""
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
+class OpenLetter(NamedTuple):
+    """An open dead letter: `stored` is its place on the dead-letter topic, `size` its value's size in bytes."""
+
+    id: DeadLetterId
+    key: bytes | None
+    reason: str
+    in_chain: bool
+    unread: bool
+    stored: tuple[TopicPartition, int]
+    size: int
+
+    @property
+    def lane(self) -> KeyPartition:
+        return KeyPartition(self.id.topic, self.id.partition, self.key or b"")
+
+
+class ReplayUnit(NamedTuple):
+    """Letters of a group that are replayed together, by offset; `parked` is their key's state, None for a single
+    one."""
+
+    group: str
+    lane: KeyPartition
+    letters: list[OpenLetter]
+    parked: Parked | None
+
+    @property
+    def reason(self) -> str:
+        return self.letters[0].reason if self.parked is None else self.parked.reason
+
+
+class ReplayFilter(NamedTuple):
+    """Which units to replay; None does not limit. `group` may be a service's name."""
+
+    group: str | None = None
+    key: str | None = None
+    reason: str | None = None
+
+    def matches(self, unit: ReplayUnit, region: str) -> bool:
+        """Whether a unit is selected; a parked key is selected as a whole."""
+        if self.group is not None and unit.group not in (self.group, f"piepowder-{self.group}-{region}"):
+            return False
+        if self.key is not None and (unit.letters[0].key or b"").decode(errors="replace") != self.key:
+            return False
+        reasons = [unit.reason, *(letter.reason for letter in unit.letters)]
+        return self.reason is None or any(self.reason.lower() in reason.lower() for reason in reasons)
+
+
+class RegionDeadLetters:
+    """The dead letters of a region, as far as its two topics were added; each topic in its order."""
+
+    def __init__(self) -> None:
+        self.open: dict[DeadLetterId, OpenLetter] = {}
+        self.returned: dict[DeadLetterId, int] = {}
+        self.unknown = 0
+        self._entries: dict[bytes | None, RawRecord] = {}
+        self._parked: dict[str, dict[KeyPartition, Parked]] = {}
+
+    def add_letter(self, record: RawRecord) -> None:
+        """Add a record of the dead-letter topic. A copy on it, made by a replay, is not a letter of its own."""
+        headers = dict(record.headers)
+        if REPLAY_HEADER in headers:
+            return
+        try:
+            letter_id = DeadLetterId(
+                headers["dl_group"].decode(),
+                headers["dl_topic"].decode(),
+                int(headers["dl_partition"]),
+                int(headers["dl_offset"]),
+            )
+            reason = headers["dl_reason"].decode(errors="replace")
+            returned = int(headers["dl_returned"]) if "dl_returned" in headers else None
+        except (KeyError, AttributeError, ValueError):
+            self.unknown += 1
+            return
+        if returned is not None:
+            self.open.pop(letter_id, None)
+            self.returned[letter_id] = returned
+            return
+        self.open[letter_id] = OpenLetter(
+            letter_id,
+            record.key,
+            reason,
+            "dl_parked" in headers,
+            "dl_unread" in headers,
+            (TopicPartition(record.topic, record.partition), record.offset),
+            len(record.value or b""),
+        )
+
+    def add_parked(self, record: RawRecord) -> None:
+        """Add a record of the topic of parked keys."""
+        self._entries[record.key] = record
+        self._parked = {}
+
+    def parked(self, group: str) -> dict[KeyPartition, Parked]:
+        """The parked keys of a group."""
+        if group not in self._parked:
+            self._parked[group] = parked_keys(list(self._entries.values()), group)
+        return self._parked[group]
+
+    def failed_again(self, letter_id: DeadLetterId) -> OpenLetter | None:
+        """The letter of a record's replayed copy, if that copy was dead-lettered too."""
+        returned = self.returned.get(letter_id)
+        return None if returned is None else self.open.get(letter_id._replace(offset=returned))
+
+    def units(self) -> list[ReplayUnit]:
+        """All units: parked keys first, then by original place."""
+        chains: defaultdict[tuple[str, KeyPartition], list[OpenLetter]] = defaultdict(list)
+        single: list[ReplayUnit] = []
+        for letter_id, letter in sorted(self.open.items()):
+            state = self.parked(letter_id.group).get(letter.lane)
+            if state is None or not letter.in_chain:
+                single.append(ReplayUnit(letter_id.group, letter.lane, [letter], None))
+            elif letter_id.offset > state.back:
+                chains[letter_id.group, letter.lane].append(letter)
+        found = [
+            ReplayUnit(group, lane, letters, self.parked(group)[lane]) for (group, lane), letters in chains.items()
+        ]
+        return found + single
+
+
+def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[ReplayUnit, bool]]:
+    """The first of `units`: at most so many letters and bytes, at least one letter; and whether each is whole.
+
+    The rest of a cut chain follows when its first part has been handled.
+    """
+    found: list[tuple[ReplayUnit, bool]] = []
+    for unit in units:
+        taken: list[OpenLetter] = []
+        for letter in unit.letters:
+            if letters <= 0 or (size < letter.size and (found or taken)):
+                break
+            taken.append(letter)
+            letters, size = letters - 1, size - letter.size
+        whole = len(taken) == len(unit.letters)
+        if taken:
+            found.append((unit._replace(letters=taken), whole))
+        if not whole:
+            break
+    return found
+
+
+def copies(unit: ReplayUnit, *, whole: bool, leave: bool) -> list[ReplayMark]:
+    """The mark of each letter's copy; `leave` keeps the first of a chain dead-lettered."""
+    if unit.parked is None:
+        return [ReplayMark(unit.group, letter.id.offset, parked=letter.in_chain) for letter in unit.letters]
+    offsets = [letter.id.offset for letter in unit.letters]
+    last = len(offsets) - 1
+    return [
+        ReplayMark(unit.group, offset, after, end=whole and n == last, leave=leave and n == 0)
+        for n, (after, offset) in enumerate(zip([unit.parked.back, *offsets], offsets, strict=False))
+    ]
+
+
+def replay_record(letter: OpenLetter, stored: RawRecord, copy: ReplayMark) -> Record:
+    """The original record of a letter, marked as a copy, for its original partition."""
+    headers = [*original_headers(stored.headers), (REPLAY_HEADER, encode_mark(copy))]
+    return Record(letter.id.topic, stored.key, stored.value, headers, letter.id.partition)
+
+
+def obstacle(unit: ReplayUnit, partitions: Mapping[str, int], control: str) -> str | None:
+    """Why a unit cannot be replayed, None when it can; `partitions` are those of the topics that accept copies."""
+    letter = unit.letters[0]
+    if letter.unread:
+        return "the Kafka client cannot read it: only its own topic has it"
+    if letter.id.topic == control:
+        return "it would come into force again in place of newer ones: reset the group to its first offset instead"
+    if letter.id.partition >= partitions.get(letter.id.topic, 0):
+        return "it names a partition that this region does not have"
+    return None

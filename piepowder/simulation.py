@@ -1,0 +1,165 @@
+"""Simulated reviewers. They know the truth about the sample. Each holds one case at a time under a lease, as a person
+does; its decision depends on the case and the seed alone, not on the reviewer or the time."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from piepowder.client import Api, ApiError
+from piepowder.review import LeasedCase, ReviewSession, contested_decision, item_case, suggested_reasons
+from shared.contracts.envelope import subject_of
+from shared.runtime.clock import SystemClock
+from shared.runtime.retry import wait
+
+TRUTH: Final = Path("sample", "truth.json")
+_IDLE_SECONDS: Final = 0.3
+_COUNT_SECONDS: Final = 1.0
+_RELEASED_SHARE: Final = 0.04
+_WRONG_SHARE: Final = 0.02
+_SUSPICIOUS: Final = 0.7
+_clock = SystemClock()
+
+
+class Simulation:
+    """Runs `each` simulated reviewers per region until `stop` is set. After `finishing` is set, a reviewer also ends
+    when at most `leave` cases wait in its region. `done` counts (region, action)."""
+
+    def __init__(
+        self,
+        api: Api,
+        regions: Sequence[str],
+        *,
+        each: int,
+        seed: int,
+        truth: Mapping[str, str],
+        leave: int = 0,
+        queues: Sequence[str] = (),
+        team: str = "in_house",
+    ) -> None:
+        self.done: Counter[tuple[str, str]] = Counter()
+        self.finishing = asyncio.Event()
+        self.stop = asyncio.Event()
+        self._api = api
+        self._regions = list(regions)
+        self._each = each
+        self._seed = seed
+        self._truth = truth
+        self._leave = leave
+        self._queues = list(queues)
+        self._team = team
+        self._released: set[str] = set()
+        self._waiting: dict[str, tuple[float, int]] = {}  # region -> (time of the count, cases)
+
+    async def run(self) -> None:
+        """Run all reviewers to their end."""
+        async with asyncio.TaskGroup() as group:
+            for region in self._regions:
+                for number in range(1, self._each + 1):
+                    session = ReviewSession(self._api, region, f"sim-{region}-{number}", self._team, self._queues)
+                    group.create_task(self._work(session))
+
+    async def _work(self, session: ReviewSession) -> None:
+        while not self.stop.is_set():
+            few = self._leave > 0 and await self._few_wait(session.region)
+            leased = None if few else await session.claim()
+            if leased is not None:
+                await self._handle(session, leased)
+            elif self.finishing.is_set():
+                return
+            else:
+                await wait(self.stop, _IDLE_SECONDS)
+
+    async def _few_wait(self, region: str) -> bool:
+        """Whether at most `leave` cases wait: a count of up to a second ago, minus the claims since then."""
+        counted, waiting = self._waiting.get(region, (-_COUNT_SECONDS, 0))
+        if waiting <= self._leave or _clock.monotonic() - counted > _COUNT_SECONDS:
+            waiting = await self._count(region)
+            counted = _clock.monotonic()
+        self._waiting[region] = counted, waiting - 1
+        return waiting <= self._leave
+
+    async def _count(self, region: str) -> int:
+        response = await self._api.get(f"decision-{region}", "/v1/queues")
+        queues = [queue for queue in response["queues"] if not self._queues or queue["queue"] in self._queues]
+        return sum(int(queue["waiting"]) for queue in queues)
+
+    async def _handle(self, session: ReviewSession, leased: LeasedCase) -> None:
+        action, reasons = choose(leased.case, self._truth, self._seed)
+        pick = random.Random(f"{self._seed}:{leased.id}:release")  # noqa: S311 - a simulation, not a secret
+        try:
+            if leased.id not in self._released and pick.random() < _RELEASED_SHARE:
+                self._released.add(leased.id)
+                await session.release(leased, "not my language")
+                self.done[session.region, "released"] += 1
+            else:
+                await session.decide(leased, action, reasons)
+                self.done[session.region, action] += 1
+        except ApiError as error:
+            if error.status != 409:  # superseded, or the lease expired
+                raise
+            self.done[session.region, "lost"] += 1
+
+
+async def simulate(
+    api: Api,
+    regions: Sequence[str],
+    *,
+    each: int,
+    seed: int,
+    truth: Mapping[str, str],
+    queues: Sequence[str],
+    team: str,
+    seconds: float | None,
+) -> Mapping[tuple[str, str], int]:
+    """Run simulated reviewers until no case waits, or for `seconds`; returns the counts by (region, action)."""
+    crew = Simulation(api, regions, each=each, seed=seed, truth=truth, queues=queues, team=team)
+    if seconds is None:
+        crew.finishing.set()
+    working = asyncio.create_task(crew.run())
+    await asyncio.wait([working], timeout=seconds)
+    crew.stop.set()
+    await working
+    return crew.done
+
+
+def read_truth(folder: Path) -> dict[str, str]:
+    """The truth of the sample that was last written in a folder; empty when there is none."""
+    path = folder / TRUTH
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
+def truth_key(subject: str, version: int | None) -> str:
+    """The key of an item in the truth."""
+    return f"{subject}@{'' if version is None else version}"
+
+
+def summary(done: Mapping[tuple[str, str], int]) -> str:
+    """The counts as text."""
+    return ", ".join(f"{region} {count:,} {action}" for (region, action), count in sorted(done.items())) or "no case"
+
+
+def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int) -> tuple[str, list[str]]:
+    """The decision of a simulated reviewer and its reasons. It follows the truth where that is known, else the
+    seller and the scores, and is sometimes wrong, as people are. An appeal is decided by what its item deserves."""
+    pick = random.Random(f"{seed}:{case['case_id']}")  # noqa: S311 - a simulation, not a secret
+    subject, item = subject_of(case["platform"], case["kind"], case["subject_id"]), item_case(case)
+    action = truth.get(truth_key(subject, item.get("version"))) or _guess(item, pick)
+    if pick.random() < _WRONG_SHARE:
+        action = "approve" if action == "reject" else "reject"
+    reasons = suggested_reasons(case) if action == "reject" else []
+    if (contested := contested_decision(case)) is None:
+        return action, reasons
+    return ("uphold", []) if action == contested["action"] else ("overturn", reasons)
+
+
+def _guess(case: Mapping[str, Any], pick: random.Random) -> str:
+    item = case.get("item") or {}
+    seller = item.get("seller") or {}
+    bad_seller = (seller.get("rejected") or 0) > 0.3 * max(1, seller.get("listings") or 0)
+    suspicious = max((item.get("scores") or {}).values(), default=0.0) > _SUSPICIOUS
+    return "reject" if bad_seller or suspicious or pick.random() < 0.15 else "approve"

@@ -1,0 +1,129 @@
+"""The state of a deployment (`piepowder status`): which services are ready, what waits, and what was decided."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from piepowder import console_output
+from piepowder.client import Api
+from piepowder.profile import Profile
+from piepowder.review import due_in
+from shared.contracts import topics
+from shared.runtime.clock import SystemClock
+
+_TIMEOUT: Final = 2.0
+_CLOSE_SECONDS: Final = 0.3  # closing a client takes seconds while its broker does not respond
+_SILENT: Final = "does not respond"
+_clock = SystemClock()
+
+
+async def status(api: Api) -> tuple[list[RenderableType], bool]:
+    """The tables to show, and whether every service is ready.
+
+    All services are called at the same time, each with a timeout of two seconds; the tables name those that are silent.
+    """
+    profile, now = api.profile, _clock.now()
+    names = list(_services(profile))
+    decisions = [f"decision-{region}" for region in profile.regions if ("decision", region) in profile.services]
+    with_totals = [*(["intake"] if ("intake", "") in profile.services else []), *decisions]
+    readiness, totals, listings, letters = await asyncio.gather(
+        _get(api, names, "/readyz"),
+        _get(api, with_totals, "/v1/totals"),
+        _get(api, decisions, "/v1/queues"),
+        dead_letter_counts(profile.kafka, profile.regions, seconds=_TIMEOUT),
+    )
+    states = {name: _SILENT if (found := readiness[name]) is None else _missing(found) for name in names}
+    queues = console_output.table("region", "queue", "first due", "waiting", "claimed", "overdue", right=3)
+    decided = console_output.table("region", "decided by", "approved", "rejected", right=2)
+    items = console_output.table("region", "dead letters", "items")
+    intake = totals.get("intake") or {}
+    for region in profile.regions:
+        for queue in (listings.get(f"decision-{region}") or {}).get("queues", []):
+            due = queue.get("oldest_due_at")
+            counts = [f"{queue[name]:,}" for name in ("waiting", "claimed", "overdue")]
+            queues.add_row(region, queue["queue"], due_in(due, now) if due else "", *counts)
+        for who, made in (totals.get(f"decision-{region}") or {}).get("decisions", {}).items():
+            decided.add_row(region, who, f"{made.get('approve', 0):,}", f"{made.get('reject', 0):,}")
+        in_region = intake.get("regions", {}).get(region)
+        of_items = "?" if in_region is None else ", ".join(f"{n:,} {name}" for name, n in sorted(in_region.items()))
+        items.add_row(region, "?" if letters is None else f"{letters[region]:,}", of_items or "none yet")
+    processes = _process_table(profile, states, kafka_responds=letters is not None)
+    parts: list[RenderableType] = [processes, "", queues, "", decided, "", items]
+    if (lag := intake.get("projection", {}).get("lag_seconds")) is not None:
+        parts.append(f"items are as of {lag:.1f} s ago")
+    if not profile.kafka:
+        parts.append("Dead letters are not counted: the profile does not give `kafka`.")
+    if silent := [name for name, found in (totals | listings).items() if found is None]:
+        parts.append(Text(f"No counts from {', '.join(silent)}.", "red"))
+    return parts, not any(states.values())
+
+
+async def dead_letter_counts(bootstrap: str, regions: Sequence[str], *, seconds: float) -> dict[str, int] | None:
+    """The number of records on each region's dead-letter topic; None when Kafka does not respond within `seconds`."""
+    if not bootstrap:
+        return None
+    region_of = {topics.deadletters(region): region for region in regions}
+    consumer = AIOKafkaConsumer(
+        *region_of, bootstrap_servers=bootstrap, client_id="piepowder-command", group_id=None, enable_auto_commit=False
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            await consumer.start()
+            partitions = consumer.assignment()
+            first, end = await asyncio.gather(consumer.beginning_offsets(partitions), consumer.end_offsets(partitions))
+    except (KafkaError, OSError, TimeoutError):
+        return None
+    finally:
+        await asyncio.wait([asyncio.ensure_future(consumer.stop())], timeout=_CLOSE_SECONDS)
+    counts = dict.fromkeys(regions, 0)
+    for partition in partitions:
+        counts[region_of[partition.topic]] += end[partition] - first[partition]
+    return counts
+
+
+def _services(profile: Profile) -> dict[str, str]:
+    """The URL of every service process. The local stack has more processes than services."""
+    urls = {f"{service}-{region}".rstrip("-"): url for (service, region), url in profile.services.items()}
+    return urls | {one.name: one.address for one in profile.processes if one.address.startswith("http")}
+
+
+def _process_table(profile: Profile, states: Mapping[str, str], *, kafka_responds: bool) -> Table:
+    local = {process.name: process for process in profile.processes}
+    table = console_output.table("process", "ready", "address", *(["pid", "log"] if local else []))
+    for name, url in _services(profile).items():
+        state = Text(states[name], "red") if states[name] else Text("ready", "green")
+        table.add_row(name, state, url, *_local_columns(local, name))
+    for process in profile.processes:
+        if process.name not in states:
+            silent = "Kafka" in process.name and not kafka_responds
+            table.add_row(
+                process.name,
+                Text(_SILENT if silent else "", "red"),
+                process.address,
+                *_local_columns(local, process.name),
+            )
+    return table
+
+
+def _local_columns(local: Mapping[str, Any], name: str) -> list[str]:
+    process = local.get(name)
+    return [] if process is None else [str(process.pid), console_output.relative(process.log)]
+
+
+async def _get(api: Api, services: Sequence[str], path: str) -> dict[str, dict[str, Any] | None]:
+    """Each service's response at a path; None when it fails or takes too long."""
+    responses = await asyncio.gather(*(api.attempt(name, "GET", path, timeout=_TIMEOUT) for name in services))
+    return {
+        name: response.json() if response is not None and (response.status_code == 200 or path == "/readyz") else None
+        for name, (response, _) in zip(services, responses, strict=True)
+    }
+
+
+def _missing(readiness: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {text}" for name, text in readiness.get("conditions", {}).items() if text != "ok")

@@ -1,0 +1,9 @@
+"""Metrics of the audit."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+
+AUDITED: Final = Counter("piepowder_audit_events_total", "Events appended to the log", ["region", "topic"])
+AUDIT_REPEATS: Final = Counter("piepowder_audit_repeats_total", "Repeated events, not appended again", ["region"])
+AUDIT_SIZE: Final = Gauge("piepowder_audit_log_size", "Entries in the log", ["region"])

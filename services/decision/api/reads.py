@@ -1,0 +1,157 @@
+"""Queues, cases and totals."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Path, Query
+from pydantic import ConfigDict
+
+from services.decision.api import rejections, views
+from services.decision.api.dependencies import CaseId, Reader, Reviews
+from services.decision.domain import cases as domain
+from shared.auth.api_key import PROTECTED
+from shared.http.models import View, example
+from shared.http.queries import Cursor, decode_cursor, encode_cursor
+from shared.http.route import StrictRoute
+from shared.runtime.clock import from_text
+
+router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTECTED)
+
+_QUEUE_EXAMPLE: Final = {
+    "queue": "general",
+    "waiting": 12,
+    "claimed": 1,
+    "overdue": 0,
+    "oldest_due_at": "2026-05-01T13:30:00.000Z",
+}
+
+
+class QueueView(View):
+    """The open cases of a queue; `overdue` counts open cases past their due time."""
+
+    queue: str
+    waiting: int
+    claimed: int
+    overdue: int
+    oldest_due_at: views.Timestamp | None
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class QueuesView(View):
+    """The region's queues: every queue that has ever had a case."""
+
+    region: str
+    queues: list[QueueView]
+
+    model_config = example({"region": "eu", "queues": [_QUEUE_EXAMPLE]})
+
+
+class CasesView(View):
+    """A page of a queue's open cases, most urgent first; `next` is the cursor of the next page."""
+
+    cases: list[views.CaseSummaryView]
+    next: str | None
+
+    model_config = example({"cases": [views.SUMMARY_EXAMPLE], "next": None})
+
+
+class TotalsView(View):
+    """The number of cases by state; of the decisions about items and notices, by policies and by people; of the
+    decisions about appeals; and the open cases by queue."""
+
+    region: str
+    cases: dict[str, int]
+    decisions: dict[str, dict[str, int]]
+    appeals: dict[str, int]
+    queues: dict[str, QueueView]
+
+    model_config = example(
+        {
+            "region": "eu",
+            "cases": {"waiting": 12, "claimed": 1, "decided": 140, "superseded": 3, "withdrawn": 1, "closed": 0},
+            "decisions": {"policy": {"approve": 100, "reject": 20}, "people": {"approve": 15, "reject": 5}},
+            "appeals": {"overturn": 1, "uphold": 2},
+            "queues": {"general": _QUEUE_EXAMPLE},
+        }
+    )
+
+
+class QueuePosition(msgspec.Struct, frozen=True, array_like=True):
+    """The position of a case in its queue, for a cursor."""
+
+    priority: Annotated[int, msgspec.Meta(ge=1, le=9)]
+    due_at: datetime
+    case_id: UUID
+
+    def __post_init__(self) -> None:
+        if self.due_at.utcoffset() != timedelta(0):
+            raise ValueError("due_at is not in UTC")
+
+
+@router.get("/queues", summary="Open cases by queue")
+async def queues(_: Reader, reviews: Reviews) -> QueuesView:
+    found = [QueueView.model_validate(queue) for queue in await reviews.reads.queues()]
+    return QueuesView(region=reviews.region, queues=found)
+
+
+@router.get(
+    "/queues/{queue}/cases",
+    summary="Open cases of a queue, most urgent first",
+    responses=rejections.OF_QUEUE,
+)
+async def cases(
+    _: Reader,
+    reviews: Reviews,
+    queue: Annotated[str, Path(description="The id of a queue", examples=["general"])],
+    *,
+    state: Annotated[Literal["waiting", "claimed"] | None, Query(description="Only cases in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Maximum cases of a page")] = 50,
+    cursor: Cursor = None,
+) -> CasesView:
+    position: QueuePosition | None = decode_cursor(cursor, QueuePosition)
+    after = None if position is None else (position.priority, position.due_at, str(position.case_id))
+    if queue not in (known := await reviews.reads.queue_names()):
+        raise rejections.UNKNOWN_QUEUE(rejections.no_queue(reviews.region, queue, known))
+    states = [domain.WAITING, domain.CLAIMED] if state is None else [state]
+    found = await reviews.reads.page(queue, states, after, limit + 1)
+    following = _position(found[limit - 1]) if len(found) > limit else None
+    return CasesView(cases=[views.summary_view(case) for case in found[:limit]], next=encode_cursor(following))
+
+
+@router.get(
+    "/cases/{case_id}",
+    summary="One case with its item, trace and decisions",
+    responses=rejections.OF_CASE,
+)
+async def case(_: Reader, reviews: Reviews, case_id: CaseId) -> views.CaseView:
+    found = await reviews.reads.case(str(case_id))
+    if found is None:
+        raise rejections.unknown_case(case_id)
+    return views.case_view(found.case, found.decisions, await reviews.reads.concerned(found.case))
+
+
+@router.get("/totals", summary="Numbers of cases and decisions")
+async def totals(_: Reader, reviews: Reviews) -> TotalsView:
+    by_queue = [QueueView.model_validate(queue) for queue in await reviews.reads.queues()]
+    tallies = await reviews.reads.totals()
+    ended = {state: tallies[state] for state in (domain.DECIDED, domain.SUPERSEDED, domain.WITHDRAWN, domain.CLOSED)}
+    return TotalsView(
+        region=reviews.region,
+        cases={
+            domain.WAITING: sum(queue.waiting for queue in by_queue),
+            domain.CLAIMED: sum(queue.claimed for queue in by_queue),
+            **ended,
+        },
+        decisions={
+            by: {action: tallies[f"{by}/{action}"] for action in sorted(domain.ACTIONS)} for by in ("policy", "people")
+        },
+        appeals={action: tallies[f"appeals/{action}"] for action in sorted(domain.APPEAL_ACTIONS)},
+        queues={queue.queue: queue for queue in by_queue},
+    )
+
+
+def _position(case: domain.Case) -> QueuePosition:
+    return QueuePosition(case.opened.priority, from_text(case.opened.due_at), UUID(case.case_id))

@@ -1,0 +1,1 @@
+"""The rules of cases, leases, decisions and appeals, without I/O."""

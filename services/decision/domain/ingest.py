@@ -1,0 +1,231 @@
+"""The rules for cases and withdrawals that arrive from the router.
+
+A subject has at most one open item case: that of its newest version. Cases of notices and appeals are independent of
+it: no newer version and no withdrawal ends them, because every complaint needs a decision. A case has at most one open
+appeal.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import msgspec
+
+from services.decision.domain import appeals
+from services.decision.domain.appeals import AppealedCase
+from services.decision.domain.case_events import EventLinks, case_event, decision_made
+from services.decision.domain.cases import APPEAL, ITEM, NEW, REVIEW, WAITING, WITHDRAWN, Decision
+from services.decision.domain.lifecycle import CLOSE, DECIDE, OPEN, SUPERSEDE, TRANSITIONS, WITHDRAW, Transition
+from shared.contracts import events, ids
+from shared.contracts.envelope import Event
+from shared.runtime.clock import to_text
+
+
+class ReceivedCase(msgspec.Struct, frozen=True, gc=False):
+    """A `case.opened` event: its ids, its data, and the bytes of its data."""
+
+    event_id: str
+    correlation_id: str
+    subject: str
+    received_at: datetime
+    due_at: datetime
+    opened: events.CaseOpened
+    raw: bytes
+
+
+class ReceivedWithdrawal(msgspec.Struct, frozen=True, gc=False):
+    """A `case.withdrawn` event: its id, and the case that it withdraws."""
+
+    event_id: str
+    subject: str
+    case_id: str
+    item_id: str
+
+
+CaseMessage: TypeAlias = ReceivedCase | ReceivedWithdrawal
+
+
+class NewestVersion(msgspec.Struct, frozen=True, gc=False):
+    """The newest version of a subject; `open_correlation_id` is None when its case has ended."""
+
+    case_id: str
+    item_id: str
+    version: int | None
+    open_correlation_id: str | None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored state that a batch depends on, locked until the batch is stored.
+
+    `newest` is by subject. Of the cases that the batch withdraws, `stored` are those in the database. Of the cases that
+    the batch opens, `withdrawn_early` are those whose withdrawal arrived first. `appealed` is by case.
+    """
+
+    now: datetime
+    newest: Mapping[str, NewestVersion] = {}
+    stored: Collection[str] = ()
+    withdrawn_early: Collection[str] = ()
+    appealed: Mapping[str, AppealedCase] = {}
+
+
+class NewCase(msgspec.Struct, gc=False):
+    """A received case, and the state in which it is stored."""
+
+    received: ReceivedCase
+    state: str
+    superseded_by: str | None = None
+
+
+class BatchChanges(msgspec.Struct):
+    """The changes that a batch makes: rows to add; open cases that end (`superseded`, by case the item that replaces
+    it, or `withdrawn`); the newest version by subject; events in order; withdrawals to keep until their case arrives
+    (`early`), and kept withdrawals whose case has arrived (`applied`).
+    """
+
+    cases: list[NewCase] = []
+    decisions: list[Decision] = []
+    superseded: dict[str, str] = {}
+    withdrawn: list[str] = []
+    newest: dict[str, NewestVersion] = {}
+    events: list[Event[Any]] = []
+    early: set[str] = set()
+    applied: set[str] = set()
+
+
+def ingest(region: str, batch: Sequence[CaseMessage], snapshot: Snapshot) -> BatchChanges:
+    """The changes that a batch makes, in its order.
+
+    A version older than the newest is superseded when it is opened; a newer version ends the open case, claimed or not.
+    Version numbers are compared; without two numbers, the later record is newer. A withdrawal ends its case if that is
+    open. A case whose withdrawal arrived first is withdrawn when it is opened. An appeal is closed when it is opened if
+    its decision is not in force any more, or another appeal about the case is open.
+    """
+    return _Batch(region, snapshot).ingest(batch)
+
+
+class _Batch:
+    def __init__(self, region: str, snapshot: Snapshot) -> None:
+        self._region = region
+        self._snapshot = snapshot
+        self._at = to_text(snapshot.now)
+        self._appealed = dict(snapshot.appealed)
+        self._opened: dict[str, NewCase] = {}
+        self._changes = BatchChanges()
+
+    def ingest(self, batch: Sequence[CaseMessage]) -> BatchChanges:
+        for message in batch:
+            newest = self._changes.newest.get(message.subject) or self._snapshot.newest.get(message.subject)
+            if isinstance(message, ReceivedWithdrawal):
+                self._withdraw(message, newest)
+            elif message.opened.case_type == ITEM:
+                self._open_item(message, newest)
+            elif message.opened.appeal is None:
+                self._open_case(message, OPEN)
+            else:
+                self._open_appeal(message, message.opened.appeal.decision)
+        return self._changes
+
+    def _open_item(self, received: ReceivedCase, newest: NewestVersion | None) -> None:
+        opened = received.opened
+        links = EventLinks(received.subject, received.correlation_id, received.event_id)
+        was_withdrawn = self._apply_early_withdrawal(opened.case_id)
+        if newest is not None and _is_older(opened.version, newest.version):
+            transition = self._open_case(received, SUPERSEDE, newest.item_id)
+            self._record(
+                transition,
+                events.CaseSuperseded(case_id=opened.case_id, item_id=opened.item_id, superseded_by=newest.item_id),
+                links,
+            )
+            return
+        if newest is not None:
+            self._close_case(newest, SUPERSEDE, received, opened.item_id)
+        command = WITHDRAW if was_withdrawn else OPEN if opened.verdict == REVIEW else DECIDE
+        transition = self._open_case(received, command)
+        self._changes.newest[received.subject] = NewestVersion(
+            opened.case_id, opened.item_id, opened.version, received.correlation_id if command == OPEN else None
+        )
+        if command == WITHDRAW:
+            closed = events.CaseClosed(case_id=opened.case_id, item_id=opened.item_id, reason=WITHDRAWN)
+            self._record(transition, closed, links)
+        elif command == DECIDE:
+            decision = Decision(
+                decision_id=ids.decision_id(opened.case_id, 1),
+                case_id=opened.case_id,
+                n=1,
+                action=opened.verdict,
+                reasons=opened.reasons,
+                policy_set=opened.trace.policy_set,
+                automated=True,
+                decided_at=self._snapshot.now,
+            )
+            self._changes.decisions.append(decision)
+            self._record(transition, decision_made(decision, opened), links, decision.n)
+
+    def _open_appeal(self, received: ReceivedCase, contested: events.Contested) -> None:
+        opened = received.opened
+        appealed = self._appealed.get(contested.case_id, AppealedCase())
+        reason = appeals.reason_to_close(contested, appealed)
+        if not reason:
+            self._appealed[contested.case_id] = AppealedCase(appealed.n, has_open_appeal=True)
+            self._open_case(received, OPEN)
+            return
+        transition = self._open_case(received, CLOSE)
+        closed = events.CaseClosed(case_id=opened.case_id, case_type=APPEAL, item_id=opened.item_id, reason=reason)
+        self._record(transition, closed, EventLinks(received.subject, received.correlation_id, received.event_id))
+
+    def _withdraw(self, withdrawal: ReceivedWithdrawal, newest: NewestVersion | None) -> None:
+        case_id = withdrawal.case_id
+        if newest is not None and newest.case_id == case_id:
+            if self._close_case(newest, WITHDRAW, withdrawal):
+                self._changes.newest[withdrawal.subject] = msgspec.structs.replace(newest, open_correlation_id=None)
+        elif case_id not in self._snapshot.stored and case_id not in self._opened:
+            self._changes.early.add(case_id)
+
+    def _apply_early_withdrawal(self, case_id: str) -> bool:
+        """Whether the case's withdrawal arrived before the case, which needs the withdrawal no longer."""
+        if case_id in self._changes.early:
+            self._changes.early.remove(case_id)
+            return True
+        if case_id in self._snapshot.withdrawn_early:
+            self._changes.applied.add(case_id)
+            return True
+        return False
+
+    def _open_case(self, received: ReceivedCase, command: str, superseded_by: str | None = None) -> Transition:
+        transition = TRANSITIONS[NEW, command]
+        case = self._opened[received.opened.case_id] = NewCase(received, transition.state, superseded_by)
+        self._changes.cases.append(case)
+        return transition
+
+    def _close_case(
+        self,
+        newest: NewestVersion,
+        command: str,
+        cause: CaseMessage,
+        superseded_by: str | None = None,
+    ) -> bool:
+        """Supersede or withdraw the newest version's case, if it is open. Waiting and claimed cases end alike."""
+        if newest.open_correlation_id is None:
+            return False
+        case_id, item_id = newest.case_id, newest.item_id
+        transition = TRANSITIONS[WAITING, command]
+        if (case := self._opened.get(case_id)) is not None:
+            case.state, case.superseded_by = transition.state, superseded_by
+        elif superseded_by is not None:
+            self._changes.superseded[case_id] = superseded_by
+        else:
+            self._changes.withdrawn.append(case_id)
+        data = (
+            events.CaseClosed(case_id=case_id, item_id=item_id, reason=WITHDRAWN)
+            if superseded_by is None
+            else events.CaseSuperseded(case_id=case_id, item_id=item_id, superseded_by=superseded_by)
+        )
+        self._record(transition, data, EventLinks(cause.subject, newest.open_correlation_id, cause.event_id))
+        return True
+
+    def _record(self, transition: Transition, data: Any, links: EventLinks, n: int = 0) -> None:
+        self._changes.events.append(case_event(self._region, self._at, links, transition.event_type, data, n=n))
+
+
+def _is_older(version: int | None, newest: int | None) -> bool:
+    return version is not None and newest is not None and version < newest

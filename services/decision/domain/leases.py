@@ -1,0 +1,125 @@
+"""The rules of leases.
+
+A lease is identified by its token, which grows with every claim of a case: a reviewer who held an earlier lease cannot
+act under it (a fencing token). All times are the database's, because the replicas must agree on the end of a lease.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from services.decision.domain.case_events import EventLinks, case_event, claim_event_id
+from services.decision.domain.cases import CLAIMED, OPEN_STATES, WAITING, Case
+from services.decision.domain.lifecycle import (
+    CLAIM,
+    EXPIRE,
+    HEARTBEAT,
+    RELEASE,
+    CommandRejected,
+    Transition,
+    transition,
+)
+from shared.contracts import events
+from shared.contracts.envelope import Event
+from shared.runtime.clock import to_text
+
+
+class ClaimCommand(NamedTuple):
+    """A reviewer's claim of a case for `seconds`. `key` and the hash of the request's `body` identify a repeat."""
+
+    reviewer: str
+    team: str
+    seconds: int
+    key: str | None = None
+    body: str | None = None
+
+
+def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tuple[Case, Event[events.CaseClaimed]]:
+    """Lease a waiting case to a reviewer, under the next token."""
+    claimed = transition(case, CLAIM)
+    until = now + timedelta(seconds=command.seconds)
+    held = msgspec.structs.replace(
+        case,
+        state=claimed.state,
+        lease_token=case.lease_token + 1,
+        lease_until=until,
+        reviewer=command.reviewer,
+        team=command.team,
+        claim_key=command.key,
+        claim_body=command.body,
+    )
+    data = events.CaseClaimed(**_lease_fields(held), lease_until=to_text(until))
+    return held, _event(region, held, now, claimed.event_type, data)
+
+
+def heartbeat(case: Case, now: datetime, *, token: int, seconds: int, reviewer: str = "") -> Case:
+    """Extend the lease to `seconds` from now.
+
+    Raises CommandRejected when `token` does not hold the case any more, or `reviewer` is named and is another person.
+    """
+    extended = transition_under_lease(case, HEARTBEAT, now, token=token, reviewer=reviewer)
+    return msgspec.structs.replace(case, state=extended.state, lease_until=now + timedelta(seconds=seconds))
+
+
+def release(
+    region: str, case: Case, now: datetime, *, token: int, reason: str, reviewer: str = ""
+) -> tuple[Case, Event[events.CaseReleased] | None]:
+    """Return the case to its queue. A repeated release changes nothing and has no event. Raises like `heartbeat`."""
+    if case.state == WAITING and case.lease_token == token and case.lease_until is None and token > 0:
+        return case, None
+    released = transition_under_lease(case, RELEASE, now, token=token, reviewer=reviewer)
+    waiting = msgspec.structs.replace(without_holder(case, released), lease_until=None)
+    data = events.CaseReleased(**_lease_fields(case), reason=reason)
+    return waiting, _event(region, case, now, released.event_type, data)
+
+
+def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.CaseExpired]]:
+    """Return a claimed case, whose lease has expired, to its queue."""
+    expired = transition(case, EXPIRE)
+    data = events.CaseExpired(**_lease_fields(case))
+    return without_holder(case, expired), _event(region, case, now, expired.event_type, data)
+
+
+def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> Transition:
+    """The effect of a command that needs the lease `token`.
+
+    Raises CommandRejected when the case has ended, or the lease is not held (by `reviewer`, if that is named).
+    """
+    if case.state in OPEN_STATES:
+        _require_lease(case, token, reviewer, now)
+    return transition(case, command)
+
+
+def without_holder(case: Case, change: Transition) -> Case:
+    """The case in its next state, held by nobody."""
+    return msgspec.structs.replace(case, state=change.state, reviewer="", team="", claim_key=None, claim_body=None)
+
+
+def _require_lease(case: Case, token: int, reviewer: str, now: datetime) -> None:
+    if token != case.lease_token or (case.state == CLAIMED and reviewer not in ("", case.reviewer)):
+        holder = f" for {reviewer!r}" if reviewer else ""
+        detail = f"Token {token} does not hold case {case.case_id}{holder} (any more). Claim again."
+        raise CommandRejected("wrong-lease-token", detail)
+    if case.lease_until is None:
+        raise CommandRejected("lease-released", f"Lease {token} of case {case.case_id} was released. Claim again.")
+    if case.state == WAITING or case.lease_until <= now:
+        raise CommandRejected("lease-expired", f"Lease {token} of case {case.case_id} has expired. Claim again.")
+
+
+def _lease_fields(case: Case) -> dict[str, Any]:
+    return {
+        "case_id": case.case_id,
+        "case_type": case.opened.case_type,
+        "item_id": case.opened.item_id,
+        "queue": case.opened.queue,
+        "reviewer": case.reviewer,
+        "team": case.team,
+        "lease_token": case.lease_token,
+    }
+
+
+def _event(region: str, case: Case, now: datetime, event_type: str, data: Any) -> Event[Any]:
+    cause = case.event_id if event_type == events.CASE_CLAIMED else claim_event_id(case)
+    links = EventLinks(case.subject, case.correlation_id, cause)
+    return case_event(region, to_text(now), links, event_type, data, n=case.lease_token)

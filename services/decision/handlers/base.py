@@ -1,0 +1,42 @@
+"""The parts that all use cases have in common."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from services.decision.domain.cases import Case
+from shared.contracts import topics
+from shared.contracts.envelope import Encoded, Event, encode
+
+
+class PublishPort(Protocol):
+    """A transaction that publishes (topic, event) pairs after its commit."""
+
+    async def publish(self, published: Sequence[tuple[str, Encoded]]) -> None: ...
+
+
+class CasePort(PublishPort, Protocol):
+    """A transaction that changes cases. A case is read with its row locked, and with the time after the lock."""
+
+    async def case(self, case_id: str) -> tuple[Case, datetime] | None: ...
+
+    async def save(self, cases: Sequence[Case]) -> None: ...
+
+
+Port = TypeVar("Port", bound=PublishPort)
+
+
+class UseCases(Generic[Port]):
+    """Use cases of a region. `begin` opens a transaction; `wake` tells the outbox relay that events were committed."""
+
+    def __init__(
+        self, begin: Callable[[], AbstractAsyncContextManager[Port]], *, region: str, wake: Callable[[], None]
+    ) -> None:
+        self._begin = begin
+        self._region = region
+        self._wake = wake
+
+    async def _publish(self, transaction: Port, events: Sequence[Event[Any]]) -> None:
+        topic = topics.decisions(self._region)
+        await transaction.publish([(topic, encode(event.attributes, event.data)) for event in events])

@@ -1,0 +1,83 @@
+"""Decisions of reviewers, and the decisions that a successful appeal replaces."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from services.decision import metrics
+from services.decision.domain import appeals, decisions
+from services.decision.domain.cases import DECIDED, OVERTURN, Case, Decision
+from services.decision.domain.decisions import DecideCommand
+from services.decision.handlers.base import CasePort, UseCases
+from shared.contracts.envelope import Event
+from shared.runtime.clock import from_text
+
+
+class DecisionPort(CasePort, Protocol):
+    """One transaction on decisions; see `services.decision.store.decisions`."""
+
+    async def first_decision(self, case_id: str) -> Decision | None: ...
+
+    async def current_decision(self, case_id: str) -> Decision | None: ...
+
+    async def add_decisions(self, decisions: Sequence[Decision]) -> None: ...
+
+    async def tally(self, counts: Mapping[str, int]) -> None: ...
+
+
+class DecisionOutcome(NamedTuple):
+    """A case's decision; `is_new` is False for a repeated command."""
+
+    decision: Decision
+    is_new: bool
+
+
+class DecideCases(UseCases[DecisionPort]):
+    """Decides claimed cases."""
+
+    async def decide(self, case_id: str, command: DecideCommand) -> DecisionOutcome | None:
+        """Decide a case; None when there is no such case. Raises CommandRejected."""
+        async with self._begin() as transaction:
+            found = await transaction.case(case_id)
+            if found is None:
+                return None
+            case, now = found
+            made = await transaction.first_decision(case_id) if case.state == DECIDED else None
+            contested = None
+            if case.opened.appeal is not None:
+                contested, now = await _contested(transaction, case.opened.appeal.decision.case_id, now)
+            in_force = None if contested is None else contested[1]
+            case, decision, event = decisions.decide(self._region, case, made, now, command, contested=in_force)
+            if event is None:
+                return DecisionOutcome(decision, is_new=False)
+            new: list[Decision] = [decision]
+            published: list[Event[Any]] = [event]
+            if contested is not None and command.action == OVERTURN:
+                replacing, replaced = appeals.overturn(self._region, case, decision, *contested)
+                new.append(replacing)
+                published.append(replaced)
+            await transaction.save([case])
+            await transaction.add_decisions(new)
+            await self._publish(transaction, published)
+            by = "people" if case.opened.appeal is None else "appeals"
+            await transaction.tally({DECIDED: 1, f"{by}/{command.action}": 1})
+        self._wake()
+        metrics.LEASES.labels(self._region, "decided").inc()
+        metrics.DECISIONS.labels(self._region, case.opened.queue, command.action, by).inc()
+        age = (now - from_text(case.opened.received_at)).total_seconds()
+        metrics.DECISION_AGE.labels(self._region, "people").observe(age)
+        return DecisionOutcome(decision, is_new=True)
+
+
+async def _contested(
+    transaction: DecisionPort, case_id: str, now: datetime
+) -> tuple[tuple[Case, Decision] | None, datetime]:
+    """The case that an appeal is about, locked, with its decision in force; None when there is no such decision.
+
+    Also the time after the lock: the lease on the appeal may have expired during the wait.
+    """
+    found = await transaction.case(case_id)
+    if found is None:
+        return None, now
+    current = await transaction.current_decision(case_id)
+    return (None if current is None else (found[0], current)), found[1]

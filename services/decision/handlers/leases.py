@@ -1,0 +1,115 @@
+"""Claims of cases and the leases on them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple, Protocol
+
+from services.decision import metrics
+from services.decision.domain import leases
+from services.decision.domain.cases import Case
+from services.decision.domain.leases import ClaimCommand
+from services.decision.domain.lifecycle import CommandRejected
+from services.decision.handlers.base import CasePort, UseCases
+
+MAX_EXPIRED: Final = 500  # leases that one transaction ends
+
+
+class LeasePort(CasePort, Protocol):
+    """One transaction on leases; see `services.decision.store.leases`."""
+
+    async def claimed_under(self, key: str) -> tuple[Case, datetime] | None: ...
+
+    async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None: ...
+
+    async def expired(self, limit: int) -> list[tuple[Case, datetime]]: ...
+
+
+class Lease(NamedTuple):
+    """A claimed case, and the end of the lease by the database's clock."""
+
+    case: Case
+    until: datetime
+
+
+class LeaseCases(UseCases[LeasePort]):
+    """Claims, heartbeats, releases and expiry. Raises CommandRejected when the case does not allow the command."""
+
+    async def claim(self, queues: Sequence[str], command: ClaimCommand) -> Lease | None:
+        """Lease the most urgent waiting case of `queues`; None when no case waits.
+
+        The same `key` with the same `body` returns the same lease while it runs.
+        """
+        async with self._begin() as transaction:
+            if (repeated := await _repeated_claim(transaction, command)) is not None:
+                return repeated
+            expired = await self._expire(transaction)
+            lease = None
+            found = await transaction.next_case(queues, command.reviewer)
+            if found is not None:
+                case, event = leases.claim(self._region, *found, command)
+                await transaction.save([case])
+                await self._publish(transaction, [event])
+                lease = _lease(case)
+        self._committed("expired", expired)
+        self._committed("claimed", int(lease is not None))
+        return lease
+
+    async def heartbeat(self, case_id: str, *, token: int, seconds: int, reviewer: str = "") -> Lease | None:
+        """Extend the lease to `seconds` from now; None when there is no such case."""
+        async with self._begin() as transaction:
+            found = await transaction.case(case_id)
+            if found is None:
+                return None
+            case = leases.heartbeat(*found, token=token, seconds=seconds, reviewer=reviewer)
+            await transaction.save([case])
+        return _lease(case)
+
+    async def release(self, case_id: str, *, token: int, reason: str, reviewer: str = "") -> Case | None:
+        """Return the case to its queue; None when there is no such case."""
+        async with self._begin() as transaction:
+            found = await transaction.case(case_id)
+            if found is None:
+                return None
+            case, event = leases.release(self._region, *found, token=token, reason=reason, reviewer=reviewer)
+            if event is not None:
+                await transaction.save([case])
+                await self._publish(transaction, [event])
+        self._committed("released", int(event is not None))
+        return case
+
+    async def expire(self) -> bool:
+        """End up to `MAX_EXPIRED` leases that have expired; True when there may be more."""
+        async with self._begin() as transaction:
+            expired = await self._expire(transaction)
+        self._committed("expired", expired)
+        return expired == MAX_EXPIRED
+
+    async def _expire(self, transaction: LeasePort) -> int:
+        changed = [leases.expire(self._region, case, now) for case, now in await transaction.expired(MAX_EXPIRED)]
+        if changed:
+            await transaction.save([case for case, _ in changed])
+            await self._publish(transaction, [event for _, event in changed])
+        return len(changed)
+
+    def _committed(self, outcome: str, n: int) -> None:
+        if n:
+            metrics.LEASES.labels(self._region, outcome).inc(n)
+            self._wake()
+
+
+async def _repeated_claim(transaction: LeasePort, command: ClaimCommand) -> Lease | None:
+    """The lease that an earlier claim with the same key gave, while it runs."""
+    if command.key is None or (held := await transaction.claimed_under(command.key)) is None:
+        return None
+    case, now = held
+    if case.claim_key != command.key or case.lease_until is None or case.lease_until <= now:
+        return None
+    if case.claim_body != command.body:
+        detail = "This Idempotency-Key was used with another request body."
+        raise CommandRejected("idempotency-key-reused", detail)
+    return _lease(case)
+
+
+def _lease(case: Case) -> Lease:
+    assert case.lease_until is not None  # noqa: S101 - every claimed case has one
+    return Lease(case, case.lease_until)

@@ -1,0 +1,25 @@
+"""Metrics of decision."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_HOURS: Final = (1.0, 10.0, 60.0, 600.0, 3600.0, 4 * 3600.0, 24 * 3600.0, 72 * 3600.0)
+
+CASES_OPEN: Final = Gauge(
+    "piepowder_decision_open_cases", "Open cases, waiting or claimed", ["region", "queue", "state"]
+)
+CASES_OVERDUE: Final = Gauge("piepowder_decision_overdue_cases", "Open cases past their due time", ["region", "queue"])
+DECISIONS: Final = Counter(
+    "piepowder_decision_decisions_total", "Decisions, by a policy or by people", ["region", "queue", "action", "by"]
+)
+DECISION_AGE: Final = Histogram(
+    "piepowder_decision_age_seconds",
+    "Time from the receipt of an item, notice or appeal to its decision",
+    ["region", "by"],
+    buckets=_HOURS,
+)
+CASES_CLOSED: Final = Counter(
+    "piepowder_decision_closed_total", "Cases closed without a decision, by reason", ["region", "reason"]
+)
+LEASES: Final = Counter("piepowder_decision_leases_total", "Leases, by their outcome", ["region", "outcome"])

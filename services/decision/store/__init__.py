@@ -1,0 +1,60 @@
+"""The decision service's tables and all of its SQL.
+
+A batch of cases costs as many statements as one case: sets are inserted through `unnest`, and the rows that they depend
+on (the newest version of each subject, its open case) are read by key. The cost therefore follows the batch and the
+open work, never the history. Waiting cases are found through partial indexes over open cases. Every change to a case
+locks its row, so the ids of the outbox follow the changes; sets are locked in sorted order, so two writers cannot
+deadlock.
+
+`cases.opened` is the event's value as received: the item, the trace and the rest are decoded from it when they are
+read. For an appeal, `appealed_case` is the case that the appeal is about, and `not_by` the reviewer who made its
+decision and may not decide the appeal. `withdrawals` holds only withdrawals whose case has not arrived, so it is nearly
+empty, and a batch reads it without an extra statement. Ended cases are counted in `tallies`: every change inserts rows,
+which are summed up from time to time, because an updated counter would make every writer wait for the others. Decisions
+are only inserted; a trigger enforces this.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.decision.store.decisions import DecisionTransaction
+from services.decision.store.ingest import IngestTransaction
+from services.decision.store.leases import LeaseTransaction
+from services.decision.store.reads import CaseReads
+from services.decision.store.tables import METADATA, SESSION
+
+__all__ = ["METADATA", "SESSION", "Store"]
+
+_FOLD_ABOVE: Final = 200
+_FOLD: Final = """
+WITH folded AS (DELETE FROM tallies RETURNING name, n)
+INSERT INTO tallies (name, n) SELECT name, sum(n) FROM folded GROUP BY name"""
+
+
+class Store(CaseReads):
+    """A region's cases, decisions and queues. Each transaction raises Transient when its commit is not certain."""
+
+    @asynccontextmanager
+    async def ingest(self) -> AsyncIterator[IngestTransaction]:
+        """A transaction of `IngestCases`."""
+        async with self._database.transaction() as connection:
+            yield IngestTransaction(connection)
+
+    @asynccontextmanager
+    async def leases(self) -> AsyncIterator[LeaseTransaction]:
+        """A transaction of `LeaseCases`."""
+        async with self._database.transaction() as connection:
+            yield LeaseTransaction(connection)
+
+    @asynccontextmanager
+    async def decisions(self) -> AsyncIterator[DecisionTransaction]:
+        """A transaction of `DecideCases`."""
+        async with self._database.transaction() as connection:
+            yield DecisionTransaction(connection)
+
+    async def fold_tallies(self) -> None:
+        """Sum up the tallies to one row for each name, when there are many rows."""
+        async with self._database.transaction() as connection:
+            if await connection.fetchval("SELECT count(*) FROM tallies") > _FOLD_ABOVE:
+                await connection.execute(_FOLD)

@@ -1,0 +1,152 @@
+"""The transaction that stores a batch of received cases and withdrawals."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import asyncpg
+
+from services.decision.domain.ingest import (
+    BatchChanges,
+    CaseMessage,
+    NewCase,
+    NewestVersion,
+    ReceivedCase,
+    ReceivedWithdrawal,
+    Snapshot,
+)
+from services.decision.store.appeals import appeal_columns, lock_appealed
+from services.decision.store.transactions import Transaction
+from shared.postgres import inbox
+from shared.runtime.errors import Poison, Transient
+
+_NEW_CASE: Final = (
+    "case_id",
+    "subject",
+    "state",
+    "queue",
+    "priority",
+    "due_at",
+    "event_id",
+    "correlation_id",
+    "superseded_by",
+    "opened",
+    "appealed_case",
+    "not_by",
+)
+_NEW_SUBJECT: Final = ("subject", "case_id", "item_id", "version")
+
+_SET_NEWEST: Final = """
+UPDATE subjects SET case_id = new.case_id, item_id = new.item_id, version = new.version
+FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[]) AS new (subject, case_id, item_id, version)
+WHERE subjects.subject = new.subject"""
+
+_TIME_AND_CASES: Final = """
+SELECT clock_timestamp(), ARRAY(SELECT case_id::text FROM withdrawals WHERE case_id = ANY ($1::uuid[])),
+       ARRAY(SELECT case_id::text FROM cases WHERE case_id = ANY ($2::uuid[]))"""
+
+_END: Final = """
+UPDATE cases SET state = CASE WHEN ended.by IS NULL THEN 'withdrawn' ELSE 'superseded' END, superseded_by = ended.by,
+                 claim_key = NULL, claim_body = NULL
+FROM unnest($1::uuid[], $2::uuid[]) AS ended (case_id, by) WHERE cases.case_id = ended.case_id"""
+
+
+class IngestTransaction(Transaction):
+    """The statements of an ingest; their number does not depend on the size of the batch."""
+
+    async def first_time(self, event_ids: Sequence[str]) -> set[str]:
+        """Enter these events in the inbox; returns those that were not in it."""
+        return await inbox.first_time(self._connection, event_ids)
+
+    async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot:
+        """The stored state that the batch depends on: of its subjects, of the cases that it opens or withdraws, and of
+        the cases that its appeals are about."""
+        cases = [message.opened for message in batch if isinstance(message, ReceivedCase)]
+        withdrawn = [message.case_id for message in batch if isinstance(message, ReceivedWithdrawal)]
+        appealed = {case.appeal.decision.case_id for case in cases if case.appeal is not None}
+        rows = await self._connection.fetch(
+            "SELECT subject, case_id::text, item_id::text, version FROM subjects WHERE subject = ANY ($1)"
+            " ORDER BY subject FOR UPDATE",
+            sorted({message.subject for message in batch}),
+        )
+        moment = await self._connection.fetchrow(_TIME_AND_CASES, [case.case_id for case in cases], withdrawn)
+        assert moment is not None  # noqa: S101 - a SELECT without FROM
+        still_open = await self._connection.fetch(
+            "SELECT case_id::text, correlation_id::text FROM cases"
+            " WHERE case_id = ANY ($1::uuid[]) AND state IN ('waiting', 'claimed') ORDER BY case_id FOR UPDATE",
+            [row[1] for row in rows],
+        )
+        correlation = {row[0]: row[1] for row in still_open}
+        return Snapshot(
+            now=moment[0],
+            newest={row[0]: NewestVersion(row[1], row[2], row[3], correlation.get(row[1])) for row in rows},
+            stored=frozenset(moment[2]),
+            withdrawn_early=frozenset(moment[1]),
+            appealed=await lock_appealed(self._connection, sorted(appealed)) if appealed else {},
+        )
+
+    async def apply(self, changes: BatchChanges, snapshot: Snapshot) -> None:
+        """Store the changes of a batch whose snapshot this transaction has locked.
+
+        Raises Poison when another event has opened one of the cases, Transient when another writer has added one of the
+        subjects meanwhile.
+        """
+        await self._add_cases(changes.cases)
+        await self.add_decisions(changes.decisions)
+        await self._set_newest(changes.newest, snapshot.newest)
+        await self._end_cases(changes.superseded, changes.withdrawn)
+        await self._keep_withdrawals(changes.early, changes.applied)
+
+    async def _add_cases(self, cases: Sequence[NewCase]) -> None:
+        rows = [
+            (
+                received.opened.case_id,
+                received.subject,
+                case.state,
+                received.opened.queue,
+                received.opened.priority,
+                received.due_at,
+                received.event_id,
+                received.correlation_id,
+                case.superseded_by,
+                received.raw,
+                *appeal_columns(received.opened.appeal),
+            )
+            for case in cases
+            for received in (case.received,)
+        ]
+        try:
+            await self._connection.copy_records_to_table("cases", records=rows, columns=_NEW_CASE)
+        except asyncpg.UniqueViolationError as error:
+            raise Poison(f"another event has opened this case already: {error.detail}") from error
+
+    async def _set_newest(self, newest: Mapping[str, NewestVersion], known: Collection[str]) -> None:
+        rows = [(subject, new.case_id, new.item_id, new.version) for subject, new in sorted(newest.items())]
+        added = [row for row in rows if row[0] not in known]
+        changed = [row for row in rows if row[0] in known]
+        if added:
+            try:
+                await self._connection.copy_records_to_table("subjects", records=added, columns=_NEW_SUBJECT)
+            except asyncpg.UniqueViolationError as error:
+                raise Transient(f"another writer has added this subject just now: {error.detail}") from error
+        if changed:
+            await self._connection.execute(_SET_NEWEST, *map(list, zip(*changed, strict=True)))
+
+    async def _end_cases(self, superseded: Mapping[str, str], withdrawn: Sequence[str]) -> None:
+        ended: dict[str, str | None] = {**superseded, **dict.fromkeys(withdrawn)}
+        if ended:
+            await self._connection.execute(_END, list(ended), list(ended.values()))
+
+    async def _keep_withdrawals(self, early: Collection[str], applied: Collection[str]) -> None:
+        if early:
+            await self._connection.execute(
+                "INSERT INTO withdrawals SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING", sorted(early)
+            )
+        if applied:
+            await self._connection.execute("DELETE FROM withdrawals WHERE case_id = ANY ($1::uuid[])", sorted(applied))
+
+    async def add_queues(self, queues: Collection[str]) -> None:
+        """Add these queues to the known ones."""
+        if queues:
+            await self._connection.execute(
+                "INSERT INTO queues SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", sorted(queues)
+            )

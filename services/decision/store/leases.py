@@ -1,0 +1,56 @@
+"""The transaction that claims, extends, releases and expires leases."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from services.decision.domain.cases import Case
+from services.decision.store.transactions import LOCKED_CASE, CaseTransaction, locked_case
+
+# The heads are the most urgent cases of each queue, by the index. The result is the first of them that no other claim
+# has locked and that this reviewer may have.
+_NEXT: Final = f"""
+WITH heads AS MATERIALIZED (
+    SELECT head.* FROM unnest($1::text[]) AS wanted (queue) CROSS JOIN LATERAL (
+        SELECT case_id, priority, due_at FROM cases WHERE state = 'waiting' AND cases.queue = wanted.queue
+        ORDER BY priority, due_at, case_id LIMIT $2
+    ) AS head ORDER BY priority, due_at, case_id LIMIT $2
+), locked AS MATERIALIZED (
+    SELECT cases.* FROM heads JOIN cases USING (case_id)
+    WHERE cases.state = 'waiting' AND cases.not_by IS DISTINCT FROM $3
+    ORDER BY heads.priority, heads.due_at, heads.case_id LIMIT 1 FOR UPDATE OF cases SKIP LOCKED
+)
+SELECT {LOCKED_CASE}, (SELECT count(*) FROM heads) AS heads
+FROM (SELECT 1) AS one LEFT JOIN locked ON true"""  # noqa: S608 - constants
+
+_EXPIRED: Final = f"""
+WITH locked AS MATERIALIZED (
+    SELECT * FROM cases WHERE state = 'claimed' AND lease_until <= clock_timestamp()
+    ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+SELECT {LOCKED_CASE} FROM locked"""  # noqa: S608 - constants
+
+
+class LeaseTransaction(CaseTransaction):
+    """The statements of claims, heartbeats, releases and expiry."""
+
+    async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None:
+        """The most urgent waiting case of these queues that no other claim has locked and that `reviewer` may have:
+        locked, and the time after the lock."""
+        heads = 16
+        while True:
+            [row] = await self._connection.fetch(_NEXT, queues, heads, reviewer)
+            if row["case_id"] is not None:
+                return locked_case(row)
+            if row["heads"] < heads:
+                return None
+            heads *= 16
+
+    async def claimed_under(self, key: str) -> tuple[Case, datetime] | None:
+        """The case that the claim with this key holds, locked, and the time after the lock."""
+        case_id = await self._connection.fetchval("SELECT case_id::text FROM cases WHERE claim_key = $1", key)
+        return None if case_id is None else await self.case(case_id)
+
+    async def expired(self, limit: int) -> list[tuple[Case, datetime]]:
+        """Up to `limit` claimed cases whose lease has expired, locked, and the time."""
+        return [locked_case(row) for row in await self._connection.fetch(_EXPIRED, limit)]

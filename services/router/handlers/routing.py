@@ -1,0 +1,112 @@
+"""Routes submissions to cases: items, notices and appeals open a case, a withdrawal closes one.
+
+One batch is routed by the rules in force at its start and sent to Kafka at once. A withdrawal takes the same topics, in
+the order of its subject, so it never overtakes its case. Event ids derive from the incoming event, so a repeated batch
+sends the same events again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import Counter as Metric
+
+from services.router import metrics
+from services.router.domain.routing import SOURCE, RulesInForce, route, route_appeal, route_notice, withdraw
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes, Event, subject_of
+from shared.contracts.events import (
+    CASE_OPENED,
+    CASE_WITHDRAWN,
+    AppealSubmitted,
+    ItemSubmitted,
+    ItemWithdrawn,
+    NoticeSubmitted,
+    Struct,
+)
+from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.producer import Producer, Record, record
+from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Poison
+
+
+class RouteSubmissions:
+    """Handles batches of a region's submissions topic; `rules` raises Transient while no rules are in force."""
+
+    def __init__(self, *, region: str, rules: Callable[[], RulesInForce], producer: Producer, clock: Clock) -> None:
+        self._region = region
+        self._rules = rules
+        self._producer = producer
+        self._clock = clock
+        self._topic = topics.cases(region)
+        self._source = f"{SOURCE}/{region}"
+        self._counters: dict[tuple[str, str], Metric] = {}
+        self._withdrawals = metrics.WITHDRAWALS_ROUTED.labels(region)
+
+    def decode(self, received: RawRecord) -> Event[Any]:
+        """Decode a record; raises Poison if it belongs to another region or its key is not its subject."""
+        event = envelope.decode(received.headers, received.key, received.value, region=self._region)
+        data = event.data
+        if isinstance(data, ItemSubmitted | ItemWithdrawn | NoticeSubmitted | AppealSubmitted):
+            subject = subject_of(data.platform, data.kind, data.subject_id)
+            if subject != event.attributes.subject:
+                raise Poison(f"ce_subject is {event.attributes.subject!r}, the item's subject {subject!r}")
+        return event
+
+    async def handle(self, batch: Sequence[Received[Event[Any]]]) -> None:
+        """Open a case for each item, notice and appeal, and forward each withdrawal.
+
+        Raises Poison for an event that cannot be routed, and Transient if Kafka did not accept the cases.
+        """
+        model, policy_set = self._rules()
+        time = to_text(self._clock.now())
+        records: list[Record] = []
+        opened: Counter[tuple[str, str]] = Counter()
+        policy_errors: Counter[str] = Counter()
+        withdrawals = 0
+        for _, event in batch:
+            if isinstance(event.data, ItemWithdrawn):
+                case_withdrawn = withdraw(event.data, self._region)
+                records.append(self._record(event.attributes, CASE_WITHDRAWN, case_withdrawn, time))
+                withdrawals += 1
+                continue
+            if isinstance(event.data, ItemSubmitted):
+                case = route(event.data, self._region, policy_set, model)
+            elif isinstance(event.data, NoticeSubmitted):
+                case = route_notice(event.data, self._region, policy_set, model)
+            elif isinstance(event.data, AppealSubmitted):
+                case = route_appeal(event.data, self._region, policy_set, model)
+            else:  # an event that needs no case
+                continue
+            records.append(self._record(event.attributes, CASE_OPENED, case, time))
+            opened[case.queue, case.verdict] += 1
+            if case.trace.errors:
+                policy_errors.update(condition.partition("/")[0] for condition in case.trace.errors)
+        if records:
+            await self._producer.send(records)
+        for (queue, verdict), n in opened.items():
+            self._counter(queue, verdict).inc(n)
+        for policy, n in policy_errors.items():
+            metrics.POLICY_ERRORS.labels(policy).inc(n)
+        if withdrawals:
+            self._withdrawals.inc(withdrawals)
+
+    def _record(self, cause: Attributes, kind: str, case: Struct, time: str) -> Record:
+        attributes = Attributes(
+            ids.event_id(cause.id, kind),
+            kind,
+            self._source,
+            time,
+            cause.subject,
+            self._region,
+            cause.correlation_id,
+            cause.id,
+            cause.traceparent,
+        )
+        return record(self._topic, envelope.encode(attributes, case))
+
+    def _counter(self, queue: str, verdict: str) -> Metric:
+        counter = self._counters.get((queue, verdict))
+        if counter is None:
+            counter = self._counters[queue, verdict] = metrics.CASES_ROUTED.labels(self._region, queue, verdict)
+        return counter

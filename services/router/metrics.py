@@ -1,0 +1,9 @@
+"""Metrics of the router."""
+
+from typing import Final
+
+from prometheus_client import Counter
+
+CASES_ROUTED: Final = Counter("piepowder_router_cases_total", "Opened cases", ["region", "queue", "verdict"])
+WITHDRAWALS_ROUTED: Final = Counter("piepowder_router_withdrawals_total", "Forwarded withdrawals", ["region"])
+POLICY_ERRORS: Final = Counter("piepowder_router_policy_errors_total", "Conditions that failed to evaluate", ["policy"])

@@ -1,0 +1,14 @@
+"""The decision service on a database of the test's own."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.decision.service import Service, running
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    """The use cases on PostgreSQL."""
+    async with running(database_url) as parts:
+        yield parts

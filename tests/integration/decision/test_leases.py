@@ -1,0 +1,85 @@
+"""Claims and leases on PostgreSQL (promise 3)."""
+
+import asyncio
+
+import pytest
+
+from services.decision.domain.lifecycle import CommandRejected
+from services.decision.handlers.leases import Lease
+from shared.contracts import ids
+from tests.support.decision.cases import encoded
+from tests.support.decision.service import REGION, Service
+
+
+async def test_one_of_many_reviewers_gets_the_only_case(service: Service) -> None:
+    await service.open(encoded(REGION))
+    leases = await asyncio.gather(*(service.claim(f"r-{n}") for n in range(8)))
+    assert sum(lease is not None for lease in leases) == 1
+
+
+async def test_concurrent_reviewers_all_get_different_cases(service: Service) -> None:
+    await service.open(*(encoded(REGION, f"s{n}", queue=f"q{n % 3}") for n in range(40)))
+    leases = await asyncio.gather(*(service.claimed(queues=("q0", "q1", "q2")) for _ in range(40)))
+    assert len({lease.case.case_id for lease in leases}) == 40
+    assert await service.claim() is None
+
+
+async def test_a_claim_gets_the_most_urgent_case_of_the_requested_queues(service: Service) -> None:
+    await service.open(
+        encoded(REGION, "late", priority=2, due_in=60),
+        encoded(REGION, "soon", priority=2, due_in=10, queue="brands"),
+        encoded(REGION, "first", priority=1, due_in=90),
+        encoded(REGION, "elsewhere", priority=1, due_in=1, queue="toys"),
+    )
+    got = [(await service.claimed(queues=("general", "brands"))).case.opened.subject_id for _ in range(3)]
+    assert got == ["first", "soon", "late"]
+
+
+async def test_the_next_claim_gets_an_expired_case_and_publishes_both_events(service: Service) -> None:
+    await service.open(encoded(REGION))
+    first = await service.claimed()
+    await service.let_expire(first)
+    second = await service.claimed(reviewer="r-2")
+    assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
+    assert await service.event_types() == ["case.claimed", "case.expired", "case.claimed"]
+    with pytest.raises(CommandRejected, match=r"Token 1 does not hold case .* \(any more\)"):
+        await service.decide(first)
+    assert await service.decide(second)
+
+
+async def test_concurrent_sweeps_end_every_expired_lease_once(service: Service) -> None:
+    await service.open(*(encoded(REGION, f"s{n}") for n in range(5)))
+    for lease in [await service.claimed() for _ in range(5)]:
+        await service.let_expire(lease)
+    await asyncio.gather(*(service.leases.expire() for _ in range(3)))
+    assert await service.event_types() == ["case.claimed"] * 5 + ["case.expired"] * 5
+
+
+async def test_a_released_case_is_claimed_again_under_a_new_token(service: Service) -> None:
+    await service.open(encoded(REGION))
+    lease = await service.claimed()
+    for _ in range(2):
+        assert await service.leases.release(lease.case.case_id, token=1, reason="") is not None
+    assert (await service.claimed()).case.lease_token == 2
+    assert await service.event_types() == ["case.claimed", "case.released", "case.claimed"]
+
+
+async def test_the_same_idempotency_key_returns_the_same_lease_while_it_runs(service: Service) -> None:
+    await service.open(*(encoded(REGION, f"s{n}") for n in range(5)))
+    how = {"key": ids.derive("claim", "k"), "body": "b"}
+    first, again = await service.claimed(**how), await service.claimed(**how)
+    assert (again.case.case_id, again.case.lease_token) == (first.case.case_id, first.case.lease_token)
+    with pytest.raises(CommandRejected) as rejected:
+        await service.claim(key=how["key"], body="other")
+    assert rejected.value.slug == "idempotency-key-reused"
+    assert await service.decide(first)
+    assert (await service.claimed(**how)).case.case_id != first.case.case_id
+
+
+async def test_concurrent_claims_under_one_key_hold_one_case(service: Service) -> None:
+    await service.open(*(encoded(REGION, f"s{n}") for n in range(8)))
+    how = {"key": ids.derive("claim", "k"), "body": "b"}
+    outcomes = await asyncio.gather(*(service.claim(**how) for _ in range(6)), return_exceptions=True)
+    assert {outcome.slug for outcome in outcomes if isinstance(outcome, CommandRejected)} <= {"in-flight"}
+    assert len({outcome.case.case_id for outcome in outcomes if isinstance(outcome, Lease)}) == 1
+    assert (await service.states()).count("claimed") == 1

@@ -1,0 +1,107 @@
+"""A consumer group on real Kafka, for tests of the consumer loop."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiokafka import AIOKafkaConsumer
+
+from shared.contracts import topics
+from shared.kafka import consumer
+from shared.kafka.consumer import BatchConsumer, RawRecord, Received
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.producer import KafkaProducer, Record
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Fatal, Poison
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
+
+Handle = Callable[[Sequence[Received[str]]], Awaitable[None]]
+
+
+def decode(record: RawRecord) -> str:
+    if record.value is None or record.value.startswith(b"bad"):
+        raise Poison("not a message")
+    return str(record.value, "utf-8")
+
+
+class ConsumerGroup:
+    """Starts and stops members of one consumer group."""
+
+    def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
+        self.kafka = kafka
+        self.region = region
+        self.producer = producer
+        self.topic = topics.submissions(region)
+        self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    async def post(self, *values: str, key: str = "") -> None:
+        await self.producer.send([Record(self.topic, (key or v[-1]).encode(), v.encode(), []) for v in values])
+
+    def start(
+        self,
+        handle: Handle,
+        *,
+        instance: str = "0",
+        drain_seconds: float = 5,
+        bound: float = 60,
+        batch_records: int = 2000,
+        linger_seconds: float = 0.0,
+        decode: Callable[[RawRecord], str] = decode,
+    ) -> asyncio.Event:
+        clock = SystemClock()
+        group = f"g-{self.region}"
+        member = BatchConsumer(
+            bootstrap=self.kafka,
+            group=group,
+            topics=[self.topic],
+            decode=decode,
+            handle=handle,
+            dead_letters=DeadLetterWriter(
+                self.producer, topic=topics.deadletters(self.region), group=group, clock=clock
+            ),
+            readiness=Readiness("test"),
+            clock=clock,
+            instance=instance,
+            batch_records=batch_records,
+            backoff=Backoff(first=0.01, longest=0.05, bound=bound),
+            drain_seconds=drain_seconds,
+            linger_seconds=linger_seconds,
+        )
+        stop = asyncio.Event()
+        self._members.append((stop, asyncio.create_task(member.run(stop))))
+        return stop
+
+    async def ended(self) -> None:
+        """Wait for the members to end; raises their errors."""
+        for _, task in self._members:
+            await asyncio.wait_for(asyncio.shield(task), 20)
+
+    async def stop(self) -> None:
+        for stop, _ in self._members:
+            stop.set()
+        with contextlib.suppress(Fatal):
+            await self.ended()
+        self._members = []
+        await until(lambda: not consumer._closing)  # a client in the middle of a rebalance closes later
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until the condition holds, for a bounded time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the condition has no event
+            await asyncio.sleep(0.02)
+
+
+async def read_all(kafka: str, topic: str, count: int) -> list[RawRecord]:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka, group_id=None, auto_offset_reset="earliest")
+    await consumer.start()
+    found: list[RawRecord] = []
+    try:
+        async with asyncio.timeout(60):
+            while len(found) < count:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += records
+    finally:
+        await consumer.stop()
+    return found

@@ -1,0 +1,1 @@
+"""Factories, a store in memory and the service on PostgreSQL, for the tests of the decision service."""

@@ -1,0 +1,126 @@
+"""Values of the decision service's domain: received messages, stored cases and leases."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from services.decision.domain import ingest, leases
+from services.decision.domain.cases import Case, Decision
+from services.decision.domain.ingest import (
+    BatchChanges,
+    CaseMessage,
+    NewestVersion,
+    ReceivedCase,
+    ReceivedWithdrawal,
+    Snapshot,
+)
+from services.decision.domain.leases import ClaimCommand
+from shared.contracts import events, ids
+from shared.contracts.envelope import Attributes
+from shared.kafka.consumer import Received
+from shared.runtime.clock import from_text
+from tests.support.decision.cases import NOON, appealed, noticed, opened, withdrawn
+
+LATER = NOON + timedelta(minutes=4)
+
+
+def received(attributes: Attributes, case: events.CaseOpened) -> ReceivedCase:
+    """An event of `tests.support.decision.cases`, decoded."""
+    return ReceivedCase(
+        attributes.id,
+        attributes.correlation_id,
+        attributes.subject,
+        from_text(case.received_at),
+        from_text(case.due_at),
+        case,
+        msgspec.json.encode(case),
+    )
+
+
+def received_case(subject_id: str = "B07", **changed: Any) -> ReceivedCase:
+    """An item's case."""
+    return received(*opened("eu", subject_id, **changed))
+
+
+def received_notice(subject_id: str = "B07", **changed: Any) -> ReceivedCase:
+    """A notice's case."""
+    return received(*noticed("eu", subject_id, **changed))
+
+
+def received_appeal(about: events.CaseOpened, **changed: Any) -> ReceivedCase:
+    """The case of an appeal against a decision of `r-1`."""
+    return received(*appealed("eu", about, **{"reviewer": "r-1", **changed}))
+
+
+def received_withdrawal(subject_id: str = "B07", **changed: Any) -> ReceivedWithdrawal:
+    """The withdrawal of an item's case."""
+    attributes, case = withdrawn("eu", subject_id, **changed)
+    return ReceivedWithdrawal(attributes.id, attributes.subject, case.case_id, case.item_id)
+
+
+def records(messages: Sequence[CaseMessage]) -> list[Received[CaseMessage]]:
+    """The messages as the consumer loop passes them to a handler that does not read their records."""
+    record: Any = None
+    return [Received(record, message) for message in messages]
+
+
+def newest(of: ReceivedCase, *, is_open: bool) -> Mapping[str, NewestVersion]:
+    """The newest version of the case's subject is this one."""
+    case = of.opened
+    return {of.subject: NewestVersion(case.case_id, case.item_id, case.version, of.correlation_id if is_open else None)}
+
+
+def ingested(*batch: CaseMessage, **stored: Any) -> BatchChanges:
+    """The changes that a batch makes to this stored state."""
+    return ingest.ingest("eu", batch, Snapshot(now=NOON, **stored))
+
+
+def states(changes: BatchChanges) -> list[str]:
+    """The states of the new cases."""
+    return [case.state for case in changes.cases]
+
+
+def event_types(changes: BatchChanges) -> list[str]:
+    """The types of the published events."""
+    return [event.attributes.type for event in changes.events]
+
+
+def stored_case(of: ReceivedCase | None = None, **changed: Any) -> Case:
+    """A received case as it is stored, waiting unless `changed`."""
+    case = received_case() if of is None else of
+    return Case(
+        **{
+            "case_id": case.opened.case_id,
+            "subject": case.subject,
+            "event_id": case.event_id,
+            "correlation_id": case.correlation_id,
+            "opened": case.opened,
+            **changed,
+        }
+    )
+
+
+def claimed_case(of: ReceivedCase | None = None, *, reviewer: str = "r-1", seconds: int = 300) -> Case:
+    """A received case that a reviewer claimed at noon, under token 1."""
+    return leases.claim("eu", stored_case(of), NOON, ClaimCommand(reviewer, "in_house", seconds))[0]
+
+
+def decision_of(case: ReceivedCase, **changed: Any) -> Decision:
+    """The first decision of a case: `r-1` rejected it at noon, under token 1."""
+    return Decision(
+        **{
+            "decision_id": ids.decision_id(case.opened.case_id, 1),
+            "case_id": case.opened.case_id,
+            "n": 1,
+            "action": "reject",
+            "reasons": ["COUNTERFEIT"],
+            "policy_set": "1-5f70bf18a086",
+            "automated": False,
+            "reviewer": "r-1",
+            "lease_token": 1,
+            "decided_at": NOON,
+            **changed,
+        }
+    )

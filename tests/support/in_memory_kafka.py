@@ -1,0 +1,188 @@
+"""A Kafka cluster in memory and a consumer of it, for tests of the consumer loop with any crash and any order.
+
+It has the parts of Kafka that matter for the loop: records in order, committed offsets, and an assignment that is
+reported before its records are delivered. `Crash` is no Exception, so no other code handles it.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiokafka import ConsumerRecord, TopicPartition
+
+from shared.contracts import topics
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.dead_letters import DeadLetterWriter
+from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
+from shared.kafka.producer import Record, partition_of
+from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Poison, TooNew
+from shared.runtime.readiness import Readiness
+from shared.runtime.retry import Backoff
+
+REGION: Final = "eu"
+GROUP: Final = "piepowder-router-eu"
+TOPIC: Final = topics.submissions(REGION)
+LETTERS: Final = topics.deadletters(REGION)
+PARKED: Final = topics.parked(REGION)
+_NO_DELAY: Final = Backoff(first=0.0, longest=0.0, bound=5.0)
+
+
+class Crash(BaseException):
+    """The end of the process."""
+
+
+class Broker:
+    """Topics with `partitions` partitions, and committed offsets. `steps_to_crash` raises Crash after so many steps."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = partitions
+        self.records: dict[TopicPartition, list[RawRecord]] = defaultdict(list)
+        self.committed: dict[str, dict[TopicPartition, int]] = defaultdict(dict)
+        self.steps_to_crash: int | None = None
+
+    def step(self) -> None:
+        """Called before each effect; crashes at the chosen step."""
+        if self.steps_to_crash is not None:
+            self.steps_to_crash -= 1
+            if self.steps_to_crash < 0:
+                raise Crash
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """As a `Producer`; each record is a step of its own."""
+        for record in records:
+            self.step()
+            count = 1 if record.topic == PARKED else self.partitions
+            partition = partition_of(record.key, count) if record.partition is None else record.partition
+            log = self.records[TopicPartition(record.topic, partition)]
+            headers = tuple(record.headers)
+            log.append(
+                ConsumerRecord(record.topic, partition, len(log), 0, 0, record.key, record.value, None, 0, 0, headers)
+            )
+
+    def all(self, topic: str) -> list[RawRecord]:
+        """All records of a topic."""
+        return [record for tp, log in self.records.items() if tp.topic == topic for record in log]
+
+    def partitions_of(self, names: Collection[str]) -> list[TopicPartition]:
+        return [TopicPartition(name, n) for name in names for n in range(self.partitions)]
+
+
+class InMemoryParkedKeys(ParkedKeyStore):
+    """A group's parked keys in a broker in memory."""
+
+    def __init__(self, broker: Broker, group: str, limit: int = 10_000) -> None:
+        super().__init__(broker, bootstrap="", topic=PARKED, group=group, limit=limit)
+        self._broker = broker
+        self._of_group = group
+
+    async def read(self) -> dict[KeyPartition, Parked]:
+        return parked_keys(self._broker.all(PARKED), self._of_group)
+
+
+class _Client:
+    """The used part of aiokafka's consumer. It stops the loop when there is no record left to read."""
+
+    def __init__(self, broker: Broker, group: str, stop: asyncio.Event, assigned: Collection[int]) -> None:
+        self._broker = broker
+        self._assigned = assigned
+        self._group = group
+        self._stop = stop
+        self._positions: dict[TopicPartition, int] = {}
+        self._topics: list[str] = []
+        self._listener: Any = None
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def subscribe(self, names: list[str], listener: Any) -> None:
+        self._topics, self._listener = names, listener
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self._positions)
+
+    def last_poll_timestamp(self, _: TopicPartition) -> int | None:
+        return 0
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return len(self._broker.records[tp])
+
+    async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[RawRecord]]:
+        await asyncio.sleep(timeout_ms / 1e9)
+        if not self._positions:
+            committed = self._broker.committed[self._group]
+            assigned = [tp for tp in self._broker.partitions_of(self._topics) if tp.partition in self._assigned]
+            self._positions = {tp: committed.get(tp, 0) for tp in assigned}
+            await self._listener.on_partitions_assigned(self.assignment())
+            return {}
+        found: dict[TopicPartition, list[RawRecord]] = {}
+        for tp, position in self._positions.items():
+            records = self._broker.records[tp][position : position + max_records]
+            max_records -= len(records)
+            if records:
+                found[tp] = records
+                self._positions[tp] += len(records)
+        if not found and timeout_ms:
+            self._stop.set()
+        return found
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self._broker.step()
+        self._broker.committed[self._group].update(offsets)
+        self._broker.step()
+
+
+class _Consumer(BatchConsumer[Any]):
+    def __init__(self, broker: Broker, stop: asyncio.Event, assigned: Collection[int], **parts: Any) -> None:
+        super().__init__(bootstrap="", backoff=_NO_DELAY, **parts)
+        self._broker = broker
+        self._until = stop
+        self._assigned = assigned
+
+    def _client(self) -> Any:
+        return _Client(self._broker, self._group, self._until, self._assigned)
+
+
+def decode(record: RawRecord) -> str:
+    """A text; `bad…` is no message, and `new…` is a message that only a newer reader knows."""
+    text = (record.value or b"").decode()
+    if text.startswith("bad"):
+        raise Poison("not a message")
+    if text.startswith("new"):
+        raise TooNew("a message of version 9")
+    return text
+
+
+async def consume(
+    broker: Broker,
+    handle: Handler[Any],
+    *,
+    read: Callable[[RawRecord], Any] = decode,
+    names: Sequence[str] = (TOPIC,),
+    group: str = GROUP,
+    parks: bool = True,
+    limit: int = 10_000,
+    batch: int = 1000,
+    store: ParkedKeyStore | None = None,
+    assigned: Collection[int] = range(8),
+) -> None:
+    """Start a process that reads all records of its assigned partitions, and ends; raises Crash."""
+    stop, clock = asyncio.Event(), ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+    consumer = _Consumer(
+        broker,
+        stop,
+        assigned,
+        group=group,
+        topics=names,
+        decode=read,
+        handle=handle,
+        dead_letters=DeadLetterWriter(broker, topic=LETTERS, group=group, clock=clock),
+        parked=(store or InMemoryParkedKeys(broker, group, limit)) if parks else None,
+        readiness=Readiness("test"),
+        clock=clock,
+        batch_records=batch,
+    )
+    await consumer.run(stop)

@@ -1,0 +1,103 @@
+"""Reviewers' decisions (promises 2 and 3)."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.decision.domain import leases
+from services.decision.domain.cases import Case, Decision
+from services.decision.domain.decisions import DecideCommand, decide
+from services.decision.domain.leases import ClaimCommand
+from services.decision.domain.lifecycle import CommandRejected
+from shared.contracts import events, ids
+from shared.contracts.envelope import Event
+from tests.support.decision.domain import LATER, claimed_case, received_notice, stored_case
+
+COMMAND = DecideCommand(1, "reject", ["COUNTERFEIT"], "a fake dial")
+
+
+def decided(
+    case: Case, made: Decision | None = None, **changed: Any
+) -> tuple[Case, Decision, Event[events.DecisionMade] | None]:
+    return decide("eu", case, made, LATER, COMMAND._replace(**changed))
+
+
+def rejection(case: Case, made: Decision | None = None, **changed: Any) -> CommandRejected:
+    with pytest.raises(CommandRejected) as rejected:
+        decided(case, made, **changed)
+    return rejected.value
+
+
+def test_the_holder_of_a_case_decides_it() -> None:
+    case, decision, event = decided(claimed_case())
+    assert (case.state, decision.reviewer, decision.team, decision.lease_token) == ("decided", "r-1", "in_house", 1)
+    assert event is not None
+    assert (event.data.action, event.data.automated, event.data.note) == ("reject", False, "a fake dial")
+    assert event.attributes.causation_id == ids.event_id(case.case_id, events.CASE_CLAIMED, 1)
+
+
+def test_an_expired_lease_cannot_decide_even_without_another_claim() -> None:
+    assert rejection(claimed_case(seconds=240)).slug == "lease-expired"
+
+
+def test_an_expired_lease_cannot_decide_a_case_that_was_returned_to_its_queue() -> None:
+    returned, _ = leases.expire("eu", claimed_case(seconds=5), LATER)
+    assert rejection(returned).slug == "lease-expired"
+
+
+def test_a_released_lease_cannot_decide() -> None:
+    released, _ = leases.release("eu", claimed_case(), LATER, token=1, reason="")
+    assert rejection(released).slug == "lease-released"
+
+
+@pytest.mark.parametrize("token", [1, 3])
+def test_only_the_last_token_decides(token: int) -> None:
+    again, _ = leases.expire("eu", claimed_case(seconds=5), LATER)
+    second, _ = leases.claim("eu", again, LATER, ClaimCommand("r-2", "acme", 300))
+    assert rejection(second, token=token).slug == "wrong-lease-token"
+
+
+def test_a_rejection_does_not_reveal_the_token_that_holds_or_held_the_case() -> None:
+    held = msgspec.structs.replace(claimed_case(), lease_token=417)
+    for token in (1, 418):
+        assert "417" not in str(rejection(held, token=token))
+    case, decision, _ = decided(held, token=417)
+    assert "417" not in str(rejection(case, decision, action="approve"))
+
+
+def test_a_named_reviewer_must_hold_the_lease_and_a_rejection_does_not_reveal_the_holder() -> None:
+    rejected = rejection(claimed_case(), reviewer="r-2")
+    assert (rejected.slug, "r-1" in str(rejected)) == ("wrong-lease-token", False)
+    case, decision, _ = decided(claimed_case())
+    assert rejection(case, decision, reviewer="r-2").slug == "already-decided"
+    assert decided(claimed_case(), reviewer="r-1")[1].reviewer == "r-1"
+
+
+def test_a_case_that_was_never_claimed_cannot_be_decided() -> None:
+    assert rejection(stored_case()).slug == "wrong-lease-token"
+
+
+def test_an_exact_repeat_returns_the_decision_without_an_event() -> None:
+    case, decision, _ = decided(claimed_case())
+    assert decided(case, decision) == (case, decision, None)
+
+
+def test_another_decision_under_the_same_token_is_rejected() -> None:
+    case, decision, _ = decided(claimed_case())
+    assert rejection(case, decision, action="approve", reasons=[], note="").slug == "already-decided"
+
+
+@pytest.mark.parametrize(
+    ("state", "text"), [("superseded", "the-newer-item"), ("withdrawn", "its item was withdrawn"), ("closed", "closed")]
+)
+def test_a_case_that_ended_without_a_decision_cannot_be_decided(state: str, text: str) -> None:
+    ended = msgspec.structs.replace(claimed_case(), state=state, superseded_by="the-newer-item")
+    rejected = rejection(ended)
+    assert (rejected.slug, text in str(rejected)) == (state, True)
+
+
+def test_the_event_names_the_type_of_the_case() -> None:
+    _, _, event = decided(claimed_case(received_notice()), action="approve")
+    assert event is not None
+    assert event.data.case_type == "notice"

@@ -1,0 +1,152 @@
+"""Ingest of cases and withdrawals of items (promises 2 and 6)."""
+
+import pytest
+
+from services.decision.domain.ingest import BatchChanges, CaseMessage
+from shared.contracts import events, ids
+from tests.support.decision.domain import event_types, ingested, newest, received_case, received_withdrawal, states
+
+
+def test_a_case_for_review_waits_without_an_event() -> None:
+    changes = ingested(received_case())
+    assert states(changes) == ["waiting"]
+    assert (changes.decisions, changes.events) == ([], [])
+
+
+@pytest.mark.parametrize("verdict", ["approve", "reject"])
+def test_a_policys_verdict_decides_the_case_at_once(verdict: str) -> None:
+    case = received_case(verdict=verdict)
+    changes = ingested(case)
+    [decision] = changes.decisions
+    [event] = changes.events
+    assert states(changes) == ["decided"]
+    assert (decision.action, decision.automated, decision.policy_set, decision.n) == (
+        verdict,
+        True,
+        "1-5f70bf18a086",
+        1,
+    )
+    assert decision.decision_id == ids.decision_id(case.opened.case_id, 1)
+    assert (event.attributes.type, event.attributes.causation_id) == (events.DECISION_MADE, case.event_id)
+    assert (event.attributes.correlation_id, event.data.reasons) == (case.correlation_id, case.opened.reasons)
+
+
+def test_a_newer_version_supersedes_the_open_case() -> None:
+    old, new = received_case(version=1), received_case(version=2)
+    changes = ingested(new, newest=newest(old, is_open=True))
+    assert changes.superseded == {old.opened.case_id: new.opened.item_id}
+    [event] = changes.events
+    assert event.data == events.CaseSuperseded(
+        case_id=old.opened.case_id, item_id=old.opened.item_id, superseded_by=new.opened.item_id
+    )
+    assert (event.attributes.causation_id, event.attributes.correlation_id) == (new.event_id, old.correlation_id)
+
+
+def test_a_newer_version_leaves_a_decided_case_decided() -> None:
+    changes = ingested(received_case(version=2), newest=newest(received_case(version=1), is_open=False))
+    assert (changes.superseded, changes.events) == ({}, [])
+    assert states(changes) == ["waiting"]
+
+
+def test_an_older_version_that_arrives_late_is_superseded_whatever_its_verdict() -> None:
+    new, late = received_case(version=5), received_case(version=4, verdict="reject")
+    changes = ingested(late, newest=newest(new, is_open=True))
+    assert [(case.state, case.superseded_by) for case in changes.cases] == [("superseded", new.opened.item_id)]
+    assert (changes.decisions, changes.newest, event_types(changes)) == ([], {}, [events.CASE_SUPERSEDED])
+
+
+def test_without_two_version_numbers_the_later_record_is_newer() -> None:
+    numbered, hashed = received_case(version=7), received_case(version=None, content="x")
+    changes = ingested(numbered, hashed, received_case(version=1))
+    assert states(changes) == ["superseded", "superseded", "waiting"]
+
+
+def test_versions_of_one_batch_supersede_each_other_in_order() -> None:
+    first, second, third = (
+        received_case(version=1),
+        received_case(version=2),
+        received_case(version=3, verdict="approve"),
+    )
+    changes = ingested(first, second, third)
+    assert [(case.state, case.superseded_by) for case in changes.cases] == [
+        ("superseded", second.opened.item_id),
+        ("superseded", third.opened.item_id),
+        ("decided", None),
+    ]
+    assert event_types(changes) == [events.CASE_SUPERSEDED, events.CASE_SUPERSEDED, events.DECISION_MADE]
+    assert changes.superseded == {}
+    assert changes.newest[first.subject].case_id == third.opened.case_id
+
+
+def test_a_withdrawal_closes_the_open_case() -> None:
+    case, withdrawal = received_case(), received_withdrawal()
+    changes = ingested(withdrawal, newest=newest(case, is_open=True), stored={case.opened.case_id})
+    [event] = changes.events
+    assert (changes.withdrawn, changes.superseded, changes.early) == ([case.opened.case_id], {}, set())
+    assert event.data == events.CaseClosed(case_id=case.opened.case_id, item_id=case.opened.item_id, reason="withdrawn")
+    assert (event.attributes.causation_id, event.attributes.correlation_id) == (
+        withdrawal.event_id,
+        case.correlation_id,
+    )
+    assert event.attributes.id == ids.event_id(case.opened.case_id, events.CASE_CLOSED)
+
+
+def test_a_withdrawal_does_not_change_a_case_that_has_ended() -> None:
+    old, new = received_case(version=1), received_case(version=2)
+    cases = {old.opened.case_id, new.opened.case_id}
+    for version in (1, 2):
+        changes = ingested(received_withdrawal(version=version), newest=newest(new, is_open=False), stored=cases)
+        assert changes == BatchChanges()
+
+
+def test_the_withdrawal_of_a_superseded_version_leaves_the_newer_one_open() -> None:
+    old, new = received_case(version=1), received_case(version=2)
+    changes = ingested(old, new, received_withdrawal(version=1))
+    assert states(changes) == ["superseded", "waiting"]
+    assert event_types(changes) == [events.CASE_SUPERSEDED]
+
+
+def test_a_case_and_its_withdrawal_in_one_batch_end_withdrawn_in_either_order() -> None:
+    batches: list[list[CaseMessage]] = [
+        [received_case(), received_withdrawal()],
+        [received_withdrawal(), received_case()],
+    ]
+    for batch in batches:
+        changes = ingested(*batch)
+        assert states(changes) == ["withdrawn"]
+        assert event_types(changes) == [events.CASE_CLOSED]
+        assert (changes.withdrawn, changes.early, changes.applied, changes.decisions) == ([], set(), set(), [])
+
+
+def test_a_withdrawal_that_arrives_before_its_case_is_kept_until_the_case_arrives() -> None:
+    case = received_case(verdict="reject")
+    kept = ingested(received_withdrawal())
+    assert (kept.early, kept.events, kept.newest) == ({case.opened.case_id}, [], {})
+    changes = ingested(case, withdrawn_early=kept.early)
+    assert states(changes) == ["withdrawn"]
+    assert (event_types(changes), changes.decisions, changes.applied) == ([events.CASE_CLOSED], [], kept.early)
+    assert changes.events[0].attributes.causation_id == case.event_id
+
+
+def test_a_policys_decision_before_the_withdrawal_stands() -> None:
+    changes = ingested(received_case(verdict="approve"), received_withdrawal())
+    assert states(changes) == ["decided"]
+    assert event_types(changes) == [events.DECISION_MADE]
+
+
+def test_after_a_withdrawal_a_newer_version_opens_and_an_older_one_is_superseded() -> None:
+    old, gone, new = received_case(version=1), received_case(version=2), received_case(version=3)
+    changes = ingested(gone, received_withdrawal(version=2), old, new)
+    assert [(case.state, case.superseded_by) for case in changes.cases] == [
+        ("withdrawn", None),
+        ("superseded", gone.opened.item_id),
+        ("waiting", None),
+    ]
+    assert event_types(changes) == [events.CASE_CLOSED, events.CASE_SUPERSEDED]
+
+
+def test_an_older_version_that_was_withdrawn_before_it_arrived_is_superseded() -> None:
+    late, new = received_case(version=1), received_case(version=2)
+    changes = ingested(late, newest=newest(new, is_open=True), withdrawn_early={late.opened.case_id})
+    assert [(case.state, case.superseded_by) for case in changes.cases] == [("superseded", new.opened.item_id)]
+    assert changes.applied == {late.opened.case_id}

@@ -1,0 +1,110 @@
+"""The local system: a service that ends is started again, within limits; missing topics are a failure."""
+
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from deploy.local import system
+from deploy.local.process import Child
+from deploy.local.system import ServiceProcess
+from deploy.services import processes
+from piepowder.cli import app
+from shared.kafka import topic_admin
+
+
+@pytest.mark.parametrize(("missing", "status"), [([], 0), (["piepowder.cases.eu"], 1)])
+def test_a_missing_topic_is_status_1(monkeypatch: pytest.MonkeyPatch, missing: list[str], status: int) -> None:
+    async def ensure(*_: object, **__: object) -> topic_admin.TopicsReport:
+        return topic_admin.TopicsReport([], [], ["it is so"], missing)
+
+    monkeypatch.setattr(topic_admin, "ensure", ensure)
+    ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])
+    assert (ended.exit_code, ended.output) == (status, "it is so\n")
+
+
+def service(tmp_path: Path, code: str) -> ServiceProcess:
+    [spec, *_] = processes(["eu"])
+    return ServiceProcess(spec, Child("one", [sys.executable, "-c", code], log=tmp_path / "one.log"), 1)
+
+
+def watched(one: ServiceProcess) -> list[str]:
+    """The messages until the service is given up."""
+    said: list[str] = []
+    while one.given_up is None:
+        one.child.wait(5.0)
+        if (sentence := one.restart()) is not None:
+            said.append(sentence)
+    return said
+
+
+def test_a_service_that_ends_is_started_again_and_given_up_after_several_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "_ATTEMPTS", 3)
+    one = service(tmp_path, "print('no room'); raise SystemExit(3)")
+    one.start()
+
+    said = watched(one)
+
+    assert one.restarts == 2
+    assert len(said) == 3
+    assert "ended with code 3; it is started again" in said[0]
+    assert "no room" in said[0]
+    assert "3 times in a row" in said[2]
+    assert not one.ready
+
+
+def test_a_service_that_gets_ready_and_ends_each_time_is_given_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "_ATTEMPTS", 3)
+    one = service(tmp_path, "import time; time.sleep(0.2); raise SystemExit(1)")
+    ready = httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {"kafka": "ok"}}))
+    one.start()
+
+    with httpx.Client(transport=ready) as client:
+        for _ in range(1000):
+            if one.given_up is not None:
+                break
+            one.check(client)
+            one.restart()
+            time.sleep(0.02)
+
+    assert one.restarts == 2
+    assert "3 times in a row, each within 60 seconds of its start" in str(one.given_up)
+
+
+def test_a_long_run_resets_the_count_of_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "_ATTEMPTS", 2)
+    monkeypatch.setattr(system, "_SHORT_RUN", 0.0)
+    one = service(tmp_path, "raise SystemExit(1)")
+    one.start()
+    while one.restarts < 3:
+        one.child.wait(5.0)
+        one.restart()
+
+    assert one.given_up is None
+    one.kill()
+
+
+def test_a_service_with_invalid_settings_is_not_started_again(tmp_path: Path) -> None:
+    one = service(tmp_path, "print('PIEPOWDER_PORT is not usable'); raise SystemExit(2)")
+    one.start()
+
+    assert len(watched(one)) == 1
+    assert one.restarts == 0
+    assert "PIEPOWDER_PORT" in str(one.given_up)
+
+
+def test_a_service_that_was_killed_on_purpose_stays_stopped(tmp_path: Path) -> None:
+    one = service(tmp_path, "import time; time.sleep(60)")
+    one.start()
+    one.kill()
+
+    assert one.restart() is None
+    assert not one.child.alive
+    assert one.missing == "killed"

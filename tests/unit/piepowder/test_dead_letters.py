@@ -1,0 +1,159 @@
+"""The dead letters of a region, and the portions and marks of their replay: a pure plan."""
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+
+from piepowder import replay
+from piepowder.dead_letters import (
+    DeadLetterId,
+    OpenLetter,
+    RawRecord,
+    RegionDeadLetters,
+    ReplayFilter,
+    ReplayUnit,
+    copies,
+    obstacle,
+    portion,
+)
+from piepowder.replay import RegionUnits, ReplayResult
+from shared.contracts import topics
+from shared.kafka.parking import KeyPartition, Parked, ReplayMark
+
+GROUP = "piepowder-decision-eu"
+TOPIC = topics.cases("eu")
+LANE = KeyPartition(TOPIC, 2, b"shop:product:1")
+STATE = Parked(since=5, last=9, reason="no room for this one", at="2026-05-01T09:30:00.000Z", back=4)
+
+
+def letter(
+    offset: int, *, reason: str = "follows", size: int = 10, group: str = GROUP, unread: bool = False
+) -> OpenLetter:
+    stands = (TopicPartition(topics.deadletters("eu"), 0), offset)
+    return OpenLetter(DeadLetterId(group, TOPIC, 2, offset), LANE.key, reason, not unread, unread, stands, size)
+
+
+def chain(*offsets: int) -> ReplayUnit:
+    return ReplayUnit(GROUP, LANE, [letter(offset) for offset in offsets], STATE)
+
+
+def single(offset: int, **about: object) -> ReplayUnit:
+    one = letter(offset, **about)  # type: ignore[arg-type]  # as it is given
+    return ReplayUnit(one.id.group, LANE, [one], None)
+
+
+def dead(at: int, /, **headers: str) -> RawRecord:
+    about = {"group": GROUP, "topic": TOPIC, "partition": "2", "offset": "7", "reason": "why", **headers}
+    shown = tuple((f"dl_{name}", text.encode()) for name, text in about.items())
+    return ConsumerRecord(topics.deadletters("eu"), 0, at, 0, 0, LANE.key, b"{}", None, 0, 0, shown)
+
+
+def test_a_letter_is_open_until_its_receipt_and_open_again_after_another() -> None:
+    dead_letters = RegionDeadLetters()
+    letter_id = DeadLetterId(GROUP, TOPIC, 2, 7)
+    dead_letters.add_letter(dead(0))
+    dead_letters.add_letter(dead(1, reason="why not"))
+    assert [(one.reason, one.stored[1]) for one in dead_letters.open.values()] == [("why not", 1)]
+    dead_letters.add_letter(dead(2, returned="40"))
+    assert dead_letters.units() == []
+    assert dead_letters.failed_again(letter_id) is None
+    dead_letters.add_letter(dead(3, offset="40", reason="again"))
+    failed = dead_letters.failed_again(letter_id)
+    assert failed is not None
+    assert failed.reason == "again"
+    dead_letters.add_letter(dead(4))
+    assert {one.id.offset for one in dead_letters.open.values()} == {7, 40}
+
+
+@pytest.mark.parametrize("spoiled", [{"offset": "many"}, {"partition": ""}])
+def test_an_invalid_record_is_counted_and_skipped(spoiled: dict[str, str]) -> None:
+    dead_letters = RegionDeadLetters()
+    dead_letters.add_letter(dead(0, **spoiled))
+    dead_letters.add_letter(ConsumerRecord("t", 0, 1, 0, 0, None, None, None, 0, 0, (("dl_group", None),)))
+    assert (dead_letters.units(), dead_letters.unknown) == ([], 2)
+
+
+def test_a_copy_on_the_dead_letter_topic_is_not_a_letter() -> None:
+    dead_letters = RegionDeadLetters()
+    dead_letters.add_letter(dead(0, replay="{}"))
+    assert (dead_letters.units(), dead_letters.unknown) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "fits"),
+    [
+        (ReplayFilter(), True),
+        (ReplayFilter(group=GROUP), True),
+        (ReplayFilter(group="decision"), True),
+        (ReplayFilter(group="router"), False),
+        (ReplayFilter(key="shop:product:1"), True),
+        (ReplayFilter(key="shop:product:11"), False),
+        (ReplayFilter(reason="NO ROOM"), True),
+        (ReplayFilter(reason="follows"), True),
+        (ReplayFilter(reason="elsewhere"), False),
+        (ReplayFilter(group="decision", key="shop:product:1", reason="room"), True),
+    ],
+)
+def test_a_parked_key_is_selected_whole_by_any_of_its_reasons(choice: ReplayFilter, fits: bool) -> None:
+    assert choice.matches(chain(5, 7), "eu") is fits
+
+
+def test_each_copy_of_a_chain_names_its_predecessor_and_the_last_one_ends_it() -> None:
+    assert copies(chain(5, 7, 9), whole=True, leave=False) == [
+        ReplayMark(GROUP, 5, 4),
+        ReplayMark(GROUP, 7, 5),
+        ReplayMark(GROUP, 9, 7, end=True),
+    ]
+    assert copies(chain(5), whole=False, leave=True) == [ReplayMark(GROUP, 5, 4, leave=True)]
+    assert copies(single(7, unread=True), whole=True, leave=True) == [ReplayMark(GROUP, 7)]
+
+
+@pytest.mark.parametrize(
+    ("letters", "size", "taken"),
+    [
+        (100, 1000, [([5, 7, 9], True), ([20], True)]),
+        (3, 1000, [([5, 7, 9], True)]),
+        (2, 1000, [([5, 7], False)]),
+        (100, 25, [([5, 7], False)]),
+        (100, 30, [([5, 7, 9], True)]),
+        (100, 1, [([5], False)]),
+    ],
+)
+def test_a_portion_is_bounded_and_never_empty(letters: int, size: int, taken: list[tuple[list[int], bool]]) -> None:
+    found = portion([chain(5, 7, 9), single(20)], letters, size)
+    assert [([one.id.offset for one in unit.letters], whole) for unit, whole in found] == taken
+
+
+def test_an_obstacle_to_a_replay_has_its_reason() -> None:
+    there = {TOPIC: 6}
+    assert obstacle(chain(5), there, "control") is None
+    assert "client cannot read it" in str(obstacle(single(5, unread=True), there, "control"))
+    assert "come into force again" in str(obstacle(chain(5), there, TOPIC))
+    assert "a partition that this region does not have" in str(obstacle(chain(5), {TOPIC: 2}, "control"))
+
+
+def test_dead_letters_are_shown_by_group_topic_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    replay.show_units([RegionUnits("eu", [chain(5, 7), single(20, reason="no\x1bevent")], 3)], selected=False)
+    shown = capsys.readouterr().out
+    assert "3 records of the dead-letter topics do not name a dead-lettered record" in shown
+    [parked] = [line for line in shown.splitlines() if "parked" in line]
+    assert parked.split()[:3] == ["eu", "decision-eu", TOPIC]
+    assert parked.split()[-2:] == ["1", "2"]
+    assert "no·event" in shown
+    replay.show_units([RegionUnits("eu", [chain(5, 7)], 0)], selected=True)
+    assert "2 records would be replayed; nothing was changed" in capsys.readouterr().out
+    replay.show_units([RegionUnits("eu", [], 0)], selected=False)
+    assert "There are no dead letters." in capsys.readouterr().out
+
+
+def test_the_result_of_a_replay_is_shown_as_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    result = ReplayResult(handled=4, kept=1, failed=[letter(5, reason="no\x1b[2J room")], pending=[letter(7)])
+    result.blocked.append((single(8), "it cannot"))
+    result.growing.append(chain(9))
+    assert not result.complete
+    replay.show_result(result, 60)
+    shown = capsys.readouterr().out
+    assert f"Not replayed: {TOPIC}[2]@8 for {GROUP}: it cannot." in shown
+    assert f"{TOPIC}[2]@5 shop:product:1: no·[2J room" in shown
+    assert f"not processed within 60 s: 1. Check that {GROUP} consumes" in shown
+    assert "Still parked: shop:product:1" in shown
+    assert ReplayResult(handled=3, kept=1).complete
