@@ -15,7 +15,7 @@ from shared.postgres import database
 from shared.postgres.database import Database
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
-from tests.chaos.proxy import Proxies, Trouble
+from tests.chaos.proxy import NetworkFault, Proxies
 
 
 async def all_of_them(take: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
@@ -52,7 +52,7 @@ async def test_a_server_that_stands_still_is_noticed_and_nobody_waits_for_it(
     proxied = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}").geturl()
     kept = await Database.connect(proxied)
     watching = asyncio.create_task(kept.watch(readiness, stop))
-    silent = Trouble("half-open", "", "postgres")
+    silent = NetworkFault("half-open", "", "postgres")
     try:
         await said(readiness, "ok")
         proxies.begin(silent)
