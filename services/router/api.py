@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.router.check import MOST_CONDITIONS, Checks
-from services.router.control import Control, PolicySetContent, Publisher
+from services.router.control import ControlState
+from services.router.domain.publication import PolicySetContent, PublicationRejected
+from services.router.handlers.check import MAX_CONDITIONS, CheckPublication, TooManyChecks
+from services.router.handlers.publication import NotYetInForce, PublishControl
 from shared.auth.authenticator import Authenticator, require_region
 from shared.auth.principal import Principal
 from shared.contracts.events import Region
@@ -95,16 +97,23 @@ class CheckInput(ControlInput):
 
 
 def add_routes(
-    app: FastAPI, *, control: Control, publisher: Publisher, authenticator: Authenticator, readiness: Readiness
+    app: FastAPI,
+    *,
+    control: ControlState,
+    publisher: PublishControl,
+    authenticator: Authenticator,
+    readiness: Readiness,
 ) -> None:
     """`GET` and `POST /v1/control`, `POST /v1/control/check`."""
     app.add_middleware(LimitBody, max_bytes=MAX_BYTES)
-    checks = Checks(control)
+    checker = CheckPublication(control)
+    for kind in (PublicationRejected, NotYetInForce, TooManyChecks):
+        app.add_exception_handler(kind, _on_failure)
 
     def client_of(request: Request, scope: str) -> Principal:
         client = authenticator.principal(request, scope)
         require_query(request, ())
-        if not control.read:
+        if not control.caught_up:
             raise not_ready(readiness)
         return client
 
@@ -112,8 +121,8 @@ def add_routes(
         client_of(request, "control:read")
         return json_response(
             {
-                "operating_model": control.model and control.model.published,
-                "policy_set": control.policy_set and control.policy_set.published,
+                "operating_model": control.snapshot.operating_model,
+                "policy_set": control.snapshot.policy_set,
             }
         )
 
@@ -122,7 +131,7 @@ def add_routes(
         sent = _parse(ControlInput, await _body(request))
         model, policy_set = sent.operating_model, sent.policy_set
         for region in sorted({region.id for region in model.regions} if model else set()) + sorted(
-            control.model.regions if control.model else ()
+            control.operating_model.regions if control.operating_model else ()
         ):
             require_region(client, region)
         published_model, published_set = await publisher.publish(_regions(model), _content(policy_set), by=client.name)
@@ -131,7 +140,7 @@ def add_routes(
     async def check(request: Request) -> Response:
         client_of(request, "control:read")
         sent = _parse(CheckInput, await _body(request))
-        checked = await checks.check(
+        checked = await checker.check(
             _regions(sent.operating_model), _regions(sent.operating_model_diff), _content(sent.policy_set)
         )
         return json_response(checked)
@@ -156,6 +165,20 @@ def add_routes(
         " whole operating model, `operating_model_diff` may have regions as they would be, each whole.",
         openapi_extra=_CHECKED,
     )
+
+
+async def _on_failure(_: Request, error: Exception) -> Response:
+    match error:
+        case PublicationRejected():
+            errors = [InputError(*fault) for fault in error.faults]
+            title = "What was sent cannot come into force"
+            problem = Problem(422, "invalid-control", title, str(error), errors=errors)
+        case NotYetInForce():
+            title = "Published, but not in force here yet"
+            problem = Problem(503, "not-in-force-yet", title, str(error), retry_after=2)
+        case _:
+            problem = Problem(429, "overloaded", "Too many checks", str(error), retry_after=2)
+    return problem.response()
 
 
 async def _body(request: Request) -> bytes:
@@ -348,7 +371,7 @@ _CHECKED: Final[dict[str, Any]] = {
             },
         ),
         **_refusals(
-            (422, "invalid-control", "What was sent does not fit", f"It has more than {MOST_CONDITIONS} conditions."),
+            (422, "invalid-control", "What was sent does not fit", f"It has more than {MAX_CONDITIONS} conditions."),
             (429, "overloaded", "Too many checks", "Others are being checked. Send the same again."),
         ),
     },

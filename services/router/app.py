@@ -1,13 +1,14 @@
-"""The composition root: settings in, running router out; the only file that knows the real adapters."""
+"""The composition root of the router."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.router import api
-from services.router.control import Control, Publisher
-from services.router.domain import SOURCE
-from services.router.handlers import RouteSubmissions
+from services.router.control import ControlState
+from services.router.domain.routing import SOURCE
+from services.router.handlers.publication import PublishControl
+from services.router.handlers.routing import RouteSubmissions
 from services.router.policies import compile_policy_set
 from services.router.settings import Settings
 from shared.auth.access_log import Access
@@ -27,10 +28,10 @@ What is in force is read and published here; the cases themselves are events on 
 
 
 async def run(settings: Settings) -> bool:
-    """Route until told to stop; True when it ended as it should."""
+    """Route submissions until a signal stops the service; True if it stopped without an error."""
     clock = SystemClock()
     readiness = Readiness("router")
-    control = Control(settings.regions, compile_policy_set)
+    control = ControlState(settings.regions, compile_policy_set)
     producers = {
         bootstrap: KafkaProducer(bootstrap, client_id=f"piepowder-router-{settings.instance}")
         for bootstrap in {settings.kafka, *map(settings.bootstrap, settings.regions)}
@@ -43,19 +44,19 @@ async def run(settings: Settings) -> bool:
         readiness=readiness,
         clock=clock,
     )
-    reader = access.control_reader(control.apply, control.lacking, control.delete)
+    reader = access.control_reader(control.apply, control.missing, control.delete)
     app = http.create_app("router", DESCRIPTION, readiness)
     api.add_routes(
         app,
         control=control,
-        publisher=Publisher(control, producers[settings.kafka], clock),
+        publisher=PublishControl(control, producers[settings.kafka], clock),
         authenticator=access.authenticator,
         readiness=readiness,
     )
 
     def consumer(region: str) -> BatchConsumer[Event[Any]]:
         producer = producers[settings.bootstrap(region)]
-        handlers = RouteSubmissions(region=region, in_force=lambda: control.in_force, producer=producer, clock=clock)
+        handlers = RouteSubmissions(region=region, rules=lambda: control.rules, producer=producer, clock=clock)
         return consumers.consumer(
             settings,
             region,
@@ -69,22 +70,22 @@ async def run(settings: Settings) -> bool:
         )
 
     try:
-        routing = [_once_in_force(control, consumer(region).run) for region in settings.regions]
+        routing = [_when_in_force(control, consumer(region).run) for region in settings.regions]
         return await server.serve(app, settings, [reader.run, access.run, *routing], readiness)
     finally:
         await asyncio.gather(*(producer.stop() for producer in producers.values()))
 
 
-def _once_in_force(control: Control, consume: Callable[[asyncio.Event], Awaitable[None]]) -> Loop:
-    """`consume`, begun only when an operating model and a policy set are in force."""
+def _when_in_force(control: ControlState, consume: Callable[[asyncio.Event], Awaitable[None]]) -> Loop:
+    """Start `consume` when an operating model and a policy set are in force."""
 
     async def routing(stop: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(control.complete()), asyncio.ensure_future(stop.wait())]
+        tasks = [asyncio.ensure_future(control.wait_complete()), asyncio.ensure_future(stop.wait())]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiting in waits:
-                waiting.cancel()
+            for task in tasks:
+                task.cancel()
         if not stop.is_set():
             await consume(stop)
 

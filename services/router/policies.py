@@ -1,13 +1,13 @@
-"""A published policy set, made ready to run on CEL and RE2."""
+"""Compiles a published policy set, with CEL for conditions and RE2 for word lists."""
 
 from services.router.cel import CelConditions
-from services.router.domain import PolicySet
+from services.router.domain.routing import PolicySet
 from services.router.terms import Terms
 from shared.contracts.events import PolicySetPublished
 
 
 def compile_policy_set(published: PolicySetPublished) -> PolicySet:
-    """The set ready to run; raises `cel.Refused` with every condition that does not compile, ValueError for terms."""
+    """Compile a policy set; raises InvalidConditions with all faults, and ValueError for unusable word lists."""
     return PolicySet(
         published,
         find_terms=Terms(published.terms).find,

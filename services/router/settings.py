@@ -1,4 +1,4 @@
-"""The router's environment."""
+"""Settings of the router."""
 
 from pydantic import Field
 
@@ -6,6 +6,6 @@ from shared.runtime.settings import CommonSettings, RegionIds
 
 
 class Settings(CommonSettings):
-    """Which regions this process routes for, besides what every service needs."""
+    """Settings of the router, in addition to the common ones."""
 
     regions: RegionIds = Field(["eu", "us"], description="The regions whose submissions this process routes, eu,us")

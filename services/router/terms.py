@@ -1,8 +1,8 @@
-"""Word lists: which lists a text meets, all lists in one pass over it.
+"""Word lists: find all lists that have a phrase in a text, in one pass.
 
-Phrases are literal, whole words, without regard to case, in any script: text and phrases are NFKC-normalised and
-case-folded. Google's RE2 finds candidates in one linear pass, however many phrases; its word boundary knows ASCII
-alone, so Python's, which knows Unicode, confirms the few that are found. Scripts written without spaces have none.
+Phrases are literal whole words, case-insensitive, in any script: text and phrases are NFKC-normalised and case-folded.
+Google's RE2 finds candidates in one linear pass, whatever the number of phrases. RE2's word boundary knows ASCII only,
+so Python's Unicode-aware pattern confirms the few candidates. Scripts written without spaces have no word boundaries.
 """
 
 import re
@@ -17,11 +17,11 @@ _WITHOUT_SPACES: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 _ASCII_WORD: Final = re.compile(r"[A-Za-z0-9_]")
-_SPACE: Final = r"[\s\v\x1c-\x1f\x{85}\pZ]+"  # what Python calls space, for RE2
+_SPACE: Final = r"[\s\v\x1c-\x1f\x{85}\pZ]+"  # equals Python's \s, in RE2's syntax
 
 
 class Terms:
-    """Word lists by name, ready to be looked for; raises ValueError when that cannot be."""
+    """Compiled word lists, by name; raises ValueError for an empty phrase or lists that are too large."""
 
     def __init__(self, lists: Mapping[str, Sequence[str]]) -> None:
         options = re2.Options()
@@ -33,7 +33,7 @@ class Terms:
             for phrase in phrases:
                 words = fold(phrase).split()
                 if not words:
-                    raise ValueError(f"list {name!r} has a phrase that is only space: {phrase!r}")
+                    raise ValueError(f"list {name!r} has a phrase of spaces only: {phrase!r}")
                 self._set.Add(_candidate(words))
                 self._confirm.append((name, _exact(words)))
         if self._confirm:
@@ -43,7 +43,7 @@ class Terms:
                 raise ValueError(f"the word lists together are too large: {len(self._confirm)} phrases") from error
 
     def find(self, text: str) -> list[str]:
-        """The names of the lists of which a phrase is in `text`, in order of name."""
+        """The sorted names of the lists that have a phrase in `text`."""
         if not self._confirm:
             return []
         folded = fold(text)
@@ -59,14 +59,14 @@ class Terms:
 
 
 def fold(text: str) -> str:
-    """`text` as it is compared: NFKC and case-folded (Unicode 3.13, compatibility caseless matching)."""
+    """Normalise a text for comparison: NFKC and case folding (Unicode 3.13, compatibility caseless matching)."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def _candidate(words: Sequence[str]) -> str:
-    """RE2's pattern, which finds at least what `_exact` finds."""
+    """RE2's pattern; it matches wherever `_exact` matches, and sometimes more."""
     body = _SPACE.join(re2.escape(word) for word in words)
     start = r"\b" if _ASCII_WORD.match(words[0][0]) else ""
     end = r"\b" if _ASCII_WORD.match(words[-1][-1]) else ""

@@ -4,7 +4,6 @@ A value that does not fit stops the process with a sentence that names the varia
 """
 
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -14,16 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from shared.validation.regions import check_region
+
 
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def check_region(region: str) -> str:
-    """`region` if it has the form of a region's id; raises ValueError with what was expected."""
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", region):
-        raise ValueError("a region is 1 to 31 of a-z, 0-9 and '-', and starts with a letter")
-    return region
 
 
 _LOOPBACK: Final = (("http", "127.0.0.1"), ("http", "::1"), ("http", "localhost"))

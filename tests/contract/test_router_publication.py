@@ -9,8 +9,10 @@ from typing import TypeAlias
 
 import pytest
 
-from services.router import control as router_control
-from services.router.control import Control, PolicySetContent, Publisher
+from services.router.control import ControlState
+from services.router.domain.publication import PolicySetContent
+from services.router.handlers import publication
+from services.router.handlers.publication import PublishControl
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import GLOBAL, decode
 from shared.kafka import control as control_reader
@@ -23,7 +25,7 @@ from shared.runtime.readiness import Readiness
 from shared.runtime.retry import until_done
 from tests.support.router_samples import region, rule
 
-Start: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Control, Publisher]]]
+Start: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[ControlState, PublishControl]]]
 _numbers = itertools.count(1)
 
 
@@ -32,7 +34,7 @@ class MemoryTopic:
 
     def __init__(self) -> None:
         self.records: dict[bytes | None, Record] = {}
-        self.readers: list[Control] = []
+        self.readers: list[ControlState] = []
 
     async def send(self, records: Sequence[Record]) -> None:
         for r in records:
@@ -41,7 +43,7 @@ class MemoryTopic:
                 asyncio.get_running_loop().call_later(0.01, apply, reader, r)
 
 
-def apply(control: Control, r: Record) -> None:
+def apply(control: ControlState, r: Record) -> None:
     control.apply(decode(r.headers, r.key, r.value, region=GLOBAL))
 
 
@@ -52,13 +54,13 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         topic = MemoryTopic()
 
         @asynccontextmanager
-        async def in_memory() -> AsyncIterator[tuple[Control, Publisher]]:
-            control = Control(["eu"], compile_policy_set)
+        async def in_memory() -> AsyncIterator[tuple[ControlState, PublishControl]]:
+            control = ControlState(["eu"], compile_policy_set)
             topic.readers.append(control)
             for r in topic.records.values():
                 apply(control, r)
-            control.lacking()
-            yield control, Publisher(control, topic, SystemClock())
+            control.missing()
+            yield control, PublishControl(control, topic, SystemClock())
 
         return in_memory
 
@@ -66,16 +68,16 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     name = f"piepowder.control.t{os.getpid()}-{next(_numbers)}"
     await topic_admin.ensure(kafka, [TopicSpec(name, 1, 1, {"cleanup.policy": "compact"})])
     monkeypatch.setattr(control_reader, "CONTROL", name)
-    monkeypatch.setattr(router_control, "CONTROL", name)
+    monkeypatch.setattr(publication, "CONTROL", name)
 
     @asynccontextmanager
-    async def on_kafka() -> AsyncIterator[tuple[Control, Publisher]]:
-        control, stop, readiness = Control(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
+    async def on_kafka() -> AsyncIterator[tuple[ControlState, PublishControl]]:
+        control, stop, readiness = ControlState(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
         read = asyncio.Event()
 
         def lacking() -> str | None:
             read.set()
-            return control.lacking()
+            return control.missing()
 
         reader = ControlReader(
             bootstrap=kafka,
@@ -90,7 +92,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         try:
             await until_done("producer", producer.start, stop=stop, readiness=readiness)
             await asyncio.wait_for(read.wait(), 20)
-            yield control, Publisher(control, producer, SystemClock())
+            yield control, PublishControl(control, producer, SystemClock())
         finally:
             stop.set()
             await asyncio.gather(following, producer.stop())
@@ -103,8 +105,8 @@ async def test_it_is_in_force_here_when_the_publisher_answers(start: Start) -> N
         model, policy_set = await publisher.publish([region()], content("a"), by="test")
         assert model is not None
         assert policy_set is not None
-        assert (control.in_force.model.id, control.in_force.policy_set.id) == (model.id, policy_set.id)
-        assert control.in_force.model.published.published_by == "test"
+        assert (control.rules.operating_model.id, control.rules.policy_set.id) == (model.id, policy_set.id)
+        assert control.rules.operating_model.published.published_by == "test"
 
 
 async def test_another_router_has_the_same_in_force_and_counts_on_from_it(start: Start) -> None:
@@ -112,13 +114,13 @@ async def test_another_router_has_the_same_in_force_and_counts_on_from_it(start:
         await publisher.publish([region()], content("a"), by="test")
         await publisher.publish(None, content("b"), by="test")
         async with start() as (other, other_publisher):
-            assert other.in_force.policy_set.id == control.in_force.policy_set.id
+            assert other.rules.policy_set.id == control.rules.policy_set.id
             same, newer = await other_publisher.publish([region()], content("c"), by="other")
             assert same is not None
             assert newer is not None
             assert (same.changed, newer.number) == (False, 3)
             async with asyncio.timeout(60):
-                await control.applied(lambda: control.in_force.policy_set.id == newer.id)
+                await control.wait_for(lambda: control.rules.policy_set.id == newer.id)
 
 
 def content(name: str) -> PolicySetContent:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.router.domain import Evaluation, Model, PolicySet
+from services.router.domain.routing import Evaluation, OperatingModel, PolicySet
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import (
@@ -51,8 +51,8 @@ def compiled(*rules: Policy, default: str = "approve", terms: Mapping[str, list[
     return compile_policy_set(policies(*rules, default=default, terms=terms))
 
 
-def model(*regions: Region) -> Model:
-    return Model(operating_model(*regions))
+def model(*regions: Region) -> OperatingModel:
+    return OperatingModel(operating_model(*regions))
 
 
 def rule(name: str, *when: str, verdict: str = "review", **more: Any) -> Policy:

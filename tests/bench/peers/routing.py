@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.router.domain import Model, route
+from services.router.domain.routing import OperatingModel, route
 from services.router.policies import compile_policy_set
 from shared.contracts import envelope, ids
 from shared.contracts.envelope import Attributes, Encoded, Event
@@ -22,7 +22,7 @@ class Routing:
 
     def __init__(self) -> None:
         model, policy_set = data.published()
-        self._model = Model(model)
+        self._model = OperatingModel(model)
         self._policy_set = compile_policy_set(policy_set)
         self._clock = SystemClock()
 

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from services.router.control import Control
-from services.router.handlers import RouteSubmissions
+from services.router.control import ControlState
+from services.router.handlers.routing import RouteSubmissions
 from services.router.policies import compile_policy_set
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids, topics
@@ -155,11 +155,11 @@ class Router:
 
     async def replay(self, count: int) -> None:
         """Route all that was submitted again, from the first offset, by what is in force on the control topic."""
-        control, clock, stop, seen = Control([self.region], compile_policy_set), SystemClock(), asyncio.Event(), 0
+        control, clock, stop, seen = ControlState([self.region], compile_policy_set), SystemClock(), asyncio.Event(), 0
         for r in await self.read(self.control, 2):
             control.apply(decode(list(r.headers.items()), r.key, r.value))
         handlers = RouteSubmissions(
-            region=self.region, in_force=lambda: control.in_force, producer=self.producer, clock=clock
+            region=self.region, rules=lambda: control.rules, producer=self.producer, clock=clock
         )
 
         async def handle(batch: Sequence[Received[Event[Any]]]) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.cel import CelConditions
-from services.router.domain import STRICTEST_FIRST, route
+from services.router.domain.routing import STRICTEST_FIRST, route
 from services.router.terms import Terms, fold
 from shared.contracts.events import ItemSubmitted, Money, Policy, Seller
 from tests.support.router_samples import Decided, compiled, deciding, model, submitted

@@ -8,8 +8,8 @@ from aiokafka import ConsumerRecord
 
 import shared.kafka.producer
 import tests.bench.kafka
-from services.router.domain import InForce, Model
-from services.router.handlers import RouteSubmissions
+from services.router.domain.routing import OperatingModel, RulesInForce
+from services.router.handlers.routing import RouteSubmissions
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import Encoded
 from shared.kafka.consumer import Received
@@ -129,8 +129,8 @@ async def test_a_peer_makes_of_a_submission_what_the_router_makes_of_it() -> Non
             sent.extend(records)
 
     model, policy_set = data.published()
-    in_force = InForce(Model(model), compile_policy_set(policy_set))
-    router = RouteSubmissions(region="eu", in_force=lambda: in_force, producer=Kept(), clock=SystemClock())  # type: ignore[arg-type]  # a list is a sequence
+    in_force = RulesInForce(OperatingModel(model), compile_policy_set(policy_set))
+    router = RouteSubmissions(region="eu", rules=lambda: in_force, producer=Kept(), clock=SystemClock())  # type: ignore[arg-type]  # a list is a sequence
     peer = Routing()
     for life in data.lives(60, tag="p"):
         record = as_consumed(life.submitted)

@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 
-from services.router.cel import VARIABLES, CelConditions, Refused
+from services.router.cel import VARIABLES, CelConditions
+from services.router.domain.routing import InvalidConditions
 from shared.contracts.events import Author, Money, Seller, Trader
 from tests.conftest import project_root
 from tests.support.router_samples import submitted
 
 
 def fault(condition: str) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidConditions) as rejected:
         CelConditions([[condition]])
-    (only,) = refused.value.faults
+    (only,) = rejected.value.faults
     return only.message
 
 
@@ -54,9 +55,9 @@ def test_the_word_matches_inside_a_string_or_a_comment_is_let_pass(condition: st
 
 
 def test_every_fault_is_told_with_its_place() -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidConditions) as rejected:
         CelConditions([["true", "nope"], ["true"], ["1 +", "false"]])
-    assert [(f.policy, f.condition) for f in refused.value.faults] == [(0, 1), (2, 0)]
+    assert [(f.policy, f.condition) for f in rejected.value.faults] == [(0, 1), (2, 0)]
 
 
 def test_a_condition_cannot_reach_beyond_its_own_place() -> None:
@@ -150,4 +151,4 @@ def test_the_page_for_policy_writers_has_every_variable_with_its_type() -> None:
     page = (project_root() / "docs" / "architecture" / "router.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for name, variable in VARIABLES.items():
-        assert f"| `{name}` | {variable.type} | {variable.says} |" in rows
+        assert f"| `{name}` | {variable.type} | {variable.description} |" in rows

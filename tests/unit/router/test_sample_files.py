@@ -9,8 +9,13 @@ import msgspec
 import pytest
 
 from services.router.api import MAX_BYTES, ControlInput
-from services.router.control import PolicySetContent, joint_faults, model_faults, policy_set_faults
-from services.router.domain import Model, PolicySet, route
+from services.router.domain.publication import (
+    PolicySetContent,
+    consistency_faults,
+    operating_model_faults,
+    policy_set_faults,
+)
+from services.router.domain.routing import OperatingModel, PolicySet, route
 from services.router.policies import compile_policy_set
 from shared.contracts.events import Money, OperatingModelPublished, PolicySetPublished, Region, Seller
 from tests.conftest import project_root
@@ -31,14 +36,15 @@ def published() -> tuple[OperatingModelPublished, PolicySetPublished]:
 
 
 @cache
-def sample() -> tuple[Model, PolicySet]:
+def sample() -> tuple[OperatingModel, PolicySet]:
     model, policies = published()
-    return Model(model), compile_policy_set(policies)
+    return OperatingModel(model), compile_policy_set(policies)
 
 
 def test_they_are_without_fault_also_as_a_publication() -> None:
     model, policies = published()
-    assert [*model_faults(model.regions), *policy_set_faults(policies), *joint_faults(model, policies)] == []
+    assert operating_model_faults(model.regions) == []
+    assert [*policy_set_faults(policies), *consistency_faults(model, policies)] == []
     parts: dict[str, Any] = {
         name: msgspec.yaml.decode((FOLDER / file).read_bytes())
         for name, file in (("operating_model", "operating-model.yaml"), ("policy_set", "policies.yaml"))

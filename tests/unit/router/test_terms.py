@@ -56,7 +56,7 @@ def test_no_lists_find_nothing() -> None:
 
 
 def test_a_phrase_of_space_alone_is_refused() -> None:
-    with pytest.raises(ValueError, match="only space"):
+    with pytest.raises(ValueError, match="spaces only"):
         Terms({"list": [" \u2003 "]})
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from services.router.control import Control
+from services.router.control import ControlState
 from services.router.policies import compile_policy_set
 from shared.contracts import ids
 from shared.contracts.envelope import Event, encode
@@ -39,8 +39,8 @@ async def topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @asynccontextmanager
 async def reading(
     kafka: str, *, fails: Callable[[Event[Any]], bool] = lambda _: False
-) -> AsyncIterator[tuple[Control, Readiness]]:
-    control, stop, readiness = Control(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
+) -> AsyncIterator[tuple[ControlState, Readiness]]:
+    control, stop, readiness = ControlState(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
 
     def apply(event: Event[Any]) -> None:
         if fails(event):
@@ -51,7 +51,7 @@ async def reading(
         bootstrap=kafka,
         client_id="test",
         apply=apply,
-        lacking=control.lacking,
+        lacking=control.missing,
         readiness=readiness,
         deleted=control.delete,
     )
@@ -92,9 +92,9 @@ async def test_what_was_deleted_is_named_by_whoever_starts_then_and_stays_in_for
             await producer.send_and_wait(topic, None, key=b"operating-model")
             await until(lambda: late.deleted == {"operating-model"})
             assert lacking.ready
-            assert late.in_force.model.published.number == 7
+            assert late.rules.operating_model.published.number == 7
             await put(operating_model(number=1))  # by a router that had found nothing
-            await until(lambda: late.in_force.model.published.number == 1)
+            await until(lambda: late.rules.operating_model.published.number == 1)
             assert late.deleted == set()
 
 
@@ -118,5 +118,5 @@ async def test_a_record_that_meets_a_defect_is_counted_and_the_next_comes_into_f
             await publish(producer, topic, data)
     async with reading(kafka, fails=first_model) as (control, readiness):
         await until(lambda: readiness.ready)
-        assert control.in_force.model.published.number == 2
+        assert control.rules.operating_model.published.number == 2
     assert refused._value.get() == before + 1

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from aiokafka import ConsumerRecord
 
-from services.router.domain import InForce
-from services.router.handlers import RouteSubmissions
+from services.router.domain.routing import RulesInForce
+from services.router.handlers.routing import RouteSubmissions
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, Event, decode, encode
 from shared.contracts.events import (
@@ -74,7 +74,7 @@ async def routed(*records: RawRecord) -> list[Event[Any]]:
     cluster = Cluster()
     routing = RouteSubmissions(
         region="eu",
-        in_force=lambda: InForce(model(), compiled(rule("all"))),
+        rules=lambda: RulesInForce(model(), compiled(rule("all"))),
         producer=cluster,
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
@@ -109,7 +109,7 @@ async def test_it_needs_no_case_and_a_repeat_is_the_same_event() -> None:
 
 def test_one_whose_key_is_not_its_subject_is_poison() -> None:
     routing = RouteSubmissions(
-        region="eu", in_force=NotImplemented, producer=Cluster(), clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+        region="eu", rules=NotImplemented, producer=Cluster(), clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
     )
     with pytest.raises(Poison, match="the item's subject"):
         routing.decode(raw(TAKEN_BACK, ITEM_WITHDRAWN, WITHDRAWN, subject="shop:product:other"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.router.domain import due_at, route
+from services.router.domain.routing import due_at, route
 from shared.contracts import ids
 from shared.contracts.events import Policy
 from shared.runtime.errors import Poison

@@ -1,7 +1,8 @@
-"""Items, notices and appeals in, cases out: a batch is routed by what is in force when it begins, and sent in one go.
+"""Routes submissions to cases: items, notices and appeals open a case, a withdrawal closes one.
 
-A withdrawal goes the same way, through the same topics and in its subject's order, so that it never overtakes the case
-that it ends. Ids derive from the event that came, so a batch that is met again sends the same again.
+One batch is routed by the rules in force at its start and sent to Kafka at once. A withdrawal takes the same topics, in
+the order of its subject, so it never overtakes its case. Event ids derive from the incoming event, so a repeated batch
+sends the same events again.
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 from prometheus_client import Counter as Metric
 
-from services.router.domain import SOURCE, InForce, route, route_appeal, route_notice, withdraw
+from services.router.domain.routing import SOURCE, RulesInForce, route, route_appeal, route_notice, withdraw
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event, subject_of
 from shared.contracts.events import (
@@ -30,11 +31,11 @@ from shared.runtime.errors import Poison
 
 
 class RouteSubmissions:
-    """Handles batches of a region's submissions topic; `in_force` raises Transient while something is missing."""
+    """Handles batches of a region's submissions topic; `rules` raises Transient while no rules are in force."""
 
-    def __init__(self, *, region: str, in_force: Callable[[], InForce], producer: Producer, clock: Clock) -> None:
+    def __init__(self, *, region: str, rules: Callable[[], RulesInForce], producer: Producer, clock: Clock) -> None:
         self._region = region
-        self._in_force = in_force
+        self._rules = rules
         self._producer = producer
         self._clock = clock
         self._topic = topics.cases(region)
@@ -43,7 +44,7 @@ class RouteSubmissions:
         self._withdrawals = metrics.WITHDRAWALS_ROUTED.labels(region)
 
     def decode(self, received: RawRecord) -> Event[Any]:
-        """The event in a record; raises Poison for one that is not this region's, or whose key is not its subject."""
+        """Decode a record; raises Poison if it belongs to another region or its key is not its subject."""
         event = envelope.decode(received.headers, received.key, received.value, region=self._region)
         data = event.data
         if isinstance(data, ItemSubmitted | ItemWithdrawn | NoticeSubmitted | AppealSubmitted):
@@ -53,18 +54,20 @@ class RouteSubmissions:
         return event
 
     async def handle(self, batch: Sequence[Received[Event[Any]]]) -> None:
-        """Open a case for each item, notice and appeal, and pass each withdrawal on; raises Poison for what cannot be
-        routed, Transient when not sent."""
-        model, policy_set = self._in_force()
+        """Open a case for each item, notice and appeal, and forward each withdrawal.
+
+        Raises Poison for an event that cannot be routed, and Transient if Kafka did not accept the cases.
+        """
+        model, policy_set = self._rules()
         time = to_text(self._clock.now())
         records: list[Record] = []
         opened: Counter[tuple[str, str]] = Counter()
-        erred: Counter[str] = Counter()
+        policy_errors: Counter[str] = Counter()
         withdrawals = 0
         for _, event in batch:
             if isinstance(event.data, ItemWithdrawn):
-                passed_on = withdraw(event.data, self._region)
-                records.append(self._record(event.attributes, CASE_WITHDRAWN, passed_on, time))
+                case_withdrawn = withdraw(event.data, self._region)
+                records.append(self._record(event.attributes, CASE_WITHDRAWN, case_withdrawn, time))
                 withdrawals += 1
                 continue
             if isinstance(event.data, ItemSubmitted):
@@ -73,17 +76,17 @@ class RouteSubmissions:
                 case = route_notice(event.data, self._region, policy_set, model)
             elif isinstance(event.data, AppealSubmitted):
                 case = route_appeal(event.data, self._region, policy_set, model)
-            else:  # of the item's life, but not the router's to act on
+            else:  # an event that needs no case
                 continue
             records.append(self._record(event.attributes, CASE_OPENED, case, time))
             opened[case.queue, case.verdict] += 1
             if case.trace.errors:
-                erred.update(condition.partition("/")[0] for condition in case.trace.errors)
+                policy_errors.update(condition.partition("/")[0] for condition in case.trace.errors)
         if records:
             await self._producer.send(records)
-        for lane, n in opened.items():
-            self._counter(lane).inc(n)
-        for policy, n in erred.items():
+        for (queue, verdict), n in opened.items():
+            self._counter(queue, verdict).inc(n)
+        for policy, n in policy_errors.items():
             metrics.POLICY_ERRORS.labels(policy).inc(n)
         if withdrawals:
             self._withdrawals.inc(withdrawals)
@@ -102,8 +105,8 @@ class RouteSubmissions:
         )
         return record(self._topic, envelope.encode(attributes, case))
 
-    def _counter(self, lane: tuple[str, str]) -> Metric:
-        counter = self._counters.get(lane)
+    def _counter(self, queue: str, verdict: str) -> Metric:
+        counter = self._counters.get((queue, verdict))
         if counter is None:
-            counter = self._counters[lane] = metrics.CASES_ROUTED.labels(self._region, *lane)
+            counter = self._counters[queue, verdict] = metrics.CASES_ROUTED.labels(self._region, queue, verdict)
         return counter

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from services.router.control import model_faults
-from services.router.domain import Model, route_appeal, route_notice
+from services.router.domain.publication import operating_model_faults
+from services.router.domain.routing import OperatingModel, route_appeal, route_notice
 from shared.contracts import ids
 from shared.contracts.events import (
     Appeal,
@@ -45,7 +45,7 @@ CONTESTED = Contested(
 )
 
 
-def with_queues(**named: str) -> Model:
+def with_queues(**named: str) -> OperatingModel:
     return model(replace(region(queues=("notices", "appeals")), **named))
 
 
@@ -117,5 +117,5 @@ def test_who_decides_does_not_learn_the_address_of_who_complained() -> None:
 
 @pytest.mark.parametrize("name", ["notice_queue", "appeal_queue"])
 def test_a_queue_for_them_that_the_region_lacks_is_named(name: str) -> None:
-    [fault] = model_faults(with_queues(**{name: "gone"}).published.regions)
+    [fault] = operating_model_faults(with_queues(**{name: "gone"}).published.regions)
     assert (fault.pointer, fault.detail) == (f"/regions/0/{name}", "'gone' is not one of region 'eu''s queues")

@@ -1,0 +1,1 @@
+"""The router's pure rules: routing, publications and their differences."""

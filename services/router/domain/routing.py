@@ -1,0 +1,367 @@
+"""Routing: a pure function from an item, notice or appeal to a case of its region.
+
+The result depends only on the input, the region, the policy set and the operating model: no clock, file or network is
+read. The same item under the same rules therefore always gives the same verdict and trace, and a replay gives the same
+ids. Due times count from the time of receipt. A condition that cannot be evaluated never counts as "no match": its
+policy proposes a review. Few combinations of held conditions occur, so the outcome of each combination is cached.
+Notices and appeals always go to a reviewer; no policy applies to them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
+from itertools import compress
+from typing import Final, NamedTuple, Protocol
+
+from msgspec.structs import replace
+
+from shared.contracts import ids
+from shared.contracts.events import (
+    AppealSubmitted,
+    CaseOpened,
+    CaseWithdrawn,
+    Item,
+    ItemSubmitted,
+    ItemWithdrawn,
+    NoticeSubmitted,
+    OperatingModelPublished,
+    Policy,
+    PolicySetPublished,
+    Region,
+    Trace,
+)
+from shared.runtime.clock import from_text, to_text
+from shared.runtime.errors import Poison
+
+APPROVE: Final = "approve"
+REVIEW: Final = "review"
+REJECT: Final = "reject"
+STRICTEST_FIRST: Final = (REJECT, REVIEW, APPROVE)
+POLICY_ERROR: Final = "POLICY_ERROR"
+SOURCE: Final = "piepowder/router"  # of every event the router produces
+
+_ITEM: Final = "item"
+_NOTICE: Final = "notice"
+_APPEAL: Final = "appeal"
+_DEFAULT_PRIORITY: Final = 5
+_REPORTER_PRIORITY: Final = {"authority": 1, "trusted_flagger": 2}  # DSA Art. 9 and 22(1)
+_GROUND_PRIORITY: Final = {"csam": 1}
+_MAX_CACHED_OUTCOMES: Final = 20_000
+
+
+class Evaluation(NamedTuple):
+    """Results of a set's conditions, in order; `errors` has, by index, why a condition could not be evaluated."""
+
+    held: tuple[bool, ...]
+    errors: Mapping[int, str]
+
+
+class Conditions(Protocol):
+    """The compiled conditions of a policy set; one that cannot be evaluated is in `errors` and does not hold."""
+
+    def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation: ...
+
+
+class ConditionFault(NamedTuple):
+    """A condition that does not compile: index of its policy, its index there, and the compiler's message."""
+
+    policy: int
+    condition: int
+    message: str
+
+
+class InvalidConditions(Exception):  # noqa: N818 - named after the fact, not after an error
+    """Conditions of a policy set that do not compile."""
+
+    def __init__(self, faults: Sequence[ConditionFault]) -> None:
+        super().__init__("; ".join(fault.message for fault in faults))
+        self.faults = faults
+
+
+class RegionRoute(NamedTuple):
+    """A region's part of an operating model, prepared for routing; service levels are in minutes, by queue."""
+
+    region: str
+    markets: frozenset[str]
+    service_levels: Mapping[str, int]
+    default_queue: str
+    notice_queue: str
+    appeal_queue: str
+
+
+class RoutingOutcome(NamedTuple):
+    """The result of a combination of held conditions; equal for every item with the same combination."""
+
+    verdict: str
+    queue: str
+    priority: int
+    service_level: int
+    reasons: list[str]
+    trace: Trace
+
+
+class OperatingModel:
+    """An operating model, prepared for routing."""
+
+    def __init__(self, published: OperatingModelPublished) -> None:
+        self.published = published
+        self.id = published.id
+        self._routes = {region.id: _region_route(region) for region in published.regions}
+
+    @property
+    def regions(self) -> frozenset[str]:
+        return frozenset(self._routes)
+
+    def region_route(self, region: str) -> RegionRoute:
+        """The route of a region; raises Poison if the operating model does not have the region."""
+        try:
+            return self._routes[region]
+        except KeyError as error:
+            raise Poison(f"operating model {self.id} has no region {region!r}") from error
+
+
+class PolicySet:
+    """A compiled policy set.
+
+    `find_terms` returns the names of the word lists found in a text; `conditions` has the conditions of all policies,
+    in the order of the policies.
+    """
+
+    def __init__(
+        self, published: PolicySetPublished, *, find_terms: Callable[[str], list[str]], conditions: Conditions
+    ) -> None:
+        self.published = published
+        self.id = published.id
+        self._find_terms = find_terms
+        self._conditions = conditions
+        self._names = condition_names(published.policies)
+        self._rules = _rules(published.policies)
+        self._outcomes: dict[tuple[object, ...], RoutingOutcome] = {}
+
+    def outcome(self, submitted: ItemSubmitted, region_route: RegionRoute, model_id: str) -> RoutingOutcome:
+        """Evaluate an item in a region under the operating model `model_id`."""
+        item = submitted.item
+        terms = self._find_terms(f"{item.title}\n{item.text}")
+        held, errors = self._conditions.evaluate(submitted, terms)
+        if errors:
+            return self._conclude(held, errors, item.markets, region_route, model_id)
+        key = (held, region_route.region, model_id, *item.markets)
+        outcome = self._outcomes.get(key)
+        if outcome is None:
+            outcome = self._conclude(held, errors, item.markets, region_route, model_id)
+            if len(self._outcomes) >= _MAX_CACHED_OUTCOMES:
+                self._outcomes.clear()
+            self._outcomes[key] = outcome
+        return outcome
+
+    def _conclude(
+        self,
+        held: tuple[bool, ...],
+        errors: Mapping[int, str],
+        markets: Iterable[str],
+        region_route: RegionRoute,
+        model_id: str,
+    ) -> RoutingOutcome:
+        offered = region_route.markets.intersection(markets)
+        proposals = [
+            proposal
+            for rule in self._rules
+            if not rule.markets or not rule.markets.isdisjoint(offered)
+            if (proposal := rule.propose(held, errors)) is not None
+        ]
+        proposed = {proposal.verdict for proposal in proposals}
+        verdict = next((v for v in STRICTEST_FIRST if v in proposed), self.published.default_verdict)
+        decisive = [proposal for proposal in proposals if proposal.verdict == verdict]
+        first = min((proposal.policy for proposal in decisive), key=lambda policy: policy.priority, default=None)
+        queue = region_route.default_queue
+        if first is not None and first.queue in region_route.service_levels:
+            queue = first.queue
+        return RoutingOutcome(
+            verdict,
+            queue,
+            _DEFAULT_PRIORITY if first is None else first.priority,
+            region_route.service_levels[queue],
+            list(dict.fromkeys(reason for proposal in decisive for reason in proposal.reasons)),
+            Trace(
+                policy_set=self.id,
+                operating_model=model_id,
+                matched=[proposal.policy.id for proposal in proposals if proposal.matched],
+                held=list(compress(self._names, held)),
+                errors={self._names[index]: error for index, error in errors.items()},
+            ),
+        )
+
+
+class RulesInForce(NamedTuple):
+    """The operating model and the policy set that route the next batch."""
+
+    operating_model: OperatingModel
+    policy_set: PolicySet
+
+
+def route(submitted: ItemSubmitted, region: str, policy_set: PolicySet, model: OperatingModel) -> CaseOpened:
+    """Open the case of an item in a region.
+
+    The strictest verdict of the matching policies wins (reject, review, approve); without a match it is the set's
+    default verdict. Of the policies with that verdict, the one with the smallest priority number sets queue and
+    priority; among equals, the first in the set's order. The region's default queue replaces a queue that is empty or
+    not in the region. The case is due when the queue's service level has passed since receipt. Raises Poison if no
+    market of the item belongs to the region, if the operating model does not have the region, or if the time of
+    receipt is not a time.
+    """
+    region_route = model.region_route(region)
+    item = submitted.item
+    _require_market("item", item.markets, region_route, model)
+    outcome = policy_set.outcome(submitted, region_route, model.id)
+    return CaseOpened(
+        case_id=ids.case_id(submitted.item_id, region, _ITEM),
+        item_id=submitted.item_id,
+        platform=submitted.platform,
+        kind=submitted.kind,
+        subject_id=submitted.subject_id,
+        version=submitted.version,
+        queue=outcome.queue,
+        priority=outcome.priority,
+        received_at=submitted.received_at,
+        due_at=due_at(submitted.received_at, outcome.service_level),
+        verdict=outcome.verdict,
+        reasons=outcome.reasons,
+        trace=outcome.trace,
+        item=item,
+    )
+
+
+def route_notice(submitted: NoticeSubmitted, region: str, policy_set: PolicySet, model: OperatingModel) -> CaseOpened:
+    """Open the case of a notice in a region, for a reviewer, in the region's notice queue.
+
+    Notices from authorities, from trusted flaggers and about sexual abuse of children have a higher priority. Raises
+    Poison like `route`.
+    """
+    region_route = model.region_route(region)
+    notice = submitted.notice
+    _require_market("notice", notice.markets, region_route, model)
+    priority = min(
+        _REPORTER_PRIORITY.get(notice.reporter.kind, _DEFAULT_PRIORITY),
+        _GROUND_PRIORITY.get(notice.ground, _DEFAULT_PRIORITY),
+    )
+    return CaseOpened(
+        case_id=ids.case_id(submitted.notice_id, region, _NOTICE),
+        case_type=_NOTICE,
+        item_id=submitted.notice_id,
+        platform=submitted.platform,
+        kind=submitted.kind,
+        subject_id=submitted.subject_id,
+        queue=region_route.notice_queue,
+        priority=priority,
+        received_at=submitted.received_at,
+        due_at=due_at(submitted.received_at, region_route.service_levels[region_route.notice_queue]),
+        verdict=REVIEW,
+        trace=Trace(policy_set=policy_set.id, operating_model=model.id),
+        item=Item(markets=notice.markets, language=notice.language),
+        notice=replace(notice, reporter=replace(notice.reporter, email="")),
+    )
+
+
+def route_appeal(submitted: AppealSubmitted, region: str, policy_set: PolicySet, model: OperatingModel) -> CaseOpened:
+    """Open the case of an appeal in a region, for a reviewer, in the region's appeal queue.
+
+    Raises Poison if the operating model does not have the region, or if the time of receipt is not a time.
+    """
+    region_route = model.region_route(region)
+    appeal = submitted.appeal
+    return CaseOpened(
+        case_id=ids.case_id(submitted.appeal_id, region, _APPEAL),
+        case_type=_APPEAL,
+        item_id=submitted.appeal_id,
+        platform=submitted.platform,
+        kind=submitted.kind,
+        subject_id=submitted.subject_id,
+        queue=region_route.appeal_queue,
+        priority=_DEFAULT_PRIORITY,
+        received_at=submitted.received_at,
+        due_at=due_at(submitted.received_at, region_route.service_levels[region_route.appeal_queue]),
+        verdict=REVIEW,
+        trace=Trace(policy_set=policy_set.id, operating_model=model.id),
+        item=Item(markets=[], language=appeal.language),
+        appeal=replace(appeal, appellant=replace(appeal.appellant, email="")),
+    )
+
+
+def withdraw(withdrawn: ItemWithdrawn, region: str) -> CaseWithdrawn:
+    """Withdraw the case of an item in a region, also if the case is opened only later."""
+    return CaseWithdrawn(
+        case_id=ids.case_id(withdrawn.item_id, region, _ITEM),
+        item_id=withdrawn.item_id,
+        platform=withdrawn.platform,
+        kind=withdrawn.kind,
+        subject_id=withdrawn.subject_id,
+        version=withdrawn.version,
+        withdrawn_at=withdrawn.withdrawn_at,
+        reason=withdrawn.reason,
+    )
+
+
+@lru_cache(maxsize=50_000)
+def due_at(received_at: str, minutes: int) -> str:
+    """Add minutes to a time (RFC 3339 text, UTC, milliseconds); raises Poison if `received_at` is not a time."""
+    try:
+        return to_text(from_text(received_at) + timedelta(minutes=minutes))
+    except (ValueError, OverflowError) as error:
+        raise Poison(f"received_at is {received_at!r}, expected a time like 2026-05-01T09:30:00.000Z") from error
+
+
+def condition_names(policies: Iterable[Policy]) -> list[str]:
+    """The names of the conditions in a trace, `<policy>/<index>`, in the set's order."""
+    return [f"{policy.id}/{index}" for policy in policies for index in range(len(policy.when))]
+
+
+def _require_market(kind: str, markets: Sequence[str], region_route: RegionRoute, model: OperatingModel) -> None:
+    if region_route.markets.isdisjoint(markets):
+        raise Poison(
+            f"the {kind}'s markets ({', '.join(markets) or 'none'}) do not belong to region {region_route.region!r}"
+            f" under operating model {model.id}"
+        )
+
+
+class _Proposal(NamedTuple):
+    policy: Policy
+    verdict: str
+    reasons: list[str]
+    matched: bool
+
+
+class _Rule(NamedTuple):
+    policy: Policy
+    markets: frozenset[str]
+    start: int
+    end: int
+
+    def propose(self, held: tuple[bool, ...], errors: Mapping[int, str]) -> _Proposal | None:
+        """The policy's proposal; a review if one of its conditions failed and no other condition is false."""
+        own = range(self.start, self.end)
+        if not all(held[index] or index in errors for index in own):
+            return None
+        if any(index in errors for index in own):
+            return _Proposal(self.policy, REVIEW, [POLICY_ERROR], matched=False)
+        return _Proposal(self.policy, self.policy.verdict, self.policy.reasons, matched=True)
+
+
+def _rules(policies: Iterable[Policy]) -> list[_Rule]:
+    rules: list[_Rule] = []
+    start = 0
+    for policy in policies:
+        end = start + len(policy.when)
+        rules.append(_Rule(policy, frozenset(policy.markets), start, end))
+        start = end
+    return rules
+
+
+def _region_route(region: Region) -> RegionRoute:
+    return RegionRoute(
+        region.id,
+        frozenset(region.markets),
+        {queue.id: queue.service_level_minutes for queue in region.queues},
+        region.default_queue,
+        region.notice_queue or region.default_queue,
+        region.appeal_queue or region.default_queue,
+    )

@@ -1,0 +1,143 @@
+"""Checks a publication without publishing it: whether it can come into force, and what it would change.
+
+Anyone who prepares a change may call this often and with any content. Conditions therefore compile in a thread, one
+check at a time, with a bounded queue and a bounded number of conditions; routing continues meanwhile.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from services.router.control import ControlState
+from services.router.domain.differences import ControlDifference, operating_model_differences, policy_set_differences
+from services.router.domain.publication import (
+    ControlSnapshot,
+    PolicySetContent,
+    PublicationRejected,
+    new_operating_model,
+    new_policy_set,
+    publication_faults,
+)
+from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
+from shared.validation.faults import Fault
+
+MAX_CONDITIONS: Final = 2_000  # they compile in about 5 s
+MAX_DIFFERENCES: Final = 200
+_MAX_WAITING: Final = 4
+
+
+class PartDifferences(msgspec.Struct, frozen=True):
+    """The differences between a part of a publication and the same part in force: their number, and the first ones."""
+
+    changed: bool
+    differing: int
+    differences: list[ControlDifference]
+
+
+class IdsInForce(msgspec.Struct, frozen=True):
+    """The operating model and policy set that a check used; null for one that is not in force."""
+
+    operating_model: str | None
+    policy_set: str | None
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """The differences of a publication that can come into force; null for an omitted part."""
+
+    in_force: IdsInForce
+    operating_model: PartDifferences | None
+    policy_set: PartDifferences | None
+
+
+class TooManyChecks(Exception):  # noqa: N818 - named after the fact, not after an error
+    """Too many checks wait already."""
+
+
+class CheckPublication:
+    """Checks publications against what is in force in this process."""
+
+    def __init__(self, control: ControlState) -> None:
+        self._control = control
+        self._lock = asyncio.Lock()
+        self._waiting = 0
+
+    async def check(
+        self, regions: list[Region] | None, diff: list[Region] | None, content: PolicySetContent | None
+    ) -> CheckResult:
+        """Compare a publication with what is in force.
+
+        `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises PublicationRejected
+        with all faults, and TooManyChecks.
+        """
+        if content is not None and (n := sum(len(policy.when) for policy in content.policies)) > MAX_CONDITIONS:
+            detail = f"the set has {n} conditions; a check accepts at most {MAX_CONDITIONS}"
+            raise PublicationRejected([Fault("/policy_set/policies", detail)], "It was not checked.")
+        if self._waiting >= _MAX_WAITING:
+            raise TooManyChecks("Other publications are being checked. Send the same again.")
+        self._waiting += 1
+        try:
+            async with self._lock:
+                return await asyncio.to_thread(self._check, regions, diff, content)
+        finally:
+            self._waiting -= 1
+
+    def _check(
+        self, regions: list[Region] | None, diff: list[Region] | None, content: PolicySetContent | None
+    ) -> CheckResult:
+        in_force = self._control.snapshot
+        unchanged: list[Region] = []
+        if diff is not None:
+            if in_force.operating_model is None:
+                detail = "there is no operating model in force to compare with; send `operating_model`"
+                raise PublicationRejected([Fault("/operating_model_diff", detail)], "It cannot come into force.")
+            named = {region.id for region in diff}
+            unchanged = [region for region in in_force.operating_model.regions if region.id not in named]
+            regions = unchanged + diff
+        model = None if regions is None else new_operating_model(regions)
+        policy_set = None if content is None else new_policy_set(content)
+        faults = publication_faults(
+            model, policy_set, in_force, self._control.regions, self._control.compile_policy_set
+        )
+        if faults:
+            if diff is not None:
+                faults = [_in_diff(fault, len(unchanged)) for fault in faults]
+            raise PublicationRejected(faults, "It cannot come into force.")
+        if diff is not None:
+            model = new_operating_model(_in_place(diff, in_force))
+        return _result(model, policy_set, in_force)
+
+
+def _result(
+    model: OperatingModelPublished | None, policy_set: PolicySetPublished | None, in_force: ControlSnapshot
+) -> CheckResult:
+    current_model, current_set = in_force
+    return CheckResult(
+        IdsInForce(*(None if part is None else part.id for part in in_force)),
+        None if model is None else _differences(operating_model_differences(current_model, model)),
+        None if policy_set is None else _differences(policy_set_differences(current_set, policy_set)),
+    )
+
+
+def _differences(differences: Sequence[ControlDifference]) -> PartDifferences:
+    return PartDifferences(bool(differences), len(differences), list(differences[:MAX_DIFFERENCES]))
+
+
+def _in_place(diff: Sequence[Region], in_force: ControlSnapshot) -> list[Region]:
+    """All regions in the order in force, changed ones replaced, new ones at the end."""
+    assert in_force.operating_model is not None  # noqa: S101 - checked by the caller
+    replacements = {region.id: region for region in diff}
+    in_order = [replacements.pop(region.id, region) for region in in_force.operating_model.regions]
+    return in_order + list(replacements.values())
+
+
+def _in_diff(fault: Fault, unchanged: int) -> Fault:
+    """A fault of the operating model, with its pointer into the diff, whose regions follow the `unchanged` ones."""
+    parts = fault.pointer.split("/")
+    if parts[1] != "operating_model":
+        return fault
+    parts[1] = "operating_model_diff"
+    if len(parts) > 3:
+        parts[3] = str(int(parts[3]) - unchanged)
+    return Fault("/".join(parts), fault.detail)
