@@ -1,4 +1,4 @@
-"""What is published comes into force by way of the control topic: the same on one in memory and on real Kafka."""
+"""A publication comes into force through the control topic: the same tests in memory and on real Kafka."""
 
 import asyncio
 import itertools
@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 
 class MemoryTopic:
-    """A compacted topic and its readers, in memory; each record is applied on a later turn of the loop."""
+    """A compacted topic and its readers in memory; each record is applied in a later turn of the event loop."""
 
     def __init__(self) -> None:
         self.records: dict[bytes | None, Record] = {}
@@ -49,7 +49,7 @@ def apply(control: ControlState, r: Record) -> None:
 
 @pytest.fixture(params=["memory", "kafka"])
 async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Starts a router's control; each one started sees the same topic, which is the test's own."""
+    """Start a router's control state; all started ones share one topic, which belongs to the test."""
     if request.param == "memory":
         topic = MemoryTopic()
 
@@ -100,7 +100,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return on_kafka
 
 
-async def test_it_is_in_force_here_when_the_publisher_answers(start: Start) -> None:
+async def test_a_publication_is_in_force_here_when_publish_returns(start: Start) -> None:
     async with start() as (control, publisher):
         model, policy_set = await publisher.publish([region()], content("a"), by="test")
         assert model is not None
@@ -109,7 +109,7 @@ async def test_it_is_in_force_here_when_the_publisher_answers(start: Start) -> N
         assert control.rules.operating_model.published.published_by == "test"
 
 
-async def test_another_router_has_the_same_in_force_and_counts_on_from_it(start: Start) -> None:
+async def test_another_router_has_the_same_rules_in_force_and_continues_their_numbers(start: Start) -> None:
     async with start() as (control, publisher):
         await publisher.publish([region()], content("a"), by="test")
         await publisher.publish(None, content("b"), by="test")

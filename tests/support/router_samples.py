@@ -1,4 +1,4 @@
-"""What the router's tests are made of: items, policies, an operating model, and stand-ins for what is outside."""
+"""Factories and fakes for the router's tests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +22,10 @@ RECEIVED_AT = "2026-05-01T09:30:00.125Z"
 
 
 def region(name: str = "eu", markets: Sequence[str] = ("DE", "FR"), queues: Sequence[str] = ("safety",)) -> Region:
-    """A region with a `general` queue of a day, and others of an hour."""
-    lanes = [Queue(id="general", service_level_minutes=1440)]
-    lanes += [Queue(id=queue, service_level_minutes=60) for queue in queues]
-    return Region(id=name, markets=list(markets), queues=lanes, default_queue="general")
+    """A region with a `general` queue (service level of a day) and more `queues` (an hour)."""
+    all_queues = [Queue(id="general", service_level_minutes=1440)]
+    all_queues += [Queue(id=queue, service_level_minutes=60) for queue in queues]
+    return Region(id=name, markets=list(markets), queues=all_queues, default_queue="general")
 
 
 def operating_model(*regions: Region, number: int = 1) -> OperatingModelPublished:
@@ -75,15 +75,15 @@ def submitted(*, markets: Sequence[str] = ("DE",), kind: str = "product", **item
 
 
 def on_control(data: OperatingModelPublished | PolicySetPublished) -> Event[Any]:
-    """The event that says so on the control topic."""
+    """The event on the control topic."""
     is_model = isinstance(data, OperatingModelPublished)
     kind = OPERATING_MODEL_PUBLISHED if is_model else POLICY_SET_PUBLISHED
     subject = "operating-model" if is_model else "policy-set"
     return Event(Attributes(data.id, kind, "test", RECEIVED_AT, subject, GLOBAL, data.id), data)
 
 
-class Decided:
-    """Conditions whose evaluation is decided by the test."""
+class FixedConditions:
+    """Conditions with fixed results."""
 
     def __init__(self, *held: bool, errors: Mapping[int, str] | None = None) -> None:
         self._evaluation = Evaluation(held, errors or {})
@@ -92,6 +92,6 @@ class Decided:
         return self._evaluation
 
 
-def deciding(rules: Sequence[Policy], conditions: Decided, default: str = "approve") -> PolicySet:
-    """A policy set whose conditions hold as the test says."""
+def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
+    """A policy set with fixed results of its conditions."""
     return PolicySet(policies(*rules, default=default), find_terms=lambda _: [], conditions=conditions)

@@ -1,4 +1,4 @@
-"""The router as a process on real Kafka: submissions in, cases out; what cannot be routed is set aside whole."""
+"""The router as a process on real Kafka: submissions in, cases out; a record that cannot be routed is dead-lettered."""
 
 import asyncio
 import itertools
@@ -37,7 +37,7 @@ _PROGRAM = """
 import runpy, sys
 from shared.contracts import topics
 from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
+topics.CONTROL = sys.argv.pop(1)  # the control topic of this test
 runpy.run_module("services.router", run_name="__main__")
 """
 _KEYS = {"all": {"control:read", "control:publish"}, "reader": {"control:read"}}
@@ -53,7 +53,7 @@ class Raw(NamedTuple):
 
 
 class Router:
-    """A running router, its region, and what goes in and comes out."""
+    """A running router with its own region and control topic."""
 
     def __init__(self, kafka: str, region: str, control: str, folder: Path) -> None:
         self.kafka = kafka
@@ -66,7 +66,7 @@ class Router:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, until: Callable[[dict[str, Any]], bool]) -> None:
-        """Start the process and wait until `/readyz` says what is awaited."""
+        """Start the process and wait until the state at `/readyz` satisfies `until`."""
         clients = [
             ClientEntry(name=name, key_sha256=ids.hash_api_key(key), scopes=frozenset(_KEYS[name]))
             for name, key in self.keys.items()
@@ -98,14 +98,16 @@ class Router:
                 while not until(await self.readyz()):  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            pytest.fail(f"the router did not become as awaited; its log:\n{(self._folder / 'router.log').read_text()}")
+            pytest.fail(
+                f"the router did not reach the expected state; its log:\n{(self._folder / 'router.log').read_text()}"
+            )
 
     async def readyz(self) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = (await self.http.get("/readyz")).json()
+            response: dict[str, Any] = (await self.http.get("/readyz")).json()
         except httpx.TransportError:
             return {"ready": False, "conditions": {}}
-        return answer
+        return response
 
     async def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         if self._process is None or self._process.returncode is not None:
@@ -141,8 +143,8 @@ class Router:
         try:
             async with asyncio.timeout(60):
                 while len(found) < count:
-                    for lane in (await consumer.getmany(timeout_ms=200)).values():
-                        found += [Raw(r.key, r.value, dict(r.headers), r.offset) for r in lane]
+                    for records in (await consumer.getmany(timeout_ms=200)).values():
+                        found += [Raw(r.key, r.value, dict(r.headers), r.offset) for r in records]
         except TimeoutError:
             pytest.fail(f"{topic} has {len(found)} records, not {count}")
         finally:
@@ -154,7 +156,7 @@ class Router:
         return [decode(list(r.headers.items()), r.key, r.value, region=self.region) for r in found]
 
     async def replay(self, count: int) -> None:
-        """Route all that was submitted again, from the first offset, by what is in force on the control topic."""
+        """Route all submissions again, from the first offset, under the rules on the control topic."""
         control, clock, stop, seen = ControlState([self.region], compile_policy_set), SystemClock(), asyncio.Event(), 0
         for r in await self.read(self.control, 2):
             control.apply(decode(list(r.headers.items()), r.key, r.value))
@@ -184,7 +186,7 @@ class Router:
 
 @pytest.fixture
 async def router(kafka: str, region: str, tmp_path: Path) -> AsyncIterator[Router]:
-    """A router that waits for its first publication, in a region of the test's own."""
+    """A router in its own region, waiting for its first publication."""
     control = f"piepowder.control.t{os.getpid()}-s{next(_numbers)}"
     await topic_admin.ensure(kafka, [TopicSpec(control, 1, 1, {"cleanup.policy": "compact"})])
     router = Router(kafka, region, control, tmp_path)
@@ -237,15 +239,15 @@ def publication(region: str, *, condition: str = '"weapons" in terms') -> dict[s
     }
 
 
-async def test_it_routes_what_was_submitted_once_a_policy_set_is_in_force(router: Router) -> None:
-    """Promise 8, and readiness that says what is lacking."""
+async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Router) -> None:
+    """Promise 8, and readiness that names the missing condition."""
     state = await router.readyz()
     assert not state["ready"]
     assert "control publish`" in state["conditions"]["control"]
     await router.submit(item(1), item(2, title="Assault rifle"), item(3, title="trap"))
-    answer = await router.publish(publication(router.region))
-    assert answer.status_code == 200, answer.text
-    named = answer.json()
+    response = await router.publish(publication(router.region))
+    assert response.status_code == 200, response.text
+    named = response.json()
     await router.becomes(ready)
 
     by_subject = {event.data.subject_id: event for event in await router.cases(3)}
@@ -271,22 +273,22 @@ async def test_it_routes_what_was_submitted_once_a_policy_set_is_in_force(router
     assert await router.stop() == 0
 
 
-async def test_a_changed_policy_set_routes_what_comes_after_it(router: Router) -> None:
+async def test_a_new_policy_set_applies_to_later_submissions(router: Router) -> None:
     await router.publish(publication(router.region))
     await router.submit(item(1, title="a toaster"))
     (before,) = await router.cases(1)
-    answer = await router.publish(
+    response = await router.publish(
         {"policy_set": publication(router.region, condition='title == "a toaster"')["policy_set"]}
     )
-    assert answer.json()["operating_model"] is None
+    assert response.json()["operating_model"] is None
     await router.submit(item(1, title="a toaster", version=2))
     *_, after = await router.cases(2)
     assert (before.data.verdict, after.data.verdict) == ("approve", "review")
-    assert after.data.trace.policy_set == answer.json()["policy_set"]["id"]
+    assert after.data.trace.policy_set == response.json()["policy_set"]["id"]
 
 
-async def test_poison_is_dead_lettered_whole_and_the_rest_goes_on(router: Router) -> None:
-    """Promise 1: what cannot be routed is visibly set aside, with its reason."""
+async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(router: Router) -> None:
+    """Promise 1: a record that cannot be routed is dead-lettered with its reason."""
     await router.publish(publication(router.region))
     good = router.submission(item(1))
     torn = router.submission(item(2))._replace(value=b'{"item_id": "x", "platf')
@@ -312,7 +314,7 @@ async def test_poison_is_dead_lettered_whole_and_the_rest_goes_on(router: Router
         assert letter.headers["dl_topic"] == topics.submissions(router.region).encode()
 
 
-async def test_routed_again_from_the_first_offset_the_same_cases_come_out_under_the_same_ids(router: Router) -> None:
+async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_same_ids(router: Router) -> None:
     """Promise 5: replays are harmless."""
     await router.publish(publication(router.region))
     await router.submit(*(item(n, title="Assault rifle" if n % 3 else "Koss") for n in range(50)))
@@ -323,13 +325,13 @@ async def test_routed_again_from_the_first_offset_the_same_cases_come_out_under_
     assert len({msgspec.json.encode(event.data) for event in both}) == 50
 
 
-async def test_what_cannot_come_into_force_is_refused_with_its_place(router: Router) -> None:
+async def test_an_invalid_publication_is_rejected_with_pointers(router: Router) -> None:
     sound = publication(router.region)
     broken = publication(router.region, condition='titel == "x"')
     broken["operating_model"]["regions"][0]["default_queue"] = "gone"
-    answer = await router.publish(broken)
-    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
-    errors = {error["pointer"]: error["detail"] for error in answer.json()["errors"]}
+    response = await router.publish(broken)
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    errors = {error["pointer"]: error["detail"] for error in response.json()["errors"]}
     assert set(errors) == {"/operating_model/regions/0/default_queue", "/policy_set/policies/0/when/0"}
     assert "undeclared reference to 'titel'" in errors["/policy_set/policies/0/when/0"]
     assert errors["/policy_set/policies/0/when/0"].endswith("^")

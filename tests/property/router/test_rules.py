@@ -1,4 +1,4 @@
-"""Promise 8, for any item and policies: the same in, the same out; the strictest wins; an error is never no match."""
+"""Promise 8 for any item and policies: same input, same output; the strictest verdict wins; no error is ignored."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from services.router.cel import CelConditions
 from services.router.domain.routing import STRICTEST_FIRST, route
 from services.router.terms import Terms, fold
 from shared.contracts.events import ItemSubmitted, Money, Policy, Seller
-from tests.support.router_samples import Decided, compiled, deciding, model, submitted
+from tests.support.router_samples import FixedConditions, compiled, model, submitted, with_conditions
 
 CONDITIONS = [
     'kind == "product"',
@@ -78,15 +78,15 @@ together = CelConditions([CONDITIONS])
 def test_the_same_item_under_the_same_set_gives_the_same_case(
     policies: list[Policy], default: str, item: ItemSubmitted
 ) -> None:
-    remembering = compiled(*policies, default=default, terms={"weapons": ["gun"]})
+    cached = compiled(*policies, default=default, terms={"weapons": ["gun"]})
     fresh = compiled(*policies, default=default, terms={"weapons": ["gun"]})
-    first = route(item, "eu", remembering, model())
-    assert first == route(item, "eu", remembering, model()) == route(item, "eu", fresh, model())
+    first = route(item, "eu", cached, model())
+    assert first == route(item, "eu", cached, model()) == route(item, "eu", fresh, model())
 
 
 @given(items(), st.booleans())
 @settings(max_examples=200)
-def test_all_conditions_together_say_what_each_says_alone(item: ItemSubmitted, armed: bool) -> None:
+def test_conditions_evaluated_together_and_alone_have_the_same_results(item: ItemSubmitted, armed: bool) -> None:
     terms = ["weapons"] if armed else []
     held, errors = together.evaluate(item, terms)
     alone = [conditions.evaluate(item, terms) for conditions in each]
@@ -99,19 +99,19 @@ def test_all_conditions_together_say_what_each_says_alone(item: ItemSubmitted, a
 
 @given(rules, defaults, st.data())
 @settings(max_examples=200)
-def test_the_strictest_of_what_matched_wins_and_an_error_is_never_no_match(
+def test_the_strictest_matching_verdict_wins_and_an_error_never_counts_as_no_match(
     policies: list[Policy], default: str, data: st.DataObject
 ) -> None:
     count = sum(len(policy.when) for policy in policies)
-    answers = data.draw(st.lists(st.sampled_from([True, False, None]), min_size=count, max_size=count))
-    errors = {index: "failed" for index, answer in enumerate(answers) if answer is None}
-    conditions = Decided(*(answer is True for answer in answers), errors=errors)
-    case = route(submitted(markets=["DE"]), "eu", deciding(policies, conditions, default), model())
+    results = data.draw(st.lists(st.sampled_from([True, False, None]), min_size=count, max_size=count))
+    errors = {index: "failed" for index, result in enumerate(results) if result is None}
+    conditions = FixedConditions(*(result is True for result in results), errors=errors)
+    case = route(submitted(markets=["DE"]), "eu", with_conditions(policies, conditions, default), model())
 
     proposed: list[str] = []
     start = 0
     for policy in policies:
-        own = answers[start : start + len(policy.when)]
+        own = results[start : start + len(policy.when)]
         start += len(policy.when)
         if policy.markets == ["FR"] or False in own:
             continue

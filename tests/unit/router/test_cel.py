@@ -1,4 +1,4 @@
-"""Conditions are refused when they are loaded, not when an item meets them; and an error is never "no match"."""
+"""Conditions are rejected when they are compiled, not when an item is routed; an error never counts as "no match"."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ def holds(condition: str, **item: Any) -> bool:
     return held[0]
 
 
-def test_an_unknown_field_is_refused_with_a_caret() -> None:
+def test_an_unknown_field_is_rejected_with_a_caret() -> None:
     assert fault('titel == "x"') == "1:1: undeclared reference to 'titel'\n | titel == \"x\"\n | ^"
 
 
 @pytest.mark.parametrize(
-    ("condition", "says"),
+    ("condition", "message"),
     [
         ("price.minor < 1.5", "money is in whole minor units"),
         ("title > 3", "no matching overload"),
@@ -40,42 +40,42 @@ def test_an_unknown_field_is_refused_with_a_caret() -> None:
         ("seller.shoe_size > 3", "undeclared reference"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(condition: str, says: str) -> None:
-    assert says in fault(condition)
+def test_an_invalid_condition_is_rejected_with_the_reason(condition: str, message: str) -> None:
+    assert message in fault(condition)
 
 
 @pytest.mark.parametrize("condition", ['title.matches("a+")', 'matches (title, "a")', '!title . matches("a")'])
-def test_regular_expressions_are_refused_with_the_way_to_go(condition: str) -> None:
+def test_regular_expressions_are_rejected_with_the_alternative(condition: str) -> None:
     assert "under `terms`" in fault(condition)
 
 
 @pytest.mark.parametrize("condition", ['title == "matches(x)"', "true // matches(x)", "title != 'it\\'s matches('"])
-def test_the_word_matches_inside_a_string_or_a_comment_is_let_pass(condition: str) -> None:
+def test_the_word_matches_is_allowed_in_a_string_or_comment(condition: str) -> None:
     CelConditions([[condition]])
 
 
-def test_every_fault_is_told_with_its_place() -> None:
+def test_every_fault_has_the_index_of_its_policy_and_condition() -> None:
     with pytest.raises(InvalidConditions) as rejected:
         CelConditions([["true", "nope"], ["true"], ["1 +", "false"]])
     assert [(f.policy, f.condition) for f in rejected.value.faults] == [(0, 1), (2, 0)]
 
 
-def test_a_condition_cannot_reach_beyond_its_own_place() -> None:
+def test_a_condition_cannot_close_its_own_parentheses() -> None:
     held, _ = CelConditions([["true // )", "false"], ["true"]]).evaluate(submitted(), [])
     assert held == (True, False, True)
     assert "Syntax error" in fault("true), (true")
 
 
-def test_more_conditions_than_a_machine_word_has_bits() -> None:
+def test_a_set_can_have_more_conditions_than_a_machine_word_has_bits() -> None:
     held, errors = CelConditions([[f"market_count == {n % 2}" for n in range(300)]]).evaluate(submitted(), [])
     assert (held, errors) == ((False, True) * 150, {})
 
 
-def test_no_condition_at_all() -> None:
+def test_a_set_without_conditions_has_no_results() -> None:
     assert CelConditions([]).evaluate(submitted(), []) == ((), {})
 
 
-def test_an_error_in_one_condition_is_told_and_the_others_keep_their_answers() -> None:
+def test_an_error_in_one_condition_is_reported_and_the_others_keep_their_results() -> None:
     conditions = CelConditions([["true", 'attributes["colour"] == "red"'], ["market_count / 0 == 1", "false"]])
     held, errors = conditions.evaluate(submitted(), [])
     assert held == (True, False, False, False)
@@ -84,7 +84,7 @@ def test_an_error_in_one_condition_is_told_and_the_others_keep_their_answers() -
     assert "zero" in errors[2]
 
 
-def test_an_endless_condition_is_ended_by_the_evaluators_budget_and_told() -> None:
+def test_the_evaluators_budget_stops_a_condition_with_too_many_steps() -> None:
     digits = "[0,1,2,3,4,5,6,7,8,9]"
     nested = "market_count > 0"
     for name in "abcde":
@@ -94,19 +94,19 @@ def test_an_endless_condition_is_ended_by_the_evaluators_budget_and_told() -> No
     assert "budget" in errors[0]
 
 
-def test_a_number_beyond_64_bits_is_an_error_and_no_match() -> None:
+def test_a_number_beyond_64_bits_is_an_error() -> None:
     item = submitted(price=Money(amount_minor=2**63, currency="EUR"))
     held, errors = CelConditions([["price.minor > 5"]]).evaluate(item, [])
     assert held == (False,)
     assert set(errors) == {0}
 
 
-def test_only_what_the_conditions_mention_is_bound() -> None:
+def test_only_variables_in_the_conditions_are_bound() -> None:
     conditions = CelConditions([['title == "text"', "seller.age_days > 3"], ['["brand"].exists(kind, kind == title)']])
     assert conditions.variables == ["title", "seller.age_days"]
 
 
-def test_every_variable_is_bound_with_its_declared_type_with_and_without_facts() -> None:
+def test_every_variable_is_bound_with_its_declared_type_also_for_an_empty_item() -> None:
     conditions = CelConditions([[f"{name} == {name}" for name in VARIABLES]])
     seller = Seller(id="s", name="S", country="DE", age_days=1, listings=2, rejected=3, rating=4)
     rich = submitted(
@@ -128,7 +128,7 @@ def test_every_variable_is_bound_with_its_declared_type_with_and_without_facts()
         assert conditions.evaluate(item, ["weapons"]) == ((True,) * len(VARIABLES), {})
 
 
-def test_unknown_numbers_are_minus_one_and_say_so() -> None:
+def test_unknown_numbers_are_minus_one() -> None:
     assert holds("!price.known && price.minor == -1")
     assert holds("!seller.known && seller.age_days == -1 && seller.rating == -1.0")
     assert holds("seller.known && seller.age_days == -1", seller=Seller(id="s"))
@@ -136,18 +136,18 @@ def test_unknown_numbers_are_minus_one_and_say_so() -> None:
     assert holds("seller.age_days == 0", seller=Seller(id="s", age_days=0))
 
 
-def test_a_seller_without_the_facts_that_the_law_asks_for_can_be_told() -> None:
-    lacks = "!trader.known || trader.register_number == '' || !trader.self_certification"
-    assert holds(lacks)
-    assert holds(lacks, trader=Trader(name="T", self_certification=True))
-    assert not holds(lacks, trader=Trader(name="T", register_number="HRB 1", self_certification=True))
+def test_conditions_can_find_a_seller_without_the_data_that_the_law_requires() -> None:
+    incomplete = "!trader.known || trader.register_number == '' || !trader.self_certification"
+    assert holds(incomplete)
+    assert holds(incomplete, trader=Trader(name="T", self_certification=True))
+    assert not holds(incomplete, trader=Trader(name="T", register_number="HRB 1", self_certification=True))
     assert holds("!author.known && links.all(l, false)")
     assert holds(
         "author.id == 'u' && links.exists(l, l.startsWith('shop:'))", author=Author(id="u"), links=["shop:seller:1"]
     )
 
 
-def test_the_page_for_policy_writers_has_every_variable_with_its_type() -> None:
+def test_the_routers_page_lists_every_variable_with_its_type() -> None:
     page = (project_root() / "docs" / "architecture" / "router.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for name, variable in VARIABLES.items():

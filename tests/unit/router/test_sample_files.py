@@ -1,4 +1,4 @@
-"""The control files of the local stack can come into force, and each of their policies does what its title says."""
+"""The control files of the local stack can come into force, and each of their policies works as its title states."""
 
 import csv
 from collections import Counter
@@ -41,7 +41,7 @@ def sample() -> tuple[OperatingModel, PolicySet]:
     return OperatingModel(model), compile_policy_set(policies)
 
 
-def test_they_are_without_fault_also_as_a_publication() -> None:
+def test_the_files_have_no_faults_and_fit_into_one_publication() -> None:
     model, policies = published()
     assert operating_model_faults(model.regions) == []
     assert [*policy_set_faults(policies), *consistency_faults(model, policies)] == []
@@ -76,12 +76,12 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def test_every_policy_has_an_example_here() -> None:
+def test_every_policy_has_an_example() -> None:
     assert [policy.id for policy in published()[1].policies] == list(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_it_matches_its_example_alone(name: str) -> None:
+def test_only_its_own_policy_matches_an_example(name: str) -> None:
     verdict, facts = EXAMPLES[name]
     plain = {
         "title": "Koss EQ50 3-Band Stereo Equalizer",
@@ -93,13 +93,13 @@ def test_it_matches_its_example_alone(name: str) -> None:
     assert (case.trace.matched, case.verdict, case.trace.errors) == ([name], verdict, {})
 
 
-def test_an_ordinary_listing_is_let_pass_by_default() -> None:
+def test_an_ordinary_listing_is_approved_by_default() -> None:
     model, policy_set = sample()
     case = route(submitted(title="Koss EQ50 3-Band Stereo Equalizer", brand="Koss"), "eu", policy_set, model)
     assert (case.verdict, case.trace.matched) == ("approve", [])
 
 
-def test_on_real_listings_few_are_rejected_and_some_are_for_people() -> None:
+def test_few_real_listings_are_rejected_and_some_go_to_reviewers() -> None:
     if not LISTINGS.exists():
         pytest.skip(f"{LISTINGS} is not here")
     model, policy_set = sample()

@@ -1,4 +1,4 @@
-"""Word lists find whole words in any script, whatever their case, and nothing inside other words."""
+"""Word lists find whole words in any script and case, and nothing inside other words."""
 
 import pytest
 
@@ -24,7 +24,7 @@ from services.router.terms import Terms
         ("1:1 copy", "a 1:1 copy"),
     ],
 )
-def test_it_is_found(phrase: str, text: str) -> None:
+def test_a_phrase_is_found_as_whole_words(phrase: str, text: str) -> None:
     assert Terms({"list": [phrase]}).find(text) == ["list"]
 
 
@@ -42,25 +42,25 @@ def test_it_is_found(phrase: str, text: str) -> None:
         ("оружие", "оружием"),
     ],
 )
-def test_it_is_not_found(phrase: str, text: str) -> None:
+def test_a_phrase_is_not_found_inside_other_words(phrase: str, text: str) -> None:
     assert Terms({"list": [phrase]}).find(text) == []
 
 
-def test_each_list_is_named_once_and_in_order() -> None:
+def test_list_names_are_sorted_and_unique() -> None:
     terms = Terms({"z": ["one", "two"], "a": ["three", "one"], "none": ["four"], "empty": []})
     assert terms.find("three two one") == ["a", "z"]
 
 
-def test_no_lists_find_nothing() -> None:
+def test_without_lists_nothing_is_found() -> None:
     assert Terms({}).find("anything") == []
 
 
-def test_a_phrase_of_space_alone_is_refused() -> None:
+def test_a_phrase_of_spaces_only_is_rejected() -> None:
     with pytest.raises(ValueError, match="spaces only"):
         Terms({"list": [" \u2003 "]})
 
 
-def test_thousands_of_phrases_miss_none() -> None:
+def test_none_of_thousands_of_phrases_is_missed() -> None:
     words = [f"wort{n}a" for n in range(5000)]
     terms = Terms({word: [word] for word in words})
     assert all(terms.find(f"davor {word}, danach") == [word] for word in words[::7])

@@ -1,4 +1,4 @@
-"""Notices and appeals become cases for people, in queues of their own, by nothing but what they say (promise 8)."""
+"""Notices and appeals become cases for reviewers in their own queues, and no policy applies to them (promise 8)."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def appealed(**queues: str) -> CaseOpened:
     return route_appeal(submitted, "eu", compiled(rule("all", verdict="reject")), with_queues(**queues))
 
 
-def test_a_notice_is_for_people_whatever_the_policies_say_and_names_what_it_was_routed_under() -> None:
+def test_a_notice_goes_to_a_reviewer_and_its_trace_names_policy_set_and_operating_model() -> None:
     case = noticed()
     assert (case.case_type, case.verdict, case.queue) == ("notice", "review", "notices")
     assert (case.case_id, case.item_id) == (ids.case_id(NOTICE_ID, "eu", "notice"), NOTICE_ID)
@@ -84,17 +84,17 @@ def test_a_notice_is_for_people_whatever_the_policies_say_and_names_what_it_was_
     assert (case.notice.explanation, case.item.markets) == ("Not theirs to sell.", ["DE"])
 
 
-def test_authorities_and_trusted_flaggers_come_first_and_offences_against_children_before_all() -> None:
+def test_authorities_trusted_flaggers_and_notices_about_child_abuse_have_higher_priority() -> None:
     assert [noticed(kind).priority for kind in ("authority", "trusted_flagger", "user", "martian")] == [1, 2, 5, 5]
     assert noticed("user", "csam").priority == 1
 
 
-def test_a_notice_about_no_market_of_the_region_is_poison() -> None:
+def test_a_notice_without_a_market_of_the_region_is_poison() -> None:
     with pytest.raises(Poison, match="the notice's markets"):
         noticed(markets=("US",))
 
 
-def test_an_appeal_is_for_people_in_its_own_queue_and_names_the_decision_it_is_about() -> None:
+def test_an_appeal_goes_to_the_appeal_queue_and_names_the_contested_decision() -> None:
     case = appealed(appeal_queue="appeals")
     assert (case.case_type, case.verdict, case.queue, case.priority) == ("appeal", "review", "appeals", 5)
     assert (case.case_id, case.item_id) == (ids.case_id(APPEAL_ID, "eu", "appeal"), APPEAL_ID)
@@ -102,12 +102,12 @@ def test_an_appeal_is_for_people_in_its_own_queue_and_names_the_decision_it_is_a
     assert case.appeal.decision == CONTESTED
 
 
-def test_without_a_queue_of_their_own_they_go_to_the_default_queue() -> None:
+def test_without_an_appeal_queue_an_appeal_goes_to_the_default_queue() -> None:
     case = appealed()
     assert (case.queue, case.due_at) == ("general", "2026-05-02T09:30:00.125Z")
 
 
-def test_who_decides_does_not_learn_the_address_of_who_complained() -> None:
+def test_the_case_does_not_have_the_email_address_of_reporter_or_appellant() -> None:
     of_notice, of_appeal = noticed().notice, appealed().appeal
     assert of_notice is not None
     assert of_appeal is not None
@@ -116,6 +116,6 @@ def test_who_decides_does_not_learn_the_address_of_who_complained() -> None:
 
 
 @pytest.mark.parametrize("name", ["notice_queue", "appeal_queue"])
-def test_a_queue_for_them_that_the_region_lacks_is_named(name: str) -> None:
+def test_a_notice_or_appeal_queue_that_the_region_does_not_have_is_a_fault(name: str) -> None:
     [fault] = operating_model_faults(with_queues(**{name: "gone"}).published.regions)
     assert (fault.pointer, fault.detail) == (f"/regions/0/{name}", "'gone' is not one of region 'eu''s queues")

@@ -1,4 +1,4 @@
-"""Promise 8: a decision names its policy set, and the same item under the same set gives the same verdict and trace."""
+"""Promise 8: a decision names its policy set; the same item under the same set gives the same verdict and trace."""
 
 import pytest
 
@@ -6,14 +6,23 @@ from services.router.domain.routing import due_at, route
 from shared.contracts import ids
 from shared.contracts.events import Policy
 from shared.runtime.errors import Poison
-from tests.support.router_samples import RECEIVED_AT, Decided, compiled, deciding, model, region, rule, submitted
+from tests.support.router_samples import (
+    RECEIVED_AT,
+    FixedConditions,
+    compiled,
+    model,
+    region,
+    rule,
+    submitted,
+    with_conditions,
+)
 
 
 def verdict_of(*rules: Policy, default: str = "approve", markets: tuple[str, ...] = ("DE",)) -> str:
     return route(submitted(markets=markets), "eu", compiled(*rules, default=default), model()).verdict
 
 
-def test_the_strictest_verdict_wins_whatever_the_order() -> None:
+def test_the_strictest_verdict_wins_in_any_order() -> None:
     approve, review, reject = (rule(v, verdict=v) for v in ("approve", "review", "reject"))
     assert verdict_of(approve, review, reject) == "reject"
     assert verdict_of(reject, approve) == "reject"
@@ -21,41 +30,41 @@ def test_the_strictest_verdict_wins_whatever_the_order() -> None:
     assert verdict_of(approve, default="reject") == "approve"
 
 
-def test_without_a_matching_policy_the_default_is_the_verdict() -> None:
+def test_without_a_matching_policy_the_default_verdict_applies() -> None:
     case = route(submitted(), "eu", compiled(rule("never", "false"), default="review"), model())
     assert (case.verdict, case.queue, case.priority, case.reasons) == ("review", "general", 5, [])
 
 
-def test_all_conditions_of_a_policy_must_hold_and_the_trace_names_those_that_did() -> None:
+def test_all_conditions_of_a_policy_must_hold_and_the_trace_names_each_that_held() -> None:
     case = route(submitted(), "eu", compiled(rule("a", "true", "false"), rule("b", "false", "true")), model())
     assert case.verdict == "approve"
     assert (case.trace.matched, case.trace.held) == ([], ["a/0", "b/1"])
     assert (case.trace.policy_set, case.trace.operating_model) == ("ps-1-test", "om-1-test")
 
 
-def test_a_review_goes_where_the_policy_with_the_smallest_priority_number_says() -> None:
+def test_the_policy_with_the_smallest_priority_number_sets_queue_and_priority() -> None:
     rules = [rule("late", priority=7), rule("soon", priority=2, queue="safety"), rule("as-soon", priority=2)]
     case = route(submitted(), "eu", compiled(*rules), model())
     assert (case.queue, case.priority) == ("safety", 2)
 
 
-def test_among_equal_priorities_the_first_in_the_set_decides_the_queue() -> None:
+def test_among_equal_priorities_the_first_policy_sets_the_queue() -> None:
     case = route(submitted(), "eu", compiled(rule("first"), rule("second", queue="safety")), model())
     assert case.queue == "general"
 
 
-def test_a_policy_that_does_not_give_the_verdict_does_not_give_the_queue() -> None:
+def test_a_policy_with_another_verdict_does_not_set_the_queue() -> None:
     rules = [rule("reject", verdict="reject", priority=9), rule("review", priority=1, queue="safety")]
     case = route(submitted(), "eu", compiled(*rules), model())
     assert (case.verdict, case.queue, case.priority) == ("reject", "general", 9)
 
 
-def test_a_queue_that_the_region_lacks_is_its_default_queue() -> None:
+def test_the_default_queue_replaces_a_queue_that_the_region_does_not_have() -> None:
     case = route(submitted(), "eu", compiled(rule("a", queue="gone")), model())
     assert case.queue == "general"
 
 
-def test_reasons_are_those_of_the_policies_behind_the_verdict_each_once() -> None:
+def test_reasons_come_from_the_policies_with_the_winning_verdict_without_duplicates() -> None:
     rules = [
         rule("a", verdict="reject", reasons=["X", "Y"]),
         rule("b", verdict="reject", reasons=["Y", "Z"]),
@@ -64,13 +73,13 @@ def test_reasons_are_those_of_the_policies_behind_the_verdict_each_once() -> Non
     assert route(submitted(), "eu", compiled(*rules), model()).reasons == ["X", "Y", "Z"]
 
 
-def test_a_policy_for_some_markets_leaves_the_others_alone() -> None:
+def test_a_policy_with_markets_applies_only_there() -> None:
     limited = rule("fr-only", verdict="reject", markets=["FR"])
     assert verdict_of(limited, markets=("DE",)) == "approve"
     assert verdict_of(limited, markets=("DE", "FR")) == "reject"
 
 
-def test_only_the_markets_within_the_region_count_for_a_limited_policy() -> None:
+def test_markets_of_another_region_do_not_count_for_a_policy_with_markets() -> None:
     limited = rule("us-only", verdict="reject", markets=["US"])
     regions = model(region(), region("us", ["US"]))
     item = submitted(markets=["DE", "US"])
@@ -78,40 +87,40 @@ def test_only_the_markets_within_the_region_count_for_a_limited_policy() -> None
     assert route(item, "us", compiled(limited), regions).verdict == "reject"
 
 
-def test_a_policy_with_a_failing_condition_and_no_false_one_sends_the_item_to_a_person() -> None:
+def test_a_policy_with_a_failing_condition_and_no_false_one_proposes_a_review() -> None:
     rules = [rule("a", "x", "y", verdict="reject", reasons=["A"], queue="safety", priority=2)]
-    policy_set = deciding(rules, Decided(True, False, errors={1: "no such key"}))
+    policy_set = with_conditions(rules, FixedConditions(True, False, errors={1: "no such key"}))
     case = route(submitted(), "eu", policy_set, model())
     assert (case.verdict, case.reasons, case.queue, case.priority) == ("review", ["POLICY_ERROR"], "safety", 2)
     assert (case.trace.matched, case.trace.errors) == ([], {"a/1": "no such key"})
 
 
-def test_a_policy_with_a_plainly_false_condition_does_not_match_whatever_else_fails() -> None:
-    policy_set = deciding([rule("a", "x", "y")], Decided(False, False, errors={1: "no such key"}))
+def test_a_policy_with_a_false_condition_does_not_match_even_if_another_condition_fails() -> None:
+    policy_set = with_conditions([rule("a", "x", "y")], FixedConditions(False, False, errors={1: "no such key"}))
     case = route(submitted(), "eu", policy_set, model())
     assert (case.verdict, case.trace.errors) == ("approve", {"a/1": "no such key"})
 
 
-def test_a_rejection_stands_beside_a_failing_condition() -> None:
+def test_a_rejection_wins_over_a_failing_condition() -> None:
     rules = [rule("a"), rule("b", verdict="reject", reasons=["B"])]
-    policy_set = deciding(rules, Decided(False, True, errors={0: "?"}))
+    policy_set = with_conditions(rules, FixedConditions(False, True, errors={0: "?"}))
     case = route(submitted(), "eu", policy_set, model())
     assert (case.verdict, case.reasons) == ("reject", ["B"])
 
 
-def test_an_error_is_not_remembered_for_the_next_item() -> None:
+def test_a_failing_condition_is_not_cached_for_the_next_item() -> None:
     policy_set = compiled(rule("a", 'attributes["colour"] == "red"', verdict="reject"))
     assert route(submitted(), "eu", policy_set, model()).verdict == "review"
     assert route(submitted(attributes={"colour": "blue"}), "eu", policy_set, model()).verdict == "approve"
     assert route(submitted(attributes={"colour": "red"}), "eu", policy_set, model()).verdict == "reject"
 
 
-def test_the_case_is_due_when_the_queues_service_level_has_passed_since_receipt() -> None:
+def test_the_due_time_is_the_time_of_receipt_plus_the_queues_service_level() -> None:
     case = route(submitted(), "eu", compiled(rule("a", queue="safety")), model())
     assert (case.received_at, case.due_at) == (RECEIVED_AT, "2026-05-01T10:30:00.125Z")
 
 
-def test_the_case_id_follows_from_the_item_and_the_region() -> None:
+def test_the_case_id_derives_from_item_and_region() -> None:
     case = route(submitted(), "eu", compiled(), model())
     assert case.case_id == ids.case_id(case.item_id, "eu", "item")
 
@@ -121,23 +130,23 @@ def test_due_times_cross_days_and_years() -> None:
 
 
 @pytest.mark.parametrize("received_at", ["", "yesterday", "2026-05-01T09:30:00", "9999-12-31T23:59:59.000Z"])
-def test_a_time_of_receipt_that_is_none_is_poison(received_at: str) -> None:
+def test_an_invalid_time_of_receipt_is_poison(received_at: str) -> None:
     with pytest.raises(Poison, match="received_at"):
         due_at(received_at, 60)
 
 
 @pytest.mark.parametrize("markets", [["US"], []])
-def test_an_item_of_no_market_of_the_region_is_poison(markets: list[str]) -> None:
+def test_an_item_without_a_market_of_the_region_is_poison(markets: list[str]) -> None:
     with pytest.raises(Poison, match="do not belong to region 'eu'"):
         route(submitted(markets=markets), "eu", compiled(), model())
 
 
-def test_a_region_that_the_model_does_not_have_is_poison() -> None:
+def test_a_region_that_is_not_in_the_operating_model_is_poison() -> None:
     with pytest.raises(Poison, match="has no region 'moon'"):
         route(submitted(), "moon", compiled(), model())
 
 
-def test_another_operating_model_is_never_answered_from_memory() -> None:
+def test_a_cached_outcome_is_not_used_under_another_operating_model() -> None:
     policy_set = compiled(rule("a", queue="safety"))
     one = route(submitted(), "eu", policy_set, model())
     without = model(region(queues=[]))
@@ -146,8 +155,8 @@ def test_another_operating_model_is_never_answered_from_memory() -> None:
     assert (one.queue, other.queue, other.trace.operating_model) == ("safety", "general", "om-2-test")
 
 
-def test_a_failing_policy_and_a_matching_one_of_equal_priority_keep_the_sets_order() -> None:
+def test_a_failing_and_a_matching_policy_of_equal_priority_keep_the_sets_order() -> None:
     rules = [rule("failing", queue="safety"), rule("matching", reasons=["M"])]
-    policy_set = deciding(rules, Decided(False, True, errors={0: "?"}))
+    policy_set = with_conditions(rules, FixedConditions(False, True, errors={0: "?"}))
     case = route(submitted(), "eu", policy_set, model())
     assert (case.queue, case.reasons) == ("safety", ["POLICY_ERROR", "M"])

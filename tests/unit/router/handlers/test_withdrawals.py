@@ -1,4 +1,4 @@
-"""A withdrawal goes the way of its item, behind it (promises 5 and 6)."""
+"""A withdrawal follows its item to the same topic, in order (promises 5 and 6)."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from tests.support.router_samples import RECEIVED_AT, compiled, model, rule, sub
 ITEM = submitted()
 SUBJECT = f"{ITEM.platform}:{ITEM.kind}:{ITEM.subject_id}"
 FIRST = ids.event_id(ITEM.item_id, ITEM_SUBMITTED, "eu")
-TAKEN_BACK = ids.event_id(ITEM.item_id, ITEM_WITHDRAWN, "eu")
+WITHDRAWAL = ids.event_id(ITEM.item_id, ITEM_WITHDRAWN, "eu")
 WITHDRAWN = ItemWithdrawn(
     item_id=ITEM.item_id,
     platform=ITEM.platform,
@@ -42,8 +42,8 @@ WITHDRAWN = ItemWithdrawn(
 )
 
 
-class Cluster:
-    """A producer that keeps what it gets."""
+class RecordingProducer:
+    """A producer that stores the records."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -71,24 +71,24 @@ def raw(event_id: str, kind: str, data: Any, *, subject: str = SUBJECT) -> RawRe
 
 
 async def routed(*records: RawRecord) -> list[Event[Any]]:
-    cluster = Cluster()
+    producer = RecordingProducer()
     routing = RouteSubmissions(
         region="eu",
         rules=lambda: RulesInForce(model(), compiled(rule("all"))),
-        producer=cluster,
+        producer=producer,
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
     await routing.handle([Received(record, routing.decode(record)) for record in records])
-    assert {record.topic for record in cluster.records} == {topics.cases("eu")}
-    return [decode(record.headers, record.key, record.value, region="eu") for record in cluster.records]
+    assert {record.topic for record in producer.records} == {topics.cases("eu")}
+    return [decode(record.headers, record.key, record.value, region="eu") for record in producer.records]
 
 
-async def test_it_follows_its_case_and_names_it() -> None:
-    opened, withdrawn = await routed(raw(FIRST, ITEM_SUBMITTED, ITEM), raw(TAKEN_BACK, ITEM_WITHDRAWN, WITHDRAWN))
+async def test_a_withdrawal_follows_its_case_and_names_it() -> None:
+    opened, withdrawn = await routed(raw(FIRST, ITEM_SUBMITTED, ITEM), raw(WITHDRAWAL, ITEM_WITHDRAWN, WITHDRAWN))
     assert (opened.attributes.type, withdrawn.attributes.type) == (CASE_OPENED, CASE_WITHDRAWN)
     assert withdrawn.attributes.subject == SUBJECT
-    assert withdrawn.attributes.id == ids.event_id(TAKEN_BACK, CASE_WITHDRAWN)
-    assert (withdrawn.attributes.causation_id, withdrawn.attributes.correlation_id) == (TAKEN_BACK, FIRST)
+    assert withdrawn.attributes.id == ids.event_id(WITHDRAWAL, CASE_WITHDRAWN)
+    assert (withdrawn.attributes.causation_id, withdrawn.attributes.correlation_id) == (WITHDRAWAL, FIRST)
     assert withdrawn.data == CaseWithdrawn(
         case_id=opened.data.case_id,
         item_id=ITEM.item_id,
@@ -101,15 +101,18 @@ async def test_it_follows_its_case_and_names_it() -> None:
     )
 
 
-async def test_it_needs_no_case_and_a_repeat_is_the_same_event() -> None:
-    again = raw(TAKEN_BACK, ITEM_WITHDRAWN, WITHDRAWN)
+async def test_a_withdrawal_needs_no_case_and_its_repeat_is_the_same_event() -> None:
+    again = raw(WITHDRAWAL, ITEM_WITHDRAWN, WITHDRAWN)
     first, second = await routed(again, again)
     assert first == second
 
 
-def test_one_whose_key_is_not_its_subject_is_poison() -> None:
+def test_a_withdrawal_whose_key_is_not_its_subject_is_poison() -> None:
     routing = RouteSubmissions(
-        region="eu", rules=NotImplemented, producer=Cluster(), clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
+        region="eu",
+        rules=NotImplemented,
+        producer=RecordingProducer(),
+        clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
     with pytest.raises(Poison, match="the item's subject"):
-        routing.decode(raw(TAKEN_BACK, ITEM_WITHDRAWN, WITHDRAWN, subject="shop:product:other"))
+        routing.decode(raw(WITHDRAWAL, ITEM_WITHDRAWN, WITHDRAWN, subject="shop:product:other"))
