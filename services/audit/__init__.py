@@ -1,1 +1,1 @@
-"""The audit service: everything that happened in a region, in one append-only log, once."""
+"""The audit: every event of a region, once, in one append-only log."""

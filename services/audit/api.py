@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Path, Query, Security
 from starlette.responses import Response
 
 from services.audit import handlers
-from services.audit.domain import Natural, Shown
+from services.audit.domain import EntryView, Natural
 from services.audit.handlers import TimelinePosition
-from services.audit.store import Letter, Log
+from services.audit.store import DeadLetterView, Store
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts.envelope import subject_of
@@ -49,42 +49,42 @@ _EVENT_EXAMPLE: Final[dict[str, Any]] = {
 }
 
 router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTECTED)
-available_log: Final = Available[Log]("log")
+available_store: Final = Available[Store]("store")
 
 Auditor = Annotated[Principal, Security(api_key, scopes=["audit:read"])]
-TheLog = Annotated[Log, Depends(available_log)]
+TheStore = Annotated[Store, Depends(available_store)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Maximum entries of a page; large entries reduce it")]
 Platform = Annotated[str, Path(description="The subject's platform", examples=["shop"])]
 Kind = Annotated[str, Path(description="`product`, `seller` or `content`", examples=["product"])]
 SubjectId = Annotated[str, Path(description="The platform's own id; slashes are allowed", examples=["B07/XL"])]
 
 
-class Timeline(msgspec.Struct, frozen=True):
+class TimelineView(msgspec.Struct, frozen=True):
     """A page of a subject's timeline, oldest first, causes before effects; `next` is the cursor of the next page."""
 
     subject: str
     region: str
-    events: list[Shown]
+    events: list[EntryView]
     next: str | None
 
 
-class Events(msgspec.Struct, frozen=True):
+class EventPageView(msgspec.Struct, frozen=True):
     """Events by sequence number; `next` is the `after` of the next page, null at the end."""
 
     region: str
-    events: list[Shown]
+    events: list[EntryView]
     next: int | None
 
 
-class DeadLetters(msgspec.Struct, frozen=True):
+class DeadLetterPageView(msgspec.Struct, frozen=True):
     """Dead-lettered records, newest first; `next` is the cursor of the next page."""
 
     region: str
-    deadletters: list[Letter]
+    deadletters: list[DeadLetterView]
     next: str | None
 
 
-class TotalsView(View):
+class LogTotalsView(View):
     """The size of the log: `size` events in total and by type, and the number of dead letters."""
 
     region: str
@@ -101,14 +101,14 @@ class TotalsView(View):
     responses=problems(_UNKNOWN_SUBJECT)
     | {
         200: struct(
-            Timeline, {"subject": "shop:product:B07/XL", "region": "eu", "events": [_EVENT_EXAMPLE], "next": None}
+            TimelineView, {"subject": "shop:product:B07/XL", "region": "eu", "events": [_EVENT_EXAMPLE], "next": None}
         )
     },
 )
 async def timeline(
     *,
     _: Auditor,
-    log: TheLog,
+    store: TheStore,
     platform: Platform,
     kind: Kind,
     id: SubjectId,  # noqa: A002 - the path parameter's published name
@@ -119,40 +119,40 @@ async def timeline(
     if _CONTROL_CHARACTER.search(subject):
         raise INVALID_REQUEST(f"The subject {subject!r:.300} contains a control character.", pointer="/path/id")
     start = decode_cursor(cursor, TimelinePosition)
-    events, following = await handlers.timeline(log, subject, start, limit)
+    events, following = await handlers.timeline(store, subject, start, limit)
     if not events and start is None:
         raise _UNKNOWN_SUBJECT(
-            f"Region {log.region!r} has no event about {subject!r:.300}. The path is"
+            f"Region {store.region!r} has no event about {subject!r:.300}. The path is"
             " /v1/subjects/<platform>/<kind>/<id>/timeline with a percent-encoded id."
         )
-    return json_response(Timeline(subject, log.region, events, encode_cursor(following)))
+    return json_response(TimelineView(subject, store.region, events, encode_cursor(following)))
 
 
 @router.get(
     "/events/{event_id}",
     summary="One event",
-    responses=problems(_UNKNOWN_EVENT) | {200: struct(Shown, _EVENT_EXAMPLE)},
+    responses=problems(_UNKNOWN_EVENT) | {200: struct(EntryView, _EVENT_EXAMPLE)},
 )
-async def event(_: Auditor, log: TheLog, event_id: UUID) -> Response:
-    found = await log.event(str(event_id))
+async def event(_: Auditor, store: TheStore, event_id: UUID) -> Response:
+    found = await store.event(str(event_id))
     if found is None:
-        raise _UNKNOWN_EVENT(f"Region {log.region!r} has no event with the id {event_id}.")
+        raise _UNKNOWN_EVENT(f"Region {store.region!r} has no event with the id {event_id}.")
     return json_response(found)
 
 
 @router.get(
     "/events",
     summary="All events in the order of the log",
-    responses={200: struct(Events, {"region": "eu", "events": [_EVENT_EXAMPLE], "next": 1})},
+    responses={200: struct(EventPageView, {"region": "eu", "events": [_EVENT_EXAMPLE], "next": 1})},
 )
 async def events(
     _: Auditor,
-    log: TheLog,
+    store: TheStore,
     after: Annotated[int, Query(ge=0, le=_LARGEST, description="Sequence number before the first event")] = 0,
     limit: Limit = 100,
 ) -> Response:
-    found, following = await handlers.tail(log, after, limit)
-    return json_response(Events(log.region, found, following))
+    found, following = await handlers.tail(store, after, limit)
+    return json_response(EventPageView(store.region, found, following))
 
 
 @router.get(
@@ -160,7 +160,7 @@ async def events(
     summary="Dead-lettered records with their reasons, newest first",
     responses={
         200: struct(
-            DeadLetters,
+            DeadLetterPageView,
             {
                 "region": "eu",
                 "deadletters": [
@@ -182,14 +182,14 @@ async def events(
         )
     },
 )
-async def deadletters(_: Auditor, log: TheLog, limit: Limit = 100, cursor: Cursor = None) -> Response:
+async def deadletters(_: Auditor, store: TheStore, limit: Limit = 100, cursor: Cursor = None) -> Response:
     before = decode_cursor(cursor, Natural)
-    found = await log.letters(before=_LARGEST if before is None else before, limit=limit)
+    found = await store.dead_letters(before=_LARGEST if before is None else before, limit=limit)
     following = encode_cursor(found[-1].n) if len(found) == limit and found[-1].n > 1 else None
-    return json_response(DeadLetters(log.region, found, following))
+    return json_response(DeadLetterPageView(store.region, found, following))
 
 
 @router.get("/totals", summary="Size of the log")
-async def totals(_: Auditor, log: TheLog) -> TotalsView:
-    head, by_type = await log.totals()
-    return TotalsView(region=log.region, size=head.size, by_type=by_type, deadletters=head.deadletters)
+async def totals(_: Auditor, store: TheStore) -> LogTotalsView:
+    head, by_type = await store.totals()
+    return LogTotalsView(region=store.region, size=head.size, by_type=by_type, deadletters=head.deadletters)

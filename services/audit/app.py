@@ -4,9 +4,9 @@ import asyncio
 from typing import Final
 
 from services.audit import api
-from services.audit.handlers import Decoder, Keeper, Message
+from services.audit.handlers import AppendRecords, ParsedRecord
 from services.audit.settings import Settings
-from services.audit.store import Log
+from services.audit.store import Store
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer
 from shared.runtime import metrics
@@ -25,21 +25,22 @@ async def run(settings: Settings) -> bool:
     async def append(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop) as database:
             if database is not None:
-                log = Log(database, region)
-                api.available_log.provide(service.app, log)
-                metrics.AUDIT_SIZE.labels(region).set((await log.head()).size)
-                await consumer_of(service, log).run(stop)
+                store = Store(database, region)
+                api.available_store.provide(service.app, store)
+                metrics.AUDIT_SIZE.labels(region).set((await store.head()).size)
+                await consumer_of(service, store).run(stop)
 
     return await service.run(append)
 
 
-def consumer_of(service: Service, log: Log) -> BatchConsumer[Message]:
+def consumer_of(service: Service, store: Store) -> BatchConsumer[ParsedRecord]:
     """The consumer of every topic of the region."""
     [region] = service.regions
+    records = AppendRecords(store, region)
     return service.consumer(
         region,
         reads=topics.audited(region),
-        decode=Decoder(region),
-        handle=Keeper(log, region).keep,
+        decode=records.decode,
+        handle=records.handle,
         linger_seconds=_LINGER_SECONDS,
     )

@@ -1,8 +1,8 @@
-"""What an auditor is shown, and in which order: pure rules about events and dead letters.
+"""The audit's pure rules: which records are logged, and in which order a timeline shows them.
 
-An event is kept whatever its type, known or not, as long as it is an event; a dead letter is kept whatever it holds,
-because it is garbage by its nature and the trail must show that it was set aside, and why. A timeline goes by time, yet
-an effect never stands before its cause: clocks of different machines disagree, causes do not.
+A valid event is logged whatever its type, known or unknown. A dead letter is logged whatever its content, because the
+log must show that the record was dead-lettered, and why. A timeline is ordered by time, but an effect never precedes
+its cause: clocks of different machines disagree, causes do not.
 """
 
 import heapq
@@ -17,39 +17,39 @@ import msgspec
 from shared.contracts.envelope import Attributes, Headers, decode_any
 from shared.runtime.clock import from_text, to_text
 
-DEADLETTER: Final = "deadletter"  # the type of a timeline's entry that is no event of ours
+DEADLETTER: Final = "deadletter"  # the type of a dead letter among a timeline's entries
 
-_NAMED: Final = frozenset(
+_KNOWN_HEADERS: Final = frozenset(
     [f"ce_{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "region", "dataschema")]
     + ["ce_correlationid", "ce_causationid", "traceparent", "content-type"]
 )
-_LONGEST_TEXT: Final = 2000
-_LONGEST_NAME: Final = 249  # as of a Kafka topic
-_LONGEST_SUBJECT: Final = 1024  # as of an event
+_MAX_TEXT: Final = 2000
+_MAX_NAME: Final = 249  # the limit of a Kafka topic's name
+_MAX_SUBJECT: Final = 1024  # the limit in an event
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Source(NamedTuple):
-    """Where a record stood."""
+class KafkaPosition(NamedTuple):
+    """The position of a record in Kafka."""
 
     topic: str
     partition: int
     offset: int
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """An event to append: its attributes, its value exactly as received, the headers beyond ours, where it stood."""
+class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event to append: `data` has its value exactly as received, `extensions` the headers that are not known."""
 
     attributes: Attributes
     data: bytes
     extensions: Headers
-    source: Source
+    source: KafkaPosition
 
 
 class DeadLetter(NamedTuple):
-    """That a record was set aside: where it stood, by which group, why, and what can be read of it."""
+    """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes."""
 
-    source: Source
+    source: KafkaPosition
     group: str
     reason: str
     key: str | None
@@ -59,44 +59,43 @@ class DeadLetter(NamedTuple):
 
 
 Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-"""Checked where a number is decoded from a cursor."""
+"""A number in a cursor: checked when the cursor is decoded."""
 
 
-class Head(NamedTuple):
-    """How much there is: events, and dead letters. What is there at a head stays as it is."""
+class LogHead(NamedTuple):
+    """The number of events and of dead letters; entries below a head never change."""
 
     size: Natural
     deadletters: Natural
 
 
-class Appended(NamedTuple):
-    """What an append did: the head after it, the events that were new, by topic, and how many were not."""
+class AppendResult(NamedTuple):
+    """The head after an append, the number of new events by topic, and the number of repeated events."""
 
-    head: Head
+    head: LogHead
     by_topic: dict[str, int]
     repeats: int
 
 
-class Place(NamedTuple):
-    """Where an entry stands: an event at its sequence number, a dead letter behind the events there were by then."""
+class LogPosition(NamedTuple):
+    """The position of an entry: an event's sequence number and 0; a dead letter's number after its last event."""
 
     seq: Natural
     letter: Natural
 
 
-class Step(NamedTuple):
-    """What decides an entry's place in a timeline: `cause` is the id of the event that brought it about, `weight` the
-    bytes of its data."""
+class TimelineEntry(NamedTuple):
+    """The order and size of an entry: `cause` is the id of the causing event, `size` the bytes of its data."""
 
-    place: Place
+    position: LogPosition
     id: str | None
     cause: str | None
     time: str
-    weight: int
+    size: int
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry as a reader gets it. A dead letter has neither `seq` nor `id`; its source is the group."""
+class EntryView(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the log. A dead letter has neither `seq` nor `id`, and its `source` is the consumer group."""
 
     seq: int | None
     id: str | None
@@ -115,80 +114,82 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     data: msgspec.Raw
 
 
-def entry(
-    source: Source, headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str
-) -> Entry:
-    """The event in a record, of any type; raises Poison when it is not an event of `region`."""
+def parse_event(
+    source: KafkaPosition, headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str
+) -> LoggedEvent:
+    """Parse an event of any type; raises Poison if the record is not an event of `region`."""
     attributes = decode_any(headers, key, value, region=region).attributes
-    ours = dict(headers).keys() <= _NAMED
-    extensions = [] if ours else [header for header in headers if header[0] not in _NAMED]
-    return Entry(attributes, value or b"", extensions, source)
+    is_plain = dict(headers).keys() <= _KNOWN_HEADERS
+    extensions = [] if is_plain else [header for header in headers if header[0] not in _KNOWN_HEADERS]
+    return LoggedEvent(attributes, value or b"", extensions, source)
 
 
-def dead_letter(
-    source: Source, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
+def parse_dead_letter(
+    source: KafkaPosition, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
 ) -> DeadLetter:
-    """What a record of a dead-letter topic says. Never fails: where it says nothing, it stands for itself."""
+    """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position."""
     found = dict(headers)
-    topic = _text(found.get("dl_topic"), _LONGEST_NAME)
+    topic = _text(found.get("dl_topic"), _MAX_NAME)
     partition, offset = _number(found.get("dl_partition"), 31), _number(found.get("dl_offset"), 63)
-    subject = _text(found.get("ce_subject"), _LONGEST_SUBJECT + 1)
+    subject = _text(found.get("ce_subject"), _MAX_SUBJECT + 1)
     return DeadLetter(
-        source=source if topic is None or partition is None or offset is None else Source(topic, partition, offset),
-        group=_text(found.get("dl_group"), _LONGEST_NAME) or "",
-        reason=_text(found.get("dl_reason"), _LONGEST_TEXT) or "no reason was given",
-        key=_text(key, _LONGEST_TEXT),
-        time=_time(found.get("dl_time")) or _moment(timestamp_ms),
+        source=source
+        if topic is None or partition is None or offset is None
+        else KafkaPosition(topic, partition, offset),
+        group=_text(found.get("dl_group"), _MAX_NAME) or "",
+        reason=_text(found.get("dl_reason"), _MAX_TEXT) or "no reason was given",
+        key=_text(key, _MAX_TEXT),
+        time=_time(found.get("dl_time")) or _time_of(timestamp_ms),
         event_id=_id(found.get("ce_id")),
-        subject=subject if subject is not None and len(subject) <= _LONGEST_SUBJECT else None,
+        subject=subject if subject is not None and len(subject) <= _MAX_SUBJECT else None,
     )
 
 
-def in_causal_order(steps: Sequence[Step]) -> list[Step]:
-    """`steps` by time, then place, but each after its cause; causes that go in a circle are broken at the earliest."""
-    ids = {step.id for step in steps if step.id is not None}
-    effects: defaultdict[str | None, list[Step]] = defaultdict(list)
-    ready: list[tuple[datetime, Place, Step]] = []
-    held: dict[Place, Step] = {}
-    for step in steps:
-        if step.cause in ids and step.cause != step.id:
-            effects[step.cause].append(step)
-            held[step.place] = step
+def in_causal_order(entries: Sequence[TimelineEntry]) -> list[TimelineEntry]:
+    """Order entries by time, then position, but each after its cause; a cycle is cut at its earliest entry."""
+    ids = {entry.id for entry in entries if entry.id is not None}
+    effects: defaultdict[str | None, list[TimelineEntry]] = defaultdict(list)
+    ready: list[tuple[datetime, LogPosition, TimelineEntry]] = []
+    blocked: dict[LogPosition, TimelineEntry] = {}
+    for entry in entries:
+        if entry.cause in ids and entry.cause != entry.id:
+            effects[entry.cause].append(entry)
+            blocked[entry.position] = entry
         else:
-            ready.append(_ranked(step))
+            ready.append(_ranked(entry))
     heapq.heapify(ready)
-    circles = iter(sorted(map(_ranked, held.values())))
-    ordered: list[Step] = []
-    while len(ordered) < len(steps):
-        if not ready:
-            ready.append(next(circle for circle in circles if circle[1] in held))
-            del held[ready[0][1]]
-        step = heapq.heappop(ready)[2]
-        ordered.append(step)
-        for effect in effects.get(step.id, ()) if step.id is not None else ():
-            if held.pop(effect.place, None) is not None:
+    by_rank = iter(sorted(map(_ranked, blocked.values())))
+    ordered: list[TimelineEntry] = []
+    while len(ordered) < len(entries):
+        if not ready:  # a cycle
+            ready.append(next(ranked for ranked in by_rank if ranked[1] in blocked))
+            del blocked[ready[0][1]]
+        entry = heapq.heappop(ready)[2]
+        ordered.append(entry)
+        for effect in effects.get(entry.id, ()) if entry.id is not None else ():
+            if blocked.pop(effect.position, None) is not None:
                 heapq.heappush(ready, _ranked(effect))
     return ordered
 
 
-def page(steps: Sequence[Step], offset: int, limit: int, weight: int) -> Sequence[Step]:
-    """Up to `limit` of `steps` from `offset` on, and of some `weight` bytes of data at most; one at least."""
+def page(entries: Sequence[TimelineEntry], offset: int, limit: int, max_bytes: int) -> Sequence[TimelineEntry]:
+    """Up to `limit` entries from `offset` on, with at most `max_bytes` of data together; at least one."""
     end, total = offset, 0
-    for step in steps[offset : offset + limit]:
-        total += step.weight
-        if total > weight and end > offset:
+    for entry in entries[offset : offset + limit]:
+        total += entry.size
+        if total > max_bytes and end > offset:
             break
         end += 1
-    return steps[offset:end]
+    return entries[offset:end]
 
 
-def _ranked(step: Step) -> tuple[datetime, Place, Step]:
-    return from_text(step.time), step.place, step
+def _ranked(entry: TimelineEntry) -> tuple[datetime, LogPosition, TimelineEntry]:
+    return from_text(entry.time), entry.position, entry
 
 
-def _text(value: bytes | None, longest: int) -> str | None:
-    """As PostgreSQL can keep it: without NUL, whatever is not UTF-8 replaced."""
-    return None if value is None else value[: 4 * longest].decode(errors="replace").replace("\0", "\ufffd")[:longest]
+def _text(value: bytes | None, limit: int) -> str | None:
+    """Text that PostgreSQL can store: NUL and bytes that are not UTF-8 are replaced."""
+    return None if value is None else value[: 4 * limit].decode(errors="replace").replace("\0", "\ufffd")[:limit]
 
 
 def _number(value: bytes | None, bits: int) -> int | None:
@@ -214,7 +215,7 @@ def _time(value: bytes | None) -> str | None:
         return None
 
 
-def _moment(milliseconds: int) -> str:
+def _time_of(milliseconds: int) -> str:
     try:
         return to_text(_EPOCH + timedelta(milliseconds=max(0, milliseconds)))
     except OverflowError:

@@ -1,4 +1,4 @@
-"""What the audit does: keep every record of its region's topics, and tell a subject's life from what was kept."""
+"""The audit's commands and queries: append every record of the region's topics, and read timelines and the log."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
@@ -6,87 +6,83 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from services.audit.domain import (
-    Appended,
+    AppendResult,
     DeadLetter,
-    Entry,
-    Head,
+    EntryView,
+    KafkaPosition,
+    LoggedEvent,
+    LogHead,
+    LogPosition,
     Natural,
-    Place,
-    Shown,
-    Source,
-    Step,
-    dead_letter,
-    entry,
+    TimelineEntry,
     in_causal_order,
     page,
+    parse_dead_letter,
+    parse_event,
 )
 from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL
 from shared.kafka.consumer import RawRecord, Received
 from shared.runtime import metrics
 
-Message: TypeAlias = Entry | DeadLetter | None
+ParsedRecord: TypeAlias = LoggedEvent | DeadLetter | None
 
 WINDOW: Final = 10_000  # entries of a subject that are put into causal order together
 PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
-class Appending(Protocol):
-    """Where events are kept."""
+class EntryWriter(Protocol):
+    """The log, for appending."""
 
-    async def append(self, entries: Sequence[Entry], letters: Sequence[DeadLetter]) -> Appended: ...
-
-
-class Reading(Protocol):
-    """What is kept."""
-
-    async def head(self) -> Head: ...
-
-    async def steps(self, subject: str, *, after: Place, upto: Head, limit: int) -> list[Step]: ...
-
-    async def shown(self, steps: Sequence[Step]) -> list[Shown]: ...
-
-    async def weights(self, *, after: int, limit: int) -> list[Step]: ...
+    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[DeadLetter]) -> AppendResult: ...
 
 
-class Decoder:
-    """Tells what is to be kept of a record; raises Poison when it should be an event of `region` and is none.
+class EntryReader(Protocol):
+    """The log, for reading."""
 
-    Nothing is of a dead letter's receipt: what it says, the event that came back says itself.
-    """
+    async def head(self) -> LogHead: ...
 
-    def __init__(self, region: str) -> None:
+    async def timeline_entries(
+        self, subject: str, *, after: LogPosition, upto: LogHead, limit: int
+    ) -> list[TimelineEntry]: ...
+
+    async def views(self, entries: Sequence[TimelineEntry]) -> list[EntryView]: ...
+
+    async def event_sizes(self, *, after: int, limit: int) -> list[TimelineEntry]: ...
+
+
+class AppendRecords:
+    """Appends batches of the region's records to the log."""
+
+    def __init__(self, store: EntryWriter, region: str) -> None:
+        self._store = store
         self._region = region
         self._deadletters = topics.deadletters(region)
 
-    def __call__(self, record: RawRecord) -> Message:
-        source = Source(record.topic, record.partition, record.offset)
+    def decode(self, record: RawRecord) -> ParsedRecord:
+        """Parse a record; raises Poison if it is not an event of the region.
+
+        None for the receipt of a replayed dead letter (`dl_returned`): the replayed event itself is logged.
+        """
+        source = KafkaPosition(record.topic, record.partition, record.offset)
         if record.topic == self._deadletters:
             if any(name == "dl_returned" for name, _ in record.headers):
                 return None
-            return dead_letter(source, record.headers, record.key, record.timestamp)
+            return parse_dead_letter(source, record.headers, record.key, record.timestamp)
         region = GLOBAL if record.topic == topics.CONTROL else self._region
-        return entry(source, record.headers, record.key, record.value, region=region)
+        return parse_event(source, record.headers, record.key, record.value, region=region)
 
-
-class Keeper:
-    """Appends batches of records, and counts."""
-
-    def __init__(self, log: Appending, region: str) -> None:
-        self._log = log
-        self._region = region
-
-    async def keep(self, batch: Sequence[Received[Message]]) -> None:
-        """Append what is new in a batch, all or nothing; raises Transient when the database is away."""
-        entries: list[Entry] = []
+    async def handle(self, batch: Sequence[Received[ParsedRecord]]) -> None:
+        """Append the new entries of a batch, all or nothing; raises Transient while PostgreSQL does not answer."""
+        logged: list[LoggedEvent] = []
         letters: list[DeadLetter] = []
         for received in batch:
             message = received.message
-            if isinstance(message, Entry):
-                entries.append(message)
+            if isinstance(message, LoggedEvent):
+                logged.append(message)
             elif message is not None:
                 letters.append(message)
-        appended = await self._log.append(entries, letters)
+        appended = await self._store.append(logged, letters)
         for topic, n in appended.by_topic.items():
             metrics.AUDITED.labels(self._region, topic).inc(n)
         metrics.AUDIT_REPEATS.labels(self._region).inc(appended.repeats)
@@ -94,39 +90,39 @@ class Keeper:
 
 
 class TimelinePosition(msgspec.Struct, frozen=True, array_like=True):
-    """The start of a page of a timeline: `offset` entries into the window behind `after`, in the log of size `head`.
+    """The start of a timeline's page: `offset` in the window after position `after`, among the entries below `head`.
 
-    The head is that of the first page, and the log up to a head never changes. Therefore pages neither repeat nor skip
-    an entry while events are appended.
+    All pages use the head of the first page. Entries below a head never change, so pages neither repeat nor skip an
+    entry while the log grows.
     """
 
-    after: Place
+    after: LogPosition
     offset: Natural
-    head: Head
+    head: LogHead
 
 
 async def timeline(
-    log: Reading, subject: str, cursor: TimelinePosition | None, limit: int
-) -> tuple[list[Shown], TimelinePosition | None]:
-    """A page of a subject's life, oldest first and causes before effects, and where the next one begins.
+    store: EntryReader, subject: str, start: TimelinePosition | None, limit: int
+) -> tuple[list[EntryView], TimelinePosition | None]:
+    """A page of a subject's timeline, oldest first and causes before effects, and the start of the next page.
 
-    Order is made within windows of `WINDOW` entries, which follow the log's sequence.
+    Causal order applies within windows of `WINDOW` entries; the windows follow the order of the log.
     """
-    begin = cursor or TimelinePosition(Place(0, 0), 0, await log.head())
-    window = await log.steps(subject, after=begin.after, upto=begin.head, limit=WINDOW)
-    steps = page(in_causal_order(window), begin.offset, limit, PAGE_BYTES)
-    offset = begin.offset + len(steps)
+    start = start or TimelinePosition(LogPosition(0, 0), 0, await store.head())
+    window = await store.timeline_entries(subject, after=start.after, upto=start.head, limit=WINDOW)
+    entries = page(in_causal_order(window), start.offset, limit, PAGE_BYTES)
+    offset = start.offset + len(entries)
     following: TimelinePosition | None = None
     if offset < len(window):
-        following = msgspec.structs.replace(begin, offset=offset)
+        following = msgspec.structs.replace(start, offset=offset)
     elif len(window) == WINDOW:
-        following = TimelinePosition(window[-1].place, 0, begin.head)
-    return await log.shown(steps), following
+        following = TimelinePosition(window[-1].position, 0, start.head)
+    return await store.views(entries), following
 
 
-async def tail(log: Reading, after: int, limit: int) -> tuple[list[Shown], int | None]:
-    """Up to `limit` events behind sequence number `after`, and after which one to go on, None at the end."""
-    found = await log.weights(after=after, limit=limit + 1)
-    steps = page(found, 0, limit, PAGE_BYTES)
-    following = steps[-1].place.seq if len(steps) < len(found) else None
-    return await log.shown(steps), following
+async def tail(store: EntryReader, after: int, limit: int) -> tuple[list[EntryView], int | None]:
+    """Up to `limit` events after sequence number `after`, and the next `after`, None at the end of the log."""
+    found = await store.event_sizes(after=after, limit=limit + 1)
+    entries = page(found, 0, limit, PAGE_BYTES)
+    following = entries[-1].position.seq if len(entries) < len(found) else None
+    return await store.views(entries), following

@@ -1,4 +1,4 @@
-"""The audit service's environment."""
+"""Settings of the audit."""
 
 from pydantic import Field
 
@@ -6,10 +6,10 @@ from shared.runtime.settings import CommonSettings, RegionId
 
 
 class Settings(CommonSettings):
-    """One process (or several replicas) keeps the log of one region."""
+    """Settings of the audit, in addition to the common ones; each process serves one region."""
 
-    region: RegionId = Field("eu", description="The region whose events are kept")
+    region: RegionId = Field("eu", description="The region whose events are logged")
     database_url: str = Field(
         "postgresql://piepowder:piepowder@127.0.0.1:5432/piepowder_audit_eu",
-        description="The service's own database, which exists: postgresql://user:password@host:port/name",
+        description="The service's own database, which must exist: postgresql://user:password@host:port/name",
     )

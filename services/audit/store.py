@@ -1,9 +1,10 @@
-"""The audit's tables: the log, its head, and the dead letters.
+"""The audit's tables: the log, its head, the counts and the dead letters.
 
-An event is appended once, and the sequence has no gap, because there is one writer at a time: it locks the head's row,
-leaves out what is there already, copies the rest behind the last entry, and moves the head, in one transaction. A
-database sequence would hand out numbers before they commit and lose those that roll back. What a batch costs does not
-grow with the log: a look-up and an insert in two B-trees of narrow keys an event, and nothing is counted by reading.
+Each event is appended once, and the sequence has no gap, because there is one writer at a time. In one transaction, the
+writer locks the head's row, leaves out events that are in the log already, copies the others behind the last entry and
+moves the head. A database sequence would give out numbers before the commit, and lose the numbers of a rollback. The
+cost of a batch does not grow with the log: for each event, one lookup and one insert in two B-trees with narrow keys;
+totals are counters.
 """
 
 from collections import Counter
@@ -14,7 +15,16 @@ import asyncpg
 import msgspec
 import sqlalchemy as sa
 
-from services.audit.domain import DEADLETTER, Appended, DeadLetter, Entry, Head, Place, Shown, Step
+from services.audit.domain import (
+    DEADLETTER,
+    AppendResult,
+    DeadLetter,
+    EntryView,
+    LoggedEvent,
+    LogHead,
+    LogPosition,
+    TimelineEntry,
+)
 from shared.postgres.database import Connection, Database
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -82,8 +92,8 @@ _LOG_COLUMNS: Final = tuple(column.name for column in log.columns)
 _LETTER_COLUMNS: Final = tuple(column.name for column in deadletters.columns)
 
 
-class Letter(msgspec.Struct, frozen=True):
-    """A dead letter as a reader gets it; `n` counts them."""
+class DeadLetterView(msgspec.Struct, frozen=True):
+    """A dead letter; `n` is its number in the log."""
 
     n: int
     topic: str
@@ -97,38 +107,40 @@ class Letter(msgspec.Struct, frozen=True):
     subject: str | None
 
 
-class Log:
-    """The region's log in PostgreSQL; every call raises Transient when the database is away."""
+class Store:
+    """The region's log in PostgreSQL; every call raises Transient while PostgreSQL does not answer."""
 
     def __init__(self, database: Database, region: str) -> None:
         self._database = database
         self.region = region
-        self._met_repeats = False
+        self._expects_repeats = False
 
-    async def append(self, entries: Sequence[Entry], letters: Sequence[DeadLetter]) -> Appended:
-        """Append the events and dead letters that are not there yet, in their order; all or nothing."""
+    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[DeadLetter]) -> AppendResult:
+        """Append the events and dead letters that are not in the log yet, in their order; all or nothing."""
         async with self._database.transaction() as connection:
-            # A plan made while the log was small would read all of it for ever after, hence no sequential scans here.
+            # Without sequential scans: a plan from the time of a small log would read the whole log at every append.
             row = await connection.fetchrow(
                 "SELECT size, deadletters, set_config('enable_seqscan', 'off', true) FROM head FOR UPDATE"
             )
-            assert row is not None, "the head is a row of the first migration"  # noqa: S101 - a fact of the schema
+            assert row is not None  # noqa: S101 - the first migration inserts it
             size, count = row[0], row[1]
-            fresh = await self._append_events(connection, entries, size)
+            fresh = await self._append_events(connection, logged, size)
             size += len(fresh)
             count += await self._append_letters(connection, letters, size, count)
             await self._advance(connection, size, count, Counter(e.attributes.type for e in fresh))
         by_topic = Counter(e.source.topic for e in fresh)
-        return Appended(Head(size, count), dict(by_topic), len(entries) - len(fresh))
+        return AppendResult(LogHead(size, count), dict(by_topic), len(logged) - len(fresh))
 
-    async def head(self) -> Head:
-        """How much there is now."""
+    async def head(self) -> LogHead:
+        """The head now."""
         async with self._database.query() as connection:
             size, count = (await connection.execute(sa.select(head.c.size, head.c.deadletters))).one()
-        return Head(size, count)
+        return LogHead(size, count)
 
-    async def steps(self, subject: str, *, after: Place, upto: Head, limit: int) -> list[Step]:
-        """A subject's steps behind place `after` and within `upto`, oldest place first, `limit` at most."""
+    async def timeline_entries(
+        self, subject: str, *, after: LogPosition, upto: LogHead, limit: int
+    ) -> list[TimelineEntry]:
+        """Up to `limit` entries of a subject after position `after` and below `upto`, in the order of the log."""
         events = (
             sa.select(log.c.seq, log.c.event_id, log.c.causation_id, log.c.time, sa.func.octet_length(log.c.data))
             .where(_of(log, subject), log.c.seq > after.seq, log.c.seq <= upto.size)
@@ -146,46 +158,52 @@ class Log:
             .limit(limit)
         )
         async with self._database.query() as connection:
-            found = [Step(Place(row[0], 0), *row[1:]) for row in await connection.execute(events)]
-            found += [Step(Place(row[0], row[1]), None, row[2], row[3], 0) for row in await connection.execute(letters)]
+            found = [TimelineEntry(LogPosition(row[0], 0), *row[1:]) for row in await connection.execute(events)]
+            found += [
+                TimelineEntry(LogPosition(row[0], row[1]), None, row[2], row[3], 0)
+                for row in await connection.execute(letters)
+            ]
         return sorted(found)[:limit]
 
-    async def shown(self, steps: Sequence[Step]) -> list[Shown]:
-        """The entries of these steps, in their order."""
-        events = [step.place.seq for step in steps if step.place.letter == 0]
-        letters = [step.place.letter for step in steps if step.place.letter != 0]
-        found: dict[tuple[int, int], Shown] = {}
+    async def views(self, entries: Sequence[TimelineEntry]) -> list[EntryView]:
+        """The complete entries, in the same order."""
+        events = [entry.position.seq for entry in entries if entry.position.letter == 0]
+        letters = [entry.position.letter for entry in entries if entry.position.letter != 0]
+        found: dict[tuple[int, int], EntryView] = {}
         async with self._database.query() as connection:
             for row in await connection.execute(sa.select(log).where(log.c.seq == _any(events))):
-                found[row.seq, 0] = _shown(row)
+                found[row.seq, 0] = _event_view(row)
             for row in await connection.execute(sa.select(deadletters).where(deadletters.c.n == _any(letters))):
-                found[row.seq, row.n] = self._shown_letter(row)
-        return [found[step.place] for step in steps]
+                found[row.seq, row.n] = self._dead_letter_view(row)
+        return [found[entry.position] for entry in entries]
 
-    async def event(self, event_id: str) -> Shown | None:
-        """The event of an id."""
+    async def event(self, event_id: str) -> EntryView | None:
+        """The event with an id."""
         async with self._database.query() as connection:
             row = (await connection.execute(sa.select(log).where(log.c.event_id == event_id))).one_or_none()
-        return None if row is None else _shown(row)
+        return None if row is None else _event_view(row)
 
-    async def weights(self, *, after: int, limit: int) -> list[Step]:
-        """The next `limit` steps of the whole log behind `after`."""
-        wanted = (
+    async def event_sizes(self, *, after: int, limit: int) -> list[TimelineEntry]:
+        """The sizes of the next `limit` events after sequence number `after`."""
+        query = (
             sa.select(log.c.seq, sa.func.octet_length(log.c.data))
             .where(log.c.seq > after)
             .order_by(log.c.seq)
             .limit(limit)
         )
         async with self._database.query() as connection:
-            return [Step(Place(seq, 0), None, None, "", weight) for seq, weight in await connection.execute(wanted)]
+            return [
+                TimelineEntry(LogPosition(seq, 0), None, None, "", size)
+                for seq, size in await connection.execute(query)
+            ]
 
-    async def letters(self, *, before: int, limit: int) -> list[Letter]:
-        """The `limit` dead letters numbered below `before`, newest first."""
-        wanted = sa.select(deadletters).where(deadletters.c.n < before).order_by(deadletters.c.n.desc()).limit(limit)
+    async def dead_letters(self, *, before: int, limit: int) -> list[DeadLetterView]:
+        """Up to `limit` dead letters with a number below `before`, newest first."""
+        query = sa.select(deadletters).where(deadletters.c.n < before).order_by(deadletters.c.n.desc()).limit(limit)
         async with self._database.query() as connection:
-            rows = (await connection.execute(wanted)).all()
+            rows = (await connection.execute(query)).all()
         return [
-            Letter(
+            DeadLetterView(
                 n=row.n,
                 topic=row.topic,
                 partition=row.partition,
@@ -200,28 +218,33 @@ class Log:
             for row in rows
         ]
 
-    async def totals(self) -> tuple[Head, dict[str, int]]:
-        """How much there is, and how many events of each type, at one moment."""
-        wanted = sa.select(head, counts).select_from(head.outerjoin(counts, sa.true())).order_by(counts.c.type)
+    async def totals(self) -> tuple[LogHead, dict[str, int]]:
+        """The head and the number of events by type, at one moment."""
+        query = sa.select(head, counts).select_from(head.outerjoin(counts, sa.true())).order_by(counts.c.type)
         async with self._database.query() as connection:
-            rows = (await connection.execute(wanted)).all()
-        return Head(rows[0].size, rows[0].deadletters), {row.type: row.events for row in rows if row.type is not None}
+            rows = (await connection.execute(query)).all()
+        return LogHead(rows[0].size, rows[0].deadletters), {
+            row.type: row.events for row in rows if row.type is not None
+        }
 
-    async def _append_events(self, connection: Connection, entries: Sequence[Entry], size: int) -> list[Entry]:
-        """Repeats are rare, so the unique index is asked only after it has objected, and until a batch has none."""
-        unique: dict[str, Entry] = {}
-        for one in entries:  # of two with one id the first counts, in its place
-            unique.setdefault(one.attributes.id, one)
-        if unique and not self._met_repeats:
+    async def _append_events(
+        self, connection: Connection, logged: Sequence[LoggedEvent], size: int
+    ) -> list[LoggedEvent]:
+        """Append the new events. Repeats are rare, so known ids are looked up only after a unique violation, and in the
+        next batches until one has no repeats."""
+        unique: dict[str, LoggedEvent] = {}
+        for event in logged:
+            unique.setdefault(event.attributes.id, event)  # the first of two with one id
+        if unique and not self._expects_repeats:
             try:
                 async with connection.transaction():
                     return await _copy(connection, unique, size)
             except asyncpg.UniqueViolationError:
-                self._met_repeats = True
+                self._expects_repeats = True
         if unique:
             query = "SELECT event_id::text FROM log WHERE event_id = ANY($1::uuid[])"
             known = await connection.fetch(query, list(unique))
-            self._met_repeats = bool(known)
+            self._expects_repeats = bool(known)
             for row in known:
                 del unique[row[0]]
         return await _copy(connection, unique, size)
@@ -237,7 +260,7 @@ class Log:
         rows = await connection.fetch(
             'SELECT topic, "partition", "offset", consumer_group FROM deadletters JOIN'
             " unnest($1::text[], $2::int[], $3::bigint[], $4::text[])"
-            ' AS met (topic, "partition", "offset", consumer_group)'
+            ' AS given (topic, "partition", "offset", consumer_group)'
             ' USING (topic, "partition", "offset", consumer_group)',
             topics,
             partitions,
@@ -269,8 +292,8 @@ class Log:
             list(types.values()),
         )
 
-    def _shown_letter(self, row: sa.Row[tuple[object, ...]]) -> Shown:
-        return Shown(
+    def _dead_letter_view(self, row: sa.Row[tuple[object, ...]]) -> EntryView:
+        return EntryView(
             seq=None,
             id=None,
             type=DEADLETTER,
@@ -287,7 +310,7 @@ class Log:
         )
 
 
-async def _copy(connection: Connection, unique: dict[str, Entry], size: int) -> list[Entry]:
+async def _copy(connection: Connection, unique: dict[str, LoggedEvent], size: int) -> list[LoggedEvent]:
     fresh = list(unique.values())
     if fresh:
         records = (_row(seq, e) for seq, e in enumerate(fresh, size + 1))
@@ -296,7 +319,7 @@ async def _copy(connection: Connection, unique: dict[str, Entry], size: int) -> 
 
 
 def _of(table: sa.Table, subject: str) -> sa.ColumnElement[bool]:
-    """The hash finds the rows, its index being narrow; the text decides."""
+    """The condition for a subject: the narrow index of hashes finds the rows, the text excludes collisions."""
     hashed = sa.func.hashtextextended(table.c.subject, _SEED) == sa.func.hashtextextended(subject, _SEED)
     return sa.and_(hashed, table.c.subject == subject)
 
@@ -305,7 +328,7 @@ def _any(numbers: list[int]) -> sa.ColumnElement[Any]:
     return sa.any_(sa.literal(numbers, sa.ARRAY(sa.BigInteger)))
 
 
-def _row(seq: int, e: Entry) -> tuple[object, ...]:
+def _row(seq: int, e: LoggedEvent) -> tuple[object, ...]:
     a = e.attributes
     return (
         seq,
@@ -324,8 +347,8 @@ def _row(seq: int, e: Entry) -> tuple[object, ...]:
     )
 
 
-def _shown(row: sa.Row[tuple[object, ...]]) -> Shown:
-    return Shown(
+def _event_view(row: sa.Row[tuple[object, ...]]) -> EntryView:
+    return EntryView(
         seq=row.seq,
         id=row.event_id,
         type=row.type,

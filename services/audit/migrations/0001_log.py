@@ -1,4 +1,4 @@
-"""The log, its head and counts, the dead letters; what is written is never changed."""
+"""The log, its head and counts, and the dead letters; rows of the log and of dead letters never change."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The log is looked through for statistics when it has doubled, not at every tenth: its rows are found by key."""
+"""Analyze the log when its size has doubled, not after every tenth: queries find its rows by key."""
 
 from alembic import op
 

@@ -1,5 +1,5 @@
-"""Promises 4 and 5 on real Kafka and PostgreSQL: every event is in the audit's log exactly once and without a gap,
-however often it is produced, consumed again, or raced for; nothing that is written there changes."""
+"""Promises 4 and 5 on real Kafka and PostgreSQL: every event is in the audit's log exactly once, without a gap in the
+sequence, after duplicates, replays and races; no entry of the log ever changes."""
 
 import asyncio
 import json
@@ -16,9 +16,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.audit import api, app, handlers
-from services.audit.domain import Appended, DeadLetter, Entry, Source, entry
+from services.audit.domain import AppendResult, DeadLetter, KafkaPosition, LoggedEvent, parse_event
 from services.audit.settings import Settings
-from services.audit.store import Log
+from services.audit.store import Store
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import events, ids, topics
@@ -38,15 +38,15 @@ KEY = ids.new_api_key("test")
 ITEM = events.Item(markets=["DE"], title="Lampe")
 
 
-class Life(NamedTuple):
+class ItemHistory(NamedTuple):
     """An item's events, each with its topic."""
 
     subject: str
     events: list[tuple[str, Encoded]]
 
 
-def life(region: str, subject_id: str, version: int = 1) -> Life:
-    """Submitted, opened, claimed, decided; the router's clock is ten minutes behind."""
+def history(region: str, subject_id: str, version: int = 1) -> ItemHistory:
+    """Submitted, opened, claimed, decided; the router's clock is ten minutes slow."""
     item = ids.item_id("shop", "product", subject_id, str(version))
     case = ids.case_id(item, region, "item")
     subject = subject_of("shop", "product", subject_id)
@@ -57,7 +57,7 @@ def life(region: str, subject_id: str, version: int = 1) -> Life:
     now = to_text(START)
     about: dict[str, Any] = {"item_id": item, "platform": "shop", "kind": "product", "subject_id": subject_id}
 
-    def told(event_id: str, kind: str, cause: str | None, minutes: int, data: events.Struct) -> Encoded:
+    def event(event_id: str, kind: str, cause: str | None, minutes: int, data: events.Struct) -> Encoded:
         time = to_text(START + timedelta(minutes=minutes))
         return encode(Attributes(event_id, kind, "piepowder/test", time, subject, region, first, cause), data)
 
@@ -91,21 +91,21 @@ def life(region: str, subject_id: str, version: int = 1) -> Life:
         due_at=now,
     )
     decisions = topics.decisions(region)
-    return Life(
+    return ItemHistory(
         subject,
         [
-            (topics.submissions(region), told(first, events.ITEM_SUBMITTED, None, 0, submitted_data)),
-            (topics.cases(region), told(opened, events.CASE_OPENED, first, -10, opened_data)),
-            (decisions, told(claimed, events.CASE_CLAIMED, opened, 5, claimed_data)),
-            (decisions, told(decided, events.DECISION_MADE, claimed, 6, decided_data)),
+            (topics.submissions(region), event(first, events.ITEM_SUBMITTED, None, 0, submitted_data)),
+            (topics.cases(region), event(opened, events.CASE_OPENED, first, -10, opened_data)),
+            (decisions, event(claimed, events.CASE_CLAIMED, opened, 5, claimed_data)),
+            (decisions, event(decided, events.DECISION_MADE, claimed, 6, decided_data)),
         ],
     )
 
 
-def entries(lives: list[Life], region: str) -> list[Entry]:
+def logged_events(histories: list[ItemHistory], region: str) -> list[LoggedEvent]:
     return [
-        entry(Source(topic, 0, n), event.headers, event.key, event.value, region=region)
-        for n, (topic, event) in enumerate(event for life in lives for event in life.events)
+        parse_event(KafkaPosition(topic, 0, n), event.headers, event.key, event.value, region=region)
+        for n, (topic, event) in enumerate(event for one in histories for event in one.events)
     ]
 
 
@@ -125,13 +125,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def log(database: Database, region: str) -> Log:
-    return Log(database, region)
+def store(database: Database, region: str) -> Store:
+    return Store(database, region)
 
 
 @asynccontextmanager
-async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncIterator[None]:
-    """Replicas of the audit, each with partitions of its own; they stop in order at the end."""
+async def auditing(kafka: str, store: Store, region: str, *instances: str) -> AsyncIterator[None]:
+    """Running replicas of the audit, each with its own partitions."""
     condition = f"consumer piepowder-audit-{region}"
     stop = asyncio.Event()
     replicas = [
@@ -140,7 +140,7 @@ async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncI
     ]
     async with asyncio.TaskGroup() as group:
         for replica in replicas:
-            group.create_task(app.consumer_of(replica, log).run(stop))
+            group.create_task(app.consumer_of(replica, store).run(stop))
         try:
             async with asyncio.timeout(60):
                 while not all(replica.readiness.conditions.get(condition) == "ok" for replica in replicas):  # noqa: ASYNC110 - no event
@@ -152,21 +152,21 @@ async def auditing(kafka: str, log: Log, region: str, *instances: str) -> AsyncI
         await replica.stop()
 
 
-async def until_all_is_read(kafka: str, region: str) -> None:
-    """Until the audit's group has committed the end of every topic."""
+async def until_caught_up(kafka: str, region: str) -> None:
+    """Wait until the audit's group has committed the end of every topic."""
     specs = topic_admin.expand(topic_admin.load(), [region])
-    lanes = [TopicPartition(spec.name, p) for spec in specs for p in range(spec.partitions)]
+    partitions = [TopicPartition(spec.name, p) for spec in specs for p in range(spec.partitions)]
     async with AIOKafkaConsumer(bootstrap_servers=kafka, group_id=f"piepowder-audit-{region}") as consumer:
         async with asyncio.timeout(60):
             behind = True
             while behind:
-                ends = await consumer.end_offsets(lanes)
-                behind = any([(await consumer.committed(lane) or 0) != end for lane, end in ends.items()])
+                ends = await consumer.end_offsets(partitions)
+                behind = any([(await consumer.committed(partition) or 0) != end for partition, end in ends.items()])
                 await asyncio.sleep(0.05)
 
 
 async def reset(kafka: str, region: str) -> None:
-    """The audit's group back to the first offset of everything."""
+    """Reset the audit's group to the first offset of every partition."""
     group = f"piepowder-audit-{region}"
     async with AIOKafkaConsumer(
         bootstrap_servers=kafka, group_id=group, group_instance_id=f"{group}-0", enable_auto_commit=False
@@ -179,7 +179,7 @@ async def reset(kafka: str, region: str) -> None:
 
 
 class Proxy:
-    """Stands between a client and a server, until it is cut."""
+    """A TCP proxy that can cut the connections between a client and a server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
@@ -187,8 +187,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self.port = 0
 
-    async def join(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._on_connect, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
@@ -198,13 +198,13 @@ class Proxy:
             writer.transport.abort()
         self._writers.clear()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(*self._target)
-        self._writers += [writer, there_writer]
-        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+    async def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        self._writers += [writer, server_writer]
+        await asyncio.gather(self._forward(reader, server_writer), self._forward(server_reader, writer))
 
     @staticmethod
-    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 writer.write(data)
@@ -216,70 +216,70 @@ async def rows(database: Database) -> list[asyncpg.Record]:
         return await connection.fetch("SELECT * FROM log ORDER BY seq")
 
 
-async def test_every_event_is_in_the_log_once_without_a_gap_though_produced_twice_and_read_again_from_the_start(
-    kafka: str, region: str, log: Log, database: Database, producer: KafkaProducer
+async def test_every_event_is_in_the_log_once_without_a_gap_after_duplicates_and_a_replay(
+    kafka: str, region: str, store: Store, database: Database, producer: KafkaProducer
 ) -> None:
-    lives = [life(region, f"a/{n}") for n in range(50)]
-    records = [record(topic, event) for life in lives for topic, event in life.events]
-    async with auditing(kafka, log, region):
+    histories = [history(region, f"a/{n}") for n in range(50)]
+    records = [record(topic, event) for one in histories for topic, event in one.events]
+    async with auditing(kafka, store, region):
         for _ in range(2):
             await producer.send(records)
-        await until_all_is_read(kafka, region)
+        await until_caught_up(kafka, region)
     first = await rows(database)
     await reset(kafka, region)
-    async with auditing(kafka, log, region):
-        await until_all_is_read(kafka, region)
+    async with auditing(kafka, store, region):
+        await until_caught_up(kafka, region)
     kept = await rows(database)
     assert kept == first
     mine = [row for row in kept if row["region"] == region]
     assert [row["seq"] for row in kept] == list(range(1, len(kept) + 1))
     assert sorted(bytes(row["data"]) for row in mine) == sorted(r.value for r in records if r.value is not None)
-    head, by_type = await log.totals()
+    head, by_type = await store.totals()
     assert head.size == len(kept)
     assert sum(by_type.values()) == len(kept)
     assert by_type[events.DECISION_MADE] == 50
-    for lane in {(row["topic"], row["partition"]) for row in kept}:
-        offsets = [row["offset"] for row in kept if (row["topic"], row["partition"]) == lane]
+    for partition in {(row["topic"], row["partition"]) for row in kept}:
+        offsets = [row["offset"] for row in kept if (row["topic"], row["partition"]) == partition]
         assert all(a < b for a, b in pairwise(offsets)), "the order of a partition is the log's order"
 
 
-async def test_two_replicas_share_the_topics_and_keep_one_log(
-    kafka: str, region: str, log: Log, database: Database, producer: KafkaProducer
+async def test_two_replicas_share_the_topics_and_write_one_log(
+    kafka: str, region: str, store: Store, database: Database, producer: KafkaProducer
 ) -> None:
-    records = [record(topic, event) for n in range(300) for topic, event in life(region, f"b{n}").events]
-    async with auditing(kafka, log, region, "0", "1"):
+    records = [record(topic, event) for n in range(300) for topic, event in history(region, f"b{n}").events]
+    async with auditing(kafka, store, region, "0", "1"):
         for part in range(0, len(records), 100):
             await producer.send(records[part : part + 100])
-        await until_all_is_read(kafka, region)
+        await until_caught_up(kafka, region)
     kept = await rows(database)
     assert [row["seq"] for row in kept] == list(range(1, len(kept) + 1))
     assert len([row for row in kept if row["region"] == region]) == len(records)
 
 
-async def test_a_repeat_in_the_same_batch_does_not_move_what_it_repeats(
-    region: str, log: Log, database: Database
+async def test_a_repeat_in_the_same_batch_does_not_move_the_first_event(
+    region: str, store: Store, database: Database
 ) -> None:
-    each = entries([life(region, f"r{n}") for n in range(3)], region)
-    await log.append([*each, each[0], each[5]], [])
+    each = logged_events([history(region, f"r{n}") for n in range(3)], region)
+    await store.append([*each, each[0], each[5]], [])
     assert [str(row["event_id"]) for row in await rows(database)] == [one.attributes.id for one in each]
 
 
-async def test_writers_that_race_with_overlapping_batches_append_each_event_once_and_leave_no_gap(
-    region: str, log: Log, database: Database
+async def test_concurrent_writers_with_overlapping_batches_append_each_event_once_without_a_gap(
+    region: str, store: Store, database: Database
 ) -> None:
-    everything = entries([life(region, f"c{n}") for n in range(100)], region)
+    everything = logged_events([history(region, f"c{n}") for n in range(100)], region)
     batches = [everything[start : start + 80] for start in range(0, 400, 40)] * 2
-    done: list[Appended] = await asyncio.gather(*(log.append(batch, []) for batch in batches))
+    done: list[AppendResult] = await asyncio.gather(*(store.append(batch, []) for batch in batches))
     kept = await rows(database)
     assert [row["seq"] for row in kept] == list(range(1, 401))
     assert {row["event_id"] for row in kept} == {asyncpg.pgproto.pgproto.UUID(e.attributes.id) for e in everything}
     assert sum(one.repeats for one in done) == sum(map(len, batches)) - 400
 
 
-async def test_a_poison_record_is_set_aside_and_shown_while_the_others_flow(
-    kafka: str, region: str, log: Log, database: Database, producer: KafkaProducer
+async def test_a_poison_record_is_dead_lettered_and_shown_while_other_records_are_logged(
+    kafka: str, region: str, store: Store, database: Database, producer: KafkaProducer
 ) -> None:
-    good = life(region, "d")
+    good = history(region, "d")
     topic, submitted = good.events[0]
     unknown = [
         (name, b"piepowder.item.praised.v7" if name == "ce_type" else value) for name, value in submitted.headers
@@ -304,35 +304,35 @@ async def test_a_poison_record_is_set_aside_and_shown_while_the_others_flow(
         topic, submitted.key, b'{"praise": "\\u0000"} ', [*unknown, ("ce_vendor", b"acme"), ("other", b"\xff")]
     )
     good_records = [record(topic, event) for topic, event in good.events]
-    async with auditing(kafka, log, region):
+    async with auditing(kafka, store, region):
         await producer.send([*bad[:5], *good_records, *bad[5:], novelty, garbage])
-        await until_all_is_read(kafka, region)
-        await asyncio.sleep(0.3)  # the letters that it wrote itself
-        await until_all_is_read(kafka, region)
+        await until_caught_up(kafka, region)
+        await asyncio.sleep(0.3)  # the audit reads its own dead letters
+        await until_caught_up(kafka, region)
     assert len([row for row in await rows(database) if row["region"] == region]) == len(good.events) + 1
-    shown = await log.event(ids.derive("praised"))
+    shown = await store.event(ids.derive("praised"))
     assert shown is not None
     assert bytes(shown.data) == b'{"praise": "\\u0000"} '
     assert shown.extensions == {"ce_vendor": "acme", "other": "\ufffd"}
-    letters = await log.letters(before=2**62, limit=100)
+    letters = await store.dead_letters(before=2**62, limit=100)
     assert len(letters) == len(bad) + 1
     own = [letter for letter in letters if letter.topic == topic]
     assert len(own) == len(bad)
     assert {letter.group for letter in own} == {f"piepowder-audit-{region}"}
     [strange] = [letter for letter in letters if letter.topic != topic]
     assert (strange.topic, strange.key, strange.reason) == (topics.deadletters(region), "\ufffd\ufffd", "a\ufffdb")
-    page, _ = await handlers.timeline(log, good.subject, None, 100)
+    page, _ = await handlers.timeline(store, good.subject, None, 100)
     assert [e.type for e in page if e.type != "deadletter"][:1] == [events.ITEM_SUBMITTED]
-    told = [json.loads(bytes(e.data))["reason"] for e in page if e.type == "deadletter"]
-    assert any("nested too deeply" in reason for reason in told)
-    assert any("'mars'" in reason for reason in told)
+    reasons = [json.loads(bytes(e.data))["reason"] for e in page if e.type == "deadletter"]
+    assert any("nested too deeply" in reason for reason in reasons)
+    assert any("'mars'" in reason for reason in reasons)
 
 
-async def test_what_is_written_in_the_log_can_be_neither_changed_nor_removed(
-    region: str, log: Log, database: Database
-) -> None:
-    source = Source("t", 0, 0)
-    await log.append(entries([life(region, "e")], region), [DeadLetter(source, "g", "r", None, "", None, None)])
+async def test_entries_of_the_log_cannot_be_changed_or_removed(region: str, store: Store, database: Database) -> None:
+    source = KafkaPosition("t", 0, 0)
+    await store.append(
+        logged_events([history(region, "e")], region), [DeadLetter(source, "g", "r", None, "", None, None)]
+    )
     before = await rows(database)
     for table in ("log", "deadletters"):
         for change in (f"UPDATE {table} SET time = ''", f"DELETE FROM {table}", f"TRUNCATE {table}"):  # noqa: S608 - names of our own
@@ -342,13 +342,13 @@ async def test_what_is_written_in_the_log_can_be_neither_changed_nor_removed(
     assert await rows(database) == before
 
 
-async def client(log: Log | None, region: str, *regions: str) -> httpx.AsyncClient:
+async def client(store: Store | None, region: str, *regions: str) -> httpx.AsyncClient:
     readiness = Readiness("audit")
-    readiness.set("database", "PostgreSQL does not answer" if log is None else None)
+    readiness.set("database", "PostgreSQL does not answer" if store is None else None)
     served = create_app("audit", "", readiness)
     served.include_router(api.router)
-    if log is not None:
-        api.available_log.provide(served, log)
+    if store is not None:
+        api.available_store.provide(served, store)
     known = ClientEntry("auditor", ids.hash_api_key(KEY), frozenset({"audit:read"}), frozenset(regions or (region,)))
     served.state.authenticator = Authenticator([known], regions=[region])
     return httpx.AsyncClient(
@@ -356,50 +356,50 @@ async def client(log: Log | None, region: str, *regions: str) -> httpx.AsyncClie
     )
 
 
-async def test_a_timeline_tells_an_items_life_in_causal_order_page_by_page_while_the_log_grows(
-    region: str, log: Log
+async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_the_log_grows(
+    region: str, store: Store
 ) -> None:
-    lives = [life(region, "größe/50% +x", version) for version in (1, 2)]
-    backwards = list(reversed(entries(lives[:1], region)))
-    await log.append(backwards[:2], [])
+    histories = [history(region, "größe/50% +x", version) for version in (1, 2)]
+    backwards = list(reversed(logged_events(histories[:1], region)))
+    await store.append(backwards[:2], [])
     letter = DeadLetter(
-        Source("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, lives[0].subject
+        KafkaPosition("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, histories[0].subject
     )
-    await log.append(backwards[2:], [letter])
+    await store.append(backwards[2:], [letter])
     path = "/v1/subjects/shop/product/gr%C3%B6%C3%9Fe%2F50%25%20%2Bx/timeline"
     pages: list[dict[str, Any]] = []
     cursor: str | None = ""
-    async with await client(log, region) as http:
+    async with await client(store, region) as http:
         while cursor is not None:
-            answer = await http.get(path, params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
-            assert answer.status_code == 200
-            pages.append(answer.json())
+            response = await http.get(path, params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
+            assert response.status_code == 200
+            pages.append(response.json())
             cursor = pages[-1]["next"]
-            await log.append(entries(lives[1:], region), [])
+            await store.append(logged_events(histories[1:], region), [])
         whole = (await http.get(path)).json()
-    told = [e for page in pages for e in page["events"]]
-    assert [e["type"] for e in told] == [
+    shown_entries = [e for page in pages for e in page["events"]]
+    assert [e["type"] for e in shown_entries] == [
         events.ITEM_SUBMITTED,
         events.CASE_OPENED,
         "deadletter",
         events.CASE_CLAIMED,
         events.DECISION_MADE,
     ]
-    assert told[2]["causation_id"] == told[0]["id"]
-    assert told[2]["data"]["reason"] == "why"
-    assert told[0]["data"]["item"]["title"] == "Lampe"
-    assert whole["subject"] == lives[0].subject
+    assert shown_entries[2]["causation_id"] == shown_entries[0]["id"]
+    assert shown_entries[2]["data"]["reason"] == "why"
+    assert shown_entries[0]["data"]["item"]["title"] == "Lampe"
+    assert whole["subject"] == histories[0].subject
     assert len(whole["events"]) == 9
-    then = [e["id"] for e in told if e["id"]]
+    then = [e["id"] for e in shown_entries if e["id"]]
     assert [e["id"] for e in whole["events"] if e["id"] in then] == then
 
 
-async def test_rest_answers_what_is_asked_and_refuses_with_a_reason(region: str, log: Log) -> None:
-    everything = entries([life(region, "f")], region)
-    letters = [DeadLetter(Source("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
-    await log.append(everything, letters)
+async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(region: str, store: Store) -> None:
+    everything = logged_events([history(region, "f")], region)
+    letters = [DeadLetter(KafkaPosition("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
+    await store.append(everything, letters)
     first = everything[0].attributes
-    async with await client(log, region) as http:
+    async with await client(store, region) as http:
         assert (await http.get(f"/v1/events/{first.id}")).json()["type"] == events.ITEM_SUBMITTED
         page = (await http.get("/v1/events?limit=3")).json()
         assert ([e["seq"] for e in page["events"]], page["next"]) == ([1, 2, 3], 3)
@@ -428,9 +428,10 @@ async def test_rest_answers_what_is_asked_and_refuses_with_a_reason(region: str,
             "/v1/deadletters?cursor=2": 422,
             f"/v1/deadletters?cursor={encode_cursor(-1)}": 422,
         }.items():
-            answer = await http.get(path)
-            assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path
-            assert status != 422 or answer.json()["errors"][0]["pointer"]
+            response = await http.get(path)
+            got = response.status_code, response.headers["content-type"]
+            assert got == (status, "application/problem+json"), path
+            assert status != 422 or response.json()["errors"][0]["pointer"]
         paths = (await http.get("/openapi.json")).json()["paths"]
         described = {path: operations for path, operations in paths.items() if path.startswith("/v1")}
         assert described.keys() == {
@@ -443,32 +444,32 @@ async def test_rest_answers_what_is_asked_and_refuses_with_a_reason(region: str,
         for path in described.values():
             assert "example" in path["get"]["responses"]["200"]["content"]["application/json"]
             assert {"401", "403", "422", "503"} <= path["get"]["responses"].keys()
-    async with await client(log, region, "mars") as http:
+    async with await client(store, region, "mars") as http:
         assert (await http.get("/v1/totals")).status_code == 403
         assert (await http.get("/v1/totals", headers={"Authorization": ""})).status_code == 401
     async with await client(None, region) as http:
-        answer = await http.get("/v1/totals")
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        response = await http.get("/v1/totals")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "2")
 
 
-async def test_while_postgresql_is_away_rest_says_so_and_the_events_wait(
+async def test_while_postgresql_does_not_answer_rest_returns_503_and_events_wait(
     kafka: str, region: str, database_url: str, producer: KafkaProducer
 ) -> None:
     where = urlsplit(database_url)
     proxy = Proxy(where.hostname or "", where.port or 5432)
-    await proxy.join()
+    await proxy.start()
     await migrations.upgrade(database_url, "audit")
     database = await Database.connect(database_url.replace(f":{where.port}/", f":{proxy.port}/"))
-    log = Log(database, region)
-    records = [record(topic, event) for topic, event in life(region, "g").events]
-    async with auditing(kafka, log, region), await client(log, region) as http:
+    store = Store(database, region)
+    records = [record(topic, event) for topic, event in history(region, "g").events]
+    async with auditing(kafka, store, region), await client(store, region) as http:
         await proxy.cut()
         await producer.send(records)
-        answer = await http.get("/v1/totals")
-        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        response = await http.get("/v1/totals")
+        assert (response.status_code, "retry-after" in response.headers) == (503, True)
         await asyncio.sleep(0.5)
-        await proxy.join()
-        await until_all_is_read(kafka, region)
+        await proxy.start()
+        await until_caught_up(kafka, region)
         assert (await http.get("/v1/totals")).status_code == 200
     assert len([row for row in await rows(database) if row["region"] == region]) == len(records)
     await database.close()

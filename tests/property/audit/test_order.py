@@ -1,4 +1,4 @@
-"""A timeline goes by time, yet no effect stands before its cause; and a dead letter can hold anything at all."""
+"""A timeline is ordered by time, but no effect precedes its cause; and a dead letter can hold any bytes."""
 
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -6,62 +6,64 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.domain import Place, Source, Step, dead_letter, in_causal_order, page
+from services.audit.domain import KafkaPosition, LogPosition, TimelineEntry, in_causal_order, page, parse_dead_letter
 from shared.runtime.clock import from_text, to_text
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 @st.composite
-def steps(draw: st.DrawFn, *, circles: bool = False) -> list[Step]:
-    """Events of a subject in the log's order; each may be caused by any other, or by one that is not among them."""
+def entries(draw: st.DrawFn, *, cycles: bool = False) -> list[TimelineEntry]:
+    """Entries of a subject in the log's order, each with any other one or an absent event as its cause."""
     count = draw(st.integers(0, 30))
     ids = [f"event {n}" for n in range(count)]
-    found: list[Step] = []
+    found: list[TimelineEntry] = []
     for n in draw(st.permutations(range(count))):
-        causes = ids if circles else ids[:n]
+        causes = ids if cycles else ids[:n]
         cause = draw(st.sampled_from([None, "elsewhere", *causes]))
         is_letter = draw(st.integers(0, 4)) == 4
         time = to_text(START + timedelta(minutes=draw(st.integers(0, 5))))
-        found.append(Step(Place(len(found), 1 if is_letter else 0), None if is_letter else ids[n], cause, time, 1))
+        found.append(
+            TimelineEntry(LogPosition(len(found), 1 if is_letter else 0), None if is_letter else ids[n], cause, time, 1)
+        )
     return found
 
 
-@given(steps())
-def test_a_cause_comes_before_its_effects_and_nothing_is_lost(given_steps: list[Step]) -> None:
-    ordered = in_causal_order(given_steps)
-    assert sorted(ordered) == sorted(given_steps)
-    position = {step.id: n for n, step in enumerate(ordered) if step.id is not None}
-    for n, step in enumerate(ordered):
-        assert position.get(step.cause or "", -1) < n
+@given(entries())
+def test_a_cause_precedes_its_effects_and_no_entry_is_lost(given_entries: list[TimelineEntry]) -> None:
+    ordered = in_causal_order(given_entries)
+    assert sorted(ordered) == sorted(given_entries)
+    position = {entry.id: n for n, entry in enumerate(ordered) if entry.id is not None}
+    for n, entry in enumerate(ordered):
+        assert position.get(entry.cause or "", -1) < n
 
 
-@given(steps(circles=True), st.randoms(use_true_random=False))
-def test_the_order_is_one_whatever_order_the_steps_are_read_in_and_circles_do_not_stop_it(
-    given_steps: list[Step], random: Random
+@given(entries(cycles=True), st.randoms(use_true_random=False))
+def test_the_order_is_independent_of_the_input_order_also_with_cycles(
+    given_entries: list[TimelineEntry], random: Random
 ) -> None:
-    ordered = in_causal_order(given_steps)
-    assert sorted(ordered) == sorted(given_steps)
-    shuffled = list(given_steps)
+    ordered = in_causal_order(given_entries)
+    assert sorted(ordered) == sorted(given_entries)
+    shuffled = list(given_entries)
     random.shuffle(shuffled)
     assert in_causal_order(shuffled) == ordered
 
 
-@given(steps())
-def test_where_causes_are_silent_time_decides_and_then_the_log(given_steps: list[Step]) -> None:
-    alone = [step._replace(cause=None) for step in given_steps]
-    assert in_causal_order(alone) == sorted(alone, key=lambda step: (from_text(step.time), step.place))
+@given(entries())
+def test_without_causes_the_order_is_by_time_and_then_by_position(given_entries: list[TimelineEntry]) -> None:
+    alone = [entry._replace(cause=None) for entry in given_entries]
+    assert in_causal_order(alone) == sorted(alone, key=lambda entry: (from_text(entry.time), entry.position))
 
 
-@given(steps(), st.integers(1, 7), st.integers(1, 5))
-def test_pages_put_together_are_the_whole(given_steps: list[Step], limit: int, weight: int) -> None:
+@given(entries(), st.integers(1, 7), st.integers(1, 5))
+def test_all_pages_together_are_complete(given_entries: list[TimelineEntry], limit: int, max_bytes: int) -> None:
     offset = 0
-    told: list[Step] = []
-    while part := page(given_steps, offset, limit, weight):
+    collected: list[TimelineEntry] = []
+    while part := page(given_entries, offset, limit, max_bytes):
         assert len(part) <= limit
-        told += part
+        collected += part
         offset += len(part)
-    assert told == given_steps
+    assert collected == given_entries
 
 
 names = st.sampled_from(
@@ -78,10 +80,10 @@ values = st.one_of(
 
 
 @given(st.lists(st.tuples(names, values)), st.one_of(st.none(), st.binary()), st.integers(-(2**63), 2**63 - 1))
-def test_whatever_a_dead_letter_holds_postgresql_can_keep_it(
+def test_postgresql_can_store_any_dead_letter(
     headers: list[tuple[str, bytes]], key: bytes | None, timestamp: int
 ) -> None:
-    letter = dead_letter(Source("piepowder.deadletters.eu", 3, 7), headers, key, timestamp)
+    letter = parse_dead_letter(KafkaPosition("piepowder.deadletters.eu", 3, 7), headers, key, timestamp)
     texts = [letter.source.topic, letter.group, letter.reason, letter.key, letter.subject]
     assert all("\0" not in text and len(text) <= 2000 for text in texts if text is not None)
     assert 0 <= letter.source.partition < 2**31

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka import ConsumerRecord
 
-from services.audit.handlers import Decoder
+from services.audit.handlers import AppendRecords
 from services.intake.domain.status import Dead, Facts
 from services.intake.handlers import Learned, Projection
 from shared.contracts import ids, topics
@@ -71,5 +71,8 @@ def test_what_does_not_hold_the_item_up_says_nothing_of_it(record: RawRecord) ->
 
 def test_the_audit_keeps_letters_and_no_receipts() -> None:
     about = {"topic": topics.cases("eu"), "partition": "0"}
-    assert Decoder("eu")(letter(DECISION, CASE_OPENED, OPENED, **about)) is not None
-    assert Decoder("eu")(letter(DECISION, CASE_OPENED, OPENED, returned="12", **about)) is None
+    assert AppendRecords(NotImplemented, "eu").decode(letter(DECISION, CASE_OPENED, OPENED, **about)) is not None
+    assert (
+        AppendRecords(NotImplemented, "eu").decode(letter(DECISION, CASE_OPENED, OPENED, returned="12", **about))
+        is None
+    )
