@@ -1,262 +1,51 @@
-"""The router's REST: what is in force, and bringing something else into force.
+"""The router's REST API: show, publish and check the operating model and the policy set in force.
 
-A publication's form is checked by the models here, which describe it in `/openapi.json` too; its meaning in `control`.
+The models here check the form of a publication; `domain.publication` checks its meaning. Every fault of a publication
+has the problem type `invalid-control`.
 """
 
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from fastapi import APIRouter, Depends, Security
+from fastapi.exceptions import RequestValidationError
+from pydantic import FailFast, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.router.control import ControlState
 from services.router.domain.publication import PolicySetContent, PublicationRejected
-from services.router.handlers.check import MAX_CONDITIONS, CheckPublication, TooManyChecks
+from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.handlers.publication import NotYetInForce, PublishControl
-from shared.auth.authenticator import Authenticator, require_region
+from shared.auth.api_key import PROTECTED, api_key
+from shared.auth.authenticator import require_region
 from shared.auth.principal import Principal
-from shared.contracts.events import Region
-from shared.http.http import (
-    InputError,
-    LimitBody,
-    Problem,
-    documented_body,
-    documented_problem,
-    json_response,
-    not_ready,
-    require_json,
-    require_query,
-    require_sound,
-)
-from shared.http.openapi_security import security
-from shared.runtime.readiness import Readiness
+from shared.auth.refusals import RATE_LIMITED
+from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
+from shared.http.app import input_errors
+from shared.http.models import Body, View, example
+from shared.http.problems import INVALID_REQUEST, NOT_READY, InputError, Problem, ProblemType, problems
+from shared.http.responses import json_response, struct
+from shared.http.route import Available, StrictRoute
 
 MAX_BYTES: Final = 2 * 1024 * 1024
-_MOST_FAULTS: Final = 20
-_I = TypeVar("_I", bound="ControlInput")
 
-
-class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class QueueInput(_Input):
-    id: str = Field(description="1 to 63 of a-z, 0-9 and '-'; unique in its region")
-    title: str = Field("", max_length=200)
-    service_level_minutes: int = Field(description="from receipt of the item to its decision")
-
-
-class RegionInput(_Input):
-    id: str = Field(description="1 to 31 of a-z, 0-9 and '-'")
-    title: str = Field("", max_length=200)
-    markets: list[str] = Field(max_length=300, description="ISO 3166-1 alpha-2; each in one region only")
-    queues: list[QueueInput] = Field(max_length=200)
-    default_queue: str = Field(description="where cases go that no policy sends elsewhere")
-    notice_queue: str = Field("", description="where notices go; the default queue when empty")
-    appeal_queue: str = Field("", description="where appeals go; the default queue when empty")
-
-
-class OperatingModelInput(_Input):
-    regions: list[RegionInput] = Field(max_length=100)
-
-
-class PolicyInput(_Input):
-    id: str = Field(description="1 to 63 of a-z, 0-9 and '-'; unique in the set")
-    title: str = Field("", max_length=200)
-    when: list[str] = Field(max_length=50, description="conditions in CEL, each true or false; all must hold")
-    verdict: str = Field(description="approve, review or reject; the strictest of those that match wins")
-    reasons: list[str] = Field(default=[], max_length=20, description="codes such as WEAPONS")
-    queue: str = Field("", description="where a review goes; the region's default queue when empty")
-    priority: int = Field(5, description="1 (first) to 9")
-    markets: list[str] = Field(default=[], max_length=300, description="only for items offered there; all when empty")
-
-
-class PolicySetInput(_Input):
-    terms: dict[str, Annotated[list[str], FailFast()]] = Field(
-        default={}, description="word lists by name, looked for in title and text"
-    )
-    policies: list[PolicyInput] = Field(max_length=1000)
-    default_verdict: str = Field(description="approve, review or reject, when no policy matches")
-
-
-class RegionsInput(_Input):
-    regions: list[RegionInput] = Field(
-        min_length=1, max_length=100, description="as they would be, each whole; the others stay as they are"
-    )
-
-
-class ControlInput(_Input):
-    operating_model: OperatingModelInput | None = None
-    policy_set: PolicySetInput | None = None
-
-
-class CheckInput(ControlInput):
-    operating_model_diff: RegionsInput | None = None
-
-
-def add_routes(
-    app: FastAPI,
-    *,
-    control: ControlState,
-    publisher: PublishControl,
-    authenticator: Authenticator,
-    readiness: Readiness,
-) -> None:
-    """`GET` and `POST /v1/control`, `POST /v1/control/check`."""
-    app.add_middleware(LimitBody, max_bytes=MAX_BYTES)
-    checker = CheckPublication(control)
-    for kind in (PublicationRejected, NotYetInForce, TooManyChecks):
-        app.add_exception_handler(kind, _on_failure)
-
-    def client_of(request: Request, scope: str) -> Principal:
-        client = authenticator.principal(request, scope)
-        require_query(request, ())
-        if not control.caught_up:
-            raise not_ready(readiness)
-        return client
-
-    async def show(request: Request) -> Response:
-        client_of(request, "control:read")
-        return json_response(
-            {
-                "operating_model": control.snapshot.operating_model,
-                "policy_set": control.snapshot.policy_set,
-            }
-        )
-
-    async def publish(request: Request) -> Response:
-        client = client_of(request, "control:publish")
-        sent = _parse(ControlInput, await _body(request))
-        model, policy_set = sent.operating_model, sent.policy_set
-        for region in sorted({region.id for region in model.regions} if model else set()) + sorted(
-            control.operating_model.regions if control.operating_model else ()
-        ):
-            require_region(client, region)
-        published_model, published_set = await publisher.publish(_regions(model), _content(policy_set), by=client.name)
-        return json_response({"operating_model": published_model, "policy_set": published_set})
-
-    async def check(request: Request) -> Response:
-        client_of(request, "control:read")
-        sent = _parse(CheckInput, await _body(request))
-        checked = await checker.check(
-            _regions(sent.operating_model), _regions(sent.operating_model_diff), _content(sent.policy_set)
-        )
-        return json_response(checked)
-
-    app.add_api_route("/v1/control", show, methods=["GET"], summary="What is in force", openapi_extra=_SHOWN)
-    app.add_api_route(
-        "/v1/control",
-        publish,
-        methods=["POST"],
-        summary="Bring an operating model, a policy set or both into force",
-        description="All is checked before anything is published: both, and each against the other (the one in force"
-        " where one is not sent). What is the same as in force is not published again. Answers when it is in force"
-        " here.",
-        openapi_extra=_PUBLISHED,
-    )
-    app.add_api_route(
-        "/v1/control/check",
-        check,
-        methods=["POST"],
-        summary="Whether something would come into force, and what it would change",
-        description="All the checks of a publication, against what is in force; nothing is published. Instead of a"
-        " whole operating model, `operating_model_diff` may have regions as they would be, each whole.",
-        openapi_extra=_CHECKED,
-    )
-
-
-async def _on_failure(_: Request, error: Exception) -> Response:
-    match error:
-        case PublicationRejected():
-            errors = [InputError(*fault) for fault in error.faults]
-            title = "What was sent cannot come into force"
-            problem = Problem(422, "invalid-control", title, str(error), errors=errors)
-        case NotYetInForce():
-            title = "Published, but not in force here yet"
-            problem = Problem(503, "not-in-force-yet", title, str(error), retry_after=2)
-        case _:
-            problem = Problem(429, "overloaded", "Too many checks", str(error), retry_after=2)
-    return problem.response()
-
-
-async def _body(request: Request) -> bytes:
-    require_json(request)
-    return await request.body()
-
-
-def _regions(sent: OperatingModelInput | RegionsInput | None) -> list[Region] | None:
-    return None if sent is None else msgspec.convert(sent.model_dump()["regions"], list[Region])
-
-
-def _content(sent: PolicySetInput | None) -> PolicySetContent | None:
-    return None if sent is None else msgspec.convert(sent.model_dump(), PolicySetContent)
-
-
-def _parse(kind: type[_I], body: bytes) -> _I:
-    require_sound(body)
-    try:
-        sent = kind.model_validate_json(body)
-    except ValidationError as error:
-        faults = [
-            InputError(_pointer(fault["loc"]), f"{fault['msg']} (given: {fault['input']!r:.80})")
-            for fault in error.errors(include_url=False)[:_MOST_FAULTS]
-        ]
-        where = faults[0].pointer or "the body"
-        raise Problem(
-            422, "invalid-control", "What was sent does not fit", f"{where}: {faults[0].detail}", errors=faults
-        ) from error
-    if not sent.model_dump(exclude_none=True):
-        raise Problem(
-            422,
-            "invalid-control",
-            "There is nothing to publish",
-            f"Send {' or '.join(f'`{name}`' for name in kind.model_fields)}, or more of them.",
-            pointer="",
-        )
-    if isinstance(sent, CheckInput) and sent.operating_model and sent.operating_model_diff:
-        raise Problem(
-            422,
-            "invalid-control",
-            "There are two operating models",
-            "Send `operating_model` or `operating_model_diff`, not both.",
-            pointer="/operating_model_diff",
-        )
-    return sent
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
-
-
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A JSON schema with each reference replaced by what it names, as OpenAPI wants it inside a route."""
-    if isinstance(schema, list):
-        return [_inlined(part, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    return {name: _inlined(part, definitions) for name, part in schema.items() if name != "$defs"}
-
-
-def _schema(kind: type[BaseModel]) -> dict[str, Any]:
-    schema = kind.model_json_schema()
-    inlined: dict[str, Any] = _inlined(schema, schema.get("$defs", {}))
-    return inlined
-
-
-def _answer(description: str, example: object, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
-
-
-def _refusals(*more: tuple[int, str, str, str]) -> dict[str, Any]:
-    """The errors of a body, and more (status, slug, title, detail)."""
-    own = (413, "too-large", "The body is too large", f"A publication may have {MAX_BYTES} bytes.")
-    documented = documented_body() | {refusal[0]: documented_problem(*refusal) for refusal in (own, *more)}
-    return {str(status): problem for status, problem in documented.items()}
-
+INVALID_CONTROL: Final = ProblemType(
+    "invalid-control",
+    422,
+    "Invalid publication",
+    "Nothing was published. /policy_set/policies/0/queue: policy 'weapons': region eu has no queue 'safety'",
+)
+NOT_YET_IN_FORCE: Final = ProblemType(
+    "not-in-force-yet",
+    503,
+    "Published, but not yet in force here",
+    "ps-2-5f4e3d2c1b0a reached Kafka but not this router within 10 s.",
+)
+OVERLOADED: Final = ProblemType(
+    "overloaded", 429, "Too many checks", "Other publications are being checked. Send the same again."
+)
 
 _MODEL_EXAMPLE: Final = {
     "regions": [
@@ -274,7 +63,7 @@ _SET_EXAMPLE: Final = {
     "policies": [
         {
             "id": "weapons",
-            "title": "Weapons are not sold here",
+            "title": "Weapons are forbidden",
             "when": ['kind == "product"', '"weapons" in terms'],
             "verdict": "reject",
             "reasons": ["WEAPONS"],
@@ -282,97 +71,248 @@ _SET_EXAMPLE: Final = {
     ],
     "default_verdict": "approve",
 }
-_STAMPED: Final = {"id": "om-1-0a1b2c3d4e5f", "number": 1, "published_by": "policy-team"}
-_OUTCOME: Final = {
-    "type": ["object", "null"],
-    "properties": {"id": {"type": "string"}, "number": {"type": "integer"}, "changed": {"type": "boolean"}},
-}
-_SHOWN: Final[dict[str, Any]] = {
-    "security": security("control:read"),
-    "responses": {
-        "200": _answer(
-            "What is in force; null for what is not there yet",
-            {
-                "operating_model": {**_STAMPED, **_MODEL_EXAMPLE},
-                "policy_set": {**_STAMPED, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
+_STAMP_EXAMPLE: Final = {"id": "om-1-0a1b2c3d4e5f", "number": 1, "published_by": "policy-team"}
+
+
+class QueueBody(Body):
+    id: str = Field(description="1 to 63 of a-z, 0-9 and '-'; unique in its region")
+    title: str = Field("", max_length=200)
+    service_level_minutes: int = Field(description="Time from receipt of an item to its decision")
+
+
+class RegionBody(Body):
+    id: str = Field(description="1 to 31 of a-z, 0-9 and '-'")
+    title: str = Field("", max_length=200)
+    markets: list[str] = Field(max_length=300, description="ISO 3166-1 alpha-2; each in one region only")
+    queues: list[QueueBody] = Field(max_length=200)
+    default_queue: str = Field(description="Queue of cases for which no policy sets a queue")
+    notice_queue: str = Field("", description="Queue of notices; the default queue if empty")
+    appeal_queue: str = Field("", description="Queue of appeals; the default queue if empty")
+
+
+class OperatingModelBody(Body):
+    regions: list[RegionBody] = Field(max_length=100)
+
+
+class OperatingModelDiffBody(Body):
+    regions: list[RegionBody] = Field(
+        min_length=1, max_length=100, description="New and changed regions, each complete; the others stay as they are"
+    )
+
+
+class PolicyBody(Body):
+    id: str = Field(description="1 to 63 of a-z, 0-9 and '-'; unique in the set")
+    title: str = Field("", max_length=200)
+    when: list[str] = Field(max_length=50, description="Conditions in CEL, each true or false; all must hold")
+    verdict: str = Field(description="approve, review or reject; the strictest verdict of the matching policies wins")
+    reasons: list[str] = Field(default=[], max_length=20, description="Codes such as WEAPONS")
+    queue: str = Field("", description="Queue of the case; the region's default queue if empty")
+    priority: int = Field(5, description="1 (first) to 9")
+    markets: list[str] = Field(
+        default=[], max_length=300, description="The policy applies to items offered there; to all items if empty"
+    )
+
+
+class PolicySetBody(Body):
+    terms: dict[str, Annotated[list[str], FailFast()]] = Field(
+        default={}, description="Word lists by name, found in title and text"
+    )
+    policies: list[PolicyBody] = Field(max_length=1000)
+    default_verdict: str = Field(description="approve, review or reject; applies if no policy matches")
+
+
+class PublicationBody(Body):
+    operating_model: OperatingModelBody | None = None
+    policy_set: PolicySetBody | None = None
+
+    model_config = example({"operating_model": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE})
+
+
+class CheckBody(Body):
+    operating_model: OperatingModelBody | None = None
+    policy_set: PolicySetBody | None = None
+    operating_model_diff: OperatingModelDiffBody | None = None
+
+    model_config = example({"operating_model_diff": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE})
+
+
+class ControlView(msgspec.Struct, frozen=True):
+    """The operating model and the policy set in force; null for one that was never published."""
+
+    operating_model: OperatingModelPublished | None
+    policy_set: PolicySetPublished | None
+
+
+class PublishedPartView(View):
+    id: str
+    number: int
+    changed: bool = Field(description="False if it was in force before")
+
+
+class PublicationView(View):
+    """The published parts, in force now; null for an omitted part."""
+
+    operating_model: PublishedPartView | None
+    policy_set: PublishedPartView | None
+
+    model_config = example(
+        {
+            "operating_model": {"id": "om-1-0a1b2c3d4e5f", "number": 1, "changed": False},
+            "policy_set": {"id": "ps-2-5f4e3d2c1b0a", "number": 2, "changed": True},
+        }
+    )
+
+
+class IdsInForceView(View):
+    """The parts that the check compared with; null for one that is not in force."""
+
+    operating_model: str | None
+    policy_set: str | None
+
+
+class DifferenceView(View):
+    what: str
+    how: str = Field(description="added, removed, changed or reordered")
+
+
+class PartDifferencesView(View):
+    changed: bool
+    differing: int = Field(description="Number of all differences")
+    differences: list[DifferenceView] = Field(description="The first 200 differences")
+
+
+class CheckView(View):
+    """The differences of a publication that can come into force; null for an omitted part."""
+
+    in_force: IdsInForceView
+    operating_model: PartDifferencesView | None
+    policy_set: PartDifferencesView | None
+
+    model_config = example(
+        {
+            "in_force": {"operating_model": "om-1-0a1b2c3d4e5f", "policy_set": "ps-1-5f4e3d2c1b0a"},
+            "operating_model": {"changed": False, "differing": 0, "differences": []},
+            "policy_set": {
+                "changed": True,
+                "differing": 1,
+                "differences": [{"what": "policies/weapons", "how": "added"}],
             },
+        }
+    )
+
+
+class PublicationRoute(StrictRoute):
+    """Reports the faults of a body as `invalid-control`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_publication(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                errors = input_errors(error)
+                first = errors[0]
+                raise INVALID_CONTROL(f"{first.pointer or 'the body'}: {first.detail}", errors=errors) from error
+
+        return handle_publication
+
+
+router: Final = APIRouter(prefix="/v1/control", route_class=PublicationRoute, responses=PROTECTED)
+available_control: Available[ControlState] = Available("control")
+available_publisher: Available[PublishControl] = Available("publisher")
+available_checker: Available[CheckPublication] = Available("checker")
+
+Reader = Annotated[Principal, Security(api_key, scopes=["control:read"])]
+PolicyOwner = Annotated[Principal, Security(api_key, scopes=["control:publish"])]
+TheControl = Annotated[ControlState, Depends(available_control)]
+ThePublisher = Annotated[PublishControl, Depends(available_publisher)]
+TheChecker = Annotated[CheckPublication, Depends(available_checker)]
+
+
+@router.get(
+    "",
+    summary="Operating model and policy set in force",
+    responses={
+        200: struct(
+            ControlView,
             {
-                "type": "object",
-                "properties": {name: {"type": ["object", "null"]} for name in ("operating_model", "policy_set")},
+                "operating_model": {**_STAMP_EXAMPLE, **_MODEL_EXAMPLE},
+                "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
             },
         )
     },
-}
-_PUBLISHED: Final[dict[str, Any]] = {
-    "security": security("control:publish"),
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": _schema(ControlInput),
-                "example": {"operating_model": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE},
-            }
-        },
-    },
-    "responses": {
-        "200": _answer(
-            "In force; `changed` is false for what was in force already",
-            {
-                "operating_model": {"id": "om-1-0a1b2c3d4e5f", "number": 1, "changed": False},
-                "policy_set": {"id": "ps-2-5f4e3d2c1b0a", "number": 2, "changed": True},
-            },
-            {"type": "object", "properties": {"operating_model": _OUTCOME, "policy_set": _OUTCOME}},
-        ),
-        **_refusals(),
-    },
-}
-_WOULD: Final = {
-    "type": ["object", "null"],
-    "properties": {
-        "changed": {"type": "boolean"},
-        "differing": {"type": "integer"},
-        "differences": {
-            "type": "array",
-            "items": {"type": "object", "properties": {"what": {"type": "string"}, "how": {"type": "string"}}},
-        },
-    },
-}
-_IDS: Final = {name: {"type": ["string", "null"]} for name in ("operating_model", "policy_set")}
-_CHECKED: Final[dict[str, Any]] = {
-    "security": security("control:read"),
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": _schema(CheckInput),
-                "example": {"operating_model_diff": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE},
-            }
-        },
-    },
-    "responses": {
-        "200": _answer(
-            "It would come into force, and change this of what is in force; null for what was not sent",
-            {
-                "in_force": {"operating_model": "om-1-0a1b2c3d4e5f", "policy_set": "ps-1-5f4e3d2c1b0a"},
-                "operating_model": {"changed": False, "differing": 0, "differences": []},
-                "policy_set": {
-                    "changed": True,
-                    "differing": 1,
-                    "differences": [{"what": "policies/weapons", "how": "added"}],
-                },
-            },
-            {
-                "type": "object",
-                "properties": {
-                    "in_force": {"type": "object", "properties": _IDS},
-                    "operating_model": _WOULD,
-                    "policy_set": _WOULD,
-                },
-            },
-        ),
-        **_refusals(
-            (422, "invalid-control", "What was sent does not fit", f"It has more than {MAX_CONDITIONS} conditions."),
-            (429, "overloaded", "Too many checks", "Others are being checked. Send the same again."),
-        ),
-    },
-}
+)
+async def show(_: Reader, control: TheControl) -> Response:
+    return json_response(ControlView(*control.snapshot))
+
+
+@router.post(
+    "",
+    summary="Publish an operating model, a policy set or both",
+    description="All checks come first: of each part, and of both together (the part in force replaces an omitted"
+    " one). Content that equals the content in force is not published again. The response is sent when the"
+    " publication is in force in this process. A body has at most 2 MiB.",
+    responses=problems(INVALID_REQUEST, INVALID_CONTROL, NOT_READY, NOT_YET_IN_FORCE),
+    max_body_size=MAX_BYTES,
+)
+async def publish(
+    caller: PolicyOwner, control: TheControl, publisher: ThePublisher, body: PublicationBody
+) -> PublicationView:
+    _require_part(body)
+    new = {region.id for region in body.operating_model.regions} if body.operating_model else set()
+    current = control.operating_model.regions if control.operating_model else ()
+    for region in [*sorted(new), *sorted(current)]:
+        require_region(caller, region)
+    try:
+        model, policy_set = await publisher.publish(
+            _regions(body.operating_model), _content(body.policy_set), by=caller.name
+        )
+    except PublicationRejected as rejected:
+        raise _rejected(rejected) from rejected
+    except NotYetInForce as error:
+        raise NOT_YET_IN_FORCE(str(error), retry_after=2) from error
+    return PublicationView.model_validate({"operating_model": model, "policy_set": policy_set}, from_attributes=True)
+
+
+@router.post(
+    "/check",
+    summary="Check a publication and show what it would change",
+    description="All checks of a publication against what is in force; nothing is published. In place of a complete"
+    " operating model, `operating_model_diff` can have only the new and changed regions, each complete. A body has at"
+    " most 2 MiB.",
+    responses=problems(INVALID_REQUEST, INVALID_CONTROL, RATE_LIMITED, OVERLOADED),
+    max_body_size=MAX_BYTES,
+)
+async def check(_: Reader, checker: TheChecker, body: CheckBody) -> CheckView:
+    _require_part(body)
+    if body.operating_model and body.operating_model_diff:
+        detail = "Send `operating_model` or `operating_model_diff`, not both."
+        raise INVALID_CONTROL(detail, pointer="/operating_model_diff")
+    try:
+        result = await checker.check(
+            _regions(body.operating_model), _regions(body.operating_model_diff), _content(body.policy_set)
+        )
+    except PublicationRejected as rejected:
+        raise _rejected(rejected) from rejected
+    except TooManyChecks as error:
+        raise OVERLOADED(str(error), retry_after=2) from error
+    return CheckView.model_validate(result, from_attributes=True)
+
+
+def _require_part(body: PublicationBody | CheckBody) -> None:
+    if not body.model_dump(exclude_none=True):
+        names = " or ".join(f"`{name}`" for name in type(body).model_fields)
+        raise INVALID_CONTROL(f"The publication is empty: send {names}.", pointer="")
+
+
+def _rejected(rejected: PublicationRejected) -> Problem:
+    return INVALID_CONTROL(str(rejected), errors=[InputError(*fault) for fault in rejected.faults])
+
+
+def _regions(body: OperatingModelBody | OperatingModelDiffBody | None) -> list[Region] | None:
+    return None if body is None else msgspec.convert(body.model_dump()["regions"], list[Region])
+
+
+def _content(body: PolicySetBody | None) -> PolicySetContent | None:
+    return None if body is None else msgspec.convert(body.model_dump(), PolicySetContent)

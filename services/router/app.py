@@ -7,6 +7,7 @@ from typing import Any
 from services.router import api
 from services.router.control import ControlState
 from services.router.domain.routing import SOURCE
+from services.router.handlers.check import CheckPublication
 from services.router.handlers.publication import PublishControl
 from services.router.handlers.routing import RouteSubmissions
 from services.router.policies import compile_policy_set
@@ -14,7 +15,8 @@ from services.router.settings import Settings
 from shared.auth.access_log import Access
 from shared.contracts import topics
 from shared.contracts.envelope import Event
-from shared.http import http, server
+from shared.http import server
+from shared.http.app import create_app
 from shared.kafka import consumers
 from shared.kafka.consumer import BatchConsumer
 from shared.kafka.producer import KafkaProducer
@@ -24,7 +26,7 @@ from shared.runtime.readiness import Readiness
 
 DESCRIPTION = """Routes each item to a case of its region, by the policy set and the operating model in force.
 
-What is in force is read and published here; the cases themselves are events on `piepowder.cases.<region>`."""
+This API shows, checks and publishes the rules in force; the cases are events on `piepowder.cases.<region>`."""
 
 
 async def run(settings: Settings) -> bool:
@@ -44,15 +46,18 @@ async def run(settings: Settings) -> bool:
         readiness=readiness,
         clock=clock,
     )
-    reader = access.control_reader(control.apply, control.missing, control.delete)
-    app = http.create_app("router", DESCRIPTION, readiness)
-    api.add_routes(
-        app,
-        control=control,
-        publisher=PublishControl(control, producers[settings.kafka], clock),
-        authenticator=access.authenticator,
-        readiness=readiness,
-    )
+    app = create_app("router", DESCRIPTION, readiness)
+    app.state.authenticator = access.authenticator
+    app.include_router(api.router)
+    publisher, checker = PublishControl(control, producers[settings.kafka], clock), CheckPublication(control)
+
+    def on_caught_up() -> str | None:
+        api.available_control.provide(app, control)
+        api.available_publisher.provide(app, publisher)
+        api.available_checker.provide(app, checker)
+        return control.missing()
+
+    reader = access.control_reader(control.apply, on_caught_up, control.delete)
 
     def consumer(region: str) -> BatchConsumer[Event[Any]]:
         producer = producers[settings.bootstrap(region)]

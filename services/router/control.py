@@ -37,7 +37,6 @@ class ControlState:
     def __init__(self, regions: Sequence[str], compile_policy_set: CompilePolicySet) -> None:
         self.operating_model: OperatingModel | None = None
         self.policy_set: PolicySet | None = None
-        self.caught_up = False
         self.deleted: set[str] = set()
         self.regions = regions
         self.compile_policy_set = compile_policy_set
@@ -95,7 +94,6 @@ class ControlState:
 
     def missing(self) -> str | None:
         """Note that the topic was read to its end; return what is missing for readiness, None for nothing."""
-        self.caught_up = True
         missing = self._missing()
         if missing is None:
             self._complete.set()

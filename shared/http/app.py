@@ -111,7 +111,12 @@ async def _on_fatal(_: Request, error: Exception) -> Response:
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return invalid([_input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]).response()
+    return invalid(input_errors(error)).response()
+
+
+def input_errors(error: RequestValidationError) -> list[InputError]:
+    """The first faults of a request, with JSON pointers."""
+    return [_input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]
 
 
 def _input_error(fault: Mapping[str, Any], body: object) -> InputError:

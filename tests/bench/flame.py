@@ -121,7 +121,7 @@ def shares(boxes: list[Frame]) -> dict[str, float]:
 
 
 def part_of(what: str) -> str | None:
-    """The part that a function belongs to, from its name and place (`route (services/router/domain/routing.py:164)`)."""
+    """The part of a function, by its name and place (`route (services/router/handlers/routing.py:44)`)."""
     for part, known in _PARTS:
         if (match := known.search(what)) is not None:
             return f"`{match[1]}`" if part == "own" else part

@@ -189,7 +189,7 @@ def _alternatives(document: Json, schema: Json) -> Iterator[Json]:
         for part in parts:
             yield from _alternatives(document, part)
     elif isinstance(schema.get("type"), list):
-        yield from ({**schema, "type": kind} for kind in schema["type"])
+        yield from ({"type": kind} if kind == "null" else {**schema, "type": kind} for kind in schema["type"])
     elif schema.get("const", 0) is None:
         yield {"type": "null"}
     elif None in schema.get("enum", ()):

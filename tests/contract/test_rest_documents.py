@@ -216,3 +216,12 @@ def test_a_compatible_change_is_not_reported(document: Json, apply: Callable[[Js
     now = copy.deepcopy(document)
     apply(now)
     assert incompatibilities(document, now) == []
+
+
+def test_a_nullable_object_as_a_list_of_types_equals_one_as_alternatives(document: Json) -> None:
+    now = copy.deepcopy(document)
+    size = {"type": "object", "properties": {"width": {"type": "integer"}}}
+    own_schema(document, response=True)["properties"]["size"] = {**size, "type": ["object", "null"]}
+    own_schema(now, response=True)["properties"]["size"] = {"anyOf": [size, {"type": "null"}]}
+    assert incompatibilities(document, now) == []
+    assert incompatibilities(now, document) == []

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.router.api import MAX_BYTES, ControlInput
+from services.router.api import MAX_BYTES, PublicationBody
 from services.router.domain.publication import (
     PolicySetContent,
     consistency_faults,
@@ -50,7 +50,7 @@ def test_the_files_have_no_faults_and_fit_into_one_publication() -> None:
         for name, file in (("operating_model", "operating-model.yaml"), ("policy_set", "policies.yaml"))
     }
     body = msgspec.json.encode(parts)
-    ControlInput.model_validate_json(body)
+    PublicationBody.model_validate_json(body)
     assert len(body) < MAX_BYTES
 
 
