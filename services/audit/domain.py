@@ -46,7 +46,7 @@ class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
     source: KafkaPosition
 
 
-class DeadLetter(NamedTuple):
+class LoggedDeadLetter(NamedTuple):
     """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes."""
 
     source: KafkaPosition
@@ -126,13 +126,13 @@ def parse_event(
 
 def parse_dead_letter(
     source: KafkaPosition, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
-) -> DeadLetter:
+) -> LoggedDeadLetter:
     """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position."""
     found = dict(headers)
     topic = _text(found.get("dl_topic"), _MAX_NAME)
     partition, offset = _number(found.get("dl_partition"), 31), _number(found.get("dl_offset"), 63)
     subject = _text(found.get("ce_subject"), _MAX_SUBJECT + 1)
-    return DeadLetter(
+    return LoggedDeadLetter(
         source=source
         if topic is None or partition is None or offset is None
         else KafkaPosition(topic, partition, offset),

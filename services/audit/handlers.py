@@ -7,9 +7,9 @@ import msgspec
 
 from services.audit.domain import (
     AppendResult,
-    DeadLetter,
     EntryView,
     KafkaPosition,
+    LoggedDeadLetter,
     LoggedEvent,
     LogHead,
     LogPosition,
@@ -25,7 +25,7 @@ from shared.contracts.envelope import GLOBAL
 from shared.kafka.consumer import RawRecord, Received
 from shared.runtime import metrics
 
-ParsedRecord: TypeAlias = LoggedEvent | DeadLetter | None
+ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | None
 
 WINDOW: Final = 10_000  # entries of a subject that are put into causal order together
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -34,7 +34,7 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 class EntryWriter(Protocol):
     """The log, for appending."""
 
-    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[DeadLetter]) -> AppendResult: ...
+    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult: ...
 
 
 class EntryReader(Protocol):
@@ -75,7 +75,7 @@ class AppendRecords:
     async def handle(self, batch: Sequence[Received[ParsedRecord]]) -> None:
         """Append the new entries of a batch, all or nothing; raises Transient while PostgreSQL does not answer."""
         logged: list[LoggedEvent] = []
-        letters: list[DeadLetter] = []
+        letters: list[LoggedDeadLetter] = []
         for received in batch:
             message = received.message
             if isinstance(message, LoggedEvent):

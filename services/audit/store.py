@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from services.audit.domain import (
     DEADLETTER,
     AppendResult,
-    DeadLetter,
     EntryView,
+    LoggedDeadLetter,
     LoggedEvent,
     LogHead,
     LogPosition,
@@ -115,7 +115,7 @@ class Store:
         self.region = region
         self._expects_repeats = False
 
-    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[DeadLetter]) -> AppendResult:
+    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult:
         """Append the events and dead letters that are not in the log yet, in their order; all or nothing."""
         async with self._database.transaction() as connection:
             # Without sequential scans: a plan from the time of a small log would read the whole log at every append.
@@ -250,8 +250,8 @@ class Store:
         return await _copy(connection, unique, size)
 
     @staticmethod
-    async def _append_letters(connection: Connection, letters: Sequence[DeadLetter], seq: int, count: int) -> int:
-        unique: dict[tuple[str | int, ...], DeadLetter] = {}
+    async def _append_letters(connection: Connection, letters: Sequence[LoggedDeadLetter], seq: int, count: int) -> int:
+        unique: dict[tuple[str | int, ...], LoggedDeadLetter] = {}
         for letter in letters:
             unique.setdefault((*letter.source, letter.group), letter)
         if not unique:

@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.audit import api, app, handlers
-from services.audit.domain import AppendResult, DeadLetter, KafkaPosition, LoggedEvent, parse_event
+from services.audit.domain import AppendResult, KafkaPosition, LoggedDeadLetter, LoggedEvent, parse_event
 from services.audit.settings import Settings
 from services.audit.store import Store
 from shared.auth.authenticator import Authenticator
@@ -331,7 +331,7 @@ async def test_a_poison_record_is_dead_lettered_and_shown_while_other_records_ar
 async def test_entries_of_the_log_cannot_be_changed_or_removed(region: str, store: Store, database: Database) -> None:
     source = KafkaPosition("t", 0, 0)
     await store.append(
-        logged_events([history(region, "e")], region), [DeadLetter(source, "g", "r", None, "", None, None)]
+        logged_events([history(region, "e")], region), [LoggedDeadLetter(source, "g", "r", None, "", None, None)]
     )
     before = await rows(database)
     for table in ("log", "deadletters"):
@@ -362,7 +362,7 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
     histories = [history(region, "größe/50% +x", version) for version in (1, 2)]
     backwards = list(reversed(logged_events(histories[:1], region)))
     await store.append(backwards[:2], [])
-    letter = DeadLetter(
+    letter = LoggedDeadLetter(
         KafkaPosition("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, histories[0].subject
     )
     await store.append(backwards[2:], [letter])
@@ -396,7 +396,7 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
 
 async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(region: str, store: Store) -> None:
     everything = logged_events([history(region, "f")], region)
-    letters = [DeadLetter(KafkaPosition("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
+    letters = [LoggedDeadLetter(KafkaPosition("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
     await store.append(everything, letters)
     first = everything[0].attributes
     async with await client(store, region) as http:
