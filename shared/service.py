@@ -61,7 +61,8 @@ class Service:
         self.regions = list(dict.fromkeys(regions))
         self.clock = SystemClock()
         self.readiness = Readiness(name)
-        place = f"-{self.regions[0]}" if len(self.regions) == 1 else ""
+        region = getattr(settings, "region", "")  # a service with `regions` is not named after one, even if it has one
+        place = f"-{region}" if region else ""
         self.source = f"piepowder/{name}{place.replace('-', '/', 1)}"
         """The `ce_source` of its events."""
         self.client_id = f"piepowder-{name}{place}-{settings.instance}"
