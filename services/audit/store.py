@@ -202,21 +202,7 @@ class Store:
         query = sa.select(deadletters).where(deadletters.c.n < before).order_by(deadletters.c.n.desc()).limit(limit)
         async with self._database.query() as connection:
             rows = (await connection.execute(query)).all()
-        return [
-            DeadLetterView(
-                n=row.n,
-                topic=row.topic,
-                partition=row.partition,
-                offset=row.offset,
-                group=row.consumer_group,
-                reason=row.reason,
-                key=row.key,
-                time=row.time,
-                event_id=row.event_id,
-                subject=row.subject,
-            )
-            for row in rows
-        ]
+        return [DeadLetterView(row.n, *row[2:]) for row in rows]  # all columns except `seq`
 
     async def totals(self) -> tuple[LogHead, dict[str, int]]:
         """The head and the number of events by type, at one moment."""
