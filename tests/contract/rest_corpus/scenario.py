@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared import ids
+from shared.contracts import ids
 from tests.contract.rest_corpus.calls import Response
 from tests.contract.rest_corpus.cases import LINES, SERVICES, Case, fill, operations, text_of
 from tests.contract.rest_corpus.recording import Exchange, outcome
