@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import Header, Query
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
@@ -17,6 +17,11 @@ _MAX_CURSOR: Final = 1_000
 _IDEMPOTENCY_KEY: Final = r'^"[!#-\[\]-~]{1,255}"$'
 
 Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the previous page")]
+
+
+def _strip(header: str | None) -> str | None:
+    """Without the optional whitespace that follows a value: uvicorn's parser keeps it."""
+    return None if header is None else header.strip()
 
 
 def _unquote(header: str | None) -> str | None:
@@ -30,6 +35,7 @@ IdempotencyKey: TypeAlias = Annotated[
         description="A quoted string that the client chooses. A repeated call with the same key creates nothing new.",
         examples=['"lamps-2026"'],
     ),
+    BeforeValidator(_strip),
     AfterValidator(_unquote),
 ]
 """The text between the quotation marks, or None."""

@@ -176,6 +176,12 @@ class MemoryStore:
         found = self.cases.get(case_id)
         return None if found is None else DecidedCase(found, self.decided.get(case_id, []))
 
+    async def concerned(self, case: Case) -> list[DecidedCase]:
+        """The case that an appeal is about."""
+        appeal = case.opened.appeal
+        found = None if appeal is None else await self.case(appeal.decision.case_id)
+        return [] if found is None else [found]
+
     async def queue_names(self) -> list[str]:
         """Every queue that has ever had a case."""
         return sorted(self.queues)
