@@ -1,1 +1,1 @@
-"""The front door: what it answered 202 is in Kafka, acknowledged by all in-sync replicas of every region it is for."""
+"""Intake: accepts items, notices and appeals; each 202 response means that all in-sync replicas have the events."""

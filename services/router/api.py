@@ -24,7 +24,7 @@ from shared.auth.authenticator import require_region
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
-from shared.http.app import input_errors
+from shared.http.input_errors import input_errors
 from shared.http.models import Body, View, example
 from shared.http.problems import INVALID_REQUEST, NOT_READY, InputError, Problem, ProblemType, problems
 from shared.http.responses import json_response, struct

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
@@ -15,6 +15,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.http import health, openapi
+from shared.http.input_errors import input_errors
 from shared.http.measurement import (
     CALLER,
     FAST_PATH,
@@ -27,13 +28,10 @@ from shared.http.measurement import (
 from shared.http.openapi_security import add_security
 from shared.http.problems import (
     DEFECT,
-    MAX_FAULTS,
     UNAVAILABLE,
-    InputError,
     Problem,
     http_phrase,
     invalid,
-    json_pointer,
     unavailable,
 )
 from shared.runtime.errors import Fatal, Transient
@@ -112,33 +110,6 @@ async def _on_fatal(_: Request, error: Exception) -> Response:
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return invalid(input_errors(error)).response()
-
-
-def input_errors(error: RequestValidationError) -> list[InputError]:
-    """The first faults of a request, with JSON pointers."""
-    return [_input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]
-
-
-def _input_error(fault: Mapping[str, Any], body: object) -> InputError:
-    detail = fault["msg"].removeprefix("Value error, ")
-    place = fault["loc"]
-    if place[0] == "body":
-        place = _place_in(body, place[1:], is_missing=fault["type"] == "missing")
-    return InputError(json_pointer(place), f"{detail} (given: {fault.get('input')!r:.80})")
-
-
-def _place_in(body: object, location: Sequence[int | str], *, is_missing: bool) -> list[int | str]:
-    """The steps of pydantic's location that exist in the input: names of union members and validators do not."""
-    place: list[int | str] = []
-    value: Any = body
-    for n, step in enumerate(location):
-        try:
-            value = value[step]
-        except (LookupError, TypeError):
-            if not (is_missing and n == len(location) - 1):
-                continue
-        place.append(step)
-    return place
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -1,12 +1,18 @@
-"""Base classes of REST models: `Body` for requests, `View` for responses, `Embedded` for events inside a view."""
+"""Base classes of REST models: `Body` for requests, `View` for responses, `Embedded` for events inside a view, and
+`EmbeddedInput` for structs inside a body."""
 
+from itertools import islice
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
+from msgspec import inspect
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
+
+from shared.http.input_errors import STRUCT_FAULT
+from shared.validation.faults import MAX_FAULTS, Fault, mismatches
 
 EXAMPLE: Final = "x-example"
 EMBEDDED: Final = "x-embedded"
@@ -41,6 +47,38 @@ class Embedded:
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         described = msgspec.json.schema(schema["cls"], ref_template="#/components/schemas/{name}")
         return {EMBEDDED: msgspec.json.encode(described).decode()}
+
+
+class EmbeddedInput:
+    """Annotation for a field of a body that holds a msgspec struct; all faults of the struct are reported."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shape = inspect.type_info(source)
+
+        def convert(value: Any) -> Any:
+            faults = list(islice(mismatches(value, shape), MAX_FAULTS))
+            if faults:
+                raise ValidationError.from_exception_data(source.__name__, [_line(fault, value) for fault in faults])
+            return msgspec.convert(value, source)
+
+        return core_schema.no_info_plain_validator_function(convert, metadata={"struct": source})
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = msgspec.json.schema(schema["metadata"]["struct"], ref_template="#/components/schemas/{name}")
+        return {EMBEDDED: msgspec.json.encode(described).decode()}
+
+
+def _line(fault: Fault, value: Any) -> InitErrorDetails:
+    place: list[str | int] = []
+    for name in fault.pointer.split("/")[1:]:
+        step: str | int = int(name) if isinstance(value, list) else name.replace("~1", "/").replace("~0", "~")
+        place.append(step)
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            value = None
+    described = PydanticCustomError(STRUCT_FAULT, "{detail}", {"detail": fault.detail})
+    return InitErrorDetails(type=described, loc=tuple(place), input=value)
 
 
 def _require_text(value: object) -> object:

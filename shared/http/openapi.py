@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 
 from shared.http.models import EMBEDDED, EXAMPLE
 from shared.http.problems import ProblemDetails
@@ -24,6 +25,23 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
                 for content in response.get("content", {}).values():
                     _show_example(content, schemas)
     return document
+
+
+def body_of(model: type[BaseModel], description: str) -> dict[str, Any]:
+    """The `openapi_extra` of an operation that decodes its JSON body itself, which `model` documents."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs", {}) | {model.__name__: schema}
+    embedded = {"$ref": f"#/components/schemas/{model.__name__}", "$defs": definitions}
+    content = {"application/json": {"schema": {EMBEDDED: msgspec.json.encode(embedded).decode()}}}
+    return {"requestBody": {"required": True, "description": description, "content": content}}
+
+
+def lines_of(*kinds: type[msgspec.Struct], description: str, example: str) -> dict[str, Any]:
+    """The documentation of an NDJSON response with lines of these types."""
+    schemas = [msgspec.json.schema(kind, ref_template=_COMPONENTS) for kind in kinds]
+    lines = [{EMBEDDED: msgspec.json.encode(schema).decode()} for schema in schemas]
+    schema = {"type": "string", "x-line-schema": {"oneOf": lines}}
+    return {"description": description, "content": {"application/x-ndjson": {"schema": schema, "example": example}}}
 
 
 def _show_example(content: dict[str, Any], schemas: Mapping[str, Any]) -> None:

@@ -1,9 +1,12 @@
 """Query parameters, cursors and the Idempotency-Key header."""
 
 import base64
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
+from uuid import UUID
 
 import msgspec
 from fastapi import Header, Query
@@ -11,10 +14,12 @@ from pydantic import AfterValidator, BeforeValidator
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from shared.http.problems import INVALID_REQUEST, InputError, invalid, json_pointer
+from shared.http.problems import INVALID_REQUEST, InputError, Problem, invalid, json_pointer
+from shared.runtime.clock import from_text
 
 _MAX_CURSOR: Final = 1_000
-_IDEMPOTENCY_KEY: Final = r'^"[!#-\[\]-~]{1,255}"$'
+_MAX_DIGITS: Final = 9
+_IDEMPOTENCY_KEY: Final = re.compile(r'"[!#-\[\]-~]{1,255}"')
 
 Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the previous page")]
 
@@ -24,15 +29,28 @@ def _strip(header: str | None) -> str | None:
     return None if header is None else header.strip()
 
 
+def _decimal(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS):
+        raise ValueError("expected a number")
+    return value
+
+
+PageLimit: TypeAlias = Annotated[
+    int, BeforeValidator(_decimal), Query(ge=1, le=200, description="Maximum entries of a page")
+]
+
+
 def _unquote(header: str | None) -> str | None:
+    if header is not None and _IDEMPOTENCY_KEY.fullmatch(header) is None:
+        raise ValueError('expected a quoted string of 1 to 255 characters, such as "lamps-2026"')
     return None if header is None else header[1:-1]
 
 
 IdempotencyKey: TypeAlias = Annotated[
     str | None,
     Header(
-        pattern=_IDEMPOTENCY_KEY,
-        description="A quoted string that the client chooses. A repeated call with the same key creates nothing new.",
+        description="A quoted string of 1 to 255 characters that the client chooses. A repeated call with the same key"
+        " creates nothing new.",
         examples=['"lamps-2026"'],
     ),
     BeforeValidator(_strip),
@@ -79,5 +97,21 @@ def decode_cursor(cursor: str | None, kind: Any) -> Any:
             raise ValueError("too long")
         return msgspec.json.decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True), type=kind)
     except ValueError as error:  # of base64 or msgspec
-        detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
-        raise INVALID_REQUEST(detail, pointer="/query/cursor") from error
+        raise invalid_cursor() from error
+
+
+def decode_time_cursor(cursor: str | None) -> tuple[datetime, str] | None:
+    """The position in a list that is ordered by time and id; raises a 422 Problem for any other text."""
+    position: tuple[str, UUID] | None = decode_cursor(cursor, tuple[str, UUID])
+    if position is None:
+        return None
+    try:
+        return from_text(position[0]), str(position[1])
+    except ValueError as error:
+        raise invalid_cursor() from error
+
+
+def invalid_cursor() -> Problem:
+    """422: a text that is not a cursor of the list."""
+    detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
+    return INVALID_REQUEST(detail, pointer="/query/cursor")

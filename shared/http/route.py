@@ -1,14 +1,14 @@
 """Routes that read requests strictly: `APIRouter(route_class=StrictRoute)`.
 
 FastAPI reads a body before it resolves dependencies, and accepts duplicate object keys, NaN and unknown query
-parameters. A `StrictRoute` first runs the security dependencies (`BeforeBody`), then rejects unknown or repeated query
-parameters, and then decodes the body strictly. FastAPI validates the decoded value as usual, so every fault of body,
-path, query and headers is in one response.
+parameters. A `StrictRoute` first runs the security dependencies (`BeforeBody`), then returns 503 while a dependency is
+not `Available`, then rejects unknown or repeated query parameters, and then decodes the body strictly. FastAPI
+validates the decoded value as usual, so every fault of body, path, query and headers is in one response.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -23,6 +23,7 @@ CLIENT_CLOSED_REQUEST = 499
 """Status of a call whose client has disconnected: nobody receives it, but the metrics count it apart from refusals."""
 
 T = TypeVar("T")
+Handle: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -39,13 +40,13 @@ class StrictRequest(Request):
 
     def __init__(self, request: Request, limit: int) -> None:
         super().__init__(request.scope, request.receive)
-        self._limit = limit
+        self.limit = limit
         self._value: Any = None
 
     async def body(self) -> bytes:
         """The body; raises a 413 or 408 Problem."""
         if not hasattr(self, "_body"):
-            self._body = await read_body(self.stream(), self.headers.get("content-length"), self._limit)
+            self._body = await read_body(self.stream(), self.headers.get("content-length"), self.limit)
         return self._body
 
     async def json(self) -> Any:
@@ -59,33 +60,41 @@ class StrictRoute(APIRoute):
     """A route that authenticates first and reads strictly; `max_body_size` is in bytes."""
 
     def __init__(self, *given: Any, max_body_size: int | None = None, **named: Any) -> None:
-        self._body_limit = max_body_size or MAX_BODY_BYTES  # FastAPI's own limit answers in plain text, before a 401
+        self.body_limit = max_body_size or MAX_BODY_BYTES  # FastAPI's own limit answers in plain text, before a 401
         if _WITH_BODY & set(named.get("methods") or ()):
             named["responses"] = problems(*BODY_PROBLEMS) | (named.get("responses") or {})
         super().__init__(*given, **named)
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handle:
         handle = super().get_route_handler()
         dependants = list(_flat(self.dependant))
         calls = [(cast("object", d.call), d.own_oauth_scopes or []) for d in dependants]
         security = [(call, scopes) for call, scopes in calls if isinstance(call, BeforeBody)]
+        required = [call for call, _ in calls if isinstance(call, Available)]
         parameters = [name for d in dependants for field in d.query_params for name in _names(field)]
         has_body = self.body_field is not None
 
         async def handle_strictly(request: Request) -> Response:
             for dependency, scopes in security:
                 dependency.check(request, scopes)
+            for available in required:
+                available.of(request)
             require_query(request, parameters)
-            if has_body:
-                require_json(request)
-                request = StrictRequest(request, self._body_limit)
-                try:
-                    await request.json()
-                except ClientDisconnect:
-                    return Response(status_code=CLIENT_CLOSED_REQUEST)
-            return await handle(request)
+            if not has_body:
+                return await handle(request)
+            try:
+                return await self.handle_body(request, handle)
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
 
         return handle_strictly
+
+    async def handle_body(self, request: Request, handle: Handle) -> Response:
+        """Decode the body, then let FastAPI validate it and call the operation."""
+        require_json(request)
+        request = StrictRequest(request, self.body_limit)
+        await request.json()
+        return await handle(request)
 
 
 class Available(Generic[T]):
@@ -112,9 +121,14 @@ class Available(Generic[T]):
 
     def of(self, request: Request) -> T:
         """The same, for a handler outside of FastAPI's dependencies."""
-        value: T | None = getattr(request.app.state, self._name, None)
+        value = self.peek(request)
         if value is None:
             raise not_ready(request.app.state.readiness)
+        return value
+
+    def peek(self, request: Request) -> T | None:
+        """The value, None without one."""
+        value: T | None = getattr(request.app.state, self._name, None)
         return value
 
 

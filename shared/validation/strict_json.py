@@ -91,6 +91,27 @@ def infinite_numbers(value: object) -> Iterator[JsonPath]:
     return (path.copy() for path, member in walk(value) if isinstance(member, float) and math.isinf(member))
 
 
+def has_duplicates(text: bytes) -> bool:
+    """Whether an object of a valid JSON text has a duplicate name; `twice` finds their places."""
+    try:
+        _find_duplicates(text.decode())
+    except _DuplicateName:
+        return True
+    return False
+
+
+class _DuplicateName(Exception):  # noqa: N818 - not an error
+    pass
+
+
+def _require_unique(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise _DuplicateName
+
+
+_find_duplicates = json.JSONDecoder(object_pairs_hook=_require_unique).decode
+
+
 def _members(value: object) -> Iterator[tuple[str | int, object]]:
     if isinstance(value, dict):
         return iter(value.items())

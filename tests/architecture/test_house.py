@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: the same furniture in every room, one clock, one source of ids."""
+"""Rules that no linter checks: the same modules in every service, one clock, one source of ids."""
 
 import ast
 import re
@@ -11,7 +11,9 @@ from deploy import services
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
-FURNITURE = ("__init__", "__main__", "settings", "app", "domain", "handlers", "api")
+SERVICE_MODULES = ("__init__", "__main__", "settings", "app")
+AREA_MODULES = ("__init__", "domain", "handlers", "api")
+AREAS = {"intake": ("items", "notices", "requests", "clients")}
 WITH_TABLES = {service.name for service in services.SERVICES if service.database}
 FORBIDDEN_CALLS = {
     ("datetime", "now"),
@@ -34,12 +36,15 @@ def test_each_service_of_the_list_is_there() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_room_has_the_same_furniture(service: str) -> None:
-    room = ROOT / "services" / service
-    missing = [name for name in FURNITURE if not (room / f"{name}.py").exists() and not (room / name).is_dir()]
-    assert missing == []
-    assert ((room / "store.py").exists() or (room / "store").is_dir()) == (service in WITH_TABLES)
-    assert (room / "migrations").is_dir() == (service in WITH_TABLES)
+def test_each_service_and_each_area_has_the_standard_modules(service: str) -> None:
+    root = ROOT / "services" / service
+    areas = [root / area for area in AREAS.get(service, ())] or [root]
+    expected = [root / name for name in SERVICE_MODULES]
+    expected += [area / name for area in areas for name in AREA_MODULES]
+    assert [path for path in expected if not path.with_suffix(".py").exists() and not path.is_dir()] == []
+    stores = {(area / "store.py").exists() or (area / "store").is_dir() for area in areas}
+    assert stores == {service in WITH_TABLES}
+    assert (root / "migrations").is_dir() == (service in WITH_TABLES)
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -18,7 +18,16 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from services.intake.domain.status import Dead, Decision, Facts, Opened, Status, Submission, Superseded, Withdrawal
+from services.intake.items.domain.status import (
+    CaseFact,
+    DeadLetterFact,
+    DecisionFact,
+    Status,
+    StatusFacts,
+    SubmissionFact,
+    SupersededFact,
+    WithdrawalFact,
+)
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock, to_text
 from tests.bench import calls, data
@@ -157,12 +166,12 @@ def template(status: Status) -> str:
     """The stored facts of an item, as the projection writes them, with placeholders for its own values: subject, hash,
     time, reference, regions, case, and offset."""
     time, of_case = "%3$s", "%6$s"
-    submission = Submission(
+    submission = SubmissionFact(
         position=_NUMBER, content_hash="%2$s", received_at=time, client="bench", reference="%4$s", regions=["%5$s"]
     )
     verdict = "review" if status == Status.IN_REVIEW else "approve"
-    opened = Opened(position=_NUMBER, case_id=of_case, queue="eu-general", due_at=time, verdict=verdict, at=time)
-    decision = Decision(
+    opened = CaseFact(position=_NUMBER, case_id=of_case, queue="eu-general", due_at=time, verdict=verdict, at=time)
+    decision = DecisionFact(
         n=1,
         decision_id=of_case,
         action="reject" if status == Status.REJECTED else "approve",
@@ -171,18 +180,18 @@ def template(status: Status) -> str:
         policy_set="1-0123456789abcdef",
         decided_at=time,
     )
-    dead = Dead(position=_NUMBER, reason="the record has no item", at=time)
+    dead = DeadLetterFact(position=_NUMBER, reason="the record has no item", at=time)
     decided, withdrawn = status in (Status.APPROVED, Status.REJECTED), status == Status.WITHDRAWN
     has_case = status not in (Status.SUBMITTED, Status.DEAD_LETTERED)
-    facts = Facts(
+    facts = StatusFacts(
         subject="%1$s",
         submission=submission,
         submission_last=_NUMBER,
         opened=opened if has_case else None,
         opened_last=_NUMBER if has_case else -1,
-        superseded=Superseded(by=of_case, at=time) if status == Status.SUPERSEDED else None,
+        superseded=SupersededFact(by=of_case, at=time) if status == Status.SUPERSEDED else None,
         decision=decision if decided else None,
-        withdrawal=Withdrawal(position=_NUMBER, at=time) if withdrawn else None,
+        withdrawal=WithdrawalFact(position=_NUMBER, at=time) if withdrawn else None,
         closed_at=time if withdrawn else "",
         dead_submission=dead if status == Status.DEAD_LETTERED else None,
     )

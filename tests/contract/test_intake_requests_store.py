@@ -1,4 +1,4 @@
-"""Where business requests are kept: alike in memory and in PostgreSQL, and the schema is what the migrations made."""
+"""The store of business requests: the same behaviour in memory and in PostgreSQL, with the schema of the migrations."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference, Outcome, Request
-from services.intake.requests.store import METADATA, Filter, Store, place_of
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, Transition
+from services.intake.requests.store import METADATA, RequestFilter, Store, cursor_of
 from shared.contracts import ids
 from shared.contracts.envelope import encode
 from shared.contracts.events import BusinessRequest
@@ -35,15 +35,17 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
     await database.close()
 
 
-def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)) -> Outcome:
+def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)) -> Transition:
     content = BusinessRequest(title=f"Request {n}\u2028", kind=kind, sponsor=sponsor, regions=[*regions])
-    check = Check(verdict=life.FITS, differing=1, differences=[Difference(what="policies/a", how="added")])
+    check = ChangeCheck(
+        verdict=lifecycle.FITS, differing=1, differences=[ProposedDifference(what="policies/a", how="added")]
+    )
     at = f"2026-05-01T09:{n // 2:02d}:00.000Z"  # two at a time have the same
     request_id = ids.derive("request", "author", str(n))
-    return life.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
+    return lifecycle.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
 
 
-async def keep(store: Kept, outcome: Outcome, *, change: bytes | None = None, body: str = "b") -> bool:
+async def keep(store: Kept, outcome: Transition, *, change: bytes | None = None, body: str = "b") -> bool:
     async with store.work() as work:
         is_new = await work.add(outcome.request, change, body)
         if is_new:
@@ -52,7 +54,7 @@ async def keep(store: Kept, outcome: Outcome, *, change: bytes | None = None, bo
     return is_new
 
 
-async def test_a_request_is_kept_as_it_was_begun_and_as_it_is(store: Kept) -> None:
+async def test_a_request_is_stored_as_created_and_as_changed(store: Kept) -> None:
     begun = drafted(1)
     name = begun.request.request_id
     assert await store.request(name) is None
@@ -61,7 +63,9 @@ async def test_a_request_is_kept_as_it_was_begun_and_as_it_is(store: Kept) -> No
     assert not await keep(store, drafted(1), body="other"), "it is there already, and stays as it is"
     assert await store.request(name) == (begun.request, b'{"a": "\\u0000"}', [begun.step])
 
-    said = life.comment(begun.request, ids.derive("comment", "1"), "How?\n'\\x", by="lead", at=begun.request.updated_at)
+    said = lifecycle.comment(
+        begun.request, ids.derive("comment", "1"), "How?\n'\\x", by="lead", at=begun.request.updated_at
+    )
     async with store.work() as work:
         assert await work.request(name) == begun.request
         assert await work.comment(said.step.comment_id) is None
@@ -74,7 +78,7 @@ async def test_a_request_is_kept_as_it_was_begun_and_as_it_is(store: Kept) -> No
     assert await store.drafted(name) == (begun.request, "hash")
 
 
-async def test_a_transaction_that_fails_leaves_nothing(store: Kept) -> None:
+async def test_a_failed_transaction_stores_nothing(store: Kept) -> None:
     begun = drafted(1)
     with pytest.raises(RuntimeError, match="in the middle"):
         await fail_in_the_middle(store, begun)
@@ -82,14 +86,14 @@ async def test_a_transaction_that_fails_leaves_nothing(store: Kept) -> None:
     assert await keep(store, begun)
 
 
-async def fail_in_the_middle(store: Kept, outcome: Outcome) -> None:
+async def fail_in_the_middle(store: Kept, outcome: Transition) -> None:
     async with store.work() as work:
         await work.add(outcome.request, None, "b")
         await work.add_step(outcome.request.request_id, outcome.step)
         raise RuntimeError("in the middle")
 
 
-async def test_who_changes_a_request_waits_for_who_does(store: Kept) -> None:
+async def test_concurrent_changes_of_a_request_are_serialized(store: Kept) -> None:
     begun = drafted(1)
     await keep(store, begun)
 
@@ -97,7 +101,7 @@ async def test_who_changes_a_request_waits_for_who_does(store: Kept) -> None:
         async with store.work() as work:
             request = await work.request(begun.request.request_id)
             assert request is not None
-            said = life.comment(request, ids.derive("comment", str(n)), f"{n}", by="a", at=request.updated_at)
+            said = lifecycle.comment(request, ids.derive("comment", str(n)), f"{n}", by="a", at=request.updated_at)
             await asyncio.sleep(0.001)
             await work.save(said.request)
             await work.add_step(request.request_id, said.step)
@@ -109,7 +113,7 @@ async def test_who_changes_a_request_waits_for_who_does(store: Kept) -> None:
     assert [step.version for step in found[2]] == [*range(1, 12)]
 
 
-async def test_of_several_who_begin_the_same_request_one_does(store: Kept) -> None:
+async def test_concurrent_creations_of_the_same_request_create_one(store: Kept) -> None:
     assert sorted(await asyncio.gather(*(keep(store, drafted(1)) for _ in range(8)))) == [False] * 7 + [True]
 
 
@@ -124,14 +128,14 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
         )
         await keep(store, begun)
         all_of.insert(0, begun.request)
-    submitted = life.submit(all_of[3], None, Check(), by="author", reason="", at="", approvals_needed=2)
+    submitted = lifecycle.submit(all_of[3], None, ChangeCheck(), by="author", reason="", at="", approvals_needed=2)
     assert submitted is not None
     async with store.work() as work:
         await work.save(submitted.request)
     all_of[3] = submitted.request
-    all_of.sort(key=place_of, reverse=True)
+    all_of.sort(key=cursor_of, reverse=True)
 
-    def like(wanted: Filter) -> list[Request]:
+    def like(wanted: RequestFilter) -> list[Request]:
         return [
             request
             for request in all_of
@@ -143,22 +147,22 @@ async def test_lists_are_newest_first_filtered_and_paged(store: Kept) -> None:
         ]
 
     for wanted in (
-        Filter(),
-        Filter(state="submitted"),
-        Filter(kind="capacity", sponsor="a"),
-        Filter(region="us"),
-        Filter(regions=["us", "uk"]),
-        Filter(regions=[]),
-        Filter(regions=["uk"], state="draft"),
+        RequestFilter(),
+        RequestFilter(state="submitted"),
+        RequestFilter(kind="capacity", sponsor="a"),
+        RequestFilter(region="us"),
+        RequestFilter(regions=["us", "uk"]),
+        RequestFilter(regions=[]),
+        RequestFilter(regions=["uk"], state="draft"),
     ):
         expected, found, after = like(wanted), list[Request](), None
         while page := await store.page(wanted, after, 3):
             found += page
-            after = place_of(page[-1])
+            after = cursor_of(page[-1])
         assert found == expected
 
 
-async def test_the_schema_is_the_migrations_and_what_happened_is_only_added_to(database_url: str) -> None:
+async def test_the_schema_equals_the_migrations_and_the_history_is_append_only(database_url: str) -> None:
     await migrations.upgrade(database_url, "intake")
     engine = create_async_engine(sqlalchemy_url(database_url))
     async with engine.connect() as connection:
@@ -177,7 +181,7 @@ async def test_the_schema_is_the_migrations_and_what_happened_is_only_added_to(d
         await bare.close()
 
 
-def test_what_was_stored_yesterday_is_read_today() -> None:
+def test_rows_of_an_earlier_release_can_be_read() -> None:
     """The oldest form of a stored request: a field that is added later has a default."""
     stored = (
         b'{"request_id":"0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10","version":1,"state":"draft","content":{"title":"x",'

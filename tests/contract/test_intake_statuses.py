@@ -1,4 +1,4 @@
-"""What keeps items' status, in memory and in PostgreSQL: the same answers, in any order, with any repeats."""
+"""The store of item status: the same results in memory and in PostgreSQL, for any order and repetition of facts."""
 
 import asyncio
 import random
@@ -9,19 +9,19 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from services.intake import store
-from services.intake.domain.status import (
-    Dead,
-    Decision,
-    Facts,
-    Opened,
+from services.intake.items import store
+from services.intake.items.domain.status import (
+    CaseFact,
+    DeadLetterFact,
+    DecisionFact,
     Status,
-    Submission,
-    Withdrawal,
+    StatusFacts,
+    SubmissionFact,
+    WithdrawalFact,
     merge,
     status,
 )
-from services.intake.store import ItemStatuses, Page, Place, Progress, Wanted
+from services.intake.items.store import ItemCursor, ItemFilter, ItemPage, ItemStatusStore, ProjectionProgress
 from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database
@@ -32,39 +32,39 @@ TIME = "2026-05-01T12:00:00.000Z"
 
 
 class Statuses(Protocol):
-    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None: ...
+    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None: ...
 
-    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None: ...
+    async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None: ...
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]: ...
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]: ...
 
     async def totals(self) -> dict[str, dict[str, int]]: ...
 
     async def handled_until(self) -> dict[str, datetime]: ...
 
-    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]: ...
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, StatusFacts]]: ...
 
-    async def page(self, wanted: Wanted, limit: int) -> Page: ...
+    async def page(self, wanted: ItemFilter, limit: int) -> ItemPage: ...
 
 
 class InMemory:
     """The same promises in a dictionary."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Facts] = {}
+        self._known: dict[tuple[str, str], StatusFacts] = {}
         self._progress: dict[tuple[str, str, int], datetime] = {}
 
-    async def learn(self, region: str, learned: Mapping[str, Facts]) -> None:
-        for item_id, facts in learned.items():
+    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
+        for item_id, facts in new_facts.items():
             known = self._known.get((region, item_id))
             self._known[region, item_id] = facts if known is None else merge(known, facts)
 
-    async def note_progress(self, region: str, progress: Sequence[Progress]) -> None:
+    async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None:
         for topic, partition, moment in progress:
             key = (region, topic, partition)
             self._progress[key] = max(moment, self._progress.get(key, moment))
 
-    async def of_item(self, item_id: str) -> dict[str, Facts]:
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]:
         return {region: facts for (region, known), facts in self._known.items() if known == item_id}
 
     async def totals(self) -> dict[str, dict[str, int]]:
@@ -80,21 +80,21 @@ class InMemory:
             moments[region] = min(moment, moments.get(region, moment))
         return moments
 
-    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, Facts]]:
+    async def of_items(self, item_ids: Sequence[str]) -> dict[str, dict[str, StatusFacts]]:
         return {item_id: await self.of_item(item_id) for item_id in item_ids}
 
-    async def page(self, wanted: Wanted, limit: int) -> Page:
+    async def page(self, wanted: ItemFilter, limit: int) -> ItemPage:
         places = {
-            Place(from_text(facts.submission.received_at), item_id)
+            ItemCursor(from_text(facts.submission.received_at), item_id)
             for (region, item_id), facts in self._known.items()
             if facts.submission is not None and region in wanted.regions and _fits(facts, facts.submission, wanted)
         }
         listed = sorted((one for one in places if wanted.before is None or one < wanted.before), reverse=True)
         last = listed[limit - 1] if len(listed) > limit else None
-        return Page([place.item_id for place in listed[:limit]], last)
+        return ItemPage([place.item_id for place in listed[:limit]], last)
 
 
-def _fits(facts: Facts, submission: Submission, wanted: Wanted) -> bool:
+def _fits(facts: StatusFacts, submission: SubmissionFact, wanted: ItemFilter) -> bool:
     platform, kind, _ = facts.subject.split(":", 2)
     received_at = from_text(submission.received_at)
     return (
@@ -115,7 +115,7 @@ async def statuses(request: pytest.FixtureRequest, database_url: str) -> AsyncIt
         return
     await migrations.upgrade(database_url, "intake")
     database = await Database.connect(database_url)
-    yield ItemStatuses(database)
+    yield ItemStatusStore(database)
     await database.close()
 
 
@@ -123,41 +123,43 @@ def item(n: int) -> str:
     return ids.item_id("shop", "product", str(n), "1")
 
 
-def submission(position: int) -> Facts:
-    first = Submission(position=position, content_hash="aa", received_at=TIME, client="c", reference="r")
-    return Facts(subject="shop:product:1", submission=first, submission_last=position)
+def submission(position: int) -> StatusFacts:
+    first = SubmissionFact(position=position, content_hash="aa", received_at=TIME, client="c", reference="r")
+    return StatusFacts(subject="shop:product:1", submission=first, submission_last=position)
 
 
-def opened(verdict: str = "review") -> Facts:
-    case = Opened(position=0, case_id="c", queue="q", due_at=TIME, verdict=verdict, at=TIME)
-    return Facts(subject="shop:product:1", opened=case, opened_last=0)
+def opened(verdict: str = "review") -> StatusFacts:
+    case = CaseFact(position=0, case_id="c", queue="q", due_at=TIME, verdict=verdict, at=TIME)
+    return StatusFacts(subject="shop:product:1", opened=case, opened_last=0)
 
 
-def taken_back() -> Facts:
-    return Facts(subject="shop:product:1", withdrawal=Withdrawal(position=1, reason="sold", at=TIME), closed_at=TIME)
+def taken_back() -> StatusFacts:
+    return StatusFacts(
+        subject="shop:product:1", withdrawal=WithdrawalFact(position=1, reason="sold", at=TIME), closed_at=TIME
+    )
 
 
-def decision(action: str, n: int = 1) -> Facts:
-    made = Decision(n=n, decision_id=f"d{n}", action=action, automated=True, policy_set="ps-1", decided_at=TIME)
-    return Facts(subject="shop:product:1", decision=made)
+def decision(action: str, n: int = 1) -> StatusFacts:
+    made = DecisionFact(n=n, decision_id=f"d{n}", action=action, automated=True, policy_set="ps-1", decided_at=TIME)
+    return StatusFacts(subject="shop:product:1", decision=made)
 
 
-async def test_an_item_is_known_in_each_region_by_what_was_learned_there(statuses: Statuses) -> None:
-    await statuses.learn("eu", {item(1): submission(0)})
-    await statuses.learn("us", {item(1): submission(4)})
-    await statuses.learn("eu", {item(1): decision("approve")})
+async def test_facts_of_an_item_are_stored_for_each_region(statuses: Statuses) -> None:
+    await statuses.merge("eu", {item(1): submission(0)})
+    await statuses.merge("us", {item(1): submission(4)})
+    await statuses.merge("eu", {item(1): decision("approve")})
     known = await statuses.of_item(item(1))
     assert known == {"eu": merge(submission(0), decision("approve")), "us": submission(4)}
     assert await statuses.of_item(item(2)) == {}
 
 
-async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -> None:
+async def test_totals_count_each_item_once_under_its_current_status(statuses: Statuses) -> None:
     assert await statuses.totals() == {}
-    await statuses.learn("eu", {item(n): submission(n) for n in range(5)})
-    await statuses.learn("eu", {item(n): opened() for n in range(3)})
-    await statuses.learn("eu", {item(0): decision("approve"), item(1): decision("reject")})
-    await statuses.learn("eu", {item(n): taken_back() for n in (0, 3)})
-    await statuses.learn("us", {item(0): submission(0)})
+    await statuses.merge("eu", {item(n): submission(n) for n in range(5)})
+    await statuses.merge("eu", {item(n): opened() for n in range(3)})
+    await statuses.merge("eu", {item(0): decision("approve"), item(1): decision("reject")})
+    await statuses.merge("eu", {item(n): taken_back() for n in (0, 3)})
+    await statuses.merge("us", {item(0): submission(0)})
     assert await statuses.totals() == {
         "eu": {
             Status.SUBMITTED: 1,
@@ -168,44 +170,46 @@ async def test_totals_count_each_item_once_where_it_is_now(statuses: Statuses) -
         },
         "us": {Status.SUBMITTED: 1},
     }
-    await statuses.learn("eu", {item(n): decision("approve", 2) for n in range(5)})
+    await statuses.merge("eu", {item(n): decision("approve", 2) for n in range(5)})
     assert await statuses.totals() == {"eu": {Status.APPROVED: 5}, "us": {Status.SUBMITTED: 1}}
 
 
 async def test_a_replay_in_any_order_changes_nothing(statuses: Statuses) -> None:
     luck = random.Random(5)
-    letter = Facts(dead_case=Dead(position=0, reason="a \x00 byte", at=TIME))
+    letter = StatusFacts(dead_case=DeadLetterFact(position=0, reason="a \x00 byte", at=TIME))
     life = [
         (n, facts) for n in range(20) for facts in (submission(n), opened(), decision("reject"), letter)[: n % 4 + 1]
     ]
     for _ in range(3):
         luck.shuffle(life)
         for n, facts in life:
-            await statuses.learn("eu", {item(n): facts})
+            await statuses.merge("eu", {item(n): facts})
     assert await statuses.totals() == {
         "eu": {Status.SUBMITTED: 5, Status.IN_REVIEW: 5, Status.REJECTED: 10},
     }
 
 
-async def test_two_writers_of_the_same_items_lose_nothing(statuses: Statuses) -> None:
-    learned = [{item(n): facts for n in range(200)} for facts in (submission(0), opened(), decision("approve"))]
-    await asyncio.gather(*(statuses.learn("eu", facts) for facts in learned * 4))
+async def test_concurrent_writers_of_the_same_items_lose_no_facts(statuses: Statuses) -> None:
+    facts = [{item(n): facts for n in range(200)} for facts in (submission(0), opened(), decision("approve"))]
+    await asyncio.gather(*(statuses.merge("eu", facts) for facts in facts * 4))
     assert await statuses.totals() == {"eu": {Status.APPROVED: 200}}
     assert (await statuses.of_item(item(7)))["eu"] == merge(merge(submission(0), opened()), decision("approve"))
 
 
-async def test_the_projection_is_as_far_as_its_slowest_partition_and_never_goes_back(statuses: Statuses) -> None:
+async def test_progress_is_that_of_the_slowest_partition_and_never_decreases(statuses: Statuses) -> None:
     assert await statuses.handled_until() == {}
-    await statuses.note_progress("eu", [Progress("t", 0, NOON), Progress("t", 1, NOON + timedelta(seconds=9))])
+    await statuses.note_progress(
+        "eu", [ProjectionProgress("t", 0, NOON), ProjectionProgress("t", 1, NOON + timedelta(seconds=9))]
+    )
     assert await statuses.handled_until() == {"eu": NOON}
-    await statuses.note_progress("eu", [Progress("t", 0, NOON - timedelta(seconds=5))])
-    await statuses.note_progress("us", [Progress("u", 0, NOON - timedelta(hours=1))])
+    await statuses.note_progress("eu", [ProjectionProgress("t", 0, NOON - timedelta(seconds=5))])
+    await statuses.note_progress("us", [ProjectionProgress("u", 0, NOON - timedelta(hours=1))])
     assert await statuses.handled_until() == {"eu": NOON, "us": NOON - timedelta(hours=1)}
 
 
-def posted(n: int, luck: random.Random) -> Facts:
+def posted(n: int, luck: random.Random) -> StatusFacts:
     """An item whose order in time is not that of its number."""
-    first = Submission(
+    first = SubmissionFact(
         position=n,
         content_hash="aa",
         received_at=to_text(NOON + timedelta(seconds=luck.randint(0, 12))),
@@ -213,7 +217,7 @@ def posted(n: int, luck: random.Random) -> Facts:
         reference=luck.choice(("", "import-1", "import-2")),
     )
     subject = f"{luck.choice(('shop', 'fair'))}:{luck.choice(('product', 'seller'))}:{n % 5}"
-    return Facts(subject=subject, submission=first, submission_last=n)
+    return StatusFacts(subject=subject, submission=first, submission_last=n)
 
 
 async def fill(statuses: Statuses, luck: random.Random) -> None:
@@ -226,10 +230,10 @@ async def fill(statuses: Statuses, luck: random.Random) -> None:
             some = life[: luck.randint(1, 3)]
             luck.shuffle(some)
             for facts in some:
-                await statuses.learn(region, {item(n): facts})
+                await statuses.merge(region, {item(n): facts})
 
 
-async def listed(statuses: Statuses, wanted: Wanted, limit: int) -> list[str]:
+async def listed(statuses: Statuses, wanted: ItemFilter, limit: int) -> list[str]:
     found: list[str] = []
     while True:
         page = await statuses.page(wanted, limit)
@@ -240,9 +244,9 @@ async def listed(statuses: Statuses, wanted: Wanted, limit: int) -> list[str]:
         wanted = wanted._replace(before=page.last)
 
 
-def wishes(luck: random.Random) -> Wanted:
+def wishes(luck: random.Random) -> ItemFilter:
     reference = luck.choice((None, None, "import-1"))
-    return Wanted(
+    return ItemFilter(
         regions=luck.choice((["eu"], ["us"], ["eu", "us"], ["mars", "us"])),
         subject=luck.choice((None, None, "shop:product:1", "fair:seller:2")),
         client=None if reference is None else "shop",
@@ -256,7 +260,7 @@ def wishes(luck: random.Random) -> Wanted:
 
 
 @pytest.mark.parametrize("scan", [2_000, 7])
-async def test_a_list_holds_what_fits_newest_first_and_each_page_goes_on_where_the_one_before_ended(
+async def test_a_list_contains_the_matching_items_newest_first_and_each_page_continues_the_previous_one(
     statuses: Statuses, monkeypatch: pytest.MonkeyPatch, scan: int
 ) -> None:
     monkeypatch.setattr(store, "SCAN", scan)
@@ -273,28 +277,28 @@ async def test_a_list_holds_what_fits_newest_first_and_each_page_goes_on_where_t
     assert len(sizes) > 5
 
 
-async def test_a_list_in_which_most_fits_is_looked_at_no_further_than_its_page_needs(
+async def test_a_list_in_which_most_items_match_scans_only_the_rows_of_its_page(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To look at an item's status is a read of another table, so a page must not cost thousands of them."""
     looked: list[int] = []
-    monkeypatch.setattr(store, "_look", _noting(looked))
+    monkeypatch.setattr(store, "_scan", _noting(looked))
     await migrations.upgrade(database_url, "intake")
     database = await Database.connect(database_url)
-    statuses = ItemStatuses(database)
+    statuses = ItemStatusStore(database)
     try:
-        await statuses.learn("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
-        page = await statuses.page(Wanted(["eu"], status=Status.APPROVED), 20)
+        await statuses.merge("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
+        page = await statuses.page(ItemFilter(["eu"], status=Status.APPROVED), 20)
         assert (len(page.item_ids), looked) == (20, [42])
         looked.clear()
-        assert await statuses.page(Wanted(["eu"], status=Status.APPROVED, kind="seller"), 20) == Page([], None)
+        assert await statuses.page(ItemFilter(["eu"], status=Status.APPROVED, kind="seller"), 20) == ItemPage([], None)
         assert looked == [42, store.SCAN]
     finally:
         await database.close()
 
 
 def _noting(looked: list[int]) -> Callable[..., Any]:
-    look = store._look
+    look = store._scan
 
     def noting(*arguments: Any, most: int, **named: Any) -> Any:
         looked.append(most)
@@ -303,20 +307,28 @@ def _noting(looked: list[int]) -> Callable[..., Any]:
     return noting
 
 
-async def test_an_item_whose_submission_is_not_known_yet_is_in_no_list(statuses: Statuses) -> None:
-    await statuses.learn("eu", {item(1): decision("reject")})
-    for wanted in (Wanted(["eu"]), Wanted(["eu"], status=Status.REJECTED), Wanted(["eu"], subject="shop:product:1")):
-        assert await statuses.page(wanted, 10) == Page([], None)
-    await statuses.learn("eu", {item(1): submission(0)})
-    for wanted in (Wanted(["eu"]), Wanted(["eu"], status=Status.REJECTED), Wanted(["eu"], subject="shop:product:1")):
-        assert await statuses.page(wanted, 10) == Page([item(1)], None)
+async def test_an_item_with_an_unknown_submission_is_in_no_list(statuses: Statuses) -> None:
+    await statuses.merge("eu", {item(1): decision("reject")})
+    for wanted in (
+        ItemFilter(["eu"]),
+        ItemFilter(["eu"], status=Status.REJECTED),
+        ItemFilter(["eu"], subject="shop:product:1"),
+    ):
+        assert await statuses.page(wanted, 10) == ItemPage([], None)
+    await statuses.merge("eu", {item(1): submission(0)})
+    for wanted in (
+        ItemFilter(["eu"]),
+        ItemFilter(["eu"], status=Status.REJECTED),
+        ItemFilter(["eu"], subject="shop:product:1"),
+    ):
+        assert await statuses.page(wanted, 10) == ItemPage([item(1)], None)
     assert await statuses.of_items([item(2), item(1)]) == {
         item(2): {},
         item(1): {"eu": merge(submission(0), decision("reject"))},
     }
 
 
-async def test_what_no_client_can_post_but_stands_in_the_topic_does_not_stop_the_projection(statuses: Statuses) -> None:
-    first = Submission(position=0, content_hash="a", received_at="soon", client="\x00" * 999, reference="ä" * 9_999)
-    await statuses.learn("eu", {item(1): Facts(subject="x" * 1_024, submission=first, submission_last=0)})
+async def test_a_record_that_intake_would_reject_does_not_stop_the_projection(statuses: Statuses) -> None:
+    first = SubmissionFact(position=0, content_hash="a", received_at="soon", client="\x00" * 999, reference="ä" * 9_999)
+    await statuses.merge("eu", {item(1): StatusFacts(subject="x" * 1_024, submission=first, submission_last=0)})
     assert (await statuses.of_item(item(1)))["eu"].submission == first

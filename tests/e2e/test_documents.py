@@ -136,7 +136,7 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     def lamp(**other: Any) -> Any:
         of: dict[str, Any] = {"platform": "tour", "kind": "product", "id": "lamp/1", "markets": ["DE", "US"]}
         of |= {"title": "Desk lamp of oak", "price": {"amount_minor": 1265, "currency": "EUR"}, "reference": "tour 1"}
-        return generated.model("Post", **(of | other))
+        return generated.model("ItemBody", **(of | other))
 
     first = lamp(version=1, gtin="4006381333931")
     accepted = generated.call("post_item", body=first, prefer="wait=30")
@@ -154,9 +154,9 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     assert {found.status.value for found in stale.status.regions.additional_properties.values()} == {"superseded"}
 
     product = generated.type("PostKind")("product")
-    explicit = generated.type("Post")(platform="tour", kind=product, id="lamp/0", markets=["DE"])
+    explicit = generated.type("ItemBody")(platform="tour", kind=product, id="lamp/0", markets=["DE"])
     assert explicit.to_dict().keys() >= {"language", "title"}
-    implicit = generated.model("Post", platform="tour", kind="product", id="lamp/0", markets=["DE"])
+    implicit = generated.model("ItemBody", platform="tour", kind="product", id="lamp/0", markets=["DE"])
     assert implicit.to_dict().keys() == {"platform", "kind", "id", "markets"}
     names = {generated.call("post_item", body=post).parsed.item_id for post in (explicit, implicit)}
     assert len(names) == 1, "a default that is sent is a default that is left out"
@@ -174,8 +174,8 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     answer = generated.call("post_items", body=generated.file(body))
     verdicts = [json.loads(line) for line in answer.content.splitlines()]
     assert [(verdict["line"], verdict["status"]) for verdict in verdicts] == [(1, 202), (2, 422), (3, 202)]
-    assert generated.model("RefusedLine", **verdicts[1]).errors[0].pointer == "/kind"
-    lamps = [generated.model("AcceptedLine", **verdict).item_id for verdict in (verdicts[0], verdicts[2])]
+    assert generated.model("RejectedLineView", **verdicts[1]).errors[0].pointer == "/kind"
+    lamps = [generated.model("AcceptedLineView", **verdict).item_id for verdict in (verdicts[0], verdicts[2])]
 
     for item_id in lamps:  # once it is decided, it is in the lists too
         assert generated.call("get_item", item_id, prefer="wait=30").status_code == 200
@@ -203,7 +203,7 @@ def test_an_older_version_stays_in_other_regions_until_it_is_withdrawn(cell: Cel
 
     def camera(version: int, *markets: str) -> str:
         of = {"platform": "tour", "kind": "product", "id": "camera", "title": "Spy camera in a clock"}
-        accepted = generated.call("post_item", body=generated.model("Post", **of, version=version, markets=markets))
+        accepted = generated.call("post_item", body=generated.model("ItemBody", **of, version=version, markets=markets))
         return str(accepted.parsed.item_id)
 
     older = camera(1, "DE", "US")
@@ -229,10 +229,10 @@ def test_a_generated_client_does_the_whole_tour_of_notices_and_appeals(cell: Cel
         decide(cell, held, action)
 
     on_sale = {"platform": "tour", "kind": "product", "markets": ["DE"]}
-    chair = generated.model("Post", **on_sale, id="chair", title="Garden chair of oak")
+    chair = generated.model("ItemBody", **on_sale, id="chair", title="Garden chair of oak")
     assert generated.call("post_item", body=chair).status_code == 202
     notice = generated.model(
-        "NoticePost",
+        "NoticeBody",
         **on_sale,
         id="chair",
         reporter={"kind": "user", "name": "Ada Weber", "email": "ada@example.org"},
@@ -254,12 +254,12 @@ def test_a_generated_client_does_the_whole_tour_of_notices_and_appeals(cell: Cel
     refused = generated.call("post_notice", body=notice)
     assert (refused.status_code, refused.parsed.errors[0].pointer) == (422, "/reporter/name")
 
-    knife = generated.model("Post", **on_sale, id="knife", title="Switchblade, as good as new")
+    knife = generated.model("ItemBody", **on_sale, id="knife", title="Switchblade, as good as new")
     rejected = generated.call("post_item", body=knife, prefer="wait=30").parsed
     decision = rejected.status.regions.additional_properties[cell.eu].decision
     assert (decision.action, decision.automated) == ("reject", True)
     appeal = generated.model(
-        "AppealPost",
+        "AppealBody",
         item_id=rejected.item_id,
         appellant={"kind": "seller", "name": "Messer GmbH"},
         explanation="It is a butter knife; only its handle folds.",
@@ -286,7 +286,7 @@ def test_a_generated_client_does_the_whole_tour_of_business_requests(cell: Cell,
     )
     policies = [{"id": "lamps", "when": ["price.minor <"], "verdict": "review"}]
     draft = generated.model(
-        "Draft",
+        "DraftBody",
         title="Cheap lamps are looked at",
         kind="policy_change",
         sponsor="moderation-lead",
@@ -314,11 +314,11 @@ def test_a_generated_client_does_the_whole_tour_of_business_requests(cell: Cell,
     own = generated.call("approve_request", request_id)
     assert (own.status_code, own.parsed.type_.rpartition(":")[2]) == (403, "own-request")
 
-    comment = generated.model("Comment", text="How many of them were wrong?")
+    comment = generated.model("CommentBody", text="How many of them were wrong?")
     said = lead_a.call("comment_on_request", request_id, body=comment, idempotency_key='"1"')
     assert (said.status_code, said.parsed.by) == (201, "first-lead")
     assert lead_a.call("approve_request", request_id).parsed.state == "submitted"
-    remark = generated.model("Remark", reason="Shown to work on last week's items.")
+    remark = generated.model("RemarkBody", reason="Shown to work on last week's items.")
     assert lead_b.call("approve_request", request_id, body=remark).parsed.state == "approved"
     assert lead_b.call("deploy_request", request_id).status_code == 403
     assert generated.call("deploy_request", request_id).parsed.state == "deployed"
@@ -333,7 +333,7 @@ def test_a_generated_client_does_the_whole_tour_of_business_requests(cell: Cell,
 
     draft.title = "Cheaper lamps still"
     second = generated.call("draft_request", body=draft, idempotency_key='"more-lamps"').parsed.request_id
-    reason = generated.model("Reason", reason="Not now.")
+    reason = generated.model("ReasonBody", reason="Not now.")
     generated.call("submit_request", second)
     assert lead_a.call("reject_request", second, body=reason).parsed.state == "rejected"
     page = lead_a.call("list_requests", limit=1).parsed
@@ -378,7 +378,7 @@ def test_a_generated_client_does_the_whole_tour_of_clients(cell: Cell, generated
 def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generated: Generated) -> None:
     vase: dict[str, Any] = {"platform": "tour", "kind": "product", "id": "vase", "markets": ["DE"]}
     on_sale = vase | {"title": "Switchblade in a vase"}
-    item = generated.call("post_item", body=generated.model("Post", **on_sale), prefer="wait=30").parsed
+    item = generated.call("post_item", body=generated.model("ItemBody", **on_sale), prefer="wait=30").parsed
     about = {"explanation": "A vase with a secret, it would seem.", "reference": "vase-1"}
     report = vase | about
     report |= {"reporter": {"kind": "user"}, "ground": "csam", "locations": ["https://x.example/"], "good_faith": True}
@@ -390,10 +390,10 @@ def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generat
     names = {
         **vase,
         "item_id": item.item_id,
-        "notice_id": generated.call("post_notice", body=generated.model("NoticePost", **report)).parsed.notice_id,
-        "appeal_id": generated.call("post_appeal", body=generated.model("AppealPost", **complaint)).parsed.appeal_id,
+        "notice_id": generated.call("post_notice", body=generated.model("NoticeBody", **report)).parsed.notice_id,
+        "appeal_id": generated.call("post_appeal", body=generated.model("AppealBody", **complaint)).parsed.appeal_id,
         "request_id": generated.call(
-            "draft_request", body=generated.model("Draft", **wish), idempotency_key='"vases"'
+            "draft_request", body=generated.model("DraftBody", **wish), idempotency_key='"vases"'
         ).parsed.request_id,
         "name": "vase-shop",
         "key_id": shop.keys[0].key_id,

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from services.intake import codes
-from services.intake.group_commit import GroupCommit
-from services.intake.handlers import Front
+from services.intake.items.handlers import ItemIntake
+from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.principal import Principal
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import OPERATING_MODEL_PUBLISHED, OperatingModelPublished, Queue, Region
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
+from shared.validation import codes
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 TIME = "2026-05-01T09:30:00.000Z"
@@ -39,10 +39,10 @@ class Cluster:
         return [decode(r.headers, r.key, r.value, region=r.topic.rpartition(".")[2]) for r in self.records]
 
 
-def front(cluster: Cluster) -> Front:
+def intake(cluster: Cluster) -> ItemIntake:
     """A front of the regions `eu` (DE, FR) and `us` (US), with their operating model in force."""
-    lanes = dict.fromkeys(("eu", "us"), GroupCommit(cluster, max_records=100, max_bytes=1_000_000))
-    taking_in = Front(codes=CODES, lanes=lanes)
+    publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=100, max_bytes=1_000_000))
+    taking_in = ItemIntake(codes=CODES, publishers=publishers)
     queue = Queue(id="q", service_level_minutes=60)
     regions = [
         Region(id=name, markets=markets, queues=[queue], default_queue="q")

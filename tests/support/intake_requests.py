@@ -12,18 +12,19 @@ import httpx
 import msgspec
 from fastapi import FastAPI
 
-from services.intake.domain.ownership import Ownership
+from services.intake.items.domain.ownership import MarketOwnership
+from services.intake.problems import add_error_responses
 from services.intake.requests import api
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference, Request, Step
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestStep
 from services.intake.requests.handlers import Requests
-from services.intake.requests.store import Drafted, Filter, Place, place_of
+from services.intake.requests.store import Drafted, RequestCursor, RequestFilter, cursor_of
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import OperatingModelPublished, ProposedChange, Queue, Region
-from shared.http import http
+from shared.http.app import create_app
 from shared.runtime.clock import ManualClock
 from shared.runtime.readiness import Readiness
 
@@ -50,10 +51,10 @@ def region(name: str, *markets: str) -> Region:
     return Region(id=name, markets=list(markets), queues=[queue], default_queue="general")
 
 
-def ownership(*served: str) -> Ownership:
+def ownership(*served: str) -> MarketOwnership:
     """Regions eu (DE, FR), us (US) and uk (GB)."""
     regions = [region("eu", "DE", "FR"), region("us", "US"), region("uk", "GB")]
-    return Ownership(OperatingModelPublished(id="om-1", number=1, published_by="x", regions=regions), served)
+    return MarketOwnership(OperatingModelPublished(id="om-1", number=1, published_by="x", regions=regions), served)
 
 
 class Router:
@@ -65,14 +66,14 @@ class Router:
         self.held.set()
         self.asked: list[ProposedChange] = []
 
-    async def check(self, change: ProposedChange) -> Check:
+    async def check(self, change: ProposedChange) -> ChangeCheck:
         self.asked.append(change)
         await self.held.wait()
         if self.error is not None:
             raise self.error
-        difference = Difference(what="policies/a", how="added")
-        return Check(
-            verdict=life.FITS, operating_model="om-1", policy_set="ps-1", differing=1, differences=[difference]
+        difference = ProposedDifference(what="policies/a", how="added")
+        return ChangeCheck(
+            verdict=lifecycle.FITS, operating_model="om-1", policy_set="ps-1", differing=1, differences=[difference]
         )
 
 
@@ -103,10 +104,10 @@ class MemoryWork:
     async def attach(self, request_id: str, change: bytes | None) -> None:
         self.changes[request_id] = change
 
-    async def add_step(self, request_id: str, step: Step) -> None:
+    async def add_step(self, request_id: str, step: RequestStep) -> None:
         self.steps.setdefault(request_id, []).append(step)
 
-    async def comment(self, comment_id: str) -> Step | None:
+    async def comment(self, comment_id: str) -> RequestStep | None:
         return next((s for steps in self.steps.values() for s in steps if s.comment_id == comment_id), None)
 
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None:
@@ -120,7 +121,7 @@ class MemoryStore:
         self.requests: dict[str, Request] = {}
         self.changes: dict[str, bytes | None] = {}
         self.bodies: dict[str, Drafted] = {}
-        self.steps: dict[str, list[Step]] = {}
+        self.steps: dict[str, list[RequestStep]] = {}
         self.published: list[tuple[str, Encoded]] = []
         self._one_at_a_time = asyncio.Lock()
 
@@ -131,19 +132,19 @@ class MemoryStore:
             yield work
             vars(self).update({name: value for name, value in vars(work).items() if name != "store"})
 
-    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None:
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None:
         found = self.requests.get(request_id)
         return None if found is None else (found, self.changes[request_id], self.steps[request_id])
 
     async def drafted(self, request_id: str) -> Drafted | None:
         return self.bodies.get(request_id)
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
-        found = sorted(self.requests.values(), key=place_of, reverse=True)
-        return [r for r in found if _fits(r, wanted) and (after is None or place_of(r) < after)][:limit]
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
+        found = sorted(self.requests.values(), key=cursor_of, reverse=True)
+        return [r for r in found if _fits(r, wanted) and (after is None or cursor_of(r) < after)][:limit]
 
 
-def _fits(request: Request, wanted: Filter) -> bool:
+def _fits(request: Request, wanted: RequestFilter) -> bool:
     content = request.content
     return (
         (wanted.regions is None or bool({*wanted.regions} & {*content.regions}))
@@ -166,7 +167,7 @@ def told(store: MemoryStore) -> list[tuple[str, str]]:
     return found
 
 
-ALL = frozenset({api.READ, api.WRITE, api.DECIDE, api.PUT_IN_FORCE})
+ALL = frozenset({api.READ, api.WRITE, api.DECIDE, api.DEPLOY})
 WHO: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "author": (ALL, frozenset({"*"})),
     "lead-a": (ALL, frozenset({"*"})),
@@ -187,7 +188,6 @@ class House:
         self.router = Router()
         self.clock = ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC))
         self.readiness = Readiness("intake")
-        self.office = api.Office(self.readiness)
         self.keys = {name: ids.new_api_key("test") for name in WHO}
         self.woken = 0
         self.app = self._app()
@@ -195,28 +195,34 @@ class House:
         self.http = httpx.AsyncClient(transport=transport, base_url="http://intake")
 
     def open(self) -> None:
-        self.office.requests = Requests(
+        requests = Requests(
             self.store,
-            checking=self.router,
+            checker=self.router,
             owners=lambda: ownership("eu", "us"),
             countries=frozenset({"DE", "FR", "US", "CH"}),
+            regions=["eu", "us"],
             clock=self.clock,
             approvals_needed=2,
             wake=self._wake,
         )
+        api.available_requests.provide(self.app, requests)
+
+    def close(self) -> None:
+        api.available_requests.withdraw(self.app)
 
     def _wake(self) -> None:
         self.woken += 1
 
     def _app(self) -> FastAPI:
-        app = http.create_app("intake", "", self.readiness)
+        app = create_app("intake", "", self.readiness)
         clients = [
             ClientEntry(name, ids.hash_api_key(self.keys[name]), scopes, regions)
             for name, (scopes, regions) in WHO.items()
         ]
-        api.add_routes(
-            app, office=self.office, authenticator=Authenticator(clients), regions=["eu", "us"], idle_seconds=0.2
-        )
+        app.state.authenticator = Authenticator(clients)
+        app.state.body_seconds = 0.2
+        add_error_responses(app)
+        app.include_router(api.router)
         return app
 
     async def call(

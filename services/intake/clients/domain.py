@@ -1,17 +1,18 @@
-"""A client's life as pure rules: what it is after a change, who may change it, and how that is told.
+"""The rules of clients: changes, keys, and the rights to grant.
 
-A client that was changed is a new value with a larger revision. Revisions go by the clock, so that they grow even if
-intake's database was lost and begun again: what is told then still holds over what was told before.
+A changed client is a new value with a larger revision. Revisions derive from the clock, so that they increase even
+after intake's database was lost and created again: newly published clients then still replace the earlier ones.
 """
 
 import math
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from shared.auth import clients
 from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
+from shared.auth.principal import Principal
 from shared.contracts.events import ClientChanged, ClientKey, RateLimit
 from shared.runtime.clock import to_text
 from shared.runtime.errors import PiepowderError
@@ -19,21 +20,8 @@ from shared.runtime.errors import PiepowderError
 MAX_DESCRIPTION: Final = 500
 
 
-class Granting(Protocol):
-    """Whoever makes or changes clients."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def scopes(self) -> frozenset[str]: ...
-
-    @property
-    def regions(self) -> frozenset[str]: ...
-
-
-class Refused(PiepowderError):  # noqa: N818 - what came of it
-    """It is not done; `slug` names why for good, `pointer` the field, if it is one."""
+class ClientChangeRejected(PiepowderError):  # noqa: N818 - what came of it
+    """The rejection of a change: HTTP status, slug of the problem, and the pointer of the invalid field, if any."""
 
     def __init__(self, status: int, slug: str, detail: str, pointer: str | None = None) -> None:
         super().__init__(detail)
@@ -42,8 +30,9 @@ class Refused(PiepowderError):  # noqa: N818 - what came of it
         self.pointer = pointer
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it is kept: its hash, and its times. `made_with` names the call that made it, if the call had a name."""
+class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored key: its hash and times. `made_with` is the id of the call that created it, if it had an
+    Idempotency-Key."""
 
     sha256: str
     created_at: datetime
@@ -55,7 +44,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key_id(self) -> str:
-        """What it is called where it must not be shown."""
+        """The public id of the key."""
         return clients.key_id(self.sha256)
 
     def state(self, now: datetime) -> str:
@@ -65,7 +54,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return "expired" if self.expires_at is not None and self.expires_at <= now else "live"
 
 
-class Client(msgspec.Struct, frozen=True, kw_only=True):
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A client and its keys, oldest first."""
 
     name: str
@@ -78,11 +67,11 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     created_at: datetime
     changed_at: datetime
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKeyRecord, ...] = ()
 
 
-class Patch(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be other; UNSET leaves it."""
+class ClientPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A partial change; UNSET keeps a value."""
 
     description: str | msgspec.UnsetType = msgspec.UNSET
     scopes: frozenset[str] | msgspec.UnsetType = msgspec.UNSET
@@ -101,9 +90,9 @@ def created(
     platforms: frozenset[str],
     limit: RateLimit | None,
     now: datetime,
-) -> Client:
-    """A client without a key."""
-    return Client(
+) -> ClientRecord:
+    """A new client without keys."""
+    return ClientRecord(
         name=name,
         description=description,
         scopes=scopes,
@@ -116,29 +105,29 @@ def created(
     )
 
 
-def is_as_created(client: Client, other: Client) -> bool:
-    """Whether a client is what somebody would create, so that creating it again changes nothing."""
+def is_as_created(client: ClientRecord, other: ClientRecord) -> bool:
+    """Whether `client` equals a newly created `other`, so that creating it again changes nothing."""
     fields = ("name", "description", "scopes", "regions", "platforms", "limit")
     return client.state == ACTIVE and all(getattr(client, field) == getattr(other, field) for field in fields)
 
 
-def changed(client: Client, patch: Patch, now: datetime) -> Client:
-    """The client after a change; itself when nothing is other."""
+def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRecord:
+    """The client after a change; the same object without a difference."""
     given = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
     if all(getattr(client, name) == value for name, value in given.items()):
         return client
     return _renewed(client, now, **given)
 
 
-def with_key(client: Client, key: Key, others_expire_at: datetime | None, now: datetime) -> Client:
-    """The client with one more key, the living others ending at a time if one is given.
+def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime | None, now: datetime) -> ClientRecord:
+    """The client with one more key; with `others_expire_at`, its other live keys expire at that time at the latest.
 
-    Raises Refused when it has as many living keys as it may.
+    Raises ClientChangeRejected when it has the maximum number of live keys.
     """
     live = [known.key_id for known in client.keys if known.state(now) == "live"]
     if len(live) >= LIVE_KEYS:
-        detail = f"Client {client.name!r} has {len(live)} living keys, {' and '.join(live)}. Revoke one of them first."
-        raise Refused(409, "too-many-keys", detail)
+        detail = f"Client {client.name!r} has {len(live)} live keys, {' and '.join(live)}. Revoke one of them first."
+        raise ClientChangeRejected(409, "too-many-keys", detail)
     others = tuple(
         msgspec.structs.replace(known, expires_at=others_expire_at)
         if others_expire_at is not None
@@ -150,11 +139,16 @@ def with_key(client: Client, key: Key, others_expire_at: datetime | None, now: d
     return _renewed(client, now, keys=(*others, key))
 
 
-def without_key(client: Client, key_id: str, now: datetime) -> Client:
-    """The client with a key revoked; itself when it was revoked before. Raises Refused when it has no such key."""
+def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecord:
+    """The client with a revoked key; the same object when it was revoked already.
+
+    Raises ClientChangeRejected for an unknown key.
+    """
     if key_id not in [key.key_id for key in client.keys]:
         known = ", ".join(key.key_id for key in client.keys) or "none"
-        raise Refused(404, "unknown-key", f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}.")
+        raise ClientChangeRejected(
+            404, "unknown-key", f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}."
+        )
     keys = tuple(
         msgspec.structs.replace(key, revoked_at=now) if key.key_id == key_id and key.revoked_at is None else key
         for key in client.keys
@@ -162,61 +156,65 @@ def without_key(client: Client, key_id: str, now: datetime) -> Client:
     return client if keys == client.keys else _renewed(client, now, keys=keys)
 
 
-def is_visible(client: Client, regions: frozenset[str]) -> bool:
-    """Whether somebody who acts in `regions` sees a client: when all of its regions are among them."""
+def is_visible(client: ClientRecord, regions: frozenset[str]) -> bool:
+    """Whether a client is visible in `regions`, which must contain all of its regions."""
     return ANY in regions or (ANY not in client.regions and client.regions <= regions)
 
 
-def check_platforms(client: Client, patch: Patch | None = None) -> None:
-    """Raises Refused when a client of some platforms is to do what is about all of them; with a `patch` only when that
-    says what it may do, or for whom: whoever ends something is not asked about the rest."""
+def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> None:
+    """Raises ClientChangeRejected when a client of some platforms has scopes that concern all platforms.
+
+    A `patch` is checked only if it changes the scopes or the platforms, so that a client can always be disabled.
+    """
     given = (
         ["platforms"]
         if patch is None
         else [n for n in ("platforms", "scopes") if getattr(patch, n) is not msgspec.UNSET]
     )
     if given and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
-        raise Refused(422, "invalid-request", f"{fault}; `platforms` would have to be [{ANY!r}].", f"/{given[0]}")
+        raise ClientChangeRejected(
+            422, "invalid-request", f"{fault}; these scopes require `platforms` [{ANY!r}].", f"/{given[0]}"
+        )
 
 
-def check_grant(client: Client, before: Client | None, by: Granting) -> None:
-    """Raises Refused when somebody would give what they do not have themselves; `before` is what the client had.
+def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal) -> None:
+    """Raises ClientChangeRejected when `by` grants rights that it does not have; `before` is the client before.
 
-    To end something, or to make it less, takes no more than to see the client. To let its keys open again, or more
-    often, is to give all that it has.
+    Restricting or disabling a client requires only that `by` can see it. Enabling it, or extending its regions,
+    platforms or limit, counts as granting all of its scopes.
     """
     if not is_visible(client, by.regions):
         own = ", ".join(sorted(by.regions)) or "no region"
-        detail = f"Client {by.name!r} may act in {own}, and can give no other region."
-        raise Refused(403, "beyond-own-rights", detail, "/regions")
-    had = frozenset[str]() if before is None or _does_more(client, before) else before.scopes
+        detail = f"Client {by.name!r} may act in {own} and can grant no other region."
+        raise ClientChangeRejected(403, "beyond-own-rights", detail, "/regions")
+    had = frozenset[str]() if before is None or _is_extended(client, before) else before.scopes
     given = client.scopes - had
     if beyond := sorted(given - by.scopes):
-        detail = f"Client {by.name!r} lacks {', '.join(beyond)} itself, and cannot give it."
-        raise Refused(403, "beyond-own-rights", detail, "/scopes")
+        detail = f"Client {by.name!r} does not have {', '.join(beyond)} and cannot grant it."
+        raise ClientChangeRejected(403, "beyond-own-rights", detail, "/scopes")
 
 
-def _does_more(client: Client, before: Client) -> bool:
-    """Whether a client's keys open something at all, somewhere else, for others or more often than before."""
+def _is_extended(client: ClientRecord, before: ClientRecord) -> bool:
+    """Whether the change enables the client, or extends its regions, platforms or limit."""
     if client.state == ACTIVE != before.state:
         return True
     if _is_wider(client.regions, before.regions) or _is_wider(client.platforms, before.platforms):
         return True
-    return any(now > then for now, then in zip(_at_most(client.limit), _at_most(before.limit), strict=True))
+    return any(now > then for now, then in zip(_limits(client.limit), _limits(before.limit), strict=True))
 
 
 def _is_wider(now: frozenset[str], then: frozenset[str]) -> bool:
     return ANY not in then and not now <= then
 
 
-def _at_most(limit: RateLimit | None) -> tuple[float, float, float]:
+def _limits(limit: RateLimit | None) -> tuple[float, float, float]:
     if limit is None:
         return math.inf, math.inf, math.inf
     return limit.requests_per_second, limit.burst, limit.items_per_second or math.inf
 
 
-def told(client: Client, change: str, by: str) -> ClientChanged:
-    """The client as every service is told of it; of many keys, the newest."""
+def to_event(client: ClientRecord, change: str, by: str) -> ClientChanged:
+    """The client as an event for all services, with its most relevant keys."""
     return ClientChanged(
         name=client.name,
         revision=client.revision,
@@ -234,19 +232,19 @@ def told(client: Client, change: str, by: str) -> ClientChanged:
                 expires_at=_text(key.expires_at),
                 revoked_at=_text(key.revoked_at),
             )
-            for key in _most_wanted(client)
+            for key in _published_keys(client)
         ],
     )
 
 
-def _most_wanted(client: Client) -> list[Key]:
-    """As many keys as are told: the living, then the newest of the dead."""
+def _published_keys(client: ClientRecord) -> list[ApiKeyRecord]:
+    """The keys in the event: all live keys, then the newest others."""
     now = client.changed_at
     wanted = sorted(client.keys, key=lambda key: (key.state(now) == "live", key.created_at), reverse=True)
     return sorted(wanted[:KEPT_KEYS], key=lambda key: key.created_at)
 
 
-def _renewed(client: Client, now: datetime, **fields: object) -> Client:
+def _renewed(client: ClientRecord, now: datetime, **fields: object) -> ClientRecord:
     return msgspec.structs.replace(client, revision=_revision(client.revision, now), changed_at=now, **fields)
 
 

@@ -1,8 +1,8 @@
-"""What is done with clients: make, change, give keys, end keys; and note when keys were used.
+"""Use cases of clients and their keys, and the projection of key usage.
 
-Every change is one transaction with its event on the control topic. A key's text exists in one answer and nowhere else,
-so a call that makes one cannot be answered twice alike: with an `Idempotency-Key`, the same call again makes no second
-key, and says which one it made.
+A change is one transaction with its event on the control topic. The text of a key exists only in the response of the
+call that created it. This call therefore cannot be repeated with the same response: with an `Idempotency-Key`, a
+repetition creates no second key and returns the id of the first one.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
-from services.intake.clients.domain import Client, Granting, Key, Patch, Refused
+from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
 from shared.auth import clients
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
 from shared.contracts.events import CLIENT_CHANGED, AccessUsed, RateLimit
@@ -25,32 +26,34 @@ SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
 
 
-class Working(Protocol):
-    """A transaction; see `services.intake.clients.store`."""
+class ClientWork(Protocol):
+    """A transaction of the store: `services.intake.clients.store`."""
 
-    async def lock(self, name: str) -> Client | None: ...
+    async def lock(self, name: str) -> ClientRecord | None: ...
 
-    async def add(self, client: Client) -> bool: ...
+    async def add(self, client: ClientRecord) -> bool: ...
 
-    async def keep(self, client: Client) -> None: ...
+    async def save(self, client: ClientRecord) -> None: ...
 
-    async def tell(self, topic: str, event: Encoded) -> None: ...
-
-
-class Storing(Protocol):
-    """Where clients are kept."""
-
-    def work(self) -> AbstractAsyncContextManager[Working]: ...
-
-    async def client(self, name: str) -> Client | None: ...
-
-    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> Sequence[Client]: ...
-
-    async def used(self, uses: Sequence[tuple[str, str, datetime]]) -> None: ...
+    async def publish(self, topic: str, event: Encoded) -> None: ...
 
 
-class InForce(Protocol):
-    """What this process has been told of clients; see `shared.auth.authenticator`."""
+class ClientStore(Protocol):
+    """Stores clients: `services.intake.clients.store`."""
+
+    def work(self) -> AbstractAsyncContextManager[ClientWork]: ...
+
+    async def client(self, name: str) -> ClientRecord | None: ...
+
+    async def page(
+        self, after: str, limit: int, *, regions: frozenset[str], state: str | None
+    ) -> Sequence[ClientRecord]: ...
+
+    async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None: ...
+
+
+class ClientsInForce(Protocol):
+    """The clients in force in this process: `shared.auth.authenticator`."""
 
     @property
     def file_names(self) -> frozenset[str]: ...
@@ -58,26 +61,26 @@ class InForce(Protocol):
     async def in_force(self, name: str, revision: int) -> None: ...
 
 
-class Call(NamedTuple):
-    """The name that a caller gave to a call, and a digest of what it sent."""
+class IdempotentCall(NamedTuple):
+    """The idempotency key of a call, and a hash of its body."""
 
     key: str
     body: str
 
 
 class NewKey(NamedTuple):
-    """A key that was made; `secret` is known here alone."""
+    """A new key; `secret` is its text, which is not stored."""
 
-    client: Client
-    key: Key
+    client: ClientRecord
+    key: ApiKeyRecord
     secret: str
 
 
 class Registry:
-    """Keeps clients. `environment` stands in the keys; `wake` says that there is something to publish."""
+    """The use cases of clients. `environment` is part of new keys; `wake` starts the outbox relay."""
 
     def __init__(
-        self, store: Storing, *, in_force: InForce, environment: str, wake: Callable[[], None], clock: Clock
+        self, store: ClientStore, *, in_force: ClientsInForce, environment: str, wake: Callable[[], None], clock: Clock
     ) -> None:
         self._store = store
         self._in_force = in_force
@@ -85,15 +88,21 @@ class Registry:
         self._wake = wake
         self._clock = clock
 
-    async def show(self, name: str, by: Granting) -> Client:
-        """A client, if whoever asks may see it; raises Refused 404 when there is none."""
+    def now(self) -> datetime:
+        """The current time, for the states of keys."""
+        return self._clock.now()
+
+    async def show(self, name: str, by: Principal) -> ClientRecord:
+        """A client that `by` can see; raises ClientChangeRejected (404) without one."""
         found = await self._store.client(name)
         if found is None or not domain.is_visible(found, by.regions):
             raise _no_client(name)
         return found
 
-    async def page(self, after: str, limit: int, state: str | None, by: Granting) -> tuple[list[Client], str | None]:
-        """Clients behind a name, and the name to go on behind, None at the end."""
+    async def page(
+        self, after: str, limit: int, state: str | None, by: Principal
+    ) -> tuple[list[ClientRecord], str | None]:
+        """Clients after a name in order, and the name to continue after, None at the end."""
         found = list(await self._store.page(after, limit + 1, regions=by.regions, state=state))
         return found[:limit], found[limit - 1].name if len(found) > limit else None
 
@@ -106,12 +115,13 @@ class Registry:
         regions: frozenset[str],
         platforms: frozenset[str],
         limit: RateLimit | None,
-        by: Granting,
-    ) -> tuple[Client, bool]:
-        """A new client without a key, and whether it is new: the same again finds it. Raises Refused."""
+        by: Principal,
+    ) -> tuple[ClientRecord, bool]:
+        """Create a client without keys; returns whether it is new. A repetition finds it. Raises
+        ClientChangeRejected."""
         if name in self._in_force.file_names:
-            detail = f"The name {name!r} is one of the clients file, whose clients go before those that are made here."
-            raise Refused(409, "client-exists", detail, "/name")
+            detail = f"The name {name!r} is in the clients file, which has priority over this API."
+            raise ClientChangeRejected(409, "client-exists", detail, "/name")
         new = domain.created(
             name=name,
             description=description,
@@ -125,27 +135,27 @@ class Registry:
         domain.check_grant(new, None, by)
         async with self._store.work() as work:
             if await work.add(new):
-                await work.tell(topics.CONTROL, self._event(new, "created", by))
+                await work.publish(topics.CONTROL, self._event(new, "created", by))
             else:
                 known = await work.lock(name)
                 if known is None or not domain.is_visible(known, by.regions) or not domain.is_as_created(known, new):
-                    detail = f"There is another client {name!r} already. Change it, or choose another name."
-                    raise Refused(409, "client-exists", detail, "/name")
+                    detail = f"Another client {name!r} exists. Change it or choose another name."
+                    raise ClientChangeRejected(409, "client-exists", detail, "/name")
                 return known, False
         self._wake()
         return new, True
 
-    async def change(self, name: str, patch: Patch, revision: int | None, by: Granting) -> Client:
-        """The client after a change. With `revision`, only if that is what it is at. Raises Refused."""
+    async def change(self, name: str, patch: ClientPatch, revision: int | None, by: Principal) -> ClientRecord:
+        """Change a client, only at `revision` if it is given. Raises ClientChangeRejected."""
         async with self._store.work() as work:
-            client = await self._locked(work, name, by)
+            client = await self._lock(work, name, by)
             if revision not in (None, client.revision):
-                detail = f"Client {name!r} was changed meanwhile, and is at revision {client.revision}. Look again."
-                raise Refused(409, "changed-meanwhile", detail, "/revision")
+                detail = f"Client {name!r} was changed and is at revision {client.revision}. Read it again."
+                raise ClientChangeRejected(409, "changed-meanwhile", detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
             domain.check_platforms(after, patch)
             domain.check_grant(after, client, by)
-            await self._keep(work, client, after, _what_changed(client, after), by)
+            await self._save(work, client, after, _change_name(client, after), by)
         self._wake()
         return after
 
@@ -155,22 +165,22 @@ class Registry:
         *,
         expires_at: datetime | None,
         others_expire_at: datetime | None,
-        call: Call | None,
-        by: Granting,
+        call: IdempotentCall | None,
+        by: Principal,
     ) -> NewKey:
-        """A new key of a client, its others ending at a time if one is given. Raises Refused."""
+        """Create a key. Raises ClientChangeRejected."""
         secret = ids.new_api_key(self._environment)
         async with self._store.work() as work:
-            client = await self._locked(work, name, by)
+            client = await self._lock(work, name, by)
             domain.check_grant(client, None, by)
             if call is not None:
-                _check_first_time(client, call)
+                _require_new_call(client, call)
             now = self._clock.now()
             for moment, field in ((expires_at, "expires_at"), (others_expire_at, "others_expire_at")):
                 if moment is not None and moment <= now:
-                    detail = f"{to_text(moment)} is not in the future; it is {to_text(now)} here."
-                    raise Refused(422, "invalid-request", detail, f"/{field}")
-            key = Key(
+                    detail = f"{to_text(moment)} is not in the future; the server's time is {to_text(now)}."
+                    raise ClientChangeRejected(422, "invalid-request", detail, f"/{field}")
+            key = ApiKeyRecord(
                 sha256=ids.hash_api_key(secret),
                 created_at=now,
                 expires_at=expires_at,
@@ -178,21 +188,21 @@ class Registry:
                 made_body=None if call is None else call.body,
             )
             after = domain.with_key(client, key, others_expire_at, now)
-            await self._keep(work, client, after, "key_added", by)
+            await self._save(work, client, after, "key_added", by)
         self._wake()
         return NewKey(after, key, secret)
 
-    async def revoke(self, name: str, key_id: str, by: Granting) -> Client:
-        """The client with a key revoked; the same again changes nothing. Raises Refused."""
+    async def revoke(self, name: str, key_id: str, by: Principal) -> ClientRecord:
+        """Revoke a key. A repetition changes nothing. Raises ClientChangeRejected."""
         async with self._store.work() as work:
-            client = await self._locked(work, name, by)
+            client = await self._lock(work, name, by)
             after = domain.without_key(client, key_id, self._clock.now())
-            await self._keep(work, client, after, "key_revoked", by)
+            await self._save(work, client, after, "key_revoked", by)
         self._wake()
         return after
 
-    async def is_in_force(self, client: Client) -> bool:
-        """Whether this process goes by what a client is now; waits for it, for a few seconds."""
+    async def is_in_force(self, client: ClientRecord) -> bool:
+        """Whether the client is in force in this process; waits for it for up to 3 seconds."""
         try:
             async with asyncio.timeout(_IN_FORCE_SECONDS):
                 await self._in_force.in_force(client.name, client.revision)
@@ -200,18 +210,20 @@ class Registry:
             return False
         return True
 
-    async def _locked(self, work: Working, name: str, by: Granting) -> Client:
+    async def _lock(self, work: ClientWork, name: str, by: Principal) -> ClientRecord:
         client = await work.lock(name)
         if client is None or not domain.is_visible(client, by.regions):
             raise _no_client(name)
         return client
 
-    async def _keep(self, work: Working, before: Client, after: Client, change: str, by: Granting) -> None:
+    async def _save(
+        self, work: ClientWork, before: ClientRecord, after: ClientRecord, change: str, by: Principal
+    ) -> None:
         if after is not before:
-            await work.keep(after)
-            await work.tell(topics.CONTROL, self._event(after, change, by))
+            await work.save(after)
+            await work.publish(topics.CONTROL, self._event(after, change, by))
 
-    def _event(self, client: Client, change: str, by: Granting) -> Encoded:
+    def _event(self, client: ClientRecord, change: str, by: Principal) -> Encoded:
         event_id = ids.event_id(f"client:{client.name}", CLIENT_CHANGED, client.revision)
         attributes = Attributes(
             event_id,
@@ -222,20 +234,20 @@ class Registry:
             GLOBAL,
             event_id,
         )
-        return encode(attributes, domain.told(client, change, by.name))
+        return encode(attributes, domain.to_event(client, change, by.name))
 
 
-class Uses:
-    """Follows which keys were used in a region's services, for intake's own calls and everybody's."""
+class KeyUseProjection:
+    """The consumer's handler for one region: stores the last use of each key in any service."""
 
-    def __init__(self, region: str, store: Storing) -> None:
+    def __init__(self, region: str, store: ClientStore) -> None:
         self.group = f"piepowder-intake-clients-{region}"
         self.topics = [topics.access(region)]
         self._region = region
         self._store = store
 
     def decode(self, record: RawRecord) -> AccessUsed | None:
-        """What a record says of used keys, None for another event; raises Poison for what is no event."""
+        """The used keys in a record, None for another event. Raises Poison for an invalid event."""
         event = envelope.decode(record.headers, record.key, record.value, region=self._region)
         if not isinstance(event.data, AccessUsed):
             return None
@@ -245,35 +257,35 @@ class Uses:
         return event.data
 
     async def handle(self, batch: Sequence[Received[AccessUsed | None]]) -> None:
-        """Note a batch; a repeat changes nothing."""
+        """Store a batch; a repetition changes nothing."""
         latest: dict[tuple[str, str], datetime] = {}
         for received in batch:
             for use in received.message.keys if received.message is not None else ():
-                place, at = (use.client, use.key), from_text(use.last_used_at)
-                latest[place] = max(latest.get(place, at), at)
+                key, at = (use.client, use.key), from_text(use.last_used_at)
+                latest[key] = max(latest.get(key, at), at)
         if latest:
-            await self._store.used([(*place, at) for place, at in latest.items()])
+            await self._store.note_use([(*key, at) for key, at in latest.items()])
 
 
-def _check_first_time(client: Client, call: Call) -> None:
+def _require_new_call(client: ClientRecord, call: IdempotentCall) -> None:
     made = next((key for key in client.keys if key.made_with == call.key), None)
     if made is None:
         return
     if made.made_body != call.body:
-        detail = "This Idempotency-Key came with another body before; a new key needs a new one."
-        raise Refused(422, "idempotency-key-reused", detail, "/header/idempotency-key")
+        detail = "This Idempotency-Key was used with another body; use a new one for a new API key."
+        raise ClientChangeRejected(422, "idempotency-key-reused", detail, "/header/idempotency-key")
     detail = (
-        f"The call with this Idempotency-Key made key {made.key_id}, which was shown then and cannot be shown again."
-        " If its answer was lost, revoke that key and make another."
+        f"The call with this Idempotency-Key created key {made.key_id}, which cannot be shown again. If the response"
+        " was lost, revoke this key and create another one."
     )
-    raise Refused(409, "key-shown-already", detail)
+    raise ClientChangeRejected(409, "key-shown-already", detail)
 
 
-def _what_changed(before: Client, after: Client) -> str:
+def _change_name(before: ClientRecord, after: ClientRecord) -> str:
     if before.state != after.state:
         return "disabled" if after.state == clients.DISABLED else "enabled"
     return "changed"
 
 
-def _no_client(name: str) -> Refused:
-    return Refused(404, "unknown-client", f"There is no client {name!r:.100} that this key may see.")
+def _no_client(name: str) -> ClientChangeRejected:
+    return ClientChangeRejected(404, "unknown-client", f"No client {name!r:.100} is visible to this key.")

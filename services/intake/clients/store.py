@@ -1,7 +1,7 @@
-"""Clients and their keys, and all of the SQL for them.
+"""Tables of clients and their keys.
 
-Whoever changes a client holds its row's lock, so the outbox's ids follow the changes. When a key was last used is the
-one thing that comes from elsewhere, and the one thing that a change does not write.
+A writer holds the lock of the client's row, so that the order of the outbox is the order of the changes. The last use
+of a key comes from the projection of key usage; changes of a client do not write it.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +13,7 @@ import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.intake.clients.domain import Client, Key
+from services.intake.clients.domain import ApiKeyRecord, ClientRecord
 from shared.auth.clients import ANY
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import RateLimit
@@ -63,7 +63,7 @@ _UPDATE: Final = """
 UPDATE clients SET description = $2, scopes = $3, regions = $4, platforms = $5, requests_per_second = $6, burst = $7,
        items_per_second = $8, state = $9, revision = $10, created_at = $11, changed_at = $12 WHERE name = $1"""
 
-_KEEP_KEYS: Final = """
+_SAVE_KEYS: Final = """
 INSERT INTO client_keys (client, key_id, sha256, created_at, expires_at, revoked_at, made_with, made_body)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (client, key_id) DO UPDATE SET expires_at = EXCLUDED.expires_at, revoked_at = EXCLUDED.revoked_at"""
@@ -74,29 +74,29 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS u (client, key_id, at)
 WHERE k.client = u.client AND k.key_id = u.key_id AND (k.last_used_at IS NULL OR k.last_used_at < u.at)"""
 
 
-class Work:
-    """One transaction."""
+class ClientTransaction:
+    """A transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def lock(self, name: str) -> Client | None:
-        """A client, held until the end; None when there is none."""
+    async def lock(self, name: str) -> ClientRecord | None:
+        """A client, locked until the end of the transaction; None for an unknown name."""
         row = await self._connection.fetchrow("SELECT * FROM clients WHERE name = $1 FOR UPDATE", name)
         if row is None:
             return None
         keys = await self._connection.fetch("SELECT * FROM client_keys WHERE client = $1 ORDER BY created_at", name)
         return _client(row, keys)
 
-    async def add(self, client: Client) -> bool:
-        """Keep a new client; False when the name is taken."""
+    async def add(self, client: ClientRecord) -> bool:
+        """Store a new client; False when the name exists."""
         return await self._connection.fetchrow(_INSERT, *_values(client)) is not None
 
-    async def keep(self, client: Client) -> None:
-        """Keep what a client is after a change."""
+    async def save(self, client: ClientRecord) -> None:
+        """Store a changed client and its keys."""
         await self._connection.execute(_UPDATE, *_values(client))
         await self._connection.executemany(
-            _KEEP_KEYS,
+            _SAVE_KEYS,
             [
                 (
                     client.name,
@@ -112,30 +112,30 @@ class Work:
             ],
         )
 
-    async def tell(self, topic: str, event: Encoded) -> None:
-        """Tell of it, if all of it comes about."""
+    async def publish(self, topic: str, event: Encoded) -> None:
+        """Publish an event after the commit."""
         await outbox.write(self._connection, [(topic, event)])
 
 
 class Store:
-    """The clients."""
+    """Clients and their keys; all methods raise Transient when the database does not answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[Work]:
-        """A transaction: all of it, or on any error nothing. Raises Transient."""
+    async def work(self) -> AsyncIterator[ClientTransaction]:
+        """A transaction."""
         async with self._database.transaction() as connection:
-            yield Work(connection)
+            yield ClientTransaction(connection)
 
-    async def client(self, name: str) -> Client | None:
-        """A client with its keys; raises Transient."""
+    async def client(self, name: str) -> ClientRecord | None:
+        """A client with its keys."""
         found = await self._read(sa.select(CLIENTS).where(CLIENTS.c.name == name))
         return found[0] if found else None
 
-    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> list[Client]:
-        """Up to `limit` clients behind a name, of those that act in none but `regions`; raises Transient."""
+    async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> list[ClientRecord]:
+        """At most `limit` clients after a name whose regions are all in `regions`."""
         asked = sa.select(CLIENTS).where(CLIENTS.c.name > after).order_by(CLIENTS.c.name).limit(limit)
         if ANY not in regions:
             asked = asked.where(CLIENTS.c.regions.contained_by(sorted(regions)))
@@ -143,12 +143,12 @@ class Store:
             asked = asked.where(CLIENTS.c.state == state)
         return await self._read(asked)
 
-    async def used(self, uses: Sequence[tuple[str, str, datetime]]) -> None:
-        """Note when keys (client and id) were last used; never goes back. Raises Transient."""
+    async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None:
+        """Store the last use of keys (client, key id, time), which never decreases."""
         async with self._database.transaction() as connection:
             await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
 
-    async def _read(self, asked: sa.Select[Any]) -> list[Client]:
+    async def _read(self, asked: sa.Select[Any]) -> list[ClientRecord]:
         async with self._database.query() as connection:
             rows = (await connection.execute(asked)).mappings().all()
             names = [row["name"] for row in rows]
@@ -157,13 +157,13 @@ class Store:
         return [_client(row, [key for key in keys if key["client"] == row["name"]]) for row in rows]
 
 
-def _client(row: Row, keys: Sequence[Row]) -> Client:
+def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
     limit = None
     if row["requests_per_second"] is not None:
         limit = RateLimit(
             requests_per_second=row["requests_per_second"], burst=row["burst"], items_per_second=row["items_per_second"]
         )
-    return Client(
+    return ClientRecord(
         name=row["name"],
         description=row["description"],
         scopes=frozenset(row["scopes"]),
@@ -178,9 +178,9 @@ def _client(row: Row, keys: Sequence[Row]) -> Client:
     )
 
 
-def _key(row: Row) -> Key:
+def _key(row: Row) -> ApiKeyRecord:
     made_with = row["made_with"]
-    return Key(
+    return ApiKeyRecord(
         sha256=row["sha256"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],
@@ -191,7 +191,7 @@ def _key(row: Row) -> Key:
     )
 
 
-def _values(client: Client) -> tuple[object, ...]:
+def _values(client: ClientRecord) -> tuple[object, ...]:
     limit = client.limit
     return (
         client.name,

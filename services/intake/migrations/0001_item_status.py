@@ -1,4 +1,4 @@
-"""What is known of each item in each region, how many are where, and how far the projection has read."""
+"""The status of items by region, totals, and the progress of the projection."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What intake stores and tells: the outbox, for every capability that changes its tables."""
+"""The outbox for the events of clients and business requests."""
 
 import sqlalchemy as sa
 from alembic import op

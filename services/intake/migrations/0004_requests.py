@@ -1,4 +1,4 @@
-"""Business requests, and what happened to them."""
+"""Business requests and their history."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What is known of each notice and appeal in each region, and which item or notice each decision is about."""
+"""The status of notices and appeals by region, and the case of each decision."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,8 +1,8 @@
-"""What items are found by: their subject, when they were received, their client's reference, where they are.
+"""Lists of items by subject, time, client's reference and status.
 
-What is known already says all of it, so it is filled from there: about a minute for a million items, in which status
-is answered and posting goes on; what is learned meanwhile waits. A text with U+0000 is not for PostgreSQL: an item with
-one, of which intake itself makes none, is in no list.
+The tables are filled from the stored facts, which takes about a minute for a million items. Meanwhile items are
+accepted and their status can be read, but the projection waits. PostgreSQL stores no U+0000: an item with this
+character, which intake itself does not accept, is in no list.
 """
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ down_revision = "intake_0005"
 branch_labels = None
 depends_on = None
 
-_PLAIN = sa.Text(collation="C")  # compared by bytes: an index costs a fraction of what a language's order costs
+_PLAIN = sa.Text(collation="C")  # compared by bytes, which makes indexes cheaper than a language's order
 _FILL = r"""
 INSERT INTO item_found (region, received_at, item_id, subject, client, reference)
 SELECT region, (submission ->> 'received_at')::timestamptz, item_id, left(facts ->> 'subject', 300),
@@ -27,7 +27,7 @@ WHERE submission IS NOT NULL"""
 
 
 def upgrade() -> None:
-    op.execute("LOCK TABLE item_status IN SHARE MODE")  # nobody learns anything between the two statements below
+    op.execute("LOCK TABLE item_status IN SHARE MODE")  # no facts may change between the two statements below
     op.create_table(
         "item_found",
         sa.Column("region", _PLAIN, nullable=False),
@@ -59,7 +59,7 @@ def upgrade() -> None:
         " SELECT f.region, s.status, f.received_at, f.item_id, f.subject"
         " FROM item_found AS f JOIN item_status AS s USING (region, item_id) WHERE s.status <> 'approved'"
     )
-    # a table that is emptied all day is vacuumed by the count of dead rows, not by their share
+    # a table with many deletions is vacuumed by the number of dead rows, not by their share
     op.execute(
         "ALTER TABLE item_by_status SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)"
     )

@@ -1,5 +1,5 @@
-"""Clients' platforms; those that were made before act for every one, as they did. So do those that an intake of before
-makes meanwhile, hence the default."""
+"""Platforms of clients. Existing clients act for all platforms, and so do clients that an older release creates during
+the upgrade, hence the default."""
 
 import sqlalchemy as sa
 from alembic import op

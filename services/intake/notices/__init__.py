@@ -1,1 +1,1 @@
-"""Notices about subjects and appeals about decisions: taken in, checked, told, and followed."""
+"""Notices about subjects and appeals against decisions: submission and status."""

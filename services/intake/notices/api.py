@@ -1,311 +1,200 @@
-"""The REST of notices and appeals. A notice stands on the operating model and Kafka alone; an appeal and every question
-stand on the database too."""
+"""The REST API of notices and appeals.
 
-from collections.abc import Awaitable, Callable
-from typing import Final
-from uuid import UUID
+Notices need only the operating model and Kafka. Appeals and queries also need the database.
+"""
 
-import msgspec
-from fastapi import FastAPI
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Path, Security
 from prometheus_client import Counter
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from services.intake import bodies, metrics
-from services.intake.answers import DecisionAnswer, ProjectionAnswer, RegionReceipt, decision_answer
-from services.intake.asking import Following, not_known, projection
-from services.intake.batch import not_taken, overloaded, problem
-from services.intake.domain import status
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Overloaded
-from services.intake.notices import openapi
-from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, NOTICE, ComplaintStatus, Facts
-from services.intake.notices.domain.notices import MAX_BODY_BYTES, too_large
-from services.intake.notices.handlers import Appeals, Notices, NotKnown, Taken
-from services.intake.notices.store import Complaints
-from shared.auth.authenticator import Authenticator
+from services.intake import metrics
+from services.intake.items.api import ENCODED_BODY, FORBIDDEN, TheQueries
+from services.intake.items.domain import status
+from services.intake.items.queries import ItemQueries, not_found, uuid_of
+from services.intake.items.views import ProjectionView
+from services.intake.notices.domain import complaint_status
+from services.intake.notices.domain.appeals import AppealPost
+from services.intake.notices.domain.complaint_status import APPEAL, NOTICE, ComplaintFacts
+from services.intake.notices.domain.notices import MAX_BODY_BYTES, NoticePost
+from services.intake.notices.handlers import Appeals, Notices
+from services.intake.notices.models import AppealBody, NoticeBody
+from services.intake.notices.store import ComplaintStore
+from services.intake.notices.views import (
+    APPEAL_ID,
+    NOTICE_ID,
+    AppealReceiptView,
+    AppealView,
+    NoticeReceiptView,
+    NoticeView,
+    appeal_receipt,
+    appeal_view,
+    notice_receipt,
+    notice_view,
+)
+from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
+from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
-from shared.http.http import Handler, Problem, json_response, not_ready, unavailable
-from shared.http.openapi_security import security
-from shared.runtime.clock import Clock
-from shared.runtime.errors import Poison, Transient
-from shared.runtime.readiness import Readiness
+from shared.http.documents import Document, DocumentRoute
+from shared.http.problems import NOT_READY, ProblemType, not_ready, problems
+from shared.http.route import Available, Handle
 
-READ: Final = "notices:read"
-WRITE: Final = "notices:write"
-READ_APPEALS: Final = "appeals:read"
-WRITE_APPEALS: Final = "appeals:write"
-_CLIENT_GONE: Final = 499
-
-
-class NoticeReceipt(msgspec.Struct, frozen=True):
-    """The answer to an accepted notice; the same again gets the same."""
-
-    notice_id: str
-    subject: str
-    content_hash: str
-    regions: dict[str, RegionReceipt]
-    status_url: str
-
-
-class AppealReceipt(msgspec.Struct, frozen=True):
-    """The answer to an accepted appeal; the same again gets the same. `decision_id` is what it is about."""
-
-    appeal_id: str
-    subject: str
-    decision_id: str
-    content_hash: str
-    regions: dict[str, RegionReceipt]
-    status_url: str
+_INVALID_NOTICE: Final = ProblemType(
+    "invalid-notice", 422, "The notice is invalid", "/reporter/email: is required, except for ground 'csam'"
+)
+_INVALID_APPEAL: Final = ProblemType(
+    "invalid-appeal", 422, "The appeal is invalid", "/explanation: expected at least 20 characters"
+)
+_WINDOW_CLOSED: Final = ProblemType(
+    "appeal-window-closed",
+    422,
+    "The appeal window has ended",
+    "/decision_id: the decision was made at 2026-05-01T09:30:00.000Z; its appeal window ended.",
+)
+_INADMISSIBLE: Final = (
+    _WINDOW_CLOSED,
+    ProblemType("undecided", 409, "No decision yet", "/item_id: item 9a03 has no decision that could be contested"),
+    ProblemType("decision-replaced", 409, "The decision was replaced", "/decision_id: decision 4ce3 was replaced."),
+    ProblemType("appeal-open", 409, "Another appeal is open", "/decision_id: another appeal is not decided yet"),
+    ProblemType("appeal-answered", 409, "An earlier appeal was decided", "/decision_id: an earlier appeal upheld it"),
+    ProblemType("reference-used", 409, "The reference is already used", "/reference: belongs to another appeal"),
+)
 
 
-class RegionStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a notice or an appeal is in a region; `reason` says why it was set aside or closed undecided."""
+class _CountingRoute(DocumentRoute):
+    """Counts the responses to submissions by status."""
 
-    status: ComplaintStatus
-    updated_at: str
-    queue: str = ""
-    due_at: str = ""
-    case_id: str = ""
-    decision: DecisionAnswer | None = None
-    reason: str = ""
-
-
-class NoticeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A notice's status by region, for the client that gave it. `conflict`: it came again with other content, in one of
-    these regions or in another of them; in each the first that came there stands."""
-
-    notice_id: str
-    subject: str | None
-    reference: str | None
-    received_at: str | None
-    regions: dict[str, RegionStatus]
-    projection: ProjectionAnswer
-    conflict: bool = False
-
-
-class AppealAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An appeal's status in its region, for the client that made it, and what it is about: a decision on an item or a
-    notice. `conflict`: it came again with other content; the first stands."""
-
-    appeal_id: str
-    subject: str | None
-    reference: str | None
-    received_at: str | None
-    decision_id: str | None
-    regions: dict[str, RegionStatus]
-    projection: ProjectionAnswer
-    item_id: str = ""
-    notice_id: str = ""
-    conflict: bool = False
-
-
-class Shelf:
-    """What is known of notices and appeals, once the database answers; until then a call is answered 503."""
-
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
-        self.complaints: Complaints | None = None
-
-    def open(self) -> Complaints:
-        """What is known; raises a 503 Problem that says what is lacking."""
-        if self.complaints is None:
-            raise self.not_ready()
-        return self.complaints
-
-    def not_ready(self) -> Problem:
-        """503: says what is lacking."""
-        return not_ready(self._readiness)
-
-
-class Desk:
-    """The routes; `taking_in` says whether there is an operating model."""
-
-    def __init__(
-        self,
-        *,
-        notices: Notices,
-        appeals: Appeals,
-        shelf: Shelf,
-        following: Following,
-        taking_in: Callable[[], bool],
-        authenticator: Authenticator,
-        clock: Clock,
-        idle_seconds: float,
-    ) -> None:
-        self._notices = notices
-        self._appeals = appeals
-        self._shelf = shelf
-        self._following = following
-        self._taking_in = taking_in
-        self._authenticator = authenticator
-        self._clock = clock
-        self._idle_seconds = idle_seconds
-
-    def add_to(self, app: FastAPI) -> None:
-        """`POST /v1/notices`, `GET /v1/notices/{notice_id}` and the same of appeals."""
-        routes: list[tuple[str, str, str, Handler]] = [
-            ("POST", "/v1/notices", WRITE, self.notify),
-            ("GET", "/v1/notices/{notice_id}", READ, self.notice),
-            ("POST", "/v1/appeals", WRITE_APPEALS, self.appeal),
-            ("GET", "/v1/appeals/{appeal_id}", READ_APPEALS, self.heard),
-        ]
-        answers: tuple[type[msgspec.Struct], ...] = (NoticeReceipt, NoticeAnswer, AppealReceipt, AppealAnswer)
-        for (method, path, scope, handle), answer in zip(routes, answers, strict=True):
-            documented = openapi.described(method, path, answer)
-            app.add_api_route(
-                path,
-                handle,
-                methods=[method],
-                status_code=documented.status,
-                operation_id=documented.name,
-                summary=documented.summary,
-                description=documented.description,
-                openapi_extra={"security": security(scope), **documented.extra},
-            )
-
-    async def notify(self, request: Request) -> Response:
-        """`POST /v1/notices`."""
-        client = self._authenticator.principal(request, WRITE)
-        if not self._taking_in():
-            raise self._shelf.not_ready()
-
-        async def take(text: bytes) -> msgspec.Struct:
-            taken = await self._notices.take(text, client)
-            return NoticeReceipt(
-                taken.id, taken.subject, taken.content_hash, _receipts(taken), f"/v1/notices/{taken.id}"
-            )
-
-        return await self._taken(request, metrics.NOTICES, take)
-
-    async def appeal(self, request: Request) -> Response:
-        """`POST /v1/appeals`."""
-        client = self._authenticator.principal(request, WRITE_APPEALS)
-        complaints = self._shelf.open()
-
-        async def take(text: bytes) -> msgspec.Struct:
-            taken = await self._appeals.take(text, client, complaints)
-            return AppealReceipt(
-                taken.id,
-                taken.subject,
-                taken.decision_id,
-                taken.content_hash,
-                _receipts(taken),
-                f"/v1/appeals/{taken.id}",
-            )
-
-        return await self._taken(request, metrics.APPEALS, take)
-
-    async def notice(self, request: Request) -> Response:
-        """`GET /v1/notices/{notice_id}`."""
-        client = self._authenticator.principal(request, READ)
-        notice_id, regions, behind = await self._known(NOTICE, request.path_params["notice_id"], client)
-        ways = [facts.way for facts in regions.values()]
-        return json_response(
-            NoticeAnswer(
-                notice_id,
-                *_named(ways, client),
-                {region: _region_status(facts) for region, facts in regions.items()},
-                behind,
-                status.conflict(ways),
-            )
-        )
-
-    async def heard(self, request: Request) -> Response:
-        """`GET /v1/appeals/{appeal_id}`."""
-        client = self._authenticator.principal(request, READ_APPEALS)
-        appeal_id, regions, behind = await self._known(APPEAL, request.path_params["appeal_id"], client)
-        ways = [facts.way for facts in regions.values()]
-        contested = next((facts.contested for facts in regions.values() if facts.contested is not None), None)
-        about = "" if contested is None else contested.item_id
-        of_notice = contested is not None and contested.case_type == NOTICE
-        return json_response(
-            AppealAnswer(
-                appeal_id,
-                *_named(ways, client),
-                None if contested is None else contested.decision_id,
-                {region: _region_status(facts) for region, facts in regions.items()},
-                behind,
-                "" if of_notice else about,
-                about if of_notice else "",
-                status.conflict(ways),
-            )
-        )
-
-    async def _taken(
-        self, request: Request, outcomes: Counter, take: Callable[[bytes], Awaitable[msgspec.Struct]]
-    ) -> Response:
-        """The answer to a body that is to be taken in."""
+    async def handle_body(self, request: Request, handle: Handle) -> Response:
+        outcomes = _OUTCOMES[self.path]
         try:
-            head = bodies.head(request)
-            bodies.require(head, "application/json")
-            text = await bodies.whole(request, head, self._idle_seconds, limit=MAX_BODY_BYTES, too_large=too_large)
-            receipt = await take(text)
-        except Refused as refused:
-            answer = problem(refused)
-        except NotKnown as unknown:
-            answer = Problem(404, "not-found", "There is no such decision", str(unknown))
-        except Overloaded as error:
-            answer = overloaded(error)
-        except Transient as error:
-            answer = unavailable(error)
-        except Poison as poison:
-            answer = not_taken(poison)
-        except Problem as unreadable:
-            answer = unreadable
-        except ClientDisconnect:
-            return Response(status_code=_CLIENT_GONE)
-        else:
-            outcomes.labels("202").inc()
-            return json_response(receipt, 202)
-        outcomes.labels(str(answer.details.status)).inc()
-        raise answer
-
-    async def _known(self, type_: str, given: str, client: Principal) -> tuple[str, dict[str, Facts], ProjectionAnswer]:
-        """What is known of a notice or an appeal of the client's, in its regions; raises a 404 Problem without one."""
-        complaints, statuses = self._shelf.open(), self._following.statuses
-        if statuses is None:
-            raise self._shelf.not_ready()
-        of = _uuid(given)
-        followed = await statuses.handled_until()
-        known = {} if of is None else await complaints.of(type_, of)
-        ways = {region: facts.way for region, facts in known.items()}
-        theirs = lives.is_from(client.name, ways.values()) and client.may_act_for(status.platform(ways))
-        regions = {region: facts for region, facts in sorted(known.items()) if theirs and client.may_act_in(region)}
-        behind = projection(followed, list(regions) or self._following.regions, self._clock)
-        if of is None or not regions:
-            raise not_known(type_, f"{type_} {given!r:.60}", behind)
-        return of, regions, behind
+            response = await super().handle_body(request, handle)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.details.type != NOT_READY("").details.type:
+                outcomes.labels(str(problem.details.status)).inc()
+            raise problem from error
+        outcomes.labels(str(response.status_code)).inc()
+        return response
 
 
-def _receipts(taken: Taken) -> dict[str, RegionReceipt]:
-    return {region: RegionReceipt(event) for region, event in zip(taken.regions, taken.event_ids, strict=True)}
+class _AvailableNotices(Available[Notices]):
+    """Notices are available while an operating model is in force."""
+
+    def of(self, request: Request) -> Notices:
+        notices = super().of(request)
+        if not notices.is_ready:
+            raise not_ready(request.app.state.readiness)
+        return notices
 
 
-def _named(ways: list[status.Facts], client: Principal) -> tuple[str | None, str | None, str | None]:
-    """Its subject, its reference where that is the client's own, and when it was received: of the first region that
-    knows."""
-    received = next((way.submission.received_at for way in ways if way.submission is not None), None)
-    return max(way.subject for way in ways) or None, status.reference(ways, client.name) or None, received
+_OUTCOMES: Final[dict[str, Counter]] = {"/v1/notices": metrics.NOTICES, "/v1/appeals": metrics.APPEALS}
+router: Final = APIRouter(prefix="/v1", route_class=_CountingRoute, responses=PROTECTED | problems(UNAVAILABLE))
+available_notices: Final = _AvailableNotices("notices")
+available_appeals: Final = Available[Appeals]("appeals")
+available_complaints: Final = Available[ComplaintStore]("complaints")
 
 
-def _region_status(facts: Facts) -> RegionStatus:
-    way, letter = facts.way, status.dead(facts.way)
-    closed = facts.closed.reason if facts.closed else ""
-    return RegionStatus(
-        lives.where(facts),
-        lives.since(facts),
-        way.opened.queue if way.opened else "",
-        way.opened.due_at if way.opened else "",
-        way.opened.case_id if way.opened else "",
-        None if way.decision is None else decision_answer(way.decision),
-        "" if way.decision is not None else closed or (letter.reason if letter else ""),
+TheNotices = Annotated[Notices, Depends(available_notices)]
+TheAppeals = Annotated[Appeals, Depends(available_appeals)]
+TheComplaints = Annotated[ComplaintStore, Depends(available_complaints)]
+
+
+def _caller(scope: str) -> Any:
+    return Security(api_key, scopes=[scope])
+
+
+@router.post(
+    "/notices",
+    status_code=202,
+    operation_id="postNotice",
+    summary="Report a subject",
+    description="With the elements of DSA Art. 16(2). Returns when the topic of every region that owns one of the"
+    " markets has the notice, acknowledged by all in-sync replicas. The client's `reference` identifies it: a"
+    " repetition gets the same response. The notice becomes a case that reviewers decide; authorities and trusted"
+    f" flaggers have priority. A body has at most {MAX_BODY_BYTES // 1024} KiB.",
+    responses=problems(*ENCODED_BODY, *FORBIDDEN, _INVALID_NOTICE, OVERLOADED),
+)
+async def post_notice(
+    client: Annotated[Principal, _caller("notices:write")], notices: TheNotices, body: Document[NoticeBody]
+) -> NoticeReceiptView:
+    return notice_receipt(await notices.take(body.parsed(NoticePost), client))
+
+
+@router.get(
+    "/notices/{notice_id}",
+    operation_id="getNotice",
+    summary="The status of a notice by region",
+    description="For the client that submitted it, in the regions of the key. Decided `approve`, the content stays;"
+    " `reject`, it is restricted. `projection` has the maximum age of the response.",
+    response_model_exclude_defaults=True,
+    responses=problems(NOT_FOUND),
+)
+async def get_notice(
+    client: Annotated[Principal, _caller("notices:read")],
+    queries: TheQueries,
+    complaints: TheComplaints,
+    notice_id: Annotated[str, Path(description="From the receipt", examples=[NOTICE_ID])],
+) -> NoticeView:
+    found = await _find(NOTICE, notice_id, client, queries, complaints)
+    return notice_view(found[0], found[1], client, found[2])
+
+
+@router.post(
+    "/appeals",
+    status_code=202,
+    operation_id="postAppeal",
+    summary="Appeal against a decision",
+    description="DSA Art. 20: the seller against a decision that restricts their content, the notifier against a"
+    " decision that did not follow their notice. The appeal of a seller needs a client of the platform with the scope"
+    " `items:write`, the appeal of a notifier the client that submitted the notice. It contests the decision in"
+    " force, by its own id or by the id of its item or notice, within the appeal window that starts with the"
+    " decision. Returns when the region's topic has the appeal. The client's `reference` identifies it: a repetition"
+    " gets the same response. For an unknown decision the call waits for the status projection, for at most 5"
+    " seconds: `404` is certain, `503` means that the state is not known yet. `409`: there is no decision yet, it was"
+    " replaced, another appeal against it is open or was decided, or the reference belongs to another appeal.",
+    responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *_INADMISSIBLE, _INVALID_APPEAL, OVERLOADED),
+)
+async def post_appeal(
+    client: Annotated[Principal, _caller("appeals:write")], appeals: TheAppeals, body: Document[AppealBody]
+) -> AppealReceiptView:
+    return appeal_receipt(await appeals.take(body.parsed(AppealPost), client))
+
+
+@router.get(
+    "/appeals/{appeal_id}",
+    operation_id="getAppeal",
+    summary="The status of an appeal",
+    description="For the client that submitted it. Decided `uphold`, the contested decision stays; `overturn`, another"
+    " decision replaced it, which the item or notice shows. `closed` without a decision, `reason` is `replaced` (the"
+    " contested decision is not in force any more) or `duplicate` (another appeal against it was open).",
+    response_model_exclude_defaults=True,
+    responses=problems(NOT_FOUND),
+)
+async def get_appeal(
+    client: Annotated[Principal, _caller("appeals:read")],
+    queries: TheQueries,
+    complaints: TheComplaints,
+    appeal_id: Annotated[str, Path(description="From the receipt", examples=[APPEAL_ID])],
+) -> AppealView:
+    found = await _find(APPEAL, appeal_id, client, queries, complaints)
+    return appeal_view(found[0], found[1], client, found[2])
+
+
+async def _find(
+    type_: str, given: str, client: Principal, queries: ItemQueries, complaints: ComplaintStore
+) -> tuple[str, dict[str, ComplaintFacts], ProjectionView]:
+    """The id of a notice or an appeal of the client, its facts by region, and the lag. Raises a 404 Problem."""
+    found = uuid_of(given)
+    handled_until = await queries.handled_until()
+    known = {} if found is None else await complaints.of(type_, found)
+    cases = {region: facts.case for region, facts in known.items()}
+    is_own = complaint_status.is_submitted_by(client.name, cases.values()) and client.may_act_for(
+        status.platform(cases)
     )
-
-
-def _uuid(text: str) -> str | None:
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return None
+    seen = {region: facts for region, facts in sorted(known.items()) if is_own and client.may_act_in(region)}
+    lag = queries.lag(handled_until, list(seen))
+    if found is None or not seen:
+        raise not_found(f"{type_} {given!r:.60}", lag)
+    return found, seen, lag

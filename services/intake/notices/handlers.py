@@ -1,9 +1,9 @@
-"""Taking notices and appeals in: accepted when every region's topic has acknowledged them, by the same lanes as items.
+"""Submission of notices and appeals. They are accepted, like items, when Kafka has acknowledged them in every region.
 
-A notice stands on the operating model and Kafka alone: it keeps no row, its ids repeat, and the same again is right. An
-appeal is about a decision, which is looked up in the status projection first (see `services.intake.catching_up`). What
-it refuses there it refuses for what is known; of two appeals that overtake the projection both are accepted, and the
-decision service, which knows for certain, closes the second.
+A notice needs only the operating model and Kafka: it writes no row, its ids repeat, and a repetition is safe. An appeal
+contests a decision, which is first looked up in the status projection (`services.intake.items.read_your_writes`). The
+checks use the state that the projection knows. If two appeals about a decision arrive before the projection knows the
+first, both are accepted; the decision service, which has the authoritative state, closes the second one.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,45 +11,45 @@ from typing import Final, Protocol
 
 import msgspec
 
-from services.intake.catching_up import CatchingUp
-from services.intake.domain import status
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Codes, Refused
-from services.intake.handlers import SOURCE, Front, Poster, forbidden, forbidden_platform
-from services.intake.notices.domain import appeals, lives, notices
-from services.intake.notices.domain.appeals import AppealPost, Disputed
-from services.intake.notices.domain.lives import APPEAL, ITEM, NOTICE, OPEN, Facts, Place
+from services.intake.errors import UnknownObject
+from services.intake.items.domain import status
+from services.intake.items.handlers import ItemIntake, forbidden, forbidden_platform
+from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.notices.domain import appeals, complaint_status, notices
+from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, ComplaintFacts, DecidedCase
+from services.intake.notices.domain.notices import NoticePost
+from services.intake.publishing.regions import SOURCE
+from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import PiepowderError, Transient
+from shared.runtime.errors import Transient
+from shared.validation.codes import Codes
+from shared.validation.documents import ParsedDocument
+from shared.validation.faults import Fault, InputRejected
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 
 
-class NotKnown(PiepowderError):  # noqa: N818 - what the decision is
-    """There is nothing of that name, in any region of the key."""
+class ComplaintLookup(Protocol):
+    """Reads the facts about items, notices, appeals and decisions: `services.intake.notices.store`."""
+
+    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]: ...
+
+    async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]: ...
+
+    async def about(self, decision_id: str) -> DecidedCase | None: ...
+
+    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
 
 
-class Known(Protocol):
-    """What is known of items, notices, appeals and decisions; see `services.intake.notices.store`."""
-
-    async def of(self, type_: str, of: str) -> dict[str, Facts]: ...
-
-    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]: ...
-
-    async def about(self, decision_id: str) -> Place | None: ...
-
-    async def appeals_about(self, decision_id: str) -> dict[str, Facts]: ...
-
-
-class Taken(msgspec.Struct, frozen=True, gc=False):
-    """A notice or an appeal, with the record for each region; accepted once Kafka has them all. `decision_id` is what
-    an appeal is about."""
+class PreparedComplaint(msgspec.Struct, frozen=True, gc=False):
+    """A valid notice or appeal and its record for each region. `decision_id` is the contested decision of an appeal."""
 
     id: str
     subject: str
@@ -61,32 +61,37 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
 
 
 class Notices:
-    """Takes notices in."""
+    """Submits notices."""
 
-    def __init__(self, front: Front, codes: Codes, clock: Clock) -> None:
-        self._front = front
+    def __init__(self, intake: ItemIntake, codes: Codes, clock: Clock) -> None:
+        self._intake = intake
         self._codes = codes
         self._clock = clock
 
-    async def take(self, text: bytes, client: Poster) -> Taken:
-        """Have a notice acknowledged in every region that owns one of its markets.
+    @property
+    def is_ready(self) -> bool:
+        """Whether an operating model is in force."""
+        return self._intake.ownership is not None
 
-        Raises Refused with every fault found, Overloaded when there is no room; Transient when Kafka is away or there
-        is no operating model yet, after which the same again is right.
+    async def take(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
+        """Publish a notice in every region that owns one of its markets.
+
+        Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not answer
+        or no operating model is in force. The client can repeat the call after Transient.
         """
-        taken = self.prepare(text, client)
-        await self._front.submit([taken])
+        taken = self.prepare(notice, client)
+        await self._intake.submit([taken])
         return taken
 
-    def prepare(self, text: bytes, client: Poster) -> Taken:
-        """The records of a notice; raises like `take`. Sends nothing."""
-        ownership = self._front.ownership
+    def prepare(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
+        """Validate a notice and create its records, without sending them. Raises like `take`."""
+        ownership = self._intake.ownership
         if ownership is None:
             raise Transient("No operating model is in force yet.")
-        post, faults, _ = reading = notices.FORM.read(text)
+        post, faults, _ = notice
         if post is None:
             raise notices.invalid(faults)
-        found = reading.with_meaning(
+        found = notice.with_rules(
             fault for all_of in (notices.faults(post, self._codes), ownership.faults(post.markets)) for fault in all_of
         )
         if found:
@@ -115,121 +120,145 @@ class Notices:
             about = Attributes(event_id, NOTICE_SUBMITTED, SOURCE, submitted.received_at, subject, region, event_id)
             event_ids.append(event_id)
             records.append(to_record(topics.submissions(region), envelope.encode(about, submitted)))
-        return Taken(submitted.notice_id, subject, submitted.content_hash, regions, event_ids, records)
+        return PreparedComplaint(submitted.notice_id, subject, submitted.content_hash, regions, event_ids, records)
 
 
 class Appeals:
-    """Takes appeals in; `days` is how long after a decision."""
+    """Submits appeals; `days` is the length of the appeal window after a decision."""
 
-    def __init__(self, front: Front, codes: Codes, *, catching_up: CatchingUp, clock: Clock, days: int) -> None:
-        self._front = front
+    def __init__(
+        self,
+        intake: ItemIntake,
+        complaints: ComplaintLookup,
+        codes: Codes,
+        *,
+        read_your_writes: ReadYourWrites,
+        clock: Clock,
+        days: int,
+    ) -> None:
+        self._complaints = complaints
+        self._intake = intake
         self._codes = codes
-        self._catching_up = catching_up
+        self._read_your_writes = read_your_writes
         self._clock = clock
         self._days = days
 
-    async def take(self, text: bytes, client: Poster, known: Known) -> Taken:
-        """Have an appeal acknowledged in the region of the decision that it is about.
+    async def take(self, appeal: ParsedDocument[AppealPost], client: Principal) -> PreparedComplaint:
+        """Publish an appeal in the region of the contested decision.
 
-        Raises Refused for what does not fit or cannot be heard, NotKnown when there is no such decision for the client,
-        Overloaded when there is no room; Transient when the database or Kafka is away or the projection is too far
-        behind to tell. After Transient the same again is right.
+        Raises InputRejected for an invalid or inadmissible appeal, UnknownObject when the client has no such
+        decision, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
+        projection is too far behind. The client can repeat the call after Transient.
         """
-        post, faults, _ = reading = appeals.FORM.read(text)
-        if post is None or (found := reading.with_meaning(appeals.faults(post, self._codes))):
+        post, faults, _ = appeal
+        if post is None or (found := appeal.with_rules(appeals.faults(post, self._codes))):
             raise appeals.invalid(faults if post is None else found)
         if post.appellant.kind == "seller" and SPEAKS_FOR_SELLERS not in client.scopes:
-            raise _no_sellers(client)
-        disputed = await self._find(post, client, known)
-        taken = self._prepare(post, disputed, client)
-        before = (await known.of(APPEAL, taken.id)).get(disputed.region)
-        if before is None or before.way.submission is None:
-            await self._require_hearing(post, disputed, taken.id, known)
-            await self._front.submit([taken])
+            raise _not_for_sellers(client)
+        contested = await self._find(post, client)
+        taken = self._prepare(post, contested, client)
+        before = (await self._complaints.of(APPEAL, taken.id)).get(contested.region)
+        if before is None or before.case.submission is None:
+            await self._require_admissible(post, contested, taken.id)
+            await self._intake.submit([taken])
             return taken
-        return self._same_again(taken, before)
+        return self._repeated(taken, before)
 
-    async def _find(self, post: AppealPost, client: Poster, known: Known) -> Disputed:
-        """The life that holds the decision which an appeal is about."""
+    async def _find(self, post: AppealPost, client: Principal) -> ContestedDecision:
+        """The contested decision with its case."""
         name, given = appeals.named(post)
         regions = self._regions(post, client)
         what = name.removesuffix("_id")
 
-        async def ways(type_: str, of: str) -> dict[str, status.Facts]:
-            found = await known.way_of(type_, of)
+        async def case_facts(type_: str, of: str) -> dict[str, status.StatusFacts]:
+            found = await self._complaints.case_facts_of(type_, of)
             return found if _may_contest(type_, found, post.appellant.kind, client) else {}
 
-        async def look() -> Disputed | None:
+        async def look() -> ContestedDecision | None:
             if name == "decision_id":
-                place = await known.about(given)
-                return None if place is None else _held(place, regions, await ways(place.type, place.id))
-            found = await ways(_TYPE_OF[name], given)
-            told_in = sorted(status.submitted_to(found).intersection(regions) | regions.intersection(found))
-            if len(told_in) > 1:
-                told_in = [await self._appealed_in(told_in, status.subject(found), post, client, known)]
-            return _decided(_TYPE_OF[name], given, told_in, found)
+                decided_case = await self._complaints.about(given)
+                if decided_case is None:
+                    return None
+                return _contested_by_id(decided_case, regions, await case_facts(decided_case.type, decided_case.id))
+            found = await case_facts(_TYPE_OF[name], given)
+            candidates = sorted(status.submitted_to(found).intersection(regions) | regions.intersection(found))
+            if len(candidates) > 1:
+                candidates = [await self._region_of_repeated(candidates, status.subject(found), post, client)]
+            return _contested_in(_TYPE_OF[name], given, candidates, found)
 
-        found = await self._catching_up.find(
+        found = await self._read_your_writes.find(
             look,
             topics=lambda region: [topics.submissions(region), topics.cases(region), topics.decisions(region)],
             regions=regions,
-            doubt=f"No decision is known by {name} {given}; what was decided last is not in the status yet.",
+            doubt=f"No decision is known by {name} {given}, but the status does not include the latest decisions yet.",
         )
         if found is not None:
             return found
-        if name != "decision_id" and not regions.isdisjoint(await ways(_TYPE_OF[name], given)):
-            detail = f"{what} {given} has no decision, so there is nothing to complain about"
-            raise Refused(409, "undecided", "There is no decision", [Fault(f"/{name}", detail)])
-        may_be = " that may be appealed about" if name == "decision_id" else ""
-        raise NotKnown(f"No {what} {given}{may_be} is known to this key, in its regions and for its platforms.")
+        if name != "decision_id" and not regions.isdisjoint(await case_facts(_TYPE_OF[name], given)):
+            detail = f"{what} {given} has no decision that could be contested"
+            raise InputRejected(409, "undecided", "No decision yet", [Fault(f"/{name}", detail)])
+        condition = " that can be contested" if name == "decision_id" else ""
+        raise UnknownObject(f"No {what} {given}{condition} is known to this key, in its regions and for its platforms.")
 
-    @staticmethod
-    async def _appealed_in(regions: Sequence[str], subject: str, post: AppealPost, client: Poster, known: Known) -> str:
-        """The region of an appeal that was made when there was one alone; raises Refused when there was none."""
+    async def _region_of_repeated(
+        self, regions: Sequence[str], subject: str, post: AppealPost, client: Principal
+    ) -> str:
+        """The region of the same appeal before the item was decided in other regions; raises InputRejected without
+        one."""
         for region in regions:
-            before = (await known.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))).get(region)
-            way = None if before is None else before.way.submission
-            if way is not None and way.content_hash == appeals.content_hash(post):
+            before = (
+                await self._complaints.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))
+            ).get(region)
+            submission = None if before is None else before.case.submission
+            if submission is not None and submission.content_hash == appeals.content_hash(post):
                 return region
         name, _ = appeals.named(post)
-        detail = f"the {_TYPE_OF[name]} went to {', '.join(regions)}: say whose decision it is about"
+        detail = (
+            f"the {_TYPE_OF[name]} was submitted to {', '.join(regions)}: name the region of the contested decision"
+        )
         raise appeals.invalid([Fault("/region", detail)])
 
-    def _regions(self, post: AppealPost, client: Poster) -> set[str]:
-        """Where the decision may be; raises Refused for a region that is not the client's, or not served."""
-        served = self._catching_up.regions
+    def _regions(self, post: AppealPost, client: Principal) -> set[str]:
+        """The regions that can have the decision; raises InputRejected for a region that is forbidden or not served."""
+        served = self._read_your_writes.regions
         if not post.region:
             return {region for region in served if client.may_act_in(region)}
         if not client.may_act_in(post.region):
             allowed = ", ".join(sorted(client.regions)) or "no region"
             detail = f"client {client.name!r} may act in {allowed}"
-            raise Refused(403, "region-not-allowed", "The key may not act in this region", [Fault("/region", detail)])
+            raise InputRejected(
+                403, "region-not-allowed", "The key may not act in this region", [Fault("/region", detail)]
+            )
         if post.region not in served:
-            raise appeals.invalid([Fault("/region", f"{post.region!r} is not served here: {', '.join(served)} are")])
+            raise appeals.invalid(
+                [Fault("/region", f"{post.region!r} is not served here; expected one of {', '.join(served)}")]
+            )
         return {post.region}
 
-    async def _require_hearing(self, post: AppealPost, disputed: Disputed, appeal_id: str, known: Known) -> None:
-        if refused := appeals.refusal(post, disputed, self._clock.now(), self._days):
+    async def _require_admissible(self, post: AppealPost, contested: ContestedDecision, appeal_id: str) -> None:
+        if refused := appeals.inadmissible(post, contested, self._clock.now(), self._days):
             raise refused
-        decision_id, [name, _] = disputed.decision.decision_id, appeals.named(post)
-        for other, facts in (await known.appeals_about(decision_id)).items():
+        decision_id, [name, _] = contested.decision.decision_id, appeals.named(post)
+        for other, facts in (await self._complaints.appeals_about(decision_id)).items():
             if other == appeal_id:
                 continue
-            state, answer = lives.where(facts), facts.way.decision
+            state, decision = complaint_status.status_of(facts), facts.case.decision
             if state in OPEN:
-                detail = f"another appeal about decision {decision_id} is open: its answer comes first"
-                raise Refused(409, "appeal-open", "Another appeal about it is open", [Fault(f"/{name}", detail)])
-            if answer is not None and answer.action == "overturn":  # what took its place is not in the status yet
-                detail = f"an appeal about decision {decision_id} has succeeded, and another takes its place: ask what"
+                detail = f"another appeal about decision {decision_id} is not decided yet"
+                raise InputRejected(409, "appeal-open", "Another appeal is open", [Fault(f"/{name}", detail)])
+            if decision is not None and decision.action == "overturn":  # its replacement is not in the status yet
+                detail = f"an appeal about decision {decision_id} succeeded: contest the decision that replaces it"
                 raise appeals.replaced(post, detail)
-            if answer is not None:
-                detail = f"decision {decision_id} was appealed about before, and stayed; it is not heard twice"
-                raise Refused(409, "appeal-answered", "An appeal about it was answered", [Fault(f"/{name}", detail)])
+            if decision is not None:
+                detail = f"an earlier appeal upheld decision {decision_id}; a decision can be contested only once"
+                raise InputRejected(
+                    409, "appeal-answered", "An earlier appeal was decided", [Fault(f"/{name}", detail)]
+                )
 
-    def _prepare(self, post: AppealPost, disputed: Disputed, client: Poster) -> Taken:
-        region, subject = disputed.region, disputed.life.subject
+    def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Principal) -> PreparedComplaint:
+        region, subject = contested.region, contested.facts.subject
         platform, kind, subject_id = subject.split(":", 2)
-        said = appeals.content(post, disputed)
+        said = appeals.content(post, contested)
         submitted = AppealSubmitted(
             appeal_id=ids.appeal_id(client.name, region, subject, post.reference),
             platform=platform,
@@ -250,61 +279,59 @@ class Appeals:
             submitted.received_at,
             subject,
             region,
-            disputed.first_event,
-            disputed.decided_by_event,
+            contested.first_event,
+            contested.decided_by_event,
         )
         record = to_record(topics.submissions(region), envelope.encode(attributes, submitted))
-        return Taken(
+        return PreparedComplaint(
             submitted.appeal_id,
             subject,
             submitted.content_hash,
             (region,),
             [event_id],
             [record],
-            disputed.decision.decision_id,
+            contested.decision.decision_id,
         )
 
     @staticmethod
-    def _same_again(taken: Taken, before: Facts) -> Taken:
-        """What was answered before; raises Refused when that was to another appeal of the same name."""
-        assert before.way.submission is not None  # noqa: S101 - it was asked
-        if before.way.submission.content_hash != taken.content_hash:
-            detail = "this reference names another appeal about the subject already; give this one another"
-            raise Refused(409, "reference-used", "The reference is in use", [Fault("/reference", detail)])
+    def _repeated(taken: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
+        """The earlier response for a repeated appeal; raises InputRejected when the reference belongs to another
+        appeal."""
+        assert before.case.submission is not None  # noqa: S101 - it was asked
+        if before.case.submission.content_hash != taken.content_hash:
+            detail = "this reference belongs to another appeal about the subject; choose another reference"
+            raise InputRejected(409, "reference-used", "The reference is already used", [Fault("/reference", detail)])
         contested = before.contested
         return taken if contested is None else msgspec.structs.replace(taken, decision_id=contested.decision_id)
 
 
-def _may_contest(type_: str, known: Mapping[str, status.Facts], kind: str, client: Poster) -> bool:
-    """Whether the client may complain about an item or a notice: for the platform's sellers, or as who gave the
-    notice."""
+def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
+    """Whether the client may contest decisions on an item or a notice: for the sellers of its platforms, or for its own
+    notices."""
     if not client.may_act_for(status.platform(known)):
         return False
-    return kind == "seller" or type_ != NOTICE or lives.is_from(client.name, known.values())
+    return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())
 
 
-def _no_sellers(client: Poster) -> Refused:
+def _not_for_sellers(client: Principal) -> InputRejected:
     detail = (
-        f"who speaks for sellers is who posts for them: client {client.name!r} lacks the scope {SPEAKS_FOR_SELLERS!r};"
-        " it may appeal as the notifier of its own notices"
+        f"appeals of sellers need the scope {SPEAKS_FOR_SELLERS!r}, which client {client.name!r} does not have; it may"
+        " appeal as the notifier of its own notices"
     )
-    return Refused(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
+    return InputRejected(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
 
 
-def _held(place: Place, regions: Collection[str], known: Mapping[str, status.Facts]) -> Disputed | None:
-    life = known.get(place.region) if place.region in regions else None
-    return (
-        None
-        if life is None or life.decision is None
-        else Disputed(region=place.region, case_type=place.type, about=place.id, life=life)
-    )
+def _contested_by_id(
+    case: DecidedCase, regions: Collection[str], known: Mapping[str, status.StatusFacts]
+) -> ContestedDecision | None:
+    return _contested_in(case.type, case.id, [case.region] if case.region in regions else [], known)
 
 
-def _decided(type_: str, given: str, regions: Sequence[str], known: Mapping[str, status.Facts]) -> Disputed | None:
-    """The life of an item or a notice in the one region that it is told of in, if it is decided there."""
-    life = known.get(regions[0]) if regions else None
-    return (
-        None
-        if life is None or life.decision is None
-        else Disputed(region=regions[0], case_type=type_, about=given, life=life)
-    )
+def _contested_in(
+    type_: str, id_: str, regions: Sequence[str], known: Mapping[str, status.StatusFacts]
+) -> ContestedDecision | None:
+    """The decision on an item or a notice in the first of `regions`, None without one."""
+    facts = known.get(regions[0]) if regions else None
+    if facts is None or facts.decision is None:
+        return None
+    return ContestedDecision(region=regions[0], case_type=type_, about=id_, facts=facts)

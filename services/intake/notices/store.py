@@ -1,8 +1,8 @@
-"""What is known of each notice and appeal in each region, and which item or notice each decision is about.
+"""Tables of the status of notices and appeals, and of the case of each decision.
 
-Kept by the projection of items' status, by the same rules: facts that merge in any order, so that no inbox is needed,
-and one writer of a region at a time. A decision that somebody may appeal about has one row more, by which an appeal
-finds it; an item that is approved, as most are, costs nothing here.
+The status projection writes them by the same rules as the status of items: facts that merge in any order, so that no
+inbox is needed, and one writer of a region at a time. A decision that can be contested has one row, by which an appeal
+finds its case. Most items are approved by their first decision and have no such row.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from services.intake.domain import status
-from services.intake.notices.domain import lives
-from services.intake.notices.domain.lives import APPEAL, ITEM, Facts, Place
-from services.intake.store import ItemStatuses, metadata
+from services.intake.items.domain import status
+from services.intake.items.store import ItemStatusStore, metadata
+from services.intake.notices.domain import complaint_status
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, ComplaintFacts, DecidedCase
 from shared.contracts import ids
 from shared.postgres.database import Connection, Database
 
@@ -39,39 +39,41 @@ decision_about = sa.Table(
 )
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Facts).decode
+_decode = msgspec.json.Decoder(ComplaintFacts).decode
 
 
-class Complaints:
-    """What is known of notices and appeals, and of what they are about."""
+class ComplaintStore:
+    """The facts about notices and appeals, and the cases of decisions; all methods raise Transient when the database
+    does not answer."""
 
-    def __init__(self, database: Database, items: ItemStatuses) -> None:
+    def __init__(self, database: Database, items: ItemStatusStore) -> None:
         self._database = database
         self._items = items
 
-    async def learn(self, region: str, told: Mapping[str, Facts], items: Mapping[str, status.Facts]) -> None:
-        """Merge facts by id into what is known; remember what the decisions are about, of items' too. Raises
-        Transient."""
-        ways = [
+    async def merge(
+        self, region: str, complaints: Mapping[str, ComplaintFacts], items: Mapping[str, status.StatusFacts]
+    ) -> None:
+        """Merge new facts by id into the stored facts, and store the cases of decisions, including those of items."""
+        contestable = [
             (ITEM, item_id, decision)
             for item_id, facts in items.items()
             if (decision := facts.decision) is not None and (decision.action == "reject" or decision.n > 1)
         ]
-        ways += [
+        contestable += [
             (facts.type, of, decision)
-            for of, facts in told.items()
-            if (decision := facts.way.decision) is not None and facts.type != APPEAL
+            for of, facts in complaints.items()
+            if (decision := facts.case.decision) is not None and facts.type != APPEAL
         ]
         decided = sorted(
             (decision_id, type_, of)
-            for type_, of, decision in ways
+            for type_, of, decision in contestable
             for decision_id in _all_of(decision, region, type_, of)
         )
-        if not told and not decided:
+        if not complaints and not decided:
             return
         async with self._database.transaction() as connection:
-            if told:
-                await self._merge(connection, region, told)
+            if complaints:
+                await self._merge(connection, region, complaints)
             if decided:
                 await connection.execute(
                     "INSERT INTO decision_about (decision_id, region, type, id)"
@@ -82,16 +84,18 @@ class Complaints:
                     *(list(column) for column in zip(*decided, strict=True)),
                 )
 
-    async def _merge(self, connection: Connection, region: str, told: Mapping[str, Facts]) -> None:
+    async def _merge(self, connection: Connection, region: str, complaints: Mapping[str, ComplaintFacts]) -> None:
         await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK_CLASS, region)
         rows = await connection.fetch(
-            "SELECT id::text, facts FROM notice_status WHERE region = $1 AND id = ANY($2::uuid[])", region, list(told)
+            "SELECT id::text, facts FROM notice_status WHERE region = $1 AND id = ANY($2::uuid[])",
+            region,
+            list(complaints),
         )
         known = {row[0]: row[1] for row in rows}
         changed = []
-        for of, facts in told.items():
+        for of, facts in complaints.items():
             stored = known.get(of)
-            merged = facts if stored is None else lives.merge(_decode(stored), facts)
+            merged = facts if stored is None else complaint_status.merge(_decode(stored), facts)
             encoded = _encode(merged)
             if encoded != stored:
                 about = None if merged.contested is None else merged.contested.decision_id
@@ -106,37 +110,37 @@ class Complaints:
                 *(list(column) for column in zip(*changed, strict=True)),
             )
 
-    async def of(self, type_: str, of: str) -> dict[str, Facts]:
-        """What is known of a notice or an appeal, by region; raises Transient."""
+    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]:
+        """The facts about a notice or an appeal, by region."""
         table = notice_status.c
         asked = sa.select(table.region, table.facts).where(table.id == of, table.type == type_)
         async with self._database.query() as connection:
             return {row.region: _decode(row.facts) for row in await connection.execute(asked)}
 
-    async def way_of(self, type_: str, of: str) -> dict[str, status.Facts]:
-        """What is known of the way of an item or a notice, by region; raises Transient."""
+    async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
+        """The case facts of an item or a notice, by region."""
         if type_ == ITEM:
             return await self._items.of_item(of)
-        return {region: facts.way for region, facts in (await self.of(type_, of)).items()}
+        return {region: facts.case for region, facts in (await self.of(type_, of)).items()}
 
-    async def about(self, decision_id: str) -> Place | None:
-        """What a decision is about that may be appealed about; None when it is not known. Raises Transient."""
+    async def about(self, decision_id: str) -> DecidedCase | None:
+        """The case of a decision that can be contested; None when it is unknown."""
         table = decision_about.c
         asked = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
         async with self._database.query() as connection:
             row = (await connection.execute(asked)).first()
-        return None if row is None else Place(row.region, row.type, row.id)
+        return None if row is None else DecidedCase(row.region, row.type, row.id)
 
-    async def appeals_about(self, decision_id: str) -> dict[str, Facts]:
-        """What is known of the appeals about a decision; raises Transient."""
+    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
+        """The facts about the appeals against a decision, by appeal id."""
         table = notice_status.c
         asked = sa.select(table.id, table.facts).where(table.decision_id == decision_id).order_by(table.id)
         async with self._database.query() as connection:
             return {row.id: _decode(row.facts) for row in await connection.execute(asked)}
 
 
-def _all_of(decision: status.Decision, region: str, type_: str, of: str) -> list[str]:
-    """The ids of a case's decisions up to this one: a batch may hold several, of which the last is left."""
+def _all_of(decision: status.DecisionFact, region: str, type_: str, of: str) -> list[str]:
+    """The ids of all decisions of a case up to this one, because a batch keeps only the last decision."""
     if decision.n == 1:
         return [decision.decision_id]
     case_id = ids.case_id(of, region, type_)

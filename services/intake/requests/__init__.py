@@ -1,1 +1,1 @@
-"""Business requests: what the business wants changed, checked at once, decided by two people, each step an event."""
+"""Business requests: proposals of the business, checked by the router, decided by two people; each step is an event."""

@@ -1,291 +1,379 @@
-"""The REST of business requests."""
+"""The REST API of business requests."""
 
-import asyncio
-import base64
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
-from uuid import UUID
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
-from fastapi import FastAPI
-from starlette.requests import ClientDisconnect, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Security
+from pydantic import AfterValidator
+from starlette.requests import Request
 from starlette.responses import Response
 
-from services.intake import bodies
-from services.intake.batch import overloaded, problem
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Overloaded
-from services.intake.requests import openapi
-from services.intake.requests.domain import drafts, life
+from services.intake.items.api import ENCODED_BODY
+from services.intake.items.queries import uuid_of
+from services.intake.problems import OVERLOADED, UNAVAILABLE
+from services.intake.publishing.regions import Overloaded
+from services.intake.requests.domain import drafts, lifecycle
+from services.intake.requests.domain.drafts import MAX_BODY_BYTES, Draft, DraftKind
 from services.intake.requests.handlers import ANY_VERSION, Requests, Versions
-from services.intake.requests.store import Filter, Place, place_of
-from services.intake.requests.views import PageView, comment_view, summary, view, whole
-from shared.auth.authenticator import Authenticator
+from services.intake.requests.models import ChangeRequestBody, CommentBody, DraftBody, ReasonBody, RemarkBody
+from services.intake.requests.store import RequestFilter, cursor_of
+from services.intake.requests.views import (
+    REQUEST_ID,
+    CommentView,
+    RequestDetailsView,
+    RequestsView,
+    RequestView,
+    comment_view,
+    details_view,
+    request_view,
+    summary_view,
+)
+from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
-from shared.http.http import Handler, Problem, json_response, not_ready, query_of, read_idempotency_key
-from shared.http.openapi_security import security
-from shared.runtime.clock import from_text
-from shared.runtime.readiness import Readiness
+from shared.http.documents import Document, DocumentRoute
+from shared.http.problems import INVALID_REQUEST, ProblemType, problems
+from shared.http.queries import Cursor, IdempotencyKey, PageLimit, decode_time_cursor, encode_cursor
+from shared.http.route import Available, Handle
+from shared.validation.documents import ParsedDocument
+from shared.validation.faults import Fault, InputRejected
+from shared.validation.strict_json import ObjectWithDuplicates
 
 READ: Final = "requests:read"
 WRITE: Final = "requests:write"
 DECIDE: Final = "requests:decide"
-PUT_IN_FORCE: Final = "requests:deploy"
-COMMANDS: Final = {
-    life.SUBMIT: WRITE,
-    life.WITHDRAW: WRITE,
-    life.APPROVE: DECIDE,
-    life.REJECT: DECIDE,
-    life.REVIEW: DECIDE,
-    life.DEPLOY: PUT_IN_FORCE,
-    life.ROLLBACK: PUT_IN_FORCE,
-}
+DEPLOY: Final = "requests:deploy"
 MAX_SMALL_BODY: Final = 64 * 1024
-PAGE: Final = 50
-LARGEST_PAGE: Final = 200
-_CALLS: Final = 16
-_CLIENT_GONE: Final = 499
-_FILTERS: Final = ("state", "kind", "region", "sponsor", "limit", "cursor")
+_MAX_CALLS: Final = 16
 _are_tags = re.compile(r'(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*').fullmatch
 _version_tags = re.compile(r'(?<!/)"([0-9]{1,9})"').findall
 
+_NOT_FOUND: Final = ProblemType(
+    "not-found", 404, "No such business request", "No business request '0d9f...' exists in a region of this key."
+)
+_FORBIDDEN: Final = (
+    ProblemType(
+        "region-not-allowed", 403, "The key may not act in this region", "/regions/0: client 'lead' may act in us"
+    ),
+    ProblemType("own-request", 403, "Authors and sponsors may not decide their request", "Another person must decide."),
+    ProblemType("not-own-request", 403, "Only authors and sponsors may withdraw a request", "Reject it instead."),
+)
+_CONFLICTS: Final = (
+    ProblemType(
+        "wrong-state",
+        409,
+        "The request's state does not allow it",
+        "The request is draft, not submitted; possible: submit, withdraw",
+    ),
+    ProblemType(
+        "changed-meanwhile", 409, "The request was changed at the same time", "Read it and send the call again"
+    ),
+    ProblemType("too-many-steps", 409, "The request has too many steps", "It can now only be decided or withdrawn"),
+)
+_IN_FLIGHT: Final = ProblemType("in-flight", 409, "The same call is in progress", "Send the same call again.")
+_STALE: Final = ProblemType(
+    "precondition-failed", 412, "The request has changed", 'The request is at version "3": read this version'
+)
+_KEY_MISSING: Final = ProblemType(
+    "idempotency-key-missing",
+    400,
+    "Idempotency-Key is missing",
+    'Send `Idempotency-Key: "<a text of your choice>"`: with it, a repeated call creates nothing new.',
+)
+_KEY_REUSED: Final = ProblemType(
+    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new request."
+)
+_VERSION_MISSING: Final = ProblemType(
+    "precondition-required",
+    428,
+    "The version is missing",
+    'Send the version that you change in `If-Match`, for example "3": the ETag of the response that you read.',
+)
+_INVALID_CHANGE: Final = ProblemType(
+    "unfit-change", 422, "The attached change is invalid", "/change/policy_set/policies/0/when: unknown name"
+)
+_ETAG: Final = {"ETag": {"description": "The quoted version", "schema": {"type": "string"}, "example": '"1"'}}
 
-class Office:
-    """Where business requests are dealt with once the database answers; until then a call is answered 503."""
 
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
-        self.requests: Requests | None = None
+class _LimitedRoute(DocumentRoute):
+    """Accepts 16 calls with a body at the same time, because a body is kept in memory while it is handled."""
 
-    def open(self) -> Requests:
-        """The use cases; raises a 503 Problem that says what is lacking."""
-        if self.requests is None:
-            raise not_ready(self._readiness)
-        return self.requests
+    calls = 0
 
-
-def add_routes(
-    app: FastAPI, *, office: Office, authenticator: Authenticator, regions: list[str], idle_seconds: float
-) -> None:
-    """`/v1/requests` and what is below it."""
-    desk = Desk(office, authenticator, regions, idle_seconds)
-    one = "/v1/requests/{request_id}"
-    routes: list[tuple[str, str, str, Handler]] = [
-        ("POST", "/v1/requests", WRITE, desk.draft),
-        ("GET", "/v1/requests", READ, desk.page),
-        ("GET", one, READ, desk.show),
-        ("PATCH", one, WRITE, desk.change),
-        ("POST", f"{one}/comments", WRITE, desk.comment),
-        *(("POST", f"{one}/{command}", scope, desk.command(command)) for command, scope in COMMANDS.items()),
-    ]
-    for method, path, scope, handle in routes:
-        documented = openapi.OPERATIONS[method, path]
-        app.add_api_route(
-            path,
-            _guarded(handle),
-            methods=[method],
-            status_code=documented.status,
-            operation_id=documented.name,
-            summary=documented.summary,
-            description=documented.description,
-            openapi_extra={"security": security(scope), **documented.extra},
-        )
-
-
-class Desk:
-    """The routes; at most a few calls with a body at a time, for a body is kept whole while it is dealt with."""
-
-    def __init__(self, office: Office, authenticator: Authenticator, regions: list[str], idle_seconds: float) -> None:
-        self._office = office
-        self._authenticator = authenticator
-        self._regions = regions
-        self._idle_seconds = idle_seconds
-        self._calls = 0
-
-    async def draft(self, request: Request) -> Response:
-        """`POST /v1/requests`."""
-        client, requests = self._asked(request, WRITE)
-        key = _idempotency_key(request)
-        with self._one_more():
-            body = await self._body(request, drafts.MAX_BODY_BYTES)
-            drafted = await requests.draft(drafts.read(body), client, key)
-        return _answer(view(drafted), drafted.version, 201, Location=f"/v1/requests/{drafted.request_id}")
-
-    async def page(self, request: Request) -> Response:
-        """`GET /v1/requests`."""
-        client, requests = self._asked(request, READ)
-        wanted, after, limit = self._filter(request, client)
-        found = await requests.page(wanted, after, limit + 1)
-        following = _cursor(place_of(found[limit - 1])) if len(found) > limit else None
-        return json_response(PageView([summary(one) for one in found[:limit]], following))
-
-    async def show(self, request: Request) -> Response:
-        """`GET /v1/requests/{request_id}`."""
-        client, requests = self._asked(request, READ)
-        found = await requests.show(_request_id(request), client)
-        return _answer(whole(*found), found.request.version)
-
-    async def change(self, request: Request) -> Response:
-        """`PATCH /v1/requests/{request_id}`."""
-        client, requests = self._asked(request, WRITE)
-        request_id = _request_id(request)
-        versions = _versions(request)
-        if versions is None:
-            detail = 'Say in `If-Match` which version you change, such as "3": the ETag of the answer that you read.'
-            raise Problem(428, "precondition-required", "The version is missing", detail, pointer="/header/if-match")
-        with self._one_more():
-            body = await self._body(request, drafts.MAX_BODY_BYTES)
-            changed = await requests.change(request_id, body, client, versions)
-        return _answer(view(changed), changed.version)
-
-    async def comment(self, request: Request) -> Response:
-        """`POST /v1/requests/{request_id}/comments`."""
-        client, requests = self._asked(request, WRITE)
-        request_id, key = _request_id(request), _idempotency_key(request)
-        with self._one_more():
-            text = drafts.read_comment(await self._body(request, MAX_SMALL_BODY))
-            step = await requests.comment(request_id, text, client, key)
-        return _answer(comment_view(step), step.version, 201)
-
-    def command(self, command: str) -> Handler:
-        """`POST /v1/requests/{request_id}/<command>`."""
-
-        async def act(request: Request) -> Response:
-            client, requests = self._asked(request, COMMANDS[command])
-            request_id, versions = _request_id(request), _versions(request)
-            with self._one_more():
-                reason = drafts.read_remark(await self._body(request, MAX_SMALL_BODY, may_be_missing=True))
-                if command == life.SUBMIT:
-                    found = await requests.submit(request_id, reason, client, versions)
-                else:
-                    found = await requests.act(request_id, command, reason, client, versions)
-            return _answer(view(found), found.version)
-
-        return act
-
-    def _asked(self, request: Request, scope: str) -> tuple[Principal, Requests]:
-        client = self._authenticator.principal(request, scope)
-        return client, self._office.open()
-
-    @contextmanager
-    def _one_more(self) -> Iterator[None]:
-        if self._calls >= _CALLS:
-            raise overloaded(Overloaded())
-        self._calls += 1
+    async def handle_body(self, request: Request, handle: Handle) -> Response:
+        if _LimitedRoute.calls >= _MAX_CALLS:
+            raise OVERLOADED(str(Overloaded()), retry_after=1)
+        _LimitedRoute.calls += 1
         try:
-            yield
+            return await super().handle_body(request, handle)
         finally:
-            self._calls -= 1
-
-    async def _body(self, request: Request, limit: int, *, may_be_missing: bool = False) -> bytes:
-        head = bodies.head(request)
-        if not may_be_missing or head.length:
-            bodies.require(head, "application/json")
-        if head.length > limit:
-            raise drafts.too_large(limit)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._idle_seconds):
-                async for data in bodies.pieces(request, head):
-                    body += data
-                    if len(body) > limit:
-                        raise drafts.too_large(limit)
-        except TimeoutError as error:
-            raise bodies.too_slow(f"The body was not there within {self._idle_seconds:g} seconds.") from error
-        if body and may_be_missing:
-            bodies.require(head, "application/json")
-        return bytes(body).removeprefix(b"\xef\xbb\xbf")
-
-    def _filter(self, request: Request, client: Principal) -> tuple[Filter, Place | None, int]:
-        """What the query asks for; raises Refused for what does not fit, and 403 for a region of others."""
-        given = query_of(request)
-        faults = [
-            Fault(f"/query/{name[:100]}", f"is no parameter of this call; it takes {', '.join(_FILTERS)}")
-            for name in dict.fromkeys(given)
-            if name not in _FILTERS
-        ]
-        faults += [Fault(f"/query/{n}", "is given more than once") for n in _FILTERS if len(given.getlist(n)) > 1]
-        for name, known in (("state", life.STATES), ("kind", drafts.KINDS), ("region", self._regions)):
-            if name in given and given[name] not in known:
-                faults.append(Fault(f"/query/{name}", f"{given[name]!r:.60} is not one of {', '.join(known)}"))
-        if not given.get("sponsor", "").isprintable():
-            faults.append(Fault("/query/sponsor", "expected printable characters"))
-        limit, after = given.get("limit", str(PAGE)), None
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= LARGEST_PAGE):
-            faults.append(Fault("/query/limit", f"{limit!r:.60} is not a number from 1 to {LARGEST_PAGE}"))
-        if "cursor" in given:
-            try:
-                after = _place(given["cursor"])
-            except ValueError:
-                faults.append(Fault("/query/cursor", "is no cursor of this list: send `next` of the page before"))
-        if faults:
-            raise drafts.unfit(faults)
-        region = given.get("region")
-        if region is not None and not client.may_act_in(region):
-            detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
-            title = "The key may not act in this region"
-            raise Refused(403, "region-not-allowed", title, [Fault("/query/region", detail)])
-        regions = None if ANY in client.regions else sorted(client.regions)
-        wanted = Filter(regions, given.get("state"), given.get("kind"), given.get("sponsor"), region)
-        return wanted, after, int(limit)
+            _LimitedRoute.calls -= 1
 
 
-def _guarded(handle: Handler) -> Handler:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handle(request)
-        except Refused as refused:
-            raise problem(refused) from refused
-        except ClientDisconnect:
-            return Response(status_code=_CLIENT_GONE)
-
-    return answer
+router: Final = APIRouter(prefix="/v1/requests", route_class=_LimitedRoute, responses=PROTECTED | problems(UNAVAILABLE))
+available_requests: Final = Available[Requests]("requests")
 
 
-def _answer(body: msgspec.Struct, version: int, status: int = 200, **headers: str) -> Response:
-    return json_response(body, status, {"ETag": f'"{version}"', **headers})
+def _caller(scope: str) -> Any:
+    return Security(api_key, scopes=[scope])
 
 
-def _request_id(request: Request) -> str:
-    given: str = request.path_params["request_id"]
-    try:
-        return str(UUID(given))
-    except ValueError as error:
-        detail = f"No business request {given!r:.60} is known: expected a UUID."
-        raise Problem(404, "not-found", "No such business request", detail) from error
+async def _request_id(
+    request_id: Annotated[str, Path(examples=[REQUEST_ID], json_schema_extra={"format": "uuid"})],
+) -> str:
+    """The id of a request; raises a 404 Problem for another text."""
+    if (found := uuid_of(request_id)) is None:
+        raise _NOT_FOUND(f"No business request {request_id!r:.60} exists: expected a UUID.")
+    return found
 
 
-def _idempotency_key(request: Request) -> str:
-    """The key that names what is made; raises a 400 Problem when it is missing, 422 when it is not a quoted string."""
-    given = request.headers.get("idempotency-key")
-    if given is None:
-        detail = 'Send `Idempotency-Key: "<text of yours>"`: with it, the same call again makes nothing twice.'
-        title, pointer = "Idempotency-Key is missing", "/header/idempotency-key"
-        raise Problem(400, "idempotency-key-missing", title, detail, pointer=pointer)
-    return read_idempotency_key(given)
+async def _required_key(idempotency_key: IdempotencyKey = None) -> str:
+    """The idempotency key; raises a 400 Problem without one."""
+    if idempotency_key is None:
+        raise _KEY_MISSING(_KEY_MISSING.example, pointer="/header/idempotency-key")
+    return idempotency_key
 
 
-def _versions(request: Request) -> Versions:
-    """The versions that `If-Match` names, None without one (RFC 9110, section 13.1.1)."""
-    given = request.headers.get("if-match")
-    if given is None:
+async def _versions(
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", description="The ETag of the expected version", examples=['"1"'])
+    ] = None,
+) -> Versions:
+    """The versions in `If-Match`, None without it (RFC 9110, section 13.1.1)."""
+    if if_match is None:
         return None
-    if given.strip() == "*":
+    if if_match.strip() == "*":
         return [ANY_VERSION]
-    if _are_tags(given.strip()) is None:
-        detail = f'If-Match is {given!r:.100}; expected the ETag of an answer, such as "3", or *.'
-        raise Problem(422, "invalid-request", "The request does not fit", detail, pointer="/header/if-match")
-    return [int(tag) for tag in _version_tags(given)]
+    if _are_tags(if_match.strip()) is None:
+        detail = f'If-Match is {if_match!r:.100}; expected an ETag such as "3", or *.'
+        raise INVALID_REQUEST(detail, pointer="/header/if-match")
+    return [int(tag) for tag in _version_tags(if_match)]
 
 
-def _cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(f"{place[0].isoformat()} {place[1]}".encode()).decode()
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected printable characters")
+    return text
 
 
-def _place(cursor: str) -> Place:
-    drafted_at, request_id = base64.b64decode(cursor.encode(), b"-_", validate=True).decode().split(" ")
-    return from_text(drafted_at), str(UUID(request_id))
+TheRequests = Annotated[Requests, Depends(available_requests)]
+Author = Annotated[Principal, _caller(WRITE)]
+Reader = Annotated[Principal, _caller(READ)]
+RequestId = Annotated[str, Depends(_request_id)]
+RequiredKey = Annotated[str, Depends(_required_key)]
+ExpectedVersions = Annotated[Versions, Depends(_versions)]
+State: TypeAlias = Literal[
+    "draft", "submitted", "approved", "rejected", "withdrawn", "deployed", "rolled_back", "reviewed"
+]
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="draftRequest",
+    summary="Create a business request",
+    description="It is a draft until it is submitted. The `Idempotency-Key` identifies it: a repetition gets the same"
+    " response, another body with this key `422`, and a call during the first one `409`. The router checks an"
+    " attached change at once: an invalid one is `422` with pointers below `/change`; while the router does not"
+    " answer, the change is stored as `unchecked`.",
+    response_model_exclude_defaults=True,
+    responses=problems(
+        *ENCODED_BODY, _KEY_MISSING, *_FORBIDDEN[:1], _IN_FLIGHT, _KEY_REUSED, _INVALID_CHANGE, OVERLOADED
+    )
+    | {201: {"headers": _ETAG}},
+    max_body_size=MAX_BODY_BYTES,
+)
+async def draft(
+    client: Author, requests: TheRequests, key: RequiredKey, body: Document[DraftBody], response: Response
+) -> RequestView:
+    drafted = await requests.draft(drafts.require_valid(body.parsed(Draft)), client, key)
+    response.headers["Location"] = f"/v1/requests/{drafted.request_id}"
+    return request_view(_tagged(response, drafted))
+
+
+@router.get(
+    "",
+    operation_id="listRequests",
+    summary="Business requests, newest first",
+    description="Requests with a region of the key.",
+    response_model_exclude_defaults=True,
+    responses=problems(*_FORBIDDEN[:1]),
+)
+async def list_requests(
+    client: Reader,
+    requests: TheRequests,
+    *,
+    state: Annotated[State | None, Query(description="Only in this state")] = None,
+    kind: Annotated[DraftKind | None, Query(description="Only of this kind")] = None,
+    region: Annotated[str | None, Query(description="Only with this region")] = None,
+    sponsor: Annotated[
+        Annotated[str, AfterValidator(_printable)] | None, Query(description="Only of this sponsor")
+    ] = None,
+    limit: PageLimit = 50,
+    cursor: Cursor = None,
+) -> RequestsView:
+    if region is not None and region not in requests.regions:
+        raise INVALID_REQUEST(f"{region!r:.60} is not one of {', '.join(requests.regions)}", pointer="/query/region")
+    if region is not None and not client.may_act_in(region):
+        detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
+        title = "The key may not act in this region"
+        raise InputRejected(403, "region-not-allowed", title, [Fault("/query/region", detail)])
+    regions = None if ANY in client.regions else sorted(client.regions)
+    wanted = RequestFilter(regions, state, kind, sponsor, region)
+    found = await requests.page(wanted, decode_time_cursor(cursor), limit + 1)
+    following = encode_cursor(cursor_of(found[limit - 1])) if len(found) > limit else None
+    return RequestsView(requests=[summary_view(request) for request in found[:limit]], next=following)
+
+
+@router.get(
+    "/{request_id}",
+    operation_id="getRequest",
+    summary="A business request with its change, history and comments",
+    description="The audit logs of its regions have its events under its `subject`.",
+    response_model_exclude_defaults=True,
+    responses=problems(_NOT_FOUND) | {200: {"headers": _ETAG}},
+)
+async def get_request(
+    client: Reader, requests: TheRequests, request_id: RequestId, response: Response
+) -> RequestDetailsView:
+    details = await requests.show(request_id, client)
+    _tagged(response, details.request)
+    return details_view(details)
+
+
+@router.patch(
+    "/{request_id}",
+    operation_id="changeRequest",
+    summary="Change a draft",
+    description="Each sent field replaces the field of the draft as a whole; null removes it. A new change is checked"
+    " at once, as in a new draft; an unchecked one is checked again. `If-Match` is required.",
+    response_model_exclude_defaults=True,
+    responses=problems(
+        *ENCODED_BODY, *_FORBIDDEN[:1], _NOT_FOUND, *_CONFLICTS, _STALE, _INVALID_CHANGE, _VERSION_MISSING, OVERLOADED
+    )
+    | {200: {"headers": _ETAG}},
+    max_body_size=MAX_BODY_BYTES,
+)
+async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
+    client: Author,
+    requests: TheRequests,
+    request_id: RequestId,
+    versions: ExpectedVersions,
+    body: Document[ChangeRequestBody],
+    response: Response,
+) -> RequestView:
+    if versions is None:
+        raise _VERSION_MISSING(_VERSION_MISSING.example, pointer="/header/if-match")
+    changed = await requests.change(request_id, lambda draft: _patched(draft, body.value), client, versions)
+    return request_view(_tagged(response, changed))
+
+
+@router.post(
+    "/{request_id}/comments",
+    status_code=201,
+    operation_id="commentOnRequest",
+    summary="Comment on a business request",
+    description="In any state. The `Idempotency-Key` identifies the comment: a repetition gets the same response.",
+    responses=problems(
+        *ENCODED_BODY, _KEY_MISSING, *_FORBIDDEN[:1], _NOT_FOUND, _IN_FLIGHT, _CONFLICTS[2], _KEY_REUSED, OVERLOADED
+    )
+    | {201: {"headers": _ETAG}},
+    max_body_size=MAX_SMALL_BODY,
+)
+async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
+    client: Author,
+    requests: TheRequests,
+    request_id: RequestId,
+    key: RequiredKey,
+    body: Document[CommentBody],
+    response: Response,
+) -> CommentView:
+    text = drafts.require_comment(_valid(body).text)
+    step = await requests.comment(request_id, text, client, key)
+    response.headers["ETag"] = f'"{step.version}"'
+    return comment_view(step)
+
+
+def _add_command(command: str, scope: str, summary: str, description: str) -> None:
+    rule = lifecycle.RULES[command]
+    body_type: Any = Document[ReasonBody] if rule.needs_reason else Document[RemarkBody]
+
+    async def execute(  # noqa: PLR0917 - FastAPI calls it by name
+        client: Annotated[Principal, _caller(scope)],
+        requests: TheRequests,
+        request_id: RequestId,
+        versions: ExpectedVersions,
+        response: Response,
+        body: body_type = None,
+    ) -> RequestView:
+        reason = "" if body is None else _valid(body).reason.strip()
+        if command == lifecycle.SUBMIT:
+            found = await requests.submit(request_id, reason, client, versions)
+        else:
+            found = await requests.act(request_id, command, reason, client, versions)
+        return request_view(_tagged(response, found))
+
+    router.add_api_route(
+        f"/{{request_id}}/{command}",
+        execute,
+        methods=["POST"],
+        operation_id=f"{command}Request",
+        summary=summary,
+        description=f"From {' or '.join(rule.start)} to {rule.end}. {description} A repetition by the same person gets"
+        " the same response.",
+        response_model_exclude_defaults=True,
+        responses=problems(*ENCODED_BODY, *_FORBIDDEN, _NOT_FOUND, *_CONFLICTS, _STALE, _INVALID_CHANGE, OVERLOADED)
+        | {200: {"headers": _ETAG}},
+        openapi_extra={"requestBody": {"required": rule.needs_reason}},
+        max_body_size=MAX_SMALL_BODY,
+    )
+
+
+_add_command(
+    lifecycle.SUBMIT,
+    WRITE,
+    "Submit a draft for decision",
+    "It must have all fields that its kind requires, and its change is checked again: `422` for an invalid change,"
+    " `503` while the router does not answer.",
+)
+_add_command(lifecycle.WITHDRAW, WRITE, "Withdraw a request", "Only its authors and its sponsor may withdraw it.")
+_add_command(
+    lifecycle.APPROVE,
+    DECIDE,
+    "Approve a request",
+    "It is approved after `approvals_needed` approvals; its authors and its sponsor may not approve it (`403`).",
+)
+_add_command(
+    lifecycle.REJECT,
+    DECIDE,
+    "Reject a request",
+    "A reason is required; its authors and its sponsor may not reject it (`403`).",
+)
+_add_command(lifecycle.REVIEW, DECIDE, "Record the result of a request", "")
+_add_command(lifecycle.DEPLOY, DEPLOY, "Record that a request's change is in force", "")
+_add_command(
+    lifecycle.ROLLBACK, DEPLOY, "Record that a request's change is not in force any more", "A reason is required."
+)
+
+
+def _tagged(response: Response, request: lifecycle.Request) -> lifecycle.Request:
+    response.headers["ETag"] = f'"{request.version}"'
+    return request
+
+
+def _valid(document: Document[Any]) -> Any:
+    """The body of a document; raises InputRejected for an invalid one."""
+    if document.faults or document.body is None:
+        raise drafts.invalid(document.faults)
+    return document.body
+
+
+def _patched(draft: Draft, patch: Any) -> ParsedDocument[Draft]:
+    """The draft with the fields of a JSON merge patch in place of its own."""
+    if not isinstance(patch, dict):
+        return ParsedDocument(None, [Fault("", "expected an object")], frozenset())
+    before: dict[str, Any] = msgspec.to_builtins(draft)
+    merged = {name: value for name, value in (before | patch).items() if value is not None or name not in patch}
+    value = ObjectWithDuplicates(merged, patch.duplicates) if isinstance(patch, ObjectWithDuplicates) else merged
+    return Document.parse(DraftBody, value).parsed(Draft)

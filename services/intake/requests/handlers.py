@@ -1,8 +1,8 @@
-"""What can be done with business requests: each use case is one transaction that holds the change and the events of it.
+"""Use cases of business requests. Each one is a transaction with the change and its events.
 
-The router is asked outside of any transaction, because it may take its time; what was checked is what is stored, or
-nothing is: the version that was read must still be the one that is locked. A draft's id is made of the client and its
-`Idempotency-Key`, and a comment's likewise, so the same call again finds what it made the first time.
+The router is called outside of a transaction, because it can be slow. The result is stored only if the request still
+has the version that was checked. The id of a draft derives from the client and its `Idempotency-Key`, and the id of a
+comment likewise, so that a repeated call finds the first result.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -11,34 +11,36 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Poster
-from services.intake.requests.domain import drafts, life
-from services.intake.requests.domain.drafts import Draft, Owners
-from services.intake.requests.domain.life import Check, Outcome, Request, Step
-from services.intake.requests.store import Drafted, Filter, Place
+from services.intake.requests.domain import drafts, lifecycle
+from services.intake.requests.domain.drafts import Draft, MarketOwners
+from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
+from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
+from shared.auth.principal import Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
+from shared.validation.documents import ParsedDocument
+from shared.validation.faults import Fault, InputRejected
 
 ANY_VERSION: Final = -1
 Versions: TypeAlias = Collection[int] | None
-"""The versions that a call is meant for; None for whichever it is, `ANY_VERSION` among them too."""
+"""The versions that a call accepts; None or `ANY_VERSION` for any version."""
 
 
-class Checking(Protocol):
-    """Asks the router about a change; see `services.intake.requests.router`."""
+class ChangeChecker(Protocol):
+    """Lets the router check a change: `services.intake.requests.router`."""
 
-    async def check(self, change: ProposedChange) -> Check:
-        """What it would change. Raises Refused with pointers below `/change` when it does not fit, Transient when that
-        cannot be told."""
+    async def check(self, change: ProposedChange) -> ChangeCheck:
+        """The difference to the versions in force.
+
+        Raises InputRejected with pointers below `/change` for an invalid change, Transient without a result.
+        """
 
 
-class Work(Protocol):
-    """One transaction on the store; see `services.intake.requests.store.Work`."""
+class RequestWork(Protocol):
+    """A transaction of the store: `services.intake.requests.store`."""
 
     async def add(self, request: Request, change: bytes | None, body: str) -> bool: ...
 
@@ -48,69 +50,71 @@ class Work(Protocol):
 
     async def attach(self, request_id: str, change: bytes | None) -> None: ...
 
-    async def add_step(self, request_id: str, step: Step) -> None: ...
+    async def add_step(self, request_id: str, step: RequestStep) -> None: ...
 
-    async def comment(self, comment_id: str) -> Step | None: ...
+    async def comment(self, comment_id: str) -> RequestStep | None: ...
 
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None: ...
 
 
-class Store(Protocol):
-    """Where requests are kept; see `services.intake.requests.store.Store`."""
+class RequestStore(Protocol):
+    """Stores requests: `services.intake.requests.store`."""
 
-    def work(self) -> AbstractAsyncContextManager[Work]: ...
+    def work(self) -> AbstractAsyncContextManager[RequestWork]: ...
 
-    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None: ...
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None: ...
 
     async def drafted(self, request_id: str) -> Drafted | None: ...
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]: ...
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]: ...
 
 
-class Told(NamedTuple):
-    """A request with all there is to tell of it: its change as JSON, None without one, and what happened to it."""
+class RequestDetails(NamedTuple):
+    """A request with its change (as JSON, None without one) and its history."""
 
     request: Request
     change: bytes | None
-    steps: Sequence[Step]
+    steps: Sequence[RequestStep]
 
 
 class Requests:
-    """Business requests. `owners` gives the operating model in force, None while there is none."""
+    """The use cases; `owners` returns the operating model in force, None without one."""
 
     def __init__(
         self,
-        store: Store,
+        store: RequestStore,
         *,
-        checking: Checking,
-        owners: Callable[[], Owners | None],
+        checker: ChangeChecker,
+        owners: Callable[[], MarketOwners | None],
         countries: Collection[str],
+        regions: Sequence[str],
         clock: Clock,
         approvals_needed: int,
         wake: Callable[[], None],
     ) -> None:
         self._store = store
-        self._checking = checking
+        self._checker = checker
         self._owners = owners
         self._countries = countries
+        self.regions = regions
         self._clock = clock
         self._approvals_needed = approvals_needed
         self._wake = wake
-        self._under_way: set[str] = set()
+        self._in_progress: set[str] = set()
 
-    async def draft(self, draft: Draft, client: Poster, key: str) -> Request:
-        """The request that this call, or the same one before, began, as it was then.
+    async def draft(self, draft: Draft, client: Principal, key: str) -> Request:
+        """Create a draft. A repeated call returns the draft as it was created.
 
-        The change is checked at once; while the router is away it is kept unchecked. Raises Refused.
+        The change is checked at once; while the router does not answer, it is stored unchecked. Raises InputRejected.
         """
         _require_regions(client, draft.regions)
         request_id = ids.derive("request", client.name, key)
         body = drafts.content_hash(draft)
-        with self._alone(request_id):
+        with self._exclusive(request_id):
             known = await self._store.drafted(request_id)
             if known is None:
                 self._require_sound(draft)
-                outcome = life.draft(
+                outcome = lifecycle.draft(
                     request_id,
                     drafts.content(draft),
                     await self._check(draft.change, keep_unchecked=True),
@@ -130,50 +134,60 @@ class Requests:
             raise _key_reused()
         return known.request
 
-    async def change(self, request_id: str, text: bytes, client: Poster, versions: Versions) -> Request:
-        """Have a draft say what a patch (JSON) says. A change that is attached anew is checked at once; while the
-        router is away it is kept unchecked. Raises Refused."""
+    async def change(
+        self,
+        request_id: str,
+        patch: Callable[[Draft], ParsedDocument[Draft]],
+        client: Principal,
+        versions: Versions,
+    ) -> Request:
+        """Change a draft; `patch` applies a JSON merge patch. Raises InputRejected.
+
+        A new change is checked at once; while the router does not answer, it is stored unchecked.
+        """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
-        life.require_draft(before)
-        draft = drafts.patched(drafts.whole(before.content, _decoded(attached)), text)
+        lifecycle.require_draft(before)
+        draft = drafts.require_valid(patch(drafts.whole(before.content, _decoded(attached))))
         _require_regions(client, draft.regions)
         self._require_sound(draft)
         content, check = drafts.content(draft), before.check
-        if content.change_hash != before.content.change_hash or check.verdict == life.UNCHECKED:
+        if content.change_hash != before.content.change_hash or check.verdict == lifecycle.UNCHECKED:
             check = await self._check(draft.change, keep_unchecked=True)
         async with self._store.work() as work:
-            request = await self._locked(work, request_id, client)
+            request = await self._lock(work, request_id, client)
             if request.version != before.version:
                 raise _changed_meanwhile(request, versions)
-            outcome = life.change(request, content, check, by=client.name, at=self._now())
+            outcome = lifecycle.change(request, content, check, by=client.name, at=self._now())
             if outcome is not None:
                 await work.save(outcome.request)
                 await work.attach(request_id, _encoded(draft.change))
                 await self._record(work, outcome)
-        return self._done(request, outcome)
+        return self._result(request, outcome)
 
-    async def submit(self, request_id: str, reason: str, client: Poster, versions: Versions) -> Request:
-        """Put a draft up for decision, when it says all that is needed and the router finds that its change fits.
+    async def submit(self, request_id: str, reason: str, client: Principal, versions: Versions) -> Request:
+        """Submit a complete draft whose change the router has checked.
 
-        Raises Refused, Transient while the router is away.
+        Raises InputRejected, Transient while the router does not answer.
         """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
-        if life.is_done(before, life.SUBMIT, client.name, reason):
+        if lifecycle.is_done(before, lifecycle.SUBMIT, client.name, reason):
             return before
         _require_version(before, versions)
-        life.require_draft(before)
+        lifecycle.require_draft(before)
         change = _decoded(attached)
         draft = drafts.whole(before.content, change)
-        self._require_sound(draft, drafts.lacking(draft))
+        self._require_sound(draft, drafts.missing(draft))
         check = await self._check(change, keep_unchecked=False)
         async with self._store.work() as work:
-            request = await self._locked(work, request_id, client)
-            if request.version != before.version and not life.is_done(request, life.SUBMIT, client.name, reason):
+            request = await self._lock(work, request_id, client)
+            if request.version != before.version and not lifecycle.is_done(
+                request, lifecycle.SUBMIT, client.name, reason
+            ):
                 raise _changed_meanwhile(request, versions)
-            outcome = life.submit(
+            outcome = lifecycle.submit(
                 request,
                 change,
                 check,
@@ -185,64 +199,64 @@ class Requests:
             if outcome is not None:
                 await work.save(outcome.request)
                 await self._record(work, outcome)
-        return self._done(request, outcome)
+        return self._result(request, outcome)
 
-    async def act(self, request_id: str, command: str, reason: str, client: Poster, versions: Versions) -> Request:
-        """Do what a command other than `submit` says. Raises Refused."""
+    async def act(self, request_id: str, command: str, reason: str, client: Principal, versions: Versions) -> Request:
+        """Execute a command other than `submit`. Raises InputRejected."""
         async with self._store.work() as work:
-            request = await self._locked(work, request_id, client)
-            if not life.is_done(request, command, client.name, reason):
+            request = await self._lock(work, request_id, client)
+            if not lifecycle.is_done(request, command, client.name, reason):
                 _require_version(request, versions)
-            outcome = life.act(request, command, by=client.name, reason=reason, at=self._now())
+            outcome = lifecycle.act(request, command, by=client.name, reason=reason, at=self._now())
             if outcome is not None:
                 await work.save(outcome.request)
                 await self._record(work, outcome)
-        return self._done(request, outcome)
+        return self._result(request, outcome)
 
-    async def comment(self, request_id: str, text: str, client: Poster, key: str) -> Step:
-        """The comment that this call, or the same one before, made. Raises Refused."""
+    async def comment(self, request_id: str, text: str, client: Principal, key: str) -> RequestStep:
+        """Add a comment. A repeated call returns the first comment. Raises InputRejected."""
         comment_id = ids.derive("comment", request_id, client.name, key)
-        with self._alone(comment_id):
+        with self._exclusive(comment_id):
             async with self._store.work() as work:
-                request = await self._locked(work, request_id, client)
+                request = await self._lock(work, request_id, client)
                 known = await work.comment(comment_id)
                 if known is not None:
                     if known.text != text:
                         raise _key_reused()
                     return known
-                outcome = life.comment(request, comment_id, text, by=client.name, at=self._now())
+                outcome = lifecycle.comment(request, comment_id, text, by=client.name, at=self._now())
                 await work.save(outcome.request)
                 await self._record(work, outcome)
         self._wake()
         return outcome.step
 
-    async def show(self, request_id: str, client: Poster) -> Told:
-        """A request; raises Refused when there is none in a region of the client."""
+    async def show(self, request_id: str, client: Principal) -> RequestDetails:
+        """A request; raises InputRejected for one without a region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
             raise _no_such(request_id)
-        return Told(*found)
+        return RequestDetails(*found)
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
-        """Requests, the newest first, from behind `after`."""
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
+        """Requests after the cursor `after`, newest first."""
         return await self._store.page(wanted, after, limit)
 
-    def _done(self, request: Request, outcome: Outcome | None) -> Request:
-        """The request after what came of a call has been committed, None when nothing did."""
+    def _result(self, request: Request, outcome: Transition | None) -> Request:
+        """The request after a committed transition; unchanged without one."""
         if outcome is None:
             return request
         self._wake()
         return outcome.request
 
     @staticmethod
-    async def _locked(work: Work, request_id: str, client: Poster) -> Request:
+    async def _lock(work: RequestWork, request_id: str, client: Principal) -> Request:
         request = await work.request(request_id)
         if request is None or not _may_see(client, request):
             raise _no_such(request_id)
         _require_regions(client, request.content.regions)
         return request
 
-    async def _record(self, work: Work, outcome: Outcome) -> None:
+    async def _record(self, work: RequestWork, outcome: Transition) -> None:
         await work.add_step(outcome.request.request_id, outcome.step)
         await work.publish(
             [
@@ -251,39 +265,39 @@ class Requests:
             ]
         )
 
-    async def _check(self, change: ProposedChange | None, *, keep_unchecked: bool) -> Check:
+    async def _check(self, change: ProposedChange | None, *, keep_unchecked: bool) -> ChangeCheck:
         if change is None:
-            return Check()
+            return ChangeCheck()
         try:
-            check = await self._checking.check(change)
+            check = await self._checker.check(change)
         except Transient as error:
             if not keep_unchecked:
                 raise
-            check = Check(verdict=life.UNCHECKED, reason=str(error))
+            check = ChangeCheck(verdict=lifecycle.UNCHECKED, reason=str(error))
         return msgspec.structs.replace(check, checked_at=self._now())
 
-    def _require_sound(self, draft: Draft, lacking: Sequence[Fault] = ()) -> None:
+    def _require_sound(self, draft: Draft, missing: Sequence[Fault] = ()) -> None:
         owners = self._owners()
         if owners is None:
             raise Transient("No operating model is published.")
-        found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *lacking]
+        found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *missing]
         if found:
-            raise drafts.unfit(found)
+            raise drafts.invalid(found)
 
     def _now(self) -> str:
         return to_text(self._clock.now())
 
     @contextmanager
-    def _alone(self, made: str) -> Iterator[None]:
-        """Let one call at a time make something; raises Refused while another one does."""
-        if made in self._under_way:
-            detail = "a call with the same Idempotency-Key is under way; send the same again a moment later"
-            raise Refused(409, "in-flight", "The same call is being made", [Fault("", detail)])
-        self._under_way.add(made)
+    def _exclusive(self, made: str) -> Iterator[None]:
+        """Reserve an id for this call; raises InputRejected while another call creates the same object."""
+        if made in self._in_progress:
+            detail = "a call with the same Idempotency-Key is in progress; send the same call again in a moment"
+            raise InputRejected(409, "in-flight", "The same call is in progress", [Fault("", detail)])
+        self._in_progress.add(made)
         try:
             yield
         finally:
-            self._under_way.discard(made)
+            self._in_progress.discard(made)
 
 
 def _encoded(change: ProposedChange | None) -> bytes | None:
@@ -297,11 +311,11 @@ def _decoded(change: bytes | None) -> ProposedChange | None:
     return None if change is None else _decode_change(change)
 
 
-def _may_see(client: Poster, request: Request) -> bool:
+def _may_see(client: Principal, request: Request) -> bool:
     return any(client.may_act_in(region) for region in request.content.regions)
 
 
-def _require_regions(client: Poster, regions: Sequence[str]) -> None:
+def _require_regions(client: Principal, regions: Sequence[str]) -> None:
     allowed = ", ".join(sorted(client.regions)) or "no region"
     faults = [
         Fault(
@@ -312,7 +326,7 @@ def _require_regions(client: Poster, regions: Sequence[str]) -> None:
         if not client.may_act_in(region)
     ]
     if faults:
-        raise Refused(403, "region-not-allowed", "The key may not act in this region", faults)
+        raise InputRejected(403, "region-not-allowed", "The key may not act in this region", faults)
 
 
 def _require_version(request: Request, versions: Versions) -> None:
@@ -320,25 +334,27 @@ def _require_version(request: Request, versions: Versions) -> None:
         raise _stale(request)
 
 
-def _changed_meanwhile(request: Request, versions: Versions) -> Refused:
+def _changed_meanwhile(request: Request, versions: Versions) -> InputRejected:
     if versions is not None and ANY_VERSION not in versions:
         return _stale(request)
-    detail = f"the request came to version {request.version} while this call was checked; look at it, and send it again"
-    return Refused(409, "changed-meanwhile", "The request changed meanwhile", [Fault("", detail)])
+    detail = (
+        f"the request reached version {request.version} while this call was checked; read it and send the call again"
+    )
+    return InputRejected(409, "changed-meanwhile", "The request was changed at the same time", [Fault("", detail)])
 
 
-def _stale(request: Request) -> Refused:
-    detail = f'the request is at version "{request.version}": read it again, and make the change to that'
-    return Refused(412, "precondition-failed", "The request has changed", [Fault("/header/if-match", detail)])
+def _stale(request: Request) -> InputRejected:
+    detail = f'the request is at version "{request.version}": read this version and change it'
+    return InputRejected(412, "precondition-failed", "The request has changed", [Fault("/header/if-match", detail)])
 
 
-def _no_such(request_id: str) -> Refused:
-    detail = f"no business request {request_id!r:.60} is known in a region of this key"
-    return Refused(404, "not-found", "No such business request", [Fault("", detail)])
+def _no_such(request_id: str) -> InputRejected:
+    detail = f"no business request {request_id!r:.60} exists in a region of this key"
+    return InputRejected(404, "not-found", "No such business request", [Fault("", detail)])
 
 
-def _key_reused() -> Refused:
-    detail = "this Idempotency-Key came with another body before; a new request needs a new key"
-    return Refused(
-        422, "idempotency-key-reused", "The key came with another body", [Fault("/header/idempotency-key", detail)]
+def _key_reused() -> InputRejected:
+    detail = "this Idempotency-Key was used with another body; use a new key for a new request"
+    return InputRejected(
+        422, "idempotency-key-reused", "The key was used with another body", [Fault("/header/idempotency-key", detail)]
     )

@@ -1,4 +1,4 @@
-"""What the router says of a change: intake asks it over REST, with a key of its own, and publishes nothing by that."""
+"""Asks the router over REST to check a change. The router publishes nothing."""
 
 from pathlib import Path
 from typing import Final
@@ -6,14 +6,13 @@ from typing import Final
 import httpx
 import msgspec
 
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
 from shared.contracts import ids
 from shared.contracts.events import ProposedChange
 from shared.http.http import InputError
 from shared.runtime.errors import Transient
+from shared.validation.faults import Fault, InputRejected
 
 _PATH: Final = "/v1/control/check"
 _SECONDS: Final = httpx.Timeout(30.0, connect=2.0)
@@ -24,28 +23,28 @@ class _InForce(msgspec.Struct, frozen=True):
     policy_set: str | None = None
 
 
-class _Would(msgspec.Struct, frozen=True):
+class _Differences(msgspec.Struct, frozen=True):
     differing: int
-    differences: list[Difference]
+    differences: list[ProposedDifference]
 
 
 class _Checked(msgspec.Struct, frozen=True):
     in_force: _InForce
-    operating_model: _Would | None = None
-    policy_set: _Would | None = None
+    operating_model: _Differences | None = None
+    policy_set: _Differences | None = None
 
 
-class _Refusal(msgspec.Struct, frozen=True):
+class _Rejection(msgspec.Struct, frozen=True):
     detail: str
     errors: list[InputError] = []
 
 
 _decode_checked = msgspec.json.Decoder(_Checked).decode
-_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_decode_rejection = msgspec.json.Decoder(_Rejection).decode
 
 
 class RouterCheck:
-    """Asks the router at `url`; its key, which needs the scope `control:read`, is in `key_file`."""
+    """The client of the router at `url`. `key_file` contains its API key, of scope `control:read`."""
 
     def __init__(self, url: str, key_file: Path | None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._key_file = key_file
@@ -55,40 +54,43 @@ class RouterCheck:
         """Close the connections."""
         await self._http.aclose()
 
-    async def check(self, change: ProposedChange) -> Check:
-        """What the change would change. Raises Refused with pointers below `/change` when it does not fit, Transient
-        when the router does not answer, or has no time."""
+    async def check(self, change: ProposedChange) -> ChangeCheck:
+        """The difference to the versions in force.
+
+        Raises InputRejected with pointers below `/change` for an invalid change, Transient when the router does not
+        response or is overloaded.
+        """
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
         try:
-            answer = await self._http.post(_PATH, content=ids.canonical(change), headers=headers)
+            response = await self._http.post(_PATH, content=ids.canonical(change), headers=headers)
         except httpx.HTTPError as error:
             raise Transient(f"The router at {self._http.base_url} does not answer: {type(error).__name__}.") from error
         try:
-            if answer.status_code == 200:
-                return _check(_decode_checked(answer.content))
-            refusal = _decode_refusal(answer.content)
+            if response.status_code == 200:
+                return _check(_decode_checked(response.content))
+            rejection = _decode_rejection(response.content)
         except msgspec.DecodeError as error:
-            raise Transient(f"The router answered {answer.status_code} and nothing to be understood.") from error
-        if answer.status_code != 422:
-            raise Transient(f"The router did not check the change ({answer.status_code}): {refusal.detail}")
-        faults = [Fault(f"/change{fault.pointer}", fault.detail) for fault in refusal.errors]
-        raise Refused(
-            422, "unfit-change", "The attached change does not fit", faults or [Fault("/change", refusal.detail)]
+            raise Transient(f"The router returned {response.status_code} with an unreadable body.") from error
+        if response.status_code != 422:
+            raise Transient(f"The router did not check the change ({response.status_code}): {rejection.detail}")
+        faults = [Fault(f"/change{fault.pointer}", fault.detail) for fault in rejection.errors]
+        raise InputRejected(
+            422, "unfit-change", "The attached change is invalid", faults or [Fault("/change", rejection.detail)]
         )
 
     def _key(self) -> str:
         if self._key_file is None:
-            raise Transient("No key for the router is set (PIEPOWDER_ROUTER_KEY_FILE).")
+            raise Transient("The key for the router is not configured (PIEPOWDER_ROUTER_KEY_FILE).")
         try:
             return self._key_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise Transient(f"The key for the router cannot be read: {error}.") from error
 
 
-def _check(checked: _Checked) -> Check:
+def _check(checked: _Checked) -> ChangeCheck:
     parts = [part for part in (checked.operating_model, checked.policy_set) if part is not None]
-    return Check(
-        verdict=life.FITS,
+    return ChangeCheck(
+        verdict=lifecycle.FITS,
         operating_model=checked.in_force.operating_model or "",
         policy_set=checked.in_force.policy_set or "",
         differing=sum(part.differing for part in parts),

@@ -1,8 +1,8 @@
-"""Business requests, what happened to them, and all of the SQL for it.
+"""Tables of business requests and their history.
 
-A request is one row: what lists are filtered by as columns, the whole as JSON, and its change beside it, so that a list
-does not read it. What happened is only added to, which a trigger sees to. Whoever changes a request holds its row's
-lock, so the outbox's ids follow the changes.
+A request is one row: columns for the filters of lists, the whole request as JSON, and its change in a separate column,
+so that lists do not read it. The history is append-only, which a trigger enforces. A writer holds the lock of the
+request's row, so that the order of the outbox is the order of the changes.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -14,13 +14,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.intake.requests.domain.life import Request, Step
+from services.intake.requests.domain.lifecycle import Request, RequestStep
 from shared.contracts.envelope import Encoded
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
 from shared.runtime.clock import from_text, to_text
 
-Place: TypeAlias = tuple[datetime, str]
+RequestCursor: TypeAlias = tuple[datetime, str]
 
 METADATA: Final = sa.MetaData()
 
@@ -66,8 +66,8 @@ _ADD_STEP: Final = """
 INSERT INTO request_steps (request_id, version, kind, at, by, text, comment_id) VALUES ($1, $2, $3, $4, $5, $6, $7)"""
 
 
-class Filter(NamedTuple):
-    """Which requests: in one of `regions` (None: any), and with these values where they are given."""
+class RequestFilter(NamedTuple):
+    """The conditions of a list: requests in one of `regions` (None: all) with the given values."""
 
     regions: Sequence[str] | None = None
     state: str | None = None
@@ -77,20 +77,20 @@ class Filter(NamedTuple):
 
 
 class Drafted(NamedTuple):
-    """A request as it was begun, and the hash of what was posted."""
+    """A request as it was created, and the hash of the posted body."""
 
     request: Request
     body: str
 
 
-class Work:
-    """One transaction: what is read is locked, what is written is seen by others when it ends."""
+class RequestTransaction:
+    """A transaction: reads lock the row, and writes become visible at its end."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def add(self, request: Request, change: bytes | None, body: str) -> bool:
-        """Store a new request; False when it is there already."""
+        """Store a new request; False when it exists."""
         content = request.content
         row = await self._connection.fetchrow(
             _ADD,
@@ -107,25 +107,25 @@ class Work:
         return row is not None
 
     async def request(self, request_id: str) -> Request | None:
-        """A request, locked."""
+        """The request, with its row locked."""
         row = await self._connection.fetchrow(
             "SELECT request FROM requests WHERE request_id = $1 FOR UPDATE", request_id
         )
         return None if row is None else _decode(row[0])
 
     async def save(self, request: Request) -> None:
-        """Write a request that is locked."""
+        """Update a locked request."""
         content = request.content
         await self._connection.execute(
             _SAVE, request.request_id, request.state, content.kind, content.sponsor, content.regions, _encode(request)
         )
 
     async def attach(self, request_id: str, change: bytes | None) -> None:
-        """The change of a request that is locked, from now on."""
+        """Set the change of a locked request."""
         await self._connection.execute("UPDATE requests SET change = $2 WHERE request_id = $1", request_id, change)
 
-    async def add_step(self, request_id: str, step: Step) -> None:
-        """Add to what happened."""
+    async def add_step(self, request_id: str, step: RequestStep) -> None:
+        """Append a step to the history."""
         await self._connection.execute(
             _ADD_STEP,
             request_id,
@@ -137,32 +137,32 @@ class Work:
             step.comment_id or None,
         )
 
-    async def comment(self, comment_id: str) -> Step | None:
-        """A comment."""
+    async def comment(self, comment_id: str) -> RequestStep | None:
+        """A comment by its id."""
         row = await self._connection.fetchrow(
             "SELECT version, kind, at, by, text, comment_id::text FROM request_steps WHERE comment_id = $1", comment_id
         )
         return None if row is None else _step(row)
 
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None:
-        """Have these (topic, event) pairs published, in their order, once the transaction has committed."""
+        """Publish these (topic, event) pairs in order after the commit."""
         await outbox.write(self._connection, events)
 
 
 class Store:
-    """Business requests; every call raises Transient when the database is away."""
+    """Business requests; all methods raise Transient when the database does not answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[Work]:
-        """One transaction; raises Transient when it cannot be known to have committed."""
+    async def work(self) -> AsyncIterator[RequestTransaction]:
+        """A transaction; raises Transient when its commit is not certain."""
         async with self._database.transaction() as connection:
-            yield Work(connection)
+            yield RequestTransaction(connection)
 
-    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[Step]] | None:
-        """A request, its change, and what happened to it, at one moment; None when there is none."""
+    async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None:
+        """A request, its change and its history in a consistent state; None for an unknown id."""
         row_of = sa.select(REQUESTS.c.request, REQUESTS.c.change).where(REQUESTS.c.request_id == request_id)
         column = STEPS.c
         async with self._database.query() as connection:
@@ -178,17 +178,17 @@ class Store:
             return request, row.change, [_step(found) for found in await connection.execute(steps)]
 
     async def drafted(self, request_id: str) -> Drafted | None:
-        """A request as it was begun; None when there is none."""
+        """A request as it was created; None for an unknown id."""
         asked = sa.select(REQUESTS.c.drafted, REQUESTS.c.body).where(REQUESTS.c.request_id == request_id)
         async with self._database.query() as connection:
             row = (await connection.execute(asked)).first()
         return None if row is None else Drafted(_decode(row.drafted), row.body)
 
-    async def page(self, wanted: Filter, after: Place | None, limit: int) -> list[Request]:
-        """Up to `limit` requests as `wanted`, the newest first, from behind `after`."""
+    async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
+        """At most `limit` requests after the cursor `after`, newest first."""
         column = REQUESTS.c
-        place = (column.drafted_at, column.request_id)
-        asked = sa.select(column.request).order_by(*(part.desc() for part in place)).limit(limit)
+        position = (column.drafted_at, column.request_id)
+        asked = sa.select(column.request).order_by(*(part.desc() for part in position)).limit(limit)
         for name in ("state", "kind", "sponsor"):
             if (value := getattr(wanted, name)) is not None:
                 asked = asked.where(column[name] == value)
@@ -197,17 +197,17 @@ class Store:
         if wanted.regions is not None:
             asked = asked.where(column.regions.overlap(wanted.regions))
         if after is not None:
-            types = (part.type for part in place)
-            asked = asked.where(sa.tuple_(*place) < sa.tuple_(*map(sa.literal, after, types)))
+            types = (part.type for part in position)
+            asked = asked.where(sa.tuple_(*position) < sa.tuple_(*map(sa.literal, after, types)))
         async with self._database.query() as connection:
             return [_decode(row.request) for row in await connection.execute(asked)]
 
 
-def place_of(request: Request) -> Place:
-    """Where a request stands in a list."""
+def cursor_of(request: Request) -> RequestCursor:
+    """The position of a request in a list."""
     return from_text(request.drafted.at), request.request_id
 
 
-def _step(row: Sequence[Any]) -> Step:
+def _step(row: Sequence[Any]) -> RequestStep:
     version, kind, at, by, text, comment_id = row
-    return Step(version=version, kind=kind, at=to_text(at), by=by, text=text, comment_id=comment_id or "")
+    return RequestStep(version=version, kind=kind, at=to_text(at), by=by, text=text, comment_id=comment_id or "")

@@ -1,20 +1,96 @@
-"""Business requests as they are answered."""
+"""The REST views of business requests."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from pydantic import ConfigDict, Field
 
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Mark, Request, Step
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import Request, RequestStep
+from services.intake.requests.handlers import RequestDetails
+from services.intake.requests.models import DRAFT_EXAMPLE
+from shared.contracts.events import ProposedChange
+from shared.http.models import Embedded, View, example
+
+REQUEST_ID: Final = "0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10"
+_decode_change = msgspec.json.Decoder(ProposedChange).decode
+_MARK: Final = {"by": "policy-team", "at": "2026-05-01T09:30:00.000Z"}
+_SUMMARY: Final[dict[str, Any]] = {
+    "request_id": REQUEST_ID,
+    "subject": f"piepowder:request:{REQUEST_ID}",
+    "state": "draft",
+    "version": 1,
+    **{name: value for name, value in DRAFT_EXAMPLE.items() if name not in ("rationale", "change")},
+    "expected_date": "",
+    "change_hash": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+    "check_verdict": "fits",
+    "drafted": _MARK,
+    "updated_at": _MARK["at"],
+    "approvals_needed": 2,
+    "approvals": [],
+}
+_REQUEST: Final[dict[str, Any]] = {
+    **_SUMMARY,
+    "rationale": DRAFT_EXAMPLE["rationale"],
+    "check": {
+        "verdict": "fits",
+        "checked_at": _MARK["at"],
+        "operating_model": "om-1-0a1b2c3d4e5f",
+        "policy_set": "ps-3-5f4e3d2c1b0a",
+        "differing": 1,
+        "differences": [{"what": "policies/lamps-too-cheap", "how": "added"}],
+    },
+}
+_COMMENT: Final = {
+    "comment_id": "5a0f5b8e-6f60-5c69-8a51-9b8c4f3e2d10",
+    "version": 2,
+    "at": "2026-05-01T10:00:00.000Z",
+    "by": "lead-a",
+    "text": "How many of them were wrong?",
+}
 
 
-class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A business request as lists show it. `subject` is its name in the audit log; `version` counts all that happened.
+class _FromStruct(View):
+    model_config = ConfigDict(from_attributes=True)
 
-    `change_hash` is the SHA-256 of the attached change, empty without one; `check` what the router last said of it:
-    `fits`, `unchecked`, or `nothing` where none is attached.
+
+class MarkView(_FromStruct):
+    """The person, time and reason of an action."""
+
+    by: str
+    at: str
+    reason: str = ""
+
+
+class DifferenceView(_FromStruct):
+    """A part of the operating model or policy set that the change alters: `added`, `removed`, `changed`,
+    `reordered`."""
+
+    what: str
+    how: str
+
+
+class CheckView(_FromStruct):
+    """The router's check of the attached change: `fits`, `unchecked` (for `reason`), or `nothing` without a change.
+
+    `operating_model` and `policy_set` are the ids of the compared versions, empty where none was in force.
+    `differences` has the first of `differing` differences.
+    """
+
+    verdict: str = lifecycle.NOTHING
+    checked_at: str = ""
+    reason: str = ""
+    operating_model: str = ""
+    policy_set: str = ""
+    differing: int = 0
+    differences: list[DifferenceView] = Field(default_factory=list)
+
+
+class RequestSummaryView(View):
+    """A business request in a list.
+
+    `subject` is its subject in the audit log; `version` counts all steps. `change_hash` is the SHA-256 of the attached
+    change, empty without one; `check_verdict` is the verdict of the router's last check.
     """
 
     request_id: str
@@ -30,21 +106,23 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     expected_date: str
     change_hash: str
     check_verdict: str
-    drafted: Mark
+    drafted: MarkView
     updated_at: str
     approvals_needed: int
-    approvals: list[Mark]
+    approvals: list[MarkView]
 
 
-class RequestView(RequestSummary, frozen=True, kw_only=True):
-    """A business request, and what its change would change."""
+class RequestView(RequestSummaryView):
+    """A business request with the router's check of its change."""
 
     rationale: str
-    check: Check
+    check: CheckView
+
+    model_config = example(_REQUEST)
 
 
-class StepView(msgspec.Struct, frozen=True, kw_only=True):
-    """A thing that happened to a request: a state that it came to, or `drafted`, `changed`, `commented`, `endorsed`."""
+class StepView(View):
+    """A step of the history; `kind` is the new state, or `drafted`, `changed`, `commented`, `endorsed`."""
 
     version: int
     kind: str
@@ -53,8 +131,8 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class CommentView(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody said about a request; `version` says when in its history."""
+class CommentView(View):
+    """A comment on a request; `version` is its position in the history."""
 
     comment_id: str
     version: int
@@ -62,78 +140,90 @@ class CommentView(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     text: str
 
+    model_config = example(_COMMENT)
 
-class WholeView(RequestView, frozen=True, kw_only=True):
+
+class RequestDetailsView(RequestView):
     """A business request with its change, its history and its comments, both oldest first."""
 
-    change: Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/$defs/ProposedChange"})] | None
+    change: Annotated[ProposedChange, Embedded()] | None
     history: list[StepView]
     comments: list[CommentView]
 
+    model_config = example(
+        {
+            **_REQUEST,
+            "version": 2,
+            "change": DRAFT_EXAMPLE["change"],
+            "history": [
+                {"version": 1, "kind": "drafted", **_MARK, "reason": ""},
+                {"version": 2, "kind": "commented", "at": _COMMENT["at"], "by": "lead-a", "reason": ""},
+            ],
+            "comments": [_COMMENT],
+        }
+    )
 
-class PageView(msgspec.Struct, frozen=True):
-    """A page of business requests, the newest first; `next` is the cursor of the page that follows."""
 
-    requests: list[RequestSummary]
+class RequestsView(View):
+    """A page of business requests, newest first; `next` is the cursor of the next page."""
+
+    requests: list[RequestSummaryView]
     next: str | None
 
-
-def summary(request: Request) -> RequestSummary:
-    """As lists show it."""
-    return RequestSummary(**_summary(request))
+    model_config = example({"requests": [_SUMMARY], "next": None})
 
 
-def view(request: Request) -> RequestView:
-    """Without its change and history."""
-    return RequestView(**_view(request))
+def summary_view(request: Request) -> RequestSummaryView:
+    """A request in a list."""
+    return RequestSummaryView(**_summary(request))
 
 
-def whole(request: Request, change: bytes | None, steps: Sequence[Step]) -> WholeView:
-    """All there is."""
-    return WholeView(
-        **_view(request),
-        change=None if change is None else msgspec.Raw(change),
+def request_view(request: Request) -> RequestView:
+    """A request without its change and history."""
+    return RequestView(**_request(request))
+
+
+def details_view(details: RequestDetails) -> RequestDetailsView:
+    """A request with its change, history and comments."""
+    return RequestDetailsView(
+        **_request(details.request),
+        change=None if details.change is None else _decode_change(details.change),
         history=[
             StepView(
                 version=step.version,
                 kind=step.kind,
                 at=step.at,
                 by=step.by,
-                reason="" if step.kind == life.COMMENTED else step.text,
+                reason="" if step.kind == lifecycle.COMMENTED else step.text,
             )
-            for step in steps
+            for step in details.steps
         ],
-        comments=[comment_view(step) for step in steps if step.kind == life.COMMENTED],
+        comments=[comment_view(step) for step in details.steps if step.kind == lifecycle.COMMENTED],
     )
 
 
-def comment_view(step: Step) -> CommentView:
+def comment_view(step: RequestStep) -> CommentView:
     """A comment."""
     return CommentView(comment_id=step.comment_id, version=step.version, at=step.at, by=step.by, text=step.text)
 
 
 def _summary(request: Request) -> dict[str, Any]:
-    content = request.content
+    content = msgspec.structs.asdict(request.content)
+    del content["rationale"]
     return {
+        **content,
         "request_id": request.request_id,
         "subject": request.subject,
         "state": request.state,
         "version": request.version,
-        "title": content.title,
-        "kind": content.kind,
-        "sponsor": content.sponsor,
-        "regions": content.regions,
-        "markets": content.markets,
-        "expected_items_per_day": content.expected_items_per_day,
-        "expected_date": content.expected_date,
-        "change_hash": content.change_hash,
         "check_verdict": request.check.verdict,
-        "drafted": request.drafted,
+        "drafted": MarkView.model_validate(request.drafted),
         "updated_at": request.updated_at,
         "approvals_needed": request.approvals_needed,
-        "approvals": request.approvals,
+        "approvals": [MarkView.model_validate(mark) for mark in request.approvals],
     }
 
 
-def _view(request: Request) -> dict[str, Any]:
-    return {**_summary(request), "rationale": request.content.rationale, "check": request.check}
+def _request(request: Request) -> dict[str, Any]:
+    check = CheckView.model_validate(request.check)
+    return {**_summary(request), "rationale": request.content.rationale, "check": check}

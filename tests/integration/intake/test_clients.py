@@ -1,5 +1,8 @@
-"""Clients on real Kafka and PostgreSQL: what intake is told of them holds in every service a moment later, and after a
-restart; nobody gives what they do not have; and who was refused, and which keys were used, is in the audit log."""
+"""Clients on real Kafka and PostgreSQL.
+
+A change applies in every service soon after its response, and after a restart. Only existing rights can be granted. The
+audit log has refused accesses and used keys.
+"""
 
 import asyncio
 import json
@@ -23,7 +26,7 @@ from shared.contracts import envelope, ids
 from shared.contracts.events import CLIENT_CHANGED
 from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import project_root
-from tests.integration.intake.test_service import Intake, intake_of
+from tests.support.intake_process import Intake, intake_of
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
@@ -174,7 +177,7 @@ def _write_admins(intake: Intake) -> None:
     House(intake, "").write_file()
 
 
-async def test_a_key_opens_everywhere_a_moment_after_it_was_made_and_not_after_it_was_revoked(house: House) -> None:
+async def test_a_key_works_in_every_service_soon_after_its_creation_and_not_after_its_revocation(house: House) -> None:
     await house.made("roving")
     first = await house.key_of("roving")
     assert first["in_force"] is True
@@ -202,7 +205,7 @@ async def test_a_key_opens_everywhere_a_moment_after_it_was_made_and_not_after_i
     assert [await house.at_audit(shown["key"]) for shown in (first, second)] == [401, 200]
 
 
-async def test_what_a_client_was_made_with_is_told_whole_and_its_keys_text_is_nowhere(house: House) -> None:
+async def test_the_event_of_a_new_client_is_complete_and_the_text_of_its_key_is_stored_nowhere(house: House) -> None:
     limit = {"requests_per_second": 5, "burst": 7, "items_per_second": 0}
     await house.made("told", description="for the tour", limit=limit)
     shown = await house.key_of("told")
@@ -224,7 +227,7 @@ async def test_what_a_client_was_made_with_is_told_whole_and_its_keys_text_is_no
     assert called.headers["ratelimit-policy"] == '"requests";q=7;w=2'
 
 
-async def test_the_same_client_made_again_is_found_and_another_of_its_name_is_not_made(house: House) -> None:
+async def test_a_repeated_creation_finds_the_client_and_another_client_of_that_name_is_rejected(house: House) -> None:
     body = {"name": "twice", "scopes": ["items:read"], "regions": [house.region], "platforms": ["*"]}
     first, second = [await house.call("POST", "/v1/clients", body) for _ in range(2)]
     assert (first.status_code, second.status_code) == (201, 200)
@@ -235,7 +238,7 @@ async def test_the_same_client_made_again_is_found_and_another_of_its_name_is_no
     assert (taken.status_code, "file" in taken.json()["detail"]) == (409, True)
 
 
-async def test_many_who_make_the_same_client_at_once_make_it_once(house: House) -> None:
+async def test_concurrent_creations_of_the_same_client_create_one(house: House) -> None:
     body = {"name": "rush", "scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
     answers = await asyncio.gather(*(house.call("POST", "/v1/clients", body) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
@@ -243,7 +246,7 @@ async def test_many_who_make_the_same_client_at_once_make_it_once(house: House) 
     assert sorted(answer.status_code for answer in keys) == [201] * 2 + [409] * 6
 
 
-async def test_a_named_call_makes_one_key_and_says_so_the_second_time(house: House) -> None:
+async def test_a_repeated_idempotency_key_creates_one_key_and_returns_409(house: House) -> None:
     await house.made("named")
     named = {"idempotency_key": '"first"'}
     made = await house.call("POST", "/v1/clients/named/keys", {}, **named)
@@ -271,7 +274,7 @@ async def test_a_named_call_makes_one_key_and_says_so_the_second_time(house: Hou
     assert len((await house.call("GET", "/v1/clients/named/keys")).json()["keys"]) == 2
 
 
-async def test_a_successor_lets_the_key_before_it_end_at_a_time(house: House) -> None:
+async def test_a_new_key_can_set_the_expiry_of_the_previous_one(house: House) -> None:
     await house.made("rotated")
     first = await house.key_of("rotated", expires_at="2099-01-01T00:00:00Z")
     soon = to_text(SystemClock().now() + timedelta(seconds=2))
@@ -288,7 +291,7 @@ async def test_a_successor_lets_the_key_before_it_end_at_a_time(house: House) ->
     assert (await house.key_of("rotated"))["key_id"] != second["key_id"]  # an ended key makes room
 
 
-async def test_a_change_holds_at_once_and_not_over_another_that_came_between(house: House) -> None:
+async def test_a_change_applies_at_once_unless_another_change_came_first(house: House) -> None:
     client = await house.made("changing", scopes=["items:read"])
     key = (await house.key_of("changing"))["key"]
     now = (await house.call("GET", "/v1/clients/changing")).json()
@@ -307,7 +310,9 @@ async def test_a_change_holds_at_once_and_not_over_another_that_came_between(hou
     assert same.json()["client"]["revision"] == changed.json()["client"]["revision"]
 
 
-async def test_nobody_gives_what_they_lack_and_whoever_may_end_keys_may_end_any_in_sight(house: House) -> None:
+async def test_rights_that_a_client_does_not_have_cannot_be_granted_and_every_visible_key_can_be_revoked(
+    house: House,
+) -> None:
     await house.made("rich", scopes=["audit:read", "items:write"])
     key_id = (await house.key_of("rich"))["key_id"]
     body = {"name": "mine", "scopes": ["items:read"], "regions": [house.region], "platforms": ["*"]}
@@ -336,7 +341,7 @@ async def test_nobody_gives_what_they_lack_and_whoever_may_end_keys_may_end_any_
     assert (again.status_code, again.json()["client"]["state"]) == (200, "active")
 
 
-async def test_a_regions_lead_sees_the_regions_clients_alone(house: House) -> None:
+async def test_a_key_of_a_region_sees_only_clients_of_the_region(house: House) -> None:
     await house.made("everywhere", regions=["*"])
     await house.made("southern", regions=[house.intake.south])
     await house.made("northern", regions=[house.region])
@@ -421,7 +426,7 @@ async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
         ("POST", "/v1/clients", {"description": "x" * 70_000}, 413, None),
     ],
 )
-async def test_bad_input_is_told_where_and_changes_nothing(  # noqa: PLR0917 - the table's columns
+async def test_invalid_input_is_rejected_with_pointers_and_changes_nothing(  # noqa: PLR0917 - the table's columns
     house: House, method: str, path: str, body: Any, status: int, pointer: str | None
 ) -> None:
     sound = {"scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
@@ -446,7 +451,7 @@ async def test_bad_input_is_told_where_and_changes_nothing(  # noqa: PLR0917 - t
         ("POST", "/v1/clients", b"[" * 20_000, 400, ""),
     ],
 )
-async def test_what_is_said_twice_or_cut_off_is_refused_and_told_where(  # noqa: PLR0917 - the table's columns
+async def test_duplicate_names_and_truncated_bodies_are_rejected_with_pointers(  # noqa: PLR0917 - the table's columns
     house: House, method: str, path: str, text: bytes, status: int, pointer: str
 ) -> None:
     headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
@@ -457,7 +462,7 @@ async def test_what_is_said_twice_or_cut_off_is_refused_and_told_where(  # noqa:
     assert (await house.call("GET", "/v1/clients/two")).status_code == 404
 
 
-async def test_a_posters_limit_is_on_every_answer_and_a_batch_is_paid_for_afterwards(house: House) -> None:
+async def test_every_response_has_the_rate_limit_and_a_batch_is_charged_afterwards(house: House) -> None:
     limit = {"requests_per_second": 1, "burst": 30, "items_per_second": 5}
     await house.made("poster", scopes=["items:write"], limit=limit)
     headers = {"Authorization": f"Bearer {(await house.key_of('poster'))['key']}"}
@@ -476,7 +481,7 @@ async def test_a_posters_limit_is_on_every_answer_and_a_batch_is_paid_for_afterw
     assert refused.headers["ratelimit"].startswith('"requests";r=2')
 
 
-async def test_lines_of_a_batch_for_other_regions_are_refusals_too(house: House) -> None:
+async def test_rejected_lines_of_a_batch_count_as_refused_accesses(house: House) -> None:
     await house.made("near", scopes=["items:write"])
     headers = {"Authorization": f"Bearer {(await house.key_of('near'))['key']}", "Content-Type": "application/x-ndjson"}
     lines = "\n".join(json.dumps(house.intake.post(id=f"N{n}", markets=[m])) for n, m in enumerate(["DE", "US", "US"]))
@@ -492,7 +497,7 @@ async def test_lines_of_a_batch_for_other_regions_are_refusals_too(house: House)
     await house.becomes(told)
 
 
-async def test_refusals_and_used_keys_are_in_the_audit_log_and_the_last_use_with_the_key(house: House) -> None:
+async def test_the_audit_log_has_refused_accesses_and_used_keys_and_a_key_has_its_last_use(house: House) -> None:
     await house.made("watched")
     shown = await house.key_of("watched")
     assert await house.at_intake(shown["key"]) == 200
@@ -526,13 +531,15 @@ async def test_refusals_and_used_keys_are_in_the_audit_log_and_the_last_use_with
     assert sum(use["calls"] for use in calls) == 4
 
 
-async def test_the_tour_of_the_docs_works_as_it_is_written(house: House) -> None:
+async def test_the_commands_of_the_documented_tour_work(house: House) -> None:
     """Each `curl` of docs/architecture/clients.md, in order, with the sample's names."""
     page = (project_root() / "docs" / "architecture" / "clients.md").read_text()
     lines = page.partition("## A tour\n")[2].partition("\n## ")[0]
     block = lines.partition("```\n")[2].partition("```")[0]
-    script = f"set -eu\nPIEPOWDER_INTAKE_URL={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
-    process = await asyncio.create_subprocess_exec("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
+    script = f"set -eu\nINTAKE={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", script.replace("localhost:8101", "$INTAKE"), stdout=asyncio.subprocess.PIPE
+    )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     assert b"problem" not in output

@@ -1,4 +1,4 @@
-"""Finding items again: by subject, by the client's reference, by where they are; and waiting for a decision."""
+"""Queries of items by subject, reference and status, and long polling for a decision."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from shared.contracts import topics
 from shared.contracts.events import CASE_OPENED, DECISION_MADE
-from tests.integration.intake.test_service import Intake, case_of, decision_on, intake_of
+from tests.support.intake_process import Intake, case_of, decision_on, intake_of
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
@@ -52,7 +52,7 @@ async def decide(intake: Intake, item_id: str, subject: str, *regions: str) -> N
         await intake.tell(topics.decisions(region), region, DECISION_MADE, decision_on(item_id), subject)
 
 
-async def test_a_subject_tells_all_its_versions_with_their_decisions_in_each_region(intake: Intake) -> None:
+async def test_a_subject_lists_all_versions_with_their_decisions_by_region(intake: Intake) -> None:
     versions = [await posted(intake, id="a/b:c ä", version=n) for n in (1, 2, 3)]
     for item_id in versions:
         for region in (intake.north, intake.south):
@@ -78,7 +78,7 @@ async def test_a_subject_tells_all_its_versions_with_their_decisions_in_each_reg
         assert (answer_.status_code, answer_.json()["type"]) == (404, "urn:piepowder:problem:not-found")
 
 
-async def test_a_client_finds_its_items_by_its_own_reference_and_nobody_elses(intake: Intake) -> None:
+async def test_a_client_finds_only_its_own_items_by_reference(intake: Intake) -> None:
     mine = [await posted(intake, id=f"ref-{n}", reference="import 1", markets=["DE"]) for n in range(5)]
     theirs = await posted(intake, id="ref-5", reference="import 1", markets=["DE"], key="northern")
     await intake.has_status(theirs, intake.north, "submitted")
@@ -90,7 +90,7 @@ async def test_a_client_finds_its_items_by_its_own_reference_and_nobody_elses(in
     assert "reference" not in (await intake.get(f"/v1/items/{theirs}")).json()
 
 
-async def test_lists_hold_what_is_asked_for_newest_first(intake: Intake) -> None:
+async def test_lists_contain_the_matching_items_newest_first(intake: Intake) -> None:
     items = {
         n: await posted(
             intake,
@@ -148,7 +148,7 @@ async def test_lists_hold_what_is_asked_for_newest_first(intake: Intake) -> None
         ({"cursor": "ä"}, 422, "/query/cursor"),
     ],
 )
-async def test_a_parameter_that_does_not_fit_is_named(
+async def test_an_invalid_query_parameter_is_reported_with_its_pointer(
     intake: Intake, params: dict[str, Any], status: int, pointer: str
 ) -> None:
     if params.get("region") == "south":
@@ -167,7 +167,7 @@ async def waits(intake: Intake, path: str, seconds: int, *, key: str = "all") ->
     return answer.headers.get("Preference-Applied", ""), answer.json(), loop.time() - begun
 
 
-async def test_a_client_may_wait_until_its_item_is_decided_in_every_region(intake: Intake) -> None:
+async def test_a_long_poll_waits_until_the_item_is_decided_in_every_region(intake: Intake) -> None:
     item_id = await posted(intake, id="awaited")
     call = asyncio.create_task(waits(intake, f"/v1/items/{item_id}", 30))
     for region in (intake.north, intake.south):
@@ -181,7 +181,7 @@ async def test_a_client_may_wait_until_its_item_is_decided_in_every_region(intak
     assert (applied, seconds < 10) == ("wait=30", True)
 
 
-async def test_who_waits_in_vain_is_answered_in_time_with_what_is_known(intake: Intake) -> None:
+async def test_a_long_poll_without_a_decision_returns_the_status_in_time(intake: Intake) -> None:
     item_id = await posted(intake, id="undecided")
     applied, answer, seconds = await waits(intake, f"/v1/items/{item_id}", 1)
     assert (applied, answer["item_id"], 1 <= seconds < 10) == ("wait=1", item_id, True)
@@ -190,14 +190,14 @@ async def test_who_waits_in_vain_is_answered_in_time_with_what_is_known(intake: 
     assert (answer["status"], 1 <= seconds < 10) == (404, True)
 
 
-async def test_a_key_waits_for_its_own_regions_alone(intake: Intake) -> None:
+async def test_a_long_poll_waits_only_for_the_regions_of_the_key(intake: Intake) -> None:
     item_id = await posted(intake, id="half")
     await decide(intake, item_id, "shop:product:half", intake.north)
     _, answer, seconds = await waits(intake, f"/v1/items/{item_id}", 30, key="northern")
     assert (answer["regions"].keys(), seconds < 20) == ({intake.north}, True)
 
 
-async def test_a_post_may_wait_for_the_decision_and_says_so(intake: Intake) -> None:
+async def test_a_post_can_wait_for_the_decision_and_confirms_the_preference(intake: Intake) -> None:
     headers = {"Authorization": f"Bearer {intake.keys['all']}", "Prefer": "wait=30"}
     body = intake.post(id="at-once", markets=["DE"])
     call = asyncio.create_task(intake.http.post("/v1/items", json=body, headers=headers))

@@ -1,5 +1,7 @@
-"""Notices and appeals through an intake on real Kafka and PostgreSQL: 202 means that the topics have them, an appeal is
-about what is really in force, and their status follows."""
+"""Notices and appeals on real Kafka and PostgreSQL.
+
+After 202 the topics have them, an appeal contests the decision in force, and their status is updated.
+"""
 
 import asyncio
 import json
@@ -7,8 +9,6 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
-import msgspec
 import pytest
 
 from shared.contracts import ids, topics
@@ -23,16 +23,12 @@ from shared.contracts.events import (
     NOTICE_SUBMITTED,
     CaseClosed,
     CaseOpened,
-    DecisionMade,
-    DecisionReplaced,
     Item,
-    Struct,
     Trace,
 )
 from shared.kafka.producer import record
-from shared.runtime.clock import SystemClock, to_text
-from tests.integration.intake.test_service import Intake, intake_of
 from tests.support import intake_complaints
+from tests.support.intake_process import Intake, becomes, decision, intake_of, now, post, rejected, told
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
@@ -45,78 +41,7 @@ async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-async def post(intake: Intake, what: str, body: object, *, key: str = "all", **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {"Authorization": f"Bearer {intake.keys[key]}", "Content-Type": "application/json"} | headers
-    return await intake.http.post(f"/v1/{what}", content=content, headers=given)
-
-
-async def told(intake: Intake, region: str, kind: str, data: Struct, n: int = 1) -> None:
-    """An event of a case, as the services tell it."""
-    about: Any = data
-    subject = f"{about.platform}:{about.kind}:{about.subject_id}" if hasattr(about, "platform") else "shop:product:x"
-    attributes = Attributes(
-        ids.event_id(about.case_id, kind, n), kind, "piepowder/test", now(), subject, region, ids.derive(about.case_id)
-    )
-    await intake.producer.send([record(topics.decisions(region), encode(attributes, data))])
-
-
-def now() -> str:
-    return to_text(SystemClock().now())
-
-
-def decision(
-    about: str, region: str, subject_id: str, *, case_type: str = "item", action: str = "reject", n: int = 1
-) -> DecisionMade:
-    case_id = ids.case_id(about, region, case_type)
-    made = DecisionMade(
-        decision_id=ids.decision_id(case_id, n),
-        case_id=case_id,
-        case_type=case_type,
-        item_id=about,
-        platform="shop",
-        kind="product",
-        subject_id=subject_id,
-        queue="q",
-        n=n,
-        action=action,
-        reasons=["FAKE"] if action == "reject" else [],
-        policy_set="ps-1",
-        automated=False,
-        reviewer="r-1",
-        team="t-1",
-        received_at=now(),
-        due_at=now(),
-    )
-    if n == 1:
-        return made
-    first = ids.decision_id(case_id, 1)
-    return DecisionReplaced(**msgspec.structs.asdict(made), replaces=first, why="appeal")
-
-
-async def where(intake: Intake, what: str, of: str, region: str) -> dict[str, Any]:
-    answer = await intake.get(f"/v1/{what}/{of}")
-    found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
-    return found
-
-
-async def becomes(intake: Intake, what: str, of: str, region: str, status: str) -> dict[str, Any]:
-    async def has() -> bool:
-        return (await where(intake, what, of, region)).get("status") == status
-
-    await intake.becomes(has)
-    return await where(intake, what, of, region)
-
-
-async def rejected(intake: Intake, subject_id: str, *, markets: tuple[str, ...] = ("DE",)) -> str:
-    """An item that was posted, and rejected in the north by `r-1`."""
-    posted = await intake.send(intake.post(id=subject_id, markets=list(markets)))
-    item_id: str = posted.json()["item_id"]
-    await told(intake, intake.north, DECISION_MADE, decision(item_id, intake.north, subject_id))
-    return item_id
-
-
-async def test_202_means_that_each_regions_topic_has_the_notice_and_the_same_again_is_the_same(intake: Intake) -> None:
+async def test_after_202_each_regions_topic_has_the_notice_and_a_repetition_has_the_same_ids(intake: Intake) -> None:
     body = intake_complaints.notice(id="n1")
     answers = [await post(intake, "notices", body) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202], answers[0].text
@@ -131,7 +56,7 @@ async def test_202_means_that_each_regions_topic_has_the_notice_and_the_same_aga
         assert events[0].data.notice.explanation == body["explanation"]
 
 
-async def test_a_notices_status_follows_it_by_region_until_it_is_decided(intake: Intake) -> None:
+async def test_the_status_of_a_notice_is_updated_by_region_until_its_decision(intake: Intake) -> None:
     north = intake.north
     receipt = (await post(intake, "notices", intake_complaints.notice(id="n2"))).json()
     notice_id = receipt["notice_id"]
@@ -166,7 +91,9 @@ async def test_a_notices_status_follows_it_by_region_until_it_is_decided(intake:
     assert (await intake.get(f"/v1/appeals/{notice_id}")).status_code == 404
 
 
-async def test_other_content_under_the_same_reference_is_told_and_the_first_stands(intake: Intake) -> None:
+async def test_other_content_with_the_same_reference_is_a_conflict_and_the_first_content_applies(
+    intake: Intake,
+) -> None:
     first = (await post(intake, "notices", intake_complaints.notice(id="n3"))).json()
     other = await post(intake, "notices", intake_complaints.notice(id="n3", ground="fraud"))
     assert (other.status_code, other.json()["notice_id"]) == (202, first["notice_id"])
@@ -177,7 +104,7 @@ async def test_other_content_under_the_same_reference_is_told_and_the_first_stan
     await intake.becomes(known)
 
 
-async def test_other_content_under_the_same_reference_is_told_from_another_region_too(intake: Intake) -> None:
+async def test_other_content_with_the_same_reference_in_another_region_is_a_conflict_too(intake: Intake) -> None:
     first = (await post(intake, "notices", intake_complaints.notice(id="n7", markets=["DE"]))).json()
     body = intake_complaints.notice(id="n7", markets=["US"], ground="fraud")
     assert (await post(intake, "notices", body)).json()["notice_id"] == first["notice_id"]
@@ -190,7 +117,7 @@ async def test_other_content_under_the_same_reference_is_told_from_another_regio
     assert "conflict" not in (await intake.get(path, key="shop-north")).json()
 
 
-async def test_who_gave_it_follows_it_with_any_key_and_no_other_client_does(intake: Intake) -> None:
+async def test_only_the_client_that_submitted_a_notice_can_read_it_with_any_of_its_keys(intake: Intake) -> None:
     notice_id = (await post(intake, "notices", intake_complaints.notice(id="n8", markets=["DE"]))).json()["notice_id"]
     body = intake_complaints.appeal(item_id=await rejected(intake, "a8"))
     appeal_id = (await post(intake, "appeals", body)).json()["appeal_id"]
@@ -204,7 +131,7 @@ async def test_who_gave_it_follows_it_with_any_key_and_no_other_client_does(inta
             assert (await intake.get(f"/v1/{what}/{of}", key=key)).status_code == 404
 
 
-async def test_an_appeal_goes_from_202_to_a_decision_that_takes_the_first_ones_place(intake: Intake) -> None:
+async def test_an_appeal_leads_to_a_decision_that_replaces_the_first_one(intake: Intake) -> None:
     north = intake.north
     item_id = await rejected(intake, "a1")
     body = intake_complaints.appeal(item_id=item_id)  # it is waited for: the status may not know of it yet
@@ -244,7 +171,7 @@ async def test_an_appeal_goes_from_202_to_a_decision_that_takes_the_first_ones_p
     assert (again.status_code, again.json()) == (202, receipt)
 
 
-async def test_a_notifier_appeals_about_a_notice_by_its_decision_or_by_itself(intake: Intake) -> None:
+async def test_a_notifier_identifies_the_contested_decision_by_its_id_or_by_the_notice(intake: Intake) -> None:
     north = intake.north
     receipt = (await post(intake, "notices", intake_complaints.notice(id="a2", markets=["DE"]))).json()
     notice_id = receipt["notice_id"]
@@ -266,7 +193,7 @@ async def test_a_notifier_appeals_about_a_notice_by_its_decision_or_by_itself(in
     assert by_decision.status_code == 202, by_decision.text
 
 
-async def test_what_is_not_decided_and_what_is_not_there_are_told_apart_and_both_are_certain(intake: Intake) -> None:
+async def test_undecided_and_unknown_items_get_different_and_certain_errors(intake: Intake) -> None:
     posted = (await intake.send(intake.post(id="a3"))).json()["item_id"]
     named = intake_complaints.appeal(item_id=posted, region=intake.north)
     undecided = await post(intake, "appeals", named)
@@ -276,7 +203,7 @@ async def test_what_is_not_decided_and_what_is_not_there_are_told_apart_and_both
         assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:piepowder:problem:not-found")
 
 
-async def test_an_approval_of_an_item_is_nobodys_to_appeal_about_whatever_names_it(intake: Intake) -> None:
+async def test_nobody_can_appeal_against_the_approval_of_an_item(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="a7", markets=["DE"]))).json()["item_id"]
     made = decision(item_id, intake.north, "a7", action="approve")
     await told(intake, intake.north, DECISION_MADE, made)
@@ -284,10 +211,10 @@ async def test_an_approval_of_an_item_is_nobodys_to_appeal_about_whatever_names_
     by_item = await post(intake, "appeals", intake_complaints.appeal(item_id=item_id))
     assert (by_item.status_code, by_item.json()["errors"][0]["pointer"]) == (422, "/appellant/kind")
     by_decision = await post(intake, "appeals", intake_complaints.appeal(decision_id=made.decision_id))
-    assert (by_decision.status_code, "may be appealed about" in by_decision.json()["detail"]) == (404, True)
+    assert (by_decision.status_code, "can be contested" in by_decision.json()["detail"]) == (404, True)
 
 
-async def test_a_decision_of_another_region_is_not_there_for_a_key_and_a_region_must_be_said(intake: Intake) -> None:
+async def test_a_key_cannot_see_decisions_of_other_regions_and_must_name_one_of_several_regions(intake: Intake) -> None:
     item_id = await rejected(intake, "a4", markets=("DE", "US"))
     await intake.has_status(item_id, intake.north, "rejected")
     about = {"item_id": item_id}
@@ -299,7 +226,7 @@ async def test_a_decision_of_another_region_is_not_there_for_a_key_and_a_region_
     assert own.status_code == 202, own.text
 
 
-async def test_the_window_is_a_setting_and_a_decision_before_it_is_final(
+async def test_the_appeal_window_is_a_setting_and_older_decisions_are_final(
     intake: Intake, servers: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     item_id = ids.item_id("shop", "product", "old", "1")
@@ -331,7 +258,7 @@ async def test_the_window_is_a_setting_and_a_decision_before_it_is_final(
         ({"headers": {"Content-Type": "text/plain"}}, 415, "expected application/json"),
     ],
 )
-async def test_bad_input_gets_a_problem_that_says_where_and_what(
+async def test_invalid_input_gets_a_problem_with_pointers(
     intake: Intake, what: str, change: dict[str, Any], status: int, says: str
 ) -> None:
     answer = await post(
@@ -342,7 +269,7 @@ async def test_bad_input_gets_a_problem_that_says_where_and_what(
     assert says in answer.json()["detail"] + str(answer.json().get("errors"))
 
 
-async def test_a_key_sees_its_clients_notices_in_its_regions_only(intake: Intake) -> None:
+async def test_a_key_sees_only_notices_of_its_client_in_its_regions(intake: Intake) -> None:
     receipt = (await post(intake, "notices", intake_complaints.notice(id="n5"))).json()
     await becomes(intake, "notices", receipt["notice_id"], intake.north, "submitted")
     path = f"/v1/notices/{receipt['notice_id']}"
@@ -356,7 +283,7 @@ async def test_a_key_sees_its_clients_notices_in_its_regions_only(intake: Intake
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (403, "/markets/1")
 
 
-async def test_every_route_is_described_with_its_errors_and_examples_that_are_taken(intake: Intake) -> None:
+async def test_every_route_is_documented_with_its_errors_and_valid_examples(intake: Intake) -> None:
     document = (await intake.http.get("/openapi.json")).json()
     for path in ("/v1/notices", "/v1/appeals", "/v1/notices/{notice_id}", "/v1/appeals/{appeal_id}"):
         for operation in document["paths"][path].values():
@@ -371,7 +298,7 @@ async def test_every_route_is_described_with_its_errors_and_examples_that_are_ta
     assert (await post(intake, "appeals", example | {"decision_id": about})).status_code == 202
 
 
-async def test_many_notices_at_once_are_each_told_once_under_their_own_id(intake: Intake) -> None:
+async def test_concurrent_notices_are_each_published_once_with_their_own_id(intake: Intake) -> None:
     bodies = [intake_complaints.notice(id="many", reference=f"r-{n}", markets=["FR"]) for n in range(100)]
     answers = await asyncio.gather(*(post(intake, "notices", body) for body in bodies))
     assert {answer.status_code for answer in answers} == {202}

@@ -1,5 +1,8 @@
-"""Business requests on real Kafka and PostgreSQL: intake asks the router, all that happens is told to each region once
-and in order, also after a kill, and the audit tells a request's life."""
+"""Business requests on real Kafka and PostgreSQL.
+
+The router checks their changes, each step is published in each region once and in order, even after a kill, and the
+audit log has all steps.
+"""
 
 import asyncio
 import os
@@ -144,8 +147,8 @@ class Town:
         try:
             async with asyncio.timeout(30):
                 while not any(event.data.version == wanted for event in found):
-                    for lane in (await consumer.getmany(timeout_ms=200)).values():
-                        events = [decode(r.headers, r.key, r.value, region=region) for r in lane]
+                    for partition in (await consumer.getmany(timeout_ms=200)).values():
+                        events = [decode(r.headers, r.key, r.value, region=region) for r in partition]
                         found += [event for event in events if event.data.request_id == request_id]
         finally:
             await consumer.stop()
@@ -177,7 +180,7 @@ async def town(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> As
         await town.http.aclose()
 
 
-async def test_the_whole_life_of_a_request_is_in_each_of_its_regions_and_in_the_audit(town: Town) -> None:
+async def test_every_step_of_a_request_is_published_in_its_regions_and_in_the_audit_log(town: Town) -> None:
     """Promises 4 and 6: every state change is an event, in order, and in the log exactly once."""
     drafted = await town.draft("life")
     assert drafted.status_code == 201, drafted.text
@@ -223,7 +226,7 @@ async def test_the_whole_life_of_a_request_is_in_each_of_its_regions_and_in_the_
     assert {event["topic"] for event in timeline} == {topics.requests(town.regions[0])}
 
 
-async def test_a_change_that_the_router_refuses_is_told_with_its_place_below_change(town: Town) -> None:
+async def test_a_change_that_the_router_rejects_is_reported_with_pointers_below_change(town: Town) -> None:
     policy_set = {
         "policies": [
             {"id": "a", "when": ["true", 'titel == "x"'], "verdict": "review"},
@@ -248,7 +251,7 @@ async def test_a_change_that_the_router_refuses_is_told_with_its_place_below_cha
     }
 
 
-async def test_with_the_router_away_a_draft_is_kept_and_submitted_when_it_is_back(town: Town) -> None:
+async def test_a_draft_is_stored_while_the_router_is_stopped_and_can_be_submitted_later(town: Town) -> None:
     await town.end("router")
     drafted = await town.draft("away")
     assert (drafted.status_code, drafted.json()["check"]["verdict"]) == (201, "unchecked")
@@ -261,7 +264,7 @@ async def test_with_the_router_away_a_draft_is_kept_and_submitted_when_it_is_bac
     assert (submitted.status_code, submitted.json()["check"]["verdict"]) == (200, "fits"), submitted.text
 
 
-async def test_what_was_answered_before_a_kill_is_told_after_it_and_the_same_call_finds_it(town: Town) -> None:
+async def test_a_step_answered_before_a_kill_is_published_after_it_and_a_repeated_call_finds_it(town: Town) -> None:
     """Promises 1 and 5: the answer stands, whatever dies next; asked again, nothing is made twice."""
     plain = {"kind": "capacity", "change": None}
     answered: dict[str, httpx.Response] = {}
@@ -301,7 +304,7 @@ async def test_what_was_answered_before_a_kill_is_told_after_it_and_the_same_cal
         await inside.close()
 
 
-async def test_the_router_checks_and_publishes_nothing(town: Town) -> None:
+async def test_a_check_by_the_router_publishes_nothing(town: Town) -> None:
     before = (await town.call("GET", "/control", by="admin", to="router")).json()
     given = {"policy_set": {"policies": [], "default_verdict": "reject"}}
     checked = await town.call("POST", "/control/check", given, by="intake", to="router")

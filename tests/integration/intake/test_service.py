@@ -1,268 +1,35 @@
-"""Intake as a process on real Kafka and PostgreSQL: 202 means that every region's topic has it; what does not fit is
-named; what is away is said; and the status follows, whatever comes on the topics."""
+"""Intake as a process on real Kafka and PostgreSQL.
+
+After 202 the topic of every region has the item. Invalid input and missing dependencies are reported. The status is
+updated by every event on the topics.
+"""
 
 import asyncio
 import json
 import os
-import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
-import httpx
-import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 
-from shared.auth.principal import Principal
 from shared.contracts import ids, topics
-from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.contracts.events import (
     CASE_CLOSED,
     CASE_OPENED,
     DECISION_MADE,
     ITEM_SUBMITTED,
     ITEM_WITHDRAWN,
-    OPERATING_MODEL_PUBLISHED,
     CaseClosed,
-    CaseOpened,
-    DecisionMade,
-    Item,
-    OperatingModelPublished,
-    Queue,
-    Region,
-    Struct,
-    Trace,
 )
-from shared.kafka import topic_admin
-from shared.kafka.producer import KafkaProducer, Record, record
+from shared.kafka.producer import Record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import project_root
+from tests.support.intake_process import NDJSON, Intake, case_of, decision_on, free_port, intake_of, new_regions
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
-
-_PROGRAM = """
-import runpy, sys
-from shared.contracts import topics
-from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
-runpy.run_module("services.intake", run_name="__main__")
-"""
-_WRITES = frozenset({"items:write", "items:read", "notices:write", "notices:read", "appeals:write", "appeals:read"})
-_KEYS = {
-    "all": Principal(name="shop", scopes=_WRITES),
-    "reader": Principal(name="reader", scopes=frozenset({"items:read"})),
-    "nowhere": Principal(
-        name="nowhere",
-        scopes=_WRITES,
-        regions=frozenset({"mars"}),
-    ),
-    "northern": Principal(name="northern", scopes=_WRITES),
-    "shop-north": Principal(name="shop", scopes=_WRITES),
-    "fair": Principal(name="fair", scopes=_WRITES, platforms=frozenset({"fair"})),
-}
-_NORTHERN = ("northern", "shop-north")
-NDJSON = "application/x-ndjson"
-Raw: TypeAlias = ConsumerRecord
-
-
-class Intake:
-    """A running intake for the regions `north` and `south`."""
-
-    def __init__(self, kafka: str, database_url: str, regions: tuple[str, str], control: str, folder: Path) -> None:
-        self.kafka = kafka
-        self.north, self.south = regions
-        self.control = control
-        self.producer = KafkaProducer(kafka, client_id="test")
-        self.keys = {name: ids.new_api_key("test") for name in _KEYS}
-        self.http = httpx.AsyncClient(timeout=30)
-        self.port = 0
-        self.database_url = database_url
-        self.folder = folder
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self, **environment: str) -> None:
-        clients = [
-            msgspec.structs.replace(
-                client,
-                key_sha256=ids.hash_api_key(self.keys[name]),
-                regions=frozenset({self.north}) if name in _NORTHERN else client.regions,
-            )
-            for name, client in _KEYS.items()
-        ]
-        (self.folder / "clients.json").write_bytes(msgspec.json.encode(clients))
-        self.port = _free_port()
-        self.http.base_url = httpx.URL(f"http://127.0.0.1:{self.port}")
-        given = {
-            "PIEPOWDER_KAFKA": self.kafka,
-            "PIEPOWDER_DATABASE_URL": self.database_url,
-            "PIEPOWDER_REGIONS": f"{self.north},{self.south}",
-            "PIEPOWDER_CLIENTS_FILE": str(self.folder / "clients.json"),
-            "PIEPOWDER_PORT": str(self.port),
-            "PIEPOWDER_INSTANCE": "test",
-        }
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                _PROGRAM,
-                self.control,
-                cwd=project_root(),
-                env={**os.environ, **given, **environment},
-                stderr=log,
-            )
-
-        async def listens() -> bool:
-            return bool((await self.readyz())["conditions"])
-
-        await self.becomes(listens)
-
-    async def ready(self) -> None:
-        async def is_ready() -> bool:
-            return bool((await self.readyz())["ready"])
-
-        await self.becomes(is_ready)
-
-    async def readyz(self) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = (await self.http.get("/readyz")).json()
-        except httpx.TransportError:
-            return {"ready": False, "conditions": {}}
-        return answer
-
-    async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            async with asyncio.timeout(60):
-                while not await true():  # noqa: ASYNC110 - another process
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            pytest.fail(f"it did not become so; {await self.readyz()}; the log:\n{self.log.read_text()[-5000:]}")
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "intake.log"
-
-    async def stop(self) -> int:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 30)
-
-    def post(self, **change: Any) -> dict[str, Any]:
-        return {"platform": "shop", "kind": "product", "id": "B1", "version": 1, "markets": ["DE", "US"]} | change
-
-    async def send(self, body: object, *, key: str = "all", kind: str = "application/json") -> httpx.Response:
-        path = "/v1/items" if kind == "application/json" else "/v1/items/batch"
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.keys[key]}", "Content-Type": kind}
-        return await self.http.post(path, content=content, headers=headers)
-
-    async def get(self, path: str, *, key: str = "all") -> httpx.Response:
-        return await self.http.get(path, headers={"Authorization": f"Bearer {self.keys[key]}"})
-
-    async def take_back(self, item_id: str, *, key: str = "all", **params: str) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.keys[key]}"}
-        return await self.http.delete(f"/v1/items/{item_id}", params=params, headers=headers)
-
-    async def status(self, item_id: str, region: str) -> dict[str, Any]:
-        answer = await self.get(f"/v1/items/{item_id}")
-        found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
-        return found
-
-    async def has_status(self, item_id: str, region: str, status: str) -> None:
-        async def has() -> bool:
-            return (await self.status(item_id, region)).get("status") == status
-
-        await self.becomes(has)
-
-    async def records(self, topic: str) -> list[Raw]:
-        """All records of a topic, as a plain consumer reads them."""
-        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.kafka, auto_offset_reset="earliest")
-        await consumer.start()
-        try:
-            ends = await consumer.end_offsets(list(consumer.assignment()))
-            found: list[Raw] = []
-            while len(found) < sum(ends.values()):
-                for lane in (await consumer.getmany(timeout_ms=200)).values():
-                    found += lane
-        finally:
-            await consumer.stop()
-        return found
-
-    async def tell(self, topic: str, region: str, event_type: str, data: Struct, subject: str) -> Record:
-        event_id = ids.event_id(getattr(data, "item_id", "x"), event_type, region)
-        now = to_text(SystemClock().now())
-        attributes = Attributes(event_id, event_type, "piepowder/test", now, subject, region, event_id)
-        told = record(topic, encode(attributes, data))
-        await self.producer.send([told])
-        return told
-
-    def resident_mib(self) -> float:
-        assert self.process is not None
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-    async def publish_operating_model(self) -> None:
-        queue = Queue(id="q", service_level_minutes=60)
-        model = OperatingModelPublished(
-            id="om-1",
-            number=1,
-            published_by="test",
-            regions=[
-                Region(id=self.north, markets=["DE", "FR"], queues=[queue], default_queue="q"),
-                Region(id=self.south, markets=["US"], queues=[queue], default_queue="q"),
-                Region(id="elsewhere", markets=["SG"], queues=[queue], default_queue="q"),
-            ],
-        )
-        await self.tell(self.control, GLOBAL, OPERATING_MODEL_PUBLISHED, model, "operating-model")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-async def _regions(kafka: str, name: str) -> tuple[tuple[str, str], str]:
-    regions, control = (f"n{name}", f"s{name}"), f"test.control.{name}"
-    specs = topic_admin.expand(topic_admin.load(), list(regions))
-    specs += [msgspec.structs.replace(spec, name=control) for spec in specs if spec.name == topics.CONTROL]
-    await topic_admin.ensure(kafka, specs)
-    return regions, control
-
-
-@asynccontextmanager
-async def intake_of(
-    servers: Servers,
-    name: str,
-    folder: Path,
-    before: Callable[[Intake], None] = lambda _: None,
-    /,
-    **environment: str,
-) -> AsyncIterator[Intake]:
-    """An intake with regions, topics and a database of its own; `before` it starts something may be made ready."""
-    admin = await asyncpg.connect(servers.database_url)
-    await admin.execute(f"CREATE DATABASE test_{name}")
-    regions, control = await _regions(servers.kafka, name)
-    url = f"{servers.database_url.rpartition('/')[0]}/test_{name}"
-    running = Intake(servers.kafka, url, regions, control, folder)
-    await running.publish_operating_model()
-    before(running)
-    await running.start(**environment)
-    await running.ready()
-    yield running
-    assert await running.stop() == 0
-    await running.http.aclose()
-    await running.producer.stop()
-    await admin.execute(f"DROP DATABASE test_{name} WITH (FORCE)")
-    await admin.close()
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +38,7 @@ async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-async def test_202_means_that_each_regions_topic_has_it_and_the_official_sdk_reads_it(intake: Intake) -> None:
+async def test_after_202_each_regions_topic_has_the_item_and_the_official_sdk_reads_it(intake: Intake) -> None:
     answer = await intake.send(intake.post(id="sdk", title="Lämpchen"))
     assert answer.status_code == 202, answer.text
     receipt = answer.json()
@@ -286,7 +53,7 @@ async def test_202_means_that_each_regions_topic_has_it_and_the_official_sdk_rea
         assert data["item"]["title"] == "Lämpchen"
 
 
-async def test_the_same_post_again_gets_the_same_answer_and_a_failed_client_may_always_repeat(intake: Intake) -> None:
+async def test_a_repeated_post_gets_the_same_response(intake: Intake) -> None:
     body = intake.post(id="again")
     first = await intake.send(body)
     second = await intake.send(dict(reversed(body.items())))
@@ -296,7 +63,7 @@ async def test_the_same_post_again_gets_the_same_answer_and_a_failed_client_may_
     assert len({dict(r.headers)["ce_id"] for r in found}) == 1
 
 
-async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(intake: Intake) -> None:
+async def test_one_invalid_line_among_thousands_is_reported_and_the_others_are_in_kafka(intake: Intake) -> None:
     lines = [json.dumps(intake.post(id=f"bulk-{n}", markets=["FR"])) for n in range(3_000)]
     lines[1776] = lines[1776].replace('"FR"', '"GB"')
     answer = await intake.send("\n".join(lines).encode(), kind=NDJSON)
@@ -315,7 +82,7 @@ async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(in
         ({"body": b""}, 400, "empty"),
         ({"body": b'{"platform": "shop"'}, 400, "truncated"),
         ({"body": b"\xff"}, 400, "not JSON"),
-        ({"post": {"markets": ["GB"]}}, 422, "the operating model knows DE, FR, SG, US"),
+        ({"post": {"markets": ["GB"]}}, 422, "the operating model has DE, FR, SG, US"),
         ({"post": {"markets": ["SG"]}}, 422, "belongs to region 'elsewhere'"),
         ({"post": {"markets": None}}, 422, "/markets"),
         ({"post": {"titel": "x"}}, 422, "did you mean 'title'?"),
@@ -332,7 +99,7 @@ async def test_one_bad_line_among_thousands_is_named_and_the_rest_is_in_kafka(in
         ({"body": b"plain", "headers": {"Content-Encoding": "gzip"}}, 400, "is not gzip"),
     ],
 )
-async def test_bad_input_gets_a_problem_that_says_where_and_what(
+async def test_invalid_input_gets_a_problem_with_pointers(
     intake: Intake, change: dict[str, Any], status: int, says: str
 ) -> None:
     body = change["body"] if "body" in change else json.dumps(intake.post(**change["post"])).encode()
@@ -346,7 +113,7 @@ async def test_bad_input_gets_a_problem_that_says_where_and_what(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
-async def test_a_huge_body_without_a_length_is_refused_and_not_kept(intake: Intake) -> None:
+async def test_a_huge_body_without_a_length_is_rejected_without_buffering(intake: Intake) -> None:
     async def spaces() -> AsyncIterator[bytes]:
         for _ in range(100 * 16):
             yield b" " * 2**16
@@ -359,7 +126,7 @@ async def test_a_huge_body_without_a_length_is_refused_and_not_kept(intake: Inta
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/v1/items", "application/json"), ("/v1/items/batch", NDJSON)])
-async def test_a_body_cut_off_in_the_middle_takes_nothing_of_its_last_line_and_is_no_defect(
+async def test_the_last_line_of_a_cut_off_body_is_ignored_without_an_internal_error(
     intake: Intake, path: str, kind: str
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", intake.port)
@@ -380,48 +147,7 @@ async def test_a_body_cut_off_in_the_middle_takes_nothing_of_its_last_line_and_i
     assert "a defect" not in intake.log.read_text()
 
 
-def case_of(item_id: str, verdict: str = "review") -> CaseOpened:
-    now = to_text(SystemClock().now())
-    return CaseOpened(
-        case_id=ids.case_id(item_id, "north", "item"),
-        item_id=item_id,
-        platform="shop",
-        kind="product",
-        subject_id="x",
-        queue="q",
-        priority=5,
-        received_at=now,
-        due_at=now,
-        verdict=verdict,
-        trace=Trace(policy_set="ps-1", operating_model="om-1"),
-        item=Item(markets=["DE"]),
-    )
-
-
-def decision_on(item_id: str) -> DecisionMade:
-    now = to_text(SystemClock().now())
-    case_id = ids.case_id(item_id, "north", "item")
-    return DecisionMade(
-        decision_id=ids.decision_id(case_id, 1),
-        case_id=case_id,
-        item_id=item_id,
-        platform="shop",
-        kind="product",
-        subject_id="x",
-        queue="q",
-        n=1,
-        action="reject",
-        reasons=["WEAPONS"],
-        policy_set="ps-1",
-        automated=False,
-        reviewer="r-1",
-        team="t-1",
-        received_at=now,
-        due_at=now,
-    )
-
-
-async def test_the_status_follows_the_item_in_each_region(intake: Intake) -> None:
+async def test_the_status_of_an_item_is_updated_in_each_region(intake: Intake) -> None:
     north, subject = intake.north, "shop:product:followed"
     item_id = (await intake.send(intake.post(id="followed"))).json()["item_id"]
     await intake.has_status(item_id, north, "submitted")
@@ -445,7 +171,7 @@ async def test_the_status_follows_the_item_in_each_region(intake: Intake) -> Non
     assert totals["regions"][north]["rejected"] >= 1
 
 
-async def test_an_item_is_taken_back_in_every_region_and_the_same_again_gets_the_same_answer(intake: Intake) -> None:
+async def test_an_item_is_withdrawn_in_every_region_and_a_repetition_gets_the_same_response(intake: Intake) -> None:
     posted = (await intake.send(intake.post(id="back"))).json()  # and taken back before the status knows of it
     answers = [await intake.take_back(posted["item_id"], reason=reason) for reason in ("sold", "", "sold twice")]
     assert [answer.status_code for answer in answers] == [202] * 3, answers[0].text
@@ -466,7 +192,7 @@ async def test_an_item_is_taken_back_in_every_region_and_the_same_again_gets_the
         assert (told["client"], told["reason"], told["version"]) == ("shop", "sold", 1)
 
 
-async def test_the_status_tells_of_a_withdrawal_and_when_it_took_effect(intake: Intake) -> None:
+async def test_the_status_has_a_withdrawal_and_the_time_when_it_took_effect(intake: Intake) -> None:
     north, subject = intake.north, "shop:product:ended"
     item_id = (await intake.send(intake.post(id="ended", markets=["DE"]))).json()["item_id"]
     await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
@@ -485,13 +211,13 @@ async def test_the_status_tells_of_a_withdrawal_and_when_it_took_effect(intake: 
     assert (await intake.get("/v1/totals")).json()["regions"][north]["withdrawn"] >= 1
 
 
-async def test_what_was_never_posted_cannot_be_taken_back_and_that_is_certain(intake: Intake) -> None:
+async def test_the_withdrawal_of_an_unknown_item_gets_a_certain_404(intake: Intake) -> None:
     for item_id in (ids.derive("nobody"), "nonsense"):
         answer = await intake.take_back(item_id)
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found"), answer.text
 
 
-async def test_what_is_asked_for_in_no_utf_8_is_refused_and_nothing_is_done(intake: Intake) -> None:
+async def test_a_query_that_is_not_utf_8_is_rejected_without_effect(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="asked", markets=["DE"]))).json()["item_id"]
     await intake.has_status(item_id, intake.north, "submitted")
     headers = {"Authorization": f"Bearer {intake.keys['all']}"}
@@ -501,7 +227,7 @@ async def test_what_is_asked_for_in_no_utf_8_is_refused_and_nothing_is_done(inta
     assert (await intake.status(item_id, intake.north))["status"] == "submitted"
 
 
-async def test_a_key_takes_back_in_all_regions_of_an_item_or_in_none(intake: Intake) -> None:
+async def test_a_key_withdraws_an_item_in_all_of_its_regions_or_in_none(intake: Intake) -> None:
     both = (await intake.send(intake.post(id="shared"))).json()["item_id"]
     own = (await intake.send(intake.post(id="own", markets=["DE"]), key="northern")).json()["item_id"]
     refused = await intake.take_back(both, key="northern")
@@ -524,12 +250,14 @@ async def test_a_key_takes_back_in_all_regions_of_an_item_or_in_none(intake: Int
         ({"reasons": "sold"}, "/query/reasons"),
     ],
 )
-async def test_a_reason_that_does_not_fit_is_named(intake: Intake, params: dict[str, str], pointer: str) -> None:
+async def test_an_invalid_reason_is_reported_with_its_pointer(
+    intake: Intake, params: dict[str, str], pointer: str
+) -> None:
     answer = await intake.take_back(ids.derive("nobody"), **params)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
 
 
-async def test_other_content_under_the_same_version_is_told_and_the_first_stands(intake: Intake) -> None:
+async def test_other_content_with_the_same_version_is_a_conflict_and_the_first_content_applies(intake: Intake) -> None:
     first = (await intake.send(intake.post(id="clash", title="One"))).json()
     second = (await intake.send(intake.post(id="clash", title="Two"))).json()
     assert first["item_id"] == second["item_id"]
@@ -541,7 +269,7 @@ async def test_other_content_under_the_same_version_is_told_and_the_first_stands
     await intake.becomes(told)
 
 
-async def test_other_content_in_another_region_is_told_too_to_who_may_see_both(intake: Intake) -> None:
+async def test_other_content_in_another_region_is_a_conflict_for_keys_that_see_both_regions(intake: Intake) -> None:
     lamp = (await intake.send(intake.post(id="split", title="Desk lamp", markets=["DE"]))).json()
     knife = (await intake.send(intake.post(id="split", title="Switchblade", markets=["US"]))).json()
     assert lamp["item_id"] == knife["item_id"]
@@ -556,7 +284,7 @@ async def test_other_content_in_another_region_is_told_too_to_who_may_see_both(i
     assert "conflict" not in (await intake.get(path, key="northern")).json()
 
 
-async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letters_stops_nothing(intake: Intake) -> None:
+async def test_a_dead_lettered_item_has_the_reason_and_invalid_dead_letters_stop_nothing(intake: Intake) -> None:
     north = intake.north
     item_id = (await intake.send(intake.post(id="dead", markets=["DE"]))).json()["item_id"]
     await intake.has_status(item_id, north, "submitted")
@@ -590,7 +318,7 @@ async def test_an_item_that_was_set_aside_says_why_and_garbage_among_dead_letter
     await intake.has_status(item_id, north, "in_review")
 
 
-async def test_a_key_sees_the_items_and_totals_of_its_regions_only(intake: Intake) -> None:
+async def test_a_key_sees_only_items_and_totals_of_its_regions(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="seen"))).json()["item_id"]
     await intake.has_status(item_id, intake.north, "submitted")
     assert (await intake.get(f"/v1/items/{item_id}", key="nowhere")).status_code == 403
@@ -599,7 +327,7 @@ async def test_a_key_sees_the_items_and_totals_of_its_regions_only(intake: Intak
     assert (await intake.http.get(f"/v1/items/{item_id}")).status_code == 401
 
 
-async def test_every_route_is_described_with_its_errors_and_an_example(intake: Intake) -> None:
+async def test_every_route_is_documented_with_its_errors_and_an_example(intake: Intake) -> None:
     document = (await intake.http.get("/openapi.json")).json()
     routes = {(method, path) for path, methods in document["paths"].items() for method in methods}
     assert routes >= {
@@ -621,11 +349,9 @@ async def test_every_route_is_described_with_its_errors_and_an_example(intake: I
     assert (await intake.send(example)).status_code == 202
 
 
-async def test_posting_works_while_the_database_is_away_and_readyz_says_what_is_lacking(
-    kafka: str, tmp_path: Path
-) -> None:
-    regions, control = await _regions(kafka, f"away{os.getpid()}")
-    nowhere = f"postgresql://nobody@127.0.0.1:{_free_port()}/nothing"
+async def test_items_are_accepted_while_the_database_is_stopped_and_readyz_names_it(kafka: str, tmp_path: Path) -> None:
+    regions, control = await new_regions(kafka, f"away{os.getpid()}")
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
     running = Intake(kafka, nowhere, regions, control, tmp_path)
     await running.start()
     try:
@@ -655,9 +381,9 @@ async def test_posting_works_while_the_database_is_away_and_readyz_says_what_is_
         await running.producer.stop()
 
 
-async def test_without_kafka_posts_are_told_to_come_again_and_nothing_is_half_told(kafka: str, tmp_path: Path) -> None:
-    regions, control = await _regions(kafka, f"dark{os.getpid()}")
-    dark = json.dumps({regions[1]: f"127.0.0.1:{_free_port()}"})
+async def test_posts_get_503_while_kafka_is_stopped_and_no_item_is_published_partly(kafka: str, tmp_path: Path) -> None:
+    regions, control = await new_regions(kafka, f"dark{os.getpid()}")
+    dark = json.dumps({regions[1]: f"127.0.0.1:{free_port()}"})
     running = Intake(kafka, "postgresql://nobody@127.0.0.1:1/nothing", regions, control, tmp_path)
     await running.publish_operating_model()
     await running.start(PIEPOWDER_KAFKA_BY_REGION=dark, PIEPOWDER_ACKNOWLEDGE_SECONDS="1")

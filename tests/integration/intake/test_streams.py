@@ -1,5 +1,8 @@
-"""Bodies and verdicts on real connections: verdicts come while the body comes, compressed or not; whoever sends slowly,
-reads nothing or hangs up costs no memory, and what was told is true."""
+"""Streaming requests and responses on real connections.
+
+Verdicts are sent while the body arrives, compressed or not. Slow senders, clients that do not read and disconnected
+clients cost no memory, and every verdict is correct.
+"""
 
 import asyncio
 import contextlib
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from shared.contracts import topics
-from tests.integration.intake.test_service import NDJSON, Intake, intake_of
+from tests.support.intake_process import NDJSON, Intake, intake_of
 from tests.support.servers import Servers
 
 if sys.version_info >= (3, 14):
@@ -91,7 +94,7 @@ async def keys(intake: Intake, tag: str) -> list[str]:
     return [key.removeprefix("shop:product:") for key in found if key.startswith(f"shop:product:{tag}-")]
 
 
-async def test_a_verdict_comes_as_soon_as_its_line_is_in_kafka_and_the_next_may_depend_on_it(intake: Intake) -> None:
+async def test_a_verdict_is_sent_as_soon_as_its_line_is_in_kafka(intake: Intake) -> None:
     async with Call.to(intake) as call, asyncio.timeout(30):
         for n in range(3):
             await call.send(lines(intake, "talk", range(n, n + 1)))
@@ -104,7 +107,7 @@ async def test_a_verdict_comes_as_soon_as_its_line_is_in_kafka_and_the_next_may_
         assert await call.verdicts() == []
 
 
-async def test_a_sender_that_stops_is_told_408_and_what_was_accepted_until_then(intake: Intake) -> None:
+async def test_a_sender_that_stops_gets_408_with_the_number_of_accepted_lines(intake: Intake) -> None:
     async with Call.to(intake) as call, asyncio.timeout(30):
         await call.send(lines(intake, "slow", range(2)) + b'{"platform":')
         assert await call.head() == 200
@@ -123,7 +126,7 @@ async def test_a_sender_that_stops_is_told_408_and_what_was_accepted_until_then(
         writer.close()
 
 
-async def test_a_client_that_hangs_up_halfway_leaves_what_was_handed_over_and_nothing_else(intake: Intake) -> None:
+async def test_only_submitted_lines_of_a_disconnected_client_are_accepted(intake: Intake) -> None:
     async with Call.to(intake) as call, asyncio.timeout(30):
         await call.send(lines(intake, "gone", range(1_000)))
         assert await call.head() == 200
@@ -136,7 +139,7 @@ async def test_a_client_that_hangs_up_halfway_leaves_what_was_handed_over_and_no
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
-async def test_clients_that_read_no_verdicts_are_not_read_from_either_and_are_left_in_the_end(intake: Intake) -> None:
+async def test_clients_that_read_no_verdicts_are_not_read_from_and_are_disconnected_in_the_end(intake: Intake) -> None:
     fields = [f'"unknown{n}": 1' for n in range(20)] + [f'"{"x" * 5_000}": 1']
     bad = f"{{{', '.join(fields)}}}\n".encode()  # each gets a verdict of about five kilobytes
     before = intake.resident_mib()
@@ -152,7 +155,7 @@ async def test_clients_that_read_no_verdicts_are_not_read_from_either_and_are_le
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-async def test_a_compressed_call_is_taken_like_a_plain_one(intake: Intake, coding: str) -> None:
+async def test_a_compressed_call_is_accepted_like_a_plain_one(intake: Intake, coding: str) -> None:
     compress = gzip.compress if coding == "gzip" else zstd.compress
     headers = {"Authorization": f"Bearer {intake.keys['all']}", "Content-Encoding": coding}
     body = compress(lines(intake, coding, range(3_000)))
@@ -174,7 +177,7 @@ async def test_a_compressed_call_is_taken_like_a_plain_one(intake: Intake, codin
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
-async def test_a_decompression_bomb_is_refused_and_costs_no_memory(intake: Intake) -> None:
+async def test_a_decompression_bomb_is_rejected_within_the_memory_limit(intake: Intake) -> None:
     headers = {"Authorization": f"Bearer {intake.keys['all']}"}
     before = intake.resident_mib()
     for coding, compress in (("gzip", gzip.compress), ("zstd", zstd.compress)):

@@ -1,5 +1,5 @@
-"""What a client has is nobody else's: every route of intake, asked by a client of another platform about what is there,
-and those of notices and appeals by another client of the same, on real Kafka and PostgreSQL."""
+"""Isolation of clients: every route of intake, called by a client of another platform, and the routes of notices and
+appeals by another client of the same platform, on real Kafka and PostgreSQL."""
 
 import asyncio
 import json
@@ -12,9 +12,8 @@ import pytest
 
 from shared.auth.clients import OF_PLATFORMS
 from shared.contracts import ids
-from tests.integration.intake.test_notices import becomes, post, rejected
-from tests.integration.intake.test_service import NDJSON, Intake, intake_of
 from tests.support import intake_complaints
+from tests.support.intake_process import NDJSON, Intake, becomes, intake_of, post, rejected
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
@@ -71,9 +70,7 @@ async def call(intake: Intake, method: str, path: str, there: dict[str, str], ke
     return await intake.http.request(method, path.format(**there), headers=headers, content=content)
 
 
-async def test_a_client_of_another_platform_is_told_nothing_and_changes_nothing(
-    intake: Intake, there: dict[str, str]
-) -> None:
+async def test_a_client_of_another_platform_reads_and_changes_nothing(intake: Intake, there: dict[str, str]) -> None:
     document = (await intake.http.get("/openapi.json")).json()
     before = (await intake.get(f"/v1/subjects/shop/product/{there['id']}")).json()["versions"]
     asked = 0
@@ -101,7 +98,7 @@ async def test_a_client_of_another_platform_is_told_nothing_and_changes_nothing(
     assert [(item["item_id"], item["regions"]) for item in after] == [(i["item_id"], i["regions"]) for i in before]
 
 
-async def test_who_waits_for_what_is_not_theirs_waits_as_for_what_is_not_there(
+async def test_a_long_poll_for_an_item_of_another_platform_behaves_as_for_an_unknown_item(
     intake: Intake, there: dict[str, str]
 ) -> None:
     assert (await intake.status(there["item_id"], intake.north))["status"] == "rejected"
@@ -113,7 +110,7 @@ async def test_who_waits_for_what_is_not_theirs_waits_as_for_what_is_not_there(
         assert asyncio.get_running_loop().time() - begun >= 1
 
 
-async def test_each_may_know_what_is_theirs(intake: Intake, there: dict[str, str]) -> None:
+async def test_each_client_can_read_its_own_objects(intake: Intake, there: dict[str, str]) -> None:
     for path in ("/v1/items/{item_id}", "/v1/subjects/{platform}/{kind}/{id}", "/v1/notices/{notice_id}"):
         assert (await call(intake, "GET", path, there, "all")).status_code == 200, path
     own = await intake.send(intake.post(platform="fair", id="own"), key="fair")
@@ -125,7 +122,7 @@ async def test_each_may_know_what_is_theirs(intake: Intake, there: dict[str, str
     assert (others.status_code, others.json()["errors"][0]["pointer"]) == (403, "/query/platform")
 
 
-async def test_another_client_of_the_platform_follows_its_items_and_not_what_others_reported(
+async def test_another_client_of_the_platform_reads_its_items_but_not_notices_of_others(
     intake: Intake, there: dict[str, str]
 ) -> None:
     assert (await intake.get(f"/v1/items/{there['item_id']}", key="northern")).status_code == 200

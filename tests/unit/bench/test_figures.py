@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.local.ports import free_ports
-from services.intake.domain import status as intake_status
-from services.intake.domain.status import Facts, Status
+from services.intake.items.domain import status as intake_status
+from services.intake.items.domain.status import Status, StatusFacts
 from shared.contracts.envelope import decode
 from shared.contracts.events import CaseOpened, DecisionMade, ItemSubmitted
 from tests.bench import calls, data, empty, lookups, machine, soak
@@ -143,7 +143,7 @@ async def test_the_client_reports_a_disconnect() -> None:
 def test_what_lookups_stores_is_what_the_projection_would_know(status: Status) -> None:
     own = {"1": "shop:product:1", "2": "0" * 64, "3": "2026-05-01T09:30:00.000Z", "5": 'eu","us', "7": "12"}
     text = re.sub(r"%(\d)\$s", lambda place: own.get(place[1], "x"), lookups.template(status))
-    facts = msgspec.json.decode(text, type=Facts)
+    facts = msgspec.json.decode(text, type=StatusFacts)
     assert intake_status.status(facts) == status
     assert facts.submission is not None
     assert (facts.submission.regions, facts.submission.position) == (["eu", "us"], 12)

@@ -13,12 +13,10 @@ import msgspec
 import pytest
 
 from piepowder.listings import FileOptions, ItemFile, Line, Refusal, read
-from services.intake.domain.posts import Refused
-from services.intake.handlers import Front
+from services.intake.items.handlers import ItemIntake
+from shared.validation.faults import InputRejected
 from tests.conftest import project_root
-from tests.unit.intake.items.test_posts import ANYONE, NOW, front
-
-__all__ = ["front"]
+from tests.support.intake_items import ANYONE, NOW, item_intake
 
 BESIDE = project_root().parent / "shared" / "data"
 FILES = {
@@ -48,6 +46,11 @@ HASHES = (
 )
 
 
+@pytest.fixture(scope="module")
+def intake() -> ItemIntake:
+    return item_intake()
+
+
 def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[Refusal]]:
     source = ItemFile(str(path))
     try:
@@ -58,30 +61,30 @@ def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], lis
     return items, [line for line in found if isinstance(line, Refusal)]
 
 
-def refusals(front: Front, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The items that intake refuses, by id, with the reasons."""
+def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What intake refuses of them, by id, and why."""
     found = []
     for item in items:
         try:
-            front.prepare(msgspec.json.encode(item), ANYONE, NOW)
-        except Refused as refused:
+            intake.prepare(msgspec.json.encode(item), ANYONE, NOW)
+        except InputRejected as refused:
             found.append((item["id"], str(refused)))
     return found
 
 
 @pytest.mark.parametrize("markets", [("US",), ("DE", "US")])
 @pytest.mark.parametrize(("content", "count"), [(BARS, 7), (HASHES, 5)])
-def test_a_row_of_each_kind_in_real_exports_is_accepted(
-    front: Front, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
+def test_a_row_of_every_kind_that_was_seen_goes_through(
+    intake: ItemIntake, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
 ) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(content.encode())
     items, unread = rows_of(path, FileOptions(platform="export", markets=markets, language="en"))
-    assert (unread, refusals(front, items)) == ([], [])
+    assert (unread, refusals(intake, items)) == ([], [])
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 
 
-def test_no_cell_of_a_row_is_lost(tmp_path: Path) -> None:
+def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(BARS.encode())
     bars, _ = rows_of(path, FileOptions(platform="export"))
@@ -98,13 +101,13 @@ def test_no_cell_of_a_row_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_of_a_real_export_is_accepted_without_a_mapping(front: Front, name: str) -> None:
+def test_every_row_of_a_real_export_goes_through_as_it_is(intake: ItemIntake, name: str) -> None:
     path = BESIDE / name
     if not path.exists():
         pytest.skip(f"{path} is not here")
     delimiter, count = FILES[name]
     items, unread = rows_of(path, FileOptions(platform="export"))
-    assert (unread, refusals(front, items)) == ([], [])
+    assert (unread, refusals(intake, items)) == ([], [])
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter=delimiter))
     assert len(rows) == len(items) == count

@@ -1,29 +1,18 @@
-"""What an appeal must say, who may appeal about what, and until when (DSA Art. 20).
+"""The rules of appeals: format, admissibility, and the appeal window (DSA Art. 20).
 
-A seller appeals about what restricts their content, a notifier about a notice that was not followed, each about the
-decision in force and within the window that begins with it. What is in force is known from the status projection.
+A seller contests a decision that restricts their content. A notifier contests a decision that did not follow their
+notice. The appeal must contest the decision in force, within the appeal window that starts with it. The decision in
+force is known from the status projection.
 """
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Final
 from uuid import UUID
 
-from msgspec import Meta
-
-from services.intake.domain import status
-from services.intake.domain.documents import Form
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Codes, Refused
-from services.intake.notices.domain.lives import ITEM, NOTICE
+from services.intake.items.domain import status
+from services.intake.notices.domain.complaint_status import ITEM, NOTICE
 from services.intake.notices.domain.notices import (
-    LEAST_SAID,
-    Email,
-    Explanation,
-    Language,
-    Name,
-    Own,
-    Reference,
     said,
     unprintable,
     who,
@@ -31,48 +20,36 @@ from services.intake.notices.domain.notices import (
 from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text
+from shared.validation.codes import Codes
+from shared.validation.faults import Fault, InputRejected
 
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 
 
-class Appellant(events.Appellant, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who complains: the seller whose content was restricted, or the notifier whose notice was not followed."""
+class AppealPost(Struct, frozen=True, kw_only=True):
+    """An appeal as a client submits it: `AppealBody` in `services.intake.notices.models`."""
 
-    kind: Literal["seller", "notifier"]
-    name: Name = ""
-    email: Email = ""
-    reference: Own = ""
-
-
-class AppealPost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An appeal, as it is posted: a complaint about one decision of a region, which one of three ids names."""
-
-    decision_id: Annotated[str, Meta(description="The decision itself")] = ""
-    item_id: Annotated[str, Meta(description="The decision in force on this item")] = ""
-    notice_id: Annotated[str, Meta(description="The decision in force on this notice")] = ""
-    region: Annotated[
-        str, Meta(max_length=31, description="With an item or a notice: whose decision; may be left out if it has one")
-    ] = ""
-    appellant: Appellant
-    explanation: Explanation
-    language: Language = "und"
-    reference: Reference
-
-
-FORM: Final = Form(AppealPost, appellant={"kind": "seller"}, explanation="x" * LEAST_SAID, reference="x")
+    decision_id: str = ""
+    item_id: str = ""
+    notice_id: str = ""
+    region: str = ""
+    appellant: events.Appellant
+    explanation: str
+    language: str = "und"
+    reference: str
 
 
 def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:
-    """Every fault of an appeal's meaning that needs nothing else to be known."""
+    """Every fault of an appeal that can be found without other data."""
     given = {name: value for name in _NAMED_BY if (value := getattr(post, name))}
     if len(given) != 1:
         pointer = f"/{list(given)[1]}" if given else "/decision_id"
         yield Fault(pointer, f"expected exactly one of {', '.join(_NAMED_BY)}")
     for name, value in given.items():
         if not _is_uuid(value):
-            yield Fault(f"/{name}", f"{value!r:.60} is no id: expected a UUID in lower case")
+            yield Fault(f"/{name}", f"{value!r:.60} is not an id: expected a UUID in lower case")
     if post.region and post.decision_id:
-        yield Fault("/region", "a decision has its region: leave the field out")
+        yield Fault("/region", "a decision belongs to one region: leave the field out")
     yield from unprintable({"/region": post.region})
     yield from said(post.explanation, post.language, post.reference, codes)
     appellant = post.appellant
@@ -80,67 +57,75 @@ def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:
 
 
 def named(post: AppealPost) -> tuple[str, str]:
-    """The field that names what the appeal is about, and what stands in it."""
+    """The id that identifies the contested decision: the name of its field, and its value."""
     return next((name, value) for name in _NAMED_BY if (value := getattr(post, name)))
 
 
-class Disputed(Struct, frozen=True, kw_only=True):
-    """The life in a region that holds a decision: of an item or of a notice (`case_type`, `about`)."""
+class ContestedDecision(Struct, frozen=True, kw_only=True):
+    """A decision on an item or a notice (`case_type`, `about`) in a region, with the facts of its case."""
 
     region: str
     case_type: str
     about: str
-    life: status.Facts
+    facts: status.StatusFacts
 
     @property
-    def decision(self) -> status.Decision:
-        """The one in force."""
-        assert self.life.decision is not None  # noqa: S101 - it is found by its decision
-        return self.life.decision
+    def decision(self) -> status.DecisionFact:
+        """The decision in force."""
+        assert self.facts.decision is not None  # noqa: S101 - only decided cases are contested
+        return self.facts.decision
 
     @property
     def case_id(self) -> str:
-        """The case that the decision is of."""
+        """The id of the decided case."""
         return ids.case_id(self.about, self.region, self.case_type)
 
     @property
     def first_event(self) -> str:
-        """What everything about the item or the notice is correlated by."""
+        """The id of the submission event, which is the correlation id of all later events."""
         submitted = events.ITEM_SUBMITTED if self.case_type == ITEM else events.NOTICE_SUBMITTED
         return ids.event_id(self.about, submitted, self.region)
 
     @property
     def decided_by_event(self) -> str:
-        """The event that told the decision."""
+        """The id of the event of the decision."""
         kind = events.DECISION_MADE if self.decision.n == 1 else events.DECISION_REPLACED
         return ids.event_id(self.case_id, kind, self.decision.n)
 
 
-def refusal(post: AppealPost, disputed: Disputed, now: datetime, days: int) -> Refused | None:
-    """Why an appeal is not heard: it is about another decision than that in force, not this appellant's to complain
-    about, or too late; None when it is heard. The window is `days` from the decision."""
-    decision, [name, given] = disputed.decision, named(post)
+def inadmissible(post: AppealPost, contested: ContestedDecision, now: datetime, days: int) -> InputRejected | None:
+    """The reason why an appeal is inadmissible, None for an admissible one.
+
+    An appeal is inadmissible when it does not contest the decision in force, when the appellant may not contest this
+    decision, or when the window of `days` since the decision has ended.
+    """
+    decision, [name, given] = contested.decision, named(post)
     if name == "decision_id" and given != decision.decision_id:
-        detail = f"decision {given} was replaced by {decision.decision_id}, which is in force now: appeal about that"
+        detail = f"decision {given} was replaced by {decision.decision_id}: contest the new decision"
         return replaced(post, detail)
-    if why := _not_theirs(post.appellant.kind, disputed):
-        return Refused(422, "invalid-appeal", "The appeal does not fit", [Fault("/appellant/kind", why)])
+    if fault := _appellant_fault(post.appellant.kind, contested):
+        return InputRejected(422, "invalid-appeal", "The appeal is invalid", [Fault("/appellant/kind", fault)])
     ended = from_text(decision.decided_at) + timedelta(days=days)
     if now > ended:
-        detail = f"the decision was made at {decision.decided_at}; appeals about it were taken until {to_text(ended)}"
-        return Refused(422, "appeal-window-closed", "It is too late for an appeal", [Fault(f"/{name}", detail)])
+        detail = f"the decision was made at {decision.decided_at}; its appeal window ended at {to_text(ended)}"
+        return InputRejected(422, "appeal-window-closed", "The appeal window has ended", [Fault(f"/{name}", detail)])
     return None
 
 
-def replaced(post: AppealPost, detail: str) -> Refused:
-    """409: another decision took the place of the one that is appealed about, or is about to."""
+def replaced(post: AppealPost, detail: str) -> InputRejected:
+    """409: the contested decision was replaced, or is being replaced."""
     name, _ = named(post)
-    return Refused(409, "decision-replaced", "The decision is not in force any more", [Fault(f"/{name}", detail)])
+    return InputRejected(409, "decision-replaced", "The decision was replaced", [Fault(f"/{name}", detail)])
 
 
-def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
-    """What is told of an appeal."""
-    decision, appellant = disputed.decision, post.appellant
+def content_hash(post: AppealPost) -> str:
+    """The hash that distinguishes the retry of an appeal from another appeal under the same reference."""
+    return ids.struct_hash(post, always={*_NAMED_BY, "region", "language"})
+
+
+def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
+    """The content of the event."""
+    decision, appellant = contested.decision, post.appellant
     return events.Appeal(
         appellant=events.Appellant(
             kind=appellant.kind, name=appellant.name, email=appellant.email, reference=appellant.reference
@@ -149,9 +134,9 @@ def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
         language=post.language,
         decision=events.Contested(
             decision_id=decision.decision_id,
-            case_id=disputed.case_id,
-            case_type=disputed.case_type,
-            item_id=disputed.about,
+            case_id=contested.case_id,
+            case_type=contested.case_type,
+            item_id=contested.about,
             n=decision.n,
             action=decision.action,
             reasons=decision.reasons,
@@ -163,23 +148,18 @@ def content(post: AppealPost, disputed: Disputed) -> events.Appeal:
     )
 
 
-def content_hash(post: AppealPost) -> str:
-    """The hash that distinguishes the retry of an appeal from another appeal under the same reference."""
-    return ids.struct_hash(post, always={*_NAMED_BY, "region", "language"})
+def invalid(found: list[Fault]) -> InputRejected:
+    """422: an appeal with these faults."""
+    return InputRejected(422, "invalid-appeal", "The appeal is invalid", found)
 
 
-def invalid(found: list[Fault]) -> Refused:
-    """422: it is JSON, and does not fit."""
-    return Refused(422, "invalid-appeal", "The appeal does not fit", found)
-
-
-def _not_theirs(kind: str, disputed: Disputed) -> str:
-    action = disputed.decision.action
+def _appellant_fault(kind: str, contested: ContestedDecision) -> str:
+    action = contested.decision.action
     if kind == "seller":
-        return "" if action == "reject" else f"a seller appeals about what restricts; the decision in force is {action}"
-    if disputed.case_type != NOTICE:
-        return "a notifier appeals about the decision on a notice; this one is on an item, and the seller's to contest"
-    return "" if action == "approve" else f"a notifier appeals about what was not restricted; it was decided {action}"
+        return "" if action == "reject" else f"a seller can only contest a rejection; the decision in force is {action}"
+    if contested.case_type != NOTICE:
+        return "a notifier can only contest the decision on a notice; only the seller can contest a decision on an item"
+    return "" if action == "approve" else f"a notifier can only contest an approval; the decision in force is {action}"
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A client's life: what a change makes of it, what is told of it, and who may change it."""
+"""The rules of clients: changes, keys, events, and the rights to grant."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from services.intake.clients import domain
-from services.intake.clients.api import ChangeBody, _patch
-from services.intake.clients.domain import Client, Key, Patch, Refused
+from services.intake.clients.api import patch_of
+from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
+from services.intake.clients.models import ChangeBody
 from shared.auth import clients
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
-from shared.auth.principal import Principal
+from shared.auth.principal import Principal as Caller
 from shared.contracts import ids
 from shared.contracts.events import RateLimit
 
@@ -19,7 +20,7 @@ NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def client(**change: Any) -> Client:
+def client(**change: Any) -> ClientRecord:
     sound: dict[str, Any] = {
         "name": "shop",
         "description": "",
@@ -31,34 +32,36 @@ def client(**change: Any) -> Client:
         "created_at": NOW,
         "changed_at": NOW,
     }
-    return Client(**(sound | change))
+    return ClientRecord(**(sound | change))
 
 
-def key(n: int, **times: Any) -> Key:
-    return Key(sha256=ids.content_hash(str(n).encode()), created_at=times.pop("created_at", NOW + n * DAY), **times)
+def key(n: int, **times: Any) -> ApiKeyRecord:
+    return ApiKeyRecord(
+        sha256=ids.content_hash(str(n).encode()), created_at=times.pop("created_at", NOW + n * DAY), **times
+    )
 
 
-def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Principal:
-    return Principal("lead", frozenset(scopes), frozenset(regions))
+def by(*scopes: str, regions: tuple[str, ...] = ("*",)) -> Caller:
+    return Caller("lead", frozenset(scopes), frozenset(regions))
 
 
-def test_revisions_go_by_the_clock_and_grow_even_when_it_does_not() -> None:
-    first = domain.changed(client(), Patch(description="a"), NOW)
+def test_revisions_derive_from_the_clock_and_always_increase() -> None:
+    first = domain.changed(client(), ClientPatch(description="a"), NOW)
     assert first.revision == int(NOW.timestamp() * 1000)
-    second = domain.changed(first, Patch(description="b"), NOW - DAY)
+    second = domain.changed(first, ClientPatch(description="b"), NOW - DAY)
     assert second.revision == first.revision + 1
 
 
-def test_what_changes_nothing_is_no_change() -> None:
+def test_a_change_without_a_difference_returns_the_same_client() -> None:
     before = client(limit=RateLimit(requests_per_second=1, burst=1))
-    assert domain.changed(before, Patch(), NOW) is before
-    assert domain.changed(before, Patch(scopes=frozenset({"items:write"}), state="active"), NOW) is before
-    assert domain.changed(before, Patch(limit=None), NOW).limit is None
+    assert domain.changed(before, ClientPatch(), NOW) is before
+    assert domain.changed(before, ClientPatch(scopes=frozenset({"items:write"}), state="active"), NOW) is before
+    assert domain.changed(before, ClientPatch(limit=None), NOW).limit is None
 
 
-def test_a_key_that_has_ended_makes_room_for_another() -> None:
+def test_an_expired_or_revoked_key_allows_another_key() -> None:
     two = client(keys=(key(1), key(2)))
-    with pytest.raises(Refused, match="has 2 living keys") as refused:
+    with pytest.raises(ClientChangeRejected, match="has 2 live keys") as refused:
         domain.with_key(two, key(3), None, NOW)
     assert refused.value.status == 409
     ended = client(keys=(key(1, expires_at=NOW), key(2)))
@@ -67,7 +70,7 @@ def test_a_key_that_has_ended_makes_room_for_another() -> None:
     assert len(domain.with_key(revoked, key(3), None, NOW).keys) == 3
 
 
-def test_a_successor_ends_the_others_at_a_time_but_gives_none_a_longer_life() -> None:
+def test_a_new_key_shortens_but_never_extends_the_expiry_of_the_others() -> None:
     for expires_at, then in ((None, NOW + DAY), (NOW + 3 * DAY, NOW + DAY), (NOW + timedelta(hours=1),) * 2):
         old = key(1) if expires_at is None else key(1, expires_at=expires_at)
         after = domain.with_key(client(keys=(old,)), key(2), NOW + DAY, NOW)
@@ -76,28 +79,28 @@ def test_a_successor_ends_the_others_at_a_time_but_gives_none_a_longer_life() ->
     assert domain.with_key(client(keys=(gone,)), key(2), NOW + DAY, NOW).keys[0] == gone
 
 
-def test_a_key_is_revoked_once_and_only_where_it_is() -> None:
+def test_only_a_key_of_the_client_can_be_revoked_and_only_once() -> None:
     revoked = domain.without_key(client(keys=(key(1), key(2))), key(1).key_id, NOW)
     assert [one.state(NOW) for one in revoked.keys] == ["revoked", "live"]
     assert domain.without_key(revoked, key(1).key_id, NOW + DAY) is revoked
-    with pytest.raises(Refused, match="has no key") as refused:
+    with pytest.raises(ClientChangeRejected, match="has no key") as refused:
         domain.without_key(revoked, key(3).key_id, NOW)
     assert refused.value.status == 404
 
 
 @pytest.mark.parametrize("ended", ["expires_at", "revoked_at"])
-def test_of_many_keys_the_living_are_always_told(ended: str) -> None:
+def test_the_event_always_has_the_live_keys(ended: str) -> None:
     dead = [key(n, **{ended: NOW}) for n in range(1, 2 * KEPT_KEYS)]
     living = key(0)
-    told = domain.told(client(keys=(living, *dead), changed_at=NOW + 90 * DAY), "changed", "lead")
+    told = domain.to_event(client(keys=(living, *dead), changed_at=NOW + 90 * DAY), "changed", "lead")
     assert len(told.keys) == KEPT_KEYS
     assert told.keys[0].sha256 == living.sha256
     assert told.keys[-1].sha256 == dead[-1].sha256
     assert clients.faults(told) == []
 
 
-def test_what_is_told_has_neither_description_nor_last_use() -> None:
-    told = domain.told(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
+def test_the_event_has_neither_description_nor_last_use() -> None:
+    told = domain.to_event(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
     text = msgspec.json.encode(told).decode()
     assert "Jane" not in text
     assert "last_used" not in text
@@ -118,13 +121,13 @@ def test_what_is_told_has_neither_description_nor_last_use() -> None:
         (by("items:write", regions=()), client(regions=frozenset({"*"})), None, "/regions"),
     ],
 )
-def test_nobody_gives_what_they_lack_and_anybody_may_take_away(
-    giver: Principal, after: Client, before: Client | None, pointer: str | None
+def test_rights_that_a_client_does_not_have_cannot_be_granted_but_can_be_removed(
+    giver: Caller, after: ClientRecord, before: ClientRecord | None, pointer: str | None
 ) -> None:
     if pointer is None:
         domain.check_grant(after, before, giver)
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ClientChangeRejected) as refused:
         domain.check_grant(after, before, giver)
     assert (refused.value.status, refused.value.pointer) == (403, pointer)
 
@@ -141,46 +144,46 @@ LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
         ({"items:write", "reviews:read", "audit:read"}, {"shop"}, "audit:read, reviews:read"),
     ],
 )
-def test_a_client_of_some_platforms_does_nothing_that_is_about_all_of_them(
+def test_a_client_of_some_platforms_cannot_have_scopes_of_all_platforms(
     scopes: set[str], platforms: set[str], beyond: str | None
 ) -> None:
     some = client(scopes=frozenset(scopes), platforms=frozenset(platforms))
     if beyond is None:
         domain.check_platforms(some)
         return
-    with pytest.raises(Refused, match=f"^{beyond} concern every platform") as refused:
+    with pytest.raises(ClientChangeRejected, match=f"^{beyond} concern every platform") as refused:
         domain.check_platforms(some)
     assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
-    with pytest.raises(Refused) as refused:
-        domain.check_platforms(some, Patch(scopes=some.scopes))
+    with pytest.raises(ClientChangeRejected) as refused:
+        domain.check_platforms(some, ClientPatch(scopes=some.scopes))
     assert refused.value.pointer == "/scopes"
-    domain.check_platforms(some, Patch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
+    domain.check_platforms(some, ClientPatch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
 
 
 @pytest.mark.parametrize(
     ("before", "patch", "gives"),
     [
-        ({"state": "disabled"}, Patch(state="active"), True),
-        ({"state": "disabled"}, Patch(description="asleep"), False),
-        ({}, Patch(state="disabled"), False),
-        ({}, Patch(state="disabled", limit=LIMIT), False),
-        ({"limit": LIMIT}, Patch(limit=None), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, requests_per_second=11)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, burst=21)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=6)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=0)), True),
-        ({"limit": LIMIT}, Patch(limit=msgspec.structs.replace(LIMIT, items_per_second=4, burst=1)), False),
-        ({"limit": LIMIT, "state": "disabled"}, Patch(limit=None), True),
-        ({"limit": LIMIT}, Patch(state="disabled", limit=LIMIT), False),
-        ({"regions": frozenset({"us"})}, Patch(regions=frozenset({"eu"})), True),
-        ({"regions": frozenset({"eu", "us"})}, Patch(regions=frozenset({"eu"})), False),
-        ({"platforms": frozenset({"shop"})}, Patch(platforms=frozenset({"shop", "fair"})), True),
-        ({"platforms": frozenset({"shop"})}, Patch(platforms=frozenset({"*"})), True),
-        ({}, Patch(platforms=frozenset({"shop"})), False),
+        ({"state": "disabled"}, ClientPatch(state="active"), True),
+        ({"state": "disabled"}, ClientPatch(description="asleep"), False),
+        ({}, ClientPatch(state="disabled"), False),
+        ({}, ClientPatch(state="disabled", limit=LIMIT), False),
+        ({"limit": LIMIT}, ClientPatch(limit=None), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, requests_per_second=11)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, burst=21)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, items_per_second=6)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, items_per_second=0)), True),
+        ({"limit": LIMIT}, ClientPatch(limit=msgspec.structs.replace(LIMIT, items_per_second=4, burst=1)), False),
+        ({"limit": LIMIT, "state": "disabled"}, ClientPatch(limit=None), True),
+        ({"limit": LIMIT}, ClientPatch(state="disabled", limit=LIMIT), False),
+        ({"regions": frozenset({"us"})}, ClientPatch(regions=frozenset({"eu"})), True),
+        ({"regions": frozenset({"eu", "us"})}, ClientPatch(regions=frozenset({"eu"})), False),
+        ({"platforms": frozenset({"shop"})}, ClientPatch(platforms=frozenset({"shop", "fair"})), True),
+        ({"platforms": frozenset({"shop"})}, ClientPatch(platforms=frozenset({"*"})), True),
+        ({}, ClientPatch(platforms=frozenset({"shop"})), False),
     ],
 )
-def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
-    before: dict[str, Any], patch: Patch, *, gives: bool
+def test_extending_a_client_requires_all_rights_of_the_client(
+    before: dict[str, Any], patch: ClientPatch, *, gives: bool
 ) -> None:
     was = client(**before)
     after = domain.changed(was, patch, NOW)
@@ -188,16 +191,16 @@ def test_to_let_a_client_do_more_takes_the_rights_that_giving_it_takes(
     if not gives:
         domain.check_grant(after, was, by(regions=("eu",)))
         return
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ClientChangeRejected) as refused:
         domain.check_grant(after, was, by("clients:write"))
     assert (refused.value.status, refused.value.pointer) == (403, "/scopes")
     less = domain.changed(was, msgspec.structs.replace(patch, scopes=frozenset()), NOW)
     domain.check_grant(less, was, by("clients:write"))
 
 
-def test_a_change_has_no_defaults_that_a_generated_client_would_send() -> None:
+def test_the_body_of_a_change_has_no_defaults_that_a_generated_client_would_send() -> None:
     members = ChangeBody.model_json_schema()["properties"]
     assert {name for name, schema in members.items() if schema.get("default") is not None} == set()
     assert "default" not in members["limit"]
-    assert _patch(ChangeBody.model_validate({"state": "disabled"})) == Patch(state="disabled")
-    assert _patch(ChangeBody.model_validate({"limit": None})) == Patch(limit=None)
+    assert patch_of(ChangeBody.model_validate({"state": "disabled"})) == ClientPatch(state="disabled")
+    assert patch_of(ChangeBody.model_validate({"limit": None})) == ClientPatch(limit=None)

@@ -1,88 +1,25 @@
-"""A batch call: a verdict a line, in order and while the body comes; the bad refused, the rest accepted; in bounded
-memory; and what cuts it short told truly."""
+"""A batch call: one verdict per line, in order, while the body arrives, in limited memory, also for interrupted
+calls."""
 
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
-from services.intake import batch as batches
-from services.intake import codes
-from services.intake.batch import MAX_BYTES, MAX_LINES, Batch
-from services.intake.domain.posts import MAX_BODY_BYTES
-from services.intake.group_commit import GroupCommit
-from services.intake.handlers import Front
-from services.intake.ndjson import Splitter
-from shared.auth.principal import Principal
+from services.intake.items import batch as batches
+from services.intake.items.batch import MAX_BYTES, MAX_LINES
+from services.intake.items.domain.posts import MAX_BODY_BYTES
+from services.intake.items.ndjson import LineSplitter
 from shared.http.http import Problem
-from shared.kafka.producer import Record
-from shared.runtime.clock import ManualClock
-from shared.runtime.errors import Poison, Transient
-from tests.unit.intake.items.test_posts import model, published
-
-CLOCK = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
-CLIENT = Principal(name="shop", scopes=frozenset())
+from tests.support.intake_batches import Cluster, batch, line, pieces, take
 
 
-class Cluster:
-    """A producer that keeps what it gets; `fails_after` so many sends, or at a value."""
-
-    def __init__(self, *, fails_after: int = 10**9, refuses: bytes = b"\0") -> None:
-        self.sends: list[int] = []
-        self.keys: list[bytes] = []
-        self._fails_after = fails_after
-        self._refuses = refuses
-
-    async def send(self, records: Sequence[Record]) -> None:
-        await asyncio.sleep(0)
-        if len(self.sends) >= self._fails_after:
-            raise Transient("Kafka is away.")
-        if any(self._refuses in (record.value or b"") for record in records):
-            raise Poison("larger than Kafka takes")
-        self.sends.append(len(records))
-        self.keys.extend(record.key or b"" for record in records)
-
-
-def line(n: int, **change: Any) -> bytes:
-    return json.dumps({"platform": "shop", "kind": "product", "id": str(n), "markets": ["DE"]} | change).encode()
-
-
-async def pieces(body: bytes, size: int = 65_536, then: Exception | None = None) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), size):
-        yield body[start : start + size]
-    if then is not None:
-        raise then
-
-
-def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) -> Batch:
-    clusters = cluster if isinstance(cluster, dict) else {"eu": cluster}
-    front = Front(
-        codes=codes.load(),
-        lanes={name: GroupCommit(one, max_records=20_000, max_bytes=2**25) for name, one in clusters.items()},
-    )
-    front.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
-    return Batch(front, CLIENT, CLOCK, idle_seconds=idle_seconds)
-
-
-_MARKETS = {"eu": ["DE"], "us": ["US"]}
-
-
-async def take(
-    cluster: Cluster | dict[str, Cluster], stream: AsyncIterator[bytes], *, idle_seconds: float = 30
-) -> list[dict[str, Any]]:
-    verdicts = b"".join([some async for some in batch(cluster, idle_seconds=idle_seconds).take(stream)])
-    assert verdicts.endswith(b"\n")
-    return [json.loads(verdict) for verdict in verdicts.splitlines()]
-
-
-async def test_one_bad_line_among_thousands_is_named_and_the_others_are_accepted() -> None:
+async def test_one_invalid_line_among_thousands_is_reported_and_the_others_are_accepted() -> None:
     lines = [line(n) for n in range(5_000)]
     lines[1234] = b'{"platform": "shop", "kind":'
     cluster = Cluster()
@@ -93,13 +30,13 @@ async def test_one_bad_line_among_thousands_is_named_and_the_others_are_accepted
     assert cluster.keys == [b"shop:product:%d" % n for n in range(5_000) if n != 1234]
 
 
-async def test_blank_lines_and_line_ends_of_any_system_keep_the_lines_numbers() -> None:
+async def test_blank_lines_and_all_line_endings_keep_the_numbers_of_lines() -> None:
     body = b"\xef\xbb\xbf" + line(1) + b"\r\n\r\n  \n" + line(2) + b"\r\n" + b"nonsense"
     verdicts = await take(Cluster(), pieces(body, size=7))
     assert [(verdict["line"], verdict["status"]) for verdict in verdicts] == [(1, 202), (4, 202), (5, 400)]
 
 
-async def test_versions_of_a_subject_go_to_kafka_in_the_order_of_their_lines() -> None:
+async def test_versions_of_a_subject_are_published_in_the_order_of_their_lines() -> None:
     lines = [line(n % 3, version=n + 1) for n in range(2_500)]
     cluster = Cluster()
     await take(cluster, pieces(b"\n".join(lines)))
@@ -107,19 +44,19 @@ async def test_versions_of_a_subject_go_to_kafka_in_the_order_of_their_lines() -
     assert len(cluster.sends) == 3
 
 
-async def test_a_line_over_the_limit_is_refused_alone() -> None:
+async def test_only_a_line_above_the_limit_is_rejected() -> None:
     body = b"\n".join([line(1), line(2, text="x" * MAX_BODY_BYTES), line(3)])
     verdicts = await take(Cluster(), pieces(body))
     assert [verdict["status"] for verdict in verdicts] == [202, 413, 202]
 
 
-async def test_a_body_without_lines_is_refused() -> None:
+async def test_a_body_without_lines_is_rejected() -> None:
     with pytest.raises(Problem) as caught:
         await take(Cluster(), pieces(b"\n \n"))
     assert caught.value.details.status == 400
 
 
-async def test_verdicts_come_while_the_body_is_still_coming() -> None:
+async def test_verdicts_are_sent_while_the_body_still_arrives() -> None:
     cluster, asked = Cluster(), asyncio.Event()
 
     async def conversation() -> AsyncIterator[bytes]:
@@ -139,7 +76,7 @@ async def test_verdicts_come_while_the_body_is_still_coming() -> None:
     assert seen == [(1, 202), (2, 422), (3, 202), (4, 422), (5, 202), (6, 422)]
 
 
-async def test_a_client_that_takes_no_verdicts_is_read_no_further_and_the_memory_stays(
+async def test_a_client_that_reads_no_verdicts_is_not_read_from_and_the_memory_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batches, "_VERDICT_BYTES", 200_000)
@@ -161,7 +98,7 @@ async def test_a_client_that_takes_no_verdicts_is_read_no_further_and_the_memory
     assert len(b"".join([first, *rest]).splitlines()) == MAX_LINES
 
 
-async def test_a_client_that_sends_all_before_it_reads_anything_does_not_block_itself() -> None:
+async def test_a_client_that_sends_everything_before_it_reads_does_not_block() -> None:
     sent = asyncio.Event()
 
     async def whole() -> AsyncIterator[bytes]:
@@ -176,7 +113,7 @@ async def test_a_client_that_sends_all_before_it_reads_anything_does_not_block_i
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
-async def test_too_many_lines_end_the_verdicts_with_a_problem_that_says_what_to_do(end: bytes) -> None:
+async def test_the_verdicts_of_too_many_lines_end_with_a_problem(end: bytes) -> None:
     cluster = Cluster()
     *verdicts, last = await take(cluster, pieces(b"\n".join(line(n) for n in range(MAX_LINES + 1)) + end))
     assert [verdict["line"] for verdict in verdicts] == list(range(1, MAX_LINES + 1))
@@ -187,7 +124,7 @@ async def test_too_many_lines_end_the_verdicts_with_a_problem_that_says_what_to_
     assert len(await take(Cluster(), pieces(b"\n".join(line(n) for n in range(MAX_LINES)) + end))) == MAX_LINES
 
 
-async def test_a_body_with_too_many_bytes_is_read_no_further() -> None:
+async def test_a_body_above_the_limit_is_not_read_further() -> None:
     read = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -196,7 +133,7 @@ async def test_a_body_with_too_many_bytes_is_read_no_further() -> None:
             read += 2**20
             yield b" " * 2**20
 
-    with pytest.raises(Problem, match="Nothing was taken") as caught:
+    with pytest.raises(Problem, match="No item was accepted") as caught:
         await take(Cluster(), endless())
     assert caught.value.details.status == 413
     assert read == MAX_BYTES + 2**20
@@ -208,24 +145,24 @@ async def paused(*first: bytes) -> AsyncIterator[bytes]:
     await asyncio.sleep(3600)
 
 
-async def test_a_sender_that_pauses_before_its_first_line_is_told_408_and_nothing_was_taken() -> None:
+async def test_a_sender_that_pauses_before_its_first_line_gets_408_and_no_item_is_accepted() -> None:
     cluster = Cluster()
-    with pytest.raises(Problem, match="Nothing was taken") as caught:
+    with pytest.raises(Problem, match="No item was accepted") as caught:
         await take(cluster, paused(line(1)), idle_seconds=0.05)
     assert (caught.value.details.status, caught.value.headers["Connection"]) == (408, "close")
     assert cluster.keys == []
 
 
-async def test_a_sender_that_pauses_later_has_its_verdicts_and_then_what_was_accepted_so_far() -> None:
+async def test_a_sender_that_pauses_later_gets_its_verdicts_and_then_a_problem_with_the_counts() -> None:
     cluster = Cluster()
     *verdicts, last = await take(cluster, paused(line(1) + b"\nnonsense\n", line(3)[:20]), idle_seconds=0.1)
     assert [verdict["status"] for verdict in verdicts] == [202, 400]
     assert (last["status"], "line" in last) == (408, False)
-    assert "1 were accepted and 1 refused" in last["detail"]
+    assert "1 were accepted and 1 rejected" in last["detail"]
     assert cluster.keys == [b"shop:product:1"]
 
 
-async def test_bytes_that_trickle_without_a_line_are_a_pause_too() -> None:
+async def test_bytes_without_a_complete_line_count_as_a_pause() -> None:
     async def trickle() -> AsyncIterator[bytes]:
         while True:
             yield b" "
@@ -236,7 +173,7 @@ async def test_bytes_that_trickle_without_a_line_are_a_pause_too() -> None:
     assert caught.value.details.status == 408
 
 
-async def test_a_connection_cut_in_the_middle_of_a_line_does_not_take_that_line() -> None:
+async def test_a_line_that_the_connection_cut_off_is_ignored() -> None:
     cluster = Cluster()
     body = b"\n".join(line(n) for n in range(1_500))
     verdicts = await take(cluster, pieces(body, then=ClientDisconnect()))
@@ -244,14 +181,14 @@ async def test_a_connection_cut_in_the_middle_of_a_line_does_not_take_that_line(
     assert cluster.keys == [b"shop:product:%d" % n for n in range(1_000)]
 
 
-async def test_a_connection_cut_before_anything_was_handed_over_takes_nothing() -> None:
+async def test_nothing_is_accepted_when_the_connection_is_cut_before_the_first_submission() -> None:
     cluster = Cluster()
     with pytest.raises(ClientDisconnect):
         await take(cluster, pieces(line(1) + b"\n" + line(2), then=ClientDisconnect()))
     assert cluster.keys == []
 
 
-async def test_an_answer_that_nobody_wants_any_more_ends_the_reading() -> None:
+async def test_reading_ends_when_the_response_is_not_read_any_more() -> None:
     cluster, ended = Cluster(), asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
@@ -268,7 +205,7 @@ async def test_an_answer_that_nobody_wants_any_more_ends_the_reading() -> None:
     await asyncio.wait_for(ended.wait(), 10)
 
 
-async def test_with_one_cluster_away_the_lines_of_the_other_are_accepted() -> None:
+async def test_lines_of_a_working_cluster_are_accepted_while_another_cluster_fails() -> None:
     clusters = {"eu": Cluster(), "us": Cluster(fails_after=0)}
     markets = (["DE"], ["US"], ["DE", "US"])
     lines = [line(n, markets=markets[n % 3]) for n in range(3_000)]
@@ -282,7 +219,7 @@ async def test_with_one_cluster_away_the_lines_of_the_other_are_accepted() -> No
     assert not told & late  # once it is known to be away, nothing is half told
 
 
-async def test_without_kafka_the_whole_call_is_told_to_come_again() -> None:
+async def test_the_whole_call_gets_503_while_kafka_does_not_answer() -> None:
     with pytest.raises(Problem) as caught:
         await take(Cluster(fails_after=0), pieces(b"\n".join(line(n) for n in range(3_000))))
     assert caught.value.details.status == 503
@@ -290,7 +227,7 @@ async def test_without_kafka_the_whole_call_is_told_to_come_again() -> None:
     assert "Kafka is away" in caught.value.details.detail
 
 
-async def test_when_kafka_goes_away_in_the_middle_the_lines_after_it_say_so_themselves() -> None:
+async def test_lines_after_a_failure_of_kafka_have_the_error_in_their_verdicts() -> None:
     lines = [line(n) for n in range(3_000)]
     lines[2_500] = b"nonsense"
     cluster = Cluster(fails_after=1)
@@ -303,7 +240,7 @@ async def test_when_kafka_goes_away_in_the_middle_the_lines_after_it_say_so_them
     assert len(cluster.keys) == 1_000
 
 
-async def test_a_record_that_kafka_does_not_take_is_refused_alone() -> None:
+async def test_only_a_record_that_kafka_rejects_is_rejected() -> None:
     verdicts = await take(Cluster(refuses=b"GIANT"), pieces(b"\n".join([line(1), line(2, title="GIANT"), line(3)])))
     assert [verdict["status"] for verdict in verdicts] == [202, 413, 202]
 
@@ -311,9 +248,9 @@ async def test_a_record_that_kafka_does_not_take_is_refused_alone() -> None:
 @given(st.lists(st.binary(max_size=12).map(lambda text: text.replace(b"\n", b" "))), st.integers(1, 9))
 @example([b"\xef\xbb\xbf"], 1)
 @example([b"\xef\xbb\xbf", b"x"], 1)
-def test_however_a_body_is_cut_its_lines_are_the_same(texts: list[bytes], size: int) -> None:
+def test_the_lines_do_not_depend_on_the_pieces_of_the_body(texts: list[bytes], size: int) -> None:
     body = b"\n".join(texts)
-    splitter = Splitter(8)
+    splitter = LineSplitter(8)
     found = [one for start in range(0, len(body), size) for one in splitter.feed(body[start : start + size])]
     found += splitter.end()
     expected = [

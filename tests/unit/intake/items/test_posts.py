@@ -1,4 +1,4 @@
-"""What a post may say: every fault is found and named, and equal content has one name however it is spelled."""
+"""The format and rules of items: every fault has a pointer, and equal content has one hash."""
 
 import json
 import random
@@ -11,20 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.intake import codes
-from services.intake.domain import posts
-from services.intake.domain.faults import Fault
-from services.intake.domain.ownership import Ownership
-from services.intake.domain.posts import IllFormed, Refused
-from services.intake.handlers import Accepted, Front
+from services.intake.items.domain import posts
+from services.intake.items.domain.ownership import MarketOwnership
+from services.intake.items.domain.posts import MalformedItem
+from services.intake.items.handlers import ItemIntake, PreparedItem
 from shared.auth.principal import Principal
-from shared.contracts.envelope import Attributes, Event, decode
-from shared.contracts.events import OperatingModelPublished, Queue, Region
+from shared.contracts.envelope import decode
 from shared.http.http import InputError
 from shared.runtime.errors import Poison
+from shared.validation import codes
+from shared.validation.faults import Fault, InputRejected
+from tests.support.intake_items import ANYONE, NOW, item_intake, model, published
 
-NOW = "2026-05-01T09:30:00.000Z"
-ANYONE = Principal(name="shop", scopes=frozenset({"items:write"}))
 GOOD: dict[str, Any] = {
     "platform": "shop",
     "kind": "product",
@@ -75,39 +73,23 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def model(*regions: tuple[str, list[str]]) -> OperatingModelPublished:
-    queue = Queue(id="q", service_level_minutes=60)
-    return OperatingModelPublished(
-        id="om-1",
-        number=1,
-        published_by="test",
-        regions=[Region(id=name, markets=markets, queues=[queue], default_queue="q") for name, markets in regions],
-    )
-
-
-def published(content: OperatingModelPublished) -> Event[OperatingModelPublished]:
-    return Event(Attributes("", "", "", "", "", "", ""), content)
-
-
 @pytest.fixture(scope="module")
-def front() -> Front:
-    front = Front(codes=codes.load(), lanes=dict.fromkeys(["eu", "us"]))  # type: ignore[arg-type]  # nothing is sent
-    front.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
-    return front
+def intake() -> ItemIntake:
+    return item_intake()
 
 
-def prepared(front: Front, post: object, client: Principal = ANYONE) -> Accepted:
-    return front.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
+def prepared(intake: ItemIntake, post: object, client: Principal = ANYONE) -> PreparedItem:
+    return intake.prepare(post if isinstance(post, bytes) else json.dumps(post).encode(), client, NOW)
 
 
-def refused(front: Front, post: object, client: Principal = ANYONE) -> Refused:
-    with pytest.raises(Refused) as caught:
-        prepared(front, post, client)
+def refused(intake: ItemIntake, post: object, client: Principal = ANYONE) -> InputRejected:
+    with pytest.raises(InputRejected) as caught:
+        prepared(intake, post, client)
     return caught.value
 
 
-def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(front: Front) -> None:
-    accepted = prepared(front, GOOD)
+def test_a_valid_item_becomes_one_event_for_each_region_that_owns_its_markets(intake: ItemIntake) -> None:
+    accepted = prepared(intake, GOOD)
     assert accepted.regions == ("eu", "us")
     assert [record.topic for record in accepted.records] == ["piepowder.submissions.eu", "piepowder.submissions.us"]
     for region, event_id, record in zip(accepted.regions, accepted.event_ids, accepted.records, strict=True):
@@ -124,8 +106,8 @@ def test_a_good_post_becomes_one_event_for_each_region_that_owns_its_markets(fro
 
 
 @pytest.mark.parametrize("post", [SELLER, CONTENT], ids=["seller", "content"])
-def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(front: Front, post: dict[str, Any]) -> None:
-    [record] = prepared(front, post).records
+def test_the_event_has_all_fields_of_sellers_and_content(intake: ItemIntake, post: dict[str, Any]) -> None:
+    [record] = prepared(intake, post).records
     sent = msgspec.to_builtins(decode(tuple(record.headers), record.key, record.value, region="eu").data.item)
     assert sent == {name: post[name] for name in sent}
     assert sent.keys() == post.keys() - {"platform", "kind", "id"}
@@ -149,10 +131,10 @@ def test_sellers_and_content_say_more_and_all_of_it_is_in_the_event(front: Front
     ],
     ids=["seller", "content", "product"],
 )
-def test_a_field_of_another_kind_is_refused_where_it_stands(
-    front: Front, post: dict[str, Any], fields: dict[str, Any]
+def test_a_field_of_another_kind_is_rejected_with_its_pointer(
+    intake: ItemIntake, post: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    error = refused(front, post | fields)
+    error = refused(intake, post | fields)
     assert {fault.pointer for fault in error.faults} == {f"/{name}" for name in fields}
     assert all(f"this is a {post['kind']}" in fault.detail for fault in error.faults)
 
@@ -168,11 +150,11 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     (SELLER, {"trader": {"name": "x", "register": "x" * 201}}, "/trader/register", "at most 200"),
     (SELLER, {"trader": {"name": "x", "register_number": "x" * 201}}, "/trader/register_number", "at most 200"),
     (SELLER, {"trader": {"name": "x", "register_number": 5}}, "/trader/register_number", "expected text"),
-    (SELLER, {"trader": {"name": "x", "email": "info.audio.example"}}, "/trader/email", "no e-mail"),
-    (SELLER, {"trader": {"name": "x", "email": "a@b@c.example"}}, "/trader/email", "no e-mail"),
-    (SELLER, {"trader": {"name": "x", "email": "a b@c.example"}}, "/trader/email", "no e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "info.audio.example"}}, "/trader/email", "not an e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "a@b@c.example"}}, "/trader/email", "not an e-mail"),
+    (SELLER, {"trader": {"name": "x", "email": "a b@c.example"}}, "/trader/email", "not an e-mail"),
     (SELLER, {"trader": {"name": "x", "email": "x" * 321}}, "/trader/email", "at most 320"),
-    (SELLER, {"trader": {"name": "x", "phone": "call me"}}, "/trader/phone", "no telephone"),
+    (SELLER, {"trader": {"name": "x", "phone": "call me"}}, "/trader/phone", "not a telephone"),
     (SELLER, {"trader": {"name": "x", "phone": "1" * 41}}, "/trader/phone", "at most 40"),
     (SELLER, {"trader": {"name": "x", "self_certification": "yes"}}, "/trader/self_certification", "true or false"),
     (SELLER, {"trader": {"name": "x", "certified": True}}, "/trader/certified", "unknown field"),
@@ -181,22 +163,22 @@ OTHERS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     (CONTENT, {"author": {"id": "x\x1f"}}, "/author/id", "printable"),
     (CONTENT, {"author": {"id": "x", "name": "a\x7fb"}}, "/author/name", "U+007F"),
     (CONTENT, {"author": "Anna"}, "/author", "expected an object"),
-    (CONTENT, {"links": ["B-1"]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["shop:product:B-1", "shop:thing:B-1"]}, "/links/1", "no subject"),
-    (CONTENT, {"links": ["shop:product:"]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["shop:product:" + "x" * 201]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["shop:product:a\nb"]}, "/links/0", "no subject"),
-    (CONTENT, {"links": ["Shop:product:B-1"]}, "/links/0", "no subject"),
+    (CONTENT, {"links": ["B-1"]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["shop:product:B-1", "shop:thing:B-1"]}, "/links/1", "not a subject"),
+    (CONTENT, {"links": ["shop:product:"]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["shop:product:" + "x" * 201]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["shop:product:a\nb"]}, "/links/0", "not a subject"),
+    (CONTENT, {"links": ["Shop:product:B-1"]}, "/links/0", "not a subject"),
     (CONTENT, {"links": ["shop:product:B-1"] * 101}, "/links", "at most 100"),
     (CONTENT, {"links": "shop:product:B-1"}, "/links", "expected a list"),
 ]
 
 
 @pytest.mark.parametrize(("post", "change", "pointer", "says"), OTHERS, ids=lambda value: str(value)[:40])
-def test_each_fault_of_a_seller_or_of_content_is_named_with_its_place(
-    front: Front, post: dict[str, Any], change: dict[str, Any], pointer: str, says: str
+def test_each_fault_of_a_seller_or_content_has_its_pointer(
+    intake: ItemIntake, post: dict[str, Any], change: dict[str, Any], pointer: str, says: str
 ) -> None:
-    error = refused(front, post | change)
+    error = refused(intake, post | change)
     assert error.status == 422
     found = [fault.detail for fault in error.faults if fault.pointer == pointer]
     assert any(says in detail for detail in found), error.faults
@@ -226,10 +208,10 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"markets": []}, "/markets", "at least 1"),
     ({"markets": "DE"}, "/markets", "expected a list"),
     ({"markets": ["DE"] * 51}, "/markets", "at most 50"),
-    ({"markets": ["DE", "GB"]}, "/markets/1", "the operating model knows DE, FR, SG, US"),
+    ({"markets": ["DE", "GB"]}, "/markets/1", "the operating model has DE, FR, SG, US"),
     ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
-    ({"markets": ["DE", "DE"]}, "/markets/1", "named twice"),
-    ({"markets": ["SG"]}, "/markets/0", "belongs to region 'sea'; this intake serves eu, us"),
+    ({"markets": ["DE", "DE"]}, "/markets/1", "repeated"),
+    ({"markets": ["SG"]}, "/markets/0", "belongs to region 'sea'; this service accepts items for eu, us"),
     ({"markets": [None]}, "/markets/0", "expected text, got null"),
     ({"language": "german"}, "/language", "BCP 47"),
     ({"language": "en_US"}, "/language", "BCP 47"),
@@ -244,7 +226,7 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"category": "/home"}, "/category", "empty"),
     ({"category": "home/ /light"}, "/category", "empty"),
     ({"brand": "x" * 501}, "/brand", "at most 500"),
-    ({"gtin": "4006381333932"}, "/gtin", "1 was expected"),
+    ({"gtin": "4006381333932"}, "/gtin", "expected 1"),
     ({"gtin": "40063813339310"}, "/gtin", "check digit"),
     ({"gtin": "123"}, "/gtin", "8, 12, 13 or 14 digits"),
     ({"gtin": "٤٠٠٦٣٨١٣"}, "/gtin", "digits"),
@@ -280,14 +262,14 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "pointer", "says"), CASES, ids=lambda value: str(value)[:40])
-def test_each_fault_is_named_with_its_place(front: Front, change: dict[str, Any], pointer: str, says: str) -> None:
-    error = refused(front, GOOD | change)
+def test_each_fault_has_its_pointer(intake: ItemIntake, change: dict[str, Any], pointer: str, says: str) -> None:
+    error = refused(intake, GOOD | change)
     assert error.status == 422
     found = [fault.detail for fault in error.faults if fault.pointer == pointer]
     assert any(says in detail for detail in found), error.faults
 
 
-def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> None:
+def test_all_faults_are_reported_at_once(intake: ItemIntake) -> None:
     post = GOOD | {
         "colour": "red",
         "title": 5,
@@ -297,7 +279,7 @@ def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> Non
         "scores": {"a": 2},
     }
     del post["kind"]
-    assert {fault.pointer for fault in refused(front, post).faults} == {
+    assert {fault.pointer for fault in refused(intake, post).faults} == {
         "/colour",
         "/title",
         "/kind",
@@ -309,10 +291,10 @@ def test_all_faults_of_form_and_of_meaning_are_told_at_once(front: Front) -> Non
     }
 
 
-def test_an_input_with_thousands_of_faults_is_told_the_first_few_at_once(front: Front) -> None:
+def test_an_input_with_thousands_of_faults_gets_the_first_ones(intake: ItemIntake) -> None:
     text = b'{"platform": "shop", ' + b", ".join(b'"%x": 1' % n for n in range(25_000)) + b"}"
     begun = time.process_time()
-    error = refused(front, text)
+    error = refused(intake, text)
     assert time.process_time() - begun < 0.5
     assert len(error.faults) == 20
     assert "19 more" in str(error)
@@ -334,13 +316,13 @@ TWICE: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("text", "pointers"), TWICE)
-def test_a_name_that_is_given_twice_is_refused_because_nobody_can_tell_which_counts(
-    front: Front, text: str, pointers: list[str]
+def test_a_duplicate_object_key_is_rejected_with_its_pointer(
+    intake: ItemIntake, text: str, pointers: list[str]
 ) -> None:
-    error = refused(front, f"{{{_NAMED},{text}}}".encode())
+    error = refused(intake, f"{{{_NAMED},{text}}}".encode())
     assert error.status == 422
     assert [fault.pointer for fault in error.faults] == pointers
-    assert "more than once" in error.faults[-1].detail
+    assert "duplicate object key" in error.faults[-1].detail
 
 
 _TEXT = st.text(st.sampled_from('"\\:,{} /aä'), max_size=9)
@@ -358,26 +340,26 @@ _MEMBERS = st.fixed_dictionaries(
 
 @given(_MEMBERS, st.randoms(use_true_random=False), st.booleans())
 @settings(max_examples=300)
-def test_no_post_is_taken_for_doubled_that_is_not_and_none_that_is_slips_through(
-    front: Front, post: dict[str, Any], luck: random.Random, plain: bool
+def test_duplicate_object_keys_are_found_in_every_spelling_and_without_false_alarms(
+    intake: ItemIntake, post: dict[str, Any], luck: random.Random, plain: bool
 ) -> None:
     def spelled(name: str, value: Any) -> str:
         text = f"{json.dumps(name)}{luck.choice(('', ' '))}:{json.dumps(value, ensure_ascii=plain)}"
         return re.sub(r"\\.", lambda found: luck.choice((found[0], found[0].replace('\\"', "\\u0022"))), text)
 
     members = [spelled(name, value) for name, value in post.items()]
-    prepared(front, f"{{{_NAMED},{','.join(members)}}}".encode())
+    prepared(intake, f"{{{_NAMED},{','.join(members)}}}".encode())
     name, value = luck.choice(list(post.items()))
     members.insert(luck.randint(0, len(members)), spelled(name, value))
-    error = refused(front, f"{{{_NAMED},{','.join(members)}}}".encode())
-    assert [(fault.pointer, "more than once" in fault.detail) for fault in error.faults] == [(f"/{name}", True)]
+    error = refused(intake, f"{{{_NAMED},{','.join(members)}}}".encode())
+    assert [(fault.pointer, "duplicate object key" in fault.detail) for fault in error.faults] == [(f"/{name}", True)]
 
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 980, 1_000, 1_100, 5_000])
 @pytest.mark.parametrize("opening", ['{"a":', "["])
-def test_however_deep_an_input_is_nested_it_is_refused(front: Front, depth: int, opening: str) -> None:
+def test_deeply_nested_input_is_rejected(intake: ItemIntake, depth: int, opening: str) -> None:
     closing = "}" if opening.startswith("{") else "]"
-    error = refused(front, f'{{"attributes": {opening * depth}1{closing * depth}}}'.encode())
+    error = refused(intake, f'{{"attributes": {opening * depth}1{closing * depth}}}'.encode())
     assert error.status in (400, 422)
 
 
@@ -396,92 +378,92 @@ def test_however_deep_an_input_is_nested_it_is_refused(front: Front, depth: int,
         (b'{"x": ' + b"[" * 200_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_told_why(front: Front, text: bytes, says: str) -> None:
-    error = refused(front, text)
+def test_malformed_json_is_rejected_with_the_reason(intake: ItemIntake, text: bytes, says: str) -> None:
+    error = refused(intake, text)
     assert error.status == 400
     assert says in str(error)
 
 
 @pytest.mark.parametrize("number", ["9" * 5_000, "1e400", "-1e400"])
 @pytest.mark.parametrize("field", ["version", "scores/x", "seller/age_days", "seller/rating", "title", "colour"])
-def test_a_number_that_is_too_large_to_be_one_is_a_fault_where_it_stands(front: Front, number: str, field: str) -> None:
+def test_a_number_beyond_every_type_is_a_fault_with_its_pointer(intake: ItemIntake, number: str, field: str) -> None:
     outer, _, inner = field.partition("/")
     post = {name: value for name, value in GOOD.items() if name != outer}
     seller = '"id":"s", ' if outer == "seller" else ""
     value = f'{{{seller}"{inner}": {number}}}' if inner else number
     text = json.dumps(post)[:-1] + f', "{outer}": {value}}}'
-    error = refused(front, text.encode())
+    error = refused(intake, text.encode())
     assert error.status == 422
     assert [fault.pointer for fault in error.faults] == [f"/{field}"]
     assert "too large" in error.faults[0].detail or "unknown field" in error.faults[0].detail
 
 
-def test_a_list_or_a_number_is_no_item(front: Front) -> None:
+def test_a_list_or_a_number_is_not_an_item(intake: ItemIntake) -> None:
     for text in (b"[]", b"5", b"null", b'"x"'):
-        assert "Expected an object" in str(refused(front, text))
+        assert "Expected an object" in str(refused(intake, text))
 
 
-def test_a_key_of_another_region_is_told_which_market_it_may_not_post_to(front: Front) -> None:
+def test_a_key_of_another_region_gets_403_with_the_forbidden_market(intake: ItemIntake) -> None:
     european = Principal(name="euro", scopes=frozenset(), regions=frozenset({"eu"}))
-    assert prepared(front, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
-    error = refused(front, GOOD, european)
+    assert prepared(intake, GOOD | {"markets": ["DE"]}, european).regions == ("eu",)
+    error = refused(intake, GOOD, european)
     assert (error.status, error.slug) == (403, "region-not-allowed")
     assert [fault.pointer for fault in error.faults] == ["/markets/1"]
     assert "'us'" in error.faults[0].detail
 
 
-def test_an_operating_model_in_which_a_market_has_two_owners_is_not_put_into_force(front: Front) -> None:
-    before = front.ownership
+def test_an_operating_model_in_which_a_market_has_two_owners_is_rejected(intake: ItemIntake) -> None:
+    before = intake.ownership
     with pytest.raises(Poison, match="eu and us both own market DE"):
-        front.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
-    assert front.ownership is before
+        intake.apply(published(model(("eu", ["DE"]), ("us", ["DE"]))))
+    assert intake.ownership is before
 
 
-def test_a_new_operating_model_moves_markets_at_once() -> None:
-    ownership = Ownership(model(("eu", ["DE"])), ["eu", "us"])
+def test_a_new_operating_model_applies_at_once() -> None:
+    ownership = MarketOwnership(model(("eu", ["DE"])), ["eu", "us"])
     assert ownership.regions(["DE"]) == ("eu",)
-    assert Ownership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
+    assert MarketOwnership(model(("us", ["DE"])), ["eu", "us"]).regions(["DE"]) == ("us",)
 
 
-def test_a_version_names_the_item_and_without_one_its_content_does(front: Front) -> None:
-    first, other = prepared(front, GOOD), prepared(front, GOOD | {"title": "Another"})
+def test_the_version_identifies_an_item_and_without_one_its_content_does(intake: ItemIntake) -> None:
+    first, other = prepared(intake, GOOD), prepared(intake, GOOD | {"title": "Another"})
     assert first.item_id == other.item_id
     assert first.content_hash != other.content_hash
     unnamed = {name: value for name, value in GOOD.items() if name != "version"}
-    assert prepared(front, unnamed).item_id != prepared(front, unnamed | {"title": "Another"}).item_id
-    assert prepared(front, unnamed).item_id == prepared(front, unnamed | {"reference": "other"}).item_id
+    assert prepared(intake, unnamed).item_id != prepared(intake, unnamed | {"title": "Another"}).item_id
+    assert prepared(intake, unnamed).item_id == prepared(intake, unnamed | {"reference": "other"}).item_id
 
 
-def test_versions_may_leave_out_as_many_as_there_are(front: Front) -> None:
-    least, most = prepared(front, GOOD | {"version": 1}), prepared(front, GOOD | {"version": 2**53 - 1})
+def test_gaps_between_versions_are_allowed(intake: ItemIntake) -> None:
+    least, most = prepared(intake, GOOD | {"version": 1}), prepared(intake, GOOD | {"version": 2**53 - 1})
     assert (least.version, most.version) == (1, 2**53 - 1)
     assert (least.subject, least.regions) == (most.subject, most.regions)
     assert least.item_id != most.item_id
 
 
-def test_a_default_that_is_sent_is_the_same_as_one_that_is_left_out(front: Front) -> None:
+def test_an_explicit_default_equals_an_omitted_one(intake: ItemIntake) -> None:
     least = {name: GOOD[name] for name in ("platform", "kind", "id", "markets")}
-    fields = msgspec.structs.fields(posts.Post)
+    fields = msgspec.structs.fields(posts.ItemPost)
     defaults = {f.name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
     defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not msgspec.NODEFAULT}
     assert defaults.keys() | least.keys() == {field.name for field in fields}
     for name, value in defaults.items():
-        assert prepared(front, least | {name: value}).item_id == prepared(front, least).item_id, name
+        assert prepared(intake, least | {name: value}).item_id == prepared(intake, least).item_id, name
 
 
 @given(st.data())
 @settings(max_examples=50)
-def test_equal_content_has_an_equal_hash_whatever_its_order_and_spaces(front: Front, data: st.DataObject) -> None:
+def test_equal_content_has_the_same_hash_in_any_order_and_spacing(intake: ItemIntake, data: st.DataObject) -> None:
     def shuffled(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: shuffled(value[name]) for name in data.draw(st.permutations(list(value)))}
         return value
 
-    plain = prepared(front, GOOD)
+    plain = prepared(intake, GOOD)
     respelled = json.dumps(
         shuffled(GOOD), indent=data.draw(st.sampled_from([None, 1])), ensure_ascii=data.draw(st.booleans())
     )
-    again = prepared(front, respelled.encode())
+    again = prepared(intake, respelled.encode())
     assert (again.item_id, again.content_hash) == (plain.item_id, plain.content_hash)
 
 
@@ -497,31 +479,31 @@ _JSON = st.recursive(
     st.dictionaries(st.sampled_from(["amount_minor", "currency", "id", "x"]), _JSON, max_size=3),
 )
 @settings(max_examples=300)
-def test_whatever_the_fields_hold_the_answer_is_an_item_or_a_refusal(
-    front: Front, change: dict[str, Any], inner: dict[str, Any]
+def test_random_fields_give_an_item_or_a_rejection(
+    intake: ItemIntake, change: dict[str, Any], inner: dict[str, Any]
 ) -> None:
     for post in (GOOD | change, GOOD | {"price": inner}, GOOD | {"seller": inner}, change):
-        for fault in faults_of(front, json.dumps(post).encode()):
+        for fault in faults_of(intake, json.dumps(post).encode()):
             assert fault.pointer.startswith("/") or fault.pointer == ""
             msgspec.json.encode(InputError(*fault))
 
 
-def faults_of(front: Front, text: bytes) -> list[Fault]:
+def faults_of(intake: ItemIntake, text: bytes) -> list[Fault]:
     try:
-        prepared(front, text)
-    except Refused as error:
+        prepared(intake, text)
+    except InputRejected as error:
         return error.faults
     return []
 
 
 @given(st.binary(max_size=200))
-def test_whatever_the_bytes_are_the_answer_is_a_refusal(front: Front, text: bytes) -> None:
-    refused(front, text)
+def test_random_bytes_are_rejected(intake: ItemIntake, text: bytes) -> None:
+    refused(intake, text)
 
 
-def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:
+def test_the_rules_are_also_checked_for_the_valid_fields_of_a_malformed_item() -> None:
     text = json.dumps(GOOD | {"title": 5, "platform": "BAD"}).encode()
-    with pytest.raises(IllFormed) as caught:
+    with pytest.raises(MalformedItem) as caught:
         posts.read(text)
     assert caught.value.fields == {"title"}
     assert caught.value.rest is not None
@@ -529,7 +511,7 @@ def test_the_check_finds_what_the_types_let_through_in_a_sound_rest() -> None:
 
 
 @pytest.mark.parametrize("gtin", ["96385074", "036000291452", "4006381333931", "10012345678902"])
-def test_a_gtin_of_each_length_is_taken_and_any_other_last_digit_is_not(gtin: str) -> None:
+def test_a_gtin_of_each_length_is_valid_only_with_its_check_digit(gtin: str) -> None:
     assert posts.gtin_problem(gtin) is None
     wrong = [gtin[:-1] + digit for digit in "0123456789" if digit != gtin[-1]]
     assert all(posts.gtin_problem(other) for other in wrong)

@@ -1,4 +1,4 @@
-"""What events add up to: any order, any repeats, the same status; and a decided item stays decided."""
+"""The status of items from facts: the same for any order and repetition of events, and final after a decision."""
 
 import random
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.intake.domain.status import (
-    Dead,
-    Facts,
+from services.intake.items.domain.status import (
+    DeadLetterFact,
     Status,
+    StatusFacts,
     conflict,
-    dead,
-    learned,
+    dead_letter_of,
+    facts_from_event,
     merge,
     status,
     submitted_to,
@@ -39,13 +39,13 @@ def at(second: int) -> str:
     return f"2026-05-01T09:30:{second:02d}.000Z"
 
 
-def facts(data: Struct, position: int, second: int) -> Facts:
-    found = learned(data, subject=SUBJECT, position=position, time=at(second))
+def facts(data: Struct, position: int, second: int) -> StatusFacts:
+    found = facts_from_event(data, subject=SUBJECT, position=position, time=at(second))
     assert found is not None
     return found
 
 
-def submitted(position: int = 0, *, content_hash: str = "aa") -> Facts:
+def submitted(position: int = 0, *, content_hash: str = "aa") -> StatusFacts:
     data = ItemSubmitted(
         item_id=ITEM_ID,
         platform="shop",
@@ -60,7 +60,7 @@ def submitted(position: int = 0, *, content_hash: str = "aa") -> Facts:
     return facts(data, position, position)
 
 
-def opened(position: int = 0, *, verdict: str = "review") -> Facts:
+def opened(position: int = 0, *, verdict: str = "review") -> StatusFacts:
     data = CaseOpened(
         case_id="case",
         item_id=ITEM_ID,
@@ -78,7 +78,7 @@ def opened(position: int = 0, *, verdict: str = "review") -> Facts:
     return facts(data, position, 10 + position)
 
 
-def decided(n: int = 1, action: str = "approve") -> Facts:
+def decided(n: int = 1, action: str = "approve") -> StatusFacts:
     data = DecisionMade(
         decision_id=f"d-{n}",
         case_id="case",
@@ -97,11 +97,11 @@ def decided(n: int = 1, action: str = "approve") -> Facts:
     return facts(data, n, 20 + n)
 
 
-def superseded() -> Facts:
+def superseded() -> StatusFacts:
     return facts(CaseSuperseded(case_id="case", item_id=ITEM_ID, superseded_by="other"), 3, 30)
 
 
-def withdrawn(position: int = 1) -> Facts:
+def withdrawn_since(position: int = 1) -> StatusFacts:
     data = ItemWithdrawn(
         item_id=ITEM_ID,
         platform="shop",
@@ -115,24 +115,26 @@ def withdrawn(position: int = 1) -> Facts:
     return facts(data, position, 32 + position)
 
 
-def closed(reason: str = "withdrawn") -> Facts:
+def closed(reason: str = "withdrawn") -> StatusFacts:
     return facts(CaseClosed(case_id="case", item_id=ITEM_ID, reason=reason), 3, 35)
 
 
-def dead_submission(position: int = 0) -> Facts:
-    return Facts(dead_submission=Dead(position=position, reason="no market", at=at(40 + position)))
+def dead_submission(position: int = 0) -> StatusFacts:
+    return StatusFacts(dead_submission=DeadLetterFact(position=position, reason="no market", at=at(40 + position)))
 
 
-def dead_case(position: int = 0) -> Facts:
-    return Facts(dead_case=Dead(position=position, reason="too long", at=at(40 + position)))
+def dead_case(position: int = 0) -> StatusFacts:
+    return StatusFacts(dead_case=DeadLetterFact(position=position, reason="too long", at=at(40 + position)))
 
 
-def parked_case(position: int = 0, second: int = 40) -> Facts:
-    return Facts(dead_case=Dead(position=position, reason="a follower", at=at(second), since=min(position, 2)))
+def parked_case(position: int = 0, second: int = 40) -> StatusFacts:
+    return StatusFacts(
+        dead_case=DeadLetterFact(position=position, reason="a follower", at=at(second), since=min(position, 2))
+    )
 
 
-def together(*known: Facts) -> Facts:
-    total = Facts()
+def together(*known: StatusFacts) -> StatusFacts:
+    total = StatusFacts()
     for one in known:
         total = merge(total, one)
     return total
@@ -154,7 +156,7 @@ def together(*known: Facts) -> Facts:
         ([submitted(), dead_submission(), opened()], Status.IN_REVIEW),
         ([submitted(), opened(), dead_case()], Status.DEAD_LETTERED),
         ([submitted(), opened(), parked_case()], Status.PARKED),
-        ([submitted(), opened(), parked_case(), withdrawn()], Status.PARKED),
+        ([submitted(), opened(), parked_case(), withdrawn_since()], Status.PARKED),
         ([submitted(), opened(), parked_case(), opened(4)], Status.IN_REVIEW),
         ([submitted(), opened(), parked_case(), opened(4), parked_case(4)], Status.IN_REVIEW),
         ([submitted(), opened(2), parked_case(2), opened(4), parked_case(4)], Status.PARKED),
@@ -165,31 +167,31 @@ def together(*known: Facts) -> Facts:
         ([submitted(0), dead_submission(0), submitted(5)], Status.SUBMITTED),
         ([submitted(0), submitted(5), dead_submission(5)], Status.DEAD_LETTERED),
         ([opened(0), dead_case(0), opened(4)], Status.IN_REVIEW),
-        ([submitted(), withdrawn()], Status.SUBMITTED),
-        ([submitted(), opened(), withdrawn()], Status.IN_REVIEW),
-        ([submitted(), opened(), withdrawn(), closed()], Status.WITHDRAWN),
+        ([submitted(), withdrawn_since()], Status.SUBMITTED),
+        ([submitted(), opened(), withdrawn_since()], Status.IN_REVIEW),
+        ([submitted(), opened(), withdrawn_since(), closed()], Status.WITHDRAWN),
         ([closed()], Status.WITHDRAWN),
         ([opened(), closed("merged")], Status.IN_REVIEW),
-        ([submitted(), opened(), decided(action="reject"), withdrawn()], Status.REJECTED),
-        ([submitted(), opened(), superseded(), withdrawn()], Status.SUPERSEDED),
-        ([submitted(), dead_submission(), withdrawn()], Status.DEAD_LETTERED),
-        ([submitted(), opened(), dead_case(), withdrawn()], Status.DEAD_LETTERED),
-        ([submitted(), opened(), dead_case(), withdrawn(), closed()], Status.WITHDRAWN),
-        ([withdrawn()], Status.WITHDRAWN),
+        ([submitted(), opened(), decided(action="reject"), withdrawn_since()], Status.REJECTED),
+        ([submitted(), opened(), superseded(), withdrawn_since()], Status.SUPERSEDED),
+        ([submitted(), dead_submission(), withdrawn_since()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), withdrawn_since()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), withdrawn_since(), closed()], Status.WITHDRAWN),
+        ([withdrawn_since()], Status.WITHDRAWN),
     ],
 )
-def test_the_status_is_what_is_furthest_along_the_way(known: list[Facts], expected: Status) -> None:
+def test_the_status_is_the_latest_stage_that_the_facts_prove(known: list[StatusFacts], expected: Status) -> None:
     assert status(together(*known)) is expected
 
 
-def test_a_dead_letter_is_told_with_its_reason_until_something_later_is_known() -> None:
-    letter = dead(together(submitted(), dead_submission()))
+def test_a_dead_letter_determines_the_status_until_later_facts_exist() -> None:
+    letter = dead_letter_of(together(submitted(), dead_submission()))
     assert letter is not None
     assert letter.reason == "no market"
-    assert dead(together(submitted(), dead_submission(), opened())) is None
+    assert dead_letter_of(together(submitted(), dead_submission(), opened())) is None
 
 
-def test_the_same_version_with_other_content_is_a_conflict_and_the_first_stands() -> None:
+def test_other_content_with_the_same_version_is_a_conflict_and_the_first_fact_applies() -> None:
     for order in ([submitted(0), submitted(1, content_hash="bb")], [submitted(1, content_hash="bb"), submitted(0)]):
         known = together(*order, submitted(2))
         assert known.conflict
@@ -198,7 +200,7 @@ def test_the_same_version_with_other_content_is_a_conflict_and_the_first_stands(
     assert not together(submitted(0), submitted(1)).conflict
 
 
-def test_a_conflict_is_other_content_in_one_region_or_in_another() -> None:
+def test_a_conflict_is_other_content_in_one_region_or_in_different_regions() -> None:
     here, there = submitted(0), submitted(7, content_hash="bb")
     assert conflict([here, there])
     assert conflict([opened(), together(here, there)])
@@ -206,26 +208,26 @@ def test_a_conflict_is_other_content_in_one_region_or_in_another() -> None:
     assert not conflict([])
 
 
-def test_the_time_is_that_of_what_the_status_says() -> None:
+def test_updated_at_is_the_time_of_the_status() -> None:
     assert updated_at(together(submitted(0), submitted(3))) == at(0)
     assert updated_at(together(submitted(), opened(1))) == at(11)
     assert updated_at(together(submitted(), opened(), decided(1))) == at(21)
     assert updated_at(together(submitted(), dead_submission())) == at(40)
-    assert updated_at(together(submitted(), opened(1), withdrawn())) == at(11)
-    assert updated_at(together(submitted(), opened(1), withdrawn(), closed())) == at(35)
-    assert updated_at(together(submitted(), opened(), decided(1), withdrawn())) == at(21)
+    assert updated_at(together(submitted(), opened(1), withdrawn_since())) == at(11)
+    assert updated_at(together(submitted(), opened(1), withdrawn_since(), closed())) == at(35)
+    assert updated_at(together(submitted(), opened(), decided(1), withdrawn_since())) == at(21)
 
 
-def test_where_an_item_went_is_known_from_its_submission_in_any_region() -> None:
-    assert submitted_to({"us": merge(opened(), withdrawn())}) == set()
+def test_the_regions_of_an_item_are_known_from_its_submission_in_any_region() -> None:
+    assert submitted_to({"us": merge(opened(), withdrawn_since())}) == set()
     assert submitted_to({"us": submitted(), "uk": opened()}) == {"eu", "us"}
 
 
-def test_an_event_that_does_not_move_an_item_says_nothing() -> None:
+def test_an_event_that_does_not_concern_the_status_gives_no_facts() -> None:
     claimed = CaseClaimed(
         case_id="c", item_id=ITEM_ID, queue="q", reviewer="r", team="t", lease_token=1, lease_until=at(1)
     )
-    assert learned(claimed, subject=SUBJECT, position=0, time=at(1)) is None
+    assert facts_from_event(claimed, subject=SUBJECT, position=0, time=at(1)) is None
 
 
 _LIFE = [
@@ -242,14 +244,16 @@ _LIFE = [
     decided(1),
     decided(2, "reject"),
     superseded(),
-    withdrawn(1),
-    withdrawn(5),
+    withdrawn_since(1),
+    withdrawn_since(5),
     closed(),
 ]
 
 
 @given(st.sets(st.sampled_from(range(len(_LIFE))), min_size=1), st.randoms(use_true_random=False))
-def test_any_order_any_repeats_and_any_grouping_end_in_the_same_facts(chosen: set[int], luck: random.Random) -> None:
+def test_any_order_repetition_and_grouping_of_events_gives_the_same_facts(
+    chosen: set[int], luck: random.Random
+) -> None:
     life = [_LIFE[n] for n in sorted(chosen)]
     expected = together(*life)
     repeated = life + luck.choices(life, k=len(life))

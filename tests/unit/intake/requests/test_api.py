@@ -1,4 +1,4 @@
-"""The REST of business requests, on a store in memory: every answer, who gets it, and what a refusal leaves."""
+"""The REST API of business requests with a store in memory: responses, rights, and the state after rejected calls."""
 
 import asyncio
 import json
@@ -9,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from services.intake.domain.faults import Fault
-from services.intake.domain.posts import Refused
 from services.intake.requests import api
-from services.intake.requests.domain import life
+from services.intake.requests.domain import lifecycle
 from shared.runtime.errors import Transient
+from shared.validation.faults import Fault, InputRejected
 from tests.support.intake_requests import POLICY_SET, House, body, told
 
 COMMANDS = ("submit", "withdraw", "approve", "reject", "deploy", "rollback", "review")
@@ -47,7 +46,7 @@ def slug(answer: httpx.Response) -> str:
     return kind.removeprefix("urn:piepowder:problem:")
 
 
-async def test_a_draft_is_checked_at_once_and_says_what_would_change(house: House) -> None:
+async def test_a_draft_is_checked_at_once_and_has_the_differences(house: House) -> None:
     answer = await house.call("POST", "", body(), idempotency_key='"one"')
     assert answer.status_code == 201
     request = answer.json()
@@ -64,14 +63,14 @@ async def test_a_draft_is_checked_at_once_and_says_what_would_change(house: Hous
     assert house.woken == 1
 
 
-async def test_a_change_that_does_not_fit_is_refused_below_change_and_nothing_is_kept(house: House) -> None:
-    house.router.error = Refused(422, "unfit-change", "x", [Fault("/change/policy_set/policies/0/when/0", "no")])
+async def test_an_invalid_change_is_rejected_with_pointers_below_change(house: House) -> None:
+    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change/policy_set/policies/0/when/0", "no")])
     answer = await house.call("POST", "", body(), idempotency_key='"one"')
     assert faults(answer, 422) == {"/change/policy_set/policies/0/when/0": "no"}
     assert (house.store.requests, house.store.published) == ({}, [])
 
 
-async def test_while_the_router_is_away_a_draft_is_kept_unchecked_and_not_submitted(house: House) -> None:
+async def test_without_the_router_a_draft_is_stored_unchecked_and_cannot_be_submitted(house: House) -> None:
     house.router.error = Transient("The router at x does not answer.")
     answer = await house.call("POST", "", body(), idempotency_key='"one"')
     assert answer.status_code == 201
@@ -90,24 +89,24 @@ async def test_while_the_router_is_away_a_draft_is_kept_unchecked_and_not_submit
     assert told(house.store) == [("eu", "drafted"), ("eu", "changed"), ("eu", "submitted")]
 
 
-async def test_it_is_checked_again_when_it_is_submitted(house: House) -> None:
+async def test_a_draft_is_checked_again_when_it_is_submitted(house: House) -> None:
     request_id = await house.draft()
-    house.router.error = Refused(422, "unfit-change", "x", [Fault("/change/policy_set", "no more")])
+    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change/policy_set", "no more")])
     assert faults(await house.call("POST", f"/{request_id}/submit"), 422) == {"/change/policy_set": "no more"}
     assert (await house.call("GET", f"/{request_id}")).json()["state"] == "draft"
 
 
-async def test_without_a_change_nobody_is_asked(house: House) -> None:
+async def test_without_a_change_the_router_is_not_called(house: House) -> None:
     given = body(kind="capacity", change=None, expected_items_per_day=9, expected_date="2026-06-01")
     answer = await house.call("POST", "", given, idempotency_key='"one"')
     assert (answer.json()["check"], answer.json()["change_hash"], house.router.asked) == ({}, "", [])
 
 
-async def test_the_same_call_again_gets_the_same_answer_even_after_the_draft_has_changed(house: House) -> None:
+async def test_a_repeated_call_gets_the_same_response_even_after_the_draft_was_changed(house: House) -> None:
     first = await house.call("POST", "", body(), idempotency_key='"one"')
     await house.call("PATCH", f"/{first.json()['request_id']}", {"title": "Other"}, if_match='"1"')
     house.clock.advance(timedelta(days=4000))
-    house.router.error = Refused(422, "unfit-change", "x", [Fault("/change", "no")])
+    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change", "no")])
     again = await house.call("POST", "", json.dumps(body(), indent=2).encode(), idempotency_key='"one"')
     assert (again.status_code, again.content, again.headers["etag"]) == (201, first.content, '"1"')
     assert len(house.store.requests) == 1
@@ -122,7 +121,7 @@ async def test_another_body_or_another_client_under_the_same_key(house: House) -
     assert await house.draft(by="lead-a") != mine
 
 
-async def test_the_same_call_while_the_first_is_under_way_is_told_so(house: House) -> None:
+async def test_a_concurrent_repetition_is_rejected(house: House) -> None:
     house.router.held.clear()
     first = asyncio.ensure_future(house.call("POST", "", body(), idempotency_key='"one"'))
     await until(lambda: len(house.router.asked) == 1)
@@ -133,7 +132,7 @@ async def test_the_same_call_while_the_first_is_under_way_is_told_so(house: Hous
 
 
 @pytest.mark.parametrize(("given", "status"), [(None, 400), ("one", 422), ('""', 422), ('"a"b"', 422)])
-async def test_a_draft_and_a_comment_need_a_key_that_is_a_quoted_string(
+async def test_a_draft_and_a_comment_need_a_quoted_idempotency_key(
     house: House, given: str | None, status: int
 ) -> None:
     request_id = await house.draft()
@@ -152,16 +151,14 @@ async def test_a_draft_and_a_comment_need_a_key_that_is_a_quoted_string(
         ({"change": {"policy_set": POLICY_SET | {"default_verdict": None}}}, "/change/policy_set/default_verdict"),
     ],
 )
-async def test_what_does_not_fit_is_named_in_a_draft_and_in_a_patch(
-    house: House, change: dict[str, Any], pointer: str
-) -> None:
+async def test_faults_of_a_draft_and_a_patch_have_pointers(house: House, change: dict[str, Any], pointer: str) -> None:
     assert pointer in faults(await house.call("POST", "", body(**change), idempotency_key='"bad"'), 422)
     request_id = await house.draft()
     assert pointer in faults(await house.call("PATCH", f"/{request_id}", change, if_match='"1"'), 422)
     assert len(house.store.published) == 1
 
 
-async def test_what_is_lacking_is_named_when_it_is_submitted(house: House) -> None:
+async def test_missing_fields_are_reported_on_submission(house: House) -> None:
     request_id = await house.draft(sponsor=None, rationale=None, change=None)
     assert faults(await house.call("POST", f"/{request_id}/submit"), 422).keys() == {
         "/sponsor",
@@ -184,7 +181,7 @@ async def test_a_patch_needs_the_version_that_it_changes(house: House) -> None:
     assert (await house.call("PATCH", path, {"title": "New"}, if_match="*")).json()["version"] == 2, "nothing new"
 
 
-async def test_of_two_who_change_the_same_version_one_is_told(house: House) -> None:
+async def test_of_two_changes_of_the_same_version_one_is_rejected(house: House) -> None:
     request_id = await house.draft()
     house.router.held.clear()
     change = {"change": {"policy_set": POLICY_SET | {"default_verdict": "review"}}}
@@ -196,7 +193,7 @@ async def test_of_two_who_change_the_same_version_one_is_told(house: House) -> N
     assert (await house.call("GET", f"/{request_id}")).json()["title"] == "Quick"
 
 
-async def test_what_was_changed_while_it_was_checked_is_not_submitted(house: House) -> None:
+async def test_a_draft_that_was_changed_during_its_check_is_not_submitted(house: House) -> None:
     request_id = await house.draft()
     house.router.held.clear()
     submitting = asyncio.ensure_future(house.call("POST", f"/{request_id}/submit"))
@@ -208,7 +205,7 @@ async def test_what_was_changed_while_it_was_checked_is_not_submitted(house: Hou
     assert await house.does(request_id, "submit") == "submitted"
 
 
-async def test_a_command_may_say_for_which_version_it_is_meant(house: House) -> None:
+async def test_a_command_can_require_a_version(house: House) -> None:
     request_id = await house.draft()
     assert (await house.call("POST", f"/{request_id}/submit", if_match='"7"')).status_code == 412
     assert (await house.call("POST", f"/{request_id}/submit", if_match='"1"')).status_code == 200
@@ -218,7 +215,7 @@ async def test_a_command_may_say_for_which_version_it_is_meant(house: House) -> 
     assert (again.status_code, again.json()["version"]) == (200, 3), "it was done already"
 
 
-async def test_two_people_approve_and_none_of_them_wrote_or_sponsors_it(house: House) -> None:
+async def test_two_people_who_are_neither_authors_nor_sponsors_must_approve(house: House) -> None:
     request_id = await house.draft()
     await house.call("PATCH", f"/{request_id}", {"title": "Better"}, by="lead-c", if_match='"1"')
     await house.does(request_id, "submit")
@@ -245,7 +242,7 @@ async def test_two_people_approve_and_none_of_them_wrote_or_sponsors_it(house: H
     assert [step["version"] for step in shown["history"]] == [1, 2, 3, 4, 5, 6, 7]
 
 
-async def test_the_other_ends(house: House) -> None:
+async def test_the_other_final_states(house: House) -> None:
     rejected = await house.submitted(key="a")
     assert faults(await house.call("POST", f"/{rejected}/reject", by="lead-a"), 422).keys() == {"/reason"}
     assert await house.does(rejected, "reject", by="lead-a", reason="no") == "rejected"
@@ -261,20 +258,20 @@ async def test_the_other_ends(house: House) -> None:
     assert await house.does(back, "rollback", reason="too many reviews") == "rolled_back"
 
 
-async def test_what_the_state_does_not_allow_is_told_with_what_it_does(house: House) -> None:
+async def test_a_command_in_the_wrong_state_is_rejected_with_the_possible_commands(house: House) -> None:
     request_id = await house.draft()
     for command in ("approve", "reject", "deploy", "rollback", "review"):
         answer = await house.call("POST", f"/{request_id}/{command}", {"reason": "x"}, by="lead-a")
         assert (slug(answer), answer.status_code) == ("wrong-state", 409)
-        assert "what can be done is submit, withdraw" in answer.json()["detail"]
+        assert "possible: submit, withdraw" in answer.json()["detail"]
     await house.does(request_id, "withdraw")
     ended = await house.call("POST", f"/{request_id}/submit")
-    assert "that is its end" in ended.json()["detail"]
+    assert "this state is final" in ended.json()["detail"]
     assert slug(await house.call("PATCH", f"/{request_id}", {"title": "x"}, if_match="*")) == "wrong-state"
     assert len(house.store.published) == 2
 
 
-async def test_comments_are_kept_in_order_and_once(house: House) -> None:
+async def test_comments_are_stored_once_in_order(house: House) -> None:
     request_id = await house.submitted()
     path = f"/{request_id}/comments"
     first = await house.call("POST", path, {"text": "How many?\nReally?"}, by="lead-a", idempotency_key='"1"')
@@ -291,7 +288,7 @@ async def test_comments_are_kept_in_order_and_once(house: House) -> None:
     assert faults(await house.call("POST", path, {"text": ""}, idempotency_key='"2"'), 422).keys() == {"/text"}
 
 
-async def test_every_region_of_a_request_is_told_and_none_besides(house: House) -> None:
+async def test_events_are_published_only_in_the_regions_of_the_request(house: House) -> None:
     both = await house.draft(regions=["eu", "us"], markets=["DE", "US"])
     changed = await house.call("PATCH", f"/{both}", {"regions": ["us"], "markets": ["US"]}, if_match='"1"')
     assert changed.status_code == 200, changed.text
@@ -354,7 +351,7 @@ async def test_lists_are_pages_and_filtered(house: House) -> None:
         ("state=draft&state=draft", "/query/state"),
     ],
 )
-async def test_a_query_that_does_not_fit_is_named(house: House, query: str, pointer: str) -> None:
+async def test_an_invalid_query_parameter_has_its_pointer(house: House, query: str, pointer: str) -> None:
     assert faults(await house.call("GET", f"?{query}"), 422).keys() == {pointer}
 
 
@@ -369,7 +366,7 @@ async def test_a_query_that_does_not_fit_is_named(house: House, query: str, poin
         (b"{}" * (1 << 20), 413),
     ],
 )
-async def test_a_body_that_cannot_be_one_is_refused(house: House, text: bytes, status: int) -> None:
+async def test_an_invalid_body_is_rejected(house: House, text: bytes, status: int) -> None:
     request_id = await house.draft()
     key = {"idempotency_key": '"bad"'}
     assert (await house.call("POST", "", text, **key)).status_code == status
@@ -380,7 +377,7 @@ async def test_a_body_that_cannot_be_one_is_refused(house: House, text: bytes, s
     assert len(house.store.published) == 1
 
 
-async def test_a_body_is_json_by_its_own_account(house: House) -> None:
+async def test_the_content_type_of_a_body_must_be_json(house: House) -> None:
     request_id = await house.draft()
     given = {"content_type": "text/plain", "idempotency_key": '"x"', "if_match": '"1"'}
     for method, path in (("POST", ""), ("PATCH", f"/{request_id}"), ("POST", f"/{request_id}/submit")):
@@ -389,7 +386,7 @@ async def test_a_body_is_json_by_its_own_account(house: House) -> None:
         assert (await house.call("POST", path, **given)).status_code == 415
 
 
-async def test_a_sender_that_is_too_slow_is_left(house: House) -> None:
+async def test_a_slow_sender_gets_408(house: House) -> None:
     async def slowly() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.sleep(5)
@@ -408,7 +405,7 @@ def routes(request_id: str) -> list[tuple[str, str]]:
     return [("GET", f"/{request_id}"), ("PATCH", f"/{request_id}"), *changing]
 
 
-async def test_no_key_another_scope_or_another_region_gets_no_data(house: House) -> None:
+async def test_calls_without_key_scope_or_region_get_no_data(house: House) -> None:
     """Every route: 401 without a key, 403 without the scope, 404 in another region."""
     request_id = await house.draft()
     sent = {"idempotency_key": '"x"', "if_match": '"1"'}
@@ -429,7 +426,7 @@ async def test_no_key_another_scope_or_another_region_gets_no_data(house: House)
     assert len(house.store.published) == 1
 
 
-async def test_who_may_act_in_one_of_its_regions_sees_a_request_and_does_nothing_with_it(house: House) -> None:
+async def test_a_key_of_one_of_the_regions_can_read_a_request_but_not_change_it(house: House) -> None:
     request_id = await house.draft(regions=["eu", "us"])
     assert (await house.call("GET", f"/{request_id}", by="of-eu")).status_code == 200
     for method, path in routes(request_id)[1:]:
@@ -443,7 +440,7 @@ async def test_who_may_act_in_one_of_its_regions_sees_a_request_and_does_nothing
     assert slug(away) == "region-not-allowed"
 
 
-async def test_what_is_not_there_is_404_and_a_method_that_is_not_405(house: House) -> None:
+async def test_unknown_paths_are_404_and_unknown_methods_405(house: House) -> None:
     for unknown in (UNKNOWN, "x", "%00", "0" * 500):
         for method, path in routes(unknown):
             content = None if method == "GET" else {"text": "x"} if path.endswith("comments") else {"reason": "x"}
@@ -452,9 +449,9 @@ async def test_what_is_not_there_is_404_and_a_method_that_is_not_405(house: Hous
     assert (await house.call("DELETE", f"/{await house.draft()}")).status_code == 405
 
 
-async def test_until_the_database_is_there_the_answer_is_503(house: House) -> None:
+async def test_calls_get_503_until_the_database_is_connected(house: House) -> None:
     request_id = await house.draft()
-    house.office.requests = None
+    house.close()
     house.readiness.set("database", "away")
     for method, path in [("POST", ""), ("GET", ""), *routes(request_id)]:
         answer = await house.call(method, path)
@@ -462,12 +459,13 @@ async def test_until_the_database_is_there_the_answer_is_503(house: House) -> No
         assert "database: away" in answer.text
 
 
-async def test_more_calls_than_are_dealt_with_at_a_time_are_told_to_come_again(house: House) -> None:
+async def test_concurrent_calls_above_the_limit_get_429(house: House) -> None:
     house.router.held.clear()
     calls = [
-        asyncio.ensure_future(house.call("POST", "", body(), idempotency_key=f'"{n}"')) for n in range(api._CALLS + 3)
+        asyncio.ensure_future(house.call("POST", "", body(), idempotency_key=f'"{n}"'))
+        for n in range(api._MAX_CALLS + 3)
     ]
-    await until(lambda: len(house.router.asked) == api._CALLS and sum(call.done() for call in calls) == 3)
+    await until(lambda: len(house.router.asked) == api._MAX_CALLS and sum(call.done() for call in calls) == 3)
     house.router.held.set()
     answers = [await call for call in calls]
     refused = [answer for answer in answers if answer.status_code == 429]
@@ -476,21 +474,39 @@ async def test_more_calls_than_are_dealt_with_at_a_time_are_told_to_come_again(h
 
 
 async def test_every_route_is_documented_with_its_errors_and_an_example(house: House) -> None:
-    paths = house.app.openapi()["paths"]
+    document = house.app.openapi()
+    paths, schemas = document["paths"], document["components"]["schemas"]
+
+    def example(content: dict[str, Any]) -> Any:
+        reference = content["schema"].get("$ref", "").rpartition("/")[2]
+        return content.get("example") or content.get("examples") or schemas[reference]["examples"][0]
+
     asked = {(method, path) for path, item in paths.items() if "requests" in path for method in item}
     assert len(asked) == 12
     for method, path in asked:
         operation = paths[path][method]
         assert {"401", "403", "422", "429", "503"} <= operation["responses"].keys()
         assert operation["security"]
-        for status, response in operation["responses"].items():
-            for content in response.get("content", {}).values():
-                assert "example" in content, (path, status)
-        for content in operation.get("requestBody", {}).get("content", {}).values():
-            assert "example" in content
-    example = paths["/v1/requests"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    assert (await house.call("POST", "", example, idempotency_key='"example"')).status_code == 201
+        for response in operation["responses"].values():
+            assert all(map(example, response.get("content", {}).values()))
+        assert all(map(example, operation.get("requestBody", {}).get("content", {}).values()))
+    draft = example(paths["/v1/requests"]["post"]["requestBody"]["content"]["application/json"])
+    assert (await house.call("POST", "", draft, idempotency_key='"example"')).status_code == 201
 
 
-def test_every_command_has_its_scope() -> None:
-    assert api.COMMANDS.keys() == life.RULES.keys()
+def test_every_command_is_a_route_with_its_scope(house: House) -> None:
+    """The table of `docs/architecture/requests.md`."""
+    expected = {
+        "submit": "requests:write",
+        "withdraw": "requests:write",
+        "approve": "requests:decide",
+        "reject": "requests:decide",
+        "review": "requests:decide",
+        "deploy": "requests:deploy",
+        "rollback": "requests:deploy",
+    }
+    paths = house.app.openapi()["paths"]
+    operations = {name: paths[f"/v1/requests/{{request_id}}/{name}"]["post"] for name in lifecycle.RULES}
+    assert {name: next(iter(o["security"][0].values())) for name, o in operations.items()} == {
+        name: [scope] for name, scope in expected.items()
+    }

@@ -1,4 +1,4 @@
-"""What a business request may say: every rule, and every fault at its place."""
+"""The rules of business requests: every fault with its pointer."""
 
 import json
 from datetime import date
@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 
-from services.intake.domain.ownership import Ownership
-from services.intake.domain.posts import Refused
+from services.intake.items.domain.ownership import MarketOwnership
+from services.intake.requests import api
 from services.intake.requests.domain import drafts
+from services.intake.requests.domain.drafts import Draft
+from services.intake.requests.models import CommentBody, DraftBody, RemarkBody
 from shared.contracts.events import OperatingModelPublished, Queue, Region
+from shared.http.documents import Document, decode
+from shared.http.problems import Problem
+from shared.validation.faults import InputRejected
+from tests.support.documents import parsed
 
 TODAY = date(2026, 5, 1)
 COUNTRIES = frozenset({"DE", "FR", "US", "GB", "CH"})
@@ -20,7 +26,7 @@ def _region(name: str, *markets: str) -> Region:
     return Region(id=name, markets=list(markets), queues=[queue], default_queue="general")
 
 
-OWNERS = Ownership(
+OWNERS = MarketOwnership(
     OperatingModelPublished(
         id="om-1",
         number=1,
@@ -57,19 +63,36 @@ def body(**change: Any) -> dict[str, Any]:
     return {name: value for name, value in (sound | change).items() if value is not None}
 
 
+def read(text: bytes) -> Draft:
+    return drafts.require_valid(parsed(DraftBody, Draft, text))
+
+
+def patched(draft: Draft, text: bytes) -> Draft:
+    return drafts.require_valid(api._patched(draft, decode(text)))
+
+
+def read_reason(text: bytes) -> str:
+    reason: str = api._valid(Document.parse(RemarkBody, decode(text))).reason
+    return reason.strip()
+
+
+def read_comment(text: bytes) -> str:
+    return drafts.require_comment(api._valid(Document.parse(CommentBody, decode(text))).text)
+
+
 def found(given: object) -> dict[str, str]:
     """The faults of a draft, by pointer."""
     text = given if isinstance(given, bytes) else json.dumps(given).encode()
     try:
-        draft = drafts.read(text)
-    except Refused as refused:
+        draft = read(text)
+    except InputRejected as refused:
         return {fault.pointer: fault.detail for fault in refused.faults}
     return {fault.pointer: fault.detail for fault in drafts.faults(draft, OWNERS, COUNTRIES, TODAY)}
 
 
-def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
+def test_a_valid_draft_is_complete_and_without_faults() -> None:
     assert found(body()) == {}
-    assert drafts.lacking(drafts.read(json.dumps(body()).encode())) == []
+    assert drafts.missing(read(json.dumps(body()).encode())) == []
     assert found(body(change={"policy_set": POLICY_SET, "operating_model_diff": DIFF})) == {}
     assert found({"title": "x", "kind": "policy_change", "regions": ["eu"]}) == {}, "a draft may be far from complete"
 
@@ -79,10 +102,10 @@ def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
     [
         ({"title": None}, "/title", "is required"),
         ({"title": ""}, "/title", "at least 1"),
-        ({"title": "  "}, "/title", "nothing in it"),
+        ({"title": "  "}, "/title", "only white space"),
         ({"title": "x" * 201}, "/title", "at most 200"),
         ({"title": "two\nlines"}, "/title", "one line"),
-        ({"title": 7}, "/title", "expected text"),
+        ({"title": 7}, "/title", "valid string"),
         ({"title": "a\x00b"}, "/title", "U+0000"),
         ({"kind": None}, "/kind", "is required"),
         ({"kind": "policy"}, "/kind", "'new_category', 'new_market', 'policy_change', 'queue_change'"),
@@ -90,25 +113,25 @@ def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
         ({"sponsor": "a\tb"}, "/sponsor", "one line"),
         ({"regions": None}, "/regions", "is required"),
         ({"regions": []}, "/regions", "at least 1"),
-        ({"regions": "eu"}, "/regions", "expected a list"),
-        ({"regions": ["mars"], "markets": []}, "/regions/0", "known are eu, us"),
-        ({"regions": ["uk"], "markets": []}, "/regions/0", "known are eu, us"),
-        ({"regions": ["eu", "eu"]}, "/regions/1", "twice"),
+        ({"regions": "eu"}, "/regions", "valid list"),
+        ({"regions": ["mars"], "markets": []}, "/regions/0", "expected one of eu, us"),
+        ({"regions": ["uk"], "markets": []}, "/regions/0", "expected one of eu, us"),
+        ({"regions": ["eu", "eu"]}, "/regions/1", "is repeated"),
         ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
-        ({"markets": ["XX"]}, "/markets/0", "no ISO 3166-1"),
-        ({"markets": ["DE", "DE"]}, "/markets/1", "twice"),
+        ({"markets": ["XX"]}, "/markets/0", "not an ISO 3166-1"),
+        ({"markets": ["DE", "DE"]}, "/markets/1", "is repeated"),
         ({"markets": ["US"]}, "/markets/0", "belongs to region 'us', which is not among `regions`"),
         ({"markets": ["CH"]}, "/markets/0", "no region owns market 'CH'"),
         ({"markets": ["DE"] * 301}, "/markets", "at most 300"),
-        ({"kind": "new_market"}, "/markets", "no region owns yet"),
-        ({"expected_items_per_day": -1}, "/expected_items_per_day", "not less than 0"),
-        ({"expected_items_per_day": 10**9 + 1}, "/expected_items_per_day", "not more than"),
-        ({"expected_items_per_day": 1.5}, "/expected_items_per_day", "whole number"),
-        ({"expected_items_per_day": True}, "/expected_items_per_day", "whole number"),
+        ({"kind": "new_market"}, "/markets", "without an owner"),
+        ({"expected_items_per_day": -1}, "/expected_items_per_day", "greater than or equal to 0"),
+        ({"expected_items_per_day": 10**9 + 1}, "/expected_items_per_day", "less than or equal to"),
+        ({"expected_items_per_day": 1.5}, "/expected_items_per_day", "valid integer"),
+        ({"expected_items_per_day": True}, "/expected_items_per_day", "valid integer"),
         ({"expected_items_per_day": 10**30}, "/expected_items_per_day", "64 bits"),
-        ({"expected_date": "1.6.2026"}, "/expected_date", "expected one such as 2026-09-01"),
-        ({"expected_date": "2026-02-30"}, "/expected_date", "is no date"),
-        ({"expected_date": "20260601"}, "/expected_date", "is no date"),
+        ({"expected_date": "1.6.2026"}, "/expected_date", "expected for example 2026-09-01"),
+        ({"expected_date": "2026-02-30"}, "/expected_date", "is not a date"),
+        ({"expected_date": "20260601"}, "/expected_date", "is not a date"),
         ({"expected_date": "2026-04-29"}, "/expected_date", "not between today"),
         ({"expected_date": "2099-01-01"}, "/expected_date", "five years"),
         ({"rationale": "x" * 20_001}, "/rationale", "at most 20000"),
@@ -121,7 +144,7 @@ def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
         (
             {"change": {"policy_set": POLICY_SET | {"policies": [{"id": "a", "when": "x", "verdict": "y"}]}}},
             "/change/policy_set/policies/0/when",
-            "expected a list",
+            "valid list",
         ),
         (
             {"change": {"policy_set": POLICY_SET | {"terms": {"w": ["a", "b\x00"]}}}},
@@ -141,13 +164,13 @@ def test_a_sound_draft_has_no_fault_and_lacks_nothing() -> None:
         ({"state": "approved"}, "/state", "unknown field 'state'"),
     ],
 )
-def test_each_rule_names_its_place(change: dict[str, Any], pointer: str, said: str) -> None:
+def test_each_fault_has_its_pointer(change: dict[str, Any], pointer: str, said: str) -> None:
     faults = found(body(**change))
     assert faults.keys() == {pointer}
     assert said in faults[pointer]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     assert found(body(title="", kind="x", regions=[], expectd=1)).keys() == {"/title", "/kind", "/regions", "/expectd"}
     assert found(body(title="a\nb", markets=["XX"], expected_date="x")).keys() == {
         "/title",
@@ -156,7 +179,7 @@ def test_all_faults_are_told_at_once() -> None:
     }
 
 
-def test_a_new_market_is_one_that_nobody_owns_beside_those_of_the_regions() -> None:
+def test_a_request_for_a_new_market_names_a_market_without_an_owner() -> None:
     assert found(body(kind="new_market", markets=["CH", "DE"])) == {}
     assert found(body(kind="new_market", markets=["CH", "US"])).keys() == {"/markets/1"}
 
@@ -172,38 +195,38 @@ def test_a_new_market_is_one_that_nobody_owns_beside_those_of_the_regions() -> N
         (b'{"title": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_refused_as_such(text: bytes, said: str) -> None:
-    with pytest.raises(Refused) as raised:
-        drafts.read(text)
-    assert raised.value.status == 400
-    assert said in str(raised.value).lower() or said in str(raised.value)
+def test_malformed_json_is_rejected(text: bytes, said: str) -> None:
+    with pytest.raises(Problem) as raised:
+        read(text)
+    assert raised.value.details.status == 400
+    assert said in raised.value.details.detail
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b'"x"', b"7"])
-def test_json_that_is_no_object_is_refused(text: bytes) -> None:
-    assert found(text)[""].startswith("expected an object")
+def test_json_that_is_not_an_object_is_rejected(text: bytes) -> None:
+    assert "dictionary" in found(text)[""]
 
 
-def test_a_member_that_is_there_twice_is_named_wherever_it_is() -> None:
+def test_a_duplicate_object_key_is_reported_at_every_depth() -> None:
     text = json.dumps(body(change={"policy_set": POLICY_SET})).replace('"kind"', '"title": "y", "kind"')
-    assert found(text.encode()) == {"/title": "is there more than once"}
+    assert found(text.encode()) == {"/title": "duplicate object key"}
     text = json.dumps(body(change={"policy_set": POLICY_SET})).replace('"id": "a"', '"id": "b", "id": "a"')
-    assert found(text.encode()) == {"/change/policy_set/policies/0/id": "is there more than once"}
+    assert found(text.encode()) == {"/change/policy_set/policies/0/id": "duplicate object key"}
 
 
-def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
+def test_a_change_above_one_mebibyte_is_too_large() -> None:
     def of(size: int) -> bytes:
         policy_set = POLICY_SET | {"terms": {"w": ["x" * size]}}
         return json.dumps(body(change={"policy_set": policy_set})).encode()
 
-    assert drafts.read(of(drafts.MAX_CHANGE_BYTES - 200)).change is not None
-    with pytest.raises(Refused) as raised:
-        drafts.read(of(drafts.MAX_CHANGE_BYTES))
+    assert read(of(drafts.MAX_CHANGE_BYTES - 200)).change is not None
+    with pytest.raises(InputRejected) as raised:
+        read(of(drafts.MAX_CHANGE_BYTES))
     assert (raised.value.status, raised.value.faults[0].pointer) == (413, "/change")
 
 
 @pytest.mark.parametrize(
-    ("kind", "lacking"),
+    ("kind", "missing"),
     [
         ("new_category", {"/sponsor", "/rationale", "/expected_items_per_day", "/expected_date"}),
         ("new_market", {"/sponsor", "/rationale", "/expected_items_per_day", "/expected_date"}),
@@ -213,21 +236,19 @@ def test_a_change_of_more_than_a_mebibyte_is_too_large() -> None:
         ("service_level_change", {"/sponsor", "/rationale", "/change/operating_model_diff"}),
     ],
 )
-def test_what_each_kind_must_say_before_it_is_submitted(kind: str, lacking: set[str]) -> None:
-    draft = drafts.read(json.dumps({"title": "x", "kind": kind, "regions": ["eu"], "rationale": " "}).encode())
-    assert {fault.pointer for fault in drafts.lacking(draft)} == lacking
+def test_the_required_fields_of_each_kind_on_submission(kind: str, missing: set[str]) -> None:
+    draft = read(json.dumps({"title": "x", "kind": kind, "regions": ["eu"], "rationale": " "}).encode())
+    assert {fault.pointer for fault in drafts.missing(draft)} == missing
 
 
-def test_a_patch_replaces_members_whole_and_null_takes_one_away() -> None:
-    draft = drafts.read(json.dumps(body(change={"policy_set": POLICY_SET})).encode())
-    changed = drafts.patched(
-        draft, b'{"title": "Y", "change": {"operating_model_diff": {"regions": []}}, "sponsor": null}'
-    )
+def test_a_patch_replaces_whole_fields_and_null_removes_a_field() -> None:
+    draft = read(json.dumps(body(change={"policy_set": POLICY_SET})).encode())
+    changed = patched(draft, b'{"title": "Y", "change": {"operating_model_diff": {"regions": []}}, "sponsor": null}')
     assert (changed.title, changed.sponsor, changed.rationale) == ("Y", "", draft.rationale)
     assert changed.change is not None
     assert changed.change.policy_set is None
-    assert drafts.patched(draft, b'{"change": null}').change is None
-    assert drafts.patched(draft, b"{}") == draft
+    assert patched(draft, b'{"change": null}').change is None
+    assert patched(draft, b"{}") == draft
     for text, pointer in [
         (b'{"title": null}', "/title"),
         (b'{"titel": "x"}', "/titel"),
@@ -235,15 +256,15 @@ def test_a_patch_replaces_members_whole_and_null_takes_one_away() -> None:
         (b"[]", ""),
         (b'{"kind": "x"}', "/kind"),
     ]:
-        with pytest.raises(Refused) as raised:
-            drafts.patched(draft, text)
+        with pytest.raises(InputRejected) as raised:
+            patched(draft, text)
         assert [fault.pointer for fault in raised.value.faults] == [pointer]
 
 
-def test_the_same_change_has_one_spelling_and_one_hash() -> None:
-    a = drafts.read(json.dumps(body(change={"policy_set": POLICY_SET | {"terms": {"b": ["x"], "a": ["y"]}}})).encode())
+def test_equal_changes_have_the_same_encoding_and_hash() -> None:
+    a = read(json.dumps(body(change={"policy_set": POLICY_SET | {"terms": {"b": ["x"], "a": ["y"]}}})).encode())
     policy_set = {"default_verdict": "approve", "terms": {"a": ["y"], "b": ["x"]}, **POLICY_SET}
-    b = drafts.read(json.dumps(body(change={"policy_set": policy_set}), indent=3).encode())
+    b = read(json.dumps(body(change={"policy_set": policy_set}), indent=3).encode())
     assert drafts.content(a) == drafts.content(b)
     assert drafts.content(a).change_hash
     assert drafts.whole(drafts.content(a), a.change) == a
@@ -260,16 +281,16 @@ def test_the_same_change_has_one_spelling_and_one_hash() -> None:
     ],
 )
 def test_a_reason_has_its_rules(text: bytes, pointer: str) -> None:
-    with pytest.raises(Refused) as raised:
-        drafts.read_remark(text)
+    with pytest.raises(InputRejected) as raised:
+        read_reason(text)
     assert [fault.pointer for fault in raised.value.faults] == [pointer]
 
 
-def test_a_reason_may_be_left_out_and_a_comment_may_not() -> None:
-    assert drafts.read_remark(b"") == drafts.read_remark(b"{}") == drafts.read_remark(b'{"reason": " "}') == ""
-    assert drafts.read_remark(b'{"reason": " so it is\\n"}') == "so it is"
-    assert drafts.read_comment(b'{"text": "How many?"}') == "How many?"
+def test_a_reason_is_optional_and_a_comment_is_required() -> None:
+    assert read_reason(b"{}") == read_reason(b'{"reason": " "}') == ""
+    assert read_reason(b'{"reason": " so it is\\n"}') == "so it is"
+    assert read_comment(b'{"text": "How many?"}') == "How many?"
     for text in (b"{}", b'{"text": ""}', b'{"text": "  "}', b'{"text": "%s"}' % (b"x" * 5001), b'{"text": "\\u0007"}'):
-        with pytest.raises(Refused) as raised:
-            drafts.read_comment(text)
+        with pytest.raises(InputRejected) as raised:
+            read_comment(text)
         assert raised.value.faults[0].pointer == "/text"

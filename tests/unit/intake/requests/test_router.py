@@ -1,4 +1,4 @@
-"""What intake makes of the router's answers: fits, does not fit and where, or not to be told now."""
+"""The client of the router: a valid change, an invalid change, or no result."""
 
 import json
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.intake.domain.posts import Refused
-from services.intake.requests.domain import life
-from services.intake.requests.domain.life import Check, Difference
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
 from services.intake.requests.router import RouterCheck
 from shared.contracts.events import Policy, ProposedChange, ProposedPolicySet
 from shared.runtime.errors import Transient
+from shared.validation.faults import InputRejected
 
 CHANGE = ProposedChange(
     policy_set=ProposedPolicySet(policies=[Policy(id="a", when=["true"], verdict="review")], default_verdict="approve")
@@ -32,7 +32,7 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> Check:
+async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> ChangeCheck:
     router = RouterCheck("http://router", key_file, transport=httpx.MockTransport(answer))
     try:
         return await router.check(CHANGE)
@@ -40,15 +40,15 @@ async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Pat
         await router.stop()
 
 
-async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_says(key_file: Path) -> None:
+async def test_the_change_is_sent_with_intakes_key_and_the_result_is_returned(key_file: Path) -> None:
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append(request)
         return httpx.Response(200, json=CHECKED)
 
-    difference = Difference(what="policies/a", how="added")
-    fits = Check(verdict=life.FITS, operating_model="om-1", differing=300, differences=[difference])
+    difference = ProposedDifference(what="policies/a", how="added")
+    fits = ChangeCheck(verdict=lifecycle.FITS, operating_model="om-1", differing=300, differences=[difference])
     assert await check(answer, key_file) == fits
     [request] = asked
     assert (request.method, request.url.path) == ("POST", "/v1/control/check")
@@ -58,21 +58,21 @@ async def test_it_sends_the_change_with_its_own_key_and_keeps_what_the_router_sa
     }
 
 
-async def test_what_does_not_fit_is_refused_with_its_pointers_below_change(key_file: Path) -> None:
+async def test_faults_from_the_router_have_pointers_below_change(key_file: Path) -> None:
     errors = [{"pointer": "/policy_set/policies/0/when/0", "detail": "no"}, {"pointer": "", "detail": "empty"}]
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InputRejected) as raised:
         await check(lambda _: httpx.Response(422, json={"detail": "x", "errors": errors}), key_file)
     assert (raised.value.status, raised.value.slug) == (422, "unfit-change")
     assert [(fault.pointer, fault.detail) for fault in raised.value.faults] == [
         ("/change/policy_set/policies/0/when/0", "no"),
         ("/change", "empty"),
     ]
-    with pytest.raises(Refused, match="/change: nothing"):
+    with pytest.raises(InputRejected, match="/change: nothing"):
         await check(lambda _: httpx.Response(422, json={"detail": "nothing"}), key_file)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 413, 429, 500, 503])
-async def test_any_other_answer_says_nothing_of_the_change(key_file: Path, status: int) -> None:
+async def test_any_other_status_is_a_transient_error(key_file: Path, status: int) -> None:
     with pytest.raises(Transient, match=rf"\({status}\): because"):
         await check(lambda _: httpx.Response(status, json={"detail": "because"}), key_file)
 
@@ -86,8 +86,8 @@ async def test_any_other_answer_says_nothing_of_the_change(key_file: Path, statu
         httpx.Response(302, headers={"Location": "http://elsewhere"}),
     ],
 )
-async def test_what_is_not_the_routers_answer_is_taken_for_none(key_file: Path, answer: httpx.Response) -> None:
-    with pytest.raises(Transient, match="nothing to be understood"):
+async def test_an_unreadable_response_is_a_transient_error(key_file: Path, answer: httpx.Response) -> None:
+    with pytest.raises(Transient, match="unreadable body"):
         await check(lambda _: answer, key_file)
 
 
@@ -98,7 +98,7 @@ def no_text(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_router_that_is_away_and_a_key_that_is_not_there_are_said(key_file: Path, no_text: Path) -> None:
+async def test_an_unreachable_router_and_a_missing_key_are_reported(key_file: Path, no_text: Path) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectTimeout("late", request=request)
 

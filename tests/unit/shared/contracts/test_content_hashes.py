@@ -13,10 +13,16 @@ import pytest
 from msgspec import structs
 
 from services.decision.api.leases import ClaimBody
-from services.intake.clients.api import KeyBody
-from services.intake.domain import posts
+from services.intake.clients.models import KeyBody
+from services.intake.items.domain import posts
 from services.intake.notices.domain import appeals, notices
+from services.intake.notices.domain.appeals import AppealPost
+from services.intake.notices.domain.notices import NoticePost
+from services.intake.notices.models import AppealBody, NoticeBody
 from services.intake.requests.domain import drafts
+from services.intake.requests.domain.drafts import Draft
+from services.intake.requests.models import DraftBody
+from tests.support.documents import parsed
 
 Content: TypeAlias = msgspec.Struct | pydantic.BaseModel
 
@@ -38,7 +44,7 @@ class Kind(NamedTuple):
 
 
 def item_hash(item: Any) -> str:
-    post = posts.Post(platform="shop", kind="product", id="1", markets=["DE"], version=1)
+    post = posts.ItemPost(platform="shop", kind="product", id="1", markets=["DE"], version=1)
     return posts.identity(post, item).content_hash
 
 
@@ -111,7 +117,7 @@ KINDS: Final = {
         "7c9c3699ffe82f5c672d6040727487f8b6a207e890494fca63325164f9b2afe9",
     ),
     "notice": Kind(
-        lambda text: notices.content(notices.FORM.read(text).value or pytest.fail("no notice")),
+        lambda text: notices.content(parsed(NoticeBody, NoticePost, text).value or pytest.fail("no notice")),
         notices.content_hash,
         LEAST_NOTICE,
         "0860e8e6e958030a765b3531bc117a31e611eabc125ea69669dfd52fcb0e48c1",
@@ -127,7 +133,7 @@ KINDS: Final = {
         "514698514a922927dc67b970a27334f2942d63d6cc34df49be872ae9d09aa89d",
     ),
     "appeal": Kind(
-        lambda text: appeals.FORM.read(text).value,
+        lambda text: parsed(AppealBody, AppealPost, text).value,
         appeals.content_hash,
         LEAST_APPEAL,
         "ebafbaaa4d3cabf083ce9270ccd58e3ff29995a296ebf381b5e8c08cc54000f7",
@@ -149,7 +155,7 @@ KINDS: Final = {
         "adcd67949c49e6f6ea1e76cfedfced57ea80a7ab70fb91fbdc0ed62ec74a7cd8",
     ),
     "request": Kind(
-        drafts.read,
+        lambda text: drafts.require_valid(parsed(DraftBody, Draft, text)),
         drafts.content_hash,
         {"title": "Slower", "kind": "capacity", "regions": ["eu"]},
         "bf9d7f5d3b8f77175cb8a7bd8ec87e1fc855bed06cfe89d579a15767c72a90f8",

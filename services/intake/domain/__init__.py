@@ -1,1 +1,0 @@
-"""Intake's rules, pure: what a post may say, which region owns it, what its events add up to."""

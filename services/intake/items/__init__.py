@@ -1,0 +1,1 @@
+"""Items: submission, withdrawal, status by region, lists and totals."""

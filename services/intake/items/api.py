@@ -1,0 +1,338 @@
+"""The REST API of items. `services.intake.items.submission` handles the two hot paths."""
+
+from datetime import datetime
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Security
+from pydantic import AfterValidator, BeforeValidator, Field
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.intake import metrics
+from services.intake.errors import UnknownObject
+from services.intake.items import long_poll
+from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLineView, RejectedLineView
+from services.intake.items.domain.posts import MAX_BODY_BYTES
+from services.intake.items.domain.status import Status
+from services.intake.items.models import ItemBody, Kind
+from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
+from services.intake.items.store import ItemCursor, ItemFilter
+from services.intake.items.submission import (
+    BATCH_TOO_LARGE,
+    NDJSON,
+    WRITE,
+    ItemSubmission,
+    available_queries,
+)
+from services.intake.items.views import (
+    ITEM_ID,
+    ItemReceiptView,
+    ItemStatusView,
+    ItemsView,
+    ItemTotalsView,
+    SubjectVersionsView,
+    WithdrawalReceiptView,
+    withdrawal_receipt,
+)
+from services.intake.items.withdrawals import MAX_REASON, Withdrawals
+from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
+from shared.auth.api_key import PROTECTED, api_key
+from shared.auth.clients import PLATFORM
+from shared.auth.principal import Principal
+from shared.http import encoded_bodies
+from shared.http.openapi import body_of, lines_of
+from shared.http.problems import (
+    BODY_PROBLEMS,
+    ProblemDetails,
+    ProblemType,
+    problems,
+)
+from shared.http.queries import Cursor, PageLimit, decode_time_cursor
+from shared.http.route import Available, StrictRoute
+from shared.runtime.clock import from_text
+
+
+class _ItemName(StringConvertor):
+    regex = "(?!batch$)[^/]+"
+
+
+register_url_convertor("item", _ItemName())
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected printable characters")
+    return text
+
+
+def _time(text: str) -> datetime:
+    try:
+        return from_text(text)
+    except ValueError as error:
+        raise ValueError("expected a time such as 2026-05-01T09:30:00Z") from error
+
+
+PLATFORM_NOT_ALLOWED: Final = ProblemType(
+    "platform-not-allowed",
+    403,
+    "The key may not act for this platform",
+    "/platform: client 'shop' may act for shop, not for 'fair'",
+)
+FORBIDDEN: Final = (
+    ProblemType(
+        "region-not-allowed",
+        403,
+        "The key may not act in this region",
+        "/markets/1: market 'US' belongs to region 'us'; client 'shop' may act in eu",
+    ),
+    PLATFORM_NOT_ALLOWED,
+)
+_INVALID_ITEM: Final = ProblemType("invalid-item", 422, "The item is invalid", "/markets: is required")
+_NO_ITEMS: Final = ProblemType("empty", 400, "The body is empty", "No line contains an item.")
+_DAMAGED: Final = ProblemType("malformed-coding", 400, "The body cannot be decompressed", "The body is not gzip.")
+_CODING: Final = ProblemType(
+    "unsupported-content-coding",
+    415,
+    "The content coding is not supported",
+    "The body's Content-Encoding is 'br'; expected gzip or zstd, or none.",
+)
+ENCODED_BODY: Final = (*BODY_PROBLEMS, _DAMAGED, _CODING)
+"""Errors of operations with a body that can be compressed."""
+
+_APPLIED: Final = {
+    "Preference-Applied": {
+        "description": "The call waited",
+        "schema": {"type": "string"},
+        "example": "wait=10",
+    }
+}
+_VERDICTS: Final = (
+    f'{{"line":1,"status":202,"item_id":"{ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
+    '{"line":2,"status":422,"type":"urn:piepowder:problem:invalid-item","title":"The item is invalid",'
+    '"detail":"/markets: is required","errors":[{"pointer":"/markets","detail":"is required"}]}\n'
+)
+
+router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTECTED | problems(UNAVAILABLE))
+available_submission: Final = Available[ItemSubmission]("item_submission")
+available_withdrawals: Final = Available[Withdrawals]("withdrawals")
+
+Submitter = Annotated[Principal, Security(api_key, scopes=[WRITE])]
+Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
+TheSubmission = Annotated[ItemSubmission, Depends(available_submission)]
+TheQueries = Annotated[ItemQueries, Depends(available_queries)]
+TheWithdrawals = Annotated[Withdrawals, Depends(available_withdrawals)]
+ItemId = Annotated[
+    str,
+    Path(description="From the receipt", examples=[ITEM_ID], json_schema_extra={"format": "uuid"}),
+]
+Wait = Annotated[
+    str | None,
+    Header(
+        alias="Prefer",
+        description=f"`wait=N` (RFC 7240): return when the item has a final status in every region, after at most N"
+        f" seconds (at most {long_poll.LONGEST}). A response after a wait has `Preference-Applied`",
+        examples=["wait=10"],
+    ),
+]
+Time = Annotated[datetime, BeforeValidator(_time)]
+
+
+@router.post(
+    "/items",
+    status_code=202,
+    operation_id="postItem",
+    summary="Submit one version of a subject",
+    description="Returns when the topic of every region that owns one of the markets has the item, acknowledged by all"
+    " in-sync replicas. A repetition gets the same response. An older version, and a version number that was used for"
+    " other content, get 202 as well: they change nothing in regions where the other one came first, which `status_url`"
+    " shows. A newer version supersedes the older one in its own regions; in other regions the older one stays until it"
+    " is withdrawn.",
+    responses=problems(*ENCODED_BODY, *FORBIDDEN, _INVALID_ITEM, OVERLOADED)
+    | {
+        202: {
+            "model": ItemReceiptView,
+            "description": "Every region has the item",
+            "headers": _APPLIED,
+            "links": {
+                name: {"operationId": name, "parameters": {"item_id": "$response.body#/item_id"}}
+                for name in ("getItem", "withdrawItem")
+            },
+        }
+    },
+    openapi_extra=body_of(
+        ItemBody,
+        f"At most {MAX_BODY_BYTES // 1024} KiB; `Content-Encoding` can be {encoded_bodies.CODINGS}",
+    ),
+)
+async def post_item(_: Submitter, submission: TheSubmission, request: Request, prefer: Wait = None) -> Response:  # noqa: ARG001 - for the documentation
+    return await submission.post_item(request)
+
+
+@router.post(
+    "/items/batch",
+    response_class=Response,
+    operation_id="postItems",
+    summary="Submit many items, one JSON object per line",
+    description="Each line is a separate item: an invalid line does not affect the others. The response has one verdict"
+    " for each line that is not blank, in order, and is sent while the body still arrives. Another status than `200`"
+    " means that no line was accepted. After the first verdicts, the reason for the end of a call (too many lines, a"
+    " truncated or slow body) is the last line: a problem without `line`. Earlier lines have their verdicts, later ones"
+    " were not accepted. While Kafka does not acknowledge items of a region, their verdicts have `retry_after`. A"
+    " repetition of the whole batch is always safe.",
+    responses=problems(*ENCODED_BODY, _NO_ITEMS, BATCH_TOO_LARGE, *FORBIDDEN, OVERLOADED)
+    | {
+        200: lines_of(AcceptedLineView, RejectedLineView, ProblemDetails, description="The verdicts", example=_VERDICTS)
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": f"At most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB, and {MAX_BODY_BYTES // 1024} KiB per"
+            f" line; `Content-Encoding` can be {encoded_bodies.CODINGS}",
+            "content": {
+                NDJSON: {
+                    "schema": {"type": "string", "format": "binary", "description": "An `ItemBody` per line"},
+                    "example": '{"platform":"shop","kind":"product","id":"1","markets":["DE"],"title":"Lamp"}\n',
+                }
+            },
+        }
+    },
+)
+async def post_items(_: Submitter, submission: TheSubmission, request: Request) -> Response:
+    return await submission.post_batch(request)
+
+
+@router.get(
+    "/items",
+    operation_id="listItems",
+    summary="Items, newest first",
+    description="Items in the regions and platforms of the key that match all conditions. A page can have fewer items"
+    " than `limit`: continue while there is a `next`. An item that reached its regions at different times can be listed"
+    " twice. `reference` finds only items of the calling client.",
+    response_model_exclude_defaults=True,
+    responses=problems(*FORBIDDEN),
+)
+async def list_items(
+    client: Reader,
+    queries: TheQueries,
+    *,
+    reference: Annotated[
+        Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=200)] | None,
+        Query(description="The client's own id"),
+    ] = None,
+    status: Annotated[Status | None, Query(description="The status in one of the regions")] = None,
+    region: Annotated[str | None, Query(description="A region of the key; all of them without it")] = None,
+    platform: Annotated[str | None, Query(pattern=f"^{PLATFORM}$", description="The marketplace")] = None,
+    kind: Annotated[Kind | None, Query(description="The kind of the subject")] = None,
+    received_after: Annotated[Time | None, Query(description="At this time or later")] = None,
+    received_before: Annotated[Time | None, Query(description="Before this time")] = None,
+    limit: PageLimit = 50,
+    cursor: Cursor = None,
+) -> ItemsView:
+    wanted = ItemFilter(
+        [] if region is None else [region],
+        reference=reference,
+        status=status,
+        platform=platform,
+        kind=kind,
+        received_after=received_after,
+        received_before=received_before,
+        before=item_cursor(cursor),
+    )
+    return await queries.page(client, wanted, limit)
+
+
+@router.get(
+    "/items/{item_id:item}",
+    operation_id="getItem",
+    summary="The status of an item by region",
+    description="In the regions and platforms of the key; `projection` has the maximum age of the response.",
+    response_model_exclude_defaults=True,
+    responses=problems(NOT_FOUND) | {200: {"headers": _APPLIED}},
+)
+async def get_item(
+    client: Reader,
+    queries: TheQueries,
+    *,
+    item_id: ItemId,
+    request: Request,
+    response: Response,
+    prefer: Wait = None,  # noqa: ARG001 - several header fields are possible
+) -> ItemStatusView:
+    seconds = wait_seconds(request.headers.getlist("prefer"))
+    view, waited = await queries.item(client, item_id, seconds)
+    if waited:
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+    return view
+
+
+@router.delete(
+    "/items/{item_id:item}",
+    status_code=202,
+    operation_id="withdrawItem",
+    summary="Withdraw an item in every region that it was submitted to",
+    description="Returns when the topic of each region has the withdrawal, acknowledged by all in-sync replicas. Open"
+    " cases are closed; a decided or superseded item keeps its status. A repetition gets the same response. The key"
+    " must be valid for all of the regions, otherwise the item is not withdrawn in any. For an unknown item the call"
+    " waits for the status projection, for at most 5 seconds: `404` is certain, `503` means that the state is not"
+    " known yet.",
+    responses=problems(*FORBIDDEN, NOT_FOUND, OVERLOADED),
+)
+async def withdraw_item(
+    client: Submitter,
+    withdrawals: TheWithdrawals,
+    item_id: ItemId,
+    reason: Annotated[
+        str,
+        AfterValidator(_printable),
+        Query(max_length=MAX_REASON, description="Stored with the withdrawal", examples=["sold elsewhere"]),
+    ] = "",
+) -> WithdrawalReceiptView:
+    try:
+        if (known_form := uuid_of(item_id)) is None:
+            raise UnknownObject(f"No item {item_id!r:.60} is known: expected a UUID.")
+        withdrawal = await withdrawals.withdraw(known_form, reason, client)
+    except Exception as error:
+        problem = problem_of(error)
+        metrics.WITHDRAWALS.labels(str(problem.details.status)).inc()
+        raise problem from error
+    metrics.WITHDRAWALS.labels("202").inc()
+    return withdrawal_receipt(withdrawal)
+
+
+@router.get(
+    "/subjects/{platform}/{kind}/{id:path}",
+    operation_id="getSubject",
+    summary="All versions of a subject with their decisions, newest first",
+    description="In the regions and platforms of the key.",
+    response_model_exclude_defaults=True,
+    responses=problems(NOT_FOUND),
+)
+async def get_subject(
+    client: Reader,
+    queries: TheQueries,
+    *,
+    platform: Annotated[str, Path(description="The marketplace", examples=["shop"])],
+    kind: Annotated[str, Path(description="`product`, `seller` or `content`", examples=["product"])],
+    id: Annotated[str, Path(description="The platform's own id", examples=["B000051ZOA"])],  # noqa: A002 - published
+    limit: PageLimit = 50,
+    cursor: Cursor = None,
+) -> SubjectVersionsView:
+    return await queries.versions(client, (platform, kind, id), item_cursor(cursor), limit)
+
+
+@router.get(
+    "/totals",
+    operation_id="getTotals",
+    summary="The number of items by region and status",
+    description="The totals include every platform, so they need a key for all platforms.",
+    responses=problems(PLATFORM_NOT_ALLOWED),
+)
+async def get_totals(client: Reader, queries: TheQueries) -> ItemTotalsView:
+    return await queries.totals(client)
+
+
+def item_cursor(cursor: str | None) -> ItemCursor | None:
+    """The position in a list of items; raises a 422 Problem for an invalid cursor."""
+    position = decode_time_cursor(cursor)
+    return None if position is None else ItemCursor(*position)

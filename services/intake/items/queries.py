@@ -1,0 +1,186 @@
+"""Queries of items: one item, the versions of a subject, lists and totals, in the regions and platforms of the caller.
+
+They read the status projection, and every response has its lag. A caller can wait for a decision (`long_poll`).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from services.intake.items import long_poll
+from services.intake.items.domain.status import Status, StatusFacts, status, submitted_to
+from services.intake.items.domain.status import platform as platform_of
+from services.intake.items.handlers import forbidden_platform
+from services.intake.items.long_poll import LongPoll
+from services.intake.items.store import ItemCursor, ItemFilter, ItemStatusStore
+from services.intake.items.views import (
+    ItemStatusView,
+    ItemsView,
+    ItemTotalsView,
+    ItemView,
+    ProjectionView,
+    SubjectVersionsView,
+    item_fields,
+)
+from services.intake.problems import NOT_FOUND
+from shared.auth.clients import ANY
+from shared.auth.principal import Principal
+from shared.contracts import envelope
+from shared.http.problems import Problem
+from shared.http.queries import encode_cursor
+from shared.runtime.clock import Clock
+from shared.runtime.errors import Transient
+from shared.validation.faults import Fault, InputRejected
+
+READ: Final = "items:read"
+_FINAL: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, Status.WITHDRAWN, Status.DEAD_LETTERED})
+
+
+class ItemQueries:
+    """The queries; `regions` are the served regions. All methods raise Transient when the database does not answer."""
+
+    def __init__(self, statuses: ItemStatusStore, regions: Sequence[str], clock: Clock) -> None:
+        self._statuses = statuses
+        self._regions = regions
+        self._clock = clock
+        self._long_poll = LongPoll()
+
+    async def item(self, client: Principal, given: str, seconds: int) -> tuple[ItemStatusView, bool]:
+        """An item, after a wait of up to `seconds`, and whether the call waited. Raises a 404 Problem."""
+        item_id = uuid_of(given)
+        waited = item_id is not None and seconds > 0 and await self._wait(client, item_id, seconds)
+        handled_until = await self._statuses.handled_until()
+        known = {} if item_id is None else await self._statuses.of_item(item_id)
+        seen = [region for region in known if client.may_act_in(region)] if _may_see(known, client) else []
+        lag = self.lag(handled_until, seen or self._regions)
+        if item_id is None or not seen:
+            raise not_found(f"item {given!r:.60}", lag)
+        return ItemStatusView(**item_fields(item_id, known, client), projection=lag), waited
+
+    async def decided(self, client: Principal, item_id: str, seconds: int) -> ItemStatusView | None:
+        """An item after a wait of up to `seconds`; None when the caller may not read it, or it cannot be read."""
+        if READ not in client.scopes:
+            return None
+        try:
+            if not await self._wait(client, item_id, seconds):
+                return None
+            lag = self.lag(await self._statuses.handled_until(), self.regions(client))
+            known = await self._statuses.of_item(item_id)
+        except Transient:
+            return None
+        if not _may_see(known, client):
+            return None
+        return ItemStatusView(**item_fields(item_id, known, client), projection=lag)
+
+    async def page(self, client: Principal, wanted: ItemFilter, limit: int) -> ItemsView:
+        """A page of a list. Raises InputRejected for a region or platform that the caller may not act for.
+
+        The method sets the regions and platforms of the caller in `wanted`.
+        """
+        for region in wanted.regions:
+            if region not in self._regions:
+                detail = f"{region!r:.60} is not one of {', '.join(self._regions)}"
+                raise InputRejected(422, "invalid-request", "Invalid request", [Fault("/query/region", detail)])
+            if not client.may_act_in(region):
+                detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
+                title = "The key may not act in this region"
+                raise InputRejected(403, "region-not-allowed", title, [Fault("/query/region", detail)])
+        if wanted.platform is not None and not client.may_act_for(wanted.platform):
+            raise forbidden_platform(client, wanted.platform, "/query/platform")
+        wanted = wanted._replace(
+            regions=wanted.regions or self.regions(client),
+            platforms=None if ANY in client.platforms else sorted(client.platforms),
+            client=None if wanted.reference is None else client.name,
+        )
+        lag = self.lag(await self._statuses.handled_until(), wanted.regions)
+        items, following = await self._page(client, wanted, limit)
+        return ItemsView(items=items, next=following, projection=lag)
+
+    async def versions(
+        self, client: Principal, subject: tuple[str, str, str], before: ItemCursor | None, limit: int
+    ) -> SubjectVersionsView:
+        """A page of the versions of a subject (platform, kind, id). Raises a 404 Problem."""
+        name = envelope.subject_of(*subject)
+        regions = self.regions(client)
+        lag = self.lag(await self._statuses.handled_until(), regions)
+        if not name.isprintable() or not client.may_act_for(subject[0]):
+            raise not_found(f"subject {name!r:.300}", lag)
+        versions, following = await self._page(client, ItemFilter(regions, subject=name, before=before), limit)
+        if not versions and before is None:
+            raise not_found(f"subject {name!r:.300}", lag)
+        return SubjectVersionsView(subject=name, versions=versions, next=following, projection=lag)
+
+    async def totals(self, client: Principal) -> ItemTotalsView:
+        """The totals in the caller's regions. Raises InputRejected for a caller that is limited to platforms."""
+        if ANY not in client.platforms:
+            own = ", ".join(sorted(client.platforms))
+            detail = f"totals include every platform; client {client.name!r} may act for {own}"
+            title = "The key may not act for this platform"
+            raise InputRejected(403, "platform-not-allowed", title, [Fault("", detail)])
+        regions = self.regions(client)
+        lag = self.lag(await self._statuses.handled_until(), regions)
+        totals = await self._statuses.totals()
+        return ItemTotalsView(regions={region: totals.get(region, {}) for region in regions}, projection=lag)
+
+    async def handled_until(self) -> dict[str, datetime]:
+        """See `ItemStatusStore.handled_until`."""
+        return await self._statuses.handled_until()
+
+    def lag(self, handled_until: Mapping[str, datetime], regions: Sequence[str]) -> ProjectionView:
+        """The lag of the slowest of `regions`, or of all served regions without one; unknown while one is unknown."""
+        regions = regions or self._regions
+        times = [handled_until[region] for region in regions if region in handled_until]
+        if not times or len(times) < len(regions):
+            return ProjectionView(lag_seconds=None)
+        return ProjectionView(lag_seconds=max(0.0, round((self._clock.now() - min(times)).total_seconds(), 3)))
+
+    def regions(self, client: Principal) -> list[str]:
+        """The served regions that the caller may act in."""
+        return [region for region in self._regions if client.may_act_in(region)]
+
+    async def _wait(self, client: Principal, item_id: str, seconds: int) -> bool:
+        return await self._long_poll.until(self._statuses, item_id, partial(_is_decided, client), seconds)
+
+    async def _page(self, client: Principal, wanted: ItemFilter, limit: int) -> tuple[list[ItemView], str | None]:
+        page = await self._statuses.page(wanted, limit)
+        known = await self._statuses.of_items(page.item_ids) if page.item_ids else {}
+        views = [ItemView(**item_fields(item_id, facts, client)) for item_id, facts in known.items()]
+        return views, encode_cursor(page.last)
+
+
+def wait_seconds(prefer: Sequence[str]) -> int:
+    """The seconds that a caller prefers to wait, from its `Prefer` header fields."""
+    return long_poll.preferred(",".join(prefer))
+
+
+def not_found(which: str, lag: ProjectionView) -> Problem:
+    """404, with the lag of the projection: the object may exist and not be known yet."""
+    recent = (
+        "The status does not include all submissions yet."
+        if lag.lag_seconds is None
+        else f"Submissions of the last {lag.lag_seconds:g} s may be missing."
+    )
+    return NOT_FOUND(f"No {which} is known to this key, in its regions and for its platforms. {recent}")
+
+
+def uuid_of(text: str) -> str | None:
+    """The UUID in a text, None for another text."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None
+
+
+def _may_see(known: Mapping[str, StatusFacts], client: Principal) -> bool:
+    return bool(known) and client.may_act_for(platform_of(known))
+
+
+def _is_decided(client: Principal, known: Mapping[str, StatusFacts]) -> bool:
+    """Whether the item has a final status in each of its regions that the caller sees.
+
+    A call for an item that the caller may not see waits as long as a call for an unknown item.
+    """
+    regions = [region for region in submitted_to(known) if client.may_act_in(region) and _may_see(known, client)]
+    return bool(regions) and all(region in known and status(known[region]) in _FINAL for region in regions)

@@ -1,0 +1,131 @@
+"""Withdrawal of items, by item id.
+
+A withdrawal is an event on the topics that contain the item. It is published like the item, so that it follows the item
+in the order of its subject. It writes no row; a repetition produces the same ids. The regions of the item come from the
+status projection, read with `services.intake.items.read_your_writes`.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import msgspec
+
+from services.intake.errors import UnknownObject
+from services.intake.items.domain import status
+from services.intake.items.domain.status import StatusFacts
+from services.intake.items.handlers import ItemIntake
+from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.publishing.regions import SOURCE
+from shared.auth.principal import Principal
+from shared.contracts import envelope, ids, topics
+from shared.contracts.envelope import Attributes
+from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
+from shared.kafka.producer import Record
+from shared.kafka.producer import record as to_record
+from shared.runtime.clock import Clock, to_text
+from shared.validation.faults import Fault, InputRejected
+
+MAX_REASON: Final = 500  # characters
+
+
+class ItemLookup(Protocol):
+    """Reads the facts about items: `services.intake.items.store`."""
+
+    async def of_item(self, item_id: str) -> dict[str, StatusFacts]: ...
+
+
+class PreparedWithdrawal(msgspec.Struct, frozen=True, gc=False):
+    """A withdrawal and its record for each region; it is accepted when Kafka has acknowledged all records."""
+
+    item_id: str
+    subject: str
+    regions: tuple[str, ...]
+    event_ids: list[str]
+    records: list[Record]
+
+
+class Withdrawals:
+    """Withdraws items."""
+
+    def __init__(
+        self, intake: ItemIntake, statuses: ItemLookup, *, read_your_writes: ReadYourWrites, clock: Clock
+    ) -> None:
+        self._intake = intake
+        self._statuses = statuses
+        self._read_your_writes = read_your_writes
+        self._clock = clock
+
+    async def withdraw(self, item_id: str, reason: str, client: Principal) -> PreparedWithdrawal:
+        """Publish a withdrawal in every region of the item.
+
+        Raises UnknownObject when the client has no such item, InputRejected when the client may not act in every region
+        of the item, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
+        projection is too far behind. The client can repeat the call after Transient.
+        """
+        withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client))
+        await self._intake.submit([withdrawal])
+        return withdrawal
+
+    async def _find(self, item_id: str, client: Principal) -> dict[str, StatusFacts]:
+        """The facts about an item, with its submission in at least one region."""
+
+        async def look() -> dict[str, StatusFacts] | None:
+            known = await self._statuses.of_item(item_id)
+            return known if _is_found(known, client) else None
+
+        found = await self._read_your_writes.find(
+            look,
+            topics=lambda region: [topics.submissions(region)],
+            regions=self._read_your_writes.regions,
+            doubt=f"Item {item_id} is unknown, but the status does not include the latest submissions yet.",
+        )
+        if found is None:
+            raise UnknownObject(f"No item {item_id} is known to this key, in its regions and for its platforms.")
+        return found
+
+    def _prepare(
+        self, item_id: str, reason: str, client: Principal, known: Mapping[str, StatusFacts]
+    ) -> PreparedWithdrawal:
+        regions = tuple(sorted(status.submitted_to(known)))
+        for region in regions:
+            if not client.may_act_in(region):
+                allowed = ", ".join(sorted(client.regions))
+                detail = f"the item was submitted to region {region!r} too; client {client.name!r} may act in {allowed}"
+                raise InputRejected(
+                    403, "region-not-allowed", "The key may not act in this region", [Fault("", detail)]
+                )
+            if region not in self._read_your_writes.regions:
+                serves = ", ".join(self._read_your_writes.regions)
+                detail = f"the item was submitted to region {region!r}; this service accepts items for {serves}"
+                raise InputRejected(422, "region-not-served", "The region is not served here", [Fault("", detail)])
+        subject = status.subject(known)
+        platform, kind, subject_id = subject.split(":", 2)
+        now = to_text(self._clock.now())
+        withdrawn = ItemWithdrawn(
+            item_id=item_id,
+            platform=platform,
+            kind=kind,
+            subject_id=subject_id,
+            version=next(facts.submission.version for facts in known.values() if facts.submission is not None),
+            client=client.name,
+            reason=reason,
+            withdrawn_at=now,
+            regions=list(regions),
+        )
+        event_ids, records = [], []
+        for region in regions:
+            submitted = ids.event_id(item_id, ITEM_SUBMITTED, region)
+            event_id = ids.event_id(item_id, ITEM_WITHDRAWN, region)
+            attributes = Attributes(event_id, ITEM_WITHDRAWN, SOURCE, now, subject, region, submitted, submitted)
+            event_ids.append(event_id)
+            records.append(to_record(topics.submissions(region), envelope.encode(attributes, withdrawn)))
+        return PreparedWithdrawal(item_id, subject, regions, event_ids, records)
+
+
+def _is_found(known: Mapping[str, StatusFacts], client: Principal) -> bool:
+    """Whether the regions of the item are known, and the client may see the item."""
+    return (
+        bool(status.submitted_to(known))
+        and any(client.may_act_in(region) for region in known)
+        and client.may_act_for(status.platform(known))
+    )

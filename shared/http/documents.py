@@ -1,0 +1,179 @@
+"""Bodies that people or forms write: compressed or not, with all faults of format and rules in one response.
+
+FastAPI rejects a body with the faults of its format, so that faults of rules that need the service's state would follow
+in a later response. A parameter of type `Document[SomeBody]` therefore accepts every JSON value. It has the faults of
+the format and, if possible, a body with placeholders for the invalid fields. The operation checks its rules and rejects
+the body with all faults. Use it with `DocumentRoute`:
+
+    router = APIRouter(route_class=DocumentRoute)
+
+    @router.post("/notices")
+    async def post_notice(body: Document[NoticeBody]) -> NoticeReceiptView: ...
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import Any, ClassVar, Final, Generic, TypeVar, get_args
+
+import msgspec
+from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared.http import encoded_bodies
+from shared.http.input_errors import input_error
+from shared.http.models import Body
+from shared.http.problems import BODY_TOO_LARGE, MALFORMED_JSON, json_pointer
+from shared.http.route import Handle, StrictRequest, StrictRoute
+from shared.validation import strict_json
+from shared.validation.documents import ParsedDocument, top_level
+from shared.validation.faults import MAX_FAULTS, Fault, hint
+
+_LARGEST: Final = 2**63 - 1
+_BODY_SECONDS: Final = 30.0
+_control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
+
+
+class DocumentBody(Body):
+    """A body that can be read partly; `placeholders` are valid values of its required fields."""
+
+    placeholders: ClassVar[dict[str, Any]] = {}
+
+
+B = TypeVar("B", bound=DocumentBody)
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Document(Generic[B]):
+    """A JSON value with the faults of its format. `body` is None when nothing of it is usable."""
+
+    def __init__(self, value: Any, body: B | None, faults: list[Fault], invalid_fields: frozenset[str]) -> None:
+        self.value = value
+        self.body = body
+        self.faults = faults
+        self.invalid_fields = invalid_fields
+
+    @classmethod
+    def parse(cls, model: type[B], value: Any) -> "Document[B]":
+        """A decoded JSON value as a document."""
+        try:
+            body: B | None = model.model_validate(value)
+            found: Iterator[Fault] = iter(())
+        except ValidationError as error:
+            body, found = None, _format_faults(error, model, value)
+        faults = list(islice(chain(found, _value_faults(value)), MAX_FAULTS))
+        invalid = frozenset(top_level(fault.pointer) for fault in faults)
+        if faults and ("" in invalid or len(faults) == MAX_FAULTS):
+            return cls(value, None, faults, invalid)
+        if faults:
+            valid = {
+                name: member for name, member in value.items() if name in model.model_fields and name not in invalid
+            }
+            body = model.model_validate(model.placeholders | valid)
+        return cls(value, body, faults, invalid)
+
+    def parsed(self, kind: type[S]) -> ParsedDocument[S]:
+        """The document with its body as a struct of the domain."""
+        value = None if self.body is None else msgspec.convert(self.body, kind, from_attributes=True)
+        return ParsedDocument(value, self.faults, self.invalid_fields)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        [model] = get_args(source)
+        return core_schema.no_info_wrap_validator_function(lambda value, _: cls.parse(model, value), handler(model))
+
+
+class DocumentRequest(StrictRequest):
+    """A request whose body can be compressed and, unless it is `required`, blank."""
+
+    def __init__(self, request: Request, limit: int, *, required: bool) -> None:
+        super().__init__(request, limit)
+        self._required = required
+
+    async def body(self) -> bytes:
+        """The decompressed body; raises a 400, 408 or 413 Problem."""
+        if not hasattr(self, "_body"):
+            seconds = getattr(self.app.state, "body_seconds", _BODY_SECONDS)
+            too_large = partial(BODY_TOO_LARGE, f"The body exceeds the limit of {self.limit} bytes.", pointer="")
+            text = await encoded_bodies.whole(
+                self, encoded_bodies.head(self), seconds, limit=self.limit, too_large=too_large
+            )
+            self._body = text if self._required or text.strip() else b""
+        return self._body
+
+    async def json(self) -> Any:
+        """The decoded body, with duplicate keys as faults for `Document`; raises a 400, 408 or 413 Problem."""
+        if self._value is None:
+            self._value = decode(await self.body())
+        return self._value
+
+
+class DocumentRoute(StrictRoute):
+    """A `StrictRoute` for bodies of type `Document`. `app.state.body_seconds` is the time limit for a body."""
+
+    async def handle_body(self, request: Request, handle: Handle) -> Response:
+        """Decompress and decode the body, then call the operation."""
+        required = self.body_field is not None and self.body_field.field_info.is_required()
+        head = encoded_bodies.head(request)
+        if required or head.length:
+            encoded_bodies.require(head, "application/json")
+        request = DocumentRequest(request, self.body_limit, required=required)
+        if await request.body() or required:
+            encoded_bodies.require(head, "application/json")
+            await request.json()
+        return await handle(request)
+
+
+def decode(text: bytes) -> Any:
+    """A JSON value, in which `null` is an object of its own; raises a 400 Problem for malformed JSON."""
+    try:
+        value = strict_json.decode(text)
+    except strict_json.MalformedJsonError as error:
+        raise MALFORMED_JSON(str(error), pointer="") from error
+    return _NULL if value is None else value
+
+
+class _Null:
+    """JSON's `null` as a body: FastAPI takes None for a missing body."""
+
+    def __repr__(self) -> str:
+        return "null"
+
+
+_NULL: Final = _Null()
+
+
+def _format_faults(error: ValidationError, model: type[Body], value: Any) -> Iterator[Fault]:
+    for fault in error.errors(include_url=False):
+        found = input_error({**fault, "loc": ("body", *fault["loc"])}, value)
+        pointer, detail = found.pointer, found.detail
+        name = str(fault["loc"][-1])[:100] if fault["loc"] else ""
+        if fault["type"] == "missing":
+            detail = "is required"
+        elif fault["type"] == "extra_forbidden":
+            known = hint(name, tuple(model.model_fields)) if len(fault["loc"]) == 1 else ""
+            detail = f"unknown field {name!r}{known}"
+        yield Fault(pointer, detail)
+
+
+def _value_faults(value: object) -> Iterator[Fault]:
+    """The faults that no type describes: control characters, integers above 64 bits, and duplicate object keys."""
+    for place, member in strict_json.walk(value):
+        if isinstance(member, str):
+            if found := _control(member):
+                detail = (
+                    f"control character U+{ord(found[0]):04X} at {found.start()}; only tab and line ends are allowed"
+                )
+                yield Fault(json_pointer(place), detail)
+        elif isinstance(member, int):
+            if abs(member) > _LARGEST:
+                yield Fault(json_pointer(place), "an integer above 64 bits")
+        elif isinstance(member, dict):
+            for name in member.duplicates if isinstance(member, strict_json.ObjectWithDuplicates) else ():
+                yield Fault(json_pointer([*place, name]), "duplicate object key")
+            for name in member:
+                if _control(name):
+                    yield Fault(json_pointer([*place, name]), "control character in the name")

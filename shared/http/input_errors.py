@@ -1,0 +1,41 @@
+"""The faults of an input that pydantic reports, with JSON pointers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi.exceptions import RequestValidationError
+
+from shared.http.problems import MAX_FAULTS, InputError, json_pointer
+
+STRUCT_FAULT: Final = "struct_fault"
+"""The type of faults in a msgspec struct inside a body: see `shared.http.models.EmbeddedInput`."""
+
+
+def input_errors(error: RequestValidationError) -> list[InputError]:
+    """The first faults of a request."""
+    return [input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]
+
+
+def input_error(fault: Mapping[str, Any], body: object) -> InputError:
+    """The fault in `body` that pydantic describes in `fault`."""
+    detail = fault["msg"].removeprefix("Value error, ")
+    place = fault["loc"]
+    if place[0] == "body":
+        place = _place_in(body, place[1:], is_missing=fault["type"] in ("missing", STRUCT_FAULT))
+    if fault["type"] == STRUCT_FAULT:
+        return InputError(json_pointer(place), detail)
+    return InputError(json_pointer(place), f"{detail} (given: {fault.get('input')!r:.80})")
+
+
+def _place_in(body: object, location: Sequence[int | str], *, is_missing: bool) -> list[int | str]:
+    """The steps of pydantic's location that exist in the input: names of union members and validators do not."""
+    place: list[int | str] = []
+    value: Any = body
+    for n, step in enumerate(location):
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            if not (is_missing and n == len(location) - 1):
+                continue
+        place.append(step)
+    return place

@@ -1,0 +1,208 @@
+"""Random sequences of commands for a business request.
+
+Only the transitions of the table happen, authors and sponsors never decide, one person alone never approves, and every
+event is published once, in order, in the regions of the request.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.intake.requests.domain import lifecycle
+from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
+from shared.contracts import events, ids
+from shared.contracts.envelope import Event, decode, encode
+from shared.contracts.events import BusinessRequest, ProposedChange, ProposedRegions
+from shared.validation.faults import InputRejected
+
+PEOPLE: Final = ("author", "writer", "lead-a", "lead-b", "lead-c", "Sponsor")
+WAYS: Final = {  # written down again, so that a slip in the rules shows
+    ("draft", "submitted"),
+    ("draft", "withdrawn"),
+    ("submitted", "approved"),
+    ("submitted", "rejected"),
+    ("submitted", "withdrawn"),
+    ("approved", "deployed"),
+    ("approved", "withdrawn"),
+    ("deployed", "rolled_back"),
+    ("deployed", "reviewed"),
+}
+REQUEST_ID: Final = ids.derive("request", "author", "one")
+CHANGE: Final = ProposedChange(operating_model_diff=ProposedRegions(regions=[]))
+
+people = st.sampled_from(PEOPLE)
+reasons = st.sampled_from(["", "because", "for that"])
+times = st.integers(0, 59).map(lambda n: f"2026-05-01T09:{n:02d}:00.000Z")
+regions = st.lists(st.sampled_from(["eu", "us", "uk"]), min_size=1, max_size=3, unique=True)
+
+
+def content(title: str, where: list[str]) -> BusinessRequest:
+    return BusinessRequest(title=title, kind="capacity", sponsor="sponsor", regions=where)
+
+
+def attempt(do: Callable[..., Transition | None], *given: Any, **named: Any) -> Transition | InputRejected | None:
+    """What comes of it."""
+    try:
+        return do(*given, **named)
+    except InputRejected as refused:
+        return refused
+
+
+class Life(RuleBasedStateMachine):
+    request: Request
+
+    @initialize(where=regions, needed=st.integers(1, 3), at=times)
+    def begin(self, where: list[str], needed: int, at: str) -> None:
+        self.steps: list[RequestStep] = []
+        self.told: list[Event[Any]] = []
+        self.needed = needed
+        outcome = lifecycle.draft(
+            REQUEST_ID, content("a", where), ChangeCheck(), by="author", at=at, approvals_needed=needed
+        )
+        self.request = outcome.request
+        self._take(outcome, {*where})
+
+    @rule(title=st.sampled_from("ab"), where=regions, by=st.sampled_from(["author", "writer"]), at=times)
+    def change(self, title: str, where: list[str], by: str, at: str) -> None:
+        before, new = self.request, content(title, where)
+        if before.state != "draft":
+            with pytest.raises(InputRejected) as raised:
+                lifecycle.change(before, new, ChangeCheck(), by=by, at=at)
+            assert raised.value.status == 409
+            return
+        outcome = lifecycle.change(before, new, ChangeCheck(), by=by, at=at)
+        assert (outcome is None) == (new == before.content)
+        if outcome is not None:
+            assert by in outcome.request.authors
+            self._take(outcome, {*where} | {*before.content.regions})
+
+    @rule(by=people, reason=reasons, at=times)
+    def submit(self, by: str, reason: str, at: str) -> None:
+        before = self.request
+        check = ChangeCheck(verdict=lifecycle.FITS)
+        outcome = attempt(
+            lifecycle.submit, before, CHANGE, check, by=by, reason=reason, at=at, approvals_needed=self.needed
+        )
+        if isinstance(outcome, InputRejected):
+            assert outcome.status == 409
+            assert before.state != "draft"
+            return
+        if outcome is None:
+            assert lifecycle.is_done(before, "submit", by, reason)
+            return
+        self._take(outcome, {*before.content.regions})
+
+    @rule(
+        command=st.sampled_from([name for name in lifecycle.RULES if name != "submit"]),
+        by=people,
+        reason=reasons,
+        at=times,
+    )
+    def act(self, command: str, by: str, reason: str, at: str) -> None:
+        before = self.request
+        own = by.casefold() in {*before.authors, "sponsor"}
+        outcome = attempt(lifecycle.act, before, command, by=by, reason=reason, at=at)
+        if isinstance(outcome, InputRejected):
+            if outcome.status == 422:
+                assert command in ("reject", "rollback")
+                assert not reason
+            elif outcome.status == 403:
+                assert own if command in ("approve", "reject") else not own
+            else:
+                assert outcome.status == 409
+                assert before.state not in lifecycle.RULES[command].start
+            return
+        if outcome is None:
+            assert lifecycle.is_done(before, command, by, reason)
+            return
+        if command in ("approve", "reject"):
+            assert not own
+        if command == "withdraw":
+            assert own
+        if command in ("reject", "rollback"):
+            assert reason
+        self._take(outcome, {*before.content.regions})
+
+    @precondition(lambda self: len(self.steps) < 40)
+    @rule(by=people, n=st.integers(0, 10**6), at=times)
+    def comment(self, by: str, n: int, at: str) -> None:
+        state = self.request.state
+        outcome = lifecycle.comment(self.request, ids.derive("comment", str(n)), f"text {n}", by=by, at=at)
+        assert outcome.request.state == state
+        self._take(outcome, {*self.request.content.regions})
+
+    def _take(self, outcome: Transition, where: set[str]) -> None:
+        before, after = self.request, outcome.request
+        if self.steps and before.state != after.state:
+            assert (before.state, after.state) in WAYS
+        assert after.version == len(self.steps) + 1 == outcome.step.version
+        assert sorted(event.attributes.region for event in outcome.events) == sorted(where)
+        for event in outcome.events:
+            encoded = encode(event.attributes, event.data)
+            assert decode(encoded.headers, encoded.key, encoded.value) == event, "any reader can read it"
+            if event.attributes.region not in after.content.regions:
+                assert isinstance(event.data, events.RequestChanged)
+                assert event.data.request is None, "a region that is left is told no more"
+        self.request = after
+        self.steps.append(outcome.step)
+        self.told += outcome.events
+
+    @invariant()
+    def it_is_kept_as_it_is(self) -> None:
+        if hasattr(self, "steps"):
+            assert msgspec.json.decode(msgspec.json.encode(self.request), type=Request) == self.request
+
+    @invariant()
+    def history_goes_forward(self) -> None:
+        times = [step.at for step in getattr(self, "steps", [])]
+        assert times == sorted(times)
+
+    @invariant()
+    def two_do_not_make_one(self) -> None:
+        if not hasattr(self, "steps"):
+            return
+        approvers = {mark.by for mark in self.request.approvals}
+        assert len(approvers) == len(self.request.approvals)
+        assert not {name.casefold() for name in approvers} & {*self.request.authors, "sponsor"}
+        if self.request.state in ("approved", "deployed", "rolled_back", "reviewed"):
+            assert len(approvers) == self.request.approvals_needed == self.needed
+
+    @invariant()
+    def each_region_has_a_chain_of_its_own(self) -> None:
+        chains: dict[str, list[Event[Any]]] = {}
+        for event in getattr(self, "told", []):
+            chains.setdefault(event.attributes.region, []).append(event)
+        everywhere = [event.attributes.id for event in getattr(self, "told", [])]
+        assert len({*everywhere}) == len(everywhere), "two regions never have an event of one id"
+        for chain in chains.values():
+            names = [event.attributes.id for event in chain]
+            assert len(set(names)) == len(names)
+            assert [event.attributes.causation_id for event in chain] == [None, *names[:-1]]
+            assert {event.attributes.correlation_id for event in chain} == {names[0]}
+            assert [event.data.version for event in chain] == sorted(event.data.version for event in chain)
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=120, stateful_step_count=40)
+
+
+def test_every_state_is_reached_and_each_command_leads_to_the_specified_state() -> None:
+    assert {(start, rule.end) for rule in lifecycle.RULES.values() for start in rule.start} == WAYS
+    assert {"draft"} | {end for _, end in WAYS} == {*lifecycle.STATES}
+
+
+def test_a_request_at_the_limit_of_steps_can_still_be_decided() -> None:
+    request = lifecycle.draft(
+        REQUEST_ID, content("a", ["eu"]), ChangeCheck(), by="author", at="x", approvals_needed=1
+    ).request
+    long = msgspec.structs.replace(request, version=lifecycle.MAX_STEPS)
+    with pytest.raises(InputRejected, match="only be decided"):
+        lifecycle.comment(long, "c", "text", by="a", at="x")
+    with pytest.raises(InputRejected, match="only be decided"):
+        lifecycle.change(long, content("b", ["eu"]), ChangeCheck(), by="a", at="x")
+    assert lifecycle.submit(long, None, ChangeCheck(), by="author", reason="", at="x", approvals_needed=1) is not None

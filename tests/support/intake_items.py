@@ -1,0 +1,34 @@
+"""Items, operating models and an `ItemIntake` for tests."""
+
+from services.intake.items.handlers import ItemIntake
+from shared.auth.principal import Principal
+from shared.contracts.envelope import Attributes, Event
+from shared.contracts.events import OperatingModelPublished, Queue, Region
+from shared.validation import codes
+
+NOW = "2026-05-01T09:30:00.000Z"
+
+
+ANYONE = Principal(name="shop", scopes=frozenset({"items:write"}))
+
+
+def model(*regions: tuple[str, list[str]]) -> OperatingModelPublished:
+    queue = Queue(id="q", service_level_minutes=60)
+    return OperatingModelPublished(
+        id="om-1",
+        number=1,
+        published_by="test",
+        regions=[Region(id=name, markets=markets, queues=[queue], default_queue="q") for name, markets in regions],
+    )
+
+
+def published(content: OperatingModelPublished) -> Event[OperatingModelPublished]:
+    return Event(Attributes("", "", "", "", "", "", ""), content)
+
+
+def item_intake() -> ItemIntake:
+    """An `ItemIntake` for markets of three regions, of which two are served. It sends nothing."""
+    publishers = dict.fromkeys(["eu", "us"])
+    intake = ItemIntake(codes=codes.load(), publishers=publishers)  # type: ignore[arg-type]  # nothing is sent
+    intake.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))
+    return intake

@@ -1,0 +1,380 @@
+"""Intake as a process on real Kafka and PostgreSQL."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+
+from shared.auth.clients_file import ClientEntry
+from shared.contracts import ids, topics
+from shared.contracts.envelope import GLOBAL, Attributes, encode
+from shared.contracts.events import (
+    DECISION_MADE,
+    OPERATING_MODEL_PUBLISHED,
+    CaseOpened,
+    DecisionMade,
+    DecisionReplaced,
+    Item,
+    OperatingModelPublished,
+    Queue,
+    Region,
+    Struct,
+    Trace,
+)
+from shared.kafka import topic_admin
+from shared.kafka.producer import KafkaProducer, Record, record
+from shared.runtime.clock import SystemClock, to_text
+from tests.conftest import project_root
+from tests.support.servers import Servers
+
+_PROGRAM = """
+import runpy, sys
+from shared.contracts import topics
+from shared.kafka import topic_admin
+topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
+runpy.run_module("services.intake", run_name="__main__")
+"""
+
+
+_WRITES = frozenset({"items:write", "items:read", "notices:write", "notices:read", "appeals:write", "appeals:read"})
+
+
+_KEYS = {
+    "all": ClientEntry(name="shop", key_sha256="", scopes=_WRITES),
+    "reader": ClientEntry(name="reader", key_sha256="", scopes=frozenset({"items:read"})),
+    "nowhere": ClientEntry(
+        name="nowhere",
+        key_sha256="",
+        scopes=_WRITES,
+        regions=frozenset({"mars"}),
+    ),
+    "northern": ClientEntry(name="northern", key_sha256="", scopes=_WRITES),
+    "shop-north": ClientEntry(name="shop", key_sha256="", scopes=_WRITES),
+    "fair": ClientEntry(name="fair", key_sha256="", scopes=_WRITES, platforms=frozenset({"fair"})),
+}
+
+
+_NORTHERN = ("northern", "shop-north")
+
+
+NDJSON = "application/x-ndjson"
+
+
+Raw: TypeAlias = ConsumerRecord
+
+
+class Intake:
+    """A running intake for the regions `north` and `south`."""
+
+    def __init__(self, kafka: str, database_url: str, regions: tuple[str, str], control: str, folder: Path) -> None:
+        self.kafka = kafka
+        self.north, self.south = regions
+        self.control = control
+        self.producer = KafkaProducer(kafka, client_id="test")
+        self.keys = {name: ids.new_api_key("test") for name in _KEYS}
+        self.http = httpx.AsyncClient(timeout=30)
+        self.port = 0
+        self.database_url = database_url
+        self.folder = folder
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, **environment: str) -> None:
+        clients = [
+            msgspec.structs.replace(
+                client,
+                key_sha256=ids.hash_api_key(self.keys[name]),
+                regions=frozenset({self.north}) if name in _NORTHERN else client.regions,
+            )
+            for name, client in _KEYS.items()
+        ]
+        (self.folder / "clients.json").write_bytes(msgspec.json.encode(clients))
+        self.port = free_port()
+        self.http.base_url = httpx.URL(f"http://127.0.0.1:{self.port}")
+        given = {
+            "PIEPOWDER_KAFKA": self.kafka,
+            "PIEPOWDER_DATABASE_URL": self.database_url,
+            "PIEPOWDER_REGIONS": f"{self.north},{self.south}",
+            "PIEPOWDER_CLIENTS_FILE": str(self.folder / "clients.json"),
+            "PIEPOWDER_PORT": str(self.port),
+            "PIEPOWDER_INSTANCE": "test",
+        }
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                _PROGRAM,
+                self.control,
+                cwd=project_root(),
+                env={**os.environ, **given, **environment},
+                stderr=log,
+            )
+
+        async def listens() -> bool:
+            return bool((await self.readyz())["conditions"])
+
+        await self.becomes(listens)
+
+    async def ready(self) -> None:
+        async def is_ready() -> bool:
+            return bool((await self.readyz())["ready"])
+
+        await self.becomes(is_ready)
+
+    async def readyz(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = (await self.http.get("/readyz")).json()
+        except httpx.TransportError:
+            return {"ready": False, "conditions": {}}
+        return answer
+
+    async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(60):
+                while not await true():  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"it did not become so; {await self.readyz()}; the log:\n{self.log.read_text()[-5000:]}")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "intake.log"
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    def post(self, **change: Any) -> dict[str, Any]:
+        return {"platform": "shop", "kind": "product", "id": "B1", "version": 1, "markets": ["DE", "US"]} | change
+
+    async def send(self, body: object, *, key: str = "all", kind: str = "application/json") -> httpx.Response:
+        path = "/v1/items" if kind == "application/json" else "/v1/items/batch"
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.keys[key]}", "Content-Type": kind}
+        return await self.http.post(path, content=content, headers=headers)
+
+    async def get(self, path: str, *, key: str = "all") -> httpx.Response:
+        return await self.http.get(path, headers={"Authorization": f"Bearer {self.keys[key]}"})
+
+    async def take_back(self, item_id: str, *, key: str = "all", **params: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.keys[key]}"}
+        return await self.http.delete(f"/v1/items/{item_id}", params=params, headers=headers)
+
+    async def status(self, item_id: str, region: str) -> dict[str, Any]:
+        answer = await self.get(f"/v1/items/{item_id}")
+        found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
+        return found
+
+    async def has_status(self, item_id: str, region: str, status: str) -> None:
+        async def has() -> bool:
+            return (await self.status(item_id, region)).get("status") == status
+
+        await self.becomes(has)
+
+    async def records(self, topic: str) -> list[Raw]:
+        """All records of a topic, as a plain consumer reads them."""
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=self.kafka, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(list(consumer.assignment()))
+            found: list[Raw] = []
+            while len(found) < sum(ends.values()):
+                for partition in (await consumer.getmany(timeout_ms=200)).values():
+                    found += partition
+        finally:
+            await consumer.stop()
+        return found
+
+    async def tell(self, topic: str, region: str, event_type: str, data: Struct, subject: str) -> Record:
+        event_id = ids.event_id(getattr(data, "item_id", "x"), event_type, region)
+        now = to_text(SystemClock().now())
+        attributes = Attributes(event_id, event_type, "piepowder/test", now, subject, region, event_id)
+        told = record(topic, encode(attributes, data))
+        await self.producer.send([told])
+        return told
+
+    def resident_mib(self) -> float:
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+    async def publish_operating_model(self) -> None:
+        queue = Queue(id="q", service_level_minutes=60)
+        model = OperatingModelPublished(
+            id="om-1",
+            number=1,
+            published_by="test",
+            regions=[
+                Region(id=self.north, markets=["DE", "FR"], queues=[queue], default_queue="q"),
+                Region(id=self.south, markets=["US"], queues=[queue], default_queue="q"),
+                Region(id="elsewhere", markets=["SG"], queues=[queue], default_queue="q"),
+            ],
+        )
+        await self.tell(self.control, GLOBAL, OPERATING_MODEL_PUBLISHED, model, "operating-model")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def intake_of(
+    servers: Servers,
+    name: str,
+    folder: Path,
+    before: Callable[[Intake], None] = lambda _: None,
+    /,
+    **environment: str,
+) -> AsyncIterator[Intake]:
+    """An intake with regions, topics and a database of its own; `before` it starts something may be made ready."""
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"CREATE DATABASE test_{name}")
+    regions, control = await new_regions(servers.kafka, name)
+    url = f"{servers.database_url.rpartition('/')[0]}/test_{name}"
+    running = Intake(servers.kafka, url, regions, control, folder)
+    await running.publish_operating_model()
+    before(running)
+    await running.start(**environment)
+    await running.ready()
+    yield running
+    assert await running.stop() == 0
+    await running.http.aclose()
+    await running.producer.stop()
+    await admin.execute(f"DROP DATABASE test_{name} WITH (FORCE)")
+    await admin.close()
+
+
+def case_of(item_id: str, verdict: str = "review") -> CaseOpened:
+    now = to_text(SystemClock().now())
+    return CaseOpened(
+        case_id=ids.case_id(item_id, "north", "item"),
+        item_id=item_id,
+        platform="shop",
+        kind="product",
+        subject_id="x",
+        queue="q",
+        priority=5,
+        received_at=now,
+        due_at=now,
+        verdict=verdict,
+        trace=Trace(policy_set="ps-1", operating_model="om-1"),
+        item=Item(markets=["DE"]),
+    )
+
+
+def decision_on(item_id: str) -> DecisionMade:
+    now = to_text(SystemClock().now())
+    case_id = ids.case_id(item_id, "north", "item")
+    return DecisionMade(
+        decision_id=ids.decision_id(case_id, 1),
+        case_id=case_id,
+        item_id=item_id,
+        platform="shop",
+        kind="product",
+        subject_id="x",
+        queue="q",
+        n=1,
+        action="reject",
+        reasons=["WEAPONS"],
+        policy_set="ps-1",
+        automated=False,
+        reviewer="r-1",
+        team="t-1",
+        received_at=now,
+        due_at=now,
+    )
+
+
+async def post(intake: Intake, what: str, body: object, *, key: str = "all", **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {"Authorization": f"Bearer {intake.keys[key]}", "Content-Type": "application/json"} | headers
+    return await intake.http.post(f"/v1/{what}", content=content, headers=given)
+
+
+async def told(intake: Intake, region: str, kind: str, data: Struct, n: int = 1) -> None:
+    """An event of a case, as the services tell it."""
+    about: Any = data
+    subject = f"{about.platform}:{about.kind}:{about.subject_id}" if hasattr(about, "platform") else "shop:product:x"
+    attributes = Attributes(
+        ids.event_id(about.case_id, kind, n), kind, "piepowder/test", now(), subject, region, ids.derive(about.case_id)
+    )
+    await intake.producer.send([record(topics.decisions(region), encode(attributes, data))])
+
+
+def now() -> str:
+    return to_text(SystemClock().now())
+
+
+def decision(
+    about: str, region: str, subject_id: str, *, case_type: str = "item", action: str = "reject", n: int = 1
+) -> DecisionMade:
+    case_id = ids.case_id(about, region, case_type)
+    made = DecisionMade(
+        decision_id=ids.decision_id(case_id, n),
+        case_id=case_id,
+        case_type=case_type,
+        item_id=about,
+        platform="shop",
+        kind="product",
+        subject_id=subject_id,
+        queue="q",
+        n=n,
+        action=action,
+        reasons=["FAKE"] if action == "reject" else [],
+        policy_set="ps-1",
+        automated=False,
+        reviewer="r-1",
+        team="t-1",
+        received_at=now(),
+        due_at=now(),
+    )
+    if n == 1:
+        return made
+    first = ids.decision_id(case_id, 1)
+    return DecisionReplaced(**msgspec.structs.asdict(made), replaces=first, why="appeal")
+
+
+async def where(intake: Intake, what: str, of: str, region: str) -> dict[str, Any]:
+    answer = await intake.get(f"/v1/{what}/{of}")
+    found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
+    return found
+
+
+async def becomes(intake: Intake, what: str, of: str, region: str, status: str) -> dict[str, Any]:
+    async def has() -> bool:
+        return (await where(intake, what, of, region)).get("status") == status
+
+    await intake.becomes(has)
+    return await where(intake, what, of, region)
+
+
+async def rejected(intake: Intake, subject_id: str, *, markets: tuple[str, ...] = ("DE",)) -> str:
+    """An item that was posted, and rejected in the north by `r-1`."""
+    posted = await intake.send(intake.post(id=subject_id, markets=list(markets)))
+    item_id: str = posted.json()["item_id"]
+    await told(intake, intake.north, DECISION_MADE, decision(item_id, intake.north, subject_id))
+    return item_id
+
+
+async def new_regions(kafka: str, name: str) -> tuple[tuple[str, str], str]:
+    regions, control = (f"n{name}", f"s{name}"), f"test.control.{name}"
+    specs = topic_admin.expand(topic_admin.load(), list(regions))
+    specs += [msgspec.structs.replace(spec, name=control) for spec in specs if spec.name == topics.CONTROL]
+    await topic_admin.ensure(kafka, specs)
+    return regions, control

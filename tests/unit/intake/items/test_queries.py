@@ -1,0 +1,85 @@
+"""The lag in responses is never less than the real lag, and invalid cursors are rejected."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+import pytest
+
+from services.intake.items.api import item_cursor
+from services.intake.items.domain.status import StatusFacts
+from services.intake.items.queries import ItemQueries, not_found
+from services.intake.items.store import ItemStatusStore
+from services.intake.items.views import ProjectionView
+from shared.auth.principal import Principal
+from shared.http.problems import Problem
+from shared.runtime.clock import ManualClock
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+SHOP = Principal("shop", frozenset({"items:read"}), frozenset({"eu"}))
+ITEM = "0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10"
+
+
+class Overtaken:
+    """Statuses that the projection goes on with between any two looks, up to this very moment."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._followed = {"eu": clock.now()}
+
+    def _go_on(self) -> None:
+        self._clock.advance(timedelta(seconds=5))
+        self._followed = {"eu": self._clock.now()}
+
+    async def handled_until(self) -> dict[str, datetime]:
+        followed = dict(self._followed)
+        self._go_on()
+        return followed
+
+    async def of_item(self, _: str) -> dict[str, StatusFacts]:
+        self._go_on()
+        return {}
+
+
+def queries(statuses: object, clock: ManualClock, *regions: str) -> ItemQueries:
+    return ItemQueries(cast("ItemStatusStore", statuses), regions or ["eu"], clock)
+
+
+@pytest.mark.parametrize(
+    "moment", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2026-05-01T12:00:00", "yesterday"]
+)
+def test_a_cursor_with_an_invalid_time_is_rejected(moment: str) -> None:
+    cursor = base64.urlsafe_b64encode(f'["{moment}","{ITEM}"]'.encode()).decode()
+    with pytest.raises(Problem) as refused:
+        item_cursor(cursor)
+    assert [error.pointer for error in refused.value.details.errors] == ["/query/cursor"]
+    assert refused.value.details.status == 422
+
+
+async def test_the_lag_is_read_before_the_facts() -> None:
+    clock = ManualClock(NOON)
+    with pytest.raises(Problem) as unknown:
+        await queries(Overtaken(clock), clock).item(SHOP, ITEM, 0)
+    assert unknown.value.details.status == 404
+    assert "Submissions of the last 10 s may be missing" in unknown.value.details.detail
+
+
+def test_the_lag_is_that_of_the_slowest_region_and_unknown_while_one_region_is_unknown() -> None:
+    clock = ManualClock(NOON)
+    lag = queries(None, clock, "eu", "br").lag
+    handled_until = {"eu": NOON - timedelta(seconds=2), "us": NOON - timedelta(seconds=7), "jp": NOON}
+    assert lag(handled_until, ["eu", "us"]).lag_seconds == 7
+    assert lag(handled_until, ["eu"]).lag_seconds == 2
+    assert lag(handled_until, ["eu", "br"]).lag_seconds is None
+    assert lag({}, ["eu"]).lag_seconds is None
+    assert lag(handled_until, []).lag_seconds is None, "of all served regions"
+
+
+@pytest.mark.parametrize(
+    ("lag", "said"), [(2.5, "of the last 2.5 s may be missing"), (None, "does not include all submissions yet")]
+)
+def test_a_404_states_the_lag_of_the_projection(lag: float | None, said: str) -> None:
+    details = not_found("item 'x'", ProjectionView(lag_seconds=lag)).details
+    assert details.status == 404
+    assert details.detail.startswith("No item 'x' is known to this key, in its regions and for its platforms. ")
+    assert said in details.detail
