@@ -62,7 +62,7 @@ class MarkView(_FromStruct):
     reason: str = ""
 
 
-class DifferenceView(_FromStruct):
+class ChangeDifferenceView(_FromStruct):
     """A part of the operating model or policy set that the change alters: `added`, `removed`, `changed`,
     `reordered`."""
 
@@ -70,7 +70,7 @@ class DifferenceView(_FromStruct):
     how: str
 
 
-class CheckView(_FromStruct):
+class ChangeCheckView(_FromStruct):
     """The router's check of the attached change: `fits`, `unchecked` (for `reason`), or `nothing` without a change.
 
     `operating_model` and `policy_set` are the ids of the compared versions, empty where none was in force.
@@ -83,7 +83,7 @@ class CheckView(_FromStruct):
     operating_model: str = ""
     policy_set: str = ""
     differing: int = 0
-    differences: list[DifferenceView] = Field(default_factory=list)
+    differences: list[ChangeDifferenceView] = Field(default_factory=list)
 
 
 class RequestSummaryView(View):
@@ -116,7 +116,7 @@ class RequestView(RequestSummaryView):
     """A business request with the router's check of its change."""
 
     rationale: str
-    check: CheckView
+    check: ChangeCheckView
 
     model_config = example(_REQUEST)
 
@@ -225,5 +225,5 @@ def _summary(request: Request) -> dict[str, Any]:
 
 
 def _request(request: Request) -> dict[str, Any]:
-    check = CheckView.model_validate(request.check)
+    check = ChangeCheckView.model_validate(request.check)
     return {**_summary(request), "rationale": request.content.rationale, "check": check}

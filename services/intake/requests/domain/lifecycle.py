@@ -1,7 +1,8 @@
 """The state machine of business requests. Each function maps a request and a command to a `Transition`, or rejects it.
 
-draft ──submit──► submitted ──approve──► approved ──deploy──► deployed ──review──► reviewed └──reject──► rejected
-└──rollback──► rolled_back draft, submitted, approved ──withdraw──► withdrawn
+    draft ──submit──► submitted ──approve──► approved ──deploy──► deployed ──review──► reviewed
+                          └──reject──► rejected                      └──rollback──► rolled_back
+    draft, submitted, approved ──withdraw──► withdrawn
 
 Only a draft can be changed. Authors and the sponsor of a request may not decide it, and only they may withdraw it. Each
 accepted step increments the version and produces one event in each region of the request. The event's id derives from

@@ -144,7 +144,7 @@ def test_a_valid_draft_is_complete_and_without_faults() -> None:
         (
             {"change": {"policy_set": POLICY_SET | {"policies": [{"id": "a", "when": "x", "verdict": "y"}]}}},
             "/change/policy_set/policies/0/when",
-            "valid list",
+            "expected a list",
         ),
         (
             {"change": {"policy_set": POLICY_SET | {"terms": {"w": ["a", "b\x00"]}}}},
