@@ -25,7 +25,6 @@ from shared.http.measurement import (
     rate_limit_fields,
     route_of,
 )
-from shared.http.openapi_security import add_security
 from shared.http.problems import (
     DEFECT,
     UNAVAILABLE,
@@ -70,7 +69,6 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     app.state.readiness = readiness
     app.add_middleware(Measured)
     app.include_router(health.router(service, readiness))
-    add_security(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(Transient, _on_transient)
     app.add_exception_handler(Fatal, _on_fatal)

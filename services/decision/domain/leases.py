@@ -16,8 +16,8 @@ from services.decision.domain.lifecycle import (
     EXPIRE,
     HEARTBEAT,
     RELEASE,
-    CommandRejected,
     CaseTransition,
+    CommandRejected,
     transition,
 )
 from shared.contracts import events
