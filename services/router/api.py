@@ -4,7 +4,7 @@ The models here check the form of a publication; `domain.publication` checks its
 has the problem type `invalid-control`.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.router.control import ControlState
+from services.router.domain.differences import ControlDifference
 from services.router.domain.publication import PolicySetContent, PublicationRejected
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.handlers.publication import NotYetInForce, PublishControl
@@ -23,13 +24,14 @@ from shared.auth.authenticator import require_region
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
-from shared.http.app import input_errors
+from shared.http.input_errors import input_errors
 from shared.http.models import Body, View, example
 from shared.http.problems import INVALID_REQUEST, NOT_READY, InputError, Problem, ProblemType, problems
 from shared.http.responses import json_response, struct
 from shared.http.route import Available, StrictRoute
 
 MAX_BYTES: Final = 2 * 1024 * 1024
+_MAX_DIFFERENCES: Final = 200
 
 INVALID_CONTROL: Final = ProblemType(
     "invalid-control",
@@ -297,7 +299,21 @@ async def check(_: Reader, checker: TheChecker, body: CheckBody) -> CheckView:
         raise _rejected(rejected) from rejected
     except TooManyChecks as error:
         raise OVERLOADED(str(error), retry_after=2) from error
-    return CheckView.model_validate(result, from_attributes=True)
+    return CheckView(
+        in_force=IdsInForceView(
+            operating_model=result.in_force.operating_model and result.in_force.operating_model.id,
+            policy_set=result.in_force.policy_set and result.in_force.policy_set.id,
+        ),
+        operating_model=_part(result.operating_model),
+        policy_set=_part(result.policy_set),
+    )
+
+
+def _part(differences: Sequence[ControlDifference] | None) -> PartDifferencesView | None:
+    if differences is None:
+        return None
+    first = [DifferenceView(what=one.what, how=one.how) for one in differences[:_MAX_DIFFERENCES]]
+    return PartDifferencesView(changed=bool(differences), differing=len(differences), differences=first)
 
 
 def _require_part(body: PublicationBody | CheckBody) -> None:

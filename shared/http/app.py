@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.http import health, openapi
-from shared.http.input_errors import input_error
+from shared.http.input_errors import input_errors
 from shared.http.measurement import (
     CALLER,
     FAST_PATH,
@@ -25,12 +25,9 @@ from shared.http.measurement import (
     rate_limit_fields,
     route_of,
 )
-from shared.http.openapi_security import add_security
 from shared.http.problems import (
     DEFECT,
-    MAX_FAULTS,
     UNAVAILABLE,
-    InputError,
     Problem,
     http_phrase,
     invalid,
@@ -72,7 +69,6 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     app.state.readiness = readiness
     app.add_middleware(Measured)
     app.include_router(health.router(service, readiness))
-    add_security(app)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(Transient, _on_transient)
     app.add_exception_handler(Fatal, _on_fatal)
@@ -112,11 +108,6 @@ async def _on_fatal(_: Request, error: Exception) -> Response:
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return invalid(input_errors(error)).response()
-
-
-def input_errors(error: RequestValidationError) -> list[InputError]:
-    """The first faults of a request, with JSON pointers."""
-    return [input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

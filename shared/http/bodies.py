@@ -20,7 +20,7 @@ from shared.http.problems import (
 from shared.validation import strict_json
 
 MAX_BODY_BYTES: Final = 128 * 1024
-_BODY_SECONDS: Final = 30.0
+BODY_SECONDS: Final = 30.0
 
 
 def require_json(request: Request) -> None:
@@ -34,15 +34,13 @@ def require_json(request: Request) -> None:
         raise UNSUPPORTED_MEDIA_TYPE(f"The body's {given}; expected application/json without an encoding.")
 
 
-async def read_body(
-    stream: AsyncIterator[bytes], content_length: str | None, limit: int, seconds: float = _BODY_SECONDS
-) -> bytes:
-    """The whole body; raises a 413 Problem above `limit` bytes and a 408 Problem after `seconds`."""
+async def read_body(stream: AsyncIterator[bytes], content_length: str | None, limit: int) -> bytes:
+    """The whole body; raises a 413 Problem above `limit` bytes and a 408 Problem after `BODY_SECONDS`."""
     if content_length is not None and content_length.isdecimal() and int(content_length) > limit:
         raise _too_large(limit)
     parts, size = [], 0
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(BODY_SECONDS):
             async for part in stream:
                 parts.append(part)
                 size += len(part)
@@ -50,7 +48,7 @@ async def read_body(
                     raise _too_large(limit)
     except TimeoutError as error:
         raise BODY_TOO_SLOW(
-            f"The body did not arrive within {seconds:g} seconds.", headers={"Connection": "close"}
+            f"The body did not arrive within {BODY_SECONDS:g} seconds.", headers={"Connection": "close"}
         ) from error
     return b"".join(parts)
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from starlette.requests import Request
 
-from shared.http.http import Problem
+from shared.http.problems import Problem
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shared.http.problems import InputError, json_pointer
+from fastapi.exceptions import RequestValidationError
+
+from shared.http.problems import MAX_FAULTS, InputError, json_pointer
 
 STRUCT_FAULT: Final = "struct_fault"
 """The type of faults in a msgspec struct inside a body: see `shared.http.models.EmbeddedInput`."""
+
+
+def input_errors(error: RequestValidationError) -> list[InputError]:
+    """The first faults of a request."""
+    return [input_error(fault, error.body) for fault in error.errors()[:MAX_FAULTS]]
 
 
 def input_error(fault: Mapping[str, Any], body: object) -> InputError:

@@ -24,6 +24,11 @@ _IDEMPOTENCY_KEY: Final = re.compile(r'"[!#-\[\]-~]{1,255}"')
 Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the previous page")]
 
 
+def _strip(header: str | None) -> str | None:
+    """Without the optional whitespace that follows a value: uvicorn's parser keeps it."""
+    return None if header is None else header.strip()
+
+
 def _decimal(value: object) -> object:
     if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS):
         raise ValueError("expected a number")
@@ -48,6 +53,7 @@ IdempotencyKey: TypeAlias = Annotated[
         " creates nothing new.",
         examples=['"lamps-2026"'],
     ),
+    BeforeValidator(_strip),
     AfterValidator(_unquote),
 ]
 """The text between the quotation marks, or None."""

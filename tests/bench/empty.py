@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.http import http
+from shared.http.app import create_app
 from shared.runtime.readiness import Readiness
 
 _NO_BODY: Final[list[tuple[bytes, bytes]]] = [(b"content-length", b"0")]
@@ -26,7 +26,7 @@ def application() -> ASGIApp:
         await request.body()
         return Response(status_code=202)
 
-    app = http.create_app("empty", "The floor of single posts.", Readiness("empty"))
+    app = create_app("empty", "The floor of single posts.", Readiness("empty"))
     app.add_route("/v1/items", items, methods=["POST"])
     return app
 

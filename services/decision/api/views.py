@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 from pydantic import ConfigDict, PlainSerializer
 
 from services.decision.domain.cases import CLAIMED, Case, Decision
-from services.decision.store.reads import DecidedCase
+from services.decision.store.reads import CaseWithDecisions
 from shared.contracts import events
 from shared.http.models import Embedded, View, example
 from shared.runtime.clock import to_text
@@ -144,7 +144,7 @@ def summary_view(case: Case) -> CaseSummaryView:
     return CaseSummaryView.model_validate(_fields(case))
 
 
-def case_view(case: Case, decisions: Sequence[Decision], concerned: Sequence[DecidedCase]) -> CaseView:
+def case_view(case: Case, decisions: Sequence[Decision], concerned: Sequence[CaseWithDecisions]) -> CaseView:
     """A case with its decisions and the cases that it concerns."""
     concerns = [{**_fields(about.case), "decisions": about.decisions} for about in concerned]
     return CaseView.model_validate({**_fields(case), "decisions": decisions, "concerns": concerns})

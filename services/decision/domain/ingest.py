@@ -15,7 +15,7 @@ from services.decision.domain import appeals
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.case_events import EventLinks, case_event, decision_made
 from services.decision.domain.cases import APPEAL, ITEM, NEW, REVIEW, WAITING, WITHDRAWN, Decision
-from services.decision.domain.lifecycle import CLOSE, DECIDE, OPEN, SUPERSEDE, TRANSITIONS, WITHDRAW, Transition
+from services.decision.domain.lifecycle import CLOSE, DECIDE, OPEN, SUPERSEDE, TRANSITIONS, WITHDRAW, CaseTransition
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -191,7 +191,7 @@ class _Batch:
             return True
         return False
 
-    def _open_case(self, received: ReceivedCase, command: str, superseded_by: str | None = None) -> Transition:
+    def _open_case(self, received: ReceivedCase, command: str, superseded_by: str | None = None) -> CaseTransition:
         transition = TRANSITIONS[NEW, command]
         case = self._opened[received.opened.case_id] = NewCase(received, transition.state, superseded_by)
         self._changes.cases.append(case)
@@ -223,7 +223,7 @@ class _Batch:
         self._record(transition, data, EventLinks(cause.subject, newest.open_correlation_id, cause.event_id))
         return True
 
-    def _record(self, transition: Transition, data: Any, links: EventLinks, n: int = 0) -> None:
+    def _record(self, transition: CaseTransition, data: Any, links: EventLinks, n: int = 0) -> None:
         self._changes.events.append(case_event(self._region, self._at, links, transition.event_type, data, n=n))
 
 

@@ -16,8 +16,8 @@ from services.decision.domain.lifecycle import (
     EXPIRE,
     HEARTBEAT,
     RELEASE,
+    CaseTransition,
     CommandRejected,
-    Transition,
     transition,
 )
 from shared.contracts import events
@@ -81,7 +81,7 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
     return without_holder(case, expired), _event(region, case, now, expired.event_type, data)
 
 
-def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> Transition:
+def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> CaseTransition:
     """The effect of a command that needs the lease `token`.
 
     Raises CommandRejected when the case has ended, or the lease is not held (by `reviewer`, if that is named).
@@ -91,7 +91,7 @@ def transition_under_lease(case: Case, command: str, now: datetime, *, token: in
     return transition(case, command)
 
 
-def without_holder(case: Case, change: Transition) -> Case:
+def without_holder(case: Case, change: CaseTransition) -> Case:
     """The case in its next state, held by nobody."""
     return msgspec.structs.replace(case, state=change.state, reviewer="", team="", claim_key=None, claim_body=None)
 

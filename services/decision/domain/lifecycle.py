@@ -41,29 +41,29 @@ class CommandRejected(PiepowderError):  # noqa: N818 - a rejected command is a n
         self.slug = slug
 
 
-class Transition(NamedTuple):
+class CaseTransition(NamedTuple):
     """The next state, and the type of the event that reports the change; "" when no event is published."""
 
     state: str
     event_type: str = ""
 
 
-TRANSITIONS: Final[Mapping[tuple[str, str], Transition]] = {
-    (NEW, OPEN): Transition(WAITING),
-    (NEW, DECIDE): Transition(DECIDED, events.DECISION_MADE),
-    (NEW, SUPERSEDE): Transition(SUPERSEDED, events.CASE_SUPERSEDED),
-    (NEW, WITHDRAW): Transition(WITHDRAWN, events.CASE_CLOSED),
-    (NEW, CLOSE): Transition(CLOSED, events.CASE_CLOSED),
-    (WAITING, CLAIM): Transition(CLAIMED, events.CASE_CLAIMED),
-    (WAITING, SUPERSEDE): Transition(SUPERSEDED, events.CASE_SUPERSEDED),
-    (WAITING, WITHDRAW): Transition(WITHDRAWN, events.CASE_CLOSED),
-    (CLAIMED, HEARTBEAT): Transition(CLAIMED),
-    (CLAIMED, RELEASE): Transition(WAITING, events.CASE_RELEASED),
-    (CLAIMED, EXPIRE): Transition(WAITING, events.CASE_EXPIRED),
-    (CLAIMED, DECIDE): Transition(DECIDED, events.DECISION_MADE),
-    (CLAIMED, SUPERSEDE): Transition(SUPERSEDED, events.CASE_SUPERSEDED),
-    (CLAIMED, WITHDRAW): Transition(WITHDRAWN, events.CASE_CLOSED),
-    (DECIDED, OVERTURN): Transition(DECIDED, events.DECISION_REPLACED),
+TRANSITIONS: Final[Mapping[tuple[str, str], CaseTransition]] = {
+    (NEW, OPEN): CaseTransition(WAITING),
+    (NEW, DECIDE): CaseTransition(DECIDED, events.DECISION_MADE),
+    (NEW, SUPERSEDE): CaseTransition(SUPERSEDED, events.CASE_SUPERSEDED),
+    (NEW, WITHDRAW): CaseTransition(WITHDRAWN, events.CASE_CLOSED),
+    (NEW, CLOSE): CaseTransition(CLOSED, events.CASE_CLOSED),
+    (WAITING, CLAIM): CaseTransition(CLAIMED, events.CASE_CLAIMED),
+    (WAITING, SUPERSEDE): CaseTransition(SUPERSEDED, events.CASE_SUPERSEDED),
+    (WAITING, WITHDRAW): CaseTransition(WITHDRAWN, events.CASE_CLOSED),
+    (CLAIMED, HEARTBEAT): CaseTransition(CLAIMED),
+    (CLAIMED, RELEASE): CaseTransition(WAITING, events.CASE_RELEASED),
+    (CLAIMED, EXPIRE): CaseTransition(WAITING, events.CASE_EXPIRED),
+    (CLAIMED, DECIDE): CaseTransition(DECIDED, events.DECISION_MADE),
+    (CLAIMED, SUPERSEDE): CaseTransition(SUPERSEDED, events.CASE_SUPERSEDED),
+    (CLAIMED, WITHDRAW): CaseTransition(WITHDRAWN, events.CASE_CLOSED),
+    (DECIDED, OVERTURN): CaseTransition(DECIDED, events.DECISION_REPLACED),
 }
 
 _REJECTIONS: Final = {
@@ -77,7 +77,7 @@ _REJECTIONS: Final = {
 }
 
 
-def transition(case: Case, command: str) -> Transition:
+def transition(case: Case, command: str) -> CaseTransition:
     """The effect of a command on a stored case. Raises CommandRejected when the case has ended."""
     found = TRANSITIONS.get((case.state, command))
     if found is None:

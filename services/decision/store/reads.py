@@ -27,7 +27,7 @@ class QueueState(msgspec.Struct, frozen=True):
     oldest_due_at: datetime | None
 
 
-class DecidedCase(NamedTuple):
+class CaseWithDecisions(NamedTuple):
     """A case and its decisions, oldest first."""
 
     case: Case
@@ -84,7 +84,7 @@ class CaseReads:
         async with self._database.query() as connection:
             return [case_from(row._mapping) for row in await connection.execute(query)]
 
-    async def case(self, case_id: str) -> DecidedCase | None:
+    async def case(self, case_id: str) -> CaseWithDecisions | None:
         """A case and its decisions; None when there is no such case."""
         async with self._database.query() as connection:
             row = (await connection.execute(CASES.select().where(CASES.c.case_id == case_id))).first()
@@ -92,9 +92,9 @@ class CaseReads:
                 return None
             decisions = DECISIONS.select().where(DECISIONS.c.case_id == case_id).order_by(DECISIONS.c.n)
             found = [Decision(**decision._mapping) for decision in await connection.execute(decisions)]
-            return DecidedCase(case_from(row._mapping), found)
+            return CaseWithDecisions(case_from(row._mapping), found)
 
-    async def concerned(self, case: Case) -> list[DecidedCase]:
+    async def concerned(self, case: Case) -> list[CaseWithDecisions]:
         """The cases that a notice or an appeal is about, nearest first: the case that is appealed, then the newest
         version of the subject that was reported. Cases that are not stored here are left out."""
         found = []

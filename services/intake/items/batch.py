@@ -29,7 +29,7 @@ from services.intake.problems import problem_of
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
-from shared.http.http import InputError, Problem, ProblemDetails
+from shared.http.problems import InputError, Problem, ProblemDetails
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
 from shared.validation.faults import InputRejected

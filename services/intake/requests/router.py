@@ -10,7 +10,7 @@ from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
 from shared.contracts import ids
 from shared.contracts.events import ProposedChange
-from shared.http.http import InputError
+from shared.http.problems import InputError
 from shared.runtime.errors import Transient
 from shared.validation.faults import Fault, InputRejected
 

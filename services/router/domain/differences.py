@@ -1,9 +1,7 @@
 """Differences between a publication and what is in force, by name."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Queue, Region
 
@@ -15,7 +13,7 @@ REORDERED: Final = "reordered"  # same elements, other order; of policies with e
 _OTHER_FIELDS: Final = [name for name in Region.__struct_fields__ if name not in ("id", "markets", "queues")]
 
 
-class ControlDifference(msgspec.Struct, frozen=True):
+class ControlDifference(NamedTuple):
     """One difference: `what` is a name such as `policies/weapons`; `how` is added, removed, changed or reordered."""
 
     what: str

@@ -6,9 +6,7 @@ check at a time, with a bounded queue and a bounded number of conditions; routin
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from services.router.control import ControlState
 from services.router.domain.differences import ControlDifference, operating_model_differences, policy_set_differences
@@ -20,35 +18,19 @@ from services.router.domain.publication import (
     new_policy_set,
     publication_faults,
 )
-from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
+from shared.contracts.events import Region
 from shared.validation.faults import Fault
 
 MAX_CONDITIONS: Final = 2_000  # they compile in about 5 s
-MAX_DIFFERENCES: Final = 200
 _MAX_WAITING: Final = 4
 
 
-class PartDifferences(msgspec.Struct, frozen=True):
-    """The differences between a part of a publication and the same part in force: their number, and the first ones."""
+class CheckResult(NamedTuple):
+    """The contents in force at the check, and the differences of each part; None for an omitted part."""
 
-    changed: bool
-    differing: int
-    differences: list[ControlDifference]
-
-
-class IdsInForce(msgspec.Struct, frozen=True):
-    """The operating model and policy set that a check used; null for one that is not in force."""
-
-    operating_model: str | None
-    policy_set: str | None
-
-
-class CheckResult(msgspec.Struct, frozen=True):
-    """The differences of a publication that can come into force; null for an omitted part."""
-
-    in_force: IdsInForce
-    operating_model: PartDifferences | None
-    policy_set: PartDifferences | None
+    in_force: ControlSnapshot
+    operating_model: list[ControlDifference] | None
+    policy_set: list[ControlDifference] | None
 
 
 class TooManyChecks(Exception):  # noqa: N818 - named after the fact, not after an error
@@ -106,22 +88,11 @@ class CheckPublication:
             raise PublicationRejected(faults, "It cannot come into force.")
         if diff is not None:
             model = new_operating_model(_in_place(diff, in_force))
-        return _result(model, policy_set, in_force)
-
-
-def _result(
-    model: OperatingModelPublished | None, policy_set: PolicySetPublished | None, in_force: ControlSnapshot
-) -> CheckResult:
-    current_model, current_set = in_force
-    return CheckResult(
-        IdsInForce(*(None if part is None else part.id for part in in_force)),
-        None if model is None else _differences(operating_model_differences(current_model, model)),
-        None if policy_set is None else _differences(policy_set_differences(current_set, policy_set)),
-    )
-
-
-def _differences(differences: Sequence[ControlDifference]) -> PartDifferences:
-    return PartDifferences(bool(differences), len(differences), list(differences[:MAX_DIFFERENCES]))
+        return CheckResult(
+            in_force,
+            None if model is None else operating_model_differences(in_force.operating_model, model),
+            None if policy_set is None else policy_set_differences(in_force.policy_set, policy_set),
+        )
 
 
 def _in_place(diff: Sequence[Region], in_force: ControlSnapshot) -> list[Region]:

@@ -22,6 +22,7 @@ SEED: Final = 22_691
 SERVICES: Final = ("intake", "router", "decision", "audit")
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 NOWHERE: Final = "00000000-0000-4000-8000-000000000000"
+_NUMBER: Final = b"<number>"
 _WITH_BODY: Final = 60  # cases generated from the schema, for an operation with a body
 _MIXED: Final = 12  # cases with several faults at once
 _LINES: Final = 8  # in one body of an operation that takes lines
@@ -34,7 +35,7 @@ TARGETS: Final[Mapping[str, str]] = {
     "notice_id": "@notice@",
     "appeal_id": "@appeal@",
     "case_id": "@case@",
-    "queue": "sellers",
+    "queue": "counterfeit",
     "event_id": "@event@",
     "platform": "corpus",
     "kind": "product",
@@ -48,7 +49,7 @@ REPLACED: Final[Mapping[str, Json]] = {
     "postItem": {"platform": "corpus", "id": "bad"},
     "postItems": {"platform": "corpus", "id": "bad"},
     "postNotice": {"platform": "corpus", "id": "bad"},
-    "claim": {"queues": ["sellers"]},
+    "claim": {"queues": ["counterfeit"]},
     "decide": {"lease_token": 1},
 }
 """Members of the documented examples that cannot be sent as they are."""
@@ -133,7 +134,7 @@ class Operation(NamedTuple):
         for parameter in self.parameters("header"):
             name = parameter["name"].lower()
             if name == "idempotency-key":
-                found.append((b"Idempotency-Key", f'"{self.name}-base"'.encode()))
+                found.append((b"Idempotency-Key", b'"' + _NUMBER + b'"'))
             if name == "if-match" and parameter.get("required"):
                 found.append((b"If-Match", b"@etag@"))
         return found
@@ -168,7 +169,9 @@ def generate() -> Iterator[Case]:
     for service in SERVICES:
         yield from _paths(service)
         for operation in operations(service):
-            yield from _cases(operation)
+            for number, case in enumerate(_cases(operation)):
+                headers = tuple((name, value.replace(_NUMBER, b"%d" % number)) for name, value in case.headers)
+                yield case._replace(headers=headers)
 
 
 def _cases(operation: Operation) -> Iterator[Case]:

@@ -20,7 +20,7 @@ from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
-from services.decision.store.reads import DecidedCase, Urgency
+from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
 from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Poison
@@ -171,10 +171,16 @@ class MemoryStore:
 
     ingest = leases = decisions = transaction
 
-    async def case(self, case_id: str) -> DecidedCase | None:
+    async def case(self, case_id: str) -> CaseWithDecisions | None:
         """A case and its decisions."""
         found = self.cases.get(case_id)
-        return None if found is None else DecidedCase(found, self.decided.get(case_id, []))
+        return None if found is None else CaseWithDecisions(found, self.decided.get(case_id, []))
+
+    async def concerned(self, case: Case) -> list[CaseWithDecisions]:
+        """The case that an appeal is about."""
+        appeal = case.opened.appeal
+        found = None if appeal is None else await self.case(appeal.decision.case_id)
+        return [] if found is None else [found]
 
     async def queue_names(self) -> list[str]:
         """Every queue that has ever had a case."""

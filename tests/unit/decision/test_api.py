@@ -1,13 +1,16 @@
 """The review API without a database: invalid requests, problems and the OpenAPI document."""
 
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 
-from services.decision.api.leases import ClaimBody
+from services.decision.domain import appeals, lifecycle
 from shared.contracts import ids
+from tests.conftest import project_root
+from tests.support.decision.domain import received_case
 from tests.support.decision.memory import MemoryService
 from tests.support.decision.rest import REVIEWER, api_client
 
@@ -106,5 +109,30 @@ async def test_every_operation_is_documented_with_an_example_and_its_problems() 
         assert document["components"]["schemas"][name]["properties"]
 
 
-def claim(**changed: Any) -> ClaimBody:
-    return ClaimBody(**{**REVIEWER, **changed})
+@pytest.mark.parametrize("header", ['"a"', ' "a" ', '"a"\t'])
+async def test_an_idempotency_key_may_have_whitespace_around_it(header: str) -> None:
+    service = MemoryService()
+    await service.open(received_case())
+    async with api_client(service) as client:
+        response = await client.post("/v1/claims", json=REVIEWER, headers={"Idempotency-Key": header})
+    assert response.status_code == 201
+
+
+@pytest.mark.parametrize("header", ["", "a", '"', '""', '"a b"', '"a", "b"'])
+async def test_an_invalid_idempotency_key_is_422_with_its_pointer(header: str) -> None:
+    async with api_client(MemoryService()) as client:
+        response = await client.post("/v1/claims", json=REVIEWER, headers={"Idempotency-Key": header})
+    assert (response.status_code, pointers(response)) == (422, ["/header/idempotency-key"])
+
+
+async def test_every_reason_for_a_rejected_command_is_a_documented_problem() -> None:
+    folder = project_root() / "services" / "decision"
+    sources = "".join(
+        path.read_text() for name in ("domain", "handlers", "store") for path in (folder / name).glob("*.py")
+    )
+    reasons = {*re.findall(r'CommandRejected\(\s*"([a-z-]+)"', sources), appeals.REPLACED}
+    reasons |= {slug for slug, _ in lifecycle._REJECTIONS.values()}
+    assert len(reasons) >= 13
+    async with api_client(None) as client:
+        document = (await client.get("/openapi.json")).text
+    assert {reason for reason in reasons if f'"urn:piepowder:problem:{reason}"' not in document} == set()

@@ -118,6 +118,11 @@ def replaced(post: AppealPost, detail: str) -> InputRejected:
     return InputRejected(409, "decision-replaced", "The decision was replaced", [Fault(f"/{name}", detail)])
 
 
+def content_hash(post: AppealPost) -> str:
+    """The hash that distinguishes the retry of an appeal from another appeal under the same reference."""
+    return ids.struct_hash(post, always={*_NAMED_BY, "region", "language"})
+
+
 def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
     """The content of the event."""
     decision, appellant = contested.decision, post.appellant
@@ -141,11 +146,6 @@ def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
             decided_at=decision.decided_at,
         ),
     )
-
-
-def content_hash(post: AppealPost) -> str:
-    """The hash that distinguishes the retry of an appeal from another appeal under the same reference."""
-    return ids.struct_hash(post, always={*_NAMED_BY, "region", "language"})
 
 
 def invalid(found: list[Fault]) -> InputRejected:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from shared.auth.authenticator import Authenticator
 from shared.auth.oidc import AccessTokens
-from shared.http.http import create_app
+from shared.http.app import create_app
 from shared.runtime.clock import ManualClock
 from shared.runtime.readiness import Readiness
 

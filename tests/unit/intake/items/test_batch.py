@@ -15,7 +15,7 @@ from services.intake.items import batch as batches
 from services.intake.items.batch import MAX_BYTES, MAX_LINES
 from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.ndjson import LineSplitter
-from shared.http.http import Problem
+from shared.http.problems import Problem
 from tests.support.intake_batches import Cluster, batch, line, pieces, take
 
 

@@ -17,7 +17,7 @@ from services.intake.items.domain.posts import MalformedItem
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from shared.auth.principal import Principal
 from shared.contracts.envelope import decode
-from shared.http.http import InputError
+from shared.http.problems import InputError
 from shared.runtime.errors import Poison
 from shared.validation import codes
 from shared.validation.faults import Fault, InputRejected

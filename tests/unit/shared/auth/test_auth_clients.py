@@ -20,7 +20,8 @@ from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import ACCESS_REFUSED, CLIENT_CHANGED, AccessRefused, ClientChanged, ClientKey, RateLimit
-from shared.http.http import Problem, create_app
+from shared.http.app import create_app
+from shared.http.problems import Problem
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock, to_text
 from shared.runtime.errors import Fatal, Poison, Transient

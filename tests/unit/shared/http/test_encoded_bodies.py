@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from services.intake.items.domain.posts import MAX_BODY_BYTES, too_large
 from shared.http import encoded_bodies
-from shared.http.http import Problem
+from shared.http.problems import Problem
 from shared.validation.faults import InputRejected
 from tests.support.intake_batches import Cluster, line, take
 

@@ -1,40 +1,70 @@
-"""Errors are problem details, and a service tells whether it lives, is ready, and how it is doing."""
+"""The REST infrastructure of every service: error responses, strict reading, authentication, OpenAPI, metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import httpx
 import msgspec
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
 from prometheus_client import REGISTRY
-from pydantic import BaseModel, create_model
+from pydantic import create_model
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shared.auth.api_key import api_key
 from shared.auth.authenticator import Authenticator, require_region
 from shared.auth.clients_file import ClientEntry
-from shared.auth.keyed import keyed
+from shared.auth.principal import Principal
 from shared.contracts import ids
-from shared.http.http import (
-    LimitBody,
-    Problem,
-    Shortcut,
-    add_schemas,
-    create_app,
-    documented_answer,
-    query_of,
-    read_idempotency_key,
-)
+from shared.http import bodies as http_bodies
+from shared.http.app import FastPath, create_app
+from shared.http.models import Body, View
+from shared.http.problems import Problem, ProblemType, problems
+from shared.http.queries import IdempotencyKey, query_of
+from shared.http.responses import struct
+from shared.http.route import StrictRoute
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
 
 KEY = ids.new_api_key("test")
+Reader = Annotated[Principal, Security(api_key, scopes=["a:read"])]
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
-class Body(BaseModel):
+class AmountBody(Body):
     amount: int
+
+
+class AmountView(View):
+    amount: int
+
+
+@router.post("/bodies")
+async def bodies(body: AmountBody) -> AmountView:
+    return AmountView(amount=body.amount)
+
+
+@router.post("/small", max_body_size=1_000)
+async def small(body: AmountBody) -> AmountView:
+    return AmountView(amount=body.amount)
+
+
+@router.post("/keyed", max_body_size=2**20)
+async def keyed(_: Reader, body: AmountBody, limit: int = 1) -> AmountView:
+    return AmountView(amount=body.amount)
+
+
+@router.post("/keyed-small", max_body_size=1_000)
+async def keyed_small(_: Reader, body: AmountBody) -> AmountView:
+    return AmountView(amount=body.amount)
+
+
+@router.post("/idempotent")
+async def idempotent(idempotency_key: IdempotencyKey = None) -> str | None:
+    return idempotency_key
 
 
 @pytest.fixture
@@ -45,13 +75,8 @@ def readiness() -> Readiness:
 @pytest.fixture
 def app(readiness: Readiness) -> FastAPI:
     app = create_app("test", "A service for tests.", readiness)
-    clients = Authenticator(
-        [
-            ClientEntry(
-                name="shop", key_sha256=ids.hash_api_key(KEY), scopes=frozenset({"a:read"}), regions=frozenset({"eu"})
-            )
-        ]
-    )
+    client = ClientEntry("shop", ids.hash_api_key(KEY), frozenset({"a:read"}), frozenset({"eu"}))
+    authenticator = app.state.authenticator = Authenticator([client])
 
     @app.get("/v1/transient")
     async def transient() -> None:
@@ -69,23 +94,13 @@ def app(readiness: Readiness) -> FastAPI:
     async def busy() -> None:
         raise Problem(429, "busy", "Busy", "Too much at once.", retry_after=3)
 
-    @app.post("/v1/bodies")
-    async def bodies(body: Body) -> Body:
-        return body
-
     async def guarded(request: Request) -> Response:
-        client = clients.principal(request, request.query_params.get("scope", "a:read"))
-        require_region(client, request.query_params.get("region", "eu"), pointer="/region")
-        return Response(client.name)
+        principal = authenticator.principal(request, request.query_params.get("scope", "a:read"))
+        require_region(principal, request.query_params.get("region", "eu"), pointer="/region")
+        return Response(principal.name)
 
     app.add_route("/v1/guarded", guarded)
-    v1 = APIRouter(route_class=keyed(clients, "a:read", "eu"))
-
-    @v1.post("/v1/keyed")
-    async def keyed_(body: Body, limit: int = 1) -> Body:
-        return body
-
-    app.include_router(v1)
+    app.include_router(router)
     return app
 
 
@@ -96,7 +111,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_service_that_lives_but_lacks_something_is_not_ready_and_says_what(
+async def test_a_service_without_a_condition_is_alive_but_not_ready_and_names_the_condition(
     client: httpx.AsyncClient, readiness: Readiness
 ) -> None:
     readiness.set("database", "PostgreSQL does not answer")
@@ -109,7 +124,7 @@ async def test_a_service_that_lives_but_lacks_something_is_not_ready_and_says_wh
 
 
 @pytest.mark.parametrize("way", ["transient", "fatal"])
-async def test_what_is_away_is_503_with_a_time_to_come_back(client: httpx.AsyncClient, way: str) -> None:
+async def test_a_missing_dependency_is_503_with_retry_after(client: httpx.AsyncClient, way: str) -> None:
     answer = await client.get(f"/v1/{way}")
     assert answer.status_code == 503
     assert "schema" not in answer.text
@@ -118,12 +133,12 @@ async def test_what_is_away_is_503_with_a_time_to_come_back(client: httpx.AsyncC
     assert answer.json()["type"] == "urn:piepowder:problem:unavailable"
 
 
-async def test_overload_is_429_with_a_time_to_come_back(client: httpx.AsyncClient) -> None:
+async def test_overload_is_429_with_retry_after(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/busy")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
 
 
-async def test_a_defect_is_a_problem_too_and_gives_nothing_away(client: httpx.AsyncClient) -> None:
+async def test_a_defect_is_a_problem_without_internals(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/defect")
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:piepowder:problem:defect"
@@ -131,11 +146,12 @@ async def test_a_defect_is_a_problem_too_and_gives_nothing_away(client: httpx.As
 
 
 @pytest.mark.parametrize("given", ["", '""', "bare", '"two', 'two"', '"a" "b"', '"sp ace"', '"ä"', f'"{"a" * 256}"'])
-def test_an_idempotency_key_is_a_quoted_string(given: str) -> None:
-    assert read_idempotency_key(' "lamps-2026" ') == "lamps-2026"
-    with pytest.raises(Problem) as found:
-        read_idempotency_key(given)
-    assert (found.value.details.status, found.value.details.errors[0].pointer) == (422, "/header/idempotency-key")
+async def test_an_idempotency_key_is_a_quoted_string(client: httpx.AsyncClient, given: str) -> None:
+    valid = await client.post("/v1/idempotent", headers={"Idempotency-Key": ' "lamps-2026" '})
+    assert (valid.status_code, valid.json()) == (200, "lamps-2026")
+    response = await client.post("/v1/idempotent", headers=[(b"Idempotency-Key", given.encode())])
+    pointers = [error["pointer"] for error in response.json()["errors"]]
+    assert (response.status_code, pointers) == (422, ["/header/idempotency-key"])
 
 
 class Lamp(msgspec.Struct):
@@ -150,15 +166,15 @@ class Shop(msgspec.Struct):
     lamps: list[Lamp]
 
 
-def answers(app: FastAPI, name: str, kind: type[msgspec.Struct], example: object = None) -> None:
+def document_response(app: FastAPI, name: str, kind: type[msgspec.Struct], example: object = None) -> None:
     async def answer() -> None: ...
 
-    app.add_api_route(f"/v1/{name}", answer, name=name, responses={200: documented_answer(kind, example)})
+    app.add_api_route(f"/v1/{name}", answer, name=name, responses={200: struct(kind, example)})
 
 
-def test_the_document_says_once_what_several_answers_share(app: FastAPI) -> None:
-    answers(app, "shops", Shop)
-    answers(app, "lamps", Lamp)
+def test_a_schema_of_several_responses_is_in_the_document_once(app: FastAPI) -> None:
+    document_response(app, "shops", Shop)
+    document_response(app, "lamps", Lamp)
     document = app.openapi()
     schemas = document["components"]["schemas"]
     assert schemas["Shop"]["properties"]["lamps"]["items"] == {"$ref": "#/components/schemas/Lamp"}
@@ -168,31 +184,30 @@ def test_the_document_says_once_what_several_answers_share(app: FastAPI) -> None
 
 
 @pytest.mark.parametrize("name", ["Lamp", "ProblemDetails"])
-def test_the_document_takes_no_name_twice_wherever_it_comes_from(app: FastAPI, name: str) -> None:
-    taken = f"two types of the API are named {name}"
-    answers(app, "lamps", Lamp)
-    with pytest.raises(AssertionError, match=taken):
-        add_schemas(app.openapi(), {name: {"type": "string"}})
+def test_two_types_with_one_name_are_an_error_of_the_document(app: FastAPI, name: str) -> None:
+    clash = f"two types of the API are named {name}"
+    document_response(app, "lamps", Lamp)
+    app.openapi()
     app.add_api_route("/v1/models", lambda: None, response_model=create_model(name, volts=int))
     app.openapi_schema = None
-    with pytest.raises(AssertionError, match=taken):
+    with pytest.raises(AssertionError, match=clash):
         app.openapi()
     app.router.routes.pop()
-    answers(app, "others", msgspec.defstruct(name, [("volts", int)]))
+    document_response(app, "others", msgspec.defstruct(name, [("volts", int)]))
     app.openapi_schema = None
-    with pytest.raises(AssertionError, match=taken):
+    with pytest.raises(AssertionError, match=clash):
         app.openapi()
 
 
-def test_an_example_shows_what_is_null(app: FastAPI) -> None:
+def test_an_example_contains_its_nulls(app: FastAPI) -> None:
     example = {"lamps": [{"watts": None}], "next": None}
-    answers(app, "shops", Shop, example)
+    document_response(app, "shops", Shop, example)
     for _ in range(2):
         told = app.openapi()["paths"]["/v1/shops"]["get"]["responses"]["200"]["content"]["application/json"]
         assert (told["example"], told.keys()) == (example, {"schema", "example"})
 
 
-async def test_a_body_that_does_not_fit_is_told_where(client: httpx.AsyncClient) -> None:
+async def test_the_fault_of_a_body_has_a_pointer(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/bodies", json={"amount": "many"})
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
@@ -200,45 +215,46 @@ async def test_a_body_that_does_not_fit_is_told_where(client: httpx.AsyncClient)
     assert "integer" in error["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/bodies", "/v1/keyed"])
-async def test_a_body_that_does_not_come_or_is_too_large_is_refused_and_not_waited_for(app: FastAPI, path: str) -> None:
-    app.add_middleware(LimitBody, max_bytes=1_000, seconds=0.1)
+@pytest.mark.parametrize("path", ["/v1/small", "/v1/keyed-small"])
+async def test_a_slow_or_large_body_is_refused_without_waiting_for_its_end(
+    client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_bodies, "BODY_SECONDS", 0.1)
 
-    async def half() -> AsyncIterator[bytes]:
+    async def slow() -> AsyncIterator[bytes]:
         yield b'{"amount":'
         await asyncio.sleep(0.3)
         yield b"1}"
 
-    async def much() -> AsyncIterator[bytes]:
+    async def large() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b" " * 500
 
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        for content, status, slug in (
-            (half(), 408, "too-slow"),
-            (much(), 413, "too-large"),
-            (b" " * 1_001, 413, "too-large"),
-        ):
-            answer = await client.post(path, content=content, headers=headers)
-            assert (answer.status_code, answer.json()["type"]) == (status, f"urn:piepowder:problem:{slug}")
-            assert (answer.headers.get("connection") == "close") == (status == 408)
-        assert (await client.post(path, json={"amount": 1}, headers=headers)).status_code == 200
+    for content, status, slug in (
+        (slow(), 408, "too-slow"),
+        (large(), 413, "too-large"),
+        (b" " * 1_001, 413, "too-large"),
+    ):
+        response = await client.post(path, content=content, headers=headers)
+        assert (response.status_code, response.json()["type"]) == (status, f"urn:piepowder:problem:{slug}")
+        assert (response.headers.get("connection") == "close") == (status == 408)
+    assert (await client.post(path, json={"amount": 1}, headers=headers)).status_code == 200
 
 
-async def test_who_may_not_call_is_told_so_before_the_size_of_what_was_sent(app: FastAPI) -> None:
-    app.add_middleware(LimitBody, max_bytes=10)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        assert (await client.post("/v1/keyed", json={"amount": 10**20})).status_code == 401
+async def test_a_caller_without_a_key_gets_401_before_the_size_of_the_body_is_checked(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await client.post("/v1/keyed-small", content=b" " * 2_000)).status_code == 401
 
 
-async def test_a_slash_too_many_is_another_path_and_leads_nowhere(client: httpx.AsyncClient) -> None:
+async def test_a_trailing_slash_is_another_path_without_a_redirect(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v1/transient/", headers={"host": "evil.example"})
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found")
     assert "location" not in answer.headers
 
 
-async def test_a_body_of_no_kind_is_told_what_was_expected(client: httpx.AsyncClient) -> None:
+async def test_a_body_without_a_content_type_is_415_with_the_expected_type(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/keyed", content=b"{}", headers={"authorization": f"Bearer {KEY}"})
     assert (answer.status_code, "Content-Type is missing," in answer.json()["detail"]) == (415, True)
 
@@ -250,7 +266,7 @@ async def test_an_unknown_route_and_a_wrong_method_are_problems(client: httpx.As
     assert wrong.json()["type"] == "urn:piepowder:problem:method-not-allowed"
 
 
-async def test_calls_are_counted_by_route_never_by_path(client: httpx.AsyncClient) -> None:
+async def test_calls_are_counted_by_route_and_not_by_path(client: httpx.AsyncClient) -> None:
     await client.post("/v1/bodies", json={"amount": 1})
     await client.get("/v1/guarded")
     await client.get("/v1/nothing/7d3f")
@@ -272,14 +288,16 @@ async def test_calls_are_counted_by_route_never_by_path(client: httpx.AsyncClien
     ],
     ids=["no key", "another scheme", "no key's form", "a mistyped key", "an unknown key", "a known key"],
 )
-async def test_only_a_known_key_opens(client: httpx.AsyncClient, header: str | None, status: int, says: str) -> None:
+async def test_only_a_known_key_is_accepted(
+    client: httpx.AsyncClient, header: str | None, status: int, says: str
+) -> None:
     answer = await client.get("/v1/guarded", headers={"authorization": header} if header else {})
     assert answer.status_code == status
     assert says in answer.text
     assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
-async def test_a_key_opens_only_its_scopes_and_regions(client: httpx.AsyncClient) -> None:
+async def test_a_key_is_limited_to_its_scopes_and_regions(client: httpx.AsyncClient) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     scope = await client.get("/v1/guarded", params={"scope": "a:write"}, headers=headers)
     assert (scope.status_code, scope.json()["type"]) == (403, "urn:piepowder:problem:missing-scope")
@@ -288,7 +306,7 @@ async def test_a_key_opens_only_its_scopes_and_regions(client: httpx.AsyncClient
     assert region.json()["errors"][0]["pointer"] == "/region"
 
 
-async def test_who_calls_is_asked_before_what_was_sent(client: httpx.AsyncClient) -> None:
+async def test_the_key_is_checked_before_query_and_body(client: httpx.AsyncClient) -> None:
     for headers, status in (({}, 401), ({"authorization": f"Bearer {KEY}"}, 400)):
         answer = await client.post("/v1/keyed?limit=many", content=b"{", headers=headers)
         assert answer.status_code == (415 if headers else 401)
@@ -315,7 +333,7 @@ async def test_who_calls_is_asked_before_what_was_sent(client: httpx.AsyncClient
         (b"", 400, "", "empty"),
     ],
 )
-async def test_a_body_is_read_strictly_and_where_it_is_malformed_is_told(
+async def test_a_body_is_decoded_strictly_and_faults_have_pointers(
     client: httpx.AsyncClient, content: bytes, status: int, pointer: str, says: str
 ) -> None:
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
@@ -327,7 +345,7 @@ async def test_a_body_is_read_strictly_and_where_it_is_malformed_is_told(
     assert says in problem["errors"][0]["detail"]
 
 
-async def test_thousands_of_names_that_are_there_twice_hold_up_nobody(client: httpx.AsyncClient) -> None:
+async def test_thousands_of_duplicate_names_are_refused_in_bounded_time(client: httpx.AsyncClient) -> None:
     names = ",".join(f'"{n}":0' for n in range(40_000))
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     answer = await client.post("/v1/keyed", content=f"{{{names},{names}}}", headers=headers, timeout=5)
@@ -335,7 +353,7 @@ async def test_thousands_of_names_that_are_there_twice_hold_up_nobody(client: ht
     assert answer.elapsed.total_seconds() < 5
 
 
-async def test_a_query_is_read_strictly(client: httpx.AsyncClient) -> None:
+async def test_unknown_and_repeated_query_parameters_are_refused(client: httpx.AsyncClient) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     answer = await client.post("/v1/keyed?limit=1&limit=1&x=1&a%2Fb=", json={"amount": 1}, headers=headers)
     assert answer.status_code == 422
@@ -356,7 +374,7 @@ async def test_a_query_is_read_strictly(client: httpx.AsyncClient) -> None:
         ("ä=1".encode(), "not percent-encoded"),
     ],
 )
-async def test_a_query_is_not_mended(query: bytes, says: str) -> None:
+async def test_a_query_that_is_not_percent_encoded_utf_8_is_refused(query: bytes, says: str) -> None:
     with pytest.raises(Problem) as caught:
         query_of(Request({"type": "http", "query_string": query, "headers": []}))
     [fault] = caught.value.details.errors
@@ -377,7 +395,7 @@ def errors() -> dict[str, Exception]:
 
 
 @pytest.mark.parametrize("outcome", ["ok", "problem", "transient", "fatal", "http", "defect"])
-async def test_the_shortcut_answers_and_counts_as_the_framework_does(
+async def test_the_fast_path_has_the_responses_and_metrics_of_the_framework(
     app: FastAPI, errors: dict[str, Exception], outcome: str
 ) -> None:
     async def fast(request: Request) -> Response:
@@ -386,7 +404,7 @@ async def test_the_shortcut_answers_and_counts_as_the_framework_does(
         return Response(b"got " + await request.body(), 202, headers={"X-B": "c"})
 
     app.add_route("/v1/fast", fast, methods=["POST"])
-    short = Shortcut(app, {("POST", "/v1/fast"): fast})
+    short = FastPath(app, {("POST", "/v1/fast"): fast})
 
     def counted(status: int) -> float:
         labels = {"route": "/v1/fast", "method": "POST", "status": str(status)}
@@ -404,3 +422,16 @@ async def test_the_shortcut_answers_and_counts_as_the_framework_does(
             assert (await client.get("/healthz")).status_code == 200
             answers.append((again.status_code, sorted(again.headers.items()), again.content))
     assert answers[0] == answers[1]
+
+
+BUSY = ProblemType("busy", 409, "Busy", "Another call is in progress.")
+TAKEN = ProblemType("taken", 409, "Taken", "The name is taken.")
+
+
+def test_the_types_of_error_of_one_status_are_one_response_with_an_example_each() -> None:
+    one, both = problems(BUSY)[409], problems(BUSY, TAKEN)[409]
+    content = one["content"]["application/problem+json"]
+    assert (one["description"], content["example"]["type"]) == ("Busy", "urn:piepowder:problem:busy")
+    examples = both["content"]["application/problem+json"]["examples"]
+    assert (both["description"], examples.keys()) == ("Busy; Taken", {"busy", "taken"})
+    assert problems(BUSY)[409] == one

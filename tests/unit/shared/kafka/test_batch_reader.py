@@ -212,3 +212,14 @@ async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoke
         await read(client, one_by_one=True, producer=producer)
         assert producer.sent == 1
         assert client.seeks == ([] if revoke else [(PARTITION, 8)])
+
+
+async def test_during_a_rebalance_it_is_unknown_what_waits() -> None:
+    client = ScriptedClient([])
+    await read(client)
+    member = client.member
+    assert member is not None
+    await member.drain()
+    assert (await member._reader.read(client, asyncio.Event())).caught_up is None
+    member.partitions_assigned({PARTITION})
+    assert (await member._reader.read(client, asyncio.Event())).caught_up == {PARTITION: 5}

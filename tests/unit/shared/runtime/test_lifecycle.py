@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from shared.http import server
-from shared.http.http import Problem, create_app
+from shared.http.app import create_app
+from shared.http.problems import Problem
 from shared.http.server import JoiningTransport, serve
 from shared.runtime import logs
 from shared.runtime.errors import Fatal, Transient
