@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from services.intake import metrics
 from services.intake.clients import api as clients_api
-from services.intake.clients.domain import ClientChangeRejected
 from services.intake.clients.handlers import KeyUseProjection, Registry
 from services.intake.clients.store import Store as ClientStore
 from services.intake.items import api as items_api
@@ -67,7 +66,6 @@ async def run(settings: Settings) -> bool:
     items_api.available_submission.provide(app, submission)
     notices_api.available_notices.provide(app, Notices(intake, codes.load(), service.clock))
     add_error_responses(app)
-    app.add_exception_handler(ClientChangeRejected, clients_api.on_rejected)
     for api in (items_api, notices_api, requests_api, clients_api):
         app.include_router(api.router)
 

@@ -11,13 +11,13 @@ from shared.http.problems import (
     BODY_TOO_LARGE,
     BODY_TOO_SLOW,
     MALFORMED_JSON,
-    MAX_FAULTS,
     UNSUPPORTED_MEDIA_TYPE,
     InputError,
     invalid,
     json_pointer,
 )
 from shared.validation import strict_json
+from shared.validation.faults import MAX_FAULTS
 
 MAX_BODY_BYTES: Final = 128 * 1024
 BODY_SECONDS: Final = 30.0

@@ -26,14 +26,15 @@ class Body(BaseModel):
 
 
 class View(BaseModel):
-    """A JSON response."""
+    """A JSON response; `model_validate` accepts any object with its fields as attributes."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 def example(value: object) -> ConfigDict:
-    """A `model_config` that documents a model by an example."""
-    return ConfigDict(json_schema_extra={EXAMPLE: msgspec.json.encode(value).decode()})
+    """A `model_config` that documents a model by an example: a value, or its JSON text."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return ConfigDict(json_schema_extra={EXAMPLE: text})
 
 
 class Embedded:

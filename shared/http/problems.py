@@ -12,11 +12,9 @@ from starlette.responses import Response
 
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import MAX_FAULTS, ErrorType
 
 PROBLEM_JSON: Final = "application/problem+json"
-MAX_FAULTS: Final = 20
-"""Faults of one kind that a response lists."""
-
 _URN: Final = "urn:piepowder:problem:"
 _encode = msgspec.json.Encoder().encode
 
@@ -67,17 +65,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's term
         return Response(_encode(self.details), self.details.status, headers=self.headers, media_type=PROBLEM_JSON)
 
 
-class ProblemType(msgspec.Struct, frozen=True):
-    """A type of error: its permanent name, HTTP status and title, with an example of `detail` for OpenAPI.
-
-    `headers` documents response headers by name, as OpenAPI's header objects.
-    """
-
-    slug: str
-    status: int
-    title: str
-    example: str = ""
-    headers: dict[str, Any] = {}
+class ProblemType(ErrorType, frozen=True):
+    """A type of error that a handler raises."""
 
     def __call__(
         self,
@@ -121,7 +110,7 @@ BODY_PROBLEMS: Final = (MALFORMED_JSON, BODY_TOO_SLOW, BODY_TOO_LARGE, UNSUPPORT
 """Errors of every operation with a JSON body."""
 
 
-def problems(*types: ProblemType) -> dict[int | str, dict[str, Any]]:
+def problems(*types: ErrorType) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation that can return these types of error; one status can have several types."""
     documented: dict[int | str, dict[str, Any]] = {}
     for kind in types:

@@ -1,4 +1,4 @@
-"""All faults of a value against a msgspec type and its constraints, each with its JSON pointer.
+"""Rejections of an input, and all faults of a value against a msgspec type, each with its JSON pointer.
 
 msgspec itself stops at the first fault. That suits the hot path, but a person who corrects a file needs all faults.
 This slower comparison runs only after msgspec has rejected the value.
@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import inspect
@@ -24,18 +24,46 @@ class Fault(NamedTuple):
     detail: str
 
 
-class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service
-    """The permanent rejection of an input: HTTP status, slug and title of the problem, and at least one fault."""
+class ErrorType(msgspec.Struct, frozen=True):
+    """A type of error in a response: its permanent name, HTTP status and title, with an example for OpenAPI.
 
-    def __init__(self, status: int, slug: str, title: str, faults: list[Fault]) -> None:
-        pointer, detail = faults[0]
-        first = f"{pointer}: {detail}" if pointer else detail[0].upper() + detail[1:]
-        more = len(faults[:MAX_FAULTS]) - 1
-        super().__init__(f"{first}; {more} more in `errors`" if more else first)
-        self.status = status
-        self.slug = slug
-        self.title = title
+    `headers` documents response headers by name, as OpenAPI's header objects.
+    """
+
+    slug: str
+    status: int
+    title: str
+    example: str = ""
+    headers: dict[str, Any] = {}
+
+
+class RejectionType(ErrorType, frozen=True):
+    """A reason for which a rule rejects an input."""
+
+    def __call__(self, detail: str, pointer: str = "") -> "InputRejected":
+        """The rejection for one fault."""
+        return InputRejected(self, [Fault(pointer, detail)])
+
+    def with_message(self, detail: str, pointer: str | None = None) -> "InputRejected":
+        """The rejection with `detail` as its whole message; `pointer` is the invalid field, if any."""
+        return InputRejected(self, [] if pointer is None else [Fault(pointer, detail)], detail)
+
+
+class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service
+    """The permanent rejection of an input. Without `detail`, the message has the first of `faults`."""
+
+    def __init__(self, kind: RejectionType, faults: list[Fault], detail: str = "") -> None:
+        super().__init__(detail or _summary(faults[:MAX_FAULTS]))
+        self.status = kind.status
+        self.slug = kind.slug
+        self.title = kind.title
         self.faults = faults[:MAX_FAULTS]
+
+
+def _summary(faults: list[Fault]) -> str:
+    (pointer, detail), *more = faults
+    first = f"{pointer}: {detail}" if pointer else detail[0].upper() + detail[1:]
+    return f"{first}; {len(more)} more in `errors`" if more else first
 
 
 def pointer_to(parent: str, name: str | int) -> str:

@@ -10,24 +10,38 @@ from typing import Final
 
 import msgspec
 
+from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
 from shared.auth.principal import Principal
 from shared.contracts.events import ClientChanged, ClientKey, RateLimit
 from shared.runtime.clock import to_text
-from shared.runtime.errors import PiepowderError
+from shared.validation.faults import RejectionType
 
 MAX_DESCRIPTION: Final = 500
 
-
-class ClientChangeRejected(PiepowderError):  # noqa: N818 - what came of it
-    """The rejection of a change: HTTP status, slug of the problem, and the pointer of the invalid field, if any."""
-
-    def __init__(self, status: int, slug: str, detail: str, pointer: str | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.slug = slug
-        self.pointer = pointer
+UNKNOWN_CLIENT: Final = RejectionType(
+    "unknown-client", 404, "No such client", "No client 'shop' is visible to this key."
+)
+UNKNOWN_KEY: Final = RejectionType("unknown-key", 404, "No such key", "Client 'shop' has no key '9f86d081884c'.")
+EXISTS: Final = RejectionType("client-exists", 409, "The name is taken", "Another client 'shop' exists.")
+CHANGED: Final = RejectionType("changed-meanwhile", 409, "The client was changed", "Client 'shop' was changed.")
+TOO_MANY_KEYS: Final = RejectionType(
+    "too-many-keys", 409, "The client has two live keys", "Client 'shop' has 2 live keys. Revoke one of them first."
+)
+KEY_SHOWN: Final = RejectionType(
+    "key-shown-already", 409, "The key was created before", "Key 9f86d081884c cannot be shown again."
+)
+IDEMPOTENCY_KEY_REUSED: Final = RejectionType(
+    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new API key."
+)
+KEY_REJECTIONS: Final = (TOO_MANY_KEYS, KEY_SHOWN, IDEMPOTENCY_KEY_REUSED)
+BEYOND_OWN_RIGHTS: Final = RejectionType(
+    "beyond-own-rights",
+    403,
+    "Only existing rights can be granted",
+    "Client 'lead' does not have audit:read and cannot grant it.",
+)
 
 
 class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,12 +136,12 @@ def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRe
 def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime | None, now: datetime) -> ClientRecord:
     """The client with one more key; with `others_expire_at`, its other live keys expire at that time at the latest.
 
-    Raises ClientChangeRejected when it has the maximum number of live keys.
+    Raises InputRejected when it has the maximum number of live keys.
     """
     live = [known.key_id for known in client.keys if known.state(now) == "live"]
     if len(live) >= LIVE_KEYS:
         detail = f"Client {client.name!r} has {len(live)} live keys, {' and '.join(live)}. Revoke one of them first."
-        raise ClientChangeRejected(409, "too-many-keys", detail)
+        raise TOO_MANY_KEYS.with_message(detail)
     others = tuple(
         msgspec.structs.replace(known, expires_at=others_expire_at)
         if others_expire_at is not None
@@ -142,13 +156,11 @@ def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime
 def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecord:
     """The client with a revoked key; the same object when it was revoked already.
 
-    Raises ClientChangeRejected for an unknown key.
+    Raises InputRejected for an unknown key.
     """
     if key_id not in [key.key_id for key in client.keys]:
         known = ", ".join(key.key_id for key in client.keys) or "none"
-        raise ClientChangeRejected(
-            404, "unknown-key", f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}."
-        )
+        raise UNKNOWN_KEY.with_message(f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}.")
     keys = tuple(
         msgspec.structs.replace(key, revoked_at=now) if key.key_id == key_id and key.revoked_at is None else key
         for key in client.keys
@@ -162,7 +174,7 @@ def is_visible(client: ClientRecord, regions: frozenset[str]) -> bool:
 
 
 def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> None:
-    """Raises ClientChangeRejected when a client of some platforms has scopes that concern all platforms.
+    """Raises InputRejected when a client of some platforms has scopes that concern all platforms.
 
     A `patch` is checked only if it changes the scopes or the platforms, so that a client can always be disabled.
     """
@@ -172,13 +184,11 @@ def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> N
         else [n for n in ("platforms", "scopes") if getattr(patch, n) is not msgspec.UNSET]
     )
     if given and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
-        raise ClientChangeRejected(
-            422, "invalid-request", f"{fault}; these scopes require `platforms` [{ANY!r}].", f"/{given[0]}"
-        )
+        raise INVALID_REQUEST.with_message(f"{fault}; these scopes require `platforms` [{ANY!r}].", f"/{given[0]}")
 
 
 def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal) -> None:
-    """Raises ClientChangeRejected when `by` grants rights that it does not have; `before` is the client before.
+    """Raises InputRejected when `by` grants rights that it does not have; `before` is the client before.
 
     Restricting or disabling a client requires only that `by` can see it. Enabling it, or extending its regions,
     platforms or limit, counts as granting all of its scopes.
@@ -186,12 +196,12 @@ def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal
     if not is_visible(client, by.regions):
         own = ", ".join(sorted(by.regions)) or "no region"
         detail = f"Client {by.name!r} may act in {own} and can grant no other region."
-        raise ClientChangeRejected(403, "beyond-own-rights", detail, "/regions")
+        raise BEYOND_OWN_RIGHTS.with_message(detail, "/regions")
     had = frozenset[str]() if before is None or _is_extended(client, before) else before.scopes
     given = client.scopes - had
     if beyond := sorted(given - by.scopes):
         detail = f"Client {by.name!r} does not have {', '.join(beyond)} and cannot grant it."
-        raise ClientChangeRejected(403, "beyond-own-rights", detail, "/scopes")
+        raise BEYOND_OWN_RIGHTS.with_message(detail, "/scopes")
 
 
 def _is_extended(client: ClientRecord, before: ClientRecord) -> bool:

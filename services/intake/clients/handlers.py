@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
-from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
+from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord
+from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
@@ -21,6 +22,7 @@ from shared.contracts.events import CLIENT_CHANGED, AccessUsed, RateLimit
 from shared.kafka.consumer import RawRecord, Received
 from shared.runtime.clock import Clock, from_text, to_text
 from shared.runtime.errors import Poison
+from shared.validation.faults import InputRejected
 
 SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
@@ -93,7 +95,7 @@ class Registry:
         return self._clock.now()
 
     async def show(self, name: str, by: Principal) -> ClientRecord:
-        """A client that `by` can see; raises ClientChangeRejected (404) without one."""
+        """A client that `by` can see; raises InputRejected (404) without one."""
         found = await self._store.client(name)
         if found is None or not domain.is_visible(found, by.regions):
             raise _no_client(name)
@@ -118,10 +120,10 @@ class Registry:
         by: Principal,
     ) -> tuple[ClientRecord, bool]:
         """Create a client without keys; returns whether it is new. A repetition finds it. Raises
-        ClientChangeRejected."""
+        InputRejected."""
         if name in self._in_force.file_names:
             detail = f"The name {name!r} is in the clients file, which has priority over this API."
-            raise ClientChangeRejected(409, "client-exists", detail, "/name")
+            raise domain.EXISTS.with_message(detail, "/name")
         new = domain.created(
             name=name,
             description=description,
@@ -140,18 +142,18 @@ class Registry:
                 known = await work.lock(name)
                 if known is None or not domain.is_visible(known, by.regions) or not domain.is_as_created(known, new):
                     detail = f"Another client {name!r} exists. Change it or choose another name."
-                    raise ClientChangeRejected(409, "client-exists", detail, "/name")
+                    raise domain.EXISTS.with_message(detail, "/name")
                 return known, False
         self._wake()
         return new, True
 
     async def change(self, name: str, patch: ClientPatch, revision: int | None, by: Principal) -> ClientRecord:
-        """Change a client, only at `revision` if it is given. Raises ClientChangeRejected."""
+        """Change a client, only at `revision` if it is given. Raises InputRejected."""
         async with self._store.work() as work:
             client = await self._lock(work, name, by)
             if revision not in (None, client.revision):
                 detail = f"Client {name!r} was changed and is at revision {client.revision}. Read it again."
-                raise ClientChangeRejected(409, "changed-meanwhile", detail, "/revision")
+                raise domain.CHANGED.with_message(detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
             domain.check_platforms(after, patch)
             domain.check_grant(after, client, by)
@@ -168,7 +170,7 @@ class Registry:
         call: IdempotentCall | None,
         by: Principal,
     ) -> NewKey:
-        """Create a key. Raises ClientChangeRejected."""
+        """Create a key. Raises InputRejected."""
         secret = ids.new_api_key(self._environment)
         async with self._store.work() as work:
             client = await self._lock(work, name, by)
@@ -179,7 +181,7 @@ class Registry:
             for moment, field in ((expires_at, "expires_at"), (others_expire_at, "others_expire_at")):
                 if moment is not None and moment <= now:
                     detail = f"{to_text(moment)} is not in the future; the server's time is {to_text(now)}."
-                    raise ClientChangeRejected(422, "invalid-request", detail, f"/{field}")
+                    raise INVALID_REQUEST.with_message(detail, f"/{field}")
             key = ApiKeyRecord(
                 sha256=ids.hash_api_key(secret),
                 created_at=now,
@@ -193,7 +195,7 @@ class Registry:
         return NewKey(after, key, secret)
 
     async def revoke(self, name: str, key_id: str, by: Principal) -> ClientRecord:
-        """Revoke a key. A repetition changes nothing. Raises ClientChangeRejected."""
+        """Revoke a key. A repetition changes nothing. Raises InputRejected."""
         async with self._store.work() as work:
             client = await self._lock(work, name, by)
             after = domain.without_key(client, key_id, self._clock.now())
@@ -267,12 +269,12 @@ def _require_new_call(client: ClientRecord, call: IdempotentCall) -> None:
         return
     if made.made_body != call.body:
         detail = "This Idempotency-Key was used with another body; use a new one for a new API key."
-        raise ClientChangeRejected(422, "idempotency-key-reused", detail, "/header/idempotency-key")
+        raise domain.IDEMPOTENCY_KEY_REUSED.with_message(detail, "/header/idempotency-key")
     detail = (
         f"The call with this Idempotency-Key created key {made.key_id}, which cannot be shown again. If the response"
         " was lost, revoke this key and create another one."
     )
-    raise ClientChangeRejected(409, "key-shown-already", detail)
+    raise domain.KEY_SHOWN.with_message(detail)
 
 
 def _change_name(before: ClientRecord, after: ClientRecord) -> str:
@@ -281,5 +283,5 @@ def _change_name(before: ClientRecord, after: ClientRecord) -> str:
     return "changed"
 
 
-def _no_client(name: str) -> ClientChangeRejected:
-    return ClientChangeRejected(404, "unknown-client", f"No client {name!r:.100} is visible to this key.")
+def _no_client(name: str) -> InputRejected:
+    return domain.UNKNOWN_CLIENT.with_message(f"No client {name!r:.100} is visible to this key.")

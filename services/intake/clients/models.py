@@ -1,12 +1,14 @@
 """The REST models of clients and their keys."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field
+from msgspec.structs import asdict
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from services.intake.clients.domain import MAX_DESCRIPTION, ApiKeyRecord, ClientRecord
+from services.intake.clients.domain import MAX_DESCRIPTION, ClientRecord
 from shared.auth import clients
 from shared.contracts.events import RateLimit
 from shared.http.idempotency import body_hash
@@ -107,16 +109,11 @@ class ClientBody(Body):
     platforms: Platforms
     limit: RateLimitBody | None = Field(None, description="null is no limit")
 
-    model_config = example(
-        {
-            "name": "shop",
-            "description": "The shop's importer",
-            "scopes": ["items:write", "items:read"],
-            "regions": ["eu"],
-            "platforms": ["shop"],
-            "limit": {"requests_per_second": 200, "burst": 400, "items_per_second": 0},
-        }
-    )
+    model_config = example("""{
+        "name": "shop", "description": "The shop's importer", "scopes": ["items:write", "items:read"],
+        "regions": ["eu"], "platforms": ["shop"],
+        "limit": {"requests_per_second": 200, "burst": 400, "items_per_second": 0}
+    }""")
 
 
 class ChangeBody(Body):
@@ -148,27 +145,18 @@ class KeyBody(Body):
         return body_hash(self, always={"expires_at", "others_expire_at"})
 
 
-_KEY: Final[dict[str, Any]] = {
-    "key_id": "9f86d081884c",
-    "state": "live",
-    "created_at": "2026-05-01T09:30:00.000Z",
-    "expires_at": "2027-05-01T00:00:00.000Z",
-    "revoked_at": None,
-    "last_used_at": "2026-05-02T11:04:00.000Z",
-}
-_CLIENT: Final[dict[str, Any]] = {
-    "name": "shop",
-    "description": "The shop's importer",
-    "state": "active",
-    "scopes": ["items:read", "items:write"],
-    "regions": ["eu"],
-    "platforms": ["shop"],
+_KEY: Final[dict[str, Any]] = json.loads("""{
+    "key_id": "9f86d081884c", "state": "live", "created_at": "2026-05-01T09:30:00.000Z",
+    "expires_at": "2027-05-01T00:00:00.000Z", "revoked_at": null, "last_used_at": "2026-05-02T11:04:00.000Z"
+}""")
+_CLIENT: Final[dict[str, Any]] = {"keys": [_KEY]} | json.loads("""{
+    "name": "shop", "description": "The shop's importer", "state": "active", "scopes": ["items:read", "items:write"],
+    "regions": ["eu"], "platforms": ["shop"], "revision": 1777627800000,
     "limit": {"requests_per_second": 200, "burst": 400, "items_per_second": 0},
-    "revision": 1777627800000,
-    "created_at": "2026-05-01T09:30:00.000Z",
-    "changed_at": "2026-05-01T09:30:00.000Z",
-    "keys": [_KEY],
-}
+    "created_at": "2026-05-01T09:30:00.000Z", "changed_at": "2026-05-01T09:30:00.000Z"
+}""")
+TimeText: TypeAlias = Annotated[str, BeforeValidator(to_text)]
+Sorted: TypeAlias = Annotated[list[str], BeforeValidator(sorted)]
 
 
 class KeyView(View):
@@ -176,10 +164,10 @@ class KeyView(View):
 
     key_id: str
     state: str
-    created_at: str
-    expires_at: str | None
-    revoked_at: str | None
-    last_used_at: str | None
+    created_at: TimeText
+    expires_at: TimeText | None
+    revoked_at: TimeText | None
+    last_used_at: TimeText | None
 
 
 class RateLimitView(View):
@@ -196,13 +184,13 @@ class ClientView(View):
     name: str
     description: str
     state: str
-    scopes: list[str]
-    regions: list[str]
-    platforms: list[str]
+    scopes: Sorted
+    regions: Sorted
+    platforms: Sorted
     limit: RateLimitView | None
     revision: int
-    created_at: str
-    changed_at: str
+    created_at: TimeText
+    changed_at: TimeText
     keys: list[KeyView]
 
     model_config = example(_CLIENT)
@@ -224,18 +212,13 @@ class NewKeyView(View):
     client: str
     key: str
     key_id: str
-    expires_at: str | None
+    expires_at: TimeText | None
     in_force: bool
 
-    model_config = example(
-        {
-            "client": "shop",
-            "key": "pp_local_7Y3mGqTn0R5sVb8cWk2dXe6fZh9j1a4c0d9e8f7",
-            "key_id": "9f86d081884c",
-            "expires_at": "2027-05-01T00:00:00.000Z",
-            "in_force": True,
-        }
-    )
+    model_config = example("""{
+        "client": "shop", "key": "pp_local_7Y3mGqTn0R5sVb8cWk2dXe6fZh9j1a4c0d9e8f7", "key_id": "9f86d081884c",
+        "expires_at": "2027-05-01T00:00:00.000Z", "in_force": true
+    }""")
 
 
 class ClientsView(View):
@@ -258,37 +241,5 @@ class KeysView(View):
 
 def client_view(client: ClientRecord, now: datetime) -> ClientView:
     """A client at a time."""
-    limit = client.limit
-    return ClientView(
-        name=client.name,
-        description=client.description,
-        state=client.state,
-        scopes=sorted(client.scopes),
-        regions=sorted(client.regions),
-        platforms=sorted(client.platforms),
-        limit=None
-        if limit is None
-        else RateLimitView(
-            requests_per_second=limit.requests_per_second, burst=limit.burst, items_per_second=limit.items_per_second
-        ),
-        revision=client.revision,
-        created_at=to_text(client.created_at),
-        changed_at=to_text(client.changed_at),
-        keys=[_key_view(key, now) for key in client.keys],
-    )
-
-
-def _key_view(key: ApiKeyRecord, now: datetime) -> KeyView:
-    return KeyView(
-        key_id=key.key_id,
-        state=key.state(now),
-        created_at=to_text(key.created_at),
-        expires_at=time_text(key.expires_at),
-        revoked_at=time_text(key.revoked_at),
-        last_used_at=time_text(key.last_used_at),
-    )
-
-
-def time_text(time: datetime | None) -> str | None:
-    """A time as text (RFC 3339), None without one."""
-    return None if time is None else to_text(time)
+    keys = [{**asdict(key), "key_id": key.key_id, "state": key.state(now)} for key in client.keys]
+    return ClientView.model_validate(asdict(client) | {"keys": keys})

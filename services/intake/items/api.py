@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
-from services.intake.errors import UnknownObject
+from services.intake.errors import PLATFORM_NOT_ALLOWED, REGION_NOT_ALLOWED, UnknownObject
 from services.intake.items import long_poll
 from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLineView, RejectedLineView
-from services.intake.items.domain.posts import MAX_BODY_BYTES
+from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
 from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
@@ -62,22 +62,7 @@ def _time(text: str) -> datetime:
         raise ValueError("expected a time such as 2026-05-01T09:30:00Z") from error
 
 
-PLATFORM_NOT_ALLOWED: Final = ProblemType(
-    "platform-not-allowed",
-    403,
-    "The key may not act for this platform",
-    "/platform: client 'shop' may act for shop, not for 'fair'",
-)
-FORBIDDEN: Final = (
-    ProblemType(
-        "region-not-allowed",
-        403,
-        "The key may not act in this region",
-        "/markets/1: market 'US' belongs to region 'us'; client 'shop' may act in eu",
-    ),
-    PLATFORM_NOT_ALLOWED,
-)
-_INVALID_ITEM: Final = ProblemType("invalid-item", 422, "The item is invalid", "/markets: is required")
+FORBIDDEN: Final = (REGION_NOT_ALLOWED, PLATFORM_NOT_ALLOWED)
 _NO_ITEMS: Final = ProblemType("empty", 400, "The body is empty", "No line contains an item.")
 _DAMAGED: Final = ProblemType("malformed-coding", 400, "The body cannot be decompressed", "The body is not gzip.")
 _CODING: Final = ProblemType(
@@ -130,7 +115,7 @@ Time = Annotated[datetime, BeforeValidator(_time)]
     " other content, get 202 as well: they change nothing in regions where the other one came first, which `status_url`"
     " shows. A newer version supersedes the older one in its own regions; in other regions the older one stays until it"
     " is withdrawn.",
-    responses=problems(*ENCODED_BODY, *FORBIDDEN, _INVALID_ITEM, OVERLOADED)
+    responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_ITEM, OVERLOADED)
     | {
         202: {
             "model": ItemReceiptView,

@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
+from services.intake.errors import REGION_NOT_ALLOWED, may_act_in, require_platform
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
-from services.intake.items.domain.posts import MalformedItem
-from services.intake.publishing.regions import SOURCE, ClusterPublisher, RegionPublisher
+from services.intake.items.domain.posts import INVALID_ITEM, MalformedItem
+from services.intake.publishing.regions import SOURCE, ClusterPublisher, Publishable, RegionPublisher
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
 from shared.contracts.events import ITEM_SUBMITTED, OperatingModelPublished
-from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.errors import Transient
 from shared.runtime.metrics import CONTROL_IN_FORCE
@@ -25,16 +25,12 @@ from shared.validation.codes import Codes
 from shared.validation.faults import Fault, InputRejected
 
 
-class PreparedItem(msgspec.Struct, frozen=True, gc=False):
-    """A valid item and its record for each region; it is accepted when Kafka has acknowledged all records."""
+class PreparedItem(Publishable, frozen=True, kw_only=True, gc=False):
+    """A valid item."""
 
     item_id: str
-    subject: str
     version: int | None
     content_hash: str
-    regions: tuple[str, ...]
-    event_ids: list[str]
-    records: list[Record]
 
 
 class ItemIntake:
@@ -66,19 +62,16 @@ class ItemIntake:
         try:
             post = posts.read(text)
         except MalformedItem as malformed:
-            raise posts.invalid(self._all_faults(ownership, malformed, text)) from malformed
+            raise InputRejected(INVALID_ITEM, self._all_faults(ownership, malformed, text)) from malformed
         faults = posts.check(post, text, self._codes)
         regions = ownership.regions(post.markets)
         if faults or not regions:
-            raise posts.invalid([*faults, *ownership.faults(post.markets), *posts.duplicates(text)])
-        if not client.may_act_for(post.platform):
-            raise forbidden_platform(client, post.platform)
-        for region in regions:
-            if not client.may_act_in(region):
-                raise forbidden(ownership, client, post.markets, regions)
+            raise InputRejected(INVALID_ITEM, [*faults, *ownership.faults(post.markets), *posts.duplicates(text)])
+        require_platform(client, post.platform, "/platform")
+        require_regions(ownership, client, post.markets, regions)
         item_id, content_hash, content = posts.identity(post, posts.content(post))
         if duplicates := posts.duplicates(text):
-            raise posts.invalid(duplicates)
+            raise InputRejected(INVALID_ITEM, duplicates)
         subject = envelope.subject_of(post.platform, post.kind, post.id)
         submitted = posts.EncodedItemSubmitted(
             item_id=item_id,
@@ -99,7 +92,15 @@ class ItemIntake:
             attributes = Attributes(event_id, ITEM_SUBMITTED, SOURCE, received_at, subject, region, event_id)
             event_ids.append(event_id)
             records.append(to_record(self._topics[region], envelope.encode(attributes, submitted)))
-        return PreparedItem(item_id, subject, post.version, content_hash, regions, event_ids, records)
+        return PreparedItem(
+            item_id=item_id,
+            subject=subject,
+            version=post.version,
+            content_hash=content_hash,
+            regions=regions,
+            event_ids=event_ids,
+            records=records,
+        )
 
     def _all_faults(self, ownership: MarketOwnership, malformed: MalformedItem, text: bytes) -> list[Fault]:
         if malformed.rest is None:
@@ -108,24 +109,15 @@ class ItemIntake:
         return malformed.faults + [fault for fault in others if fault.pointer.split("/")[1] not in malformed.fields]
 
 
-def forbidden(
+def require_regions(
     ownership: MarketOwnership, client: Principal, markets: Sequence[str], regions: Sequence[str]
-) -> InputRejected:
-    """403: the client may not act in every region that owns one of the markets."""
-    allowed = ", ".join(sorted(client.regions)) or "no region"
+) -> None:
+    """Raises InputRejected unless the client may act in every region that owns one of the markets."""
     faults = []
     for region in regions:
         if not client.may_act_in(region):
             index = ownership.first_market_of(region, markets)
-            detail = (
-                f"market {markets[index]!r} belongs to region {region!r}; client {client.name!r} may act in {allowed}"
-            )
+            detail = f"market {markets[index]!r} belongs to region {region!r}; {may_act_in(client)}"
             faults.append(Fault(f"/markets/{index}", detail))
-    return InputRejected(403, "region-not-allowed", "The key may not act in this region", faults)
-
-
-def forbidden_platform(client: Principal, platform: str, pointer: str = "/platform") -> InputRejected:
-    """403: the client may not act for the platform."""
-    allowed = ", ".join(sorted(client.platforms)) or "no platform"
-    detail = f"client {client.name!r} may act for {allowed}, not for {platform!r:.63}"
-    return InputRejected(403, "platform-not-allowed", "The key may not act for this platform", [Fault(pointer, detail)])
+    if faults:
+        raise InputRejected(REGION_NOT_ALLOWED, faults)

@@ -119,31 +119,11 @@ class ItemBody(Body):
         ),
     ]
 
-    model_config = example(
-        {
-            "platform": "shop",
-            "kind": "product",
-            "id": "B000051ZOA",
-            "version": 1,
-            "reference": "import-2026-05-01",
-            "markets": ["DE", "FR"],
-            "language": "de",
-            "title": "Koss EQ50 Stereo-Equalizer",
-            "text": "Drei Bänder, mit Clip.",
-            "category": "Elektronik/Audio",
-            "brand": "Koss",
-            "gtin": "4006381333931",
-            "attributes": {"color": "black"},
-            "media": ["https://img.example/eq50.jpg"],
-            "price": {"amount_minor": 1265, "currency": "EUR"},
-            "seller": {
-                "id": "s-17",
-                "name": "Audio GmbH",
-                "country": "DE",
-                "age_days": 900,
-                "listings": 120,
-                "rejected": 1,
-            },
-            "scores": {"counterfeit": 0.02},
-        }
-    )
+    model_config = example("""{
+        "platform": "shop", "kind": "product", "id": "B000051ZOA", "version": 1, "reference": "import-2026-05-01",
+        "markets": ["DE", "FR"], "language": "de", "title": "Koss EQ50 Stereo-Equalizer",
+        "text": "Drei Bänder, mit Clip.", "category": "Elektronik/Audio", "brand": "Koss", "gtin": "4006381333931",
+        "attributes": {"color": "black"}, "media": ["https://img.example/eq50.jpg"],
+        "price": {"amount_minor": 1265, "currency": "EUR"}, "scores": {"counterfeit": 0.02},
+        "seller": {"id": "s-17", "name": "Audio GmbH", "country": "DE", "age_days": 900, "listings": 120, "rejected": 1}
+    }""")

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from services.intake.errors import PLATFORM_NOT_ALLOWED, require_platform, require_region
 from services.intake.items import long_poll
 from services.intake.items.domain.status import Status, StatusFacts, status, submitted_to
 from services.intake.items.domain.status import platform as platform_of
-from services.intake.items.handlers import forbidden_platform
 from services.intake.items.long_poll import LongPoll
 from services.intake.items.store import ItemCursor, ItemFilter, ItemStatusStore
 from services.intake.items.views import (
@@ -32,7 +32,6 @@ from shared.http.problems import Problem
 from shared.http.queries import encode_cursor
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Transient
-from shared.validation.faults import Fault, InputRejected
 
 READ: Final = "items:read"
 _FINAL: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, Status.WITHDRAWN, Status.DEAD_LETTERED})
@@ -80,15 +79,9 @@ class ItemQueries:
         The method sets the regions and platforms of the caller in `wanted`.
         """
         for region in wanted.regions:
-            if region not in self._regions:
-                detail = f"{region!r:.60} is not one of {', '.join(self._regions)}"
-                raise InputRejected(422, "invalid-request", "Invalid request", [Fault("/query/region", detail)])
-            if not client.may_act_in(region):
-                detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
-                title = "The key may not act in this region"
-                raise InputRejected(403, "region-not-allowed", title, [Fault("/query/region", detail)])
-        if wanted.platform is not None and not client.may_act_for(wanted.platform):
-            raise forbidden_platform(client, wanted.platform, "/query/platform")
+            require_region(client, region, self._regions)
+        if wanted.platform is not None:
+            require_platform(client, wanted.platform, "/query/platform")
         wanted = wanted._replace(
             regions=wanted.regions or self.regions(client),
             platforms=None if ANY in client.platforms else sorted(client.platforms),
@@ -116,9 +109,7 @@ class ItemQueries:
         """The totals in the caller's regions. Raises InputRejected for a caller that is limited to platforms."""
         if ANY not in client.platforms:
             own = ", ".join(sorted(client.platforms))
-            detail = f"totals include every platform; client {client.name!r} may act for {own}"
-            title = "The key may not act for this platform"
-            raise InputRejected(403, "platform-not-allowed", title, [Fault("", detail)])
+            raise PLATFORM_NOT_ALLOWED(f"totals include every platform; client {client.name!r} may act for {own}")
         regions = self.regions(client)
         lag = self.lag(await self._statuses.handled_until(), regions)
         totals = await self._statuses.totals()

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,7 +21,7 @@ from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
-from services.intake.items.views import ItemReceiptView, fast_receipt, region_receipts
+from services.intake.items.views import fast_receipt
 from services.intake.problems import OVERLOADED, problem_of
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import charge, record_refused
@@ -87,18 +88,9 @@ class ItemSubmission:
         receipt = fast_receipt(item)
         if status is None:
             return json_response(receipt, 202)
-        view = ItemReceiptView(
-            item_id=item.item_id,
-            subject=item.subject,
-            version=item.version,
-            content_hash=item.content_hash,
-            regions=region_receipts(item.regions, item.event_ids),
-            status_url=receipt.status_url,
-            status=status,
-        )
-        text = view.model_dump_json(exclude_defaults=True)
-        headers = {"Preference-Applied": f"wait={seconds}"}
-        return Response(text, 202, headers=headers, media_type="application/json")
+        encoded = msgspec.Raw(status.model_dump_json(exclude_defaults=True).encode())
+        receipt = msgspec.structs.replace(receipt, status=encoded)
+        return json_response(receipt, 202, {"Preference-Applied": f"wait={seconds}"})
 
     async def post_batch(self, request: Request) -> Response:
         """`POST /v1/items/batch`."""

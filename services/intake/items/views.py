@@ -1,5 +1,6 @@
 """The REST views of items."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -8,7 +9,6 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from services.intake.items.domain.status import (
-    DecisionFact,
     Status,
     StatusFacts,
     conflict,
@@ -22,34 +22,23 @@ from services.intake.items.domain.status import (
 from services.intake.items.domain.status import subject as subject_of
 from services.intake.items.handlers import PreparedItem
 from services.intake.items.withdrawals import PreparedWithdrawal
+from services.intake.publishing.regions import Publishable
 from shared.auth.principal import Principal
 from shared.http.models import View, example
 
 ITEM_ID: Final = "9f6f2d1c-6f0b-5c8e-9a37-0f5d2b7c1e44"
-_SUBJECT: Final = "shop:product:B000051ZOA"
 _RECEIPT: Final[dict[str, Any]] = {
     "item_id": ITEM_ID,
-    "subject": _SUBJECT,
+    "subject": "shop:product:B000051ZOA",
     "regions": {"eu": {"event_id": "1d1a4a52-0b8e-5b0a-8c55-3f1f4e0e9a10"}},
     "status_url": f"/v1/items/{ITEM_ID}",
 }
-_ITEM: Final[dict[str, Any]] = {
-    "item_id": ITEM_ID,
-    "subject": _SUBJECT,
-    "version": 1,
-    "reference": "import-2026-05-01",
-    "received_at": "2026-05-01T09:30:00.000Z",
-    "regions": {
-        "eu": {
-            "status": "in_review",
-            "updated_at": "2026-05-01T09:30:00.120Z",
-            "queue": "electronics",
-            "due_at": "2026-05-01T13:30:00.000Z",
-            "verdict": "review",
-            "case_id": "c41a9f7e-1d0d-5d8a-b2d4-77f2a9a0c001",
-        }
-    },
-}
+_ITEM: Final[dict[str, Any]] = json.loads("""{
+    "item_id": "9f6f2d1c-6f0b-5c8e-9a37-0f5d2b7c1e44", "subject": "shop:product:B000051ZOA", "version": 1,
+    "reference": "import-2026-05-01", "received_at": "2026-05-01T09:30:00.000Z",
+    "regions": {"eu": {"status": "in_review", "updated_at": "2026-05-01T09:30:00.120Z", "queue": "electronics",
+        "due_at": "2026-05-01T13:30:00.000Z", "verdict": "review", "case_id": "c41a9f7e-1d0d-5d8a-b2d4-77f2a9a0c001"}}
+}""")
 PROJECTION: Final = {"lag_seconds": 0.4}
 
 
@@ -170,7 +159,7 @@ class SubjectVersionsView(View):
     next: str | None
     projection: ProjectionView
 
-    model_config = example({"subject": _SUBJECT, "versions": [_ITEM], "next": None, "projection": PROJECTION})
+    model_config = example({"subject": _ITEM["subject"], "versions": [_ITEM], "next": None, "projection": PROJECTION})
 
 
 class ItemTotalsView(View):
@@ -185,7 +174,7 @@ class ItemTotalsView(View):
 
 
 class FastReceipt(msgspec.Struct, frozen=True):
-    """An `ItemReceiptView` without a status, as the hot path encodes it."""
+    """An `ItemReceiptView` as the hot path encodes it."""
 
     item_id: str
     subject: str
@@ -193,10 +182,11 @@ class FastReceipt(msgspec.Struct, frozen=True):
     content_hash: str
     regions: dict[str, dict[str, str]]
     status_url: str
+    status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def fast_receipt(item: PreparedItem) -> FastReceipt:
-    """The receipt of an accepted item."""
+    """The receipt of an accepted item, without a status."""
     regions = {region: {"event_id": event} for region, event in zip(item.regions, item.event_ids, strict=True)}
     url = f"/v1/items/{item.item_id}"
     return FastReceipt(item.item_id, item.subject, item.version, item.content_hash, regions, url)
@@ -207,14 +197,15 @@ def withdrawal_receipt(withdrawal: PreparedWithdrawal) -> WithdrawalReceiptView:
     return WithdrawalReceiptView(
         item_id=withdrawal.item_id,
         subject=withdrawal.subject,
-        regions=region_receipts(withdrawal.regions, withdrawal.event_ids),
+        regions=region_receipts(withdrawal),
         status_url=f"/v1/items/{withdrawal.item_id}",
     )
 
 
-def region_receipts(regions: tuple[str, ...], event_ids: list[str]) -> dict[str, RegionReceiptView]:
+def region_receipts(published: Publishable) -> dict[str, RegionReceiptView]:
     """The published events by region."""
-    return {region: RegionReceiptView(event_id=event) for region, event in zip(regions, event_ids, strict=True)}
+    events = zip(published.regions, published.event_ids, strict=True)
+    return {region: RegionReceiptView(event_id=event) for region, event in events}
 
 
 def item_fields(item_id: str, known: Mapping[str, StatusFacts], reader: Principal) -> dict[str, Any]:
@@ -234,19 +225,21 @@ def item_fields(item_id: str, known: Mapping[str, StatusFacts], reader: Principa
     }
 
 
+def case_fields(facts: StatusFacts) -> dict[str, Any]:
+    """The fields of a view that describe the case and its decision."""
+    opened = {} if facts.opened is None else msgspec.structs.asdict(facts.opened)
+    return {**opened, "decision": facts.decision}
+
+
 def _region_view(facts: StatusFacts) -> ItemRegionView:
-    opened, decision, withdrawal = facts.opened, facts.decision, facts.withdrawal
-    return ItemRegionView(
-        status=status(facts),
-        updated_at=updated_at(facts),
-        queue=opened.queue if opened else "",
-        due_at=opened.due_at if opened else "",
-        verdict=opened.verdict if opened else "",
-        case_id=opened.case_id if opened else "",
-        decision=None if decision is None else decision_view(decision),
-        reason=_reason(facts),
-        withdrawn_at=withdrawal.at if withdrawal else "",
-    )
+    view = {
+        **case_fields(facts),
+        "status": status(facts),
+        "updated_at": updated_at(facts),
+        "reason": _reason(facts),
+        "withdrawn_at": facts.withdrawal.at if facts.withdrawal else "",
+    }
+    return ItemRegionView.model_validate(view)
 
 
 def _reason(facts: StatusFacts) -> str:
@@ -255,17 +248,3 @@ def _reason(facts: StatusFacts) -> str:
     if letter := dead_letter_of(facts):
         return letter.reason
     return f"superseded by {facts.superseded.by}" if facts.superseded else ""
-
-
-def decision_view(decision: DecisionFact) -> ItemDecisionView:
-    """A decision as a view."""
-    return ItemDecisionView(
-        decision_id=decision.decision_id,
-        action=decision.action,
-        reasons=decision.reasons,
-        automated=decision.automated,
-        policy_set=decision.policy_set,
-        decided_at=decision.decided_at,
-        reviewer=decision.reviewer,
-        team=decision.team,
-    )

@@ -8,23 +8,21 @@ status projection, read with `services.intake.items.read_your_writes`.
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import msgspec
-
-from services.intake.errors import UnknownObject
+from services.intake.errors import REGION_NOT_ALLOWED, UnknownObject, may_act_in
 from services.intake.items.domain import status
 from services.intake.items.domain.status import StatusFacts
 from services.intake.items.handlers import ItemIntake
 from services.intake.items.read_your_writes import ReadYourWrites
-from services.intake.publishing.regions import SOURCE
+from services.intake.publishing.regions import SOURCE, Publishable
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
-from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import RejectionType
 
+REGION_NOT_SERVED: Final = RejectionType("region-not-served", 422, "The region is not served here")
 MAX_REASON: Final = 500  # characters
 
 
@@ -34,14 +32,10 @@ class ItemLookup(Protocol):
     async def of_item(self, item_id: str) -> dict[str, StatusFacts]: ...
 
 
-class PreparedWithdrawal(msgspec.Struct, frozen=True, gc=False):
-    """A withdrawal and its record for each region; it is accepted when Kafka has acknowledged all records."""
+class PreparedWithdrawal(Publishable, frozen=True, kw_only=True, gc=False):
+    """A valid withdrawal."""
 
     item_id: str
-    subject: str
-    regions: tuple[str, ...]
-    event_ids: list[str]
-    records: list[Record]
 
 
 class Withdrawals:
@@ -89,15 +83,12 @@ class Withdrawals:
         regions = tuple(sorted(status.submitted_to(known)))
         for region in regions:
             if not client.may_act_in(region):
-                allowed = ", ".join(sorted(client.regions))
-                detail = f"the item was submitted to region {region!r} too; client {client.name!r} may act in {allowed}"
-                raise InputRejected(
-                    403, "region-not-allowed", "The key may not act in this region", [Fault("", detail)]
-                )
+                raise REGION_NOT_ALLOWED(f"the item was submitted to region {region!r} too; {may_act_in(client)}")
             if region not in self._read_your_writes.regions:
                 serves = ", ".join(self._read_your_writes.regions)
-                detail = f"the item was submitted to region {region!r}; this service accepts items for {serves}"
-                raise InputRejected(422, "region-not-served", "The region is not served here", [Fault("", detail)])
+                raise REGION_NOT_SERVED(
+                    f"the item was submitted to region {region!r}; this service accepts items for {serves}"
+                )
         subject = status.subject(known)
         platform, kind, subject_id = subject.split(":", 2)
         now = to_text(self._clock.now())
@@ -119,7 +110,9 @@ class Withdrawals:
             attributes = Attributes(event_id, ITEM_WITHDRAWN, SOURCE, now, subject, region, submitted, submitted)
             event_ids.append(event_id)
             records.append(to_record(topics.submissions(region), envelope.encode(attributes, withdrawn)))
-        return PreparedWithdrawal(item_id, subject, regions, event_ids, records)
+        return PreparedWithdrawal(
+            item_id=item_id, subject=subject, regions=regions, event_ids=event_ids, records=records
+        )
 
 
 def _is_found(known: Mapping[str, StatusFacts], client: Principal) -> bool:

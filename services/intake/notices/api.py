@@ -15,52 +15,20 @@ from services.intake.items.api import ENCODED_BODY, FORBIDDEN, TheQueries
 from services.intake.items.domain import status
 from services.intake.items.queries import ItemQueries, not_found, uuid_of
 from services.intake.items.views import ProjectionView
+from services.intake.notices import views
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.appeals import AppealPost
+from services.intake.notices.domain.appeals import INADMISSIBLE, INVALID_APPEAL, AppealPost
 from services.intake.notices.domain.complaint_status import APPEAL, NOTICE, ComplaintFacts
-from services.intake.notices.domain.notices import MAX_BODY_BYTES, NoticePost
+from services.intake.notices.domain.notices import INVALID_NOTICE, MAX_BODY_BYTES, NoticePost
 from services.intake.notices.handlers import Appeals, Notices
 from services.intake.notices.models import AppealBody, NoticeBody
 from services.intake.notices.store import ComplaintStore
-from services.intake.notices.views import (
-    APPEAL_ID,
-    NOTICE_ID,
-    AppealReceiptView,
-    AppealView,
-    NoticeReceiptView,
-    NoticeView,
-    appeal_receipt,
-    appeal_view,
-    notice_receipt,
-    notice_view,
-)
 from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
-from shared.http.problems import NOT_READY, ProblemType, not_ready, problems
+from shared.http.problems import NOT_READY, not_ready, problems
 from shared.http.route import Available, Handle
-
-_INVALID_NOTICE: Final = ProblemType(
-    "invalid-notice", 422, "The notice is invalid", "/reporter/email: is required, except for ground 'csam'"
-)
-_INVALID_APPEAL: Final = ProblemType(
-    "invalid-appeal", 422, "The appeal is invalid", "/explanation: expected at least 20 characters"
-)
-_WINDOW_CLOSED: Final = ProblemType(
-    "appeal-window-closed",
-    422,
-    "The appeal window has ended",
-    "/decision_id: the decision was made at 2026-05-01T09:30:00.000Z; its appeal window ended.",
-)
-_INADMISSIBLE: Final = (
-    _WINDOW_CLOSED,
-    ProblemType("undecided", 409, "No decision yet", "/item_id: item 9a03 has no decision that could be contested"),
-    ProblemType("decision-replaced", 409, "The decision was replaced", "/decision_id: decision 4ce3 was replaced."),
-    ProblemType("appeal-open", 409, "Another appeal is open", "/decision_id: another appeal is not decided yet"),
-    ProblemType("appeal-answered", 409, "An earlier appeal was decided", "/decision_id: an earlier appeal upheld it"),
-    ProblemType("reference-used", 409, "The reference is already used", "/reference: belongs to another appeal"),
-)
 
 
 class _CountingRoute(DocumentRoute):
@@ -114,12 +82,12 @@ def _caller(scope: str) -> Any:
     " markets has the notice, acknowledged by all in-sync replicas. The client's `reference` identifies it: a"
     " repetition gets the same response. The notice becomes a case that reviewers decide; authorities and trusted"
     f" flaggers have priority. A body has at most {MAX_BODY_BYTES // 1024} KiB.",
-    responses=problems(*ENCODED_BODY, *FORBIDDEN, _INVALID_NOTICE, OVERLOADED),
+    responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_NOTICE, OVERLOADED),
 )
 async def post_notice(
     client: Annotated[Principal, _caller("notices:write")], notices: TheNotices, body: Document[NoticeBody]
-) -> NoticeReceiptView:
-    return notice_receipt(await notices.take(body.parsed(NoticePost), client))
+) -> views.NoticeReceiptView:
+    return views.notice_receipt(await notices.take(body.parsed(NoticePost), client))
 
 
 @router.get(
@@ -135,10 +103,10 @@ async def get_notice(
     client: Annotated[Principal, _caller("notices:read")],
     queries: TheQueries,
     complaints: TheComplaints,
-    notice_id: Annotated[str, Path(description="From the receipt", examples=[NOTICE_ID])],
-) -> NoticeView:
+    notice_id: Annotated[str, Path(description="From the receipt", examples=[views.NOTICE_ID])],
+) -> views.NoticeView:
     found = await _find(NOTICE, notice_id, client, queries, complaints)
-    return notice_view(found[0], found[1], client, found[2])
+    return views.notice_view(found[0], found[1], client, found[2])
 
 
 @router.post(
@@ -154,12 +122,12 @@ async def get_notice(
     " gets the same response. For an unknown decision the call waits for the status projection, for at most 5"
     " seconds: `404` is certain, `503` means that the state is not known yet. `409`: there is no decision yet, it was"
     " replaced, another appeal against it is open or was decided, or the reference belongs to another appeal.",
-    responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *_INADMISSIBLE, _INVALID_APPEAL, OVERLOADED),
+    responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *INADMISSIBLE, INVALID_APPEAL, OVERLOADED),
 )
 async def post_appeal(
     client: Annotated[Principal, _caller("appeals:write")], appeals: TheAppeals, body: Document[AppealBody]
-) -> AppealReceiptView:
-    return appeal_receipt(await appeals.take(body.parsed(AppealPost), client))
+) -> views.AppealReceiptView:
+    return views.appeal_receipt(await appeals.take(body.parsed(AppealPost), client))
 
 
 @router.get(
@@ -176,10 +144,10 @@ async def get_appeal(
     client: Annotated[Principal, _caller("appeals:read")],
     queries: TheQueries,
     complaints: TheComplaints,
-    appeal_id: Annotated[str, Path(description="From the receipt", examples=[APPEAL_ID])],
-) -> AppealView:
+    appeal_id: Annotated[str, Path(description="From the receipt", examples=[views.APPEAL_ID])],
+) -> views.AppealView:
     found = await _find(APPEAL, appeal_id, client, queries, complaints)
-    return appeal_view(found[0], found[1], client, found[2])
+    return views.appeal_view(found[0], found[1], client, found[2])
 
 
 async def _find(

@@ -7,32 +7,33 @@ first, both are accepted; the decision service, which has the authoritative stat
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 import msgspec
 
-from services.intake.errors import UnknownObject
+from services.intake.errors import REGION_NOT_ALLOWED, UnknownObject, may_act_in, require_platform
 from services.intake.items.domain import status
-from services.intake.items.handlers import ItemIntake, forbidden, forbidden_platform
+from services.intake.items.handlers import ItemIntake, require_regions
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain import appeals, complaint_status, notices
-from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
+from services.intake.notices.domain.appeals import INVALID_APPEAL, AppealPost, ContestedDecision
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, CaseIdentity, ComplaintFacts
-from services.intake.notices.domain.notices import NoticePost
-from services.intake.publishing.regions import SOURCE
+from services.intake.notices.domain.notices import INVALID_NOTICE, NoticePost
+from services.intake.publishing.regions import SOURCE, Publishable
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
-from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.codes import Codes
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import InputRejected, RejectionType
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
+MISSING_SCOPE: Final = RejectionType("missing-scope", 403, "The key may not do this")
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 
 
@@ -48,15 +49,11 @@ class ComplaintLookup(Protocol):
     async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
 
 
-class PreparedComplaint(msgspec.Struct, frozen=True, gc=False):
-    """A valid notice or appeal and its record for each region. `decision_id` is the contested decision of an appeal."""
+class PreparedComplaint(Publishable, frozen=True, kw_only=True, gc=False):
+    """A valid notice or appeal. `decision_id` is the contested decision of an appeal."""
 
     id: str
-    subject: str
     content_hash: str
-    regions: tuple[str, ...]
-    event_ids: list[str]
-    records: list[Record]
     decision_id: str = ""
 
 
@@ -90,17 +87,12 @@ class Notices:
             raise Transient("No operating model is in force yet.")
         post, faults, _ = notice
         if post is None:
-            raise notices.invalid(faults)
-        found = notice.with_rules(
-            fault for all_of in (notices.faults(post, self._codes), ownership.faults(post.markets)) for fault in all_of
-        )
-        if found:
-            raise notices.invalid(found)
-        if not client.may_act_for(post.platform):
-            raise forbidden_platform(client, post.platform)
+            raise InputRejected(INVALID_NOTICE, faults)
+        if found := notice.with_rules(chain(notices.faults(post, self._codes), ownership.faults(post.markets))):
+            raise InputRejected(INVALID_NOTICE, found)
+        require_platform(client, post.platform, "/platform")
         regions = ownership.regions(post.markets)
-        if not all(map(client.may_act_in, regions)):
-            raise forbidden(ownership, client, post.markets, regions)
+        require_regions(ownership, client, post.markets, regions)
         subject, said = notices.subject_of(post), notices.content(post)
         submitted = NoticeSubmitted(
             notice_id=ids.notice_id(client.name, subject, post.reference),
@@ -120,7 +112,14 @@ class Notices:
             about = Attributes(event_id, NOTICE_SUBMITTED, SOURCE, submitted.received_at, subject, region, event_id)
             event_ids.append(event_id)
             records.append(to_record(topics.submissions(region), envelope.encode(about, submitted)))
-        return PreparedComplaint(submitted.notice_id, subject, submitted.content_hash, regions, event_ids, records)
+        return PreparedComplaint(
+            id=submitted.notice_id,
+            subject=subject,
+            content_hash=submitted.content_hash,
+            regions=regions,
+            event_ids=event_ids,
+            records=records,
+        )
 
 
 class Appeals:
@@ -152,9 +151,10 @@ class Appeals:
         """
         post, faults, _ = appeal
         if post is None or (found := appeal.with_rules(appeals.faults(post, self._codes))):
-            raise appeals.invalid(faults if post is None else found)
+            raise InputRejected(INVALID_APPEAL, faults if post is None else found)
         if post.appellant.kind == "seller" and SPEAKS_FOR_SELLERS not in client.scopes:
-            raise _not_for_sellers(client)
+            detail = f"appeals of sellers need the scope {SPEAKS_FOR_SELLERS!r}; client {client.name!r} may only appeal"
+            raise MISSING_SCOPE(f"{detail} as the notifier of its own notices", "/appellant/kind")
         contested = await self._find(post, client)
         prepared = self._prepare(post, contested, client)
         before = (await self._complaints.of(APPEAL, prepared.id)).get(contested.region)
@@ -195,8 +195,7 @@ class Appeals:
         if found is not None:
             return found
         if name != "decision_id" and not regions.isdisjoint(await case_facts(_TYPE_OF[name], given)):
-            detail = f"{what} {given} has no decision that could be contested"
-            raise InputRejected(409, "undecided", "No decision yet", [Fault(f"/{name}", detail)])
+            raise appeals.UNDECIDED(f"{what} {given} has no decision that could be contested", f"/{name}")
         condition = " that can be contested" if name == "decision_id" else ""
         raise UnknownObject(f"No {what} {given}{condition} is known to this key, in its regions and for its platforms.")
 
@@ -212,11 +211,8 @@ class Appeals:
             submission = None if before is None else before.case.submission
             if submission is not None and submission.content_hash == appeals.content_hash(post):
                 return region
-        name, _ = appeals.named(post)
-        detail = (
-            f"the {_TYPE_OF[name]} was submitted to {', '.join(regions)}: name the region of the contested decision"
-        )
-        raise appeals.invalid([Fault("/region", detail)])
+        submitted = f"the {_TYPE_OF[appeals.named(post)[0]]} was submitted to {', '.join(regions)}"
+        raise INVALID_APPEAL(f"{submitted}: name the region of the contested decision", "/region")
 
     def _regions(self, post: AppealPost, client: Principal) -> set[str]:
         """The regions that can have the decision; raises InputRejected for a region that is forbidden or not served."""
@@ -224,15 +220,9 @@ class Appeals:
         if not post.region:
             return {region for region in served if client.may_act_in(region)}
         if not client.may_act_in(post.region):
-            allowed = ", ".join(sorted(client.regions)) or "no region"
-            detail = f"client {client.name!r} may act in {allowed}"
-            raise InputRejected(
-                403, "region-not-allowed", "The key may not act in this region", [Fault("/region", detail)]
-            )
+            raise REGION_NOT_ALLOWED(may_act_in(client), "/region")
         if post.region not in served:
-            raise appeals.invalid(
-                [Fault("/region", f"{post.region!r} is not served here; expected one of {', '.join(served)}")]
-            )
+            raise INVALID_APPEAL(f"{post.region!r} is not served here; expected one of {', '.join(served)}", "/region")
         return {post.region}
 
     async def _require_admissible(self, post: AppealPost, contested: ContestedDecision, appeal_id: str) -> None:
@@ -244,16 +234,13 @@ class Appeals:
                 continue
             state, decision = complaint_status.status_of(facts), facts.case.decision
             if state in OPEN:
-                detail = f"another appeal about decision {decision_id} is not decided yet"
-                raise InputRejected(409, "appeal-open", "Another appeal is open", [Fault(f"/{name}", detail)])
+                raise appeals.APPEAL_OPEN(f"another appeal about decision {decision_id} is not decided yet", f"/{name}")
             if decision is not None and decision.action == "overturn":  # its replacement is not in the status yet
                 detail = f"an appeal about decision {decision_id} succeeded: contest the decision that replaces it"
                 raise appeals.replaced(post, detail)
             if decision is not None:
                 detail = f"an earlier appeal upheld decision {decision_id}; a decision can be contested only once"
-                raise InputRejected(
-                    409, "appeal-answered", "An earlier appeal was decided", [Fault(f"/{name}", detail)]
-                )
+                raise appeals.APPEAL_ANSWERED(detail, f"/{name}")
 
     def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Principal) -> PreparedComplaint:
         region, subject = contested.region, contested.facts.subject
@@ -271,26 +258,18 @@ class Appeals:
             regions=[region],
             appeal=said,
         )
-        event_id = ids.event_id(submitted.appeal_id, APPEAL_SUBMITTED, region)
-        attributes = Attributes(
-            event_id,
-            APPEAL_SUBMITTED,
-            SOURCE,
-            submitted.received_at,
-            subject,
-            region,
-            contested.first_event,
-            contested.decided_by_event,
-        )
+        event_id, time = ids.event_id(submitted.appeal_id, APPEAL_SUBMITTED, region), submitted.received_at
+        causes = contested.first_event, contested.decided_by_event
+        attributes = Attributes(event_id, APPEAL_SUBMITTED, SOURCE, time, subject, region, *causes)
         record = to_record(topics.submissions(region), envelope.encode(attributes, submitted))
         return PreparedComplaint(
-            submitted.appeal_id,
-            subject,
-            submitted.content_hash,
-            (region,),
-            [event_id],
-            [record],
-            contested.decision.decision_id,
+            id=submitted.appeal_id,
+            subject=subject,
+            content_hash=submitted.content_hash,
+            regions=(region,),
+            event_ids=[event_id],
+            records=[record],
+            decision_id=contested.decision.decision_id,
         )
 
     @staticmethod
@@ -300,7 +279,7 @@ class Appeals:
         assert before.case.submission is not None  # noqa: S101 - it was asked
         if before.case.submission.content_hash != prepared.content_hash:
             detail = "this reference belongs to another appeal about the subject; choose another reference"
-            raise InputRejected(409, "reference-used", "The reference is already used", [Fault("/reference", detail)])
+            raise appeals.REFERENCE_USED(detail, "/reference")
         contested = before.contested
         return prepared if contested is None else msgspec.structs.replace(prepared, decision_id=contested.decision_id)
 
@@ -311,14 +290,6 @@ def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str,
     if not client.may_act_for(status.platform(known)):
         return False
     return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())
-
-
-def _not_for_sellers(client: Principal) -> InputRejected:
-    detail = (
-        f"appeals of sellers need the scope {SPEAKS_FOR_SELLERS!r}, which client {client.name!r} does not have; it may"
-        " appeal as the notifier of its own notices"
-    )
-    return InputRejected(403, "missing-scope", "The key may not do this", [Fault("/appellant/kind", detail)])
 
 
 def _contested_by_id(

@@ -1,34 +1,28 @@
 """The REST models of submitted notices and appeals."""
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Field
 
 from services.intake.items.models import Kind, Markets, Platform, SubjectId, WebAddress
-from services.intake.notices.domain.notices import MAX_EXPLANATION, MIN_EXPLANATION, Ground
+from services.intake.notices.domain.notices import CATEGORIES, MAX_EXPLANATION, MIN_EXPLANATION
 from shared.http.documents import DocumentBody
 from shared.http.models import Body, example
 
+if TYPE_CHECKING:
+    Ground: TypeAlias = str
+else:
+    Ground = Literal[tuple(CATEGORIES)]
 PersonName: TypeAlias = Annotated[str, Field(max_length=200)]
 Email: TypeAlias = Annotated[str, Field(max_length=254, description="RFC 5321")]
 OwnReference: TypeAlias = Annotated[str, Field(max_length=200, description="The person's own reference")]
+_REASON: Final = "The reason; white space at its ends does not count"
 Explanation: TypeAlias = Annotated[
-    str,
-    Field(
-        min_length=MIN_EXPLANATION,
-        max_length=MAX_EXPLANATION,
-        description="The reason; white space at its ends does not count",
-    ),
+    str, Field(min_length=MIN_EXPLANATION, max_length=MAX_EXPLANATION, description=_REASON)
 ]
 Language: TypeAlias = Annotated[str, Field(description="The language of the explanation, BCP 47")]
-Reference: TypeAlias = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=200,
-        description="The client's own id; a repetition with the same reference changes nothing",
-    ),
-]
+_OWN_ID: Final = "The client's own id; a repetition with the same reference changes nothing"
+Reference: TypeAlias = Annotated[str, Field(min_length=1, max_length=200, description=_OWN_ID)]
 _PLACEHOLDER_TEXT = "x" * MIN_EXPLANATION
 
 
@@ -77,21 +71,13 @@ class NoticeBody(DocumentBody):
         "good_faith": True,
         "reference": "x",
     }
-    model_config = example(
-        {
-            "platform": "shop",
-            "kind": "product",
-            "id": "B000051ZOA",
-            "markets": ["DE"],
-            "reporter": {"kind": "user", "name": "Ada Weber", "email": "ada@example.org"},
-            "ground": "counterfeit",
-            "explanation": "Das Gerät trägt unser Zeichen, aber wir haben es nicht hergestellt.",
-            "locations": ["https://shop.example/dp/B000051ZOA"],
-            "good_faith": True,
-            "language": "de",
-            "reference": "report-4711",
-        }
-    )
+    model_config = example("""{
+        "platform": "shop", "kind": "product", "id": "B000051ZOA", "markets": ["DE"],
+        "reporter": {"kind": "user", "name": "Ada Weber", "email": "ada@example.org"}, "ground": "counterfeit",
+        "explanation": "Das Gerät trägt unser Zeichen, aber wir haben es nicht hergestellt.",
+        "locations": ["https://shop.example/dp/B000051ZOA"], "good_faith": true, "language": "de",
+        "reference": "report-4711"
+    }""")
 
 
 class AppellantBody(Body):
@@ -126,12 +112,9 @@ class AppealBody(DocumentBody):
         "explanation": _PLACEHOLDER_TEXT,
         "reference": "x",
     }
-    model_config = example(
-        {
-            "decision_id": "4ce3ba22-5975-5b0e-8896-1de27b443c88",
-            "appellant": {"kind": "seller", "name": "Audio GmbH", "email": "recht@audio.example"},
-            "explanation": "Die Rechnung des Herstellers liegt bei: das Gerät ist echt.",
-            "language": "de",
-            "reference": "complaint-12",
-        }
-    )
+    model_config = example("""{
+        "decision_id": "4ce3ba22-5975-5b0e-8896-1de27b443c88",
+        "appellant": {"kind": "seller", "name": "Audio GmbH", "email": "recht@audio.example"},
+        "explanation": "Die Rechnung des Herstellers liegt bei: das Gerät ist echt.",
+        "language": "de", "reference": "complaint-12"
+    }""")

@@ -4,11 +4,10 @@ from typing import Any, Final
 
 from services.intake.items.domain import status
 from services.intake.items.views import (
-    PROJECTION,
     ItemDecisionView,
     ProjectionView,
     RegionReceiptView,
-    decision_view,
+    case_fields,
     region_receipts,
 )
 from services.intake.notices.domain import complaint_status
@@ -82,24 +81,13 @@ class NoticeView(View):
     projection: ProjectionView
     conflict: bool = False
 
-    model_config = example(
-        {
-            "notice_id": NOTICE_ID,
-            "subject": "shop:product:B000051ZOA",
-            "reference": "report-4711",
-            "received_at": "2026-05-01T09:30:00.000Z",
-            "regions": {
-                "eu": {
-                    "status": "in_review",
-                    "updated_at": "2026-05-01T09:30:00.120Z",
-                    "queue": "notices",
-                    "due_at": "2026-05-01T21:30:00.000Z",
-                    "case_id": "174614d6-7cdd-5787-b3e1-a5d91978d3a6",
-                }
-            },
-            "projection": PROJECTION,
-        }
-    )
+    model_config = example("""{
+        "notice_id": "7e4bc627-fa72-5a5e-917f-7b7efa0040ba", "subject": "shop:product:B000051ZOA",
+        "reference": "report-4711", "received_at": "2026-05-01T09:30:00.000Z",
+        "regions": {"eu": {"status": "in_review", "updated_at": "2026-05-01T09:30:00.120Z", "queue": "notices",
+            "due_at": "2026-05-01T21:30:00.000Z", "case_id": "174614d6-7cdd-5787-b3e1-a5d91978d3a6"}},
+        "projection": {"lag_seconds": 0.4}
+    }""")
 
 
 class AppealView(View):
@@ -120,36 +108,17 @@ class AppealView(View):
     notice_id: str = ""
     conflict: bool = False
 
-    model_config = example(
-        {
-            "appeal_id": APPEAL_ID,
-            "subject": "shop:product:B000051ZOA",
-            "reference": "complaint-12",
-            "received_at": "2026-05-01T09:30:00.000Z",
-            "decision_id": _DECISION_ID,
-            "regions": {
-                "eu": {
-                    "status": "decided",
-                    "updated_at": "2026-05-02T08:00:00.000Z",
-                    "queue": "appeals",
-                    "due_at": "2026-05-03T09:30:00.000Z",
-                    "case_id": "8b09c641-313f-5083-874a-814b7e5c2350",
-                    "decision": {
-                        "decision_id": "1b1d5a0e-7a3c-5d0e-9c47-2f6f5d4d7a10",
-                        "action": "overturn",
-                        "reasons": [],
-                        "automated": False,
-                        "policy_set": "ps-3-5f4e3d2c1b0a",
-                        "decided_at": "2026-05-02T08:00:00.000Z",
-                        "reviewer": "r-2",
-                        "team": "in_house",
-                    },
-                }
-            },
-            "projection": PROJECTION,
-            "item_id": "9a034698-7026-5c72-8b10-096759598c7f",
-        }
-    )
+    model_config = example("""{
+        "appeal_id": "149a4e65-0624-56fd-8deb-b5911137fb97", "subject": "shop:product:B000051ZOA",
+        "reference": "complaint-12", "received_at": "2026-05-01T09:30:00.000Z",
+        "decision_id": "4ce3ba22-5975-5b0e-8896-1de27b443c88", "item_id": "9a034698-7026-5c72-8b10-096759598c7f",
+        "regions": {"eu": {"status": "decided", "updated_at": "2026-05-02T08:00:00.000Z", "queue": "appeals",
+            "due_at": "2026-05-03T09:30:00.000Z", "case_id": "8b09c641-313f-5083-874a-814b7e5c2350",
+            "decision": {"decision_id": "1b1d5a0e-7a3c-5d0e-9c47-2f6f5d4d7a10", "action": "overturn", "reasons": [],
+                "automated": false, "policy_set": "ps-3-5f4e3d2c1b0a", "decided_at": "2026-05-02T08:00:00.000Z",
+                "reviewer": "r-2", "team": "in_house"}}},
+        "projection": {"lag_seconds": 0.4}
+    }""")
 
 
 def notice_receipt(notice: PreparedComplaint) -> NoticeReceiptView:
@@ -195,7 +164,7 @@ def _receipt_fields(complaint: PreparedComplaint) -> dict[str, Any]:
     return {
         "subject": complaint.subject,
         "content_hash": complaint.content_hash,
-        "regions": region_receipts(complaint.regions, complaint.event_ids),
+        "regions": region_receipts(complaint),
     }
 
 
@@ -211,14 +180,12 @@ def _complaint_fields(known: dict[str, ComplaintFacts], reader: Principal) -> di
 
 
 def _region_view(facts: ComplaintFacts) -> ComplaintRegionView:
-    case, letter = facts.case, status.dead_letter_of(facts.case)
+    letter = status.dead_letter_of(facts.case)
     closed = facts.closed.reason if facts.closed else ""
-    return ComplaintRegionView(
-        status=complaint_status.status_of(facts),
-        updated_at=complaint_status.status_since(facts),
-        queue=case.opened.queue if case.opened else "",
-        due_at=case.opened.due_at if case.opened else "",
-        case_id=case.opened.case_id if case.opened else "",
-        decision=None if case.decision is None else decision_view(case.decision),
-        reason="" if case.decision is not None else closed or (letter.reason if letter else ""),
-    )
+    view = {
+        **case_fields(facts.case),
+        "status": complaint_status.status_of(facts),
+        "updated_at": complaint_status.status_since(facts),
+        "reason": "" if facts.case.decision is not None else closed or (letter.reason if letter else ""),
+    }
+    return ComplaintRegionView.model_validate(view)

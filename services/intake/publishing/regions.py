@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
+
 from shared.kafka.producer import Record
 from shared.runtime.errors import PiepowderError, Transient
 
 SOURCE: Final = "piepowder/intake"
-
-
 _OVERHEAD: Final = 1_024  # bytes of a queued record besides its value: headers, key, objects
 
 
@@ -54,14 +54,13 @@ class ClusterPublisher(Protocol):
     def put(self, records: Sequence[Record], size: int) -> asyncio.Future[None]: ...
 
 
-class Publishable(Protocol):
-    """Something with one record for each of its regions."""
+class Publishable(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A valid input with an event, as a record, for each of its regions. It is accepted when all are acknowledged."""
 
-    @property
-    def regions(self) -> tuple[str, ...]: ...
-
-    @property
-    def records(self) -> list[Record]: ...
+    subject: str
+    regions: tuple[str, ...]
+    event_ids: list[str]
+    records: list[Record]
 
 
 class _Share(NamedTuple):

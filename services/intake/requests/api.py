@@ -9,26 +9,27 @@ from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.intake.errors import REGION_NOT_ALLOWED, require_region
 from services.intake.items.api import ENCODED_BODY
 from services.intake.items.queries import uuid_of
 from services.intake.problems import OVERLOADED, UNAVAILABLE
 from services.intake.publishing.regions import Overloaded
+from services.intake.requests import views
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import MAX_BODY_BYTES, Draft, DraftKind
-from services.intake.requests.handlers import ANY_VERSION, Requests, Versions
-from services.intake.requests.models import ChangeRequestBody, CommentBody, DraftBody, ReasonBody, RemarkBody
-from services.intake.requests.store import RequestFilter, cursor_of
-from services.intake.requests.views import (
-    REQUEST_ID,
-    CommentView,
-    RequestDetailsView,
-    RequestsView,
-    RequestView,
-    comment_view,
-    details_view,
-    request_view,
-    summary_view,
+from services.intake.requests.handlers import (
+    ANY_VERSION,
+    CHANGED_MEANWHILE,
+    IN_FLIGHT,
+    KEY_REUSED,
+    NOT_FOUND,
+    STALE,
+    Requests,
+    Versions,
 )
+from services.intake.requests.models import ChangeRequestBody, CommentBody, DraftBody, ReasonBody, RemarkBody
+from services.intake.requests.router import INVALID_CHANGE
+from services.intake.requests.store import RequestFilter, cursor_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
@@ -49,49 +50,19 @@ _MAX_CALLS: Final = 16
 _are_tags = re.compile(r'(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*').fullmatch
 _version_tags = re.compile(r'(?<!/)"([0-9]{1,9})"').findall
 
-_NOT_FOUND: Final = ProblemType(
-    "not-found", 404, "No such business request", "No business request '0d9f...' exists in a region of this key."
-)
-_FORBIDDEN: Final = (
-    ProblemType(
-        "region-not-allowed", 403, "The key may not act in this region", "/regions/0: client 'lead' may act in us"
-    ),
-    ProblemType("own-request", 403, "Authors and sponsors may not decide their request", "Another person must decide."),
-    ProblemType("not-own-request", 403, "Only authors and sponsors may withdraw a request", "Reject it instead."),
-)
-_CONFLICTS: Final = (
-    ProblemType(
-        "wrong-state",
-        409,
-        "The request's state does not allow it",
-        "The request is draft, not submitted; possible: submit, withdraw",
-    ),
-    ProblemType(
-        "changed-meanwhile", 409, "The request was changed at the same time", "Read it and send the call again"
-    ),
-    ProblemType("too-many-steps", 409, "The request has too many steps", "It can now only be decided or withdrawn"),
-)
-_IN_FLIGHT: Final = ProblemType("in-flight", 409, "The same call is in progress", "Send the same call again.")
-_STALE: Final = ProblemType(
-    "precondition-failed", 412, "The request has changed", 'The request is at version "3": read this version'
-)
+_FORBIDDEN: Final = (REGION_NOT_ALLOWED, lifecycle.OWN_REQUEST, lifecycle.NOT_OWN_REQUEST)
+_CONFLICTS: Final = (lifecycle.WRONG_STATE, CHANGED_MEANWHILE, lifecycle.TOO_MANY_STEPS)
 _KEY_MISSING: Final = ProblemType(
     "idempotency-key-missing",
     400,
     "Idempotency-Key is missing",
     'Send `Idempotency-Key: "<a text of your choice>"`: with it, a repeated call creates nothing new.',
 )
-_KEY_REUSED: Final = ProblemType(
-    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new request."
-)
 _VERSION_MISSING: Final = ProblemType(
     "precondition-required",
     428,
     "The version is missing",
     'Send the version that you change in `If-Match`, for example "3": the ETag of the response that you read.',
-)
-_INVALID_CHANGE: Final = ProblemType(
-    "unfit-change", 422, "The attached change is invalid", "/change/policy_set/policies/0/when: unknown name"
 )
 _ETAG: Final = {"ETag": {"description": "The quoted version", "schema": {"type": "string"}, "example": '"1"'}}
 
@@ -120,11 +91,11 @@ def _caller(scope: str) -> Any:
 
 
 async def _request_id(
-    request_id: Annotated[str, Path(examples=[REQUEST_ID], json_schema_extra={"format": "uuid"})],
+    request_id: Annotated[str, Path(examples=[views.REQUEST_ID], json_schema_extra={"format": "uuid"})],
 ) -> str:
     """The id of a request; raises a 404 Problem for another text."""
     if (found := uuid_of(request_id)) is None:
-        raise _NOT_FOUND(f"No business request {request_id!r:.60} exists: expected a UUID.")
+        raise NOT_FOUND.with_message(f"No business request {request_id!r:.60} exists: expected a UUID.")
     return found
 
 
@@ -179,17 +150,17 @@ State: TypeAlias = Literal[
     " answer, the change is stored as `unchecked`.",
     response_model_exclude_defaults=True,
     responses=problems(
-        *ENCODED_BODY, _KEY_MISSING, *_FORBIDDEN[:1], _IN_FLIGHT, _KEY_REUSED, _INVALID_CHANGE, OVERLOADED
+        *ENCODED_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE, OVERLOADED
     )
     | {201: {"headers": _ETAG}},
     max_body_size=MAX_BODY_BYTES,
 )
 async def draft(
     client: Author, requests: TheRequests, key: RequiredKey, body: Document[DraftBody], response: Response
-) -> RequestView:
+) -> views.RequestView:
     drafted = await requests.draft(drafts.require_valid(body.parsed(Draft)), client, key)
     response.headers["Location"] = f"/v1/requests/{drafted.request_id}"
-    return request_view(_tagged(response, drafted))
+    return views.request_view(_tagged(response, drafted))
 
 
 @router.get(
@@ -198,7 +169,7 @@ async def draft(
     summary="Business requests, newest first",
     description="Requests with a region of the key.",
     response_model_exclude_defaults=True,
-    responses=problems(*_FORBIDDEN[:1]),
+    responses=problems(REGION_NOT_ALLOWED),
 )
 async def list_requests(
     client: Reader,
@@ -212,18 +183,14 @@ async def list_requests(
     ] = None,
     limit: PageLimit = 50,
     cursor: Cursor = None,
-) -> RequestsView:
-    if region is not None and region not in requests.regions:
-        raise INVALID_REQUEST(f"{region!r:.60} is not one of {', '.join(requests.regions)}", pointer="/query/region")
-    if region is not None and not client.may_act_in(region):
-        detail = f"client {client.name!r} may act in {', '.join(sorted(client.regions))}, not in {region!r}"
-        title = "The key may not act in this region"
-        raise InputRejected(403, "region-not-allowed", title, [Fault("/query/region", detail)])
+) -> views.RequestsView:
+    if region is not None:
+        require_region(client, region, requests.regions)
     regions = None if ANY in client.regions else sorted(client.regions)
     wanted = RequestFilter(regions, state, kind, sponsor, region)
     found = await requests.page(wanted, decode_time_cursor(cursor), limit + 1)
     following = encode_cursor(cursor_of(found[limit - 1])) if len(found) > limit else None
-    return RequestsView(requests=[summary_view(request) for request in found[:limit]], next=following)
+    return views.RequestsView(requests=[views.summary_view(request) for request in found[:limit]], next=following)
 
 
 @router.get(
@@ -232,14 +199,14 @@ async def list_requests(
     summary="A business request with its change, history and comments",
     description="The audit logs of its regions have its events under its `subject`.",
     response_model_exclude_defaults=True,
-    responses=problems(_NOT_FOUND) | {200: {"headers": _ETAG}},
+    responses=problems(NOT_FOUND) | {200: {"headers": _ETAG}},
 )
 async def get_request(
     client: Reader, requests: TheRequests, request_id: RequestId, response: Response
-) -> RequestDetailsView:
+) -> views.RequestDetailsView:
     details = await requests.show(request_id, client)
     _tagged(response, details.request)
-    return details_view(details)
+    return views.details_view(details)
 
 
 @router.patch(
@@ -250,7 +217,7 @@ async def get_request(
     " at once, as in a new draft; an unchecked one is checked again. `If-Match` is required.",
     response_model_exclude_defaults=True,
     responses=problems(
-        *ENCODED_BODY, *_FORBIDDEN[:1], _NOT_FOUND, *_CONFLICTS, _STALE, _INVALID_CHANGE, _VERSION_MISSING, OVERLOADED
+        *ENCODED_BODY, REGION_NOT_ALLOWED, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, _VERSION_MISSING, OVERLOADED
     )
     | {200: {"headers": _ETAG}},
     max_body_size=MAX_BODY_BYTES,
@@ -262,11 +229,11 @@ async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
     versions: ExpectedVersions,
     body: Document[ChangeRequestBody],
     response: Response,
-) -> RequestView:
+) -> views.RequestView:
     if versions is None:
         raise _VERSION_MISSING(_VERSION_MISSING.example, pointer="/header/if-match")
     changed = await requests.change(request_id, lambda draft: _patched(draft, body.value), client, versions)
-    return request_view(_tagged(response, changed))
+    return views.request_view(_tagged(response, changed))
 
 
 @router.post(
@@ -276,7 +243,14 @@ async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
     summary="Comment on a business request",
     description="In any state. The `Idempotency-Key` identifies the comment: a repetition gets the same response.",
     responses=problems(
-        *ENCODED_BODY, _KEY_MISSING, *_FORBIDDEN[:1], _NOT_FOUND, _IN_FLIGHT, _CONFLICTS[2], _KEY_REUSED, OVERLOADED
+        *ENCODED_BODY,
+        _KEY_MISSING,
+        REGION_NOT_ALLOWED,
+        NOT_FOUND,
+        IN_FLIGHT,
+        lifecycle.TOO_MANY_STEPS,
+        KEY_REUSED,
+        OVERLOADED,
     )
     | {201: {"headers": _ETAG}},
     max_body_size=MAX_SMALL_BODY,
@@ -288,11 +262,11 @@ async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
     key: RequiredKey,
     body: Document[CommentBody],
     response: Response,
-) -> CommentView:
+) -> views.CommentView:
     text = drafts.require_comment(_valid(body).text)
     step = await requests.comment(request_id, text, client, key)
     response.headers["ETag"] = f'"{step.version}"'
-    return comment_view(step)
+    return views.CommentView.model_validate(step)
 
 
 def _add_command(command: str, scope: str, summary: str, description: str) -> None:
@@ -306,13 +280,13 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
         versions: ExpectedVersions,
         response: Response,
         body: body_type = None,
-    ) -> RequestView:
+    ) -> views.RequestView:
         reason = "" if body is None else _valid(body).reason.strip()
         if command == lifecycle.SUBMIT:
             found = await requests.submit(request_id, reason, client, versions)
         else:
             found = await requests.act(request_id, command, reason, client, versions)
-        return request_view(_tagged(response, found))
+        return views.request_view(_tagged(response, found))
 
     router.add_api_route(
         f"/{{request_id}}/{command}",
@@ -323,7 +297,7 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
         description=f"From {' or '.join(rule.start)} to {rule.end}. {description} A repetition by the same person gets"
         " the same response.",
         response_model_exclude_defaults=True,
-        responses=problems(*ENCODED_BODY, *_FORBIDDEN, _NOT_FOUND, *_CONFLICTS, _STALE, _INVALID_CHANGE, OVERLOADED)
+        responses=problems(*ENCODED_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, OVERLOADED)
         | {200: {"headers": _ETAG}},
         openapi_extra={"requestBody": {"required": rule.needs_reason}},
         max_body_size=MAX_SMALL_BODY,
@@ -365,7 +339,7 @@ def _tagged(response: Response, request: lifecycle.Request) -> lifecycle.Request
 def _valid(document: Document[Any]) -> Any:
     """The body of a document; raises InputRejected for an invalid one."""
     if document.faults or document.body is None:
-        raise drafts.invalid(document.faults)
+        raise InputRejected(drafts.INVALID_DRAFT, document.faults)
     return document.body
 
 

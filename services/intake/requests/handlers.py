@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from services.intake.errors import REGION_NOT_ALLOWED, may_act_in
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, MarketOwners
 from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, RequestTransition
@@ -22,7 +23,21 @@ from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import Fault, InputRejected, RejectionType
+
+NOT_FOUND: Final = RejectionType(
+    "not-found", 404, "No such business request", "No business request '0d9f...' exists in a region of this key."
+)
+IN_FLIGHT: Final = RejectionType("in-flight", 409, "The same call is in progress", "Send the same call again.")
+CHANGED_MEANWHILE: Final = RejectionType(
+    "changed-meanwhile", 409, "The request was changed at the same time", "Read it and send the call again"
+)
+STALE: Final = RejectionType(
+    "precondition-failed", 412, "The request has changed", 'The request is at version "3": read this version'
+)
+KEY_REUSED: Final = RejectionType(
+    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new request."
+)
 
 ANY_VERSION: Final = -1
 Versions: TypeAlias = Collection[int] | None
@@ -278,7 +293,7 @@ class Requests:
             raise Transient("No operating model is published.")
         found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *missing]
         if found:
-            raise drafts.invalid(found)
+            raise InputRejected(drafts.INVALID_DRAFT, found)
 
     def _now(self) -> str:
         return to_text(self._clock.now())
@@ -287,8 +302,7 @@ class Requests:
     def _exclusive(self, made: str) -> Iterator[None]:
         """Reserve an id for this call; raises InputRejected while another call creates the same object."""
         if made in self._in_progress:
-            detail = "a call with the same Idempotency-Key is in progress; send the same call again in a moment"
-            raise InputRejected(409, "in-flight", "The same call is in progress", [Fault("", detail)])
+            raise IN_FLIGHT("a call with the same Idempotency-Key is in progress; send the same call again in a moment")
         self._in_progress.add(made)
         try:
             yield
@@ -312,17 +326,13 @@ def _may_see(client: Principal, request: Request) -> bool:
 
 
 def _require_regions(client: Principal, regions: Sequence[str]) -> None:
-    allowed = ", ".join(sorted(client.regions)) or "no region"
     faults = [
-        Fault(
-            f"/regions/{index}",
-            f"the request concerns region {region!r:.60}; client {client.name!r} may act in {allowed}",
-        )
+        Fault(f"/regions/{index}", f"the request concerns region {region!r:.60}; {may_act_in(client)}")
         for index, region in enumerate(regions)
         if not client.may_act_in(region)
     ]
     if faults:
-        raise InputRejected(403, "region-not-allowed", "The key may not act in this region", faults)
+        raise InputRejected(REGION_NOT_ALLOWED, faults)
 
 
 def _require_version(request: Request, versions: Versions) -> None:
@@ -333,24 +343,19 @@ def _require_version(request: Request, versions: Versions) -> None:
 def _changed_meanwhile(request: Request, versions: Versions) -> InputRejected:
     if versions is not None and ANY_VERSION not in versions:
         return _stale(request)
-    detail = (
-        f"the request reached version {request.version} while this call was checked; read it and send the call again"
-    )
-    return InputRejected(409, "changed-meanwhile", "The request was changed at the same time", [Fault("", detail)])
+    reached = f"the request reached version {request.version} while this call was checked"
+    return CHANGED_MEANWHILE(f"{reached}; read it and send the call again")
 
 
 def _stale(request: Request) -> InputRejected:
     detail = f'the request is at version "{request.version}": read this version and change it'
-    return InputRejected(412, "precondition-failed", "The request has changed", [Fault("/header/if-match", detail)])
+    return STALE(detail, "/header/if-match")
 
 
 def _no_such(request_id: str) -> InputRejected:
-    detail = f"no business request {request_id!r:.60} exists in a region of this key"
-    return InputRejected(404, "not-found", "No such business request", [Fault("", detail)])
+    return NOT_FOUND(f"no business request {request_id!r:.60} exists in a region of this key")
 
 
 def _key_reused() -> InputRejected:
     detail = "this Idempotency-Key was used with another body; use a new key for a new request"
-    return InputRejected(
-        422, "idempotency-key-reused", "The key was used with another body", [Fault("/header/idempotency-key", detail)]
-    )
+    return KEY_REUSED(detail, "/header/idempotency-key")

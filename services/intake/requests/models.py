@@ -1,6 +1,7 @@
 """The REST models of business requests' bodies."""
 
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+import json
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, create_model
 
@@ -27,35 +28,18 @@ def _pattern(regex: str) -> dict[str, Any]:
 _NOT_BLANK: Final = rf"^[^{CONTROL_CHARACTERS}]*[^\s{CONTROL_CHARACTERS}][^{CONTROL_CHARACTERS}]*$"
 _TITLE: Final = rf"^[^{LINE_BREAKS}]*[^\s{LINE_BREAKS}][^{LINE_BREAKS}]*$"
 _ONE_LINE: Final = _pattern(f"^[^{LINE_BREAKS}]*$")
-Remark: TypeAlias = Annotated[str, Field(max_length=MAX_REMARK, **_pattern(f"^[^{CONTROL_CHARACTERS}]*$"))]
+_TEXT: Final = _pattern(f"^[^{CONTROL_CHARACTERS}]*$")
 
 
-DRAFT_EXAMPLE: Final[dict[str, Any]] = {
-    "title": "Lamps far below their price are looked at",
-    "kind": "policy_change",
-    "sponsor": "moderation-lead",
-    "regions": ["eu"],
-    "markets": ["DE", "FR"],
-    "expected_items_per_day": 1200,
+DRAFT_EXAMPLE: Final[dict[str, Any]] = json.loads("""{
+    "title": "Lamps far below their price are looked at", "kind": "policy_change", "sponsor": "moderation-lead",
+    "regions": ["eu"], "markets": ["DE", "FR"], "expected_items_per_day": 1200,
     "rationale": "Counterfeit lamps are sold at a tenth of the usual price.",
-    "change": {
-        "policy_set": {
-            "policies": [
-                {
-                    "id": "lamps-too-cheap",
-                    "title": "Lamps far below their price",
-                    "when": ['category.startsWith("Home/Lighting")', "price.known && price.minor < 500"],
-                    "verdict": "review",
-                    "reasons": ["COUNTERFEIT"],
-                    "queue": "counterfeit",
-                    "priority": 3,
-                    "markets": ["DE", "FR"],
-                }
-            ],
-            "default_verdict": "approve",
-        }
-    },
-}
+    "change": {"policy_set": {"default_verdict": "approve", "policies": [{
+        "id": "lamps-too-cheap", "title": "Lamps far below their price", "verdict": "review", "queue": "counterfeit",
+        "when": ["category.startsWith(\\"Home/Lighting\\")", "price.known && price.minor < 500"],
+        "reasons": ["COUNTERFEIT"], "priority": 3, "markets": ["DE", "FR"]}]}}
+}""")
 
 
 class DraftBody(DocumentBody):
@@ -64,12 +48,7 @@ class DraftBody(DocumentBody):
     title: Annotated[str, Field(min_length=1, max_length=MAX_TITLE, description="One line", **_pattern(_TITLE))]
     kind: DraftKind
     sponsor: Annotated[
-        str,
-        Field(
-            max_length=100,
-            description="The responsible person, who may not approve it",
-            **_pattern(f"^[^{LINE_BREAKS}]*$"),
-        ),
+        str, Field(max_length=100, description="The responsible person, who may not approve it", **_ONE_LINE)
     ] = ""
     regions: Annotated[
         list[Annotated[str, Field(max_length=31)]],
@@ -83,7 +62,7 @@ class DraftBody(DocumentBody):
     expected_date: Annotated[
         str, Field(description="The start, YYYY-MM-DD", **_pattern(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$"))
     ] = ""
-    rationale: Annotated[str, Field(max_length=MAX_RATIONALE, **_pattern(f"^[^{CONTROL_CHARACTERS}]*$"))] = ""
+    rationale: Annotated[str, Field(max_length=MAX_RATIONALE, **_TEXT)] = ""
     change: Annotated[
         Annotated[ProposedChange, EmbeddedInput()] | None,
         Field(description="A policy set, or complete definitions of regions in the operating model; at most 1 MiB"),
@@ -108,7 +87,7 @@ ChangeRequestBody = create_model("ChangeRequestBody", __base__=_ChangeBase, __do
 class RemarkBody(DocumentBody):
     """An optional reason for a command."""
 
-    reason: Remark = ""
+    reason: Annotated[str, Field(max_length=MAX_REMARK, **_TEXT)] = ""
 
     model_config = example(_REASON)
 

@@ -12,8 +12,11 @@ from shared.contracts import ids
 from shared.contracts.events import ProposedChange
 from shared.http.problems import InputError
 from shared.runtime.errors import Transient
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import Fault, InputRejected, RejectionType
 
+INVALID_CHANGE: Final = RejectionType(
+    "unfit-change", 422, "The attached change is invalid", "/change/policy_set/policies/0/when: unknown name"
+)
 _PATH: Final = "/v1/control/check"
 _SECONDS: Final = httpx.Timeout(30.0, connect=2.0)
 
@@ -58,7 +61,7 @@ class RouterCheck:
         """The difference to the versions in force.
 
         Raises InputRejected with pointers below `/change` for an invalid change, Transient when the router does not
-        response or is overloaded.
+        answer or is overloaded.
         """
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
         try:
@@ -74,9 +77,7 @@ class RouterCheck:
         if response.status_code != 422:
             raise Transient(f"The router did not check the change ({response.status_code}): {rejection.detail}")
         faults = [Fault(f"/change{fault.pointer}", fault.detail) for fault in rejection.errors]
-        raise InputRejected(
-            422, "unfit-change", "The attached change is invalid", faults or [Fault("/change", rejection.detail)]
-        )
+        raise InputRejected(INVALID_CHANGE, faults or [Fault("/change", rejection.detail)])
 
     def _key(self) -> str:
         if self._key_file is None:

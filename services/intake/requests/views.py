@@ -1,12 +1,13 @@
 """The REST views of business requests."""
 
+import json
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import ConfigDict, Field
+from msgspec import structs
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import Request, RequestStep
+from services.intake.requests.domain.lifecycle import ChangeCheck, Mark, Request
 from services.intake.requests.handlers import RequestDetails
 from services.intake.requests.models import DRAFT_EXAMPLE
 from shared.contracts.events import ProposedChange
@@ -32,58 +33,16 @@ _SUMMARY: Final[dict[str, Any]] = {
 _REQUEST: Final[dict[str, Any]] = {
     **_SUMMARY,
     "rationale": DRAFT_EXAMPLE["rationale"],
-    "check": {
-        "verdict": "fits",
-        "checked_at": _MARK["at"],
-        "operating_model": "om-1-0a1b2c3d4e5f",
-        "policy_set": "ps-3-5f4e3d2c1b0a",
-        "differing": 1,
-        "differences": [{"what": "policies/lamps-too-cheap", "how": "added"}],
-    },
+    "check": json.loads("""{
+        "verdict": "fits", "checked_at": "2026-05-01T09:30:00.000Z", "operating_model": "om-1-0a1b2c3d4e5f",
+        "policy_set": "ps-3-5f4e3d2c1b0a", "differing": 1,
+        "differences": [{"what": "policies/lamps-too-cheap", "how": "added"}]
+    }"""),
 }
-_COMMENT: Final = {
-    "comment_id": "5a0f5b8e-6f60-5c69-8a51-9b8c4f3e2d10",
-    "version": 2,
-    "at": "2026-05-01T10:00:00.000Z",
-    "by": "lead-a",
-    "text": "How many of them were wrong?",
-}
-
-
-class _FromStruct(View):
-    model_config = ConfigDict(from_attributes=True)
-
-
-class MarkView(_FromStruct):
-    """The person, time and reason of an action."""
-
-    by: str
-    at: str
-    reason: str = ""
-
-
-class ChangeDifferenceView(_FromStruct):
-    """A part of the operating model or policy set that the change alters: `added`, `removed`, `changed`,
-    `reordered`."""
-
-    what: str
-    how: str
-
-
-class ChangeCheckView(_FromStruct):
-    """The router's check of the attached change: `fits`, `unchecked` (for `reason`), or `nothing` without a change.
-
-    `operating_model` and `policy_set` are the ids of the compared versions, empty where none was in force.
-    `differences` has the first of `differing` differences.
-    """
-
-    verdict: str = lifecycle.NOTHING
-    checked_at: str = ""
-    reason: str = ""
-    operating_model: str = ""
-    policy_set: str = ""
-    differing: int = 0
-    differences: list[ChangeDifferenceView] = Field(default_factory=list)
+_COMMENT: Final = json.loads("""{
+    "comment_id": "5a0f5b8e-6f60-5c69-8a51-9b8c4f3e2d10", "version": 2, "at": "2026-05-01T10:00:00.000Z",
+    "by": "lead-a", "text": "How many of them were wrong?"
+}""")
 
 
 class RequestSummaryView(View):
@@ -106,17 +65,17 @@ class RequestSummaryView(View):
     expected_date: str
     change_hash: str
     check_verdict: str
-    drafted: MarkView
+    drafted: Annotated[Mark, Embedded()]
     updated_at: str
     approvals_needed: int
-    approvals: list[MarkView]
+    approvals: list[Annotated[Mark, Embedded()]]
 
 
 class RequestView(RequestSummaryView):
     """A business request with the router's check of its change."""
 
     rationale: str
-    check: ChangeCheckView
+    check: Annotated[ChangeCheck, Embedded()]
 
     model_config = example(_REQUEST)
 
@@ -175,55 +134,28 @@ class RequestsView(View):
 
 def summary_view(request: Request) -> RequestSummaryView:
     """A request in a list."""
-    return RequestSummaryView(**_summary(request))
+    return RequestSummaryView.model_validate(_fields(request))
 
 
 def request_view(request: Request) -> RequestView:
     """A request without its change and history."""
-    return RequestView(**_request(request))
+    return RequestView.model_validate(_fields(request))
 
 
 def details_view(details: RequestDetails) -> RequestDetailsView:
     """A request with its change, history and comments."""
-    return RequestDetailsView(
-        **_request(details.request),
-        change=None if details.change is None else _decode_change(details.change),
-        history=[
-            StepView(
-                version=step.version,
-                kind=step.kind,
-                at=step.at,
-                by=step.by,
-                reason="" if step.kind == lifecycle.COMMENTED else step.text,
-            )
+    view = {
+        **_fields(details.request),
+        "change": None if details.change is None else _decode_change(details.change),
+        "history": [
+            {**structs.asdict(step), "reason": "" if step.kind == lifecycle.COMMENTED else step.text}
             for step in details.steps
         ],
-        comments=[comment_view(step) for step in details.steps if step.kind == lifecycle.COMMENTED],
-    )
-
-
-def comment_view(step: RequestStep) -> CommentView:
-    """A comment."""
-    return CommentView(comment_id=step.comment_id, version=step.version, at=step.at, by=step.by, text=step.text)
-
-
-def _summary(request: Request) -> dict[str, Any]:
-    content = msgspec.structs.asdict(request.content)
-    del content["rationale"]
-    return {
-        **content,
-        "request_id": request.request_id,
-        "subject": request.subject,
-        "state": request.state,
-        "version": request.version,
-        "check_verdict": request.check.verdict,
-        "drafted": MarkView.model_validate(request.drafted),
-        "updated_at": request.updated_at,
-        "approvals_needed": request.approvals_needed,
-        "approvals": [MarkView.model_validate(mark) for mark in request.approvals],
+        "comments": [step for step in details.steps if step.kind == lifecycle.COMMENTED],
     }
+    return RequestDetailsView.model_validate(view)
 
 
-def _request(request: Request) -> dict[str, Any]:
-    check = ChangeCheckView.model_validate(request.check)
-    return {**_summary(request), "rationale": request.content.rationale, "check": check}
+def _fields(request: Request) -> dict[str, Any]:
+    fields = structs.asdict(request) | structs.asdict(request.content)
+    return fields | {"subject": request.subject, "check_verdict": request.check.verdict}

@@ -20,7 +20,11 @@ from shared.contracts import ids
 from shared.contracts.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 from shared.validation import strict_json
 from shared.validation.codes import Codes
-from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, mismatches, pointer_to
+from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, RejectionType, mismatches, pointer_to
+
+INVALID_ITEM: Final = RejectionType("invalid-item", 422, "The item is invalid", "/markets: is required")
+TOO_LARGE: Final = RejectionType("too-large", 413, "The item is too large")
+MALFORMED_JSON: Final = RejectionType("malformed-json", 400, "The input is not JSON")
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
@@ -239,17 +243,10 @@ def duplicates(text: bytes) -> list[Fault]:
     return list(_duplicates(strict_json.decode_raw(text))) if strict_json.has_duplicates(text) else []
 
 
-def invalid(faults: list[Fault]) -> InputRejected:
-    """422: JSON with these faults."""
-    return InputRejected(422, "invalid-item", "The item is invalid", faults)
-
-
 def too_large(what: str = "the item") -> InputRejected:
-    """413: an item above the size limit."""
-    limit = (
-        f"{what} has more than {MAX_BODY_BYTES // 1024} KiB, which is the limit; leave out data that is not moderated"
-    )
-    return InputRejected(413, "too-large", "The item is too large", [Fault("", limit)])
+    """An item above the size limit."""
+    limit = f"{MAX_BODY_BYTES // 1024} KiB, which is the limit"
+    return TOO_LARGE(f"{what} has more than {limit}; leave out data that is not moderated")
 
 
 def gtin_problem(gtin: str) -> str | None:
@@ -364,4 +361,4 @@ def _malformed_json(text: bytes, error: Exception) -> InputRejected:
         detail = "the input is not JSON: a \\u escape in it is half of a surrogate pair"
     else:
         detail = f"the input is not JSON: {str(error).removeprefix('JSON is malformed: ')}"
-    return InputRejected(400, "malformed-json", "The input is not JSON", [Fault("", detail)])
+    return MALFORMED_JSON(detail)

@@ -17,8 +17,33 @@ from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text
 from shared.validation.codes import Codes
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import Fault, InputRejected, RejectionType
 
+INVALID_APPEAL: Final = RejectionType(
+    "invalid-appeal", 422, "The appeal is invalid", "/explanation: expected at least 20 characters"
+)
+WINDOW_CLOSED: Final = RejectionType(
+    "appeal-window-closed",
+    422,
+    "The appeal window has ended",
+    "/decision_id: the decision was made at 2026-05-01T09:30:00.000Z; its appeal window ended.",
+)
+UNDECIDED: Final = RejectionType(
+    "undecided", 409, "No decision yet", "/item_id: item 9a03 has no decision that could be contested"
+)
+DECISION_REPLACED: Final = RejectionType(
+    "decision-replaced", 409, "The decision was replaced", "/decision_id: decision 4ce3 was replaced."
+)
+APPEAL_OPEN: Final = RejectionType(
+    "appeal-open", 409, "Another appeal is open", "/decision_id: another appeal is not decided yet"
+)
+APPEAL_ANSWERED: Final = RejectionType(
+    "appeal-answered", 409, "An earlier appeal was decided", "/decision_id: an earlier appeal upheld it"
+)
+REFERENCE_USED: Final = RejectionType(
+    "reference-used", 409, "The reference is already used", "/reference: belongs to another appeal"
+)
+INADMISSIBLE: Final = (WINDOW_CLOSED, UNDECIDED, DECISION_REPLACED, APPEAL_OPEN, APPEAL_ANSWERED, REFERENCE_USED)
 _NAMED_BY: Final = ("decision_id", "item_id", "notice_id")
 
 
@@ -100,18 +125,17 @@ def inadmissible(post: AppealPost, contested: ContestedDecision, now: datetime, 
         detail = f"decision {given} was replaced by {decision.decision_id}: contest the new decision"
         return replaced(post, detail)
     if fault := _appellant_fault(post.appellant.kind, contested):
-        return InputRejected(422, "invalid-appeal", "The appeal is invalid", [Fault("/appellant/kind", fault)])
+        return INVALID_APPEAL(fault, "/appellant/kind")
     ended = from_text(decision.decided_at) + timedelta(days=days)
     if now > ended:
         detail = f"the decision was made at {decision.decided_at}; its appeal window ended at {to_text(ended)}"
-        return InputRejected(422, "appeal-window-closed", "The appeal window has ended", [Fault(f"/{name}", detail)])
+        return WINDOW_CLOSED(detail, f"/{name}")
     return None
 
 
 def replaced(post: AppealPost, detail: str) -> InputRejected:
     """409: the contested decision was replaced, or is being replaced."""
-    name, _ = named(post)
-    return InputRejected(409, "decision-replaced", "The decision was replaced", [Fault(f"/{name}", detail)])
+    return DECISION_REPLACED(detail, f"/{named(post)[0]}")
 
 
 def content_hash(post: AppealPost) -> str:
@@ -142,11 +166,6 @@ def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
             decided_at=decision.decided_at,
         ),
     )
-
-
-def invalid(found: list[Fault]) -> InputRejected:
-    """422: an appeal with these faults."""
-    return InputRejected(422, "invalid-appeal", "The appeal is invalid", found)
 
 
 def _appellant_fault(kind: str, contested: ContestedDecision) -> str:

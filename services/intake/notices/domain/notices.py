@@ -7,42 +7,22 @@ list. Each has its category in the DSA Transparency Database, so that a statemen
 
 import re
 from collections.abc import Iterator
-from typing import Final, Literal, get_args
+from typing import Final
 
 from services.intake.items.domain.posts import is_platform, is_url
 from shared.contracts import envelope, events, ids
 from shared.validation.codes import Codes
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import Fault, RejectionType
+
+INVALID_NOTICE: Final = RejectionType(
+    "invalid-notice", 422, "The notice is invalid", "/reporter/email: is required, except for ground 'csam'"
+)
 
 MAX_BODY_BYTES: Final = 128 * 1024
 MIN_EXPLANATION: Final = 20  # characters
 MAX_EXPLANATION: Final = 10_000
 CSAM: Final = "csam"
 
-Ground = Literal[
-    "animal_welfare",
-    "consumer_information",
-    "copyright",
-    "counterfeit",
-    "csam",
-    "cyber_violence",
-    "cyber_violence_against_women",
-    "data_protection",
-    "defamation",
-    "elections",
-    "fraud",
-    "hate_speech",
-    "intellectual_property",
-    "other",
-    "prohibited_product",
-    "protection_of_minors",
-    "public_security",
-    "self_harm",
-    "terms",
-    "unsafe_product",
-    "violence",
-]
-GROUNDS: Final[tuple[str, ...]] = get_args(Ground)
 CATEGORIES: Final = {
     "animal_welfare": "STATEMENT_CATEGORY_ANIMAL_WELFARE",
     "consumer_information": "STATEMENT_CATEGORY_CONSUMER_INFORMATION",
@@ -137,11 +117,6 @@ def content_hash(notice: events.Notice) -> str:
 def subject_of(post: NoticePost) -> str:
     """The reported subject."""
     return envelope.subject_of(post.platform, post.kind, post.id)
-
-
-def invalid(found: list[Fault]) -> InputRejected:
-    """422: a notice with these faults."""
-    return InputRejected(422, "invalid-notice", "The notice is invalid", found)
 
 
 def _location_faults(locations: list[str]) -> Iterator[Fault]:

@@ -15,9 +15,12 @@ import msgspec
 from shared.contracts import ids
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import Fault, InputRejected, RejectionType
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+INVALID_DRAFT: Final = RejectionType("invalid-request", 422, "The request is invalid")
+CHANGE_TOO_LARGE: Final = RejectionType("too-large", 413, "The attached change is too large")
 
 NEW_CATEGORY: Final = "new_category"
 NEW_MARKET: Final = "new_market"
@@ -70,19 +73,18 @@ def require_valid(document: ParsedDocument[Draft]) -> Draft:
     large."""
     draft = document.value
     if document.faults or draft is None:
-        raise invalid(document.faults)
+        raise InputRejected(INVALID_DRAFT, document.faults)
     if draft.change is not None:
         size = len(ids.canonical(draft.change))
         if size > MAX_CHANGE_BYTES:
-            detail = f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are allowed"
-            raise InputRejected(413, "too-large", "The attached change is too large", [Fault("/change", detail)])
+            raise CHANGE_TOO_LARGE(f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are allowed", "/change")
     return draft
 
 
 def require_comment(text: str) -> str:
     """A comment without white space at its ends; raises InputRejected for a blank one."""
     if not text.strip():
-        raise invalid([Fault("/text", "contains only white space")])
+        raise INVALID_DRAFT("contains only white space", "/text")
     return text.strip()
 
 
@@ -147,11 +149,6 @@ def whole(content: BusinessRequest, change: ProposedChange | None) -> Draft:
 def content_hash(draft: Draft) -> str:
     """The hash that distinguishes the retry of a draft from another draft with the same Idempotency-Key."""
     return ids.content_hash(ids.canonical(draft))
-
-
-def invalid(found: list[Fault]) -> InputRejected:
-    """422: a request with these faults."""
-    return InputRejected(422, "invalid-request", "The request is invalid", found)
 
 
 def _region_faults(draft: Draft, owners: MarketOwners) -> Iterator[Fault]:

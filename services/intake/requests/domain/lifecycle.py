@@ -18,7 +18,7 @@ import msgspec
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event, subject_of
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import InputRejected, RejectionType
 
 SOURCE: Final = "piepowder/intake"
 
@@ -50,6 +50,20 @@ FITS: Final = "fits"
 NOTHING: Final = "nothing"
 
 MAX_STEPS: Final = 500
+
+REASON_MISSING: Final = RejectionType("invalid-request", 422, "The reason is missing")
+OWN_REQUEST: Final = RejectionType(
+    "own-request", 403, "Authors and sponsors may not decide their request", "Another person must decide."
+)
+NOT_OWN_REQUEST: Final = RejectionType(
+    "not-own-request", 403, "Only authors and sponsors may withdraw a request", "Reject it instead."
+)
+TOO_MANY_STEPS: Final = RejectionType(
+    "too-many-steps", 409, "The request has too many steps", "It can now only be decided or withdrawn"
+)
+WRONG_STATE: Final = RejectionType(
+    "wrong-state", 409, "The request's state does not allow it", "The request is draft, not submitted"
+)
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -232,9 +246,7 @@ def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Req
     """Execute a command other than `submit`; None when the same person did it before. Raises InputRejected."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
-        raise InputRejected(
-            422, "invalid-request", "The reason is missing", [Fault("/reason", f"is required for {command}")]
-        )
+        raise REASON_MISSING(f"is required for {command}", "/reason")
     if is_done(request, command, by, reason):
         return None
     _require_role(request, command, by)
@@ -314,26 +326,18 @@ def _mark(request: Request, by: str, at: str, reason: str = "") -> Mark:
 def _require_role(request: Request, command: str, by: str) -> None:
     own = {name.strip().casefold() for name in (*request.authors, request.content.sponsor)}
     if command in (APPROVE, REJECT) and by.casefold() in own:
-        detail = f"{by!r} wrote or sponsors this request; another person must decide it"
-        raise InputRejected(
-            403, "own-request", "Authors and sponsors may not decide their request", [Fault("", detail)]
-        )
+        raise OWN_REQUEST(f"{by!r} wrote or sponsors this request; another person must decide it")
     if command == WITHDRAW and by.casefold() not in own:
-        detail = f"{by!r} neither wrote nor sponsors this request; reject it instead"
-        raise InputRejected(
-            403, "not-own-request", "Only authors and sponsors may withdraw a request", [Fault("", detail)]
-        )
+        raise NOT_OWN_REQUEST(f"{by!r} neither wrote nor sponsors this request; reject it instead")
 
 
 def _require_room(request: Request) -> None:
     if request.version >= MAX_STEPS:
-        detail = f"the request has {request.version} steps; it can now only be decided or withdrawn"
-        raise InputRejected(409, "too-many-steps", "The request has too many steps", [Fault("", detail)])
+        raise TOO_MANY_STEPS(f"the request has {request.version} steps; it can now only be decided or withdrawn")
 
 
 def _wrong_state(request: Request, command: str) -> InputRejected:
     possible = [name for name, rule in RULES.items() if request.state in rule.start]
     can = f"possible: {', '.join(possible)}" if possible else "this state is final"
     wanted = " or ".join(RULES[command].start)
-    detail = f"the request is {request.state}, not {wanted}; {can}"
-    return InputRejected(409, "wrong-state", "The request's state does not allow it", [Fault("", detail)])
+    return WRONG_STATE(f"the request is {request.state}, not {wanted}; {can}")

@@ -8,13 +8,14 @@ import pytest
 
 from services.intake.clients import domain
 from services.intake.clients.api import patch_of
-from services.intake.clients.domain import ApiKeyRecord, ClientChangeRejected, ClientPatch, ClientRecord
+from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord
 from services.intake.clients.models import ChangeBody
 from shared.auth import clients
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
 from shared.auth.principal import Principal as Caller
 from shared.contracts import ids
 from shared.contracts.events import RateLimit
+from shared.validation.faults import InputRejected
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -61,7 +62,7 @@ def test_a_change_without_a_difference_returns_the_same_client() -> None:
 
 def test_an_expired_or_revoked_key_allows_another_key() -> None:
     two = client(keys=(key(1), key(2)))
-    with pytest.raises(ClientChangeRejected, match="has 2 live keys") as refused:
+    with pytest.raises(InputRejected, match="has 2 live keys") as refused:
         domain.with_key(two, key(3), None, NOW)
     assert refused.value.status == 409
     ended = client(keys=(key(1, expires_at=NOW), key(2)))
@@ -83,7 +84,7 @@ def test_only_a_key_of_the_client_can_be_revoked_and_only_once() -> None:
     revoked = domain.without_key(client(keys=(key(1), key(2))), key(1).key_id, NOW)
     assert [one.state(NOW) for one in revoked.keys] == ["revoked", "live"]
     assert domain.without_key(revoked, key(1).key_id, NOW + DAY) is revoked
-    with pytest.raises(ClientChangeRejected, match="has no key") as refused:
+    with pytest.raises(InputRejected, match="has no key") as refused:
         domain.without_key(revoked, key(3).key_id, NOW)
     assert refused.value.status == 404
 
@@ -127,9 +128,9 @@ def test_rights_that_a_client_does_not_have_cannot_be_granted_but_can_be_removed
     if pointer is None:
         domain.check_grant(after, before, giver)
         return
-    with pytest.raises(ClientChangeRejected) as refused:
+    with pytest.raises(InputRejected) as refused:
         domain.check_grant(after, before, giver)
-    assert (refused.value.status, refused.value.pointer) == (403, pointer)
+    assert (refused.value.status, refused.value.faults[0].pointer) == (403, pointer)
 
 
 LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
@@ -151,12 +152,12 @@ def test_a_client_of_some_platforms_cannot_have_scopes_of_all_platforms(
     if beyond is None:
         domain.check_platforms(some)
         return
-    with pytest.raises(ClientChangeRejected, match=f"^{beyond} concern every platform") as refused:
+    with pytest.raises(InputRejected, match=f"^{beyond} concern every platform") as refused:
         domain.check_platforms(some)
-    assert (refused.value.status, refused.value.pointer) == (422, "/platforms")
-    with pytest.raises(ClientChangeRejected) as refused:
+    assert (refused.value.status, refused.value.faults[0].pointer) == (422, "/platforms")
+    with pytest.raises(InputRejected) as refused:
         domain.check_platforms(some, ClientPatch(scopes=some.scopes))
-    assert refused.value.pointer == "/scopes"
+    assert refused.value.faults[0].pointer == "/scopes"
     domain.check_platforms(some, ClientPatch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
 
 
@@ -191,9 +192,9 @@ def test_extending_a_client_requires_all_rights_of_the_client(
     if not gives:
         domain.check_grant(after, was, by(regions=("eu",)))
         return
-    with pytest.raises(ClientChangeRejected) as refused:
+    with pytest.raises(InputRejected) as refused:
         domain.check_grant(after, was, by("clients:write"))
-    assert (refused.value.status, refused.value.pointer) == (403, "/scopes")
+    assert (refused.value.status, refused.value.faults[0].pointer) == (403, "/scopes")
     less = domain.changed(was, msgspec.structs.replace(patch, scopes=frozenset()), NOW)
     domain.check_grant(less, was, by("clients:write"))
 

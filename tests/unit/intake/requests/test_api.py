@@ -11,8 +11,8 @@ import pytest
 
 from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
+from services.intake.requests.router import INVALID_CHANGE
 from shared.runtime.errors import Transient
-from shared.validation.faults import Fault, InputRejected
 from tests.support.intake_requests import POLICY_SET, House, body, told
 
 COMMANDS = ("submit", "withdraw", "approve", "reject", "deploy", "rollback", "review")
@@ -64,7 +64,7 @@ async def test_a_draft_is_checked_at_once_and_has_the_differences(house: House) 
 
 
 async def test_an_invalid_change_is_rejected_with_pointers_below_change(house: House) -> None:
-    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change/policy_set/policies/0/when/0", "no")])
+    house.router.error = INVALID_CHANGE("no", "/change/policy_set/policies/0/when/0")
     answer = await house.call("POST", "", body(), idempotency_key='"one"')
     assert faults(answer, 422) == {"/change/policy_set/policies/0/when/0": "no"}
     assert (house.store.requests, house.store.published) == ({}, [])
@@ -91,7 +91,7 @@ async def test_without_the_router_a_draft_is_stored_unchecked_and_cannot_be_subm
 
 async def test_a_draft_is_checked_again_when_it_is_submitted(house: House) -> None:
     request_id = await house.draft()
-    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change/policy_set", "no more")])
+    house.router.error = INVALID_CHANGE("no more", "/change/policy_set")
     assert faults(await house.call("POST", f"/{request_id}/submit"), 422) == {"/change/policy_set": "no more"}
     assert (await house.call("GET", f"/{request_id}")).json()["state"] == "draft"
 
@@ -106,7 +106,7 @@ async def test_a_repeated_call_gets_the_same_response_even_after_the_draft_was_c
     first = await house.call("POST", "", body(), idempotency_key='"one"')
     await house.call("PATCH", f"/{first.json()['request_id']}", {"title": "Other"}, if_match='"1"')
     house.clock.advance(timedelta(days=4000))
-    house.router.error = InputRejected(422, "unfit-change", "x", [Fault("/change", "no")])
+    house.router.error = INVALID_CHANGE("no", "/change")
     again = await house.call("POST", "", json.dumps(body(), indent=2).encode(), idempotency_key='"one"')
     assert (again.status_code, again.content, again.headers["etag"]) == (201, first.content, '"1"')
     assert len(house.store.requests) == 1
