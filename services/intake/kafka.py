@@ -32,9 +32,7 @@ class _Handler(Protocol[M]):
 
     @property
     def topics(self) -> list[str]: ...
-
     def decode(self, record: RawRecord) -> M: ...
-
     async def handle(self, batch: Sequence[Received[M]]) -> None: ...
 
 

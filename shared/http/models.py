@@ -7,7 +7,15 @@ from uuid import UUID
 
 import msgspec
 from msgspec import inspect
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
@@ -80,6 +88,16 @@ def _line(fault: Fault, value: Any) -> InitErrorDetails:
             value = None
     described = PydanticCustomError(STRUCT_FAULT, "{detail}", {"detail": fault.detail})
     return InitErrorDetails(type=described, loc=tuple(place), input=value)
+
+
+def _require_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected printable characters")
+    return text
+
+
+Printable = Annotated[str, AfterValidator(_require_printable)]
+"""A text without line ends and control characters."""
 
 
 def _require_text(value: object) -> object:

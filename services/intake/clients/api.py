@@ -1,27 +1,15 @@
 """The REST API of clients and their keys."""
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Security
 from starlette.responses import Response
 
-from services.intake.clients import domain
-from services.intake.clients.domain import ClientPatch, ClientRecord
+from services.intake.clients import domain, models
+from services.intake.clients.domain import ClientPatch, ClientRecord, NewClient
 from services.intake.clients.handlers import IdempotentCall, Registry
-from services.intake.clients.models import (
-    ChangeBody,
-    ChangedClientView,
-    ClientBody,
-    ClientsView,
-    ClientView,
-    KeyBody,
-    KeysView,
-    NewKeyView,
-    RateLimitBody,
-    checked,
-    client_view,
-)
 from shared.auth import clients
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
@@ -41,7 +29,7 @@ Writer = Annotated[Principal, Security(api_key, scopes=["clients:write"])]
 TheRegistry = Annotated[Registry, Depends(available_registry)]
 Name = Annotated[
     str,
-    checked(clients.name_fault),
+    models.checked(clients.name_fault),
     Path(description="A client's name", examples=["shop"], json_schema_extra={"pattern": f"^{clients.NAME.pattern}$"}),
 ]
 KeyId = Annotated[str, Path(description="A key's id, the first digits of its hash", examples=["9f86d081884c"])]
@@ -54,23 +42,23 @@ async def list_clients(
     state: Annotated[Literal["active", "disabled"] | None, Query(description="Only in this state")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Maximum entries of a page")] = 50,
     cursor: Annotated[str, Query(max_length=63, description="`next` of the previous page")] = "",
-) -> ClientsView:
+) -> models.ClientsView:
     if cursor and clients.NAME.fullmatch(cursor) is None:
         detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
         raise INVALID_REQUEST(detail, pointer="/query/cursor")
     found, following = await registry.page(cursor, limit, state, by)
-    return ClientsView(clients=[client_view(client, registry.now()) for client in found], next=following)
+    return models.ClientsView(clients=[models.client_view(client, registry.now()) for client in found], next=following)
 
 
 @router.get("/{name}", summary="A client", responses=problems(domain.UNKNOWN_CLIENT))
-async def show_client(by: Reader, registry: TheRegistry, name: Name) -> ClientView:
-    return client_view(await registry.show(name, by), registry.now())
+async def show_client(by: Reader, registry: TheRegistry, name: Name) -> models.ClientView:
+    return models.client_view(await registry.show(name, by), registry.now())
 
 
 @router.get("/{name}/keys", summary="The keys of a client", responses=problems(domain.UNKNOWN_CLIENT))
-async def list_keys(by: Reader, registry: TheRegistry, name: Name) -> KeysView:
-    view = client_view(await registry.show(name, by), registry.now())
-    return KeysView(client=view.name, keys=view.keys)
+async def list_keys(by: Reader, registry: TheRegistry, name: Name) -> models.KeysView:
+    view = models.client_view(await registry.show(name, by), registry.now())
+    return models.KeysView(client=view.name, keys=view.keys)
 
 
 @router.post(
@@ -79,19 +67,13 @@ async def list_keys(by: Reader, registry: TheRegistry, name: Name) -> KeysView:
     summary="Create a client",
     description="It has no key yet. A repetition finds it (200). Only scopes and regions of the caller can be granted.",
     responses=problems(domain.BEYOND_OWN_RIGHTS, domain.EXISTS)
-    | {200: {"model": ChangedClientView, "description": "The same client was created before"}},
+    | {200: {"model": models.ChangedClientView, "description": "The same client was created before"}},
     max_body_size=MAX_BODY_BYTES,
 )
-async def create_client(by: Writer, registry: TheRegistry, body: ClientBody, response: Response) -> ChangedClientView:
-    client, is_new = await registry.create(
-        name=body.name,
-        description=body.description,
-        scopes=frozenset(body.scopes),
-        regions=frozenset(body.regions),
-        platforms=frozenset(body.platforms),
-        limit=None if body.limit is None else body.limit.limit(),
-        by=by,
-    )
+async def create_client(
+    by: Writer, registry: TheRegistry, body: models.ClientBody, response: Response
+) -> models.ChangedClientView:
+    client, is_new = await registry.create(msgspec.convert(body, NewClient, from_attributes=True), by)
     response.status_code = 201 if is_new else 200
     return await _changed(registry, client)
 
@@ -102,7 +84,9 @@ async def create_client(by: Writer, registry: TheRegistry, body: ClientBody, res
     responses=problems(domain.BEYOND_OWN_RIGHTS, domain.UNKNOWN_CLIENT, domain.CHANGED),
     max_body_size=MAX_BODY_BYTES,
 )
-async def change_client(by: Writer, registry: TheRegistry, name: Name, body: ChangeBody) -> ChangedClientView:
+async def change_client(
+    by: Writer, registry: TheRegistry, name: Name, body: models.ChangeBody
+) -> models.ChangedClientView:
     return await _changed(registry, await registry.change(name, patch_of(body), body.revision, by))
 
 
@@ -112,23 +96,17 @@ async def change_client(by: Writer, registry: TheRegistry, name: Name, body: Cha
     summary="Create a key and show it once",
     description="A client has at most two live keys: one and its successor. With an `Idempotency-Key`, a repetition"
     " creates no second key; it cannot show the first one again and returns its id (409).",
-    responses=problems(
-        domain.BEYOND_OWN_RIGHTS,
-        domain.UNKNOWN_CLIENT,
-        domain.TOO_MANY_KEYS,
-        domain.KEY_SHOWN,
-        domain.IDEMPOTENCY_KEY_REUSED,
-    ),
+    responses=problems(domain.BEYOND_OWN_RIGHTS, domain.UNKNOWN_CLIENT, *domain.KEY_REJECTIONS),
     max_body_size=MAX_BODY_BYTES,
 )
 async def create_key(  # noqa: PLR0917 - FastAPI calls it by name
     by: Writer,
     registry: TheRegistry,
     name: Name,
-    body: KeyBody,
+    body: models.KeyBody,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> NewKeyView:
+) -> models.NewKeyView:
     new = await registry.add_key(
         name,
         expires_at=_time(body.expires_at),
@@ -144,7 +122,7 @@ async def create_key(  # noqa: PLR0917 - FastAPI calls it by name
         "expires_at": new.key.expires_at,
         "in_force": await registry.is_in_force(new.client),
     }
-    return NewKeyView.model_validate(view)
+    return models.NewKeyView.model_validate(view)
 
 
 @router.delete(
@@ -153,25 +131,23 @@ async def create_key(  # noqa: PLR0917 - FastAPI calls it by name
     description="It stops working at once. A repetition changes nothing.",
     responses=problems(domain.UNKNOWN_CLIENT, domain.UNKNOWN_KEY),
 )
-async def revoke_key(by: Writer, registry: TheRegistry, name: Name, key_id: KeyId) -> ChangedClientView:
+async def revoke_key(by: Writer, registry: TheRegistry, name: Name, key_id: KeyId) -> models.ChangedClientView:
     return await _changed(registry, await registry.revoke(name, key_id, by))
 
 
-async def _changed(registry: Registry, client: ClientRecord) -> ChangedClientView:
-    return ChangedClientView(client=client_view(client, registry.now()), in_force=await registry.is_in_force(client))
+async def _changed(registry: Registry, client: ClientRecord) -> models.ChangedClientView:
+    return models.ChangedClientView(
+        client=models.client_view(client, registry.now()), in_force=await registry.is_in_force(client)
+    )
 
 
-def patch_of(body: ChangeBody) -> ClientPatch:
+def patch_of(body: models.ChangeBody) -> ClientPatch:
     """The patch with the sent fields."""
-    given: dict[str, Any] = {name: getattr(body, name) for name in body.model_fields_set - {"revision"}}
-    for name in given.keys() & {"scopes", "regions", "platforms"}:
-        given[name] = frozenset(given[name])
-    if isinstance(limit := given.get("limit"), RateLimitBody):
-        given["limit"] = limit.limit()
-    return ClientPatch(**given)
+    sent = {name: getattr(body, name) for name in body.model_fields_set - {"revision"}}
+    return msgspec.convert(sent, ClientPatch, from_attributes=True)
 
 
-def _call(by: str, key: str, body: KeyBody) -> IdempotentCall:
+def _call(by: str, key: str, body: models.KeyBody) -> IdempotentCall:
     return IdempotentCall(ids.derive("client-key", by, key), body.content_hash())
 
 

@@ -68,8 +68,8 @@ class ApiKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
         return "expired" if self.expires_at is not None and self.expires_at <= now else "live"
 
 
-class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A client and its keys, oldest first."""
+class NewClient(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a client that its creator chooses."""
 
     name: str
     description: str
@@ -77,6 +77,11 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     regions: frozenset[str]
     platforms: frozenset[str]
     limit: RateLimit | None
+
+
+class ClientRecord(NewClient, frozen=True, kw_only=True):
+    """A client and its keys, oldest first."""
+
     state: str = ACTIVE
     revision: int
     created_at: datetime
@@ -95,34 +100,15 @@ class ClientPatch(msgspec.Struct, frozen=True, kw_only=True):
     state: str | msgspec.UnsetType = msgspec.UNSET
 
 
-def created(
-    *,
-    name: str,
-    description: str,
-    scopes: frozenset[str],
-    regions: frozenset[str],
-    platforms: frozenset[str],
-    limit: RateLimit | None,
-    now: datetime,
-) -> ClientRecord:
+def created(new: NewClient, now: datetime) -> ClientRecord:
     """A new client without keys."""
-    return ClientRecord(
-        name=name,
-        description=description,
-        scopes=scopes,
-        regions=regions,
-        platforms=platforms,
-        limit=limit,
-        revision=_revision(0, now),
-        created_at=now,
-        changed_at=now,
-    )
+    return ClientRecord(**msgspec.structs.asdict(new), revision=_revision(0, now), created_at=now, changed_at=now)
 
 
-def is_as_created(client: ClientRecord, other: ClientRecord) -> bool:
-    """Whether `client` equals a newly created `other`, so that creating it again changes nothing."""
-    fields = ("name", "description", "scopes", "regions", "platforms", "limit")
-    return client.state == ACTIVE and all(getattr(client, field) == getattr(other, field) for field in fields)
+def is_as_created(client: ClientRecord, new: NewClient) -> bool:
+    """Whether a client is as if it had just been created, so that creating it again changes nothing."""
+    fields = NewClient.__struct_fields__
+    return client.state == ACTIVE and all(getattr(client, field) == getattr(new, field) for field in fields)
 
 
 def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRecord:

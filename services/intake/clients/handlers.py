@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
-from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord
+from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord, NewClient
 from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
-from shared.contracts.events import CLIENT_CHANGED, AccessUsed, RateLimit
+from shared.contracts.events import CLIENT_CHANGED, AccessUsed
 from shared.kafka.consumer import RawRecord, Received
 from shared.runtime.clock import Clock, from_text, to_text
 from shared.runtime.errors import Poison
@@ -32,11 +32,8 @@ class ClientWork(Protocol):
     """A transaction of the store: `services.intake.clients.store`."""
 
     async def lock(self, name: str) -> ClientRecord | None: ...
-
     async def add(self, client: ClientRecord) -> bool: ...
-
     async def save(self, client: ClientRecord) -> None: ...
-
     async def publish(self, topic: str, event: Encoded) -> None: ...
 
 
@@ -44,13 +41,11 @@ class ClientStore(Protocol):
     """Stores clients: `services.intake.clients.store`."""
 
     def work(self) -> AbstractAsyncContextManager[ClientWork]: ...
-
     async def client(self, name: str) -> ClientRecord | None: ...
 
     async def page(
         self, after: str, limit: int, *, regions: frozenset[str], state: str | None
     ) -> Sequence[ClientRecord]: ...
-
     async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None: ...
 
 
@@ -59,7 +54,6 @@ class ClientsInForce(Protocol):
 
     @property
     def file_names(self) -> frozenset[str]: ...
-
     async def in_force(self, name: str, revision: int) -> None: ...
 
 
@@ -108,44 +102,25 @@ class Registry:
         found = list(await self._store.page(after, limit + 1, regions=by.regions, state=state))
         return found[:limit], found[limit - 1].name if len(found) > limit else None
 
-    async def create(
-        self,
-        *,
-        name: str,
-        description: str,
-        scopes: frozenset[str],
-        regions: frozenset[str],
-        platforms: frozenset[str],
-        limit: RateLimit | None,
-        by: Principal,
-    ) -> tuple[ClientRecord, bool]:
-        """Create a client without keys; returns whether it is new. A repetition finds it. Raises
-        InputRejected."""
-        if name in self._in_force.file_names:
-            detail = f"The name {name!r} is in the clients file, which has priority over this API."
+    async def create(self, new: NewClient, by: Principal) -> tuple[ClientRecord, bool]:
+        """Create a client without keys; returns whether it is new. A repetition finds it. Raises InputRejected."""
+        if new.name in self._in_force.file_names:
+            detail = f"The name {new.name!r} is in the clients file, which has priority over this API."
             raise domain.EXISTS.with_message(detail, "/name")
-        new = domain.created(
-            name=name,
-            description=description,
-            scopes=scopes,
-            regions=regions,
-            platforms=platforms,
-            limit=limit,
-            now=self._clock.now(),
-        )
-        domain.check_platforms(new)
-        domain.check_grant(new, None, by)
+        client = domain.created(new, self._clock.now())
+        domain.check_platforms(client)
+        domain.check_grant(client, None, by)
         async with self._store.work() as work:
-            if await work.add(new):
-                await work.publish(topics.CONTROL, self._event(new, "created", by))
+            if await work.add(client):
+                await work.publish(topics.CONTROL, self._event(client, "created", by))
             else:
-                known = await work.lock(name)
+                known = await work.lock(new.name)
                 if known is None or not domain.is_visible(known, by.regions) or not domain.is_as_created(known, new):
-                    detail = f"Another client {name!r} exists. Change it or choose another name."
+                    detail = f"Another client {new.name!r} exists. Change it or choose another name."
                     raise domain.EXISTS.with_message(detail, "/name")
                 return known, False
         self._wake()
-        return new, True
+        return client, True
 
     async def change(self, name: str, patch: ClientPatch, revision: int | None, by: Principal) -> ClientRecord:
         """Change a client, only at `revision` if it is given. Raises InputRejected."""

@@ -10,9 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from services.intake.clients.domain import MAX_DESCRIPTION, ClientRecord
 from shared.auth import clients
-from shared.contracts.events import RateLimit
 from shared.http.idempotency import body_hash
-from shared.http.models import Body, View, example
+from shared.http.models import Body, Printable, View, example
 from shared.runtime.clock import from_text, to_text
 
 _MAX_RATE: Final = 1_000_000
@@ -33,10 +32,6 @@ def _scope_fault(text: str) -> str | None:
     return None if text in clients.SCOPES else f"unknown scope; expected one of {', '.join(sorted(clients.SCOPES))}"
 
 
-def _printable_fault(text: str) -> str | None:
-    return None if text.isprintable() else "expected printable characters"
-
-
 def _time_fault(text: str) -> str | None:
     try:
         from_text(text)
@@ -51,30 +46,28 @@ def _items_rate(rate: float) -> float:
     return rate
 
 
+def _names(what: str) -> Any:
+    return Field(min_length=1, max_length=100, description=what)
+
+
+def _or_all(regex: str) -> Any:
+    return Field(json_schema_extra={"pattern": rf"^({regex}|\*)$"})
+
+
+_FOR_ALL: Final = "The platforms whose items, notices and appeals it may use; `*` is all, which other scopes require"
 Scopes: TypeAlias = Annotated[
     list[Annotated[str, checked(_scope_fault), Field(json_schema_extra={"enum": sorted(clients.SCOPES)})]],
     Field(min_length=1, max_length=50, description="The operations that its keys may call"),
 ]
 Regions: TypeAlias = Annotated[
-    list[
-        Annotated[str, checked(clients.region_fault), Field(json_schema_extra={"pattern": rf"^({clients.REGION}|\*)$"})]
-    ],
-    Field(min_length=1, max_length=100, description="The regions that it may act in; `*` is all"),
+    list[Annotated[str, checked(clients.region_fault), _or_all(clients.REGION)]],
+    _names("The regions that it may act in; `*` is all"),
 ]
 Platforms: TypeAlias = Annotated[
-    list[
-        Annotated[
-            str, checked(clients.platform_fault), Field(json_schema_extra={"pattern": rf"^({clients.PLATFORM}|\*)$"})
-        ]
-    ],
-    Field(
-        min_length=1,
-        max_length=100,
-        description="The platforms whose items, notices and appeals it may use; `*` is all, which other scopes require",
-    ),
+    list[Annotated[str, checked(clients.platform_fault), _or_all(clients.PLATFORM)]], _names(_FOR_ALL)
 ]
 Description: TypeAlias = Annotated[
-    str, Field(max_length=MAX_DESCRIPTION, description="For people; not published"), checked(_printable_fault)
+    Printable, Field(max_length=MAX_DESCRIPTION, description="For people; not published")
 ]
 Time: TypeAlias = Annotated[str, checked(_time_fault), Field(json_schema_extra={"format": "date-time"})]
 
@@ -87,12 +80,6 @@ class RateLimitBody(Body):
     items_per_second: Annotated[float, AfterValidator(_items_rate)] = Field(
         0.0, ge=0, le=_MAX_RATE, description="Items on average, at least 0.001; 0 is no separate limit"
     )
-
-    def limit(self) -> RateLimit:
-        """The limit as an event contains it."""
-        return RateLimit(
-            requests_per_second=self.requests_per_second, burst=self.burst, items_per_second=self.items_per_second
-        )
 
 
 class ClientBody(Body):

@@ -4,14 +4,14 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Security
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
 from services.intake.errors import PLATFORM_NOT_ALLOWED, REGION_NOT_ALLOWED, UnknownObject
-from services.intake.items import long_poll
+from services.intake.items import long_poll, views
 from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLineView, RejectedLineView
 from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
@@ -19,22 +19,13 @@ from services.intake.items.models import ItemBody, Kind
 from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import BATCH_TOO_LARGE, NDJSON, WRITE, ItemSubmission, available_queries
-from services.intake.items.views import (
-    ITEM_ID,
-    ItemReceiptView,
-    ItemStatusView,
-    ItemsView,
-    ItemTotalsView,
-    SubjectVersionsView,
-    WithdrawalReceiptView,
-    withdrawal_receipt,
-)
 from services.intake.items.withdrawals import MAX_REASON, Withdrawals
 from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
+from shared.http.models import Printable
 from shared.http.openapi import body_of, lines_of
 from shared.http.problems import BODY_PROBLEMS, ProblemDetails, ProblemType, problems
 from shared.http.queries import Cursor, PageLimit, decode_time_cursor
@@ -47,12 +38,6 @@ class _ItemName(StringConvertor):
 
 
 register_url_convertor("item", _ItemName())
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("expected printable characters")
-    return text
 
 
 def _time(text: str) -> datetime:
@@ -78,7 +63,7 @@ _APPLIED: Final = {
     "Preference-Applied": {"description": "The call waited", "schema": {"type": "string"}, "example": "wait=10"}
 }
 _VERDICTS: Final = (
-    f'{{"line":1,"status":202,"item_id":"{ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
+    f'{{"line":1,"status":202,"item_id":"{views.ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
     '{"line":2,"status":422,"type":"urn:piepowder:problem:invalid-item","title":"The item is invalid",'
     '"detail":"/markets: is required","errors":[{"pointer":"/markets","detail":"is required"}]}\n'
 )
@@ -92,7 +77,9 @@ Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
 TheSubmission = Annotated[ItemSubmission, Depends(available_submission)]
 TheQueries = Annotated[ItemQueries, Depends(available_queries)]
 TheWithdrawals = Annotated[Withdrawals, Depends(available_withdrawals)]
-ItemId = Annotated[str, Path(description="From the receipt", examples=[ITEM_ID], json_schema_extra={"format": "uuid"})]
+ItemId = Annotated[
+    str, Path(description="From the receipt", examples=[views.ITEM_ID], json_schema_extra={"format": "uuid"})
+]
 Wait = Annotated[
     str | None,
     Header(
@@ -118,7 +105,7 @@ Time = Annotated[datetime, BeforeValidator(_time)]
     responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_ITEM, OVERLOADED)
     | {
         202: {
-            "model": ItemReceiptView,
+            "model": views.ItemReceiptView,
             "description": "Every region has the item",
             "headers": _APPLIED,
             "links": {
@@ -183,7 +170,7 @@ async def list_items(
     queries: TheQueries,
     *,
     reference: Annotated[
-        Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=200)] | None,
+        Annotated[Printable, Field(min_length=1, max_length=200)] | None,
         Query(description="The client's own id"),
     ] = None,
     status: Annotated[Status | None, Query(description="The status in one of the regions")] = None,
@@ -194,7 +181,7 @@ async def list_items(
     received_before: Annotated[Time | None, Query(description="Before this time")] = None,
     limit: PageLimit = 50,
     cursor: Cursor = None,
-) -> ItemsView:
+) -> views.ItemsView:
     wanted = ItemFilter(
         [] if region is None else [region],
         reference=reference,
@@ -224,7 +211,7 @@ async def get_item(
     request: Request,
     response: Response,
     prefer: Wait = None,  # noqa: ARG001 - several header fields are possible
-) -> ItemStatusView:
+) -> views.ItemStatusView:
     seconds = wait_seconds(request.headers.getlist("prefer"))
     view, waited = await queries.item(client, item_id, seconds)
     if waited:
@@ -249,11 +236,10 @@ async def withdraw_item(
     withdrawals: TheWithdrawals,
     item_id: ItemId,
     reason: Annotated[
-        str,
-        AfterValidator(_printable),
+        Printable,
         Query(max_length=MAX_REASON, description="Stored with the withdrawal", examples=["sold elsewhere"]),
     ] = "",
-) -> WithdrawalReceiptView:
+) -> views.WithdrawalReceiptView:
     try:
         if (known_form := uuid_of(item_id)) is None:
             raise UnknownObject(f"No item {item_id!r:.60} is known: expected a UUID.")
@@ -263,7 +249,7 @@ async def withdraw_item(
         metrics.WITHDRAWALS.labels(str(problem.details.status)).inc()
         raise problem from error
     metrics.WITHDRAWALS.labels("202").inc()
-    return withdrawal_receipt(withdrawal)
+    return views.withdrawal_receipt(withdrawal)
 
 
 @router.get(
@@ -283,7 +269,7 @@ async def get_subject(
     id: Annotated[str, Path(description="The platform's own id", examples=["B000051ZOA"])],  # noqa: A002 - published
     limit: PageLimit = 50,
     cursor: Cursor = None,
-) -> SubjectVersionsView:
+) -> views.SubjectVersionsView:
     return await queries.versions(client, (platform, kind, id), item_cursor(cursor), limit)
 
 
@@ -294,7 +280,7 @@ async def get_subject(
     description="The totals include every platform, so they need a key for all platforms.",
     responses=problems(PLATFORM_NOT_ALLOWED),
 )
-async def get_totals(client: Reader, queries: TheQueries) -> ItemTotalsView:
+async def get_totals(client: Reader, queries: TheQueries) -> views.ItemTotalsView:
     return await queries.totals(client)
 
 

@@ -24,7 +24,6 @@ class ProjectionOffsets(Protocol):
     """Offsets of a region's topics and of its projection: `shared.kafka.offsets`."""
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets: ...
-
     async def has_passed(self, group: str, ends: EndOffsets) -> bool: ...
 
 

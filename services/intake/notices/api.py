@@ -105,8 +105,7 @@ async def get_notice(
     complaints: TheComplaints,
     notice_id: Annotated[str, Path(description="From the receipt", examples=[views.NOTICE_ID])],
 ) -> views.NoticeView:
-    found = await _find(NOTICE, notice_id, client, queries, complaints)
-    return views.notice_view(found[0], found[1], client, found[2])
+    return views.notice_view(*await _find(NOTICE, notice_id, client, queries, complaints), client)
 
 
 @router.post(
@@ -146,8 +145,7 @@ async def get_appeal(
     complaints: TheComplaints,
     appeal_id: Annotated[str, Path(description="From the receipt", examples=[views.APPEAL_ID])],
 ) -> views.AppealView:
-    found = await _find(APPEAL, appeal_id, client, queries, complaints)
-    return views.appeal_view(found[0], found[1], client, found[2])
+    return views.appeal_view(*await _find(APPEAL, appeal_id, client, queries, complaints), client)
 
 
 async def _find(
@@ -158,10 +156,8 @@ async def _find(
     handled_until = await queries.handled_until()
     known = {} if found is None else await complaints.of(type_, found)
     cases = {region: facts.case for region, facts in known.items()}
-    is_own = complaint_status.is_submitted_by(client.name, cases.values()) and client.may_act_for(
-        status.platform(cases)
-    )
-    seen = {region: facts for region, facts in sorted(known.items()) if is_own and client.may_act_in(region)}
+    own = complaint_status.is_submitted_by(client.name, cases.values()) and client.may_act_for(status.platform(cases))
+    seen = {region: facts for region, facts in sorted(known.items()) if own and client.may_act_in(region)}
     lag = queries.lag(handled_until, list(seen))
     if found is None or not seen:
         raise not_found(f"{type_} {given!r:.60}", lag)

@@ -137,14 +137,14 @@ def appeal_receipt(appeal: PreparedComplaint) -> AppealReceiptView:
 
 
 def notice_view(
-    notice_id: str, known: dict[str, ComplaintFacts], reader: Principal, projection: ProjectionView
+    notice_id: str, known: dict[str, ComplaintFacts], projection: ProjectionView, reader: Principal
 ) -> NoticeView:
     """A notice as `reader` sees it, from its facts by region."""
     return NoticeView(notice_id=notice_id, projection=projection, **_complaint_fields(known, reader))
 
 
 def appeal_view(
-    appeal_id: str, known: dict[str, ComplaintFacts], reader: Principal, projection: ProjectionView
+    appeal_id: str, known: dict[str, ComplaintFacts], projection: ProjectionView, reader: Principal
 ) -> AppealView:
     """An appeal as `reader` sees it, from its facts by region."""
     contested = next((facts.contested for facts in known.values() if facts.contested is not None), None)

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Security
-from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -34,6 +33,7 @@ from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
+from shared.http.models import Printable
 from shared.http.problems import INVALID_REQUEST, ProblemType, problems
 from shared.http.queries import Cursor, IdempotencyKey, PageLimit, decode_time_cursor, encode_cursor
 from shared.http.route import Available, Handle
@@ -122,12 +122,6 @@ async def _versions(
     return [int(tag) for tag in _version_tags(if_match)]
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("expected printable characters")
-    return text
-
-
 TheRequests = Annotated[Requests, Depends(available_requests)]
 Author = Annotated[Principal, _caller(WRITE)]
 Reader = Annotated[Principal, _caller(READ)]
@@ -178,9 +172,7 @@ async def list_requests(
     state: Annotated[State | None, Query(description="Only in this state")] = None,
     kind: Annotated[DraftKind | None, Query(description="Only of this kind")] = None,
     region: Annotated[str | None, Query(description="Only with this region")] = None,
-    sponsor: Annotated[
-        Annotated[str, AfterValidator(_printable)] | None, Query(description="Only of this sponsor")
-    ] = None,
+    sponsor: Annotated[Printable | None, Query(description="Only of this sponsor")] = None,
     limit: PageLimit = 50,
     cursor: Cursor = None,
 ) -> views.RequestsView:

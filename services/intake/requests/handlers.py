@@ -5,7 +5,7 @@ has the version that was checked. The id of a draft derives from the client and 
 comment likewise, so that a repeated call finds the first result.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -58,17 +58,11 @@ class RequestWork(Protocol):
     """A transaction of the store: `services.intake.requests.store`."""
 
     async def add(self, request: Request, change: bytes | None, body: str) -> bool: ...
-
     async def request(self, request_id: str) -> Request | None: ...
-
     async def save(self, request: Request) -> None: ...
-
     async def attach(self, request_id: str, change: bytes | None) -> None: ...
-
     async def add_step(self, request_id: str, step: RequestStep) -> None: ...
-
     async def comment(self, comment_id: str) -> RequestStep | None: ...
-
     async def publish(self, events: Sequence[tuple[str, Encoded]]) -> None: ...
 
 
@@ -76,11 +70,8 @@ class RequestStore(Protocol):
     """Stores requests: `services.intake.requests.store`."""
 
     def work(self) -> AbstractAsyncContextManager[RequestWork]: ...
-
     async def request(self, request_id: str) -> tuple[Request, bytes | None, list[RequestStep]] | None: ...
-
     async def drafted(self, request_id: str) -> Drafted | None: ...
-
     async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]: ...
 
 
@@ -156,26 +147,24 @@ class Requests:
 
         A new change is checked at once; while the router does not answer, it is stored unchecked.
         """
-        before, attached, _ = await self.show(request_id, client)
+        before, encoded, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
         lifecycle.require_draft(before)
-        draft = drafts.require_valid(patch(drafts.whole(before.content, _decoded(attached))))
+        draft = drafts.require_valid(patch(drafts.whole(before.content, _decoded(encoded))))
         _require_regions(client, draft.regions)
         self._require_sound(draft)
         content, check = drafts.content(draft), before.check
         if content.change_hash != before.content.change_hash or check.verdict == lifecycle.UNCHECKED:
             check = await self._check(draft.change, keep_unchecked=True)
-        async with self._store.work() as work:
-            request = await self._lock(work, request_id, client)
+
+        def change(request: Request) -> RequestTransition | None:
             if request.version != before.version:
                 raise _changed_meanwhile(request, versions)
-            outcome = lifecycle.change(request, content, check, by=client.name, at=self._now())
-            if outcome is not None:
-                await work.save(outcome.request)
-                await work.attach(request_id, _encoded(draft.change))
-                await self._record(work, outcome)
-        return self._result(request, outcome)
+            return lifecycle.change(request, content, check, by=client.name, at=self._now())
+
+        attached = _encoded(draft.change)
+        return await self._apply(change, request_id, client, lambda work: work.attach(request_id, attached))
 
     async def submit(self, request_id: str, reason: str, client: Principal, versions: Versions) -> Request:
         """Submit a complete draft whose change the router has checked.
@@ -192,37 +181,27 @@ class Requests:
         draft = drafts.whole(before.content, change)
         self._require_sound(draft, drafts.missing(draft))
         check = await self._check(change, keep_unchecked=False)
-        async with self._store.work() as work:
-            request = await self._lock(work, request_id, client)
-            if request.version != before.version and not lifecycle.is_done(
-                request, lifecycle.SUBMIT, client.name, reason
-            ):
+        needed = self._approvals_needed
+
+        def submit(request: Request) -> RequestTransition | None:
+            is_done = lifecycle.is_done(request, lifecycle.SUBMIT, client.name, reason)
+            if request.version != before.version and not is_done:
                 raise _changed_meanwhile(request, versions)
-            outcome = lifecycle.submit(
-                request,
-                change,
-                check,
-                by=client.name,
-                reason=reason,
-                at=self._now(),
-                approvals_needed=self._approvals_needed,
+            return lifecycle.submit(
+                request, change, check, by=client.name, reason=reason, at=self._now(), approvals_needed=needed
             )
-            if outcome is not None:
-                await work.save(outcome.request)
-                await self._record(work, outcome)
-        return self._result(request, outcome)
+
+        return await self._apply(submit, request_id, client)
 
     async def act(self, request_id: str, command: str, reason: str, client: Principal, versions: Versions) -> Request:
         """Execute a command other than `submit`. Raises InputRejected."""
-        async with self._store.work() as work:
-            request = await self._lock(work, request_id, client)
+
+        def act(request: Request) -> RequestTransition | None:
             if not lifecycle.is_done(request, command, client.name, reason):
                 _require_version(request, versions)
-            outcome = lifecycle.act(request, command, by=client.name, reason=reason, at=self._now())
-            if outcome is not None:
-                await work.save(outcome.request)
-                await self._record(work, outcome)
-        return self._result(request, outcome)
+            return lifecycle.act(request, command, by=client.name, reason=reason, at=self._now())
+
+        return await self._apply(act, request_id, client)
 
     async def comment(self, request_id: str, text: str, client: Principal, key: str) -> RequestStep:
         """Add a comment. A repeated call returns the first comment. Raises InputRejected."""
@@ -252,10 +231,23 @@ class Requests:
         """Requests after the cursor `after`, newest first."""
         return await self._store.page(wanted, after, limit)
 
-    def _result(self, request: Request, outcome: RequestTransition | None) -> Request:
-        """The request after a committed transition; unchanged without one."""
-        if outcome is None:
-            return request
+    async def _apply(
+        self,
+        transition: Callable[[Request], RequestTransition | None],
+        request_id: str,
+        client: Principal,
+        store_more: Callable[[RequestWork], Awaitable[None]] | None = None,
+    ) -> Request:
+        """The request after a transition, which is stored with its events; unchanged without one."""
+        async with self._store.work() as work:
+            request = await self._lock(work, request_id, client)
+            outcome = transition(request)
+            if outcome is None:
+                return request
+            await work.save(outcome.request)
+            if store_more is not None:
+                await store_more(work)
+            await self._record(work, outcome)
         self._wake()
         return outcome.request
 
@@ -269,12 +261,8 @@ class Requests:
 
     async def _record(self, work: RequestWork, outcome: RequestTransition) -> None:
         await work.add_step(outcome.request.request_id, outcome.step)
-        await work.publish(
-            [
-                (topics.requests(event.attributes.region), encode(event.attributes, event.data))
-                for event in outcome.events
-            ]
-        )
+        events = [(event.attributes, event.data) for event in outcome.events]
+        await work.publish([(topics.requests(about.region), encode(about, data)) for about, data in events])
 
     async def _check(self, change: ProposedChange | None, *, keep_unchecked: bool) -> ChangeCheck:
         if change is None:

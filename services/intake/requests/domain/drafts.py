@@ -64,7 +64,6 @@ class MarketOwners(Protocol):
 
     @property
     def open_regions(self) -> Collection[str]: ...
-
     def owner(self, market: str) -> str | None: ...
 
 
