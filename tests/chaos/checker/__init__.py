@@ -1,1 +1,2 @@
-"""Holds a history against the promises. It shares no code with the services: what they misread, it does not."""
+"""Checks a recorded history against the promises. It shares no code with the services, so it does not repeat their
+errors."""

@@ -1,8 +1,9 @@
-"""Clients and their keys: what was answered is so and was told; what came with a key that opened nothing, or for a
-region or a platform that is not the client's, is nowhere; and a key that was made and not ended opens.
+"""Clients and their keys: every acknowledged change is stored and published; items that came with an invalid key, or
+for a region or platform that the client does not have, do not exist; and a created key that was not revoked is
+accepted.
 
-A revocation holds where it was answered `in_force`: the process that said so refuses the key from then on, whatever
-becomes of it. Until then it may go either way, and what was never answered is accounted for either way.
+A revocation holds from the time when its response said `in_force`: the process that responded rejects the key from then
+on, whatever happens to the process. Before that, and without a response, both results are allowed.
 """
 
 from collections import Counter, defaultdict
@@ -19,7 +20,7 @@ _ENDLESS = float("inf")
 
 
 class _Dossier(NamedTuple):
-    """What is known of one client: the calls about it by kind, and about each of its keys."""
+    """The facts about one client: the calls about it by kind, and the calls about each of its keys."""
 
     name: str
     calls: dict[str, list[Call]]
@@ -27,7 +28,7 @@ class _Dossier(NamedTuple):
     told: list[Event]
 
     def rights(self) -> tuple[set[str], set[str]]:
-        """Where it may act and for which platforms, as it was asked for by whoever made it."""
+        """The client's regions and platforms, from the call that created it."""
         made = next((call for call in self.calls["create"] if call.status in (200, 201)), None)
         asked = made or next(call for call in self.calls["create"] if not _refused(call))
         return set(asked.facts["regions"]), set(asked.facts["platforms"])
@@ -36,7 +37,7 @@ class _Dossier(NamedTuple):
         return [call for call in self.calls["revoke"] if call.facts["key_id"] == key_id]
 
     def shut(self, key_id: str, call: Call) -> bool:
-        """Whether a call came when the key surely opened nothing."""
+        """Whether a call was sent when the key was certainly invalid."""
         ended = min((_in_force(revoke) for revoke in self.revokes(key_id)), default=_ENDLESS)
         if call.sent_at > ended:
             return True
@@ -48,7 +49,7 @@ class _Dossier(NamedTuple):
         return let_in == _ENDLESS or (call.answered_at is not None and call.answered_at < let_in)
 
     def may_be_shut(self, key_id: str, call: Call) -> bool:
-        """Whether a call may have come when the key opened nothing: not yet, or not any more."""
+        """Whether a call may have been sent when the key was invalid: not yet valid, or not any more."""
         made = [_in_force(key) for key in self.calls["key"] if key.status == 201 and key.answer["key_id"] == key_id]
         if call.sent_at < min(made, default=_ENDLESS):
             return True
@@ -62,7 +63,7 @@ class _Dossier(NamedTuple):
         )
 
     def _until(self, out: Call) -> float:
-        """When a client that was shut out is surely in again; what was not answered may come about at any time."""
+        """When a disabled client is certainly active again; a call without a response may take effect at any time."""
         return min(map(_in_force, self._let_in(out)), default=_ENDLESS) if out.status == 200 else _ENDLESS
 
     def _let_in(self, out: Call) -> list[Call]:
@@ -71,64 +72,64 @@ class _Dossier(NamedTuple):
 
 
 def what_was_done_with_clients_is_so(facts: Facts) -> Iterator[Violation]:
-    """What was answered is in the table, and nothing else; a call that was repeated made no second key."""
+    """The table has every acknowledged change and nothing else; a repeated call created no second key."""
     rows = {row.name: row for row in facts.history.office.clients}
     for dossier in _dossiers(facts).values():
         row, keys = rows.get(dossier.name), {key.key_id: key for key in dossier.keys}
         if all(_refused(call) for call in dossier.calls["create"]):
             if row is not None or keys:
-                title = f"client {dossier.name} is there, and nobody asked for it who was not refused"
+                title = f"client {dossier.name} exists, but no accepted call asked for it"
                 yield Violation(1, title, (str(row), *map(str, dossier.calls["create"])))
             continue
         made = [call for call in dossier.calls["create"] if call.status in (200, 201)]
         if made and (row is None or (set(row.regions), set(row.platforms)) != dossier.rights()):
-            title = f"LOST: client {dossier.name} was answered {made[0].status}, and is not as it was answered"
+            title = f"LOST: client {dossier.name} had the response {made[0].status}, but differs from the response"
             yield Violation(1, title, (str(made[0]), str(row)))
         yield from _keys(dossier, keys)
         changes = dossier.calls["change"]
         certain = changes and all(call.status == 200 for call in changes)
         if row is not None and certain and row.state != changes[-1].facts["state"]:
-            title = f"LOST: client {dossier.name} was made {changes[-1].facts['state']}, and is {row.state}"
+            title = f"LOST: client {dossier.name} was set to {changes[-1].facts['state']}, but is {row.state}"
             yield Violation(1, title, (str(changes[-1]), str(row)))
         for call in [call for calls in dossier.calls.values() for call in calls]:
             if call.status == 404 and made and (made[0].answered_at or _ENDLESS) < call.sent_at:
-                title = f"LOST: client {dossier.name} had been answered {made[0].status}, and nobody knew it"
+                title = f"LOST: client {dossier.name} had the response {made[0].status}, but does not exist"
                 yield Violation(1, title, (str(made[0]), str(call)))
             elif _refused(call) and call.status not in (404, 409, 429):
-                yield Violation(9, f"a sound {call.kind} was refused: {call.status}", (str(call),))
+                yield Violation(9, f"a valid {call.kind} was rejected: {call.status}", (str(call),))
 
 
 def what_was_done_with_clients_is_told(facts: Facts) -> Iterator[Violation]:
-    """The control topic has every change of a client once, in order, and the last is what the table says."""
+    """The control topic has every change of a client once, in order, and the last one equals the table."""
     rows = {row.name: row for row in facts.history.office.clients}
     dossiers = _dossiers(facts)
     for dossier in dossiers.values():
         row, told = rows.get(dossier.name), dossier.told
         revisions = [event.data["revision"] for event in told]
         if revisions != sorted(set(revisions)):
-            title = f"DISORDER: the changes of client {dossier.name} were told as {revisions}"
+            title = f"DISORDER: the changes of client {dossier.name} were published as {revisions}"
             yield Violation(6, title, tuple(map(str, told)))
         for event in told:
             if event.id != derived("event", f"client:{dossier.name}", event.type, str(event.data["revision"])):
-                title = f"DOUBLE: a change of client {dossier.name} was told under another id"
+                title = f"DOUBLE: a change of client {dossier.name} was published under another id"
                 yield Violation(2, title, (str(event),))
             living = [key for key in event.data.get("keys", ()) if not key.get("revoked_at")]
             if len(living) > _LIVING:
-                title = f"DOUBLE: client {dossier.name} has {len(living)} living keys"
+                title = f"DOUBLE: client {dossier.name} has {len(living)} valid keys"
                 yield Violation(2, title, (str(event),))
         if row is None:
             if told:
-                yield Violation(4, f"client {dossier.name} was told of, and is not stored", tuple(map(str, told)))
+                yield Violation(4, f"client {dossier.name} was published, but is not stored", tuple(map(str, told)))
             continue
         counts = Counter(event.data["change"] for event in told)
         due = {"created": 1, "key_added": len(dossier.keys), "key_revoked": sum(key.revoked for key in dossier.keys)}
         if any(counts[change] != n for change, n in due.items()) or not _is_last(dossier, told[-1:], row.revision):
-            title = f"LOST: what client {dossier.name} is was not told as it is stored"
+            title = f"LOST: client {dossier.name} was not published as it is stored"
             yield Violation(4, title, (str(row), *map(str, dossier.keys), *map(str, told)))
 
 
 def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation]:
-    """No post was taken under a key that had been ended, or for what is another's; a sound one was not refused."""
+    """No post was accepted with a revoked key or for another's region or platform; no valid post was rejected."""
     dossiers = _dossiers(facts)
     for posted in facts.all_posts:
         if (dossier := _poster(dossiers, posted)) is None:
@@ -136,18 +137,18 @@ def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation
         key_id, call = posted.call.facts["key_id"], posted.call
         foreign = _foreign(facts, dossier, posted)
         if posted.outcome == "accepted" and dossier.shut(key_id, call):
-            title = f"A DEAD KEY OPENED: {dossier.name} posted with {key_id}, which had been ended"
+            title = f"INVALID KEY ACCEPTED: {dossier.name} posted with {key_id}, which was revoked"
             yield Violation(7, title, (*map(str, [*dossier.revokes(key_id), *dossier.calls["change"]]), str(posted)))
         elif posted.outcome == "accepted" and foreign:
-            title = f"LEAK: {dossier.name} has no right to {', '.join(sorted(foreign))}, and was answered 202"
+            title = f"LEAK: {dossier.name} has no right to {', '.join(sorted(foreign))}, but got 202"
             yield Violation(7, title, (str(posted),))
         elif posted.outcome == "refused" and not _rightly(dossier, posted, foreign):
-            title = f"{dossier.name}, which may post there with {key_id}, was refused: {posted.status}"
+            title = f"{dossier.name}, which may post there with {key_id}, was rejected: {posted.status}"
             yield Violation(9, title, (str(posted), *map(str, dossier.revokes(key_id))))
 
 
 def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
-    """What stands in a region's topic was posted by somebody who had the right to, with a key that opened."""
+    """Every item in a region's topic was posted by a client with the right to do so and a valid key."""
     dossiers = _dossiers(facts)
     for region in facts.regions:
         for item, submitted in facts.submissions[region].items():
@@ -157,15 +158,15 @@ def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
                 continue
             may = [(p, d) for p, d in posters if d is not None and not _foreign(facts, d, p)]
             if not may:
-                title = f"LEAK: item {item} is in {region}, by a client that had no right to post it"
+                title = f"LEAK: item {item} is in {region}, from a client without the right to post it"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
             elif all(d.shut(p.call.facts["key_id"], p.call) for p, d in may):
-                title = f"item {item} is in {region}, and came with a key that had been ended"
+                title = f"item {item} is in {region}, but came with a revoked key"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
 
 
 def refusals_are_told_as_they_were(facts: Facts) -> Iterator[Violation]:
-    """Nobody is told of as refused more often than they called in vain; a process that was killed told less."""
+    """No client has more reported rejections than rejected calls; a killed process may report fewer."""
     names = {call.facts["name"] for call in facts.history.calls if call.kind == "client.create"}
     vain: Counter[str] = Counter()
     for call in facts.history.calls:
@@ -180,7 +181,7 @@ def refusals_are_told_as_they_were(facts: Facts) -> Iterator[Violation]:
                 told[event.data["client"]].append(event)
     for name, events in told.items():
         if (count := sum(event.data["count"] for event in events)) > vain[name]:
-            title = f"client {name} was told of as refused {count} times, and called {vain[name]} times in vain"
+            title = f"client {name} has {count} reported rejections, but {vain[name]} rejected calls"
             yield Violation(4, title, tuple(map(str, events)))
 
 
@@ -209,25 +210,25 @@ def _keys(dossier: _Dossier, keys: dict[str, KeyRow]) -> Iterator[Violation]:
     for call in dossier.calls["key"]:
         if call.status == 201:
             if call.answer["key_id"] not in keys:
-                title = f"LOST: key {call.answer['key_id']} of client {dossier.name} was answered, and is not stored"
+                title = f"LOST: key {call.answer['key_id']} of client {dossier.name} was created, but is not stored"
                 yield Violation(1, title, (str(call),))
             if (first := shown.setdefault(call.facts["key"], call)) is not call:
-                title = f"DOUBLE: client {dossier.name} was given two keys under one Idempotency-Key"
+                title = f"DOUBLE: client {dossier.name} got two keys under one Idempotency-Key"
                 yield Violation(2, title, (str(first), str(call)))
     counted = Counter(key.made_with for key in dossier.keys)
     for key in dossier.keys:
         if key.made_with not in asked:
-            title = f"key {key.key_id} of client {dossier.name} is there, and nobody asked for it"
+            title = f"key {key.key_id} of client {dossier.name} exists, but no call asked for it"
             yield Violation(1, title, (str(key),))
         elif counted[key.made_with] > 1:
             title = f"DOUBLE: one call made {counted[key.made_with]} keys of client {dossier.name}"
             yield Violation(2, title, (str(key), str(asked[key.made_with or ""])))
         revokes = dossier.revokes(key.key_id)
         if key.revoked and all(_refused(call) for call in revokes):
-            title = f"key {key.key_id} of client {dossier.name} was revoked, and nobody asked for it"
+            title = f"key {key.key_id} of client {dossier.name} was revoked, but no call asked for it"
             yield Violation(1, title, (str(key), *map(str, revokes)))
         if not key.revoked and any(call.status == 200 for call in revokes):
-            title = f"LOST: key {key.key_id} of client {dossier.name} was revoked, and is not"
+            title = f"LOST: key {key.key_id} of client {dossier.name} was revoked, but is not in the table"
             yield Violation(1, title, (str(key), *map(str, revokes)))
 
 
@@ -241,13 +242,13 @@ def _is_last(dossier: _Dossier, last: list[Event], revision: int) -> bool:
 
 
 def _poster(dossiers: dict[str, _Dossier], posted: Posted) -> _Dossier | None:
-    """Who posted it; None for whoever may post anything."""
+    """The client that posted it; None for clients that may post everything."""
     name = posted.call.facts.get("by")
     return None if name is None else dossiers[name]
 
 
 def _foreign(facts: Facts, dossier: _Dossier, posted: Posted) -> set[str]:
-    """The regions and the platform of an item that are not its poster's."""
+    """The regions and the platform of an item that its client does not have."""
     regions, platforms = dossier.rights()
     beyond = set() if "*" in regions else facts.regions_of(posted) - regions
     platform = str((posted.body or {})["platform"])
@@ -263,7 +264,7 @@ def _rightly(dossier: _Dossier, posted: Posted, foreign: set[str]) -> bool:
 
 
 def _in_force(call: Call) -> float:
-    """When it was answered that a change is gone by; never, if it was not."""
+    """When a response said that a change is enforced; infinity if none did."""
     said = call.status in (200, 201) and call.answer["in_force"]
     return call.answered_at or _ENDLESS if said else _ENDLESS
 

@@ -13,7 +13,7 @@ _NEEDED = ("id", "source", "type", "time", "subject", "region", "correlationid")
 
 
 class Event(NamedTuple):
-    """An event and where it stood."""
+    """An event and its position."""
 
     id: str
     type: str
@@ -36,7 +36,7 @@ class Event(NamedTuple):
 
 
 def read_event(record: Record) -> Event | str:
-    """The event, or what keeps the record from being one."""
+    """The event, or the reason why the record is not an event."""
     found: dict[str, str] = {}
     for name, value in record.headers:
         if name.startswith("ce_"):
@@ -75,7 +75,7 @@ def read_event(record: Record) -> Event | str:
 
 
 def derived(*parts: str) -> str:
-    """The id that stands for these parts, always the same."""
+    """The id that is derived from these parts, always the same."""
     return str(uuid.uuid5(NAMESPACE, "\x1f".join(parts)))
 
 

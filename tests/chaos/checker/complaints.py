@@ -1,6 +1,6 @@
-"""What was complained about: a notice or an appeal that was answered 202 is told once in each of its regions, becomes a
-case there, and is never ended by anything but its answer, or for an appeal a reason; an appeal that succeeds, and
-nothing else, adds a decision to the case that it is about."""
+"""Notices and appeals: each accepted one is published once in each of its regions, has a case there, and ends only with
+its decision or, for an appeal, with a reason. A successful appeal, and nothing else, adds a decision to the contested
+case."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,12 +12,13 @@ from tests.chaos.checker.violation import Violation
 
 _OPEN = ("waiting", "claimed")
 _STATES = {NOTICE: (*_OPEN, "decided"), APPEAL: (*_OPEN, "decided", "closed")}
-_ALLOWED = {NOTICE: (202, 429), APPEAL: (202, 404, 409, 422, 429)}  # an appeal may come before its decision
+_ALLOWED = {NOTICE: (202, 429), APPEAL: (202, 404, 409, 422, 429)}  # an appeal may arrive before its decision
 _OPPOSITE = {"approve": "reject", "reject": "approve"}
 
 
 def no_complaint_is_lost(facts: Facts) -> Iterator[Violation]:
-    """Each notice and appeal answered 202 is in each of its regions, under the id that was told, and has a case."""
+    """Each notice and appeal with status 202 is in each of its regions, under the id in the response, and has a
+    case."""
     for (type_, reference), calls in facts.complaints.items():
         first: Call | None = None
         for call in calls:
@@ -25,10 +26,10 @@ def no_complaint_is_lost(facts: Facts) -> Iterator[Violation]:
                 first = first or call
                 yield from _answered(facts, type_, call)
                 if call.answer != first.answer:
-                    title = f"{type_} {reference} was answered differently the second time"
+                    title = f"{type_} {reference} got another response the second time"
                     yield Violation(1, title, (str(first), str(call)))
             elif call.status is not None and 400 <= call.status < 500 and call.status not in _ALLOWED[type_]:
-                yield Violation(9, f"a sound {type_} was refused: {call.status}", (str(call),))
+                yield Violation(9, f"a valid {type_} was rejected: {call.status}", (str(call),))
     for region in facts.regions:
         for type_ in (NOTICE, APPEAL):
             for of, event in facts.complained[type_, region].items():
@@ -36,7 +37,7 @@ def no_complaint_is_lost(facts: Facts) -> Iterator[Violation]:
 
 
 def a_complaint_ends_with_its_answer(facts: Facts) -> Iterator[Violation]:
-    """No version and no withdrawal ends a notice or an appeal; a decision has one open appeal at most."""
+    """Versions and withdrawals do not end a notice or an appeal; a decision has at most one open appeal."""
     for region in facts.regions:
         still_open: dict[str, list[Event]] = defaultdict(list)
         for case_id, opened in facts.opened[region].items():
@@ -44,10 +45,10 @@ def a_complaint_ends_with_its_answer(facts: Facts) -> Iterator[Violation]:
             if row is None or type_ not in _STATES:
                 continue
             if row.state not in _STATES[type_]:
-                title = f"NOT HEARD: the case {case_id} of a {type_} in {region} is {row.state}"
+                title = f"WRONG END: the case {case_id} of a {type_} in {region} is {row.state}"
                 yield Violation(1, title, (str(opened), str(row)))
             if row.state == "closed" and all(e.name != "case.closed" for e in facts.lives[region].get(case_id, [])):
-                yield Violation(4, f"case {case_id} is closed, and its events say otherwise", (str(opened), str(row)))
+                yield Violation(4, f"case {case_id} is closed, but its events differ", (str(opened), str(row)))
             if type_ == APPEAL and row.state in _OPEN:
                 still_open[opened.data["appeal"]["decision"]["case_id"]].append(opened)
         for contested, appeals in still_open.items():
@@ -57,7 +58,7 @@ def a_complaint_ends_with_its_answer(facts: Facts) -> Iterator[Violation]:
 
 
 def a_decision_is_replaced_by_an_appeal_alone(facts: Facts) -> Iterator[Violation]:
-    """Every decision after a case's first was brought about by one appeal that succeeded, which another heard."""
+    """Each later decision of a case has one successful appeal as its cause, which another reviewer decided."""
     for region in facts.regions:
         rows = {(row.case_id, row.n): row for row in facts.history.cells[region].decisions}
         overturned = {case_id: row for (case_id, _), row in rows.items() if row.action == "overturn"}
@@ -67,14 +68,14 @@ def a_decision_is_replaced_by_an_appeal_alone(facts: Facts) -> Iterator[Violatio
                 yield from _replaced(event, rows, overturned, used)
         for case_id, row in overturned.items():
             if case_id not in used:
-                title = f"appeal case {case_id} was decided overturn, and no decision was replaced in {region}"
+                title = f"appeal case {case_id} was decided overturn, but no decision was replaced in {region}"
                 yield Violation(2, title, (str(row),))
         for (case_id, n), row in rows.items():
             opened = facts.opened[region].get(case_id)
             if n == 1 and opened is not None and (appeal := opened.data.get("appeal")) is not None:
                 contested = rows.get((appeal["decision"]["case_id"], appeal["decision"]["n"]))
                 if contested is not None and not contested.automated and contested.reviewer == row.reviewer:
-                    title = f"{row.reviewer} heard the appeal about a decision of their own, in case {case_id}"
+                    title = f"{row.reviewer} decided the appeal about their own decision, in case {case_id}"
                     yield Violation(3, title, (str(contested), str(row)))
 
 
@@ -84,28 +85,26 @@ def _answered(facts: Facts, type_: str, call: Call) -> Iterator[Violation]:
     if type_ == NOTICE:
         expected = {facts.history.markets[market] for market in call.facts["body"]["markets"]}
         if told.keys() != expected:
-            yield Violation(1, f"{type_} {of} was answered for {sorted(told)}, not {sorted(expected)}", (str(call),))
+            yield Violation(1, f"{type_} {of} has a response for {sorted(told)}, not {sorted(expected)}", (str(call),))
     for region, event_id in told.items():
         event = facts.complained[type_, region].get(of)
         if event is None:
-            yield Violation(1, f"LOST: answered 202, and {type_} {of} is not in region {region}", (str(call),))
+            yield Violation(1, f"LOST: accepted {type_} {of} is not in region {region}", (str(call),))
         elif {event_id, derived("event", of, event.type, region)} != {event.id}:
-            yield Violation(1, f"{type_} {of} in {region} has another id than was told", (str(call), str(event)))
+            yield Violation(1, f"{type_} {of} in {region} has another id than the response", (str(call), str(event)))
 
 
 def _heard(facts: Facts, region: str, type_: str, of: str, event: Event) -> Iterator[Violation]:
     calls = facts.complaints.get((type_, event.data["reference"]), [])
     if all(call.status is not None and 400 <= call.status < 500 for call in calls):
-        yield Violation(
-            1, f"{type_} {of} is in {region}, and nobody was told that it is", (str(event), *map(str, calls))
-        )
+        yield Violation(1, f"{type_} {of} is in {region}, but no response said so", (str(event), *map(str, calls)))
     case_id = derived("case", of, region, type_)
     opened = facts.opened[region].get(case_id)
     if opened is None:
         if facts.set_aside(event, region, "router") is None:
-            yield Violation(1, f"LOST: {type_} {of} was taken in and has no case in {region}", (str(event),))
+            yield Violation(1, f"LOST: {type_} {of} was accepted but has no case in {region}", (str(event),))
     elif case_id not in facts.rows[region] and facts.set_aside(opened, region, "decision") is None:
-        yield Violation(1, f"LOST: case {case_id} was opened and is not stored in {region}", (str(opened),))
+        yield Violation(1, f"LOST: case {case_id} was opened but is not stored in {region}", (str(opened),))
 
 
 def _replaced(
@@ -114,10 +113,10 @@ def _replaced(
     data, appeal = event.data, event.data.get("appeal_case_id", "")
     before = rows.get((data["case_id"], data["n"] - 1))
     if before is None or (before.decision_id, _OPPOSITE[before.action]) != (data["replaces"], data["action"]):
-        title = f"the decision of case {data['case_id']} was replaced by what does not follow it"
+        title = f"the decision of case {data['case_id']} was replaced by a decision that does not follow it"
         yield Violation(2, title, (str(event), str(before)))
     if appeal not in overturned:
-        title = f"the decision of case {data['case_id']} was replaced, and no appeal was overturned"
+        title = f"the decision of case {data['case_id']} was replaced, but no appeal was successful"
         yield Violation(2, title, (str(event),))
     elif appeal in used:
         title = f"DOUBLE: appeal case {appeal} has replaced two decisions"

@@ -1,4 +1,4 @@
-"""A history put in order, so that each promise can be asked of it: events by topic, items by id, cases by region."""
+"""A history in order, for the checks of the promises: events by topic, items by id, cases by region."""
 
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ Place = tuple[str, int, int]
 
 
 class Letter(NamedTuple):
-    """A record that a group set aside, and why; `since` is the offset behind which its key is parked, None if it is
-    not."""
+    """A record that a group dead-lettered, and the reason; its key is parked since the offset `since`, or not if
+    None."""
 
     region: str
     source: Place
@@ -30,7 +30,7 @@ class Letter(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """What the journal knows of one lease: the claims that were told of it, and what was asked under it."""
+    """The journal's facts about one lease: the claims that received it, and the calls that used it."""
 
     claims: list[Call]
     heartbeats: list[Call]
@@ -39,7 +39,7 @@ class Lease(NamedTuple):
 
 
 class Facts:
-    """First occurrences are by event id, in the order of offsets; planted records are not among `events`."""
+    """First occurrences are by event id, in the order of offsets; `events` has no planted records."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -90,7 +90,7 @@ class Facts:
         }
 
     def stage(self, stage: str, region: str) -> list[Event]:
-        """The first occurrence of every event of a topic, in its order."""
+        """The first occurrence of each event of a topic, in its order."""
         return self.first.get((stage, region), [])
 
     def regions_of(self, posted: Posted) -> set[str]:
@@ -98,12 +98,12 @@ class Facts:
         return {self.history.markets[market] for market in (posted.body or {})["markets"]}
 
     def set_aside(self, event: Event, region: str, consumer: str) -> Letter | None:
-        """The letter of the first copy of an event, if a consumer of the region has set every copy aside."""
+        """The dead letter of an event's first copy, if a consumer of the region dead-lettered every copy."""
         letters = [self.aside[region].get((place, consumer)) for place in self.copies[event.record.topic, event.id]]
         return None if None in letters else letters[0]
 
     def _place(self, record: Record, told: dict[str, Event]) -> None:
-        """`told` has the events so far by id: what repeats one shares all but its place with it."""
+        """`earlier` has the events so far by id: a repeated event equals the first one except for its position."""
         stage, region = _stage(record.topic)
         place = (record.topic, record.partition, record.offset)
         if stage == "deadletters":
@@ -158,18 +158,18 @@ class Facts:
 
 
 def is_of_item(event: Event) -> bool:
-    """Whether a case's event is about an item, not about a notice or an appeal."""
+    """Whether a case event is about an item, and not about a notice or an appeal."""
     return bool(event.data.get("case_type", "item") == "item")
 
 
 def is_older(event: Event, than: Event) -> bool:
-    """Whether both have numbers as versions, and the first one's is smaller."""
+    """Whether both versions are numbers and the first one is smaller."""
     version, newest = event.data.get("version"), than.data.get("version")
     return version is not None and newest is not None and version < newest
 
 
 def item_of(posted: Posted) -> str | None:
-    """The id of the item that was posted; None when only an answer could have told it, and none came."""
+    """The id of the posted item; None if only the response had it, and there was no response."""
     body = posted.body or {}
     if posted.verdict.get("item_id"):
         return str(posted.verdict["item_id"])

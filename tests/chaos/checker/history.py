@@ -1,6 +1,6 @@
-"""What happened, as plain facts: what clients were told, every record of every topic, every row that matters.
+"""The history of a run as plain facts: every call and its response, every record of every topic, every relevant row.
 
-Nothing here is judged. Positions and times are kept, so that a violation can be shown with its records.
+This module judges nothing. It keeps positions and times, so that a violation can be shown with its records.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call and its answer, as the client wrote them down; `status` None: no answer came. Times in epoch seconds."""
+    """A call and its response, as the client wrote them down; `status` None: no response. Times in epoch seconds."""
 
     n: int
     kind: str
@@ -48,7 +48,7 @@ class Call:
     error: str = ""
 
     def __str__(self) -> str:
-        ended = f"answered {self.status}" if self.status is not None else f"no answer ({self.error or 'never ended'})"
+        ended = f"answered {self.status}" if self.status is not None else f"no response ({self.error or 'never ended'})"
         seconds = "" if self.answered_at is None else f" after {self.answered_at - self.sent_at:.3f} s"
         facts = msgspec.json.encode(self.facts)[:300].decode(errors="replace")
         answer = msgspec.json.encode(self.answer)[:240].decode(errors="replace")
@@ -57,7 +57,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """One item of a post or of a batch's line; `body` None when it is no JSON object."""
+    """One item of a post or of a batch; `body` is None if it is not a JSON object."""
 
     call: Call
     line: int
@@ -84,7 +84,7 @@ class Posted:
 
 
 class Planted(NamedTuple):
-    """A record that the test put into a topic to spoil it; `groups` must each set it aside."""
+    """A bad record that the test planted; each of the `groups` must dead-letter it."""
 
     kind: str
     topic: str
@@ -118,7 +118,7 @@ class DecisionRow(NamedTuple):
 
 
 class LogRow(NamedTuple):
-    """An event in the audit log; `sha256` of its data, in hex."""
+    """An event in the audit log; `sha256` is the digest of its data in hex."""
 
     seq: int
     event_id: str
@@ -147,7 +147,7 @@ class StatusRow(NamedTuple):
 
 @dataclass(slots=True)
 class Cell:
-    """A region's tables: of decision, and of audit."""
+    """A region's tables in decision and audit."""
 
     cases: list[CaseRow] = field(default_factory=list)
     decisions: list[DecisionRow] = field(default_factory=list)
@@ -160,7 +160,7 @@ class Cell:
 
 
 class RequestRow(NamedTuple):
-    """A business request; `approvals` names who gave one, in their order."""
+    """A business request; `approvals` names the approvers in order."""
 
     request_id: str
     state: str
@@ -170,7 +170,7 @@ class RequestRow(NamedTuple):
 
 
 class StepRow(NamedTuple):
-    """A thing that happened to a business request."""
+    """A step of a business request."""
 
     request_id: str
     version: int
@@ -189,7 +189,7 @@ class ClientRow(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A client's key; `made_with` names the call that made it."""
+    """A client's key; `made_with` identifies the call that created it."""
 
     client: str
     key_id: str
@@ -199,7 +199,7 @@ class KeyRow(NamedTuple):
 
 @dataclass(slots=True)
 class Office:
-    """Intake's tables besides the statuses; `untold` counts the events that wait to be published."""
+    """Intake's other tables; `untold` counts the events that are not published yet."""
 
     requests: list[RequestRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
@@ -210,7 +210,7 @@ class Office:
 
 @dataclass(slots=True)
 class History:
-    """Everything. `markets` says which region owns which market."""
+    """The whole history. `markets` maps each market to its region."""
 
     markets: dict[str, str]
     calls: list[Call] = field(default_factory=list)
@@ -222,7 +222,7 @@ class History:
     office: Office = field(default_factory=Office)
 
     def posts(self) -> Iterator[Posted]:
-        """Every item that was posted, alone or in a batch."""
+        """Every posted item, from single posts and batches."""
         for call in self.calls:
             if call.kind == "post":
                 verdict = call.answer if isinstance(call.answer, dict) else {}

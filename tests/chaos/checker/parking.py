@@ -1,4 +1,5 @@
-"""Parked keys: what follows a record that a group could not handle waits with it; what is no event holds nobody up."""
+"""Parked keys: records that follow a failed record of their key wait with it; records that are not events block
+nothing."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -7,13 +8,16 @@ from tests.chaos.checker.facts import Facts, Letter, Place
 from tests.chaos.checker.history import Record
 from tests.chaos.checker.violation import Violation
 
-PARKS = ("an unknown event version", "a case that is there already")  # of what is planted; the rest is no event
-_IN_ANY_ORDER = "piepowder-intake-"  # its facts add up whatever comes first, so it parks nothing
+PARKS = (
+    "an unknown event version",
+    "a case that is there already",
+)  # of the planted records; the others are not events
+_IN_ANY_ORDER = "piepowder-intake-"  # its facts are independent of the order, so it parks nothing
 
 
 def a_parked_key_waits_whole(facts: Facts) -> Iterator[Violation]:
-    """A group that has set a record aside behind a parked one has set all of its key aside from there on, and what
-    parks a key is parked."""
+    """A group that dead-letters a record behind a parked one dead-letters all later records of the key, and a record
+    that must park its key does so."""
     lanes: dict[tuple[str, int, bytes | None], list[Record]] = defaultdict(list)
     for record in facts.records:
         lanes[record.topic, record.partition, record.key].append(record)
@@ -29,7 +33,7 @@ def a_parked_key_waits_whole(facts: Facts) -> Iterator[Violation]:
             original = facts.by_place.get(place)
             behind = lanes[(*place[:2], original.key)] if original is not None else []
             if any((_place(record), group) in facts.returned for record in behind):
-                continue  # it was put back
+                continue  # it was replayed
             for record in behind:
                 if record.offset > place[2] and (_place(record), group) not in found:
                     title = f"OVERTAKEN: {group} has parked {original and original.key!r}, and took what follows"
@@ -37,7 +41,8 @@ def a_parked_key_waits_whole(facts: Facts) -> Iterator[Violation]:
 
 
 def waits_behind_what_was_planted(facts: Facts, letter: Letter, found: dict[tuple[Place, str], Letter]) -> bool:
-    """Whether a sound record is set aside for a reason: it follows a planted one of its key that its group parked."""
+    """Whether a valid record was correctly dead-lettered: it follows a planted record of its key that the group
+    parked."""
     if letter.since is None:
         return False
     place = (*letter.source[:2], letter.since)
@@ -60,7 +65,7 @@ def _planted_right(facts: Facts, region: str, found: dict[tuple[Place, str], Let
             parks = planted.kind in PARKS and not group.startswith(_IN_ANY_ORDER)
             if parks != (letter.since is not None):
                 how = "does not hold up" if parks else "holds up"
-                title = f"{planted.kind}: {group} {how} what follows it"
+                title = f"{planted.kind}: {group} {how} the records behind it"
                 yield Violation(6, title, (str(facts.by_place.get(place, place)), str(letter.record)))
 
 

@@ -1,7 +1,7 @@
-"""The promises of docs/reliability.md, each as a question to the facts; what breaks one is a violation with records.
+"""The promises of docs/reliability.md as checks of the facts; each violation has the records that show it.
 
-Each question is complete on its own, and none trusts what a part of the system says of itself: a case's fate is worked
-out from the topic that opened it, a lease's end from what its holder was told.
+Each check is complete, and none trusts a statement of the system about itself: the expected state of a case is derived
+from the topic that opened it, and the end of a lease from the response to its holder.
 """
 
 from collections import Counter, defaultdict
@@ -39,18 +39,18 @@ from tests.chaos.checker.withdrawals import a_withdrawn_case_ends, nothing_taken
 _ENDS = {"decision.made": "decided", "case.superseded": "superseded"}
 _DECISIONS = ("decision.made", "decision.replaced")
 _UNDECIDED = ("superseded", "withdrawn", "closed")
-_CALLS = "access"  # the stage that tells of REST calls, not of items
-_CLOCKS = 0.25  # s by which the client's clock and the database's may differ, on one machine
+_CALLS = "access"  # the stage of REST calls, not of items
+_CLOCKS = 0.25  # seconds by which the clocks of client and database may differ on one machine
 
 
 def check(history: History) -> list[Violation]:
-    """Every violation in a history, in the order of the promises."""
+    """All violations in a history, in the order of the promises."""
     facts = Facts(history)
     return sorted((v for question in QUESTIONS for v in question(facts)), key=lambda v: v.promise)
 
 
 def compare(before: History, after: History) -> list[Violation]:
-    """What a replay from the first offsets changed (promise 5): nothing may differ but repeated records."""
+    """The changes of a replay from the first offsets (promise 5): only repeated records are allowed."""
     found: list[Violation] = []
     places = [{(r.topic, r.partition, r.offset) for r in history.records} for history in (before, after)]
     for region in sorted(before.cells):
@@ -63,7 +63,7 @@ def compare(before: History, after: History) -> list[Violation]:
         letters = [{row[:4]: row for row in cell.letters} for cell in (old, new)]
         for key in letters[1].keys() - letters[0].keys():
             if key[:3] in places[1] - places[0]:
-                del letters[1][key]  # a repeat, which waits like what it repeats
+                del letters[1][key]  # a repeat, which waits like the first copy
         found += _changed(f"a dead letter in {region}'s audit", *letters)
         found += _changed(f"a total of {region}'s decisions", old.tallies, new.tallies)
     statuses = [{(row.item_id, row.region): row.status for row in h.statuses} for h in (before, after)]
@@ -76,47 +76,47 @@ def compare(before: History, after: History) -> list[Violation]:
     found += _changed("a client's key", _keyed(old_office.keys, 2), _keyed(new_office.keys, 2))
     old_ids = {event.id for event in _replayed(before)}
     made = {event.id: event for event in _replayed(after) if event.id not in old_ids}
-    found += [Violation(5, "a replay made an event that was not there", (str(event),)) for event in made.values()]
+    found += [Violation(5, "a replay created a new event", (str(event),)) for event in made.values()]
     return found
 
 
 def nothing_accepted_is_lost(facts: Facts) -> Iterator[Violation]:
-    """Each item answered 202 is in every one of its regions, became a case, and the case is stored."""
+    """Each item with status 202 is in each of its regions and has a case, which is stored."""
     for item, posts in facts.posts.items():
         accepted = next((p for p in posts if p.outcome == "accepted"), None)
         for region in sorted(facts.regions_of(accepted)) if accepted else ():
             if item not in facts.submissions[region]:
-                yield Violation(1, f"LOST: answered 202, and item {item} is not in region {region}", (str(accepted),))
+                yield Violation(1, f"LOST: accepted item {item} is not in region {region}", (str(accepted),))
     for region in facts.regions:
         for item, submitted in facts.submissions[region].items():
             case_id = derived("case", item, region, "item")
             opened = facts.opened[region].get(case_id)
             if opened is None:
                 if facts.set_aside(submitted, region, "router") is None:
-                    yield Violation(1, f"LOST: item {item} was taken in and has no case in {region}", (str(submitted),))
+                    yield Violation(1, f"LOST: item {item} was accepted but has no case in {region}", (str(submitted),))
             elif case_id not in facts.rows[region] and facts.set_aside(opened, region, "decision") is None:
-                yield Violation(1, f"LOST: case {case_id} was opened and is not stored in {region}", (str(opened),))
+                yield Violation(1, f"LOST: case {case_id} was opened but is not stored in {region}", (str(opened),))
 
 
 def nothing_is_made_up(facts: Facts) -> Iterator[Violation]:
-    """What is in a topic was posted and not refused; what is stored was opened."""
+    """Every item in a topic was posted and not rejected; every stored case was opened."""
     for region in facts.regions:
         for item, submitted in facts.submissions[region].items():
             posts = facts.posts.get(item, [])
             if all(p.outcome == "refused" for p in posts):
-                how = "all posts of it were refused" if posts else "nobody posted it"
+                how = "all posts of it were rejected" if posts else "no client posted it"
                 yield Violation(1, f"item {item} is in {region}, and {how}", (str(submitted), *map(str, posts[:3])))
             elif (wrong := _unlike(submitted, posts)) is not None:
                 yield Violation(1, f"item {item} is not what was posted: {wrong}", (str(submitted), str(posts[0])))
         for case_id, row in facts.rows[region].items():
             if case_id not in facts.opened[region]:
-                yield Violation(1, f"case {case_id} is stored in {region}, and nobody opened it", (str(row),))
+                yield Violation(1, f"case {case_id} is stored in {region}, but was not opened", (str(row),))
     for record, reason in facts.broken:
-        yield Violation(1, f"a record that the test did not put there is no event: {reason}", (str(record),))
+        yield Violation(1, f"an unplanted record is not an event: {reason}", (str(record),))
 
 
 def what_is_spoiled_is_set_aside_and_nothing_else(facts: Facts) -> Iterator[Violation]:
-    """Each planted record is in the dead letters of each group that reads it, whole; no other record is."""
+    """Each planted record is a dead letter of each group that reads it, unchanged; no other record is."""
     for region in facts.regions:
         found = {(letter.source, letter.group): letter for letter in facts.letters[region]}
         for place, planted in facts.planted.items():
@@ -126,18 +126,18 @@ def what_is_spoiled_is_set_aside_and_nothing_else(facts: Facts) -> Iterator[Viol
                 letter = found.get((place, group))
                 original = facts.by_place.get(place)
                 if letter is None:
-                    yield Violation(1, f"{planted.kind}: {group} did not set it aside", (str(original or place),))
+                    yield Violation(1, f"{planted.kind}: {group} did not dead-letter it", (str(original or place),))
                 elif original is not None and not _whole(letter.record, original):
-                    title = f"{planted.kind}: {group} did not keep it whole"
+                    title = f"{planted.kind}: {group} changed it"
                     yield Violation(1, title, (str(original), str(letter.record)))
         for letter in facts.letters[region]:
             if letter.source not in facts.planted and not waits_behind_what_was_planted(facts, letter, found):
-                title = f"a sound record was set aside by {letter.group}: {letter.reason}"
+                title = f"a valid record was dead-lettered by {letter.group}: {letter.reason}"
                 yield Violation(1, title, (str(letter.record),))
 
 
 def every_case_has_the_fate_that_follows(facts: Facts) -> Iterator[Violation]:
-    """A case's state follows from its verdict and from the versions that came before and after it."""
+    """The state of a case follows from its verdict and from the earlier and later versions."""
     for region in facts.regions:
         decided = {row.case_id: row for row in facts.history.cells[region].decisions if row.n == 1}
         for subject, came in _by_subject(facts, region).items():
@@ -158,24 +158,22 @@ def every_case_has_the_fate_that_follows(facts: Facts) -> Iterator[Violation]:
                     continue
                 if event.data["verdict"] != "review" and case.state != "withdrawn":
                     if case.state != "decided" or decision is None or not decision.automated:
-                        title = f"policy said {event.data['verdict']}, and case {case_id} is {case.state}"
+                        title = f"the verdict is {event.data['verdict']}, but case {case_id} is {case.state}"
                         yield Violation(1, title, (str(event), str(case), str(decision)))
                     continue
                 follower = last.get(case_id)
                 if case.state in ("waiting", "claimed") and follower is not None:
-                    title = f"case {case_id} of {subject} is {case.state} though a newer version came"
+                    title = f"case {case_id} of {subject} is {case.state} although a newer version arrived"
                     yield Violation(6, title, (str(event), str(follower), str(case)))
                 if case.state == "superseded" and (follower is None or case.superseded_by != follower.data["item_id"]):
-                    title = f"case {case_id} was superseded by what did not follow it"
+                    title = f"case {case_id} was superseded by a version that does not follow it"
                     yield Violation(6, title, (str(event), str(follower), str(case)))
                 if case.state == "decided" and decision is None:
-                    yield Violation(
-                        3, f"case {case_id} is half decided: no decision is stored", (str(event), str(case))
-                    )
+                    yield Violation(3, f"case {case_id} is decided, but no decision is stored", (str(event), str(case)))
 
 
 def one_current_decision(facts: Facts) -> Iterator[Violation]:
-    """A case's decisions are numbered from 1 without a gap, and each was told as it is stored, once."""
+    """The decisions of a case are numbered from 1 without a gap, and each was published once, as it is stored."""
     for region in facts.regions:
         cell = facts.history.cells[region]
         stored: dict[str, list[DecisionRow]] = defaultdict(list)
@@ -191,28 +189,28 @@ def one_current_decision(facts: Facts) -> Iterator[Violation]:
             if numbers != list(range(1, len(rows) + 1)):
                 yield Violation(2, f"DOUBLE: case {case_id} has decisions {numbers}", tuple(map(str, rows)))
             if len(events) > len(rows):
-                title = f"DOUBLE: case {case_id} has {len(rows)} decision(s) and {len(events)} were told"
+                title = f"DOUBLE: case {case_id} has {len(rows)} decision(s) and {len(events)} were published"
                 yield Violation(2, title, (*map(str, rows), *map(str, events)))
             elif len(events) < len(rows):
-                yield Violation(4, f"a decision of case {case_id} was not told", tuple(map(str, rows)))
+                yield Violation(4, f"a decision of case {case_id} was not published", tuple(map(str, rows)))
             elif any(_told(event) != row for event, row in zip(_numbered(events), rows, strict=True)):
-                title = f"a decision of case {case_id} was told otherwise than it is stored"
+                title = f"a decision of case {case_id} was published differently from the table"
                 yield Violation(4, title, (*map(str, rows), *map(str, events)))
             if rows and (case := facts.rows[region].get(case_id)) is not None and case.state != "decided":
-                yield Violation(3, f"case {case_id} is {case.state} and has a decision", (str(case), *map(str, rows)))
+                yield Violation(3, f"case {case_id} is {case.state} but has a decision", (str(case), *map(str, rows)))
         yield from _tallies(facts, region, cell)
     yield from _repeats_are_repeats(facts)
 
 
 def one_reviewer_holds_a_case(facts: Facts) -> Iterator[Violation]:
-    """A case's life is one of claims that end before the next, and of one end."""
+    """The events of a case are claims that end before the next one starts, and one end."""
     for region in facts.regions:
         for case_id, life in facts.lives[region].items():
             yield from _life(case_id, life, facts.rows[region].get(case_id))
 
 
 def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
-    """What reviewers were told of leases agrees with itself and with what is stored."""
+    """The leases in the responses to reviewers are consistent with each other and with the stored ones."""
     decisions = {
         (region, row.case_id): row
         for region in facts.regions
@@ -237,19 +235,19 @@ def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
             event, until = claimed.get((region, case_id, following)), _until(lease)
             given_back = any(not _refused(call.status) for call in lease.releases)
             if event is not None and until is not None and not given_back and _seconds(event.time) < until:
-                title = f"TWO CLAIMS AT A TIME: case {case_id} was held under token {token}, and claimed again"
+                title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed again during the lease with token {token}"
                 yield Violation(3, title, (*map(str, [*lease.claims, *lease.heartbeats]), str(event)))
     for (region, case_id), row in decisions.items():
         if not row.automated:
             known = facts.leases.get((region, case_id, row.lease_token))
             calls = known.decisions if known else []
             if not any(call.facts["action"] == row.action and not _refused(call.status) for call in calls):
-                title = f"a reviewer's decision of case {case_id} that no reviewer was told of"
+                title = f"a reviewer's decision of case {case_id} that no response reported"
                 yield Violation(3, title, (str(row), *map(str, calls)))
 
 
 def every_event_is_audited_once(facts: Facts) -> Iterator[Violation]:
-    """The log holds every event of every topic once, as it was, without a gap; and every dead letter."""
+    """The log has every event of every topic once, unchanged, without a gap; and every dead letter."""
     for region in facts.regions:
         cell = facts.history.cells[region]
         logged: dict[str, list[LogRow]] = defaultdict(list)
@@ -270,14 +268,14 @@ def every_event_is_audited_once(facts: Facts) -> Iterator[Violation]:
             yield Violation(4, f"AUDIT GAP: the sequence of {region}'s log has a gap", tuple(ends[:5]))
         counts = dict(Counter(row.type for row in cell.log))
         if cell.log_size != len(cell.log) or cell.log_counts != counts:
-            yield Violation(4, f"{region}'s log miscounts itself", (f"{cell.log_size}, {cell.log_counts}; {counts}",))
+            yield Violation(4, f"{region}'s log has wrong counts", (f"{cell.log_size}, {cell.log_counts}; {counts}",))
         yield from _letters_audited(facts, region)
         if cell.unpublished:
             yield Violation(4, f"{cell.unpublished} event(s) of {region} were never published", ())
 
 
 def order_is_kept(facts: Facts) -> Iterator[Violation]:
-    """From the client's post to the decision's record, a subject's versions stay in their order."""
+    """The versions of a subject stay in order from the post to the decision event."""
     yield from _one_partition_a_subject(facts)
     for region in facts.regions:
         yield from _posted_in_order(facts, region)
@@ -301,7 +299,7 @@ def order_is_kept(facts: Facts) -> Iterator[Violation]:
 
 
 def a_region_keeps_its_own(facts: Facts) -> Iterator[Violation]:
-    """Nothing of a region is in another's topics or tables."""
+    """No record of a region is in another region's topics or tables."""
     for (stage, region), events in facts.events.items():
         if region == "global":
             continue
@@ -322,7 +320,8 @@ def a_region_keeps_its_own(facts: Facts) -> Iterator[Violation]:
 
 
 def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
-    """The set is the case's and was published; the same item under the same set came out the same."""
+    """A decision has the policy set of its case, which was published; the same item under the same set has the same
+    result."""
     for region in facts.regions:
         for row in facts.history.cells[region].decisions:
             opened = facts.opened[region].get(row.case_id)
@@ -344,36 +343,36 @@ def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
             first = facts.opened[region][event.data["case_id"]]
             same = first.data["trace"]["policy_set"] == event.data["trace"]["policy_set"]
             if same and _judged(first) != _judged(event):
-                title = f"the same item came out differently under {event.data['trace']['policy_set']}"
+                title = f"the same item got another result under {event.data['trace']['policy_set']}"
                 yield Violation(8, title, (str(first), str(event)))
 
 
 def overload_and_faults_are_answered_as_promised(facts: Facts) -> Iterator[Violation]:
-    """No 500; 429 and 503 say when to come back; what is sound is taken, and what is not is refused."""
+    """No status 500; 429 and 503 have a time to wait; valid items are accepted and invalid ones rejected."""
     for call in facts.history.calls:
         if call.status is None:
             continue
         if call.status >= 500 and call.status != 503:
-            yield Violation(9, f"a call was answered {call.status}", (str(call),))
+            yield Violation(9, f"a call got {call.status}", (str(call),))
         if call.status in (429, 503) and call.retry_after is None:
             yield Violation(9, f"{call.status} without Retry-After", (str(call),))
         whole = call.kind == "batch" and call.status == 200 and all("line" in told for told in call.answer)
         if whole and len(call.answer) != len(call.facts["lines"]):
-            title = f"a batch of {len(call.facts['lines'])} lines got {len(call.answer)} verdicts"
+            title = f"a batch of {len(call.facts['lines'])} lines got {len(call.answer)} results"
             yield Violation(9, title, (str(call),))
     for posted in facts.all_posts:
         bad = posted.line in posted.call.facts.get("bad", ())
         if bad and posted.outcome == "accepted":
             yield Violation(9, "a bad item was accepted", (str(posted),))
-        others = "by" in posted.call.facts  # of clients that come and go; see `clients`
+        others = "by" in posted.call.facts  # of clients that are created during the run
         if not bad and not others and posted.outcome == "refused" and posted.status != 429:
-            yield Violation(9, f"a sound item was refused: {posted.status}", (str(posted),))
+            yield Violation(9, f"a valid item was rejected: {posted.status}", (str(posted),))
         if posted.line and posted.status in (429, 503) and not posted.retry_after:
-            yield Violation(9, f"a line was answered {posted.status} without retry_after", (str(posted),))
+            yield Violation(9, f"a line got {posted.status} without retry_after", (str(posted),))
 
 
 def clients_can_see_where_their_items_are(facts: Facts) -> Iterator[Violation]:
-    """Intake's status of every item is what its events say, and its totals count them."""
+    """Intake's status of each item follows from its events, and its totals count these statuses."""
     stored = {(row.item_id, row.region): row.status for row in facts.history.statuses}
     expected: dict[tuple[str, str], str] = {}
     for region in facts.regions:
@@ -387,7 +386,9 @@ def clients_can_see_where_their_items_are(facts: Facts) -> Iterator[Violation]:
             yield Violation(1, title, (str(facts.submissions[region][item]), *map(str, life)))
     counted = dict(Counter((row.region, row.status) for row in facts.history.statuses))
     if counted != facts.history.totals:
-        yield Violation(1, "intake miscounts its items", (f"kept {facts.history.totals}", f"there are {counted}"))
+        yield Violation(
+            1, "intake has wrong counts of its items", (f"kept {facts.history.totals}", f"there are {counted}")
+        )
 
 
 QUESTIONS: tuple[Question, ...] = (
@@ -423,7 +424,7 @@ QUESTIONS: tuple[Question, ...] = (
 )
 
 
-def _life(  # noqa: PLR0912 - one branch an event
+def _life(  # noqa: PLR0912 - one branch per event
     case_id: str, life: list[Event], row: CaseRow | None
 ) -> Iterator[Violation]:
     holder: Event | None = None
@@ -434,33 +435,35 @@ def _life(  # noqa: PLR0912 - one branch an event
         if ended is not None and (event.name, ended.name) == ("decision.replaced", "decision.made"):
             continue
         if ended is not None:
-            yield Violation(2, f"case {case_id} had ended, and then: {event.name}", (str(ended), str(event)))
+            yield Violation(2, f"case {case_id} has an event after its end: {event.name}", (str(ended), str(event)))
         elif event.name == "case.claimed":
             if holder is not None:
-                title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed while it was held"
+                title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed during a lease"
                 yield Violation(3, title, (str(holder), str(event)))
             if given != token + 1:
                 yield Violation(3, f"case {case_id}: token {given} follows {token}", tuple(map(str, life)))
             holder, token = event, given
         elif event.name in ("case.released", "case.expired"):
             if holder is None or holder.data["lease_token"] != given:
-                yield Violation(3, f"case {case_id}: {event.name} of a lease that nobody held", tuple(map(str, life)))
+                yield Violation(3, f"case {case_id}: {event.name} of a lease without a holder", tuple(map(str, life)))
             holder = None
         elif event.name in ("case.superseded", "case.closed"):
             ended, holder = event, None
         elif event.name == "decision.made":
             if not event.data["automated"] and (holder is None or holder.data["lease_token"] != given):
-                title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {given}, which did not hold it then"
+                title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {given}, whose lease was not valid"
                 yield Violation(3, title, tuple(map(str, life)))
             elif holder is not None and holder.data["reviewer"] != event.data.get("reviewer"):
-                yield Violation(3, f"case {case_id} was decided by another than who held it", tuple(map(str, life)))
+                yield Violation(
+                    3, f"case {case_id} was decided by another reviewer than the holder", tuple(map(str, life))
+                )
             ended, holder = event, None
     if row is None or ended is not None:
         state = None if ended is None else _ENDS.get(ended.name) or _why_closed(ended)
         if row is not None and row.state != state:
-            yield Violation(4, f"case {case_id} is {row.state}, and its events say {state}", (str(row), str(ended)))
+            yield Violation(4, f"case {case_id} is {row.state}, but its events mean {state}", (str(row), str(ended)))
     elif (row.state, row.lease_token) != ("claimed" if holder else "waiting", token):
-        title = f"case {case_id} is {row.state} with token {row.lease_token}; its events say otherwise"
+        title = f"case {case_id} is {row.state} with token {row.lease_token}; its events differ"
         yield Violation(4, title, (str(row), *map(str, life)))
 
 
@@ -471,10 +474,10 @@ def _why_closed(closed: Event) -> str:
 def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: DecisionRow | None) -> Iterator[Violation]:
     keys = {call.facts["key"] or str(call.n) for call in lease.claims}
     if len(keys) > 1:
-        title = f"TWO CLAIMS AT A TIME: case {case_id} was given twice under token {token}"
+        title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed twice with token {token}"
         yield Violation(3, title, tuple(map(str, lease.claims)))
     if lease.claims and (event is None or event.data["reviewer"] != lease.claims[0].facts["reviewer"]):
-        yield Violation(4, f"the claim of case {case_id} was told, and not as an event", tuple(map(str, lease.claims)))
+        yield Violation(4, f"the claim of case {case_id} has a response but no event", tuple(map(str, lease.claims)))
     certain = all(call.status is not None and call.status < 500 for call in lease.heartbeats)
     until = _until(lease)
     mine = row if row is not None and row.lease_token == token and not row.automated else None
@@ -483,16 +486,16 @@ def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: Dec
             call.facts["action"], call.facts["reasons"], call.facts["note"])  # fmt: skip
         late = certain and until is not None and call.sent_at > until + _CLOCKS
         if call.status == 201 and late:
-            title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {token}, which had run out"
+            title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {token}, which had expired"
             yield Violation(3, title, (*map(str, lease.claims), *map(str, lease.heartbeats), str(call), str(row)))
         if call.status in (200, 201) and not same:
-            title = f"the decision of case {case_id} that was answered {call.status} is not the one that is stored"
+            title = f"the decision of case {case_id} with the response {call.status} differs from the stored one"
             yield Violation(2, title, (str(call), str(row)))
         if call.status == 409 and same and all(_refused(other.status) for other in lease.decisions):
-            yield Violation(3, f"the decision of case {case_id} was refused and made", (str(call), str(row)))
+            yield Violation(3, f"the decision of case {case_id} was rejected but made", (str(call), str(row)))
     for call in lease.heartbeats:
         if call.status == 200 and certain and call.sent_at > _until_before(lease, call) + _CLOCKS:
-            title = f"the lease of case {case_id}, token {token}, had run out and was prolonged"
+            title = f"the lease of case {case_id}, token {token}, had expired but was extended"
             yield Violation(3, title, (*map(str, lease.claims), *map(str, lease.heartbeats)))
 
 
@@ -520,7 +523,7 @@ def _seconds(text: str) -> float:
 
 
 def _unlike(submitted: Event, posts: list[Posted]) -> str | None:
-    """What of the posted content is not in the event."""
+    """The differences between the posted content and the event."""
     held = submitted.data["item"]
     body = next(p.body for p in posts if p.body is not None)
     for name in ("markets", "title", "text", "brand", "category", "attributes", "price", "seller", "scores"):
@@ -545,7 +548,7 @@ def _by_subject(facts: Facts, region: str) -> dict[str, list[Event]]:
 def _superseded_by(facts: Facts, region: str, event: Event, newest: Event) -> Iterator[Violation]:
     row = facts.rows[region].get(event.data["case_id"])
     if row is not None and (row.state, row.superseded_by) != ("superseded", newest.data["item_id"]):
-        title = f"DISORDER: an older version came late, and case {row.case_id} is {row.state}"
+        title = f"DISORDER: an older version arrived late, but case {row.case_id} is {row.state}"
         yield Violation(6, title, (str(newest), str(event), str(row)))
 
 
@@ -577,7 +580,9 @@ def _tallies(facts: Facts, region: str, cell: Cell) -> Iterator[Violation]:
     counted["decided"] = len(first)
     counted.update(row.state for row in cell.cases if row.state in _UNDECIDED)
     if +counted != cell.tallies:
-        yield Violation(2, f"{region} miscounts its decisions", (f"kept {cell.tallies}", f"there are {dict(+counted)}"))
+        yield Violation(
+            2, f"{region} has wrong counts of its decisions", (f"kept {cell.tallies}", f"there are {dict(+counted)}")
+        )
 
 
 def _decided_by(opened: Event | None, row: DecisionRow) -> str:
@@ -591,7 +596,7 @@ def _repeats_are_repeats(facts: Facts) -> Iterator[Violation]:
         first = {event.id: event for event in facts.stage("decisions", region)}
         for event in facts.events["decisions", region]:
             if event.data != first[event.id].data:
-                title = f"event {event.id} was told twice, and differently"
+                title = f"event {event.id} was published twice with different content"
                 yield Violation(2, title, (str(first[event.id]), str(event)))
 
 
@@ -618,7 +623,7 @@ def _one_partition_a_subject(facts: Facts) -> Iterator[Violation]:
 
 
 def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
-    """Who was answered before the other was sent stands before it."""
+    """An item whose response came before another item was posted is earlier in the topic."""
     firsts: dict[str, list[tuple[Posted, Event]]] = defaultdict(list)
     for item, posts in facts.posts.items():
         event = facts.submissions[region].get(item)
@@ -640,16 +645,18 @@ def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
                     latest = told[index]
                 index += 1
             if latest is not None and latest[2].record.offset > event.record.offset:
-                title = f"DISORDER: {subject} in {region}: what was posted later stands earlier"
+                title = f"DISORDER: {subject} in {region}: a later post is earlier"
                 yield Violation(6, title, (str(latest[1]), str(latest[2]), str(posted), str(event)))
 
 
 def _told_in_order(facts: Facts, region: str, old: Event, new: Event) -> Iterator[Violation]:
     life = facts.lives[region].get(old.data["case_id"], [])
-    before = [event for event in life if event.name != "decision.replaced"]  # which follows its appeal, however late
+    before = [
+        event for event in life if event.name != "decision.replaced"
+    ]  # which follows its appeal, even if that is late
     after = facts.lives[region].get(new.data["case_id"], [])
     if before and after and before[-1].record.offset > after[0].record.offset:
-        title = f"DISORDER: of {old.subject}, the newer version's events in {region} stand before the older one's"
+        title = f"DISORDER: of {old.subject}, the newer version's events in {region} are before the older one's"
         yield Violation(6, title, (str(old), str(new), str(before[-1]), str(after[0])))
 
 
@@ -709,7 +716,7 @@ def _changed(what: str, before: object, after: object) -> list[Violation]:
 
 
 def _replayed(history: History) -> Iterator[Event]:
-    """The events of a history one by one, but for who called and what was planted."""
+    """The events of a history, without access events and planted records."""
     planted = {(p.topic, p.partition, p.offset) for p in history.planted}
     for record in history.records:
         stage = record.topic.split(".")[1]
@@ -721,5 +728,5 @@ def _replayed(history: History) -> Iterator[Event]:
 
 
 def _replayable(log: Iterable[LogRow]) -> list[LogRow]:
-    """All but who called: that goes on being told, whatever is replayed."""
+    """All records except access events, which continue to be published during a replay."""
     return [row for row in log if row.topic.split(".")[1] != _CALLS]

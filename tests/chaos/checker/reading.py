@@ -1,4 +1,4 @@
-"""Reads a history: the journal's lines, every topic from its first offset, the tables by SQL of its own."""
+"""Reads a history: the journal, every topic from its first offset, and the tables with SQL of its own."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -43,7 +43,8 @@ def topic_names(regions: Iterable[str]) -> list[str]:
 
 
 def read_journal(path: Path) -> tuple[list[Call], list[Planted]]:
-    """The calls in the order they were sent, each with its answer if one came, and what was planted."""
+    """The calls in the order in which they were sent, each with its response if there was one, and the planted
+    records."""
     calls: dict[int, Call] = {}
     planted: list[Planted] = []
     with path.open("rb") as lines:
@@ -67,7 +68,7 @@ def read_journal(path: Path) -> tuple[list[Call], list[Planted]]:
 
 
 class Topics:
-    """Every record of some topics; each `read` goes on from where the last one ended."""
+    """All records of some topics; each `read` continues where the last one ended."""
 
     def __init__(self, bootstrap: str, names: list[str]) -> None:
         self._names = names
@@ -83,15 +84,15 @@ class Topics:
         self._assigned: list[TopicPartition] = []
         self._headers = _Shared[tuple[str, bytes | None]]()
         self._keys = _Shared[bytes | None]()
-        self._values: dict[bytes | None, bytes | None] = {}  # a replay tells everything again
+        self._values: dict[bytes | None, bytes | None] = {}  # a replay publishes everything again
         self.records: list[Record] = []
 
     async def read(self) -> list[Record]:
-        """All records up to the ends of now; raises TimeoutError when Kafka does not answer in time."""
+        """All records up to the current ends; raises TimeoutError if Kafka does not respond in time."""
         async with asyncio.timeout(_KAFKA_SECONDS):
             if not self._assigned:
                 await self._consumer.start()
-                while {tp.topic for tp in self._consumer.assignment()} != set(self._names):  # noqa: ASYNC110 - no event tells
+                while {tp.topic for tp in self._consumer.assignment()} != set(self._names):  # noqa: ASYNC110 - there is no event to wait for
                     await asyncio.sleep(0.1)
                 self._assigned = sorted(self._consumer.assignment())
             ends = await self._consumer.end_offsets(self._assigned)
@@ -116,7 +117,7 @@ class Topics:
 
 
 class _Shared(Generic[T]):
-    """One object for all that are equal, of those that were asked for last: a million records repeat a few."""
+    """One object for all equal values, of the recent ones: a million records repeat a few values."""
 
     def __init__(self) -> None:
         self._kept: dict[T, T] = {}
@@ -128,7 +129,7 @@ class _Shared(Generic[T]):
 
 
 async def read_decision(url: str, cell: Cell) -> None:
-    """The cases, decisions, tallies and what is not published yet, at one moment."""
+    """The cases, decisions, tallies and unpublished events, in one snapshot."""
     connection = await asyncpg.connect(url, timeout=10)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -154,7 +155,7 @@ async def read_decision(url: str, cell: Cell) -> None:
 
 
 async def read_audit(url: str, cell: Cell) -> None:
-    """The log, its head and counts, the dead letters, at one moment."""
+    """The log, its head and counts, and the dead letters, in one snapshot."""
     connection = await asyncpg.connect(url, timeout=10)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -178,7 +179,7 @@ async def read_audit(url: str, cell: Cell) -> None:
 
 
 async def read_intake(url: str) -> tuple[list[StatusRow], dict[tuple[str, str], int], Office]:
-    """Each item's status by region, the totals that are kept of them, and the other tables, at one moment."""
+    """Each item's status by region, the stored totals, and the other tables, in one snapshot."""
     connection = await asyncpg.connect(url, timeout=10)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):

@@ -1,5 +1,5 @@
-"""Business requests: every step that was answered happened once, is stored, and was told in its regions in order; none
-happened that nobody asked for; and nobody decided what they had written."""
+"""Business requests: each acknowledged step happened once, is stored, and was published in its regions in order; each
+step was requested by somebody; and nobody decided a request that they wrote."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SUBJECT = "piepowder:request:"
 _KIND = "request."
 _APPROVALS = 2
 _OPEN = ("draft", "submitted", "approved")
-# What a step leads from, and to; what is not here leaves the state as it is.
+# The states before and after each step; other steps do not change the state.
 _LEADS: dict[str, tuple[tuple[str, ...], str]] = {
     "drafted": (("",), "draft"),
     "submitted": (("draft",), "submitted"),
@@ -42,7 +42,7 @@ _STEPS = {
 
 
 class _Dossier(NamedTuple):
-    """All that is known of one request; steps and events by version, events by region as well."""
+    """The facts about one request; steps and events by version, events by region as well."""
 
     request_id: str
     calls: list[Call]
@@ -51,13 +51,13 @@ class _Dossier(NamedTuple):
     told: dict[int, dict[str, Event]]
 
     def state(self, version: int) -> str:
-        """The state that the steps up to a version lead to."""
+        """The state after the steps up to a version."""
         kinds = [step.kind for v, step in sorted(self.steps.items()) if v <= version]
         led = [_LEADS[kind][1] for kind in kinds if kind in _LEADS]
         return led[-1] if led else ""
 
     def content(self, version: int) -> dict[str, Any]:
-        """What the request said at a version, as it was told."""
+        """The content of the request at a version, as it was published."""
         said: dict[str, Any] = {}
         for v in sorted(self.told):
             if v <= version:
@@ -69,7 +69,7 @@ class _Dossier(NamedTuple):
 
 
 def no_step_of_a_request_is_lost(facts: Facts) -> Iterator[Violation]:
-    """What was answered with success happened, as it was answered; what is sound was not refused."""
+    """Each step with a successful response happened as the response says; valid calls were not rejected."""
     for dossier in _dossiers(facts):
         drafted: Call | None = None
         for call in dossier.calls:
@@ -78,17 +78,17 @@ def no_step_of_a_request_is_lost(facts: Facts) -> Iterator[Violation]:
                 if call.kind == "request.draft":
                     drafted = drafted or call
                     if call.answer != drafted.answer:
-                        title = f"DOUBLE: request {dossier.request_id} was answered differently the second time"
+                        title = f"DOUBLE: request {dossier.request_id} got another response the second time"
                         yield Violation(2, title, (str(drafted), str(call)))
             elif call.status == 404 and drafted is not None and (drafted.answered_at or 0.0) < call.sent_at:
-                title = f"LOST: request {dossier.request_id} had been answered 201, and nobody knew it"
+                title = f"LOST: request {dossier.request_id} was created, but does not exist"
                 yield Violation(1, title, (str(drafted), str(call)))
             elif call.status is not None and 400 <= call.status < 500 and not _is_right(dossier, call):
-                yield Violation(9, f"a sound {call.kind} was refused: {call.status}", (str(call), *dossier.shown()))
+                yield Violation(9, f"a valid {call.kind} was rejected: {call.status}", (str(call), *dossier.shown()))
 
 
 def no_step_of_a_request_is_made_up(facts: Facts) -> Iterator[Violation]:
-    """Every step was asked for by whoever it names, and not refused; a call that was repeated made one."""
+    """Each step was requested by the person it names, and not rejected; a repeated call caused one step."""
     for dossier in _dossiers(facts):
         if dossier.row is not None and dossier.row.version != len(dossier.steps):
             title = f"request {dossier.request_id} is at version {dossier.row.version} with {len(dossier.steps)} steps"
@@ -98,20 +98,21 @@ def no_step_of_a_request_is_made_up(facts: Facts) -> Iterator[Violation]:
         comments: dict[str, StepRow] = {}
         for step in dossier.steps.values():
             if not any(_asks_for(dossier.request_id, call, step) for call in asked):
-                title = f"request {dossier.request_id} was {step.kind}, and nobody asked for it who was not refused"
+                title = f"request {dossier.request_id} was {step.kind}, but no accepted call asked for it"
                 yield Violation(1, title, (str(step), *map(str, dossier.calls)))
             if step.kind == "changed":
                 changes[step.by] -= 1
             elif (first := comments.setdefault(step.comment_id or str(step.version), step)) is not step:
-                title = f"DOUBLE: a comment on request {dossier.request_id} was made twice"
+                title = f"DOUBLE: a comment on request {dossier.request_id} was stored twice"
                 yield Violation(2, title, (str(first), str(step)))
         if any(n < 0 for n in changes.values()):
-            title = f"DOUBLE: request {dossier.request_id} was changed more often than somebody asked for"
+            title = f"DOUBLE: request {dossier.request_id} was changed more often than requested"
             yield Violation(2, title, dossier.shown())
 
 
 def a_request_lives_by_its_rules(facts: Facts) -> Iterator[Violation]:
-    """Steps are numbered without a gap and lead from one another; two decide who neither wrote nor sponsor it."""
+    """Steps are numbered without a gap and follow from one another; two people decide, neither the author nor the
+    sponsor."""
     for dossier in _dossiers(facts):
         if sorted(dossier.steps) != list(range(1, len(dossier.steps) + 1)):
             title = f"the steps of request {dossier.request_id} are {sorted(dossier.steps)}"
@@ -130,7 +131,7 @@ def a_request_lives_by_its_rules(facts: Facts) -> Iterator[Violation]:
                 own.add(step.by)
             elif step.kind in ("endorsed", "approved", "rejected"):
                 if step.by in own or step.by in approvals:
-                    title = f"request {row.request_id} was {step.kind} by {step.by}, who may not, or not again"
+                    title = f"request {row.request_id} was {step.kind} by {step.by}, who may not do this, or not again"
                     yield Violation(3, title, dossier.shown())
                 if step.kind != "rejected":
                     approvals.append(step.by)
@@ -138,17 +139,17 @@ def a_request_lives_by_its_rules(facts: Facts) -> Iterator[Violation]:
                     title = f"request {row.request_id} was {step.kind} after {len(approvals)} approval(s)"
                     yield Violation(3, title, dossier.shown())
         if (row.state, list(row.approvals)) != (state, approvals):
-            title = f"request {row.request_id} is {row.state} by {row.approvals}; its steps say {state} by {approvals}"
+            title = f"request {row.request_id} is {row.state} by {row.approvals}; its steps mean {state} by {approvals}"
             yield Violation(2, title, dossier.shown())
 
 
 def a_requests_steps_are_told_once_and_in_order(facts: Facts) -> Iterator[Violation]:
-    """In each region a request's life is a chain: each step is one event, which names the one before."""
+    """In each region the events of a request are a chain: one event per step, which names the event before it."""
     for region in facts.regions:
         first = {event.id: event for event in facts.stage(_STAGE, region)}
         for event in facts.events[_STAGE, region]:
             if event.data != first[event.id].data:
-                title = f"DOUBLE: event {event.id} of a request was told twice, and differently"
+                title = f"DOUBLE: event {event.id} of a request was published twice with different content"
                 yield Violation(2, title, (str(first[event.id]), str(event)))
         lives: dict[str, list[Event]] = defaultdict(list)
         for event in facts.stage(_STAGE, region):
@@ -158,7 +159,7 @@ def a_requests_steps_are_told_once_and_in_order(facts: Facts) -> Iterator[Violat
 
 
 def a_requests_life_is_told_in_its_regions(facts: Facts) -> Iterator[Violation]:
-    """Each step is an event in each region that the request concerns then, as it is stored, and in no other."""
+    """Each step is an event in each of the request's current regions, as it is stored, and in no other region."""
     for dossier in _dossiers(facts):
         regions: set[str] = set()
         for version, step in sorted(dossier.steps.items()):
@@ -166,15 +167,15 @@ def a_requests_life_is_told_in_its_regions(facts: Facts) -> Iterator[Violation]:
             before, regions = regions, _regions(step, told, regions)
             for region in regions | before if step.kind == "changed" else regions:
                 if region not in told:
-                    title = f"LOST: request {dossier.request_id} was {step.kind}, and {region} was not told"
+                    title = f"LOST: request {dossier.request_id} was {step.kind}, but not published in {region}"
                     yield Violation(4, title, (str(step), *map(str, told.values())))
             for region, event in told.items():
                 yield from _told(dossier.request_id, step, region, event)
                 if region not in regions and (region not in before or event.data.get("request") is not None):
-                    title = f"LEAK: request {dossier.request_id} is not {region}'s, and {region} was told what it says"
+                    title = f"LEAK: request {dossier.request_id} is not {region}'s, but its content is there"
                     yield Violation(7, title, (str(step), str(event)))
         for version in dossier.told.keys() - dossier.steps.keys():
-            title = f"step {version} of request {dossier.request_id} was told, and is not stored"
+            title = f"step {version} of request {dossier.request_id} was published, but is not stored"
             yield Violation(4, title, tuple(map(str, dossier.told[version].values())))
     if facts.history.office.untold:
         yield Violation(4, f"{facts.history.office.untold} event(s) of intake were never published", ())
@@ -219,13 +220,13 @@ def _answered(dossier: _Dossier, call: Call) -> Iterator[Violation]:
     else:
         lost = not done or dossier.state(version) != answer["state"]
     if dossier.row is None or version not in dossier.steps or lost:
-        title = f"LOST: {call.kind} of {dossier.request_id} was answered {call.status}, and it is not so"
+        title = f"LOST: {call.kind} of {dossier.request_id} had the response {call.status}, but did not happen"
         yield Violation(1, title, (str(call), *dossier.shown()))
     if what in ("draft", "change") and not _says(dossier.content(version), answer):
-        title = f"{call.kind} of {dossier.request_id} was answered with what it does not say"
+        title = f"{call.kind} of {dossier.request_id} has a response with other content"
         yield Violation(1, title, (str(call), str(dossier.content(version))))
     if call.facts["wrong"] and what != "draft":
-        title = f"{call.kind} of {dossier.request_id} by {by} was to be refused, and was answered {call.status}"
+        title = f"{call.kind} of {dossier.request_id} by {by} had to be rejected, but got {call.status}"
         yield Violation(3, title, (str(call), *dossier.shown()))
 
 
@@ -234,10 +235,10 @@ def _says(said: dict[str, Any], answer: dict[str, Any]) -> bool:
 
 
 def _is_right(dossier: _Dossier, call: Call) -> bool:
-    """Whether a call may be refused so: it was planned, it came too late or too early, or the system had enough."""
+    """Whether a call may have this rejection: it was planned, it was too late or too early, or the system was busy."""
     if call.status in (404, 409, 429) or call.status in call.facts["wrong"]:
         return True
-    if call.status == 422 and call.kind == "request.draft":  # another draft under this key came first
+    if call.status == 422 and call.kind == "request.draft":  # another draft with this key was first
         bodies = [c.facts["body"] for c in dossier.calls if c.kind == call.kind and not _refused(c)]
         return any(body != call.facts["body"] for body in bodies)
     return call.status == 412 and call.facts["match"] not in ("", "*")
@@ -269,21 +270,21 @@ def _told(request_id: str, step: StepRow, region: str, event: Event) -> Iterator
     data, name = event.data, f"request.{step.kind.replace('_', '')}"
     said = data.get("text") if step.kind == "commented" else data.get("reason", "")
     if (event.name, data["by"], said or "", data.get("comment_id")) != (name, step.by, step.text, step.comment_id):
-        title = f"step {step.version} of request {request_id} was told otherwise than it is stored, in {region}"
+        title = f"step {step.version} of request {request_id} was published differently from the table, in {region}"
         yield Violation(4, title, (str(step), str(event)))
     if event.id != derived("event", request_id, event.type, f"{step.version}/{region}"):
-        title = f"DOUBLE: step {step.version} of request {request_id} was told under another id in {region}"
+        title = f"DOUBLE: step {step.version} of request {request_id} was published under another id in {region}"
         yield Violation(2, title, (str(event),))
 
 
 def _chain(region: str, life: list[Event]) -> Iterator[Violation]:
     versions = [event.data["version"] for event in life]
     if len(set(versions)) < len(versions):
-        title = f"DOUBLE: {region} was told a step of {life[0].subject} twice: {versions}"
+        title = f"DOUBLE: {region} has a step of {life[0].subject} twice: {versions}"
         yield Violation(2, title, tuple(map(str, life)))
     elif versions != sorted(versions):
-        title = f"DISORDER: {region} was told the steps of {life[0].subject} as {versions}"
+        title = f"DISORDER: {region} has the steps of {life[0].subject} as {versions}"
         yield Violation(6, title, tuple(map(str, life)))
     elif any(event.causation_id != before for event, before in zip(life, ["", *(e.id for e in life)], strict=False)):
-        title = f"in {region}, a step of {life[0].subject} names another cause than the one before it"
+        title = f"in {region}, a step of {life[0].subject} names another cause than the step before it"
         yield Violation(4, title, tuple(map(str, life)))

@@ -1,4 +1,4 @@
-"""What the checker finds, and what finds it."""
+"""Violations, and the type of the checks that find them."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from tests.chaos.checker.facts import Facts
 
 
 class Violation(NamedTuple):
-    """A promise that was not kept; `records` are what shows it."""
+    """A broken promise; `records` show it."""
 
     promise: int
     title: str

@@ -1,5 +1,5 @@
-"""What was taken back: a withdrawal that was answered 202 is told in every region of its item, behind it, and ends its
-case, unless that was decided or superseded first."""
+"""Withdrawals: each accepted one is published in every region of its item, after the item, and closes its case, unless
+the case was decided or superseded before."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from tests.chaos.checker.violation import Violation
 
 
 def nothing_taken_back_is_lost(facts: Facts) -> Iterator[Violation]:
-    """Each withdrawal answered 202 is in every region of its item once, behind it; and only what was asked for is."""
+    """Each withdrawal with status 202 is in every region of its item once, after the item; and no other withdrawal
+    is."""
     for item, calls in facts.taken_back.items():
         first: Call | None = None
         for call in calls:
@@ -19,29 +20,29 @@ def nothing_taken_back_is_lost(facts: Facts) -> Iterator[Violation]:
                 first = first or call
                 yield from _answered(facts, item, call)
                 if call.answer != first.answer:
-                    title = f"the withdrawal of item {item} was answered differently the second time"
+                    title = f"the withdrawal of item {item} got another response the second time"
                     yield Violation(1, title, (str(first), str(call)))
             elif call.status == 404:
                 yield from _denied(facts, item, call)
             elif call.status is not None and 400 <= call.status < 500 and call.status != 429:
-                yield Violation(9, f"a sound withdrawal was refused: {call.status}", (str(call),))
+                yield Violation(9, f"a valid withdrawal was rejected: {call.status}", (str(call),))
     for region in facts.regions:
         for item, event in facts.withdrawals[region].items():
             calls = facts.taken_back.get(item, [])
             if all(call.status is not None and 400 <= call.status < 500 for call in calls):
-                title = f"item {item} was withdrawn in {region}, and nobody asked for it"
+                title = f"item {item} was withdrawn in {region}, but no call asked for it"
                 yield Violation(1, title, (str(event), *map(str, calls)))
             submitted = facts.submissions[region].get(item)
             if submitted is not None and submitted.record.offset > event.record.offset:
-                title = f"DISORDER: the withdrawal of item {item} stands before it in {region}"
+                title = f"DISORDER: the withdrawal of item {item} is before it in {region}"
                 yield Violation(6, title, (str(event), str(submitted)))
             passed_on = facts.withdrawn[region].get(derived("case", item, region, "item"))
             if passed_on is None and not facts.set_aside(event, region, "router"):
-                yield Violation(1, f"LOST: the withdrawal of item {item} was not passed on in {region}", (str(event),))
+                yield Violation(1, f"LOST: the withdrawal of item {item} was not forwarded in {region}", (str(event),))
 
 
 def a_withdrawn_case_ends(facts: Facts) -> Iterator[Violation]:
-    """A case that was open when its withdrawal came is closed by it, and no other case is."""
+    """A withdrawal closes its case if the case was open, and no other case is closed so."""
     for region in facts.regions:
         arrivals: dict[str, list[Event]] = defaultdict(list)
         for event in filter(is_of_item, facts.opened[region].values()):
@@ -52,12 +53,12 @@ def a_withdrawn_case_ends(facts: Facts) -> Iterator[Violation]:
                 continue
             if withdrawn is None or facts.set_aside(withdrawn, region, "decision"):
                 if row.state == "withdrawn":
-                    title = f"case {case_id} in {region} is withdrawn, and nobody withdrew it"
+                    title = f"case {case_id} in {region} is withdrawn without a withdrawal"
                     yield Violation(1, title, (str(opened), str(row)))
                 continue
             expected = _ends(arrivals[opened.subject], opened, withdrawn)
             if row.state not in expected:
-                title = f"NOT WITHDRAWN: case {case_id} in {region} is {row.state}; it is to be {' or '.join(expected)}"
+                title = f"NOT WITHDRAWN: case {case_id} in {region} is {row.state} instead of {' or '.join(expected)}"
                 yield Violation(1, title, (str(opened), str(withdrawn), str(row)))
 
 
@@ -67,13 +68,13 @@ def _answered(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
         event = facts.withdrawals[region].get(item)
         if region not in told:
             if (submitted := facts.submissions[region].get(item)) is not None:
-                title = f"item {item} was taken back, and not in region {region}"
+                title = f"item {item} was withdrawn, but not in region {region}"
                 yield Violation(1, title, (str(call), str(submitted)))
         elif event is None:
-            title = f"LOST: answered 202, and the withdrawal of item {item} is not in region {region}"
+            title = f"LOST: the accepted withdrawal of item {item} is not in region {region}"
             yield Violation(1, title, (str(call),))
         elif {told[region], derived("event", item, event.type, region)} != {event.id}:
-            title = f"the withdrawal of item {item} in {region} has another id than was told"
+            title = f"the withdrawal of item {item} in {region} has another id than the response"
             yield Violation(1, title, (str(call), str(event)))
 
 
@@ -81,12 +82,12 @@ def _denied(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
     for posted in facts.posts.get(item, []):
         answered = posted.call.answered_at
         if posted.outcome == "accepted" and answered is not None and answered < call.sent_at:
-            title = f"item {item} had been answered 202, and nobody knew it when it was taken back"
+            title = f"item {item} was accepted, but does not exist for the withdrawal"
             yield Violation(1, title, (str(posted), str(call)))
 
 
 def _ends(arrivals: list[Event], opened: Event, withdrawn: Event) -> tuple[str, ...]:
-    """The states that a case may be in, by what came before it, and before its withdrawal, in the topic."""
+    """The allowed states of a case, by the events before it and before its withdrawal in the topic."""
     came, ended = opened.record.offset, withdrawn.record.offset
     if any(event.record.offset < came and is_older(opened, event) for event in arrivals):
         return ("superseded",)

@@ -1,6 +1,7 @@
-"""Makes this process's wall clock jump when the test says so: by the seconds in `$CHAOS_CLOCKS/<pid>`.
+"""Shifts this process's wall clock by the seconds in `$CHAOS_CLOCKS/<pid>`, when the test writes that file.
 
-Python imports it at start from `PYTHONPATH`; only services of a chaos run have it there. Monotonic time goes on.
+Python imports this module at start from `PYTHONPATH`; only services of a chaos run have it there. Monotonic time does
+not change.
 """
 
 import os
@@ -14,7 +15,7 @@ _jump = 0.0
 
 
 class _Datetime:
-    """`datetime` as `shared.runtime.clock` uses it, with another `now`."""
+    """`datetime` for `shared.runtime.clock`, with another `now`."""
 
     fromisoformat = staticmethod(datetime.fromisoformat)
     fromtimestamp = staticmethod(datetime.fromtimestamp)
@@ -37,7 +38,7 @@ def _follow(path: Path) -> None:
 def _install(folder: str) -> None:
     true_time = time.time
     time.time = lambda: true_time() + _jump
-    sys.path.insert(0, str(Path.cwd()))  # the services' tree, whatever is installed
+    sys.path.insert(0, str(Path.cwd()))  # the tree of the services, even if another version is installed
     from shared.runtime import clock  # noqa: PLC0415 - only in a chaos run
 
     vars(clock)["datetime"] = _Datetime
