@@ -1,10 +1,11 @@
 # `make run` shows the main job, `make test` verifies it. Each sets up its requirements first.
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos up lock clean
+.PHONY: help run test check static bench chaos up lock clean
 
 help:
 	@echo "make run    set up, start everything, submit a sample, show the result"
@@ -25,11 +26,16 @@ up:
 	@$(PYTHON) deploy/environment.py local
 	@exec $(BIN)/python -m piepowder up $(ARGS)
 
-test: check
-	@echo "== tests on real Kafka and PostgreSQL"
-	@exec $(BIN)/python -m pytest tests/contract tests/integration tests/e2e $(ARGS)
+test: static
+	@echo "== every test, in $(WORKERS) processes on one Kafka and one PostgreSQL"
+	@exec $(BIN)/python -m pytest -n $(WORKERS) tests/e2e tests/integration tests/contract \
+		tests/unit tests/property tests/architecture $(ARGS)
 
-check:
+check: static
+	@echo "== unit, property and architecture tests"
+	@exec $(BIN)/python -m pytest -n 2 tests/unit tests/property tests/architecture $(ARGS)
+
+static:
 	@$(PYTHON) deploy/environment.py dev
 	@echo "== style"
 	@$(BIN)/ruff check
@@ -38,8 +44,6 @@ check:
 	@$(BIN)/mypy
 	@echo "== import rules"
 	@$(BIN)/lint-imports
-	@echo "== unit, property and architecture tests"
-	@$(BIN)/python -m pytest tests/unit tests/property tests/architecture $(ARGS)
 
 bench:
 	@$(PYTHON) deploy/environment.py dev

@@ -9,9 +9,9 @@ import asyncio
 import os
 import re
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import pytest
@@ -22,15 +22,15 @@ from shared.contracts import ids, topics
 from shared.contracts.events import ITEM_SUBMITTED
 from shared.runtime.clock import SystemClock
 from tests.bench.kafka import Watch
-from tests.support.flood import CallResult, FloodPlan, flood_in_process, item
+from tests.support.flood import CallResult, FloodPlan, item, running_flood
 from tests.support.servers import Servers
 
 CUT_SECONDS: Final = float(os.environ.get("PIEPOWDER_TEST_CUT_SECONDS", "20"))
-BEFORE_SECONDS: Final = 4.0
-AFTER_SECONDS: Final = 14.0  # longer than the start of a broker
+AROUND_SECONDS: Final = 4.0  # of load before and after
 RATE: Final = 60  # single posts a second
 BATCHES: Final = 4  # a second
 LINES: Final = 20  # per batch
+MOST_SECONDS: Final = 180.0 + CUT_SECONDS  # the load ends earlier
 # Enough for the calls that arrive while others wait ten seconds: then intake stops waiting for Kafka.
 CONNECTIONS: Final = 900
 SLOWEST_SECONDS: Final = 45.0  # ten for the calls in flight, ten for those that wait behind them, and a busy machine
@@ -66,7 +66,7 @@ async def test_while_kafka_is_stopped_posts_are_rejected_and_each_accepted_item_
         await asyncio.sleep(CUT_SECONDS)
         await asyncio.to_thread(node.start)
 
-    posts, batches = await _under_load(system, "kafka", CUT_SECONDS, stop_kafka())
+    posts, batches = await _under_load(system, "kafka", stop_kafka)
     assert {result.status for result in posts} == {202, 503}
     assert {result.status for result in batches} <= {200, 429, 503}
     assert {status for result in batches for status in result.statuses} <= {202, 429, 503}
@@ -100,7 +100,7 @@ async def test_when_intake_is_killed_repeatedly_each_accepted_item_is_in_kafka_o
             await asyncio.to_thread(system.wait_ready)
             await asyncio.sleep(1.5)
 
-    posts, batches = await _under_load(system, "kill", 12.0, kill())
+    posts, batches = await _under_load(system, "kill", kill)
     assert {result.status for result in posts} <= {0, 202, 503}
     assert {result.status for result in batches} <= {0, 200, 503}
     assert any(result.status == 0 for result in [*posts, *batches])
@@ -108,21 +108,19 @@ async def test_when_intake_is_killed_repeatedly_each_accepted_item_is_in_kafka_o
 
 
 async def _under_load(
-    system: System, tag: str, seconds: float, disturb: Coroutine[Any, Any, None]
+    system: System, tag: str, disturb: Callable[[], Awaitable[None]]
 ) -> tuple[list[CallResult], list[CallResult]]:
     """The results of single posts and batches before, during and after a disturbance."""
-    whole = BEFORE_SECONDS + seconds + AFTER_SECONDS
-    plans = [
-        _plan(system, f"{tag}-posts", count=int(RATE * whole), rate=RATE, connections=CONNECTIONS),
-        _plan(system, f"{tag}-lines", count=int(BATCHES * whole), rate=BATCHES, connections=60, lines=LINES),
-    ]
-    loading = [asyncio.create_task(flood_in_process(plan, whole + ACCEPTED_AGAIN_SECONDS)) for plan in plans]
-    await asyncio.sleep(BEFORE_SECONDS)
-    await disturb
-    posts, batches = (result.calls for result in await asyncio.gather(*loading))
-    assert (len(posts), len(batches)) == (plans[0].count, plans[1].count)
-    await _until_accepted(system, tag)
-    return posts, batches
+    posts = _plan(system, f"{tag}-posts", rate=RATE, connections=CONNECTIONS)
+    lines = _plan(system, f"{tag}-lines", rate=BATCHES, connections=60, lines=LINES)
+    async with running_flood(posts) as first, running_flood(lines) as second:
+        await asyncio.sleep(AROUND_SECONDS)
+        await disturb()
+        await _until_accepted(system, tag)
+        await asyncio.sleep(AROUND_SECONDS)
+        results = await asyncio.gather(first.stop(), second.stop())
+    assert len(results[0].calls) < posts.count, "the load ended too early"
+    return results[0].calls, results[1].calls
 
 
 async def _check(system: System, kafka: LocalKafka, posts: list[CallResult], batches: list[CallResult]) -> None:
@@ -136,7 +134,7 @@ async def _check(system: System, kafka: LocalKafka, posts: list[CallResult], bat
     assert max(result.seconds for result in posts) < SLOWEST_SECONDS
     accepted = [item_id for result in calls for item_id in result.accepted]
     assert len(accepted) == len(set(accepted))
-    assert len(accepted) > (RATE + BATCHES * LINES) * BEFORE_SECONDS / 2, "there was no load"
+    assert len(accepted) > (RATE + BATCHES * LINES) * AROUND_SECONDS / 2, "there was no load"
     async with Watch.on(kafka.bootstrap) as watch:
         records = await watch.read([topics.submissions("eu")])
     arrived = Counter(dict(record.headers)["ce_id"].decode() for partition in records.values() for record in partition)
@@ -146,7 +144,8 @@ async def _check(system: System, kafka: LocalKafka, posts: list[CallResult], bat
     print(f"{len(accepted)} accepted, {len(arrived)} in Kafka")
 
 
-def _plan(system: System, tag: str, *, count: int, rate: float, connections: int, lines: int = 0) -> FloodPlan:
+def _plan(system: System, tag: str, *, rate: float, connections: int, lines: int = 0) -> FloodPlan:
+    count = int(MOST_SECONDS * rate)
     return FloodPlan(system.url("intake"), system.key(), tag, "DE", count, rate, connections, lines)
 
 

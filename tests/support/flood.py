@@ -2,14 +2,19 @@
 
 `python -m tests.support.flood` reads its plan from stdin as JSON and writes the result of each call to stdout. A call
 that is due while all connections are busy is sent by the next free connection. So the number of calls in flight is
-bounded, and the service still receives as many calls as planned as soon as it responds.
+bounded, and the service still receives as many calls as planned as soon as it responds. After SIGTERM no further call
+starts.
 """
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import uvloop
@@ -17,7 +22,10 @@ import uvloop
 from shared.runtime.clock import SystemClock
 from tests.bench import calls
 
-_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS: Final = 0.05
+_STOP_SECONDS: Final = 1.0
+_COMMAND: Final = (sys.executable, "-m", "tests.support.flood")
+_ROOT: Final = Path(__file__).parents[2]
 _clock = SystemClock()
 
 
@@ -103,8 +111,8 @@ def item(tag: str, number: int, market: str) -> bytes:
     return msgspec.json.encode(post)
 
 
-async def flood(plan: FloodPlan) -> FloodResult:
-    """Carry out a plan."""
+async def flood(plan: FloodPlan, stop: asyncio.Event) -> FloodResult:
+    """Carry out a plan; no call starts after `stop`."""
     requests = [_request(plan, number) for number in range(plan.count)]
     calling = iter(enumerate(requests))
     results: list[CallResult] = []
@@ -113,9 +121,9 @@ async def flood(plan: FloodPlan) -> FloodResult:
     async def work() -> None:
         connection = await _connect(plan.url)
         for number, request in calling:
-            if (early := begin + number / plan.rate - _clock.monotonic()) > 0:
-                await asyncio.sleep(early)
-            if plan.seconds and _clock.monotonic() - begin > plan.seconds:
+            while not stop.is_set() and (early := begin + number / plan.rate - _clock.monotonic()) > 0:  # noqa: ASYNC110 - a thousand tasks wait
+                await asyncio.sleep(min(early, _STOP_SECONDS))
+            if stop.is_set() or (plan.seconds and _clock.monotonic() - begin > plan.seconds):
                 break
             if connection.is_closed:
                 connection = await _connect(plan.url)
@@ -148,14 +156,44 @@ async def flood_in_process(plan: FloodPlan, within: float = 90.0) -> FloodResult
     """Carry out a plan in a process of its own; raises TimeoutExpired `within` seconds after its planned end."""
     client = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tests.support.flood"],
-        cwd=Path(__file__).parents[2],
+        _COMMAND,
+        cwd=_ROOT,
         input=msgspec.json.encode(plan),
         stdout=subprocess.PIPE,
         check=True,
         timeout=within + plan.count / plan.rate,
     )
     return msgspec.json.decode(client.stdout, type=FloodResult)
+
+
+class RunningFlood:
+    """A flood in a process of its own; `stop` ends it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def stop(self, within: float = 60.0) -> FloodResult:
+        """Start no further call; the results of all calls, within so many seconds."""
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(within):
+            output, _ = await self._process.communicate()
+        return msgspec.json.decode(output, type=FloodResult)
+
+
+@asynccontextmanager
+async def running_flood(plan: FloodPlan) -> AsyncIterator[RunningFlood]:
+    """Run a plan until the flood is stopped, or at most until the end of the block."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*_COMMAND, cwd=_ROOT, stdin=pipe, stdout=pipe)
+    try:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(plan))
+        process.stdin.close()
+        yield RunningFlood(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def _request(plan: FloodPlan, number: int) -> bytes:
@@ -182,8 +220,14 @@ def _result(response: calls.Answer, seconds: float, retry_after: int | None) -> 
     )
 
 
+async def _main() -> FloodResult:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    return await flood(msgspec.json.decode(sys.stdin.buffer.read(), type=FloodPlan), stop)
+
+
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(flood(msgspec.json.decode(sys.stdin.buffer.read(), type=FloodPlan)))
+        result = runner.run(_main())
     with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as out:  # an unbuffered stdout may write partially
         out.write(msgspec.json.encode(result))
