@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (given := getattr(config, "workerinput", None)) is not None:
         ports._RANGE = ports._RANGE[int(given["workerid"].removeprefix("gw")) :: given["workercount"]]
     else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the servers, like Ctrl-C
         config.stash[_SHARED] = SharedServers()
         config.add_cleanup(config.stash[_SHARED].close)
 
