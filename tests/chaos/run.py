@@ -87,7 +87,7 @@ class Run:
             await asyncio.gather(*tasks[:3])
             reviewing_ends.set()
             await asyncio.gather(*tasks)
-            settled, violations, history = await self._check(topics)
+            settled, violations, history = await self._check(topics, leases_end=_LEASES_END)
             if not violations:
                 violations = await self._replay(topics, injector, history)
         finally:
@@ -163,14 +163,14 @@ class Run:
             self._say(f"          still behind: {behind}")
             await asyncio.sleep(1)
 
-    async def _check(self, topics: Topics) -> tuple[float, list[Violation], History]:
+    async def _check(self, topics: Topics, *, leases_end: float = 0.0) -> tuple[float, list[Violation], History]:
         """Check repeatedly until there is no violation, because some events may still be in flight: access is reported
         all the time, and the topics are read before the tables. A violation that is found twice without a backlog is
         real."""
         loop = asyncio.get_running_loop()
         started, before = loop.time(), list[Violation]()
         await self._still()
-        await asyncio.sleep(_LEASES_END)
+        await asyncio.sleep(leases_end)
         while True:
             history = await self._read(topics)
             violations = await asyncio.to_thread(promises.check, history)
