@@ -156,13 +156,13 @@ class _Zstd:
 
 async def _decompressed(body: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
     stream: _Inflating = _Gzip() if coding == "gzip" else _Zstd()
-    taken = given = 0
+    received = decompressed = 0
     try:
         async for data in body:
-            taken += len(data)
+            received += len(data)
             for piece in stream.feed(data):
-                given += len(piece)
-                if given > max(_FREE, _RATIO * taken):
+                decompressed += len(piece)
+                if decompressed > max(_FREE, _RATIO * received):
                     raise _swells()
                 yield piece
                 await asyncio.sleep(0)  # a small piece can expand a lot: let other calls run

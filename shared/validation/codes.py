@@ -1,4 +1,4 @@
-"""The world's code lists, loaded once: countries and currencies from pycountry, language tags from langcodes."""
+"""Code lists: countries and currencies from pycountry, language tags from langcodes."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _is_tag = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*").fullmatch
 
 
 class Codes(NamedTuple):
-    """The world's code lists: ISO 3166-1 alpha-2, ISO 4217, and whether a tag is BCP 47."""
+    """ISO 3166-1 alpha-2 countries, ISO 4217 currencies, and a check of BCP 47 language tags."""
 
     countries: frozenset[str]
     currencies: frozenset[str]
@@ -20,7 +20,7 @@ class Codes(NamedTuple):
 
 
 def load() -> Codes:
-    """The code lists, from the packages' own data."""
+    """The code lists."""
     return Codes(
         frozenset(country.alpha_2 for country in pycountry.countries),
         frozenset(currency.alpha_3 for currency in pycountry.currencies),

@@ -133,7 +133,7 @@ def _out_of_bounds(pointer: str, given: int, least: int | None, most: int | None
     if least is not None and given < least:
         yield Fault(pointer, f"{given} {unit}; expected at least {least}")
     if most is not None and given > most:
-        yield Fault(pointer, f"{given} {unit}; at most {most} are taken")
+        yield Fault(pointer, f"{given} {unit}; at most {most} are allowed")
 
 
 def _unlike(pointer: str, expected: str, given: object) -> Fault:

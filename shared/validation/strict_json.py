@@ -92,7 +92,7 @@ def infinite_numbers(value: object) -> Iterator[JsonPath]:
 
 
 def has_duplicates(text: bytes) -> bool:
-    """Whether an object of a valid JSON text has a duplicate name; `twice` finds their places."""
+    """Whether an object of a valid JSON text has a duplicate name; `duplicates` finds their paths."""
     try:
         _find_duplicates(text.decode())
     except _DuplicateName:

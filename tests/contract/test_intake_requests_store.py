@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, Transition
+from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestTransition
 from services.intake.requests.store import METADATA, RequestFilter, Store, cursor_of
 from shared.contracts import ids
 from shared.contracts.envelope import encode
@@ -35,7 +35,9 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
     await database.close()
 
 
-def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)) -> Transition:
+def drafted(
+    n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: tuple[str, ...] = ("eu",)
+) -> RequestTransition:
     content = BusinessRequest(title=f"Request {n}\u2028", kind=kind, sponsor=sponsor, regions=[*regions])
     check = ChangeCheck(
         verdict=lifecycle.FITS, differing=1, differences=[ProposedDifference(what="policies/a", how="added")]
@@ -45,7 +47,7 @@ def drafted(n: int, *, kind: str = "capacity", sponsor: str = "lead", regions: t
     return lifecycle.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
 
 
-async def keep(store: Kept, outcome: Transition, *, change: bytes | None = None, body: str = "b") -> bool:
+async def keep(store: Kept, outcome: RequestTransition, *, change: bytes | None = None, body: str = "b") -> bool:
     async with store.work() as work:
         is_new = await work.add(outcome.request, change, body)
         if is_new:
@@ -86,7 +88,7 @@ async def test_a_failed_transaction_stores_nothing(store: Kept) -> None:
     assert await keep(store, begun)
 
 
-async def fail_in_the_middle(store: Kept, outcome: Transition) -> None:
+async def fail_in_the_middle(store: Kept, outcome: RequestTransition) -> None:
     async with store.work() as work:
         await work.add(outcome.request, None, "b")
         await work.add_step(outcome.request.request_id, outcome.step)

@@ -1,1 +1,1 @@
-"""Clients: who may call, with which keys, scopes, regions and limit; told to every service, kept here."""
+"""Clients and API keys: stored here and published to every service."""

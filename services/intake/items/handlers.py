@@ -58,7 +58,7 @@ class ItemIntake:
 
     def missing(self) -> str | None:
         """The condition for accepting items that is not met yet, None when all are met."""
-        publish = "no operating model is published; publish one with `piepowder control publish`"
+        publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 
     def prepare(self, text: bytes, client: Principal, received_at: str) -> PreparedItem:

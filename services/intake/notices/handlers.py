@@ -17,7 +17,7 @@ from services.intake.items.handlers import ItemIntake, forbidden, forbidden_plat
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import AppealPost, ContestedDecision
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, ComplaintFacts, DecidedCase
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, CaseIdentity, ComplaintFacts
 from services.intake.notices.domain.notices import NoticePost
 from services.intake.publishing.regions import SOURCE
 from shared.auth.principal import Principal
@@ -43,7 +43,7 @@ class ComplaintLookup(Protocol):
 
     async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]: ...
 
-    async def about(self, decision_id: str) -> DecidedCase | None: ...
+    async def about(self, decision_id: str) -> CaseIdentity | None: ...
 
     async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
 
@@ -79,9 +79,9 @@ class Notices:
         Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not answer
         or no operating model is in force. The client can repeat the call after Transient.
         """
-        taken = self.prepare(notice, client)
-        await self._intake.submit([taken])
-        return taken
+        prepared = self.prepare(notice, client)
+        await self._intake.submit([prepared])
+        return prepared
 
     def prepare(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
         """Validate a notice and create its records, without sending them. Raises like `take`."""
@@ -156,13 +156,13 @@ class Appeals:
         if post.appellant.kind == "seller" and SPEAKS_FOR_SELLERS not in client.scopes:
             raise _not_for_sellers(client)
         contested = await self._find(post, client)
-        taken = self._prepare(post, contested, client)
-        before = (await self._complaints.of(APPEAL, taken.id)).get(contested.region)
+        prepared = self._prepare(post, contested, client)
+        before = (await self._complaints.of(APPEAL, prepared.id)).get(contested.region)
         if before is None or before.case.submission is None:
-            await self._require_admissible(post, contested, taken.id)
-            await self._intake.submit([taken])
-            return taken
-        return self._repeated(taken, before)
+            await self._require_admissible(post, contested, prepared.id)
+            await self._intake.submit([prepared])
+            return prepared
+        return self._repeated(prepared, before)
 
     async def _find(self, post: AppealPost, client: Principal) -> ContestedDecision:
         """The contested decision with its case."""
@@ -294,15 +294,15 @@ class Appeals:
         )
 
     @staticmethod
-    def _repeated(taken: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
+    def _repeated(prepared: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
         """The earlier response for a repeated appeal; raises InputRejected when the reference belongs to another
         appeal."""
         assert before.case.submission is not None  # noqa: S101 - it was asked
-        if before.case.submission.content_hash != taken.content_hash:
+        if before.case.submission.content_hash != prepared.content_hash:
             detail = "this reference belongs to another appeal about the subject; choose another reference"
             raise InputRejected(409, "reference-used", "The reference is already used", [Fault("/reference", detail)])
         contested = before.contested
-        return taken if contested is None else msgspec.structs.replace(taken, decision_id=contested.decision_id)
+        return prepared if contested is None else msgspec.structs.replace(prepared, decision_id=contested.decision_id)
 
 
 def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
@@ -322,7 +322,7 @@ def _not_for_sellers(client: Principal) -> InputRejected:
 
 
 def _contested_by_id(
-    case: DecidedCase, regions: Collection[str], known: Mapping[str, status.StatusFacts]
+    case: CaseIdentity, regions: Collection[str], known: Mapping[str, status.StatusFacts]
 ) -> ContestedDecision | None:
     return _contested_in(case.type, case.id, [case.region] if case.region in regions else [], known)
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from services.intake.items.domain import status
 from services.intake.items.store import ItemStatusStore, metadata
 from services.intake.notices.domain import complaint_status
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, ComplaintFacts, DecidedCase
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, CaseIdentity, ComplaintFacts
 from shared.contracts import ids
 from shared.postgres.database import Connection, Database
 
@@ -123,13 +123,13 @@ class ComplaintStore:
             return await self._items.of_item(of)
         return {region: facts.case for region, facts in (await self.of(type_, of)).items()}
 
-    async def about(self, decision_id: str) -> DecidedCase | None:
+    async def about(self, decision_id: str) -> CaseIdentity | None:
         """The case of a decision that can be contested; None when it is unknown."""
         table = decision_about.c
         asked = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
         async with self._database.query() as connection:
             row = (await connection.execute(asked)).first()
-        return None if row is None else DecidedCase(row.region, row.type, row.id)
+        return None if row is None else CaseIdentity(row.region, row.type, row.id)
 
     async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
         """The facts about the appeals against a decision, by appeal id."""

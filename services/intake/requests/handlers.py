@@ -13,7 +13,7 @@ import msgspec
 
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, MarketOwners
-from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
+from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, RequestTransition
 from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
@@ -241,7 +241,7 @@ class Requests:
         """Requests after the cursor `after`, newest first."""
         return await self._store.page(wanted, after, limit)
 
-    def _result(self, request: Request, outcome: Transition | None) -> Request:
+    def _result(self, request: Request, outcome: RequestTransition | None) -> Request:
         """The request after a committed transition; unchanged without one."""
         if outcome is None:
             return request
@@ -256,7 +256,7 @@ class Requests:
         _require_regions(client, request.content.regions)
         return request
 
-    async def _record(self, work: RequestWork, outcome: Transition) -> None:
+    async def _record(self, work: RequestWork, outcome: RequestTransition) -> None:
         await work.add_step(outcome.request.request_id, outcome.step)
         await work.publish(
             [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, Transition
+from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, RequestTransition
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import BusinessRequest, ProposedChange, ProposedRegions
@@ -45,7 +45,9 @@ def content(title: str, where: list[str]) -> BusinessRequest:
     return BusinessRequest(title=title, kind="capacity", sponsor="sponsor", regions=where)
 
 
-def attempt(do: Callable[..., Transition | None], *given: Any, **named: Any) -> Transition | InputRejected | None:
+def attempt(
+    do: Callable[..., RequestTransition | None], *given: Any, **named: Any
+) -> RequestTransition | InputRejected | None:
     """What comes of it."""
     try:
         return do(*given, **named)
@@ -136,7 +138,7 @@ class Life(RuleBasedStateMachine):
         assert outcome.request.state == state
         self._take(outcome, {*self.request.content.regions})
 
-    def _take(self, outcome: Transition, where: set[str]) -> None:
+    def _take(self, outcome: RequestTransition, where: set[str]) -> None:
         before, after = self.request, outcome.request
         if self.steps and before.state != after.state:
             assert (before.state, after.state) in WAYS

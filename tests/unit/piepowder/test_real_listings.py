@@ -62,7 +62,7 @@ def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], lis
 
 
 def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What intake refuses of them, by id, and why."""
+    """The items that intake refuses, by id, with the reasons."""
     found = []
     for item in items:
         try:
@@ -74,7 +74,7 @@ def refusals(intake: ItemIntake, items: list[dict[str, Any]]) -> list[tuple[str,
 
 @pytest.mark.parametrize("markets", [("US",), ("DE", "US")])
 @pytest.mark.parametrize(("content", "count"), [(BARS, 7), (HASHES, 5)])
-def test_a_row_of_every_kind_that_was_seen_goes_through(
+def test_a_row_of_each_kind_in_real_exports_is_accepted(
     intake: ItemIntake, tmp_path: Path, content: str, count: int, markets: tuple[str, ...]
 ) -> None:
     path = tmp_path / "export.csv"
@@ -101,7 +101,7 @@ def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_row_of_a_real_export_goes_through_as_it_is(intake: ItemIntake, name: str) -> None:
+def test_every_row_of_a_real_export_is_accepted_without_a_mapping(intake: ItemIntake, name: str) -> None:
     path = BESIDE / name
     if not path.exists():
         pytest.skip(f"{path} is not here")

@@ -19,7 +19,7 @@ NOTICE: Final = "notice"
 APPEAL: Final = "appeal"
 
 
-class DecidedCase(NamedTuple):
+class CaseIdentity(NamedTuple):
     """The case of a decision: its region, and its item or notice (`type`, `id`)."""
 
     region: str
@@ -73,8 +73,8 @@ def from_event(data: Struct, *, subject: str, position: int, time: str) -> Compl
     if isinstance(data, NoticeSubmitted):
         return ComplaintUpdate(data.notice_id, ComplaintFacts(type=NOTICE, case=_submitted(data, subject, position)))
     if isinstance(data, AppealSubmitted):
-        way = _submitted(data, subject, position)
-        return ComplaintUpdate(data.appeal_id, ComplaintFacts(type=APPEAL, case=way, contested=data.appeal.decision))
+        case = _submitted(data, subject, position)
+        return ComplaintUpdate(data.appeal_id, ComplaintFacts(type=APPEAL, case=case, contested=data.appeal.decision))
     case_type, about = getattr(data, "case_type", ""), getattr(data, "item_id", "")
     if isinstance(data, CaseClosed):
         closed = Closed(reason=data.reason, at=time)
@@ -87,8 +87,8 @@ def from_event(data: Struct, *, subject: str, position: int, time: str) -> Compl
 
 def from_dead_letter(letter: DeadLetterFact, type_: str, about: str, *, as_case: bool) -> ComplaintUpdate:
     """The facts in a dead letter of a submission or, with `as_case`, of a case."""
-    way = status.StatusFacts(dead_case=letter) if as_case else status.StatusFacts(dead_submission=letter)
-    return ComplaintUpdate(about, ComplaintFacts(type=type_, case=way))
+    case = status.StatusFacts(dead_case=letter) if as_case else status.StatusFacts(dead_submission=letter)
+    return ComplaintUpdate(about, ComplaintFacts(type=type_, case=case))
 
 
 def merge(a: ComplaintFacts, b: ComplaintFacts) -> ComplaintFacts:
@@ -114,7 +114,7 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
 
 def is_submitted_by(client: str, known: Iterable[status.StatusFacts]) -> bool:
     """Whether the client submitted it, according to the facts of any region."""
-    return any(way.submission is not None and way.submission.client == client for way in known)
+    return any(case.submission is not None and case.submission.client == client for case in known)
 
 
 def status_since(facts: ComplaintFacts) -> str:

@@ -1,4 +1,4 @@
-"""The state machine of business requests. Each function maps a request and a command to a `Transition`, or rejects it.
+"""The state machine of business requests: each function maps a request and a command to a new state, or rejects it.
 
     draft ──submit──► submitted ──approve──► approved ──deploy──► deployed ──review──► reviewed
                           └──reject──► rejected                      └──rollback──► rolled_back
@@ -135,7 +135,7 @@ class Request(_Kept, frozen=True, kw_only=True):
         return subject_of("piepowder", "request", self.request_id)
 
 
-class Transition(NamedTuple):
+class RequestTransition(NamedTuple):
     """The changed request, the step in its history, and one event for each region."""
 
     request: Request
@@ -166,7 +166,7 @@ RULES: Final[Mapping[str, Rule]] = {
 
 def draft(
     request_id: str, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str, approvals_needed: int
-) -> Transition:
+) -> RequestTransition:
     """Create a request."""
     request = Request(
         request_id=request_id,
@@ -183,7 +183,9 @@ def draft(
     return _record(request, event, _mark(request, by, at))
 
 
-def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str) -> Transition | None:
+def change(
+    request: Request, content: BusinessRequest, check: ChangeCheck, *, by: str, at: str
+) -> RequestTransition | None:
     """Change a draft; None when the content is the same. Raises InputRejected."""
     require_draft(request)
     if content == request.content and check.verdict == request.check.verdict:
@@ -198,7 +200,7 @@ def change(request: Request, content: BusinessRequest, check: ChangeCheck, *, by
     return _record(changed, event, _mark(request, by, at))
 
 
-def comment(request: Request, comment_id: str, text: str, *, by: str, at: str) -> Transition:
+def comment(request: Request, comment_id: str, text: str, *, by: str, at: str) -> RequestTransition:
     """Add a comment, in any state. Raises InputRejected at the limit of steps."""
     _require_room(request)
     fields = {"comment_id": comment_id, "text": text}
@@ -215,7 +217,7 @@ def submit(
     reason: str,
     at: str,
     approvals_needed: int,
-) -> Transition | None:
+) -> RequestTransition | None:
     """Submit a draft with its checked change; None when it is submitted already. Raises InputRejected."""
     if is_done(request, SUBMIT, by, reason):
         return None
@@ -226,7 +228,7 @@ def submit(
     return _transition(submitted, SUBMIT, fields, _mark(request, by, at, reason))
 
 
-def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Transition | None:
+def act(request: Request, command: str, *, by: str, reason: str, at: str) -> RequestTransition | None:
     """Execute a command other than `submit`; None when the same person did it before. Raises InputRejected."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
@@ -277,13 +279,13 @@ class _EventContent(NamedTuple):
     left: Sequence[str] = ()
 
 
-def _transition(request: Request, command: str, fields: Mapping[str, Any], mark: Mark) -> Transition:
+def _transition(request: Request, command: str, fields: Mapping[str, Any], mark: Mark) -> RequestTransition:
     rule = RULES[command]
     moved = msgspec.structs.replace(request, state=rule.end, done=request.done | {command: mark})
     return _record(moved, _EventContent(rule.end, rule.event_type, rule.event, fields), mark)
 
 
-def _record(request: Request, event: _EventContent, mark: Mark, comment_id: str = "") -> Transition:
+def _record(request: Request, event: _EventContent, mark: Mark, comment_id: str = "") -> RequestTransition:
     """Create the next version of the request, its step, and its events."""
     version, at, published = request.version + 1, mark.at, dict(request.published)
     found: list[Event[Any]] = []
@@ -299,7 +301,7 @@ def _record(request: Request, event: _EventContent, mark: Mark, comment_id: str 
         found.append(Event(attributes, data))
         published[region] = PublishedEvents(first=first, last=event_id)
     step = RequestStep(version=version, kind=event.kind, at=at, by=mark.by, text=mark.reason, comment_id=comment_id)
-    return Transition(
+    return RequestTransition(
         msgspec.structs.replace(request, version=version, updated_at=at, published=published), step, found
     )
 

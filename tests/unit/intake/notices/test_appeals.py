@@ -16,7 +16,7 @@ from services.intake.items.domain import status
 from services.intake.items.domain.status import SubmissionFact
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.notices.domain.appeals import AppealPost
-from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, Closed, ComplaintFacts, DecidedCase
+from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, CaseIdentity, Closed, ComplaintFacts
 from services.intake.notices.handlers import Appeals, PreparedComplaint
 from services.intake.notices.models import AppealBody
 from shared.auth.principal import Principal
@@ -93,13 +93,13 @@ class ComplaintLookup:
         self.looks += 1
         return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, of)}
 
-    async def about(self, decision_id: str) -> DecidedCase | None:
+    async def about(self, decision_id: str) -> CaseIdentity | None:
         self.looks += 1
         for (kind, about, region), facts in self._now().items():
             if facts.decision is not None:
                 case_id = ids.case_id(about, region, kind)
                 if decision_id in {ids.decision_id(case_id, n) for n in range(1, facts.decision.n + 1)}:
-                    return DecidedCase(region, kind, about)
+                    return CaseIdentity(region, kind, about)
         return None
 
     async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
@@ -333,6 +333,18 @@ async def test_an_appeal_about_an_item_of_two_regions_must_name_the_region() -> 
     assert taken.regions == ("us",)
     own, _ = await take(ComplaintLookup(both), appeal(item_id=ITEM_ID), client("us"))
     assert own.id == taken.id
+
+
+async def test_a_retry_of_an_appeal_that_an_earlier_version_accepted_is_the_same_appeal() -> None:
+    body, known = appeal(item_id=ITEM_ID), rejected()
+    first, _ = await take(rejected(), body)
+    earlier = "a0122cf6f36f3810f1a44633e9cc3569cd549fa60f636140266b3bb0e907f782"
+    known.appeals[first.id] = kept(msgspec.structs.replace(first, content_hash=earlier))
+    again, cluster = await take(known, body)
+    assert (again.id, again.event_ids, again.content_hash) == (first.id, first.event_ids, earlier)
+    assert cluster.records == []
+    other = await refused(known, body | {"explanation": "Of another text altogether, and long enough."})
+    assert (other.status, other.slug) == (409, "reference-used")
 
 
 async def test_a_repeated_appeal_is_recognized_after_the_item_went_to_another_region() -> None:

@@ -5,9 +5,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
-from services.intake.notices.domain import notices
+from services.intake.items.domain import status
+from services.intake.notices.domain import complaint_status, notices
 from services.intake.notices.domain.notices import NoticePost
 from services.intake.notices.handlers import Notices, PreparedComplaint
 from services.intake.notices.models import NoticeBody
@@ -85,6 +87,22 @@ async def test_reference_subject_and_client_identify_a_notice() -> None:
 async def test_other_content_with_the_same_id_has_another_hash() -> None:
     first, again, other = [(await taken(body))[0].content_hash for body in (notice(), notice(), notice(ground="fraud"))]
     assert first == again != other
+
+
+async def test_a_retry_of_a_notice_that_an_earlier_version_accepted_is_no_conflict() -> None:
+    earlier = "30d68856380f8e9a3c1350010e680d3a788f52054875ac8a3985c4e5bead4f6e"
+    accepted, cluster = await taken(notice())
+    known: list[status.StatusFacts] = []
+    for event in cluster.events():
+        stored = msgspec.structs.replace(event.data, content_hash=earlier)
+        updates = (
+            complaint_status.from_event(data, subject=accepted.subject, position=n, time=TIME)
+            for n, data in enumerate((stored, event.data))
+        )
+        first, again = (update.facts for update in updates if update is not None)
+        known.append(complaint_status.merge(first, again).case)
+    assert len(known) == 2
+    assert not status.conflict(known)
 
 
 def test_each_ground_has_a_category_of_the_dsa_and_each_category_has_a_ground() -> None:
