@@ -3,8 +3,8 @@
 `tests/contract/rest_corpus/recorded.json` has for each operation: the digest of its requests, how often each status and
 problem type occurs, each distinct response under its digest, and the digest of the response to each request in order.
 
-`accepted.json` has the intended differences since then: by operation and number of the request, the digest of the present
-response and the key of the reason.
+`accepted.json` has the intended differences since then: by operation and number of the request, the digest of the
+present response and the key of the reason.
 """
 
 import hashlib
