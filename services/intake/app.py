@@ -44,11 +44,7 @@ and every status has its maximum age."""
 async def run(settings: Settings) -> bool:
     """Serve until stopped; True for a normal stop."""
     service = Service(
-        "intake",
-        DESCRIPTION,
-        settings,
-        settings.regions,
-        acknowledge_seconds=settings.acknowledge_seconds,
+        "intake", DESCRIPTION, settings, settings.regions, acknowledge_seconds=settings.acknowledge_seconds
     )
     publishers = {
         bootstrap: GroupCommitPublisher(
@@ -61,11 +57,7 @@ async def run(settings: Settings) -> bool:
         codes=codes.load(), publishers={region: publishers[settings.bootstrap(region)] for region in service.regions}
     )
     submission = ItemSubmission(
-        intake,
-        service.readiness,
-        service.clock,
-        max_batches=settings.batch_calls,
-        idle_seconds=settings.idle_seconds,
+        intake, service.readiness, service.clock, max_batches=settings.batch_calls, idle_seconds=settings.idle_seconds
     )
     clusters = Clusters(service)
     router = RouterCheck(settings.router, settings.router_key_file)
@@ -120,11 +112,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         wake=relay.wake,
     )
     registry = Registry(
-        clients,
-        in_force=service.access.authenticator,
-        environment=settings.environment,
-        wake=relay.wake,
-        clock=clock,
+        clients, in_force=service.access.authenticator, environment=settings.environment, wake=relay.wake, clock=clock
     )
     provided: list[tuple[Available[Any], object]] = [
         (available_queries, ItemQueries(statuses, regions, clock)),

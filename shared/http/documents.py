@@ -153,6 +153,8 @@ def _format_faults(error: ValidationError, model: type[Body], value: Any) -> Ite
         name = str(fault["loc"][-1])[:100] if fault["loc"] else ""
         if fault["type"] == "missing":
             detail = "is required"
+        elif fault["type"] == "model_type":
+            detail = "expected an object"
         elif fault["type"] == "extra_forbidden":
             known = hint(name, tuple(model.model_fields)) if len(fault["loc"]) == 1 else ""
             detail = f"unknown field {name!r}{known}"

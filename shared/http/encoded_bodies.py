@@ -75,12 +75,7 @@ def pieces(request: Request, head: BodyHeaders) -> AsyncIterator[bytes]:
 
 
 async def whole(
-    request: Request,
-    head: BodyHeaders,
-    idle_seconds: float,
-    *,
-    limit: int,
-    too_large: Callable[[], Exception],
+    request: Request, head: BodyHeaders, idle_seconds: float, *, limit: int, too_large: Callable[[], Exception]
 ) -> bytes:
     """The decompressed body. Raises `too_large()` beyond `limit` bytes, a 408 Problem after `idle_seconds`."""
     if head.length > limit:

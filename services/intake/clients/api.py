@@ -96,11 +96,7 @@ async def on_rejected(_: Request, error: Exception) -> Response:
     return Problem(error.status, error.slug, _TYPES[error.slug].title, str(error), pointer=error.pointer).response()
 
 
-@router.get(
-    "",
-    summary="Clients by name",
-    description="Clients whose regions are all among those of the key.",
-)
+@router.get("", summary="Clients by name", description="Clients whose regions are all among those of the key.")
 async def list_clients(
     by: Reader,
     registry: TheRegistry,

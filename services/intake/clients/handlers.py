@@ -226,13 +226,7 @@ class Registry:
     def _event(self, client: ClientRecord, change: str, by: Principal) -> Encoded:
         event_id = ids.event_id(f"client:{client.name}", CLIENT_CHANGED, client.revision)
         attributes = Attributes(
-            event_id,
-            CLIENT_CHANGED,
-            SOURCE,
-            to_text(client.changed_at),
-            clients.subject(client.name),
-            GLOBAL,
-            event_id,
+            event_id, CLIENT_CHANGED, SOURCE, to_text(client.changed_at), clients.subject(client.name), GLOBAL, event_id
         )
         return encode(attributes, domain.to_event(client, change, by.name))
 

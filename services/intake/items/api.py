@@ -18,13 +18,7 @@ from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
 from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
-from services.intake.items.submission import (
-    BATCH_TOO_LARGE,
-    NDJSON,
-    WRITE,
-    ItemSubmission,
-    available_queries,
-)
+from services.intake.items.submission import BATCH_TOO_LARGE, NDJSON, WRITE, ItemSubmission, available_queries
 from services.intake.items.views import (
     ITEM_ID,
     ItemReceiptView,
@@ -42,12 +36,7 @@ from shared.auth.clients import PLATFORM
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.openapi import body_of, lines_of
-from shared.http.problems import (
-    BODY_PROBLEMS,
-    ProblemDetails,
-    ProblemType,
-    problems,
-)
+from shared.http.problems import BODY_PROBLEMS, ProblemDetails, ProblemType, problems
 from shared.http.queries import Cursor, PageLimit, decode_time_cursor
 from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import from_text
@@ -101,11 +90,7 @@ ENCODED_BODY: Final = (*BODY_PROBLEMS, _DAMAGED, _CODING)
 """Errors of operations with a body that can be compressed."""
 
 _APPLIED: Final = {
-    "Preference-Applied": {
-        "description": "The call waited",
-        "schema": {"type": "string"},
-        "example": "wait=10",
-    }
+    "Preference-Applied": {"description": "The call waited", "schema": {"type": "string"}, "example": "wait=10"}
 }
 _VERDICTS: Final = (
     f'{{"line":1,"status":202,"item_id":"{ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
@@ -122,10 +107,7 @@ Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
 TheSubmission = Annotated[ItemSubmission, Depends(available_submission)]
 TheQueries = Annotated[ItemQueries, Depends(available_queries)]
 TheWithdrawals = Annotated[Withdrawals, Depends(available_withdrawals)]
-ItemId = Annotated[
-    str,
-    Path(description="From the receipt", examples=[ITEM_ID], json_schema_extra={"format": "uuid"}),
-]
+ItemId = Annotated[str, Path(description="From the receipt", examples=[ITEM_ID], json_schema_extra={"format": "uuid"})]
 Wait = Annotated[
     str | None,
     Header(
@@ -161,8 +143,7 @@ Time = Annotated[datetime, BeforeValidator(_time)]
         }
     },
     openapi_extra=body_of(
-        ItemBody,
-        f"At most {MAX_BODY_BYTES // 1024} KiB; `Content-Encoding` can be {encoded_bodies.CODINGS}",
+        ItemBody, f"At most {MAX_BODY_BYTES // 1024} KiB; `Content-Encoding` can be {encoded_bodies.CODINGS}"
     ),
 )
 async def post_item(_: Submitter, submission: TheSubmission, request: Request, prefer: Wait = None) -> Response:  # noqa: ARG001 - for the documentation

@@ -275,13 +275,7 @@ class Batch:
             self.forbidden[details.type.rpartition(":")[2]] += 1
         return _encode(
             RejectedLineView(
-                line,
-                details.status,
-                details.type,
-                details.title,
-                details.detail,
-                details.errors,
-                details.retry_after,
+                line, details.status, details.type, details.title, details.detail, details.errors, details.retry_after
             )
         )
 

@@ -16,10 +16,7 @@ from services.intake.publishing.regions import SOURCE, ClusterPublisher, RegionP
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
-from shared.contracts.events import (
-    ITEM_SUBMITTED,
-    OperatingModelPublished,
-)
+from shared.contracts.events import ITEM_SUBMITTED, OperatingModelPublished
 from shared.kafka.producer import Record
 from shared.kafka.producer import record as to_record
 from shared.runtime.errors import Transient

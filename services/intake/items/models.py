@@ -115,9 +115,7 @@ class ItemBody(Body):
     links: Annotated[
         list[Annotated[str, pattern(f"^{PLATFORM}:(product|seller|content):")]],
         Field(
-            max_length=100,
-            description="The subjects that it refers to, `<platform>:<kind>:<id>`",
-            default_factory=list,
+            max_length=100, description="The subjects that it refers to, `<platform>:<kind>:<id>`", default_factory=list
         ),
     ]
 

@@ -68,10 +68,7 @@ class ReadYourWrites:
             self._waiting -= 1
 
     async def _wait_for(
-        self,
-        look: Callable[[], Awaitable[T | None]],
-        topics: Callable[[str], Sequence[str]],
-        regions: Collection[str],
+        self, look: Callable[[], Awaitable[T | None]], topics: Callable[[str], Sequence[str]], regions: Collection[str]
     ) -> T | None:
         ends = {region: await self._offsets[region].ends(topics(region)) for region in regions}
         while True:

@@ -135,11 +135,7 @@ class Requests:
         return known.request
 
     async def change(
-        self,
-        request_id: str,
-        patch: Callable[[Draft], ParsedDocument[Draft]],
-        client: Principal,
-        versions: Versions,
+        self, request_id: str, patch: Callable[[Draft], ParsedDocument[Draft]], client: Principal, versions: Versions
     ) -> Request:
         """Change a draft; `patch` applies a JSON merge patch. Raises InputRejected.
 

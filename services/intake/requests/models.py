@@ -116,10 +116,7 @@ class RemarkBody(DocumentBody):
 class ReasonBody(DocumentBody):
     """The reason for a command that requires one."""
 
-    reason: Annotated[
-        str,
-        Field(max_length=MAX_REMARK, json_schema_extra={"minLength": 1, "pattern": _NOT_BLANK}),
-    ] = ""
+    reason: Annotated[str, Field(max_length=MAX_REMARK, json_schema_extra={"minLength": 1, "pattern": _NOT_BLANK})] = ""
 
     model_config = example(_REASON)
 

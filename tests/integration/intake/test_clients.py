@@ -536,10 +536,8 @@ async def test_the_commands_of_the_documented_tour_work(house: House) -> None:
     page = (project_root() / "docs" / "architecture" / "clients.md").read_text()
     lines = page.partition("## A tour\n")[2].partition("\n## ")[0]
     block = lines.partition("```\n")[2].partition("```")[0]
-    script = f"set -eu\nINTAKE={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-c", script.replace("localhost:8101", "$INTAKE"), stdout=asyncio.subprocess.PIPE
-    )
+    script = f"set -eu\nPIEPOWDER_INTAKE_URL={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
+    process = await asyncio.create_subprocess_exec("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     assert b"problem" not in output

@@ -84,7 +84,7 @@ def test_a_row_of_each_kind_in_real_exports_is_accepted(
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 
 
-def test_what_a_row_says_is_kept(tmp_path: Path) -> None:
+def test_no_cell_of_a_row_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(BARS.encode())
     bars, _ = rows_of(path, FileOptions(platform="export"))

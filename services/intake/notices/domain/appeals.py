@@ -12,11 +12,7 @@ from uuid import UUID
 
 from services.intake.items.domain import status
 from services.intake.notices.domain.complaint_status import ITEM, NOTICE
-from services.intake.notices.domain.notices import (
-    said,
-    unprintable,
-    who,
-)
+from services.intake.notices.domain.notices import said, unprintable, who
 from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text

@@ -129,7 +129,7 @@ def reporter(**changed: Any) -> dict[str, Any]:
         ({"markets": ["de"]}, "/markets/0", "write 'DE'"),
         ({"markets": ["DE", "DE"]}, "/markets/1", "repeated"),
         ({"reporter": None}, "/reporter", "is required"),
-        ({"reporter": "Ada"}, "/reporter", "valid dictionary"),
+        ({"reporter": "Ada"}, "/reporter", "expected an object"),
         (reporter(kind="bot"), "/reporter/kind", "Input should be 'user', 'trusted_flagger' or 'authority'"),
         (reporter(name=None), "/reporter/name", "is required, except for ground 'csam'"),
         (reporter(name="  "), "/reporter/name", "is required"),
