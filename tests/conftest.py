@@ -21,6 +21,9 @@ from tests.support.servers import Servers, SharedServers, ask
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+# Brokers in tests live for minutes: this compiler and this collector take half of the processor time.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
 _SHARED = pytest.StashKey[SharedServers]()
 
 

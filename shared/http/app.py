@@ -122,10 +122,11 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _allowed(request: Request) -> list[str]:
     """The methods of all routes at the request's path."""
-    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE")
     scopes = {method: {**request.scope, "method": method} for method in methods}
     routes = request.app.routes
-    return [method for method in methods if any(r.matches(scopes[method])[0] is Match.FULL for r in routes)]
+    allowed = [method for method in methods if any(r.matches(scopes[method])[0] is Match.FULL for r in routes)]
+    return ["GET", "HEAD", *allowed[1:]] if allowed[:1] == ["GET"] else allowed
 
 
 async def _on_defect(request: Request, error: Exception) -> Response:

@@ -52,8 +52,6 @@ def router(service: str, readiness: Readiness) -> APIRouter:
     async def metrics() -> Response:
         return Response(generate_latest(own_metrics), media_type=CONTENT_TYPE_LATEST)
 
-    for path, probe in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
-        routes.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
     return routes
 
 

@@ -26,13 +26,19 @@ class CallObserver(Protocol):
 
 
 class Measured:
-    """Middleware: counts and times REST calls by route, and adds the rate-limit headers of the caller."""
+    """Middleware: counts and times REST calls by route, adds the rate-limit headers of the caller, and handles HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"]
+        if method == "HEAD":  # as GET (RFC 9110, section 9.3.2); the web server omits the body
+            scope = {**scope, "method": "GET"}
+        if not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
@@ -49,7 +55,7 @@ class Measured:
         try:
             await self._app(scope, receive, send_with_fields)
         finally:
-            measure(route_of(scope), scope["method"], status, started)
+            measure(route_of(scope), method, status, started)
 
 
 def route_of(scope: Scope) -> str:

@@ -7,6 +7,7 @@ forgotten; nothing is connected to.
 import importlib
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import httpx
@@ -20,10 +21,10 @@ from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import CLIENT_CHANGED, ClientChanged, ClientKey
 from shared.http import server
 from shared.runtime.clock import to_text
-from tests.unit.shared.auth.test_auth_clients import START
 
 SERVICES = ("intake", "router", "decision", "audit")
 REGION = "eu"
+CREATED_AT = to_text(datetime(2026, 5, 1, tzinfo=UTC))
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 PROBLEM = {"type", "title", "status", "detail", "errors", "retry_after"}
 UUID = "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
@@ -68,11 +69,11 @@ def told(name: str, *, regions: list[str], scopes: frozenset[str] = SCOPES, **ot
         changed_by="test",
         scopes=sorted(scopes),
         regions=regions,
-        keys=[ClientKey(sha256=ids.hash_api_key(KEYS[name]), created_at=to_text(START), **key)],
+        keys=[ClientKey(sha256=ids.hash_api_key(KEYS[name]), created_at=CREATED_AT, **key)],
     )
     event_id = ids.event_id(client.name, CLIENT_CHANGED)
     subject = clients.subject(client.name)
-    return Event(Attributes(event_id, CLIENT_CHANGED, "test", to_text(START), subject, GLOBAL, event_id), client)
+    return Event(Attributes(event_id, CLIENT_CHANGED, "test", CREATED_AT, subject, GLOBAL, event_id), client)
 
 
 TOLD = [

@@ -1,9 +1,32 @@
-"""The rules of the tests themselves."""
+"""The rules of the tests themselves: shared code has its own modules, and no test reaches the network."""
 
+import ast
 import asyncio
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_nothing_imports_from_a_test_module() -> None:
+    found = [
+        f"{path.relative_to(TESTS)}: {name}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for name in imported(path)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert found == []
 
 
 async def test_no_test_reaches_the_network_except_the_loopback() -> None:

@@ -56,8 +56,7 @@ def main() -> None:
     _say(f"{_WHERE}: {', '.join(arguments.only)}.")
     gc.freeze()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it warns about every new topic
-    if arguments.profile:
-        document.PICTURES.mkdir(exist_ok=True)
+    arguments.flame_graphs = Path(tempfile.mkdtemp(prefix="piepowder-flame-graphs-")) if arguments.profile else None
     where = [*machine.describe(), f"`python -m tests.bench {' '.join(sys.argv[1:])}`"]
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -71,6 +70,8 @@ def main() -> None:
         arguments.out.write_text(text + "\n", encoding="utf-8")
     if arguments.publish:
         document.publish(texts)
+    if arguments.flame_graphs is not None:
+        _say(f"The flame graphs are in {arguments.flame_graphs}.")
     sys.exit(1 if failures else 0)
 
 
@@ -85,7 +86,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="also measure the cost of an item on Kafka and PostgreSQL, and draw flame graphs into docs/performance",
+        help="also measure the cost of an item on Kafka and PostgreSQL, and draw flame graphs into a temporary folder",
     )
     parser.add_argument("--grown", type=int, default=1_000_000, help="items for growth (default: %(default)s)")
     parser.add_argument("--stored", type=int, default=5_000_000, help="items for lookups (default: %(default)s)")
@@ -137,7 +138,6 @@ async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list
         producer = KafkaProducer(stack.kafka, client_id="bench")
         async with Watch.on(stack.kafka) as watch:
             try:
-                pictures = document.PICTURES if arguments.profile else None
                 return await _STAGES[name](
                     Bench(
                         launcher,
@@ -147,7 +147,7 @@ async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list
                         arguments.items,
                         _say,
                         began,
-                        pictures,
+                        arguments.flame_graphs,
                         arguments.grown,
                         arguments.stored,
                         arguments.minutes,

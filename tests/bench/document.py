@@ -8,20 +8,18 @@ from tests.bench import report
 from tests.bench.report import Figure
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "performance.md"
-PICTURES: Final = PAGE.with_suffix("")
 
 
 def section(machine: Sequence[str], figures: Sequence[Figure]) -> str:
     """The section of a stage: where it was measured, its figures, the cost of an item, its processor time."""
     largest = max((size for figure in figures for size in figure.peak.values()), default=0.0)
     told = ["  \n".join(machine), report.table(figures)]
-    told.append(f"The largest resident size of a service in these: {largest:.0f} MB (mark: < 300 MB).")
+    told.append(f"Largest resident size of a service: {largest:.0f} MB (mark: < 300 MB).")
     if costs := report.costs(figures):
         told.append(costs)
     for figure in figures:
         if figure.parts:
-            picture = f"[flame graph]({PICTURES.name}/{figure.flame})"
-            told.append(f"Where the processor time of *{figure.name}* goes ({picture}):")
+            told.append(f"Processor time of *{figure.name}*:")
             told.append(report.parts(figure))
     return "\n\n".join(told)
 

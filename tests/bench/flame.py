@@ -1,6 +1,6 @@
 """The processor time of a service: py-spy samples it under load, with native frames, from outside its process.
 
-Its flame graph is the picture for people and the source of the table. Each sample counts for the innermost named part
+Its flame graph is the source of the table. Each sample counts for the innermost named part
 of its stack, so that the work of the interpreter or the C library counts for its caller.
 """
 
@@ -18,14 +18,12 @@ from typing import Final, NamedTuple
 _PROGRAM: Final = Path(sys.executable).with_name("py-spy")
 _HERTZ: Final = 100  # with native frames, a higher rate would slow down the service
 _START_SECONDS: Final = 30.0
-_LARGEST: Final = 190_000  # bytes, because the picture is committed
 
 _FRAME: Final = re.compile(
     r'<g><title>(?P<what>[^<]*?) \([\d,]+ samples?, [\d.]+%\)</title><rect x="[\d.]+%" y="(?P<y>[\d.]+)"[^>]*?'
     r' fg:x="(?P<begin>\d+)" fg:w="(?P<samples>\d+)"/>.*?</g>',
     re.DOTALL,
 )
-_TITLE: Final = re.compile(r'(<text id="title"[^>]*>)[^<]*</text>')  # it contains folders of this machine
 _PARTS: Final = (
     ("garbage collection", re.compile(r"^gc_|^deduce_unreachable")),
     ("compression", re.compile(r"\((cramjam|zstd|lz4)")),
@@ -79,16 +77,6 @@ async def sampling(pid: int, svg: Path) -> AsyncIterator[None]:
         raise AssertionError(f"py-spy wrote no graph: {said.decode().strip()}")
 
 
-def finished(picture: Path) -> list[Frame]:
-    """The boxes of the graph in a file, which is reduced to a size that can be committed."""
-    svg = _TITLE.sub(
-        rf"\g<1>{picture.stem}: processor time, by what was called from where</text>",
-        picture.read_text(encoding="utf-8"),
-    )
-    picture.write_text(slimmed(svg), encoding="utf-8")
-    return frames(svg)
-
-
 def frames(svg: str) -> list[Frame]:
     """The boxes of a graph by py-spy."""
     found = [(one["what"], float(one["y"]), int(one["begin"]), int(one["samples"])) for one in _FRAME.finditer(svg)]
@@ -126,12 +114,3 @@ def part_of(what: str) -> str | None:
         if (match := known.search(what)) is not None:
             return f"`{match[1]}`" if part == "own" else part
     return None
-
-
-def slimmed(svg: str, largest: int = _LARGEST) -> str:
-    """The graph in at most `limit` bytes: without its narrowest boxes."""
-    narrowest = 1
-    while len(svg.encode()) > largest:
-        svg = _FRAME.sub(lambda one: "" if int(one["samples"]) <= narrowest else one[0], svg)  # noqa: B023 - called at once
-        narrowest += 1
-    return svg

@@ -71,8 +71,10 @@ async def _decision(bench: Bench) -> list[Figure]:
         await connection.close()
     after = f"after {bench.grown:,} cases, {still_open:,} of them open"
     return [
-        _compared(f"decision: a case, {after}; floor: at first", last, first, peak),
-        _compared(f"decision: a claim and its decision over REST, {after}; floor: at first", [late], [early], peak),
+        _compared(f"decision: a case, {after}; floor: the first ones", last, first, peak),
+        _compared(
+            f"decision: a claim and its decision over REST, {after}; floor: the first ones", [late], [early], peak
+        ),
     ]
 
 
@@ -97,7 +99,7 @@ async def _audit(bench: Bench) -> Figure:
         await _grow(bench, service, range(2 + _CHUNKS, _ALL_CHUNKS - _CHUNKS), put, work, events=len(names))
         last = await _grow(bench, service, range(_ALL_CHUNKS - _CHUNKS, _ALL_CHUNKS), put, work, events=len(names))
         peak = {"audit": peak_mb(service.pid)}
-    return _compared(f"audit: an event, after {bench.grown:,}; floor: at first", last, first, peak)
+    return _compared(f"audit: an event, after {bench.grown:,}; floor: the first ones", last, first, peak)
 
 
 async def _grow(

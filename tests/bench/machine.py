@@ -21,7 +21,6 @@ def describe() -> list[str]:
         f"{os.cpu_count()} cores ({_processor()}), {_memory_gb():.0f} GB, {platform.system()} {platform.release()}",
         f"Load before the run: {load} (1, 5, 15 minutes)",
         f"Python {platform.python_version()}, Kafka {kafka[1] if kafka else '?'}, PostgreSQL {_postgres()}, {packages}",
-        "Kafka, PostgreSQL, services, load and floors all run on this machine, and share its cores.",
     ]
 
 

@@ -52,7 +52,7 @@ class Cost(msgspec.Struct, kw_only=True, frozen=True):
 class Figure(msgspec.Struct, kw_only=True):
     """One row: the measured values of the rounds in `unit`, and the floor in the same unit, if there is one.
 
-    `cost` and `parts` (shares of the service's processor time) are known if they were examined; `flame` is the picture.
+    `cost` and `parts` (shares of the service's processor time) are known if they were examined.
     """
 
     name: str
@@ -66,7 +66,6 @@ class Figure(msgspec.Struct, kw_only=True):
     peak: Mapping[str, float] = {}
     cost: Cost | None = None
     parts: Mapping[str, float] = {}
-    flame: str = ""
 
     @property
     def measured(self) -> float:
@@ -174,7 +173,7 @@ def parts(figure: Figure) -> str:
     shown = {part: share for part, share in figure.parts.items() if share >= _SMALLEST_SHARE}
     shown["all else"] = 1.0 - sum(shown.values())
     lines = [f"| {part} | {share:.0%} | {share * own:.1f} |" for part, share in shown.items()]
-    return "\n".join(["| | of its time | µs an item |", "| --- | --- | --- |", *lines])
+    return "\n".join(["| part | share | µs an item |", "| --- | --- | --- |", *lines])
 
 
 def cpu_an_item(rounds: Sequence[Round]) -> dict[str, float]:

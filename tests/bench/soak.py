@@ -162,8 +162,10 @@ async def soak(bench: Bench) -> list[Figure]:
         peak = {name: max(*flat[name].seen, *strained[name].seen)}
         figures += [
             Figure(name=f"{name}: resident size, {at}", unit="MB", values=flat[name].seen, peak=peak),
-            _deviation(f"{name}: how far it went from where it began, {at}", flat[name], begin[name]),
-            _deviation(f"{name}: the same, in {through} and after it", strained[name], begin[name]),
+            _deviation(f"{name}: largest difference from the start, {at}", flat[name], begin[name]),
+            _deviation(
+                f"{name}: largest difference from the start, during {through} and after it", strained[name], begin[name]
+            ),
         ]
     figures += [
         Figure(name=f"calls refused, {at}", unit="%", values=[_rejected(steady)]),
@@ -175,7 +177,7 @@ async def soak(bench: Bench) -> list[Figure]:
             mark=Mark(1, below=True),
         ),
         Figure(
-            name="single posts/s at its best, after the burst; floor: before it all",
+            name="highest rate of single posts, after the burst; floor: before the load",
             unit="posts/s",
             values=after,
             floors=before,

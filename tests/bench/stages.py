@@ -22,7 +22,7 @@ from shared.kafka.producer import KafkaProducer
 from tests.bench import calls, data, floors
 from tests.bench.costs import Meter
 from tests.bench.data import REGION, REGIONS, Life
-from tests.bench.flame import finished, sampling, shares
+from tests.bench.flame import frames, sampling, shares
 from tests.bench.kafka import Watch, bare_consumer, bare_producer, fill
 from tests.bench.report import Figure, Mark, Round, of_rounds, percentile
 from tests.bench.services import Launcher, Service
@@ -44,8 +44,8 @@ T = TypeVar("T")
 class Bench(NamedTuple):
     """The parts that every stage uses: services, Kafka, the number of rounds and of items.
 
-    `began` is when the servers were started (monotonic seconds). `pictures` is the folder for flame graphs, None if
-    nothing is to be examined. `growth` ends with `grown` items, `lookups` stores `stored` items in intake's database,
+    `began` is when the servers were started (monotonic seconds). `flame_graphs` is the folder for flame graphs, None
+    without `--profile`. `growth` ends with `grown` items, `lookups` stores `stored` items in intake's database,
     and `soak` has a steady load for `minutes`.
     """
 
@@ -56,7 +56,7 @@ class Bench(NamedTuple):
     items: int
     say: Callable[[str], None]
     began: float
-    pictures: Path | None
+    flame_graphs: Path | None
     grown: int
     stored: int
     minutes: float
@@ -88,18 +88,18 @@ class Bench(NamedTuple):
         when it is processed. `writes` are the topics that the service writes; `reader` is the consuming process, if it
         is another.
         """
-        if self.pictures is None:
+        if self.flame_graphs is None:
             return
-        self.say(f"{figure.name}: what an item costs")
+        self.say(f"{figure.name}: the cost of an item")
         meter, load = Meter(self.launcher.stack, reader or service, writes, database), make("weighed")
         async with meter.weighing(items or self.items):
             if put is not None:
                 async with stopped(service):
                     await put(load)
             await resumed(service, work(load))
-        self.say(f"{figure.name}: where its time goes")
-        figure.flame, begun, number = f"{name}.svg", cpu_seconds(service.pid), 0
-        async with sampling(service.pid, self.pictures / figure.flame):
+        self.say(f"{figure.name}: its processor time by part")
+        graph, begun, number = self.flame_graphs / f"{name}.svg", cpu_seconds(service.pid), 0
+        async with sampling(service.pid, graph):
             while cpu_seconds(service.pid) - begun < _SAMPLED_SECONDS:
                 number += 1
                 load = make(f"sampled{number}")
@@ -107,7 +107,7 @@ class Bench(NamedTuple):
                     await put(load)
                 await service.while_alive(work(load))
         figure.cost = meter.cost
-        figure.parts = shares(finished(self.pictures / figure.flame))
+        figure.parts = shares(frames(graph.read_text(encoding="utf-8")))
 
     async def publish_control(self) -> None:
         """Publish the operating model and the twenty policies of the bench."""

@@ -242,11 +242,11 @@ class FaultInjector:
             await asyncio.to_thread(server.start)
 
     def _move_back(self, folder: Path) -> None:
-        aside = folder.with_name(folder.name + ".aside")
-        _copy(str(folder), aside)
+        original = folder.with_name(folder.name + ".aside")
+        _copy(str(folder), original)
         self._environment.unmount(folder)
         folder.rmdir()
-        aside.rename(folder)
+        original.rename(folder)
 
     def _data(self, victim: str) -> Path:
         if victim == "postgres":
@@ -365,18 +365,18 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
 def _small_disk(folder: Path) -> bool:
     """Mount a small disk in place of a folder, with the same content; False if that is not allowed here."""
     size = _ROOM + sum(path.stat().st_blocks * 512 for path in (folder, *folder.rglob("*")))
-    aside = folder.with_name(folder.name + ".aside")
-    folder.rename(aside)
+    original = folder.with_name(folder.name + ".aside")
+    folder.rename(original)
     folder.mkdir()
-    shutil.copystat(aside, folder)
-    os.chown(folder, aside.stat().st_uid, aside.stat().st_gid)
+    shutil.copystat(original, folder)
+    os.chown(folder, original.stat().st_uid, original.stat().st_gid)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "chaos", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         folder.rmdir()
-        aside.rename(folder)
+        original.rename(folder)
         return False
-    _copy(f"{aside}/.", folder)
-    shutil.rmtree(aside)
+    _copy(f"{original}/.", folder)
+    shutil.rmtree(original)
     return True
 
 

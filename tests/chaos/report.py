@@ -78,13 +78,13 @@ class Report(NamedTuple):
         )
         states = Counter(row.state for cell in history.cells.values() for row in cell.cases)
         logged = sum(len(cell.log) for cell in history.cells.values())
-        office = history.office
-        asked = Counter(row.state for row in office.requests)
+        intake = history.intake
+        asked = Counter(row.state for row in intake.requests)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # in KiB on Linux
         return [
             f"records: {dict(stages)}; planted: {len(history.planted)}; audited: {logged}",
             f"cases: {dict(states)}; decided by {dict(decisions)}",
-            f"requests: {dict(asked)}; clients: {len(office.clients)} with {len(office.keys)} keys",
+            f"requests: {dict(asked)}; clients: {len(intake.clients)} with {len(intake.keys)} keys",
             f"memory of this process: {memory} MiB at most",
         ]
 

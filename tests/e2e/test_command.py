@@ -116,11 +116,11 @@ def test_each_command_works_on_a_deployment_that_only_a_profile_describes(cell: 
         raise AssertionError(f"{arguments}: {output}")
 
     assert "Accepted 1 lines" in run("submit", "items.csv", "--platform", "profiled", "--market", "DE")
-    assert f"decision-{cell.us}" in run("status")
+    assert f"decision-{cell.us}" in run("status", attempts=20)
     assert "item.submitted" in run("timeline", "profiled:product:1", attempts=10)
     assert "present  piepowder.control" in run("topics")
     assert "policy_set" in run("control", "show")
-    assert "local" in run("clients", "list")
+    assert "live keys" in run("clients", "list")
     run("request", "list")
     run("replay", "--region", cell.eu)
     assert "Done: " in run("review", "--simulate", "1", "--for", "1")

@@ -233,7 +233,7 @@ async def test_a_record_that_can_never_be_routed_is_left_and_its_subject_continu
         command, cell, "--region", cell.eu, "--group", "router", "--key", "shop:product:stray", "--leave-failing"
     )
     assert left.returncode == 0, left.stdout + left.stderr
-    assert "Left alone among the dead letters: 1" in left.stdout
+    assert "Kept among the dead letters: 1" in left.stdout
     await until_status(cell, follower, "approved")
     await until_status(cell, post(cell, "stray", 3), "approved")
 

@@ -25,18 +25,18 @@ class _Dossier(NamedTuple):
     name: str
     calls: dict[str, list[Call]]
     keys: list[KeyRow]
-    told: list[Event]
+    published: list[Event]
 
     def rights(self) -> tuple[set[str], set[str]]:
         """The client's regions and platforms, from the call that created it."""
         made = next((call for call in self.calls["create"] if call.status in (200, 201)), None)
-        asked = made or next(call for call in self.calls["create"] if not _refused(call))
+        asked = made or next(call for call in self.calls["create"] if not _rejected(call))
         return set(asked.facts["regions"]), set(asked.facts["platforms"])
 
     def revokes(self, key_id: str) -> list[Call]:
         return [call for call in self.calls["revoke"] if call.facts["key_id"] == key_id]
 
-    def shut(self, key_id: str, call: Call) -> bool:
+    def disabled(self, key_id: str, call: Call) -> bool:
         """Whether a call was sent when the key was certainly invalid."""
         ended = min((_in_force(revoke) for revoke in self.revokes(key_id)), default=_ENDLESS)
         if call.sent_at > ended:
@@ -45,38 +45,38 @@ class _Dossier(NamedTuple):
         last = max((change for change in outs if _in_force(change) < call.sent_at), key=_in_force, default=None)
         if last is None:
             return False
-        let_in = min((change.sent_at for change in self._let_in(last)), default=_ENDLESS)
+        let_in = min((change.sent_at for change in self._enabled(last)), default=_ENDLESS)
         return let_in == _ENDLESS or (call.answered_at is not None and call.answered_at < let_in)
 
-    def may_be_shut(self, key_id: str, call: Call) -> bool:
+    def may_be_disabled(self, key_id: str, call: Call) -> bool:
         """Whether a call may have been sent when the key was invalid: not yet valid, or not any more."""
         made = [_in_force(key) for key in self.calls["key"] if key.status == 201 and key.answer["key_id"] == key_id]
         if call.sent_at < min(made, default=_ENDLESS):
             return True
         over = call.answered_at or _ENDLESS
-        if any(revoke.sent_at < over and not _refused(revoke) for revoke in self.revokes(key_id)):
+        if any(revoke.sent_at < over and not _rejected(revoke) for revoke in self.revokes(key_id)):
             return True
         return any(
             change.sent_at < over and call.sent_at < self._until(change)
             for change in self.calls["change"]
-            if change.facts["state"] == "disabled" and not _refused(change)
+            if change.facts["state"] == "disabled" and not _rejected(change)
         )
 
     def _until(self, out: Call) -> float:
         """When a disabled client is certainly active again; a call without a response may take effect at any time."""
-        return min(map(_in_force, self._let_in(out)), default=_ENDLESS) if out.status == 200 else _ENDLESS
+        return min(map(_in_force, self._enabled(out)), default=_ENDLESS) if out.status == 200 else _ENDLESS
 
-    def _let_in(self, out: Call) -> list[Call]:
+    def _enabled(self, out: Call) -> list[Call]:
         changes = self.calls["change"]
         return [change for change in changes if change.facts["state"] == "active" and change.sent_at > out.sent_at]
 
 
-def what_was_done_with_clients_is_so(facts: Facts) -> Iterator[Violation]:
+def acknowledged_client_changes_are_stored(facts: Facts) -> Iterator[Violation]:
     """The table has every acknowledged change and nothing else; a repeated call created no second key."""
-    rows = {row.name: row for row in facts.history.office.clients}
+    rows = {row.name: row for row in facts.history.intake.clients}
     for dossier in _dossiers(facts).values():
         row, keys = rows.get(dossier.name), {key.key_id: key for key in dossier.keys}
-        if all(_refused(call) for call in dossier.calls["create"]):
+        if all(_rejected(call) for call in dossier.calls["create"]):
             if row is not None or keys:
                 title = f"client {dossier.name} exists, but no accepted call asked for it"
                 yield Violation(1, title, (str(row), *map(str, dossier.calls["create"])))
@@ -95,21 +95,21 @@ def what_was_done_with_clients_is_so(facts: Facts) -> Iterator[Violation]:
             if call.status == 404 and made and (made[0].answered_at or _ENDLESS) < call.sent_at:
                 title = f"LOST: client {dossier.name} had the response {made[0].status}, but does not exist"
                 yield Violation(1, title, (str(made[0]), str(call)))
-            elif _refused(call) and call.status not in (404, 409, 429):
+            elif _rejected(call) and call.status not in (404, 409, 429):
                 yield Violation(9, f"a valid {call.kind} was rejected: {call.status}", (str(call),))
 
 
-def what_was_done_with_clients_is_told(facts: Facts) -> Iterator[Violation]:
+def client_changes_are_published(facts: Facts) -> Iterator[Violation]:
     """The control topic has every change of a client once, in order, and the last one equals the table."""
-    rows = {row.name: row for row in facts.history.office.clients}
+    rows = {row.name: row for row in facts.history.intake.clients}
     dossiers = _dossiers(facts)
     for dossier in dossiers.values():
-        row, told = rows.get(dossier.name), dossier.told
-        revisions = [event.data["revision"] for event in told]
+        row, published = rows.get(dossier.name), dossier.published
+        revisions = [event.data["revision"] for event in published]
         if revisions != sorted(set(revisions)):
             title = f"DISORDER: the changes of client {dossier.name} were published as {revisions}"
-            yield Violation(6, title, tuple(map(str, told)))
-        for event in told:
+            yield Violation(6, title, tuple(map(str, published)))
+        for event in published:
             if event.id != derived("event", f"client:{dossier.name}", event.type, str(event.data["revision"])):
                 title = f"DOUBLE: a change of client {dossier.name} was published under another id"
                 yield Violation(2, title, (str(event),))
@@ -118,17 +118,19 @@ def what_was_done_with_clients_is_told(facts: Facts) -> Iterator[Violation]:
                 title = f"DOUBLE: client {dossier.name} has {len(living)} valid keys"
                 yield Violation(2, title, (str(event),))
         if row is None:
-            if told:
-                yield Violation(4, f"client {dossier.name} was published, but is not stored", tuple(map(str, told)))
+            if published:
+                yield Violation(
+                    4, f"client {dossier.name} was published, but is not stored", tuple(map(str, published))
+                )
             continue
-        counts = Counter(event.data["change"] for event in told)
+        counts = Counter(event.data["change"] for event in published)
         due = {"created": 1, "key_added": len(dossier.keys), "key_revoked": sum(key.revoked for key in dossier.keys)}
-        if any(counts[change] != n for change, n in due.items()) or not _is_last(dossier, told[-1:], row.revision):
+        if any(counts[change] != n for change, n in due.items()) or not _is_last(dossier, published[-1:], row.revision):
             title = f"LOST: client {dossier.name} was not published as it is stored"
-            yield Violation(4, title, (str(row), *map(str, dossier.keys), *map(str, told)))
+            yield Violation(4, title, (str(row), *map(str, dossier.keys), *map(str, published)))
 
 
-def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation]:
+def keys_allow_their_own_posts_only(facts: Facts) -> Iterator[Violation]:
     """No post was accepted with a revoked key or for another's region or platform; no valid post was rejected."""
     dossiers = _dossiers(facts)
     for posted in facts.all_posts:
@@ -136,18 +138,18 @@ def a_key_opens_what_it_may_and_nothing_else(facts: Facts) -> Iterator[Violation
             continue
         key_id, call = posted.call.facts["key_id"], posted.call
         foreign = _foreign(facts, dossier, posted)
-        if posted.outcome == "accepted" and dossier.shut(key_id, call):
+        if posted.outcome == "accepted" and dossier.disabled(key_id, call):
             title = f"INVALID KEY ACCEPTED: {dossier.name} posted with {key_id}, which was revoked"
             yield Violation(7, title, (*map(str, [*dossier.revokes(key_id), *dossier.calls["change"]]), str(posted)))
         elif posted.outcome == "accepted" and foreign:
             title = f"LEAK: {dossier.name} has no right to {', '.join(sorted(foreign))}, but got 202"
             yield Violation(7, title, (str(posted),))
-        elif posted.outcome == "refused" and not _rightly(dossier, posted, foreign):
+        elif posted.outcome == "refused" and not _with_the_right(dossier, posted, foreign):
             title = f"{dossier.name}, which may post there with {key_id}, was rejected: {posted.status}"
             yield Violation(9, title, (str(posted), *map(str, dossier.revokes(key_id))))
 
 
-def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
+def no_item_came_from_a_rejected_post(facts: Facts) -> Iterator[Violation]:
     """Every item in a region's topic was posted by a client with the right to do so and a valid key."""
     dossiers = _dossiers(facts)
     for region in facts.regions:
@@ -160,26 +162,26 @@ def nothing_came_by_a_refused_post(facts: Facts) -> Iterator[Violation]:
             if not may:
                 title = f"LEAK: item {item} is in {region}, from a client without the right to post it"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
-            elif all(d.shut(p.call.facts["key_id"], p.call) for p, d in may):
+            elif all(d.disabled(p.call.facts["key_id"], p.call) for p, d in may):
                 title = f"item {item} is in {region}, but came with a revoked key"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
 
 
-def refusals_are_told_as_they_were(facts: Facts) -> Iterator[Violation]:
+def reported_rejections_are_real(facts: Facts) -> Iterator[Violation]:
     """No client has more reported rejections than rejected calls; a killed process may report fewer."""
     names = {call.facts["name"] for call in facts.history.calls if call.kind == "client.create"}
     vain: Counter[str] = Counter()
     for call in facts.history.calls:
         if call.kind == "batch" and call.status == 200:
-            vain[call.facts.get("by", "")] += sum(told.get("status", 0) >= 400 for told in call.answer)
+            vain[call.facts.get("by", "")] += sum(published.get("status", 0) >= 400 for published in call.answer)
         elif call.status is None or call.status >= 400:
             vain[call.facts.get("by", "")] += len(call.facts.get("lines", "1"))
-    told: dict[str, list[Event]] = defaultdict(list)
+    published: dict[str, list[Event]] = defaultdict(list)
     for region in facts.regions:
         for event in facts.stage("access", region):
             if event.name == "access.refused" and event.data.get("client") in names:
-                told[event.data["client"]].append(event)
-    for name, events in told.items():
+                published[event.data["client"]].append(event)
+    for name, events in published.items():
         if (count := sum(event.data["count"] for event in events)) > vain[name]:
             title = f"client {name} has {count} reported rejections, but {vain[name]} rejected calls"
             yield Violation(4, title, tuple(map(str, events)))
@@ -194,18 +196,18 @@ def _dossiers(facts: Facts) -> dict[str, _Dossier]:
     for call in facts.history.calls:
         if call.kind.startswith("client."):
             of(call.facts["name"]).calls[call.kind.removeprefix("client.")].append(call)
-    for row in facts.history.office.clients:
+    for row in facts.history.intake.clients:
         of(row.name)
-    for key in facts.history.office.keys:
+    for key in facts.history.intake.keys:
         of(key.client).keys.append(key)
     for event in facts.stage("control", "global"):
         if event.name == "client.changed":
-            of(event.data["name"]).told.append(event)
+            of(event.data["name"]).published.append(event)
     return found
 
 
 def _keys(dossier: _Dossier, keys: dict[str, KeyRow]) -> Iterator[Violation]:
-    asked = {derived("client-key", "local", c.facts["key"]): c for c in dossier.calls["key"] if not _refused(c)}
+    asked = {derived("client-key", "local", c.facts["key"]): c for c in dossier.calls["key"] if not _rejected(c)}
     shown: dict[str, Call] = {}
     for call in dossier.calls["key"]:
         if call.status == 201:
@@ -224,7 +226,7 @@ def _keys(dossier: _Dossier, keys: dict[str, KeyRow]) -> Iterator[Violation]:
             title = f"DOUBLE: one call made {counted[key.made_with]} keys of client {dossier.name}"
             yield Violation(2, title, (str(key), str(asked[key.made_with or ""])))
         revokes = dossier.revokes(key.key_id)
-        if key.revoked and all(_refused(call) for call in revokes):
+        if key.revoked and all(_rejected(call) for call in revokes):
             title = f"key {key.key_id} of client {dossier.name} was revoked, but no call asked for it"
             yield Violation(1, title, (str(key), *map(str, revokes)))
         if not key.revoked and any(call.status == 200 for call in revokes):
@@ -255,11 +257,11 @@ def _foreign(facts: Facts, dossier: _Dossier, posted: Posted) -> set[str]:
     return beyond if platforms & {"*", platform} else beyond | {platform}
 
 
-def _rightly(dossier: _Dossier, posted: Posted, foreign: set[str]) -> bool:
+def _with_the_right(dossier: _Dossier, posted: Posted, foreign: set[str]) -> bool:
     if posted.status == 429:
         return True
     if posted.status == 401:
-        return dossier.may_be_shut(posted.call.facts["key_id"], posted.call)
+        return dossier.may_be_disabled(posted.call.facts["key_id"], posted.call)
     return posted.status == 403 and bool(foreign)
 
 
@@ -269,5 +271,5 @@ def _in_force(call: Call) -> float:
     return call.answered_at or _ENDLESS if said else _ENDLESS
 
 
-def _refused(call: Call) -> bool:
+def _rejected(call: Call) -> bool:
     return call.status is not None and 400 <= call.status < 500

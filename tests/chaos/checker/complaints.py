@@ -24,7 +24,7 @@ def no_complaint_is_lost(facts: Facts) -> Iterator[Violation]:
         for call in calls:
             if call.status == 202:
                 first = first or call
-                yield from _answered(facts, type_, call)
+                yield from _acknowledged(facts, type_, call)
                 if call.answer != first.answer:
                     title = f"{type_} {reference} got another response the second time"
                     yield Violation(1, title, (str(first), str(call)))
@@ -33,10 +33,10 @@ def no_complaint_is_lost(facts: Facts) -> Iterator[Violation]:
     for region in facts.regions:
         for type_ in (NOTICE, APPEAL):
             for of, event in facts.complained[type_, region].items():
-                yield from _heard(facts, region, type_, of, event)
+                yield from _decided_by_another(facts, region, type_, of, event)
 
 
-def a_complaint_ends_with_its_answer(facts: Facts) -> Iterator[Violation]:
+def complaints_end_with_their_decision(facts: Facts) -> Iterator[Violation]:
     """Versions and withdrawals do not end a notice or an appeal; a decision has at most one open appeal."""
     for region in facts.regions:
         still_open: dict[str, list[Event]] = defaultdict(list)
@@ -65,7 +65,7 @@ def a_decision_is_replaced_by_an_appeal_alone(facts: Facts) -> Iterator[Violatio
         used: dict[str, Event] = {}
         for event in facts.stage("decisions", region):
             if event.name == "decision.replaced":
-                yield from _replaced(event, rows, overturned, used)
+                yield from _replacements(event, rows, overturned, used)
         for case_id, row in overturned.items():
             if case_id not in used:
                 title = f"appeal case {case_id} was decided overturn, but no decision was replaced in {region}"
@@ -79,14 +79,16 @@ def a_decision_is_replaced_by_an_appeal_alone(facts: Facts) -> Iterator[Violatio
                     yield Violation(3, title, (str(contested), str(row)))
 
 
-def _answered(facts: Facts, type_: str, call: Call) -> Iterator[Violation]:
+def _acknowledged(facts: Facts, type_: str, call: Call) -> Iterator[Violation]:
     of = call.answer[f"{type_}_id"]
-    told = {region: about["event_id"] for region, about in call.answer["regions"].items()}
+    responses = {region: about["event_id"] for region, about in call.answer["regions"].items()}
     if type_ == NOTICE:
         expected = {facts.history.markets[market] for market in call.facts["body"]["markets"]}
-        if told.keys() != expected:
-            yield Violation(1, f"{type_} {of} has a response for {sorted(told)}, not {sorted(expected)}", (str(call),))
-    for region, event_id in told.items():
+        if responses.keys() != expected:
+            yield Violation(
+                1, f"{type_} {of} has a response for {sorted(responses)}, not {sorted(expected)}", (str(call),)
+            )
+    for region, event_id in responses.items():
         event = facts.complained[type_, region].get(of)
         if event is None:
             yield Violation(1, f"LOST: accepted {type_} {of} is not in region {region}", (str(call),))
@@ -94,20 +96,20 @@ def _answered(facts: Facts, type_: str, call: Call) -> Iterator[Violation]:
             yield Violation(1, f"{type_} {of} in {region} has another id than the response", (str(call), str(event)))
 
 
-def _heard(facts: Facts, region: str, type_: str, of: str, event: Event) -> Iterator[Violation]:
+def _decided_by_another(facts: Facts, region: str, type_: str, of: str, event: Event) -> Iterator[Violation]:
     calls = facts.complaints.get((type_, event.data["reference"]), [])
     if all(call.status is not None and 400 <= call.status < 500 for call in calls):
         yield Violation(1, f"{type_} {of} is in {region}, but no response said so", (str(event), *map(str, calls)))
     case_id = derived("case", of, region, type_)
     opened = facts.opened[region].get(case_id)
     if opened is None:
-        if facts.set_aside(event, region, "router") is None:
+        if facts.dead_lettered(event, region, "router") is None:
             yield Violation(1, f"LOST: {type_} {of} was accepted but has no case in {region}", (str(event),))
-    elif case_id not in facts.rows[region] and facts.set_aside(opened, region, "decision") is None:
+    elif case_id not in facts.rows[region] and facts.dead_lettered(opened, region, "decision") is None:
         yield Violation(1, f"LOST: case {case_id} was opened but is not stored in {region}", (str(opened),))
 
 
-def _replaced(
+def _replacements(
     event: Event, rows: dict[tuple[str, int], DecisionRow], overturned: dict[str, DecisionRow], used: dict[str, Event]
 ) -> Iterator[Violation]:
     data, appeal = event.data, event.data.get("appeal_case_id", "")

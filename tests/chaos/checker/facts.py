@@ -54,17 +54,17 @@ class Facts:
         self.returned: set[tuple[Place, str]] = set()
         self.copies: dict[tuple[str, str], list[Place]] = defaultdict(list)
         self.policy_sets: set[str] = set()
-        told: dict[str, Event] = {}
+        published: dict[str, Event] = {}
         for record in self.records:
-            self._place(record, told)
+            self._place(record, published)
         self.first = {place: _first(events) for place, events in self.events.items()}
         self.submissions = {region: self._by("submissions", region, SUBMITTED, "item_id") for region in self.regions}
         self.withdrawals = {region: self._by("submissions", region, TAKEN_BACK, "item_id") for region in self.regions}
         self.opened = {region: self._by("cases", region, OPENED, "case_id") for region in self.regions}
         self.withdrawn = {region: self._by("cases", region, WITHDRAWN, "case_id") for region in self.regions}
-        self.lives = {region: self._lives(region) for region in self.regions}
+        self.lives = {region: self._request_events(region) for region in self.regions}
         self.rows = {region: {row.case_id: row for row in history.cells[region].cases} for region in self.regions}
-        self.aside = {
+        self.dead_letter_of = {
             region: {(letter.source, letter.group.removeprefix("piepowder-").removesuffix(f"-{region}")): letter
                      for letter in self.letters[region] if (letter.source, letter.group) not in self.returned}
             for region in self.regions
@@ -97,12 +97,14 @@ class Facts:
         """The regions that own the item's markets."""
         return {self.history.markets[market] for market in (posted.body or {})["markets"]}
 
-    def set_aside(self, event: Event, region: str, consumer: str) -> Letter | None:
+    def dead_lettered(self, event: Event, region: str, consumer: str) -> Letter | None:
         """The dead letter of an event's first copy, if a consumer of the region dead-lettered every copy."""
-        letters = [self.aside[region].get((place, consumer)) for place in self.copies[event.record.topic, event.id]]
+        letters = [
+            self.dead_letter_of[region].get((place, consumer)) for place in self.copies[event.record.topic, event.id]
+        ]
         return None if None in letters else letters[0]
 
-    def _place(self, record: Record, told: dict[str, Event]) -> None:
+    def _place(self, record: Record, earlier: dict[str, Event]) -> None:
         """`earlier` has the events so far by id: a repeated event equals the first one except for its position."""
         stage, region = _stage(record.topic)
         place = (record.topic, record.partition, record.offset)
@@ -115,7 +117,7 @@ class Facts:
                 self.letters[region].append(letter)
             return
         event = read_event(record)
-        if isinstance(event, Event) and (first := told.setdefault(event.id, event))[:-1] == event[:-1]:
+        if isinstance(event, Event) and (first := earlier.setdefault(event.id, event))[:-1] == event[:-1]:
             event = first._replace(record=record)
         owner = "global" if stage == "control" else region
         if isinstance(event, Event) and event.region == owner:
@@ -138,7 +140,7 @@ class Facts:
                 found.setdefault(event.data[field], event)
         return found
 
-    def _lives(self, region: str) -> dict[str, list[Event]]:
+    def _request_events(self, region: str) -> dict[str, list[Event]]:
         lives: dict[str, list[Event]] = defaultdict(list)
         for event in self.stage("decisions", region):
             lives[event.data["case_id"]].append(event)

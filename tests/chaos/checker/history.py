@@ -198,14 +198,14 @@ class KeyRow(NamedTuple):
 
 
 @dataclass(slots=True)
-class Office:
-    """Intake's other tables; `untold` counts the events that are not published yet."""
+class IntakeTables:
+    """Intake's other tables; `unpublished` counts the events that are not published yet."""
 
     requests: list[RequestRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     clients: list[ClientRow] = field(default_factory=list)
     keys: list[KeyRow] = field(default_factory=list)
-    untold: int = 0
+    unpublished: int = 0
 
 
 @dataclass(slots=True)
@@ -219,7 +219,7 @@ class History:
     cells: dict[str, Cell] = field(default_factory=dict)
     statuses: list[StatusRow] = field(default_factory=list)
     totals: dict[tuple[str, str], int] = field(default_factory=dict)
-    office: Office = field(default_factory=Office)
+    intake: IntakeTables = field(default_factory=IntakeTables)
 
     def posts(self) -> Iterator[Posted]:
         """Every posted item, from single posts and batches."""

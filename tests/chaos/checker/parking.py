@@ -15,7 +15,7 @@ PARKS = (
 _IN_ANY_ORDER = "piepowder-intake-"  # its facts are independent of the order, so it parks nothing
 
 
-def a_parked_key_waits_whole(facts: Facts) -> Iterator[Violation]:
+def parked_keys_wait_completely(facts: Facts) -> Iterator[Violation]:
     """A group that dead-letters a record behind a parked one dead-letters all later records of the key, and a record
     that must park its key does so."""
     lanes: dict[tuple[str, int, bytes | None], list[Record]] = defaultdict(list)
@@ -28,7 +28,7 @@ def a_parked_key_waits_whole(facts: Facts) -> Iterator[Violation]:
             found[letter.source, letter.group] = letter
             if letter.since is not None and letter.source[2] == letter.since:
                 first[letter.source, letter.group] = letter
-        yield from _planted_right(facts, region, found)
+        yield from _planted_correctly(facts, region, found)
         for (place, group), letter in first.items():
             original = facts.by_place.get(place)
             behind = lanes[(*place[:2], original.key)] if original is not None else []
@@ -56,7 +56,7 @@ def waits_behind_what_was_planted(facts: Facts, letter: Letter, found: dict[tupl
     return original.key == first.key and original.offset > first.offset
 
 
-def _planted_right(facts: Facts, region: str, found: dict[tuple[Place, str], Letter]) -> Iterator[Violation]:
+def _planted_correctly(facts: Facts, region: str, found: dict[tuple[Place, str], Letter]) -> Iterator[Violation]:
     for place, planted in facts.planted.items():
         for group in planted.groups:
             letter = found.get((place, group))

@@ -11,30 +11,30 @@ from hashlib import sha256
 from itertools import pairwise
 
 from tests.chaos.checker.clients import (
-    a_key_opens_what_it_may_and_nothing_else,
-    nothing_came_by_a_refused_post,
-    refusals_are_told_as_they_were,
-    what_was_done_with_clients_is_so,
-    what_was_done_with_clients_is_told,
+    acknowledged_client_changes_are_stored,
+    client_changes_are_published,
+    keys_allow_their_own_posts_only,
+    no_item_came_from_a_rejected_post,
+    reported_rejections_are_real,
 )
 from tests.chaos.checker.cloudevents import Event, derived, read_event
 from tests.chaos.checker.complaints import (
-    a_complaint_ends_with_its_answer,
     a_decision_is_replaced_by_an_appeal_alone,
+    complaints_end_with_their_decision,
     no_complaint_is_lost,
 )
 from tests.chaos.checker.facts import APPEAL, OPENED, Facts, Lease, is_of_item, is_older
 from tests.chaos.checker.history import CaseRow, Cell, DecisionRow, History, LogRow, Posted, Record
-from tests.chaos.checker.parking import a_parked_key_waits_whole, waits_behind_what_was_planted
+from tests.chaos.checker.parking import parked_keys_wait_completely, waits_behind_what_was_planted
 from tests.chaos.checker.requests import (
-    a_request_lives_by_its_rules,
-    a_requests_life_is_told_in_its_regions,
-    a_requests_steps_are_told_once_and_in_order,
+    no_step_of_a_request_is_invented,
     no_step_of_a_request_is_lost,
-    no_step_of_a_request_is_made_up,
+    request_steps_are_published_in_their_regions,
+    request_steps_are_published_once_in_order,
+    request_steps_follow_the_rules,
 )
 from tests.chaos.checker.violation import Question, Violation
-from tests.chaos.checker.withdrawals import a_withdrawn_case_ends, nothing_taken_back_is_lost
+from tests.chaos.checker.withdrawals import no_withdrawal_is_lost, withdrawals_close_their_cases
 
 _ENDS = {"decision.made": "decided", "case.superseded": "superseded"}
 _DECISIONS = ("decision.made", "decision.replaced")
@@ -69,11 +69,11 @@ def compare(before: History, after: History) -> list[Violation]:
     statuses = [{(row.item_id, row.region): row.status for row in h.statuses} for h in (before, after)]
     found += _changed("a status", *statuses)
     found += _changed("a total of intake", before.totals, after.totals)
-    old_office, new_office = before.office, after.office
-    found += _changed("a business request", _keyed(old_office.requests), _keyed(new_office.requests))
-    found += _changed("a step of a request", _keyed(old_office.steps, 2), _keyed(new_office.steps, 2))
-    found += _changed("a client", _keyed(old_office.clients), _keyed(new_office.clients))
-    found += _changed("a client's key", _keyed(old_office.keys, 2), _keyed(new_office.keys, 2))
+    tables, tables_after = before.intake, after.intake
+    found += _changed("a business request", _keyed(tables.requests), _keyed(tables_after.requests))
+    found += _changed("a step of a request", _keyed(tables.steps, 2), _keyed(tables_after.steps, 2))
+    found += _changed("a client", _keyed(tables.clients), _keyed(tables_after.clients))
+    found += _changed("a client's key", _keyed(tables.keys, 2), _keyed(tables_after.keys, 2))
     old_ids = {event.id for event in _replayed(before)}
     made = {event.id: event for event in _replayed(after) if event.id not in old_ids}
     found += [Violation(5, "a replay created a new event", (str(event),)) for event in made.values()]
@@ -92,13 +92,13 @@ def nothing_accepted_is_lost(facts: Facts) -> Iterator[Violation]:
             case_id = derived("case", item, region, "item")
             opened = facts.opened[region].get(case_id)
             if opened is None:
-                if facts.set_aside(submitted, region, "router") is None:
+                if facts.dead_lettered(submitted, region, "router") is None:
                     yield Violation(1, f"LOST: item {item} was accepted but has no case in {region}", (str(submitted),))
-            elif case_id not in facts.rows[region] and facts.set_aside(opened, region, "decision") is None:
+            elif case_id not in facts.rows[region] and facts.dead_lettered(opened, region, "decision") is None:
                 yield Violation(1, f"LOST: case {case_id} was opened but is not stored in {region}", (str(opened),))
 
 
-def nothing_is_made_up(facts: Facts) -> Iterator[Violation]:
+def nothing_is_invented(facts: Facts) -> Iterator[Violation]:
     """Every item in a topic was posted and not rejected; every stored case was opened."""
     for region in facts.regions:
         for item, submitted in facts.submissions[region].items():
@@ -106,7 +106,7 @@ def nothing_is_made_up(facts: Facts) -> Iterator[Violation]:
             if all(p.outcome == "refused" for p in posts):
                 how = "all posts of it were rejected" if posts else "no client posted it"
                 yield Violation(1, f"item {item} is in {region}, and {how}", (str(submitted), *map(str, posts[:3])))
-            elif (wrong := _unlike(submitted, posts)) is not None:
+            elif (wrong := _differences(submitted, posts)) is not None:
                 yield Violation(1, f"item {item} is not what was posted: {wrong}", (str(submitted), str(posts[0])))
         for case_id, row in facts.rows[region].items():
             if case_id not in facts.opened[region]:
@@ -115,7 +115,7 @@ def nothing_is_made_up(facts: Facts) -> Iterator[Violation]:
         yield Violation(1, f"an unplanted record is not an event: {reason}", (str(record),))
 
 
-def what_is_spoiled_is_set_aside_and_nothing_else(facts: Facts) -> Iterator[Violation]:
+def only_planted_records_are_dead_lettered(facts: Facts) -> Iterator[Violation]:
     """Each planted record is a dead letter of each group that reads it, unchanged; no other record is."""
     for region in facts.regions:
         found = {(letter.source, letter.group): letter for letter in facts.letters[region]}
@@ -127,7 +127,7 @@ def what_is_spoiled_is_set_aside_and_nothing_else(facts: Facts) -> Iterator[Viol
                 original = facts.by_place.get(place)
                 if letter is None:
                     yield Violation(1, f"{planted.kind}: {group} did not dead-letter it", (str(original or place),))
-                elif original is not None and not _whole(letter.record, original):
+                elif original is not None and not _unchanged(letter.record, original):
                     title = f"{planted.kind}: {group} changed it"
                     yield Violation(1, title, (str(original), str(letter.record)))
         for letter in facts.letters[region]:
@@ -136,14 +136,14 @@ def what_is_spoiled_is_set_aside_and_nothing_else(facts: Facts) -> Iterator[Viol
                 yield Violation(1, title, (str(letter.record),))
 
 
-def every_case_has_the_fate_that_follows(facts: Facts) -> Iterator[Violation]:
+def case_states_follow_from_events(facts: Facts) -> Iterator[Violation]:
     """The state of a case follows from its verdict and from the earlier and later versions."""
     for region in facts.regions:
         decided = {row.case_id: row for row in facts.history.cells[region].decisions if row.n == 1}
         for subject, came in _by_subject(facts, region).items():
             newest: Event | None = None
             last: dict[str, Event] = {}
-            arrivals = [event for event in came if not facts.set_aside(event, region, "decision")]
+            arrivals = [event for event in came if not facts.dead_lettered(event, region, "decision")]
             for event in arrivals:
                 if newest is not None and is_older(event, newest):
                     yield from _superseded_by(facts, region, event, newest)
@@ -179,12 +179,12 @@ def one_current_decision(facts: Facts) -> Iterator[Violation]:
         stored: dict[str, list[DecisionRow]] = defaultdict(list)
         for row in cell.decisions:
             stored[row.case_id].append(row)
-        told: dict[str, dict[str, Event]] = defaultdict(dict)
+        published: dict[str, dict[str, Event]] = defaultdict(dict)
         for event in facts.stage("decisions", region):
             if event.name in _DECISIONS:
-                told[event.data["case_id"]][event.id] = event
-        for case_id in stored.keys() | told.keys():
-            rows, events = stored.get(case_id, []), list(told.get(case_id, {}).values())
+                published[event.data["case_id"]][event.id] = event
+        for case_id in stored.keys() | published.keys():
+            rows, events = stored.get(case_id, []), list(published.get(case_id, {}).values())
             numbers = [row.n for row in rows]
             if numbers != list(range(1, len(rows) + 1)):
                 yield Violation(2, f"DOUBLE: case {case_id} has decisions {numbers}", tuple(map(str, rows)))
@@ -193,7 +193,7 @@ def one_current_decision(facts: Facts) -> Iterator[Violation]:
                 yield Violation(2, title, (*map(str, rows), *map(str, events)))
             elif len(events) < len(rows):
                 yield Violation(4, f"a decision of case {case_id} was not published", tuple(map(str, rows)))
-            elif any(_told(event) != row for event, row in zip(_numbered(events), rows, strict=True)):
+            elif any(_published(event) != row for event, row in zip(_numbered(events), rows, strict=True)):
                 title = f"a decision of case {case_id} was published differently from the table"
                 yield Violation(4, title, (*map(str, rows), *map(str, events)))
             if rows and (case := facts.rows[region].get(case_id)) is not None and case.state != "decided":
@@ -233,7 +233,7 @@ def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
     for (region, case_id), leases in held.items():
         for (token, lease), (following, _) in pairwise(leases):
             event, until = claimed.get((region, case_id, following)), _until(lease)
-            given_back = any(not _refused(call.status) for call in lease.releases)
+            given_back = any(not _rejected(call.status) for call in lease.releases)
             if event is not None and until is not None and not given_back and _seconds(event.time) < until:
                 title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed again during the lease with token {token}"
                 yield Violation(3, title, (*map(str, [*lease.claims, *lease.heartbeats]), str(event)))
@@ -241,7 +241,7 @@ def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
         if not row.automated:
             known = facts.leases.get((region, case_id, row.lease_token))
             calls = known.decisions if known else []
-            if not any(call.facts["action"] == row.action and not _refused(call.status) for call in calls):
+            if not any(call.facts["action"] == row.action and not _rejected(call.status) for call in calls):
                 title = f"a reviewer's decision of case {case_id} that no response reported"
                 yield Violation(3, title, (str(row), *map(str, calls)))
 
@@ -294,7 +294,7 @@ def order_is_kept(facts: Facts) -> Iterator[Violation]:
                 if newest is not None and is_older(event, newest):
                     continue
                 if newest is not None:
-                    yield from _told_in_order(facts, region, newest, event)
+                    yield from _published_in_order(facts, region, newest, event)
                 newest = event
 
 
@@ -316,7 +316,7 @@ def a_region_keeps_its_own(facts: Facts) -> Iterator[Violation]:
                 "case", item, region, event.data.get("case_type", "item")
             ):
                 yield Violation(7, f"LEAK: case {case_id} is not one of {region}", (str(event),))
-    yield from _kept_apart(facts)
+    yield from _separated(facts)
 
 
 def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
@@ -347,7 +347,7 @@ def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
                 yield Violation(8, title, (str(first), str(event)))
 
 
-def overload_and_faults_are_answered_as_promised(facts: Facts) -> Iterator[Violation]:
+def overload_and_faults_have_the_promised_responses(facts: Facts) -> Iterator[Violation]:
     """No status 500; 429 and 503 have a time to wait; valid items are accepted and invalid ones rejected."""
     for call in facts.history.calls:
         if call.status is None:
@@ -356,7 +356,7 @@ def overload_and_faults_are_answered_as_promised(facts: Facts) -> Iterator[Viola
             yield Violation(9, f"a call got {call.status}", (str(call),))
         if call.status in (429, 503) and call.retry_after is None:
             yield Violation(9, f"{call.status} without Retry-After", (str(call),))
-        whole = call.kind == "batch" and call.status == 200 and all("line" in told for told in call.answer)
+        whole = call.kind == "batch" and call.status == 200 and all("line" in published for published in call.answer)
         if whole and len(call.answer) != len(call.facts["lines"]):
             title = f"a batch of {len(call.facts['lines'])} lines got {len(call.answer)} results"
             yield Violation(9, title, (str(call),))
@@ -393,26 +393,26 @@ def clients_can_see_where_their_items_are(facts: Facts) -> Iterator[Violation]:
 
 QUESTIONS: tuple[Question, ...] = (
     nothing_accepted_is_lost,
-    nothing_is_made_up,
-    nothing_taken_back_is_lost,
-    a_withdrawn_case_ends,
-    what_is_spoiled_is_set_aside_and_nothing_else,
-    a_parked_key_waits_whole,
+    nothing_is_invented,
+    no_withdrawal_is_lost,
+    withdrawals_close_their_cases,
+    only_planted_records_are_dead_lettered,
+    parked_keys_wait_completely,
     no_complaint_is_lost,
-    a_complaint_ends_with_its_answer,
+    complaints_end_with_their_decision,
     a_decision_is_replaced_by_an_appeal_alone,
     no_step_of_a_request_is_lost,
-    no_step_of_a_request_is_made_up,
-    a_request_lives_by_its_rules,
-    a_requests_life_is_told_in_its_regions,
-    a_requests_steps_are_told_once_and_in_order,
-    what_was_done_with_clients_is_so,
-    what_was_done_with_clients_is_told,
-    a_key_opens_what_it_may_and_nothing_else,
-    nothing_came_by_a_refused_post,
-    refusals_are_told_as_they_were,
+    no_step_of_a_request_is_invented,
+    request_steps_follow_the_rules,
+    request_steps_are_published_in_their_regions,
+    request_steps_are_published_once_in_order,
+    acknowledged_client_changes_are_stored,
+    client_changes_are_published,
+    keys_allow_their_own_posts_only,
+    no_item_came_from_a_rejected_post,
+    reported_rejections_are_real,
     clients_can_see_where_their_items_are,
-    every_case_has_the_fate_that_follows,
+    case_states_follow_from_events,
     one_current_decision,
     one_reviewer_holds_a_case,
     an_expired_lease_cannot_decide,
@@ -420,7 +420,7 @@ QUESTIONS: tuple[Question, ...] = (
     order_is_kept,
     a_region_keeps_its_own,
     a_decision_names_its_policy_set,
-    overload_and_faults_are_answered_as_promised,
+    overload_and_faults_have_the_promised_responses,
 )
 
 
@@ -459,7 +459,7 @@ def _life(  # noqa: PLR0912 - one branch per event
                 )
             ended, holder = event, None
     if row is None or ended is not None:
-        state = None if ended is None else _ENDS.get(ended.name) or _why_closed(ended)
+        state = None if ended is None else _ENDS.get(ended.name) or _closing_reason(ended)
         if row is not None and row.state != state:
             yield Violation(4, f"case {case_id} is {row.state}, but its events mean {state}", (str(row), str(ended)))
     elif (row.state, row.lease_token) != ("claimed" if holder else "waiting", token):
@@ -467,7 +467,7 @@ def _life(  # noqa: PLR0912 - one branch per event
         yield Violation(4, title, (str(row), *map(str, life)))
 
 
-def _why_closed(closed: Event) -> str:
+def _closing_reason(closed: Event) -> str:
     return "withdrawn" if closed.data["reason"] == "withdrawn" else "closed"
 
 
@@ -491,7 +491,7 @@ def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: Dec
         if call.status in (200, 201) and not same:
             title = f"the decision of case {case_id} with the response {call.status} differs from the stored one"
             yield Violation(2, title, (str(call), str(row)))
-        if call.status == 409 and same and all(_refused(other.status) for other in lease.decisions):
+        if call.status == 409 and same and all(_rejected(other.status) for other in lease.decisions):
             yield Violation(3, f"the decision of case {case_id} was rejected but made", (str(call), str(row)))
     for call in lease.heartbeats:
         if call.status == 200 and certain and call.sent_at > _until_before(lease, call) + _CLOCKS:
@@ -500,21 +500,21 @@ def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: Dec
 
 
 def _until(lease: Lease) -> float | None:
-    told = [call.answer["until"] for call in [*lease.claims, *lease.heartbeats] if call.status in (200, 201)]
-    return max(map(_seconds, told)) if lease.claims else None
+    published = [call.answer["until"] for call in [*lease.claims, *lease.heartbeats] if call.status in (200, 201)]
+    return max(map(_seconds, published)) if lease.claims else None
 
 
 def _until_before(lease: Lease, heartbeat: object) -> float:
-    told = [call.answer["until"] for call in lease.claims]
+    published = [call.answer["until"] for call in lease.claims]
     for call in lease.heartbeats:
         if call is heartbeat:
             break
         if call.status == 200:
-            told.append(call.answer["until"])
-    return max(map(_seconds, told)) if told else float("inf")
+            published.append(call.answer["until"])
+    return max(map(_seconds, published)) if published else float("inf")
 
 
-def _refused(status: int | None) -> bool:
+def _rejected(status: int | None) -> bool:
     return status is not None and 400 <= status < 500
 
 
@@ -522,7 +522,7 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _unlike(submitted: Event, posts: list[Posted]) -> str | None:
+def _differences(submitted: Event, posts: list[Posted]) -> str | None:
     """The differences between the posted content and the event."""
     held = submitted.data["item"]
     body = next(p.body for p in posts if p.body is not None)
@@ -532,7 +532,7 @@ def _unlike(submitted: Event, posts: list[Posted]) -> str | None:
     return None
 
 
-def _whole(letter: Record, original: Record) -> bool:
+def _unchanged(letter: Record, original: Record) -> bool:
     kept = tuple(header for header in letter.headers if not header[0].startswith("dl_"))
     return (letter.key, letter.value, kept) == (original.key, original.value, original.headers)
 
@@ -556,7 +556,7 @@ def _numbered(events: Iterable[Event]) -> list[Event]:
     return sorted(events, key=lambda event: int(event.data["n"]))
 
 
-def _told(event: Event) -> DecisionRow:
+def _published(event: Event) -> DecisionRow:
     data = event.data
     return DecisionRow(
         data["case_id"],
@@ -602,14 +602,14 @@ def _repeats_are_repeats(facts: Facts) -> Iterator[Violation]:
 
 def _letters_audited(facts: Facts, region: str) -> Iterator[Violation]:
     rows = Counter((row[:3], row.group) for row in facts.history.cells[region].letters)
-    told = {(letter.source, letter.group): letter for letter in facts.letters[region]}
-    for key, letter in told.items():
+    published = {(letter.source, letter.group): letter for letter in facts.letters[region]}
+    for key, letter in published.items():
         if rows[key] != 1:
             yield Violation(
                 4, f"AUDIT GAP: a dead letter is {rows[key]} times in {region}'s audit", (str(letter.record),)
             )
     for key in rows:
-        if key not in told and key[0] not in facts.planted:
+        if key not in published and key[0] not in facts.planted:
             yield Violation(4, f"{region}'s audit has a dead letter that is in no topic", (str(key),))
 
 
@@ -637,19 +637,19 @@ def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
             early = min(accepted, key=lambda p: p.call.answered_at or 0.0)
             answered[event.subject].append((early.call.answered_at or 0.0, early, event))
     for subject, sent in firsts.items():
-        told = sorted(answered[subject], key=lambda entry: entry[0])
+        published = sorted(answered[subject], key=lambda entry: entry[0])
         index, latest = 0, None
         for posted, event in sorted(sent, key=lambda entry: entry[0].call.sent_at):
-            while index < len(told) and told[index][0] < posted.call.sent_at:
-                if latest is None or told[index][2].record.offset > latest[2].record.offset:
-                    latest = told[index]
+            while index < len(published) and published[index][0] < posted.call.sent_at:
+                if latest is None or published[index][2].record.offset > latest[2].record.offset:
+                    latest = published[index]
                 index += 1
             if latest is not None and latest[2].record.offset > event.record.offset:
                 title = f"DISORDER: {subject} in {region}: a later post is earlier"
                 yield Violation(6, title, (str(latest[1]), str(latest[2]), str(posted), str(event)))
 
 
-def _told_in_order(facts: Facts, region: str, old: Event, new: Event) -> Iterator[Violation]:
+def _published_in_order(facts: Facts, region: str, old: Event, new: Event) -> Iterator[Violation]:
     life = facts.lives[region].get(old.data["case_id"], [])
     before = [
         event for event in life if event.name != "decision.replaced"
@@ -660,7 +660,7 @@ def _told_in_order(facts: Facts, region: str, old: Event, new: Event) -> Iterato
         yield Violation(6, title, (str(old), str(new), str(before[-1]), str(after[0])))
 
 
-def _kept_apart(facts: Facts) -> Iterator[Violation]:
+def _separated(facts: Facts) -> Iterator[Violation]:
     for region in facts.regions:
         for row in facts.history.cells[region].log:
             if row.region not in (region, "global"):
@@ -694,7 +694,7 @@ def _status(facts: Facts, region: str, item: str, submitted: Event) -> str:
         return "withdrawn"
     opened = facts.opened[region].get(case_id)
     event, reader = (submitted, "router") if opened is None else (opened, "decision")
-    if (letter := facts.set_aside(event, region, reader)) is not None:
+    if (letter := facts.dead_lettered(event, region, reader)) is not None:
         return "dead_lettered" if letter.since is None else "parked"
     if opened is None:
         return "submitted"

@@ -17,10 +17,10 @@ from tests.chaos.checker.history import (
     Cell,
     ClientRow,
     DecisionRow,
+    IntakeTables,
     KeyRow,
     LetterRow,
     LogRow,
-    Office,
     Planted,
     Record,
     RequestRow,
@@ -178,7 +178,7 @@ async def read_audit(url: str, cell: Cell) -> None:
         await connection.close(timeout=5)
 
 
-async def read_intake(url: str) -> tuple[list[StatusRow], dict[tuple[str, str], int], Office]:
+async def read_intake(url: str) -> tuple[list[StatusRow], dict[tuple[str, str], int], IntakeTables]:
     """Each item's status by region, the stored totals, and the other tables, in one snapshot."""
     connection = await asyncpg.connect(url, timeout=10)
     try:
@@ -188,13 +188,13 @@ async def read_intake(url: str) -> tuple[list[StatusRow], dict[tuple[str, str], 
             return (
                 [StatusRow(*row) for row in rows],
                 {(row[0], row[1]): row[2] for row in totals if row[2]},
-                await _office(connection),
+                await _intake_tables(connection),
             )
     finally:
         await connection.close(timeout=5)
 
 
-async def _office(connection: "asyncpg.Connection[Any]") -> Office:
+async def _intake_tables(connection: "asyncpg.Connection[Any]") -> IntakeTables:
     requests = await _all(connection, "SELECT request_id::text, state, sponsor, request FROM requests ORDER BY 1")
     steps = await _all(
         connection,
@@ -204,7 +204,7 @@ async def _office(connection: "asyncpg.Connection[Any]") -> Office:
     keys = await _all(
         connection, "SELECT client, key_id, revoked_at IS NOT NULL, made_with::text FROM client_keys ORDER BY 1, 2"
     )
-    return Office(
+    return IntakeTables(
         [_request(*row) for row in requests],
         [StepRow(*row) for row in steps],
         [ClientRow(*row[:3], *(tuple(sorted(of)) for of in row[3:])) for row in clients],
@@ -214,14 +214,14 @@ async def _office(connection: "asyncpg.Connection[Any]") -> Office:
 
 
 def _request(request_id: str, state: str, sponsor: str, whole: bytes) -> RequestRow:
-    told = msgspec.json.decode(whole)
-    approvals = tuple(approval["by"] for approval in told.get("approvals", ()))
-    return RequestRow(request_id, state, told["version"], sponsor, approvals)
+    published = msgspec.json.decode(whole)
+    approvals = tuple(approval["by"] for approval in published.get("approvals", ()))
+    return RequestRow(request_id, state, published["version"], sponsor, approvals)
 
 
 async def read_tables(
     databases: Mapping[str, str], regions: Iterable[str]
-) -> tuple[dict[str, Cell], list[StatusRow], dict[tuple[str, str], int], Office]:
+) -> tuple[dict[str, Cell], list[StatusRow], dict[tuple[str, str], int], IntakeTables]:
     """All tables; `databases` gives the URL of `intake`, `decision-<region>` and `audit-<region>`."""
     cells: dict[str, Cell] = {}
     for region in regions:

@@ -48,7 +48,7 @@ class _Dossier(NamedTuple):
     calls: list[Call]
     row: RequestRow | None
     steps: dict[int, StepRow]
-    told: dict[int, dict[str, Event]]
+    published: dict[int, dict[str, Event]]
 
     def state(self, version: int) -> str:
         """The state after the steps up to a version."""
@@ -59,9 +59,9 @@ class _Dossier(NamedTuple):
     def content(self, version: int) -> dict[str, Any]:
         """The content of the request at a version, as it was published."""
         said: dict[str, Any] = {}
-        for v in sorted(self.told):
+        for v in sorted(self.published):
             if v <= version:
-                said = next((e.data["request"] for e in self.told[v].values() if e.data.get("request")), said)
+                said = next((e.data["request"] for e in self.published[v].values() if e.data.get("request")), said)
         return said
 
     def shown(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def no_step_of_a_request_is_lost(facts: Facts) -> Iterator[Violation]:
         drafted: Call | None = None
         for call in dossier.calls:
             if call.status in (200, 201):
-                yield from _answered(dossier, call)
+                yield from _acknowledged(dossier, call)
                 if call.kind == "request.draft":
                     drafted = drafted or call
                     if call.answer != drafted.answer:
@@ -87,13 +87,13 @@ def no_step_of_a_request_is_lost(facts: Facts) -> Iterator[Violation]:
                 yield Violation(9, f"a valid {call.kind} was rejected: {call.status}", (str(call), *dossier.shown()))
 
 
-def no_step_of_a_request_is_made_up(facts: Facts) -> Iterator[Violation]:
+def no_step_of_a_request_is_invented(facts: Facts) -> Iterator[Violation]:
     """Each step was requested by the person it names, and not rejected; a repeated call caused one step."""
     for dossier in _dossiers(facts):
         if dossier.row is not None and dossier.row.version != len(dossier.steps):
             title = f"request {dossier.request_id} is at version {dossier.row.version} with {len(dossier.steps)} steps"
             yield Violation(2, title, dossier.shown())
-        asked = [call for call in dossier.calls if not _refused(call)]
+        asked = [call for call in dossier.calls if not _rejected(call)]
         changes = Counter(call.facts["by"] for call in asked if call.kind == "request.change")
         comments: dict[str, StepRow] = {}
         for step in dossier.steps.values():
@@ -110,7 +110,7 @@ def no_step_of_a_request_is_made_up(facts: Facts) -> Iterator[Violation]:
             yield Violation(2, title, dossier.shown())
 
 
-def a_request_lives_by_its_rules(facts: Facts) -> Iterator[Violation]:
+def request_steps_follow_the_rules(facts: Facts) -> Iterator[Violation]:
     """Steps are numbered without a gap and follow from one another; two people decide, neither the author nor the
     sponsor."""
     for dossier in _dossiers(facts):
@@ -143,7 +143,7 @@ def a_request_lives_by_its_rules(facts: Facts) -> Iterator[Violation]:
             yield Violation(2, title, dossier.shown())
 
 
-def a_requests_steps_are_told_once_and_in_order(facts: Facts) -> Iterator[Violation]:
+def request_steps_are_published_once_in_order(facts: Facts) -> Iterator[Violation]:
     """In each region the events of a request are a chain: one event per step, which names the event before it."""
     for region in facts.regions:
         first = {event.id: event for event in facts.stage(_STAGE, region)}
@@ -158,27 +158,27 @@ def a_requests_steps_are_told_once_and_in_order(facts: Facts) -> Iterator[Violat
             yield from _chain(region, life)
 
 
-def a_requests_life_is_told_in_its_regions(facts: Facts) -> Iterator[Violation]:
+def request_steps_are_published_in_their_regions(facts: Facts) -> Iterator[Violation]:
     """Each step is an event in each of the request's current regions, as it is stored, and in no other region."""
     for dossier in _dossiers(facts):
         regions: set[str] = set()
         for version, step in sorted(dossier.steps.items()):
-            told = dossier.told.get(version, {})
-            before, regions = regions, _regions(step, told, regions)
+            published = dossier.published.get(version, {})
+            before, regions = regions, _regions(step, published, regions)
             for region in regions | before if step.kind == "changed" else regions:
-                if region not in told:
+                if region not in published:
                     title = f"LOST: request {dossier.request_id} was {step.kind}, but not published in {region}"
-                    yield Violation(4, title, (str(step), *map(str, told.values())))
-            for region, event in told.items():
-                yield from _told(dossier.request_id, step, region, event)
+                    yield Violation(4, title, (str(step), *map(str, published.values())))
+            for region, event in published.items():
+                yield from _published(dossier.request_id, step, region, event)
                 if region not in regions and (region not in before or event.data.get("request") is not None):
                     title = f"LEAK: request {dossier.request_id} is not {region}'s, but its content is there"
                     yield Violation(7, title, (str(step), str(event)))
-        for version in dossier.told.keys() - dossier.steps.keys():
+        for version in dossier.published.keys() - dossier.steps.keys():
             title = f"step {version} of request {dossier.request_id} was published, but is not stored"
-            yield Violation(4, title, tuple(map(str, dossier.told[version].values())))
-    if facts.history.office.untold:
-        yield Violation(4, f"{facts.history.office.untold} event(s) of intake were never published", ())
+            yield Violation(4, title, tuple(map(str, dossier.published[version].values())))
+    if facts.history.intake.unpublished:
+        yield Violation(4, f"{facts.history.intake.unpublished} event(s) of intake were never published", ())
 
 
 def _dossiers(facts: Facts) -> Iterator[_Dossier]:
@@ -186,26 +186,26 @@ def _dossiers(facts: Facts) -> Iterator[_Dossier]:
     for call in facts.history.calls:
         if call.kind.startswith(_KIND):
             calls[call.facts["request_id"]].append(call)
-    office = facts.history.office
-    rows = {row.request_id: row for row in office.requests}
+    intake = facts.history.intake
+    rows = {row.request_id: row for row in intake.requests}
     steps: dict[str, dict[int, StepRow]] = defaultdict(dict)
-    for step in office.steps:
+    for step in intake.steps:
         steps[step.request_id][step.version] = step
-    told: dict[str, dict[int, dict[str, Event]]] = defaultdict(lambda: defaultdict(dict))
+    published: dict[str, dict[int, dict[str, Event]]] = defaultdict(lambda: defaultdict(dict))
     for region in facts.regions:
         for event in facts.stage(_STAGE, region):
-            told[event.data["request_id"]][event.data["version"]][region] = event
-    for request_id in sorted(calls.keys() | rows.keys() | steps.keys() | told.keys()):
+            published[event.data["request_id"]][event.data["version"]][region] = event
+    for request_id in sorted(calls.keys() | rows.keys() | steps.keys() | published.keys()):
         yield _Dossier(
             request_id,
             calls.get(request_id, []),
             rows.get(request_id),
             steps.get(request_id, {}),
-            dict(told.get(request_id, {})),
+            dict(published.get(request_id, {})),
         )
 
 
-def _answered(dossier: _Dossier, call: Call) -> Iterator[Violation]:
+def _acknowledged(dossier: _Dossier, call: Call) -> Iterator[Violation]:
     what, answer, by = call.kind.removeprefix(_KIND), call.answer, call.facts["by"]
     version: int = answer["version"]
     done = [step for v, step in dossier.steps.items() if v <= version and step.kind in _STEPS[what] and step.by == by]
@@ -222,7 +222,7 @@ def _answered(dossier: _Dossier, call: Call) -> Iterator[Violation]:
     if dossier.row is None or version not in dossier.steps or lost:
         title = f"LOST: {call.kind} of {dossier.request_id} had the response {call.status}, but did not happen"
         yield Violation(1, title, (str(call), *dossier.shown()))
-    if what in ("draft", "change") and not _says(dossier.content(version), answer):
+    if what in ("draft", "change") and not _content_of(dossier.content(version), answer):
         title = f"{call.kind} of {dossier.request_id} has a response with other content"
         yield Violation(1, title, (str(call), str(dossier.content(version))))
     if call.facts["wrong"] and what != "draft":
@@ -230,7 +230,7 @@ def _answered(dossier: _Dossier, call: Call) -> Iterator[Violation]:
         yield Violation(3, title, (str(call), *dossier.shown()))
 
 
-def _says(said: dict[str, Any], answer: dict[str, Any]) -> bool:
+def _content_of(said: dict[str, Any], answer: dict[str, Any]) -> bool:
     return all(said.get(name) == answer[name] for name in ("title", "regions"))
 
 
@@ -239,12 +239,12 @@ def _is_right(dossier: _Dossier, call: Call) -> bool:
     if call.status in (404, 409, 429) or call.status in call.facts["wrong"]:
         return True
     if call.status == 422 and call.kind == "request.draft":  # another draft with this key was first
-        bodies = [c.facts["body"] for c in dossier.calls if c.kind == call.kind and not _refused(c)]
+        bodies = [c.facts["body"] for c in dossier.calls if c.kind == call.kind and not _rejected(c)]
         return any(body != call.facts["body"] for body in bodies)
     return call.status == 412 and call.facts["match"] not in ("", "*")
 
 
-def _refused(call: Call) -> bool:
+def _rejected(call: Call) -> bool:
     return call.status is not None and 400 <= call.status < 500
 
 
@@ -257,8 +257,8 @@ def _asks_for(request_id: str, call: Call, step: StepRow) -> bool:
     return what != "draft" or request_id == derived("request", step.by, call.facts["key"])
 
 
-def _regions(step: StepRow, told: dict[str, Event], before: set[str]) -> set[str]:
-    for event in told.values():
+def _regions(step: StepRow, published: dict[str, Event], before: set[str]) -> set[str]:
+    for event in published.values():
         if step.kind == "changed":
             return set(event.data["regions"])
         if step.kind == "drafted":
@@ -266,7 +266,7 @@ def _regions(step: StepRow, told: dict[str, Event], before: set[str]) -> set[str
     return before
 
 
-def _told(request_id: str, step: StepRow, region: str, event: Event) -> Iterator[Violation]:
+def _published(request_id: str, step: StepRow, region: str, event: Event) -> Iterator[Violation]:
     data, name = event.data, f"request.{step.kind.replace('_', '')}"
     said = data.get("text") if step.kind == "commented" else data.get("reason", "")
     if (event.name, data["by"], said or "", data.get("comment_id")) != (name, step.by, step.text, step.comment_id):

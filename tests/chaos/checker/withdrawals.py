@@ -10,7 +10,7 @@ from tests.chaos.checker.history import Call
 from tests.chaos.checker.violation import Violation
 
 
-def nothing_taken_back_is_lost(facts: Facts) -> Iterator[Violation]:
+def no_withdrawal_is_lost(facts: Facts) -> Iterator[Violation]:
     """Each withdrawal with status 202 is in every region of its item once, after the item; and no other withdrawal
     is."""
     for item, calls in facts.taken_back.items():
@@ -18,7 +18,7 @@ def nothing_taken_back_is_lost(facts: Facts) -> Iterator[Violation]:
         for call in calls:
             if call.status == 202:
                 first = first or call
-                yield from _answered(facts, item, call)
+                yield from _acknowledged(facts, item, call)
                 if call.answer != first.answer:
                     title = f"the withdrawal of item {item} got another response the second time"
                     yield Violation(1, title, (str(first), str(call)))
@@ -37,11 +37,11 @@ def nothing_taken_back_is_lost(facts: Facts) -> Iterator[Violation]:
                 title = f"DISORDER: the withdrawal of item {item} is before it in {region}"
                 yield Violation(6, title, (str(event), str(submitted)))
             passed_on = facts.withdrawn[region].get(derived("case", item, region, "item"))
-            if passed_on is None and not facts.set_aside(event, region, "router"):
+            if passed_on is None and not facts.dead_lettered(event, region, "router"):
                 yield Violation(1, f"LOST: the withdrawal of item {item} was not forwarded in {region}", (str(event),))
 
 
-def a_withdrawn_case_ends(facts: Facts) -> Iterator[Violation]:
+def withdrawals_close_their_cases(facts: Facts) -> Iterator[Violation]:
     """A withdrawal closes its case if the case was open, and no other case is closed so."""
     for region in facts.regions:
         arrivals: dict[str, list[Event]] = defaultdict(list)
@@ -51,7 +51,7 @@ def a_withdrawn_case_ends(facts: Facts) -> Iterator[Violation]:
             opened, withdrawn = facts.opened[region].get(case_id), facts.withdrawn[region].get(case_id)
             if opened is None:
                 continue
-            if withdrawn is None or facts.set_aside(withdrawn, region, "decision"):
+            if withdrawn is None or facts.dead_lettered(withdrawn, region, "decision"):
                 if row.state == "withdrawn":
                     title = f"case {case_id} in {region} is withdrawn without a withdrawal"
                     yield Violation(1, title, (str(opened), str(row)))
@@ -62,18 +62,18 @@ def a_withdrawn_case_ends(facts: Facts) -> Iterator[Violation]:
                 yield Violation(1, title, (str(opened), str(withdrawn), str(row)))
 
 
-def _answered(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
-    told = {region: about["event_id"] for region, about in call.answer["regions"].items()}
+def _acknowledged(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
+    published = {region: about["event_id"] for region, about in call.answer["regions"].items()}
     for region in facts.regions:
         event = facts.withdrawals[region].get(item)
-        if region not in told:
+        if region not in published:
             if (submitted := facts.submissions[region].get(item)) is not None:
                 title = f"item {item} was withdrawn, but not in region {region}"
                 yield Violation(1, title, (str(call), str(submitted)))
         elif event is None:
             title = f"LOST: the accepted withdrawal of item {item} is not in region {region}"
             yield Violation(1, title, (str(call),))
-        elif {told[region], derived("event", item, event.type, region)} != {event.id}:
+        elif {published[region], derived("event", item, event.type, region)} != {event.id}:
             title = f"the withdrawal of item {item} in {region} has another id than the response"
             yield Violation(1, title, (str(call), str(event)))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from tests.contract.rest_documents import BASELINE, load
+from tests.conftest import project_root
 
 Json = dict[str, Any]
 
@@ -156,7 +156,8 @@ def fill(text: bytes, values: Mapping[str, str]) -> bytes:
 
 def operations(service: str) -> list[Operation]:
     """The operations of a service, in the order of its document."""
-    document = load(BASELINE, service)
+    path = project_root() / "docs" / "contracts" / "rest-v1" / f"{service}.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
     return [
         Operation(service, details["operationId"], method.upper(), path, details, document)
         for path, item in document["paths"].items()

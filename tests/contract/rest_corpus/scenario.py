@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import httpx
 
-from shared.contracts import ids
 from tests.contract.rest_corpus.calls import Response
 from tests.contract.rest_corpus.cases import LINES, SERVICES, Case, fill, operations, text_of
 from tests.contract.rest_corpus.recording import Exchange, outcome
@@ -21,6 +20,7 @@ Json = dict[str, Any]
 _SECONDS: Final = 60.0
 _DAY: Final = 86_400
 _PROBE: Final = {"intake": "/v1/totals", "router": "/v1/control", "decision": "/v1/queues", "audit": "/v1/totals"}
+_UNKNOWN_KEY: Final = "pp_corpus_nXptfAte4dwhtzN0q6GZYftrArjb174766e1"  # well-formed, and no client has it
 _NAME: Final = "corpus-{run}-{key}"
 _REPLICA: Final = "Replica watch, 1:1 copy"  # the sample's policies send it to the queue `counterfeit`
 
@@ -38,7 +38,7 @@ class Scenario:
         future = time.strftime("%Y-%m-%dT00:00:00Z", time.gmtime(time.time() + 200 * _DAY))
         self.values = {"eu": eu, "us": us, "key:all": key, "future": future, "etag": '"1"'}
         self.values |= {"made": _NAME.format(run=self._run, key="made"), "key:mistyped": f"{key[:-1]}~"}
-        self.values["key:unknown"] = ids.new_api_key("corpus")
+        self.values["key:unknown"] = _UNKNOWN_KEY
         self.names = {eu: "<eu>", us: "<us>", self._run: "<run>"}
         self.exchanges: dict[str, list[Exchange]] = {}
 
@@ -50,8 +50,7 @@ class Scenario:
             self._reviews()
             self._requests()
             self._audit()
-            self.call("router", "show")
-            self.call("router", "check")
+            self._control()
             for service in SERVICES:
                 for name in ("healthz", "readyz", "metrics"):
                     self.call(service, name)
@@ -264,6 +263,20 @@ class Scenario:
         self.call("intake", "getRequest", request_id=whole)
         self.call("intake", "listRequests")
         self.call("intake", "listRequests", query="?state=submitted&kind=policy_change&sponsor=moderation-lead")
+
+    def _control(self) -> None:
+        """Publish what is in force with another title: the rules stay the same."""
+        shown = self.call("router", "show")
+        number = shown["policy_set"]["number"]
+        self.call("router", "check")
+        policy_set = {name: shown["policy_set"][name] for name in ("terms", "policies", "default_verdict")}
+        policy_set["policies"][-1]["title"] = "Low risk"
+        body = {"operating_model": {"regions": shown["operating_model"]["regions"]}, "policy_set": policy_set}
+        self.call("router", "check", body)
+        self.call("router", "publish", body)
+        _until(
+            lambda: self.call("router", "show", recorded=False)["policy_set"]["number"], lambda found: found > number
+        )
 
     def _audit(self) -> None:
         def decisions() -> int:

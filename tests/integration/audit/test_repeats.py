@@ -1,4 +1,4 @@
-"""Promise 4: the audit's log has every event exactly once, wherever the events that it has already stand in a batch."""
+"""Promise 4: the audit's log has every event exactly once, whatever the positions of repeated events in a batch."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -32,21 +32,21 @@ _runs = count()
 
 
 class Batch(NamedTuple):
-    """Numbers of events and of dead letters, in the order in which they come."""
+    """Numbers of events and of dead letters, in the order of their arrival."""
 
     events: list[int]
     letters: list[int]
 
 
 class Contents(NamedTuple):
-    """The log from some position on: numbers of events and of dead letters, and the size of the log at each letter."""
+    """The log after some position: numbers of events and of dead letters, and the size of the log at each letter."""
 
     events: list[int]
     letters: list[tuple[int, int]]
 
 
 class Audit:
-    """A log that other examples have written before, and what it should have from now on."""
+    """A log with entries of earlier examples, and the entries that are expected from now on."""
 
     def __init__(self, database: Database, before: LogHead, types: dict[str, int]) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class Audit:
         self._types = Counter(types)
         self._run = next(_runs)
         self._expected = Contents([], [])
-        self.log = Store(database, "eu")
+        self.store = Store(database, "eu")
 
     @classmethod
     async def of(cls, database: Database) -> "Audit":
@@ -62,10 +62,10 @@ class Audit:
 
     def restart(self) -> None:
         """Continue as a new process."""
-        self.log = Store(self._database, "eu")
+        self.store = Store(self._database, "eu")
 
     def expect(self, batch: Batch) -> AppendResult:
-        """What the log has when the batch is appended, and what the append reports."""
+        """Expect a batch in the log; return the expected result of its append."""
         fresh = [n for n in dict.fromkeys(batch.events) if n not in self._expected.events]
         self._expected.events.extend(fresh)
         size = self._before.size + len(self._expected.events)
@@ -86,18 +86,18 @@ class Audit:
         )
 
     async def append(self, batch: Batch) -> AppendResult:
-        return await self.log.append([self.entry(n) for n in batch.events], [self.letter(n) for n in batch.letters])
+        return await self.store.append([self.entry(n) for n in batch.events], [self.letter(n) for n in batch.letters])
 
-    async def keep(self, batch: Batch) -> None:
+    async def handle(self, batch: Batch) -> None:
         """Append a batch as the consumer does, events before dead letters."""
         messages: list[LoggedEvent | LoggedDeadLetter] = [
             *map(self.entry, batch.events),
             *map(self.letter, batch.letters),
         ]
-        await AppendRecords(self.log, "eu").handle([Received(RECORD, message) for message in messages])
+        await AppendRecords(self.store, "eu").handle([Received(RECORD, message) for message in messages])
 
     async def check(self) -> None:
-        """Compare the log, its head and its counts with what they should be."""
+        """Compare the log, its head and its counts with the expected entries."""
         size, letters = self._before
         async with self._database.held() as connection:
             events = await connection.fetch("SELECT seq, data FROM log WHERE seq > $1 ORDER BY seq", size)
@@ -106,7 +106,7 @@ class Audit:
         assert [row["seq"] for row in events] == list(range(size + 1, size + 1 + len(events)))
         assert [(row["partition"], row["seq"]) for row in dead] == self._expected.letters
         assert [row["n"] for row in dead] == list(range(letters + 1, letters + 1 + len(dead)))
-        head, types = await self.log.totals()
+        head, types = await self.store.totals()
         assert head == LogHead(size + len(events), letters + len(dead))
         assert types == self._types + Counter(TYPES[n % 2] for n in self._expected.events)
 
@@ -120,7 +120,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_each_new_event_of_a_batch_is_in_the_log_whichever_of_the_others_are_repeats(
+async def test_each_new_event_of_a_batch_is_logged_whichever_other_events_are_repeats(
     database: Database, restarted: bool
 ) -> None:
     for length in range(1, LONGEST + 1):
@@ -130,20 +130,20 @@ async def test_each_new_event_of_a_batch_is_in_the_log_whichever_of_the_others_a
             following = [length, length + 1, length + 2]
             for batch in (Batch(earlier, []), Batch(list(range(length)), []), Batch(following, [])):
                 audit.expect(batch)
-                await audit.keep(batch)
+                await audit.handle(batch)
                 if restarted:
                     audit.restart()
             await audit.check()
 
 
-async def test_each_new_dead_letter_of_a_batch_is_kept_whichever_of_the_others_are_repeats(database: Database) -> None:
+async def test_each_new_dead_letter_of_a_batch_is_logged_whichever_other_ones_are_repeats(database: Database) -> None:
     for length in range(1, LONGEST + 1):
         for known in product([False, True], repeat=length):
             audit = await Audit.of(database)
             earlier = [n for n, repeated in enumerate(known) if repeated]
             for batch in (Batch([0], earlier), Batch([0, 1], list(range(length)))):
                 audit.expect(batch)
-                await audit.keep(batch)
+                await audit.handle(batch)
             await audit.check()
 
 
@@ -153,7 +153,7 @@ batches = st.lists(st.tuples(st.builds(Batch, numbers, st.lists(st.integers(0, 4
 
 @given(batches)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_after_any_batches_with_any_repeats_the_log_has_each_event_once_in_the_order_of_its_first_arrival(
+async def test_after_any_batches_the_log_has_each_event_once_in_the_order_of_first_arrival(
     database: Database, steps: Sequence[tuple[Batch, bool]]
 ) -> None:
     audit = await Audit.of(database)
@@ -165,7 +165,7 @@ async def test_after_any_batches_with_any_repeats_the_log_has_each_event_once_in
     await audit.check()
 
 
-async def test_a_batch_whose_transaction_failed_is_in_the_log_as_a_whole_after_it_is_consumed_again(
+async def test_a_batch_with_a_failed_transaction_is_logged_completely_after_a_second_attempt(
     database: Database,
 ) -> None:
     for repeats in ([], [0], [1], [2], [0, 2]):
@@ -173,7 +173,7 @@ async def test_a_batch_whose_transaction_failed_is_in_the_log_as_a_whole_after_i
         before, batch = Batch(repeats, []), Batch([0, 1, 2], [0, 1])
         audit.expect(before)
         await audit.append(before)
-        async with database.held() as connection:  # the head is the last that a transaction writes
+        async with database.held() as connection:  # a transaction writes the head last
             await connection.execute("ALTER TABLE head ADD CONSTRAINT fails CHECK (false) NOT VALID")
         with pytest.raises(asyncpg.CheckViolationError):
             await audit.append(batch)
@@ -193,6 +193,6 @@ async def test_the_audit_counts_each_new_event_and_each_repeat(database: Databas
     audit = await Audit.of(database)
     events, repeats = counted()
     for batch in (Batch([0, 1], []), Batch([0, 2, 1, 3, 3], []), Batch([4], [])):
-        await audit.keep(batch)
+        await audit.handle(batch)
     assert counted() == (events + 5, repeats + 3)
     assert REGISTRY.get_sample_value("piepowder_audit_log_size", {"region": "eu"}) == 5

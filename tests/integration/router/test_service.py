@@ -358,9 +358,10 @@ async def test_an_invalid_publication_is_rejected_with_pointers(router: Router) 
         "operating_model": None,
         "policy_set": None,
     }
-    described = (await router.http.get("/openapi.json")).json()["paths"]["/v1/control"]
+    document = (await router.http.get("/openapi.json")).json()
+    described = document["paths"]["/v1/control"]
     assert {"200", "401", "403", "413", "415", "422", "503"} <= described["post"]["responses"].keys()
-    example = described["post"]["requestBody"]["content"]["application/json"]["example"]
+    [example] = document["components"]["schemas"]["PublicationBody"]["examples"]
     example["operating_model"]["regions"][0]["id"] = router.region
     assert (await router.publish(example)).status_code == 200
 

@@ -53,12 +53,6 @@ def test_a_sample_is_put_down_to_the_innermost_part_that_has_a_name() -> None:
     }
 
 
-def test_a_graph_is_made_small_by_leaving_out_its_narrowest_boxes() -> None:
-    small = flame.slimmed(SAMPLED, largest=len(SAMPLED) - 1)
-    assert [frame.what for frame in flame.frames(SAMPLED) if frame not in flame.frames(small)] == ["malloc (libc.so.6)"]
-    assert flame.slimmed(SAMPLED) == SAMPLED
-
-
 def test_the_parts_are_told_in_microseconds_of_the_stage() -> None:
     figure = Figure(name="router", unit="items/s", values=[1.0], cpu={"router": 80.0, "Kafka": 20.0})
     figure.parts = {"CEL": 0.5, "compression": 0.25, "rare": 0.001}
@@ -97,14 +91,15 @@ def test_the_page_gets_a_section_between_its_markers_and_keeps_the_rest(tmp_path
         document.publish({"decision": "x"}, page)
 
 
-def test_a_section_holds_the_figures_the_costs_and_a_link_to_each_picture() -> None:
+def test_a_section_has_the_figures_the_costs_and_the_processor_time_of_each_part() -> None:
     figure = Figure(
         name="router", unit="items/s", values=[1.0], cpu={"router": 80.0}, mark=Mark(0.5), peak={"router": 99}
     )
-    figure.parts, figure.flame = {"CEL": 1.0}, "router.svg"
+    figure.parts = {"CEL": 1.0}
     section = document.section(["2 cores"], [figure])
     assert section.startswith("2 cores\n\n| figure |")
-    assert "(performance/router.svg)" in section
+    assert "Processor time of *router*:" in section
+    assert "| CEL | 100% | 80.0 |" in section
     assert "99 MB" in section
 
 

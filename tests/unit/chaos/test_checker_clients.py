@@ -23,7 +23,7 @@ class Calling(Recording):
     def client(self, name: str, *regions: str, platform: str = "*") -> str:
         """A client, made and told."""
         self._hashes[name] = {}
-        self.history.office.clients.append(ClientRow(name, "active", 0, regions or ("eu",), (platform,)))
+        self.history.intake.clients.append(ClientRow(name, "active", 0, regions or ("eu",), (platform,)))
         self._tell(name, "created")
         facts = {"name": name, "regions": list(regions or ("eu",)), "platforms": [platform]}
         self.call("client.create", facts, 201, {"state": "active", "in_force": True})
@@ -34,14 +34,14 @@ class Calling(Recording):
         sha256 = (derived(name, call).replace("-", "") * 2)[:64]
         self._hashes[name][sha256[:12]] = sha256
         made_with = derived("client-key", "local", call)
-        self.history.office.keys.append(KeyRow(name, sha256[:12], revoked=False, made_with=made_with))
+        self.history.intake.keys.append(KeyRow(name, sha256[:12], revoked=False, made_with=made_with))
         self._tell(name, "key_added")
         self.call("client.key", {"name": name, "key": call}, 201, {"key_id": sha256[:12], "in_force": in_force})
         return sha256[:12]
 
     def revoke(self, name: str, key_id: str, *, in_force: bool = True) -> Call:
         """A key, ended."""
-        keys = self.history.office.keys
+        keys = self.history.intake.keys
         n = next(n for n, key in enumerate(keys) if key.key_id == key_id)
         if not keys[n].revoked:
             keys[n] = keys[n]._replace(revoked=True)
@@ -77,10 +77,10 @@ class Calling(Recording):
         self.event("piepowder.access.eu", "eu", "access.refused", f"piepowder:client:{name}", derived(name, "r"), said)
 
     def row_of(self, name: str) -> ClientRow:
-        return next(row for row in self.history.office.clients if row.name == name)
+        return next(row for row in self.history.intake.clients if row.name == name)
 
     def set_client(self, row: ClientRow) -> None:
-        rows = self.history.office.clients
+        rows = self.history.intake.clients
         rows[next(n for n, old in enumerate(rows) if old.name == row.name)] = row
 
     def _tell(self, name: str, change: str) -> None:
@@ -140,7 +140,7 @@ def test_a_sound_history_with_clients_has_no_violation() -> None:
 
 
 def lose_a_client(recording: Calling) -> None:
-    recording.history.office.clients = [row for row in recording.history.office.clients if row.name != "ann"]
+    recording.history.intake.clients = [row for row in recording.history.intake.clients if row.name != "ann"]
 
 
 def give_a_client_another_region(recording: Calling) -> None:
@@ -154,8 +154,8 @@ def make_a_client_up(recording: Calling) -> None:
 
 
 def lose_a_key(recording: Calling) -> None:
-    office = recording.history.office
-    office.keys = [key for key in office.keys if key.key_id != bens_key()]
+    intake = recording.history.intake
+    intake.keys = [key for key in intake.keys if key.key_id != bens_key()]
 
 
 def make_a_key_up(recording: Calling) -> None:
@@ -165,7 +165,7 @@ def make_a_key_up(recording: Calling) -> None:
 
 def make_two_keys_of_one_call(recording: Calling) -> None:
     key_id = recording.key("ben", "ben-2")
-    keys = recording.history.office.keys
+    keys = recording.history.intake.keys
     keys[-1] = keys[-1]._replace(made_with=derived("client-key", "local", "ben-1"))
     assert keys[-1].key_id == key_id
 
@@ -176,7 +176,7 @@ def show_two_keys_to_one_call(recording: Calling) -> None:
 
 
 def lose_a_revocation(recording: Calling) -> None:
-    keys = recording.history.office.keys
+    keys = recording.history.intake.keys
     keys[0] = keys[0]._replace(revoked=False)
 
 
@@ -214,7 +214,7 @@ def tell_changes_in_disorder(recording: Calling) -> None:
 
 def tell_of_nobody(recording: Calling) -> None:
     recording.client("dan")
-    recording.history.office.clients.pop()
+    recording.history.intake.clients.pop()
     recording.history.calls[-1] = recording.call(
         "client.create", {"name": "dan", "regions": ["eu"], "platforms": ["*"]}, None, None
     )

@@ -33,7 +33,7 @@ class Asking(Recording):
         """A request, drafted by ann."""
         request_id = derived("request", "ann", name)
         content = self._contents[request_id] = {"title": name, "sponsor": "dan", "regions": list(regions or ("eu",))}
-        self.history.office.requests.append(RequestRow(request_id, "draft", 0, "dan", ()))
+        self.history.intake.requests.append(RequestRow(request_id, "draft", 0, "dan", ()))
         self._happens(request_id, "drafted", "ann", {"request": content})
         self.called(request_id, "draft", "ann", 201, body=dict(content), key=name)
         return request_id
@@ -73,14 +73,14 @@ class Asking(Recording):
         return self.call(f"request.{what}", about, status, answer if status in (200, 201) else {})
 
     def request(self, request_id: str) -> RequestRow:
-        return next(row for row in self.history.office.requests if row.request_id == request_id)
+        return next(row for row in self.history.intake.requests if row.request_id == request_id)
 
     def set_request(self, row: RequestRow) -> None:
-        rows = self.history.office.requests
+        rows = self.history.intake.requests
         rows[next(n for n, old in enumerate(rows) if old.request_id == row.request_id)] = row
 
     def set_step(self, request_id: str, version: int, /, **other: Any) -> None:
-        steps = self.history.office.steps
+        steps = self.history.intake.steps
         n = next(n for n, step in enumerate(steps) if step[:2] == (request_id, version))
         steps[n] = steps[n]._replace(**other)
 
@@ -97,7 +97,7 @@ class Asking(Recording):
         row = self.request(request_id)
         version = row.version + 1
         self.set_request(row._replace(version=version))
-        self.history.office.steps.append(StepRow(request_id, version, kind, by, text, comment_id))
+        self.history.intake.steps.append(StepRow(request_id, version, kind, by, text, comment_id))
         regions = self._contents[request_id]["regions"]
         for region in [*regions, *(region for region in left or () if region not in regions)]:
             about = {**said, "request": None} if region not in regions else said
@@ -153,9 +153,9 @@ def test_a_sound_history_with_requests_has_no_violation() -> None:
 
 
 def lose_a_request(recording: Asking) -> None:
-    office = recording.history.office
-    office.requests = [row for row in office.requests if row.request_id != whole()]
-    office.steps = [step for step in office.steps if step.request_id != whole()]
+    intake = recording.history.intake
+    intake.requests = [row for row in intake.requests if row.request_id != whole()]
+    intake.steps = [step for step in intake.steps if step.request_id != whole()]
 
 
 def lose_a_step(recording: Asking) -> None:
@@ -327,7 +327,7 @@ def tell_a_region_that_was_left_what_it_says(recording: Asking) -> None:
 
 
 def leave_events_unpublished(recording: Asking) -> None:
-    recording.history.office.untold = 2
+    recording.history.intake.unpublished = 2
 
 
 PLANTS: list[tuple[Callable[[Asking], None], int, str]] = [

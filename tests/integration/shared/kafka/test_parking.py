@@ -351,8 +351,8 @@ async def test_letters_that_cannot_be_replayed_are_reported_with_the_reason(grou
     await group.producer.send([Record(letters.topic, b"k", b"?", [("dl_offset", b"many")])])
     outcome = await group.replay(wait=1)
     assert sorted(why.partition(":")[0] for _, why in outcome.blocked) == [
-        "it names a place that is none in this region",
-        "it would come into force again over what was published since",
+        "it names a partition that this region does not have",
+        "it would come into force again in place of newer ones",
         "the Kafka client cannot read it",
     ]
     assert not outcome.complete

@@ -155,7 +155,7 @@ KINDS: Final = {
         "adcd67949c49e6f6ea1e76cfedfced57ea80a7ab70fb91fbdc0ed62ec74a7cd8",
     ),
     "request": Kind(
-        lambda text: drafts.require_valid(parsed(DraftBody, Draft, text)),
+        lambda text: parsed(DraftBody, Draft, text).value,
         drafts.content_hash,
         {"title": "Slower", "kind": "capacity", "regions": ["eu"]},
         "bf9d7f5d3b8f77175cb8a7bd8ec87e1fc855bed06cfe89d579a15767c72a90f8",

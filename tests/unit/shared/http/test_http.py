@@ -435,3 +435,10 @@ def test_the_types_of_error_of_one_status_are_one_response_with_an_example_each(
     examples = both["content"]["application/problem+json"]["examples"]
     assert (both["description"], examples.keys()) == ("Busy; Taken", {"busy", "taken"})
     assert problems(BUSY)[409] == one
+
+
+async def test_head_is_answered_wherever_get_is(client: httpx.AsyncClient) -> None:
+    for path, status in (("/healthz", 200), ("/v1/guarded", 401), ("/v1/busy", 429), ("/v1/keyed", 405)):
+        assert (await client.head(path)).status_code == status
+    assert (await client.put("/v1/busy")).headers["allow"] == "GET, HEAD"
+    assert (await client.head("/v1/keyed")).headers["allow"] == "POST"

@@ -1,5 +1,5 @@
-"""Promise 8 within one router: a case follows from its own item, policy set, region and operating model, and never from
-another item that the same router routed before."""
+"""Promise 8 with cached outcomes: a case depends on its own item, policy set, region and operating model only, never on
+an item that the same router routed before."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -127,7 +127,7 @@ def test_every_variable_of_a_condition_has_a_pair_of_items() -> None:
 
 
 @pytest.mark.parametrize("variable", PAIRS)
-async def test_an_item_that_differs_from_the_one_before_in_one_respect_gets_its_own_verdict_and_trace(
+async def test_an_item_with_one_difference_to_the_previous_item_gets_its_own_verdict_and_trace(
     variable: str,
 ) -> None:
     condition, matching, other = PAIRS[variable]
@@ -142,9 +142,7 @@ async def test_an_item_that_differs_from_the_one_before_in_one_respect_gets_its_
         assert [case for one in items for case in await router.cases(one)] == expected
 
 
-async def test_an_item_that_differs_from_the_one_before_only_in_its_markets_is_judged_by_the_policies_of_its_own() -> (
-    None
-):
+async def test_an_item_with_other_markets_than_the_previous_item_is_routed_by_the_policies_of_its_own_markets() -> None:
     rules = [
         rule("de", verdict="review", reasons=["DE"], markets=["DE"], queue="safety"),
         rule("fr", verdict="reject", reasons=["FR"], markets=["FR"]),
@@ -165,11 +163,11 @@ async def test_an_item_that_differs_from_the_one_before_only_in_its_markets_is_j
         router = Router(compiled(*rules), model(*markets))
         for _ in range(2):
             cases = await router.cases(*batch)
-            told = [(case.verdict, case.reasons, case.trace.matched) for case in cases]
-            assert told == [expected[listed] for listed in order]
+            found = [(case.verdict, case.reasons, case.trace.matched) for case in cases]
+            assert found == [expected[listed] for listed in order]
 
 
-async def test_regions_that_share_a_policy_set_judge_the_same_item_each_by_its_own_markets_and_queues() -> None:
+async def test_regions_with_one_policy_set_route_the_same_item_by_their_own_markets_and_queues() -> None:
     rules = [rule("de", verdict="reject", markets=["DE"]), rule("us", queue="safety", markets=["US"])]
     shared_set = compiled(*rules)
     both = model(region(queues=["safety"]), region("us", ["US"], queues=[]))
@@ -181,7 +179,7 @@ async def test_regions_that_share_a_policy_set_judge_the_same_item_each_by_its_o
         assert (there.verdict, there.trace.matched, there.queue) == ("review", ["us"], "general")
 
 
-async def test_an_item_is_judged_by_the_policy_set_and_the_operating_model_in_force_and_its_trace_names_them() -> None:
+async def test_an_item_is_routed_by_the_rules_in_force_and_its_trace_names_them() -> None:
     strict, mild = compiled(rule("a", verdict="reject")), compiled(rule("a", verdict="approve", queue="safety"))
     strict.id, mild.id = "ps-strict", "ps-mild"
     narrow, wide = model(region(queues=[])), OperatingModel(operating_model(region(), number=2))
@@ -202,7 +200,7 @@ async def test_an_item_is_judged_by_the_policy_set_and_the_operating_model_in_fo
                 assert (case.verdict, case.queue, case.due_at) == expected[names]
 
 
-async def test_a_failed_condition_leaves_no_trace_on_the_items_after_it() -> None:
+async def test_a_failed_condition_does_not_affect_later_items() -> None:
     rules = [rule(name, f'attributes["{name}"] == "x"', verdict="reject") for name in ("a", "b")]
     router = Router(compiled(*rules), model())
     batch = [submitted(attributes=dict.fromkeys(names, "y")) for names in ("ab", "b", "a", "", "ab")]
@@ -214,11 +212,11 @@ async def test_a_failed_condition_leaves_no_trace_on_the_items_after_it() -> Non
         ("approve", set()),
     ]
     for _ in range(2):
-        told = [(case.verdict, set(case.trace.errors)) for case in await router.cases(*batch)]
-        assert told == expected
+        found = [(case.verdict, set(case.trace.errors)) for case in await router.cases(*batch)]
+        assert found == expected
 
 
-async def test_a_router_that_remembers_no_more_outcomes_still_gives_each_item_its_own(
+async def test_a_router_with_a_full_cache_still_gives_each_item_its_own_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(routing, "_MAX_CACHED_OUTCOMES", 1)
