@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Security
+from fastapi.exceptions import RequestValidationError
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,7 +37,7 @@ from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
 from shared.http.models import Printable
 from shared.http.problems import INVALID_REQUEST, ProblemType, problems
-from shared.http.queries import Cursor, IdempotencyKey, PageLimit, decode_time_cursor, encode_cursor
+from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
 from shared.http.route import Available, Handle
 from shared.validation.documents import ParsedDocument
 from shared.validation.faults import Fault, InputRejected
@@ -64,6 +66,7 @@ _VERSION_MISSING: Final = ProblemType(
     "The version is missing",
     'Send the version that you change in `If-Match`, for example "3": the ETag of the response that you read.',
 )
+_KEY_PLACE: Final = ("header", "idempotency-key")
 _ETAG: Final = {"ETag": {"description": "The quoted version", "schema": {"type": "string"}, "example": '"1"'}}
 
 
@@ -78,6 +81,10 @@ class _LimitedRoute(DocumentRoute):
         _LimitedRoute.calls += 1
         try:
             return await super().handle_body(request, handle)
+        except RequestValidationError as error:
+            if any(fault["type"] == "missing" and fault["loc"] == _KEY_PLACE for fault in error.errors()):
+                raise _KEY_MISSING(_KEY_MISSING.example, pointer="/header/idempotency-key") from error
+            raise
         finally:
             _LimitedRoute.calls -= 1
 
@@ -99,16 +106,10 @@ async def _request_id(
     return found
 
 
-async def _required_key(idempotency_key: IdempotencyKey = None) -> str:
-    """The idempotency key; raises a 400 Problem without one."""
-    if idempotency_key is None:
-        raise _KEY_MISSING(_KEY_MISSING.example, pointer="/header/idempotency-key")
-    return idempotency_key
-
-
 async def _versions(
     if_match: Annotated[
-        str | None, Header(alias="If-Match", description="The ETag of the expected version", examples=['"1"'])
+        str | SkipJsonSchema[None],
+        Header(alias="If-Match", description="The ETag of the expected version", examples=['"1"']),
     ] = None,
 ) -> Versions:
     """The versions in `If-Match`, None without it (RFC 9110, section 13.1.1)."""
@@ -126,7 +127,6 @@ TheRequests = Annotated[Requests, Depends(available_requests)]
 Author = Annotated[Principal, _caller(WRITE)]
 Reader = Annotated[Principal, _caller(READ)]
 RequestId = Annotated[str, Depends(_request_id)]
-RequiredKey = Annotated[str, Depends(_required_key)]
 ExpectedVersions = Annotated[Versions, Depends(_versions)]
 State: TypeAlias = Literal[
     "draft", "submitted", "approved", "rejected", "withdrawn", "deployed", "rolled_back", "reviewed"
@@ -150,9 +150,13 @@ State: TypeAlias = Literal[
     max_body_size=MAX_BODY_BYTES,
 )
 async def draft(
-    client: Author, requests: TheRequests, key: RequiredKey, body: Document[DraftBody], response: Response
+    client: Author,
+    requests: TheRequests,
+    idempotency_key: RequiredIdempotencyKey,
+    body: Document[DraftBody],
+    response: Response,
 ) -> views.RequestView:
-    drafted = await requests.draft(drafts.require_valid(body.parsed(Draft)), client, key)
+    drafted = await requests.draft(drafts.require_valid(body.parsed(Draft)), client, idempotency_key)
     response.headers["Location"] = f"/v1/requests/{drafted.request_id}"
     return views.request_view(_tagged(response, drafted))
 
@@ -251,12 +255,12 @@ async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
     client: Author,
     requests: TheRequests,
     request_id: RequestId,
-    key: RequiredKey,
+    idempotency_key: RequiredIdempotencyKey,
     body: Document[CommentBody],
     response: Response,
 ) -> views.CommentView:
     text = drafts.require_comment(_valid(body).text)
-    step = await requests.comment(request_id, text, client, key)
+    step = await requests.comment(request_id, text, client, idempotency_key)
     response.headers["ETag"] = f'"{step.version}"'
     return views.CommentView.model_validate(step)
 
