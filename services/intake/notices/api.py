@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
-from services.intake.items.api import ENCODED_BODY, FORBIDDEN, TheQueries
+from services.intake.items.api import FORBIDDEN, TheQueries
 from services.intake.items.domain import status
 from services.intake.items.queries import ItemQueries, not_found, uuid_of
 from services.intake.items.views import ProjectionView
@@ -27,6 +27,7 @@ from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
+from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.problems import NOT_READY, not_ready, problems
 from shared.http.route import Available, Handle
 

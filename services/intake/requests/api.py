@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake.errors import REGION_NOT_ALLOWED, require_region
-from services.intake.items.api import ENCODED_BODY
 from services.intake.items.queries import uuid_of
 from services.intake.problems import OVERLOADED, UNAVAILABLE
 from services.intake.publishing.regions import Overloaded
@@ -35,6 +34,7 @@ from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
+from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.models import Printable
 from shared.http.problems import INVALID_REQUEST, ProblemType, problems
 from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
@@ -52,6 +52,7 @@ _MAX_CALLS: Final = 16
 _are_tags = re.compile(r'(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*').fullmatch
 _version_tags = re.compile(r'(?<!/)"([0-9]{1,9})"').findall
 
+_BODY: Final = (*ENCODED_BODY, OVERLOADED)
 _FORBIDDEN: Final = (REGION_NOT_ALLOWED, lifecycle.OWN_REQUEST, lifecycle.NOT_OWN_REQUEST)
 _CONFLICTS: Final = (lifecycle.WRONG_STATE, CHANGED_MEANWHILE, lifecycle.TOO_MANY_STEPS)
 _KEY_MISSING: Final = ProblemType(
@@ -143,9 +144,7 @@ State: TypeAlias = Literal[
     " attached change at once: an invalid one is `422` with pointers below `/change`; while the router does not"
     " answer, the change is stored as `unchecked`.",
     response_model_exclude_defaults=True,
-    responses=problems(
-        *ENCODED_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE, OVERLOADED
-    )
+    responses=problems(*_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE)
     | {201: {"headers": _ETAG}},
     max_body_size=MAX_BODY_BYTES,
 )
@@ -212,9 +211,7 @@ async def get_request(
     description="Each sent field replaces the field of the draft as a whole; null removes it. A new change is checked"
     " at once, as in a new draft; an unchecked one is checked again. `If-Match` is required.",
     response_model_exclude_defaults=True,
-    responses=problems(
-        *ENCODED_BODY, REGION_NOT_ALLOWED, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, _VERSION_MISSING, OVERLOADED
-    )
+    responses=problems(*_BODY, REGION_NOT_ALLOWED, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, _VERSION_MISSING)
     | {200: {"headers": _ETAG}},
     max_body_size=MAX_BODY_BYTES,
 )
@@ -239,14 +236,7 @@ async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
     summary="Comment on a business request",
     description="In any state. The `Idempotency-Key` identifies the comment: a repetition gets the same response.",
     responses=problems(
-        *ENCODED_BODY,
-        _KEY_MISSING,
-        REGION_NOT_ALLOWED,
-        NOT_FOUND,
-        IN_FLIGHT,
-        lifecycle.TOO_MANY_STEPS,
-        KEY_REUSED,
-        OVERLOADED,
+        *_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, NOT_FOUND, IN_FLIGHT, lifecycle.TOO_MANY_STEPS, KEY_REUSED
     )
     | {201: {"headers": _ETAG}},
     max_body_size=MAX_SMALL_BODY,
@@ -293,7 +283,7 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
         description=f"From {' or '.join(rule.start)} to {rule.end}. {description} A repetition by the same person gets"
         " the same response.",
         response_model_exclude_defaults=True,
-        responses=problems(*ENCODED_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, OVERLOADED)
+        responses=problems(*_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE)
         | {200: {"headers": _ETAG}},
         openapi_extra={"requestBody": {"required": rule.needs_reason}},
         max_body_size=MAX_SMALL_BODY,
