@@ -97,7 +97,7 @@ class Batch:
         self._submitted_all = False
         self._disconnected = False
 
-    async def take(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def verdicts(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The verdicts of all lines that are not blank, in order; each piece consists of complete lines.
 
         Before the first verdict, raises a Problem: 400 for a body without items, 503 or 429 when Kafka accepted none,

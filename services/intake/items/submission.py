@@ -111,7 +111,7 @@ class ItemSubmission:
         self._batches += 1
         batch = Batch(self._intake, client, self._clock, idle_seconds=self._idle_seconds)
         try:
-            async with aclosing(batch.take(body)) as verdicts:
+            async with aclosing(batch.verdicts(body)) as verdicts:
                 async for some in verdicts:
                     yield some
         finally:

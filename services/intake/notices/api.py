@@ -88,7 +88,7 @@ def _caller(scope: str) -> Any:
 async def post_notice(
     client: Annotated[Principal, _caller("notices:write")], notices: TheNotices, body: Document[NoticeBody]
 ) -> views.NoticeReceiptView:
-    return views.notice_receipt(await notices.take(body.parsed(NoticePost), client))
+    return views.notice_receipt(await notices.submit(body.parsed(NoticePost), client))
 
 
 @router.get(
@@ -127,7 +127,7 @@ async def get_notice(
 async def post_appeal(
     client: Annotated[Principal, _caller("appeals:write")], appeals: TheAppeals, body: Document[AppealBody]
 ) -> views.AppealReceiptView:
-    return views.appeal_receipt(await appeals.take(body.parsed(AppealPost), client))
+    return views.appeal_receipt(await appeals.submit(body.parsed(AppealPost), client))
 
 
 @router.get(
@@ -155,7 +155,7 @@ async def _find(
     """The id of a notice or an appeal of the client, its facts by region, and the lag. Raises a 404 Problem."""
     found = uuid_of(given)
     handled_until = await queries.handled_until()
-    known = {} if found is None else await complaints.of(type_, found)
+    known = {} if found is None else await complaints.facts_of(type_, found)
     cases = {region: facts.case for region, facts in known.items()}
     own = complaint_status.is_submitted_by(client.name, cases.values()) and client.may_act_for(status.platform(cases))
     seen = {region: facts for region, facts in sorted(known.items()) if own and client.may_act_in(region)}
