@@ -158,9 +158,15 @@ class Store:
 
 
 def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
-    limit = None if row["requests_per_second"] is None else {**row}
-    keyed = [{**key, "made_with": key["made_with"] and str(key["made_with"])} for key in keys]
-    return msgspec.convert({**row, "limit": limit, "keys": keyed}, ClientRecord)
+    fields = _fields(row)
+    limit = None if row["requests_per_second"] is None else fields
+    keyed = [_fields(key) | {"made_with": key["made_with"] and str(key["made_with"])} for key in keys]
+    return msgspec.convert(fields | {"limit": limit, "keys": keyed}, ClientRecord)
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    """The columns by name; msgspec accepts no subclass of str, as SQLAlchemy's names are."""
+    return {str(name): value for name, value in row.items()}
 
 
 def _values(client: ClientRecord) -> tuple[object, ...]:
