@@ -97,7 +97,7 @@ class DocumentRequest(StrictRequest):
         """The decompressed body; raises a 400, 408 or 413 Problem."""
         if not hasattr(self, "_body"):
             seconds = getattr(self.app.state, "body_seconds", _BODY_SECONDS)
-            too_large = partial(BODY_TOO_LARGE, f"The body exceeds the limit of {self.limit} bytes.", pointer="")
+            too_large = partial(BODY_TOO_LARGE, f"The body exceeds the limit of {self.limit // 1024} KiB.", pointer="")
             text = await encoded_bodies.whole(
                 self, encoded_bodies.head(self), seconds, limit=self.limit, too_large=too_large
             )

@@ -12,12 +12,31 @@ from typing import Final, NamedTuple, Protocol
 
 from starlette.requests import Request
 
-from shared.http.problems import Problem
+from shared.http.problems import (
+    BODY_PROBLEMS,
+    BODY_TOO_LARGE,
+    BODY_TOO_SLOW,
+    UNSUPPORTED_MEDIA_TYPE,
+    Problem,
+    ProblemType,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+MALFORMED_CODING: Final = ProblemType(
+    "malformed-coding", 400, "The body cannot be decompressed", "The body is not gzip."
+)
+UNSUPPORTED_CODING: Final = ProblemType(
+    "unsupported-content-coding",
+    415,
+    "The content coding is not supported",
+    "The body's Content-Encoding is 'br'; expected gzip or zstd, or none.",
+)
+ENCODED_BODY: Final = (*BODY_PROBLEMS, MALFORMED_CODING, UNSUPPORTED_CODING)
+"""Errors of operations with a body that can be compressed."""
 
 CODINGS: Final = "gzip, zstd"  # RFC 9110, section 8.4.1, and RFC 8878
 _COMPRESSED: Final = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
@@ -56,16 +75,13 @@ def require(head: BodyHeaders, *content_types: str) -> None:
     given = head.content_type.partition(";")[0].strip().lower()
     if given not in content_types:
         names = " or ".join(sorted(content_types))
-        detail = f"The body's Content-Type is {repr(given)[:100] if given else 'missing'}; expected {names}."
-        raise Problem(415, "unsupported-media-type", "The content type is not supported", detail)
+        found = repr(given)[:100] if given else "missing"
+        raise UNSUPPORTED_MEDIA_TYPE(f"The body's Content-Type is {found}; expected {names}.")
     if head.coding and _codings(head) not in ([], ["gzip"], ["zstd"]):
-        raise Problem(
-            415,
-            "unsupported-content-coding",
-            "The content coding is not supported",
-            f"The body's Content-Encoding is {head.coding[1:]!r:.60}; expected {CODINGS.replace(',', ' or')}, or none.",
-            headers={"Accept-Encoding": CODINGS},
+        detail = (
+            f"The body's Content-Encoding is {head.coding[1:]!r:.60}; expected {CODINGS.replace(',', ' or')}, or none."
         )
+        raise UNSUPPORTED_CODING(detail, headers={"Accept-Encoding": CODINGS})
 
 
 def pieces(request: Request, head: BodyHeaders) -> AsyncIterator[bytes]:
@@ -94,7 +110,7 @@ async def whole(
 
 def too_slow(detail: str) -> Problem:
     """408: the body arrives too slowly; the connection is closed."""
-    return Problem(408, "too-slow", "The body arrives too slowly", detail, headers={"Connection": "close"})
+    return BODY_TOO_SLOW(detail, headers={"Connection": "close"})
 
 
 def _codings(head: BodyHeaders) -> list[str]:
@@ -168,10 +184,8 @@ async def _decompressed(body: AsyncIterator[bytes], coding: str) -> AsyncIterato
 
 
 def _corrupt(what: str) -> Problem:
-    title = "The body cannot be decompressed"
-    return Problem(400, "malformed-coding", title, f"The body {what}. Compress it again and send all of it.")
+    return MALFORMED_CODING(f"The body {what}. Compress it again and send all of it.")
 
 
 def _swells() -> Problem:
-    detail = f"The compression ratio is above {_RATIO}. Send the body less compressed, or uncompressed."
-    return Problem(413, "too-large", "The body is compressed too much", detail)
+    return BODY_TOO_LARGE(f"The compression ratio is above {_RATIO}. Send the body less compressed, or uncompressed.")

@@ -21,8 +21,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     _replace(list(schemas.values()), document)
     for path in document["paths"].values():
         for operation in path.values():
-            for response in operation["responses"].values():
-                for content in response.get("content", {}).values():
+            for shown in (operation.get("requestBody", {}), *operation["responses"].values()):
+                for content in shown.get("content", {}).values():
                     _show_example(content, schemas)
     return document
 
@@ -45,7 +45,7 @@ def lines_of(*kinds: type[msgspec.Struct], description: str, example: str) -> di
 
 
 def _show_example(content: dict[str, Any], schemas: Mapping[str, Any]) -> None:
-    """Repeat the example of a response's model beside its reference: many tools show only that."""
+    """Repeat the example of a model beside its reference: many tools show only that."""
     model = schemas.get(content.get("schema", {}).get("$ref", "").rpartition("/")[2], {})
     if "examples" in model and "examples" not in content:
         content.setdefault("example", model["examples"][0])

@@ -46,17 +46,23 @@ def _unquote(header: str | None) -> str | None:
     return None if header is None else header[1:-1]
 
 
+_KEY: Final = (
+    "A quoted string of 1 to 255 characters that the client chooses. A repeated call with the same key creates nothing"
+    " new."
+)
 IdempotencyKey: TypeAlias = Annotated[
     str | None,
-    Header(
-        description="A quoted string of 1 to 255 characters that the client chooses. A repeated call with the same key"
-        " creates nothing new.",
-        examples=['"lamps-2026"'],
-    ),
+    Header(description=_KEY, examples=['"lamps-2026"']),
     BeforeValidator(_strip),
     AfterValidator(_unquote),
 ]
 """The text between the quotation marks, or None."""
+RequiredIdempotencyKey: TypeAlias = Annotated[
+    str,
+    Header(description=_KEY, examples=['"lamps-2026"'], json_schema_extra={"pattern": f"^{_IDEMPOTENCY_KEY.pattern}$"}),
+    BeforeValidator(_strip),
+    AfterValidator(_unquote),
+]
 
 
 def query_of(request: Request) -> QueryParams:

@@ -153,7 +153,7 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     stale = generated.call("post_item", body=lamp(version=2), prefer="wait=30").parsed
     assert {found.status.value for found in stale.status.regions.additional_properties.values()} == {"superseded"}
 
-    product = generated.type("PostKind")("product")
+    product = generated.type("ItemBodyKind")("product")
     explicit = generated.type("ItemBody")(platform="tour", kind=product, id="lamp/0", markets=["DE"])
     assert explicit.to_dict().keys() >= {"language", "title"}
     implicit = generated.model("ItemBody", platform="tour", kind="product", id="lamp/0", markets=["DE"])

@@ -70,6 +70,6 @@ _MARKETS = {"eu": ["DE"], "us": ["US"]}
 async def take(
     cluster: Cluster | dict[str, Cluster], stream: AsyncIterator[bytes], *, idle_seconds: float = 30
 ) -> list[dict[str, Any]]:
-    verdicts = b"".join([some async for some in batch(cluster, idle_seconds=idle_seconds).take(stream)])
+    verdicts = b"".join([some async for some in batch(cluster, idle_seconds=idle_seconds).verdicts(stream)])
     assert verdicts.endswith(b"\n")
     return [json.loads(verdict) for verdict in verdicts.splitlines()]

@@ -136,21 +136,21 @@ class Store:
 
     async def page(self, after: str, limit: int, *, regions: frozenset[str], state: str | None) -> list[ClientRecord]:
         """At most `limit` clients after a name whose regions are all in `regions`."""
-        asked = sa.select(CLIENTS).where(CLIENTS.c.name > after).order_by(CLIENTS.c.name).limit(limit)
+        query = sa.select(CLIENTS).where(CLIENTS.c.name > after).order_by(CLIENTS.c.name).limit(limit)
         if ANY not in regions:
-            asked = asked.where(CLIENTS.c.regions.contained_by(sorted(regions)))
+            query = query.where(CLIENTS.c.regions.contained_by(sorted(regions)))
         if state is not None:
-            asked = asked.where(CLIENTS.c.state == state)
-        return await self._read(asked)
+            query = query.where(CLIENTS.c.state == state)
+        return await self._read(query)
 
     async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None:
         """Store the last use of keys (client, key id, time), which never decreases."""
         async with self._database.transaction() as connection:
             await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
 
-    async def _read(self, asked: sa.Select[Any]) -> list[ClientRecord]:
+    async def _read(self, query: sa.Select[Any]) -> list[ClientRecord]:
         async with self._database.query() as connection:
-            rows = (await connection.execute(asked)).mappings().all()
+            rows = (await connection.execute(query)).mappings().all()
             names = [row["name"] for row in rows]
             keyed = sa.select(KEYS).where(KEYS.c.client.in_(names)).order_by(KEYS.c.created_at)
             keys = (await connection.execute(keyed)).mappings().all() if names else []

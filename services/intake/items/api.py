@@ -11,23 +11,23 @@ from starlette.responses import Response
 
 from services.intake import metrics
 from services.intake.errors import PLATFORM_NOT_ALLOWED, REGION_NOT_ALLOWED, UnknownObject
-from services.intake.items import long_poll, views
-from services.intake.items.batch import MAX_BYTES, MAX_LINES, AcceptedLineView, RejectedLineView
+from services.intake.items import batch, long_poll, views
 from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
 from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
-from services.intake.items.submission import BATCH_TOO_LARGE, NDJSON, WRITE, ItemSubmission, available_queries
+from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
 from services.intake.items.withdrawals import MAX_REASON, Withdrawals
 from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
+from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.models import Printable
 from shared.http.openapi import body_of, lines_of
-from shared.http.problems import BODY_PROBLEMS, ProblemDetails, ProblemType, problems
+from shared.http.problems import ProblemDetails, problems
 from shared.http.queries import Cursor, PageLimit, decode_time_cursor
 from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import from_text
@@ -48,20 +48,10 @@ def _time(text: str) -> datetime:
 
 
 FORBIDDEN: Final = (REGION_NOT_ALLOWED, PLATFORM_NOT_ALLOWED)
-_NO_ITEMS: Final = ProblemType("empty", 400, "The body is empty", "No line contains an item.")
-_DAMAGED: Final = ProblemType("malformed-coding", 400, "The body cannot be decompressed", "The body is not gzip.")
-_CODING: Final = ProblemType(
-    "unsupported-content-coding",
-    415,
-    "The content coding is not supported",
-    "The body's Content-Encoding is 'br'; expected gzip or zstd, or none.",
-)
-ENCODED_BODY: Final = (*BODY_PROBLEMS, _DAMAGED, _CODING)
-"""Errors of operations with a body that can be compressed."""
-
 _APPLIED: Final = {
     "Preference-Applied": {"description": "The call waited", "schema": {"type": "string"}, "example": "wait=10"}
 }
+_LINE_VIEWS: Final = (batch.AcceptedLineView, batch.RejectedLineView, ProblemDetails)
 _VERDICTS: Final = (
     f'{{"line":1,"status":202,"item_id":"{views.ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
     '{"line":2,"status":422,"type":"urn:piepowder:problem:invalid-item","title":"The item is invalid",'
@@ -133,15 +123,21 @@ async def post_item(_: Submitter, submission: TheSubmission, request: Request, p
     " truncated or slow body) is the last line: a problem without `line`. Earlier lines have their verdicts, later ones"
     " were not accepted. While Kafka does not acknowledge items of a region, their verdicts have `retry_after`. A"
     " repetition of the whole batch is always safe.",
-    responses=problems(*ENCODED_BODY, _NO_ITEMS, BATCH_TOO_LARGE, *FORBIDDEN, OVERLOADED)
+    responses=problems(*ENCODED_BODY, batch.EMPTY, batch.TOO_LARGE, *FORBIDDEN, OVERLOADED)
     | {
-        200: lines_of(AcceptedLineView, RejectedLineView, ProblemDetails, description="The verdicts", example=_VERDICTS)
+        200: lines_of(
+            batch.AcceptedLineView,
+            batch.RejectedLineView,
+            ProblemDetails,
+            description="The verdicts",
+            example=_VERDICTS,
+        )
     },
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": f"At most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB, and {MAX_BODY_BYTES // 1024} KiB per"
-            f" line; `Content-Encoding` can be {encoded_bodies.CODINGS}",
+            "description": f"At most {batch.MAX_LINES} lines and {batch.MAX_BYTES >> 20} MiB, with at most"
+            f" {MAX_BODY_BYTES // 1024} KiB per line; `Content-Encoding` can be {encoded_bodies.CODINGS}",
             "content": {
                 NDJSON: {
                     "schema": {"type": "string", "format": "binary", "description": "An `ItemBody` per line"},

@@ -29,13 +29,15 @@ from services.intake.problems import problem_of
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
-from shared.http.problems import InputError, Problem, ProblemDetails
+from shared.http.problems import InputError, Problem, ProblemDetails, ProblemType
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
 from shared.validation.faults import InputRejected
 
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20
+EMPTY: Final = ProblemType("empty", 400, "The body is empty", "No line contains an item.")
+TOO_LARGE: Final = ProblemType("too-large", 413, "The batch is too large", "The body is larger than 64 MiB.")
 _MAX_WITH_BLANK: Final = 10 * MAX_LINES
 _CHUNK_LINES: Final = 1_000
 _CHUNK_BYTES: Final = 2**20
@@ -95,7 +97,7 @@ class Batch:
         self._submitted_all = False
         self._disconnected = False
 
-    async def take(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def verdicts(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The verdicts of all lines that are not blank, in order; each piece consists of complete lines.
 
         Before the first verdict, raises a Problem: 400 for a body without items, 503 or 429 when Kafka accepted none,
@@ -204,8 +206,7 @@ class Batch:
             if self._fault is not None:
                 self._report_fault(self._fault)
             elif not self._submitting:
-                detail = "No line contains an item; expected a JSON object on each line."
-                raise Problem(400, "empty", "The body is empty", detail)
+                raise EMPTY("No line contains an item; expected a JSON object on each line.")
         finally:
             self._submitted_all = True
             self._notify()
@@ -304,8 +305,9 @@ async def _next(body: AsyncIterator[bytes], until: float) -> bytes | None:
 
 
 def _too_large(what: str) -> Problem:
-    detail = f"The body has {what}. Split it into calls of at most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB."
-    return Problem(413, "too-large", "The batch is too large", detail)
+    return TOO_LARGE(
+        f"The body has {what}. Split it into calls of at most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB."
+    )
 
 
 def _region_problem(error: PiepowderError) -> ProblemDetails:

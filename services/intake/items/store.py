@@ -351,7 +351,7 @@ def _scan(
     wanted: ItemFilter, column: Any, indexed: Sequence[Any], fits: sa.ColumnElement[bool], *, rows: int, most: int
 ) -> sa.Select[Any]:
     regions = sa.func.unnest(sa.cast(list(wanted.regions), ARRAY(sa.Text)))
-    requested = regions.table_valued("region", name="asked").render_derived()
+    requested = regions.table_valued("region", name="requested").render_derived()
     of_region = (
         sa.select(column.received_at, column.item_id, fits.label("fits"))
         .where(column.region == requested.c.region, *indexed)

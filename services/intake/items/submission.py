@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.intake import metrics
 from services.intake.items import long_poll
-from services.intake.items.batch import MAX_BYTES, Batch
+from services.intake.items.batch import MAX_BYTES, TOO_LARGE, Batch
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
@@ -28,7 +28,7 @@ from shared.auth.authenticator import charge, record_refused
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import BodyHeaders
-from shared.http.problems import Problem, ProblemType, not_ready
+from shared.http.problems import Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
 from shared.http.server import DISCONNECT
@@ -41,9 +41,6 @@ log = logging.getLogger(__name__)
 
 WRITE: Final = "items:write"
 NDJSON: Final = "application/x-ndjson"
-BATCH_TOO_LARGE: Final = ProblemType(
-    "too-large", 413, "The batch is too large", f"The body is larger than {MAX_BYTES >> 20} MiB."
-)
 available_queries: Final = Available[ItemQueries]("item_queries")
 _NDJSON_TYPES: Final = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
@@ -96,8 +93,9 @@ class ItemSubmission:
         """`POST /v1/items/batch`."""
         client, head = self._accept(request, *_NDJSON_TYPES)
         if head.length > MAX_BYTES:
-            detail = f"The body is larger than {MAX_BYTES >> 20} MiB; no item was accepted. Split it into more calls."
-            raise BATCH_TOO_LARGE(detail)
+            raise TOO_LARGE(
+                f"The body is larger than {MAX_BYTES >> 20} MiB; no item was accepted. Split it into calls."
+            )
         if self._batches >= self._max_batches:
             raise OVERLOADED(str(Overloaded()), retry_after=1)
         verdicts = self._verdicts(request, client, encoded_bodies.pieces(request, head))
@@ -113,7 +111,7 @@ class ItemSubmission:
         self._batches += 1
         batch = Batch(self._intake, client, self._clock, idle_seconds=self._idle_seconds)
         try:
-            async with aclosing(batch.take(body)) as verdicts:
+            async with aclosing(batch.verdicts(body)) as verdicts:
                 async for some in verdicts:
                     yield some
         finally:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
-from services.intake.items.api import ENCODED_BODY, FORBIDDEN, TheQueries
+from services.intake.items.api import FORBIDDEN, TheQueries
 from services.intake.items.domain import status
 from services.intake.items.queries import ItemQueries, not_found, uuid_of
 from services.intake.items.views import ProjectionView
@@ -27,6 +27,7 @@ from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
+from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.problems import NOT_READY, not_ready, problems
 from shared.http.route import Available, Handle
 
@@ -87,7 +88,7 @@ def _caller(scope: str) -> Any:
 async def post_notice(
     client: Annotated[Principal, _caller("notices:write")], notices: TheNotices, body: Document[NoticeBody]
 ) -> views.NoticeReceiptView:
-    return views.notice_receipt(await notices.take(body.parsed(NoticePost), client))
+    return views.notice_receipt(await notices.submit(body.parsed(NoticePost), client))
 
 
 @router.get(
@@ -126,7 +127,7 @@ async def get_notice(
 async def post_appeal(
     client: Annotated[Principal, _caller("appeals:write")], appeals: TheAppeals, body: Document[AppealBody]
 ) -> views.AppealReceiptView:
-    return views.appeal_receipt(await appeals.take(body.parsed(AppealPost), client))
+    return views.appeal_receipt(await appeals.submit(body.parsed(AppealPost), client))
 
 
 @router.get(
@@ -154,7 +155,7 @@ async def _find(
     """The id of a notice or an appeal of the client, its facts by region, and the lag. Raises a 404 Problem."""
     found = uuid_of(given)
     handled_until = await queries.handled_until()
-    known = {} if found is None else await complaints.of(type_, found)
+    known = {} if found is None else await complaints.facts_of(type_, found)
     cases = {region: facts.case for region, facts in known.items()}
     own = complaint_status.is_submitted_by(client.name, cases.values()) and client.may_act_for(status.platform(cases))
     seen = {region: facts for region, facts in sorted(known.items()) if own and client.may_act_in(region)}

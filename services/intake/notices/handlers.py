@@ -40,10 +40,10 @@ _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 class ComplaintLookup(Protocol):
     """Reads the facts about items, notices, appeals and decisions: `services.intake.notices.store`."""
 
-    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]: ...
-    async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]: ...
-    async def about(self, decision_id: str) -> CaseIdentity | None: ...
-    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
+    async def facts_of(self, type_: str, id_: str) -> dict[str, ComplaintFacts]: ...
+    async def case_facts_of(self, type_: str, id_: str) -> dict[str, status.StatusFacts]: ...
+    async def case_of_decision(self, decision_id: str) -> CaseIdentity | None: ...
+    async def appeals_against(self, decision_id: str) -> dict[str, ComplaintFacts]: ...
 
 
 class PreparedComplaint(Publishable, frozen=True, kw_only=True, gc=False):
@@ -67,7 +67,7 @@ class Notices:
         """Whether an operating model is in force."""
         return self._intake.ownership is not None
 
-    async def take(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
+    async def submit(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
         """Publish a notice in every region that owns one of its markets.
 
         Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not answer
@@ -78,7 +78,7 @@ class Notices:
         return prepared
 
     def prepare(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
-        """Validate a notice and create its records, without sending them. Raises like `take`."""
+        """Validate a notice and create its records, without sending them. Raises like `submit`."""
         ownership = self._intake.ownership
         if ownership is None:
             raise Transient("No operating model is in force yet.")
@@ -90,7 +90,7 @@ class Notices:
         require_platform(client, post.platform, "/platform")
         regions = ownership.regions(post.markets)
         require_regions(ownership, client, post.markets, regions)
-        subject, said = notices.subject_of(post), notices.content(post)
+        subject, content = notices.subject_of(post), notices.content(post)
         submitted = NoticeSubmitted(
             notice_id=ids.notice_id(client.name, subject, post.reference),
             platform=post.platform,
@@ -98,10 +98,10 @@ class Notices:
             subject_id=post.id,
             client=client.name,
             reference=post.reference,
-            content_hash=notices.content_hash(said),
+            content_hash=notices.content_hash(content),
             received_at=to_text(self._clock.now()),
             regions=list(regions),
-            notice=said,
+            notice=content,
         )
         event_ids, records = [], []
         for region in regions:
@@ -139,7 +139,7 @@ class Appeals:
         self._clock = clock
         self._days = days
 
-    async def take(self, appeal: ParsedDocument[AppealPost], client: Principal) -> PreparedComplaint:
+    async def submit(self, appeal: ParsedDocument[AppealPost], client: Principal) -> PreparedComplaint:
         """Publish an appeal in the region of the contested decision.
 
         Raises InputRejected for an invalid or inadmissible appeal, UnknownObject when the client has no such
@@ -154,7 +154,7 @@ class Appeals:
             raise MISSING_SCOPE(f"{detail} as the notifier of its own notices", "/appellant/kind")
         contested = await self._find(post, client)
         prepared = self._prepare(post, contested, client)
-        before = (await self._complaints.of(APPEAL, prepared.id)).get(contested.region)
+        before = (await self._complaints.facts_of(APPEAL, prepared.id)).get(contested.region)
         if before is None or before.case.submission is None:
             await self._require_admissible(post, contested, prepared.id)
             await self._intake.submit([prepared])
@@ -167,13 +167,13 @@ class Appeals:
         regions = self._regions(post, client)
         what = name.removesuffix("_id")
 
-        async def case_facts(type_: str, of: str) -> dict[str, status.StatusFacts]:
-            found = await self._complaints.case_facts_of(type_, of)
+        async def case_facts(type_: str, id_: str) -> dict[str, status.StatusFacts]:
+            found = await self._complaints.case_facts_of(type_, id_)
             return found if _may_contest(type_, found, post.appellant.kind, client) else {}
 
         async def look() -> ContestedDecision | None:
             if name == "decision_id":
-                decided_case = await self._complaints.about(given)
+                decided_case = await self._complaints.case_of_decision(given)
                 if decided_case is None:
                     return None
                 return _contested_by_id(decided_case, regions, await case_facts(decided_case.type, decided_case.id))
@@ -203,7 +203,7 @@ class Appeals:
         one."""
         for region in regions:
             before = (
-                await self._complaints.of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))
+                await self._complaints.facts_of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))
             ).get(region)
             submission = None if before is None else before.case.submission
             if submission is not None and submission.content_hash == appeals.content_hash(post):
@@ -226,7 +226,7 @@ class Appeals:
         if refused := appeals.inadmissible(post, contested, self._clock.now(), self._days):
             raise refused
         decision_id, [name, _] = contested.decision.decision_id, appeals.named(post)
-        for other, facts in (await self._complaints.appeals_about(decision_id)).items():
+        for other, facts in (await self._complaints.appeals_against(decision_id)).items():
             if other == appeal_id:
                 continue
             state, decision = complaint_status.status_of(facts), facts.case.decision
@@ -242,7 +242,6 @@ class Appeals:
     def _prepare(self, post: AppealPost, contested: ContestedDecision, client: Principal) -> PreparedComplaint:
         region, subject = contested.region, contested.facts.subject
         platform, kind, subject_id = subject.split(":", 2)
-        said = appeals.content(post, contested)
         submitted = AppealSubmitted(
             appeal_id=ids.appeal_id(client.name, region, subject, post.reference),
             platform=platform,
@@ -253,7 +252,7 @@ class Appeals:
             content_hash=appeals.content_hash(post),
             received_at=to_text(self._clock.now()),
             regions=[region],
-            appeal=said,
+            appeal=appeals.content(post, contested),
         )
         event_id, time = ids.event_id(submitted.appeal_id, APPEAL_SUBMITTED, region), submitted.received_at
         causes = contested.first_event, contested.decided_by_event
@@ -273,7 +272,7 @@ class Appeals:
     def _repeated(prepared: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
         """The earlier response for a repeated appeal; raises InputRejected when the reference belongs to another
         appeal."""
-        assert before.case.submission is not None  # noqa: S101 - it was asked
+        assert before.case.submission is not None  # noqa: S101 - the caller has checked it
         if before.case.submission.content_hash != prepared.content_hash:
             detail = "this reference belongs to another appeal about the subject; choose another reference"
             raise appeals.REFERENCE_USED(detail, "/reference")

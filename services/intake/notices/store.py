@@ -110,33 +110,33 @@ class ComplaintStore:
                 *(list(column) for column in zip(*changed, strict=True)),
             )
 
-    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]:
+    async def facts_of(self, type_: str, id_: str) -> dict[str, ComplaintFacts]:
         """The facts about a notice or an appeal, by region."""
         table = notice_status.c
-        asked = sa.select(table.region, table.facts).where(table.id == of, table.type == type_)
+        query = sa.select(table.region, table.facts).where(table.id == id_, table.type == type_)
         async with self._database.query() as connection:
-            return {row.region: _decode(row.facts) for row in await connection.execute(asked)}
+            return {row.region: _decode(row.facts) for row in await connection.execute(query)}
 
-    async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
+    async def case_facts_of(self, type_: str, id_: str) -> dict[str, status.StatusFacts]:
         """The case facts of an item or a notice, by region."""
         if type_ == ITEM:
-            return await self._items.of_item(of)
-        return {region: facts.case for region, facts in (await self.of(type_, of)).items()}
+            return await self._items.of_item(id_)
+        return {region: facts.case for region, facts in (await self.facts_of(type_, id_)).items()}
 
-    async def about(self, decision_id: str) -> CaseIdentity | None:
+    async def case_of_decision(self, decision_id: str) -> CaseIdentity | None:
         """The case of a decision that can be contested; None when it is unknown."""
         table = decision_about.c
-        asked = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
+        query = sa.select(table.region, table.type, table.id).where(table.decision_id == decision_id)
         async with self._database.query() as connection:
-            row = (await connection.execute(asked)).first()
+            row = (await connection.execute(query)).first()
         return None if row is None else CaseIdentity(row.region, row.type, row.id)
 
-    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
+    async def appeals_against(self, decision_id: str) -> dict[str, ComplaintFacts]:
         """The facts about the appeals against a decision, by appeal id."""
         table = notice_status.c
-        asked = sa.select(table.id, table.facts).where(table.decision_id == decision_id).order_by(table.id)
+        query = sa.select(table.id, table.facts).where(table.decision_id == decision_id).order_by(table.id)
         async with self._database.query() as connection:
-            return {row.id: _decode(row.facts) for row in await connection.execute(asked)}
+            return {row.id: _decode(row.facts) for row in await connection.execute(query)}
 
 
 def _all_of(decision: status.DecisionFact, region: str, type_: str, of: str) -> list[str]:

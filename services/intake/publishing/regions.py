@@ -88,9 +88,9 @@ class RegionPublisher:
         failed: dict[str, PiepowderError] = {}
         if len(shares) > 1 and (doubtful := [share for share in shares if share.publisher.failing]):
             failed = await _send(doubtful, patient=patient)
-            asked = {share.publisher for share in doubtful}
+            tried = {share.publisher for share in doubtful}
             others = [one for one in accepted if failed.keys().isdisjoint(one.regions)]
-            shares = [share for share in self._shares(others) if share.publisher not in asked]
+            shares = [share for share in self._shares(others) if share.publisher not in tried]
         failed |= await _send(shares, patient=patient)
         if failed:
             raise NotAcknowledged(failed)

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Security
+from fastapi.exceptions import RequestValidationError
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake.errors import REGION_NOT_ALLOWED, require_region
-from services.intake.items.api import ENCODED_BODY
 from services.intake.items.queries import uuid_of
 from services.intake.problems import OVERLOADED, UNAVAILABLE
 from services.intake.publishing.regions import Overloaded
@@ -33,9 +34,10 @@ from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
+from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.models import Printable
 from shared.http.problems import INVALID_REQUEST, ProblemType, problems
-from shared.http.queries import Cursor, IdempotencyKey, PageLimit, decode_time_cursor, encode_cursor
+from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
 from shared.http.route import Available, Handle
 from shared.validation.documents import ParsedDocument
 from shared.validation.faults import Fault, InputRejected
@@ -50,6 +52,7 @@ _MAX_CALLS: Final = 16
 _are_tags = re.compile(r'(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*').fullmatch
 _version_tags = re.compile(r'(?<!/)"([0-9]{1,9})"').findall
 
+_BODY: Final = (*ENCODED_BODY, OVERLOADED)
 _FORBIDDEN: Final = (REGION_NOT_ALLOWED, lifecycle.OWN_REQUEST, lifecycle.NOT_OWN_REQUEST)
 _CONFLICTS: Final = (lifecycle.WRONG_STATE, CHANGED_MEANWHILE, lifecycle.TOO_MANY_STEPS)
 _KEY_MISSING: Final = ProblemType(
@@ -64,6 +67,7 @@ _VERSION_MISSING: Final = ProblemType(
     "The version is missing",
     'Send the version that you change in `If-Match`, for example "3": the ETag of the response that you read.',
 )
+_KEY_PLACE: Final = ("header", "idempotency-key")
 _ETAG: Final = {"ETag": {"description": "The quoted version", "schema": {"type": "string"}, "example": '"1"'}}
 
 
@@ -78,6 +82,10 @@ class _LimitedRoute(DocumentRoute):
         _LimitedRoute.calls += 1
         try:
             return await super().handle_body(request, handle)
+        except RequestValidationError as error:
+            if any(fault["type"] == "missing" and fault["loc"] == _KEY_PLACE for fault in error.errors()):
+                raise _KEY_MISSING(_KEY_MISSING.example, pointer="/header/idempotency-key") from error
+            raise
         finally:
             _LimitedRoute.calls -= 1
 
@@ -99,16 +107,10 @@ async def _request_id(
     return found
 
 
-async def _required_key(idempotency_key: IdempotencyKey = None) -> str:
-    """The idempotency key; raises a 400 Problem without one."""
-    if idempotency_key is None:
-        raise _KEY_MISSING(_KEY_MISSING.example, pointer="/header/idempotency-key")
-    return idempotency_key
-
-
 async def _versions(
     if_match: Annotated[
-        str | None, Header(alias="If-Match", description="The ETag of the expected version", examples=['"1"'])
+        str | SkipJsonSchema[None],
+        Header(alias="If-Match", description="The ETag of the expected version", examples=['"1"']),
     ] = None,
 ) -> Versions:
     """The versions in `If-Match`, None without it (RFC 9110, section 13.1.1)."""
@@ -126,7 +128,6 @@ TheRequests = Annotated[Requests, Depends(available_requests)]
 Author = Annotated[Principal, _caller(WRITE)]
 Reader = Annotated[Principal, _caller(READ)]
 RequestId = Annotated[str, Depends(_request_id)]
-RequiredKey = Annotated[str, Depends(_required_key)]
 ExpectedVersions = Annotated[Versions, Depends(_versions)]
 State: TypeAlias = Literal[
     "draft", "submitted", "approved", "rejected", "withdrawn", "deployed", "rolled_back", "reviewed"
@@ -143,16 +144,18 @@ State: TypeAlias = Literal[
     " attached change at once: an invalid one is `422` with pointers below `/change`; while the router does not"
     " answer, the change is stored as `unchecked`.",
     response_model_exclude_defaults=True,
-    responses=problems(
-        *ENCODED_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE, OVERLOADED
-    )
+    responses=problems(*_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE)
     | {201: {"headers": _ETAG}},
     max_body_size=MAX_BODY_BYTES,
 )
 async def draft(
-    client: Author, requests: TheRequests, key: RequiredKey, body: Document[DraftBody], response: Response
+    client: Author,
+    requests: TheRequests,
+    idempotency_key: RequiredIdempotencyKey,
+    body: Document[DraftBody],
+    response: Response,
 ) -> views.RequestView:
-    drafted = await requests.draft(drafts.require_valid(body.parsed(Draft)), client, key)
+    drafted = await requests.draft(drafts.require_valid(body.parsed(Draft)), client, idempotency_key)
     response.headers["Location"] = f"/v1/requests/{drafted.request_id}"
     return views.request_view(_tagged(response, drafted))
 
@@ -208,9 +211,7 @@ async def get_request(
     description="Each sent field replaces the field of the draft as a whole; null removes it. A new change is checked"
     " at once, as in a new draft; an unchecked one is checked again. `If-Match` is required.",
     response_model_exclude_defaults=True,
-    responses=problems(
-        *ENCODED_BODY, REGION_NOT_ALLOWED, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, _VERSION_MISSING, OVERLOADED
-    )
+    responses=problems(*_BODY, REGION_NOT_ALLOWED, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, _VERSION_MISSING)
     | {200: {"headers": _ETAG}},
     max_body_size=MAX_BODY_BYTES,
 )
@@ -235,14 +236,7 @@ async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
     summary="Comment on a business request",
     description="In any state. The `Idempotency-Key` identifies the comment: a repetition gets the same response.",
     responses=problems(
-        *ENCODED_BODY,
-        _KEY_MISSING,
-        REGION_NOT_ALLOWED,
-        NOT_FOUND,
-        IN_FLIGHT,
-        lifecycle.TOO_MANY_STEPS,
-        KEY_REUSED,
-        OVERLOADED,
+        *_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, NOT_FOUND, IN_FLIGHT, lifecycle.TOO_MANY_STEPS, KEY_REUSED
     )
     | {201: {"headers": _ETAG}},
     max_body_size=MAX_SMALL_BODY,
@@ -251,12 +245,12 @@ async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
     client: Author,
     requests: TheRequests,
     request_id: RequestId,
-    key: RequiredKey,
+    idempotency_key: RequiredIdempotencyKey,
     body: Document[CommentBody],
     response: Response,
 ) -> views.CommentView:
     text = drafts.require_comment(_valid(body).text)
-    step = await requests.comment(request_id, text, client, key)
+    step = await requests.comment(request_id, text, client, idempotency_key)
     response.headers["ETag"] = f'"{step.version}"'
     return views.CommentView.model_validate(step)
 
@@ -289,7 +283,7 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
         description=f"From {' or '.join(rule.start)} to {rule.end}. {description} A repetition by the same person gets"
         " the same response.",
         response_model_exclude_defaults=True,
-        responses=problems(*ENCODED_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, OVERLOADED)
+        responses=problems(*_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE)
         | {200: {"headers": _ETAG}},
         openapi_extra={"requestBody": {"required": rule.needs_reason}},
         max_body_size=MAX_SMALL_BODY,

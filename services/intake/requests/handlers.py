@@ -151,7 +151,7 @@ class Requests:
         _require_regions(client, before.content.regions)
         _require_version(before, versions)
         lifecycle.require_draft(before)
-        draft = drafts.require_valid(patch(drafts.whole(before.content, _decoded(encoded))))
+        draft = drafts.require_valid(patch(drafts.draft_of(before.content, _decoded(encoded))))
         _require_regions(client, draft.regions)
         self._require_sound(draft)
         content, check = drafts.content(draft), before.check
@@ -178,7 +178,7 @@ class Requests:
         _require_version(before, versions)
         lifecycle.require_draft(before)
         change = _decoded(attached)
-        draft = drafts.whole(before.content, change)
+        draft = drafts.draft_of(before.content, change)
         self._require_sound(draft, drafts.missing(draft))
         check = await self._check(change, keep_unchecked=False)
         needed = self._approvals_needed

@@ -179,28 +179,28 @@ class Store:
 
     async def drafted(self, request_id: str) -> Drafted | None:
         """A request as it was created; None for an unknown id."""
-        asked = sa.select(REQUESTS.c.drafted, REQUESTS.c.body).where(REQUESTS.c.request_id == request_id)
+        query = sa.select(REQUESTS.c.drafted, REQUESTS.c.body).where(REQUESTS.c.request_id == request_id)
         async with self._database.query() as connection:
-            row = (await connection.execute(asked)).first()
+            row = (await connection.execute(query)).first()
         return None if row is None else Drafted(_decode(row.drafted), row.body)
 
     async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
         """At most `limit` requests after the cursor `after`, newest first."""
         column = REQUESTS.c
         position = (column.drafted_at, column.request_id)
-        asked = sa.select(column.request).order_by(*(part.desc() for part in position)).limit(limit)
+        query = sa.select(column.request).order_by(*(part.desc() for part in position)).limit(limit)
         for name in ("state", "kind", "sponsor"):
             if (value := getattr(wanted, name)) is not None:
-                asked = asked.where(column[name] == value)
+                query = query.where(column[name] == value)
         if wanted.region is not None:
-            asked = asked.where(column.regions.contains([wanted.region]))
+            query = query.where(column.regions.contains([wanted.region]))
         if wanted.regions is not None:
-            asked = asked.where(column.regions.overlap(wanted.regions))
+            query = query.where(column.regions.overlap(wanted.regions))
         if after is not None:
             types = (part.type for part in position)
-            asked = asked.where(sa.tuple_(*position) < sa.tuple_(*map(sa.literal, after, types)))
+            query = query.where(sa.tuple_(*position) < sa.tuple_(*map(sa.literal, after, types)))
         async with self._database.query() as connection:
-            return [_decode(row.request) for row in await connection.execute(asked)]
+            return [_decode(row.request) for row in await connection.execute(query)]
 
 
 def cursor_of(request: Request) -> RequestCursor:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.intake.items.domain import status
 from services.intake.notices.domain.complaint_status import ITEM, NOTICE
-from services.intake.notices.domain.notices import said, unprintable, who
+from services.intake.notices.domain.notices import explanation_faults, person_faults, unprintable_faults
 from shared.contracts import events, ids
 from shared.contracts.events import Struct
 from shared.runtime.clock import from_text, to_text
@@ -71,10 +71,10 @@ def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:
             yield Fault(f"/{name}", f"{value!r:.60} is not an id: expected a UUID in lower case")
     if post.region and post.decision_id:
         yield Fault("/region", "a decision belongs to one region: leave the field out")
-    yield from unprintable({"/region": post.region})
-    yield from said(post.explanation, post.language, post.reference, codes)
+    yield from unprintable_faults({"/region": post.region})
+    yield from explanation_faults(post.explanation, post.language, post.reference, codes)
     appellant = post.appellant
-    yield from who("/appellant", appellant.name, appellant.email, appellant.reference)
+    yield from person_faults("/appellant", appellant.name, appellant.email, appellant.reference)
 
 
 def named(post: AppealPost) -> tuple[str, str]:

@@ -64,39 +64,39 @@ def faults(post: NoticePost, codes: Codes) -> Iterator[Fault]:
     """Every fault of a notice except its format and its markets."""
     if not is_platform(post.platform):
         yield Fault("/platform", "expected 1 to 63 of a-z, 0-9 and '-', not starting with '-'")
-    yield from unprintable({"/id": post.id})
-    yield from said(post.explanation, post.language, post.reference, codes)
+    yield from unprintable_faults({"/id": post.id})
+    yield from explanation_faults(post.explanation, post.language, post.reference, codes)
     yield from _location_faults(post.locations)
     if not post.good_faith:
         yield Fault("/good_faith", "expected true: a notice needs its statement of good faith")
     reporter = post.reporter
-    yield from who("/reporter", reporter.name, reporter.email, reporter.reference)
+    yield from person_faults("/reporter", reporter.name, reporter.email, reporter.reference)
     for name, value in (("name", reporter.name), ("email", reporter.email)):
         if post.ground != CSAM and not value.strip():
             yield Fault(f"/reporter/{name}", f"is required, except for ground {CSAM!r}")
 
 
-def who(pointer: str, name: str, email: str, reference: str) -> Iterator[Fault]:
+def person_faults(pointer: str, name: str, email: str, reference: str) -> Iterator[Fault]:
     """The faults of a person's name, e-mail and reference."""
-    yield from unprintable({f"{pointer}/name": name, f"{pointer}/reference": reference})
+    yield from unprintable_faults({f"{pointer}/name": name, f"{pointer}/reference": reference})
     if email and not (email.isprintable() and _is_email(email)):
         yield Fault(
             f"{pointer}/email", f"{email!r:.60} is not an e-mail address; expected for example 'ada@example.org'"
         )
 
 
-def said(explanation: str, language: str, reference: str, codes: Codes) -> Iterator[Fault]:
+def explanation_faults(explanation: str, language: str, reference: str, codes: Codes) -> Iterator[Fault]:
     """The faults of an explanation, its language, and the client's reference."""
     if len(explanation.strip()) < MIN_EXPLANATION:
         yield Fault("/explanation", f"expected at least {MIN_EXPLANATION} characters, without white space at the ends")
     if language != "und" and not codes.is_language(language):
         yield Fault("/language", f"{language!r:.60} is not a BCP 47 tag; expected for example 'de' or 'pt-BR'")
-    yield from unprintable({"/reference": reference})
+    yield from unprintable_faults({"/reference": reference})
     if reference and not reference.strip():
         yield Fault("/reference", "contains only white space")
 
 
-def unprintable(texts: dict[str, str]) -> Iterator[Fault]:
+def unprintable_faults(texts: dict[str, str]) -> Iterator[Fault]:
     """A fault for each text (by pointer) with characters that are not printable."""
     for pointer, text in texts.items():
         if not text.isprintable():

@@ -138,7 +138,7 @@ def content(draft: Draft) -> BusinessRequest:
     )
 
 
-def whole(content: BusinessRequest, change: ProposedChange | None) -> Draft:
+def draft_of(content: BusinessRequest, change: ProposedChange | None) -> Draft:
     """The draft of a content and its change."""
     fields = msgspec.structs.asdict(content)
     del fields["change_hash"]
@@ -185,12 +185,12 @@ def _date_faults(text: str, today: date) -> Iterator[Fault]:
     if not text:
         return
     try:
-        asked = date.fromisoformat(text) if _is_date(text) else None
+        start = date.fromisoformat(text) if _is_date(text) else None
     except ValueError:
-        asked = None
-    if asked is None:
+        start = None
+    if start is None:
         yield Fault("/expected_date", f"{text!r:.40} is not a date: expected for example 2026-09-01")
-    elif not today - _MAX_BEHIND <= asked <= today + _MAX_AHEAD:
+    elif not today - _MAX_BEHIND <= start <= today + _MAX_AHEAD:
         yield Fault("/expected_date", f"{text} is not between today, {today}, and five years from now")
 
 

@@ -66,7 +66,7 @@ async def test_verdicts_are_sent_while_the_body_still_arrives() -> None:
             asked.clear()
             yield b" 1}\n"
 
-    stream = batch(cluster).take(conversation())
+    stream = batch(cluster).verdicts(conversation())
     seen: list[tuple[int, int]] = []
     async with asyncio.timeout(10):
         async for some in stream:
@@ -88,7 +88,7 @@ async def test_a_client_that_reads_no_verdicts_is_not_read_from_and_the_memory_i
             read += 1
             yield line(n) + b"\n"
 
-    stream = batch(cluster).take(counted())
+    stream = batch(cluster).verdicts(counted())
     first = await anext(stream)
     for _ in range(1_000):
         await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_a_client_that_sends_everything_before_it_reads_does_not_block() -
             yield piece
         sent.set()
 
-    stream = batch(Cluster()).take(whole())
+    stream = batch(Cluster()).verdicts(whole())
     first = await anext(stream)
     await asyncio.wait_for(sent.wait(), 10)
     assert len(b"".join([first, *[some async for some in stream]]).splitlines()) == MAX_LINES
@@ -199,7 +199,7 @@ async def test_reading_ends_when_the_response_is_not_read_any_more() -> None:
         finally:
             ended.set()
 
-    stream = batch(cluster).take(endless())
+    stream = batch(cluster).verdicts(endless())
     await anext(stream)
     await stream.aclose()
     await asyncio.wait_for(ended.wait(), 10)

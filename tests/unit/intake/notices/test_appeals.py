@@ -86,14 +86,14 @@ class ComplaintLookup:
     def _now(self) -> dict[tuple[str, str, str], status.StatusFacts]:
         return self._later[min(max(self.looks, 1), len(self._later)) - 1] if self._later else {}
 
-    async def of(self, type_: str, of: str) -> dict[str, ComplaintFacts]:
-        return {"eu": self.appeals[of]} if type_ == APPEAL and of in self.appeals else {}
+    async def facts_of(self, type_: str, id_: str) -> dict[str, ComplaintFacts]:
+        return {"eu": self.appeals[id_]} if type_ == APPEAL and id_ in self.appeals else {}
 
-    async def case_facts_of(self, type_: str, of: str) -> dict[str, status.StatusFacts]:
+    async def case_facts_of(self, type_: str, id_: str) -> dict[str, status.StatusFacts]:
         self.looks += 1
-        return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, of)}
+        return {region: facts for (kind, about, region), facts in self._now().items() if (kind, about) == (type_, id_)}
 
-    async def about(self, decision_id: str) -> CaseIdentity | None:
+    async def case_of_decision(self, decision_id: str) -> CaseIdentity | None:
         self.looks += 1
         for (kind, about, region), facts in self._now().items():
             if facts.decision is not None:
@@ -102,7 +102,7 @@ class ComplaintLookup:
                     return CaseIdentity(region, kind, about)
         return None
 
-    async def appeals_about(self, decision_id: str) -> dict[str, ComplaintFacts]:
+    async def appeals_against(self, decision_id: str) -> dict[str, ComplaintFacts]:
         return {
             appeal_id: facts
             for appeal_id, facts in self.appeals.items()
@@ -162,7 +162,7 @@ async def take(
         days=days,
     )
     try:
-        return await taking.take(parsed(AppealBody, AppealPost, json.dumps(body).encode()), by), cluster
+        return await taking.submit(parsed(AppealBody, AppealPost, json.dumps(body).encode()), by), cluster
     except BaseException:
         assert cluster.records == []
         raise

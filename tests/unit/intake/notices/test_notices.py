@@ -56,7 +56,7 @@ def refused(text: bytes | dict[str, Any], by: Principal = EVERYWHERE) -> InputRe
 
 async def taken(body: dict[str, Any], by: Principal = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
-    return await Notices(intake(cluster), CODES, clock()).take(read(json.dumps(body).encode()), by), cluster
+    return await Notices(intake(cluster), CODES, clock()).submit(read(json.dumps(body).encode()), by), cluster
 
 
 async def test_a_notice_is_published_in_every_region_that_owns_a_market_with_repeatable_ids() -> None:
@@ -236,7 +236,7 @@ async def test_without_an_operating_model_notices_get_a_transient_error() -> Non
     without = intake(cluster)
     without.ownership = None
     with pytest.raises(Transient, match="operating model"):
-        await Notices(without, CODES, clock()).take(read(json.dumps(notice()).encode()), EVERYWHERE)
+        await Notices(without, CODES, clock()).submit(read(json.dumps(notice()).encode()), EVERYWHERE)
     assert cluster.records == []
 
 

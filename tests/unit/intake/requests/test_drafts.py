@@ -267,7 +267,7 @@ def test_equal_changes_have_the_same_encoding_and_hash() -> None:
     b = read(json.dumps(body(change={"policy_set": policy_set}), indent=3).encode())
     assert drafts.content(a) == drafts.content(b)
     assert drafts.content(a).change_hash
-    assert drafts.whole(drafts.content(a), a.change) == a
+    assert drafts.draft_of(drafts.content(a), a.change) == a
 
 
 @pytest.mark.parametrize(
