@@ -13,8 +13,8 @@ a topic of its region and writes another:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -139,16 +139,14 @@ class Service:
             linger_seconds=linger_seconds,
         )
 
-    @asynccontextmanager
-    async def database(
+    def database(
         self, url: str, stop: asyncio.Event, session: Mapping[str, str] = MappingProxyType({})
-    ) -> AsyncIterator[Database | None]:
+    ) -> AbstractAsyncContextManager[Database | None]:
         """The service's database with its schema up to date; None when stopped before the server answered.
 
         `session` are PostgreSQL settings of the hot connections.
         """
-        async with open_database(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
-            yield database
+        return open_database(url, self.name, stop=stop, readiness=self.readiness, settings=session)
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:
         """Serve REST and run `loops` until stopped; True for a normal stop. `served` wraps the application."""

@@ -12,10 +12,11 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from shared.auth.authenticator import Authenticator, TokenVerifier
+from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import read_clients_file
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
@@ -25,10 +26,12 @@ from shared.kafka.control import ControlReader
 from shared.kafka.producer import Producer, Record, record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
-from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
 from shared.runtime.settings import CommonSettings
+
+if TYPE_CHECKING:
+    from shared.auth.oidc import AccessTokens
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +43,13 @@ _MAX_KEYS: Final = 1_000
 _OTHERS: Final = "(others)"
 
 
+@dataclass(slots=True)
 class _Count:
-    __slots__ = ("count", "key", "since", "status", "until")
-
-    def __init__(self, status: int, key: str, since: datetime) -> None:
-        self.status = status
-        self.key = key
-        self.count = 0
-        self.since = self.until = since
+    status: int
+    key: str
+    since: datetime
+    until: datetime
+    count: int = 0
 
 
 class AccessLog:
@@ -71,9 +73,7 @@ class AccessLog:
         if kind not in self._counts and len(self._counts) >= _MAX_COUNTS:
             kind = *kind[:2], "", "", _OTHERS
         now = self._clock.now()
-        counted = self._counts.get(kind)
-        if counted is None:
-            counted = self._counts[kind] = _Count(status, key, now)
+        counted = self._counts.setdefault(kind, _Count(status, key, now, now))
         counted.count += count
         counted.until = now
 
@@ -165,20 +165,20 @@ class Access:
         self._service = service
         self._readiness = readiness
         self._log = AccessLog(service=service, source=source, producers=producers, clock=clock)
-        self._loops: list[Loop] = []
+        self._tokens = _access_tokens(settings, clock) if settings.oidc_issuer else None
         self.authenticator = Authenticator(
             read_clients_file(settings.clients_file),
             clock=clock,
             regions=producers,
             refusals=self._log,
-            tokens=self._tokens(clock),
+            tokens=self._tokens,
             follows=True,
         )
 
     def control_reader(
         self,
         apply: Callable[[Event[Any]], None] = lambda _: None,
-        lacking: Callable[[], str | None] = lambda: None,
+        missing: Callable[[], str | None] = lambda: None,
         deleted: Callable[[str], None] = lambda _: None,
     ) -> ControlReader:
         """The reader of the control topic: for the clients, and for the service's own `apply`."""
@@ -189,7 +189,7 @@ class Access:
 
         def missing_at_the_end() -> str | None:
             self.authenticator.caught_up()
-            return lacking()
+            return missing()
 
         return ControlReader(
             bootstrap=self._settings.kafka,
@@ -204,21 +204,12 @@ class Access:
         """Publish the access log, and refresh the issuer's keys, until `stop` is set."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._log.run(self.authenticator.uses, stop))
-            for loop in self._loops:
-                tasks.create_task(_as_coroutine(loop, stop))
-
-    def _tokens(self, clock: Clock) -> TokenVerifier | None:
-        settings = self._settings
-        if not settings.oidc_issuer:
-            return None
-        from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
-
-        tokens = AccessTokens(
-            settings.oidc_issuer, settings.oidc_audience, regions_claim=settings.oidc_regions_claim, clock=clock
-        )
-        self._loops.append(tokens.run)
-        return tokens
+            if self._tokens is not None:
+                tasks.create_task(self._tokens.run(stop))
 
 
-async def _as_coroutine(loop: Loop, stop: asyncio.Event) -> None:
-    await loop(stop)
+def _access_tokens(settings: CommonSettings, clock: Clock) -> "AccessTokens":
+    from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
+
+    audience, claim = settings.oidc_audience, settings.oidc_regions_claim
+    return AccessTokens(settings.oidc_issuer, audience, regions_claim=claim, clock=clock)

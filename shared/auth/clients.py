@@ -73,16 +73,18 @@ def name_fault(name: str) -> str | None:
 
 def region_fault(region: str) -> str | None:
     """The fault of a region's name, or None."""
-    if region == ANY or re.fullmatch(REGION, region):
-        return None
-    return f"{region!r:.100} is not a region: 1 to 31 of a-z, 0-9 and '-', or {ANY!r} for all"
+    return _pattern_fault(region, REGION, "region: 1 to 31")
 
 
 def platform_fault(platform: str) -> str | None:
     """The fault of a platform's name, or None."""
-    if platform == ANY or re.fullmatch(PLATFORM, platform):
+    return _pattern_fault(platform, PLATFORM, "platform: 1 to 63")
+
+
+def _pattern_fault(name: str, pattern: str, expected: str) -> str | None:
+    if name == ANY or re.fullmatch(pattern, name):
         return None
-    return f"{platform!r:.100} is not a platform: 1 to 63 of a-z, 0-9 and '-', or {ANY!r} for all"
+    return f"{name!r:.100} is not a {expected} of a-z, 0-9 and '-', or {ANY!r} for all"
 
 
 def opened(scopes: Collection[str], platforms: Collection[str]) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """Request bodies: media type, size and time limits, strict JSON."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -11,13 +12,13 @@ from shared.http.problems import (
     BODY_TOO_LARGE,
     BODY_TOO_SLOW,
     MALFORMED_JSON,
-    MAX_FAULTS,
     UNSUPPORTED_MEDIA_TYPE,
     InputError,
     invalid,
     json_pointer,
 )
 from shared.validation import strict_json
+from shared.validation.faults import MAX_FAULTS
 
 MAX_BODY_BYTES: Final = 128 * 1024
 BODY_SECONDS: Final = 30.0
@@ -36,20 +37,32 @@ def require_json(request: Request) -> None:
 
 async def read_body(stream: AsyncIterator[bytes], content_length: str | None, limit: int) -> bytes:
     """The whole body; raises a 413 Problem above `limit` bytes and a 408 Problem after `BODY_SECONDS`."""
+    too_large = partial(BODY_TOO_LARGE, f"The body exceeds the limit of {limit} bytes.")
     if content_length is not None and content_length.isdecimal() and int(content_length) > limit:
-        raise _too_large(limit)
+        raise too_large()
+    too_slow = partial(BODY_TOO_SLOW, headers={"Connection": "close"})
+    return await collect(stream, BODY_SECONDS, limit=limit, too_large=too_large, too_slow=too_slow)
+
+
+async def collect(
+    stream: AsyncIterator[bytes],
+    seconds: float,
+    *,
+    limit: int,
+    too_large: Callable[[], Exception],
+    too_slow: Callable[[str], Exception],
+) -> bytes:
+    """All bytes of a stream; raises `too_large()` above `limit` bytes and `too_slow(detail)` after `seconds`."""
     parts, size = [], 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for part in stream:
                 parts.append(part)
                 size += len(part)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise too_large()
     except TimeoutError as error:
-        raise BODY_TOO_SLOW(
-            f"The body did not arrive within {BODY_SECONDS:g} seconds.", headers={"Connection": "close"}
-        ) from error
+        raise too_slow(f"The body did not arrive within {seconds:g} seconds.") from error
     return b"".join(parts)
 
 
@@ -65,7 +78,3 @@ def decode_json(body: bytes) -> Any:
     if errors := list(islice(chain(duplicates, too_large), MAX_FAULTS)):
         raise invalid(errors)
     return value
-
-
-def _too_large(limit: int) -> Exception:
-    return BODY_TOO_LARGE(f"The body exceeds the limit of {limit} bytes.")

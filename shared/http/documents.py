@@ -69,9 +69,7 @@ class Document(Generic[B]):
         if faults and ("" in invalid or len(faults) == MAX_FAULTS):
             return cls(value, None, faults, invalid)
         if faults:
-            valid = {
-                name: member for name, member in value.items() if name in model.model_fields and name not in invalid
-            }
+            valid = {name: value[name] for name in value.keys() & model.model_fields.keys() - invalid}
             body = model.model_validate(model.placeholders | valid)
         return cls(value, body, faults, invalid)
 

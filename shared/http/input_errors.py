@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
 
-from shared.http.problems import MAX_FAULTS, InputError, json_pointer
+from shared.http.problems import InputError, json_pointer
+from shared.validation.faults import MAX_FAULTS
 
 STRUCT_FAULT: Final = "struct_fault"
 """The type of faults in a msgspec struct inside a body: see `shared.http.models.EmbeddedInput`."""

@@ -2,12 +2,11 @@
 `EmbeddedInput` for structs inside a body."""
 
 from itertools import islice
-from typing import Annotated, Any, Final
-from uuid import UUID
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
@@ -17,6 +16,8 @@ from shared.validation.faults import MAX_FAULTS, Fault, mismatches
 EXAMPLE: Final = "x-example"
 EMBEDDED: Final = "x-embedded"
 """Keys that `shared.http.openapi` replaces. Their values are JSON text, because FastAPI drops nulls from examples."""
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Body(BaseModel):
@@ -33,7 +34,12 @@ class View(BaseModel):
 
 def example(value: object) -> ConfigDict:
     """A `model_config` that documents a model by an example."""
-    return ConfigDict(json_schema_extra={EXAMPLE: msgspec.json.encode(value).decode()})
+    return ConfigDict(json_schema_extra={EXAMPLE: _encode(value).decode()})
+
+
+def embedded(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The schema of a msgspec struct, for `shared.http.openapi`."""
+    return {EMBEDDED: _encode(msgspec.json.schema(kind, ref_template="#/components/schemas/{name}")).decode()}
 
 
 class Embedded:
@@ -45,8 +51,7 @@ class Embedded:
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        described = msgspec.json.schema(schema["cls"], ref_template="#/components/schemas/{name}")
-        return {EMBEDDED: msgspec.json.encode(described).decode()}
+        return embedded(schema["cls"])
 
 
 class EmbeddedInput:
@@ -64,8 +69,7 @@ class EmbeddedInput:
         return core_schema.no_info_plain_validator_function(convert, metadata={"struct": source})
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        described = msgspec.json.schema(schema["metadata"]["struct"], ref_template="#/components/schemas/{name}")
-        return {EMBEDDED: msgspec.json.encode(described).decode()}
+        return embedded(schema["metadata"]["struct"])
 
 
 def _line(fault: Fault, value: Any) -> InitErrorDetails:
@@ -79,13 +83,3 @@ def _line(fault: Fault, value: Any) -> InitErrorDetails:
             value = None
     described = PydanticCustomError(STRUCT_FAULT, "{detail}", {"detail": fault.detail})
     return InitErrorDetails(type=described, loc=tuple(place), input=value)
-
-
-def _require_text(value: object) -> object:
-    if not isinstance(value, str):
-        raise ValueError("expected a UUID as text")  # noqa: TRY004 - pydantic expects a ValueError
-    return value
-
-
-Uuid = Annotated[UUID, Strict(False), BeforeValidator(_require_text)]
-"""A UUID in a strict body: JSON has it as text."""

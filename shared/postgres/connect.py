@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 
 from shared.postgres import migrations
 from shared.postgres.database import Database
@@ -18,7 +17,7 @@ async def open_database(
     *,
     stop: asyncio.Event,
     readiness: Readiness,
-    settings: Mapping[str, str] = MappingProxyType({}),
+    settings: Mapping[str, str],
 ) -> AsyncIterator[Database | None]:
     """The database of `service`, open inside the block; None when `stop` is set before the server responds.
 
