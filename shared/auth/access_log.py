@@ -1,4 +1,4 @@
-"""Access control of a service as one component: clients, access tokens, and the log of refused calls and used keys.
+"""The access log of a service: refused calls and used keys, published to Kafka.
 
 Every refusal (401, 403, and 429 above a rate limit) reaches the audit log, and a flood of refusals floods neither Kafka
 nor memory: refusals with the same reason, route and client are counted into one event every few seconds, and the
@@ -14,24 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from shared.auth.authenticator import Authenticator
-from shared.auth.clients_file import read_clients_file
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
-from shared.contracts.envelope import Attributes, Event, encode, subject_of
+from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import ACCESS_REFUSED, ACCESS_USED, AccessRefused, AccessUsed, KeyUse, Struct
-from shared.kafka.control import ControlReader
 from shared.kafka.producer import Producer, Record, record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
-from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
-from shared.runtime.settings import CommonSettings
-
-if TYPE_CHECKING:
-    from shared.auth.oidc import AccessTokens
 
 log = logging.getLogger(__name__)
 
@@ -146,70 +138,3 @@ class AccessLog:
     def _home(self, principal: Principal) -> str:
         regions = self._producers
         return next((region for region in regions if principal.may_act_in(region)), next(iter(regions)))
-
-
-class Access:
-    """The access control of a service. `producers` are the producers of the regions that the service serves."""
-
-    def __init__(
-        self,
-        settings: CommonSettings,
-        *,
-        service: str,
-        source: str,
-        producers: Mapping[str, Producer],
-        readiness: Readiness,
-        clock: Clock,
-    ) -> None:
-        self._settings = settings
-        self._service = service
-        self._readiness = readiness
-        self._log = AccessLog(service=service, source=source, producers=producers, clock=clock)
-        self._tokens = _access_tokens(settings, clock) if settings.oidc_issuer else None
-        self.authenticator = Authenticator(
-            read_clients_file(settings.clients_file),
-            clock=clock,
-            regions=producers,
-            refusals=self._log,
-            tokens=self._tokens,
-            follows=True,
-        )
-
-    def control_reader(
-        self,
-        apply: Callable[[Event[Any]], None] = lambda _: None,
-        missing: Callable[[], str | None] = lambda: None,
-        deleted: Callable[[str], None] = lambda _: None,
-    ) -> ControlReader:
-        """The reader of the control topic: for the clients, and for the service's own `apply`."""
-
-        def apply_all(event: Event[Any]) -> None:
-            self.authenticator.apply(event)
-            apply(event)
-
-        def missing_at_the_end() -> str | None:
-            self.authenticator.caught_up()
-            return missing()
-
-        return ControlReader(
-            bootstrap=self._settings.kafka,
-            client_id=f"piepowder-{self._service}-{self._settings.instance}",
-            apply=apply_all,
-            missing=missing_at_the_end,
-            readiness=self._readiness,
-            deleted=deleted,
-        )
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Publish the access log, and refresh the issuer's keys, until `stop` is set."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._log.run(self.authenticator.uses, stop))
-            if self._tokens is not None:
-                tasks.create_task(self._tokens.run(stop))
-
-
-def _access_tokens(settings: CommonSettings, clock: Clock) -> "AccessTokens":
-    from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
-
-    audience, claim = settings.oidc_audience, settings.oidc_regions_claim
-    return AccessTokens(settings.oidc_issuer, audience, regions_claim=claim, clock=clock)

@@ -28,8 +28,6 @@ _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 _DECODERS: Final = {name: msgspec.json.Decoder(kind).decode for name, kind in TYPES.items()}
 _read_raw = msgspec.json.Decoder(msgspec.Raw).decode
 REQUIRED: Final = ("ce_id", "ce_type", "ce_source", "ce_time", "ce_subject", "ce_region", "ce_correlationid")
-"""The headers of the first fields of `Attributes`, in their order."""
-
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _LONGEST: Final = 1024
@@ -107,9 +105,15 @@ def decode_attributes(headers: Sequence[tuple[str, bytes]], *, region: str | Non
     found = dict(headers)
     try:
         attributes = Attributes(
-            *[found[name].decode() for name in REQUIRED],
-            causation_id=found["ce_causationid"].decode() if "ce_causationid" in found else None,
-            traceparent=_trace(found["traceparent"]) if "traceparent" in found else None,
+            found["ce_id"].decode(),
+            found["ce_type"].decode(),
+            found["ce_source"].decode(),
+            found["ce_time"].decode(),
+            found["ce_subject"].decode(),
+            found["ce_region"].decode(),
+            found["ce_correlationid"].decode(),
+            found["ce_causationid"].decode() if "ce_causationid" in found else None,
+            _trace(found["traceparent"]) if "traceparent" in found else None,
         )
     except (KeyError, UnicodeDecodeError, AttributeError) as error:  # None is a header without a value
         raise Poison(_fault_in(found)) from error

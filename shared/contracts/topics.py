@@ -1,35 +1,44 @@
 """Topic names. `deploy/kafka/topics.yaml` has their partitions, replication and retention; a test compares the two."""
 
-from collections.abc import Callable
 from typing import Final
 
 CONTROL: Final = "piepowder.control"
 
 
-def _regional(name: str) -> Callable[[str], str]:
-    return lambda region: f"piepowder.{name}.{region}"
+def submissions(region: str) -> str:
+    """The accepted items, notices, appeals and withdrawals of a region."""
+    return f"piepowder.submissions.{region}"
 
 
-submissions: Final = _regional("submissions")
-"""The accepted items, notices, appeals and withdrawals of a region."""
+def cases(region: str) -> str:
+    """The cases that the router opens in a region."""
+    return f"piepowder.cases.{region}"
 
-cases: Final = _regional("cases")
-"""The cases that the router opens in a region."""
 
-decisions: Final = _regional("decisions")
-"""The decisions of a region, and the state changes of its cases."""
+def decisions(region: str) -> str:
+    """The decisions of a region, and the state changes of its cases."""
+    return f"piepowder.decisions.{region}"
 
-requests: Final = _regional("requests")
-"""The state changes of a region's business requests."""
 
-access: Final = _regional("access")
-"""Refused calls and used keys, from the services that a region's clients call."""
+def requests(region: str) -> str:
+    """The state changes of a region's business requests."""
+    return f"piepowder.requests.{region}"
 
-deadletters: Final = _regional("deadletters")
-"""The records that a region's consumers cannot handle."""
 
-parked: Final = _regional("parked")
-"""The parked keys of a region's consumer groups."""
+def access(region: str) -> str:
+    """Refused calls and used keys, from the services that a region's clients call."""
+    return f"piepowder.access.{region}"
+
+
+def deadletters(region: str) -> str:
+    """The records that a region's consumers cannot handle."""
+    return f"piepowder.deadletters.{region}"
+
+
+def parked(region: str) -> str:
+    """The parked keys of a region's consumer groups."""
+    return f"piepowder.parked.{region}"
+
 
 REGIONAL: Final = (submissions, cases, decisions, requests, access, deadletters, parked)
 

@@ -66,13 +66,18 @@ async def collect(
     return b"".join(parts)
 
 
+def parse_json(body: bytes) -> Any:
+    """A JSON value, with its duplicate object keys; raises a 400 Problem for malformed JSON."""
+    try:
+        return strict_json.decode(body)
+    except strict_json.MalformedJsonError as error:
+        raise MALFORMED_JSON(str(error), pointer="") from error
+
+
 def decode_json(body: bytes) -> Any:
     """A JSON value, decoded strictly. Raises a Problem: 400 for malformed JSON, 422 with pointers for a duplicate
     object key and for a number that exceeds every number type."""
-    try:
-        value = strict_json.decode(body)
-    except strict_json.MalformedJsonError as error:
-        raise MALFORMED_JSON(str(error), pointer="") from error
+    value = parse_json(body)
     duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.duplicates(value))
     too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.infinite_numbers(value))
     if errors := list(islice(chain(duplicates, too_large), MAX_FAULTS)):

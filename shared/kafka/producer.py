@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import prometheus_client
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
@@ -197,7 +198,7 @@ class KafkaProducer:
             log.warning("the producer did not close cleanly", extra={"error": repr(error)})
 
 
-def _count(metric: metrics.Counter, records: Iterable[Record]) -> None:
+def _count(metric: prometheus_client.Counter, records: Iterable[Record]) -> None:
     for topic, n in Counter(r.topic for r in records).items():
         metric.labels(topic).inc(n)
 
