@@ -110,7 +110,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         wake=relay.wake,
     )
     registry = Registry(
-        clients, in_force=service.access.authenticator, environment=settings.environment, wake=relay.wake, clock=clock
+        clients, in_force=service.authenticator, environment=settings.environment, wake=relay.wake, clock=clock
     )
     provided: list[tuple[Available[Any], object]] = [
         (available_queries, ItemQueries(statuses, regions, clock)),

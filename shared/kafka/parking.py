@@ -83,9 +83,8 @@ class OtherGroupsReplay(ConsumerRecord[bytes | None, bytes | None]):  # type: ig
     dead-lettered it, so the copy is a repeat: it may be handled again, and is never dead-lettered."""
 
 
-encode_mark = msgspec.json.Encoder().encode
+_encode = encode_mark = msgspec.json.Encoder().encode
 _decode_mark = msgspec.json.Decoder(ReplayMark).decode
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Parked).decode
 
 
@@ -120,12 +119,9 @@ class ParkedKeyStore:
 
     async def write(self, changed: Mapping[KeyPartition, Parked | None]) -> None:
         """Store the new states, None for a free key; returns when all are acknowledged, raises Transient."""
-        await self._producer.send(
-            [
-                Record(self._topic, _entry_key(self._group, at), None if parked is None else _encode(parked), [])
-                for at, parked in changed.items()
-            ]
-        )
+        values = {at: None if parked is None else _encode(parked) for at, parked in changed.items()}
+        records = [Record(self._topic, _entry_key(self._group, at), value, []) for at, value in values.items()]
+        await self._producer.send(records)
 
 
 class Parking:

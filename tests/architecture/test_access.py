@@ -14,7 +14,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from shared.auth import access_log, clients
+from shared.auth import clients
 from shared.auth.clients import SCOPES
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event
@@ -104,7 +104,7 @@ async def open_room(service: str, monkeypatch: pytest.MonkeyPatch) -> Room:
     for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):
         monkeypatch.delenv(f"PIEPOWDER_{variable}", raising=False)
     monkeypatch.setattr(server, "serve", serve)
-    monkeypatch.setattr(access_log, "ControlReader", Reader)
+    monkeypatch.setattr("shared.service.ControlReader", Reader)
     settings = importlib.import_module(f"services.{service}.settings").Settings()
     await importlib.import_module(f"services.{service}.app").run(settings)
     [app] = served
