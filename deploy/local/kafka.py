@@ -11,14 +11,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from deploy.local.files import write_whole
 from deploy.local.jars import Report, fetch_jars
 from deploy.local.java import find_java
 from deploy.local.kafka_probe import ask_brokers
 from deploy.local.ports import free_ports
-from deploy.local.process import Child, check, run, stop_all, wait_until
+from deploy.local.process import Child, LocalServer, check, run, wait_until
 from shared.runtime.user_errors import UserError, file_errors
 
 HOST = "127.0.0.1"
@@ -74,15 +73,15 @@ class _Cluster:
     ports: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True)
 class KafkaNode:
     """One broker and controller. Fault tests control it alone."""
 
-    def __init__(self, number: int, child: Child, port: int, controller_port: int, starting: threading.Event) -> None:
-        self.number = number
-        self.child = child
-        self.port = port
-        self.controller_port = controller_port
-        self._cancelled = starting
+    number: int
+    child: Child
+    port: int
+    controller_port: int
+    cancelled: threading.Event
 
     def start(self) -> None:
         """Start it (again) and wait until it accepts work. Raises `UserError` when it does not."""
@@ -98,7 +97,7 @@ class KafkaNode:
             except OSError:
                 return False
 
-        wait_until(self.child, is_ready, timeout=_START_SECONDS, cancelled=self._cancelled)
+        wait_until(self.child, is_ready, timeout=_START_SECONDS, cancelled=self.cancelled)
 
     def stop(self) -> None:
         self.child.stop(_STOP_SECONDS)
@@ -113,17 +112,15 @@ class KafkaNode:
         self.child.resume()
 
 
-class LocalKafka:
+class LocalKafka(LocalServer):
     """A cluster that keeps its data, its id and, while they are free, its ports in `folder`."""
 
     def __init__(self, folder: Path, *, nodes: int = 1, report: Report = print) -> None:
         if nodes not in (1, 3):
             raise ValueError("one node or three")
-        self.folder = folder.absolute()
+        super().__init__(folder, report)
         self.nodes: list[KafkaNode] = []
         self._count = nodes
-        self._report = report
-        self._cancelled = threading.Event()
 
     @property
     def bootstrap(self) -> str:
@@ -144,33 +141,9 @@ class LocalKafka:
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / "log4j2.properties", _LOGGING)
-            for attempt in (1, 2, 3):
-                try:
-                    self._start_once(java)
-                except BaseException as error:
-                    stop_all(self.children, _STOP_SECONDS)
-                    taken = any(child.logged("Address already in use") for child in self.children)
-                    if not (isinstance(error, UserError) and taken) or attempt == 3:
-                        raise
-                else:
-                    break
+            taken = "Address already in use"
+            self._start_with_retries(lambda: self._start_once(java), attempts=3, pause=0.0, passing=taken)
         return self.bootstrap
-
-    def stop(self) -> None:
-        """Stop all nodes, also during a start."""
-        self._cancelled.set()
-        stop_all(self.children, _STOP_SECONDS)
-
-    def cancel(self) -> None:
-        """Make a start in another thread end soon."""
-        self._cancelled.set()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _start_once(self, java: list[str]) -> None:
         children = [self._child(number, java) for number in self._numbers()]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -24,7 +24,7 @@ import msgspec
 from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
-from deploy.local.process import Child, stop_all
+from deploy.local.process import Child, Startable, stop_all
 from deploy.services import ProcessSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
@@ -154,7 +154,7 @@ class ServiceProcess:
         return None
 
 
-class System:
+class System(Startable):
     """The services of `regions` on `servers`, with keys, logs and profile in `folder`.
 
     `control` is the folder of the operating model and the policies to publish when none are in force (None publishes
@@ -221,13 +221,6 @@ class System:
             stop_all(children, max(1.0, min(_DRAIN_SECONDS + 4.0, deadline - _clock.monotonic())))
         if self._written:  # only this system's own: another one may run in the folder
             (self.folder / FILE_NAME).unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def url(self, service: str, region: str | None = None) -> str:
         """The base URL of a service; of a regional one, in a region."""
