@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from rich.console import RenderableType
 from rich.table import Table
@@ -14,6 +13,7 @@ from piepowder import console_output
 from piepowder.client import Api
 from piepowder.profile import Profile
 from piepowder.review import due_in
+from piepowder.topic_reading import new_consumer
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock
 
@@ -69,9 +69,7 @@ async def dead_letter_counts(bootstrap: str, regions: Sequence[str], *, seconds:
     if not bootstrap:
         return None
     region_of = {topics.deadletters(region): region for region in regions}
-    consumer = AIOKafkaConsumer(
-        *region_of, bootstrap_servers=bootstrap, client_id="piepowder-command", group_id=None, enable_auto_commit=False
-    )
+    consumer = new_consumer(bootstrap, "piepowder-command", *region_of)
     try:
         async with asyncio.timeout(seconds):
             await consumer.start()
