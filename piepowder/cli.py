@@ -70,7 +70,9 @@ def main() -> None:
     try:
         app()
     except (UserError, Transient, ExceptionGroup) as failed:
-        _show_error(_expected(failed))
+        from piepowder.console_output import show_error  # noqa: PLC0415 - the help must appear fast
+
+        show_error(_expected(failed))
         sys.exit(2)
 
 
@@ -81,9 +83,3 @@ def _expected(failed: Exception) -> Exception:
     if not isinstance(failed, UserError | Transient):
         raise failed
     return failed
-
-
-def _show_error(failure: Exception) -> None:
-    from piepowder.console_output import show_error  # noqa: PLC0415 - the help must appear fast
-
-    show_error(failure)

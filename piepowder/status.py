@@ -94,24 +94,16 @@ def _services(profile: Profile) -> dict[str, str]:
 def _process_table(profile: Profile, states: Mapping[str, str], *, kafka_responds: bool) -> Table:
     local = {process.name: process for process in profile.processes}
     table = console_output.table("process", "ready", "address", *(["pid", "log"] if local else []))
-    for name, url in _services(profile).items():
-        state = Text(states[name], "red") if states[name] else Text("ready", "green")
-        table.add_row(name, state, url, *_local_columns(local, name))
-    for process in profile.processes:
-        if process.name not in states:
-            silent = "Kafka" in process.name and not kafka_responds
-            table.add_row(
-                process.name,
-                Text(_SILENT if silent else "", "red"),
-                process.address,
-                *_local_columns(local, process.name),
-            )
+    silent_kafka = "" if kafka_responds else _SILENT
+    others = {one.name: one.address for one in profile.processes if one.name not in states}
+    for name, address in (_services(profile) | others).items():
+        if name in states:
+            state = Text(states[name], "red") if states[name] else Text("ready", "green")
+        else:
+            state = Text(silent_kafka if "Kafka" in name else "", "red")
+        own = [str(local[name].pid), console_output.relative(local[name].log)] if name in local else []
+        table.add_row(name, state, address, *own)
     return table
-
-
-def _local_columns(local: Mapping[str, Any], name: str) -> list[str]:
-    process = local.get(name)
-    return [] if process is None else [str(process.pid), console_output.relative(process.log)]
 
 
 async def _get(api: Api, services: Sequence[str], path: str) -> dict[str, dict[str, Any] | None]:

@@ -4,13 +4,14 @@ three replicas, two of which must have a record; the timeouts are short, so that
 seconds, not by half a minute."""
 
 import base64
-import json
 import os
 import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from deploy.local.files import write_whole
 from deploy.local.jars import Report, fetch_jars
@@ -65,8 +66,7 @@ appender.out.layout.pattern=%d{ISO8601} %-5p %c{1} %m%n
 _LOGGING_FLAGS = ["-Dlog4j2.configurationFile=log4j2.properties", "-Dlog4j2.disableJmx=true"]
 
 
-@dataclass(frozen=True)
-class _Cluster:
+class _Cluster(msgspec.Struct, frozen=True):
     """A folder's cluster: its id, and the ports (broker, controller) of node 1, 2, …"""
 
     id: str
@@ -175,11 +175,10 @@ class LocalKafka(LocalServer):
     def _cluster(self) -> _Cluster:
         file = self.folder / "cluster.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            old = _Cluster(str(content["id"]), tuple((int(broker), int(other)) for broker, other in content["ports"]))
+            old = msgspec.json.decode(file.read_bytes(), type=_Cluster)
         except FileNotFoundError:
             old = _Cluster(_new_id(), ())
-        except (ValueError, KeyError, TypeError) as error:
+        except msgspec.DecodeError as error:
             raise UserError(
                 f"{file} is not readable.", f"Remove the folder {self.folder} to start with an empty one."
             ) from error
@@ -191,7 +190,7 @@ class LocalKafka(LocalServer):
         flat = free_ports(2 * self._count, preferred=[port for pair in old.ports for port in pair])
         cluster = _Cluster(old.id, tuple(zip(flat[::2], flat[1::2], strict=True)))
         if cluster != old:
-            write_whole(file, json.dumps({"id": cluster.id, "ports": cluster.ports}))
+            write_whole(file, msgspec.json.encode(cluster).decode())
         return cluster
 
     def _settings(self, node: KafkaNode, data: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -25,6 +25,7 @@ from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import Child, Startable, stop_all
+from deploy.local.stack import LocalStack
 from deploy.services import ProcessSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
@@ -54,11 +55,6 @@ class Servers(Protocol):
 
     @property
     def database_url(self) -> str: ...
-
-
-@runtime_checkable
-class _HasChildren(Protocol):
-    def children(self) -> list[Child]: ...
 
 
 class ServiceProcess:
@@ -372,7 +368,7 @@ class System(Startable):
                 write_whole(self.folder / FILE_NAME, msgspec.json.format(text, indent=2).decode(), mode=0o600)
 
     def _servers_children(self) -> list[Child]:
-        return self.servers.children() if isinstance(self.servers, _HasChildren) else []
+        return self.servers.children() if isinstance(self.servers, LocalStack) else []
 
     @staticmethod
     def _in_a_loop(make: Callable[[], Any]) -> Any:

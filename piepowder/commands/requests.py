@@ -142,8 +142,7 @@ def list_requests(
 @grouped
 def show(connection: Connection, request: RequestId) -> None:
     """Show a business request with its change, history and comments."""
-    for part in _details(connection.run(lambda api: api.get("intake", _path(request)))):
-        console_output.console.print(part)
+    _show_details(connection.run(lambda api: api.get("intake", _path(request))))
 
 
 @app.command()
@@ -212,8 +211,7 @@ def _check_lines(request: Mapping[str, Any]) -> list[str]:
     return ["Its change is valid and would change:" if lines else "Its change is valid and changes nothing.", *lines]
 
 
-def _details(request: Mapping[str, Any]) -> list[RenderableType]:
-    """A request with all details, to show."""
+def _show_details(request: Mapping[str, Any]) -> None:
     values = {
         "request": request["request_id"],
         "state": request["state"],
@@ -237,7 +235,8 @@ def _details(request: Mapping[str, Any]) -> list[RenderableType]:
     for step in request["history"]:
         text = comments.get(step["version"], step["reason"])
         table.add_row(*map(console_output.clean, (step["at"], step["kind"], step["by"], text)))
-    return [*parts, "", table]
+    for part in (*parts, "", table):
+        console_output.console.print(part)
 
 
 def _path(request_id: str) -> str:

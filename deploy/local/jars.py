@@ -4,6 +4,7 @@ starts fast; a jar is added whole or not at all, and a broken one is downloaded 
 --write` writes the list. It resolves Kafka and the logging binding separately: together, log4j's bill of materials
 would force an older kafka-clients on the broker."""
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from deploy.local.files import FolderLock, write_whole
 from shared.runtime.user_errors import UserError, file_errors
 
-LIST = Path(__file__).parents[1] / "jars.sha256"
+LIST = Path(__file__).with_name("jars.sha256")
 ROOTS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
 Report = Callable[[str], None]
 Fetch = Callable[[PurePosixPath, Path], Path]
@@ -154,3 +155,18 @@ def write_list() -> None:
             lines.append(f"{sha256(fetch_with_jgo(path, Path(repository)))}  {path}\n")
             print(lines[-1], end="")
     write_whole(LIST, "".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.jars", description="Download and check Kafka's jars.")
+    parser.add_argument("--write", action="store_true", help="resolve again and write the list of names and SHA-256")
+    try:
+        if parser.parse_args().write:
+            write_list()
+        print(f"{len(fetch_jars())} jars in {user_cache() / 'kafka'}")
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
