@@ -19,7 +19,6 @@ from piepowder import console_output
 from piepowder.dead_letters import (
     DeadLetterId,
     OpenLetter,
-    RawRecord,
     RegionDeadLetters,
     ReplayFilter,
     ReplayUnit,
@@ -33,6 +32,7 @@ from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.records import RawRecord
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError

@@ -25,7 +25,10 @@ def main() -> None:
         signal.signal(number, interrupt)
     try:
         with LocalStack(options.folder, nodes=options.nodes, report=lambda line: print(line, flush=True)) as stack:
-            _show(stack)
+            print(f"Kafka       {stack.kafka}\nPostgreSQL  {stack.database_url}")
+            for child in stack.children():
+                print(f"Log         {child.log}")
+            print("Ctrl-C stops them.", flush=True)
             while not (failures := stack.failures()):
                 for child in stack.children():
                     child.bound_log()
@@ -37,13 +40,6 @@ def main() -> None:
         print("Stopped.", flush=True)
     except UserError as error:
         sys.exit(str(error))
-
-
-def _show(stack: LocalStack) -> None:
-    print(f"Kafka       {stack.kafka}\nPostgreSQL  {stack.database_url}")
-    for child in stack.children():
-        print(f"Log         {child.log}")
-    print("Ctrl-C stops them.", flush=True)
 
 
 if __name__ == "__main__":

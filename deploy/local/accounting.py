@@ -133,10 +133,8 @@ class _RegionState:
         self.withdrawn: set[str] = set()
         self.closed: dict[str, RecordId] = {}
         self.complete = True
-        self.letters: dict[tuple[str, RecordId], str | None] = {}  # open ones: (group, record) -> the item's event
-        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(
-            dict
-        )  # by item's event; whether parked
+        self.letters: dict[tuple[str, RecordId], str | None] = {}  # open: (group, record) -> the item's event
+        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(dict)  # whether parked
 
 
 class Ledger:

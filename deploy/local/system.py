@@ -123,8 +123,7 @@ class ServiceProcess:
         )
 
     def restart(self) -> str | None:
-        """Start it again if it ended by itself and its pause is over; returns a sentence about what message, if
-        anything."""
+        """Start it again if it ended by itself and its pause is over; returns a message to report, if any."""
         if not self.child.failed or self.given_up is not None:
             return None
         now = _clock.monotonic()
@@ -140,9 +139,8 @@ class ServiceProcess:
             pause = min(10.0, 0.25 * 2.0 ** (runs - 1))
             self._restart_at = now + pause
             self.missing = f"{ended}; starting again in {pause:g} s"
-            return "\n  | ".join(
-                [f"{ended}; it is started again. Its log is {self.child.log}.", *self.child.last_messages()]
-            )
+            again = f"{ended}; it is started again. Its log is {self.child.log}."
+            return "\n  | ".join([again, *self.child.last_messages()])
         if now >= self._restart_at:
             self._restart_at = 0.0
             self.restarts += 1

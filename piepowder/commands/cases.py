@@ -37,13 +37,7 @@ def review_cases(
     if simulate:
         truth = simulation.read_truth(connection.folder)
         crew = partial(
-            simulation.Simulation,
-            regions=regions,
-            each=simulate,
-            seed=seed,
-            truth=truth,
-            queues=queue,
-            team=team,
+            simulation.Simulation, regions=regions, each=simulate, seed=seed, truth=truth, queues=queue, team=team
         )
         done = connection.run(lambda api: simulation.simulate(crew(api=api), for_))
         console_output.show(f"Done: {simulation.summary(done)}")

@@ -175,7 +175,6 @@ async def _new_key(api: Api, name: str, *, expires_at: str | None, others_expire
 
 
 def _table(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Clients as a table."""
     table = console_output.table("client", "state", "regions", "platforms", "scopes", "live keys", "last used")
     for client in clients:
         live = [key["key_id"] for key in client["keys"] if key["state"] == "live"]

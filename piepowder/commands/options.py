@@ -180,10 +180,7 @@ def _file_options(
     )
 
 
-_GROUPS: Final[dict[object, Callable[..., object]]] = {
-    Connection: Connection,
-    listings.FileOptions: _file_options,
-}
+_GROUPS: Final[dict[object, Callable[..., object]]] = {Connection: Connection, listings.FileOptions: _file_options}
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:

@@ -157,9 +157,7 @@ def comment(connection: Connection, request: RequestId, text: Annotated[str, typ
 def _action(name: str) -> Callable[..., None]:
     @grouped
     def act(
-        connection: Connection,
-        request: RequestId,
-        reason: Annotated[str, typer.Option(help="Stored with it")] = "",
+        connection: Connection, request: RequestId, reason: Annotated[str, typer.Option(help="Stored with it")] = ""
     ) -> None:
         body = {"reason": reason} if reason else {}
         _show_outcome(connection.run(lambda api: api.post("intake", f"{_path(request)}/{name}", body)))
@@ -179,7 +177,6 @@ def _show_outcome(request: dict[str, Any]) -> None:
 
 
 def _table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Requests as a table."""
     table = console_output.table("request", "state", "kind", "regions", "by", "since", "title")
     for request in requests:
         since = str(request["updated_at"])[:16].replace("T", " ")
@@ -190,7 +187,6 @@ def _table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _state_line(request: Mapping[str, Any]) -> str:
-    """A request's state, in one line."""
     approvals = len(request["approvals"])
     needed = f", {approvals} of {request['approvals_needed']} approvals" if request["state"] == "submitted" else ""
     return f"{request['request_id']}: {console_output.clean(request['state'])}{needed}, version {request['version']}"
