@@ -33,8 +33,8 @@ def main() -> None:
                 for child in stack.children():
                     child.bound_log()
                 threading.Event().wait(0.5)
-            for failure in failures:
-                print(failure.error)
+            for child in failures:
+                print(child.unexpected_end())
             sys.exit(1)
     except KeyboardInterrupt:
         print("Stopped.", flush=True)

@@ -168,8 +168,6 @@ class Ledger:
                 seen.withdrawn.add(data.item_id)
             case CaseClosed():
                 seen.closed[data.case_id] = record
-            case _:
-                pass
 
     def add_unknown(self, region: str, event_id: str, record: RecordId) -> None:
         """Add an event of an unknown type: the audit log must have it too."""

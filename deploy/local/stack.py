@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from deploy.local.files import FolderLock
@@ -22,15 +21,6 @@ from shared.runtime.user_errors import UserError, file_errors
 
 _NEEDED = 256 * 2**20
 _STOP_SECONDS = 15.0
-
-
-class ChildFailure(NamedTuple):
-    """A child that ended without being stopped."""
-
-    name: str
-    returncode: int
-    log: Path
-    error: UserError
 
 
 class LocalStack(Startable):
@@ -85,13 +75,9 @@ class LocalStack(Startable):
     def children(self) -> list[Child]:
         return [child for server in self._servers() for child in server.children]
 
-    def failures(self) -> list[ChildFailure]:
-        """The children that ended without being stopped, with the last lines of their logs."""
-        return [
-            ChildFailure(child.name, child.returncode or 0, child.log, child.unexpected_end())
-            for child in self.children()
-            if child.failed
-        ]
+    def failures(self) -> list[Child]:
+        """The children that ended without being stopped."""
+        return [child for child in self.children() if child.failed]
 
     def _servers(self) -> list[LocalServer]:
         return [server for server in (self.local_kafka, self.local_postgres) if server is not None]

@@ -63,7 +63,7 @@ class RunningSystem:
 
     def failures(self) -> list[UserError]:
         """The processes that ended for good without being stopped."""
-        return [*(failure.error for failure in self.stack.failures()), *self.system.failures()]
+        return [*(child.unexpected_end() for child in self.stack.failures()), *self.system.failures()]
 
     def watch(self) -> None:
         """Wait until a process ends for good, and raise its failure."""
