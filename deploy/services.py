@@ -4,7 +4,7 @@ The local stack, the tests of Compose and of the alerts, and the accounting read
 folders of `services/` and with `deploy/kafka/topics.yaml`, so that a forgotten place fails `make check`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -58,25 +58,12 @@ def processes(regions: Sequence[str]) -> list[ProcessSpec]:
     return [process for service in SERVICES for process in _processes(service, regions)]
 
 
-def _processes(service: ServiceSpec, regions: Sequence[str]) -> list[ProcessSpec]:
+def _processes(service: ServiceSpec, regions: Sequence[str]) -> Iterator[ProcessSpec]:
     if service.regional:
-        return [
-            ProcessSpec(
-                name=f"{service.name}-{region}",
-                service=service,
-                region=region,
-                database=f"{service.name}_{region}".replace("-", "_") if service.database else "",
-                variables={"REGION": region},
-            )
-            for region in regions
-        ]
-    return [
-        ProcessSpec(
-            name=name,
-            service=service,
-            region="",
-            database=service.name if service.database else "",
-            variables={"REGIONS": ",".join(regions), **variables},
-        )
-        for name, variables in (service.processes or {service.name: {}}).items()
-    ]
+        variants = [(f"{service.name}-{region}", region, {"REGION": region}) for region in regions]
+    else:
+        every = {"REGIONS": ",".join(regions)}
+        variants = [(name, "", every | dict(own)) for name, own in (service.processes or {service.name: {}}).items()]
+    for name, region, variables in variants:
+        database = f"{service.name}_{region}".rstrip("_").replace("-", "_") if service.database else ""
+        yield ProcessSpec(name=name, service=service, region=region, database=database, variables=variables)

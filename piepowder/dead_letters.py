@@ -6,15 +6,14 @@ are one chain in their original order; every other letter is a unit of its own.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 
 from shared.kafka.dead_letters import original_headers
 from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parked_keys
 from shared.kafka.producer import Record
-
-RawRecord: TypeAlias = ConsumerRecord[Any, Any]
+from shared.kafka.records import RawRecord
 
 
 class DeadLetterId(NamedTuple):

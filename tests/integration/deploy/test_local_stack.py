@@ -152,7 +152,7 @@ def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path)
         two.children()[0].wait(10)
         [failure] = two.failures()
         assert (failure.name, failure.returncode) == ("Kafka", -signal.SIGKILL)
-        assert failure.error.lines
+        assert failure.unexpected_end().lines
 
 
 def test_an_external_server_is_used_and_a_silent_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
