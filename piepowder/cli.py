@@ -71,8 +71,9 @@ def main() -> None:
         app()
     except (UserError, Transient, ExceptionGroup) as failed:
         from piepowder.console_output import show_error  # noqa: PLC0415 - the help must appear fast
+        from piepowder.hints import runnable  # noqa: PLC0415 - the same
 
-        show_error(_expected(failed))
+        show_error(runnable(str(_expected(failed))))
         sys.exit(2)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from piepowder import console_output
 from piepowder.client import Api
+from piepowder.hints import runnable
 from piepowder.profile import Profile
 from piepowder.review import due_in
 from piepowder.topic_reading import new_consumer
@@ -116,4 +117,5 @@ async def _get(api: Api, services: Sequence[str], path: str) -> dict[str, dict[s
 
 
 def _missing(readiness: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {text}" for name, text in readiness.get("conditions", {}).items() if text != "ok")
+    conditions = readiness.get("conditions", {})
+    return runnable("; ".join(f"{name}: {text}" for name, text in conditions.items() if text != "ok"))

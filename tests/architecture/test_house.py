@@ -48,8 +48,9 @@ def test_each_service_and_each_area_has_the_standard_modules(service: str) -> No
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_room_has_its_page(service: str) -> None:
+def test_each_service_has_its_page(service: str) -> None:
     page = ROOT / "docs" / "architecture" / f"{service}.md"
+    assert page.is_file(), f"write {page.relative_to(ROOT)}"
     assert len(page.read_text().split()) > 100
 
 

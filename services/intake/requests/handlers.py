@@ -15,7 +15,7 @@ from services.intake.errors import REGION_NOT_ALLOWED, may_act_in
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, MarketOwners
 from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, RequestTransition
-from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
+from services.intake.requests.domain.queries import Drafted, RequestCursor, RequestFilter
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode

@@ -186,4 +186,4 @@ def test_each_field_of_a_draft_reaches_the_event() -> None:
     assert content_of(content, example, beside) == {k: v for k, v in example.items() if k not in beside}
     assert draft.change is not None
     assert content.change_hash == ids.content_hash(ids.canonical(draft.change))
-    assert drafts.whole(content, draft.change) == draft
+    assert drafts.draft_of(content, draft.change) == draft
