@@ -12,9 +12,10 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from msgspec import structs
 
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
@@ -35,15 +36,6 @@ _MAX_KEYS: Final = 1_000
 _OTHERS: Final = "(others)"
 
 
-@dataclass(slots=True)
-class _Count:
-    status: int
-    key: str
-    since: datetime
-    until: datetime
-    count: int = 0
-
-
 class AccessLog:
     """Publishes refused calls and used keys; `producers` are the producers of the service's regions, in their order."""
 
@@ -54,7 +46,7 @@ class AccessLog:
         self._clock = clock
         self._run = ids.new_run()
         self._numbers = itertools.count(1)
-        self._counts: dict[tuple[str, str, str, str, str], _Count] = {}
+        self._counts: dict[tuple[str, str, str, str, str], AccessRefused] = {}
         self._pending: dict[str, list[Record]] = {}
 
     def refused(
@@ -64,10 +56,22 @@ class AccessLog:
         kind = self._home(principal), reason, principal.name, method, route
         if kind not in self._counts and len(self._counts) >= _MAX_COUNTS:
             kind = *kind[:2], "", "", _OTHERS
-        now = self._clock.now()
-        counted = self._counts.setdefault(kind, _Count(status, key, now, now))
-        counted.count += count
-        counted.until = now
+        _, _, client, method, route = kind
+        now = to_text(self._clock.now())
+        first = AccessRefused(
+            service=self._service,
+            method=method,
+            route=route,
+            status=status,
+            reason=reason,
+            client=client,
+            key=key,
+            count=0,
+            since=now,
+            until=now,
+        )
+        counted = self._counts.get(kind, first)
+        self._counts[kind] = structs.replace(counted, count=counted.count + count, until=now)
 
     async def run(self, uses: Callable[[], Sequence[tuple[Principal, KeyUse]]], stop: asyncio.Event) -> None:
         """Publish every few seconds until `stop` is set, and then once more."""
@@ -95,22 +99,10 @@ class AccessLog:
 
     async def publish(self, seconds: float | None = None) -> None:
         """Send all counts, for at most `seconds`; events that are not acknowledged are kept."""
-        for kind, counted in list(self._counts.items()):
-            region, reason, client, method, route = kind
+        for kind, refused in list(self._counts.items()):
+            region, client = kind[0], refused.client
             if len(self._pending.get(region, ())) >= _MAX_COUNTS:
                 continue
-            refused = AccessRefused(
-                service=self._service,
-                method=method,
-                route=route,
-                status=counted.status,
-                reason=reason,
-                client=client,
-                key=counted.key,
-                count=counted.count,
-                since=to_text(counted.since),
-                until=to_text(counted.until),
-            )
             subject = subject_of("piepowder", *(("client", client) if client else ("service", self._service)))
             self._pending.setdefault(region, []).append(self._event(region, ACCESS_REFUSED, subject, refused))
             del self._counts[kind]
