@@ -143,6 +143,7 @@ _CLIENT: Final[dict[str, Any]] = {"keys": [_KEY]} | json.loads("""{
     "created_at": "2026-05-01T09:30:00.000Z", "changed_at": "2026-05-01T09:30:00.000Z"
 }""")
 TimeText: TypeAlias = Annotated[str, BeforeValidator(to_text)]
+OptionalTimeText: TypeAlias = Annotated[str | None, BeforeValidator(lambda time: time and to_text(time))]
 Sorted: TypeAlias = Annotated[list[str], BeforeValidator(sorted)]
 
 
@@ -152,9 +153,9 @@ class KeyView(View):
     key_id: str
     state: str
     created_at: TimeText
-    expires_at: TimeText | None
-    revoked_at: TimeText | None
-    last_used_at: TimeText | None
+    expires_at: OptionalTimeText
+    revoked_at: OptionalTimeText
+    last_used_at: OptionalTimeText
 
 
 class RateLimitView(View):
@@ -199,7 +200,7 @@ class NewKeyView(View):
     client: str
     key: str
     key_id: str
-    expires_at: TimeText | None
+    expires_at: OptionalTimeText
     in_force: bool
 
     model_config = example("""{

@@ -150,7 +150,7 @@ async def test_clients_that_read_no_verdicts_are_not_read_from_and_are_disconnec
             await intake.becomes(partial(_is_answered, intake, status))
         assert {type(error) for error in await sending} == {ConnectionResetError}  # nobody read what they sent
     assert intake.resident_mib() - before < 100
-    assert "did not take its verdicts" in intake.log.read_text()
+    assert "did not read its verdicts" in intake.log.read_text()
     assert "a defect" not in intake.log.read_text()
 
 
