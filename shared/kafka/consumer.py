@@ -51,7 +51,8 @@ class BatchConsumer(Generic[M]):
     """One group's consumer of some topics.
 
     `decode` turns a record into a message, or raises Poison. `handle` makes a batch's effects durable, all or nothing,
-    before it returns; it may raise Transient, Poison (for a batch of one) or Fatal, and may receive a record again.
+    before it returns. It may raise Transient, Fatal, or Poison (the loop then halves the batch until one record is
+    left), and may receive a record again.
     With `parked`, the later records of a key wait behind a record that cannot be handled; without it they continue.
     After a batch that was not full, the loop waits `linger_seconds`, so that the next batch grows: for handlers where a
     batch's cost matters more than its age.
@@ -91,7 +92,7 @@ class BatchConsumer(Generic[M]):
     def handled_until(self) -> dict[TopicPartition, int]:
         """The time, in ms since the epoch, up to which each assigned partition is handled.
 
-        Empty while it is unknown for one of them: the others alone would look like the whole assignment.
+        Empty while the time of any partition is unknown, because the others would look like the whole assignment.
         """
         return self._lag.handled_until()
 
@@ -223,7 +224,7 @@ class BatchConsumer(Generic[M]):
                     return True
                 await wait(stop, self.backoff.delay(attempts))
             else:
-                self._parking.confirm_handled(admitted[0].record)
+                self._parking.confirm_handled(admitted[0].record)  # a replayed record is always a run of its own
                 return True
         return True
 
@@ -257,7 +258,7 @@ class BatchConsumer(Generic[M]):
             log.warning("offsets not committed; the next commit includes them", extra={"error": repr(error)})
 
     def partitions_assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Replace the assignment. Before its records are handled, the loop loads which of its keys are parked."""
+        """Replace the assignment. The loop loads the parked keys of its partitions before it handles their records."""
         self._reader.partitions_assigned()
         self._lag.assigned(set(partitions))
         self._parking.partitions_assigned()

@@ -29,7 +29,7 @@ from services.intake.requests.handlers import (
     Versions,
 )
 from services.intake.requests.models import ChangeRequestBody, CommentBody, DraftBody, ReasonBody, RemarkBody
-from services.intake.requests.router import INVALID_CHANGE
+from services.intake.requests.router_client import INVALID_CHANGE
 from services.intake.requests.store import cursor_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY

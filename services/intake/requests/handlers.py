@@ -45,7 +45,7 @@ Versions: TypeAlias = Collection[int] | None
 
 
 class ChangeChecker(Protocol):
-    """Lets the router check a change: `services.intake.requests.router`."""
+    """Lets the router check a change: `services.intake.requests.router_client`."""
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
         """The difference to the versions in force.
