@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from tools import metrics
 
@@ -47,16 +48,17 @@ def test_every_metric_is_used_by_the_code_of_its_service(module: str) -> None:
     """A search for `metrics.<NAME>`: it finds a metric without any call, not a wrong call."""
     folders = ("services", "shared") if module == metrics.SHARED else (f"services/{module.split('.')[1]}",)
     code = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    defined = [name for name, value in vars(importlib.import_module(module)).items() if hasattr(value, "describe")]
+    defined = [
+        name for name, value in vars(importlib.import_module(module)).items() if isinstance(value, MetricWrapperBase)
+    ]
     assert defined
     assert [name for name in defined if not re.search(rf"\bmetrics\.{name}\b", code)] == []
 
 
 def test_the_page_of_metrics_is_up_to_date() -> None:
     page = ROOT / "docs" / "metrics.md"
-    assert page.read_text(encoding="utf-8") == metrics.render(), (
-        "run: .venv/bin/python -m tools.metrics > docs/metrics.md"
-    )
+    command = ".venv/bin/python -m tools.metrics > docs/metrics.md"
+    assert page.read_text(encoding="utf-8") == metrics.render(), f"run: {command}"
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -20,11 +20,16 @@ BASELINE: Final = project_root() / "docs" / "contracts" / "rest-v1"
 COMMAND: Final = ".venv/bin/python -m tests.contract.rest_documents"
 
 
-def load(folder: Path, service: str) -> dict[str, Any]:
-    """A service's document from `PRESENT` or `BASELINE`; raises AssertionError with the command if it is missing."""
+def read(folder: Path, service: str) -> str:
+    """The text of a document in `PRESENT` or `BASELINE`; raises AssertionError with the command if it is missing."""
     path = folder / f"{service}.json"
     assert path.is_file(), f"{path.relative_to(project_root())} is missing; run: {COMMAND}"
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return path.read_text(encoding="utf-8")
+
+
+def load(folder: Path, service: str) -> dict[str, Any]:
+    """A document of `PRESENT` or `BASELINE`."""
+    document: dict[str, Any] = json.loads(read(folder, service))
     return document
 
 
