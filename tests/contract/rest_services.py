@@ -1,4 +1,4 @@
-"""The four services' REST applications, built without Kafka and databases, for tests that read or call them."""
+"""The REST application of each service, built without Kafka and databases, for tests that read or call them."""
 
 import importlib
 import re
