@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy.local.kafka import LocalKafka
 from deploy.local.postgres import LocalPostgres
-from deploy.local.process import Child
+from deploy.local.process import Child, child_command
 from deploy.local.stack import LocalStack
 from shared.runtime.process_identity import start_time
 from shared.runtime.user_errors import UserError
@@ -37,7 +37,8 @@ def own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A separate process with a stack in `tmp_path / "stack"`."""
     command = [sys.executable, "-m", "deploy.local", "--folder", str(tmp_path / "stack")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    bound = child_command(command, "same", signal.SIGTERM)
+    with subprocess.Popen(bound, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
 
