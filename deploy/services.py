@@ -1,10 +1,11 @@
 """The list of services, and of the processes that run them.
 
-The local stack, the tests of Compose and of the alerts, and the accounting read this list. Tests compare it with the
-folders of `services/` and with `deploy/kafka/topics.yaml`, so that a forgotten place fails `make check`.
+The local stack, the chaos runs, `docs/asyncapi.yaml` and the tests of REST, access, Compose and the alerts read this
+list. `tests/architecture/test_services.py` compares it with the folders of `services/`, with their code and with
+`deploy/kafka/topics.yaml`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -12,14 +13,17 @@ import msgspec
 
 class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A service: the package `services.<name>`. `regional`: one deployment for each region. `database`: it has one, for
-    each region if it is regional. `writes`: its topics, without `piepowder.` and region (every service writes
-    `EVERY_SERVICE_WRITES` too). `calls`: the services whose REST it calls. `processes`: the variables of each of its
-    processes, without `PIEPOWDER_`, if it has more than one."""
+    each region if it is regional. `writes`, `reads`: its topics, without `piepowder.` and region (every service writes
+    `EVERY_SERVICE_WRITES` and reads `EVERY_SERVICE_READS` too). `parks`: its consumers keep their parked keys in the
+    topic `parked`. `calls`: the services whose REST it calls. `processes`: the variables of each of its processes,
+    without `PIEPOWDER_`, if it has more than one."""
 
     name: str
     regional: bool = False
     database: bool = False
     writes: Sequence[str] = ()
+    reads: Sequence[str] = ()
+    parks: bool = True
     calls: Sequence[str] = ()
     processes: Mapping[str, Mapping[str, str]] = {}
 
@@ -43,14 +47,22 @@ SERVICES: Final = (  # in the order of a stop: each can finish what the services
         name="intake",
         database=True,
         writes=("submissions", "requests", "control"),
+        reads=("submissions", "cases", "decisions", "deadletters", "access"),
+        parks=False,
         calls=("router",),
         processes={"intake": {"PROJECTION": "false"}, "intake-projection": {}},
     ),
-    ServiceSpec(name="router", writes=("cases", "control")),
-    ServiceSpec(name="decision", regional=True, database=True, writes=("decisions",)),
-    ServiceSpec(name="audit", regional=True, database=True),
+    ServiceSpec(name="router", writes=("cases", "control"), reads=("submissions",)),
+    ServiceSpec(name="decision", regional=True, database=True, writes=("decisions",), reads=("cases",)),
+    ServiceSpec(
+        name="audit",
+        regional=True,
+        database=True,
+        reads=("submissions", "cases", "decisions", "requests", "access", "deadletters"),
+    ),
 )
-EVERY_SERVICE_WRITES: Final = ("access", "deadletters", "parked")
+EVERY_SERVICE_WRITES: Final = ("access", "deadletters")
+EVERY_SERVICE_READS: Final = ("control",)
 
 
 def processes(regions: Sequence[str]) -> list[ProcessSpec]:
@@ -58,25 +70,12 @@ def processes(regions: Sequence[str]) -> list[ProcessSpec]:
     return [process for service in SERVICES for process in _processes(service, regions)]
 
 
-def _processes(service: ServiceSpec, regions: Sequence[str]) -> list[ProcessSpec]:
+def _processes(service: ServiceSpec, regions: Sequence[str]) -> Iterator[ProcessSpec]:
     if service.regional:
-        return [
-            ProcessSpec(
-                name=f"{service.name}-{region}",
-                service=service,
-                region=region,
-                database=f"{service.name}_{region}".replace("-", "_") if service.database else "",
-                variables={"REGION": region},
-            )
-            for region in regions
-        ]
-    return [
-        ProcessSpec(
-            name=name,
-            service=service,
-            region="",
-            database=service.name if service.database else "",
-            variables={"REGIONS": ",".join(regions), **variables},
-        )
-        for name, variables in (service.processes or {service.name: {}}).items()
-    ]
+        variants = [(f"{service.name}-{region}", region, {"REGION": region}) for region in regions]
+    else:
+        every = {"REGIONS": ",".join(regions)}
+        variants = [(name, "", every | dict(own)) for name, own in (service.processes or {service.name: {}}).items()]
+    for name, region, variables in variants:
+        database = f"{service.name}_{region}".rstrip("_").replace("-", "_") if service.database else ""
+        yield ProcessSpec(name=name, service=service, region=region, database=database, variables=variables)

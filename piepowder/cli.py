@@ -21,12 +21,12 @@ COMMANDS: Final = {  # name -> module, summary
     "submit": ("items", "Submit a CSV or NDJSON file to intake."),
     "review": ("cases", "Claim and decide cases, by hand or simulated."),
     "status": ("deployment", "Show what is ready, what waits, what was decided."),
-    "timeline": ("subjects", "Show a subject's events, from the audit log."),
+    "timeline": ("items", "Show a subject's events, from the audit log."),
     "withdraw": ("items", "Withdraw an item."),
     "account": ("accounts", "Check that every accepted item is accounted for."),
     "env": ("deployment", "Export addresses and key to a shell."),
     "sample": ("samples", "Write the sample's lines (NDJSON)."),
-    "topics": ("topics", "Create missing Kafka topics; show differences."),
+    "topics": ("deployment", "Create missing Kafka topics; show differences."),
     "replay": ("dead_letters", "Show dead letters, and replay them."),
     "control": ("control", "The operating model and the policies in force."),
     "clients": ("clients", "API clients: keys, scopes, regions, platforms, limits."),
@@ -70,7 +70,10 @@ def main() -> None:
     try:
         app()
     except (UserError, Transient, ExceptionGroup) as failed:
-        _show_error(_expected(failed))
+        from piepowder.console_output import show_error  # noqa: PLC0415 - the help must appear fast
+        from piepowder.hints import runnable  # noqa: PLC0415 - the same
+
+        show_error(runnable(str(_expected(failed))))
         sys.exit(2)
 
 
@@ -81,9 +84,3 @@ def _expected(failed: Exception) -> Exception:
     if not isinstance(failed, UserError | Transient):
         raise failed
     return failed
-
-
-def _show_error(failure: Exception) -> None:
-    from piepowder.console_output import show_error  # noqa: PLC0415 - the help must appear fast
-
-    show_error(failure)

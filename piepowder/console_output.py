@@ -42,9 +42,9 @@ def show_error(text: object) -> None:
     errors.print(Text(str(text), style="red"), soft_wrap=True)
 
 
-def table(*columns: str, title: str | None = None, right: int = 0) -> Table:
+def table(*columns: str, right: int = 0) -> Table:
     """An empty table whose last `right` columns hold numbers."""
-    empty = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    empty = Table(box=None, pad_edge=False, header_style="dim")
     for at, column in enumerate(columns):
         empty.add_column(column, justify="right" if at >= len(columns) - right else "left", overflow="fold")
     return empty

@@ -6,15 +6,14 @@ are one chain in their original order; every other letter is a unit of its own.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 
 from shared.kafka.dead_letters import original_headers
 from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parked_keys
 from shared.kafka.producer import Record
-
-RawRecord: TypeAlias = ConsumerRecord[Any, Any]
+from shared.kafka.records import RawRecord
 
 
 class DeadLetterId(NamedTuple):
@@ -46,8 +45,8 @@ class OpenLetter(NamedTuple):
 
 
 class ReplayUnit(NamedTuple):
-    """Letters of a group that are replayed together, by offset; `parked` is their key's state, None for a single
-    one."""
+    """Letters of a group that are replayed together, by offset; `parked` is the state of their key, None outside of a
+    chain."""
 
     group: str
     lane: KeyPartition
@@ -77,7 +76,8 @@ class ReplayFilter(NamedTuple):
 
 
 class RegionDeadLetters:
-    """The dead letters of a region, as far as its two topics were added; each topic in its order."""
+    """The dead letters of a region. Built from the records of its two topics, which are added in the order of each
+    topic."""
 
     def __init__(self) -> None:
         self.open: dict[DeadLetterId, OpenLetter] = {}
@@ -87,7 +87,7 @@ class RegionDeadLetters:
         self._parked: dict[str, dict[KeyPartition, Parked]] = {}
 
     def add_letter(self, record: RawRecord) -> None:
-        """Add a record of the dead-letter topic. A copy on it, made by a replay, is not a letter of its own."""
+        """Add a record of the dead-letter topic. A record with a replay header is a copy and is ignored."""
         headers = dict(record.headers)
         if REPLAY_HEADER in headers:
             return
@@ -129,12 +129,12 @@ class RegionDeadLetters:
         return self._parked[group]
 
     def failed_again(self, letter_id: DeadLetterId) -> OpenLetter | None:
-        """The letter of a record's replayed copy, if that copy was dead-lettered too."""
+        """The dead letter of a record's replayed copy, if that copy was dead-lettered too."""
         returned = self.returned.get(letter_id)
         return None if returned is None else self.open.get(letter_id._replace(offset=returned))
 
     def units(self) -> list[ReplayUnit]:
-        """All units: parked keys first, then by original place."""
+        """All units: first the chains of parked keys, then the other letters, by their original place."""
         chains: defaultdict[tuple[str, KeyPartition], list[OpenLetter]] = defaultdict(list)
         single: list[ReplayUnit] = []
         for letter_id, letter in sorted(self.open.items()):
@@ -150,9 +150,9 @@ class RegionDeadLetters:
 
 
 def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[ReplayUnit, bool]]:
-    """The first of `units`: at most so many letters and bytes, at least one letter; and whether each is whole.
+    """The first units, with at most `letters` letters and `size` bytes (but at least one letter).
 
-    The rest of a cut chain follows when its first part has been handled.
+    The flag is False for a unit that was cut. The rest of it follows when its first part has been handled.
     """
     found: list[tuple[ReplayUnit, bool]] = []
     for unit in units:
@@ -171,7 +171,7 @@ def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[
 
 
 def copies(unit: ReplayUnit, *, whole: bool, leave: bool) -> list[ReplayMark]:
-    """The mark of each letter's copy; `leave` keeps the first of a chain dead-lettered."""
+    """The mark of the copy of each letter; `leave` keeps the first letter of a chain dead-lettered."""
     if unit.parked is None:
         return [ReplayMark(unit.group, letter.id.offset, parked=letter.in_chain) for letter in unit.letters]
     offsets = [letter.id.offset for letter in unit.letters]
@@ -189,7 +189,10 @@ def replay_record(letter: OpenLetter, stored: RawRecord, copy: ReplayMark) -> Re
 
 
 def obstacle(unit: ReplayUnit, partitions: Mapping[str, int], control: str) -> str | None:
-    """Why a unit cannot be replayed, None when it can; `partitions` are those of the topics that accept copies."""
+    """The reason why a unit cannot be replayed, None when it can.
+
+    `partitions` is the number of partitions of each topic that accepts copies.
+    """
     letter = unit.letters[0]
     if letter.unread:
         return "the Kafka client cannot read it: only its own topic has it"

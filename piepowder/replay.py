@@ -8,10 +8,10 @@ and two may run at the same time.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from rich.text import Text
 
@@ -28,14 +28,16 @@ from piepowder.dead_letters import (
     replay_record,
 )
 from piepowder.hints import command
+from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.records import RawRecord
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError
 
-_PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as unavailable
+_CLIENT: Final = "piepowder-replay"
 _POLL_SECONDS: Final = 0.2
 _LETTERS: Final = 1000
 _BYTES: Final = 32 * 2**20
@@ -82,8 +84,8 @@ class RegionReplay:
         self.region = region
         self._bootstrap = bootstrap
         self._letters, self._parked = topics.deadletters(region), topics.parked(region)
-        self._producer = KafkaProducer(bootstrap, client_id="piepowder-replay", max_bytes=5 * 2**20)
-        self._consumer = _consumer(bootstrap, self._letters, self._parked)
+        self._producer = KafkaProducer(bootstrap, client_id=_CLIENT, max_bytes=5 * 2**20)
+        self._consumer = new_consumer(bootstrap, _CLIENT, self._letters, self._parked)
         self._partitions = {
             spec.name: spec.partitions
             for spec in topic_admin.expand(topic_admin.load(), [region])
@@ -111,16 +113,9 @@ class RegionReplay:
     async def catch_up(self) -> None:
         """Read to the current end of the topics; raises `UserError` when Kafka does not respond."""
         try:
-            ends = await self._consumer.end_offsets(self._consumer.assignment())
-            while behind := [tp for tp, end in ends.items() if await self._consumer.position(tp) < end]:
-                async with asyncio.timeout(_PATIENCE):
-                    batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
-                    while not batches:
-                        batches = await self._consumer.getmany(*behind, timeout_ms=500, max_records=5000)
-                for tp, records in batches.items():
-                    add = self.dead.add_parked if tp.topic == self._parked else self.dead.add_letter
-                    for record in records:
-                        add(record)
+            async for record in read_to_end(self._consumer):
+                add = self.dead.add_parked if record.topic == self._parked else self.dead.add_letter
+                add(record)
         except (KafkaError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from error
 
@@ -186,20 +181,18 @@ class RegionReplay:
             ) from poison
         return sent
 
-    async def _stored(
-        self, letters: Iterable[OpenLetter]
-    ) -> dict[tuple[TopicPartition, int], ConsumerRecord[Any, Any]]:
+    async def _stored(self, letters: Iterable[OpenLetter]) -> dict[tuple[TopicPartition, int], RawRecord]:
         """The records of letters on the dead-letter topic, read in one pass from the first to the last."""
         wanted = {letter.stored for letter in letters}
-        found: dict[tuple[TopicPartition, int], ConsumerRecord[Any, Any]] = {}
-        consumer = _consumer(self._bootstrap)
+        found: dict[tuple[TopicPartition, int], RawRecord] = {}
+        consumer = new_consumer(self._bootstrap, _CLIENT)
         try:
             await consumer.start()
             partitions = {tp for tp, _ in wanted}
             consumer.assign(partitions)
             for tp in partitions:
                 consumer.seek(tp, min(offset for other, offset in wanted if other == tp))
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 while len(found) < len(wanted):
                     for tp, records in (await consumer.getmany(timeout_ms=500)).items():
                         found |= {(tp, r.offset): r for r in records if (tp, r.offset) in wanted}
@@ -345,16 +338,3 @@ def _key(key: bytes | None) -> str:
 
 def _name(unit: ReplayUnit) -> object:
     return (unit.group, unit.lane) if unit.parked is not None else unit.letters[0].id
-
-
-def _consumer(bootstrap: str, *names: str) -> AIOKafkaConsumer:
-    return AIOKafkaConsumer(
-        *names,
-        bootstrap_servers=bootstrap,
-        client_id="piepowder-replay",
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=100,
-        max_partition_fetch_bytes=8 * 2**20,
-    )

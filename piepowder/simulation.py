@@ -5,6 +5,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,47 +26,36 @@ _SUSPICIOUS: Final = 0.7
 _clock = SystemClock()
 
 
+@dataclass(kw_only=True)
 class Simulation:
     """Runs `each` simulated reviewers per region until `stop` is set. After `finishing` is set, a reviewer also ends
     when at most `leave` cases wait in its region. `done` counts (region, action)."""
 
-    def __init__(
-        self,
-        api: Api,
-        regions: Sequence[str],
-        *,
-        each: int,
-        seed: int,
-        truth: Mapping[str, str],
-        leave: int = 0,
-        queues: Sequence[str] = (),
-        team: str = "in_house",
-    ) -> None:
-        self.done: Counter[tuple[str, str]] = Counter()
-        self.finishing = asyncio.Event()
-        self.stop = asyncio.Event()
-        self._api = api
-        self._regions = list(regions)
-        self._each = each
-        self._seed = seed
-        self._truth = truth
-        self._leave = leave
-        self._queues = list(queues)
-        self._team = team
-        self._released: set[str] = set()
-        self._waiting: dict[str, tuple[float, int]] = {}  # region -> (time of the count, cases)
+    api: Api
+    regions: Sequence[str]
+    each: int
+    seed: int
+    truth: Mapping[str, str]
+    leave: int = 0
+    queues: Sequence[str] = ()
+    team: str = "in_house"
+    done: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
+    finishing: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    stop: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _released: set[str] = field(default_factory=set, init=False)
+    _waiting: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # region -> (counted at, cases)
 
     async def run(self) -> None:
         """Run all reviewers to their end."""
         async with asyncio.TaskGroup() as group:
-            for region in self._regions:
-                for number in range(1, self._each + 1):
-                    session = ReviewSession(self._api, region, f"sim-{region}-{number}", self._team, self._queues)
+            for region in self.regions:
+                for number in range(1, self.each + 1):
+                    session = ReviewSession(self.api, region, f"sim-{region}-{number}", self.team, self.queues)
                     group.create_task(self._work(session))
 
     async def _work(self, session: ReviewSession) -> None:
         while not self.stop.is_set():
-            few = self._leave > 0 and await self._few_wait(session.region)
+            few = self.leave > 0 and await self._few_wait(session.region)
             leased = None if few else await session.claim()
             if leased is not None:
                 await self._handle(session, leased)
@@ -77,20 +67,20 @@ class Simulation:
     async def _few_wait(self, region: str) -> bool:
         """Whether at most `leave` cases wait: a count of up to a second ago, minus the claims since then."""
         counted, waiting = self._waiting.get(region, (-_COUNT_SECONDS, 0))
-        if waiting <= self._leave or _clock.monotonic() - counted > _COUNT_SECONDS:
+        if waiting <= self.leave or _clock.monotonic() - counted > _COUNT_SECONDS:
             waiting = await self._count(region)
             counted = _clock.monotonic()
         self._waiting[region] = counted, waiting - 1
-        return waiting <= self._leave
+        return waiting <= self.leave
 
     async def _count(self, region: str) -> int:
-        response = await self._api.get(f"decision-{region}", "/v1/queues")
-        queues = [queue for queue in response["queues"] if not self._queues or queue["queue"] in self._queues]
+        response = await self.api.get(f"decision-{region}", "/v1/queues")
+        queues = [queue for queue in response["queues"] if not self.queues or queue["queue"] in self.queues]
         return sum(int(queue["waiting"]) for queue in queues)
 
     async def _handle(self, session: ReviewSession, leased: LeasedCase) -> None:
-        action, reasons = choose(leased.case, self._truth, self._seed)
-        pick = random.Random(f"{self._seed}:{leased.id}:release")  # noqa: S311 - a simulation, not a secret
+        action, reasons = choose(leased.case, self.truth, self.seed)
+        pick = random.Random(f"{self.seed}:{leased.id}:release")  # noqa: S311 - a simulation, not a secret
         try:
             if leased.id not in self._released and pick.random() < _RELEASED_SHARE:
                 self._released.add(leased.id)
@@ -105,19 +95,8 @@ class Simulation:
             self.done[session.region, "lost"] += 1
 
 
-async def simulate(
-    api: Api,
-    regions: Sequence[str],
-    *,
-    each: int,
-    seed: int,
-    truth: Mapping[str, str],
-    queues: Sequence[str],
-    team: str,
-    seconds: float | None,
-) -> Mapping[tuple[str, str], int]:
+async def simulate(crew: Simulation, seconds: float | None) -> Mapping[tuple[str, str], int]:
     """Run simulated reviewers until no case waits, or for `seconds`; returns the counts by (region, action)."""
-    crew = Simulation(api, regions, each=each, seed=seed, truth=truth, queues=queues, team=team)
     if seconds is None:
         crew.finishing.set()
     working = asyncio.create_task(crew.run())

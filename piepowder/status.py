@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,8 +11,10 @@ from rich.text import Text
 
 from piepowder import console_output
 from piepowder.client import Api
+from piepowder.hints import runnable
 from piepowder.profile import Profile
 from piepowder.review import due_in
+from piepowder.topic_reading import new_consumer
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock
 
@@ -69,9 +70,7 @@ async def dead_letter_counts(bootstrap: str, regions: Sequence[str], *, seconds:
     if not bootstrap:
         return None
     region_of = {topics.deadletters(region): region for region in regions}
-    consumer = AIOKafkaConsumer(
-        *region_of, bootstrap_servers=bootstrap, client_id="piepowder-command", group_id=None, enable_auto_commit=False
-    )
+    consumer = new_consumer(bootstrap, "piepowder-command", *region_of)
     try:
         async with asyncio.timeout(seconds):
             await consumer.start()
@@ -96,24 +95,16 @@ def _services(profile: Profile) -> dict[str, str]:
 def _process_table(profile: Profile, states: Mapping[str, str], *, kafka_responds: bool) -> Table:
     local = {process.name: process for process in profile.processes}
     table = console_output.table("process", "ready", "address", *(["pid", "log"] if local else []))
-    for name, url in _services(profile).items():
-        state = Text(states[name], "red") if states[name] else Text("ready", "green")
-        table.add_row(name, state, url, *_local_columns(local, name))
-    for process in profile.processes:
-        if process.name not in states:
-            silent = "Kafka" in process.name and not kafka_responds
-            table.add_row(
-                process.name,
-                Text(_SILENT if silent else "", "red"),
-                process.address,
-                *_local_columns(local, process.name),
-            )
+    silent_kafka = "" if kafka_responds else _SILENT
+    others = {one.name: one.address for one in profile.processes if one.name not in states}
+    for name, address in (_services(profile) | others).items():
+        if name in states:
+            state = Text(states[name], "red") if states[name] else Text("ready", "green")
+        else:
+            state = Text(silent_kafka if "Kafka" in name else "", "red")
+        own = [str(local[name].pid), console_output.relative(local[name].log)] if name in local else []
+        table.add_row(name, state, address, *own)
     return table
-
-
-def _local_columns(local: Mapping[str, Any], name: str) -> list[str]:
-    process = local.get(name)
-    return [] if process is None else [str(process.pid), console_output.relative(process.log)]
 
 
 async def _get(api: Api, services: Sequence[str], path: str) -> dict[str, dict[str, Any] | None]:
@@ -126,4 +117,5 @@ async def _get(api: Api, services: Sequence[str], path: str) -> dict[str, dict[s
 
 
 def _missing(readiness: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {text}" for name, text in readiness.get("conditions", {}).items() if text != "ok")
+    conditions = readiness.get("conditions", {})
+    return runnable("; ".join(f"{name}: {text}" for name, text in conditions.items() if text != "ok"))

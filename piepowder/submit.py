@@ -10,6 +10,7 @@ were accepted (202).
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from typing import IO, Any, Final, NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ from shared.runtime.user_errors import UserError
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20
+_REFUSALS_KEPT: Final = 1000
 _RETRIED: Final = (429, 503)
 _clock = SystemClock()
 
@@ -58,17 +60,16 @@ class JournalEntry(msgspec.Struct, frozen=True):
         return (RegionItem(self.item_id, region) for region in self.regions)
 
 
+@dataclass
 class Tally:
-    """The verdicts so far: counts, accepted items, and the first `keep` refusals."""
+    """The verdicts so far: counts, accepted items, and the first refusals."""
 
-    def __init__(self, *, keep: int = 1000) -> None:
-        self.accepted = 0
-        self.refused = 0
-        self.last_line = 0
-        self.items: set[RegionItem] = set()
-        self.regions: Counter[str] = Counter()
-        self.refusals: list[Refusal] = []
-        self._keep = keep
+    accepted: int = 0
+    refused: int = 0
+    last_line: int = 0
+    items: set[RegionItem] = field(default_factory=set)
+    regions: Counter[str] = field(default_factory=Counter)
+    refusals: list[Refusal] = field(default_factory=list)
 
     def accept(self, entry: JournalEntry) -> None:
         self.accepted += 1
@@ -79,29 +80,22 @@ class Tally:
 
     def refuse(self, refusal: Refusal) -> None:
         self.refused += 1
-        if len(self.refusals) < self._keep:
+        if len(self.refusals) < _REFUSALS_KEPT:
             self.refusals.append(refusal)
 
 
+@dataclass
 class Submitter:
     """Sends lines to intake. `journal` and `report` are open files; `progress` is called after each batch."""
 
-    def __init__(
-        self,
-        api: Api,
-        *,
-        journal: IO[bytes],
-        report: IO[bytes],
-        progress: Callable[[Tally], None] = lambda _: None,
-        patience: float = 120.0,
-    ) -> None:
-        self.tally = Tally()
-        self._refused: list[Refusal] = []
-        self._api = api
-        self._journal = journal
-        self._report = report
-        self._progress = progress
-        self._patience = patience
+    api: Api
+    _: KW_ONLY
+    journal: IO[bytes]
+    report: IO[bytes]
+    progress: Callable[[Tally], None] = lambda _: None
+    patience: float = 120.0
+    tally: Tally = field(default_factory=Tally, init=False)
+    _refused: list[Refusal] = field(default_factory=list, init=False)
 
     async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:
         """Send all lines; raises `UserError` when intake accepts none for `patience` seconds."""
@@ -112,8 +106,8 @@ class Submitter:
             finally:
                 self._write_report()
             self.tally.last_line = chunk[-1].number
-            self._journal.flush()
-            self._progress(self.tally)
+            self.journal.flush()
+            self.progress(self.tally)
         return self.tally
 
     async def _post(self, lines: list[Line]) -> None:
@@ -121,13 +115,8 @@ class Submitter:
         while lines:
             attempt += 1
             body = b"\n".join(line.body for line in lines) + b"\n"
-            response, why = await self._api.attempt(
-                "intake",
-                "POST",
-                "/v1/items/batch",
-                content=body,
-                headers={"Content-Type": "application/x-ndjson"},
-            )
+            headers = {"Content-Type": "application/x-ndjson"}
+            response, why = await self.api.attempt("intake", "POST", "/v1/items/batch", content=body, headers=headers)
             if response is not None and response.status_code == 200:
                 done, why = self._record(lines, response.content)
                 lines = lines[done:]
@@ -140,9 +129,9 @@ class Submitter:
                 raise UserError(f"intake refused the whole batch: {why}", "None of its lines was accepted.")
             if lines:
                 pause = delay(response, attempt)
-                if _clock.monotonic() + pause - since > self._patience:
+                if _clock.monotonic() + pause - since > self.patience:
                     raise UserError(
-                        f"intake accepted nothing for {self._patience:.0f} seconds: {why}.",
+                        f"intake accepted nothing for {self.patience:.0f} seconds: {why}.",
                         f"Lines up to {self.tally.last_line} were sent; submit the file again when intake responds.",
                     )
                 await asyncio.sleep(pause)
@@ -167,7 +156,7 @@ class Submitter:
                 return done, verdict.detail
             if verdict.status == 202:
                 entry = JournalEntry(line.number, verdict.item_id, verdict.subject, list(verdict.regions))
-                self._journal.write(msgspec.json.encode(entry) + b"\n")
+                self.journal.write(msgspec.json.encode(entry) + b"\n")
                 self.tally.accept(entry)
             else:
                 problem = {"detail": verdict.detail, "title": verdict.title, "errors": verdict.errors}
@@ -178,9 +167,9 @@ class Submitter:
     def _write_report(self) -> None:
         """Report the refused lines of a chunk, in their order."""
         for refusal in sorted(self._refused):
-            self._report.write(msgspec.json.encode(refusal._asdict()) + b"\n")
+            self.report.write(msgspec.json.encode(refusal._asdict()) + b"\n")
             self.tally.refuse(refusal)
-        self._report.flush()
+        self.report.flush()
 
 
 def _chunks(lines: Iterable[Line | Refusal]) -> Iterator[list[Line | Refusal]]:

@@ -30,7 +30,7 @@ async def timeline(api: Api, wanted: str, regions: Sequence[str]) -> list[Tree]:
         raise UserError(
             f"{wanted!r} names no subject.", "Give an item's id, or platform:kind:id such as fair:product:p-000001."
         )
-    path = f"/v1/subjects/{quote(parts[0], safe='')}/{quote(parts[1], safe='')}/{quote(parts[2], safe='')}/timeline"
+    path = f"/v1/subjects/{'/'.join(quote(part, safe='') for part in parts)}/timeline"
     trees = []
     for region in regions:
         try:
@@ -54,15 +54,10 @@ def _tree(title: str, events: Sequence[Mapping[str, Any]]) -> Tree:
     start = from_text(events[0]["time"])
     for event in events:
         after = (from_text(event["time"]) - start).total_seconds()
-        line = Text.assemble(
-            (f"{event['time']} +{after:.3f} s  ", "dim"), (_name(event["type"]), "bold"), f"  {_summary(event)}"
-        )
+        name = event["type"].removeprefix("piepowder.").removesuffix(".v1")
+        line = Text.assemble((f"{event['time']} +{after:.3f} s  ", "dim"), (name, "bold"), f"  {_summary(event)}")
         branches[event["id"]] = branches.get(event["causation_id"], root).add(line)
     return root
-
-
-def _name(event_type: str) -> str:
-    return event_type.removeprefix("piepowder.").removesuffix(".v1")
 
 
 def _complaint(notice: Mapping[str, Any], appeal: Mapping[str, Any]) -> str:
@@ -92,11 +87,8 @@ def _summary(event: Mapping[str, Any]) -> str:
         f"policies {', '.join(data['trace'].get('matched') or ['none'])}" if data.get("trace") and item_case else "",
         data.get("action", ""),
         f"instead of decision {data['replaces']}" if "replaces" in data else "",
-        f"by {data['reviewer']} ({data.get('team')})"
-        if data.get("reviewer")
-        else "by policy"
-        if data.get("automated")
-        else "",
+        f"by {data['reviewer']} ({data.get('team')})" if data.get("reviewer") else "",
+        "by policy" if data.get("automated") and not data.get("reviewer") else "",
         f"by {data['by']}" if "by" in data else "",
         str(data.get("text", "")),
         f"reasons {', '.join(data['reasons'])}" if data.get("reasons") and "action" in data else "",

@@ -16,26 +16,32 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.types import ASGIApp
 
-from shared.auth.access_log import Access
+from shared.auth.access_log import AccessLog
+from shared.auth.authenticator import Authenticator
+from shared.auth.clients_file import read_clients_file
 from shared.contracts import topics
 from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaProducer
-from shared.postgres.connect import open_database
+from shared.postgres import migrations
 from shared.postgres.database import Database
-from shared.runtime.clock import SystemClock
+from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
-from shared.runtime.retry import Backoff
+from shared.runtime.retry import Backoff, until_done
 from shared.runtime.settings import CommonSettings
+
+if TYPE_CHECKING:
+    from shared.auth.oidc import AccessTokens
 
 M = TypeVar("M")
 
@@ -76,17 +82,20 @@ class Service:
             for bootstrap in {settings.kafka, *map(settings.bootstrap, self.regions)}
         }
         """By bootstrap servers: one for each cluster of the regions, and one for the cluster of the control topic."""
-        self.access = Access(
-            settings,
-            service=name,
-            source=self.source,
-            producers={region: self.producer(region) for region in self.regions},
-            readiness=self.readiness,
+        producers = {region: self.producer(region) for region in self.regions}
+        self._access_log = AccessLog(service=name, source=self.source, producers=producers, clock=self.clock)
+        self._tokens = _access_tokens(settings, self.clock) if settings.oidc_issuer else None
+        self.authenticator = Authenticator(
+            read_clients_file(settings.clients_file),
             clock=self.clock,
+            regions=self.regions,
+            refusals=self._access_log,
+            tokens=self._tokens,
+            follows=True,
         )
         self.app = create_app(name, description, self.readiness)
-        self.app.state.authenticator = self.access.authenticator
-        self._control = self.access.control_reader()
+        self.app.state.authenticator = self.authenticator
+        self.follow_control()
 
     def producer(self, region: str) -> KafkaProducer:
         """The producer for a region's cluster."""
@@ -94,12 +103,28 @@ class Service:
 
     def follow_control(
         self,
-        apply: Callable[[Event[Any]], None],
-        missing: Callable[[], str | None],
+        apply: Callable[[Event[Any]], None] = lambda _: None,
+        missing: Callable[[], str | None] = lambda: None,
         deleted: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Read more than clients from the control topic; `missing` names what is not published yet."""
-        self._control = self.access.control_reader(apply, missing, deleted)
+        """Follow the control topic, for the clients and for `apply`; `missing` names what is not published yet."""
+
+        def apply_all(event: Event[Any]) -> None:
+            self.authenticator.apply(event)
+            apply(event)
+
+        def missing_at_the_end() -> str | None:
+            self.authenticator.caught_up()
+            return missing()
+
+        self._control = ControlReader(
+            bootstrap=self.settings.kafka,
+            client_id=f"piepowder-{self.name}-{self.settings.instance}",
+            apply=apply_all,
+            missing=missing_at_the_end,
+            readiness=self.readiness,
+            deleted=deleted,
+        )
 
     def consumer(
         self,
@@ -143,21 +168,49 @@ class Service:
     async def database(
         self, url: str, stop: asyncio.Event, session: Mapping[str, str] = MappingProxyType({})
     ) -> AsyncIterator[Database | None]:
-        """The service's database with its schema up to date; None when stopped before the server answered.
+        """The service's database with its schema up to date; None when `stop` is set before the server responds.
 
-        `session` are PostgreSQL settings of the hot connections.
+        The state of the server is reported as readiness. `session` are settings of the asyncpg connections.
         """
-        async with open_database(url, self.name, stop=stop, readiness=self.readiness, settings=session) as database:
+
+        async def connect() -> Database:
+            await migrations.upgrade(url, self.name)
+            return await Database.connect(url, settings=session)
+
+        database = await until_done("database", connect, stop=stop, readiness=self.readiness)
+        if database is None:
+            yield None
+            return
+        watching = asyncio.create_task(database.watch(self.readiness, stop))
+        try:
             yield database
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+            await database.close()
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:
         """Serve REST and run `loops` until stopped; True for a normal stop. `served` wraps the application."""
-        common = [self._control.run, self.access.run]
+        common = [self._control.run, self._run_access]
         try:
             return await server.serve(served or self.app, self.settings, [*common, *loops], self.readiness)
         finally:
             await self.stop()
 
+    async def _run_access(self, stop: asyncio.Event) -> None:
+        """Publish the access log, and refresh the issuer's keys, until `stop` is set."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._access_log.run(self.authenticator.uses, stop))
+            if self._tokens is not None:
+                tasks.create_task(self._tokens.run(stop))
+
     async def stop(self) -> None:
         """Disconnect the producers."""
         await asyncio.gather(*(producer.stop() for producer in self.producers.values()))
+
+
+def _access_tokens(settings: CommonSettings, clock: Clock) -> "AccessTokens":
+    from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
+
+    audience, claim = settings.oidc_audience, settings.oidc_regions_claim
+    return AccessTokens(settings.oidc_issuer, audience, regions_claim=claim, clock=clock)

@@ -1,7 +1,8 @@
 """Generates the AsyncAPI 3.0 document of the topics: `python -m tools.asyncapi > docs/asyncapi.yaml`.
 
 Its parts come from the code: messages from `shared.contracts.events`, headers from the envelope, topics from
-`deploy/kafka/topics.yaml`, and examples from `tools/examples.yaml`. A test compares the committed file with the output.
+`deploy/kafka/topics.yaml`, writers and readers from `deploy/services.py`, examples from `tools/examples.yaml`. A test
+compares the committed file with the output.
 Source: AsyncAPI 3.0.0; its Kafka binding 0.5.0; CloudEvents 1.0.2, Kafka Protocol Binding.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import yaml
 
+from deploy.services import EVERY_SERVICE_READS, EVERY_SERVICE_WRITES, SERVICES
 from shared.contracts import events, topics
 from shared.contracts.envelope import GLOBAL, REQUIRED, Attributes, Event, encode
 from shared.kafka import topic_admin
@@ -23,22 +25,31 @@ Json = dict[str, Any]
 _EXAMPLES: Final = Path(__file__).with_name("examples.yaml")
 _EXAMPLE_DEFAULTS: Final = {"time": "2026-05-01T09:30:00.000Z", "subject": "shop:product:B07-1", "region": "eu"}
 _BINDING: Final = {"bindingVersion": "0.5.0"}
-_EVERY_SERVICE: Final = ("intake", "router", "decision", "audit")
-_PARKING_SERVICES: Final = ("router", "decision", "audit")
 
 
 class Channel(NamedTuple):
-    """A topic (`{region}` stands for each region), with the services that write and read it.
+    """A topic (`{region}` stands for each region).
 
-    Its messages are the event types of the module with the same name; or `message`, which is not an event.
+    Its messages are the event types of the module with the same name; or `message`, which is not an event. The list of
+    services names its writers and readers; `other_readers` are outside of the project.
     """
 
     name: str
     topic: str
     description: str
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
     message: str = ""
+    other_readers: tuple[str, ...] = ()
+
+    @property
+    def writers(self) -> list[str]:
+        every = self.name in EVERY_SERVICE_WRITES
+        return [s.name for s in SERVICES if every or self.name in s.writes or (self.name == "parked" and s.parks)]
+
+    @property
+    def readers(self) -> list[str]:
+        every = self.name in EVERY_SERVICE_READS
+        found = [s.name for s in SERVICES if every or self.name in s.reads or (self.name == "parked" and s.parks)]
+        return [*found, *self.other_readers]
 
     @property
     def messages(self) -> list[str]:
@@ -51,59 +62,44 @@ CHANNELS: Final = (
         "submissions",
         topics.submissions("{region}"),
         "Items, withdrawals, notices and appeals that intake accepted for a region.",
-        ("intake",),
-        ("router", "audit", "intake"),
     ),
     Channel(
         "cases",
         topics.cases("{region}"),
         "A region's cases, with the verdict of its policies and the explanation of the verdict; and their withdrawals.",
-        ("router",),
-        ("decision", "audit"),
     ),
     Channel(
         "decisions",
         topics.decisions("{region}"),
         "A region's decisions, and the lifecycle of its cases.",
-        ("decision",),
-        ("intake", "audit", "upstream"),
+        other_readers=("upstream",),
     ),
     Channel(
         "requests",
         topics.requests("{region}"),
         "The lifecycle of the business requests that concern a region, in order per request.",
-        ("intake",),
-        ("audit",),
     ),
     Channel(
         "control",
         topics.CONTROL,
         "The configuration in force in all regions; compacted by entity, without personal data.",
-        ("router", "intake"),
-        ("router", "intake", "decision", "audit"),
     ),
     Channel(
         "access",
         topics.access("{region}"),
         "Refused requests and used API keys, from the services that a region's clients call.",
-        _EVERY_SERVICE,
-        ("audit", "intake"),
     ),
     Channel(
         "deadletters",
         topics.deadletters("{region}"),
         "Records that could not be handled, whole, with the reason in `dl_*` headers; and receipts of replayed records."
         " A receipt closes the letter of the same group and place.",
-        _EVERY_SERVICE,
-        ("audit", "intake"),
         "deadletter",
     ),
     Channel(
         "parked",
         topics.parked("{region}"),
         "Keys that each consumer group has parked behind a record that it could not handle; compacted.",
-        _PARKING_SERVICES,
-        _PARKING_SERVICES,
         "parkedkey",
     ),
 )

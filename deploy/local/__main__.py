@@ -25,25 +25,21 @@ def main() -> None:
         signal.signal(number, interrupt)
     try:
         with LocalStack(options.folder, nodes=options.nodes, report=lambda line: print(line, flush=True)) as stack:
-            _show(stack)
+            print(f"Kafka       {stack.kafka}\nPostgreSQL  {stack.database_url}")
+            for child in stack.children():
+                print(f"Log         {child.log}")
+            print("Ctrl-C stops them.", flush=True)
             while not (failures := stack.failures()):
                 for child in stack.children():
                     child.bound_log()
                 threading.Event().wait(0.5)
-            for failure in failures:
-                print(failure.error)
+            for child in failures:
+                print(child.unexpected_end())
             sys.exit(1)
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
     except UserError as error:
         sys.exit(str(error))
-
-
-def _show(stack: LocalStack) -> None:
-    print(f"Kafka       {stack.kafka}\nPostgreSQL  {stack.database_url}")
-    for child in stack.children():
-        print(f"Log         {child.log}")
-    print("Ctrl-C stops them.", flush=True)
 
 
 if __name__ == "__main__":

@@ -133,10 +133,8 @@ class _RegionState:
         self.withdrawn: set[str] = set()
         self.closed: dict[str, RecordId] = {}
         self.complete = True
-        self.letters: dict[tuple[str, RecordId], str | None] = {}  # open ones: (group, record) -> the item's event
-        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(
-            dict
-        )  # by item's event; whether parked
+        self.letters: dict[tuple[str, RecordId], str | None] = {}  # open: (group, record) -> the item's event
+        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(dict)  # whether parked
 
 
 class Ledger:
@@ -170,8 +168,6 @@ class Ledger:
                 seen.withdrawn.add(data.item_id)
             case CaseClosed():
                 seen.closed[data.case_id] = record
-            case _:
-                pass
 
     def add_unknown(self, region: str, event_id: str, record: RecordId) -> None:
         """Add an event of an unknown type: the audit log must have it too."""

@@ -41,9 +41,8 @@ async def _members(bootstrap: str, regions: Sequence[str]) -> list[str]:
         await client.start()
         known = sorted(group for group, *_ in await client.list_consumer_groups())
         there = [group for group in known if group.startswith("piepowder-") and group.endswith(ends)]
-        responses = [
-            await client.describe_consumer_groups([group]) for group in there
-        ]  # the client misreads several at once
+        # One call for each group: the client misreads a response about several.
+        responses = [await client.describe_consumer_groups([group]) for group in there]
     except (KafkaError, OSError) as error:
         raise UserError(f"Kafka at {bootstrap} does not respond ({error!r}).", "Look at its log.") from error
     finally:

@@ -4,21 +4,21 @@ three replicas, two of which must have a record; the timeouts are short, so that
 seconds, not by half a minute."""
 
 import base64
-import json
 import os
 import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+
+import msgspec
 
 from deploy.local.files import write_whole
 from deploy.local.jars import Report, fetch_jars
 from deploy.local.java import find_java
 from deploy.local.kafka_probe import ask_brokers
 from deploy.local.ports import free_ports
-from deploy.local.process import Child, check, run, stop_all, wait_until
+from deploy.local.process import Child, LocalServer, check, run, wait_until
 from shared.runtime.user_errors import UserError, file_errors
 
 HOST = "127.0.0.1"
@@ -66,23 +66,22 @@ appender.out.layout.pattern=%d{ISO8601} %-5p %c{1} %m%n
 _LOGGING_FLAGS = ["-Dlog4j2.configurationFile=log4j2.properties", "-Dlog4j2.disableJmx=true"]
 
 
-@dataclass(frozen=True)
-class _Cluster:
+class _Cluster(msgspec.Struct, frozen=True):
     """A folder's cluster: its id, and the ports (broker, controller) of node 1, 2, …"""
 
     id: str
     ports: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True)
 class KafkaNode:
     """One broker and controller. Fault tests control it alone."""
 
-    def __init__(self, number: int, child: Child, port: int, controller_port: int, starting: threading.Event) -> None:
-        self.number = number
-        self.child = child
-        self.port = port
-        self.controller_port = controller_port
-        self._cancelled = starting
+    number: int
+    child: Child
+    port: int
+    controller_port: int
+    cancelled: threading.Event
 
     def start(self) -> None:
         """Start it (again) and wait until it accepts work. Raises `UserError` when it does not."""
@@ -98,7 +97,7 @@ class KafkaNode:
             except OSError:
                 return False
 
-        wait_until(self.child, is_ready, timeout=_START_SECONDS, cancelled=self._cancelled)
+        wait_until(self.child, is_ready, timeout=_START_SECONDS, cancelled=self.cancelled)
 
     def stop(self) -> None:
         self.child.stop(_STOP_SECONDS)
@@ -113,17 +112,15 @@ class KafkaNode:
         self.child.resume()
 
 
-class LocalKafka:
+class LocalKafka(LocalServer):
     """A cluster that keeps its data, its id and, while they are free, its ports in `folder`."""
 
     def __init__(self, folder: Path, *, nodes: int = 1, report: Report = print) -> None:
         if nodes not in (1, 3):
             raise ValueError("one node or three")
-        self.folder = folder.absolute()
+        super().__init__(folder, report)
         self.nodes: list[KafkaNode] = []
         self._count = nodes
-        self._report = report
-        self._cancelled = threading.Event()
 
     @property
     def bootstrap(self) -> str:
@@ -144,33 +141,9 @@ class LocalKafka:
         with file_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / "log4j2.properties", _LOGGING)
-            for attempt in (1, 2, 3):
-                try:
-                    self._start_once(java)
-                except BaseException as error:
-                    stop_all(self.children, _STOP_SECONDS)
-                    taken = any(child.logged("Address already in use") for child in self.children)
-                    if not (isinstance(error, UserError) and taken) or attempt == 3:
-                        raise
-                else:
-                    break
+            taken = "Address already in use"
+            self._start_with_retries(lambda: self._start_once(java), attempts=3, pause=0.0, passing=taken)
         return self.bootstrap
-
-    def stop(self) -> None:
-        """Stop all nodes, also during a start."""
-        self._cancelled.set()
-        stop_all(self.children, _STOP_SECONDS)
-
-    def cancel(self) -> None:
-        """Make a start in another thread end soon."""
-        self._cancelled.set()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _start_once(self, java: list[str]) -> None:
         children = [self._child(number, java) for number in self._numbers()]
@@ -202,11 +175,10 @@ class LocalKafka:
     def _cluster(self) -> _Cluster:
         file = self.folder / "cluster.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            old = _Cluster(str(content["id"]), tuple((int(broker), int(other)) for broker, other in content["ports"]))
+            old = msgspec.json.decode(file.read_bytes(), type=_Cluster)
         except FileNotFoundError:
             old = _Cluster(_new_id(), ())
-        except (ValueError, KeyError, TypeError) as error:
+        except msgspec.DecodeError as error:
             raise UserError(
                 f"{file} is not readable.", f"Remove the folder {self.folder} to start with an empty one."
             ) from error
@@ -218,7 +190,7 @@ class LocalKafka:
         flat = free_ports(2 * self._count, preferred=[port for pair in old.ports for port in pair])
         cluster = _Cluster(old.id, tuple(zip(flat[::2], flat[1::2], strict=True)))
         if cluster != old:
-            write_whole(file, json.dumps({"id": cluster.id, "ports": cluster.ports}))
+            write_whole(file, msgspec.json.encode(cluster).decode())
         return cluster
 
     def _settings(self, node: KafkaNode, data: str) -> str:

@@ -1,6 +1,8 @@
 """A probe of a Kafka broker on a plain socket: which brokers accept work? A broker responds only after it has joined
 its cluster, which an open port does not show. Metadata request, version 1 (https://kafka.apache.org/protocol)."""
 
+import io
+import os
 import socket
 import struct
 
@@ -16,16 +18,16 @@ def ask_brokers(host: str, port: int, *, timeout: float = 1.0) -> dict[int, int]
         (size,) = struct.unpack(">i", _read(connection, 4))
         if not 8 <= size <= 2**20:
             raise OSError("not a response of Kafka")
-        response = _Response(_read(connection, size))
+        response = io.BytesIO(_read(connection, size))
     try:
-        if response.int32() != _CORRELATION:
+        if _int32(response) != _CORRELATION:
             raise OSError("not a response of Kafka")
         brokers: dict[int, int] = {}
-        for _ in range(response.int32()):
-            node = response.int32()
-            response.string()
-            brokers[node] = response.int32()
-            response.string()
+        for _ in range(_int32(response)):
+            node = _int32(response)
+            _skip_string(response)
+            brokers[node] = _int32(response)
+            _skip_string(response)
     except struct.error as error:
         raise OSError("not a response of Kafka") from error
     return brokers
@@ -41,16 +43,11 @@ def _read(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-class _Response:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
+def _int32(response: io.BytesIO) -> int:
+    (value,) = struct.unpack(">i", response.read(4))
+    return int(value)
 
-    def int32(self) -> int:
-        (value,) = struct.unpack_from(">i", self._data, self._at)
-        self._at += 4
-        return int(value)
 
-    def string(self) -> None:
-        (length,) = struct.unpack_from(">h", self._data, self._at)
-        self._at += 2 + max(0, length)
+def _skip_string(response: io.BytesIO) -> None:
+    (length,) = struct.unpack(">h", response.read(2))
+    response.seek(max(0, length), os.SEEK_CUR)

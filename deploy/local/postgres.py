@@ -13,11 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Self
 
 import asyncpg
 
@@ -25,12 +23,11 @@ from deploy.local.child_exec import nobody
 from deploy.local.files import write_whole
 from deploy.local.jars import Report
 from deploy.local.ports import free_ports
-from deploy.local.process import Child, Identity, check, child_command, run, wait_until
+from deploy.local.process import Child, Identity, LocalServer, check, child_command, run, wait_until
 from shared.runtime.user_errors import UserError, file_errors
 
 HOST, USER, MAJOR = "127.0.0.1", "piepowder", "18"
 _START_SECONDS = 60.0
-_STOP_SECONDS = 15.0
 
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -47,15 +44,13 @@ _SETTINGS = {
 }
 
 
-class LocalPostgres:
+class LocalPostgres(LocalServer):
     """A server that keeps its data, its password and, while it is free, its port in `folder`."""
 
     def __init__(self, folder: Path, *, report: Report = print) -> None:
-        self.folder = folder.absolute()
+        super().__init__(folder, report)
         self.child: Child | None = None
         self.url = ""
-        self._report = report
-        self._cancelled = threading.Event()
 
     @property
     def children(self) -> list[Child]:
@@ -75,57 +70,25 @@ class LocalPostgres:
             if not self._data.exists():
                 self._init(programs, identity)
             self._check_version()
-            for attempt in range(20):
-                try:
-                    self.url = self._start_once(programs, identity, password)
-                except BaseException as error:
-                    self._stop_child()
-                    if not (isinstance(error, UserError) and self._may_succeed_later()) or attempt == 19:
-                        raise
-                    time.sleep(0.25)
-                else:
-                    break
+            # Another process took the port, or processes of a killed server are still ending.
+            passing = "Address already in use|pre-existing shared memory block"
+            start = partial(self._start_once, programs, identity, password)
+            self._start_with_retries(start, attempts=20, pause=0.25, passing=passing)
         return self.url
-
-    def stop(self) -> None:
-        """Stop the server (it aborts transactions and writes a checkpoint), also during a start."""
-        self._cancelled.set()
-        self._stop_child()
-
-    def cancel(self) -> None:
-        """Make a start in another thread end soon."""
-        self._cancelled.set()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def _data(self) -> Path:
         return self.folder / "data"
 
-    def _may_succeed_later(self) -> bool:
-        """Whether another process took the port, or processes of a killed server are still ending."""
-        texts = ("Address already in use", "pre-existing shared memory block")
-        return any(child.logged(text) for child in self.children for text in texts)
-
-    def _stop_child(self) -> None:
-        if self.child is not None:
-            self.child.stop(_STOP_SECONDS)
-
-    def _start_once(self, programs: Path, identity: Identity, password: str) -> str:
+    def _start_once(self, programs: Path, identity: Identity, password: str) -> None:
         self._server(programs, identity, 0).end_left_over()
         port = self._port()
         self._replace_pid()
         check(self._cancelled)
         self.child = self._server(programs, identity, port)
         self.child.start()
-        url = f"postgresql://{USER}:{password}@{HOST}:{port}/postgres"
-        wait_until(self.child, lambda: responds(url), timeout=_START_SECONDS, cancelled=self._cancelled)
-        return url
+        self.url = f"postgresql://{USER}:{password}@{HOST}:{port}/postgres"
+        wait_until(self.child, lambda: responds(self.url), timeout=_START_SECONDS, cancelled=self._cancelled)
 
     def _server(self, programs: Path, identity: Identity, port: int) -> Child:
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
@@ -135,7 +98,7 @@ class LocalPostgres:
             log=self.folder / "postgres.log",
             env=_environment(),
             cwd=self.folder,
-            stop_signal=signal.SIGINT,
+            stop_signal=signal.SIGINT,  # aborts transactions and writes a checkpoint
             death_signal=signal.SIGQUIT,
             identity=identity,
         )

@@ -6,7 +6,6 @@ recognizes a child that was left over and ends it, but never another process wit
 import json
 import os
 import platform
-import queue
 import re
 import shutil
 import signal
@@ -14,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from deploy.local.files import write_whole
 from shared.runtime.process_identity import start_time
@@ -26,38 +27,14 @@ from shared.runtime.user_errors import UserError, disk_full, file_errors
 
 Identity = Literal["same", "userns", "nobody"]
 _CHILD_EXEC = Path(__file__).with_name("child_exec.py")
+_STOP_SECONDS = 15.0
 _FULL = 4 * 2**20
 _LONGEST_LOG, _KEPT = 32 * 2**20, 8 * 2**20
 _ROUTINE = re.compile(r"\b(?:TRACE|DEBUG|INFO|LOG)\b|^\s+(?:at|\.\.\.) ")  # and the frames of a Java exception
 _LINUX = platform.system() == "Linux"
 
 
-class _Forker:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._jobs: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], Callable[[], subprocess.Popen[bytes]]]]
-        self._jobs = queue.SimpleQueue()
-
-    def fork(self, job: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="forker", daemon=True)
-                self._thread.start()
-        future: Future[subprocess.Popen[bytes]] = Future()
-        self._jobs.put((future, job))
-        return future.result()
-
-    def _run(self) -> None:
-        while True:
-            future, job = self._jobs.get()
-            try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - raised by the caller, which waits for it
-                future.set_exception(error)
-
-
-_forker = _Forker()
+_forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forker")  # never shut down: see above
 
 
 def child_command(argv: Sequence[str], identity: Identity, death_signal: signal.Signals) -> list[str]:
@@ -68,6 +45,7 @@ def child_command(argv: Sequence[str], identity: Identity, death_signal: signal.
     return [sys.executable, "-I", "-S", str(_CHILD_EXEC), *options, *argv]
 
 
+@dataclass(eq=False)
 class Child:
     """One child process, with a bounded log, a pid file and a process group of its own: Ctrl-C in the terminal reaches
     the parent, which stops the children in order; a signal to the child reaches its own children too.
@@ -75,31 +53,22 @@ class Child:
     `stop_signal` asks it to end; the kernel sends `death_signal` when the parent ends (Linux).
     """
 
-    def __init__(
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        log: Path,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        pid_file: Path | None = None,
-        stop_signal: signal.Signals = signal.SIGTERM,
-        death_signal: signal.Signals = signal.SIGKILL,
-        identity: Identity = "same",
-    ) -> None:
-        self.name = name
-        self.argv = list(argv)
-        self.log = log
-        self.env = None if env is None else dict(env)
-        self.cwd = cwd
-        self.pid_file = pid_file or log.with_suffix(".pid")
-        self.stop_signal = stop_signal
-        self.death_signal = death_signal
-        self.identity = identity
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
-        self._ended_by_us = False
+    name: str
+    argv: Sequence[str]
+    _: KW_ONLY
+    log: Path
+    env: dict[str, str] | None = field(default=None, repr=False)
+    cwd: Path | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    identity: Identity = "same"
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _log_start: int = field(default=0, init=False)
+    _ended_by_us: bool = field(default=False, init=False)
+
+    @property
+    def pid_file(self) -> Path:
+        return self.log.with_suffix(".pid")
 
     def start(self) -> None:
         """Start it, after ending what an earlier parent left over. Raises `UserError` when that cannot be done."""
@@ -111,17 +80,16 @@ class Child:
             self.bound_log()
             with self.log.open("ab") as output:
                 self._log_start = output.tell()
-                self._process = _forker.fork(
-                    lambda: subprocess.Popen(
-                        child_command(self.argv, self.identity, self.death_signal),
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env=self.env,
-                        cwd=self.cwd,
-                        process_group=0,
-                    )
-                )
+                self._process = _forker.submit(
+                    subprocess.Popen,
+                    child_command(self.argv, self.identity, self.death_signal),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self.env,
+                    cwd=self.cwd,
+                    process_group=0,
+                ).result()
             self._ended_by_us = False
             pid = self._process.pid
             try:
@@ -176,13 +144,11 @@ class Child:
     def _has_children(self) -> bool:
         """Whether a stopped child's own children still run. The child ran until it was stopped here, so its id belongs
         to its process group while a member runs."""
-        if self._process is None or not self._ended_by_us:
-            return False
-        try:
-            os.killpg(self._process.pid, 0)
-        except (ProcessLookupError, PermissionError):  # PermissionError: from macOS, for an ended group
-            return False
-        return True
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: from macOS, for an ended group
+            if self._process is not None and self._ended_by_us:
+                os.killpg(self._process.pid, 0)
+                return True
+        return False
 
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to end; kill it after `timeout` seconds."""
@@ -240,9 +206,9 @@ class Child:
                 file.write(rest)
             self._log_start = 0
 
-    def logged(self, text: str) -> bool:
-        """Whether the end of this run's log contains a text."""
-        return any(text in line for line in self.tail(500))
+    def logged(self, pattern: str) -> bool:
+        """Whether the end of this run's log has a match of a regular expression."""
+        return any(re.search(pattern, line) for line in self.tail(500))
 
     def end_left_over(self) -> None:
         """End the process of the pid file if it is still the same process, and remove the file."""
@@ -265,8 +231,8 @@ class Child:
     def failure(self, what: str, what_to_do: str = "") -> UserError:
         """The error to raise after its end or silence: the log's reason if there is one, else its last messages."""
         folder = self.log.parent
-        full = ("No space left on device", "Check free disk space")
-        if any(self.logged(text) for text in full) or shutil.disk_usage(folder).free < _FULL:
+        full = self.logged("No space left on device|Check free disk space")
+        if full or shutil.disk_usage(folder).free < _FULL:
             return disk_full(folder)
         return UserError(what, f"Its log is {self.log}. {what_to_do}".rstrip(), self.last_messages())
 
@@ -288,6 +254,58 @@ def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
             child.kill()
         elif child.returncode is not None:
             child.pid_file.unlink(missing_ok=True)
+
+
+class Startable(ABC):
+    """A start and a stop, for a `with` block."""
+
+    @abstractmethod
+    def start(self) -> object: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class LocalServer(Startable):
+    """A server that keeps its data in `folder`."""
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        self.folder = folder.absolute()
+        self._report = report
+        self._cancelled = threading.Event()
+
+    @property
+    @abstractmethod
+    def children(self) -> list[Child]: ...
+
+    def stop(self) -> None:
+        """Stop the server, also during a start."""
+        self._cancelled.set()
+        stop_all(self.children, _STOP_SECONDS)
+
+    def cancel(self) -> None:
+        """Make a start in another thread end soon."""
+        self._cancelled.set()
+
+    def _start_with_retries(self, start: Callable[[], None], *, attempts: int, pause: float, passing: str) -> None:
+        """Start, and start again after a failure whose log has a match of the pattern `passing`."""
+        for attempt in range(1, attempts + 1):
+            try:
+                return start()
+            except BaseException as error:
+                stop_all(self.children, _STOP_SECONDS)
+                may_pass = isinstance(error, UserError) and any(child.logged(passing) for child in self.children)
+                if not may_pass or attempt == attempts:
+                    raise
+                time.sleep(pause)
+        return None
 
 
 def run(child: Child, *, timeout: float, cancelled: threading.Event) -> None:

@@ -145,8 +145,8 @@ class _Work:
             await self._reader.catch_up()
             before, self._started = self._ledger.decided, _clock.monotonic()
             crew = Simulation(
-                self._api,
-                self._regions,
+                api=self._api,
+                regions=self._regions,
                 each=job.reviewers,
                 seed=job.seed,
                 truth=read_truth(job.folder) if job.file is None else {},

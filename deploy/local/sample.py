@@ -63,7 +63,7 @@ _SHOPS: Final = {"good": 0.83, "new": 0.11, "hasty": 0.02, "bad": 0.04}
 
 def make(count: int, seed: int = 1) -> Iterator[SampleLine]:
     """The first `count` lines of the sample of `seed`."""
-    yield from _Maker(seed).lines(count)
+    return _Maker(seed).lines(count)
 
 
 def truth(lines: Iterator[SampleLine]) -> dict[str, str]:
@@ -167,12 +167,7 @@ class _Maker:
         colour = pick.choice(("anthracite", "ivory", "olive", "cobalt", "sand"))
         model = f"{pick.choice('ABCDEFGHKLMNPRSTUVWX')}{pick.randint(10, 999)}"
         factor = {"PLN": 430, "SEK": 1130}.get(currency, 100)
-        item: dict[str, Any] = {
-            "platform": PLATFORM,
-            "kind": "product",
-            "id": f"p-{number:06d}",
-            "markets": markets,
-            "language": language,
+        item = _item("product", f"p-{number:06d}", markets, language) | {
             "title": f"{brand} {product['names'][language]} {model}",
             "text": " ".join(pick.sample(DATA["sentences"][language], pick.randint(1, 4))),
             "category": product["category"],
@@ -193,12 +188,7 @@ class _Maker:
     def _content(self, number: int) -> dict[str, Any]:
         markets = self._markets()
         language = self._random.choice(DATA["markets"][markets[0]]["languages"])
-        return {
-            "platform": PLATFORM,
-            "kind": "content",
-            "id": f"c-{number:06d}",
-            "markets": markets,
-            "language": language,
+        return _item("content", f"c-{number:06d}", markets, language) | {
             "text": " ".join(self._random.sample(DATA["reviews"][language], self._random.randint(1, 2))),
             "category": "Review",
             "scores": {"spam": round(self._random.betavariate(1, 12), 3)},
@@ -206,21 +196,17 @@ class _Maker:
 
     def _shop(self, number: int) -> dict[str, Any]:
         seller = self._random.choice(self._sellers)
-        market = seller["country"]
-        return {
-            "platform": PLATFORM,
-            "kind": "seller",
-            "id": f"{seller['id']}-{number:06d}",
-            "markets": [market],
-            "language": DATA["markets"][market]["languages"][0],
+        language = DATA["markets"][seller["country"]]["languages"][0]
+        return _item("seller", f"{seller['id']}-{number:06d}", [seller["country"]], language) | {
             "title": seller["name"],
-            "text": DATA["sentences"][DATA["markets"][market]["languages"][0]][1],
+            "text": DATA["sentences"][language][1],
             "seller": seller,
         }
 
     def _seller(self, number: int) -> dict[str, Any]:
         pick = self._random
         sort = pick.choices(list(_SHOPS), list(_SHOPS.values()))[0]
+        bad = sort == "bad"
         listings = {"new": pick.randint(0, 12), "hasty": pick.randint(60, 400)}.get(sort, pick.randint(40, 4000))
         return {
             "id": f"s-{number:03d}",
@@ -228,10 +214,8 @@ class _Maker:
             "country": pick.choice(EU + US),
             "age_days": pick.randint(0, 13) if sort in ("new", "hasty") else pick.randint(60, 4000),
             "listings": listings,
-            "rejected": max(5, int(listings * pick.uniform(0.35, 0.8)))
-            if sort == "bad"
-            else pick.choice((0, 0, 0, 1, 3)),
-            "rating": round(pick.uniform(1.2, 3.4) if sort == "bad" else pick.uniform(3.9, 5.0), 1),
+            "rejected": max(5, int(listings * pick.uniform(0.35, 0.8))) if bad else pick.choice((0, 0, 0, 1, 3)),
+            "rating": round(pick.uniform(1.2, 3.4) if bad else pick.uniform(3.9, 5.0), 1),
         }
 
     def _markets(self) -> list[str]:
@@ -249,6 +233,10 @@ class _Maker:
         fault = faults[self._broken % len(faults)]
         self._broken += 1
         return SampleLine(_FAULTS[fault](item), "", "refused", fault)
+
+
+def _item(kind: str, item_id: str, markets: list[str], language: str) -> dict[str, Any]:
+    return {"platform": PLATFORM, "kind": kind, "id": item_id, "markets": markets, "language": language}
 
 
 def _without(item: dict[str, Any], field: str) -> bytes:

@@ -3,13 +3,12 @@ against a second start in the same folder. PIEPOWDER_KAFKA and PIEPOWDER_DATABAS
 then it only checks that they respond."""
 
 import os
+import queue
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit
 
 from deploy.local.files import FolderLock
@@ -17,24 +16,14 @@ from deploy.local.jars import Report
 from deploy.local.kafka import LocalKafka
 from deploy.local.kafka_probe import ask_brokers
 from deploy.local.postgres import LocalPostgres, responds
-from deploy.local.process import Child, stop_all
+from deploy.local.process import Child, LocalServer, Startable, stop_all
 from shared.runtime.user_errors import UserError, file_errors
 
 _NEEDED = 256 * 2**20
 _STOP_SECONDS = 15.0
 
 
-@dataclass(frozen=True)
-class ChildFailure:
-    """A child that ended without being stopped."""
-
-    name: str
-    returncode: int
-    log: Path
-    error: UserError
-
-
-class LocalStack:
+class LocalStack(Startable):
     """Both servers, with their data in `folder`; `kafka` and `database_url` are their addresses after the start."""
 
     def __init__(self, folder: Path = Path(".piepowder"), *, nodes: int = 1, report: Report = print) -> None:
@@ -61,29 +50,21 @@ class LocalStack:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire()
         try:
-            jobs: list[Callable[[], None]] = []
-            if external_kafka:
-                jobs.append(partial(self._use_kafka, external_kafka))
-            else:
+            if not external_kafka:
                 self.local_kafka = LocalKafka(self.folder / "kafka", nodes=self._nodes, report=self._report)
-                jobs.append(partial(self._start_kafka, self.local_kafka))
-            if external_url:
-                jobs.append(partial(self._use_database, external_url))
-            else:
+            if not external_url:
                 self.local_postgres = LocalPostgres(self.folder / "postgres", report=self._report)
-                jobs.append(partial(self._start_postgres, self.local_postgres))
-            if self.local_kafka or self.local_postgres:
+            if self._servers():
                 self._check_space()
-            self._run_in_parallel(jobs)
+            self._run_in_parallel(partial(self._use_kafka, external_kafka), partial(self._use_database, external_url))
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Stop the started servers, also during a start, within some 30 seconds."""
-        for server in (self.local_kafka, self.local_postgres):
-            if server is not None:
-                server.cancel()
+        for server in self._servers():
+            server.cancel()
         stop_all(self.children(), _STOP_SECONDS)
         for starter in self._starters:
             starter.join(_STOP_SECONDS)
@@ -92,35 +73,19 @@ class LocalStack:
         self._lock.release()
 
     def children(self) -> list[Child]:
-        return [
-            child
-            for server in (self.local_kafka, self.local_postgres)
-            if server is not None
-            for child in server.children
-        ]
+        return [child for server in self._servers() for child in server.children]
 
-    def failures(self) -> list[ChildFailure]:
-        """The children that ended without being stopped, with the last lines of their logs."""
-        return [
-            ChildFailure(child.name, child.returncode or 0, child.log, child.unexpected_end())
-            for child in self.children()
-            if child.failed
-        ]
+    def failures(self) -> list[Child]:
+        """The children that ended without being stopped."""
+        return [child for child in self.children() if child.failed]
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _start_kafka(self, kafka: LocalKafka) -> None:
-        self.kafka = kafka.start()
-
-    def _start_postgres(self, postgres: LocalPostgres) -> None:
-        self.database_url = postgres.start()
+    def _servers(self) -> list[LocalServer]:
+        return [server for server in (self.local_kafka, self.local_postgres) if server is not None]
 
     def _use_kafka(self, bootstrap: str) -> None:
+        if self.local_kafka is not None:
+            self.kafka = self.local_kafka.start()
+            return
         for server in bootstrap.split(","):
             host, _, port = server.strip().rpartition(":")
             try:
@@ -135,6 +100,9 @@ class LocalStack:
         )
 
     def _use_database(self, url: str) -> None:
+        if self.local_postgres is not None:
+            self.database_url = self.local_postgres.start()
+            return
         scheme, _, rest = url.partition("://")
         if not responds(f"{scheme.partition('+')[0]}://{rest}", timeout=5.0):
             where = urlsplit(url)
@@ -152,22 +120,20 @@ class LocalStack:
                 "Free some space there, or choose a folder on another disk.",
             )
 
-    def _run_in_parallel(self, jobs: list[Callable[[], None]]) -> None:
-        errors: list[BaseException] = []
-        done = threading.Semaphore(0)
+    def _run_in_parallel(self, *jobs: Callable[[], None]) -> None:
+        ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
         def guarded(job: Callable[[], None]) -> None:
             try:
                 job()
             except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
-                errors.append(error)
-            finally:
-                done.release()
+                ends.put(error)
+            else:
+                ends.put(None)
 
         self._starters = [threading.Thread(target=guarded, args=(job,), daemon=True) for job in jobs]
         for starter in self._starters:
             starter.start()
         for _ in jobs:
-            done.acquire()
-            if errors:
-                raise errors[0]
+            if (error := ends.get()) is not None:
+                raise error

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, runtime_checkable
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -24,7 +24,8 @@ import msgspec
 from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
-from deploy.local.process import Child, stop_all
+from deploy.local.process import Child, Startable, stop_all
+from deploy.local.stack import LocalStack
 from deploy.services import ProcessSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
@@ -54,11 +55,6 @@ class Servers(Protocol):
 
     @property
     def database_url(self) -> str: ...
-
-
-@runtime_checkable
-class _HasChildren(Protocol):
-    def children(self) -> list[Child]: ...
 
 
 class ServiceProcess:
@@ -127,8 +123,7 @@ class ServiceProcess:
         )
 
     def restart(self) -> str | None:
-        """Start it again if it ended by itself and its pause is over; returns a sentence about what message, if
-        anything."""
+        """Start it again if it ended by itself and its pause is over; returns a message to report, if any."""
         if not self.child.failed or self.given_up is not None:
             return None
         now = _clock.monotonic()
@@ -144,9 +139,8 @@ class ServiceProcess:
             pause = min(10.0, 0.25 * 2.0 ** (runs - 1))
             self._restart_at = now + pause
             self.missing = f"{ended}; starting again in {pause:g} s"
-            return "\n  | ".join(
-                [f"{ended}; it is started again. Its log is {self.child.log}.", *self.child.last_messages()]
-            )
+            again = f"{ended}; it is started again. Its log is {self.child.log}."
+            return "\n  | ".join([again, *self.child.last_messages()])
         if now >= self._restart_at:
             self._restart_at = 0.0
             self.restarts += 1
@@ -154,7 +148,7 @@ class ServiceProcess:
         return None
 
 
-class System:
+class System(Startable):
     """The services of `regions` on `servers`, with keys, logs and profile in `folder`.
 
     `control` is the folder of the operating model and the policies to publish when none are in force (None publishes
@@ -221,13 +215,6 @@ class System:
             stop_all(children, max(1.0, min(_DRAIN_SECONDS + 4.0, deadline - _clock.monotonic())))
         if self._written:  # only this system's own: another one may run in the folder
             (self.folder / FILE_NAME).unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def url(self, service: str, region: str | None = None) -> str:
         """The base URL of a service; of a regional one, in a region."""
@@ -379,7 +366,7 @@ class System:
                 write_whole(self.folder / FILE_NAME, msgspec.json.format(text, indent=2).decode(), mode=0o600)
 
     def _servers_children(self) -> list[Child]:
-        return self.servers.children() if isinstance(self.servers, _HasChildren) else []
+        return self.servers.children() if isinstance(self.servers, LocalStack) else []
 
     @staticmethod
     def _in_a_loop(make: Callable[[], Any]) -> Any:

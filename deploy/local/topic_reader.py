@@ -1,22 +1,21 @@
 """Reads a system's topics from their first offset into a ledger, with a plain consumer that has no group and commits
 nothing."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from deploy.local.accounting import Ledger, RecordId
 from piepowder.hints import command
+from piepowder.topic_reading import new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import decode, decode_any
 from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError
 
-_PATIENCE: Final = 30.0  # seconds without a record before the cluster counts as unavailable
 _NOT_ACCOUNTED: Final = (topics.access, topics.parked)
 
 
@@ -35,16 +34,8 @@ class TopicReader:
         """Read to the current end of the topics; raises `UserError` when Kafka does not respond."""
         try:
             consumer = await self._connected()
-            ends = await consumer.end_offsets(consumer.assignment())
-            while behind := [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
-                async with asyncio.timeout(_PATIENCE):
-                    batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
-                    while not batches:
-                        batches = await consumer.getmany(*behind, timeout_ms=500, max_records=5000)
-                for tp, records in batches.items():
-                    for record in records:
-                        self._add(tp.topic, record)
-                await asyncio.sleep(0)
+            async for record in read_to_end(consumer):
+                self._add(record)
         except (KafkaError, OSError, TimeoutError) as error:
             raise UserError(
                 f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Look at its log; nothing is lost."
@@ -58,17 +49,7 @@ class TopicReader:
         if self._consumer is not None:
             return self._consumer
         wanted = [*self._region_of, topics.CONTROL]
-        consumer = AIOKafkaConsumer(
-            *wanted,
-            bootstrap_servers=self._bootstrap,
-            client_id="piepowder-command",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-            max_partition_fetch_bytes=8 * 2**20,
-        )
-        self._consumer = consumer
+        self._consumer = consumer = new_consumer(self._bootstrap, "piepowder-command", *wanted)
         await consumer.start()
         if missing := set(wanted) - {tp.topic for tp in consumer.assignment()}:
             names = ", ".join(sorted(missing))
@@ -78,10 +59,10 @@ class TopicReader:
                 self.ledger.set_truncated(self._region_of[tp.topic])
         return consumer
 
-    def _add(self, topic: str, record: ConsumerRecord[Any, Any]) -> None:
-        record_id = RecordId(topic, record.partition, record.offset)
-        region = self._region_of.get(topic)
-        if topic in self._dead and region is not None:
+    def _add(self, record: ConsumerRecord[Any, Any]) -> None:
+        record_id = RecordId(record.topic, record.partition, record.offset)
+        region = self._region_of.get(record.topic)
+        if record.topic in self._dead and region is not None:
             self._add_letter(region, {name: value or b"" for name, value in record.headers}, record_id)
             return
         try:

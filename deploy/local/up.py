@@ -9,7 +9,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from rich.console import RenderableType
@@ -51,9 +50,7 @@ class RunningSystem:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._stop(error)
 
     def _stop(self, reason: BaseException | None = None) -> None:
@@ -66,7 +63,7 @@ class RunningSystem:
 
     def failures(self) -> list[UserError]:
         """The processes that ended for good without being stopped."""
-        return [*(failure.error for failure in self.stack.failures()), *self.system.failures()]
+        return [*(child.unexpected_end() for child in self.stack.failures()), *self.system.failures()]
 
     def watch(self) -> None:
         """Wait until a process ends for good, and raise its failure."""
@@ -103,12 +100,8 @@ def up(folder: Path, *, nodes: int, regions: Sequence[str]) -> None:
     """
     running = RunningSystem(folder, nodes=nodes, regions=regions)
     terminal = console_output.console.is_terminal
-    live = (
-        Live(get_renderable=running.table, console=console_output.console, refresh_per_second=4)
-        if terminal
-        else nullcontext()
-    )
-    with live, running:
+    live = Live(get_renderable=running.table, console=console_output.console, refresh_per_second=4)
+    with live if terminal else nullcontext(), running:
         if not terminal:
             console_output.console.print(running.table())
         console_output.show(f"Ready. The key is in {folder / 'key'}. Ctrl-C stops all.", "green")

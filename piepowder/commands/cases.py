@@ -1,5 +1,6 @@
 """Cases: review them."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -35,11 +36,10 @@ def review_cases(
     regions = connection.profile.chosen(region)
     if simulate:
         truth = simulation.read_truth(connection.folder)
-        done = connection.run(
-            lambda api: simulation.simulate(
-                api, regions, each=simulate, seed=seed, truth=truth, queues=queue, team=team, seconds=for_
-            )
+        crew = partial(
+            simulation.Simulation, regions=regions, each=simulate, seed=seed, truth=truth, queues=queue, team=team
         )
+        done = connection.run(lambda api: simulation.simulate(crew(api=api), for_))
         console_output.show(f"Done: {simulation.summary(done)}")
     else:
         decided = connection.run(lambda api: review.by_hand(api, regions[0], reviewer, team, queue))

@@ -129,8 +129,7 @@ def rotate(
     ] = None,
 ) -> None:
     """Create a client's next key, which is shown only now, beside its present one."""
-    made = connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old))
-    _show_key(made)
+    _show_key(connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old)))
 
 
 @app.command()
@@ -169,57 +168,41 @@ def _show_changed(connection: Connection, name: str, method: str, path: str = ""
     _show(response.json()["client"])
 
 
-def _show(client: dict[str, Any]) -> None:
-    for part in _details(client):
-        console_output.console.print(part)
-
-
 async def _new_key(api: Api, name: str, *, expires_at: str | None, others_expire_at: str | None) -> dict[str, Any]:
     """Create a key. After a lost response, the repeated call creates no second key and fails."""
     body = {"expires_at": expires_at, "others_expire_at": others_expire_at}
-    made: dict[str, Any] = await api.post("intake", f"{_path(name)}/keys", body, key=ids.new_run())
-    return made
+    return dict(await api.post("intake", f"{_path(name)}/keys", body, key=ids.new_run()))
 
 
 def _table(clients: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Clients as a table."""
     table = console_output.table("client", "state", "regions", "platforms", "scopes", "live keys", "last used")
     for client in clients:
         live = [key["key_id"] for key in client["keys"] if key["state"] == "live"]
         used = max((key["last_used_at"] for key in client["keys"] if key["last_used_at"]), default="never")
-        table.add_row(
-            client["name"],
-            _state(client["state"]),
-            ", ".join(client["regions"]),
-            ", ".join(client["platforms"]),
-            ", ".join(client["scopes"]),
-            ", ".join(live) or "none",
-            used,
-        )
+        lists = [", ".join(client[name]) for name in ("regions", "platforms", "scopes")]
+        table.add_row(client["name"], _state(client["state"]), *lists, ", ".join(live) or "none", used)
     return table
 
 
-def _details(client: Mapping[str, Any]) -> list[RenderableType]:
-    """A client with all details and its keys, to show."""
+def _show(client: Mapping[str, Any]) -> None:
+    """Show a client with all details and its keys."""
     limit = client["limit"]
     items = f", {limit['items_per_second']:g} items a second" if limit and limit["items_per_second"] else ""
+    calls = f"{limit['requests_per_second']:g} calls a second, {limit['burst']} at once{items}" if limit else "none"
     values = {
         "client": client["name"],
         "description": console_output.clean(client["description"]),
         "state": _state(client["state"]),
-        "scopes": ", ".join(client["scopes"]),
-        "regions": ", ".join(client["regions"]),
-        "platforms": ", ".join(client["platforms"]),
-        "limit": f"{limit['requests_per_second']:g} calls a second, {limit['burst']} at once{items}"
-        if limit
-        else "none",
+        **{name: ", ".join(client[name]) for name in ("scopes", "regions", "platforms")},
+        "limit": calls,
         "changed": client["changed_at"],
     }
     keys = console_output.table("key", "state", "created", "expires", "revoked", "last used")
     for key in client["keys"]:
         times = [key[name] or "never" for name in ("created_at", "expires_at", "revoked_at", "last_used_at")]
         keys.add_row(key["key_id"], _state(key["state"]), *times)
-    return [console_output.fields(values), "", keys]
+    for part in (console_output.fields(values), "", keys):
+        console_output.console.print(part)
 
 
 def _show_key(made: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""The deployment: its status, and its profile for a shell."""
+"""The deployment: its status, its profile for a shell, and its Kafka topics."""
+
+import asyncio
+from typing import Annotated
 
 import typer
 
@@ -6,6 +9,7 @@ from piepowder import console_output, profile
 from piepowder import status as deployment_status
 from piepowder.commands import options
 from piepowder.commands.options import Connection, grouped
+from shared.kafka import topic_admin
 
 app = options.new_app()
 
@@ -35,3 +39,25 @@ def env(connection: Connection) -> None:
         typer.echo(line)
     if not found.key and found.key_file is None:
         console_output.warn("There is no API key: set PIEPOWDER_KEY, or add `key_file` to the profile.")
+
+
+@app.command()
+@grouped
+def topics(
+    connection: Connection,
+    kafka: options.Kafka = None,
+    regions: Annotated[str | None, typer.Option(help="Comma-separated; by default those of the profile")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if something differs")] = False,
+) -> None:
+    """Create missing topics of the regions; show differences from deploy/kafka/topics.yaml."""
+    names = connection.profile.chosen(None) if regions is None else options.region_ids(regions)
+    wanted = topic_admin.expand(topic_admin.load(), names)
+    bootstrap = kafka or connection.profile.bootstrap()
+    report = asyncio.run(topic_admin.ensure(bootstrap, wanted, create=not check))
+    for name in report.created:
+        console_output.show(f"created  {name}", "green")
+    for name in report.present:
+        console_output.show(f"present  {name}")
+    for difference in report.differences:
+        console_output.show(difference, "yellow")
+    raise typer.Exit(1 if report.missing or (check and report.differences) else 0)

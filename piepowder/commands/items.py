@@ -1,4 +1,4 @@
-"""Items: submit a file of them, withdraw one."""
+"""Items: submit a file of them, withdraw one, show the timeline of a subject."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from piepowder import console_output, submission_files, withdraw
+from piepowder import timeline as subject_timeline
 from piepowder.commands import options
 from piepowder.commands.options import Connection, grouped
 from piepowder.listings import FileOptions
@@ -60,3 +61,16 @@ def withdraw_item(
     withdrawn = connection.run(lambda api: withdraw.withdraw(api, item, reason))
     for region, state in sorted(withdrawn.regions.items()):
         console_output.show(f"{console_output.clean(withdrawn.subject)} in {region}: {state}")
+
+
+@app.command()
+@grouped
+def timeline(
+    connection: Connection,
+    subject: Annotated[str, typer.Argument(help="platform:kind:id, or an item's id")],
+    region: Annotated[str | None, typer.Option(help="One region; by default all")] = None,
+) -> None:
+    """Show a subject's events from cause to effect, from the audit log."""
+    regions = connection.profile.chosen(region)
+    for tree in connection.run(lambda api: subject_timeline.timeline(api, subject, regions)):
+        console_output.console.print(tree)

@@ -30,10 +30,27 @@ def new_app(name: str | None = None, help: str | None = None) -> typer.Typer:  #
     return typer.Typer(name=name, help=help, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME-OR-FILE",
+        help="The deployment to use: a profile's file, or NAME of ~/.config/piepowder/NAME.yaml (PIEPOWDER_PROFILE)",
+    ),
+]
+LocalFolder = Annotated[
+    Path | None,
+    typer.Option(help="The local stack's folder (PIEPOWDER_FOLDER); .piepowder by default", show_default=False),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="The API key to use instead of the profile's (PIEPOWDER_KEY_FILE)"),
+]
+
+
 class Connection:
     """A command's connection: its options, resolved to a profile when the command needs one."""
 
-    def __init__(self, profile: str | None, folder: Path | None, key_file: Path | None) -> None:
+    def __init__(self, *, profile: ProfileOption = None, folder: LocalFolder = None, key_file: KeyFile = None) -> None:
         self._resolve = functools.partial(resolve, profile=profile, folder=folder, key_file=key_file)
         self.folder = local_folder(folder)
 
@@ -117,29 +134,6 @@ def new_file(path: Path | None) -> Path | None:
     return path
 
 
-ProfileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        metavar="NAME-OR-FILE",
-        help="The deployment to use: a profile's file, or NAME of ~/.config/piepowder/NAME.yaml (PIEPOWDER_PROFILE)",
-    ),
-]
-LocalFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--folder", help="The local stack's folder (PIEPOWDER_FOLDER); .piepowder by default", show_default=False
-    ),
-]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--key-file",
-        exists=True,
-        dir_okay=False,
-        help="The API key to use instead of the profile's (PIEPOWDER_KEY_FILE)",
-    ),
-]
 Kafka = Annotated[str | None, typer.Option(help="Bootstrap servers; those of the profile by default (PIEPOWDER_KAFKA)")]
 StackFolder = Annotated[
     Path, typer.Option("--folder", envvar="PIEPOWDER_FOLDER", help="The folder of the system's data", show_default=True)
@@ -147,38 +141,27 @@ StackFolder = Annotated[
 Nodes = Annotated[int, typer.Option(min=1, max=3, help="Kafka nodes: 1 or 3")]
 Regions = Annotated[str, typer.Option(help="Operating regions, comma-separated")]
 Markets = Annotated[list[str], typer.Option("--market", callback=_markets, help="A market; may be repeated")]
-Map = Annotated[
-    list[str], typer.Option("--map", callback=_mapping, metavar="FIELD=COLUMN", help="The column of a field")
-]
-Platform = Annotated[
-    str | None, typer.Option(callback=_platform, help="The items' platform; by default the file's name")
-]
-Kind = Annotated[str, typer.Option(help="product, seller or content")]
-Market = Annotated[list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated")]
-Currency = Annotated[str, typer.Option(callback=_currency, help="The currency of prices without one")]
-Language = Annotated[str | None, typer.Option(help="The items' language (BCP 47)")]
-Delimiter = Annotated[str | None, typer.Option(callback=_delimiter, help="Between the cells; detected by default")]
-Format = Annotated[str | None, typer.Option("--format", help="csv or ndjson; detected by default")]
-Lenient = Annotated[
-    bool, typer.Option(help="Keep a price that is not a number as an attribute, instead of refusing the line")
-]
-
-
-def _connection(*, profile: ProfileOption = None, folder: LocalFolder = None, key_file: KeyFile = None) -> Connection:
-    return Connection(profile, folder, key_file)
 
 
 def _file_options(
     *,
-    mapping: Map = NONE,
-    platform: Platform = None,
-    kind: Kind = "product",
-    market: Market = US,
-    currency: Currency = "USD",
-    language: Language = None,
-    delimiter: Delimiter = None,
-    format_: Format = None,
-    lenient: Lenient = False,
+    mapping: Annotated[
+        list[str], typer.Option("--map", callback=_mapping, metavar="FIELD=COLUMN", help="The column of a field")
+    ] = NONE,
+    platform: Annotated[
+        str | None, typer.Option(callback=_platform, help="The items' platform; by default the file's name")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="product, seller or content")] = "product",
+    market: Annotated[list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated")] = US,
+    currency: Annotated[str, typer.Option(callback=_currency, help="The currency of prices without one")] = "USD",
+    language: Annotated[str | None, typer.Option(help="The items' language (BCP 47)")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(callback=_delimiter, help="Between the cells; detected by default")
+    ] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="csv or ndjson; detected by default")] = None,
+    lenient: Annotated[
+        bool, typer.Option(help="Keep a price that is not a number as an attribute, instead of refusing the line")
+    ] = False,
 ) -> listings.FileOptions:
     if kind not in ("product", "seller", "content"):
         raise typer.BadParameter(f"{kind!r}: expected product, seller or content", param_hint="--kind")
@@ -197,10 +180,7 @@ def _file_options(
     )
 
 
-_GROUPS: Final[dict[object, Callable[..., object]]] = {
-    Connection: _connection,
-    listings.FileOptions: _file_options,
-}
+_GROUPS: Final[dict[object, Callable[..., object]]] = {Connection: Connection, listings.FileOptions: _file_options}
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:

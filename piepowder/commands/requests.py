@@ -142,8 +142,7 @@ def list_requests(
 @grouped
 def show(connection: Connection, request: RequestId) -> None:
     """Show a business request with its change, history and comments."""
-    for part in _details(connection.run(lambda api: api.get("intake", _path(request)))):
-        console_output.console.print(part)
+    _show_details(connection.run(lambda api: api.get("intake", _path(request))))
 
 
 @app.command()
@@ -158,9 +157,7 @@ def comment(connection: Connection, request: RequestId, text: Annotated[str, typ
 def _action(name: str) -> Callable[..., None]:
     @grouped
     def act(
-        connection: Connection,
-        request: RequestId,
-        reason: Annotated[str, typer.Option(help="Stored with it")] = "",
+        connection: Connection, request: RequestId, reason: Annotated[str, typer.Option(help="Stored with it")] = ""
     ) -> None:
         body = {"reason": reason} if reason else {}
         _show_outcome(connection.run(lambda api: api.post("intake", f"{_path(request)}/{name}", body)))
@@ -180,7 +177,6 @@ def _show_outcome(request: dict[str, Any]) -> None:
 
 
 def _table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Requests as a table."""
     table = console_output.table("request", "state", "kind", "regions", "by", "since", "title")
     for request in requests:
         since = str(request["updated_at"])[:16].replace("T", " ")
@@ -191,7 +187,6 @@ def _table(requests: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _state_line(request: Mapping[str, Any]) -> str:
-    """A request's state, in one line."""
     approvals = len(request["approvals"])
     needed = f", {approvals} of {request['approvals_needed']} approvals" if request["state"] == "submitted" else ""
     return f"{request['request_id']}: {console_output.clean(request['state'])}{needed}, version {request['version']}"
@@ -212,8 +207,7 @@ def _check_lines(request: Mapping[str, Any]) -> list[str]:
     return ["Its change is valid and would change:" if lines else "Its change is valid and changes nothing.", *lines]
 
 
-def _details(request: Mapping[str, Any]) -> list[RenderableType]:
-    """A request with all details, to show."""
+def _show_details(request: Mapping[str, Any]) -> None:
     values = {
         "request": request["request_id"],
         "state": request["state"],
@@ -237,7 +231,8 @@ def _details(request: Mapping[str, Any]) -> list[RenderableType]:
     for step in request["history"]:
         text = comments.get(step["version"], step["reason"])
         table.add_row(*map(console_output.clean, (step["at"], step["kind"], step["by"], text)))
-    return [*parts, "", table]
+    for part in (*parts, "", table):
+        console_output.console.print(part)
 
 
 def _path(request_id: str) -> str:

@@ -25,9 +25,10 @@ async def run(settings: Settings) -> bool:
         async with service.database(settings.database_url, stop) as database:
             if database is not None:
                 store = Store(database, region)
+                consumer = consumer_of(service, store)
                 api.available_store.provide(service.app, store)
                 metrics.AUDIT_SIZE.labels(region).set((await store.head()).size)
-                await consumer_of(service, store).run(stop)
+                await consumer.run(stop)
 
     return await service.run(append)
 

@@ -93,7 +93,7 @@ _LETTER_COLUMNS: Final = tuple(column.name for column in deadletters.columns)
 
 
 class DeadLetterView(msgspec.Struct, frozen=True):
-    """A dead letter; `n` is its number in the log."""
+    """A dead letter; `n` is its number among the dead letters of the log."""
 
     n: int
     topic: str
@@ -140,7 +140,8 @@ class Store:
     async def timeline_entries(
         self, subject: str, *, after: LogPosition, upto: LogHead, limit: int
     ) -> list[TimelineEntry]:
-        """Up to `limit` entries of a subject after position `after` and below `upto`, in the order of the log."""
+        """Up to `limit` entries of a subject, in the order of the log: after position `after`, up to and including
+        `upto`."""
         events = (
             sa.select(log.c.seq, log.c.event_id, log.c.causation_id, log.c.time, sa.func.octet_length(log.c.data))
             .where(_of(log, subject), log.c.seq > after.seq, log.c.seq <= upto.size)
@@ -230,11 +231,13 @@ class Store:
     async def _append_events(
         self, connection: Connection, logged: Sequence[LoggedEvent], size: int
     ) -> list[LoggedEvent]:
-        """Append the new events. Repeats are rare, so known ids are looked up only after a unique violation, and in the
-        next batches until one has no repeats."""
+        """Append the new events. Repeats are rare, so the events are first inserted without a look-up.
+
+        After a unique violation, this batch and the next ones look up known ids first, until a batch has no repeats.
+        """
         unique: dict[str, LoggedEvent] = {}
         for event in logged:
-            unique.setdefault(event.attributes.id, event)  # the first of two with one id
+            unique.setdefault(event.attributes.id, event)  # of two events with the same id, the first
         if unique and not self._expects_repeats:
             try:
                 async with connection.transaction():

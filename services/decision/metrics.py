@@ -11,11 +11,13 @@ CASES_OPEN: Final = Gauge(
 )
 CASES_OVERDUE: Final = Gauge("piepowder_decision_overdue_cases", "Open cases past their due time", ["region", "queue"])
 DECISIONS: Final = Counter(
-    "piepowder_decision_decisions_total", "Decisions, by a policy or by people", ["region", "queue", "action", "by"]
+    "piepowder_decision_decisions_total",
+    "Decisions; `by` is `policy`, `people`, or `appeals` (people, about an appeal)",
+    ["region", "queue", "action", "by"],
 )
 DECISION_AGE: Final = Histogram(
     "piepowder_decision_age_seconds",
-    "Time from the receipt of an item, notice or appeal to its decision",
+    "Time from the receipt of an item, notice or appeal to its decision; `by` is `policy` or `people`",
     ["region", "by"],
     buckets=_HOURS,
 )

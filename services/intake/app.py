@@ -24,7 +24,7 @@ from services.intake.projection.progress import note_progress
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.requests import api as requests_api
 from services.intake.requests.handlers import Requests
-from services.intake.requests.router import RouterCheck
+from services.intake.requests.router_client import RouterCheck
 from services.intake.requests.store import Store as RequestStore
 from services.intake.settings import Settings
 from shared.http.app import FastPath
@@ -110,7 +110,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         wake=relay.wake,
     )
     registry = Registry(
-        clients, in_force=service.access.authenticator, environment=settings.environment, wake=relay.wake, clock=clock
+        clients, in_force=service.authenticator, environment=settings.environment, wake=relay.wake, clock=clock
     )
     provided: list[tuple[Available[Any], object]] = [
         (available_queries, ItemQueries(statuses, regions, clock)),

@@ -1,4 +1,4 @@
-"""Access control of a service as one component: clients, access tokens, and the log of refused calls and used keys.
+"""The access log of a service: refused calls and used keys, published to Kafka.
 
 Every refusal (401, 403, and 429 above a rate limit) reaches the audit log, and a flood of refusals floods neither Kafka
 nor memory: refusals with the same reason, route and client are counted into one event every few seconds, and the
@@ -13,22 +13,18 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from shared.auth.authenticator import Authenticator, TokenVerifier
-from shared.auth.clients_file import read_clients_file
+from msgspec import structs
+
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
-from shared.contracts.envelope import Attributes, Event, encode, subject_of
+from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import ACCESS_REFUSED, ACCESS_USED, AccessRefused, AccessUsed, KeyUse, Struct
-from shared.kafka.control import ControlReader
 from shared.kafka.producer import Producer, Record, record
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
-from shared.runtime.lifecycle import Loop
-from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
-from shared.runtime.settings import CommonSettings
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +34,6 @@ _LAST_SECONDS: Final = 3.0
 _MAX_COUNTS: Final = 1_000
 _MAX_KEYS: Final = 1_000
 _OTHERS: Final = "(others)"
-
-
-class _Count:
-    __slots__ = ("count", "key", "since", "status", "until")
-
-    def __init__(self, status: int, key: str, since: datetime) -> None:
-        self.status = status
-        self.key = key
-        self.count = 0
-        self.since = self.until = since
 
 
 class AccessLog:
@@ -60,7 +46,7 @@ class AccessLog:
         self._clock = clock
         self._run = ids.new_run()
         self._numbers = itertools.count(1)
-        self._counts: dict[tuple[str, str, str, str, str], _Count] = {}
+        self._counts: dict[tuple[str, str, str, str, str], AccessRefused] = {}
         self._pending: dict[str, list[Record]] = {}
 
     def refused(
@@ -70,12 +56,22 @@ class AccessLog:
         kind = self._home(principal), reason, principal.name, method, route
         if kind not in self._counts and len(self._counts) >= _MAX_COUNTS:
             kind = *kind[:2], "", "", _OTHERS
-        now = self._clock.now()
-        counted = self._counts.get(kind)
-        if counted is None:
-            counted = self._counts[kind] = _Count(status, key, now)
-        counted.count += count
-        counted.until = now
+        _, _, client, method, route = kind
+        now = to_text(self._clock.now())
+        first = AccessRefused(
+            service=self._service,
+            method=method,
+            route=route,
+            status=status,
+            reason=reason,
+            client=client,
+            key=key,
+            count=0,
+            since=now,
+            until=now,
+        )
+        counted = self._counts.get(kind, first)
+        self._counts[kind] = structs.replace(counted, count=counted.count + count, until=now)
 
     async def run(self, uses: Callable[[], Sequence[tuple[Principal, KeyUse]]], stop: asyncio.Event) -> None:
         """Publish every few seconds until `stop` is set, and then once more."""
@@ -103,22 +99,10 @@ class AccessLog:
 
     async def publish(self, seconds: float | None = None) -> None:
         """Send all counts, for at most `seconds`; events that are not acknowledged are kept."""
-        for kind, counted in list(self._counts.items()):
-            region, reason, client, method, route = kind
+        for kind, refused in list(self._counts.items()):
+            region, client = kind[0], refused.client
             if len(self._pending.get(region, ())) >= _MAX_COUNTS:
                 continue
-            refused = AccessRefused(
-                service=self._service,
-                method=method,
-                route=route,
-                status=counted.status,
-                reason=reason,
-                client=client,
-                key=counted.key,
-                count=counted.count,
-                since=to_text(counted.since),
-                until=to_text(counted.until),
-            )
             subject = subject_of("piepowder", *(("client", client) if client else ("service", self._service)))
             self._pending.setdefault(region, []).append(self._event(region, ACCESS_REFUSED, subject, refused))
             del self._counts[kind]
@@ -146,79 +130,3 @@ class AccessLog:
     def _home(self, principal: Principal) -> str:
         regions = self._producers
         return next((region for region in regions if principal.may_act_in(region)), next(iter(regions)))
-
-
-class Access:
-    """The access control of a service. `producers` are the producers of the regions that the service serves."""
-
-    def __init__(
-        self,
-        settings: CommonSettings,
-        *,
-        service: str,
-        source: str,
-        producers: Mapping[str, Producer],
-        readiness: Readiness,
-        clock: Clock,
-    ) -> None:
-        self._settings = settings
-        self._service = service
-        self._readiness = readiness
-        self._log = AccessLog(service=service, source=source, producers=producers, clock=clock)
-        self._loops: list[Loop] = []
-        self.authenticator = Authenticator(
-            read_clients_file(settings.clients_file),
-            clock=clock,
-            regions=producers,
-            refusals=self._log,
-            tokens=self._tokens(clock),
-            follows=True,
-        )
-
-    def control_reader(
-        self,
-        apply: Callable[[Event[Any]], None] = lambda _: None,
-        lacking: Callable[[], str | None] = lambda: None,
-        deleted: Callable[[str], None] = lambda _: None,
-    ) -> ControlReader:
-        """The reader of the control topic: for the clients, and for the service's own `apply`."""
-
-        def apply_all(event: Event[Any]) -> None:
-            self.authenticator.apply(event)
-            apply(event)
-
-        def missing_at_the_end() -> str | None:
-            self.authenticator.caught_up()
-            return lacking()
-
-        return ControlReader(
-            bootstrap=self._settings.kafka,
-            client_id=f"piepowder-{self._service}-{self._settings.instance}",
-            apply=apply_all,
-            missing=missing_at_the_end,
-            readiness=self._readiness,
-            deleted=deleted,
-        )
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Publish the access log, and refresh the issuer's keys, until `stop` is set."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._log.run(self.authenticator.uses, stop))
-            for loop in self._loops:
-                tasks.create_task(_as_coroutine(loop, stop))
-
-    def _tokens(self, clock: Clock) -> TokenVerifier | None:
-        settings = self._settings
-        if not settings.oidc_issuer:
-            return None
-        from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
-
-        tokens = AccessTokens(
-            settings.oidc_issuer, settings.oidc_audience, regions_claim=settings.oidc_regions_claim, clock=clock
-        )
-        self._loops.append(tokens.run)
-        return tokens
-
-
-async def _as_coroutine(loop: Loop, stop: asyncio.Event) -> None:
-    await loop(stop)

@@ -15,14 +15,14 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from starlette.requests import Request
 
 from shared.auth import clients
-from shared.auth.clients_file import ClientEntry, read_clients_file
+from shared.auth.clients_file import ClientEntry
 from shared.auth.limits import Fields, Meter
 from shared.auth.principal import UNKNOWN, Principal
 from shared.auth.refusals import MISSING_SCOPE, RATE_LIMITED, REGION_NOT_ALLOWED, UNAUTHORIZED
@@ -63,44 +63,20 @@ class TokenVerifier(Protocol):
     def principal(self, token: str) -> Principal: ...
 
 
+@dataclass(slots=True, eq=False)
 class Caller:
     """The caller of one request, kept in its scope for rate-limit headers and the access log."""
 
-    __slots__ = (
-        "_reason",
-        "_refusals",
-        "calls",
-        "end_reason",
-        "key_id",
-        "last",
-        "meter",
-        "outside",
-        "principal",
-        "until",
-    )
-
-    def __init__(
-        self,
-        principal: Principal,
-        key_id: str,
-        refusals: RefusalLog | None,
-        *,
-        meter: Meter | None = None,
-        until: float | None = None,
-        outside: bool = False,
-        end_reason: str = "",
-        reason: str = "",
-    ) -> None:
-        self.principal = principal
-        self.key_id = key_id
-        self.meter = meter
-        self.until = until  # seconds since the epoch; None without an end
-        self.end_reason = end_reason  # why the key is refused after `until`
-        self.outside = outside  # acts in none of the service's regions
-        self.calls = 0
-        self.last = 0.0
-        self._refusals = refusals
-        self._reason = reason
+    principal: Principal
+    key_id: str
+    refusals: RefusalLog | None
+    meter: Meter | None = None
+    until: float | None = None  # seconds since the epoch; None without an end
+    outside: bool = False  # acts in none of the service's regions
+    end_reason: str = ""  # why the key is refused after `until`
+    reason: str = ""  # why the request is refused, if it differs from the problem's type
+    calls: int = 0
+    last: float = 0.0
 
     def rate_limit_fields(self) -> Fields:
         """The rate-limit headers."""
@@ -108,13 +84,13 @@ class Caller:
 
     def refused(self, method: str, route: str, problem: ProblemDetails) -> None:
         """Count and record one refused call."""
-        self.record(self._reason or problem.type.rpartition(":")[2], method, route, problem.status, 1)
+        self.record(self.reason or problem.type.rpartition(":")[2], method, route, problem.status, 1)
 
     def record(self, reason: str, method: str, route: str, status: int, count: int) -> None:
         """Count and record refusals that the response reports in another way."""
         metrics.ACCESS_REFUSED.labels(reason).inc(count)
-        if self._refusals is not None:
-            self._refusals.refused(
+        if self.refusals is not None:
+            self.refusals.refused(
                 reason=reason,
                 principal=self.principal,
                 key=self.key_id,
@@ -125,15 +101,12 @@ class Caller:
             )
 
 
-class _Published:
+class _Published(NamedTuple):
     """The last published state of a client, and the hashes of its keys."""
 
-    __slots__ = ("hashes", "meter", "revision")
-
-    def __init__(self, revision: int, hashes: list[bytes], meter: Meter | None) -> None:
-        self.revision = revision
-        self.hashes = hashes
-        self.meter = meter
+    revision: int
+    hashes: list[bytes]
+    meter: Meter | None
 
 
 class Authenticator:
@@ -169,11 +142,6 @@ class Authenticator:
             self._by_hash[bytes.fromhex(client.key_sha256)] = caller
         self.file_names = frozenset(meters)
         self._file_hashes = frozenset(self._by_hash)
-
-    @classmethod
-    def from_file(cls, path: Path | None) -> "Authenticator":
-        """Accepts only the clients of a file; without a file, refuses every call."""
-        return cls(read_clients_file(path))
 
     def principal(self, request: Request, scope: str) -> Principal:
         """The caller of a request. Raises a Problem: 401 without a valid credential, 403 without `scope` or any of the
@@ -364,10 +332,10 @@ def _unauthorized(detail: str, challenge: str = 'Bearer error="invalid_token"') 
 
 
 def _clients_unknown() -> Problem:
-    detail = (
-        "The clients are not known yet: the control topic has not been read to its end. Send the same request again."
+    return NOT_READY(
+        "The clients are not known yet: the control topic has not been read to its end. Send the same request again.",
+        retry_after=2,
     )
-    return NOT_READY(detail, retry_after=2)
 
 
 def _region_not_allowed(principal: Principal, regions: str, pointer: str | None = None) -> Problem:

@@ -5,7 +5,7 @@ Intake checks a client by these rules before it publishes it; every service chec
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
@@ -73,16 +73,18 @@ def name_fault(name: str) -> str | None:
 
 def region_fault(region: str) -> str | None:
     """The fault of a region's name, or None."""
-    if region == ANY or re.fullmatch(REGION, region):
-        return None
-    return f"{region!r:.100} is not a region: 1 to 31 of a-z, 0-9 and '-', or {ANY!r} for all"
+    return _pattern_fault(region, REGION, "region: 1 to 31")
 
 
 def platform_fault(platform: str) -> str | None:
     """The fault of a platform's name, or None."""
-    if platform == ANY or re.fullmatch(PLATFORM, platform):
+    return _pattern_fault(platform, PLATFORM, "platform: 1 to 63")
+
+
+def _pattern_fault(name: str, pattern: str, expected: str) -> str | None:
+    if name == ANY or re.fullmatch(pattern, name):
         return None
-    return f"{platform!r:.100} is not a platform: 1 to 63 of a-z, 0-9 and '-', or {ANY!r} for all"
+    return f"{name!r:.100} is not a {expected} of a-z, 0-9 and '-', or {ANY!r} for all"
 
 
 def opened(scopes: Collection[str], platforms: Collection[str]) -> frozenset[str]:
@@ -97,15 +99,17 @@ def too_wide(scopes: Collection[str], platforms: Collection[str]) -> str | None:
     return f"{', '.join(beyond)} concern every platform; this client acts for {', '.join(sorted(platforms))}"
 
 
-def limit_faults(limit: RateLimit) -> list[tuple[str, str]]:
-    """The faults of a limit: field and sentence."""
+def limit_faults(limit: RateLimit | None) -> list[str]:
+    """The faults of a client's limit."""
+    if limit is None:
+        return []
     faults = []
     if not (math.isfinite(limit.requests_per_second) and 0.001 <= limit.requests_per_second <= _FASTEST):
-        faults.append(("requests_per_second", f"expected 0.001 to {_FASTEST}"))
+        faults.append(f"limit.requests_per_second: expected 0.001 to {_FASTEST}")
     if not 1 <= limit.burst <= _FASTEST:
-        faults.append(("burst", f"expected 1 to {_FASTEST}"))
+        faults.append(f"limit.burst: expected 1 to {_FASTEST}")
     if limit.items_per_second != 0 and not 0.001 <= limit.items_per_second <= _FASTEST:
-        faults.append(("items_per_second", f"expected 0 (no separate limit), or 0.001 to {_FASTEST}"))
+        faults.append(f"limit.items_per_second: expected 0 (no separate limit), or 0.001 to {_FASTEST}")
     return faults
 
 
@@ -117,13 +121,11 @@ def faults(client: ClientChanged) -> list[str]:
     found += [f"{scope!r:.100} is not a scope" for scope in client.scopes if _SCOPE.fullmatch(scope) is None]
     found += [region_fault(region) for region in client.regions]
     found += [platform_fault(platform) for platform in client.platforms]
-    if client.limit is not None:
-        found += [f"limit.{field}: {sentence}" for field, sentence in limit_faults(client.limit)]
-    found += _key_faults(client)
+    found += limit_faults(client.limit) + _key_faults(client)
     return [fault for fault in found if fault is not None]
 
 
-def _key_faults(client: ClientChanged) -> Sequence[str]:
+def _key_faults(client: ClientChanged) -> list[str]:
     if len(client.keys) > KEPT_KEYS:
         return [f"{len(client.keys)} keys, more than {KEPT_KEYS}"]
     hashes = [key.sha256 for key in client.keys]

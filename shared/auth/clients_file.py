@@ -47,9 +47,5 @@ def _faults(client: ClientEntry) -> list[str]:
         found.append("key_sha256 is not a SHA-256")
     if client.expires_at and not clients.moment(client.expires_at):
         found.append("expires_at is not a time")
-    found += [fault for platform in client.platforms if (fault := clients.platform_fault(platform)) is not None]
-    if (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
-        found.append(fault)
-    if client.limit is not None:
-        found += [f"limit.{field}: {sentence}" for field, sentence in clients.limit_faults(client.limit)]
-    return found
+    given = [*map(clients.platform_fault, client.platforms), clients.too_wide(client.scopes, client.platforms)]
+    return found + [fault for fault in given if fault is not None] + clients.limit_faults(client.limit)

@@ -60,9 +60,8 @@ class Meter:
         self._calls = Bucket(limit.requests_per_second, limit.burst, now)
         rate = limit.items_per_second
         self._items = Bucket(rate, max(1.0, rate), now) if rate else None
-        named = {"requests": self._calls} | ({} if self._items is None else {"items": self._items})
-        self._buckets = named
-        self._policy = ", ".join(bucket.policy(name) for name, bucket in named.items()).encode()
+        self._buckets = {"requests": self._calls} | ({} if self._items is None else {"items": self._items})
+        self._policy = ", ".join(bucket.policy(name) for name, bucket in self._buckets.items()).encode()
 
     def take(self, now: float) -> float:
         """Accept a call: 0, or the seconds to wait if it is refused."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import httpx
@@ -46,27 +47,20 @@ class _FetchFailed(Exception):  # noqa: N818 - an outcome
     """The issuer's keys could not be fetched; the text is the reason."""
 
 
+@dataclass(eq=False)
 class AccessTokens:
     """Verifies tokens of `issuer` for `audience`. `regions_claim` names the claim that lists the regions."""
 
-    def __init__(
-        self,
-        issuer: str,
-        audience: str,
-        *,
-        regions_claim: str,
-        clock: Clock,
-        refresh_seconds: float = 300.0,
-        least_seconds: float = 10.0,
-        client: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(timeout=_REQUEST_SECONDS),
-    ) -> None:
-        self._issuer = issuer
-        self._audience = audience
-        self._regions_claim = regions_claim
-        self._clock = clock
-        self._refresh_seconds = refresh_seconds
-        self._least_seconds = least_seconds
-        self._client = client
+    issuer: str
+    audience: str
+    _: KW_ONLY
+    regions_claim: str
+    clock: Clock
+    refresh_seconds: float = 300.0
+    least_seconds: float = 10.0
+    client: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(timeout=_REQUEST_SECONDS)
+
+    def __post_init__(self) -> None:
         self._keys: dict[tuple[str, str], jwt.PyJWK] = {}
         self._fetched = 0.0
         self._wanted = asyncio.Event()
@@ -74,7 +68,7 @@ class AccessTokens:
     def principal(self, token: str) -> Principal:
         """The holder of a token, under a pseudonym; raises TokenRejected, or a 503 Problem without the issuer's
         keys."""
-        if not self._keys or self._clock.monotonic() - self._fetched > _KEYS_KEPT_SECONDS:
+        if not self._keys or self.clock.monotonic() - self._fetched > _KEYS_KEPT_SECONDS:
             self._wanted.set()
             detail = "The keys of the token issuer are not known yet. Send the same request again; API keys work."
             raise NOT_READY(detail, retry_after=5)
@@ -83,9 +77,9 @@ class AccessTokens:
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject or _SURROGATE.search(subject):
             raise TokenRejected("bad-token", "The access token's `sub` is missing or invalid.")
-        name = clients.PERSON + ids.derive("person", self._issuer, subject).replace("-", "")[:16]
+        name = clients.PERSON + ids.derive("person", self.issuer, subject).replace("-", "")[:16]
         scopes = clients.SCOPES.intersection(_words(claims.get("scope")))
-        regions = frozenset(r for r in _words(claims.get(self._regions_claim)) if clients.region_fault(r) is None)
+        regions = frozenset(r for r in _words(claims.get(self.regions_claim)) if clients.region_fault(r) is None)
         return Principal(name, scopes, regions)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,19 +95,19 @@ class AccessTokens:
                 metrics.OIDC_REFRESHES.labels("failed").inc()
                 log.warning("the keys of the token issuer could not be fetched", extra={"error": str(error)})
             else:
-                attempt, pause = 0, self._refresh_seconds
+                attempt, pause = 0, self.refresh_seconds
                 metrics.OIDC_REFRESHES.labels("done").inc()
-            await wait(stop, min(pause, self._least_seconds))
-            await self._until_wanted(stop, pause - self._least_seconds)
+            await wait(stop, min(pause, self.least_seconds))
+            await self._until_wanted(stop, pause - self.least_seconds)
 
     async def refresh(self) -> None:
         """Fetch the issuer's keys and replace the known ones."""
         try:
-            async with self._client() as client, asyncio.timeout(4 * _REQUEST_SECONDS):
-                about = await _get(client, f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
-                if about.get("issuer") != self._issuer:
+            async with self.client() as client, asyncio.timeout(4 * _REQUEST_SECONDS):
+                about = await _get(client, f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+                if about.get("issuer") != self.issuer:
                     raise _FetchFailed(
-                        f"its document names the issuer {about.get('issuer')!r:.200}, not {self._issuer!r}"
+                        f"its document names the issuer {about.get('issuer')!r:.200}, not {self.issuer!r}"
                     )
                 found = (await _get(client, str(about.get("jwks_uri")))).get("keys")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, msgspec.DecodeError, ValueError) as error:
@@ -122,7 +116,7 @@ class AccessTokens:
         if not keys:
             raise _FetchFailed(f"no usable key; expected {', '.join(_ALGORITHMS.values())} with a `kid`")
         self._keys = keys
-        self._fetched = self._clock.monotonic()
+        self._fetched = self.clock.monotonic()
 
     async def _until_wanted(self, stop: asyncio.Event, seconds: float) -> None:
         if seconds <= 0:
@@ -144,8 +138,8 @@ class AccessTokens:
                 token,
                 key.key,
                 algorithms=[key.algorithm_name],
-                audience=self._audience,
-                issuer=self._issuer,
+                audience=self.audience,
+                issuer=self.issuer,
                 options={
                     "require": ["exp", "iat", "iss", "aud", "sub"],
                     "verify_exp": False,  # `_check_times` does, with our clock
@@ -177,7 +171,7 @@ class AccessTokens:
         return key
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
-        now = self._clock.now().timestamp()
+        now = self.clock.now().timestamp()
         for name in ("exp", "iat", "nbf"):
             moment = claims.get(name, now)
             if isinstance(moment, bool) or not isinstance(moment, int | float) or not abs(moment) < _MAX_TIME:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
@@ -16,23 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.http import health, openapi
 from shared.http.input_errors import input_errors
-from shared.http.measurement import (
-    CALLER,
-    FAST_PATH,
-    CallObserver,
-    Measured,
-    measure,
-    rate_limit_fields,
-    route_of,
-)
-from shared.http.problems import (
-    DEFECT,
-    UNAVAILABLE,
-    Problem,
-    http_phrase,
-    invalid,
-    unavailable,
-)
+from shared.http.measurement import CALLER, FAST_PATH, CallObserver, Measured, measure, rate_limit_fields, route_of
+from shared.http.problems import DEFECT, UNAVAILABLE, Problem, invalid, unavailable
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
 
@@ -69,12 +55,8 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
     app.state.readiness = readiness
     app.add_middleware(Measured)
     app.include_router(health.router(service, readiness))
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(Transient, _on_transient)
-    app.add_exception_handler(Fatal, _on_fatal)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_defect)
+    for kind, handler in _ERROR_RESPONSES.items():
+        app.add_exception_handler(kind, handler)
     return app
 
 
@@ -83,8 +65,7 @@ def _operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
+async def _on_problem(request: Request, error: Problem) -> Response:
     caller: CallObserver | None = request.scope.get(CALLER)
     details = error.details
     if caller is not None and (details.status in (401, 403) or details.type.endswith(":rate-limited")):
@@ -92,32 +73,28 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def _on_transient(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Transient)
+async def _on_transient(_: Request, error: Transient) -> Response:
     log.warning("unavailable: %s", error)
     return unavailable(error).response()
 
 
-async def _on_fatal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Fatal)
+async def _on_fatal(_: Request, error: Fatal) -> Response:
     log.error("the service cannot continue: %s", error)  # the reason is for its operators
     detail = "The service cannot do its work until its operators have acted. Send the same request again later."
     return UNAVAILABLE(detail, retry_after=10).response()
 
 
-async def _on_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
     return invalid(input_errors(error)).response()
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _on_http(request: Request, error: HTTPException) -> Response:
     if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
         return error.__cause__.response()
     detail = f"{request.method} {request.url.path}: {str(error.detail).rstrip('.')}. The API is described at /docs."
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     slug = _SLUGS.get(error.status_code, "http-error")
-    return Problem(error.status_code, slug, http_phrase(error.status_code), detail, headers=headers).response()
+    return Problem(error.status_code, slug, HTTPStatus(error.status_code).phrase, detail, headers=headers).response()
 
 
 def _allowed(request: Request) -> list[str]:
@@ -132,6 +109,16 @@ def _allowed(request: Request) -> list[str]:
 async def _on_defect(request: Request, error: Exception) -> Response:
     log.error("defect: %s %s", request.method, request.url.path, exc_info=error)
     return DEFECT("An internal error, recorded in the service's log. The same request can be sent again.").response()
+
+
+_ERROR_RESPONSES: Final[dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]]] = {
+    Problem: _on_problem,
+    Transient: _on_transient,
+    Fatal: _on_fatal,
+    RequestValidationError: _on_invalid,
+    HTTPException: _on_http,
+    Exception: _on_defect,
+}
 
 
 class FastPath:
@@ -156,16 +143,10 @@ class FastPath:
         request = Request(scope, receive)
         try:
             response = await handler(request)
-        except Problem as problem:
-            response = await _on_problem(request, problem)
-        except Transient as error:
-            response = await _on_transient(request, error)
-        except Fatal as error:
-            response = await _on_fatal(request, error)
-        except HTTPException as error:
-            response = await _on_http(request, error)
-        except Exception as error:  # noqa: BLE001 - logged, and answered with a 500 problem
-            response = await _on_defect(request, error)
+        except Exception as error:  # noqa: BLE001 - an unexpected error is logged, and answered with a 500 problem
+            response = await next(on for kind, on in _ERROR_RESPONSES.items() if isinstance(error, kind))(
+                request, error
+            )
         response.raw_headers.extend(rate_limit_fields(scope))
         try:
             await response(scope, receive, send)

@@ -1,7 +1,8 @@
 """Request bodies: media type, size and time limits, strict JSON."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -36,36 +37,49 @@ def require_json(request: Request) -> None:
 
 async def read_body(stream: AsyncIterator[bytes], content_length: str | None, limit: int) -> bytes:
     """The whole body; raises a 413 Problem above `limit` bytes and a 408 Problem after `BODY_SECONDS`."""
+    too_large = partial(BODY_TOO_LARGE, f"The body exceeds the limit of {limit} bytes.")
     if content_length is not None and content_length.isdecimal() and int(content_length) > limit:
-        raise _too_large(limit)
+        raise too_large()
+    too_slow = partial(BODY_TOO_SLOW, headers={"Connection": "close"})
+    return await collect(stream, BODY_SECONDS, limit=limit, too_large=too_large, too_slow=too_slow)
+
+
+async def collect(
+    stream: AsyncIterator[bytes],
+    seconds: float,
+    *,
+    limit: int,
+    too_large: Callable[[], Exception],
+    too_slow: Callable[[str], Exception],
+) -> bytes:
+    """All bytes of a stream; raises `too_large()` above `limit` bytes and `too_slow(detail)` after `seconds`."""
     parts, size = [], 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for part in stream:
                 parts.append(part)
                 size += len(part)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise too_large()
     except TimeoutError as error:
-        raise BODY_TOO_SLOW(
-            f"The body did not arrive within {BODY_SECONDS:g} seconds.", headers={"Connection": "close"}
-        ) from error
+        raise too_slow(f"The body did not arrive within {seconds:g} seconds.") from error
     return b"".join(parts)
+
+
+def parse_json(body: bytes) -> Any:
+    """A JSON value, with its duplicate object keys; raises a 400 Problem for malformed JSON."""
+    try:
+        return strict_json.decode(body)
+    except strict_json.MalformedJsonError as error:
+        raise MALFORMED_JSON(str(error), pointer="") from error
 
 
 def decode_json(body: bytes) -> Any:
     """A JSON value, decoded strictly. Raises a Problem: 400 for malformed JSON, 422 with pointers for a duplicate
     object key and for a number that exceeds every number type."""
-    try:
-        value = strict_json.decode(body)
-    except strict_json.MalformedJsonError as error:
-        raise MALFORMED_JSON(str(error), pointer="") from error
+    value = parse_json(body)
     duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.duplicates(value))
     too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.infinite_numbers(value))
     if errors := list(islice(chain(duplicates, too_large), MAX_FAULTS)):
         raise invalid(errors)
     return value
-
-
-def _too_large(limit: int) -> Exception:
-    return BODY_TOO_LARGE(f"The body exceeds the limit of {limit} bytes.")

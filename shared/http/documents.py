@@ -24,9 +24,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.http import encoded_bodies
+from shared.http.bodies import parse_json
 from shared.http.input_errors import input_error
 from shared.http.models import Body
-from shared.http.problems import BODY_TOO_LARGE, MALFORMED_JSON, json_pointer
+from shared.http.problems import BODY_TOO_LARGE, json_pointer
 from shared.http.route import Handle, StrictRequest, StrictRoute
 from shared.validation import strict_json
 from shared.validation.documents import ParsedDocument, top_level
@@ -69,9 +70,7 @@ class Document(Generic[B]):
         if faults and ("" in invalid or len(faults) == MAX_FAULTS):
             return cls(value, None, faults, invalid)
         if faults:
-            valid = {
-                name: member for name, member in value.items() if name in model.model_fields and name not in invalid
-            }
+            valid = {name: value[name] for name in value.keys() & model.model_fields.keys() - invalid}
             body = model.model_validate(model.placeholders | valid)
         return cls(value, body, faults, invalid)
 
@@ -129,10 +128,7 @@ class DocumentRoute(StrictRoute):
 
 def decode(text: bytes) -> Any:
     """A JSON value, in which `null` is an object of its own; raises a 400 Problem for malformed JSON."""
-    try:
-        value = strict_json.decode(text)
-    except strict_json.MalformedJsonError as error:
-        raise MALFORMED_JSON(str(error), pointer="") from error
+    value = parse_json(text)
     return _NULL if value is None else value
 
 

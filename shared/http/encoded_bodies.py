@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from starlette.requests import Request
 
+from shared.http.bodies import collect
 from shared.http.problems import (
     BODY_PROBLEMS,
     BODY_TOO_LARGE,
@@ -96,15 +97,7 @@ async def whole(
     """The decompressed body. Raises `too_large()` beyond `limit` bytes, a 408 Problem after `idle_seconds`."""
     if head.length > limit:
         raise too_large()
-    body = b""
-    try:
-        async with asyncio.timeout(idle_seconds):
-            async for data in pieces(request, head):
-                body = body + data if body else data
-                if len(body) > limit:
-                    raise too_large()
-    except TimeoutError as error:
-        raise too_slow(f"The body did not arrive within {idle_seconds:g} seconds.") from error
+    body = await collect(pieces(request, head), idle_seconds, limit=limit, too_large=too_large, too_slow=too_slow)
     return body.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -174,7 +167,8 @@ async def _decompressed(body: AsyncIterator[bytes], coding: str) -> AsyncIterato
             for piece in stream.feed(data):
                 decompressed += len(piece)
                 if decompressed > max(_FREE, _RATIO * received):
-                    raise _swells()
+                    detail = f"The compression ratio is above {_RATIO}. Send the body less compressed, or uncompressed."
+                    raise Problem(413, "too-large", "The body is compressed too much", detail)
                 yield piece
                 await asyncio.sleep(0)  # a small piece can expand a lot: let other calls run
     except (zlib.error, zstd.ZstdError) as error:

@@ -15,6 +15,7 @@ CALLER: Final = "piepowder.caller"
 """Key of a request's scope: the authenticated caller, once known."""
 
 FAST_PATH: Final = "piepowder.fast-path"
+"""Key of a request's scope: the path of a hot path, which has no route of the framework."""
 
 
 class CallObserver(Protocol):

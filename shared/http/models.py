@@ -3,18 +3,15 @@
 
 from itertools import islice
 from typing import Annotated, Any, Final
-from uuid import UUID
 
 import msgspec
 from msgspec import inspect
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    Strict,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
@@ -25,6 +22,8 @@ from shared.validation.faults import MAX_FAULTS, Fault, mismatches
 EXAMPLE: Final = "x-example"
 EMBEDDED: Final = "x-embedded"
 """Keys that `shared.http.openapi` replaces. Their values are JSON text, because FastAPI drops nulls from examples."""
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Body(BaseModel):
@@ -41,8 +40,13 @@ class View(BaseModel):
 
 def example(value: object) -> ConfigDict:
     """A `model_config` that documents a model by an example: a value, or its JSON text."""
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) else _encode(value).decode()
     return ConfigDict(json_schema_extra={EXAMPLE: text})
+
+
+def embedded(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The schema of a msgspec struct, for `shared.http.openapi`."""
+    return {EMBEDDED: _encode(msgspec.json.schema(kind, ref_template="#/components/schemas/{name}")).decode()}
 
 
 class Embedded:
@@ -54,8 +58,7 @@ class Embedded:
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        described = msgspec.json.schema(schema["cls"], ref_template="#/components/schemas/{name}")
-        return {EMBEDDED: msgspec.json.encode(described).decode()}
+        return embedded(schema["cls"])
 
 
 class EmbeddedInput:
@@ -73,8 +76,7 @@ class EmbeddedInput:
         return core_schema.no_info_plain_validator_function(convert, metadata={"struct": source})
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        described = msgspec.json.schema(schema["metadata"]["struct"], ref_template="#/components/schemas/{name}")
-        return {EMBEDDED: msgspec.json.encode(described).decode()}
+        return embedded(schema["metadata"]["struct"])
 
 
 def _line(fault: Fault, value: Any) -> InitErrorDetails:
@@ -98,13 +100,3 @@ def _require_printable(text: str) -> str:
 
 Printable = Annotated[str, AfterValidator(_require_printable)]
 """A text without line ends and control characters."""
-
-
-def _require_text(value: object) -> object:
-    if not isinstance(value, str):
-        raise ValueError("expected a UUID as text")  # noqa: TRY004 - pydantic expects a ValueError
-    return value
-
-
-Uuid = Annotated[UUID, Strict(False), BeforeValidator(_require_text)]
-"""A UUID in a strict body: JSON has it as text."""

@@ -6,15 +6,13 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from shared.http.models import EMBEDDED, EXAMPLE
+from shared.http.models import EMBEDDED, EXAMPLE, embedded
 from shared.http.problems import ProblemDetails
-
-_COMPONENTS = "#/components/schemas/{name}"
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Complete FastAPI's document in place; AssertionError if two types have one name."""
-    _, components = msgspec.json.schema_components([ProblemDetails], ref_template=_COMPONENTS)
+    _, components = msgspec.json.schema_components([ProblemDetails], ref_template="#/components/schemas/{name}")
     _add(document, components)
     _replace(document["paths"], document)
     schemas = document["components"]["schemas"]
@@ -31,16 +29,14 @@ def body_of(model: type[BaseModel], description: str) -> dict[str, Any]:
     """The `openapi_extra` of an operation that decodes its JSON body itself, which `model` documents."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     definitions = schema.pop("$defs", {}) | {model.__name__: schema}
-    embedded = {"$ref": f"#/components/schemas/{model.__name__}", "$defs": definitions}
-    content = {"application/json": {"schema": {EMBEDDED: msgspec.json.encode(embedded).decode()}}}
+    described = {"$ref": f"#/components/schemas/{model.__name__}", "$defs": definitions}
+    content = {"application/json": {"schema": {EMBEDDED: msgspec.json.encode(described).decode()}}}
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
 
 def lines_of(*kinds: type[msgspec.Struct], description: str, example: str) -> dict[str, Any]:
     """The documentation of an NDJSON response with lines of these types."""
-    schemas = [msgspec.json.schema(kind, ref_template=_COMPONENTS) for kind in kinds]
-    lines = [{EMBEDDED: msgspec.json.encode(schema).decode()} for schema in schemas]
-    schema = {"type": "string", "x-line-schema": {"oneOf": lines}}
+    schema = {"type": "string", "x-line-schema": {"oneOf": [embedded(kind) for kind in kinds]}}
     return {"description": description, "content": {"application/x-ndjson": {"schema": schema, "example": example}}}
 
 

@@ -3,16 +3,17 @@
 A `ProblemType` is declared once. It documents the error in OpenAPI and creates the `Problem` that a handler raises.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
-from typing import Any, Final
+from functools import reduce
+from typing import Any, Final, TypedDict, Unpack
 
 import msgspec
 from starlette.responses import Response
 
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import MAX_FAULTS, ErrorType
+from shared.validation.faults import MAX_FAULTS, ErrorType, pointer_to
 
 PROBLEM_JSON: Final = "application/problem+json"
 _URN: Final = "urn:piepowder:problem:"
@@ -37,26 +38,24 @@ class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after: int | None = None
 
 
+class Extras(TypedDict, total=False):
+    """The optional parts of a `Problem`; with `pointer`, its detail describes the only fault of the input."""
+
+    errors: Sequence[InputError]
+    pointer: str | None
+    retry_after: int | None
+    headers: Mapping[str, str] | None
+
+
 class Problem(Exception):  # noqa: N818 - RFC 9457's term
     """An error response. `slug` is the permanent name of its type; `retry_after` is in seconds."""
 
-    def __init__(
-        self,
-        status: int,
-        slug: str,
-        title: str,
-        detail: str,
-        *,
-        errors: Sequence[InputError] = (),
-        pointer: str | None = None,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, status: int, slug: str, title: str, detail: str, **extras: Unpack[Extras]) -> None:
         super().__init__(detail)
-        if pointer is not None:
-            errors = [InputError(pointer, detail)]
+        pointer, retry_after = extras.get("pointer"), extras.get("retry_after")
+        errors = extras.get("errors", ()) if pointer is None else [InputError(pointer, detail)]
         self.details = ProblemDetails(f"{_URN}{slug}", title, status, detail, list(errors), retry_after)
-        self.headers = dict(headers or {})
+        self.headers = dict(extras.get("headers") or {})
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
 
@@ -68,26 +67,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's term
 class ProblemType(ErrorType, frozen=True):
     """A type of error that a handler raises."""
 
-    def __call__(
-        self,
-        detail: str,
-        *,
-        errors: Sequence[InputError] = (),
-        pointer: str | None = None,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Problem:
-        """An error of this type; with `pointer`, `detail` describes the only fault of the input."""
-        return Problem(
-            self.status,
-            self.slug,
-            self.title,
-            detail,
-            errors=errors,
-            pointer=pointer,
-            retry_after=retry_after,
-            headers=headers,
-        )
+    def __call__(self, detail: str, **extras: Unpack[Extras]) -> Problem:
+        """An error of this type."""
+        return Problem(self.status, self.slug, self.title, detail, **extras)
 
 
 INVALID_REQUEST: Final = ProblemType("invalid-request", 422, "Invalid request", "/limit: expected 1 to 200.")
@@ -112,31 +94,27 @@ BODY_PROBLEMS: Final = (MALFORMED_JSON, BODY_TOO_SLOW, BODY_TOO_LARGE, UNSUPPORT
 
 def problems(*types: ErrorType) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation that can return these types of error; one status can have several types."""
-    documented: dict[int | str, dict[str, Any]] = {}
+    by_status: defaultdict[int | str, list[ErrorType]] = defaultdict(list)
     for kind in types:
-        response = documented.setdefault(
-            kind.status,
-            {
-                "description": "",
-                "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-            },
-        )
-        response["description"] = "; ".join(filter(None, (response["description"], kind.title)))
-        if kind.headers:
-            response.setdefault("headers", {}).update(kind.headers)
-        if kind.example:
-            details = {"type": f"{_URN}{kind.slug}", "title": kind.title, "status": kind.status, "detail": kind.example}
-            if "Retry-After" in kind.headers:
-                details["retry_after"] = 1
-            content = response["content"][PROBLEM_JSON]
-            if "example" in content:
-                first = content.pop("example")
-                content["examples"] = {first["type"].removeprefix(_URN): {"value": first}}
-            if "examples" in content:
-                content["examples"][kind.slug] = {"value": details}
-            else:
-                content["example"] = details
-    return documented
+        by_status[kind.status].append(kind)
+    return {status: _documented(kinds) for status, kinds in by_status.items()}
+
+
+def _documented(kinds: Sequence[ErrorType]) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}
+    shown = [kind for kind in kinds if kind.example]
+    if len(shown) == 1:
+        content["example"] = _example(shown[0])
+    elif shown:
+        content["examples"] = {kind.slug: {"value": _example(kind)} for kind in shown}
+    response = {"description": "; ".join(kind.title for kind in kinds), "content": {PROBLEM_JSON: content}}
+    headers = {name: header for kind in kinds for name, header in kind.headers.items()}
+    return response | ({"headers": headers} if headers else {})
+
+
+def _example(kind: ErrorType) -> dict[str, Any]:
+    details = {"type": f"{_URN}{kind.slug}", "title": kind.title, "status": kind.status, "detail": kind.example}
+    return details | ({"retry_after": 1} if "Retry-After" in kind.headers else {})
 
 
 def invalid(errors: Sequence[InputError]) -> Problem:
@@ -147,8 +125,7 @@ def invalid(errors: Sequence[InputError]) -> Problem:
 
 def json_pointer(location: Sequence[int | str]) -> str:
     """RFC 6901; each step has at most 100 characters."""
-    parts = [str(part)[:100].replace("~", "~0").replace("/", "~1") for part in location]
-    return "".join(f"/{part}" for part in parts)
+    return reduce(pointer_to, location, "")
 
 
 def not_ready(readiness: Readiness) -> Problem:
@@ -160,8 +137,3 @@ def not_ready(readiness: Readiness) -> Problem:
 def unavailable(error: Transient) -> Problem:
     """503 while a dependency of the service does not answer; the same request can be sent again."""
     return UNAVAILABLE(f"{error} Send the same request again later.", retry_after=2)
-
-
-def http_phrase(status: int) -> str:
-    """The standard reason phrase of a status."""
-    return HTTPStatus(status).phrase

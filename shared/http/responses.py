@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from shared.http.models import EMBEDDED, EXAMPLE
+from shared.http.models import EXAMPLE, embedded
 
 _encode = msgspec.json.Encoder().encode
 
@@ -18,6 +18,5 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
 
 def struct(kind: type[msgspec.Struct], example: object) -> dict[str, Any]:
     """The documentation of such a response for `responses`; its description is the first line of the docstring."""
-    schema = msgspec.json.schema(kind, ref_template="#/components/schemas/{name}")
-    content = {"schema": {EMBEDDED: _encode(schema).decode()}, EXAMPLE: _encode(example).decode()}
+    content = {"schema": embedded(kind), EXAMPLE: _encode(example).decode()}
     return {"description": (kind.__doc__ or "").split("\n\n")[0], "content": {"application/json": content}}

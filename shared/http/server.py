@@ -11,7 +11,8 @@ This file overrides methods of uvicorn's `HttpToolsProtocol`, so uvicorn is pinn
 - Trailer fields are ignored (RFC 9110, section 6.5.1), because uvicorn would add them to the request's headers.
 - Writes of one turn of the event loop are joined, so that head and body of a response are one packet.
 
-The time limits cost a request nothing: a timer looks at each connection every 30 seconds and compares two looks.
+The time limits cost a request nothing: a timer checks each connection every 30 seconds and compares its state with the
+previous check.
 """
 
 import asyncio
@@ -111,10 +112,11 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         super().connection_made(JoiningTransport(transport, self.loop))
-        self._idle_after: object = None  # the last request at the previous look, if none was in progress
-        self._stuck_at = -1  # bytes sent at the previous look, if data was waiting to be sent
+        # At the previous check: the last request if the connection was idle, else `_NO_REQUEST`
+        self._idle_after: object = None
+        self._stuck_at = -1  # bytes sent at the previous check, if data was waiting to be sent; else -1
         self._in_progress = 0  # requests without a complete response
-        self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._next_check = self.loop.call_later(HEAD_SECONDS, self._check_connection)
         self._unfinished_bytes = 0  # received since the last complete head, body part or request
         self._head_bytes = 0  # of the head that is being read
         self._is_in_body = False  # a head is complete and its request is not
@@ -122,7 +124,7 @@ class _Protocol(HttpToolsProtocol):
         self._final_problem: Problem | None = None  # the last response of this connection
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._next_look.cancel()
+        self._next_check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -214,18 +216,19 @@ class _Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn passes the same text for every fault
         detail = "The data is not HTTP/1.1 (RFC 9112). The connection is closed."
         if self._is_in_body:
-            detail += " The part of the body before the fault may have been accepted; it can be sent again."
+            detail += " The part of the body before the fault may have been accepted; the body can be sent again."
         self._refuse(Problem(400, "malformed-http", "Malformed HTTP", detail))
 
-    def _look(self) -> None:
-        """Disconnect a client that has neither sent nor read anything since the previous look."""
+    def _check_connection(self) -> None:
+        """Abort a client that does not read its response; refuse one that has sent no complete request head since the
+        previous check."""
         transport = cast("JoiningTransport", self.transport)
         must_read = transport.is_closing() or self.flow.write_paused
         if must_read and transport.sent == self._stuck_at:
             transport.abort()
             return
         self._stuck_at = transport.sent if must_read else -1
-        self._next_look = self.loop.call_later(HEAD_SECONDS, self._look)
+        self._next_check = self.loop.call_later(HEAD_SECONDS, self._check_connection)
         if transport.is_closing():
             return
         last = cast("RequestResponseCycle | None", self.cycle)

@@ -11,6 +11,7 @@ before the revocation must not be handled: a batch that is being read starts ane
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -70,6 +71,7 @@ class UnreadableRecordError(Exception):
     """The Kafka client cannot parse a record (a header name that is not UTF-8), and does not report which one."""
 
 
+@dataclass(eq=False)
 class BatchReader(Generic[M]):
     """Reads the batches of one group's member.
 
@@ -77,22 +79,15 @@ class BatchReader(Generic[M]):
     must stop before that.
     """
 
-    def __init__(
-        self,
-        decode: Callable[[RawRecord], M],
-        *,
-        group: str,
-        batch_records: int,
-        lag: ConsumerLag,
-        dead_letter_unreadable: Callable[[TopicPartition, int, str, asyncio.Event], Awaitable[bool]],
-    ) -> None:
-        self.one_by_one = False
-        self.revocations = 0
-        self._decode = decode
-        self._group = group
-        self._batch_records = batch_records
-        self._lag = lag
-        self._dead_letter_unreadable = dead_letter_unreadable
+    decode: Callable[[RawRecord], M]
+    group: str
+    batch_records: int
+    lag: ConsumerLag
+    dead_letter_unreadable: Callable[[TopicPartition, int, str, asyncio.Event], Awaitable[bool]]
+    one_by_one: bool = False
+    revocations: int = 0
+
+    def __post_init__(self) -> None:
         self._ahead: asyncio.Task[FetchedBatch[M]] | None = None
         self._rebalancing = False
         self._assignment_changes = 0
@@ -142,21 +137,21 @@ class BatchReader(Generic[M]):
             return True
         ends = {tp: consumer.highwater(tp) for tp in batch.records.keys() & consumer.assignment()}
         waiting = [end - batch.records[tp][-1].offset - 1 for tp, end in ends.items() if end is not None]
-        return bool(sum(waiting) >= _BACKLOG * self._batch_records)
+        return bool(sum(waiting) >= _BACKLOG * self.batch_records)
 
     async def read(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M]:
         """Fetch and decode a batch in portions."""
         polled_at = {tp: consumer.last_poll_timestamp(tp) for tp in consumer.assignment()}
         assignment_changes = self._assignment_changes
-        self._lag.polled(polled_at)
+        self.lag.polled(polled_at)
         if self.one_by_one:
             return await self._read_one_by_one(consumer, stop)
-        decoded, caught_up, failure = _DecodedBatch(self._decode, self._group), None, None
-        portion = await _fetch(consumer, _POLL_MS, min(self._batch_records, _FIRST_PORTION_RECORDS))
+        decoded, caught_up, failure = _DecodedBatch(self.decode, self.group), None, None
+        portion = await _fetch(consumer, _POLL_MS, min(self.batch_records, _FIRST_PORTION_RECORDS))
         revocations = self.revocations  # the client fetches nothing during a rebalance, so this portion is current
         while portion:
             if self.revocations != revocations:
-                decoded, revocations = _DecodedBatch(self._decode, self._group), self.revocations
+                decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
             decoded.add(portion)
             if (room := self._room(decoded)) <= 0:
                 break
@@ -172,7 +167,7 @@ class BatchReader(Generic[M]):
 
     async def _read_one_by_one(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M]:
         """Read one record of each partition, to find the one that the Kafka client cannot parse, and skip it."""
-        decoded, revocations = _DecodedBatch(self._decode, self._group), self.revocations
+        decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
         for tp in sorted(consumer.assignment()):
             try:
                 portion = await consumer.getmany(tp, timeout_ms=_SINGLE_POLL_MS, max_records=1)
@@ -180,16 +175,16 @@ class BatchReader(Generic[M]):
                 current = self.revocations
                 offset = await consumer.position(tp)
                 reason = f"the Kafka client cannot read it: {error!r}"
-                if not await self._dead_letter_unreadable(tp, offset, reason, stop) or self.revocations != current:
+                if not await self.dead_letter_unreadable(tp, offset, reason, stop) or self.revocations != current:
                     break
-                metrics.DEADLETTERED.labels(self._group, tp.topic).inc()
+                metrics.DEADLETTERED.labels(self.group, tp.topic).inc()
                 about = {"topic": tp.topic, "partition": tp.partition, "offset": offset, "reason": reason}
                 log.error("dead-lettered", extra=about)
                 consumer.seek(tp, offset + 1)
                 self.one_by_one = False
             else:
                 if portion and self.revocations != revocations:
-                    decoded, revocations = _DecodedBatch(self._decode, self._group), self.revocations
+                    decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
                 decoded.add(portion)
         if not decoded.size:
             await wait(stop, _SINGLE_POLL_MS / 1000)  # there may be no assignment yet
@@ -197,10 +192,10 @@ class BatchReader(Generic[M]):
 
     def _room(self, decoded: "_DecodedBatch[M]") -> int:
         """How many more records of the same average size the batch may take."""
-        if decoded.size >= self._batch_records or decoded.bytes >= _BATCH_BYTES:
+        if decoded.size >= self.batch_records or decoded.bytes >= _BATCH_BYTES:
             return 0
         by_bytes = (_BATCH_BYTES - decoded.bytes) * decoded.size // max(1, decoded.bytes)
-        return max(1, min(self._batch_records - decoded.size, by_bytes))
+        return max(1, min(self.batch_records - decoded.size, by_bytes))
 
 
 class _DecodedBatch(Generic[M]):

@@ -15,16 +15,12 @@ abandons it without a commit, and the new owner of the partitions handles it aga
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import (
-    CommitFailedError,
-    IllegalStateError,
-    KafkaError,
-    RebalanceInProgressError,
-)
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, RebalanceInProgressError
 
 from shared.kafka.batch_reader import BatchReader, FetchedBatch, UndecodableRecord, UnreadableRecordError
 from shared.kafka.breaker import CircuitBreaker
@@ -50,77 +46,66 @@ _STOP_SECONDS: Final = 5.0  # to close a client; during a rebalance it can take 
 _ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails so often is poison
 
 
+@dataclass(kw_only=True, eq=False)
 class BatchConsumer(Generic[M]):
     """One group's consumer of some topics.
 
     `decode` turns a record into a message, or raises Poison. `handle` makes a batch's effects durable, all or nothing,
-    before it returns; it may raise Transient, Poison (for a batch of one) or Fatal, and may receive a record again.
+    before it returns. It may raise Transient, Fatal, or Poison (the loop then halves the batch until one record is
+    left), and may receive a record again.
     With `parked`, the later records of a key wait behind a record that cannot be handled; without it they continue.
     After a batch that was not full, the loop waits `linger_seconds`, so that the next batch grows: for handlers where a
     batch's cost matters more than its age.
     """
 
-    def __init__(
-        self,
-        *,
-        bootstrap: str,
-        group: str,
-        topics: Sequence[str],
-        decode: Callable[[RawRecord], M],
-        handle: Handler[M],
-        dead_letters: DeadLetterWriter,
-        parked: ParkedKeyStore | None = None,
-        readiness: Readiness,
-        clock: Clock,
-        instance: str = "0",
-        batch_records: int = 2000,
-        backoff: Backoff = Backoff(),  # noqa: B008 - immutable
-        drain_seconds: float = 10.0,
-        linger_seconds: float = 0.0,
-    ) -> None:
-        self._bootstrap = bootstrap
-        self._group = group
-        self._topics = topics
-        self._handle = handle
-        self._dead_letters = dead_letters
-        self._parking = Parking(dead_letters, parked, clock)
-        self._readiness = readiness
-        self._condition = f"consumer {group}"
-        self._clock = clock
-        self._instance = instance
-        self._backoff = backoff
-        self._drain_seconds = drain_seconds
-        self._linger_seconds = linger_seconds
+    bootstrap: str
+    group: str
+    topics: Sequence[str]
+    decode: Callable[[RawRecord], M]
+    handle: Handler[M]
+    dead_letters: DeadLetterWriter
+    parked: ParkedKeyStore | None = None
+    readiness: Readiness
+    clock: Clock
+    instance: str = "0"
+    batch_records: int = 2000
+    backoff: Backoff = Backoff()  # noqa: RUF009 - immutable
+    drain_seconds: float = 10.0
+    linger_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._parking = Parking(self.dead_letters, self.parked, self.clock)
+        self._condition = f"consumer {self.group}"
         self._breaker = CircuitBreaker()
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
-        self._lag = ConsumerLag(group, clock)
+        self._lag = ConsumerLag(self.group, self.clock)
         self._reader = BatchReader(
-            decode,
-            group=group,
-            batch_records=batch_records,
+            self.decode,
+            group=self.group,
+            batch_records=self.batch_records,
             lag=self._lag,
             dead_letter_unreadable=self._dead_letter_unreadable,
         )
-        self._seconds = metrics.CONSUME_SECONDS.labels(group)
+        self._seconds = metrics.CONSUME_SECONDS.labels(self.group)
 
     def handled_until(self) -> dict[TopicPartition, int]:
         """The time, in ms since the epoch, up to which each assigned partition is handled.
 
-        Empty while it is unknown for one of them: the others alone would look like the whole assignment.
+        Empty while the time of any partition is unknown, because the others would look like the whole assignment.
         """
         return self._lag.handled_until()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, and join the group again after each failure; raises Fatal."""
         condition, attempt = self._condition, 0
-        self._readiness.set(condition, "not connected to Kafka yet")
+        self.readiness.set(condition, "not connected to Kafka yet")
         while not stop.is_set():
             consumer = self._client()
             try:
                 await consumer.start()
-                self._readiness.set(condition, "waiting for its partitions")
-                consumer.subscribe(list(self._topics), listener=_RebalanceListener(self))
+                self.readiness.set(condition, "waiting for its partitions")
+                consumer.subscribe(list(self.topics), listener=_RebalanceListener(self))
                 while not stop.is_set():
                     await self._step(consumer, stop)
                     attempt = 0
@@ -129,22 +114,22 @@ class BatchConsumer(Generic[M]):
                 self._reader.one_by_one = True
             except (KafkaError, OSError) as error:
                 attempt += 1
-                self._readiness.set(condition, f"Kafka at {self._bootstrap}: {error!r}")
-                log.warning("consumer interrupted; joining again", extra={"group": self._group, "error": repr(error)})
-                await wait(stop, self._backoff.delay(attempt))
+                self.readiness.set(condition, f"Kafka at {self.bootstrap}: {error!r}")
+                log.warning("consumer interrupted; joining again", extra={"group": self.group, "error": repr(error)})
+                await wait(stop, self.backoff.delay(attempt))
             finally:
                 await self._reader.discard()
                 await _stop(consumer)
-        self._readiness.set(condition, "stopped")
+        self.readiness.set(condition, "stopped")
         self._lag.close()
         self._parking.close()
 
     def _client(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
-            group_id=self._group,
-            group_instance_id=f"{self._group}-{self._instance}",
-            client_id=f"{self._group}-{self._instance}",
+            bootstrap_servers=self.bootstrap,
+            group_id=self.group,
+            group_instance_id=f"{self.group}-{self.instance}",
+            client_id=f"{self.group}-{self.instance}",
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             session_timeout_ms=15_000,
@@ -178,26 +163,26 @@ class BatchConsumer(Generic[M]):
             if backlog and batch.failure is None:
                 self._reader.read_ahead(consumer, stop)
             self._lag.batch_started(batch.records)
-            started = self._clock.monotonic()
+            started = self.clock.monotonic()
             if not await self._process(batch, stop):
                 return
-            self._seconds.observe(self._clock.monotonic() - started)
+            self._seconds.observe(self.clock.monotonic() - started)
             await self._commit(consumer, batch.records)
             for tp, records in batch.records.items():
-                metrics.CONSUMED.labels(self._group, tp.topic).inc(len(records))
+                metrics.CONSUMED.labels(self.group, tp.topic).inc(len(records))
             self._lag.batch_committed(consumer, batch.records)
         if batch.failure is not None:
             raise batch.failure
-        if self._linger_seconds and not backlog:
-            await wait(stop, self._linger_seconds)
+        if self.linger_seconds and not backlog:
+            await wait(stop, self.linger_seconds)
 
     async def _load_parked(self, consumer: AIOKafkaConsumer) -> None:
         try:
             await self._parking.load(consumer.assignment())
         except Transient as error:
-            self._readiness.set(self._condition, str(error))
+            self.readiness.set(self._condition, str(error))
             raise
-        self._readiness.set(self._condition, None)
+        self.readiness.set(self._condition, None)
 
     async def _process(self, batch: FetchedBatch[M], stop: asyncio.Event) -> bool:
         """Make the effects of all records durable; False when the batch is abandoned before that."""
@@ -219,7 +204,7 @@ class BatchConsumer(Generic[M]):
         attempts = 0
         while admitted:
             try:
-                if not await self._retry_transient(lambda: self._handle(admitted), stop):
+                if not await self._retry_transient(lambda: self.handle(admitted), stop):
                     return False
             except Fatal:
                 raise
@@ -237,32 +222,32 @@ class BatchConsumer(Generic[M]):
                     log.exception("a record cannot be handled", extra={"offset": record.offset})
                     self._parking.reject(record, f"handling failed: {error!r}")
                     return True
-                await wait(stop, self._backoff.delay(attempts))
+                await wait(stop, self.backoff.delay(attempts))
             else:
-                self._parking.confirm_handled(admitted[0].record)
+                self._parking.confirm_handled(admitted[0].record)  # a replayed record is always a run of its own
                 return True
         return True
 
     async def _retry_transient(self, act: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
         """Run `act` until it succeeds; False when `stop` or the rebalance ends the attempts; Fatal after the limit."""
-        attempt, started = 0, self._clock.monotonic()
+        attempt, started = 0, self.clock.monotonic()
         while True:
             try:
                 await act()
             except Transient as error:
                 attempt += 1
-                metrics.RETRIES.labels(self._group).inc()
-                log.warning("trying again", extra={"group": self._group, "attempt": attempt, "error": str(error)})
-                if self._clock.monotonic() - started > self._backoff.bound:
-                    raise Fatal(f"still failing after {self._backoff.bound:g} s: {error}") from error
-                await wait(stop, self._backoff.delay(attempt))
+                metrics.RETRIES.labels(self.group).inc()
+                log.warning("trying again", extra={"group": self.group, "attempt": attempt, "error": str(error)})
+                if self.clock.monotonic() - started > self.backoff.bound:
+                    raise Fatal(f"still failing after {self.backoff.bound:g} s: {error}") from error
+                await wait(stop, self.backoff.delay(attempt))
                 if stop.is_set() or self._abandon.is_set():
                     return False
             else:
                 return True
 
     async def _dead_letter_unreadable(self, tp: TopicPartition, offset: int, reason: str, stop: asyncio.Event) -> bool:
-        return await self._retry_transient(lambda: self._dead_letters.send_unreadable(tp, offset, reason), stop)
+        return await self._retry_transient(lambda: self.dead_letters.send_unreadable(tp, offset, reason), stop)
 
     async def _commit(self, consumer: AIOKafkaConsumer, batch: RecordsByPartition) -> None:
         try:
@@ -273,7 +258,7 @@ class BatchConsumer(Generic[M]):
             log.warning("offsets not committed; the next commit includes them", extra={"error": repr(error)})
 
     def partitions_assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Replace the assignment. Before its records are handled, the loop loads which of its keys are parked."""
+        """Replace the assignment. The loop loads the parked keys of its partitions before it handles their records."""
         self._reader.partitions_assigned()
         self._lag.assigned(set(partitions))
         self._parking.partitions_assigned()
@@ -282,7 +267,7 @@ class BatchConsumer(Generic[M]):
         """Let the current batch finish before its partitions move; after a bounded time, abandon it uncommitted."""
         self._reader.partitions_revoked()
         try:
-            async with asyncio.timeout(self._drain_seconds):
+            async with asyncio.timeout(self.drain_seconds):
                 async with self._busy:
                     return
         except TimeoutError:

@@ -9,6 +9,7 @@ is not ready.
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -26,6 +27,7 @@ from shared.runtime.retry import Backoff, wait
 log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class ControlReader:
     """Calls `apply` with every event of the control topic, oldest first; `apply` raises Poison for an unusable one.
 
@@ -33,32 +35,24 @@ class ControlReader:
     `deleted` is called with the name of an entity whose record was deleted.
     """
 
-    def __init__(
-        self,
-        *,
-        bootstrap: str,
-        client_id: str,
-        apply: Callable[[Event[Any]], None],
-        missing: Callable[[], str | None],
-        readiness: Readiness,
-        deleted: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._bootstrap = bootstrap
-        self._client_id = client_id
-        self._apply = apply
-        self._missing = missing
-        self._readiness = readiness
-        self._on_deleted = deleted
+    bootstrap: str
+    client_id: str
+    apply: Callable[[Event[Any]], None]
+    missing: Callable[[], str | None]
+    readiness: Readiness
+    deleted: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
         self._deleted: set[str] = set()
-        self._readiness.set("control", "the control topic is not read yet")
+        self.readiness.set("control", "the control topic is not read yet")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the topic until `stop` is set, and connect again after each failure."""
         attempt, backoff = 0, Backoff()
         while not stop.is_set():
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap,
-                client_id=f"{self._client_id}-control",
+                bootstrap_servers=self.bootstrap,
+                client_id=f"{self.client_id}-control",
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
@@ -72,14 +66,14 @@ class ControlReader:
             except (KafkaError, OSError) as error:
                 attempt += 1
                 log.warning("the control topic cannot be read, trying again", extra={"error": repr(error)})
-                self._readiness.set("control", f"the control topic cannot be read: {error!r}")
+                self.readiness.set("control", f"the control topic cannot be read: {error!r}")
                 await wait(stop, backoff.delay(attempt))
             finally:
                 await consumer.stop()
 
     async def _follow(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         while CONTROL not in await consumer.topics():
-            self._readiness.set("control", no_such_topic(CONTROL))
+            self.readiness.set("control", no_such_topic(CONTROL))
             await wait(stop, 0.5)
             if stop.is_set():
                 return
@@ -89,10 +83,10 @@ class ControlReader:
                 for record in records:
                     self._read(record)
             if await has_reached(consumer, ends):
-                self._readiness.set("control", self._what_is_missing())
+                self.readiness.set("control", self._what_is_missing())
 
     def _what_is_missing(self) -> str | None:
-        what = self._missing()
+        what = self.missing()
         if what is not None and self._deleted:
             return f"{what}; {', '.join(sorted(self._deleted))}: deleted from {CONTROL}"
         return what
@@ -101,11 +95,11 @@ class ControlReader:
         entity = (record.key or b"none").decode(errors="replace")
         if record.value is None:
             self._deleted.add(entity)
-            self._on_deleted(entity)
+            self.deleted(entity)
             self._reject(entity, "it was deleted: its last version stays in force until a restart; publish it again")
             return
         try:
-            self._apply(decode(record.headers, record.key, record.value, region=GLOBAL))
+            self.apply(decode(record.headers, record.key, record.value, region=GLOBAL))
         except Poison as poison:
             self._reject(entity, poison.reason)
         except Exception as error:  # the record stays in the topic, so it would end every service that reads it

@@ -44,8 +44,11 @@ class KeyPartition(NamedTuple):
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """State of a parked key. All its records from offset `since` to `last` are dead-lettered; replayed copies up to the
-    original offset `back` were handled (-1: none). `reason` is the first record's, at the time `at`."""
+    """State of a parked key. Its records from offset `since` to `last` were dead-lettered.
+
+    `back` is the original offset of the last copy that the chain has passed, -1 for none. `reason` is that of the last
+    failure; `at` is the time when the key was parked.
+    """
 
     since: int
     last: int
@@ -55,11 +58,14 @@ class Parked(msgspec.Struct, frozen=True):
 
 
 class ReplayMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Header of a replayed copy: the group that must handle it, and the record's original offset.
+    """Header of a replayed copy.
 
-    In the chain of a parked key, `after` is the original offset of the predecessor (-1 for the first copy), `end` marks
-    the last known copy, and `leave` skips this copy: it becomes a dead letter alone. Outside of a chain, `after` is
-    None, and `parked` means that the letter names a parked key, but the replay found no entry for that key.
+    `group`: the group that must handle the copy.
+    `offset`: the original offset of the record.
+    `after`: the original offset of the predecessor in the chain; -1 for the first copy, None outside of a chain.
+    `end`: the copy is the last known one of its chain.
+    `leave`: the copy is not handled; it is dead-lettered outside of the chain, which continues.
+    `parked`: the dead letter was written for a parked key, but the replay found the key free.
     """
 
     group: str
@@ -79,13 +85,15 @@ class ReplayedRecord(ConsumerRecord[bytes | None, bytes | None]):  # type: ignor
 
 @dataclass
 class OtherGroupsReplay(ConsumerRecord[bytes | None, bytes | None]):  # type: ignore[misc]  # aiokafka has no types
-    """A copy that was replayed for another group. This group received the original in order, and has handled or
-    dead-lettered it, so the copy is a repeat: it may be handled again, and is never dead-lettered."""
+    """A copy that was replayed for another group.
+
+    This group has already handled or dead-lettered the original. The copy is therefore a repeat: it may be handled
+    again, and is never dead-lettered.
+    """
 
 
-encode_mark = msgspec.json.Encoder().encode
+_encode = encode_mark = msgspec.json.Encoder().encode
 _decode_mark = msgspec.json.Decoder(ReplayMark).decode
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Parked).decode
 
 
@@ -120,22 +128,19 @@ class ParkedKeyStore:
 
     async def write(self, changed: Mapping[KeyPartition, Parked | None]) -> None:
         """Store the new states, None for a free key; returns when all are acknowledged, raises Transient."""
-        await self._producer.send(
-            [
-                Record(self._topic, _entry_key(self._group, at), None if parked is None else _encode(parked), [])
-                for at, parked in changed.items()
-            ]
-        )
+        values = {at: None if parked is None else _encode(parked) for at, parked in changed.items()}
+        records = [Record(self._topic, _entry_key(self._group, at), value, []) for at, value in values.items()]
+        await self._producer.send(records)
 
 
 class Parking:
     """Decides which records of a batch a group handles, and which it dead-letters.
 
-    Call `start_batch` first. Then, for each record in order: `reject_undecodable`, or `admits` and, if that is true,
-    `reject` or `confirm_handled`. `flush` makes all decisions durable; commit offsets only after it. Without a `store`
-    every record is dead-lettered alone, for a reader that does not depend on order.
+    Call `start_batch` first. For each record, in order, call `reject_undecodable` if it does not decode, else `admits`.
+    If `admits` returns True, handle the record and call `confirm_handled` or `reject`. `flush` makes all decisions
+    durable; commit offsets only after it. A reader that does not depend on order has no `store`, and parks no key.
 
-    `rejected` counts the batch's rejected records, `passed_over` those that were neither handled nor rejected.
+    `rejected` counts the batch's rejected records, `passed_over` its records that were neither handled nor rejected.
     """
 
     def __init__(self, dead_letters: DeadLetterWriter, store: ParkedKeyStore | None, clock: Clock) -> None:
@@ -161,7 +166,7 @@ class Parking:
         return self._loaded_assignments != self._assignments
 
     def partitions_assigned(self) -> None:
-        """The previous owners of the partitions may have parked more keys."""
+        """Mark the loaded keys as outdated: the previous owners of the partitions may have parked more."""
         self._assignments += 1
 
     async def load(self, assigned: Collection[TopicPartition]) -> None:
@@ -179,7 +184,10 @@ class Parking:
         self._letters, self._receipts, self._changed = [], [], set()
 
     def reject_undecodable(self, record: RawRecord, poison: Poison) -> None:
-        """Dead-letter a record that does not decode: alone, unless it is too new or in a chain."""
+        """Dead-letter a record that does not decode, outside of a chain: its key continues.
+
+        A record that is too new, or in a chain, is treated like a record whose handling failed: its key is parked.
+        """
         if isinstance(record, OtherGroupsReplay):
             self.passed_over += 1
             return
@@ -193,12 +201,12 @@ class Parking:
         self._dead_letter(record, poison.reason)
 
     def admits(self, record: RawRecord) -> bool:
-        """Whether the record may be handled now; if not, it is dead-lettered or passed over."""
+        """Whether the record may be handled now. If not, this call has dead-lettered it, or skipped it as a repeat."""
         at = _key_partition(record)
         parked = self._parked.get(at)
         if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
             return self._admits_copy(record, record.mark, at, parked)
-        if _has_predecessor(record):  # a repeat, of a chain that was handled before
+        if _has_predecessor(record):  # a repeat: its chain was handled before
             self.passed_over += 1
             return False
         if parked is None or record.offset < parked.since:
@@ -237,7 +245,7 @@ class Parking:
         self._update(at, Parked(record.offset, record.offset, reason, to_text(self._clock.now())))
 
     def confirm_handled(self, record: RawRecord) -> None:
-        """The effects of the record are durable: close its letter, if it is a replayed copy."""
+        """Note that the effects of the record are durable; for a replayed copy, close its dead letter."""
         if not isinstance(record, ReplayedRecord):
             return
         self._close_letter(record)
@@ -260,7 +268,7 @@ class Parking:
             self._update_gauge()
 
     def close(self) -> None:
-        """The group is no longer consumed here."""
+        """Forget the parked keys: this process consumes the group no more."""
         self._parked = {}
         self._update_gauge()
 
@@ -276,7 +284,9 @@ class Parking:
         elif mark.offset > parked.back:
             reason = "replayed before its turn: an earlier record of its key could not be handled, or is not replayed"
             self._dead_letter(record, reason, parked.since, original_offset=mark.offset)
-            self._update(at, parked)  # written again, because the replay used an outdated entry
+            self._update(
+                at, parked
+            )  # write the present entry again: the replay read an outdated one, the next must not
         return False
 
     def _advance(self, at: KeyPartition, parked: Parked, mark: ReplayMark) -> None:
@@ -300,7 +310,9 @@ class Parking:
     ) -> None:
         letter = NewDeadLetter(record, reason, record.offset if original_offset is None else original_offset, parked)
         if record.topic == self._dead_letters.topic and _is_about_letter(record):
-            self._report(letter)  # no letter about a letter about a letter: that would never end
+            # A dead letter about a dead letter is only logged: a reader of this topic would dead-letter it again,
+            # without end.
+            self._report(letter)
         else:
             self._letters.append(letter)
 
@@ -352,7 +364,7 @@ def _key_partition(record: RawRecord) -> KeyPartition:
 
 
 def _in_chain(record: RawRecord, parked: Parked | None) -> bool:
-    """Whether the record is a copy in the chain of its key, in its present parked state."""
+    """Whether the record is a copy in the chain of its key, which is `parked` now."""
     if not isinstance(record, ReplayedRecord) or parked is None or record.offset <= parked.since:
         return False
     return _has_predecessor(record) or (record.mark.parked and record.mark.offset >= parked.since)
@@ -363,5 +375,5 @@ def _has_predecessor(record: RawRecord) -> bool:
 
 
 def _is_about_letter(record: RawRecord) -> bool:
-    """Whether a dead letter holds another dead letter."""
+    """Whether a record of the dead-letter topic is a letter about another dead letter."""
     return bool(dict(record.headers).get("dl_topic") == record.topic.encode())

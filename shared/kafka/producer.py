@@ -11,10 +11,11 @@ deadline, and a producer that has failed is replaced before the next send.
 import asyncio
 import logging
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import prometheus_client
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
@@ -108,32 +109,29 @@ class KafkaProducer:
                 producer = await self._connected()
                 await self._send(producer, records)
         except TimeoutError as error:
-            self._count_failures(records)
+            _count(metrics.PRODUCE_FAILURES, records)
             raise Transient(f"Kafka at {self._bootstrap} did not acknowledge within {self._timeout:g} s") from error
         except (KafkaTimeoutError, KafkaConnectionError) as error:
-            self._count_failures(records)
+            _count(metrics.PRODUCE_FAILURES, records)
             raise Transient(f"Kafka at {self._bootstrap} did not accept {len(records)} records: {error!r}") from error
         except MessageSizeTooLargeError as error:
             await self._replace(producer)  # the rejected batch leaves a gap in its sequence numbers
             raise Poison(f"a record is larger than Kafka accepts: {error}") from error
         except KafkaError as error:
-            self._count_failures(records)
+            _count(metrics.PRODUCE_FAILURES, records)
             await self._replace(producer)
             raise Transient(f"Kafka at {self._bootstrap} rejected {len(records)} records: {error!r}") from error
-        for topic, n in Counter(r.topic for r in records).items():
-            metrics.PRODUCED.labels(topic).inc(n)
+        _count(metrics.PRODUCED, records)
 
     async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
-        pending: dict[tuple[str, int], list[Record]] = {}
+        pending: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
         for r in records:
             partition = r.partition
             if partition is None:
-                partition = partition_of(r.key, self._partitions.get(r.topic) or await self._count(producer, r.topic))
-            same_partition = pending.get((r.topic, partition))
-            if same_partition is None:
-                pending[r.topic, partition] = [r]
-            else:
-                same_partition.append(r)
+                partition = partition_of(
+                    r.key, self._partitions.get(r.topic) or await self._partitions_of(producer, r.topic)
+                )
+            pending[r.topic, partition].append(r)
         acknowledgements: list[asyncio.Future[object]] = []
         try:
             while pending:  # Kafka's protocol allows one batch per partition at a time
@@ -156,7 +154,7 @@ class KafkaProducer:
             raise
         await _all(acknowledgements)
 
-    async def _count(self, producer: AIOKafkaProducer, topic: str) -> int:
+    async def _partitions_of(self, producer: AIOKafkaProducer, topic: str) -> int:
         self._partitions[topic] = len(await producer.partitions_for(topic))
         return self._partitions[topic]
 
@@ -199,10 +197,10 @@ class KafkaProducer:
         elif (error := stopping.exception()) is not None:
             log.warning("the producer did not close cleanly", extra={"error": repr(error)})
 
-    @staticmethod
-    def _count_failures(records: Iterable[Record]) -> None:
-        for topic, n in Counter(r.topic for r in records).items():
-            metrics.PRODUCE_FAILURES.labels(topic).inc(n)
+
+def _count(metric: prometheus_client.Counter, records: Iterable[Record]) -> None:
+    for topic, n in Counter(r.topic for r in records).items():
+        metric.labels(topic).inc(n)
 
 
 async def _all(acknowledgements: Sequence[asyncio.Future[Any]]) -> None:

@@ -56,11 +56,7 @@ _PASSING = (
     asyncio.IncompleteReadError,
 )
 # The schema is of another version: not the fault of a record.
-_OF_ANOTHER_SCHEMA = (
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.InvalidColumnReferenceError,
-)
+_OF_ANOTHER_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidColumnReferenceError)
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -99,11 +95,7 @@ class Database:
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=_ACQUIRE_SECONDS,
-            connect_args={
-                "timeout": _SILENT_SECONDS,
-                "command_timeout": _COMMAND_SECONDS,
-                "server_settings": DURABLE,
-            },
+            connect_args={"timeout": _SILENT_SECONDS, "command_timeout": _COMMAND_SECONDS, "server_settings": DURABLE},
         )
         return cls(url, pool, engine)
 

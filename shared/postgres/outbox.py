@@ -42,7 +42,7 @@ _PARKED_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 60  # then the server ends the session of a hanging relay, and its locks; longer than any send
 
 _encode_headers = msgspec.msgpack.Encoder().encode
-_decode_headers = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
+_decode_headers = msgspec.msgpack.Decoder(Headers).decode
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
@@ -190,7 +190,7 @@ class Relay:
         if not rows:
             return rows
         try:
-            await self._producer.send([Record(row[2], row[3], row[4], _headers(row[5])) for row in rows])
+            await self._producer.send([Record(row[2], row[3], row[4], _decode_headers(row[5])) for row in rows])
         except Poison as error:
             if len(rows) == 1:
                 self._parked.add(rows[0][3])
@@ -252,7 +252,3 @@ class _HeldShards:
             found = [row[1] for row in rows if row[0] == shard]
             reached = self._settled if len(found) < limit else min(self._settled, found[-1])
             self._floors[shard] = max(floor, reached)
-
-
-def _headers(packed: bytes) -> Headers:
-    return _decode_headers(packed)

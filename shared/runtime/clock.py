@@ -4,6 +4,7 @@ Times in events and responses are UTC, RFC 3339, with milliseconds: `2026-05-01T
 """
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -26,12 +27,12 @@ class SystemClock:
         return time.monotonic()
 
 
+@dataclass(eq=False)
 class ManualClock:
     """A clock for tests: its time changes only with `advance`."""
 
-    def __init__(self, start: datetime) -> None:
-        self._now = start
-        self._monotonic = 0.0
+    _now: datetime
+    _monotonic: float = 0.0
 
     def now(self) -> datetime:
         return self._now

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from shared.auth import access_log, clients
+from deploy import services
+from shared.auth import clients
 from shared.auth.clients import SCOPES
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event
@@ -22,7 +23,7 @@ from shared.contracts.events import CLIENT_CHANGED, ClientChanged, ClientKey
 from shared.http import server
 from shared.runtime.clock import to_text
 
-SERVICES = ("intake", "router", "decision", "audit")
+SERVICES = [service.name for service in services.SERVICES]
 REGION = "eu"
 CREATED_AT = to_text(datetime(2026, 5, 1, tzinfo=UTC))
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
@@ -34,7 +35,7 @@ KEYS = {
 }
 
 
-class Room(NamedTuple):
+class BuiltService(NamedTuple):
     """A service as its composition root makes it, and its OpenAPI document."""
 
     app: ASGIApp
@@ -86,7 +87,7 @@ TOLD = [
 ]
 
 
-async def open_room(service: str, monkeypatch: pytest.MonkeyPatch) -> Room:
+async def build(name: str, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
     """The service's application, as `run` makes it; the clients are told, and nothing is started."""
     served: list[Any] = []
 
@@ -104,12 +105,12 @@ async def open_room(service: str, monkeypatch: pytest.MonkeyPatch) -> Room:
     for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):
         monkeypatch.delenv(f"PIEPOWDER_{variable}", raising=False)
     monkeypatch.setattr(server, "serve", serve)
-    monkeypatch.setattr(access_log, "ControlReader", Reader)
-    settings = importlib.import_module(f"services.{service}.settings").Settings()
-    await importlib.import_module(f"services.{service}.app").run(settings)
+    monkeypatch.setattr("shared.service.ControlReader", Reader)
+    settings = importlib.import_module(f"services.{name}.settings").Settings()
+    await importlib.import_module(f"services.{name}.app").run(settings)
     [app] = served
     inner = getattr(app, "_app", app)  # what is behind intake's shortcut
-    return Room(app, set(_routes(inner)), inner.openapi())
+    return BuiltService(app, set(_routes(inner)), inner.openapi())
 
 
 def _routes(router: Any) -> Iterator[tuple[str, str]]:
@@ -121,33 +122,33 @@ def _routes(router: Any) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(params=SERVICES)
-async def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Room:
-    return await open_room(request.param, monkeypatch)
+async def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
+    return await build(request.param, monkeypatch)
 
 
-def operations(room: Room) -> list[Operation]:
+def operations(service: BuiltService) -> list[Operation]:
     return [
         Operation(method.upper(), path, told_)
-        for path, methods in room.document["paths"].items()
+        for path, methods in service.document["paths"].items()
         for method, told_ in methods.items()
         if path.startswith("/v1/")
     ]
 
 
-def test_every_route_is_in_the_document_and_all_but_the_probes_ask_for_one_scope(room: Room) -> None:
-    guarded = {(operation.method, operation.path) for operation in operations(room)}
-    documented = {(method, re.sub(r":\w+\}", "}", path)) for method, path in room.routes}
+def test_every_route_is_in_the_document_and_all_but_the_probes_ask_for_one_scope(service: BuiltService) -> None:
+    guarded = {(operation.method, operation.path) for operation in operations(service)}
+    documented = {(method, re.sub(r":\w+\}", "}", path)) for method, path in service.routes}
     assert {path for method, path in documented if (method, path) not in guarded} == OPEN
     assert guarded <= documented
-    for operation in operations(room):
+    for operation in operations(service):
         assert operation.scope in SCOPES, operation.path
         assert {"401", "403", "429"} <= operation.told["responses"].keys(), operation.path
-    scheme = room.document["components"]["securitySchemes"]
+    scheme = service.document["components"]["securitySchemes"]
     assert {(one["type"], one["scheme"]) for one in scheme.values()} == {("http", "bearer")}
 
 
-async def test_whoever_may_not_call_a_route_gets_a_refusal_and_no_data(room: Room) -> None:
-    transport = httpx.ASGITransport(room.app)
+async def test_whoever_may_not_call_a_route_gets_a_refusal_and_no_data(service: BuiltService) -> None:
+    transport = httpx.ASGITransport(service.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
 
         async def call(operation: Operation, authorization: str | None) -> httpx.Response:
@@ -156,7 +157,7 @@ async def test_whoever_may_not_call_a_route_gets_a_refusal_and_no_data(room: Roo
             )
             return await http.request(operation.method, operation.url(), headers=headers, content=b"{}")
 
-        for operation in operations(room):
+        for operation in operations(service):
             table: list[tuple[str | None, set[int]]] = [
                 (None, {401}),
                 ("", {401}),

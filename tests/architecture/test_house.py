@@ -1,6 +1,7 @@
 """Rules that no linter checks: the same modules in every service, one clock, one source of ids."""
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,9 +49,19 @@ def test_each_service_and_each_area_has_the_standard_modules(service: str) -> No
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_room_has_its_page(service: str) -> None:
+def test_each_service_has_its_page(service: str) -> None:
     page = ROOT / "docs" / "architecture" / f"{service}.md"
+    assert page.is_file(), f"write {page.relative_to(ROOT)}"
     assert len(page.read_text().split()) > 100
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_code_reads_every_setting_of_its_service(service: str) -> None:
+    """A search for `settings.<name>` (in the settings class `self.<name>`): it finds a setting without any reader."""
+    kind = importlib.import_module(f"services.{service}.settings").Settings
+    code = "\n".join(path.read_text() for path in sources(f"services/{service}", "shared"))
+    unread = [name for name in kind.model_fields if not re.search(rf"\b(settings|self)\.{name}\b", code)]
+    assert unread == []
 
 
 def test_only_the_clock_asks_what_time_it_is_and_only_ids_make_ids() -> None:

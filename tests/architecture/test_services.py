@@ -1,15 +1,28 @@
 """The list of services is complete, and everything that has to know each service agrees with it."""
 
+import ast
+import asyncio
+import importlib
+import re
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
 
-from deploy.services import EVERY_SERVICE_WRITES, SERVICES, ServiceSpec, processes
+from deploy.services import EVERY_SERVICE_READS, EVERY_SERVICE_WRITES, SERVICES, ServiceSpec, processes
 from shared.contracts import topics
+from shared.http import server
 from shared.kafka import topic_admin
+from shared.service import Service
 from tests.architecture.containers import load_dockerfile
 from tests.conftest import project_root
+from tools.asyncapi import CHANNELS
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: str(service.name))
 
@@ -37,7 +50,7 @@ def test_each_process_has_a_name_of_its_own_and_a_regional_service_one_process_i
 
 
 def test_the_services_write_every_topic_and_no_other() -> None:
-    named = {name for service in SERVICES for name in service.writes} | set(EVERY_SERVICE_WRITES)
+    named = {name for service in SERVICES for name in service.writes} | {*EVERY_SERVICE_WRITES, "parked"}
     specified = {spec.name.removeprefix("piepowder.").removesuffix(".{region}") for spec in topic_admin.load()}
     assert named == specified == {"control"} | {topic.__name__ for topic in topics.REGIONAL}
     assert {topic("{region}") for topic in topics.REGIONAL} | {topics.CONTROL} == {
@@ -50,6 +63,83 @@ def test_the_audit_log_records_every_topic_of_its_region_but_the_consumers_own_s
     assert set(topics.audited("eu")) == of_region - {topics.parked("eu")}
     app = project_root() / "services" / "audit" / "app.py"
     assert "topics.audited(" in app.read_text()
+
+
+def topic_names(service: ServiceSpec) -> Iterator[str]:
+    """The names of `shared.contracts.topics` that the service's code uses."""
+    for path in sorted((project_root() / "services" / service.name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "topics":
+                yield node.attr.lower()
+            elif isinstance(node, ast.ImportFrom) and node.module == topics.__name__:
+                yield from (name.name.lower() for name in node.names)
+
+
+@each_service
+def test_a_service_uses_the_topics_that_it_writes_and_reads_and_no_other(service: ServiceSpec) -> None:
+    used = set(topic_names(service)) - {"audited"}
+    assert set(service.writes) <= used
+    assert used <= {*service.writes, *service.reads, *EVERY_SERVICE_READS}
+
+
+@each_service
+async def test_a_service_reads_and_parks_as_the_list_states(
+    service: ServiceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[str] = set()
+    parks: set[bool] = set()
+
+    def consumer(_: Service, region: str, **given: Any) -> MagicMock:
+        read.update(topic.removeprefix("piepowder.").removesuffix(f".{region}") for topic in given["reads"])
+        parks.add(given.get("parks", True))
+        return MagicMock()
+
+    @asynccontextmanager
+    async def database(*_: object) -> AsyncIterator[object]:
+        yield object()  # its first use fails, after the consumers were created
+
+    async def serve(_: object, __: object, loops: list[Any], ___: object) -> bool:
+        stop = asyncio.Event()
+        stop.set()
+        await asyncio.gather(*(loop(stop) for loop in loops), return_exceptions=True)
+        return True
+
+    for variable in ("KAFKA", "DATABASE_URL", "CLIENTS_FILE", "REGION", "REGIONS"):
+        monkeypatch.delenv(f"PIEPOWDER_{variable}", raising=False)
+    monkeypatch.setattr(Service, "consumer", consumer)
+    monkeypatch.setattr(Service, "database", database)
+    monkeypatch.setattr(server, "serve", serve)
+    settings = importlib.import_module(f"services.{service.name}.settings").Settings()
+    await importlib.import_module(f"services.{service.name}.app").run(settings)
+    assert read - {*EVERY_SERVICE_READS} == set(service.reads)
+    assert parks == {service.parks}
+
+
+def test_the_page_of_contracts_names_the_writers_and_readers_of_each_topic() -> None:
+    page = (project_root() / "docs/architecture/contracts.md").read_text()
+    rows = re.findall(r"^\| `piepowder\.(\w+)[^|]*\|[^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    names = {service.name for service in SERVICES}
+
+    def named(cell: str) -> set[str]:
+        return names if "every" in cell else names & set(re.findall(r"\w+", cell))
+
+    found = {
+        topic: (named(written), named(f"{written} {read}" if "the same" in read else read))
+        for topic, written, read in rows
+    }
+    assert found == {channel.name: (set(channel.writers), names & set(channel.readers)) for channel in CHANNELS}
+
+
+@each_service
+def test_the_import_contracts_cover_each_service(service: ServiceSpec) -> None:
+    configuration = tomllib.loads((project_root() / "pyproject.toml").read_text())["tool"]["importlinter"]
+    module = f"services.{service.name}"
+    independent = [name for c in configuration["contracts"] if c["type"] == "independence" for name in c["modules"]]
+    layered = [name for c in configuration["contracts"] if c["type"] == "layers" for name in c["containers"]]
+    assert [name for name in independent if fnmatchcase(module, name)], (
+        "no contract forbids other services to import it"
+    )
+    assert module in layered, "add the service to the containers of a contract with layers (pyproject.toml)"
 
 
 def test_the_image_has_every_package_that_runs() -> None:

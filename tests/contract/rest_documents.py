@@ -1,7 +1,8 @@
-"""The OpenAPI documents of the four services, as files.
+"""The OpenAPI documents of every service, as files.
 
-`docs/openapi/` holds the present documents; `python -m tests.contract.rest_documents` writes them.
+`docs/openapi/` holds the present documents; `.venv/bin/python -m tests.contract.rest_documents` writes them.
 `docs/contracts/rest-v1/` holds the documents that version 1 of the API must stay compatible with; they never change.
+The same command creates the one of a new service, and writes no other.
 """
 
 import asyncio
@@ -16,12 +17,19 @@ from tests.contract.rest_services import SERVICES, serving
 
 PRESENT: Final = project_root() / "docs" / "openapi"
 BASELINE: Final = project_root() / "docs" / "contracts" / "rest-v1"
-COMMAND: Final = "python -m tests.contract.rest_documents"
+COMMAND: Final = ".venv/bin/python -m tests.contract.rest_documents"
+
+
+def read(folder: Path, service: str) -> str:
+    """The text of a document in `PRESENT` or `BASELINE`; raises AssertionError with the command if it is missing."""
+    path = folder / f"{service}.json"
+    assert path.is_file(), f"{path.relative_to(project_root())} is missing; run: {COMMAND}"
+    return path.read_text(encoding="utf-8")
 
 
 def load(folder: Path, service: str) -> dict[str, Any]:
-    """A service's document from `PRESENT` or `BASELINE`."""
-    document: dict[str, Any] = json.loads((folder / f"{service}.json").read_text(encoding="utf-8"))
+    """A document of `PRESENT` or `BASELINE`."""
+    document: dict[str, Any] = json.loads(read(folder, service))
     return document
 
 
@@ -38,10 +46,12 @@ async def generate(service: str) -> dict[str, Any]:
 
 
 def write() -> None:
-    """Write the documents of all services to `PRESENT`."""
-    PRESENT.mkdir(parents=True, exist_ok=True)
+    """Write the documents of all services to `PRESENT`, and of the new services to `BASELINE`."""
     for service in SERVICES:
-        (PRESENT / f"{service}.json").write_text(text_of(asyncio.run(generate(service))), encoding="utf-8")
+        text = text_of(asyncio.run(generate(service)))
+        (PRESENT / f"{service}.json").write_text(text, encoding="utf-8")
+        if not (baseline := BASELINE / f"{service}.json").exists():
+            baseline.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The four services' REST applications, built without Kafka and databases, for tests that read or call them."""
+"""The REST application of each service, built without Kafka and databases, for tests that read or call them."""
 
 import importlib
 import re
@@ -92,9 +92,9 @@ async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterato
         captured.append(app)
         for reader in (getattr(loop, "__self__", None) for loop in loops):
             if in_force and isinstance(reader, ControlReader):
-                reader._apply(on_control(operating_model(region(), region("us", ["US"]))))
-                reader._apply(on_control(policies()))
-                reader._missing()
+                reader.apply(on_control(operating_model(region(), region("us", ["US"]))))
+                reader.apply(on_control(policies()))
+                reader.missing()
         return True
 
     with pytest.MonkeyPatch.context() as patch:

@@ -149,7 +149,7 @@ def references(node: Any) -> Iterator[str]:
 
 def test_the_committed_document_is_up_to_date() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == asyncapi.render(), (
-        "run: python -m tools.asyncapi > docs/asyncapi.yaml"
+        "run: .venv/bin/python -m tools.asyncapi > docs/asyncapi.yaml"
     )
 
 
@@ -194,7 +194,7 @@ def before() -> Json:
 def test_the_events_are_compatible_with_the_snapshot_and_the_snapshot_is_complete(before: Json) -> None:
     now = compatibility.snapshot()
     assert compatibility.breaks(before, now) == []
-    assert before == now, "run: python -m tools.compatibility"
+    assert before == now, "run: .venv/bin/python -m tools.compatibility"
 
 
 def rename(now: Json) -> None:

@@ -112,11 +112,11 @@ async def test_a_snapshot_has_the_stored_state_that_a_batch_depends_on(store: An
     assert snapshot.newest[decided.subject].open_correlation_id is None
     assert snapshot.stored == {open_case.opened.case_id}
     assert snapshot.withdrawn_early == {early.opened.case_id}
-    assert snapshot.appealed == {decided.opened.case_id: AppealedCase(1), unknown.opened.case_id: AppealedCase(0)}
+    assert snapshot.appealed_cases == {decided.opened.case_id: AppealedCase(1), unknown.opened.case_id: AppealedCase(0)}
     await ingest(store, received_appeal(decided.opened))
     async with store.ingest() as transaction:
         snapshot = await transaction.snapshot([received_appeal(decided.opened, reference="2")])
-    assert snapshot.appealed == {decided.opened.case_id: AppealedCase(1, has_open_appeal=True)}
+    assert snapshot.appealed_cases == {decided.opened.case_id: AppealedCase(1, has_open_appeal=True)}
 
 
 async def test_the_newest_version_is_open_while_its_case_is_waiting_or_claimed(store: AnyStore) -> None:

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestTransition
-from services.intake.requests.store import METADATA, RequestFilter, Store, cursor_of
+from services.intake.requests.domain.queries import RequestFilter
+from services.intake.requests.store import METADATA, Store, cursor_of
 from shared.contracts import ids
 from shared.contracts.envelope import encode
 from shared.contracts.events import BusinessRequest

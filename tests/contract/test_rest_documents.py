@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract import rest_documents
 from tests.contract.rest_compatibility import incompatibilities
-from tests.contract.rest_documents import BASELINE, COMMAND, PRESENT, load, text_of
+from tests.contract.rest_documents import BASELINE, COMMAND, PRESENT, load, read, text_of
 from tests.contract.rest_services import SERVICES
 
 Json = dict[str, Any]
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 @pytest.mark.parametrize("service", SERVICES)
 async def test_the_committed_document_is_the_one_that_the_service_publishes(service: str) -> None:
     published = await rest_documents.generate(service)
-    committed = (PRESENT / f"{service}.json").read_text(encoding="utf-8")
+    committed = read(PRESENT, service)
     assert committed == text_of(published), f"docs/openapi/{service}.json is out of date; run: {COMMAND}"
 
 
@@ -25,6 +25,31 @@ async def test_the_committed_document_is_the_one_that_the_service_publishes(serv
 def test_the_document_is_compatible_with_version_1(service: str) -> None:
     found = incompatibilities(load(BASELINE, service), load(PRESENT, service))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("folder", ["PRESENT", "BASELINE"])
+def test_a_missing_document_is_reported_with_the_command(folder: str) -> None:
+    with pytest.raises(AssertionError, match=r"/labels\.json is missing; run: \.venv/bin/python -m tests"):
+        load(getattr(rest_documents, folder), "labels")
+
+
+def test_the_command_creates_the_baseline_of_a_new_service_and_changes_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def generate(service: str) -> Json:
+        return {"title": service}
+
+    folder = tmp_path_factory.mktemp("documents")
+    monkeypatch.setattr(rest_documents, "generate", generate)
+    monkeypatch.setattr(rest_documents, "PRESENT", folder)
+    monkeypatch.setattr(rest_documents, "SERVICES", ("intake", "labels"))
+    baseline = tmp_path_factory.mktemp("baseline")
+    monkeypatch.setattr(rest_documents, "BASELINE", baseline)
+    (baseline / "intake.json").write_text("version 1")
+    rest_documents.write()
+    assert (baseline / "intake.json").read_text() == "version 1"
+    assert (baseline / "labels.json").read_text() == text_of({"title": "labels"})
+    assert (folder / "intake.json").read_text() == text_of({"title": "intake"})
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import signal
 import sys
 
 import pytest
 
 from tests.conftest import project_root
+from tests.support.processes import start_process
 
 SECONDS = 480  # less than 240 on a quiet machine
 SEED = 20_260
@@ -15,8 +17,12 @@ SEED = 20_260
 @pytest.mark.timeout(SECONDS + 60)
 async def test_the_most_informative_faults_break_no_promise() -> None:
     command = [sys.executable, "-m", "tests.chaos", "--short", "--seed", str(SEED)]
-    chaos = await asyncio.create_subprocess_exec(
-        *command, cwd=project_root(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    chaos = await start_process(
+        *command,
+        cwd=project_root(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        death_signal=signal.SIGTERM,
     )
     try:
         async with asyncio.timeout(SECONDS):

@@ -14,6 +14,7 @@ from tests.e2e import drive
 from tests.e2e.conftest import Cell
 from tests.e2e.steps import claim, decide, item, post, until, until_claimed, until_complaint_status, until_status
 from tests.support.intake_complaints import appeal, notice
+from tests.support.processes import start_process
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -121,7 +122,7 @@ async def test_the_tour_of_the_docs_works_as_it_is_written(cell: Cell) -> None:
     }
     lines = [line for line in tour.splitlines() if line.partition("=")[0] not in places]
     script = "\n".join(["set -eu", *(f"{name}={place}" for name, place in places.items()), *lines])
-    process = await asyncio.create_subprocess_exec(
+    process = await start_process(
         "bash", "-c", script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:

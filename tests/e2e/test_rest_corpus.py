@@ -48,9 +48,8 @@ async def test_responses_are_the_recorded_ones(cell: Cell) -> None:
         exchanges |= found
     if os.environ.get("PIEPOWDER_TEST_RECORD_CORPUS"):
         recording.write(exchanges, cases.SEED)
-    found_differences = recording.differences(exchanges)
-    shown = "\n\n".join(found_differences[:10])
-    assert not found_differences, f"{len(found_differences)} responses are not the recorded ones:\n\n{shown}"
+    differences = recording.differences(exchanges)
+    assert not differences, recording.report(differences)
 
 
 async def sent(chosen: Iterable[Case], urls: Mapping[str, str], scenario: Scenario) -> dict[str, list[Exchange]]:

@@ -21,6 +21,7 @@ import uvloop
 
 from shared.runtime.clock import SystemClock
 from tests.bench import calls
+from tests.support.processes import start_process
 
 _PAUSE_SECONDS: Final = 0.05
 _STOP_SECONDS: Final = 1.0
@@ -184,7 +185,7 @@ class RunningFlood:
 async def running_flood(plan: FloodPlan) -> AsyncIterator[RunningFlood]:
     """Run a plan until the flood is stopped, or at most until the end of the block."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*_COMMAND, cwd=_ROOT, stdin=pipe, stdout=pipe)
+    process = await start_process(*_COMMAND, cwd=_ROOT, stdin=pipe, stdout=pipe)
     try:
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(plan))

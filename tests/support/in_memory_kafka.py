@@ -143,7 +143,7 @@ class _Consumer(BatchConsumer[Any]):
         self._assigned = assigned
 
     def _client(self) -> Any:
-        return _Client(self._broker, self._group, self._until, self._assigned)
+        return _Client(self._broker, self.group, self._until, self._assigned)
 
 
 def decode(record: RawRecord) -> str:

@@ -37,6 +37,7 @@ from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import project_root
+from tests.support.processes import start_process
 from tests.support.servers import Servers
 
 _PROGRAM = """
@@ -111,7 +112,7 @@ class Intake:
             "PIEPOWDER_INSTANCE": "test",
         }
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
+            self.process = await start_process(
                 sys.executable,
                 "-c",
                 _PROGRAM,

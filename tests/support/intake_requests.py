@@ -17,8 +17,9 @@ from services.intake.problems import add_error_responses
 from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference, Request, RequestStep
+from services.intake.requests.domain.queries import Drafted, RequestCursor, RequestFilter
 from services.intake.requests.handlers import Requests
-from services.intake.requests.store import Drafted, RequestCursor, RequestFilter, cursor_of
+from services.intake.requests.store import cursor_of
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids

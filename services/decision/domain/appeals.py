@@ -23,58 +23,67 @@ _OPPOSITE: Final = {"approve": "reject", "reject": "approve"}
 
 
 class AppealedCase(msgspec.Struct, frozen=True, gc=False):
-    """A case that an appeal is about: the number of its decision in force (0 for none), and its open appeal."""
+    """A case that an appeal is about: the number of its decision in force (0 for none), and whether it already has an
+    open appeal."""
 
     n: int = 0
     has_open_appeal: bool = False
 
 
-def reason_to_close(contested: events.Contested, appealed: AppealedCase) -> str:
+def reason_to_close(named_decision: events.Contested, appealed_case: AppealedCase) -> str:
     """The reason to close a new appeal without a decision; "" when it waits for a reviewer."""
-    if appealed.n > contested.n:
+    if appealed_case.n > named_decision.n:
         return REPLACED
-    return DUPLICATE if appealed.has_open_appeal else ""
+    return DUPLICATE if appealed_case.has_open_appeal else ""
 
 
 def require_may_decide(
-    appeal: Case, appealed: events.Contested, in_force: Decision | None, action: str, reasons: list[str]
+    appeal: Case,
+    named_decision: events.Contested,
+    decision_in_force: Decision | None,
+    action: str,
+    reasons: list[str],
 ) -> None:
     """Raises CommandRejected when the holder of `appeal` may not take this action.
 
-    `appealed` is the decision that the appeal names, `in_force` the decision in force of the same case.
+    The appeal contests `named_decision`. A later decision on the same case, `decision_in_force`, may have replaced it.
     """
-    if in_force is not None and not in_force.automated and in_force.reviewer == appeal.reviewer:
+    if (
+        decision_in_force is not None
+        and not decision_in_force.automated
+        and decision_in_force.reviewer == appeal.reviewer
+    ):
         detail = (
-            f"Reviewer {appeal.reviewer!r} made decision {in_force.decision_id}, so another reviewer must decide the"
-            " appeal about it. Release the case."
+            f"Reviewer {appeal.reviewer!r} made decision {decision_in_force.decision_id}, so another reviewer must"
+            " decide the appeal about it. Release the case."
         )
         raise CommandRejected("own-decision", detail)
     if action != OVERTURN:
         return
-    if in_force is None or in_force.decision_id != appealed.decision_id:
-        detail = f"Decision {appealed.decision_id} is not in force here, so it cannot be overturned."
+    if decision_in_force is None or decision_in_force.decision_id != named_decision.decision_id:
+        detail = f"Decision {named_decision.decision_id} is not in force here, so it cannot be overturned."
         raise CommandRejected(REPLACED, detail)
-    if in_force.action == "approve" and not reasons:
+    if decision_in_force.action == "approve" and not reasons:
         detail = "To overturn an approval is to reject, and a reject needs at least one reason code."
         raise CommandRejected("reasons-needed", detail)
 
 
 def overturn(
-    region: str, appeal: Case, overturning: Decision, case: Case, in_force: Decision
+    region: str, appeal: Case, overturning: Decision, appealed_case: Case, decision_in_force: Decision
 ) -> tuple[Decision, Event[events.DecisionReplaced]]:
-    """The decision that replaces `in_force`, the decision of `case`, after the appeal's decision `overturning`.
+    """The new decision of `appealed_case`, which replaces `decision_in_force`, and its event.
 
-    It has the reviewer of the appeal and the policy set of the case.
+    `overturning` is the decision of the appeal. The new decision has its reviewer, and the policy set of the case.
     """
-    replaced = transition(case, OVERTURN_COMMAND)
-    n = in_force.n + 1
+    replaced = transition(appealed_case, OVERTURN_COMMAND)
+    n = decision_in_force.n + 1
     decision = Decision(
-        decision_id=ids.decision_id(case.case_id, n),
-        case_id=case.case_id,
+        decision_id=ids.decision_id(appealed_case.case_id, n),
+        case_id=appealed_case.case_id,
         n=n,
-        action=_OPPOSITE[in_force.action],
+        action=_OPPOSITE[decision_in_force.action],
         reasons=overturning.reasons,
-        policy_set=case.opened.trace.policy_set,
+        policy_set=appealed_case.opened.trace.policy_set,
         automated=False,
         reviewer=overturning.reviewer,
         team=overturning.team,
@@ -82,12 +91,12 @@ def overturn(
         decided_at=overturning.decided_at,
     )
     data = events.DecisionReplaced(
-        **msgspec.structs.asdict(decision_made(decision, case.opened)),
-        replaces=in_force.decision_id,
+        **msgspec.structs.asdict(decision_made(decision, appealed_case.opened)),
+        replaces=decision_in_force.decision_id,
         why=APPEAL,
         appeal_id=appeal.opened.item_id,
         appeal_case_id=appeal.case_id,
     )
     cause = ids.event_id(appeal.case_id, events.DECISION_MADE, overturning.n)
-    links = EventLinks(case.subject, case.correlation_id, cause)
+    links = EventLinks(appealed_case.subject, appealed_case.correlation_id, cause)
     return decision, case_event(region, to_text(decision.decided_at), links, replaced.event_type, data, n=n)

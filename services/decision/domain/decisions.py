@@ -30,13 +30,13 @@ def decide(
     now: datetime,
     command: DecideCommand,
     *,
-    contested: Decision | None = None,
+    decision_in_force: Decision | None = None,
 ) -> tuple[Case, Decision, Event[events.DecisionMade] | None]:
     """Decide a case that is held under the command's token.
 
     `made` is the first decision of a case that is decided already; an exact repeat returns it, without an event. For an
-    appeal, `contested` is the decision in force of the case that the appeal is about. Raises CommandRejected when the
-    lease is not held, the case has ended otherwise, or the action is not allowed for this case or this reviewer.
+    appeal, `decision_in_force` is that of the appealed case. Raises CommandRejected when the lease is not held, the
+    case has ended otherwise, or the action is not allowed for this case or this reviewer.
     """
     allowed = ACTIONS_BY_CASE_TYPE[case.opened.case_type]
     if command.action not in allowed:
@@ -49,7 +49,8 @@ def decide(
         raise CommandRejected("already-decided", f"Case {case.case_id} was decided already: {made.action}, {by}.")
     decided = transition_under_lease(case, DECIDE, now, token=command.token, reviewer=command.reviewer)
     if case.opened.appeal is not None:
-        appeals.require_may_decide(case, case.opened.appeal.decision, contested, command.action, command.reasons)
+        named_decision = case.opened.appeal.decision
+        appeals.require_may_decide(case, named_decision, decision_in_force, command.action, command.reasons)
     decision = Decision(
         decision_id=ids.decision_id(case.case_id, 1),
         case_id=case.case_id,

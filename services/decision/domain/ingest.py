@@ -57,15 +57,17 @@ class NewestVersion(msgspec.Struct, frozen=True, gc=False):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state that a batch depends on, locked until the batch is stored.
 
-    `newest` is by subject. Of the cases that the batch withdraws, `stored` are those in the database. Of the cases that
-    the batch opens, `withdrawn_early` are those whose withdrawal arrived first. `appealed` is by case.
+    `newest`: the newest versions, by subject.
+    `stored`: the cases in the database, of those that the batch withdraws.
+    `withdrawn_early`: the cases whose withdrawal arrived first, of those that the batch opens.
+    `appealed_cases`: by case id.
     """
 
     now: datetime
     newest: Mapping[str, NewestVersion] = {}
     stored: Collection[str] = ()
     withdrawn_early: Collection[str] = ()
-    appealed: Mapping[str, AppealedCase] = {}
+    appealed_cases: Mapping[str, AppealedCase] = {}
 
 
 class NewCase(msgspec.Struct, gc=False):
@@ -77,9 +79,16 @@ class NewCase(msgspec.Struct, gc=False):
 
 
 class BatchChanges(msgspec.Struct):
-    """The changes that a batch makes: rows to add; open cases that end (`superseded`, by case the item that replaces
-    it, or `withdrawn`); the newest version by subject; events in order; withdrawals to keep until their case arrives
-    (`early`), and kept withdrawals whose case has arrived (`applied`).
+    """The changes that a batch makes.
+
+    `cases`: new cases, in the order of their arrival.
+    `decisions`: new decisions, all by a policy.
+    `superseded`: stored cases that a newer version ends: the id of the new item by the id of the ended case.
+    `withdrawn`: ids of stored cases that a withdrawal ends.
+    `newest`: the newest versions, by subject.
+    `events`: the events to publish, in order.
+    `early`: ids of cases that are not known yet; their withdrawals are kept until the cases arrive.
+    `applied`: ids of cases that have arrived after their withdrawals, which are not needed any more.
     """
 
     cases: list[NewCase] = []
@@ -108,7 +117,7 @@ class _Batch:
         self._region = region
         self._snapshot = snapshot
         self._at = to_text(snapshot.now)
-        self._appealed = dict(snapshot.appealed)
+        self._appealed_cases = dict(snapshot.appealed_cases)
         self._opened: dict[str, NewCase] = {}
         self._changes = BatchChanges()
 
@@ -161,12 +170,12 @@ class _Batch:
             self._changes.decisions.append(decision)
             self._record(transition, decision_made(decision, opened), links, decision.n)
 
-    def _open_appeal(self, received: ReceivedCase, contested: events.Contested) -> None:
+    def _open_appeal(self, received: ReceivedCase, named_decision: events.Contested) -> None:
         opened = received.opened
-        appealed = self._appealed.get(contested.case_id, AppealedCase())
-        reason = appeals.reason_to_close(contested, appealed)
+        appealed_case = self._appealed_cases.get(named_decision.case_id, AppealedCase())
+        reason = appeals.reason_to_close(named_decision, appealed_case)
         if not reason:
-            self._appealed[contested.case_id] = AppealedCase(appealed.n, has_open_appeal=True)
+            self._appealed_cases[named_decision.case_id] = AppealedCase(appealed_case.n, has_open_appeal=True)
             self._open_case(received, OPEN)
             return
         transition = self._open_case(received, CLOSE)
@@ -182,7 +191,7 @@ class _Batch:
             self._changes.early.add(case_id)
 
     def _apply_early_withdrawal(self, case_id: str) -> bool:
-        """Whether the case's withdrawal arrived before the case, which needs the withdrawal no longer."""
+        """Use up a withdrawal that arrived before its case; True if there was one."""
         if case_id in self._changes.early:
             self._changes.early.remove(case_id)
             return True

@@ -10,6 +10,7 @@ from services.decision.domain.cases import DECIDED, OVERTURN, Case, Decision
 from services.decision.domain.decisions import DecideCommand
 from services.decision.handlers.base import CasePort, UseCases
 from shared.contracts.envelope import Event
+from shared.contracts.events import Appeal
 from shared.runtime.clock import from_text
 
 
@@ -43,17 +44,18 @@ class DecideCases(UseCases[DecisionPort]):
                 return None
             case, now = found
             made = await transaction.first_decision(case_id) if case.state == DECIDED else None
-            contested = None
+            appealed_case, decision_in_force = None, None
             if case.opened.appeal is not None:
-                contested, now = await _contested(transaction, case.opened.appeal.decision.case_id, now)
-            in_force = None if contested is None else contested[1]
-            case, decision, event = decisions.decide(self._region, case, made, now, command, contested=in_force)
+                appealed_case, decision_in_force, now = await _lock_appealed_case(transaction, case.opened.appeal, now)
+            case, decision, event = decisions.decide(
+                self._region, case, made, now, command, decision_in_force=decision_in_force
+            )
             if event is None:
                 return DecisionOutcome(decision, is_new=False)
             new: list[Decision] = [decision]
             published: list[Event[Any]] = [event]
-            if contested is not None and command.action == OVERTURN:
-                replacing, replaced = appeals.overturn(self._region, case, decision, *contested)
+            if appealed_case is not None and decision_in_force is not None and command.action == OVERTURN:
+                replacing, replaced = appeals.overturn(self._region, case, decision, appealed_case, decision_in_force)
                 new.append(replacing)
                 published.append(replaced)
             await transaction.save([case])
@@ -69,15 +71,15 @@ class DecideCases(UseCases[DecisionPort]):
         return DecisionOutcome(decision, is_new=True)
 
 
-async def _contested(
-    transaction: DecisionPort, case_id: str, now: datetime
-) -> tuple[tuple[Case, Decision] | None, datetime]:
-    """The case that an appeal is about, locked, with its decision in force; None when there is no such decision.
+async def _lock_appealed_case(
+    transaction: DecisionPort, appeal: Appeal, now: datetime
+) -> tuple[Case | None, Decision | None, datetime]:
+    """The case that an appeal is about, locked, and its decision in force; each is None when it does not exist.
 
     Also the time after the lock: the lease on the appeal may have expired during the wait.
     """
+    case_id = appeal.decision.case_id
     found = await transaction.case(case_id)
     if found is None:
-        return None, now
-    current = await transaction.current_decision(case_id)
-    return (None if current is None else (found[0], current)), found[1]
+        return None, None, now
+    return found[0], await transaction.current_decision(case_id), found[1]

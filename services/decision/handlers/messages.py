@@ -65,15 +65,15 @@ def _require_complaint(opened: events.CaseOpened) -> None:
         raise TooNew(f"case_type is {opened.case_type!r}, this version knows {', '.join(ACTIONS_BY_CASE_TYPE)}")
     found = [name for name, part in ((NOTICE, opened.notice), (APPEAL, opened.appeal)) if part is not None]
     if found != [opened.case_type]:
-        given = " and ".join(found) or "neither a notice nor an appeal"
-        raise Poison(f"a case of type {opened.case_type!r} has {given}, which does not match its type")
+        parts = " and ".join(found) or "neither a notice nor an appeal"
+        raise Poison(f"a case of type {opened.case_type!r} has {parts}, which does not match its type")
     if opened.verdict != REVIEW:
         raise Poison(f"verdict is {opened.verdict!r}, but a case of type {opened.case_type!r} needs a reviewer")
     if opened.appeal is not None:
-        contested = opened.appeal.decision
-        _require_ids(contested.decision_id, contested.case_id, contested.item_id, opened.case_id)
-        if contested.reviewer:
-            _require_text("appeal.decision.reviewer", contested.reviewer, _MAX_NAME)
+        named_decision = opened.appeal.decision
+        _require_ids(named_decision.decision_id, named_decision.case_id, named_decision.item_id, opened.case_id)
+        if named_decision.reviewer:
+            _require_text("appeal.decision.reviewer", named_decision.reviewer, _MAX_NAME)
 
 
 def _require_text(name: str, text: str, longest: int) -> None:
@@ -81,6 +81,6 @@ def _require_text(name: str, text: str, longest: int) -> None:
         raise Poison(f"{name} is {text!r:.300}, expected 1 to {longest} characters without NUL")
 
 
-def _require_ids(*given: str) -> None:
-    if _FOUR_UUIDS.fullmatch(" ".join(given)) is None:
-        raise Poison(f"ce_id, ce_correlationid, case_id, item_id: {given!r:.500}, expected UUIDs in lower case")
+def _require_ids(*four_ids: str) -> None:
+    if _FOUR_UUIDS.fullmatch(" ".join(four_ids)) is None:
+        raise Poison(f"ce_id, ce_correlationid, case_id, item_id: {four_ids!r:.500}, expected UUIDs in lower case")

@@ -14,7 +14,7 @@ from services.decision.domain.ingest import (
     ReceivedWithdrawal,
     Snapshot,
 )
-from services.decision.store.appeals import appeal_columns, lock_appealed
+from services.decision.store.appeals import appeal_columns, lock_appealed_cases
 from services.decision.store.transactions import Transaction
 from shared.postgres import inbox
 from shared.runtime.errors import Poison, Transient
@@ -54,7 +54,7 @@ class IngestTransaction(Transaction):
     """The statements of an ingest; their number does not depend on the size of the batch."""
 
     async def first_time(self, event_ids: Sequence[str]) -> set[str]:
-        """Enter these events in the inbox; returns those that were not in it."""
+        """Enter these events in the inbox; returns the ids that are new."""
         return await inbox.first_time(self._connection, event_ids)
 
     async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot:
@@ -62,7 +62,7 @@ class IngestTransaction(Transaction):
         the cases that its appeals are about."""
         cases = [message.opened for message in batch if isinstance(message, ReceivedCase)]
         withdrawn = [message.case_id for message in batch if isinstance(message, ReceivedWithdrawal)]
-        appealed = {case.appeal.decision.case_id for case in cases if case.appeal is not None}
+        appealed_cases = {case.appeal.decision.case_id for case in cases if case.appeal is not None}
         rows = await self._connection.fetch(
             "SELECT subject, case_id::text, item_id::text, version FROM subjects WHERE subject = ANY ($1)"
             " ORDER BY subject FOR UPDATE",
@@ -81,7 +81,9 @@ class IngestTransaction(Transaction):
             newest={row[0]: NewestVersion(row[1], row[2], row[3], correlation.get(row[1])) for row in rows},
             stored=frozenset(moment[2]),
             withdrawn_early=frozenset(moment[1]),
-            appealed=await lock_appealed(self._connection, sorted(appealed)) if appealed else {},
+            appealed_cases=await lock_appealed_cases(self._connection, sorted(appealed_cases))
+            if appealed_cases
+            else {},
         )
 
     async def apply(self, changes: BatchChanges, snapshot: Snapshot) -> None:

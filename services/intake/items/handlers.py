@@ -39,7 +39,7 @@ class ItemIntake:
     def __init__(self, *, codes: Codes, publishers: Mapping[str, ClusterPublisher]) -> None:
         self._codes = codes
         self._publishers = publishers
-        self.submit = RegionPublisher(publishers).submit
+        self._publisher = RegionPublisher(publishers)
         self._topics = {region: topics.submissions(region) for region in publishers}
         self.ownership: MarketOwnership | None = None
 
@@ -101,6 +101,10 @@ class ItemIntake:
             event_ids=event_ids,
             records=records,
         )
+
+    async def submit(self, accepted: Sequence[Publishable], *, patient: bool = False) -> None:
+        """Publish all records, and wait for their acknowledgement; raises like `RegionPublisher.submit`."""
+        await self._publisher.submit(accepted, patient=patient)
 
     def _all_faults(self, ownership: MarketOwnership, malformed: MalformedItem, text: bytes) -> list[Fault]:
         if malformed.rest is None:

@@ -199,8 +199,7 @@ class Appeals:
     async def _region_of_repeated(
         self, regions: Sequence[str], subject: str, post: AppealPost, client: Principal
     ) -> str:
-        """The region of the same appeal before the item was decided in other regions; raises InputRejected without
-        one."""
+        """The region in which this client submitted the same appeal before. Raises InputRejected if there is none."""
         for region in regions:
             before = (
                 await self._complaints.facts_of(APPEAL, ids.appeal_id(client.name, region, subject, post.reference))
@@ -270,9 +269,9 @@ class Appeals:
 
     @staticmethod
     def _repeated(prepared: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
-        """The earlier response for a repeated appeal; raises InputRejected when the reference belongs to another
-        appeal."""
-        assert before.case.submission is not None  # noqa: S101 - the caller has checked it
+        """The receipt of the earlier submission of the same appeal. Raises InputRejected when the reference belongs to
+        another appeal."""
+        assert before.case.submission is not None  # noqa: S101 - `take` has checked it
         if before.case.submission.content_hash != prepared.content_hash:
             detail = "this reference belongs to another appeal about the subject; choose another reference"
             raise appeals.REFERENCE_USED(detail, "/reference")
@@ -281,8 +280,11 @@ class Appeals:
 
 
 def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
-    """Whether the client may contest decisions on an item or a notice: for the sellers of its platforms, or for its own
-    notices."""
+    """Whether the client may contest decisions on an item or a notice.
+
+    It may for the sellers of its platforms, and for its own notices. A notifier's appeal about an item is refused
+    later, by `appeals.inadmissible`.
+    """
     if not client.may_act_for(status.platform(known)):
         return False
     return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())

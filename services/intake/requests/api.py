@@ -17,6 +17,7 @@ from services.intake.publishing.regions import Overloaded
 from services.intake.requests import views
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import MAX_BODY_BYTES, Draft, DraftKind
+from services.intake.requests.domain.queries import RequestFilter
 from services.intake.requests.handlers import (
     ANY_VERSION,
     CHANGED_MEANWHILE,
@@ -28,8 +29,8 @@ from services.intake.requests.handlers import (
     Versions,
 )
 from services.intake.requests.models import ChangeRequestBody, CommentBody, DraftBody, ReasonBody, RemarkBody
-from services.intake.requests.router import INVALID_CHANGE
-from services.intake.requests.store import RequestFilter, cursor_of
+from services.intake.requests.router_client import INVALID_CHANGE
+from services.intake.requests.store import cursor_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal

@@ -15,7 +15,7 @@ from services.intake.errors import REGION_NOT_ALLOWED, may_act_in
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, MarketOwners
 from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, RequestTransition
-from services.intake.requests.store import Drafted, RequestCursor, RequestFilter
+from services.intake.requests.domain.queries import Drafted, RequestCursor, RequestFilter
 from shared.auth.principal import Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
@@ -45,7 +45,7 @@ Versions: TypeAlias = Collection[int] | None
 
 
 class ChangeChecker(Protocol):
-    """Lets the router check a change: `services.intake.requests.router`."""
+    """Lets the router check a change: `services.intake.requests.router_client`."""
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
         """The difference to the versions in force.

@@ -7,20 +7,18 @@ request's row, so that the order of the outbox is the order of the changes.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.requests.domain.lifecycle import Request, RequestStep
+from services.intake.requests.domain.queries import Drafted, RequestCursor, RequestFilter
 from shared.contracts.envelope import Encoded
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
 from shared.runtime.clock import from_text, to_text
-
-RequestCursor: TypeAlias = tuple[datetime, str]
 
 METADATA: Final = sa.MetaData()
 
@@ -64,23 +62,6 @@ _SAVE: Final = (
 
 _ADD_STEP: Final = """
 INSERT INTO request_steps (request_id, version, kind, at, by, text, comment_id) VALUES ($1, $2, $3, $4, $5, $6, $7)"""
-
-
-class RequestFilter(NamedTuple):
-    """The conditions of a list: requests in one of `regions` (None: all) with the given values."""
-
-    regions: Sequence[str] | None = None
-    state: str | None = None
-    kind: str | None = None
-    sponsor: str | None = None
-    region: str | None = None
-
-
-class Drafted(NamedTuple):
-    """A request as it was created, and the hash of the posted body."""
-
-    request: Request
-    body: str
 
 
 class RequestTransaction:

@@ -22,14 +22,7 @@ class Trace(Struct, frozen=True, kw_only=True):
     errors: dict[str, str] = {}
 
 
-class CaseOpened(Struct, frozen=True, kw_only=True):
-    """A region opened a case of an item, a notice or an appeal (`case_type`). `verdict` is `approve`, `reject` or
-    `review`; `priority` is 1 (first) to 9.
-
-    `item_id` is the id of the item, notice or appeal. The case of a notice or an appeal has the full `notice` or
-    `appeal`; its `item` has only the fields that the notice or appeal contains.
-    """
-
+class _CaseEvent(Struct, frozen=True, kw_only=True):
     case_id: str
     case_type: str = "item"
     item_id: str
@@ -37,6 +30,16 @@ class CaseOpened(Struct, frozen=True, kw_only=True):
     kind: str
     subject_id: str
     version: int | None = None
+
+
+class CaseOpened(_CaseEvent, frozen=True, kw_only=True):
+    """A region opened a case of an item, a notice or an appeal (`case_type`). `verdict` is `approve`, `reject` or
+    `review`; `priority` is 1 (first) to 9.
+
+    `item_id` is the id of the item, notice or appeal. The case of a notice or an appeal has the full `notice` or
+    `appeal`; its `item` has only the fields that the notice or appeal contains.
+    """
+
     queue: str
     priority: int
     received_at: str
@@ -49,15 +52,8 @@ class CaseOpened(Struct, frozen=True, kw_only=True):
     appeal: Appeal | None = None
 
 
-class CaseWithdrawn(Struct, frozen=True, kw_only=True):
+class CaseWithdrawn(_CaseEvent, frozen=True, kw_only=True):
     """An item was withdrawn, and its case in a region with it, even if the case is not opened yet."""
 
-    case_id: str
-    case_type: str = "item"
-    item_id: str
-    platform: str
-    kind: str
-    subject_id: str
-    version: int | None = None
     withdrawn_at: str
     reason: str = ""

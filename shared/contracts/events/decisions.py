@@ -13,9 +13,7 @@ DECISION_MADE: Final = "piepowder.decision.made.v1"
 DECISION_REPLACED: Final = "piepowder.decision.replaced.v1"
 
 
-class CaseClaimed(Struct, frozen=True, kw_only=True):
-    """A reviewer leased the case until `lease_until`, with the fencing token `lease_token`."""
-
+class _LeaseEvent(Struct, frozen=True, kw_only=True):
     case_id: str
     case_type: str = "item"
     item_id: str
@@ -23,32 +21,22 @@ class CaseClaimed(Struct, frozen=True, kw_only=True):
     reviewer: str
     team: str
     lease_token: int
+
+
+class CaseClaimed(_LeaseEvent, frozen=True, kw_only=True):
+    """A reviewer leased the case until `lease_until`, with the fencing token `lease_token`."""
+
     lease_until: str
 
 
-class CaseReleased(Struct, frozen=True, kw_only=True):
+class CaseReleased(_LeaseEvent, frozen=True, kw_only=True):
     """The reviewer released the case without a decision."""
 
-    case_id: str
-    case_type: str = "item"
-    item_id: str
-    queue: str
-    reviewer: str
-    team: str
-    lease_token: int
     reason: str = ""
 
 
-class CaseExpired(Struct, frozen=True, kw_only=True):
+class CaseExpired(_LeaseEvent, frozen=True, kw_only=True):
     """The lease expired without a decision: the case is in its queue again, and the token is no longer valid."""
-
-    case_id: str
-    case_type: str = "item"
-    item_id: str
-    queue: str
-    reviewer: str
-    team: str
-    lease_token: int
 
 
 class CaseSuperseded(Struct, frozen=True, kw_only=True):

@@ -54,108 +54,76 @@ class BusinessRequest(Struct, frozen=True, kw_only=True):
     change_hash: str = ""
 
 
-class RequestDrafted(Struct, frozen=True, kw_only=True):
-    """A business request was drafted. `version` counts the events of a request, from 1."""
-
+class _RequestEvent(Struct, frozen=True, kw_only=True):
     request_id: str
     version: int
     by: str
+
+
+class _ReasonedEvent(_RequestEvent, frozen=True, kw_only=True):
+    reason: str = ""
+
+
+class RequestDrafted(_RequestEvent, frozen=True, kw_only=True):
+    """A business request was drafted. `version` counts the events of a request, from 1."""
+
     request: BusinessRequest
 
 
-class RequestChanged(Struct, frozen=True, kw_only=True):
+class RequestChanged(_RequestEvent, frozen=True, kw_only=True):
     """The draft was changed; `request` is None for a region that it no longer concerns."""
 
-    request_id: str
-    version: int
-    by: str
     regions: list[str]
     request: BusinessRequest | None = None
 
 
-class RequestCommented(Struct, frozen=True, kw_only=True):
+class RequestCommented(_RequestEvent, frozen=True, kw_only=True):
     """A comment on a request."""
 
-    request_id: str
-    version: int
-    by: str
     comment_id: str
     text: str
 
 
-class RequestSubmitted(Struct, frozen=True, kw_only=True):
+class RequestSubmitted(_ReasonedEvent, frozen=True, kw_only=True):
     """A request was submitted for approval; its content is final. It needs approvals by `approvals_needed` people."""
 
-    request_id: str
-    version: int
-    by: str
-    reason: str = ""
     approvals_needed: int
     request: BusinessRequest
     change: ProposedChange | None = None
 
 
-class RequestEndorsed(Struct, frozen=True, kw_only=True):
+class RequestEndorsed(_ReasonedEvent, frozen=True, kw_only=True):
     """A person approved a request that still needs more approvals."""
 
-    request_id: str
-    version: int
-    by: str
-    reason: str = ""
     approvals: int
     approvals_needed: int
 
 
-class RequestApproved(Struct, frozen=True, kw_only=True):
+class RequestApproved(_ReasonedEvent, frozen=True, kw_only=True):
     """A request got its last required approval; `approved_by` lists all approvers in order."""
 
-    request_id: str
-    version: int
-    by: str
-    reason: str = ""
     approved_by: list[str]
 
 
-class RequestRejected(Struct, frozen=True, kw_only=True):
+class RequestRejected(_RequestEvent, frozen=True, kw_only=True):
     """A request was rejected."""
 
-    request_id: str
-    version: int
-    by: str
     reason: str
 
 
-class RequestWithdrawn(Struct, frozen=True, kw_only=True):
+class RequestWithdrawn(_ReasonedEvent, frozen=True, kw_only=True):
     """The requesters withdrew their request."""
 
-    request_id: str
-    version: int
-    by: str
-    reason: str = ""
 
-
-class RequestDeployed(Struct, frozen=True, kw_only=True):
+class RequestDeployed(_ReasonedEvent, frozen=True, kw_only=True):
     """The change of an approved request is in force."""
 
-    request_id: str
-    version: int
-    by: str
-    reason: str = ""
 
-
-class RequestRolledBack(Struct, frozen=True, kw_only=True):
+class RequestRolledBack(_RequestEvent, frozen=True, kw_only=True):
     """The deployed change is no longer in force."""
 
-    request_id: str
-    version: int
-    by: str
     reason: str
 
 
-class RequestReviewed(Struct, frozen=True, kw_only=True):
+class RequestReviewed(_ReasonedEvent, frozen=True, kw_only=True):
     """The deployed change was reviewed after some time, and stays in force; `reason` has the result."""
-
-    request_id: str
-    version: int
-    by: str
-    reason: str = ""

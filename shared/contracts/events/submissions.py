@@ -74,14 +74,17 @@ class Item(Struct, frozen=True, kw_only=True):
     links: list[str] = []
 
 
-class ItemSubmitted(Struct, frozen=True, kw_only=True):
-    """A client posted a version of a subject. Without `version`, the content's hash identifies it."""
-
+class _ItemEvent(Struct, frozen=True, kw_only=True):
     item_id: str
     platform: str
     kind: str
     subject_id: str
     version: int | None = None
+
+
+class ItemSubmitted(_ItemEvent, frozen=True, kw_only=True):
+    """A client posted a version of a subject. Without `version`, the content's hash identifies it."""
+
     content_hash: str
     client: str
     reference: str = ""
@@ -90,14 +93,9 @@ class ItemSubmitted(Struct, frozen=True, kw_only=True):
     item: Item
 
 
-class ItemWithdrawn(Struct, frozen=True, kw_only=True):
+class ItemWithdrawn(_ItemEvent, frozen=True, kw_only=True):
     """The client withdrew a version of a subject. `regions` lists all regions that received it."""
 
-    item_id: str
-    platform: str
-    kind: str
-    subject_id: str
-    version: int | None = None
     client: str
     reason: str = ""
     withdrawn_at: str

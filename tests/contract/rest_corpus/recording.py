@@ -22,6 +22,7 @@ RECORDED: Final = Path(__file__).parent / "recorded.json"
 ACCEPTED: Final = Path(__file__).parent / "accepted.json"
 COMMAND: Final = "python -m tests.contract.rest_corpus --record"
 _PROBLEM: Final = "urn:piepowder:problem:"
+_IN_DETAIL: Final = 5
 _PER_LINE: Final = 12
 _UNSTABLE: Final = frozenset({"date", "server", "content-length", "transfer-encoding"})
 _OPAQUE: Final = {"events": "/events/*", "totals": "/by_type"}  # depends on what else happened in the system
@@ -35,6 +36,13 @@ class Exchange(NamedTuple):
     request: bytes
     response: Response
     outcome: str
+
+
+class Difference(NamedTuple):
+    """A response that is not the recorded one; `kind` is the same for requests whose responses differ alike."""
+
+    kind: str
+    details: str
 
 
 def outcome(response: Response, names: Mapping[str, str], *, shape: str | None = None) -> str:
@@ -124,15 +132,25 @@ def requests_digest(cases: Sequence[Case]) -> str:
     return digest("\n".join(map(repr, cases)))
 
 
-def differences(operations: Mapping[str, Sequence[Exchange]]) -> list[str]:
-    """The requests whose responses are not the recorded ones, each with both responses and the request."""
+def report(found: Sequence[Difference]) -> str:
+    """How often each kind of difference occurs, and the first ones in detail."""
+    counts = Counter(difference.kind for difference in found).most_common()
+    kinds = "\n".join(f"  {count} x {kind}" for kind, count in counts)
+    details = "\n\n".join(difference.details for difference in found[:_IN_DETAIL])
+    return f"{len(found)} responses are not the recorded ones:\n{kinds}\n\n{details}"
+
+
+def differences(operations: Mapping[str, Sequence[Exchange]]) -> list[Difference]:
+    """The requests whose responses are not the recorded ones."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))["operations"]
     accepted = json.loads(ACCEPTED.read_text(encoding="utf-8"))["responses"]
-    found = [f"{name}: recorded, and not called now" for name in recorded.keys() - operations.keys()]
+    missing = [f"{name}: recorded, and not called now" for name in sorted(recorded.keys() - operations.keys())]
+    found = [Difference(text, text) for text in missing]
     for name, exchanges in operations.items():
         known = recorded.get(name)
         if known is None or known["requests"] != requests_digest([exchange.case for exchange in exchanges]):
-            found.append(f"{name}: the requests are not the recorded ones; if that is intended, run: {COMMAND}")
+            text = f"{name}: the requests are not the recorded ones; if that is intended, run: {COMMAND}"
+            found.append(Difference(text, text))
             continue
         digests = " ".join(known["responses"]).split()
         for n, (exchange, expected) in enumerate(zip(exchanges, digests, strict=True)):
@@ -141,10 +159,19 @@ def differences(operations: Mapping[str, Sequence[Exchange]]) -> list[str]:
     return found
 
 
-def _difference(name: str, n: int, exchange: Exchange, expected: str) -> str:
+def _difference(name: str, n: int, exchange: Exchange, expected: str) -> Difference:
     request = exchange.request[:1500].decode("utf-8", "backslashreplace")
     request = re.sub(r"Bearer pp_\w+", "Bearer pp_...", request)
     body = exchange.response.body[:1000].decode("utf-8", "backslashreplace")
     parts = {"recorded": expected, "now": exchange.outcome, "request": request, "response body": body}
     texts = [f"  {title}:\n    " + text.replace("\n", "\n    ") for title, text in parts.items()]
-    return "\n".join([f"{name}, request {n} ({exchange.case.label}):", *texts])
+    details = "\n".join([f"{name}, request {n} ({exchange.case.label}):", *texts])
+    return Difference(f"{name}: {_changed(expected, exchange.outcome)}", details)
+
+
+def _changed(before: str, now: str) -> str:
+    """The lines of a response that are different, on one line."""
+    old, new = before.split("\n"), now.split("\n")
+    gone = [line.strip() for line in old if line not in new]
+    added = [line.strip() for line in new if line not in old]
+    return f"{', '.join(gone) or 'nothing'} -> {', '.join(added) or 'nothing'}"[:200]

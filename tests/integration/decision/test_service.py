@@ -17,6 +17,7 @@ from shared.contracts.envelope import Event, decode
 from shared.kafka.producer import KafkaProducer, Record, record
 from tests.conftest import project_root
 from tests.support.decision.cases import encoded, opened
+from tests.support.processes import start_process
 
 SUBJECTS, VERSIONS = 60, 5
 
@@ -25,7 +26,7 @@ SUBJECTS, VERSIONS = 60, 5
 async def replica(number: int, environment: dict[str, str], logs: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     log = logs / f"decision-{number}.log"
     with log.open("ab") as out:
-        process = await asyncio.create_subprocess_exec(
+        process = await start_process(
             sys.executable,
             "-m",
             "services.decision",

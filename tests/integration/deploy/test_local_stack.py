@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy.local.kafka import LocalKafka
 from deploy.local.postgres import LocalPostgres
-from deploy.local.process import Child
+from deploy.local.process import Child, child_command
 from deploy.local.stack import LocalStack
 from shared.runtime.process_identity import start_time
 from shared.runtime.user_errors import UserError
@@ -37,7 +37,8 @@ def own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A separate process with a stack in `tmp_path / "stack"`."""
     command = [sys.executable, "-m", "deploy.local", "--folder", str(tmp_path / "stack")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    bound = child_command(command, "same", signal.SIGTERM)
+    with subprocess.Popen(bound, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
 
@@ -152,7 +153,7 @@ def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path)
         two.children()[0].wait(10)
         [failure] = two.failures()
         assert (failure.name, failure.returncode) == ("Kafka", -signal.SIGKILL)
-        assert failure.error.lines
+        assert failure.unexpected_end().lines
 
 
 def test_an_external_server_is_used_and_a_silent_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

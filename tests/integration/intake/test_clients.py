@@ -27,6 +27,7 @@ from shared.contracts.events import CLIENT_CHANGED
 from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import project_root
 from tests.support.intake_process import Intake, intake_of
+from tests.support.processes import start_process
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
@@ -72,7 +73,7 @@ class House:
             "PIEPOWDER_INSTANCE": "test",
         }
         with (self.intake.folder / "audit.log").open("ab") as log:
-            self._audit = await asyncio.create_subprocess_exec(
+            self._audit = await start_process(
                 sys.executable,
                 "-c",
                 _AUDIT,
@@ -537,7 +538,7 @@ async def test_the_commands_of_the_documented_tour_work(house: House) -> None:
     lines = page.partition("## A tour\n")[2].partition("\n## ")[0]
     block = lines.partition("```\n")[2].partition("```")[0]
     script = f"set -eu\nPIEPOWDER_INTAKE_URL={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
-    process = await asyncio.create_subprocess_exec("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
+    process = await start_process("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     assert b"problem" not in output

@@ -26,6 +26,7 @@ from shared.kafka import topic_admin
 from shared.kafka.topic_admin import TopicSpec
 from tests.conftest import project_root
 from tests.support.intake_requests import body
+from tests.support.processes import start_process
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
@@ -92,7 +93,7 @@ class Town:
         if kind in self.databases:
             environment["PIEPOWDER_DATABASE_URL"] = self.database_url(kind)
         with (self.folder / f"{kind}.log").open("ab") as log:
-            self.processes[kind] = await asyncio.create_subprocess_exec(
+            self.processes[kind] = await start_process(
                 *(sys.executable, "-c", _PROGRAM, self.control, f"services.{kind}"),
                 cwd=project_root(),
                 env={**os.environ, **environment},

@@ -30,6 +30,7 @@ from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 from tests.conftest import project_root
+from tests.support.processes import start_process
 from tests.support.router_samples import RECEIVED_AT
 
 _numbers = itertools.count(1)
@@ -81,7 +82,7 @@ class Router:
             "PIEPOWDER_PORT": str(port),
         }
         with (self._folder / "router.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = await start_process(
                 sys.executable,
                 "-c",
                 _PROGRAM,

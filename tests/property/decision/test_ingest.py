@@ -80,7 +80,7 @@ class Stored:
             newest=dict(self.newest),
             stored=self.states.keys(),
             withdrawn_early=frozenset(self.early),
-            appealed={appealed_case(message): self.appealed(appealed_case(message)) for message in new},
+            appealed_cases={appealed_case(message): self.appealed(appealed_case(message)) for message in new},
         )
         self.states |= {case.received.opened.case_id: case.state for case in changes.cases}
         self.states |= dict.fromkeys(changes.superseded, SUPERSEDED)

@@ -55,7 +55,7 @@ class MemoryTransaction:
             newest={m.subject: self._newest(m.subject) for m in batch if m.subject in self.newest},
             stored={message.case_id for message in batch if not isinstance(message, ReceivedCase)} & self.cases.keys(),
             withdrawn_early={case.case_id for case in opened} & self.withdrawals,
-            appealed={case_id: self._appealed(case_id) for case_id in appealed},
+            appealed_cases={case_id: self._appealed(case_id) for case_id in appealed},
         )
 
     def _newest(self, subject: str) -> NewestVersion:

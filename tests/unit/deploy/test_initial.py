@@ -13,7 +13,7 @@ import pytest
 from deploy.docker import jobs
 from deploy.initial import ensure_key, publish_sample
 from shared.auth.authenticator import Authenticator
-from shared.auth.clients_file import ClientEntry
+from shared.auth.clients_file import ClientEntry, read_clients_file
 from shared.contracts.ids import hash_api_key, is_well_formed_api_key
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff
@@ -36,7 +36,7 @@ def test_the_key_is_created_once_and_readable_only_by_its_owner(tmp_path: Path) 
     assert after.keys() == {"me", "other"}
     assert after["other"] == other
     assert after["me"].key_sha256 == hash_api_key(key)
-    Authenticator.from_file(clients_file)
+    Authenticator(read_clients_file(clients_file))
 
 
 def test_an_unreadable_clients_file_is_named_and_not_changed(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from piepowder import replay
 from piepowder.dead_letters import (
     DeadLetterId,
     OpenLetter,
-    RawRecord,
     RegionDeadLetters,
     ReplayFilter,
     ReplayUnit,
@@ -18,6 +17,7 @@ from piepowder.dead_letters import (
 from piepowder.replay import RegionUnits, ReplayResult
 from shared.contracts import topics
 from shared.kafka.parking import KeyPartition, Parked, ReplayMark
+from shared.kafka.records import RawRecord
 
 GROUP = "piepowder-decision-eu"
 TOPIC = topics.cases("eu")

@@ -116,7 +116,7 @@ async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_agai
         problem = b'{"type":"urn:piepowder:problem:too-slow","title":"x","status":408,"detail":"It came too slowly."}\n'
         return httpx.Response(200, content=b"".join(answer.content.splitlines(keepends=True)[:3]) + problem)
 
-    sending._api = Api(INTAKE_ONLY, transport=httpx.MockTransport(slow))
+    sending.api = Api(INTAKE_ONLY, transport=httpx.MockTransport(slow))
     tally = await sending.submit(lines(5))
 
     assert [len(body) for body in intake.bodies] == [5, 2]

@@ -94,8 +94,8 @@ class SupersededFact(Struct, frozen=True, kw_only=True):
 class DeadLetterFact(Struct, frozen=True, kw_only=True):
     """The last dead letter of a record; `position` is the record's offset.
 
-    `since` is the offset of the record that blocks the parked subject (possibly this record); -1 for a dead letter of a
-    single record.
+    `since` is the offset of the record that blocks the parked subject (possibly this record); -1 if the record was
+    dead-lettered alone.
     """
 
     position: int
@@ -108,15 +108,16 @@ class DeadLetterFact(Struct, frozen=True, kw_only=True):
         return self.since >= 0
 
     def is_a_repeat(self, first: int | None) -> bool:
-        """Whether the record repeats one at `first` that was handled before its subject was parked."""
+        """Whether this is a later copy of a record that was handled at offset `first`, before the subject was parked at
+        `since`."""
         return first is not None and first < self.since < self.position
 
 
 class StatusFacts(Struct, frozen=True, kw_only=True):
     """All facts about an item in a region.
 
-    `*_last` is the position of the last copy of an event. `conflict`: the same item was submitted with other content.
-    `closed_at` is the time when its case was closed because of a withdrawal.
+    `submission_last` and `opened_last` are the positions of the last copies of these events. `conflict`: the same item
+    was submitted with other content. `closed_at` is the time when a withdrawal closed the case.
     """
 
     subject: str = ""
@@ -198,7 +199,7 @@ _FACTS_FROM: Final[dict[type[Struct], Callable[[Any, str, int, str], StatusFacts
 
 
 def merge(a: StatusFacts, b: StatusFacts) -> StatusFacts:
-    """The union of the facts; for single-valued facts, a deterministic choice."""
+    """The facts of both; where both have a fact, a choice that does not depend on the order."""
     clash = a.submission and b.submission and a.submission.content_hash != b.submission.content_hash
     return StatusFacts(
         subject=max(a.subject, b.subject),
@@ -235,7 +236,7 @@ def status(facts: StatusFacts) -> Status:
 
 
 def dead_letter_of(facts: StatusFacts) -> DeadLetterFact | None:
-    """The dead letter that determines the status, None without one or when later facts exist."""
+    """The dead letter that determines the status; None when there is none, or its record was handled later."""
     if facts.decision is not None or facts.superseded is not None:
         return None
     opened, submission = facts.opened, facts.submission
@@ -249,8 +250,8 @@ def dead_letter_of(facts: StatusFacts) -> DeadLetterFact | None:
 def withdrawn_since(facts: StatusFacts) -> str:
     """The time (RFC 3339) at which a withdrawal took effect, "" when none did.
 
-    A withdrawal takes effect when it closes the case, or at once when no submission is known. Until then the status
-    does not change, because a decision may be made first, and a dead letter stays a dead letter.
+    A withdrawal takes effect when it closes the case, or at once when no submission is known. Before that, the status
+    does not change: a decision may still be made, and a dead-lettered record is not handled.
     """
     if facts.decision is not None or facts.superseded is not None:
         return ""
@@ -283,8 +284,8 @@ def conflict(known: Collection[StatusFacts]) -> bool:
 
 def reference(known: Collection[StatusFacts], client: str) -> str:
     """The reference of `client` for the item; "" when another client submitted it."""
-    given = (facts.submission for facts in known if facts.submission is not None)
-    return next((submission.reference for submission in given if submission.client == client), "")
+    submissions = (facts.submission for facts in known if facts.submission is not None)
+    return next((submission.reference for submission in submissions if submission.client == client), "")
 
 
 def updated_at(facts: StatusFacts) -> str:

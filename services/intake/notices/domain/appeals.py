@@ -145,11 +145,9 @@ def content_hash(post: AppealPost) -> str:
 
 def content(post: AppealPost, contested: ContestedDecision) -> events.Appeal:
     """The content of the event."""
-    decision, appellant = contested.decision, post.appellant
+    decision = contested.decision
     return events.Appeal(
-        appellant=events.Appellant(
-            kind=appellant.kind, name=appellant.name, email=appellant.email, reference=appellant.reference
-        ),
+        appellant=post.appellant,
         explanation=post.explanation,
         language=post.language,
         decision=events.Contested(

@@ -125,17 +125,9 @@ def missing(draft: Draft) -> list[Fault]:
 
 def content(draft: Draft) -> BusinessRequest:
     """The content of the event, with the hash of the change."""
-    return BusinessRequest(
-        title=draft.title,
-        kind=draft.kind,
-        sponsor=draft.sponsor,
-        regions=draft.regions,
-        markets=draft.markets,
-        expected_items_per_day=draft.expected_items_per_day,
-        expected_date=draft.expected_date,
-        rationale=draft.rationale,
-        change_hash="" if draft.change is None else ids.content_hash(ids.canonical(draft.change)),
-    )
+    fields = msgspec.structs.asdict(draft)
+    change = fields.pop("change")
+    return BusinessRequest(**fields, change_hash="" if change is None else ids.content_hash(ids.canonical(change)))
 
 
 def draft_of(content: BusinessRequest, change: ProposedChange | None) -> Draft:

@@ -41,7 +41,7 @@ def claimed(of: ReceivedCase, reviewer: str = "r-2") -> Case:
 
 
 def decided(case: Case, action: str, *, contested: Decision | None = IN_FORCE, reasons: tuple[str, ...] = ()) -> Any:
-    return decide("eu", case, None, LATER, DecideCommand(1, action, list(reasons)), contested=contested)
+    return decide("eu", case, None, LATER, DecideCommand(1, action, list(reasons)), decision_in_force=contested)
 
 
 def rejection(case: Case, action: str, **given: Any) -> CommandRejected:
@@ -69,7 +69,7 @@ def test_neither_a_newer_version_nor_a_withdrawal_ends_a_notice() -> None:
 
 def test_a_second_open_appeal_about_the_same_decision_is_closed_at_once_with_the_reason() -> None:
     first, second = appeal(), appeal(reference="2")
-    changes = ingested(first, second, appealed={ITEM.opened.case_id: AppealedCase(1)})
+    changes = ingested(first, second, appealed_cases={ITEM.opened.case_id: AppealedCase(1)})
     assert states(changes) == ["waiting", "closed"]
     [event] = changes.events
     assert event.data == events.CaseClosed(
@@ -84,14 +84,14 @@ def test_a_second_open_appeal_about_the_same_decision_is_closed_at_once_with_the
 def test_an_appeal_that_arrives_while_another_is_open_or_after_one_succeeded_is_closed(
     appealed: AppealedCase, reason: str
 ) -> None:
-    changes = ingested(appeal(), appealed={ITEM.opened.case_id: appealed})
+    changes = ingested(appeal(), appealed_cases={ITEM.opened.case_id: appealed})
     assert states(changes) == ["closed"]
     assert [event.data.reason for event in changes.events] == [reason]
 
 
 @pytest.mark.parametrize("appealed", [AppealedCase(0), AppealedCase(1)])
 def test_an_appeal_about_the_decision_in_force_or_a_decision_not_stored_yet_waits(appealed: AppealedCase) -> None:
-    assert states(ingested(appeal(), appealed={ITEM.opened.case_id: appealed})) == ["waiting"]
+    assert states(ingested(appeal(), appealed_cases={ITEM.opened.case_id: appealed})) == ["waiting"]
 
 
 def test_an_upheld_appeal_leaves_the_decision_in_force() -> None:

@@ -191,7 +191,7 @@ async def test_an_appeal_is_published_in_the_region_of_the_decision_with_the_dec
     assert about.correlation_id == ids.event_id(ITEM_ID, ITEM_SUBMITTED, "eu")
     assert about.causation_id == ids.event_id(CASE_ID, DECISION_MADE, 1)
     assert isinstance(told, AppealSubmitted)
-    assert (told.platform, told.kind, told.subject_id) == ("shop", "product", "a:b/1")
+    assert (told.platform, told.kind, told.subject_id, told.reference) == ("shop", "product", "a:b/1", "complaint-1")
     contested = told.appeal.decision
     assert (contested.decision_id, contested.case_id, contested.item_id) == (DECISION_ID, CASE_ID, ITEM_ID)
     assert (contested.action, contested.reviewer, contested.n) == ("reject", "r-1", 1)

@@ -11,7 +11,7 @@ import pytest
 
 from services.intake.requests import api
 from services.intake.requests.domain import lifecycle
-from services.intake.requests.router import INVALID_CHANGE
+from services.intake.requests.router_client import INVALID_CHANGE
 from shared.runtime.errors import Transient
 from tests.support.intake_requests import POLICY_SET, House, body, told
 

@@ -431,7 +431,7 @@ async def test_a_body_is_no_head_however_long_it_is() -> None:
 async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.4)
     app = create_app("test", "", Readiness("test"))
 
     async def slow(_: Request) -> Response:
@@ -442,7 +442,7 @@ async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_ans
 
     async def call(port: int) -> None:
         halves = [half for _ in range(10) for half in (GET[:10], GET[10:])]
-        answer, _ = await exchange(port, *halves, GET_AND_CLOSE, every=0.06)
+        answer, _ = await exchange(port, *halves, GET_AND_CLOSE, every=0.15)
         assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 11
         answer, _ = await exchange(port, GET, b"", b"", GET_AND_CLOSE, every=0.2)
         assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2

@@ -9,7 +9,7 @@ import pytest
 
 from services.intake.requests.domain import lifecycle
 from services.intake.requests.domain.lifecycle import ChangeCheck, ProposedDifference
-from services.intake.requests.router import RouterCheck
+from services.intake.requests.router_client import RouterCheck
 from shared.contracts.events import Policy, ProposedChange, ProposedPolicySet
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected

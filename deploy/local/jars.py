@@ -4,6 +4,7 @@ starts fast; a jar is added whole or not at all, and a broken one is downloaded 
 --write` writes the list. It resolves Kafka and the logging binding separately: together, log4j's bill of materials
 would force an older kafka-clients on the broker."""
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -12,12 +13,13 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from deploy.local.files import FolderLock, write_whole
 from shared.runtime.user_errors import UserError, file_errors
 
-LIST = Path(__file__).parents[1] / "jars.sha256"
+LIST = Path(__file__).with_name("jars.sha256")
 ROOTS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
 Report = Callable[[str], None]
 Fetch = Callable[[PurePosixPath, Path], Path]
@@ -62,52 +64,29 @@ def fetch_jars(
             folder.mkdir(parents=True, exist_ok=True)
             with FolderLock(folder / "lock").waiting(timeout=600):
                 if missing := _missing(folder, wanted):
-                    _fetch_missing(
-                        folder,
-                        wanted,
-                        missing,
-                        fetch=fetch or fetch_with_jgo,
-                        report=report,
-                        cancelled=cancelled or threading.Event(),
-                    )
+                    report(f"Kafka: downloading {len(missing)} of {len(wanted)} jars to {folder}")
+                    _fetch_missing(folder, missing, fetch or fetch_with_jgo, report, cancelled or threading.Event())
     return [folder / path.name for path in wanted]
 
 
-def _missing(folder: Path, wanted: dict[PurePosixPath, str]) -> list[PurePosixPath]:
+def _missing(folder: Path, wanted: dict[PurePosixPath, str]) -> dict[PurePosixPath, str]:
     def broken(path: PurePosixPath) -> bool:
         jar = folder / path.name
         return not jar.is_file() or sha256(jar) != wanted[path]
 
-    return [path for path in wanted if broken(path)]
+    return {path: digest for path, digest in wanted.items() if broken(path)}
 
 
 def _fetch_missing(
-    folder: Path,
-    wanted: dict[PurePosixPath, str],
-    missing: list[PurePosixPath],
-    *,
-    fetch: Fetch,
-    report: Report,
-    cancelled: threading.Event,
+    folder: Path, missing: dict[PurePosixPath, str], fetch: Fetch, report: Report, cancelled: threading.Event
 ) -> None:
-    report(f"Kafka: downloading {len(missing)} of {len(wanted)} jars to {folder}")
     for left_over in folder.glob("download-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder, ignore_cleanup_errors=True) as temporary:
+        fetch_one = partial(_fetch_one, to=folder, through=Path(temporary), fetch=fetch, cancelled=cancelled)
         pool = ThreadPoolExecutor(max_workers=4)
         try:
-            jobs = [
-                pool.submit(
-                    _fetch_one,
-                    path,
-                    wanted[path],
-                    to=folder,
-                    through=Path(temporary),
-                    fetch=fetch,
-                    cancelled=cancelled,
-                )
-                for path in missing
-            ]
+            jobs = [pool.submit(fetch_one, path, digest) for path, digest in missing.items()]
             for number, job in enumerate(as_completed(jobs), start=1):
                 report(f"Kafka: {number}/{len(missing)} {job.result()}")
         finally:
@@ -130,10 +109,7 @@ def _fetch_one(
             jar.replace(to / path.name)
             return path.name
         reason = f"The download of {path.name} does not have the listed SHA-256."
-    raise UserError(
-        reason,
-        "Check the network (perhaps a proxy) and start again: finished downloads are kept.",
-    )
+    raise UserError(reason, "Check the network (perhaps a proxy) and start again: finished downloads are kept.")
 
 
 def fetch_with_jgo(path: PurePosixPath, repository: Path) -> Path:
@@ -179,3 +155,18 @@ def write_list() -> None:
             lines.append(f"{sha256(fetch_with_jgo(path, Path(repository)))}  {path}\n")
             print(lines[-1], end="")
     write_whole(LIST, "".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.jars", description="Download and check Kafka's jars.")
+    parser.add_argument("--write", action="store_true", help="resolve again and write the list of names and SHA-256")
+    try:
+        if parser.parse_args().write:
+            write_list()
+        print(f"{len(fetch_jars())} jars in {user_cache() / 'kafka'}")
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
