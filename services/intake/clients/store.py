@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 import asyncpg
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.intake.clients.domain import ApiKeyRecord, ClientRecord
+from services.intake.clients.domain import ClientRecord
 from shared.auth.clients import ANY
 from shared.contracts.envelope import Encoded
-from shared.contracts.events import RateLimit
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
 
@@ -158,37 +158,15 @@ class Store:
 
 
 def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
-    limit = None
-    if row["requests_per_second"] is not None:
-        limit = RateLimit(
-            requests_per_second=row["requests_per_second"], burst=row["burst"], items_per_second=row["items_per_second"]
-        )
-    return ClientRecord(
-        name=row["name"],
-        description=row["description"],
-        scopes=frozenset(row["scopes"]),
-        regions=frozenset(row["regions"]),
-        platforms=frozenset(row["platforms"]),
-        limit=limit,
-        state=row["state"],
-        revision=row["revision"],
-        created_at=row["created_at"],
-        changed_at=row["changed_at"],
-        keys=tuple(map(_key, keys)),
-    )
+    fields = _fields(row)
+    limit = None if row["requests_per_second"] is None else fields
+    keyed = [_fields(key) | {"made_with": key["made_with"] and str(key["made_with"])} for key in keys]
+    return msgspec.convert(fields | {"limit": limit, "keys": keyed}, ClientRecord)
 
 
-def _key(row: Row) -> ApiKeyRecord:
-    made_with = row["made_with"]
-    return ApiKeyRecord(
-        sha256=row["sha256"],
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-        revoked_at=row["revoked_at"],
-        last_used_at=row["last_used_at"],
-        made_with=None if made_with is None else str(made_with),
-        made_body=row["made_body"],
-    )
+def _fields(row: Row) -> dict[str, Any]:
+    """The columns by name; msgspec accepts no subclass of str, as SQLAlchemy's names are."""
+    return {str(name): value for name, value in row.items()}
 
 
 def _values(client: ClientRecord) -> tuple[object, ...]:

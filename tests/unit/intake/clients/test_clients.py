@@ -9,7 +9,7 @@ import pytest
 from services.intake.clients import domain
 from services.intake.clients.api import patch_of
 from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord
-from services.intake.clients.models import ChangeBody
+from services.intake.clients.models import ChangeBody, client_view
 from shared.auth import clients
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
 from shared.auth.principal import Principal as Caller
@@ -205,3 +205,15 @@ def test_the_body_of_a_change_has_no_defaults_that_a_generated_client_would_send
     assert "default" not in members["limit"]
     assert patch_of(ChangeBody.model_validate({"state": "disabled"})) == ClientPatch(state="disabled")
     assert patch_of(ChangeBody.model_validate({"limit": None})) == ClientPatch(limit=None)
+
+
+def test_the_view_of_a_client_has_sorted_rights_and_times_as_text() -> None:
+    limit = RateLimit(requests_per_second=1, burst=2)
+    rights = frozenset({"items:write", "items:read"})
+    viewed = client_view(client(scopes=rights, limit=limit, keys=(key(1, expires_at=NOW),)), NOW + DAY).model_dump()
+    assert viewed["scopes"] == ["items:read", "items:write"]
+    assert viewed["limit"] == {"requests_per_second": 1, "burst": 2, "items_per_second": 0}
+    assert (viewed["created_at"], viewed["revision"]) == ("2026-05-01T09:30:00.000Z", 1)
+    [shown] = viewed["keys"]
+    assert (shown["key_id"], shown["state"], shown["revoked_at"]) == (key(1).key_id, "expired", None)
+    assert (shown["created_at"], shown["expires_at"]) == ("2026-05-02T09:30:00.000Z", "2026-05-01T09:30:00.000Z")
