@@ -1,8 +1,8 @@
 """Replay of dead letters: shows them, sends their records to their original partitions, and waits for the result.
 
-Nothing is stored here. Each replay reads the open letters from the topics, a group recognizes a copy that arrives
-twice, and a chain continues only from the offset that the group reports. So a replay may be interrupted and repeated,
-and two may run at the same time.
+A replay stores nothing of its own. It reads the open letters from the topics. A group recognizes a copy that arrives
+twice, and a chain continues only from the offset that the group has stored for its parked key. So a replay may be
+interrupted and repeated, and two replays may run at the same time.
 """
 
 import asyncio
@@ -41,16 +41,22 @@ _CLIENT: Final = "piepowder-replay"
 _POLL_SECONDS: Final = 0.2
 _LETTERS: Final = 1000
 _BYTES: Final = 32 * 2**20
-_TURNS: Final = 50  # for one chain, while new records keep following it
+_TURNS: Final = 50  # limit of portions for one chain, because its key may receive new records all the time
 _ROWS: Final = 50
 _LONGEST_REASON: Final = 160
 _clock = SystemClock()
 
 
 class ReplayResult(msgspec.Struct):
-    """The result: letters that were handled, kept as they are, or dead-lettered again; units that cannot be
-    replayed, with the reason; letters that their group did not process in time; chains that new records keep
-    following."""
+    """The result of a replay.
+
+    `handled`: the number of letters whose copies were handled.
+    `kept`: the number of letters that stay dead-lettered, as requested.
+    `failed`: letters whose copies were dead-lettered again.
+    `blocked`: units that cannot be replayed, with the reason.
+    `pending`: letters whose copies their group did not process in time.
+    `growing`: chains whose key still receives new records.
+    """
 
     handled: int = 0
     kept: int = 0
@@ -70,7 +76,7 @@ class ReplayResult(msgspec.Struct):
 
 
 class _Sent(NamedTuple):
-    """A unit that was sent, and the letter that stays dead-lettered."""
+    """A unit whose copies were sent, and the letter that stays dead-lettered on request."""
 
     unit: ReplayUnit
     kept: DeadLetterId | None
@@ -131,7 +137,7 @@ class RegionReplay:
         wait: float,
         report: Callable[[int], None] = lambda _: None,
     ) -> ReplayResult:
-        """Replay units in portions, each after the portion before it was processed; chains until nothing follows.
+        """Replay units in portions; wait for each portion before the next. Repeat a chain until it has no letters.
 
         `leave` keeps the first record of each chain dead-lettered. The replay ends when a group processes nothing for
         `wait` seconds. `report` is called with the number of handled letters.
@@ -203,7 +209,7 @@ class RegionReplay:
         return found
 
     async def _wait_processed(self, sent: Sequence[_Sent], wait: float) -> bool:
-        """Wait until the groups have processed everything; False when nothing changes for `wait` seconds."""
+        """Wait until the groups have processed all sent copies; False when nothing changes for `wait` seconds."""
         left, since = -1, _clock.monotonic()
         while True:
             await self.catch_up()
@@ -222,7 +228,7 @@ class RegionReplay:
         return now is None or now.stored != letter.stored
 
     def _is_reported(self, unit: ReplayUnit) -> bool:
-        """Whether a chain's parked state agrees with its letters."""
+        """Whether the group has stored a parked state that includes the last copy; True outside of a chain."""
         now, last = self.dead.parked(unit.group).get(unit.lane), unit.letters[-1].id
         if unit.parked is None or now is None or (last in self.dead.open and self.dead.open[last].in_chain):
             return True
@@ -255,7 +261,7 @@ class RegionUnits(NamedTuple):
 
 
 def show_units(found: Sequence[RegionUnits], *, selected: bool) -> None:
-    """Show dead letters, a row for each group, topic and reason; `selected` if they are what would be replayed."""
+    """Show dead letters, a row for each group, topic and reason. `selected`: a real replay would replay these units."""
     keys: Counter[tuple[str, ...]] = Counter()
     records: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], str] = {}

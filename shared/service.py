@@ -1,14 +1,45 @@
 """The common parts of every service: producers, access control, REST application, consumers, database, supervision.
 
-A service's `app.py` creates one `Service`, adds its routers, consumers and loops, and calls `run`. A service that reads
-a topic of its region and writes another:
+A service's `app.py` creates one `Service`, adds its routers, consumers and loops, and calls `run`. As an example, a
+service that adds labels to cases: it reads a topic of its region and writes another. Its `decode` raises Poison for a
+record that is not an event of the region. Its `handle` raises Transient if Kafka did not accept all events; then the
+consumer repeats the batch. `handlers.py`:
+
+    class AddLabels:
+        def __init__(self, region: str, source: str, producer: Producer, clock: Clock) -> None:
+            self._region, self._source, self._producer, self._clock = region, source, producer, clock
+
+        def decode(self, record: RawRecord) -> Event[Any]:
+            return envelope.decode(record.headers, record.key, record.value, region=self._region)
+
+        async def handle(self, batch: Sequence[Received[Event[Any]]]) -> None:
+            time = to_text(self._clock.now())
+            await self._producer.send([self._label(e, time) for _, e in batch if isinstance(e.data, CaseOpened)])
+
+        def _label(self, case: Event[CaseOpened], time: str) -> Record:
+            cause = case.attributes  # the id derives from the cause: a repeated batch writes the same event again
+            about = Attributes(
+                id=ids.event_id(cause.id, LABEL_ADDED),
+                type=LABEL_ADDED,
+                source=self._source,
+                time=time,
+                subject=cause.subject,
+                region=self._region,
+                correlation_id=cause.correlation_id,
+                causation_id=cause.id,
+            )
+            added = LabelAdded(case_id=case.data.case_id, label=case.data.item.category)
+            return record(topics.labels(self._region), envelope.encode(about, added))
+
+`app.py`:
 
     async def run(settings: Settings) -> bool:
         service = Service("labels", DESCRIPTION, settings, [settings.region], per_region=True)
         service.app.include_router(api.router)
-        handlers = AddLabels(settings.region, service.producer(settings.region), service.clock)
-        reads = [topics.cases(settings.region)]
-        consumer = service.consumer(settings.region, reads=reads, decode=handlers.decode, handle=handlers.handle)
+        region = settings.region
+        labels = AddLabels(region, service.source, service.producer(region), service.clock)
+        reads = [topics.cases(region)]
+        consumer = service.consumer(region, reads=reads, decode=labels.decode, handle=labels.handle)
         return await service.run(consumer.run)
 """
 

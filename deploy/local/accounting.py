@@ -1,8 +1,8 @@
 """The account: a pure comparison of accepted items with Kafka's topics and the audit logs.
 
-The journal has the items that intake accepted (202); the topics, read from their first offset, have their outcome; the
-size of the audit log shows whether each event was recorded once. Each accepted item ends, in each of its regions, in
-exactly one way, or it is missing. The account does not trust a service's own counts of its work.
+The journal has the items that intake accepted (202). The topics, read from their first offset, have the outcomes. The
+size of the audit log shows whether each event was recorded once. In each of its regions, an accepted item has exactly
+one outcome, or it is missing. The account does not trust a service's own counts of its work.
 """
 
 from collections import Counter, defaultdict
@@ -31,7 +31,7 @@ _GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
 
 
 class ItemOutcome(StrEnum):
-    """How an accepted item ended in a region."""
+    """The outcome of an accepted item in a region."""
 
     BY_POLICY = "decided by policy"
     BY_PEOPLE = "decided by people"
@@ -44,7 +44,7 @@ class ItemOutcome(StrEnum):
 
 
 class AuditCounts(NamedTuple):
-    """The numbers of an audit log's entries from its region's topics and from the control topic."""
+    """The number of an audit log's entries: from the topics of its region, and from the control topic."""
 
     regional: int
     control: int
@@ -78,8 +78,15 @@ class RecordId(NamedTuple):
 
 
 class Account(NamedTuple):
-    """The result. `by_queue` maps (region, queue) to the outcomes' counts, `missing` an item to the reason;
-    `doubles` and `gaps` are sentences with record ids; `repeats` counts repeated events, which are allowed."""
+    """The result of an account.
+
+    `by_queue`: the outcomes' counts, by region and queue.
+    `by_people`: the items that reviewers decided.
+    `missing`: the last trace of each missing item.
+    `doubles`: sentences about items and cases with two outcomes.
+    `gaps`: sentences about audit logs that do not match the topics.
+    `repeats`: the number of repeated events, which are allowed.
+    """
 
     total: int
     outcomes: Mapping[ItemOutcome, int]
@@ -133,8 +140,10 @@ class _RegionState:
         self.withdrawn: set[str] = set()
         self.closed: dict[str, RecordId] = {}
         self.complete = True
-        self.letters: dict[tuple[str, RecordId], str | None] = {}  # open: (group, record) -> the item's event
-        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(dict)  # whether parked
+        # Open dead letters: the id of the item's first event, by group and record
+        self.letters: dict[tuple[str, RecordId], str | None] = {}
+        # Dead letters that stop an item, by the id of its first event: whether their key is parked
+        self.stopped: defaultdict[str, dict[tuple[str, RecordId], bool]] = defaultdict(dict)
 
 
 class Ledger:
@@ -174,7 +183,7 @@ class Ledger:
         self._regions[region].events[event_id] = record
 
     def set_truncated(self, region: str) -> None:
-        """Mark a region's topics as truncated: Kafka has deleted their first records; the audit log has not."""
+        """Mark a region's topics as truncated: Kafka has deleted their first records, which the audit log still has."""
         self._regions[region].complete = False
 
     def add_control(self, event_id: str) -> None:
@@ -208,11 +217,11 @@ class Ledger:
         return {region: len(seen.letters) for region, seen in self._regions.items()}
 
     def waiting(self, accepted: Iterable[RegionItem]) -> Iterator[RegionItem]:
-        """The accepted items whose case waits for people, as far as the events show."""
+        """The accepted items whose case waits for a reviewer, according to the events so far."""
         return (pair for pair in accepted if _outcome(pair, self._regions[pair.region])[0] is ItemOutcome.OPEN)
 
     def account(self, accepted: Iterable[RegionItem], audits: Mapping[str, AuditCounts]) -> Account:
-        """The account of the accepted items (each counts once) and the audit logs' counts by region."""
+        """Compare the accepted items (each counts once) and the audit logs' counts by region with the events so far."""
         outcomes: Counter[ItemOutcome] = Counter()
         by_queue: defaultdict[tuple[str, str], Counter[ItemOutcome]] = defaultdict(Counter)
         actions: Counter[tuple[ItemOutcome, str]] = Counter()
@@ -278,7 +287,7 @@ class Ledger:
 
 
 def _outcome(pair: RegionItem, seen: _RegionState) -> tuple[ItemOutcome, str]:
-    """How an item ended; for a missing one, also its last trace."""
+    """The outcome of an item; for a missing item, also its last trace."""
     case = seen.cases.get(pair.item_id)
     if case is not None:
         decision = seen.decisions.get((case.case_id, 1))

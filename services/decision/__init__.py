@@ -1,1 +1,1 @@
-"""Decision: a region's cases, who holds them, what was decided; the only writer of decisions, automatic ones too."""
+"""Decision: the cases of a region, their leases and their decisions. Only this service makes decisions."""

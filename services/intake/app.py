@@ -93,17 +93,17 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     """Provide the use cases that need the database, publish the outbox, and run the projections, until stopped."""
     app, clock, regions = service.app, service.clock, service.regions
     relay = Relay(database, MultiClusterProducer(clusters.producer_of), service=service.name)
-    read_your_writes, known = ReadYourWrites(clusters.offsets), codes.load()
+    read_your_writes, known_codes = ReadYourWrites(clusters.offsets), codes.load()
     statuses, clients = ItemStatusStore(database), ClientStore(database)
     complaints = ComplaintStore(database, statuses)
     appeals = Appeals(
-        intake, complaints, known, read_your_writes=read_your_writes, clock=clock, days=settings.appeal_days
+        intake, complaints, known_codes, read_your_writes=read_your_writes, clock=clock, days=settings.appeal_days
     )
     requests = Requests(
         RequestStore(database),
         checker=router,
         owners=lambda: intake.ownership,
-        countries=known.countries,
+        countries=known_codes.countries,
         regions=regions,
         clock=clock,
         approvals_needed=settings.request_approvals,

@@ -1,11 +1,12 @@
 """Reads batches for the consumer loop: fetches records in small portions, decodes them, and reads one batch ahead.
 
-A handler mostly waits for its database. So the next batch is fetched and decoded in that time, when much more is known
-to wait. Between two portions of at most a hundred records, the reader yields to the event loop, so that the handler
+A handler mostly waits for its database. If the backlog is large, the reader fetches and decodes the next batch in that
+time. Between two portions of at most a hundred records, the reader yields to the event loop, so that the handler
 continues as soon as its database has responded. At most one batch is read ahead.
 
 Partitions can be revoked at any time. Then the client starts again at the committed offsets, so records that were read
-before the revocation must not be handled: a batch that is being read starts anew, and a complete one is dropped.
+before the revocation must not be handled: the reader starts an incomplete batch again, and the loop drops a complete
+batch.
 """
 
 import asyncio
@@ -49,10 +50,11 @@ Part: TypeAlias = list[Received[M]] | UndecodableRecord
 class FetchedBatch(NamedTuple, Generic[M]):
     """Fetched records, and the same records decoded.
 
-    `parts` are, in order, undecodable records and runs of messages that may be handled together. `full`: there was no
-    room for more. `caught_up`: the poll time of each partition that holds nothing more; None when that is not known.
-    `revocations`: the reader's count when the first record was fetched. `failure` ended the batch early; the loop
-    raises it after it has handled the batch.
+    `parts`: in order, undecodable records and runs of messages that may be handled together.
+    `full`: the batch had no room for more records.
+    `caught_up`: the poll time of each partition without further records; None when it is not known which those are.
+    `revocations`: the reader's count of revocations when the first record was fetched.
+    `failure`: the error that ended the batch early; the loop raises it after it has handled the batch.
     """
 
     records: RecordsByPartition
@@ -75,8 +77,8 @@ class UnreadableRecordError(Exception):
 class BatchReader(Generic[M]):
     """Reads the batches of one group's member.
 
-    `dead_letter_unreadable` dead-letters a record that the Kafka client cannot parse; it returns False when the member
-    must stop before that.
+    `dead_letter_unreadable` dead-letters a record that the Kafka client cannot parse; it returns False when the loop is
+    stopped first.
     """
 
     decode: Callable[[RawRecord], M]
@@ -93,13 +95,13 @@ class BatchReader(Generic[M]):
         self._assignment_changes = 0
 
     def partitions_revoked(self) -> None:
-        """Records that were read before are outdated."""
+        """Mark the records that were read before as outdated."""
         self.revocations += 1
         self._rebalancing = True
         self._assignment_changes += 1
 
     def partitions_assigned(self) -> None:
-        """A rebalance has ended."""
+        """Note the end of a rebalance."""
         self._rebalancing = False
         self._assignment_changes += 1
 
@@ -125,14 +127,14 @@ class BatchReader(Generic[M]):
             self._ahead = asyncio.ensure_future(self.read(consumer, stop))
 
     async def discard(self) -> None:
-        """Drop the batch that was read ahead, and any error of it."""
+        """Drop the batch that was read ahead, or the error of reading it."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
 
     def backlog_is_large(self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M]) -> bool:
-        """Whether a good part of another batch is known to wait in the partitions of this one."""
+        """Whether at least a quarter of another batch waits in the partitions of this batch, as far as is known."""
         if batch.full:
             return True
         ends = {tp: consumer.highwater(tp) for tp in batch.records.keys() & consumer.assignment()}
@@ -191,7 +193,7 @@ class BatchReader(Generic[M]):
         return FetchedBatch(decoded.records, decoded.parts, False, None, revocations, None)
 
     def _room(self, decoded: "_DecodedBatch[M]") -> int:
-        """How many more records of the same average size the batch may take."""
+        """The number of further records, of the same average size, that the batch has room for."""
         if decoded.size >= self.batch_records or decoded.bytes >= _BATCH_BYTES:
             return 0
         by_bytes = (_BATCH_BYTES - decoded.bytes) * decoded.size // max(1, decoded.bytes)

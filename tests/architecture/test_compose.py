@@ -301,6 +301,15 @@ def test_the_alerts_of_a_service_that_is_down_or_absent_name_every_service() -> 
     )
     assert set(re.findall(r"[a-z]+", re.findall(r'job=~"([^"]*)"', down)[0])) == names
     assert set(re.findall(r'absent\(piepowder_ready\{service="(\w+)"\}\)', absent)) == names
+    named = {rule["alert"]: names & set(re.findall(r"\w+", rule["expr"])) for rule in RULES}
+    assert {alert: some for alert, some in named.items() if some not in (set(), names)} == {}
+
+
+def test_every_service_is_ready_in_the_alert_test_of_a_working_system() -> None:
+    working = yaml.safe_load((ROOT / "deploy/prometheus/rules_test.yml").read_text())["tests"][0]
+    series = " ".join(given["series"] for given in working["input_series"])
+    ready = set(re.findall(r'piepowder_ready\{service="(\w+)"', series))
+    assert ready == {service.name for service in services.SERVICES}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))

@@ -112,16 +112,16 @@ class HeldView(View):
 async def claim(
     reviewer: Reviewer, reviews: Reviews, body: ClaimBody, idempotency_key: IdempotencyKey = None
 ) -> ClaimView | Response:
-    known = await reviews.reads.queue_names()
+    queue_names = await reviews.reads.queue_names()
     for n, queue in enumerate(body.queues):
-        if queue not in known:
-            detail = rejections.no_queue(reviews.region, queue, known)
+        if queue not in queue_names:
+            detail = rejections.no_queue(reviews.region, queue, queue_names)
             raise rejections.UNKNOWN_QUEUE_IN_BODY(detail, pointer=f"/queues/{n}")
     key = None if idempotency_key is None else ids.derive("claim", reviewer.name, idempotency_key)
     command = ClaimCommand(
         body.reviewer, body.team, body.lease_seconds, key, None if key is None else body.content_hash()
     )
-    lease = await reviews.leases.claim(body.queues or known, command)
+    lease = await reviews.leases.claim(body.queues or queue_names, command)
     if lease is None:
         return Response(status_code=204)
     case = views.case_view(lease.case, [], await reviews.reads.concerned(lease.case))

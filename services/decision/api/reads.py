@@ -113,8 +113,8 @@ async def cases(
 ) -> CasesView:
     position: QueuePosition | None = decode_cursor(cursor, QueuePosition)
     after = None if position is None else (position.priority, position.due_at, str(position.case_id))
-    if queue not in (known := await reviews.reads.queue_names()):
-        raise rejections.UNKNOWN_QUEUE(rejections.no_queue(reviews.region, queue, known))
+    if queue not in (queue_names := await reviews.reads.queue_names()):
+        raise rejections.UNKNOWN_QUEUE(rejections.no_queue(reviews.region, queue, queue_names))
     states = [domain.WAITING, domain.CLAIMED] if state is None else [state]
     found = await reviews.reads.page(queue, states, after, limit + 1)
     following = _position(found[limit - 1]) if len(found) > limit else None

@@ -51,9 +51,9 @@ def unknown_case(case_id: UUID) -> Problem:
     return UNKNOWN_CASE(f"There is no case {case_id} in this region. Cases are listed at /v1/queues/<queue>/cases.")
 
 
-def no_queue(region: str, queue: str, known: list[str]) -> str:
+def no_queue(region: str, queue: str, queue_names: list[str]) -> str:
     """The detail of a problem with a queue that does not exist."""
-    return f"Region {region!r} has no queue {queue!r:.100}; its queues: {', '.join(known) or 'none yet'}."
+    return f"Region {region!r} has no queue {queue!r:.100}; its queues: {', '.join(queue_names) or 'none yet'}."
 
 
 async def on_command_rejected(_: Request, error: Exception) -> Response:

@@ -121,10 +121,10 @@ class IngestTransaction(Transaction):
         except asyncpg.UniqueViolationError as error:
             raise Poison(f"another event has opened this case already: {error.detail}") from error
 
-    async def _set_newest(self, newest: Mapping[str, NewestVersion], known: Collection[str]) -> None:
+    async def _set_newest(self, newest: Mapping[str, NewestVersion], stored_subjects: Collection[str]) -> None:
         rows = [(subject, new.case_id, new.item_id, new.version) for subject, new in sorted(newest.items())]
-        added = [row for row in rows if row[0] not in known]
-        changed = [row for row in rows if row[0] in known]
+        added = [row for row in rows if row[0] not in stored_subjects]
+        changed = [row for row in rows if row[0] in stored_subjects]
         if added:
             try:
                 await self._connection.copy_records_to_table("subjects", records=added, columns=_NEW_SUBJECT)

@@ -113,10 +113,10 @@ def is_as_created(client: ClientRecord, new: NewClient) -> bool:
 
 def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRecord:
     """The client after a change; the same object without a difference."""
-    given = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
-    if all(getattr(client, name) == value for name, value in given.items()):
+    changes = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
+    if all(getattr(client, name) == value for name, value in changes.items()):
         return client
-    return _renewed(client, now, **given)
+    return _renewed(client, now, **changes)
 
 
 def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime | None, now: datetime) -> ClientRecord:
@@ -124,17 +124,17 @@ def with_key(client: ClientRecord, key: ApiKeyRecord, others_expire_at: datetime
 
     Raises InputRejected when it has the maximum number of live keys.
     """
-    live = [known.key_id for known in client.keys if known.state(now) == "live"]
+    live = [other.key_id for other in client.keys if other.state(now) == "live"]
     if len(live) >= LIVE_KEYS:
         detail = f"Client {client.name!r} has {len(live)} live keys, {' and '.join(live)}. Revoke one of them first."
         raise TOO_MANY_KEYS.with_message(detail)
     others = tuple(
-        msgspec.structs.replace(known, expires_at=others_expire_at)
+        msgspec.structs.replace(other, expires_at=others_expire_at)
         if others_expire_at is not None
-        and known.state(now) == "live"
-        and (known.expires_at is None or known.expires_at > others_expire_at)
-        else known
-        for known in client.keys
+        and other.state(now) == "live"
+        and (other.expires_at is None or other.expires_at > others_expire_at)
+        else other
+        for other in client.keys
     )
     return _renewed(client, now, keys=(*others, key))
 
@@ -145,8 +145,8 @@ def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecor
     Raises InputRejected for an unknown key.
     """
     if key_id not in [key.key_id for key in client.keys]:
-        known = ", ".join(key.key_id for key in client.keys) or "none"
-        raise UNKNOWN_KEY.with_message(f"Client {client.name!r} has no key {key_id!r:.60}; it has {known}.")
+        key_ids = ", ".join(key.key_id for key in client.keys) or "none"
+        raise UNKNOWN_KEY.with_message(f"Client {client.name!r} has no key {key_id!r:.60}; it has {key_ids}.")
     keys = tuple(
         msgspec.structs.replace(key, revoked_at=now) if key.key_id == key_id and key.revoked_at is None else key
         for key in client.keys
@@ -164,13 +164,15 @@ def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> N
 
     A `patch` is checked only if it changes the scopes or the platforms, so that a client can always be disabled.
     """
-    given = (
+    checked_fields = (
         ["platforms"]
         if patch is None
         else [n for n in ("platforms", "scopes") if getattr(patch, n) is not msgspec.UNSET]
     )
-    if given and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
-        raise INVALID_REQUEST.with_message(f"{fault}; these scopes require `platforms` [{ANY!r}].", f"/{given[0]}")
+    if checked_fields and (fault := clients.too_wide(client.scopes, client.platforms)) is not None:
+        raise INVALID_REQUEST.with_message(
+            f"{fault}; these scopes require `platforms` [{ANY!r}].", f"/{checked_fields[0]}"
+        )
 
 
 def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal) -> None:
@@ -184,8 +186,8 @@ def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal
         detail = f"Client {by.name!r} may act in {own} and can grant no other region."
         raise BEYOND_OWN_RIGHTS.with_message(detail, "/regions")
     had = frozenset[str]() if before is None or _is_extended(client, before) else before.scopes
-    given = client.scopes - had
-    if beyond := sorted(given - by.scopes):
+    granted = client.scopes - had
+    if beyond := sorted(granted - by.scopes):
         detail = f"Client {by.name!r} does not have {', '.join(beyond)} and cannot grant it."
         raise BEYOND_OWN_RIGHTS.with_message(detail, "/scopes")
 

@@ -114,11 +114,15 @@ class Registry:
             if await work.add(client):
                 await work.publish(topics.CONTROL, self._event(client, "created", by))
             else:
-                known = await work.lock(new.name)
-                if known is None or not domain.is_visible(known, by.regions) or not domain.is_as_created(known, new):
+                existing = await work.lock(new.name)
+                if (
+                    existing is None
+                    or not domain.is_visible(existing, by.regions)
+                    or not domain.is_as_created(existing, new)
+                ):
                     detail = f"Another client {new.name!r} exists. Change it or choose another name."
                     raise domain.EXISTS.with_message(detail, "/name")
-                return known, False
+                return existing, False
         self._wake()
         return client, True
 

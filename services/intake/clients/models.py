@@ -46,8 +46,8 @@ def _items_rate(rate: float) -> float:
     return rate
 
 
-def _names(what: str) -> Any:
-    return Field(min_length=1, max_length=100, description=what)
+def _names(text: str) -> Any:
+    return Field(min_length=1, max_length=100, description=text)
 
 
 def _or_all(regex: str) -> Any:

@@ -304,9 +304,9 @@ async def _next(body: AsyncIterator[bytes], until: float) -> bytes | None:
         return await anext(body, None)
 
 
-def _too_large(what: str) -> Problem:
+def _too_large(excess: str) -> Problem:
     return TOO_LARGE(
-        f"The body has {what}. Split it into calls of at most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB."
+        f"The body has {excess}. Split it into calls of at most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB."
     )
 
 

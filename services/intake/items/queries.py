@@ -46,17 +46,21 @@ class ItemQueries:
         self._clock = clock
         self._long_poll = LongPoll()
 
-    async def item(self, client: Principal, given: str, seconds: int) -> tuple[ItemStatusView, bool]:
+    async def item(self, client: Principal, id_text: str, seconds: int) -> tuple[ItemStatusView, bool]:
         """An item, after a wait of up to `seconds`, and whether the call waited. Raises a 404 Problem."""
-        item_id = uuid_of(given)
+        item_id = uuid_of(id_text)
         waited = item_id is not None and seconds > 0 and await self._wait(client, item_id, seconds)
         handled_until = await self._statuses.handled_until()
-        known = {} if item_id is None else await self._statuses.of_item(item_id)
-        seen = [region for region in known if client.may_act_in(region)] if _may_see(known, client) else []
+        facts_by_region = {} if item_id is None else await self._statuses.of_item(item_id)
+        seen = (
+            [region for region in facts_by_region if client.may_act_in(region)]
+            if _may_see(facts_by_region, client)
+            else []
+        )
         lag = self.lag(handled_until, seen or self._regions)
         if item_id is None or not seen:
-            raise not_found(f"item {given!r:.60}", lag)
-        return ItemStatusView(**item_fields(item_id, known, client), projection=lag), waited
+            raise not_found(f"item {id_text!r:.60}", lag)
+        return ItemStatusView(**item_fields(item_id, facts_by_region, client), projection=lag), waited
 
     async def decided(self, client: Principal, item_id: str, seconds: int) -> ItemStatusView | None:
         """An item after a wait of up to `seconds`; None when the caller may not read it, or it cannot be read."""
@@ -66,12 +70,12 @@ class ItemQueries:
             if not await self._wait(client, item_id, seconds):
                 return None
             lag = self.lag(await self._statuses.handled_until(), self.regions(client))
-            known = await self._statuses.of_item(item_id)
+            facts_by_region = await self._statuses.of_item(item_id)
         except Transient:
             return None
-        if not _may_see(known, client):
+        if not _may_see(facts_by_region, client):
             return None
-        return ItemStatusView(**item_fields(item_id, known, client), projection=lag)
+        return ItemStatusView(**item_fields(item_id, facts_by_region, client), projection=lag)
 
     async def page(self, client: Principal, wanted: ItemFilter, limit: int) -> ItemsView:
         """A page of a list. Raises InputRejected for a region or platform that the caller may not act for.
@@ -136,8 +140,8 @@ class ItemQueries:
 
     async def _page(self, client: Principal, wanted: ItemFilter, limit: int) -> tuple[list[ItemView], str | None]:
         page = await self._statuses.page(wanted, limit)
-        known = await self._statuses.of_items(page.item_ids) if page.item_ids else {}
-        views = [ItemView(**item_fields(item_id, facts, client)) for item_id, facts in known.items()]
+        facts_by_item = await self._statuses.of_items(page.item_ids) if page.item_ids else {}
+        views = [ItemView(**item_fields(item_id, facts, client)) for item_id, facts in facts_by_item.items()]
         return views, encode_cursor(page.last)
 
 
@@ -164,14 +168,20 @@ def uuid_of(text: str) -> str | None:
         return None
 
 
-def _may_see(known: Mapping[str, StatusFacts], client: Principal) -> bool:
-    return bool(known) and client.may_act_for(platform_of(known))
+def _may_see(facts_by_region: Mapping[str, StatusFacts], client: Principal) -> bool:
+    return bool(facts_by_region) and client.may_act_for(platform_of(facts_by_region))
 
 
-def _is_decided(client: Principal, known: Mapping[str, StatusFacts]) -> bool:
+def _is_decided(client: Principal, facts_by_region: Mapping[str, StatusFacts]) -> bool:
     """Whether the item has a final status in each of its regions that the caller sees.
 
     A call for an item that the caller may not see waits as long as a call for an unknown item.
     """
-    regions = [region for region in submitted_to(known) if client.may_act_in(region) and _may_see(known, client)]
-    return bool(regions) and all(region in known and status(known[region]) in _FINAL for region in regions)
+    regions = [
+        region
+        for region in submitted_to(facts_by_region)
+        if client.may_act_in(region) and _may_see(facts_by_region, client)
+    ]
+    return bool(regions) and all(
+        region in facts_by_region and status(facts_by_region[region]) in _FINAL for region in regions
+    )

@@ -226,10 +226,10 @@ class ItemStatusStore:
                 region,
                 list(new_facts),
             )
-            known = {row[0]: (row[1], row[2]) for row in rows}
+            stored_rows = {row[0]: (row[1], row[2]) for row in rows}
             changes = _Changes()
             for item_id, facts in new_facts.items():
-                before, stored = known.get(item_id, (None, None))
+                before, stored = stored_rows.get(item_id, (None, None))
                 old = None if stored is None else _decode(stored)
                 merged = facts if old is None else status.merge(old, facts)
                 encoded = _encode(merged)

@@ -208,14 +208,16 @@ def region_receipts(published: Publishable) -> dict[str, RegionReceiptView]:
     return {region: RegionReceiptView(event_id=event) for region, event in events}
 
 
-def item_fields(item_id: str, known: Mapping[str, StatusFacts], reader: Principal) -> dict[str, Any]:
+def item_fields(item_id: str, facts_by_region: Mapping[str, StatusFacts], reader: Principal) -> dict[str, Any]:
     """The fields of an `ItemView` that `reader` may see."""
-    seen = {region: facts for region, facts in sorted(known.items()) if reader.may_act_in(region)}
+    seen = {region: facts for region, facts in sorted(facts_by_region.items()) if reader.may_act_in(region)}
     first = next((facts.submission for facts in seen.values() if facts.submission is not None), None)
-    awaited = submitted_to(known) - {region for region, facts in known.items() if facts.submission is not None}
+    awaited = submitted_to(facts_by_region) - {
+        region for region, facts in facts_by_region.items() if facts.submission is not None
+    }
     return {
         "item_id": item_id,
-        "subject": subject_of(known) or None,
+        "subject": subject_of(facts_by_region) or None,
         "version": first.version if first else None,
         "reference": reference(seen.values(), reader.name),
         "received_at": first.received_at if first else None,

@@ -64,8 +64,8 @@ class Withdrawals:
         """The facts about an item, with its submission in at least one region."""
 
         async def look() -> dict[str, StatusFacts] | None:
-            known = await self._statuses.of_item(item_id)
-            return known if _is_found(known, client) else None
+            facts_by_region = await self._statuses.of_item(item_id)
+            return facts_by_region if _is_found(facts_by_region, client) else None
 
         found = await self._read_your_writes.find(
             look,
@@ -78,9 +78,9 @@ class Withdrawals:
         return found
 
     def _prepare(
-        self, item_id: str, reason: str, client: Principal, known: Mapping[str, StatusFacts]
+        self, item_id: str, reason: str, client: Principal, facts_by_region: Mapping[str, StatusFacts]
     ) -> PreparedWithdrawal:
-        regions = tuple(sorted(status.submitted_to(known)))
+        regions = tuple(sorted(status.submitted_to(facts_by_region)))
         for region in regions:
             if not client.may_act_in(region):
                 raise REGION_NOT_ALLOWED(f"the item was submitted to region {region!r} too; {may_act_in(client)}")
@@ -89,7 +89,7 @@ class Withdrawals:
                 raise REGION_NOT_SERVED(
                     f"the item was submitted to region {region!r}; this service accepts items for {serves}"
                 )
-        subject = status.subject(known)
+        subject = status.subject(facts_by_region)
         platform, kind, subject_id = subject.split(":", 2)
         now = to_text(self._clock.now())
         withdrawn = ItemWithdrawn(
@@ -97,7 +97,9 @@ class Withdrawals:
             platform=platform,
             kind=kind,
             subject_id=subject_id,
-            version=next(facts.submission.version for facts in known.values() if facts.submission is not None),
+            version=next(
+                facts.submission.version for facts in facts_by_region.values() if facts.submission is not None
+            ),
             client=client.name,
             reason=reason,
             withdrawn_at=now,
@@ -115,10 +117,10 @@ class Withdrawals:
         )
 
 
-def _is_found(known: Mapping[str, StatusFacts], client: Principal) -> bool:
+def _is_found(facts_by_region: Mapping[str, StatusFacts], client: Principal) -> bool:
     """Whether the regions of the item are known, and the client may see the item."""
     return (
-        bool(status.submitted_to(known))
-        and any(client.may_act_in(region) for region in known)
-        and client.may_act_for(status.platform(known))
+        bool(status.submitted_to(facts_by_region))
+        and any(client.may_act_in(region) for region in facts_by_region)
+        and client.may_act_for(status.platform(facts_by_region))
     )

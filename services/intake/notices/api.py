@@ -150,16 +150,16 @@ async def get_appeal(
 
 
 async def _find(
-    type_: str, given: str, client: Principal, queries: ItemQueries, complaints: ComplaintStore
+    type_: str, id_text: str, client: Principal, queries: ItemQueries, complaints: ComplaintStore
 ) -> tuple[str, dict[str, ComplaintFacts], ProjectionView]:
     """The id of a notice or an appeal of the client, its facts by region, and the lag. Raises a 404 Problem."""
-    found = uuid_of(given)
+    found = uuid_of(id_text)
     handled_until = await queries.handled_until()
-    known = {} if found is None else await complaints.facts_of(type_, found)
-    cases = {region: facts.case for region, facts in known.items()}
+    facts_by_region = {} if found is None else await complaints.facts_of(type_, found)
+    cases = {region: facts.case for region, facts in facts_by_region.items()}
     own = complaint_status.is_submitted_by(client.name, cases.values()) and client.may_act_for(status.platform(cases))
-    seen = {region: facts for region, facts in sorted(known.items()) if own and client.may_act_in(region)}
+    seen = {region: facts for region, facts in sorted(facts_by_region.items()) if own and client.may_act_in(region)}
     lag = queries.lag(handled_until, list(seen))
     if found is None or not seen:
-        raise not_found(f"{type_} {given!r:.60}", lag)
+        raise not_found(f"{type_} {id_text!r:.60}", lag)
     return found, seen, lag

@@ -163,9 +163,9 @@ class Appeals:
 
     async def _find(self, post: AppealPost, client: Principal) -> ContestedDecision:
         """The contested decision with its case."""
-        name, given = appeals.named(post)
+        name, named_id = appeals.named(post)
         regions = self._regions(post, client)
-        what = name.removesuffix("_id")
+        named_type = name.removesuffix("_id")
 
         async def case_facts(type_: str, id_: str) -> dict[str, status.StatusFacts]:
             found = await self._complaints.case_facts_of(type_, id_)
@@ -173,28 +173,31 @@ class Appeals:
 
         async def look() -> ContestedDecision | None:
             if name == "decision_id":
-                decided_case = await self._complaints.case_of_decision(given)
+                decided_case = await self._complaints.case_of_decision(named_id)
                 if decided_case is None:
                     return None
                 return _contested_by_id(decided_case, regions, await case_facts(decided_case.type, decided_case.id))
-            found = await case_facts(_TYPE_OF[name], given)
+            found = await case_facts(_TYPE_OF[name], named_id)
             candidates = sorted(status.submitted_to(found).intersection(regions) | regions.intersection(found))
             if len(candidates) > 1:
                 candidates = [await self._region_of_repeated(candidates, status.subject(found), post, client)]
-            return _contested_in(_TYPE_OF[name], given, candidates, found)
+            return _contested_in(_TYPE_OF[name], named_id, candidates, found)
 
         found = await self._read_your_writes.find(
             look,
             topics=lambda region: [topics.submissions(region), topics.cases(region), topics.decisions(region)],
             regions=regions,
-            doubt=f"No decision is known by {name} {given}, but the status does not include the latest decisions yet.",
+            doubt=f"No decision is known by {name} {named_id}, but the status does not include the latest decisions"
+            " yet.",
         )
         if found is not None:
             return found
-        if name != "decision_id" and not regions.isdisjoint(await case_facts(_TYPE_OF[name], given)):
-            raise appeals.UNDECIDED(f"{what} {given} has no decision that could be contested", f"/{name}")
+        if name != "decision_id" and not regions.isdisjoint(await case_facts(_TYPE_OF[name], named_id)):
+            raise appeals.UNDECIDED(f"{named_type} {named_id} has no decision that could be contested", f"/{name}")
         condition = " that can be contested" if name == "decision_id" else ""
-        raise UnknownObject(f"No {what} {given}{condition} is known to this key, in its regions and for its platforms.")
+        raise UnknownObject(
+            f"No {named_type} {named_id}{condition} is known to this key, in its regions and for its platforms."
+        )
 
     async def _region_of_repeated(
         self, regions: Sequence[str], subject: str, post: AppealPost, client: Principal
@@ -271,7 +274,7 @@ class Appeals:
     def _repeated(prepared: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
         """The receipt of the earlier submission of the same appeal. Raises InputRejected when the reference belongs to
         another appeal."""
-        assert before.case.submission is not None  # noqa: S101 - the caller has checked it
+        assert before.case.submission is not None  # noqa: S101 - checked by `take`
         if before.case.submission.content_hash != prepared.content_hash:
             detail = "this reference belongs to another appeal about the subject; choose another reference"
             raise appeals.REFERENCE_USED(detail, "/reference")
@@ -279,28 +282,30 @@ class Appeals:
         return prepared if contested is None else msgspec.structs.replace(prepared, decision_id=contested.decision_id)
 
 
-def _may_contest(type_: str, known: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
+def _may_contest(type_: str, facts_by_region: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
     """Whether the client may contest decisions on an item or a notice.
 
     It may for the sellers of its platforms, and for its own notices. A notifier's appeal about an item is refused
     later, by `appeals.inadmissible`.
     """
-    if not client.may_act_for(status.platform(known)):
+    if not client.may_act_for(status.platform(facts_by_region)):
         return False
-    return kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, known.values())
+    return (
+        kind == "seller" or type_ != NOTICE or complaint_status.is_submitted_by(client.name, facts_by_region.values())
+    )
 
 
 def _contested_by_id(
-    case: CaseIdentity, regions: Collection[str], known: Mapping[str, status.StatusFacts]
+    case: CaseIdentity, regions: Collection[str], facts_by_region: Mapping[str, status.StatusFacts]
 ) -> ContestedDecision | None:
-    return _contested_in(case.type, case.id, [case.region] if case.region in regions else [], known)
+    return _contested_in(case.type, case.id, [case.region] if case.region in regions else [], facts_by_region)
 
 
 def _contested_in(
-    type_: str, id_: str, regions: Sequence[str], known: Mapping[str, status.StatusFacts]
+    type_: str, id_: str, regions: Sequence[str], facts_by_region: Mapping[str, status.StatusFacts]
 ) -> ContestedDecision | None:
     """The decision on an item or a notice in the first of `regions`, None without one."""
-    facts = known.get(regions[0]) if regions else None
+    facts = facts_by_region.get(regions[0]) if regions else None
     if facts is None or facts.decision is None:
         return None
     return ContestedDecision(region=regions[0], case_type=type_, about=id_, facts=facts)

@@ -137,17 +137,17 @@ def appeal_receipt(appeal: PreparedComplaint) -> AppealReceiptView:
 
 
 def notice_view(
-    notice_id: str, known: dict[str, ComplaintFacts], projection: ProjectionView, reader: Principal
+    notice_id: str, facts_by_region: dict[str, ComplaintFacts], projection: ProjectionView, reader: Principal
 ) -> NoticeView:
     """A notice as `reader` sees it, from its facts by region."""
-    return NoticeView(notice_id=notice_id, projection=projection, **_complaint_fields(known, reader))
+    return NoticeView(notice_id=notice_id, projection=projection, **_complaint_fields(facts_by_region, reader))
 
 
 def appeal_view(
-    appeal_id: str, known: dict[str, ComplaintFacts], projection: ProjectionView, reader: Principal
+    appeal_id: str, facts_by_region: dict[str, ComplaintFacts], projection: ProjectionView, reader: Principal
 ) -> AppealView:
     """An appeal as `reader` sees it, from its facts by region."""
-    contested = next((facts.contested for facts in known.values() if facts.contested is not None), None)
+    contested = next((facts.contested for facts in facts_by_region.values() if facts.contested is not None), None)
     about = "" if contested is None else contested.item_id
     is_notice = contested is not None and contested.case_type == NOTICE
     return AppealView(
@@ -156,7 +156,7 @@ def appeal_view(
         projection=projection,
         item_id="" if is_notice else about,
         notice_id=about if is_notice else "",
-        **_complaint_fields(known, reader),
+        **_complaint_fields(facts_by_region, reader),
     )
 
 
@@ -168,13 +168,13 @@ def _receipt_fields(complaint: PreparedComplaint) -> dict[str, Any]:
     }
 
 
-def _complaint_fields(known: dict[str, ComplaintFacts], reader: Principal) -> dict[str, Any]:
-    cases = [facts.case for facts in known.values()]
+def _complaint_fields(facts_by_region: dict[str, ComplaintFacts], reader: Principal) -> dict[str, Any]:
+    cases = [facts.case for facts in facts_by_region.values()]
     return {
         "subject": max(case.subject for case in cases) or None,
         "reference": status.reference(cases, reader.name) or None,
         "received_at": next((case.submission.received_at for case in cases if case.submission is not None), None),
-        "regions": {region: _region_view(facts) for region, facts in known.items()},
+        "regions": {region: _region_view(facts) for region, facts in facts_by_region.items()},
         "conflict": status.conflict(cases),
     }
 

@@ -45,7 +45,7 @@ class ItemStatusWriter(Protocol):
 
 
 class ComplaintWriter(Protocol):
-    """Stores facts about notices and appeals, and the cases of all decisions: `services.intake.notices.store`."""
+    """Stores facts about notices and appeals, and the case of each decision: `services.intake.notices.store`."""
 
     async def merge(
         self, region: str, complaints: Mapping[str, complaint_status.ComplaintFacts], items: Mapping[str, StatusFacts]
@@ -90,7 +90,7 @@ class Projection:
         return [topics.submissions(region), topics.cases(region), topics.decisions(region), self.deadletters]
 
     def decode(self, record: RawRecord) -> _Message:
-        """The facts in a record, None without any. Raises Poison for an invalid event, never for a dead letter."""
+        """The facts in a record, None when it has none. Raises Poison for an invalid event, never for a dead letter."""
         if record.topic == self.deadletters:
             return self._from_dead_letter(record)
         event = envelope.decode(record.headers, record.key, record.value, region=self.region)
@@ -105,15 +105,15 @@ class Projection:
         return ItemUpdate(data.item_id, facts)
 
     async def handle(self, batch: Sequence[Received[_Message]]) -> None:
-        """Store a batch: first items, then notices and appeals. A failure of the second step repeats both."""
+        """Store a batch: first items, then notices and appeals. A failure of the second step repeats both steps."""
         items: dict[str, StatusFacts] = {}
         complaints: dict[str, complaint_status.ComplaintFacts] = {}
         for received in batch:
             message = received.message
             if isinstance(message, ItemUpdate):
                 item_id, facts = message
-                known = items.get(item_id)
-                items[item_id] = facts if known is None else status.merge(known, facts)
+                earlier = items.get(item_id)
+                items[item_id] = facts if earlier is None else status.merge(earlier, facts)
             elif message is not None:
                 before = complaints.get(message.id)
                 complaints[message.id] = (
@@ -127,7 +127,7 @@ class Projection:
         headers = dict(record.headers)
         group = headers.get("dl_group")
         if group not in (self._router, self._decision) or "dl_returned" in headers:
-            return None  # dead-lettered by another consumer, or replayed since
+            return None  # another consumer's dead letter, or a receipt
         try:
             data = self._decode_ids(record.value or b"")
             position = int(headers["dl_met" if "dl_met" in headers else "dl_offset"])
@@ -144,13 +144,13 @@ class Projection:
         opened = group == self._decision and event_type == CASE_OPENED.encode()
         type_ = data.case_type if opened else _SUBMITTED.get(event_type) if group == self._router else None
         if type_ is None:
-            return None  # another event of the item, such as its withdrawal
+            return None  # a dead letter of another event of the item, such as its withdrawal
         letter = DeadLetterFact(position=position, reason=reason, at=time, since=since)
         if type_ != ITEM:
             return complaint_status.from_dead_letter(letter, type_, case_item, as_case=opened)
         submitted = ids.event_id(case_item, ITEM_SUBMITTED, self.region)
         if headers.get("ce_id") != (ids.event_id(submitted, CASE_OPENED) if opened else submitted).encode():
-            return None  # not the item's own submission or case
+            return None  # the record does not have the event id of the item's submission or case
         return ItemUpdate(case_item, StatusFacts(dead_case=letter) if opened else StatusFacts(dead_submission=letter))
 
 

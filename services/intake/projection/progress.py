@@ -1,4 +1,4 @@
-"""Stores the progress of the projection."""
+"""Stores the progress of the projection: the time up to which each partition is handled."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ async def note_progress(
     """Store the progress of this process's consumers for all replicas, until `stop` is set."""
     while not stop.is_set():
         try:
-            for region, one in consumers.items():
+            for region, consumer in consumers.items():
                 progress = [
                     ProjectionProgress(tp.topic, tp.partition, datetime.fromtimestamp(ms / 1000, UTC))
-                    for tp, ms in one.handled_until().items()
+                    for tp, ms in consumer.handled_until().items()
                 ]
                 if progress:
                     await statuses.note_progress(region, progress)

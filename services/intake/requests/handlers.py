@@ -1,8 +1,8 @@
 """Use cases of business requests. Each one is a transaction with the change and its events.
 
-The router is called outside of a transaction, because it can be slow. The result is stored only if the request still
+The router is called outside of a transaction, because it can be slow. Its result is stored only if the request still
 has the version that was checked. The id of a draft derives from the client and its `Idempotency-Key`, and the id of a
-comment likewise, so that a repeated call finds the first result.
+comment also from the request, so that a repeated call finds the first result.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
@@ -48,9 +48,10 @@ class ChangeChecker(Protocol):
     """Lets the router check a change: `services.intake.requests.router_client`."""
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
-        """The difference to the versions in force.
+        """The differences between a change and the versions in force.
 
-        Raises InputRejected with pointers below `/change` for an invalid change, Transient without a result.
+        Raises InputRejected with pointers below `/change` for an invalid change, Transient when the router does not
+        answer or is overloaded.
         """
 
 
@@ -76,7 +77,7 @@ class RequestStore(Protocol):
 
 
 class RequestDetails(NamedTuple):
-    """A request with its change (as JSON, None without one) and its history."""
+    """A request with its change (as JSON; None when it has none) and its history."""
 
     request: Request
     change: bytes | None
@@ -84,7 +85,7 @@ class RequestDetails(NamedTuple):
 
 
 class Requests:
-    """The use cases; `owners` returns the operating model in force, None without one."""
+    """The use cases. `owners` returns the owners of markets under the operating model in force, None without one."""
 
     def __init__(
         self,
@@ -109,16 +110,16 @@ class Requests:
         self._in_progress: set[str] = set()
 
     async def draft(self, draft: Draft, client: Principal, key: str) -> Request:
-        """Create a draft. A repeated call returns the draft as it was created.
+        """Create a draft. A repeated call returns the draft as it was created. Raises InputRejected.
 
-        The change is checked at once; while the router does not answer, it is stored unchecked. Raises InputRejected.
+        The router checks the change at once. When the router does not answer, the change is stored unchecked.
         """
         _require_regions(client, draft.regions)
         request_id = ids.derive("request", client.name, key)
         body = drafts.content_hash(draft)
         with self._exclusive(request_id):
-            known = await self._store.drafted(request_id)
-            if known is None:
+            drafted = await self._store.drafted(request_id)
+            if drafted is None:
                 self._require_sound(draft)
                 outcome = lifecycle.draft(
                     request_id,
@@ -135,17 +136,17 @@ class Requests:
                 if is_new:
                     self._wake()
                     return outcome.request
-                known = await self._store.drafted(request_id)
-        if known is None or known.body != body:
+                drafted = await self._store.drafted(request_id)
+        if drafted is None or drafted.body != body:
             raise _key_reused()
-        return known.request
+        return drafted.request
 
     async def change(
         self, request_id: str, patch: Callable[[Draft], ParsedDocument[Draft]], client: Principal, versions: Versions
     ) -> Request:
         """Change a draft; `patch` applies a JSON merge patch. Raises InputRejected.
 
-        A new change is checked at once; while the router does not answer, it is stored unchecked.
+        The router checks a new change at once. When the router does not answer, the change is stored unchecked.
         """
         before, encoded, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
@@ -209,11 +210,11 @@ class Requests:
         with self._exclusive(comment_id):
             async with self._store.work() as work:
                 request = await self._lock(work, request_id, client)
-                known = await work.comment(comment_id)
-                if known is not None:
-                    if known.text != text:
+                first = await work.comment(comment_id)
+                if first is not None:
+                    if first.text != text:
                         raise _key_reused()
-                    return known
+                    return first
                 outcome = lifecycle.comment(request, comment_id, text, by=client.name, at=self._now())
                 await work.save(outcome.request)
                 await self._record(work, outcome)
@@ -221,7 +222,7 @@ class Requests:
         return outcome.step
 
     async def show(self, request_id: str, client: Principal) -> RequestDetails:
-        """A request; raises InputRejected for one without a region of the client."""
+        """A request. Raises InputRejected for an unknown request, or one that concerns no region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
             raise _no_such(request_id)
@@ -238,7 +239,8 @@ class Requests:
         client: Principal,
         store_more: Callable[[RequestWork], Awaitable[None]] | None = None,
     ) -> Request:
-        """The request after a transition, which is stored with its events; unchanged without one."""
+        """Apply a transition, and store it with its events. Returns the request, unchanged if `transition` returns
+        None."""
         async with self._store.work() as work:
             request = await self._lock(work, request_id, client)
             outcome = transition(request)

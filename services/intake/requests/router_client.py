@@ -1,4 +1,4 @@
-"""Asks the router over REST to check a change. The router publishes nothing."""
+"""The REST client that asks the router to check a change. The router publishes nothing for this call."""
 
 from pathlib import Path
 from typing import Final
@@ -58,7 +58,7 @@ class RouterCheck:
         await self._http.aclose()
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
-        """The difference to the versions in force.
+        """The differences between a change and the versions in force.
 
         Raises InputRejected with pointers below `/change` for an invalid change, Transient when the router does not
         answer or is overloaded.

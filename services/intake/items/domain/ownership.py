@@ -31,9 +31,9 @@ class MarketOwnership:
     def regions(self, markets: Sequence[str]) -> tuple[str, ...]:
         """The sorted regions that own `markets`; empty when `faults` is not."""
         key = tuple(markets)
-        known = self._remembered.get(key)
-        if known is not None:
-            return known
+        remembered = self._remembered.get(key)
+        if remembered is not None:
+            return remembered
         if any(self.faults(key)):
             return ()
         if len(self._remembered) >= _REMEMBERED:
@@ -60,8 +60,10 @@ class MarketOwnership:
                 if upper in self._owner:
                     yield Fault(pointer, f"{market!r} is not a market; write {upper!r}")
                 else:
-                    known = ", ".join(sorted(self._owner))
-                    yield Fault(pointer, f"no region owns market {market!r:.40}; the operating model has {known}")
+                    owned_markets = ", ".join(sorted(self._owner))
+                    yield Fault(
+                        pointer, f"no region owns market {market!r:.40}; the operating model has {owned_markets}"
+                    )
             elif owner not in self._served:
                 serves = ", ".join(sorted(self._served))
                 yield Fault(

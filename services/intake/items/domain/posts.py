@@ -246,10 +246,10 @@ def duplicates(text: bytes) -> list[Fault]:
     return list(_duplicates(strict_json.decode_raw(text))) if strict_json.has_duplicates(text) else []
 
 
-def too_large(what: str = "the item") -> InputRejected:
+def too_large(input_name: str = "the item") -> InputRejected:
     """An item above the size limit."""
     limit = f"{MAX_BODY_BYTES // 1024} KiB, which is the limit"
-    return TOO_LARGE(f"{what} has more than {limit}; leave out data that is not moderated")
+    return TOO_LARGE(f"{input_name} has more than {limit}; leave out data that is not moderated")
 
 
 def gtin_problem(gtin: str) -> str | None:
@@ -268,8 +268,8 @@ def gtin_problem(gtin: str) -> str | None:
     return None
 
 
-def _duplicates(given: object) -> Iterator[Fault]:
-    for place in strict_json.duplicates(given):
+def _duplicates(raw: object) -> Iterator[Fault]:
+    for place in strict_json.duplicates(raw):
         yield Fault(reduce(pointer_to, place, ""), "duplicate object key")
 
 
@@ -309,9 +309,9 @@ def _category_problem(category: str) -> str | None:
     return None
 
 
-def _code_fault(pointer: str, given: str, what: str, known: frozenset[str]) -> Fault:
-    hint = f"; write {given.upper()!r}" if given.upper() in known else ""
-    return Fault(pointer, f"{given!r:.40} is not an {what}{hint}")
+def _code_fault(pointer: str, code: str, standard: str, codes: frozenset[str]) -> Fault:
+    hint = f"; write {code.upper()!r}" if code.upper() in codes else ""
+    return Fault(pointer, f"{code!r:.40} is not an {standard}{hint}")
 
 
 def _media_faults(media: list[str]) -> Iterator[Fault]:
@@ -348,8 +348,8 @@ def _malformed_item(text: bytes, error: msgspec.ValidationError) -> InputRejecte
     invalid_fields = {fault.pointer.partition("/")[2].partition("/")[0] for fault in faults}
     if "" in invalid_fields or len(faults) == MAX_FAULTS:
         return MalformedItem(faults, None, frozenset(invalid_fields))
-    known = ItemPost.__struct_fields__
-    valid = {name: value for name, value in raw.items() if name in known and name not in invalid_fields}
+    fields = ItemPost.__struct_fields__
+    valid = {name: value for name, value in raw.items() if name in fields and name not in invalid_fields}
     return MalformedItem(faults, msgspec.convert(_PLACEHOLDERS | valid, ItemPost), frozenset(invalid_fields))
 
 

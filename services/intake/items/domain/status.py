@@ -260,31 +260,33 @@ def withdrawn_since(facts: StatusFacts) -> str:
     return facts.closed_at
 
 
-def submitted_to(known: Mapping[str, StatusFacts]) -> set[str]:
+def submitted_to(facts_by_region: Mapping[str, StatusFacts]) -> set[str]:
     """The regions that an item was submitted to; empty while no submission is known."""
-    submissions = [(region, facts.submission) for region, facts in known.items() if facts.submission is not None]
+    submissions = [
+        (region, facts.submission) for region, facts in facts_by_region.items() if facts.submission is not None
+    ]
     return {each for region, submission in submissions for each in (region, *submission.regions)}
 
 
-def subject(known: Mapping[str, StatusFacts]) -> str:
+def subject(facts_by_region: Mapping[str, StatusFacts]) -> str:
     """The subject of an item, from the facts of any region; empty while it is unknown."""
-    return max((facts.subject for facts in known.values()), default="")
+    return max((facts.subject for facts in facts_by_region.values()), default="")
 
 
-def platform(known: Mapping[str, StatusFacts]) -> str:
+def platform(facts_by_region: Mapping[str, StatusFacts]) -> str:
     """The platform of an item's subject; empty while it is unknown."""
-    return subject(known).partition(":")[0]
+    return subject(facts_by_region).partition(":")[0]
 
 
-def conflict(known: Collection[StatusFacts]) -> bool:
+def conflict(all_facts: Collection[StatusFacts]) -> bool:
     """Whether the same item was submitted with different content, in one region or in different regions."""
-    hashes = {facts.submission.content_hash for facts in known if facts.submission is not None}
-    return len(hashes) > 1 or any(facts.conflict for facts in known)
+    hashes = {facts.submission.content_hash for facts in all_facts if facts.submission is not None}
+    return len(hashes) > 1 or any(facts.conflict for facts in all_facts)
 
 
-def reference(known: Collection[StatusFacts], client: str) -> str:
+def reference(all_facts: Collection[StatusFacts], client: str) -> str:
     """The reference of `client` for the item; "" when another client submitted it."""
-    submissions = (facts.submission for facts in known if facts.submission is not None)
+    submissions = (facts.submission for facts in all_facts if facts.submission is not None)
     return next((submission.reference for submission in submissions if submission.client == client), "")
 
 

@@ -62,11 +62,11 @@ class AppealPost(Struct, frozen=True, kw_only=True):
 
 def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:
     """Every fault of an appeal that can be found without other data."""
-    given = {name: value for name in _NAMED_BY if (value := getattr(post, name))}
-    if len(given) != 1:
-        pointer = f"/{list(given)[1]}" if given else "/decision_id"
+    named_ids = {name: value for name in _NAMED_BY if (value := getattr(post, name))}
+    if len(named_ids) != 1:
+        pointer = f"/{list(named_ids)[1]}" if named_ids else "/decision_id"
         yield Fault(pointer, f"expected exactly one of {', '.join(_NAMED_BY)}")
-    for name, value in given.items():
+    for name, value in named_ids.items():
         if not _is_uuid(value):
             yield Fault(f"/{name}", f"{value!r:.60} is not an id: expected a UUID in lower case")
     if post.region and post.decision_id:
@@ -120,9 +120,9 @@ def inadmissible(post: AppealPost, contested: ContestedDecision, now: datetime, 
     An appeal is inadmissible when it does not contest the decision in force, when the appellant may not contest this
     decision, or when the window of `days` since the decision has ended.
     """
-    decision, [name, given] = contested.decision, named(post)
-    if name == "decision_id" and given != decision.decision_id:
-        detail = f"decision {given} was replaced by {decision.decision_id}: contest the new decision"
+    decision, [name, named_id] = contested.decision, named(post)
+    if name == "decision_id" and named_id != decision.decision_id:
+        detail = f"decision {named_id} was replaced by {decision.decision_id}: contest the new decision"
         return replaced(post, detail)
     if fault := _appellant_fault(post.appellant.kind, contested):
         return INVALID_APPEAL(fault, "/appellant/kind")

@@ -112,9 +112,9 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
     return ComplaintStatus.SUBMITTED if facts.case.opened is None else ComplaintStatus.IN_REVIEW
 
 
-def is_submitted_by(client: str, known: Iterable[status.StatusFacts]) -> bool:
+def is_submitted_by(client: str, all_facts: Iterable[status.StatusFacts]) -> bool:
     """Whether the client submitted it, according to the facts of any region."""
-    return any(case.submission is not None and case.submission.client == client for case in known)
+    return any(case.submission is not None and case.submission.client == client for case in all_facts)
 
 
 def status_since(facts: ComplaintFacts) -> str:

@@ -143,10 +143,12 @@ def content_hash(draft: Draft) -> str:
 
 
 def _region_faults(draft: Draft, owners: MarketOwners) -> Iterator[Fault]:
-    known = owners.open_regions
+    open_regions = owners.open_regions
     for index, region in enumerate(draft.regions):
-        if region not in known:
-            yield Fault(f"/regions/{index}", f"{region!r} is not a region; expected one of {', '.join(sorted(known))}")
+        if region not in open_regions:
+            yield Fault(
+                f"/regions/{index}", f"{region!r} is not a region; expected one of {', '.join(sorted(open_regions))}"
+            )
         elif region in draft.regions[:index]:
             yield Fault(f"/regions/{index}", f"region {region!r} is repeated")
 

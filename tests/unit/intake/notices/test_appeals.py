@@ -176,6 +176,10 @@ async def refused(
     return found.value
 
 
+def test_the_body_has_every_field_of_an_appeal() -> None:
+    assert set(AppealBody.model_fields) == set(AppealPost.__struct_fields__)
+
+
 @pytest.mark.parametrize(
     "named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"item_id": ITEM_ID, "region": "eu"}]
 )

@@ -105,6 +105,10 @@ async def test_a_retry_of_a_notice_that_an_earlier_version_accepted_is_no_confli
     assert not status.conflict(known)
 
 
+def test_the_body_has_every_field_of_a_notice_except_the_derived_category() -> None:
+    assert set(NoticeBody.model_fields) == set(NoticePost.__struct_fields__) - {"category"}
+
+
 def test_each_ground_has_a_category_of_the_dsa_and_each_category_has_a_ground() -> None:
     assert notices.CATEGORIES.keys() == {*get_args(NoticeBody.model_fields["ground"].annotation)}
     assert {category.removeprefix("STATEMENT_CATEGORY_") for category in notices.CATEGORIES.values()} == CATEGORIES

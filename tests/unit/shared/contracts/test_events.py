@@ -26,7 +26,8 @@ def test_every_struct_is_an_event_or_a_part_of_one() -> None:
         name
         for module in MODULES
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, events.Struct) and value is not events.Struct
+        if isinstance(value, type) and issubclass(value, events.Struct) and not name.startswith("_")
     }
+    defined.remove("Struct")  # the base class
     used = msgspec.json.schema_components(list(events.TYPES.values()))[1].keys()
     assert defined - used == set(), "add the struct to TYPES of shared/contracts/events/__init__.py"
