@@ -274,7 +274,7 @@ class Appeals:
     def _repeated(prepared: PreparedComplaint, before: ComplaintFacts) -> PreparedComplaint:
         """The receipt of the earlier submission of the same appeal. Raises InputRejected when the reference belongs to
         another appeal."""
-        assert before.case.submission is not None  # noqa: S101 - checked by `take`
+        assert before.case.submission is not None  # noqa: S101 - checked by `submit`
         if before.case.submission.content_hash != prepared.content_hash:
             detail = "this reference belongs to another appeal about the subject; choose another reference"
             raise appeals.REFERENCE_USED(detail, "/reference")
