@@ -81,7 +81,8 @@ async def test_a_subject_lists_all_versions_with_their_decisions_by_region(intak
 async def test_a_client_finds_only_its_own_items_by_reference(intake: Intake) -> None:
     mine = [await posted(intake, id=f"ref-{n}", reference="import 1", markets=["DE"]) for n in range(5)]
     theirs = await posted(intake, id="ref-5", reference="import 1", markets=["DE"], key="northern")
-    await intake.has_status(theirs, intake.north, "submitted")
+    for item_id in (*mine, theirs):
+        await intake.has_status(item_id, intake.north, "submitted")
     assert await ids_of(intake, reference="import 1", limit=2) == mine[::-1]
     assert await ids_of(intake, reference="import 1", key="northern") == [theirs]
     assert await ids_of(intake, reference="import 2") == []
