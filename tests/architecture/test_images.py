@@ -20,6 +20,7 @@ from docker.utils.build import exclude_paths
 
 from deploy.initial import ensure_key
 from deploy.local.ports import free_ports
+from deploy.services import processes
 from tests.architecture.containers import ROOT, image_environment, load_compose, load_dockerfile, seconds
 
 DOCKERFILE_STEPS = load_dockerfile()
@@ -134,10 +135,9 @@ def test_the_image_has_the_program_and_no_development_files(image: Image) -> Non
     assert migrations <= held
 
 
-SERVICES = {
-    name: container["environment"]
-    for name, container in load_compose()["services"].items()
-    if name in ("intake", "router", "decision-eu", "audit-eu")
+SERVICES = {  # the first process of each service
+    name: load_compose()["services"][name]["environment"]
+    for name in {process.service.name: process.name for process in reversed(processes(("eu", "us")))}.values()
 }
 
 

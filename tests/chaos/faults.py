@@ -25,7 +25,8 @@ from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import Kind, NetworkFault
 
-SERVICES: Final = tuple(process.name for process in processes(("eu", "us")))
+_PROCESSES: Final = processes(REGIONS)
+SERVICES: Final = tuple(process.name for process in _PROCESSES)
 STAGES: Final = tuple(topic.__name__ for topic in topics.REGIONAL)
 _ROOM: Final = 128 * 2**20  # bytes of free space on a small disk
 
@@ -313,14 +314,15 @@ def _topic(rng: random.Random) -> tuple[str, float]:
 
 def _link(rng: random.Random) -> tuple[str, float]:
     kafka = [f"{name}>kafka" for name in (*SERVICES, "")]
-    postgres = [f"{name}>postgres" for name in (*SERVICES, "") if name not in ("router", "intake-projection")]
+    databases = [process.name for process in _PROCESSES if process.database and process.name != "intake-projection"]
+    postgres = [f"{name}>postgres" for name in (*databases, "")]
     clients = [f"client>{name}" for name in ("intake", "decision-eu", "decision-us")]
     brokers = [f"broker-{follower}>peer-{leader}" for follower, leader in itertools.permutations((1, 2, 3), 2)]
     return rng.choice([*kafka, *postgres, *clients, *brokers, "intake>router"]), rng.choice((2.0, 6.0, 15.0))
 
 
 def _one_service(seconds: float) -> Callable[[random.Random], tuple[str, float]]:
-    return lambda rng: (rng.choice(("router", "decision-eu", "decision-us", "audit-eu", "intake-projection")), seconds)
+    return lambda rng: (rng.choice([name for name in SERVICES if name != "intake"]), seconds)
 
 
 def _nothing(seconds: float) -> Callable[[random.Random], tuple[str, float]]:
