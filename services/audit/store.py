@@ -118,7 +118,7 @@ class Store:
     async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult:
         """Append the events and dead letters that are not in the log yet, in their order; all or nothing."""
         async with self._database.transaction() as connection:
-            # Without sequential scans: a plan from the time of a small log would read the whole log at every append.
+            # No sequential scans: a plan made while the log was small would read the whole log at every append.
             row = await connection.fetchrow(
                 "SELECT size, deadletters, set_config('enable_seqscan', 'off', true) FROM head FOR UPDATE"
             )

@@ -1,10 +1,10 @@
 """The access log of a service: refused calls and used keys, published to Kafka.
 
-Every refusal (401, 403, and 429 above a rate limit) reaches the audit log, and a flood of refusals floods neither Kafka
-nor memory: refusals with the same reason, route and client are counted into one event every few seconds, and the
+Every refusal (401, 403, and 429 above a rate limit) is reported, and a flood of refusals overloads neither Kafka nor
+memory: refusals with the same reason, route and client are counted into one event every few seconds, and the
 number of different counts is bounded. Used keys are reported in the same way, once a minute. The events go to the
 access topic of one region: the first region of the service in which the client may act. Events that Kafka does not
-accept are kept and sent again; a killed process loses at most its last few seconds.
+accept are kept in memory and sent again; a killed process loses the events that it has not sent.
 """
 
 import asyncio
@@ -111,13 +111,13 @@ class AccessLog:
                 for region, records in list(self._pending.items()):
                     await self._send(region, records)
         except TimeoutError:
-            log.warning("the last refused calls were not published: Kafka did not acknowledge them in time")
+            log.warning("the last access events were not published: Kafka did not acknowledge them in time")
 
     async def _send(self, region: str, records: list[Record]) -> None:
         try:
             await self._producers[region].send(records)
         except Transient as error:
-            log.warning("refused calls will be published later", extra={"region": region, "error": str(error)})
+            log.warning("access events will be published later", extra={"region": region, "error": str(error)})
         else:
             del self._pending[region]
 

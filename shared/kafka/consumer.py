@@ -54,8 +54,8 @@ class BatchConsumer(Generic[M]):
     before it returns. It may raise Transient, Fatal, or Poison (the loop then halves the batch until one record is
     left), and may receive a record again.
     With `parked`, the later records of a key wait behind a record that cannot be handled; without it they continue.
-    After a batch that was not full, the loop waits `linger_seconds`, so that the next batch grows: for handlers where a
-    batch's cost matters more than its age.
+    Without a large backlog, the loop waits `linger_seconds` after a batch, so that the next batch grows: use it where
+    the cost of a batch matters more than its age.
     """
 
     bootstrap: str
@@ -92,7 +92,7 @@ class BatchConsumer(Generic[M]):
     def handled_until(self) -> dict[TopicPartition, int]:
         """The time, in ms since the epoch, up to which each assigned partition is handled.
 
-        Empty while the time of any partition is unknown, because the others would look like the whole assignment.
+        Empty while any partition's time is unknown, so that no caller takes a part for the whole assignment.
         """
         return self._lag.handled_until()
 

@@ -2,7 +2,8 @@
 
 A place is a group, topic, partition and offset. A letter may be written twice; the last one of a place is valid. A
 receipt closes the letter of its place: the record was replayed, and its group received it. Letters and receipts are
-written under the record's key, so all of a place are in one partition, in order.
+written under the record's key, so each place has one partition, which keeps their order. (Letters of unreadable records
+have no key.)
 """
 
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ class DeadLetterWriter:
 
 
 def escape_headers(headers: Sequence[tuple[str, bytes]]) -> Headers:
-    """A record's headers as its letter holds them: a name that begins with the prefix gets it once more."""
+    """The record's headers for a letter: a name that starts with PREFIX gets a second PREFIX."""
     return [(PREFIX + name if name.startswith(PREFIX) else name, value) for name, value in headers]
 
 

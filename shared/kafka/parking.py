@@ -1,10 +1,11 @@
 """Parked keys: when a record cannot be handled, the later records of its key wait with it; all other keys continue.
 
-A record is dead-lettered when its handling fails for good, or when its event is newer than this reader. Then its key is
-parked: every later record of the key in that partition is dead-lettered too. A record that is no event is dead-lettered
-alone. A small compacted topic holds the parked keys, so they survive every process, also in services without a
-database. For each batch, Kafka acknowledges the dead letters first, then the parked keys, then the offsets. After a
-crash between these steps the group receives the batch again, and recognises dead-lettered records by their offset.
+A record is dead-lettered when its handling fails for good, or when this reader does not know the type or version of its
+event. Then its key is parked: every later record of the key in that partition is dead-lettered too. A record that is
+not a valid event is dead-lettered alone. A small compacted topic holds the parked keys, so they survive every process,
+also in services without a database. For each batch, Kafka acknowledges the dead letters first, then the parked keys,
+then the offsets. After a crash between these steps the group receives the batch again, and recognises dead-lettered
+records by their offset.
 
 A replay appends copies of dead-lettered records to their original partition, marked with the group that must handle
 them. The copies of a parked key form a chain: each copy names its predecessor, and is handled only after it. The key is
@@ -46,7 +47,7 @@ class KeyPartition(NamedTuple):
 class Parked(msgspec.Struct, frozen=True):
     """State of a parked key. Its records from offset `since` to `last` were dead-lettered.
 
-    `back` is the original offset of the last copy that the chain has passed, -1 for none. `reason` is that of the last
+    `back` is the original offset of the last completed copy of the chain, -1 for none. `reason` explains the last
     failure; `at` is the time when the key was parked.
     """
 
@@ -184,7 +185,7 @@ class Parking:
         self._letters, self._receipts, self._changed = [], [], set()
 
     def reject_undecodable(self, record: RawRecord, poison: Poison) -> None:
-        """Dead-letter a record that does not decode, outside of a chain: its key continues.
+        """Dead-letter an undecodable record alone; its key is not parked.
 
         A record that is too new, or in a chain, is treated like a record whose handling failed: its key is parked.
         """
@@ -284,9 +285,8 @@ class Parking:
         elif mark.offset > parked.back:
             reason = "replayed before its turn: an earlier record of its key could not be handled, or is not replayed"
             self._dead_letter(record, reason, parked.since, original_offset=mark.offset)
-            self._update(
-                at, parked
-            )  # write the present entry again: the replay read an outdated one, the next must not
+            # rewrite the current entry, so that the next replay does not read an outdated one
+            self._update(at, parked)
         return False
 
     def _advance(self, at: KeyPartition, parked: Parked, mark: ReplayMark) -> None:
@@ -364,7 +364,7 @@ def _key_partition(record: RawRecord) -> KeyPartition:
 
 
 def _in_chain(record: RawRecord, parked: Parked | None) -> bool:
-    """Whether the record is a copy in the chain of its key, which is `parked` now."""
+    """Whether the record is a copy in its key's chain; `parked` is the state of the key."""
     if not isinstance(record, ReplayedRecord) or parked is None or record.offset <= parked.since:
         return False
     return _has_predecessor(record) or (record.mark.parked and record.mark.offset >= parked.since)

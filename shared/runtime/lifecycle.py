@@ -36,7 +36,7 @@ class Server(Protocol):
 async def supervise(server: Server, loops: Sequence[Loop], drain_seconds: float, readiness: Readiness) -> bool:
     """Run `server` and `loops` until SIGTERM, SIGINT or the end of one of them; True for a normal stop.
 
-    After `drain_seconds` and two more seconds, loops that have not ended are cancelled.
+    After `drain_seconds` and two more seconds, tasks that have not ended are cancelled.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +72,7 @@ async def supervise(server: Server, loops: Sequence[Loop], drain_seconds: float,
     for task in late:
         task.cancel()
     if late:
-        log.warning("%d task(s) did not end in time and were cancelled; nothing uncommitted is lost", len(late))
+        log.warning("%d task(s) did not end in time and were cancelled; uncommitted work will be repeated", len(late))
         await asyncio.wait(late, timeout=2)
     return not failures
 

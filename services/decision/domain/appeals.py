@@ -1,7 +1,8 @@
 """The rules of appeals.
 
-An appeal is a case of its own about the decision of another case. Another reviewer decides it, and only while that
-decision is in force. An appeal that succeeds replaces the decision by a new decision with the opposite action.
+An appeal is a case of its own about the decision of another case. The reviewer of the decision in force cannot decide
+it, and only a decision in force can be overturned. An appeal that succeeds replaces the decision by a new decision with
+the opposite action.
 """
 
 from typing import Final
@@ -64,7 +65,7 @@ def require_may_decide(
         detail = f"Decision {named_decision.decision_id} is not in force here, so it cannot be overturned."
         raise CommandRejected(REPLACED, detail)
     if decision_in_force.action == "approve" and not reasons:
-        detail = "To overturn an approval is to reject, and a reject needs at least one reason code."
+        detail = "Overturning an approval is a rejection, which needs at least one reason code."
         raise CommandRejected("reasons-needed", detail)
 
 
@@ -73,7 +74,8 @@ def overturn(
 ) -> tuple[Decision, Event[events.DecisionReplaced]]:
     """The new decision of `appealed_case`, which replaces `decision_in_force`, and its event.
 
-    `overturning` is the decision of the appeal. The new decision has its reviewer, and the policy set of the case.
+    `overturning` is the decision of the appeal. The new decision has the reviewer of `overturning` and the policy set
+    of the case.
     """
     replaced = transition(appealed_case, OVERTURN_COMMAND)
     n = decision_in_force.n + 1

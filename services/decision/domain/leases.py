@@ -84,7 +84,7 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
 def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> CaseTransition:
     """The effect of a command that needs the lease `token`.
 
-    Raises CommandRejected when the case has ended, or the lease is not held (by `reviewer`, if that is named).
+    Raises CommandRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it.
     """
     if case.state in OPEN_STATES:
         _require_lease(case, token, reviewer, now)

@@ -50,7 +50,7 @@ class ItemIntake:
             CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
 
     def missing(self) -> str | None:
-        """The condition for accepting items that is not met yet, None when all are met."""
+        """The unmet condition for accepting items; None when all are met."""
         publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 

@@ -1,6 +1,6 @@
 """Submission of notices and appeals. They are accepted, like items, when Kafka has acknowledged them in every region.
 
-A notice needs only the operating model and Kafka: it writes no row, its ids repeat, and a repetition is safe. An appeal
+A notice needs only the operating model and Kafka: it writes no row, and a repeated notice gets the same id. An appeal
 contests a decision, which is first looked up in the status projection (`services.intake.items.read_your_writes`). The
 checks use the state that the projection knows. If two appeals about a decision arrive before the projection knows the
 first, both are accepted; the decision service, which has the authoritative state, closes the second one.
@@ -187,7 +187,7 @@ class Appeals:
             look,
             topics=lambda region: [topics.submissions(region), topics.cases(region), topics.decisions(region)],
             regions=regions,
-            doubt=f"No decision is known by {name} {named_id}, but the status does not include the latest decisions"
+            doubt=f"No decision is known for {name} {named_id}, but the status does not include the latest decisions"
             " yet.",
         )
         if found is not None:
@@ -285,8 +285,8 @@ class Appeals:
 def _may_contest(type_: str, facts_by_region: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
     """Whether the client may contest decisions on an item or a notice.
 
-    It may for the sellers of its platforms, and for its own notices. A notifier's appeal about an item is refused
-    later, by `appeals.inadmissible`.
+    It may act for the sellers of its platforms, and as the notifier of its own notices. A notifier's appeal about an
+    item is refused later, by `appeals.inadmissible`.
     """
     if not client.may_act_for(status.platform(facts_by_region)):
         return False
@@ -304,7 +304,7 @@ def _contested_by_id(
 def _contested_in(
     type_: str, id_: str, regions: Sequence[str], facts_by_region: Mapping[str, status.StatusFacts]
 ) -> ContestedDecision | None:
-    """The decision on an item or a notice in the first of `regions`, None without one."""
+    """The decision on an item or a notice in the first of `regions`; None without a region or decision."""
     facts = facts_by_region.get(regions[0]) if regions else None
     if facts is None or facts.decision is None:
         return None

@@ -1,7 +1,7 @@
 """The status of a notice or an appeal in a region, derived from facts.
 
-The facts are merged like those of items: see `services.intake.items.domain.status`. In the events of their cases,
-`item_id` is the id of the notice or the appeal.
+The facts are merged like those of items: see `services.intake.items.domain.status`. In the events of a complaint's
+case, `item_id` is the id of the notice or appeal.
 """
 
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ class Closed(Struct, frozen=True, kw_only=True):
 class ComplaintFacts(Struct, frozen=True, kw_only=True):
     """All facts about a notice or an appeal (`type`) in a region.
 
-    `case` has the facts that items have, too. `contested` is the decision in the first copy of an appeal.
+    `case` holds the facts that items also have. `contested` is the decision in the first submission of an appeal.
     """
 
     type: str
@@ -113,7 +113,7 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
 
 
 def is_submitted_by(client: str, all_facts: Iterable[status.StatusFacts]) -> bool:
-    """Whether the client submitted it, according to the facts of any region."""
+    """Whether the facts of any region name the client as the submitter."""
     return any(case.submission is not None and case.submission.client == client for case in all_facts)
 
 
