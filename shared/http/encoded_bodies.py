@@ -168,7 +168,7 @@ async def _decompressed(body: AsyncIterator[bytes], coding: str) -> AsyncIterato
                 decompressed += len(piece)
                 if decompressed > max(_FREE, _RATIO * received):
                     detail = f"The compression ratio is above {_RATIO}. Send the body less compressed, or uncompressed."
-                    raise Problem(413, "too-large", "The body is compressed too much", detail)
+                    raise BODY_TOO_LARGE(detail)
                 yield piece
                 await asyncio.sleep(0)  # a small piece can expand a lot: let other calls run
     except (zlib.error, zstd.ZstdError) as error:
@@ -179,7 +179,3 @@ async def _decompressed(body: AsyncIterator[bytes], coding: str) -> AsyncIterato
 
 def _corrupt(what: str) -> Problem:
     return MALFORMED_CODING(f"The body {what}. Compress it again and send all of it.")
-
-
-def _swells() -> Problem:
-    return BODY_TOO_LARGE(f"The compression ratio is above {_RATIO}. Send the body less compressed, or uncompressed.")

@@ -51,7 +51,6 @@ FORBIDDEN: Final = (REGION_NOT_ALLOWED, PLATFORM_NOT_ALLOWED)
 _APPLIED: Final = {
     "Preference-Applied": {"description": "The call waited", "schema": {"type": "string"}, "example": "wait=10"}
 }
-_LINE_VIEWS: Final = (batch.AcceptedLineView, batch.RejectedLineView, ProblemDetails)
 _VERDICTS: Final = (
     f'{{"line":1,"status":202,"item_id":"{views.ITEM_ID}","subject":"shop:product:B000051ZOA","regions":["eu"]}}\n'
     '{"line":2,"status":422,"type":"urn:piepowder:problem:invalid-item","title":"The item is invalid",'
