@@ -11,7 +11,6 @@ from tests.chaos.checker.history import Call, RequestRow, StepRow
 from tests.chaos.checker.violation import Violation
 
 _STAGE = "requests"
-_SUBJECT = "piepowder:request:"
 _KIND = "request."
 _APPROVALS = 2
 _OPEN = ("draft", "submitted", "approved")
