@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from shared.contracts import topics
-from tests.support.intake_process import NDJSON, Intake, intake_of
+from tests.support.intake_process import NDJSON, Intake, running_intake
 from tests.support.servers import Servers
 
 if sys.version_info >= (3, 14):
@@ -35,12 +35,12 @@ _CALLS = 6
 async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
     folder = tmp_path_factory.mktemp("streams")
     environment = {"PIEPOWDER_IDLE_SECONDS": "2", "PIEPOWDER_BATCH_CALLS": str(_CALLS)}
-    async with intake_of(servers, f"streams{os.getpid()}", folder, **environment) as running:
+    async with running_intake(servers, f"streams{os.getpid()}", folder, **environment) as running:
         yield running
 
 
 class Call:
-    """A call to the batch route on a connection of its own, body and verdicts piece by piece."""
+    """A call to the batch route on its own connection; body and verdicts are sent in chunks."""
 
     def __init__(self, intake: Intake, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -75,7 +75,7 @@ class Call:
         return int(head.split(b" ", 2)[1])
 
     async def verdicts(self) -> list[dict[str, Any]]:
-        """Those of the next piece; none at the end."""
+        """The verdicts of the next chunk; empty at the end."""
         size = int(await self._reader.readuntil(b"\r\n"), 16)
         piece = (await self._reader.readexactly(size + 2))[:-2]
         return [json.loads(line) for line in piece.splitlines()]
@@ -85,7 +85,7 @@ def lines(intake: Intake, tag: str, numbers: range) -> bytes:
     return b"".join(json.dumps(intake.post(id=f"{tag}-{n}", markets=["FR"])).encode() + b"\n" for n in numbers)
 
 
-async def _is_answered(intake: Intake, status: int) -> bool:
+async def _batch_has_status(intake: Intake, status: int) -> bool:
     return (await intake.send(lines(intake, "beside", range(1)), kind=NDJSON)).status_code == status
 
 
@@ -107,7 +107,7 @@ async def test_a_verdict_is_sent_as_soon_as_its_line_is_in_kafka(intake: Intake)
         assert await call.verdicts() == []
 
 
-async def test_a_sender_that_stops_gets_408_with_the_number_of_accepted_lines(intake: Intake) -> None:
+async def test_a_sender_that_stops_batch_has_status_408_with_the_number_of_accepted_lines(intake: Intake) -> None:
     async with Call.to(intake) as call, asyncio.timeout(30):
         await call.send(lines(intake, "slow", range(2)) + b'{"platform":')
         assert await call.head() == 200
@@ -121,7 +121,7 @@ async def test_a_sender_that_stops_gets_408_with_the_number_of_accepted_lines(in
         reader, writer = await asyncio.open_connection("127.0.0.1", intake.port)
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {intake.keys['all']}\r\nContent-Type: {kind}"
         writer.write(f"{head}\r\nContent-Length: 10\r\n\r\n".encode())
-        answer = await asyncio.wait_for(reader.read(), 30)  # to its end: the connection is closed
+        answer = await asyncio.wait_for(reader.read(), 30)  # returns when the service closes the connection
         assert b" 408 " in answer.splitlines()[0]
         writer.close()
 
@@ -138,17 +138,18 @@ async def test_only_submitted_lines_of_a_disconnected_client_are_accepted(intake
     assert "a defect" not in intake.log.read_text()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 async def test_clients_that_read_no_verdicts_are_not_read_from_and_are_disconnected_in_the_end(intake: Intake) -> None:
     fields = [f'"unknown{n}": 1' for n in range(20)] + [f'"{"x" * 5_000}": 1']
     bad = f"{{{', '.join(fields)}}}\n".encode()  # each gets a verdict of about five kilobytes
     before = intake.resident_mib()
-    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(40):
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(90):
         calls = [await stack.enter_async_context(Call.to(intake)) for _ in range(_CALLS)]
         sending = asyncio.gather(*(call.send(bad * 9_900) for call in calls), return_exceptions=True)
-        for status in (429, 200):  # all places are taken, and then they are free again
-            await intake.becomes(partial(_is_answered, intake, status))
-        assert {type(error) for error in await sending} == {ConnectionResetError}  # nobody read what they sent
+        assert [await call.head() for call in calls] == [200] * _CALLS
+        assert await _batch_has_status(intake, 429)  # all slots are in use
+        await intake.wait_until(partial(_batch_has_status, intake, 200))  # they are free again
+        assert {type(error) for error in await sending} == {ConnectionResetError}  # the bodies were not read
     assert intake.resident_mib() - before < 100
     assert "did not read its verdicts" in intake.log.read_text()
     assert "a defect" not in intake.log.read_text()
@@ -176,7 +177,7 @@ async def test_a_compressed_call_is_accepted_like_a_plain_one(intake: Intake, co
     assert (other.status_code, other.headers["Accept-Encoding"]) == (415, "gzip, zstd")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 async def test_a_decompression_bomb_is_rejected_within_the_memory_limit(intake: Intake) -> None:
     headers = {"Authorization": f"Bearer {intake.keys['all']}"}
     before = intake.resident_mib()
