@@ -1,7 +1,7 @@
 """Installs the packages of a lock file into `.venv`: `python3 deploy/environment.py local|dev`.
 
 It runs first on a new machine, so it needs only Python's standard library, reports its steps, explains a missing
-requirement in one sentence, and continues after an interruption. When the lock has not changed, it takes a few
+requirement in one sentence, and continues after an interruption. If the lock has not changed, it takes a few
 milliseconds.
 """
 
@@ -29,7 +29,7 @@ def main(profile: str) -> None:
         return
     python = VENV / "bin" / "python"
     if not _works(python):
-        print("Making a Python environment in .venv", flush=True)
+        print("Creating a Python environment in .venv", flush=True)
         shutil.rmtree(VENV, ignore_errors=True)
         _make_environment(python)
     count = sum(1 for line in lock.read_text().splitlines() if line and not line.startswith((" ", "#")))
@@ -68,7 +68,7 @@ def _make_environment(python: Path) -> None:
             _stop(f"The disk that holds {ROOT} is full: free about 1 GB and run this again.")
         if "Permission denied" in said or "Read-only" in said:
             _stop(f"{ROOT} cannot be written to: use a checkout of your own.")
-        _stop(f"{sys.executable} cannot make environments: install your system's python3-venv package.\n{said}")
+        _stop(f"{sys.executable} cannot create an environment: install your system's python3-venv package.\n{said}")
 
 
 def _install(python: Path, arguments: "list[str]", title: str, count: int) -> None:
@@ -96,7 +96,7 @@ def _reason(said: str) -> str:
     if "NewConnectionError" in said or "Temporary failure in name resolution" in said or "Max retries" in said:
         return "The package registry cannot be reached: check the network or pip's settings, and run this again."
     if "DO NOT MATCH THE HASHES" in said:
-        return "A package differs from the lock: empty pip's cache (`pip cache purge`), run this again."
+        return "A package differs from the lock: empty pip's cache (`pip cache purge`), and run this again."
     return "The packages could not be installed; pip's output:"
 
 
@@ -111,7 +111,7 @@ def _use_newer_python(profile: str) -> None:
     for minor in range(14, OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
         if found:
-            os.execv(found, [found, __file__, profile])  # noqa: S606 - a Python found by its name
+            os.execv(found, [found, __file__, profile])  # noqa: S606 - the path of a Python
     _stop(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; {sys.executable} is {sys.version.split()[0]}.")
 
 

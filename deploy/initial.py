@@ -1,4 +1,4 @@
-"""The first steps of every system, however it is started: an API key for its administrator, and the sample's rules.
+"""The first steps of every system, local or in containers: the administrator's API key, and the sample's rules.
 
 Both steps may be repeated at any time: an existing key stays valid, and the sample does not replace published rules.
 """
@@ -18,7 +18,7 @@ from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
 
 CONTROL: Final = Path(__file__).parent / "local" / "control"
-INTAKES_SCOPES: Final = frozenset({"control:read"})  # the router checks proposed changes for it
+INTAKES_SCOPES: Final = frozenset({"control:read"})  # intake asks the router to check proposed changes
 
 
 def ensure_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[str] = SCOPES) -> str:
@@ -44,7 +44,7 @@ def ensure_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[
 
 
 def publish_sample(router: httpx.Client, *, folder: Path = CONTROL, regions: Sequence[str] | None = None) -> list[str]:
-    """Publish the sample's operating model and policies, unless others are in force; returns what was published.
+    """Publish the sample's operating model and policies, unless others are in force; returns the published parts.
 
     `regions` limits the operating model. `router` has the router's base URL and a key. Raises Transient while the
     router is not ready; then repeat the call. Raises `UserError` when the router refuses the call.

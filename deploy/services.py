@@ -12,11 +12,16 @@ import msgspec
 
 
 class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A service: the package `services.<name>`. `regional`: one deployment for each region. `database`: it has one, for
-    each region if it is regional. `writes`, `reads`: its topics, without `piepowder.` and region (every service writes
-    `EVERY_SERVICE_WRITES` and reads `EVERY_SERVICE_READS` too). `parks`: its consumers keep their parked keys in the
-    topic `parked`. `calls`: the services whose REST it calls. `processes`: the variables of each of its processes,
-    without `PIEPOWDER_`, if it has more than one."""
+    """A service: the package `services.<name>`.
+
+    `regional`: one deployment for each region.
+    `database`: it has a database, or one for each region if it is regional.
+    `writes`, `reads`: its topics without `piepowder.` and region, beside `EVERY_SERVICE_WRITES` and
+    `EVERY_SERVICE_READS`.
+    `parks`: its consumers keep their parked keys in the topic `parked`.
+    `calls`: the services whose REST API it calls.
+    `processes`: the environment variables of each of its processes, without `PIEPOWDER_`, if it has more than one.
+    """
 
     name: str
     regional: bool = False
@@ -42,7 +47,7 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"services.{self.service.name}"
 
 
-SERVICES: Final = (  # in the order of a stop: each can finish what the services before it have sent
+SERVICES: Final = (  # in the order of a stop: each can still handle the records of the services before it
     ServiceSpec(
         name="intake",
         database=True,

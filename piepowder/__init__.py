@@ -1,1 +1,1 @@
-"""The command `piepowder`: start the system here, post to it, review, look at it, account for all."""
+"""The command `piepowder`: starts a local stack, submits items, reviews cases, shows results."""

@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command. SIGTERM and a closed terminal have the effect of Ctrl-C, from the start."""
+    """Run the command. SIGTERM and SIGHUP (a closed terminal) act like Ctrl-C, also during imports."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -20,12 +20,12 @@ COMMANDS: Final = {  # name -> module, summary
     "run": ("local_stack", "Run the main job: start all, submit, review, account."),
     "submit": ("items", "Submit a CSV or NDJSON file to intake."),
     "review": ("cases", "Claim and decide cases, by hand or simulated."),
-    "status": ("deployment", "Show what is ready, what waits, what was decided."),
+    "status": ("deployment", "Show readiness, open cases, decisions and items."),
     "timeline": ("items", "Show a subject's events, from the audit log."),
     "withdraw": ("items", "Withdraw an item."),
     "account": ("accounts", "Check that every accepted item is accounted for."),
     "env": ("deployment", "Export addresses and key to a shell."),
-    "sample": ("samples", "Write the sample's lines (NDJSON)."),
+    "sample": ("samples", "Write a sample of items (NDJSON)."),
     "topics": ("deployment", "Create missing Kafka topics; show differences."),
     "replay": ("dead_letters", "Show dead letters, and replay them."),
     "control": ("control", "The operating model and the policies in force."),
@@ -66,7 +66,7 @@ def piepowder() -> None:
 
 
 def main() -> None:
-    """Run the command; an expected failure is a sentence and a status, never a traceback."""
+    """Run the command; an expected failure gives one sentence and exit status 2, no traceback."""
     try:
         app()
     except (UserError, Transient, ExceptionGroup) as failed:

@@ -1,6 +1,6 @@
-"""Calls to a deployment's REST APIs. They wait, within a bound, for a failure that passes (a service that restarts, an
-overload (429), a missing dependency (503 with `Retry-After`)) and report every other one at once. Each request may be
-sent again: items name themselves, claims carry an idempotency key, and a repeated decision is the same decision.
+"""Calls to the REST APIs of a deployment. A temporary failure (no connection, 429, 503 and similar) is retried for a
+limited time; every other failure is raised at once. Each request may be repeated: a repeated item has the same id,
+claims have an idempotency key, and a repeated decision changes nothing.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ class ApiError(UserError):
 
 
 def problem_text(problem: Mapping[str, Any]) -> str:
-    """A problem as one sentence: each fault of the input with its JSON pointer, else its detail."""
+    """A problem as one sentence: each fault of the input with its JSON pointer, else the problem's detail."""
     faults = [f"{error.get('pointer', '')}: {error.get('detail')}" for error in problem.get("errors") or []]
     return "; ".join(fault.removeprefix(": ") for fault in faults) or str(problem.get("detail") or problem.get("title"))
 
 
 class Api:
-    """The services of a deployment, called with the profile's key. `patience` is in seconds."""
+    """The services of a deployment, called with the profile's key. `patience` is the seconds of retries for a call."""
 
     def __init__(
         self, profile: Profile, *, patience: float = 60.0, transport: httpx.AsyncBaseTransport | None = None
@@ -52,7 +52,7 @@ class Api:
         await self._http.aclose()
 
     async def get(self, service: str, path: str, **params: str | int) -> Any:
-        """The JSON at a path of a service; raises `ApiError`, or `UserError` when the service does not respond."""
+        """The JSON at a path of a service. Raises like `call`."""
         return (await self.call(service, "GET", path, params=params)).json()
 
     async def get_all(self, service: str, path: str, name: str, **params: str | int) -> list[dict[str, Any]]:
@@ -66,13 +66,14 @@ class Api:
             params["cursor"] = page["next"]
 
     async def post(self, service: str, path: str, body: object, *, key: str | None = None) -> Any:
-        """The JSON that a service returns for a posted body, None for 204; `key` is an idempotency key."""
+        """Post a body; return the JSON of the response, None for 204. `key` is an idempotency key."""
         headers = {} if key is None else {"Idempotency-Key": f'"{key}"'}
         response = await self.call(service, "POST", path, json=body, headers=headers)
         return None if response.status_code == 204 else response.json()
 
     async def call(self, service: str, method: str, path: str, **request: Any) -> httpx.Response:
-        """The response to a call that is repeated while its failure may pass."""
+        """Send a request, and repeat it while its failure is temporary. Raises `ApiError` for any other error response,
+        `UserError` after `patience`."""
         deadline, attempt = _clock.monotonic() + self._patience, 0
         while True:
             attempt += 1
@@ -84,14 +85,14 @@ class Api:
             pause = delay(response, attempt)
             if _clock.monotonic() + pause > deadline:
                 raise UserError(
-                    f"{service} at {self.profile.url(service)} did not do it within {self._patience:.0f} seconds:"
-                    f" {failure}.",
+                    f"{service} at {self.profile.url(service)} did not complete the request within"
+                    f" {self._patience:.0f} seconds: {failure}.",
                     "Try later.",
                 )
             await asyncio.sleep(pause)
 
     async def attempt(self, service: str, method: str, path: str, **request: Any) -> tuple[httpx.Response | None, str]:
-        """One try: the response, or None when none arrived whole; and the failure as text."""
+        """Send a request once. Returns the response, None without a complete one, and the failure as text."""
         try:
             response = await self._http.request(method, self.profile.url(service) + path, **request)
         except httpx.TransportError as error:
@@ -100,7 +101,7 @@ class Api:
 
 
 def delay(response: httpx.Response | None, attempt: int) -> float:
-    """Seconds before the next try: what `Retry-After` asks for (30 at most), else a growing pause."""
+    """Seconds before the next attempt: `Retry-After` (30 at most), else a growing pause."""
     asked = "" if response is None else response.headers.get("retry-after", "")
     return min(30.0, float(asked)) if asked.isdecimal() else _PACE.delay(attempt)
 

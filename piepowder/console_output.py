@@ -1,5 +1,5 @@
-"""Output to the terminal. Texts of items come from strangers: they are shown without markup and without control
-characters, so that no listing can draw on the reviewer's terminal."""
+"""Output to the terminal. Texts of items are untrusted: they are shown without markup and control characters, so that
+no item can control the reviewer's terminal."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ if not errors.is_terminal:
 
 
 def clean(text: object, longest: int = 2000) -> str:
-    """Text of unknown origin, safe to show."""
+    """Untrusted text without control characters, cut after `longest` characters."""
     shown = _CONTROL.sub("·", str(text))
     return shown if len(shown) <= longest else shown[:longest] + "…"
 
@@ -33,7 +33,7 @@ def show(text: object = "", style: str = "") -> None:
 
 
 def warn(text: object) -> None:
-    """Write a line to standard error that is not a failure."""
+    """Write a warning to standard error."""
     errors.print(Text(str(text), style="yellow"), soft_wrap=True)
 
 
@@ -61,7 +61,7 @@ def fields(values: Mapping[str, object]) -> Table:
 
 
 def relative(path: str | Path) -> str:
-    """A path relative to the current folder if it is inside it."""
+    """A path, relative to the current folder if it is inside this folder."""
     return str(path).removeprefix(f"{Path.cwd()}/")
 
 

@@ -1,7 +1,7 @@
 """The dead letters of a region and their replay, read from the dead letters, their receipts and the parked keys.
 
-Pure: records in, plans out. A dead letter is open until a receipt for its record follows. The letters of a parked key
-are one chain in their original order; every other letter is a unit of its own.
+Pure: no I/O. A dead letter is open until a receipt for its record follows. The dead letters of a parked key are one
+chain in their original order and form one unit of replay; every other dead letter is a separate unit.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ class DeadLetterId(NamedTuple):
 
 
 class OpenLetter(NamedTuple):
-    """An open dead letter: `stored` is its place on the dead-letter topic, `size` its value's size in bytes."""
+    """An open dead letter: `stored` is its position on the dead-letter topic, `size` its value's size in bytes."""
 
     id: DeadLetterId
     key: bytes | None
@@ -45,8 +45,8 @@ class OpenLetter(NamedTuple):
 
 
 class ReplayUnit(NamedTuple):
-    """Letters of a group that are replayed together, by offset; `parked` is the state of their key, None outside of a
-    chain."""
+    """Dead letters of a group that are replayed together, by offset; `parked` is the state of their key, None outside
+    of a chain."""
 
     group: str
     lane: KeyPartition
@@ -59,14 +59,14 @@ class ReplayUnit(NamedTuple):
 
 
 class ReplayFilter(NamedTuple):
-    """Which units to replay; None does not limit. `group` may be a service's name."""
+    """The conditions for units to replay; None sets no condition. `group` may be a service's name."""
 
     group: str | None = None
     key: str | None = None
     reason: str | None = None
 
     def matches(self, unit: ReplayUnit, region: str) -> bool:
-        """Whether a unit is selected; a parked key is selected as a whole."""
+        """True if a unit is selected; a parked key is selected as a whole."""
         if self.group is not None and unit.group not in (self.group, f"piepowder-{self.group}-{region}"):
             return False
         if self.key is not None and (unit.letters[0].key or b"").decode(errors="replace") != self.key:
@@ -76,8 +76,7 @@ class ReplayFilter(NamedTuple):
 
 
 class RegionDeadLetters:
-    """The dead letters of a region. Built from the records of its two topics, which are added in the order of each
-    topic."""
+    """The dead letters of a region, from the records of its two topics, each added in the order of its topic."""
 
     def __init__(self) -> None:
         self.open: dict[DeadLetterId, OpenLetter] = {}
@@ -134,7 +133,7 @@ class RegionDeadLetters:
         return None if returned is None else self.open.get(letter_id._replace(offset=returned))
 
     def units(self) -> list[ReplayUnit]:
-        """All units: first the chains of parked keys, then the other letters, by their original place."""
+        """All units: first the chains of parked keys, then the other dead letters, by their original position."""
         chains: defaultdict[tuple[str, KeyPartition], list[OpenLetter]] = defaultdict(list)
         single: list[ReplayUnit] = []
         for letter_id, letter in sorted(self.open.items()):
@@ -150,9 +149,9 @@ class RegionDeadLetters:
 
 
 def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[ReplayUnit, bool]]:
-    """The first units, with at most `letters` letters and `size` bytes (but at least one letter).
+    """The first units, with at most `letters` dead letters and `size` bytes (but at least one dead letter).
 
-    The flag is False for a unit that was cut. The rest of it follows when its first part has been handled.
+    The flag is False for a unit that was cut; its rest follows after this part has been handled.
     """
     found: list[tuple[ReplayUnit, bool]] = []
     for unit in units:
@@ -171,7 +170,7 @@ def portion(units: Iterable[ReplayUnit], letters: int, size: int) -> list[tuple[
 
 
 def copies(unit: ReplayUnit, *, whole: bool, leave: bool) -> list[ReplayMark]:
-    """The mark of the copy of each letter; `leave` keeps the first letter of a chain dead-lettered."""
+    """The mark of each dead letter's copy; `leave` keeps the first record of a chain dead-lettered."""
     if unit.parked is None:
         return [ReplayMark(unit.group, letter.id.offset, parked=letter.in_chain) for letter in unit.letters]
     offsets = [letter.id.offset for letter in unit.letters]
@@ -183,7 +182,7 @@ def copies(unit: ReplayUnit, *, whole: bool, leave: bool) -> list[ReplayMark]:
 
 
 def replay_record(letter: OpenLetter, stored: RawRecord, copy: ReplayMark) -> Record:
-    """The original record of a letter, marked as a copy, for its original partition."""
+    """The original record of a dead letter, marked as a copy, for its original partition."""
     headers = [*original_headers(stored.headers), (REPLAY_HEADER, encode_mark(copy))]
     return Record(letter.id.topic, stored.key, stored.value, headers, letter.id.partition)
 
@@ -195,9 +194,9 @@ def obstacle(unit: ReplayUnit, partitions: Mapping[str, int], control: str) -> s
     """
     letter = unit.letters[0]
     if letter.unread:
-        return "the Kafka client cannot read it: only its own topic has it"
+        return "the Kafka client cannot read it: only its original topic has its content"
     if letter.id.topic == control:
-        return "it would come into force again in place of newer ones: reset the group to its first offset instead"
+        return "its old content would come into force again: reset the group to its first offset instead"
     if letter.id.partition >= partitions.get(letter.id.topic, 0):
         return "it names a partition that this region does not have"
     return None

@@ -1,6 +1,6 @@
 """Commands in hints, spelled so that they run as they are printed, also where `piepowder` is not on the PATH.
 
-Services and libraries write a hint as "`piepowder topics`"; only the command line knows how the person calls it.
+Services and libraries write a hint as "`piepowder topics`"; only this module knows the form that runs here.
 """
 
 import re

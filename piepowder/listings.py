@@ -1,9 +1,9 @@
 """Items from a file, one by one, in the form of `POST /v1/items`: NDJSON unchanged, or CSV through a column mapping.
 
 A file may be larger than memory, and real files contain errors. So lines are read one at a time, and a line that cannot
-be read is refused alone, with its number and the reason. A quote that is never closed costs its own line, not all that
-follow. Nothing is guessed silently: an empty cell is left out, a price that is not a number refuses its line (or, with
-`lenient`, becomes an attribute), and no amount is rounded.
+be read is refused alone, with its number and the reason. A quotation mark that is never closed affects only its own
+line. Nothing is guessed silently: an empty cell is left out, a line whose price is not a number is refused (with
+`lenient`, the price becomes an attribute), and no amount is rounded.
 """
 
 import csv
@@ -43,8 +43,8 @@ DELIMITERS: Final = (",", ";", "|", "#", "\t")
 
 MAX_LINE: Final = 16 * 2**20
 _MAX_SPAN: Final = 200  # lines that one quoted cell may have
-_OBJECT: Final = re.compile(rb'\{\s*["}]')  # not an id in braces
-_SAMPLE_LINES: Final = 20  # read to detect format and delimiter
+_OBJECT: Final = re.compile(rb'\{\s*["}]')  # the start of a JSON object; an id in braces does not match
+_SAMPLE_LINES: Final = 20  # lines from which format and delimiter are detected
 _DECIMALS: Final = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND"), 0),
     **dict.fromkeys(("VUV", "XAF", "XOF", "XPF"), 0),
@@ -72,8 +72,8 @@ class Refusal(NamedTuple):
 
 
 class FileOptions(msgspec.Struct, frozen=True):
-    """How to read a file. `mapping` (field → column) takes precedence over columns found by their names. `format` is
-    `csv` or `ndjson`; None detects it. The default platform is the file's name."""
+    """The format of a file. `mapping` (field → column) takes precedence over columns found by their names. `format`
+    is `csv` or `ndjson`; None detects it. The default platform is the file's name."""
 
     platform: str | None = None
     format: str | None = None
@@ -112,7 +112,7 @@ class ItemFile:
             self._file.close()
 
     def lines(self) -> Iterator[tuple[int, bytes | None]]:
-        """Each line with its number, from 1; None in place of a line that is longer than any item may be."""
+        """Each line with its number, from 1; None in place of a line of `MAX_LINE` bytes or more."""
         number = 0
         while line := self._read():
             number += 1
@@ -250,7 +250,7 @@ def sniff(head: str, sample: Sequence[str]) -> str:
 
 
 class Columns:
-    """The columns of a table by item field; the other columns become attributes."""
+    """The column of each item field; the other columns become attributes."""
 
     def __init__(self, name: str, header: Sequence[str], options: FileOptions) -> None:
         self._options = options
@@ -272,7 +272,7 @@ class Columns:
         if "id" not in self.fields:
             raise UserError(
                 f"No column of {name} has the item's id; its columns are {', '.join(header)}.",
-                "Name one with --map id=COLUMN (and --delimiter, if that is one column only), or use --format ndjson.",
+                "Name it with --map id=COLUMN, give the --delimiter if it is wrong, or use --format ndjson.",
             )
         self._header = header
         self._attributes = self._name_attributes(header)

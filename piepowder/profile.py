@@ -1,6 +1,6 @@
-"""The profile of a deployment: where its services are, the API key, and Kafka's bootstrap servers.
+"""The profile of a deployment: the addresses of its services, the API key, and Kafka's bootstrap servers.
 
-A command reads them from these sources, and the first that has a value wins:
+A command reads each value from the first of these sources that has it:
 
 1. options: `--profile NAME-OR-FILE`, or `--folder` for a local stack; `--key-file`; `--kafka`;
 2. variables: `PIEPOWDER_<SERVICE>_URL` (`PIEPOWDER_INTAKE_URL`), `PIEPOWDER_<SERVICE>_URL_<REGION>` for a service that
@@ -62,8 +62,8 @@ class ProfileFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A deployment as its clients see it. `services` maps (service, region) to a base URL; the region is empty for a
-    service of all regions. `file` is where it was read, if anywhere; `absent` says why there is no profile."""
+    """The addresses and the key of a deployment. `services` maps (service, region) to a base URL; the region is empty
+    for a service of all regions. `file` is the source file, if any; `absent` is the reason why there is no profile."""
 
     services: Mapping[tuple[str, str], str] = field(default_factory=dict)
     kafka: str = ""
@@ -78,7 +78,7 @@ class Profile:
         return list(dict.fromkeys(region for _, region in self.services if region))
 
     def url(self, name: str) -> str:
-        """The base URL of a service, such as `intake` or `decision-eu`; raises `UserError` when it is not known."""
+        """The base URL of a service, such as `intake` or `decision-eu`; raises `UserError` for an unknown service."""
         service, _, region = name.partition("-")
         found = self.services.get((service, region)) or next(
             (process.address for process in self.processes if process.name == name), None
@@ -94,7 +94,7 @@ class Profile:
         return [] if self.stack is None else self.stack.processes
 
     def chosen(self, region: str | None) -> list[str]:
-        """The named region, or all; raises `UserError` when there is no such region."""
+        """The named region, or all regions; raises `UserError` for an unknown region."""
         if not self.regions:
             raise self._missing("any region", "the regions' services to the profile", url_variable("decision", "eu"))
         if region is not None and region not in self.regions:
@@ -152,24 +152,24 @@ def resolve(
 
 
 def local_folder(folder: Path | None, variables: Mapping[str, str] = os.environ) -> Path:
-    """The local stack's folder: the given one, else the one of PIEPOWDER_FOLDER, else `.piepowder`."""
+    """The local stack's folder: the given folder, else PIEPOWDER_FOLDER, else `.piepowder`."""
     return folder or Path(variables.get("PIEPOWDER_FOLDER") or DEFAULT_FOLDER)
 
 
 def read_local(folder: Path) -> Profile:
-    """The profile of the local stack that runs with its data in `folder`; an absent one when none does."""
+    """The profile of the local stack with its data in `folder`; an absent profile if no such stack runs."""
     file = folder.absolute() / FILE_NAME
     if file.is_file():
         return read_profile(file)
-    return Profile(absent=UserError(f"Nothing runs with its data in {folder}.", _how_to_start()))
+    return Profile(absent=UserError(f"No local stack runs with its data in {folder}.", _how_to_start()))
 
 
 def read_profile(file: Path) -> Profile:
-    """The profile in a file. Raises `UserError` when it is not usable; that of a stopped local stack is absent."""
+    """The profile in a file; absent if its local stack is not running. Raises `UserError` for an unusable file."""
     if not file.is_file():
         raise UserError(
             f"The profile {file} does not exist.",
-            "Name another with --profile or PIEPOWDER_PROFILE. A local stack keeps its own while it runs.",
+            "Name another file with --profile or PIEPOWDER_PROFILE. A local stack has a profile while it runs.",
         )
     advice = "See docs/architecture/command.md for its fields."
     try:
@@ -179,7 +179,7 @@ def read_profile(file: Path) -> Profile:
         raise UserError(f"{file} is not a profile ({error}).", advice) from error
     stack = content.stack
     if stack is not None and start_time(stack.pid) != stack.started:
-        what = f"The system in {file.parent} was ended without being stopped; it is not running."
+        what = f"The local stack in {file.parent} is not running: it was ended without a normal stop."
         return Profile(absent=UserError(what, _how_to_start()))
     services = {
         (service, region): url
@@ -210,7 +210,7 @@ def exports(profile: Profile) -> Iterator[str]:
 
 
 def url_variable(service: str, region: str) -> str:
-    """The variable that gives a service's URL."""
+    """The name of the variable with a service's URL."""
     suffix = f"_{region}" if region else ""
     return f"PIEPOWDER_{service}_URL{suffix}".upper().replace("-", "_")
 
@@ -231,7 +231,7 @@ def _of_variables(variables: Mapping[str, str]) -> Profile:
 
 
 def _merge(first: Profile, second: Profile) -> Profile:
-    """`second` with the values of `first` in place of its own."""
+    """`second`, except for the values that `first` has."""
     with_key = first if first.key or first.key_file is not None else second
     return replace(
         second,
@@ -243,7 +243,7 @@ def _merge(first: Profile, second: Profile) -> Profile:
 
 
 def _file_of(name: str, variables: Mapping[str, str]) -> Path:
-    """A path as it is; a name stands for a file in the user's configuration folder."""
+    """The file of a profile: a path, or the name of a file in the user's configuration folder."""
     if "/" in name or name.endswith(_SUFFIXES):
         return Path(name).expanduser()
     home = variables.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
@@ -254,7 +254,7 @@ def _file_of(name: str, variables: Mapping[str, str]) -> Path:
 def _check_url(url: str, source: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{source} has {url!r}, which is not a URL.", "Give one such as https://intake.example.com.")
+        raise UserError(f"{source} has {url!r}, which is not a URL.", "Give a URL such as https://intake.example.com.")
 
 
 def _how_to_start() -> str:

@@ -1,8 +1,8 @@
 """Replay of dead letters: shows them, sends their records to their original partitions, and waits for the result.
 
-A replay stores nothing of its own. It reads the open letters from the topics. A group recognizes a copy that arrives
-twice, and a chain continues only from the offset that the group has stored for its parked key. So a replay may be
-interrupted and repeated, and two replays may run at the same time.
+A replay stores nothing of its own. It reads the open dead letters from the topics. A group recognizes a repeated copy,
+and a chain continues only from the offset that the group has stored for its parked key. So a replay may be interrupted
+and repeated, and two replays may run at the same time.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ _clock = SystemClock()
 class ReplayResult(msgspec.Struct):
     """The result of a replay.
 
-    `handled`: the number of letters whose copies were handled.
-    `kept`: the number of letters that stay dead-lettered, as requested.
-    `failed`: letters whose copies were dead-lettered again.
+    `handled`: the number of dead letters whose copies were handled.
+    `kept`: the number of records that stay dead-lettered, as requested.
+    `failed`: the dead letters of copies that were dead-lettered again.
     `blocked`: units that cannot be replayed, with the reason.
-    `pending`: letters whose copies their group did not process in time.
+    `pending`: dead letters whose copies their group did not process in time.
     `growing`: chains whose key still receives new records.
     """
 
@@ -67,7 +67,7 @@ class ReplayResult(msgspec.Struct):
 
     @property
     def complete(self) -> bool:
-        """Whether no selected record is dead-lettered any more."""
+        """True if every selected record was handled, or was kept as requested."""
         return not (self.failed or self.blocked or self.pending or self.growing)
 
     def add(self, other: "ReplayResult") -> None:
@@ -137,7 +137,7 @@ class RegionReplay:
         wait: float,
         report: Callable[[int], None] = lambda _: None,
     ) -> ReplayResult:
-        """Replay units in portions; wait for each portion before the next. Repeat a chain until it has no letters.
+        """Replay units in portions; wait for each portion before the next. Repeat a chain until it is empty.
 
         `leave` keeps the first record of each chain dead-lettered. The replay ends when a group processes nothing for
         `wait` seconds. `report` is called with the number of handled letters.
@@ -183,12 +183,13 @@ class RegionReplay:
             await self._producer.send(records)
         except Poison as poison:
             raise UserError(
-                f"A record is too large for its topic now ({poison}).", "Leave it out: select others with --key."
+                f"A record is too large for its topic now ({poison}).",
+                "Leave this record out: select others with --key.",
             ) from poison
         return sent
 
     async def _stored(self, letters: Iterable[OpenLetter]) -> dict[tuple[TopicPartition, int], RawRecord]:
-        """The records of letters on the dead-letter topic, read in one pass from the first to the last."""
+        """The stored records of dead letters, read in one pass from the first to the last."""
         wanted = {letter.stored for letter in letters}
         found: dict[tuple[TopicPartition, int], RawRecord] = {}
         consumer = new_consumer(self._bootstrap, _CLIENT)
@@ -228,7 +229,7 @@ class RegionReplay:
         return now is None or now.stored != letter.stored
 
     def _is_reported(self, unit: ReplayUnit) -> bool:
-        """Whether the group has stored a parked state that includes the last copy; True outside of a chain."""
+        """True if the group has stored a parked state that includes the last copy; True outside of a chain."""
         now, last = self.dead.parked(unit.group).get(unit.lane), unit.letters[-1].id
         if unit.parked is None or now is None or (last in self.dead.open and self.dead.open[last].in_chain):
             return True
@@ -253,7 +254,7 @@ class RegionReplay:
 
 
 class RegionUnits(NamedTuple):
-    """The units of a region, and the number of records on its dead-letter topic that are not letters."""
+    """The units of a region, and the number of records on its dead-letter topic that are not valid dead letters."""
 
     region: str
     units: list[ReplayUnit]
@@ -261,7 +262,7 @@ class RegionUnits(NamedTuple):
 
 
 def show_units(found: Sequence[RegionUnits], *, selected: bool) -> None:
-    """Show dead letters, a row for each group, topic and reason. `selected`: a real replay would replay these units."""
+    """Show dead letters, one row for each group, topic, key state and reason. `selected`: the units of a dry run."""
     keys: Counter[tuple[str, ...]] = Counter()
     records: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], str] = {}
@@ -311,7 +312,7 @@ def show_result(result: ReplayResult, wait: float) -> None:
         )
     for unit in result.growing[:_ROWS]:
         console_output.show(
-            f"Still parked: {_key(unit.lane.key)} for {unit.group}; new records keep following. Repeat the command.",
+            f"Still parked: {_key(unit.lane.key)} for {unit.group}; new records keep arriving. Repeat the command.",
             "yellow",
         )
 

@@ -53,7 +53,7 @@ class ReviewSession:
         self._run = ids.derive("claims", reviewer, str(os.getpid()), to_text(_clock.now()))
 
     async def claim(self) -> LeasedCase | None:
-        """Claim the most urgent case; None when no case waits."""
+        """Claim the most urgent case; None if no case waits."""
         self._claims += 1
         wanted: dict[str, Any] = {"reviewer": self.reviewer, "team": self._team, "lease_seconds": LEASE_SECONDS}
         if self._queues:
@@ -86,7 +86,7 @@ class ReviewSession:
 
 
 async def by_hand(api: Api, region: str, reviewer: str, team: str, queues: Sequence[str]) -> Mapping[str, int]:
-    """Let the person at the terminal review; returns the number of each action."""
+    """Run a review at the terminal; return the number of cases by action."""
     in_force = await api.get("router", "/v1/control")
     policies = {
         policy["id"]: msgspec.convert(policy, Policy) for policy in (in_force["policy_set"] or {}).get("policies", [])
@@ -97,21 +97,21 @@ async def by_hand(api: Api, region: str, reviewer: str, team: str, queues: Seque
 
 
 def item_case(case: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The case that holds the item: for a notice or an appeal it is another case, if one is known."""
+    """The case with the item: for a notice or an appeal, the item's case that it concerns, if that is known."""
     if case.get("case_type", "item") == "item":
         return case
     return next((one for one in case.get("concerns") or [] if one["case_type"] == "item"), case)
 
 
 def suggested_reasons(case: Mapping[str, Any]) -> list[str]:
-    """The default reason codes: the policy's, else the ground of the notice."""
+    """The default reason codes: the case's own, else the ground of the notice, else OTHER."""
     notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
     grounds = [notice["ground"].upper() for notice in notices if notice]
     return list(case.get("reasons") or grounds[:1] or ["OTHER"])
 
 
 def contested_decision(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The decision that an appeal contests; None for another case."""
+    """The decision that an appeal contests; None for other cases."""
     contested: Mapping[str, Any] | None = (case.get("appeal") or {}).get("decision")
     return contested
 
@@ -139,7 +139,7 @@ class TerminalReviewer:
             await asyncio.shield(self._release_all())
 
     async def _decide(self, leased: LeasedCase) -> bool:
-        """Show the case and do what the reviewer enters; False ends the review."""
+        """Show the case and execute the reviewer's entry; False ends the review."""
         show_case(leased.case, self._policies, _clock.now())
         contested = contested_decision(leased.case)
         actions = {"a": "approve", "r": "reject"} if contested is None else {"u": "uphold", "o": "overturn"}
@@ -199,7 +199,7 @@ class TerminalReviewer:
 
 
 class Keyboard:
-    """Lines of standard input, read by another thread so that leases are extended meanwhile."""
+    """Lines of standard input, read in another thread, so that leases can be extended meanwhile."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -248,7 +248,7 @@ def show_case(case: Mapping[str, Any], policies: Mapping[str, Policy], now: date
 
 
 def complaint(case: Mapping[str, Any]) -> dict[str, object]:
-    """The texts of a notice or an appeal, and the earlier decisions about its item."""
+    """The texts of a notice or an appeal, and the earlier decisions of the cases that it concerns."""
     shown: dict[str, object] = {}
     if appeal := case.get("appeal"):
         contested, by = appeal["decision"], appeal["appellant"]

@@ -1,5 +1,5 @@
-"""Simulated reviewers. They know the truth about the sample. Each holds one case at a time under a lease, as a person
-does; its decision depends on the case and the seed alone, not on the reviewer or the time."""
+"""Simulated reviewers. They know the truth: the correct action for each item of the sample. Each reviewer leases one
+case at a time. A decision depends only on the case, the truth and the seed, not on the reviewer or the time."""
 
 import asyncio
 import random
@@ -65,7 +65,7 @@ class Simulation:
                 await wait(self.stop, _IDLE_SECONDS)
 
     async def _few_wait(self, region: str) -> bool:
-        """Whether at most `leave` cases wait: a count of up to a second ago, minus the claims since then."""
+        """True if at most `leave` cases wait: a count of up to a second ago, minus the claims since then."""
         counted, waiting = self._waiting.get(region, (-_COUNT_SECONDS, 0))
         if waiting <= self.leave or _clock.monotonic() - counted > _COUNT_SECONDS:
             waiting = await self._count(region)
@@ -107,7 +107,7 @@ async def simulate(crew: Simulation, seconds: float | None) -> Mapping[tuple[str
 
 
 def read_truth(folder: Path) -> dict[str, str]:
-    """The truth of the sample that was last written in a folder; empty when there is none."""
+    """The truth of the last sample in a folder, by `truth_key`; empty without a sample."""
     path = folder / TRUTH
     return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
 
@@ -123,8 +123,11 @@ def summary(done: Mapping[tuple[str, str], int]) -> str:
 
 
 def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int) -> tuple[str, list[str]]:
-    """The decision of a simulated reviewer and its reasons. It follows the truth where that is known, else the
-    seller and the scores, and is sometimes wrong, as people are. An appeal is decided by what its item deserves."""
+    """The action and reasons of a simulated reviewer.
+
+    The action follows the truth or, for an unknown item, the seller and the scores; a small share is wrong on purpose.
+    On an appeal, a decision with another action is overturned.
+    """
     pick = random.Random(f"{seed}:{case['case_id']}")  # noqa: S311 - a simulation, not a secret
     subject, item = subject_of(case["platform"], case["kind"], case["subject_id"]), item_case(case)
     action = truth.get(truth_key(subject, item.get("version"))) or _guess(item, pick)

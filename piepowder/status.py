@@ -1,4 +1,4 @@
-"""The state of a deployment (`piepowder status`): which services are ready, what waits, and what was decided."""
+"""The state of a deployment (`piepowder status`): readiness, open cases, decisions, dead letters and items."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,10 @@ _clock = SystemClock()
 
 
 async def status(api: Api) -> tuple[list[RenderableType], bool]:
-    """The tables to show, and whether every service is ready.
+    """The tables to show, and True if every service is ready.
 
-    All services are called at the same time, each with a timeout of two seconds; the tables name those that are silent.
+    All services are called at the same time, each with a timeout of two seconds; the tables name those that do not
+    respond.
     """
     profile, now = api.profile, _clock.now()
     names = list(_services(profile))

@@ -21,7 +21,7 @@ _REFUSALS_SHOWN: Final = 12
 
 
 class SubmissionFiles(NamedTuple):
-    """Where a submission is recorded: accepted lines, and refused lines with the reasons."""
+    """The files that record a submission: accepted lines, and refused lines with the reasons."""
 
     journal: Path
     report: Path
@@ -36,8 +36,8 @@ async def submit_file(
     journal: Path | None = None,
     report: Path | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
-    """Submit a file, with a progress bar on a terminal. When interrupted, it shows how far it came: the same file
-    may be submitted again, because ids repeat."""
+    """Submit a file, with a progress bar on a terminal. An interrupted call shows the last line that was sent; the same
+    file may be submitted again, because ids repeat."""
     source = listings.ItemFile(name)
     with file_errors(folder), ExitStack() as files:
         files.callback(source.close)
@@ -59,7 +59,7 @@ async def submit_file(
 
 
 def new_files(folder: Path, name: str, journal: Path | None, report: Path | None) -> SubmissionFiles:
-    """The files that record the submission of `name`: the given ones, else new ones with a number of their own."""
+    """The files that record the submission of `name`: the given files, else new numbered files."""
     if journal is None:
         stem = Path(name).name.split(".")[0].strip("-") or "listings"
         (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
@@ -69,34 +69,34 @@ def new_files(folder: Path, name: str, journal: Path | None, report: Path | None
 
 
 def journals(folder: Path) -> list[Path]:
-    """The journals in a folder; not those that a submission kept elsewhere."""
+    """The journals in a folder; journals that were written elsewhere are not included."""
     paths = sorted((folder / _FOLDER).glob("*.ndjson"))
     return [path for path in paths if not path.name.endswith(_REPORT_SUFFIX)]
 
 
 def read_journal(journal: Path) -> Iterator[JournalEntry]:
-    """The entries of a journal; raises `UserError` when it is not one."""
+    """The entries of a journal; raises `UserError` for another file."""
     with file_errors(journal), journal.open("rb") as lines:
         for line in lines:
             try:
                 yield msgspec.json.decode(line, type=JournalEntry)
             except msgspec.DecodeError as error:
-                raise UserError(f"{journal} is not a journal ({error}).", "Name one with --journal.") from error
+                raise UserError(f"{journal} is not a journal ({error}).", "Name a journal with --journal.") from error
 
 
 def show_refusals(tally: Tally, report: Path, limit: int = _REFUSALS_SHOWN) -> None:
-    """Show the first refusals with line and reason, and where all of them are."""
+    """Show the first refusals with line and reason, and the path of the report with all of them."""
     for refusal in tally.refusals[:limit]:
         status = f" ({refusal.status})" if refusal.status else ""
         console_output.show(f"  line {refusal.number:,}{status}: {console_output.clean(refusal.detail, 300)}")
     if tally.refused > limit:
         console_output.show(f"  … {tally.refused - limit:,} more")
     if tally.refused:
-        console_output.show(f"  All of them: {report}")
+        console_output.show(f"  All refused lines: {report}")
 
 
 def _create(path: Path) -> bool:
-    """Create a file; False when it exists."""
+    """Create a file; False if it exists."""
     try:
         path.touch(exist_ok=False)
     except FileExistsError:

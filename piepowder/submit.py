@@ -1,10 +1,10 @@
 """Submission of items in batches, in the file's order, until each line has a verdict: accepted, or refused with the
 reason.
 
-Only one batch is sent at a time, so that two versions of a subject never overtake each other. After a failure that may
-pass, everything from the first line without a verdict is sent again; a line that was accepted twice is the same item,
-because its id repeats. So an interrupted submission may be repeated from its start. The journal holds the lines that
-were accepted (202).
+Only one batch is sent at a time, so that two versions of a subject never overtake each other. After a temporary
+failure, all lines from the first one without a verdict are sent again; a line that is accepted twice gives the same
+item, because its id repeats. So an interrupted submission may be repeated from its start. The journal holds the lines
+that were accepted (202).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class RegionItem(NamedTuple):
 
 
 class LineVerdict(msgspec.Struct, frozen=True):
-    """One line of intake's response to a batch; without a number, it says why the rest was not read."""
+    """One line of intake's response to a batch; without a number, it is the reason why the rest was not read."""
 
     status: int
     line: int = 0
@@ -98,7 +98,7 @@ class Submitter:
     _refused: list[Refusal] = field(default_factory=list, init=False)
 
     async def submit(self, lines: Iterable[Line | Refusal]) -> Tally:
-        """Send all lines; raises `UserError` when intake accepts none for `patience` seconds."""
+        """Send all lines; raises `UserError` when intake returns no verdict for `patience` seconds."""
         for chunk in _chunks(lines):
             self._refused = [line for line in chunk if isinstance(line, Refusal)]
             try:
@@ -131,7 +131,7 @@ class Submitter:
                 pause = delay(response, attempt)
                 if _clock.monotonic() + pause - since > self.patience:
                     raise UserError(
-                        f"intake accepted nothing for {self.patience:.0f} seconds: {why}.",
+                        f"intake returned no verdict for {self.patience:.0f} seconds: {why}.",
                         f"Lines up to {self.tally.last_line} were sent; submit the file again when intake responds.",
                     )
                 await asyncio.sleep(pause)
@@ -145,7 +145,7 @@ class Submitter:
         await self._post(lines[half:])
 
     def _record(self, lines: list[Line], response: bytes) -> tuple[int, str]:
-        """Record the verdicts up to the first failure that may pass; returns their number and that failure."""
+        """Record the verdicts up to the first temporary failure; return their number and the failure."""
         done = 0
         for text, line in zip(response.splitlines(), lines, strict=False):
             try:

@@ -1,4 +1,4 @@
-"""The timeline of a subject: everything that happened to it, from cause to effect, read from the audit log."""
+"""The timeline of a subject: its events, from cause to effect, from the audit log."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def timeline(api: Api, wanted: str, regions: Sequence[str]) -> list[Tree]:
-    """The events of a subject or an item, as a tree from cause to effect for each region that has some."""
+    """The events of a subject or an item, as a tree from cause to effect for each region with events."""
     subject = wanted
     if _UUID.fullmatch(wanted):
         try:
@@ -28,7 +28,7 @@ async def timeline(api: Api, wanted: str, regions: Sequence[str]) -> list[Tree]:
     parts = subject.split(":", 2)
     if len(parts) != 3:
         raise UserError(
-            f"{wanted!r} names no subject.", "Give an item's id, or platform:kind:id such as fair:product:p-000001."
+            f"{wanted!r} is not a subject.", "Give an item's id, or platform:kind:id such as fair:product:p-000001."
         )
     path = f"/v1/subjects/{'/'.join(quote(part, safe='') for part in parts)}/timeline"
     trees = []
@@ -43,7 +43,8 @@ async def timeline(api: Api, wanted: str, regions: Sequence[str]) -> list[Tree]:
             trees.append(_tree(f"{console_output.clean(subject)}  in {region}", events))
     if not trees:
         raise UserError(
-            f"Nothing is known about {console_output.clean(subject)}.", "Check the spelling, or try again in a moment."
+            f"There are no events about {console_output.clean(subject)}.",
+            "Check the spelling, or try again in a moment.",
         )
     return trees
 
@@ -61,7 +62,7 @@ def _tree(title: str, events: Sequence[Mapping[str, Any]]) -> Tree:
 
 
 def _complaint(notice: Mapping[str, Any], appeal: Mapping[str, Any]) -> str:
-    """A notice or an appeal in short: who sends it, about what, and the explanation."""
+    """A notice or an appeal in short: its sender, its object, and the explanation."""
     if not notice and not appeal:
         return ""
     about = f"reports {notice.get('ground')}" if notice else f"appeals against {appeal['decision']['action']}"

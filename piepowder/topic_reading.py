@@ -24,7 +24,7 @@ def new_consumer(bootstrap: str, client_id: str, *names: str) -> AIOKafkaConsume
 
 
 async def read_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[ConsumerRecord[Any, Any]]:
-    """The records up to the present end of the consumer's topics; raises `TimeoutError` when none arrives in time."""
+    """The records up to the present end of the consumer's topics; raises `TimeoutError` after `PATIENCE`."""
     ends = await consumer.end_offsets(consumer.assignment())
     while behind := [tp for tp, end in ends.items() if await consumer.position(tp) < end]:
         batches: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}

@@ -26,7 +26,7 @@ class WithdrawnItem(msgspec.Struct, frozen=True):
 
 
 async def withdraw(api: Api, item_id: str, reason: str = "") -> WithdrawnItem:
-    """Withdraw an item in all its regions and wait, within a bound, for the effect.
+    """Withdraw an item in all its regions and wait up to `_PATIENCE` seconds for the effect.
 
     Raises `UserError` when there is no such item.
     """
@@ -48,4 +48,4 @@ async def withdraw(api: Api, item_id: str, reason: str = "") -> WithdrawnItem:
 
 def _state(found: Mapping[str, Any]) -> str:
     state = str(found.get("status", "submitted"))
-    return f"{state} before the withdrawal; this stays" if state in _DECIDED else state
+    return f"{state} before the withdrawal; the decision stays" if state in _DECIDED else state

@@ -1,1 +1,1 @@
-"""The services. They never import each other: between them there are events, and REST where somebody waits."""
+"""The services. They never import each other; they communicate by events, and by REST where a caller waits."""

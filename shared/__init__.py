@@ -1,1 +1,1 @@
-"""What every service stands on: events, ids, clock, errors, settings, lifecycle, Kafka, Postgres. Knows no service."""
+"""Code for all services: events, ids, clock, settings, supervision, REST, Kafka, PostgreSQL. Imports no service."""

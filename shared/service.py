@@ -1,9 +1,9 @@
 """The common parts of every service: producers, access control, REST application, consumers, database, supervision.
 
 A service's `app.py` creates one `Service`, adds its routers, consumers and loops, and calls `run`. As an example, a
-service that adds labels to cases: it reads a topic of its region and writes another. Its `decode` raises Poison for a
-record that is not an event of the region. Its `handle` raises Transient if Kafka did not accept all events; then the
-consumer repeats the batch. `handlers.py`:
+service that adds labels to cases: it reads one topic of its region and writes to another. Its `decode` raises Poison
+for a record that is not an event of the region. Its `handle` raises Transient if Kafka did not accept all events; then
+the consumer repeats the batch. `handlers.py`:
 
     class AddLabels:
         def __init__(self, region: str, source: str, producer: Producer, clock: Clock) -> None:
@@ -81,7 +81,7 @@ MAX_DEAD_LETTER_BYTES: Final = 5 * 1024 * 1024
 
 
 class Service:
-    """A service that serves `regions`. `name` is the name of its package; `description` is that of its REST API.
+    """A service that serves `regions`. `name` is the name of its package; `description` describes its REST API.
 
     `per_region`: each region has its own processes, and events name the region in `ce_source`.
     """
@@ -112,7 +112,7 @@ class Service:
             )
             for bootstrap in {settings.kafka, *map(settings.bootstrap, self.regions)}
         }
-        """By bootstrap servers: one for each cluster of the regions, and one for the cluster of the control topic."""
+        """By bootstrap servers: one producer for each cluster of the regions and of the control topic."""
         producers = {region: self.producer(region) for region in self.regions}
         self._access_log = AccessLog(service=name, source=self.source, producers=producers, clock=self.clock)
         self._tokens = _access_tokens(settings, self.clock) if settings.oidc_issuer else None
@@ -138,7 +138,11 @@ class Service:
         missing: Callable[[], str | None] = lambda: None,
         deleted: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Follow the control topic, for the clients and for `apply`; `missing` names what is not published yet."""
+        """Follow the control topic: apply every event to the clients, then with `apply`.
+
+        `missing` describes the entities that the service needs and that are not published yet, None if there are none.
+        `deleted` is called with the name of a deleted entity.
+        """
 
         def apply_all(event: Event[Any]) -> None:
             self.authenticator.apply(event)
@@ -171,7 +175,7 @@ class Service:
     ) -> BatchConsumer[M]:
         """A consumer of the topics `reads` on a region's cluster, in the group `piepowder-<name>-<region>` by default.
 
-        `parks` is False where order does not matter: the records after a dead-lettered record of their key are handled.
+        `parks` is False if order does not matter: then the later records of a dead-lettered record's key are handled.
         """
         group = group or f"piepowder-{self.name}-{region}"
         bootstrap, producer, settings = self.settings.bootstrap(region), self.producer(region), self.settings
@@ -201,7 +205,7 @@ class Service:
     ) -> AsyncIterator[Database | None]:
         """The service's database with its schema up to date; None when `stop` is set before the server responds.
 
-        The state of the server is reported as readiness. `session` are settings of the asyncpg connections.
+        Reports the state of the server as readiness. `session` has settings of the asyncpg connections.
         """
 
         async def connect() -> Database:
@@ -221,7 +225,7 @@ class Service:
             await database.close()
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:
-        """Serve REST and run `loops` until stopped; True for a normal stop. `served` wraps the application."""
+        """Serve REST and run `loops` until stopped; True for a normal stop. `served` is a wrapper of `app`, if any."""
         common = [self._control.run, self._run_access]
         try:
             return await server.serve(served or self.app, self.settings, [*common, *loops], self.readiness)
@@ -241,7 +245,7 @@ class Service:
 
 
 def _access_tokens(settings: CommonSettings, clock: Clock) -> "AccessTokens":
-    from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB, only with an issuer
+    from shared.auth.oidc import AccessTokens  # noqa: PLC0415 - cryptography needs 15 MB: load it only with an issuer
 
     audience, claim = settings.oidc_audience, settings.oidc_regions_claim
     return AccessTokens(settings.oidc_issuer, audience, regions_claim=claim, clock=clock)

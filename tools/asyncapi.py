@@ -31,7 +31,7 @@ class Channel(NamedTuple):
     """A topic (`{region}` stands for each region).
 
     Its messages are the event types of the module with the same name; or `message`, which is not an event. The list of
-    services names its writers and readers; `other_readers` are outside of the project.
+    services names its writers and readers; `other_readers` are not services of this project.
     """
 
     name: str
@@ -93,7 +93,7 @@ CHANNELS: Final = (
         "deadletters",
         topics.deadletters("{region}"),
         "Records that could not be handled, whole, with the reason in `dl_*` headers; and receipts of replayed records."
-        " A receipt closes the letter of the same group and place.",
+        " A receipt closes the dead letter of the same group and place.",
         "deadletter",
     ),
     Channel(
@@ -166,7 +166,7 @@ def render() -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - no aliases at all
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - never writes aliases
         return True
 
 
@@ -237,8 +237,8 @@ def _headers() -> Json:
             "ce_subject": {**text, "description": "`<platform>:<kind>:<the platform's id>`; equals the record's key."},
             "ce_dataschema": text,
             "ce_region": {**text, "description": f"The region that owns the event; `{GLOBAL}` for no region."},
-            "ce_correlationid": {**uuid, "description": "The first event of the item or notice."},
-            "ce_causationid": {**uuid, "description": "The event that caused this event."},
+            "ce_correlationid": {**uuid, "description": "The id of the first event of the item, notice or request."},
+            "ce_causationid": {**uuid, "description": "The id of the event that caused this event."},
             "traceparent": {"type": "string", "description": "W3C Trace Context."},
         },
     }
@@ -250,7 +250,7 @@ def _dead_letter() -> Json:
         "title": "Dead letter",
         "summary": "A record that could not be handled: its key, value and headers, and the reason.",
         "headers": {"$ref": "#/components/schemas/DeadLetterHeaders"},
-        "payload": {"description": "The original value, of any form."},
+        "payload": {"description": "The original value, in any format."},
     }
 
 
@@ -264,7 +264,7 @@ def _dead_letter_headers() -> Json:
         "dl_time": "The time when the record was dead-lettered.",
     }
     optional = {
-        "dl_parked": "The offset since which the record's key is parked; missing if it is dead-lettered alone.",
+        "dl_parked": "The offset from which the record's key is parked; missing if it is dead-lettered alone.",
         "dl_met": "The offset of the replayed copy, for a record that was replayed and dead-lettered again.",
         "dl_returned": "Marks a receipt, which has no value: the offset of the replayed copy.",
         "dl_unread": "The Kafka client cannot read the record: only its own topic has its content.",

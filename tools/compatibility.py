@@ -19,7 +19,7 @@ _ANNOTATIONS: Final = frozenset({"title", "description", "examples", "default"})
 
 
 def snapshot() -> Json:
-    """The present contract: the struct of each event type, and the schema of each struct."""
+    """The current contract: the struct of each event type, and the schema of each struct."""
     return {"events": {name: kind.__name__ for name, kind in events.TYPES.items()}, "structs": schemas()}
 
 

@@ -1,7 +1,7 @@
 """The first steps of a system in containers: `python -m deploy.docker.jobs keys|control`, jobs of docker-compose.yml.
 
 Both may run at every start: an existing key stays valid, and the sample does not replace published rules. `control`
-waits for the router within a bound, because Compose does not repeat a job.
+waits for the router for a limited time, because Compose does not repeat a job.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Run one job; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.docker.jobs", description=__doc__)
     jobs = parser.add_subparsers(dest="job", required=True)
-    keys = jobs.add_parser("keys", help="create an API key, once, and one for intake's own calls")
+    keys = jobs.add_parser("keys", help="create an API key, and a key for intake's own calls, unless they exist")
     keys.add_argument("key_file", type=Path)
     keys.add_argument("clients_file", type=Path)
     keys.add_argument("intakes_key_file", type=Path)

@@ -20,7 +20,7 @@ def main() -> None:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # SIGINT too: a shell ignores it for a process that it starts in the background.
+    # SIGINT too: a process that a shell starts in the background ignores it by default.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:

@@ -1,5 +1,5 @@
-"""The account of a deployment (`piepowder account`): reads the journals, the topics and the audit logs, and shows
-it."""
+"""The account of a deployment (`piepowder account`): compares the journals, the topics and the audit logs, and
+shows the result."""
 
 import itertools
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ async def audit_counts_of(api: Api, regions: Sequence[str]) -> dict[str, AuditCo
 
 
 def show_account(result: Account) -> None:
-    """Show the account, after everything that breaks it."""
+    """Show the missing items, the doubles and the gaps; then the account in one line."""
     for item, reason in itertools.islice(result.missing.items(), _SHOWN):
         console_output.show(f"  missing: item {item.item_id} in {item.region}: {reason}", "red")
     for sentence in (*result.doubles[:_SHOWN], *result.gaps):

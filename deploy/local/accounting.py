@@ -101,12 +101,12 @@ class Account(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether every item is accounted for: none missing, none doubled, every event in the audit log."""
+        """True if every item is accounted for: none missing, no doubles, every event once in the audit log."""
         return not (self.missing or self.doubles or self.gaps)
 
     @property
     def settled(self) -> bool:
-        """Whether all events have arrived everywhere."""
+        """True if all events have arrived in the topics and the audit logs."""
         return not (self.missing or self.gaps)
 
     def proof(self) -> str:

@@ -1,8 +1,8 @@
 """The last step of a child before its program: `child_exec.py PARENT SIGNAL IDENTITY PROGRAM ...`, run by file name.
-It asks the kernel to send SIGNAL when the parent ends in any way, and takes the identity under which the program
-runs: `same`; `userns`, an ordinary user of a new user namespace, where root's files stay root's; or, without user
-namespaces, `nobody` with the one capability to pass root's folders. It is a separate program, not a `preexec_fn`,
-because code between fork and exec of a process with threads can deadlock."""
+It asks the kernel to send SIGNAL when the parent ends in any way, and sets the identity of the program: `same`;
+`userns`, an ordinary user of a new user namespace, which is root outside of it, so that root owns the files; or,
+without user namespaces, `nobody` with the single capability to access root's folders. It is a separate program, not a
+`preexec_fn`, because code between fork and exec of a process with threads can deadlock."""
 
 import ctypes
 import os
@@ -61,11 +61,11 @@ def main() -> None:
             _enter_user_namespace()
         elif identity == "nobody":
             _become_nobody()
-        # After the change of identity, which clears it.
+        # After the change of identity, which clears this setting.
         _call("prctl", PR_SET_PDEATHSIG, int(signal), 0, 0, 0)
         if os.getppid() != int(parent):
             sys.exit(0)
-        os.execvp(program[0], program)  # noqa: S606 - a shell would be in the way
+        os.execvp(program[0], program)  # noqa: S606 - without a shell between parent and program
     except OSError as error:
         sys.exit(f"cannot start {program[0]}: {error.strerror}")
 

@@ -17,7 +17,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 def refuse_second_system(bootstrap: str, regions: Sequence[str], *, report: Callable[[str], None]) -> None:
-    """Return when no consumer group of these regions has a member; raises `UserError` when one stays for too long."""
+    """Return when no consumer group of these regions has a member; raises `UserError` if one remains."""
     deadline, reported = time.monotonic() + _SESSION_SECONDS, False
     while (members := asyncio.run(_members(bootstrap, regions))) and time.monotonic() < deadline:
         if not reported:

@@ -1,8 +1,8 @@
 """Kafka's jars. Each is downloaded from the Maven repository by its coordinates, and used only if its SHA-256 is the
-committed one, which every start checks (43 MB, under 0.1 s). They are in the user's cache, so that a second clone
-starts fast; a jar is added whole or not at all, and a broken one is downloaded again. `python -m deploy.local.jars
---write` writes the list. It resolves Kafka and the logging binding separately: together, log4j's bill of materials
-would force an older kafka-clients on the broker."""
+committed one, which every start checks (43 MB, under 0.1 s). They are stored in the user's cache, so that a second
+clone starts fast; a jar is added whole or not at all, and a broken one is downloaded again. `python -m
+deploy.local.jars --write` writes the list. It resolves Kafka and the logging binding separately: together, log4j's bill
+of materials would force an older kafka-clients on the broker."""
 
 import argparse
 import hashlib
@@ -35,7 +35,7 @@ def user_cache() -> Path:
 
 
 def read_list(path: Path = LIST) -> dict[PurePosixPath, str]:
-    """Path in a Maven repository (`group/artifact/version/file.jar`) to SHA-256; lines as of `sha256sum`."""
+    """Path in a Maven repository (`group/artifact/version/file.jar`) to SHA-256; lines in the format of `sha256sum`."""
     lines = (line.split() for line in path.read_text(encoding="ascii").splitlines() if line.strip())
     return {PurePosixPath(name): digest for digest, name in lines}
 
@@ -115,8 +115,8 @@ def _fetch_one(
 def fetch_with_jgo(path: PurePosixPath, repository: Path) -> Path:
     """Download one jar of the Maven repository into `repository`. Raises `UserError` when that fails."""
     try:
-        import requests  # noqa: PLC0415 - of an extra
-        from jgo.maven import MavenContext  # noqa: PLC0415 - of an extra
+        import requests  # noqa: PLC0415 - from an extra
+        from jgo.maven import MavenContext  # noqa: PLC0415 - from an extra
     except ImportError as error:
         raise UserError("The package jgo is not installed here.", "Install the extra `local`.") from error
 
@@ -134,7 +134,7 @@ def fetch_with_jgo(path: PurePosixPath, repository: Path) -> Path:
 
 def resolve() -> list[PurePosixPath]:
     """The jars that Kafka and a logging binding need, by their paths in a Maven repository."""
-    from jgo.maven import MavenContext  # noqa: PLC0415 - of an extra
+    from jgo.maven import MavenContext  # noqa: PLC0415 - from an extra
 
     paths: set[PurePosixPath] = set()
     with tempfile.TemporaryDirectory() as repository:

@@ -1,5 +1,5 @@
-"""The Java that runs Kafka: the one that PIEPOWDER_JAVA names, else the runtime in a Python package, else an
-installed one of a sufficient version. Nothing is installed here."""
+"""The Java that runs Kafka: the program in PIEPOWDER_JAVA, else the runtime in a Python package, else an installed
+Java; version 17 or later. This module installs nothing."""
 
 import contextlib
 import importlib
@@ -16,7 +16,7 @@ OLDEST = 17
 
 
 def find_java() -> Path:
-    """The `java` to run. Raises `UserError` when there is none of version 17 or later."""
+    """The `java` to run. Raises `UserError` if there is no Java 17 or later."""
     if named := os.environ.get("PIEPOWDER_JAVA"):
         version = java_version(Path(named))
         if version is None or version < OLDEST:

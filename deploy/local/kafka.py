@@ -1,7 +1,7 @@
 """Apache Kafka on this machine: one node that is broker and controller, or three. The next start finds the
-acknowledged records, also after SIGKILL. A mistyped name never creates a topic. With three nodes every topic has
-three replicas, two of which must have a record; the timeouts are short, so that a killed leader delays producers by
-seconds, not by half a minute."""
+acknowledged records, also after SIGKILL. A mistyped name never creates a topic. With three nodes, every topic has
+three replicas, and two of them must store a record; the timeouts are short, so that a killed leader delays producers
+by seconds, not by half a minute."""
 
 import base64
 import os
@@ -30,7 +30,7 @@ _SETTINGS = {
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    # A killed broker may join again after its old session, which takes 9 seconds by default.
+    # A killed broker may join again when its old session expires, by default after 9 seconds.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "auto.create.topics.enable": "false",
@@ -75,7 +75,7 @@ class _Cluster(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class KafkaNode:
-    """One broker and controller. Fault tests control it alone."""
+    """A node: broker and controller. Fault tests control each node separately."""
 
     number: int
     child: Child
@@ -84,7 +84,7 @@ class KafkaNode:
     cancelled: threading.Event
 
     def start(self) -> None:
-        """Start it (again) and wait until it accepts work. Raises `UserError` when it does not."""
+        """Start it (again) and wait until it accepts work. Raises `UserError` if it does not."""
         self.child.start()
         self.wait_for([self.number])
 

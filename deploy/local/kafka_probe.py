@@ -1,5 +1,5 @@
-"""A probe of a Kafka broker on a plain socket: which brokers accept work? A broker responds only after it has joined
-its cluster, which an open port does not show. Metadata request, version 1 (https://kafka.apache.org/protocol)."""
+"""A probe of a Kafka broker on a plain socket, for the brokers that accept work. A broker responds only after it has
+joined its cluster, which an open port does not show. Metadata request, version 1: https://kafka.apache.org/protocol."""
 
 import io
 import os

@@ -21,7 +21,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int, *, preferred: Collection[int] = ()) -> list[int]:
-    """`count` free ports: the preferred ones, in their order, when there are that many and all are free."""
+    """`count` free ports: the preferred ones, in their order, if their number is `count` and all are free."""
     if len(preferred) == count and all(is_free(port) for port in preferred):
         return list(preferred)
     found: list[int] = []

@@ -157,7 +157,7 @@ class LocalPostgres(LocalServer):
 
 
 def responds(url: str, *, timeout: float = 2.0) -> bool:
-    """Whether the server at `url` responds to a query."""
+    """True if the server at `url` responds to a query."""
 
     async def ask() -> bool:
         try:

@@ -1,7 +1,7 @@
 """Child processes that end with their parent and are never confused with other processes. On Linux the kernel ends a
 child when its parent ends, even by SIGKILL; because the kernel watches the *thread* that forked, one thread that
-lives as long as the process forks all children. A pid file has the process id with the start time: so a later start
-recognizes a child that was left over and ends it, but never another process with the same id."""
+lives as long as the process forks all children. A pid file has the process id and the start time, so a later start
+recognizes a left-over child and ends it, but never another process with the same id."""
 
 import json
 import os
@@ -71,7 +71,7 @@ class Child:
         return self.log.with_suffix(".pid")
 
     def start(self) -> None:
-        """Start it, after ending what an earlier parent left over. Raises `UserError` when that cannot be done."""
+        """Start it, after ending a left-over child of an earlier parent. Raises `UserError` for a file error."""
         if self.alive:
             return
         with file_errors(self.log.parent):
@@ -112,12 +112,12 @@ class Child:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without being stopped here."""
+        """True if it ended without being stopped here."""
         return self._process is not None and not self._ended_by_us and self._process.poll() is not None
 
     @property
     def end(self) -> str:
-        """How it ended, as text."""
+        """A text about its end: the exit code or the signal."""
         code = self.returncode
         if code is None or code >= 0:
             return f"ended with code {code}"
@@ -142,8 +142,8 @@ class Child:
 
     @property
     def _has_children(self) -> bool:
-        """Whether a stopped child's own children still run. The child ran until it was stopped here, so its id belongs
-        to its process group while a member runs."""
+        """True if a stopped child's own children still run. The child ran until it was stopped here, so its id belongs
+        to its process group as long as a member runs."""
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: from macOS, for an ended group
             if self._process is not None and self._ended_by_us:
                 os.killpg(self._process.pid, 0)
@@ -207,7 +207,7 @@ class Child:
             self._log_start = 0
 
     def logged(self, pattern: str) -> bool:
-        """Whether the end of this run's log has a match of a regular expression."""
+        """True if one of the last 500 lines of this run's log has a match of a regular expression."""
         return any(re.search(pattern, line) for line in self.tail(500))
 
     def end_left_over(self) -> None:
@@ -229,7 +229,7 @@ class Child:
         self.pid_file.unlink(missing_ok=True)
 
     def failure(self, what: str, what_to_do: str = "") -> UserError:
-        """The error to raise after its end or silence: the log's reason if there is one, else its last messages."""
+        """The error to raise if it ended or does not respond: a full disk, else `what` with its last messages."""
         folder = self.log.parent
         full = self.logged("No space left on device|Check free disk space")
         if full or shutil.disk_usage(folder).free < _FULL:
@@ -257,7 +257,7 @@ def stop_all(children: Iterable[Child], timeout: float = 10.0) -> None:
 
 
 class Startable(ABC):
-    """A start and a stop, for a `with` block."""
+    """An object that a `with` block starts and stops."""
 
     @abstractmethod
     def start(self) -> object: ...

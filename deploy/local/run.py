@@ -72,8 +72,8 @@ def write_sample(folder: Path, count: int, seed: int) -> str:
 
 
 def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
-    """Start all, do the job and show the result; with `stay`, keep running until interrupted. Returns whether the
-    account holds. Raises `UserError` when a process does not start, or ends for good."""
+    """Start all, do the job and show the result; with `stay`, keep running until interrupted. Returns True if
+    the account holds. Raises `UserError` when a process does not start, or ends for good."""
     if job.file is not None and job.file != "-":
         source = listings.ItemFile(job.file)
         listings.read(source, job.options)
@@ -102,7 +102,7 @@ def _show_next_steps(running: RunningSystem, folder: Path) -> None:
 
 
 async def main_job(running: RunningSystem, job: Job) -> JobResult:
-    """Submit, review, wait for all outcomes, account. Raises `UserError` when a process ends for good."""
+    """Submit, review, wait for all outcomes, compare them. Raises `UserError` when a process ends for good."""
     name = write_sample(job.folder, job.count, job.seed) if job.file is None else job.file
     async with Api(read_local(job.folder)) as api:
         work = asyncio.ensure_future(_Work(api, name, job).run())
@@ -208,7 +208,7 @@ class _Work:
             console_output.show(f"Withdrew item {item_id}: {states}")
 
     async def _wait_settled(self, tally: Tally) -> Account:
-        """The account, as soon as the audit logs have all events of the topics; after a bound, as it is then."""
+        """The account when the audit logs have all events of the topics, or after a time limit."""
         deadline = _clock.monotonic() + _SETTLE_SECONDS
         while True:
             counts = await audit_counts_of(self._api, self._regions)
@@ -261,7 +261,7 @@ async def show(result: JobResult, api: Api) -> None:
 
 
 def _example_subject(account: Account, journal: Path) -> str | None:
-    """A subject to show: one that people decided, in several regions if possible; else the first."""
+    """A subject to show: decided by people, in several regions if possible; else the first one."""
     found: dict[int, str] = {}
     for entry in read_journal(journal):
         rank = len(entry.regions) if account.by_people.issuperset(entry.items()) else 0

@@ -2,7 +2,7 @@
 
 A seed gives the same lines, byte for byte, on every machine, and a longer sample starts with the shorter one. It
 contains violations, near misses that only a person can recognize, repeats, newer versions, older versions that arrive
-late, and invalid lines. The truth is kept beside the lines; the posted lines do not contain it.
+late, and invalid lines. The truth is stored beside the lines; the posted lines do not contain it.
 """
 
 import random
@@ -25,7 +25,7 @@ _TEXT_LIMIT: Final = 2 * 2**20
 
 class SampleLine(NamedTuple):
     """One line of the sample. `action` is the right decision (`approve`, `reject`), or `refused` for an invalid line;
-    `why` names the planted fault, and is empty for an ordinary line."""
+    `why` names the planted fault or other reason, and is empty for an ordinary line."""
 
     body: bytes
     key: str
@@ -34,7 +34,7 @@ class SampleLine(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """A planted fault: `texts` by language (else English), upstream `scores`, and its `share` of new items."""
+    """A planted fault or near miss: `texts` by language (else English), `scores`, and its `share` of new items."""
 
     why: str
     action: str
@@ -67,7 +67,7 @@ def make(count: int, seed: int = 1) -> Iterator[SampleLine]:
 
 
 def truth(lines: Iterator[SampleLine]) -> dict[str, str]:
-    """The right decision on each valid item: its key (subject, `@`, version or nothing) → action."""
+    """The right decision on each valid item, by its key: `<subject>@<version>`, or `<subject>@` without a version."""
     return {line.key: line.action for line in lines if line.action != "refused"}
 
 
@@ -124,7 +124,7 @@ class _Maker:
         return self._versions.get(item["id"], (0, 0))[0]
 
     def _newer(self, item: dict[str, Any], planted: SampleLine) -> SampleLine:
-        """A newer version of an item: a higher number, or, without one, just a later line."""
+        """A newer version of an item: a higher number or, for an item without a number, only a later line."""
         version = {"version": self._versions[item["id"]][1] + 1} if item["id"] in self._versions else {}
         return self._post(self._changed(item) | version, planted.action, planted.why or "newer version")
 

@@ -1,6 +1,6 @@
 """Kafka and PostgreSQL together: started at the same time, stopped within a bound after any failure, with a lock
 against a second start in the same folder. PIEPOWDER_KAFKA and PIEPOWDER_DATABASE_URL name servers that run already;
-then it only checks that they respond."""
+the stack only checks that they respond."""
 
 import os
 import queue
@@ -62,7 +62,7 @@ class LocalStack(Startable):
             raise
 
     def stop(self) -> None:
-        """Stop the started servers, also during a start, within some 30 seconds."""
+        """Stop the started servers, also during a start, within about 30 seconds."""
         for server in self._servers():
             server.cancel()
         stop_all(self.children(), _STOP_SECONDS)

@@ -1,8 +1,8 @@
 """The whole system on this machine: every service of `deploy/services.py` as a child process, on a stack's servers.
 
-A service that ends is started again after a growing pause; one that ends again and again is given up and shown with its
-last log lines. The system writes its profile, `profile.json`, with its own process id and start time, so that another
-command never mistakes a dead system for a running one. It starts services by name and imports none.
+A service that ends is started again after a growing pause; a service that ends repeatedly is given up and shown with
+its last log lines. The system writes its profile, `profile.json`, with its own process id and start time, so that
+another command never mistakes a dead system for a running one. It starts services by name and imports none.
 """
 
 import asyncio
@@ -213,11 +213,11 @@ class System(Startable):
         for _, group in groupby(self.services.values(), key=lambda service: service.spec.service.name):
             children = [service.child for service in group]
             stop_all(children, max(1.0, min(_DRAIN_SECONDS + 4.0, deadline - _clock.monotonic())))
-        if self._written:  # only this system's own: another one may run in the folder
+        if self._written:  # only its own profile: another system may run in the folder
             (self.folder / FILE_NAME).unlink(missing_ok=True)
 
     def url(self, service: str, region: str | None = None) -> str:
-        """The base URL of a service; of a regional one, in a region."""
+        """The base URL of a service; a regional service needs `region`."""
         return self.services[service if region is None else f"{service}-{region}"].url
 
     def key(self) -> str:
@@ -277,7 +277,7 @@ class System(Startable):
         try:
             old = msgspec.json.decode(note.read_bytes(), type=dict[str, int]) if note.exists() else {}
         except msgspec.DecodeError:
-            old = {}  # a note for convenience: other ports do as well
+            old = {}  # the file only keeps the ports the same; other ports work too
         kept = {name: old[name] for name in names if name in old and is_free(old[name])}
         new = iter(free_ports(len(names)))
         ports = {name: kept[name] if name in kept else next(new) for name in names}

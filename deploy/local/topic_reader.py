@@ -20,7 +20,7 @@ _NOT_ACCOUNTED: Final = (topics.access, topics.parked)
 
 
 class TopicReader:
-    """Fills a ledger from the topics of some regions; each `catch_up` continues where the one before ended."""
+    """Fills a ledger from the topics of some regions; each `catch_up` continues after the previous one."""
 
     def __init__(self, bootstrap: str, regions: Sequence[str], ledger: Ledger) -> None:
         self.ledger = ledger

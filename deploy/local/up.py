@@ -1,7 +1,7 @@
 """Runs the whole system while a command needs it, and stops it in every case.
 
-The first interruption stops everything in order; later ones are ignored until the children have ended, which has a
-bound (and they end with their parent in any case).
+The first interruption stops everything in order; later ones are ignored until the children have ended, within a
+limited time (and they end with their parent in any case).
 """
 
 import signal
@@ -88,7 +88,7 @@ class RunningSystem:
 
 
 def advice(arguments: str, folder: Path) -> str:
-    """A command to run beside the system in `folder`."""
+    """A command line to run in another terminal, for the system in `folder`."""
     option = "" if folder == Path(".piepowder") else f" --folder {folder}"
     return console_output.relative(command(f"{arguments}{option}"))
 

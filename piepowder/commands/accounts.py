@@ -1,4 +1,4 @@
-"""The account."""
+"""The command `account`."""
 
 from pathlib import Path
 from typing import Annotated

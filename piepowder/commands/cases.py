@@ -1,4 +1,4 @@
-"""Cases: review them."""
+"""The command `review`."""
 
 from functools import partial
 from typing import Annotated
@@ -18,18 +18,19 @@ def review_cases(
     connection: Connection,
     *,
     region: Annotated[
-        str | None, typer.Option(help="The cases' region; by default the first, with --simulate all")
+        str | None, typer.Option(help="Region of the cases; by default the first, with --simulate all")
     ] = None,
-    queue: Annotated[list[str], typer.Option(help="Only from this queue; may be repeated")] = options.NONE,
+    queue: Annotated[list[str], typer.Option(help="Claim only from this queue; may be repeated")] = options.NONE,
     reviewer: Annotated[str, typer.Option(help="Your name in the decisions")] = "me",
     team: Annotated[str, typer.Option(help="Your team")] = "in_house",
     simulate: Annotated[
-        int, typer.Option(min=0, max=100, help="This many simulated reviewers in each region instead of you")
+        int,
+        typer.Option(min=0, max=100, help="Number of simulated reviewers in each region, who review instead of you"),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of the simulated reviewers")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated reviewers")] = 1,
     for_: Annotated[
         float | None,
-        typer.Option("--for", min=0, help="Seconds; by default simulated reviewers stop when no case waits"),
+        typer.Option("--for", min=0, help="Seconds of the simulation; by default until no case waits"),
     ] = None,
 ) -> None:
     """Claim and decide cases: by hand, with one letter and Enter per case, or simulated."""

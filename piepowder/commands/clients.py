@@ -26,7 +26,7 @@ app = options.new_app("clients", "API clients: their keys, scopes, regions, plat
 
 
 def moment(text: str) -> str:
-    """A time as RFC 3339 from `90d`, `12h` or `30m` from now, or from RFC 3339; raises ValueError for another text."""
+    """A time as RFC 3339, from a span after now (`90d`, `12h`, `30m`) or from RFC 3339. Raises ValueError."""
     span = _SPAN.fullmatch(text)
     if span is not None:
         return to_text(_clock.now() + timedelta(**{_UNITS[span[2]]: int(span[1])}))
@@ -48,7 +48,7 @@ def _moment(text: str | None) -> str | None:
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that `clients list` shows")]
 ExpiresIn = Annotated[
     str | None,
-    typer.Option("--expires", callback=_moment, help="When the key ends: 90d, 12h, or RFC 3339; by default never"),
+    typer.Option("--expires", callback=_moment, help="Expiry of the key: 90d, 12h, or RFC 3339; by default never"),
 ]
 
 
@@ -58,7 +58,7 @@ def list_clients(
     connection: Connection,
     state: Annotated[str | None, typer.Option(help="active or disabled; by default both")] = None,
 ) -> None:
-    """List the clients, their live keys, and when these were last used."""
+    """List the clients, their live keys, and the last use of a key."""
     params: dict[str, str | int] = {"limit": 200} | ({} if state is None else {"state": state})
     found = connection.run(lambda api: api.get_all("intake", "/v1/clients", "clients", **params))
     console_output.console.print(_table(found))
@@ -82,21 +82,21 @@ def create(
     platform: Annotated[
         list[str],
         typer.Option(
-            help="A platform of items, notices and appeals; '*' is every platform, and scopes for other things need it;"
+            help="A platform of items, notices and appeals; '*' is every platform, which all other scopes require;"
             " may be repeated"
         ),
     ],
-    description: Annotated[str, typer.Option(help="A text for people")] = "",
+    description: Annotated[str, typer.Option(help="A description for people")] = "",
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Calls a second, on average; by default no limit")
     ] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Calls at once; by default twice the rate")] = None,
-    items: Annotated[float, typer.Option(min=0, help="Items a second, on average; 0: no limit of their own")] = 0.0,
+    items: Annotated[float, typer.Option(min=0, help="Items a second, on average; 0: no separate limit")] = 0.0,
     expires: ExpiresIn = None,
 ) -> None:
     """Create a client and its first key, which is shown only now."""
     if rate is None and (burst is not None or items):
-        raise typer.BadParameter("--burst and --items go with --rate")
+        raise typer.BadParameter("--burst and --items require --rate")
     limit = None
     if rate is not None:
         limit = {"requests_per_second": rate, "burst": burst or max(1, round(2 * rate)), "items_per_second": items}
@@ -128,7 +128,7 @@ def rotate(
         typer.Option(callback=_moment, help="How long the other key stays valid: 7d; by default until it is revoked"),
     ] = None,
 ) -> None:
-    """Create a client's next key, which is shown only now, beside its present one."""
+    """Create another key of a client, which is shown only now; the present key stays valid."""
     _show_key(connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old)))
 
 
@@ -152,7 +152,7 @@ def revoke(
 @app.command()
 @grouped
 def disable(connection: Connection, name: Name) -> None:
-    """Refuse all of a client's keys until it is enabled again."""
+    """Reject all keys of a client until it is enabled again."""
     _show_changed(connection, name, "PATCH", json={"state": "disabled"})
 
 

@@ -39,6 +39,6 @@ def publish(
 @app.command()
 @grouped
 def show(connection: Connection) -> None:
-    """Show what is in force, as YAML."""
+    """Show the operating model and the policy set in force, as YAML."""
     found = connection.run(lambda api: api.get("router", "/v1/control"))
     console_output.show(msgspec.yaml.encode(found).decode().rstrip())

@@ -1,4 +1,4 @@
-"""Dead letters: show and replay them."""
+"""The command `replay`, for dead letters."""
 
 import asyncio
 from typing import Annotated
@@ -35,7 +35,7 @@ def replay(
     if sum([key is not None, reason is not None, all_]) > 1:
         raise typer.BadParameter("name one of --key, --reason and --all")
     if kafka is not None and region is None:
-        raise typer.BadParameter("expected with --kafka: the region of the topics to read", param_hint="--region")
+        raise typer.BadParameter("required with --kafka: the region of the topics to read", param_hint="--region")
     regions = connection.profile.chosen(region) if kafka is None else options.region_ids(region or "")
     bootstrap = kafka or connection.profile.bootstrap()
     selection = ReplayFilter(group, key, reason)

@@ -17,7 +17,7 @@ app = options.new_app()
 @app.command()
 @grouped
 def status(connection: Connection) -> None:
-    """Show which services are ready, what waits, and what was decided."""
+    """Show the readiness of the services, the open cases, the decisions and the items."""
     parts, ready = connection.run(deployment_status.status)
     for part in parts:
         console_output.console.print(part)
@@ -47,7 +47,9 @@ def topics(
     connection: Connection,
     kafka: options.Kafka = None,
     regions: Annotated[str | None, typer.Option(help="Comma-separated; by default those of the profile")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; status 1 if something differs")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit status 1 if a topic is missing or differs")
+    ] = False,
 ) -> None:
     """Create missing topics of the regions; show differences from deploy/kafka/topics.yaml."""
     names = connection.profile.chosen(None) if regions is None else options.region_ids(regions)

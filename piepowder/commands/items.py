@@ -1,4 +1,4 @@
-"""Items: submit a file of them, withdraw one, show the timeline of a subject."""
+"""Items: submit a file, withdraw an item, show the timeline of a subject."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def submit(
         Path | None,
         typer.Option(callback=options.new_file, help="A file for accepted lines (NDJSON); by default in the folder"),
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Refusals to show, at most")] = 20,
+    show: Annotated[int, typer.Option(min=0, help="Maximum refused lines to show")] = 20,
 ) -> None:
     """Submit a file to intake; show accepted and refused lines, with line numbers and reasons."""
     tally, files = connection.run(

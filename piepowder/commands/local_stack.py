@@ -39,12 +39,14 @@ def run_job(
         str | None, typer.Option(callback=options.existing_file, help="Your own CSV or NDJSON; by default a sample")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=5_000_000, help="Lines of the sample")] = 5000,
-    seed: Annotated[int, typer.Option(help="Of the sample and the simulated reviewers")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and the simulated reviewers")] = 1,
     reviewers: Annotated[int, typer.Option(min=0, max=100, help="Simulated reviewers in each region")] = 4,
-    leave: Annotated[int, typer.Option(min=0, help="About how many cases of each region they leave for you")] = 5,
-    review_seconds: Annotated[float, typer.Option(min=0, help="How long they work, at most")] = 60.0,
+    leave: Annotated[
+        int, typer.Option(min=0, help="Approximate number of cases in each region that they leave for you")
+    ] = 5,
+    review_seconds: Annotated[float, typer.Option(min=0, help="Maximum seconds of their work")] = 60.0,
     exit_: Annotated[
-        bool, typer.Option("--exit", help="Stop after the summary; status 0 if all is accounted for")
+        bool, typer.Option("--exit", help="Stop after the summary; exit status 0 if every item is accounted for")
     ] = False,
 ) -> None:
     """Run the main job: start all, submit, review, account; then stay up until Ctrl-C."""

@@ -43,7 +43,9 @@ LocalFolder = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="The API key to use instead of the profile's (PIEPOWDER_KEY_FILE)"),
+    typer.Option(
+        exists=True, dir_okay=False, help="File of the API key to use instead of the profile's (PIEPOWDER_KEY_FILE)"
+    ),
 ]
 
 
@@ -153,10 +155,10 @@ def _file_options(
     ] = None,
     kind: Annotated[str, typer.Option(help="product, seller or content")] = "product",
     market: Annotated[list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated")] = US,
-    currency: Annotated[str, typer.Option(callback=_currency, help="The currency of prices without one")] = "USD",
+    currency: Annotated[str, typer.Option(callback=_currency, help="The currency of prices that name none")] = "USD",
     language: Annotated[str | None, typer.Option(help="The items' language (BCP 47)")] = None,
     delimiter: Annotated[
-        str | None, typer.Option(callback=_delimiter, help="Between the cells; detected by default")
+        str | None, typer.Option(callback=_delimiter, help="Delimiter of the cells; detected by default")
     ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="csv or ndjson; detected by default")] = None,
     lenient: Annotated[

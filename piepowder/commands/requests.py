@@ -39,9 +39,9 @@ Kind = Annotated[
 File = Annotated[
     Path | None, typer.Option("--file", exists=True, dir_okay=False, help="YAML: the fields, as in POST /v1/requests")
 ]
-Regions = Annotated[list[str], typer.Option("--region", help="A region that it concerns; may be repeated")]
-Title = Annotated[str | None, typer.Option(help="One line")]
-Sponsor = Annotated[str | None, typer.Option(help="The person who is responsible for it")]
+Regions = Annotated[list[str], typer.Option("--region", help="A region of the request; may be repeated")]
+Title = Annotated[str | None, typer.Option(help="The title, one line")]
+Sponsor = Annotated[str | None, typer.Option(help="The responsible person")]
 Policies = Annotated[
     Path | None, typer.Option("--policies", exists=True, dir_okay=False, help="YAML: the proposed policy set")
 ]
@@ -81,7 +81,7 @@ def new(
     rationale: Annotated[str | None, typer.Option(help="The reason")] = None,
     policies: Policies = None,
     operating_model: OperatingModel = None,
-    key: Annotated[str | None, typer.Option(help="An idempotency key: repeating the command creates no second")] = None,
+    key: Annotated[str | None, typer.Option(help="An idempotency key: a repeated command creates nothing")] = None,
 ) -> None:
     """Create a business request as a draft; its change is checked."""
     body = _body(
@@ -128,7 +128,7 @@ def list_requests(
     *,
     state: Annotated[str | None, typer.Option(help="draft, submitted, approved ...")] = None,
     kind: Kind = None,
-    region: Annotated[str | None, typer.Option(help="Only requests that concern this region")] = None,
+    region: Annotated[str | None, typer.Option(help="Only requests of this region")] = None,
     sponsor: Sponsor = None,
 ) -> None:
     """List the newest business requests."""
@@ -157,7 +157,9 @@ def comment(connection: Connection, request: RequestId, text: Annotated[str, typ
 def _action(name: str) -> Callable[..., None]:
     @grouped
     def act(
-        connection: Connection, request: RequestId, reason: Annotated[str, typer.Option(help="Stored with it")] = ""
+        connection: Connection,
+        request: RequestId,
+        reason: Annotated[str, typer.Option(help="Stored with the step")] = "",
     ) -> None:
         body = {"reason": reason} if reason else {}
         _show_outcome(connection.run(lambda api: api.post("intake", f"{_path(request)}/{name}", body)))
@@ -240,5 +242,5 @@ def _path(request_id: str) -> str:
 
 
 def _key(body: Mapping[str, Any]) -> str:
-    """An idempotency key for this body at this time; a repeated call keeps it."""
+    """A new idempotency key for one command; the retries of its call use the same key."""
     return ids.derive("command", msgspec.json.encode(body).decode(), to_text(_clock.now()))

@@ -1,4 +1,4 @@
-"""The sample."""
+"""The command `sample`."""
 
 import sys
 from typing import Annotated
@@ -16,6 +16,6 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="Lines")] = 5000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same lines")] = 1,
 ) -> None:
-    """Write the sample's lines to standard output (NDJSON)."""
+    """Write a sample of items to standard output (NDJSON)."""
     for line in generator.make(count, seed):
         sys.stdout.buffer.write(line.body + b"\n")

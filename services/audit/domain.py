@@ -1,8 +1,8 @@
-"""The audit's pure rules: which records are logged, and in which order a timeline shows them.
+"""The audit's pure rules: the records to log, and the order of a timeline.
 
-A valid event is logged whatever its type, known or unknown. A dead letter is logged whatever its content, because the
-log must show that the record was dead-lettered, and why. A timeline is ordered by time, but an effect never precedes
-its cause: clocks of different machines disagree, causes do not.
+A valid event is logged even if its type is unknown. A dead letter is logged even if its content is unreadable, because
+the log must show that the record was dead-lettered, and why. A timeline is ordered by time, but an effect never
+precedes its cause: the clocks of different machines disagree.
 """
 
 import heapq
@@ -38,7 +38,7 @@ class KafkaPosition(NamedTuple):
 
 
 class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event to append: `data` has its value exactly as received, `extensions` the headers that are not known."""
+    """An event to append: `data` is its value exactly as received, `extensions` are the unknown headers."""
 
     attributes: Attributes
     data: bytes

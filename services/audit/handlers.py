@@ -73,7 +73,7 @@ class AppendRecords:
         return parse_event(source, record.headers, record.key, record.value, region=region)
 
     async def handle(self, batch: Sequence[Received[ParsedRecord]]) -> None:
-        """Append the new entries of a batch, all or nothing; raises Transient while PostgreSQL does not answer."""
+        """Append the new entries of a batch, all or nothing; raises Transient while PostgreSQL does not respond."""
         logged: list[LoggedEvent] = []
         letters: list[LoggedDeadLetter] = []
         for received in batch:

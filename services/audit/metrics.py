@@ -6,4 +6,4 @@ from prometheus_client import Counter, Gauge
 
 AUDITED: Final = Counter("piepowder_audit_events_total", "Events appended to the log", ["region", "topic"])
 AUDIT_REPEATS: Final = Counter("piepowder_audit_repeats_total", "Repeated events, not appended again", ["region"])
-AUDIT_SIZE: Final = Gauge("piepowder_audit_log_size", "Entries in the log", ["region"])
+AUDIT_SIZE: Final = Gauge("piepowder_audit_log_size", "Events in the log", ["region"])

@@ -108,7 +108,7 @@ class DeadLetterView(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """The region's log in PostgreSQL; every call raises Transient while PostgreSQL does not answer."""
+    """The region's log in PostgreSQL; every call raises Transient while PostgreSQL does not respond."""
 
     def __init__(self, database: Database, region: str) -> None:
         self._database = database
@@ -132,7 +132,7 @@ class Store:
         return AppendResult(LogHead(size, count), dict(by_topic), len(logged) - len(fresh))
 
     async def head(self) -> LogHead:
-        """The head now."""
+        """The current head."""
         async with self._database.query() as connection:
             size, count = (await connection.execute(sa.select(head.c.size, head.c.deadletters))).one()
         return LogHead(size, count)
@@ -179,7 +179,7 @@ class Store:
         return [found[entry.position] for entry in entries]
 
     async def event(self, event_id: str) -> EntryView | None:
-        """The event with an id."""
+        """The event with this id, None if there is none."""
         async with self._database.query() as connection:
             row = (await connection.execute(sa.select(log).where(log.c.event_id == event_id))).one_or_none()
         return None if row is None else _event_view(row)

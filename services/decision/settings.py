@@ -6,7 +6,7 @@ from shared.runtime.settings import CommonSettings, RegionId
 
 
 class Settings(CommonSettings):
-    """One process (or several replicas) is the only producer of one region's decisions."""
+    """Settings of the decision service, in addition to the common ones; its replicas serve one region."""
 
     region: RegionId = Field("eu", description="The region of the cases")
     database_url: str = Field(

@@ -37,7 +37,7 @@ from shared.validation import codes
 
 DESCRIPTION: Final = """Accepts items: after a 202 response, the topic of every region has the item, acknowledged by all
 in-sync replicas. The same post can be repeated safely, because its ids repeat. The status of items follows the topics,
-and every status has its maximum age."""
+and every response with a status has its maximum age."""
 
 
 async def run(settings: Settings) -> bool:

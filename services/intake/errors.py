@@ -32,14 +32,14 @@ def may_act_in(client: Principal) -> str:
 
 
 def require_platform(client: Principal, platform: str, pointer: str) -> None:
-    """Raises InputRejected unless the client may act for the platform."""
+    """Require that the client may act for the platform; raises InputRejected."""
     if not client.may_act_for(platform):
         allowed = ", ".join(sorted(client.platforms)) or "no platform"
         raise PLATFORM_NOT_ALLOWED(f"client {client.name!r} may act for {allowed}, not for {platform!r:.63}", pointer)
 
 
 def require_region(client: Principal, region: str, served: Collection[str]) -> None:
-    """Raises InputRejected unless the query parameter `region` is a served region that the client may act in."""
+    """Require that the query parameter `region` is a served region of the client; raises InputRejected."""
     if region not in served:
         raise INVALID_REQUEST(f"{region!r:.60} is not one of {', '.join(served)}", "/query/region")
     if not client.may_act_in(region):

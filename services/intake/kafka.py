@@ -1,6 +1,6 @@
 """The Kafka clusters of intake's regions: connection, readiness, offsets and consumers.
 
-Unlike other services, intake serves its API before Kafka answers, and reports each cluster in its readiness.
+Unlike other services, intake serves its API before Kafka responds, and reports each cluster in its readiness.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from shared.service import Service
 M = TypeVar("M")
 
 _WATCH_SECONDS: Final = 2.0
-_SILENT_SECONDS: Final = 5.0  # after which a cluster counts as not answering
+_SILENT_SECONDS: Final = 5.0  # after which a cluster counts as not responding
 _LINGER_SECONDS: Final = 0.1  # the status is read seldom, and a large batch costs little more than a small one
 _FOREVER: Final = Backoff(bound=math.inf)  # without the database, submissions continue and consumers wait
 
@@ -67,7 +67,7 @@ class Clusters:
         )
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Connect the producers, then report to readiness whether each cluster answers, until `stop` is set."""
+        """Connect the producers, then report to readiness which clusters respond, until `stop` is set."""
         readiness = self._service.readiness
         await asyncio.gather(
             *(
@@ -88,7 +88,7 @@ class Clusters:
                 async with asyncio.timeout(_SILENT_SECONDS):
                     await self._readers[bootstrap].ends([self._topic_on(bootstrap)])
             except (Transient, TimeoutError) as error:
-                missing = str(error) or f"Kafka at {bootstrap} does not answer"
+                missing = str(error) or f"Kafka at {bootstrap} does not respond"
             self._service.readiness.set(f"Kafka {bootstrap}", missing)
             await wait(stop, _WATCH_SECONDS)
 

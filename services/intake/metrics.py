@@ -5,12 +5,14 @@ from typing import Final
 from prometheus_client import Counter, Gauge
 
 ITEMS: Final = Counter("piepowder_intake_items_total", "Posted items, by status of the response", ["outcome"])
-WITHDRAWALS: Final = Counter("piepowder_intake_withdrawals_total", "Withdrawals, by response status", ["outcome"])
+WITHDRAWALS: Final = Counter(
+    "piepowder_intake_withdrawals_total", "Withdrawals, by status of the response", ["outcome"]
+)
 NOTICES: Final = Counter("piepowder_intake_notices_total", "Notices, by status of the response", ["outcome"])
 APPEALS: Final = Counter("piepowder_intake_appeals_total", "Appeals, by status of the response", ["outcome"])
 INTAKE_PENDING: Final = Gauge("piepowder_intake_pending_records", "Records waiting for Kafka's acknowledgement")
 INTAKE_DEADLETTERS_IGNORED: Final = Counter(
     "piepowder_intake_unattributed_deadletters_total",
-    "Dead letters from topics of the items' path that name no item",
+    "Dead letters of the router and decision that name no item, notice or appeal",
     ["region"],
 )

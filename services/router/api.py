@@ -46,7 +46,7 @@ NOT_YET_IN_FORCE: Final = ProblemType(
     "ps-2-5f4e3d2c1b0a reached Kafka but not this router within 10 s.",
 )
 OVERLOADED: Final = ProblemType(
-    "overloaded", 429, "Too many checks", "Other publications are being checked. Send the same again."
+    "overloaded", 429, "Too many checks", "Other publications are being checked. Send the same request again."
 )
 
 _MODEL_EXAMPLE: Final = {
@@ -139,7 +139,7 @@ class CheckBody(Body):
 
 
 class ControlView(msgspec.Struct, frozen=True):
-    """The operating model and the policy set in force; null for one that was never published."""
+    """The operating model and the policy set in force; null for a part that was never published."""
 
     operating_model: OperatingModelPublished | None
     policy_set: PolicySetPublished | None
@@ -166,7 +166,7 @@ class PublicationView(View):
 
 
 class IdsInForceView(View):
-    """The parts that the check compared with; null for one that is not in force."""
+    """The ids of the parts in force that the check compared with; null for a part that is not in force."""
 
     operating_model: str | None
     policy_set: str | None
@@ -252,8 +252,8 @@ async def show(_: Reader, control: TheControl) -> Response:
 @router.post(
     "",
     summary="Publish an operating model, a policy set or both",
-    description="All checks come first: of each part, and of both together (the part in force replaces an omitted"
-    " one). Content that equals the content in force is not published again. The response is sent when the"
+    description="First checks each part, and both parts together (the part in force replaces an omitted part)."
+    " Content that equals the content in force is not published again. The response is sent when the"
     " publication is in force in this process. A body has at most 2 MiB.",
     responses=problems(INVALID_REQUEST, INVALID_CONTROL, NOT_READY, NOT_YET_IN_FORCE),
     max_body_size=MAX_BYTES,
@@ -279,8 +279,8 @@ async def publish(
 
 @router.post(
     "/check",
-    summary="Check a publication and show what it would change",
-    description="All checks of a publication against what is in force; nothing is published. In place of a complete"
+    summary="Check a publication and show its differences",
+    description="Checks a publication against the parts in force; nothing is published. In place of a complete"
     " operating model, `operating_model_diff` can have only the new and changed regions, each complete. A body has at"
     " most 2 MiB.",
     responses=problems(INVALID_REQUEST, INVALID_CONTROL, RATE_LIMITED, OVERLOADED),

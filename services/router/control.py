@@ -1,6 +1,6 @@
 """The operating model and the policy set in force in this process.
 
-Both travel on the compacted control topic. Every router reads them from there, including the router that published
+Both are records of the compacted control topic. Every router reads them from it, including the router that published
 them. A publication is checked as a whole before it is sent (`domain.publication`) and goes out in one batch, the
 operating model first. Between its two records, cases of a queue that no longer exists go to the default queue.
 Numbers only grow, so reading the topic again from its start brings no old record back into force.
@@ -28,7 +28,7 @@ POLICY_SET: Final = "policy-set"
 
 
 class ControlState:
-    """Applies the records of the control topic, and holds what is in force.
+    """Applies the records of the control topic, and holds the parts in force.
 
     `regions` are the regions routed by this process; an operating model must have all of them.
     """
@@ -58,14 +58,16 @@ class ControlState:
         return RulesInForce(self.operating_model, self.policy_set)
 
     def apply(self, event: Event[Any]) -> None:
-        """Bring a record into force; raises Poison and keeps the previous one if the record is not usable."""
+        """Bring a record into force; for an invalid record, raise Poison and keep the previous record in force."""
         data = event.data
         if isinstance(data, OperatingModelPublished):
             if self._is_old(OPERATING_MODEL, data.number, self.operating_model):
                 return
             missing = set(self.regions) - {region.id for region in data.regions}
             if missing:
-                raise Poison(f"operating model {data.id} has no region {', '.join(sorted(missing))}, routed here")
+                raise Poison(
+                    f"operating model {data.id} has no region {', '.join(sorted(missing))}, which this process routes"
+                )
             faults = operating_model_faults(data.regions)
             if faults:
                 raise Poison(f"operating model {data.id}: {first_fault(faults)}")
@@ -88,11 +90,11 @@ class ControlState:
         self._changed = asyncio.Event()
 
     def delete(self, entity: str) -> None:
-        """Note that an entity was deleted from the topic: it stays in force, and any next record replaces it."""
+        """Note that an entity was deleted from the topic: it stays in force until a record with any number comes."""
         self.deleted.add(entity)
 
     def missing(self) -> str | None:
-        """Note that the topic was read to its end; return what is missing for readiness, None for nothing."""
+        """Note that the topic was read to its end; return the unmet condition of readiness, None if all are met."""
         missing = self._missing()
         if missing is None:
             self._complete.set()

@@ -1,4 +1,4 @@
-"""Word lists: find all lists that have a phrase in a text, in one pass.
+"""Word lists: finds all lists with a phrase in a text, in one pass.
 
 Phrases are literal whole words, case-insensitive, in any script: text and phrases are NFKC-normalised and case-folded.
 Google's RE2 finds candidates in one linear pass, whatever the number of phrases. RE2's word boundary knows ASCII only,

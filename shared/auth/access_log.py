@@ -3,8 +3,8 @@
 Every refusal (401, 403, and 429 above a rate limit) is reported, and a flood of refusals overloads neither Kafka nor
 memory: refusals with the same reason, route and client are counted into one event every few seconds, and the
 number of different counts is bounded. Used keys are reported in the same way, once a minute. The events go to the
-access topic of one region: the first region of the service in which the client may act. Events that Kafka does not
-accept are kept in memory and sent again; a killed process loses the events that it has not sent.
+access topic of one region: the first region of the service in which the client may act, or the first of all if there
+is none. Events that Kafka does not accept are kept in memory and sent again; a killed process loses its unsent events.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class AccessLog:
             await self.publish(_LAST_SECONDS if stop.is_set() else None)
 
     def used(self, uses: Sequence[tuple[Principal, KeyUse]], since: datetime) -> None:
-        """Add the keys used since a time; the next `publish` sends them."""
+        """Add the keys that were used since the time `since`; the next `publish` sends them."""
         by_region: defaultdict[str, list[KeyUse]] = defaultdict(list)
         for principal, use in uses:
             by_region[self._home(principal)].append(use)
@@ -98,7 +98,7 @@ class AccessLog:
                 self._pending.setdefault(region, []).append(event)
 
     async def publish(self, seconds: float | None = None) -> None:
-        """Send all counts, for at most `seconds`; events that are not acknowledged are kept."""
+        """Send all counts and pending events, for at most `seconds`; keeps the events that are not acknowledged."""
         for kind, refused in list(self._counts.items()):
             region, client = kind[0], refused.client
             if len(self._pending.get(region, ())) >= _MAX_COUNTS:

@@ -1,11 +1,11 @@
-"""Authentication of a route in FastAPI's idiom.
+"""Authentication as a FastAPI security dependency.
 
     Reviewer = Annotated[Principal, Security(api_key, scopes=["reviews:write"])]
 
     @router.post("/claims")
     async def claim(reviewer: Reviewer, body: ClaimBody) -> LeaseView: ...
 
-`StrictRoute` runs the check before it reads the body. `Authenticator` is found in the application's state.
+`StrictRoute` runs the check before it reads the body. The `Authenticator` is `app.state.authenticator`.
 """
 
 from collections.abc import Sequence

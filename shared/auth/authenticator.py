@@ -1,9 +1,9 @@
-"""Authentication of the caller of a request: one dictionary lookup, before anything else.
+"""Authentication of a request's caller by one dictionary lookup, before any other work.
 
-Clients have two sources. The clients file (`shared.auth.clients_file`) is read at start and has precedence, so that a
-new or damaged system can be entered. All other clients are published by intake on the control topic, which every
-service follows: a revoked key is refused within a moment, and stays refused after a restart, because only the file's
-keys are accepted until the topic has been read to its end.
+Clients have two sources. The clients file (`shared.auth.clients_file`) is read at start and has precedence: it gives an
+administrator access to a new or damaged system. Intake publishes all other clients on the control topic, which every
+service follows: a revoked key is soon refused, and stays refused after a restart, because only the file's keys are
+accepted until the topic has been read to its end.
 
 A key has the form `pp_<environment>_<random><crc>` and is sent as `Authorization: Bearer <key>`; only its SHA-256 is
 stored. Each call costs one hash and one lookup, for a known and an unknown key alike. A person sends an access token
@@ -35,7 +35,7 @@ from shared.runtime import metrics
 from shared.runtime.clock import Clock, SystemClock, to_text
 from shared.runtime.errors import PiepowderError, Poison
 
-SKEW_SECONDS: Final = 5.0  # tolerated difference between clocks: a key is accepted this long after its end
+SKEW_SECONDS: Final = 5.0  # tolerated difference between clocks: a key is accepted this long after its expiry
 _LIMIT_OF_A_PERSON: Final = RateLimit(requests_per_second=20.0, burst=100)
 _MAX_PEOPLE: Final = 10_000
 _TOKEN_DOTS: Final = 2
@@ -50,7 +50,7 @@ class RefusalLog(Protocol):
 
 
 class TokenRejected(PiepowderError):  # noqa: N818 - a rejection, not a failure
-    """An access token is not accepted; `reason` is a code, the text a sentence."""
+    """An access token is not accepted; `reason` is a code, the message a sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -65,16 +65,19 @@ class TokenVerifier(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """The caller of one request, kept in its scope for rate-limit headers and the access log."""
+    """The caller of a request, kept in the request's scope for rate-limit headers and the access log.
+
+    Requests with the same API key share one object.
+    """
 
     principal: Principal
     key_id: str
     refusals: RefusalLog | None
     meter: Meter | None = None
-    until: float | None = None  # seconds since the epoch; None without an end
-    outside: bool = False  # acts in none of the service's regions
-    end_reason: str = ""  # why the key is refused after `until`
-    reason: str = ""  # why the request is refused, if it differs from the problem's type
+    until: float | None = None  # seconds since the epoch; None if it does not expire
+    outside: bool = False  # may act in none of the service's regions
+    end_reason: str = ""  # the reason of a refusal after `until`
+    reason: str = ""  # the reason of the refusal, if it differs from the problem's type
     calls: int = 0
     last: float = 0.0
 
@@ -83,11 +86,11 @@ class Caller:
         return [] if self.meter is None else self.meter.fields()
 
     def refused(self, method: str, route: str, problem: ProblemDetails) -> None:
-        """Count and record one refused call."""
+        """Count and record the refusal of a call."""
         self.record(self.reason or problem.type.rpartition(":")[2], method, route, problem.status, 1)
 
     def record(self, reason: str, method: str, route: str, status: int, count: int) -> None:
-        """Count and record refusals that the response reports in another way."""
+        """Count and record `count` refusals with the same reason."""
         metrics.ACCESS_REFUSED.labels(reason).inc(count)
         if self.refusals is not None:
             self.refusals.refused(
@@ -112,8 +115,8 @@ class _Published(NamedTuple):
 class Authenticator:
     """Identifies the caller of a request.
 
-    `regions` are the regions that the service serves: a caller without any of them is refused. With `follows`, `apply`
-    receives the published clients, and they are accepted after `caught_up`.
+    `regions` are the regions of the service: it refuses a caller that may act in none of them. With `follows`, only the
+    file's clients are accepted until `caught_up`; `apply` receives the published clients.
     """
 
     def __init__(
@@ -145,8 +148,8 @@ class Authenticator:
 
     def principal(self, request: Request, scope: str) -> Principal:
         """The caller of a request. Raises a Problem: 401 without a valid credential, 403 without `scope` or any of the
-        service's regions, 429 above the rate limit, 503 until the clients are known. A second call for the same request
-        counts once."""
+        service's regions, 429 above the rate limit, 503 until the clients are known. Several calls of this method for
+        one request count as one."""
         caller: Caller | None = request.scope.get(CALLER)
         if caller is None:
             caller = request.scope[CALLER] = self._identify(request)
@@ -196,7 +199,7 @@ class Authenticator:
         self._changed = asyncio.Event()
 
     def caught_up(self) -> None:
-        """Accept published clients from now on: every event before now has been applied."""
+        """Accept published clients from now on: all events up to the topic's end have been applied."""
         self._complete = True
 
     async def in_force(self, name: str, revision: int) -> None:
@@ -288,21 +291,21 @@ class Authenticator:
 
 
 def charge(request: Request, items: int) -> None:
-    """Charge the items of a call to its caller's item limit."""
+    """Charge a call's items to the item limit of its caller."""
     caller: Caller | None = request.scope.get(CALLER)
     if caller is not None and caller.meter is not None:
         caller.meter.charge(items)
 
 
 def record_refused(request: Request, reason: str, status: int, count: int) -> None:
-    """Record refusals inside a successful response: the lines of a batch."""
+    """Record refused lines of a batch, whose response as a whole is successful."""
     caller: Caller | None = request.scope.get(CALLER)
     if caller is not None and count:
         caller.record(reason, request.method, route_of(request.scope), status, count)
 
 
 def require_region(principal: Principal, region: str, *, pointer: str | None = None) -> None:
-    """Raises a 403 Problem for a caller that may not act in the region."""
+    """Raise a 403 Problem if the caller may not act in the region."""
     if not principal.may_act_in(region):
         raise _region_not_allowed(principal, repr(region), pointer)
 

@@ -1,4 +1,4 @@
-"""Rules of a client's name, keys, scopes, regions, platforms and limit. Pure.
+"""Rules for a client's name, keys, scopes, regions, platforms and limit. Pure.
 
 Intake checks a client by these rules before it publishes it; every service checks each published client again.
 """
@@ -36,7 +36,7 @@ SCOPES: Final = frozenset(MEANINGS)
 """All scopes."""
 
 OF_PLATFORMS: Final = frozenset(scope for scope in SCOPES if scope.startswith(("items:", "notices:", "appeals:")))
-"""The scopes of a client that is limited to some platforms; all other scopes concern every platform."""
+"""The scopes that a client with limited platforms may have; all other scopes concern every platform."""
 
 LIVE_KEYS: Final = 2  # a key and its successor, during a rotation
 KEPT_KEYS: Final = 20  # of a client, including expired and revoked keys
@@ -93,7 +93,7 @@ def opened(scopes: Collection[str], platforms: Collection[str]) -> frozenset[str
 
 
 def too_wide(scopes: Collection[str], platforms: Collection[str]) -> str | None:
-    """The fault of scopes beyond the platforms of a client, or None. Ignores the scopes of newer versions."""
+    """The fault of scopes that concern more than the client's platforms, or None. Ignores unknown scopes."""
     if ANY in platforms or not (beyond := sorted(SCOPES.intersection(scopes) - OF_PLATFORMS)):
         return None
     return f"{', '.join(beyond)} concern every platform; this client acts for {', '.join(sorted(platforms))}"
@@ -114,7 +114,7 @@ def limit_faults(limit: RateLimit | None) -> list[str]:
 
 
 def faults(client: ClientChanged) -> list[str]:
-    """The faults of a published client. Accepts unknown scopes and states: a newer version has them."""
+    """The faults of a published client. Accepts unknown scopes and states, which a newer version may have."""
     found = [name_fault(client.name)]
     if client.revision < 1:
         found.append(f"revision {client.revision} is not positive")
@@ -137,12 +137,12 @@ def _key_faults(client: ClientChanged) -> list[str]:
 
 
 def is_sha256(text: str) -> bool:
-    """Whether a text is 64 hex digits in lower case."""
+    """True if a text is 64 hex digits in lower case."""
     return _SHA256.fullmatch(text) is not None
 
 
 def moment(text: str) -> datetime | None:
-    """The time in a text, None for other text."""
+    """The time in a text; None if the text is not a time."""
     try:
         return from_text(text)
     except ValueError:

@@ -28,7 +28,7 @@ class ClientEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_clients_file(path: Path | None) -> list[ClientEntry]:
-    """The clients in a JSON file, none without a file; raises Fatal for a file that is unreadable or invalid."""
+    """The clients in a JSON file, none without a path; raises Fatal for an unreadable or invalid file."""
     if path is None:
         return []
     try:

@@ -1,8 +1,8 @@
 """Rate limits of a client: a token bucket for calls, and a second one for items if the client has an item limit.
 
 Each process has its own buckets, so no call waits for another process, and a service with three replicas accepts up to
-three times the rate. A call with items is accepted while a token is left and is charged afterwards, so that a large
-batch is not interrupted; the debt delays the next call.
+three times the rate. A call with items is accepted if one item token is available, and pays for its items afterwards,
+so that a large batch is not interrupted; its debt delays the next call.
 Source: draft-ietf-httpapi-ratelimit-headers-10 (fields); RFC 9110, section 10.2.3 (Retry-After).
 """
 
@@ -37,7 +37,7 @@ class Bucket:
         return max(0.0, (1.0 - self.left(now)) / self.rate)
 
     def pay(self, tokens: float) -> None:
-        """Take tokens; the result can be a debt."""
+        """Take tokens; more than are available become a debt."""
         self._tokens -= tokens
 
     def policy(self, name: str) -> str:
@@ -64,7 +64,7 @@ class Meter:
         self._policy = ", ".join(bucket.policy(name) for name, bucket in self._buckets.items()).encode()
 
     def take(self, now: float) -> float:
-        """Accept a call: 0, or the seconds to wait if it is refused."""
+        """Take the token of a call. Returns 0, or the seconds to wait if the call must be refused."""
         wait = self._calls.wait(now)
         if self._items is not None:
             wait = max(wait, self._items.wait(now))

@@ -1,9 +1,9 @@
 """Access tokens of people: JWTs of one issuer, verified locally, so that no request waits for the issuer.
 
 The issuer's keys are fetched in advance: at start, every few minutes, and soon after a token with an unknown key, with
-a minimum interval that protects the issuer from a flood of such tokens. While the issuer does not answer, the known
-keys stay valid for a day. A token does not choose how it is verified: the algorithm belongs to the key that the issuer
-published under the token's `kid`, and is one of three; other header fields are ignored. Source: RFC 9068 (JWT profile
+a minimum interval that protects the issuer from a flood of such tokens. While the issuer does not respond, the known
+keys stay valid for a day. A token cannot choose its verification: the algorithm (one of three) belongs to the key that
+the issuer published under the token's `kid`; other header fields are ignored. Source: RFC 9068 (JWT profile
 for access tokens), RFC 8725 (JWT best current practices), OpenID Connect Discovery 1.0.
 """
 
@@ -142,13 +142,13 @@ class AccessTokens:
                 issuer=self.issuer,
                 options={
                     "require": ["exp", "iat", "iss", "aud", "sub"],
-                    "verify_exp": False,  # `_check_times` does, with our clock
+                    "verify_exp": False,  # `_check_times` verifies them, with `self.clock`
                     "verify_nbf": False,
                     "verify_iat": False,
                 },
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
-            reason = str(error).encode("ascii", "backslashreplace").decode()  # it can quote a lone surrogate
+            reason = str(error).encode("ascii", "backslashreplace").decode()  # `error` can quote a lone surrogate
             raise TokenRejected("bad-token", f"The access token is invalid: {reason}.") from error
 
     def _key_of(self, header: Mapping[str, Any]) -> jwt.PyJWK:
@@ -164,9 +164,7 @@ class AccessTokens:
         key = self._keys.get((kid, algorithm))
         if key is None:
             self._wanted.set()
-            detail = (
-                f"The issuer's key {kid!r:.100} is unknown; it is being fetched. Send the same again in some seconds."
-            )
+            detail = f"The issuer's key {kid!r:.100} is unknown and is being fetched. Send the request again soon."
             raise TokenRejected("unknown-signing-key", detail)
         return key
 
@@ -200,7 +198,7 @@ async def _get(client: httpx.AsyncClient, url: str) -> Mapping[str, Any]:
 
 
 def _key(jwk: object) -> tuple[tuple[str, str], jwt.PyJWK] | None:
-    """A usable key by its `kid` and algorithm, else None."""
+    """A usable key with its `kid` and algorithm, else None."""
     if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or "d" in jwk or not isinstance(jwk.get("kid"), str):
         return None
     kind = jwk.get("kty")

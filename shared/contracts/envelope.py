@@ -35,7 +35,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Attributes(msgspec.Struct, frozen=True, gc=False):
-    """CloudEvents attributes. `correlation_id`: the first event about the item; `causation_id`: the preceding event."""
+    """CloudEvents attributes. `correlation_id`: id of the first event about the item, notice or request;
+    `causation_id`: id of the event that caused this one."""
 
     id: str
     type: str
@@ -132,7 +133,7 @@ def decode(
 ) -> Event[Any]:
     """The event in a record; raises Poison when it is not a valid event, TooNew when its type or version is unknown.
 
-    With `region`, an event of another region is poison too. Unknown fields are ignored: they are of a newer version.
+    With `region`, an event of another region is poison too. Unknown fields are ignored: a newer version has added them.
     """
     attributes = decode_attributes(headers, region=region)
     known = _DECODERS.get(attributes.type)
@@ -218,7 +219,7 @@ def _check_text(name: str, value: str) -> None:
 def _fault_in(found: Mapping[str, bytes | None]) -> str:
     missing = [name for name in REQUIRED if name not in found]
     if missing:
-        return f"not a CloudEvent of ours: header {', '.join(missing)} is missing"
+        return f"not an event of Piepowder: header {', '.join(missing)} is missing"
     for name in (*REQUIRED, "ce_causationid"):
         value = found.get(name, b"")
         if value is None:

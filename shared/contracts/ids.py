@@ -1,10 +1,10 @@
-"""Deterministic ids: a retry, a replay or a crash between two steps derives the same ids again.
+"""Deterministic ids: a retry, a replay or a restart after a crash derives the same ids again.
 
-Every id is a UUIDv5 (RFC 9562) of the parts that identify its object. Only secrets come from the system's random
-source.
+Every id is a UUIDv5 (RFC 9562) of the parts that identify its object. Only API keys and the id of a process's run are
+random.
 
-A content hash decides whether a retry is the same call, so it must survive an upgrade between the two. Therefore an
-optional field with its default value is omitted: a field that is added later changes no hash of content without it.
+A content hash decides whether a retry is the same call, so an upgrade between the two calls must not change it.
+Therefore an optional field with its default value is omitted: a new optional field changes no hash of older content.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from msgspec import structs
 NAMESPACE: Final = UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562's URL namespace
 _BEGUN: Final = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
 _SEPARATOR: Final = "\x1f"  # ASCII unit separator; no part may contain it
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # its two high bits are 10
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # its two high bits must be 10
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 
 
 def derive(*parts: str) -> str:
-    """The UUIDv5 of `parts`, as text: a faster `uuid.uuid5(NAMESPACE, "\\x1f".join(parts))`."""
+    """The UUIDv5 of `parts`, as text: `uuid.uuid5(NAMESPACE, "\\x1f".join(parts))`, but faster."""
     hashed = _BEGUN.copy()
     hashed.update(_SEPARATOR.join(parts).encode())
     h = hashed.hexdigest()
@@ -55,7 +55,7 @@ def case_id(item: str, region: str, case_type: str) -> str:
 
 
 def event_id(cause: str, event_type: str, n: int | str = 0) -> str:
-    """Id of the n-th event of a type with this cause: an event's id, or the object of a first event."""
+    """Id of the n-th event of a type with this cause: the id of an event or, for a first event, of its object."""
     return derive("event", cause, event_type, str(n))
 
 
@@ -65,7 +65,7 @@ def decision_id(case: str, n: int) -> str:
 
 
 def canonical(content: object) -> bytes:
-    """Content as JSON in one spelling: a struct's fields in their order without defaults, mappings sorted by key."""
+    """Content as canonical JSON: a struct's fields in their order without defaults, mappings sorted by key."""
     return _encode(content)
 
 
@@ -75,10 +75,10 @@ def content_hash(content: bytes) -> str:
 
 
 def struct_hash(content: msgspec.Struct, *, always: Collection[str]) -> str:
-    """The hash of a struct's fields, sorted by name, without those that equal their default.
+    """The hash of a struct's fields, sorted by name, without fields that have their default.
 
-    `always` names the optional fields of the first version: its hash has them at their default too, and hashes are
-    stored. Do not add a field to it.
+    `always` names the optional fields of the first version. They are hashed even with their default, because stored
+    hashes contain them. Do not add a field to it.
     """
     defaults = _defaults(type(content))
     fields = structs.asdict(content).items()
@@ -92,12 +92,12 @@ def new_api_key(environment: str) -> str:
 
 
 def new_run() -> str:
-    """A random name of a process's run, for events that belong to that run only."""
+    """A random id of a process's run, for events that belong to that run only."""
     return secrets.token_hex(16)
 
 
 def is_well_formed_api_key(key: str) -> bool:
-    """Whether the key has the form and the check digits of an API key; it may still be unknown."""
+    """True if the key has the form and the check digits of an API key; it may still be unknown."""
     body, crc = key[:-8], key[-8:]
     return body.startswith("pp_") and body.count("_") >= 2 and crc == _crc(body)
 

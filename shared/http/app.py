@@ -49,7 +49,7 @@ def create_app(service: str, description: str, readiness: Readiness) -> FastAPI:
         description=description,
         version="1",
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would go to the host that the caller named
+        redirect_slashes=False,  # a redirect would go to the host in the caller's Host header
         generate_unique_id_function=_operation_id,
     )
     app.state.readiness = readiness
@@ -79,7 +79,7 @@ async def _on_transient(_: Request, error: Transient) -> Response:
 
 
 async def _on_fatal(_: Request, error: Fatal) -> Response:
-    log.error("the service cannot continue: %s", error)  # the reason is for its operators
+    log.error("the service cannot continue: %s", error)  # the response has no reason: it is for operators
     detail = "The service cannot do its work until its operators have acted. Send the same request again later."
     return UNAVAILABLE(detail, retry_after=10).response()
 
@@ -124,8 +124,8 @@ _ERROR_RESPONSES: Final[dict[type[Exception], Callable[[Request, Any], Awaitable
 class FastPath:
     """Passes the busiest calls directly to their handlers, without the framework's layers.
 
-    `handlers` are keyed by method and path. They are also ordinary routes of `app`, which answers all other calls, and
-    have the same error responses and metrics there.
+    `handlers` are keyed by method and path. `app` handles all other calls; it has the same operations as ordinary
+    routes, with the same error responses and metrics.
     """
 
     def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
@@ -143,7 +143,7 @@ class FastPath:
         request = Request(scope, receive)
         try:
             response = await handler(request)
-        except Exception as error:  # noqa: BLE001 - an unexpected error is logged, and answered with a 500 problem
+        except Exception as error:  # noqa: BLE001 - an unexpected error is logged, and becomes a 500 response
             response = await next(on for kind, on in _ERROR_RESPONSES.items() if isinstance(error, kind))(
                 request, error
             )

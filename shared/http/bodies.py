@@ -25,7 +25,7 @@ BODY_SECONDS: Final = 30.0
 
 
 def require_json(request: Request) -> None:
-    """Raises a 415 Problem for a body that is declared as another type than JSON, or as encoded."""
+    """Raise a 415 Problem for a body whose Content-Type is not JSON, or that has a Content-Encoding."""
     if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
         return
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -67,7 +67,7 @@ async def collect(
 
 
 def parse_json(body: bytes) -> Any:
-    """A JSON value, with its duplicate object keys; raises a 400 Problem for malformed JSON."""
+    """A JSON value, in which duplicate object keys are recorded; raises a 400 Problem for malformed JSON."""
     try:
         return strict_json.decode(body)
     except strict_json.MalformedJsonError as error:
@@ -76,7 +76,7 @@ def parse_json(body: bytes) -> Any:
 
 def decode_json(body: bytes) -> Any:
     """A JSON value, decoded strictly. Raises a Problem: 400 for malformed JSON, 422 with pointers for a duplicate
-    object key and for a number that exceeds every number type."""
+    object key and for a number out of range."""
     value = parse_json(body)
     duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.duplicates(value))
     too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.infinite_numbers(value))

@@ -1,9 +1,9 @@
-"""Bodies that people or forms write: compressed or not, with all faults of format and rules in one response.
+"""Bodies that people or forms write, compressed or not: one response reports all faults of format and rules.
 
-FastAPI rejects a body with the faults of its format, so that faults of rules that need the service's state would follow
-in a later response. A parameter of type `Document[SomeBody]` therefore accepts every JSON value. It has the faults of
-the format and, if possible, a body with placeholders for the invalid fields. The operation checks its rules and rejects
-the body with all faults. Use it with `DocumentRoute`:
+FastAPI reports only the faults of the format; the faults of rules that need the service's state would follow in a later
+response. A parameter of type `Document[SomeBody]` therefore accepts every JSON value. It has the faults of the format
+and, if possible, a body with placeholders for the invalid fields. The operation checks its rules and rejects the body
+with all faults. Use it with `DocumentRoute`:
 
     router = APIRouter(route_class=DocumentRoute)
 
@@ -39,7 +39,7 @@ _control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
 
 class DocumentBody(Body):
-    """A body that can be read partly; `placeholders` are valid values of its required fields."""
+    """A body that can be validated in part; `placeholders` are valid values of its required fields."""
 
     placeholders: ClassVar[dict[str, Any]] = {}
 
@@ -49,7 +49,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Document(Generic[B]):
-    """A JSON value with the faults of its format. `body` is None when nothing of it is usable."""
+    """A JSON value with the faults of its format. `body` is None if no part of it is usable."""
 
     def __init__(self, value: Any, body: B | None, faults: list[Fault], invalid_fields: frozenset[str]) -> None:
         self.value = value
@@ -59,7 +59,7 @@ class Document(Generic[B]):
 
     @classmethod
     def parse(cls, model: type[B], value: Any) -> "Document[B]":
-        """A decoded JSON value as a document."""
+        """Validate a decoded JSON value."""
         try:
             body: B | None = model.model_validate(value)
             found: Iterator[Fault] = iter(())
@@ -127,13 +127,13 @@ class DocumentRoute(StrictRoute):
 
 
 def decode(text: bytes) -> Any:
-    """A JSON value, in which `null` is an object of its own; raises a 400 Problem for malformed JSON."""
+    """A JSON value; `null` becomes `_NULL`. Raises a 400 Problem for malformed JSON."""
     value = parse_json(text)
     return _NULL if value is None else value
 
 
 class _Null:
-    """JSON's `null` as a body: FastAPI takes None for a missing body."""
+    """JSON's `null` as a body: FastAPI would treat None as a missing body."""
 
     def __repr__(self) -> str:
         return "null"

@@ -1,4 +1,4 @@
-"""Request bodies with a Content-Encoding: decompressed while they arrive, limited in size, ratio and time.
+"""Request bodies with a Content-Encoding: decompressed while they arrive, with limits of size, ratio and time.
 
 The declared length is not trusted: the bytes are counted. A compressed body is decompressed in small pieces, so that a
 decompression bomb is rejected at the limit and cannot fill the memory.
@@ -63,7 +63,7 @@ def head(request: Request) -> BodyHeaders:
         if name == b"content-type":
             content_type = value.decode("latin-1")
         elif name == b"content-length":
-            length = int(value)  # the server has rejected any other text
+            length = int(value)  # the server has rejected a text that is not a number
         elif name == b"content-encoding":
             coding += f",{value.decode('latin-1')}"
         elif name == b"prefer":
@@ -72,7 +72,7 @@ def head(request: Request) -> BodyHeaders:
 
 
 def require(head: BodyHeaders, *content_types: str) -> None:
-    """Raises a 415 Problem for another content type or an unsupported content coding."""
+    """Raise a 415 Problem for another content type or an unsupported content coding."""
     given = head.content_type.partition(";")[0].strip().lower()
     if given not in content_types:
         names = " or ".join(sorted(content_types))
@@ -94,7 +94,7 @@ def pieces(request: Request, head: BodyHeaders) -> AsyncIterator[bytes]:
 async def whole(
     request: Request, head: BodyHeaders, idle_seconds: float, *, limit: int, too_large: Callable[[], Exception]
 ) -> bytes:
-    """The decompressed body. Raises `too_large()` beyond `limit` bytes, a 408 Problem after `idle_seconds`."""
+    """The decompressed body. Raises `too_large()` above `limit` bytes, a 408 Problem after `idle_seconds`."""
     if head.length > limit:
         raise too_large()
     body = await collect(pieces(request, head), idle_seconds, limit=limit, too_large=too_large, too_slow=too_slow)
@@ -112,7 +112,7 @@ def _codings(head: BodyHeaders) -> list[str]:
 
 
 class _Inflating(Protocol):
-    """A streaming decompressor; `whole` is true where the stream may end."""
+    """A streaming decompressor; `whole` is True if the stream may end at this place."""
 
     whole: bool
 

@@ -12,7 +12,7 @@ from shared.runtime.readiness import Readiness
 
 
 class OwnMetrics(Collector):
-    """The metrics of this process that have a sample; a process imports no other service's metrics."""
+    """The metrics of this process that have a sample."""
 
     def collect(self) -> Iterator[Metric]:
         return (family for family in REGISTRY.collect() if family.samples)

@@ -1,4 +1,4 @@
-"""The hash of a request's body: it distinguishes the retry of a call from an `Idempotency-Key` that is used twice."""
+"""The hash of a request's body: it distinguishes a retry from another call with the same `Idempotency-Key`."""
 
 from collections.abc import Collection
 
@@ -9,10 +9,10 @@ from shared.contracts import ids
 
 
 def body_hash(body: BaseModel, *, always: Collection[str]) -> str:
-    """The hash of a body's fields in their order, without those that equal their default (see `shared.contracts.ids`).
+    """The hash of a body's fields in their order, without fields that have their default (see `shared.contracts.ids`).
 
-    `always` names the optional fields of the first version: its hash has them at their default too, and hashes are
-    stored. Do not add a field to it.
+    `always` names the optional fields of the first version. They are hashed even with their default, because stored
+    hashes contain them. Do not add a field to it.
     """
     given = body.model_dump(mode="json", exclude_defaults=True)
     fields = body.model_dump(mode="json").items()

@@ -15,11 +15,11 @@ CALLER: Final = "piepowder.caller"
 """Key of a request's scope: the authenticated caller, once known."""
 
 FAST_PATH: Final = "piepowder.fast-path"
-"""Key of a request's scope: the path of a hot path, which has no route of the framework."""
+"""Key of a request's scope: the path of a call on the fast path, for which the framework sets no route."""
 
 
 class CallObserver(Protocol):
-    """The caller of a request, as far as the response needs it; see `shared.auth.authenticator.Caller`."""
+    """The methods of a request's caller that the response needs; see `shared.auth.authenticator.Caller`."""
 
     def rate_limit_fields(self) -> Sequence[tuple[bytes, bytes]]: ...
 
@@ -60,7 +60,7 @@ class Measured:
 
 
 def route_of(scope: Scope) -> str:
-    """The path template of a request's route; never a path that a caller wrote."""
+    """The path template of a request's route; never the path that the caller sent."""
     if (route := scope.get("route")) is not None:  # FastAPI sets it, Starlette does not
         return str(route.path)
     if (endpoint := scope.get("endpoint")) is not None:

@@ -11,7 +11,7 @@ from shared.http.problems import ProblemDetails
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Complete FastAPI's document in place; AssertionError if two types have one name."""
+    """Complete FastAPI's document in place; raises AssertionError if two types have the same name."""
     _, components = msgspec.json.schema_components([ProblemDetails], ref_template="#/components/schemas/{name}")
     _add(document, components)
     _replace(document["paths"], document)
@@ -41,7 +41,7 @@ def lines_of(*kinds: type[msgspec.Struct], description: str, example: str) -> di
 
 
 def _show_example(content: dict[str, Any], schemas: Mapping[str, Any]) -> None:
-    """Repeat the example of a model beside its reference: many tools show only that."""
+    """Repeat the example of a model beside its reference: many tools show only an example there."""
     model = schemas.get(content.get("schema", {}).get("$ref", "").rpartition("/")[2], {})
     if "examples" in model and "examples" not in content:
         content.setdefault("example", model["examples"][0])

@@ -39,7 +39,7 @@ class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Extras(TypedDict, total=False):
-    """The optional parts of a `Problem`; with `pointer`, its detail describes the only fault of the input."""
+    """The optional parts of a `Problem`; with `pointer`, the detail describes the only fault of the input."""
 
     errors: Sequence[InputError]
     pointer: str | None
@@ -135,5 +135,5 @@ def not_ready(readiness: Readiness) -> Problem:
 
 
 def unavailable(error: Transient) -> Problem:
-    """503 while a dependency of the service does not answer; the same request can be sent again."""
+    """503 while a dependency of the service does not respond; the same request can be sent again."""
     return UNAVAILABLE(f"{error} Send the same request again later.", retry_after=2)

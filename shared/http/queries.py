@@ -25,7 +25,7 @@ Cursor: TypeAlias = Annotated[str | None, Query(description="`next` of the previ
 
 
 def _strip(header: str | None) -> str | None:
-    """Without the optional whitespace that follows a value: uvicorn's parser keeps it."""
+    """Remove the optional whitespace after a value, which uvicorn's parser keeps."""
     return None if header is None else header.strip()
 
 
@@ -78,7 +78,7 @@ def query_of(request: Request) -> QueryParams:
 
 
 def require_query(request: Request, known: Sequence[str]) -> None:
-    """Raises a 422 Problem for an unknown or repeated query parameter."""
+    """Raise a 422 Problem for an unknown or repeated query parameter."""
     given = query_of(request)
     expected = f"expected {', '.join(known)}" if known else "this operation has none"
     unknown = [name for name in dict.fromkeys(given) if name not in known]
@@ -95,14 +95,14 @@ def encode_cursor(position: object) -> str | None:
 
 
 def decode_cursor(cursor: str | None, kind: Any) -> Any:
-    """The position in a cursor of type `kind`; raises a 422 Problem for any other text. None stays None."""
+    """The position in a cursor, of type `kind`; raises a 422 Problem for any other text. None stays None."""
     if cursor is None:
         return None
     try:
         if len(cursor) > _MAX_CURSOR:
             raise ValueError("too long")
         return msgspec.json.decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True), type=kind)
-    except ValueError as error:  # of base64 or msgspec
+    except ValueError as error:  # from base64 or msgspec
         raise invalid_cursor() from error
 
 

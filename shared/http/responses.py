@@ -17,6 +17,6 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
 
 
 def struct(kind: type[msgspec.Struct], example: object) -> dict[str, Any]:
-    """The documentation of such a response for `responses`; its description is the first line of the docstring."""
+    """The documentation of such a response for `responses`, with the first paragraph of the struct's docstring."""
     content = {"schema": embedded(kind), EXAMPLE: _encode(example).decode()}
     return {"description": (kind.__doc__ or "").split("\n\n")[0], "content": {"application/json": content}}

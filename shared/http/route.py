@@ -28,11 +28,11 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class BeforeBody(ABC):
-    """A security dependency that passes before any part of the body is read."""
+    """A security dependency that is checked before any part of the body is read."""
 
     @abstractmethod
     def check(self, request: Request, scopes: Sequence[str]) -> object:
-        """Raises a Problem (401, 403, 429, 503) for a caller without these scopes."""
+        """Raise a Problem (401, 403, 429, 503) unless the caller is authenticated and has these scopes."""
 
 
 class StrictRequest(Request):
@@ -60,7 +60,7 @@ class StrictRoute(APIRoute):
     """A route that authenticates first and reads strictly; `max_body_size` is in bytes."""
 
     def __init__(self, *given: Any, max_body_size: int | None = None, **named: Any) -> None:
-        self.body_limit = max_body_size or MAX_BODY_BYTES  # FastAPI's own limit answers in plain text, before a 401
+        self.body_limit = max_body_size or MAX_BODY_BYTES  # FastAPI's own limit returns plain text, before a 401
         if _WITH_BODY & set(named.get("methods") or ()):
             named["responses"] = problems(*BODY_PROBLEMS) | (named.get("responses") or {})
         super().__init__(*given, **named)
@@ -98,7 +98,7 @@ class StrictRoute(APIRoute):
 
 
 class Available(Generic[T]):
-    """A dependency that exists while the database does: `Annotated[Store, Depends(available_store)]`.
+    """A dependency that needs the database to be available: `Annotated[Store, Depends(available_store)]`.
 
     The composition root sets the value with `provide` and removes it with `withdraw`. Without a value, a call gets a
     503 Problem that names the missing conditions.
@@ -108,11 +108,11 @@ class Available(Generic[T]):
         self._name = name
 
     def provide(self, app: Any, value: T) -> None:
-        """Give the value to `app`, the FastAPI application."""
+        """Store the value in `app`, the FastAPI application."""
         setattr(app.state, self._name, value)
 
     def withdraw(self, app: Any) -> None:
-        """Answer 503 from now on."""
+        """Remove the value: later calls return 503."""
         setattr(app.state, self._name, None)
 
     async def __call__(self, request: Request) -> T:
@@ -120,14 +120,14 @@ class Available(Generic[T]):
         return self.of(request)
 
     def of(self, request: Request) -> T:
-        """The same, for a handler outside of FastAPI's dependencies."""
+        """The value, for a handler outside of FastAPI's dependencies; raises a 503 Problem without one."""
         value = self.peek(request)
         if value is None:
             raise not_ready(request.app.state.readiness)
         return value
 
     def peek(self, request: Request) -> T | None:
-        """The value, None without one."""
+        """The value, or None without one."""
         value: T | None = getattr(request.app.state, self._name, None)
         return value
 

@@ -11,8 +11,8 @@ This file overrides methods of uvicorn's `HttpToolsProtocol`, so uvicorn is pinn
 - Trailer fields are ignored (RFC 9110, section 6.5.1), because uvicorn would add them to the request's headers.
 - Writes of one turn of the event loop are joined, so that head and body of a response are one packet.
 
-The time limits cost a request nothing: a timer checks each connection every 30 seconds and compares its state with the
-previous check.
+The time limits add no cost to a request: a timer checks each connection every 30 seconds and compares its state with
+the previous check.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ class JoiningTransport(asyncio.Transport):
 class _Protocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with the additions that the module's docstring lists."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn declares it in this way
         super().connection_made(JoiningTransport(transport, self.loop))
         # At the previous check: the last request if the connection was idle, else `_NO_REQUEST`
         self._idle_after: object = None
@@ -160,7 +160,7 @@ class _Protocol(HttpToolsProtocol):
                 head.append(b"%s:%s" % (name, value))
         self._has_upgrade = False
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own parser
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # like uvicorn's own parser
         return b"\r\n".join([*head, b"", b""])
 
     def on_message_begin(self) -> None:
@@ -259,7 +259,7 @@ class _Protocol(HttpToolsProtocol):
             self._send_and_close(problem)
 
     def _is_over(self) -> bool:
-        """Whether further data is ignored."""
+        """True if further data is ignored."""
         return self._final_problem is not None or self.transport.is_closing()
 
     def _send_and_close(self, problem: Problem) -> None:

@@ -1,1 +1,1 @@
-"""Kafka plumbing: topics, the batch producer, the batch consumer loop, dead letters, the control topic's reader."""
+"""Kafka infrastructure: topics, batch producer, batch consumer loop, dead letters, reader of the control topic."""

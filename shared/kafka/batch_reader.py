@@ -51,8 +51,8 @@ class FetchedBatch(NamedTuple, Generic[M]):
     """Fetched records, and the same records decoded.
 
     `parts`: in order, undecodable records and runs of messages that may be handled together.
-    `full`: the batch had no room for more records.
-    `caught_up`: the poll time of each partition without further records; None when it is not known which those are.
+    `full`: the batch has no room for more records.
+    `caught_up`: the poll time of each partition without further records; None if this is unknown.
     `revocations`: the reader's count of revocations when the first record was fetched.
     `failure`: the error that ended the batch early; the loop raises it after it has handled the batch.
     """
@@ -75,7 +75,7 @@ class UnreadableRecordError(Exception):
 
 @dataclass(eq=False)
 class BatchReader(Generic[M]):
-    """Reads the batches of one group's member.
+    """Reads the batches of one member of a consumer group.
 
     `dead_letter_unreadable` dead-letters a record that the Kafka client cannot parse; it returns False when the loop is
     stopped first.
@@ -95,7 +95,7 @@ class BatchReader(Generic[M]):
         self._assignment_changes = 0
 
     def partitions_revoked(self) -> None:
-        """Mark the records that were read before as outdated."""
+        """Mark the records that are already read as outdated."""
         self.revocations += 1
         self._rebalancing = True
         self._assignment_changes += 1
@@ -108,7 +108,7 @@ class BatchReader(Generic[M]):
     async def next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M] | None:
         """The batch that was read ahead, or a new one; None when `stop` is set first.
 
-        During a rebalance the client waits for all other members of the group, without a limit.
+        Reading can wait without a limit: during a rebalance, the client waits for all other members of the group.
         """
         reading = self._ahead = self._ahead or asyncio.ensure_future(self.read(consumer, stop))
         stopping = asyncio.ensure_future(stop.wait())
@@ -122,7 +122,7 @@ class BatchReader(Generic[M]):
         return reading.result()
 
     def read_ahead(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        """Start to read the next batch."""
+        """Start to read the next batch in the background."""
         if not self.one_by_one:
             self._ahead = asyncio.ensure_future(self.read(consumer, stop))
 
@@ -134,7 +134,7 @@ class BatchReader(Generic[M]):
             await asyncio.gather(ahead, return_exceptions=True)
 
     def backlog_is_large(self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M]) -> bool:
-        """Whether at least a quarter of another batch waits in the partitions of this batch, as far as is known."""
+        """True if at least a quarter of a full batch is known to wait in the partitions of this batch."""
         if batch.full:
             return True
         ends = {tp: consumer.highwater(tp) for tp in batch.records.keys() & consumer.assignment()}
@@ -160,7 +160,7 @@ class BatchReader(Generic[M]):
             await asyncio.sleep(0)
             try:
                 portion = await _fetch(consumer, 0, min(room, _PORTION_RECORDS))
-            except (KafkaError, UnreadableRecordError) as error:  # the earlier portions are still good
+            except (KafkaError, UnreadableRecordError) as error:  # the earlier portions are still valid
                 failure = error
                 break
         if not portion and assignment_changes == self._assignment_changes and not self._rebalancing:
@@ -247,6 +247,6 @@ async def _fetch(consumer: AIOKafkaConsumer, wait_ms: int, limit: int) -> Record
     """Up to `limit` records; waits at most `wait_ms` for the first one."""
     try:
         fetched: RecordsByPartition = await consumer.getmany(timeout_ms=wait_ms, max_records=limit)
-    except ValueError as error:  # the records of other partitions are lost with it; the loop joins again
+    except ValueError as error:  # the client drops records of other partitions too; the loop joins again
         raise UnreadableRecordError(repr(error)) from error
     return fetched

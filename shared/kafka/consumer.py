@@ -3,7 +3,7 @@
 Offsets are committed only after all effects are durable, so delivery is at least once. Handlers are therefore
 idempotent, and each call to a handler is all or nothing. The loop distinguishes three kinds of failure:
 
-- `Transient`: the loop tries the same records again in place, with jitter and a time limit, so their order holds.
+- `Transient`: the loop tries the same records again in place, with jitter and a time limit, so their order is kept.
 - `Poison`, or an unexpected error that repeats: the loop halves the batch until it finds the record, and dead-letters
   it whole, together with the later records of its key (`shared.kafka.parking`). All other records continue.
 - `Fatal`, or too large a share of rejected records: the service stops and commits nothing.
@@ -43,17 +43,17 @@ M = TypeVar("M")
 Handler: TypeAlias = Callable[[Sequence[Received[M]]], Awaitable[None]]
 
 _STOP_SECONDS: Final = 5.0  # to close a client; during a rebalance it can take much longer
-_ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails so often is poison
+_ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails this often is poison
 
 
 @dataclass(kw_only=True, eq=False)
 class BatchConsumer(Generic[M]):
-    """One group's consumer of some topics.
+    """A consumer of some topics, in one consumer group.
 
     `decode` turns a record into a message, or raises Poison. `handle` makes a batch's effects durable, all or nothing,
     before it returns. It may raise Transient, Fatal, or Poison (the loop then halves the batch until one record is
     left), and may receive a record again.
-    With `parked`, the later records of a key wait behind a record that cannot be handled; without it they continue.
+    With `parked`, the later records of a key wait behind a record that cannot be handled; without it they are handled.
     Without a large backlog, the loop waits `linger_seconds` after a batch, so that the next batch grows: use it where
     the cost of a batch matters more than its age.
     """
@@ -92,7 +92,7 @@ class BatchConsumer(Generic[M]):
     def handled_until(self) -> dict[TopicPartition, int]:
         """The time, in ms since the epoch, up to which each assigned partition is handled.
 
-        Empty while any partition's time is unknown, so that no caller takes a part for the whole assignment.
+        Empty while any partition's time is unknown, so that no caller mistakes a part for the whole assignment.
         """
         return self._lag.handled_until()
 

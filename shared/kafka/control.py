@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class ControlReader:
     """Calls `apply` with every event of the control topic, oldest first; `apply` raises Poison for an unusable one.
 
-    `missing` returns what is not in force yet, None when the service has all it needs; this decides readiness.
+    `missing` describes the configuration that is not in force yet; None means that the service can be ready.
     `deleted` is called with the name of an entity whose record was deleted.
     """
 
@@ -102,7 +102,7 @@ class ControlReader:
             self.apply(decode(record.headers, record.key, record.value, region=GLOBAL))
         except Poison as poison:
             self._reject(entity, poison.reason)
-        except Exception as error:  # the record stays in the topic, so it would end every service that reads it
+        except Exception as error:  # the record stays in the topic, so it would stop every service that reads it
             log.exception("a control record caused an unexpected error")
             self._reject(entity, f"unexpected error: {error!r:.300}")
         else:

@@ -1,9 +1,8 @@
-"""Dead letters: records that could not be handled, kept whole, with the reason, the consumer group and the place.
+"""Dead letters: records that could not be handled, kept whole, with the reason and the place.
 
-A place is a group, topic, partition and offset. A letter may be written twice; the last one of a place is valid. A
-receipt closes the letter of its place: the record was replayed, and its group received it. Letters and receipts are
-written under the record's key, so each place has one partition, which keeps their order. (Letters of unreadable records
-have no key.)
+A place is a consumer group, topic, partition and offset. A dead letter may be written twice; the last one of a place is
+valid. A receipt closes the dead letter of its place: the record was replayed, and its group received it. Both have the
+record's key, so they are in one partition, in order. (Dead letters of unreadable records have no key.)
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ _MAX_REASON: Final = 2000
 
 class NewDeadLetter(NamedTuple):
     """A record to dead-letter. `offset` is its original offset, not that of a replayed copy. `parked` is the offset
-    since which its key is parked; None when the record is dead-lettered alone."""
+    from which its key is parked; None if the record is dead-lettered alone."""
 
     record: RawRecord
     reason: str
@@ -31,7 +30,7 @@ class NewDeadLetter(NamedTuple):
 
 
 class ReplayReceipt(NamedTuple):
-    """A replayed copy that its group has received; `offset` is the original one."""
+    """A replayed copy that its group has received; `offset` is the original offset."""
 
     record: RawRecord
     offset: int
@@ -47,7 +46,7 @@ class DeadLetterWriter:
         self._clock = clock
 
     async def send(self, letters: Sequence[NewDeadLetter], receipts: Sequence[ReplayReceipt] = ()) -> None:
-        """Write all, and return when all are acknowledged; raises Transient."""
+        """Write all, and return after all are acknowledged; raises Transient."""
         records = [self._letter(letter) for letter in letters] + [self._receipt(receipt) for receipt in receipts]
         await self._producer.send(records)
 
@@ -85,12 +84,12 @@ class DeadLetterWriter:
 
 
 def escape_headers(headers: Sequence[tuple[str, bytes]]) -> Headers:
-    """The record's headers for a letter: a name that starts with PREFIX gets a second PREFIX."""
+    """The record's headers for a dead letter: a name that starts with PREFIX gets a second PREFIX."""
     return [(PREFIX + name if name.startswith(PREFIX) else name, value) for name, value in headers]
 
 
 def original_headers(headers: Sequence[tuple[str, bytes]]) -> Headers:
-    """The headers of the record in a letter; the inverse of `escape_headers`."""
+    """The headers of the record in a dead letter; the inverse of `escape_headers`."""
     escaped = PREFIX + PREFIX
     return [
         (name.removeprefix(PREFIX), value)

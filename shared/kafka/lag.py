@@ -44,13 +44,13 @@ class ConsumerLag:
         self._polled_at.update((tp, ms) for tp, ms in polled_at.items() if ms is not None)
 
     def batch_started(self, batch: RecordsByPartition) -> None:
-        """The handler starts to work on these records."""
+        """Note that the handler starts to work on these records."""
         for tp, records in batch.items():
             self._observe(tp)
             self._oldest[tp] = records[0].timestamp
 
     def batch_committed(self, consumer: AIOKafkaConsumer, batch: RecordsByPartition) -> None:
-        """The effects of these records are durable, and their offsets are committed."""
+        """Note that the effects of these records are durable, and their offsets are committed."""
         for tp, records in batch.items():
             assigned = tp in consumer.assignment()
             highwater = consumer.highwater(tp) if assigned else None
@@ -61,14 +61,14 @@ class ConsumerLag:
                 self._handled_until[tp] = records[-1].timestamp if polled_at is None else polled_at
 
     def caught_up(self, consumer: AIOKafkaConsumer, polled_at: dict[TopicPartition, int]) -> None:
-        """These partitions were polled at these times, and held no record that was not delivered."""
+        """Note that these partitions were polled at these times, and had no further records."""
         assigned = consumer.assignment()
         for tp in self._handled_until.keys() - assigned:
             del self._handled_until[tp]
         self._handled_until.update((tp, ms) for tp, ms in polled_at.items() if tp in assigned)
 
     def idle(self, consumer: AIOKafkaConsumer) -> None:
-        """A poll of all partitions returned no record."""
+        """Note that a poll of all partitions returned no record."""
         assigned = consumer.assignment()
         for tp in self._oldest.keys() - assigned:
             self._oldest[tp] = None

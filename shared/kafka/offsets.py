@@ -27,7 +27,7 @@ class OffsetClient:
         self._connecting = asyncio.Lock()
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
-        """The present end offsets of these topics."""
+        """The current end offsets of these topics."""
         try:
             admin, consumer = await self._connected()
             described = await admin.describe_topics(list(topics))
@@ -43,7 +43,7 @@ class OffsetClient:
         return {tp: end for tp, end in ends.items() if end > begins[tp]}
 
     async def has_passed(self, group: str, ends: EndOffsets) -> bool:
-        """Whether the group has committed all records before these offsets; False while its coordinator moves."""
+        """True if the group has committed all records before these offsets; False while its coordinator moves."""
         try:
             admin, _ = await self._connected()
             committed = await admin.list_consumer_group_offsets(group)

@@ -2,7 +2,7 @@
 
 A record is dead-lettered when its handling fails for good, or when this reader does not know the type or version of its
 event. Then its key is parked: every later record of the key in that partition is dead-lettered too. A record that is
-not a valid event is dead-lettered alone. A small compacted topic holds the parked keys, so they survive every process,
+not a valid event is dead-lettered alone. A small compacted topic holds the parked keys, so they survive a restart,
 also in services without a database. For each batch, Kafka acknowledges the dead letters first, then the parked keys,
 then the offsets. After a crash between these steps the group receives the batch again, and recognises dead-lettered
 records by their offset.
@@ -139,7 +139,7 @@ class Parking:
 
     Call `start_batch` first. For each record, in order, call `reject_undecodable` if it does not decode, else `admits`.
     If `admits` returns True, handle the record and call `confirm_handled` or `reject`. `flush` makes all decisions
-    durable; commit offsets only after it. A reader that does not depend on order has no `store`, and parks no key.
+    durable; commit offsets only after it. A consumer that does not depend on order has no `store`, and parks no key.
 
     `rejected` counts the batch's rejected records, `passed_over` its records that were neither handled nor rejected.
     """
@@ -163,7 +163,7 @@ class Parking:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the assignment changed since the last `load`."""
+        """True if the assignment has changed since the last `load`."""
         return self._loaded_assignments != self._assignments
 
     def partitions_assigned(self) -> None:
@@ -202,7 +202,7 @@ class Parking:
         self._dead_letter(record, poison.reason)
 
     def admits(self, record: RawRecord) -> bool:
-        """Whether the record may be handled now. If not, this call has dead-lettered it, or skipped it as a repeat."""
+        """True if the record may be handled now. If not, this call has dead-lettered it, or skipped it as a repeat."""
         at = _key_partition(record)
         parked = self._parked.get(at)
         if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
@@ -269,7 +269,7 @@ class Parking:
             self._update_gauge()
 
     def close(self) -> None:
-        """Forget the parked keys: this process consumes the group no more."""
+        """Forget the parked keys: this process no longer consumes in the group."""
         self._parked = {}
         self._update_gauge()
 
@@ -310,7 +310,7 @@ class Parking:
     ) -> None:
         letter = NewDeadLetter(record, reason, record.offset if original_offset is None else original_offset, parked)
         if record.topic == self._dead_letters.topic and _is_about_letter(record):
-            # A dead letter about a dead letter is only logged: a reader of this topic would dead-letter it again,
+            # A dead letter about a dead letter is only logged: a consumer of this topic would dead-letter it again,
             # without end.
             self._report(letter)
         else:
@@ -364,7 +364,7 @@ def _key_partition(record: RawRecord) -> KeyPartition:
 
 
 def _in_chain(record: RawRecord, parked: Parked | None) -> bool:
-    """Whether the record is a copy in its key's chain; `parked` is the state of the key."""
+    """True if the record is a copy in its key's chain; `parked` is the state of the key."""
     if not isinstance(record, ReplayedRecord) or parked is None or record.offset <= parked.since:
         return False
     return _has_predecessor(record) or (record.mark.parked and record.mark.offset >= parked.since)
@@ -375,5 +375,5 @@ def _has_predecessor(record: RawRecord) -> bool:
 
 
 def _is_about_letter(record: RawRecord) -> bool:
-    """Whether a record of the dead-letter topic is a letter about another dead letter."""
+    """True if a record of the dead-letter topic is a dead letter about another dead letter."""
     return bool(dict(record.headers).get("dl_topic") == record.topic.encode())

@@ -32,7 +32,7 @@ _STOP_SECONDS = 5.0
 
 
 class Record(NamedTuple):
-    """A record to send; without a `partition` its key decides."""
+    """A record to send; without `partition`, its key determines the partition."""
 
     topic: str
     key: bytes | None
@@ -47,13 +47,13 @@ def record(topic: str, event: Encoded) -> Record:
 
 
 class Producer(Protocol):
-    """Sends records; `send` returns when all are acknowledged, and raises Transient when that is not certain."""
+    """Sends records; `send` returns after all are acknowledged, and raises Transient if some may not be stored."""
 
     async def send(self, records: Sequence[Record]) -> None: ...
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """The partition of a key, in a topic with so many partitions."""
+    """The partition of a key in a topic; `partitions` is the number of its partitions."""
     return zlib.crc32(key or b"") % partitions
 
 

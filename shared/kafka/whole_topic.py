@@ -46,10 +46,10 @@ async def assign_from_beginning(consumer: AIOKafkaConsumer, topic: str) -> dict[
 
 
 async def has_reached(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
-    """Whether the consumer's position is at or behind all these offsets."""
+    """True if the consumer has read all records before these offsets."""
     return all([await consumer.position(tp) >= end for tp, end in ends.items()])
 
 
 def no_such_topic(topic: str) -> str:
-    """The sentence about a topic that does not exist."""
+    """The error message for a topic that does not exist."""
     return f"the topic {topic} does not exist: create it with `piepowder topics`"

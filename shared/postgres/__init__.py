@@ -1,1 +1,1 @@
-"""PostgreSQL plumbing: the connection pools, migrations, outbox and inbox."""
+"""PostgreSQL infrastructure: connection pools, migrations, outbox and inbox."""

@@ -1,8 +1,8 @@
 """A service's database: an asyncpg pool for the hot paths (unnest, COPY), an SQLAlchemy engine for ordinary queries.
 
-Errors that may pass (a lost connection, a server that starts, a deadlock) are raised as Transient, so that consumers
-retry and REST returns 503. A server that hangs closes no connection. So it is pinged once a second, and while it does
-not respond, every call fails at once instead of waiting.
+Temporary errors (a lost connection, a server that is starting, a deadlock) are raised as Transient, so that consumers
+retry and REST returns 503. A hanging server closes no connection. It is therefore pinged once a second, and while it
+does not respond, every call fails at once instead of waiting.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ _SESSION: Final = {
     "tcp_keepalives_count": "3",
 }
 
-# Every session that writes: a commit is reported after it is on disk, even if the server's default is `off`.
+# For every session that writes: a commit returns after it is on disk, even if the server's default is `off`.
 DURABLE: Final = {"synchronous_commit": "on"}
 
 _ACQUIRE_SECONDS: Final = 5.0  # to wait for a free connection
 _COMMAND_SECONDS: Final = 15.0  # for a statement
 _PING_SECONDS: Final = 1.0
-_SILENT_SECONDS: Final = 5.0  # without a response, until the server counts as down
+_SILENT_SECONDS: Final = 5.0  # without a response; then the server counts as down
 
 _PASSING = (
     asyncpg.PostgresConnectionError,
@@ -55,7 +55,7 @@ _PASSING = (
     TimeoutError,
     asyncio.IncompleteReadError,
 )
-# The schema is of another version: not the fault of a record.
+# The schema has another version; the record is not the cause.
 _OF_ANOTHER_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidColumnReferenceError)
 
 
@@ -91,7 +91,7 @@ class Database:
             raise Transient(f"PostgreSQL does not respond: {error}") from error
         engine = create_async_engine(
             sqlalchemy_url(url),
-            pool_size=connections,  # opened on demand and kept: each new one costs PostgreSQL a process
+            pool_size=connections,  # opened on demand and kept: PostgreSQL starts a process for each
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=_ACQUIRE_SECONDS,
@@ -126,7 +126,7 @@ class Database:
                         connection.terminate()
                         connection = None
                 if trouble != self._trouble:
-                    log.warning("the database: %s", trouble or "it responds again")
+                    log.warning("database: %s", trouble or "responds again")
                     self._trouble = trouble
                 readiness.set("database", trouble)
                 await wait(stop, _PING_SECONDS)
@@ -142,14 +142,14 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """An asyncpg connection in one transaction: committed at the end, rolled back after an error.
 
-        Raises Transient while the server is down, Fatal when its schema is of another version.
+        Raises Transient while the server is down, Fatal if its schema has another version.
         """
         async with self.held() as connection, connection.transaction():
             yield connection
 
     @asynccontextmanager
     async def query(self) -> AsyncIterator[AsyncConnection]:
-        """An SQLAlchemy connection for ordinary reads; raises as `transaction` does."""
+        """An SQLAlchemy connection for ordinary reads; raises the same errors as `transaction`."""
         self._require()
         try:
             async with self._engine.connect() as connection:
@@ -167,7 +167,7 @@ class Database:
     async def held(self) -> AsyncIterator[Connection]:
         """An asyncpg connection without a transaction, for session state (advisory locks) and for fast look-ups.
 
-        Raises as `transaction` does.
+        Raises the same errors as `transaction`.
         """
         self._require()
         try:
@@ -183,13 +183,13 @@ class Database:
 
 def _another_schema(error: BaseException) -> Fatal:
     return Fatal(
-        f"the database's schema is not this version's ({_message(error)}): start the service again, which upgrades it,"
+        f"the database's schema has another version ({_message(error)}): start the service again, which upgrades it,"
         " or stop the service if a newer version has replaced it"
     )
 
 
 def _why(error: BaseException) -> str:
-    """A sentence for clients, without SQL statements, addresses and help links."""
+    """The error as a sentence for clients, without SQL statements, addresses and help links."""
     if isinstance(error, NoneIsFree):
         return "No connection to PostgreSQL was free in time."
     if isinstance(error, TimeoutError):

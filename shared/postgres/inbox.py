@@ -1,7 +1,7 @@
 """The inbox: the ids of the events that a service has handled, so that a repeated event has no effect.
 
-Call `first_time` inside the transaction that makes the effects. A second consumer of the same event waits on the unique
-key until the first one commits, and then gets no new id.
+Call `first_time` in the transaction that stores the effects of the events. A second consumer of the same event waits on
+the unique key until the first consumer commits, and then `first_time` returns no id for it.
 """
 
 from collections.abc import Sequence

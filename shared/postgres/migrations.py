@@ -22,7 +22,7 @@ _LOCK: Final = 7_209_110_452_131  # any number, the same for all services
 
 
 def config(service: str) -> Config:
-    """Alembic's configuration for a service; for new versions: `python -m shared.postgres.migrations`."""
+    """Alembic's configuration for a service."""
     settings = Config()
     settings.set_main_option("script_location", str(Path(__file__).parent / "alembic"))
     settings.set_main_option("version_locations", str(_ROOT / "services" / service / "migrations"))
@@ -37,7 +37,7 @@ async def upgrade(url: str, service: str) -> None:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade, service)
-    except (OSError, DBAPIError, asyncpg.PostgresError) as error:  # PostgresError: while connecting
+    except (OSError, DBAPIError, asyncpg.PostgresError) as error:  # PostgresError: raised while connecting
         if isinstance(error, DBAPIError) and not error.connection_invalidated and "does not exist" in str(error):
             raise
         raise Transient(f"the {service} database cannot be upgraded: {error}") from error

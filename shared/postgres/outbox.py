@@ -7,8 +7,9 @@ crash between these steps, the event is published again under the same event id.
 id, or deleted a range of ids, would lose rows, because a transaction gets its ids before it commits.
 
 A query must not scan the rows that are deleted but not vacuumed yet (one long transaction elsewhere keeps millions of
-them). So it starts above a floor. An id becomes the floor when every transaction that could own an id up to it has
-ended, and their rows are published. `write` makes sure that a transaction has its number before it draws an id.
+them). So each shard has a floor, and queries read only ids above it. An id becomes the floor when every transaction
+that could own an id up to it has ended, and their rows are published. `write` makes sure that PostgreSQL assigns a
+transaction's number before its first id.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ _POLL_SECONDS: Final = 0.1
 _MEASURE_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 1.0
 _PARKED_SECONDS: Final = 60.0
-_IDLE_SECONDS: Final = 60  # then the server ends the session of a hanging relay, and its locks; longer than any send
+_IDLE_SECONDS: Final = 60  # then the server ends a hanging relay's session and locks; longer than any send
 
 _encode_headers = msgspec.msgpack.Encoder().encode
 _decode_headers = msgspec.msgpack.Decoder(Headers).decode
@@ -75,7 +76,7 @@ CROSS JOIN LATERAL (
     SELECT * FROM outbox WHERE shard = s.shard AND id > s.floor AND key <> ALL ($3::bytea[]) ORDER BY id LIMIT $4
 ) AS o"""
 
-# Deletes each row by its key. A join would compare all rows with all, if the table was empty when it was analysed.
+# Finds each row by its key. A join could compare all rows with all, if the table was empty when it was analysed.
 _DELETE: Final = """
 DELETE FROM outbox WHERE ctid = ANY (ARRAY(
     SELECT found.ctid FROM unnest($1::smallint[], $2::bigint[]) AS p (shard, id)
@@ -108,8 +109,8 @@ async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -
 class Relay:
     """Publishes a service's outbox. Replicas share the shards: the holder of a shard's lock publishes it.
 
-    An event that Kafka rejects as too large (after its limit was lowered) is parked with the later rows of its key:
-    they stay in the table, and are tried again every minute. All other rows continue.
+    An event that Kafka rejects as too large (after its limit was lowered) stays in the table, with the later rows of
+    its key, and is tried again every minute. All other rows continue.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Relay:
         *,
         service: str,
         batch: int = 2000,
-        clock: Clock = SystemClock(),  # noqa: B008 - it holds nothing
+        clock: Clock = SystemClock(),  # noqa: B008 - it has no state
     ) -> None:
         self._database = database
         self._producer = producer
@@ -132,7 +133,7 @@ class Relay:
         self._parked_until = 0.0
 
     def wake(self) -> None:
-        """A transaction with events has committed: publish now, without waiting for the next poll."""
+        """Publish now, without waiting for the next poll. Call it after the commit of a transaction with events."""
         self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -205,7 +206,7 @@ class Relay:
 
 
 class _HeldShards:
-    """The shards that a connection has locked, and the floor of each: no row has an id up to it, now or later."""
+    """The shards that a connection has locked, and the floor of each: no row has or will have an id up to it."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
@@ -232,7 +233,7 @@ class _HeldShards:
             self._floors |= {row[0]: 0 for row in rows}
 
     async def settle(self) -> None:
-        """Once a second, find an id such that every transaction with an id up to it has ended."""
+        """Once a second, find an id such that every transaction that could own an id up to it has ended."""
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + _SETTLE_SECONDS
@@ -247,7 +248,7 @@ class _HeldShards:
             self._settled, self._mark = self._mark[0], None
 
     def published(self, rows: Sequence[Row], limit: int) -> None:
-        """Raise the floors: `rows`, the oldest up to `limit` of each shard, are published and deleted."""
+        """Raise the floors: `rows` (of each shard the oldest, at most `limit`) are published and deleted."""
         for shard, floor in self._floors.items():
             found = [row[1] for row in rows if row[0] == shard]
             reached = self._settled if len(found) < limit else min(self._settled, found[-1])

@@ -1,4 +1,4 @@
-"""The clock. No other module reads the system's time, so tests control the time.
+"""The clock. Services read the wall-clock time only from it, so tests control the time.
 
 Times in events and responses are UTC, RFC 3339, with milliseconds: `2026-05-01T09:30:00.000Z`.
 """
@@ -51,7 +51,7 @@ def to_text(moment: datetime) -> str:
 
 
 def from_text(text: str) -> datetime:
-    """The time of an RFC 3339 text, in UTC; raises ValueError for any other text, and without a UTC offset."""
+    """The time of an ISO 8601 text, in UTC; raises ValueError for any other text, and without a UTC offset."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no UTC offset")

@@ -1,6 +1,6 @@
 """The three kinds of failure. A consumer reacts to each in a different way.
 
-`Transient`: the consumer tries the same records again in place, so their order holds. `Poison`: the record can never
+`Transient`: the consumer tries the same records again in place, so their order is kept. `Poison`: the record can never
 succeed; the consumer dead-letters it whole and continues. `Fatal`: the service cannot continue without breaking a
 guarantee; it stops and commits nothing, and its supervisor starts it again.
 """
@@ -10,12 +10,12 @@ class PiepowderError(Exception):
     """Base class; the message is one sentence that tells a person what to do."""
 
 
-class Transient(PiepowderError):  # noqa: N818 - the field's word
+class Transient(PiepowderError):  # noqa: N818 - a standard term
     """The same call may succeed later (a broker is down, a deadlock, a lost connection)."""
 
 
-class Poison(PiepowderError):  # noqa: N818 - the field's word
-    """The record can never be handled; `reason` is shown in the dead-letter topic."""
+class Poison(PiepowderError):  # noqa: N818 - a standard term
+    """The record can never be handled; its dead letter has the `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -27,5 +27,5 @@ class TooNew(Poison):
     its key wait for it."""
 
 
-class Fatal(PiepowderError):  # noqa: N818 - the field's word
+class Fatal(PiepowderError):  # noqa: N818 - a standard term
     """The service cannot continue without breaking a guarantee: stop it, and commit nothing."""

@@ -1,7 +1,7 @@
 """Supervision of a service: its web server and its loops run side by side until a signal, then drain in bounded time.
 
-A loop that fails stops the whole service with status 1, because a service that only appears to work is worse than a
-service that its supervisor restarts.
+A failed loop stops the whole service with status 1: a restart by the supervisor is better than a service that only
+appears to work.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ async def supervise(server: Server, loops: Sequence[Loop], drain_seconds: float,
 
 
 def _leaves(failure: BaseException) -> list[BaseException]:
-    """The single failures inside nested exception groups."""
+    """The exceptions inside nested exception groups."""
     if not isinstance(failure, BaseExceptionGroup):
         return [failure]
     return [leaf for inner in failure.exceptions for leaf in _leaves(inner)]

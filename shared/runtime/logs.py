@@ -1,4 +1,4 @@
-"""JSON logs on standard error, one object per line: time, level, service, message, and the caller's `extra` fields."""
+"""JSON logs on standard error, one object per line: time, level, logger, message, service and `extra` fields."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ class _Lines(JsonFormatter):
 
 
 def configure(service: str, level: str = "INFO") -> None:
-    """Send the records of all loggers to standard error."""
+    """Send the records of all loggers to standard error; of aiokafka and alembic, only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _Lines(

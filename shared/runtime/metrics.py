@@ -1,4 +1,4 @@
-"""Metrics that every service has. A service's own metrics are in `services/<name>/metrics.py`; docs/metrics.md has all.
+"""Metrics of every service. A service's own metrics are in `services/<name>/metrics.py`; docs/metrics.md lists all.
 
 No metric has a label for a client, user, subject or case: their number has no limit. Hot paths resolve a label
 combination once, and count once per batch.

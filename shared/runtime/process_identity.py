@@ -1,4 +1,4 @@
-"""A process's identity: its id together with its start time, because the system gives ids again."""
+"""The identity of a process: its id together with its start time, because the operating system reuses ids."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, in the system's own notation; None when it does not exist or is a zombie."""
+    """The start time of a process, in a platform-specific format; None if it does not exist or (Linux) is a zombie."""
     if platform.system() == "Linux":
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -4,7 +4,7 @@ from shared.runtime import metrics
 
 
 class Readiness:
-    """Conditions of a service, each with what is missing; the service is ready when nothing is missing."""
+    """The conditions of a service. The service is ready when all are met."""
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -12,7 +12,7 @@ class Readiness:
         metrics.READY.labels(service).set_function(lambda: float(self.ready))
 
     def set(self, condition: str, missing: str | None) -> None:
-        """Report what a condition is missing, None for nothing."""
+        """Report a condition: `missing` says why it is not met; None if it is met."""
         self._missing[condition] = missing
 
     @property
@@ -21,5 +21,5 @@ class Readiness:
 
     @property
     def conditions(self) -> dict[str, str]:
-        """Every condition, with `ok` or what is missing."""
+        """Every condition, with `ok` or the reason why it is not met."""
         return {name: missing or "ok" for name, missing in self._missing.items()}

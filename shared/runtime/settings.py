@@ -1,6 +1,6 @@
 """Typed settings from environment variables, with defaults that work locally.
 
-An invalid value ends the process with a sentence that has the variable, its value and the reason.
+An invalid value ends the process with a sentence: the variable, its value and the reason.
 """
 
 import os
@@ -27,7 +27,7 @@ RegionIds: TypeAlias = Annotated[list[RegionId], NoDecode, BeforeValidator(_spli
 
 
 def is_private(url: str) -> bool:
-    """Whether nobody else can read the traffic to a URL: HTTPS, or HTTP on this machine."""
+    """True if the traffic to a URL is private: HTTPS, or HTTP on this machine."""
     parts = urlsplit(url)
     return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme, parts.hostname) in _LOOPBACK)
 
@@ -60,7 +60,7 @@ class CommonSettings(BaseSettings):
     @classmethod
     def _is_https(cls, issuer: str) -> str:
         if issuer and not is_private(issuer):
-            raise ValueError("an issuer is https://..., or http:// on this machine")
+            raise ValueError("expected https://..., or http:// on this machine")
         return issuer
 
     @field_validator("oidc_audience")
@@ -79,7 +79,7 @@ S = TypeVar("S", bound=CommonSettings)
 
 
 def load(kind: type[S]) -> S:
-    """Read the settings; ends the process with status 2, and one line for each invalid value."""
+    """Read the settings; exits with status 2, and one line for each invalid value."""
     try:
         return kind()
     except SettingsError as error:  # invalid JSON; only the message has the field's name

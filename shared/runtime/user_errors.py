@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """An expected failure: one sentence says what happened, one says what to do; `lines` are the end of a log."""
+    """An expected failure: a sentence about it, a sentence about its remedy, and `lines` of details such as a log."""
 
     def __init__(self, what: str, what_to_do: str, lines: Sequence[str] = ()) -> None:
         super().__init__(what, what_to_do)
@@ -28,7 +28,7 @@ def disk_full(path: Path) -> UserError:
 
 @contextmanager
 def file_errors(path: Path, what_to_do: str = "Choose another folder.") -> Iterator[None]:
-    """Turn an `OSError` about files at or under `path` into a `UserError` with this advice."""
+    """Turn an `OSError` about files at or under `path` into a `UserError`; `what_to_do` is its advice."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,7 @@ def file_errors(path: Path, what_to_do: str = "Choose another folder.") -> Itera
             raise disk_full(path) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
-                f"{error.filename or path} may not be written ({error.strerror}).",
+                f"{error.filename or path} cannot be written ({error.strerror}).",
                 f"{what_to_do.removesuffix('.')}, one that belongs to you, or correct its permissions.",
             ) from error
         raise UserError(f"{error.filename or path} cannot be used ({error.strerror}).", what_to_do) from error

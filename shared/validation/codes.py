@@ -20,7 +20,7 @@ class Codes(NamedTuple):
 
 
 def load() -> Codes:
-    """The code lists."""
+    """Load the code lists."""
     return Codes(
         frozenset(country.alpha_2 for country in pycountry.countries),
         frozenset(currency.alpha_3 for currency in pycountry.currencies),

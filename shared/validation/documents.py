@@ -13,8 +13,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 class ParsedDocument(NamedTuple, Generic[S]):
     """A decoded document: its value, and the faults of its format.
 
-    The value has placeholders for the top-level fields in `invalid_fields`. It is None when nothing of the document is
-    usable, or when there are too many faults.
+    The value has placeholders for the top-level fields in `invalid_fields`. It is None if no part of the document is
+    usable, or if there are too many faults.
     """
 
     value: S | None
@@ -22,7 +22,7 @@ class ParsedDocument(NamedTuple, Generic[S]):
     invalid_fields: frozenset[str]
 
     def with_rules(self, faults: Iterator[Fault]) -> list[Fault]:
-        """The faults of the format, and those of `faults` that do not concern a placeholder."""
+        """The faults of the format, and the faults of rules (`faults`) that do not concern a placeholder."""
         return self.faults + [fault for fault in faults if top_level(fault.pointer) not in self.invalid_fields]
 
 

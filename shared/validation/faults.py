@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 MAX_FAULTS: Final = 20
-_ENDLESS: Final = (math.inf, -math.inf)  # `strict_json` decodes a number beyond every number type as infinite
+_ENDLESS: Final = (math.inf, -math.inf)  # `strict_json` decodes a number out of range as infinite
 
 
 class Fault(NamedTuple):
@@ -50,7 +50,7 @@ class RejectionType(ErrorType, frozen=True):
 
 
 class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service
-    """The permanent rejection of an input. Without `detail`, the message has the first of `faults`."""
+    """The permanent rejection of an input. Without `detail`, the message is a summary of `faults`."""
 
     def __init__(self, kind: RejectionType, faults: list[Fault], detail: str = "") -> None:
         super().__init__(detail or _summary(faults[:MAX_FAULTS]))

@@ -1,5 +1,5 @@
 """Strict JSON decoding: rejects invalid JSON that the standard library accepts (NaN, lone surrogates), and finds
-duplicate object names, of which parsers silently keep the last.
+duplicate object keys, of which parsers silently keep the last.
 
 The time is linear in the size of the text, for any depth, width and number of duplicates, because the sender chooses
 its form.
@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 JsonPath: TypeAlias = list[str | int]
-"""The object names and array indices that lead to a value."""
+"""The object keys and array indices that lead to a value."""
 
 _MAX_DIGITS: Final = 20  # a 64-bit integer has at most 20
 has_lone_surrogate = re.compile(
@@ -28,7 +28,7 @@ class MalformedJsonError(ValueError):
 
 
 class ObjectWithDuplicates(dict[str, Any]):
-    """A JSON object in which the names in `duplicates` occur more than once; its members have the last values."""
+    """A JSON object in which the keys in `duplicates` occur more than once; its members have the last values."""
 
     def __init__(self, members: dict[str, Any], duplicates: Collection[str]) -> None:
         super().__init__(members)
@@ -36,7 +36,7 @@ class ObjectWithDuplicates(dict[str, Any]):
 
 
 def decode(text: bytes) -> Any:
-    """Decode a JSON text. Objects with duplicate names become `ObjectWithDuplicates`, and numbers out of the range of a
+    """Decode a JSON text. Objects with duplicate keys become `ObjectWithDuplicates`, and numbers out of the range of a
     float become infinite; raises MalformedJsonError."""
     try:
         return decode_raw(text)
@@ -80,7 +80,7 @@ def walk(value: object) -> Iterator[tuple[JsonPath, object]]:
 
 
 def duplicates(value: object) -> Iterator[JsonPath]:
-    """The paths of the members whose name occurs more than once in their object."""
+    """The paths of duplicate object keys."""
     for path, member in walk(value):
         if isinstance(member, ObjectWithDuplicates):
             yield from ([*path, name] for name in member.duplicates)
@@ -92,7 +92,7 @@ def infinite_numbers(value: object) -> Iterator[JsonPath]:
 
 
 def has_duplicates(text: bytes) -> bool:
-    """Whether an object of a valid JSON text has a duplicate name; `duplicates` finds their paths."""
+    """True if an object in a valid JSON text has a duplicate key; `duplicates` finds the paths."""
     try:
         _find_duplicates(text.decode())
     except _DuplicateName:

@@ -1,4 +1,4 @@
-"""Analyze the log when its size has doubled, not after every tenth: queries find its rows by key."""
+"""Analyze the log when its size has doubled, not after each growth by 10%: queries find its rows by key."""
 
 from alembic import op
 

@@ -50,7 +50,7 @@ class ClaimBody(Body):
     model_config = example({"reviewer": "r-71", "team": "in_house", "queues": ["general"], "lease_seconds": 300})
 
     def content_hash(self) -> str:
-        """The hash that tells a repeated claim from another claim with the same Idempotency-Key."""
+        """The hash that distinguishes a repeated claim from another claim with the same Idempotency-Key."""
         return body_hash(self, always={"queues", "lease_seconds"})
 
 

@@ -59,8 +59,8 @@ class CasesView(View):
 
 
 class TotalsView(View):
-    """The number of cases by state; of the decisions about items and notices, by policies and by people; of the
-    decisions about appeals; and the open cases by queue."""
+    """The numbers of cases by state, of decisions on items and notices by policies and by people, and of decisions on
+    appeals; and the open cases by queue."""
 
     region: str
     cases: dict[str, int]

@@ -124,8 +124,8 @@ class ConcernedView(View):
 class CaseView(CaseSummaryView):
     """A case, its item, the reason for its verdict (`trace`), and its decisions, oldest first.
 
-    The case of a notice has the `notice`, of an appeal the `appeal`. `concerns` are the cases that it is about, nearest
-    first: the case that is appealed, then the newest version of the subject that was reported.
+    The case of a notice has `notice`, the case of an appeal has `appeal`. `concerns`: the cases that the notice or
+    appeal is about, nearest first: the appealed case, then the newest version of the reported subject.
     """
 
     superseded_by: str | None

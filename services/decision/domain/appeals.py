@@ -32,7 +32,7 @@ class AppealedCase(msgspec.Struct, frozen=True, gc=False):
 
 
 def reason_to_close(named_decision: events.Contested, appealed_case: AppealedCase) -> str:
-    """The reason to close a new appeal without a decision; "" when it waits for a reviewer."""
+    """The reason to close a new appeal without a decision; "" if the appeal waits for a reviewer."""
     if appealed_case.n > named_decision.n:
         return REPLACED
     return DUPLICATE if appealed_case.has_open_appeal else ""
@@ -45,7 +45,7 @@ def require_may_decide(
     action: str,
     reasons: list[str],
 ) -> None:
-    """Raises CommandRejected when the holder of `appeal` may not take this action.
+    """Require that the holder of `appeal` may take this action; raises CommandRejected.
 
     The appeal contests `named_decision`. A later decision on the same case, `decision_in_force`, may have replaced it.
     """

@@ -35,8 +35,8 @@ def decide(
     """Decide a case that is held under the command's token.
 
     `made` is the first decision of a case that is decided already; an exact repeat returns it, without an event. For an
-    appeal, `decision_in_force` is that of the appealed case. Raises CommandRejected when the lease is not held, the
-    case has ended otherwise, or the action is not allowed for this case or this reviewer.
+    appeal, `decision_in_force` is the decision in force on the appealed case. Raises CommandRejected when the lease is
+    not held, the case has ended without a decision, or the action is not allowed for this case or this reviewer.
     """
     allowed = ACTIONS_BY_CASE_TYPE[case.opened.case_type]
     if command.action not in allowed:

@@ -58,8 +58,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state that a batch depends on, locked until the batch is stored.
 
     `newest`: the newest versions, by subject.
-    `stored`: the cases in the database, of those that the batch withdraws.
-    `withdrawn_early`: the cases whose withdrawal arrived first, of those that the batch opens.
+    `stored`: the cases that the batch withdraws and that are in the database.
+    `withdrawn_early`: the cases that the batch opens and whose withdrawal arrived first.
     `appealed_cases`: by case id.
     """
 
@@ -88,7 +88,7 @@ class BatchChanges(msgspec.Struct):
     `newest`: the newest versions, by subject.
     `events`: the events to publish, in order.
     `early`: ids of cases that are not known yet; their withdrawals are kept until the cases arrive.
-    `applied`: ids of cases that have arrived after their withdrawals, which are not needed any more.
+    `applied`: ids of cases that arrived after their withdrawals; these withdrawals are deleted.
     """
 
     cases: list[NewCase] = []
@@ -105,9 +105,9 @@ def ingest(region: str, batch: Sequence[CaseMessage], snapshot: Snapshot) -> Bat
     """The changes that a batch makes, in its order.
 
     A version older than the newest is superseded when it is opened; a newer version ends the open case, claimed or not.
-    Version numbers are compared; without two numbers, the later record is newer. A withdrawal ends its case if that is
-    open. A case whose withdrawal arrived first is withdrawn when it is opened. An appeal is closed when it is opened if
-    its decision is not in force any more, or another appeal about the case is open.
+    Version numbers are compared; without two numbers, the later record is newer. A withdrawal ends an open case. A
+    case whose withdrawal arrived first is withdrawn when it is opened. An appeal is closed when it is opened if the
+    contested decision is not in force any more, or another appeal about the case is open.
     """
     return _Batch(region, snapshot).ingest(batch)
 
@@ -191,7 +191,7 @@ class _Batch:
             self._changes.early.add(case_id)
 
     def _apply_early_withdrawal(self, case_id: str) -> bool:
-        """Use up a withdrawal that arrived before its case; True if there was one."""
+        """Apply a withdrawal that arrived before its case; False if there is none."""
         if case_id in self._changes.early:
             self._changes.early.remove(case_id)
             return True
@@ -213,7 +213,7 @@ class _Batch:
         cause: CaseMessage,
         superseded_by: str | None = None,
     ) -> bool:
-        """Supersede or withdraw the newest version's case, if it is open. Waiting and claimed cases end alike."""
+        """Supersede or withdraw the newest version's case, waiting or claimed; False if it is not open."""
         if newest.open_correlation_id is None:
             return False
         case_id, item_id = newest.case_id, newest.item_id

@@ -28,7 +28,7 @@ Port = TypeVar("Port", bound=PublishPort)
 
 
 class UseCases(Generic[Port]):
-    """Use cases of a region. `begin` opens a transaction; `wake` tells the outbox relay that events were committed."""
+    """Use cases of a region. `begin` opens a transaction; `wake` notifies the outbox relay of committed events."""
 
     def __init__(
         self, begin: Callable[[], AbstractAsyncContextManager[Port]], *, region: str, wake: Callable[[], None]

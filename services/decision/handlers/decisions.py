@@ -76,7 +76,7 @@ async def _lock_appealed_case(
 ) -> tuple[Case | None, Decision | None, datetime]:
     """The case that an appeal is about, locked, and its decision in force; each is None when it does not exist.
 
-    Also the time after the lock: the lease on the appeal may have expired during the wait.
+    The time after the lock is returned too, because the lease on the appeal may have expired during the wait.
     """
     case_id = appeal.decision.case_id
     found = await transaction.case(case_id)

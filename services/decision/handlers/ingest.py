@@ -38,7 +38,7 @@ class IngestCases(UseCases[IngestPort]):
         self._queues: set[str] = set()
 
     async def handle(self, batch: Sequence[Received[CaseMessage]]) -> None:
-        """Ingest a batch, all or nothing. Events of an earlier batch change nothing."""
+        """Ingest a batch, all or nothing. Events that an earlier batch contained change nothing."""
         received: dict[str, CaseMessage] = {}
         for record in batch:
             received.setdefault(record.message.event_id, record.message)

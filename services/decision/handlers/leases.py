@@ -78,7 +78,7 @@ class LeaseCases(UseCases[LeasePort]):
         return case
 
     async def expire(self) -> bool:
-        """End up to `MAX_EXPIRED` leases that have expired; True when there may be more."""
+        """End up to `MAX_EXPIRED` leases that have expired; True if there may be more."""
         async with self._begin() as transaction:
             expired = await self._expire(transaction)
         self._committed("expired", expired)
@@ -98,7 +98,7 @@ class LeaseCases(UseCases[LeasePort]):
 
 
 async def _repeated_claim(transaction: LeasePort, command: ClaimCommand) -> Lease | None:
-    """The lease that an earlier claim with the same key gave, while it runs."""
+    """The current lease of an earlier claim with the same key; None if there is none."""
     if command.key is None or (held := await transaction.claimed_under(command.key)) is None:
         return None
     case, now = held

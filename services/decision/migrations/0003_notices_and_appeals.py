@@ -20,7 +20,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them; fails while a case is closed."""
+    """Remove the columns and the state; fails while a case is closed."""
     op.drop_column("cases", "not_by")
     op.drop_column("cases", "appealed_case")
     _allow(*_BEFORE)

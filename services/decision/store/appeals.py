@@ -15,7 +15,7 @@ FROM unnest($1::uuid[]) AS appealed (case_id)"""
 
 
 async def lock_appealed_cases(connection: Connection, cases: Sequence[str]) -> dict[str, AppealedCase]:
-    """The cases that appeals are about, by id, locked in the order given."""
+    """The cases that appeals are about, by id, locked in the order of their ids."""
     await connection.execute("SELECT FROM cases WHERE case_id = ANY ($1::uuid[]) ORDER BY case_id FOR UPDATE", cases)
     return {row[0]: AppealedCase(row[1], row[2]) for row in await connection.fetch(_APPEALED_CASES, cases)}
 

@@ -147,7 +147,7 @@ class IngestTransaction(Transaction):
             await self._connection.execute("DELETE FROM withdrawals WHERE case_id = ANY ($1::uuid[])", sorted(applied))
 
     async def add_queues(self, queues: Collection[str]) -> None:
-        """Add these queues to the known ones."""
+        """Add these queues to the known queues."""
         if queues:
             await self._connection.execute(
                 "INSERT INTO queues SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", sorted(queues)

@@ -8,7 +8,7 @@ from services.decision.domain.cases import Case
 from services.decision.store.transactions import LOCKED_CASE, CaseTransaction, locked_case
 
 # The heads are the most urgent cases of each queue, by the index. The result is the first of them that no other claim
-# has locked and that this reviewer may have.
+# has locked and that this reviewer may decide.
 _NEXT: Final = f"""
 WITH heads AS MATERIALIZED (
     SELECT head.* FROM unnest($1::text[]) AS wanted (queue) CROSS JOIN LATERAL (
@@ -35,8 +35,8 @@ class LeaseTransaction(CaseTransaction):
     """The statements of claims, heartbeats, releases and expiry."""
 
     async def next_case(self, queues: Sequence[str], reviewer: str) -> tuple[Case, datetime] | None:
-        """The most urgent waiting case of these queues that no other claim has locked and that `reviewer` may have:
-        locked, and the time after the lock."""
+        """The most urgent waiting case of these queues that no other claim has locked and that `reviewer` may decide,
+        locked; and the time after the lock."""
         heads = 16
         while True:
             [row] = await self._connection.fetch(_NEXT, queues, heads, reviewer)

@@ -71,7 +71,7 @@ class CaseReads:
             return Counter({row[0]: row[1] for row in await connection.execute(query)})
 
     async def page(self, queue: str, states: Collection[str], after: Urgency | None, limit: int) -> list[Case]:
-        """Open cases of a queue in these states, most urgent first, from the one after `after`."""
+        """Open cases of a queue in these states, most urgent first, after the place `after`."""
         urgency = (CASES.c.priority, CASES.c.due_at, CASES.c.case_id)
         parts = []
         for state in sorted(states):
@@ -95,8 +95,8 @@ class CaseReads:
             return CaseWithDecisions(case_from(row._mapping), found)
 
     async def concerned(self, case: Case) -> list[CaseWithDecisions]:
-        """The cases that a notice or an appeal is about, nearest first: the case that is appealed, then the newest
-        version of the subject that was reported. Cases that are not stored here are left out."""
+        """The cases that a notice or an appeal is about, nearest first: the appealed case, then the newest version of
+        the reported subject. Cases that are not stored here are left out."""
         found = []
         reported = case.opened.case_type == NOTICE
         if case.opened.appeal is not None:

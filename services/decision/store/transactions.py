@@ -44,11 +44,11 @@ class Transaction:
         self._connection = connection
 
     async def publish(self, published: Sequence[tuple[str, Encoded]]) -> None:
-        """Have these (topic, event) pairs published in their order after the commit."""
+        """Write (topic, event) pairs to the outbox, which publishes them in this order after the commit."""
         await outbox.write(self._connection, published)
 
     async def tally(self, counts: Mapping[str, int]) -> None:
-        """Add to the totals."""
+        """Add counts to the tallies."""
         if counts:
             await self._connection.execute(
                 "INSERT INTO tallies (name, n) SELECT * FROM unnest($1::text[], $2::bigint[])",

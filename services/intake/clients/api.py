@@ -65,7 +65,8 @@ async def list_keys(by: Reader, registry: TheRegistry, name: Name) -> models.Key
     "",
     status_code=201,
     summary="Create a client",
-    description="It has no key yet. A repetition finds it (200). Only scopes and regions of the caller can be granted.",
+    description="It has no key yet. A repetition returns it (200). Only the scopes and regions of the caller can be"
+    " granted.",
     responses=problems(domain.BEYOND_OWN_RIGHTS, domain.EXISTS)
     | {200: {"model": models.ChangedClientView, "description": "The same client was created before"}},
     max_body_size=MAX_BODY_BYTES,

@@ -106,13 +106,13 @@ def created(new: NewClient, now: datetime) -> ClientRecord:
 
 
 def is_as_created(client: ClientRecord, new: NewClient) -> bool:
-    """Whether a client is as if it had just been created, so that creating it again changes nothing."""
+    """True if the client is active and has all fields of `new`, so that creating it again changes nothing."""
     fields = NewClient.__struct_fields__
     return client.state == ACTIVE and all(getattr(client, field) == getattr(new, field) for field in fields)
 
 
 def changed(client: ClientRecord, patch: ClientPatch, now: datetime) -> ClientRecord:
-    """The client after a change; the same object without a difference."""
+    """The client after a change; the same object if nothing differs."""
     changes = {name: value for name, value in msgspec.structs.asdict(patch).items() if value is not msgspec.UNSET}
     if all(getattr(client, name) == value for name, value in changes.items()):
         return client
@@ -155,12 +155,12 @@ def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecor
 
 
 def is_visible(client: ClientRecord, regions: frozenset[str]) -> bool:
-    """Whether a client is visible in `regions`, which must contain all of its regions."""
+    """True if a client is visible in `regions`, which must contain all of its regions."""
     return ANY in regions or (ANY not in client.regions and client.regions <= regions)
 
 
 def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> None:
-    """Raises InputRejected when a client of some platforms has scopes that concern all platforms.
+    """Require that a client with limited platforms has no scope that concerns all platforms; raises InputRejected.
 
     A `patch` is checked only if it changes the scopes or the platforms, so that a client can always be disabled.
     """
@@ -176,7 +176,7 @@ def check_platforms(client: ClientRecord, patch: ClientPatch | None = None) -> N
 
 
 def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal) -> None:
-    """Raises InputRejected when `by` grants rights that it does not have; `before` is the client before.
+    """Require that `by` has the rights that it grants; raises InputRejected. `before` is the client before the change.
 
     Restricting or disabling a client requires only that `by` can see it. Enabling it, or extending its regions,
     platforms or limit, counts as granting all of its scopes.
@@ -193,7 +193,7 @@ def check_grant(client: ClientRecord, before: ClientRecord | None, by: Principal
 
 
 def _is_extended(client: ClientRecord, before: ClientRecord) -> bool:
-    """Whether the change enables the client, or extends its regions, platforms or limit."""
+    """True if the change enables the client, or extends its regions, platforms or limit."""
     if client.state == ACTIVE != before.state:
         return True
     if _is_wider(client.regions, before.regions) or _is_wider(client.platforms, before.platforms):

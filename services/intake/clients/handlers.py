@@ -89,7 +89,7 @@ class Registry:
         return self._clock.now()
 
     async def show(self, name: str, by: Principal) -> ClientRecord:
-        """A client that `by` can see; raises InputRejected (404) without one."""
+        """A client that `by` can see; raises InputRejected (404) if there is none."""
         found = await self._store.client(name)
         if found is None or not domain.is_visible(found, by.regions):
             raise _no_client(name)
@@ -103,7 +103,7 @@ class Registry:
         return found[:limit], found[limit - 1].name if len(found) > limit else None
 
     async def create(self, new: NewClient, by: Principal) -> tuple[ClientRecord, bool]:
-        """Create a client without keys; returns whether it is new. A repetition finds it. Raises InputRejected."""
+        """Create a client without keys; True if it is new. A repetition returns it with False. Raises InputRejected."""
         if new.name in self._in_force.file_names:
             detail = f"The name {new.name!r} is in the clients file, which has priority over this API."
             raise domain.EXISTS.with_message(detail, "/name")
@@ -183,7 +183,7 @@ class Registry:
         return after
 
     async def is_in_force(self, client: ClientRecord) -> bool:
-        """Whether the client is in force in this process; waits for it for up to 3 seconds."""
+        """True if the client is in force in this process, after a wait of up to 3 seconds."""
         try:
             async with asyncio.timeout(_IN_FORCE_SECONDS):
                 await self._in_force.in_force(client.name, client.revision)
@@ -222,7 +222,7 @@ class KeyUseProjection:
         self._store = store
 
     def decode(self, record: RawRecord) -> AccessUsed | None:
-        """The used keys in a record, None for another event. Raises Poison for an invalid event."""
+        """The used keys in a record, None for other events. Raises Poison for an invalid event."""
         event = envelope.decode(record.headers, record.key, record.value, region=self._region)
         if not isinstance(event.data, AccessUsed):
             return None

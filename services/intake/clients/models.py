@@ -104,8 +104,9 @@ class ClientBody(Body):
 
 
 class ChangeBody(Body):
-    """The fields to change; omitted fields stay. Default factories keep defaults out of generated clients."""
+    """The fields to change; omitted fields stay."""
 
+    # Default factories keep the defaults out of the OpenAPI document, and so out of generated clients.
     description: Description = Field(default_factory=str)
     scopes: Scopes = Field(default_factory=list)
     regions: Regions = Field(default_factory=list)
@@ -228,6 +229,6 @@ class KeysView(View):
 
 
 def client_view(client: ClientRecord, now: datetime) -> ClientView:
-    """A client at a time."""
+    """A client, with the states of its keys at the time `now`."""
     keys = [{**asdict(key), "key_id": key.key_id, "state": key.state(now)} for key in client.keys]
     return ClientView.model_validate(asdict(client) | {"keys": keys})

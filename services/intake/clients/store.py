@@ -75,7 +75,7 @@ WHERE k.client = u.client AND k.key_id = u.key_id AND (k.last_used_at IS NULL OR
 
 
 class ClientTransaction:
-    """A transaction."""
+    """The statements of one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -118,14 +118,14 @@ class ClientTransaction:
 
 
 class Store:
-    """Clients and their keys; all methods raise Transient when the database does not answer."""
+    """Clients and their keys; all methods raise Transient when the database does not respond."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @asynccontextmanager
     async def work(self) -> AsyncIterator[ClientTransaction]:
-        """A transaction."""
+        """A transaction on clients."""
         async with self._database.transaction() as connection:
             yield ClientTransaction(connection)
 
@@ -165,7 +165,7 @@ def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
 
 
 def _fields(row: Row) -> dict[str, Any]:
-    """The columns by name; msgspec accepts no subclass of str, as SQLAlchemy's names are."""
+    """The columns by name; msgspec rejects subclasses of str, such as SQLAlchemy's column names."""
     return {str(name): value for name, value in row.items()}
 
 

@@ -87,10 +87,10 @@ Time = Annotated[datetime, BeforeValidator(_time)]
     operation_id="postItem",
     summary="Submit one version of a subject",
     description="Returns when the topic of every region that owns one of the markets has the item, acknowledged by all"
-    " in-sync replicas. A repetition gets the same response. An older version, and a version number that was used for"
-    " other content, get 202 as well: they change nothing in regions where the other one came first, which `status_url`"
-    " shows. A newer version supersedes the older one in its own regions; in other regions the older one stays until it"
-    " is withdrawn.",
+    " in-sync replicas. A repetition gets the same response. An older version, and a used version number with other"
+    " content, also get 202, but they change nothing in a region that already has the newer version or the first"
+    " content; `status_url` shows this. A newer version supersedes the older version in the regions of the newer"
+    " version; in other regions the older version stays until it is withdrawn.",
     responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_ITEM, OVERLOADED)
     | {
         202: {
@@ -117,10 +117,10 @@ async def post_item(_: Submitter, submission: TheSubmission, request: Request, p
     operation_id="postItems",
     summary="Submit many items, one JSON object per line",
     description="Each line is a separate item: an invalid line does not affect the others. The response has one verdict"
-    " for each line that is not blank, in order, and is sent while the body still arrives. Another status than `200`"
+    " for each line that is not blank, in order, and is sent while the body still arrives. A status other than `200`"
     " means that no line was accepted. After the first verdicts, the reason for the end of a call (too many lines, a"
-    " truncated or slow body) is the last line: a problem without `line`. Earlier lines have their verdicts, later ones"
-    " were not accepted. While Kafka does not acknowledge items of a region, their verdicts have `retry_after`. A"
+    " truncated or slow body) is the last line: a problem without `line`. Earlier lines have their verdicts, later"
+    " lines were not accepted. While Kafka does not acknowledge items of a region, their verdicts have `retry_after`. A"
     " repetition of the whole batch is always safe.",
     responses=problems(*ENCODED_BODY, batch.EMPTY, batch.TOO_LARGE, *FORBIDDEN, OVERLOADED)
     | {
@@ -169,7 +169,7 @@ async def list_items(
         Query(description="The client's own id"),
     ] = None,
     status: Annotated[Status | None, Query(description="The status in one of the regions")] = None,
-    region: Annotated[str | None, Query(description="A region of the key; all of them without it")] = None,
+    region: Annotated[str | None, Query(description="A region of the key; by default all of them")] = None,
     platform: Annotated[str | None, Query(pattern=f"^{PLATFORM}$", description="The marketplace")] = None,
     kind: Annotated[Kind | None, Query(description="The kind of the subject")] = None,
     received_after: Annotated[Time | None, Query(description="At this time or later")] = None,

@@ -3,9 +3,8 @@
 Three parts run at the same time. The reader validates lines and collects them in a chunk. The submitter sends the chunk
 to Kafka, when the chunk is full or shortly after its first line, and writes the verdicts. The sender returns the
 verdicts to the client. Only one chunk is submitted at a time, so that the versions of a subject keep their order. Each
-part waits when the next one is full: a client that does not read its verdicts is not read from any more. The buffer of
-verdicts is large enough for an ordinary call, so that a client which sends everything before it reads anything does not
-block.
+part waits when the next part is full: if a client does not read its verdicts, its body is not read any further. The
+buffer of verdicts is large enough for an ordinary call, so that a client can send its whole body before it reads.
 
 Submitted lines stay accepted, even if the rest of the call fails. The ids repeat, so the client can always send the
 whole batch again. A fault rejects the whole call only while no chunk was submitted. Later, the fault is the last line
@@ -100,9 +99,9 @@ class Batch:
     async def verdicts(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The verdicts of all lines that are not blank, in order; each piece consists of complete lines.
 
-        Before the first verdict, raises a Problem: 400 for a body without items, 503 or 429 when Kafka accepted none,
-        408 and 413 beyond the limits, and any Problem or ClientDisconnect of `body`. After the first verdict, such a
-        problem is the last line.
+        Before the first verdict, raises a Problem: 400 for a body without items, 503 or 429 when Kafka accepted no
+        item, 408 and 413 beyond the limits, and any Problem or ClientDisconnect of `body`. After the first verdict,
+        such a problem is the last line.
         """
         tasks = [asyncio.create_task(self._read(body)), asyncio.create_task(self._submit_all())]
         try:
@@ -244,7 +243,7 @@ class Batch:
         return b"\n".join(verdicts) + b"\n"
 
     async def _publish(self, chunk: list[_CheckedLine]) -> dict[int, ProblemDetails]:
-        """Publish the items of regions that work. Returns errors of single lines; `_broken` has those of regions."""
+        """Publish the items whose regions have not failed. Returns the errors of lines; stores those of regions."""
         valid = [(number, one) for number, one in chunk if not isinstance(one, bytes)]
         sent = (
             [(number, one) for number, one in valid if self._region_error(one) is None]
@@ -293,8 +292,8 @@ class Batch:
             raise Problem(details.status, slug, details.title, detail, headers=fault.headers)
         accepted, rejected = self.outcomes[202], self.outcomes.total() - self.outcomes[202]
         state = (
-            f"Of the lines before, {accepted} were accepted and {rejected} rejected; the rest was not read. Sending all"
-            " of it again accepts no item twice."
+            f"Of the lines before, {accepted} were accepted and {rejected} rejected; the rest was not read. Sending the"
+            " whole batch again accepts no item twice."
         )
         self._put(_encode(msgspec.structs.replace(details, detail=f"{details.detail} {state}")) + b"\n")
 

@@ -44,7 +44,7 @@ class ItemIntake:
         self.ownership: MarketOwnership | None = None
 
     def apply(self, event: Event[Any]) -> None:
-        """Apply a published operating model; raises Poison when it is contradictory."""
+        """Apply a published operating model; raises Poison when two regions own the same market."""
         if isinstance(event.data, OperatingModelPublished):
             self.ownership = MarketOwnership(event.data, list(self._publishers))
             CONTROL_IN_FORCE.labels("operating-model").set(event.data.number)
@@ -116,7 +116,7 @@ class ItemIntake:
 def require_regions(
     ownership: MarketOwnership, client: Principal, markets: Sequence[str], regions: Sequence[str]
 ) -> None:
-    """Raises InputRejected unless the client may act in every region that owns one of the markets."""
+    """Require that the client may act in every region that owns one of the markets; raises InputRejected."""
     faults = []
     for region in regions:
         if not client.may_act_in(region):

@@ -51,7 +51,7 @@ class LongPoll:
     ) -> bool:
         """Wait until `is_enough` is true for an item, or for `seconds`; False when too many calls wait already.
 
-        Raises Transient when the database does not answer.
+        Raises Transient when the database does not respond.
         """
         if self._count >= _MAX_WAITING_CALLS:
             return False

@@ -13,7 +13,7 @@ class LineSplitter:
         self._limit = limit
         self._tail = b""
         self._skipping = False
-        self.number = 0  # of the last complete line
+        self.number = 0  # the number of the last complete line
 
     def feed(self, data: bytes) -> list[Line]:
         """The lines that `data` completes."""

@@ -1,6 +1,6 @@
 """Queries of items: one item, the versions of a subject, lists and totals, in the regions and platforms of the caller.
 
-They read the status projection, and every response has its lag. A caller can wait for a decision (`long_poll`).
+They read the status projection, and every response contains its lag. A caller can wait for a decision (`long_poll`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ _FINAL: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, 
 
 
 class ItemQueries:
-    """The queries; `regions` are the served regions. All methods raise Transient when the database does not answer."""
+    """The queries; `regions` are the served regions. All methods raise Transient when the database does not respond."""
 
     def __init__(self, statuses: ItemStatusStore, regions: Sequence[str], clock: Clock) -> None:
         self._statuses = statuses
@@ -47,7 +47,7 @@ class ItemQueries:
         self._long_poll = LongPoll()
 
     async def item(self, client: Principal, id_text: str, seconds: int) -> tuple[ItemStatusView, bool]:
-        """An item, after a wait of up to `seconds`, and whether the call waited. Raises a 404 Problem."""
+        """An item, after a wait of up to `seconds`, and True if the call waited. Raises a 404 Problem."""
         item_id = uuid_of(id_text)
         waited = item_id is not None and seconds > 0 and await self._wait(client, item_id, seconds)
         handled_until = await self._statuses.handled_until()
@@ -63,7 +63,7 @@ class ItemQueries:
         return ItemStatusView(**item_fields(item_id, facts_by_region, client), projection=lag), waited
 
     async def decided(self, client: Principal, item_id: str, seconds: int) -> ItemStatusView | None:
-        """An item after a wait of up to `seconds`; None when the caller may not read it, or it cannot be read."""
+        """An item after a wait of up to `seconds`; None if the caller may not read it, or it cannot be read."""
         if READ not in client.scopes:
             return None
         try:
@@ -124,7 +124,7 @@ class ItemQueries:
         return await self._statuses.handled_until()
 
     def lag(self, handled_until: Mapping[str, datetime], regions: Sequence[str]) -> ProjectionView:
-        """The lag of the slowest of `regions`, or of all served regions without one; unknown while one is unknown."""
+        """The lag of the slowest of `regions` (if empty: all served regions); null while the lag of one is unknown."""
         regions = regions or self._regions
         times = [handled_until[region] for region in regions if region in handled_until]
         if not times or len(times) < len(regions):
@@ -151,7 +151,7 @@ def wait_seconds(prefer: Sequence[str]) -> int:
 
 
 def not_found(which: str, lag: ProjectionView) -> Problem:
-    """404, with the lag of the projection: the object may exist and not be known yet."""
+    """404, with the lag of the projection: the object may exist although it is not known yet."""
     recent = (
         "The status does not include all submissions yet."
         if lag.lag_seconds is None
@@ -161,7 +161,7 @@ def not_found(which: str, lag: ProjectionView) -> Problem:
 
 
 def uuid_of(text: str) -> str | None:
-    """The UUID in a text, None for another text."""
+    """The UUID in a text, None for other text."""
     try:
         return str(UUID(text))
     except ValueError:
@@ -173,7 +173,7 @@ def _may_see(facts_by_region: Mapping[str, StatusFacts], client: Principal) -> b
 
 
 def _is_decided(client: Principal, facts_by_region: Mapping[str, StatusFacts]) -> bool:
-    """Whether the item has a final status in each of its regions that the caller sees.
+    """True if the item has a final status in each of its regions that the caller sees.
 
     A call for an item that the caller may not see waits as long as a call for an unknown item.
     """

@@ -49,7 +49,7 @@ class ReadYourWrites:
     ) -> T | None:
         """The result of `look`; None when it is certain that nothing exists.
 
-        `topics` gives the topics of a region that can contain the record in question. Raises Overloaded when too many
+        `topics` gives the topics of a region that can contain the record. Raises Overloaded when too many
         calls wait, Transient with the message `doubt` when the projection is too far behind.
         """
         found = await look()

@@ -1,7 +1,7 @@
 """Tables of the item status: facts of each item by region, lists, totals, and the progress of the projection.
 
 A batch is one transaction: read the facts, merge, write them back. Writers of a region take an advisory lock, because
-two replicas can hold the submission and the decision of an item at the same time, and the totals have one row per
+two replicas can process the submission and the decision of an item at the same time, and the totals have one row per
 status. The merge is idempotent, so that no inbox is needed: a repetition changes nothing. A lookup reads one primary
 key, and the totals are stored, not counted, so that the cost of neither depends on the number of items.
 
@@ -29,7 +29,7 @@ from shared.runtime.clock import from_text
 
 SCAN: Final = 2_000
 _FEW: Final = 2  # rows of the first scan for each requested item
-_COMPLETE: Final = 2  # rank from the end of the last item whose rows were all scanned; the last item may be cut
+_COMPLETE: Final = 2  # rank from the end of the last complete item; rows of the last item may be missing
 _LOCK_CLASS: Final = 720_912
 _MAX_SUBJECT: Final = 300  # characters; intake accepts no longer subject, and index rows have a size limit
 _MAX_NAME: Final = 200  # characters of a client or a reference
@@ -41,7 +41,7 @@ item_status = sa.Table(
     sa.Column("item_id", sa.UUID(as_uuid=False), primary_key=True),
     sa.Column("region", sa.Text, primary_key=True),
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("facts", sa.LargeBinary, nullable=False),  # JSON; not jsonb, which refuses texts with U+0000
+    sa.Column("facts", sa.LargeBinary, nullable=False),  # JSON; not jsonb, which rejects texts with U+0000
 )
 item_found = sa.Table(
     "item_found",
@@ -78,7 +78,7 @@ projection_progress = sa.Table(
     sa.Column("handled_until", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 
-# Plans are made while a table is small, and it does not stay so: none may read all of it.
+# A plan that was made while a table was small must not scan the whole table later.
 _LOCK_REGION: Final = "SELECT pg_advisory_xact_lock($1, hashtext($2)), set_config('enable_seqscan', 'off', true)"
 
 _MERGE: Final = """
@@ -212,7 +212,7 @@ async def _with_rows(connection: Connection, statement: str, region: str, rows: 
 
 
 class ItemStatusStore:
-    """The facts about items; all methods raise Transient when the database does not answer."""
+    """The facts about items; all methods raise Transient when the database does not respond."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -323,7 +323,7 @@ def _time_of(text: str) -> datetime | None:
 
 
 def _page(rows: Sequence[Any], most: int, limit: int) -> tuple[ItemPage, bool]:
-    """The page from a scan of at most `most` rows, and whether a larger scan would give the same page."""
+    """The page from a scan of at most `most` rows, and True if a larger scan would give the same page."""
     cursors = list(dict.fromkeys(ItemCursor(row.received_at, row.item_id) for row in rows if row.fits))
     if len(cursors) > limit:
         return ItemPage([cursor.item_id for cursor in cursors[:limit]], cursors[limit - 1]), True

@@ -99,9 +99,9 @@ class ProjectionView(View):
 class ItemView(View):
     """An item and its status by region, in the regions of the key.
 
-    Only the client that submitted the item sees `reference`. `awaited` are regions that it was submitted to but that
-    are not known to have it yet. `conflict`: the same version was submitted with other content, in one or in several of
-    these regions; in each the first content applies.
+    Only the client that submitted the item sees `reference`. `awaited`: regions that it was submitted to, and whose
+    submission is not known yet. `conflict`: the same version was submitted with other content, in one or in several of
+    these regions; in each region, the first content applies.
     """
 
     item_id: str
@@ -125,9 +125,9 @@ class ItemStatusView(ItemView):
 class ItemReceiptView(View):
     """The response to an accepted item; a repetition gets the same.
 
-    A version that is older than a known one, and a version number that was used for other content, are accepted as
-    well: they change nothing in regions where the other one came first, which `status_url` shows. `status` is the same
-    information, for a client that preferred to wait for a decision.
+    An older version, and a used version number with other content, are accepted too, but they change nothing in a
+    region that already has the newer version or the first content; `status_url` shows this. `status` is the response
+    of `status_url`, for a client that preferred to wait for a decision.
     """
 
     item_id: str

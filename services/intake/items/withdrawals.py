@@ -53,7 +53,7 @@ class Withdrawals:
         """Publish a withdrawal in every region of the item.
 
         Raises UnknownObject when the client has no such item, InputRejected when the client may not act in every region
-        of the item, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
+        of the item, Overloaded when the queue is full, Transient when the database or Kafka does not respond or the
         projection is too far behind. The client can repeat the call after Transient.
         """
         withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client))
@@ -118,7 +118,7 @@ class Withdrawals:
 
 
 def _is_found(facts_by_region: Mapping[str, StatusFacts], client: Principal) -> bool:
-    """Whether the regions of the item are known, and the client may see the item."""
+    """True if the regions of the item are known, and the client may see the item."""
     return (
         bool(status.submitted_to(facts_by_region))
         and any(client.may_act_in(region) for region in facts_by_region)

@@ -95,8 +95,8 @@ async def post_notice(
     "/notices/{notice_id}",
     operation_id="getNotice",
     summary="The status of a notice by region",
-    description="For the client that submitted it, in the regions of the key. Decided `approve`, the content stays;"
-    " `reject`, it is restricted. `projection` has the maximum age of the response.",
+    description="For the client that submitted it, in the regions of the key. The action `approve` keeps the"
+    " content, `reject` restricts it. `projection` has the maximum age of the response.",
     response_model_exclude_defaults=True,
     responses=problems(NOT_FOUND),
 )
@@ -134,9 +134,10 @@ async def post_appeal(
     "/appeals/{appeal_id}",
     operation_id="getAppeal",
     summary="The status of an appeal",
-    description="For the client that submitted it. Decided `uphold`, the contested decision stays; `overturn`, another"
-    " decision replaced it, which the item or notice shows. `closed` without a decision, `reason` is `replaced` (the"
-    " contested decision is not in force any more) or `duplicate` (another appeal against it was open).",
+    description="For the client that submitted it. The action `uphold` keeps the contested decision;"
+    " `overturn` replaces it by another decision, which the item or notice shows. If the appeal was `closed` without a"
+    " decision, `reason` is `replaced` (the contested decision is not in force any more) or `duplicate` (another appeal"
+    " against it was open).",
     response_model_exclude_defaults=True,
     responses=problems(NOT_FOUND),
 )

@@ -64,13 +64,13 @@ class Notices:
 
     @property
     def is_ready(self) -> bool:
-        """Whether an operating model is in force."""
+        """True if an operating model is in force."""
         return self._intake.ownership is not None
 
     async def submit(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
         """Publish a notice in every region that owns one of its markets.
 
-        Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not answer
+        Raises InputRejected with every fault, Overloaded when the queue is full, Transient when Kafka does not respond
         or no operating model is in force. The client can repeat the call after Transient.
         """
         prepared = self.prepare(notice, client)
@@ -143,7 +143,7 @@ class Appeals:
         """Publish an appeal in the region of the contested decision.
 
         Raises InputRejected for an invalid or inadmissible appeal, UnknownObject when the client has no such
-        decision, Overloaded when the queue is full, Transient when the database or Kafka does not answer or the
+        decision, Overloaded when the queue is full, Transient when the database or Kafka does not respond or the
         projection is too far behind. The client can repeat the call after Transient.
         """
         post, faults, _ = appeal
@@ -283,10 +283,10 @@ class Appeals:
 
 
 def _may_contest(type_: str, facts_by_region: Mapping[str, status.StatusFacts], kind: str, client: Principal) -> bool:
-    """Whether the client may contest decisions on an item or a notice.
+    """True if the client may contest decisions on an item or a notice.
 
     It may act for the sellers of its platforms, and as the notifier of its own notices. A notifier's appeal about an
-    item is refused later, by `appeals.inadmissible`.
+    item is rejected later, by `appeals.inadmissible`.
     """
     if not client.may_act_for(status.platform(facts_by_region)):
         return False

@@ -26,8 +26,8 @@ notice_status = sa.Table(
     sa.Column("id", sa.UUID(as_uuid=False), primary_key=True),
     sa.Column("region", sa.Text, primary_key=True),
     sa.Column("type", sa.Text, nullable=False),
-    sa.Column("decision_id", sa.UUID(as_uuid=False)),  # that an appeal is about
-    sa.Column("facts", sa.LargeBinary, nullable=False),  # JSON; not jsonb, which refuses texts with U+0000
+    sa.Column("decision_id", sa.UUID(as_uuid=False)),  # the contested decision of an appeal
+    sa.Column("facts", sa.LargeBinary, nullable=False),  # JSON; not jsonb, which rejects texts with U+0000
 )
 decision_about = sa.Table(
     "decision_about",
@@ -44,7 +44,7 @@ _decode = msgspec.json.Decoder(ComplaintFacts).decode
 
 class ComplaintStore:
     """The facts about notices and appeals, and the cases of decisions; all methods raise Transient when the database
-    does not answer."""
+    does not respond."""
 
     def __init__(self, database: Database, items: ItemStatusStore) -> None:
         self._database = database

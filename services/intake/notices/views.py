@@ -69,8 +69,8 @@ class ComplaintRegionView(View):
 class NoticeView(View):
     """A notice's status by region, for the client that submitted it.
 
-    `conflict`: it was submitted again with other content, in one or in several of these regions; in each the first
-    content applies.
+    `conflict`: it was submitted again with other content, in one or in several of these regions; in each region,
+    the first content applies.
     """
 
     notice_id: str

@@ -1,6 +1,6 @@
 """Converts a region's records into facts about its items, notices and appeals, and stores these facts.
 
-The projection also reads dead letters: an item whose record was dead-lettered must not look as if it were in progress.
+The projection also reads dead letters: an item whose record was dead-lettered must not appear to be in progress.
 """
 
 import re

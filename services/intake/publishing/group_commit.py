@@ -55,12 +55,12 @@ class GroupCommitPublisher:
         self._freed = asyncio.Event()
         self._gathered = asyncio.Event()
         self._recent_entries = 0.0  # a decaying maximum of the entries of a flush
-        self.failing = False  # whether the last flush failed
+        self.failing = False  # True if the last flush failed
         self.pending_records = 0
         self.pending_bytes = 0
 
     def has_room(self, records: int, size: int) -> bool:
-        """Whether the queue accepts this many records and bytes now. An empty queue accepts any number."""
+        """True if the queue accepts this many records and bytes now. An empty queue accepts any number."""
         return self.pending_records == 0 or (
             self.pending_records + records <= self._max_records and self.pending_bytes + size <= self._max_bytes
         )

@@ -80,7 +80,7 @@ class RegionPublisher:
         Raises Overloaded, with nothing sent, when a queue has no room; `patient` waits for room for 30 seconds. Raises
         NotAcknowledged when records of some regions may be missing in Kafka, Poison when Kafka rejects a record. A
         repetition is safe after each of them. A cluster whose last flush failed is tried first, alone: while it does
-        not answer, an item for this cluster and another one is sent to neither.
+        not respond, an item for this cluster and another cluster is sent to neither.
         """
         shares = self._shares(accepted)
         if not patient and not all(share.publisher.has_room(len(share.records), share.size) for share in shares):

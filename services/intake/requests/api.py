@@ -102,7 +102,7 @@ def _caller(scope: str) -> Any:
 async def _request_id(
     request_id: Annotated[str, Path(examples=[views.REQUEST_ID], json_schema_extra={"format": "uuid"})],
 ) -> str:
-    """The id of a request; raises a 404 Problem for another text."""
+    """The id of a request; raises InputRejected (404) for text that is not a UUID."""
     if (found := uuid_of(request_id)) is None:
         raise NOT_FOUND.with_message(f"No business request {request_id!r:.60} exists: expected a UUID.")
     return found
@@ -165,7 +165,7 @@ async def draft(
     "",
     operation_id="listRequests",
     summary="Business requests, newest first",
-    description="Requests with a region of the key.",
+    description="Requests that concern a region of the key.",
     response_model_exclude_defaults=True,
     responses=problems(REGION_NOT_ALLOWED),
 )
@@ -296,7 +296,7 @@ _add_command(
     WRITE,
     "Submit a draft for decision",
     "It must have all fields that its kind requires, and its change is checked again: `422` for an invalid change,"
-    " `503` while the router does not answer.",
+    " `503` while the router does not respond.",
 )
 _add_command(lifecycle.WITHDRAW, WRITE, "Withdraw a request", "Only its authors and its sponsor may withdraw it.")
 _add_command(

@@ -51,7 +51,7 @@ class ChangeChecker(Protocol):
         """The differences between a change and the versions in force.
 
         Raises InputRejected with pointers below `/change` for an invalid change, Transient when the router does not
-        answer or is overloaded.
+        respond or is overloaded.
         """
 
 
@@ -85,7 +85,7 @@ class RequestDetails(NamedTuple):
 
 
 class Requests:
-    """The use cases. `owners` returns the owners of markets under the operating model in force, None without one."""
+    """The use cases. `owners` returns the owners of markets under the operating model in force, if there is one."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Requests:
     async def draft(self, draft: Draft, client: Principal, key: str) -> Request:
         """Create a draft. A repeated call returns the draft as it was created. Raises InputRejected.
 
-        The router checks the change at once. When the router does not answer, the change is stored unchecked.
+        The router checks the change at once. When the router does not respond, the change is stored unchecked.
         """
         _require_regions(client, draft.regions)
         request_id = ids.derive("request", client.name, key)
@@ -120,7 +120,7 @@ class Requests:
         with self._exclusive(request_id):
             drafted = await self._store.drafted(request_id)
             if drafted is None:
-                self._require_sound(draft)
+                self._require_valid_draft(draft)
                 outcome = lifecycle.draft(
                     request_id,
                     drafts.content(draft),
@@ -146,7 +146,7 @@ class Requests:
     ) -> Request:
         """Change a draft; `patch` applies a JSON merge patch. Raises InputRejected.
 
-        The router checks a new change at once. When the router does not answer, the change is stored unchecked.
+        The router checks a new change at once. When the router does not respond, the change is stored unchecked.
         """
         before, encoded, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
@@ -154,7 +154,7 @@ class Requests:
         lifecycle.require_draft(before)
         draft = drafts.require_valid(patch(drafts.draft_of(before.content, _decoded(encoded))))
         _require_regions(client, draft.regions)
-        self._require_sound(draft)
+        self._require_valid_draft(draft)
         content, check = drafts.content(draft), before.check
         if content.change_hash != before.content.change_hash or check.verdict == lifecycle.UNCHECKED:
             check = await self._check(draft.change, keep_unchecked=True)
@@ -170,7 +170,7 @@ class Requests:
     async def submit(self, request_id: str, reason: str, client: Principal, versions: Versions) -> Request:
         """Submit a complete draft whose change the router has checked.
 
-        Raises InputRejected, Transient while the router does not answer.
+        Raises InputRejected, Transient while the router does not respond.
         """
         before, attached, _ = await self.show(request_id, client)
         _require_regions(client, before.content.regions)
@@ -180,7 +180,7 @@ class Requests:
         lifecycle.require_draft(before)
         change = _decoded(attached)
         draft = drafts.draft_of(before.content, change)
-        self._require_sound(draft, drafts.missing(draft))
+        self._require_valid_draft(draft, drafts.missing(draft))
         check = await self._check(change, keep_unchecked=False)
         needed = self._approvals_needed
 
@@ -222,7 +222,7 @@ class Requests:
         return outcome.step
 
     async def show(self, request_id: str, client: Principal) -> RequestDetails:
-        """A request. Raises InputRejected for an unknown request, or one that concerns no region of the client."""
+        """A request. Raises InputRejected for an unknown request, or a request without a region of the client."""
         found = await self._store.request(request_id)
         if found is None or not _may_see(client, found[0]):
             raise _no_such(request_id)
@@ -277,7 +277,7 @@ class Requests:
             check = ChangeCheck(verdict=lifecycle.UNCHECKED, reason=str(error))
         return msgspec.structs.replace(check, checked_at=self._now())
 
-    def _require_sound(self, draft: Draft, missing: Sequence[Fault] = ()) -> None:
+    def _require_valid_draft(self, draft: Draft, missing: Sequence[Fault] = ()) -> None:
         owners = self._owners()
         if owners is None:
             raise Transient("No operating model is published.")

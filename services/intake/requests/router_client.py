@@ -61,13 +61,13 @@ class RouterCheck:
         """The differences between a change and the versions in force.
 
         Raises InputRejected with pointers below `/change` for an invalid change, Transient when the router does not
-        answer or is overloaded.
+        respond or is overloaded.
         """
         headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
         try:
             response = await self._http.post(_PATH, content=ids.canonical(change), headers=headers)
         except httpx.HTTPError as error:
-            raise Transient(f"The router at {self._http.base_url} does not answer: {type(error).__name__}.") from error
+            raise Transient(f"The router at {self._http.base_url} does not respond: {type(error).__name__}.") from error
         try:
             if response.status_code == 200:
                 return _check(_decode_checked(response.content))

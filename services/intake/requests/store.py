@@ -131,7 +131,7 @@ class RequestTransaction:
 
 
 class Store:
-    """Business requests; all methods raise Transient when the database does not answer."""
+    """Business requests; all methods raise Transient when the database does not respond."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -49,7 +49,7 @@ class RequestSummaryView(View):
     """A business request in a list.
 
     `subject` is its subject in the audit log; `version` counts all steps. `change_hash` is the SHA-256 of the attached
-    change, empty without one; `check_verdict` is the verdict of the router's last check.
+    change, empty without a change; `check_verdict` is the verdict of the router's last check.
     """
 
     request_id: str

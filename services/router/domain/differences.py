@@ -1,4 +1,4 @@
-"""Differences between a publication and what is in force, by name."""
+"""Differences between a publication and the parts in force, by name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple

@@ -42,7 +42,7 @@ class PolicySetContent(msgspec.Struct, frozen=True):
 
 
 class ControlSnapshot(NamedTuple):
-    """The operating model and the policy set in force at one moment; None for one that was never published."""
+    """The operating model and the policy set in force at one moment; None for a part that was never published."""
 
     operating_model: OperatingModelPublished | None
     policy_set: PolicySetPublished | None
@@ -66,7 +66,7 @@ def publication_faults(
 ) -> list[Fault]:
     """All reasons why a publication cannot come into force.
 
-    An omitted part is replaced by the one `in_force`. The operating model must have every region of `served`.
+    The part in force (`in_force`) replaces an omitted part. The operating model must have every region of `served`.
     """
     model_faults: list[Fault] = []
     set_faults: list[Fault] = []
@@ -120,7 +120,7 @@ def policy_set_faults(content: PolicySetPublished, *, pointer: str = "") -> list
 def consistency_faults(
     model: OperatingModelPublished, content: PolicySetPublished, *, pointer: str = ""
 ) -> list[Fault]:
-    """Faults of a policy set under an operating model; the pointers lead into the policy set."""
+    """Faults of a policy set under an operating model; the pointers refer to the policy set."""
     owners = {market: region for region in model.regions for market in region.markets}
     faults: list[Fault] = []
     for p, policy in enumerate(content.policies):
@@ -218,7 +218,7 @@ def _policy_faults(policy: Policy, at: str) -> list[Fault]:
     if policy.verdict not in _VERDICTS:
         faults.append(Fault(f"{at}/verdict", _not_a_verdict(policy.verdict)))
     if not policy.when:
-        faults.append(Fault(f"{at}/when", "a policy needs a condition; `default_verdict` applies without one"))
+        faults.append(Fault(f"{at}/when", "a policy needs a condition; `default_verdict` applies if no policy matches"))
     if not 1 <= policy.priority <= 9:
         faults.append(Fault(f"{at}/priority", f"{policy.priority} is not a priority: expected 1 (first) to 9"))
     faults += [
@@ -252,7 +252,7 @@ def _compile_faults(policy_set: PolicySetPublished, compile_policy_set: CompileP
 def _consistency_faults(
     model: OperatingModelPublished | None, policy_set: PolicySetPublished | None, in_force: ControlSnapshot
 ) -> list[Fault]:
-    """Faults of the parts of a publication together, each omitted part replaced by the one in force."""
+    """Faults of the parts of a publication together, each omitted part replaced by the part in force."""
     model = model or in_force.operating_model
     if model is None:
         return [Fault("/operating_model", "no operating model is in force: send one together with the policy set")]

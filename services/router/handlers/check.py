@@ -1,7 +1,7 @@
-"""Checks a publication without publishing it: whether it can come into force, and what it would change.
+"""Checks a publication without publishing it: its faults, and its differences from the parts in force.
 
-Anyone who prepares a change may call this often and with any content. Conditions therefore compile in a thread, one
-check at a time, with a bounded queue and a bounded number of conditions; routing continues meanwhile.
+Clients may call this often and with any content. Conditions therefore compile in a thread, one check at a time, with a
+bounded queue and a bounded number of conditions; routing continues meanwhile.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class TooManyChecks(Exception):  # noqa: N818 - named after the fact, not after 
 
 
 class CheckPublication:
-    """Checks publications against what is in force in this process."""
+    """Checks publications against the parts in force in this process."""
 
     def __init__(self, control: ControlState) -> None:
         self._control = control
@@ -48,7 +48,7 @@ class CheckPublication:
     async def check(
         self, regions: list[Region] | None, diff: list[Region] | None, content: PolicySetContent | None
     ) -> CheckResult:
-        """Compare a publication with what is in force.
+        """Compare a publication with the parts in force.
 
         `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises PublicationRejected
         with all faults, and TooManyChecks.
@@ -57,7 +57,7 @@ class CheckPublication:
             detail = f"the set has {n} conditions; a check accepts at most {MAX_CONDITIONS}"
             raise PublicationRejected([Fault("/policy_set/policies", detail)], "It was not checked.")
         if self._waiting >= _MAX_WAITING:
-            raise TooManyChecks("Other publications are being checked. Send the same again.")
+            raise TooManyChecks("Other publications are being checked. Send the same request again.")
         self._waiting += 1
         try:
             async with self._lock:
@@ -96,7 +96,7 @@ class CheckPublication:
 
 
 def _in_place(diff: Sequence[Region], in_force: ControlSnapshot) -> list[Region]:
-    """All regions in the order in force, changed ones replaced, new ones at the end."""
+    """All regions in the order in force: changed regions replaced, new regions at the end."""
     assert in_force.operating_model is not None  # noqa: S101 - checked by the caller
     replacements = {region.id: region for region in diff}
     in_order = [replacements.pop(region.id, region) for region in in_force.operating_model.regions]
@@ -104,7 +104,7 @@ def _in_place(diff: Sequence[Region], in_force: ControlSnapshot) -> list[Region]
 
 
 def _in_diff(fault: Fault, unchanged: int) -> Fault:
-    """A fault of the operating model, with its pointer into the diff, whose regions follow the `unchanged` ones."""
+    """A fault of the operating model, with its pointer into the diff, whose regions follow the `unchanged` regions."""
     parts = fault.pointer.split("/")
     if parts[1] != "operating_model":
         return fault

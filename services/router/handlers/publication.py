@@ -88,7 +88,7 @@ class PublishControl:
         except TimeoutError as error:
             raise NotYetInForce(
                 f"{' and '.join(sorted(expected))} reached Kafka but not this router within {self._apply_seconds:g} s."
-                " `GET /v1/control` shows what is in force; sending the same again is safe."
+                " `GET /v1/control` shows the parts in force; sending the same publication again is safe."
             ) from error
 
     def _ids_in_force(self) -> set[str]:

@@ -1,8 +1,8 @@
 """Routes submissions to cases: items, notices and appeals open a case, a withdrawal closes one.
 
-One batch is routed by the rules in force at its start and sent to Kafka at once. A withdrawal takes the same topics, in
-the order of its subject, so it never overtakes its case. Event ids derive from the incoming event, so a repeated batch
-sends the same events again.
+One batch is routed by the rules in force at its start and sent to Kafka at once. A withdrawal is sent to the same
+topic with the same key as its case, so it never overtakes the case. Event ids derive from the incoming event, so a
+repeated batch sends the same events again.
 """
 
 from collections import Counter

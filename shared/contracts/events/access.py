@@ -27,7 +27,7 @@ class AccessRefused(Struct, frozen=True, kw_only=True):
 
 
 class KeyUse(Struct, frozen=True, kw_only=True):
-    """Number of successful requests with an API key; `key` has the first digits of its hash."""
+    """Number of requests with a valid API key, refused ones included; `key` has the first digits of its hash."""
 
     client: str
     key: str
@@ -36,7 +36,7 @@ class KeyUse(Struct, frozen=True, kw_only=True):
 
 
 class AccessUsed(Struct, frozen=True, kw_only=True):
-    """API keys that a process received in about a minute."""
+    """Valid API keys that a process received in about a minute."""
 
     service: str
     since: str

@@ -53,7 +53,7 @@ class CaseOpened(_CaseEvent, frozen=True, kw_only=True):
 
 
 class CaseWithdrawn(_CaseEvent, frozen=True, kw_only=True):
-    """An item was withdrawn, and its case in a region with it, even if the case is not opened yet."""
+    """An item was withdrawn: its case in a region is withdrawn too, even if the case is not opened yet."""
 
     withdrawn_at: str
     reason: str = ""

@@ -91,7 +91,7 @@ class ClientKey(Struct, frozen=True, kw_only=True):
 
 
 class ClientChanged(Struct, frozen=True, kw_only=True):
-    """The complete new state of a client; `change` names the change. Of two events, the larger `revision` is valid.
+    """The complete new state of a client; `change` names the change. The event with the largest `revision` is valid.
 
     Its keys are accepted only while `state` is `active`. `*` in `regions` or `platforms` means all. Without `limit`,
     the client has no rate limit.

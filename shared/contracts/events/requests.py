@@ -71,7 +71,7 @@ class RequestDrafted(_RequestEvent, frozen=True, kw_only=True):
 
 
 class RequestChanged(_RequestEvent, frozen=True, kw_only=True):
-    """The draft was changed; `request` is None for a region that it no longer concerns."""
+    """The draft was changed; `request` is None in a region that the request no longer concerns."""
 
     regions: list[str]
     request: BusinessRequest | None = None

@@ -1,4 +1,4 @@
-"""Alembic's environment of all services; it uses the connection of `shared.postgres.migrations`."""
+"""Alembic's environment for all services; it uses the connection of `shared.postgres.migrations`."""
 
 from alembic import context
 

@@ -29,7 +29,7 @@ class MarketOwnership:
         self._remembered: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def regions(self, markets: Sequence[str]) -> tuple[str, ...]:
-        """The sorted regions that own `markets`; empty when `faults` is not."""
+        """The sorted regions that own `markets`; empty if the markets have faults."""
         key = tuple(markets)
         remembered = self._remembered.get(key)
         if remembered is not None:
@@ -42,7 +42,7 @@ class MarketOwnership:
         return regions
 
     def owner(self, market: str) -> str | None:
-        """The region that owns a market, None without one."""
+        """The region that owns a market, None if no region owns it."""
         return self._owner.get(market)
 
     def first_market_of(self, region: str, markets: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ MALFORMED_JSON: Final = RejectionType("malformed-json", 400, "The input is not J
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 MAX_VERSION: Final = 2**53 - 1  # the largest integer that every JSON parser reads exactly: RFC 7493, section 2.2
-MAX_CATEGORY_LEVELS: Final = 10  # of a category
+MAX_CATEGORY_LEVELS: Final = 10
 
 is_platform = re.compile(PLATFORM).fullmatch
 is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
@@ -247,7 +247,7 @@ def duplicates(text: bytes) -> list[Fault]:
 
 
 def too_large(input_name: str = "the item") -> InputRejected:
-    """An item above the size limit."""
+    """The rejection of an item above the size limit."""
     limit = f"{MAX_BODY_BYTES // 1024} KiB, which is the limit"
     return TOO_LARGE(f"{input_name} has more than {limit}; leave out data that is not moderated")
 

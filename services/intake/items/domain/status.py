@@ -71,7 +71,7 @@ class CaseFact(Struct, frozen=True, kw_only=True):
 
 
 class DecisionFact(Struct, frozen=True, kw_only=True):
-    """The decision in force, which is the one with the largest `n`."""
+    """The decision in force, which has the largest `n`."""
 
     n: int
     decision_id: str
@@ -108,7 +108,7 @@ class DeadLetterFact(Struct, frozen=True, kw_only=True):
         return self.since >= 0
 
     def is_a_repeat(self, first: int | None) -> bool:
-        """Whether this is a later copy of a record that was handled at offset `first`, before the subject was parked at
+        """True if this is a later copy of a record that was handled at offset `first`, before the subject was parked at
         `since`."""
         return first is not None and first < self.since < self.position
 
@@ -279,7 +279,7 @@ def platform(facts_by_region: Mapping[str, StatusFacts]) -> str:
 
 
 def conflict(all_facts: Collection[StatusFacts]) -> bool:
-    """Whether the same item was submitted with different content, in one region or in different regions."""
+    """True if the same item was submitted with different content, in one region or in different regions."""
     hashes = {facts.submission.content_hash for facts in all_facts if facts.submission is not None}
     return len(hashes) > 1 or any(facts.conflict for facts in all_facts)
 

@@ -39,7 +39,7 @@ class ComplaintStatus(StrEnum):
 
 
 OPEN: Final = frozenset({ComplaintStatus.SUBMITTED, ComplaintStatus.IN_REVIEW, ComplaintStatus.PARKED})
-"""Not decided yet."""
+"""The states of a complaint that is not decided yet."""
 
 
 class Closed(Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
 
 
 def is_submitted_by(client: str, all_facts: Iterable[status.StatusFacts]) -> bool:
-    """Whether the facts of any region name the client as the submitter."""
+    """True if the facts of any region name the client as the submitter."""
     return any(case.submission is not None and case.submission.client == client for case in all_facts)
 
 

@@ -1,1 +1,1 @@
-"""The rules of business requests, pure: what one may say, and what may become of it."""
+"""The pure rules of business requests: content, state machine, queries."""

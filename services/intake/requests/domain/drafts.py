@@ -35,7 +35,7 @@ MAX_CHANGE_BYTES: Final = 1024 * 1024
 MAX_BODY_BYTES: Final = MAX_CHANGE_BYTES + 256 * 1024
 MAX_TITLE: Final = 200
 MAX_RATIONALE: Final = 20_000
-MAX_REMARK: Final = 5_000  # a comment, a reason
+MAX_REMARK: Final = 5_000  # characters of a comment or a reason
 _MAX_AHEAD: Final = timedelta(days=5 * 366)
 _MAX_BEHIND: Final = timedelta(days=1)  # the date of another time zone
 

@@ -66,11 +66,11 @@ WRONG_STATE: Final = RejectionType(
 )
 
 
-class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Base class of stored structs."""
 
 
-class ProposedDifference(_Kept, frozen=True, kw_only=True):
+class ProposedDifference(_Stored, frozen=True, kw_only=True):
     """A part of the operating model or policy set (`what`, for example `policies/weapons`) that the change would
     alter."""
 
@@ -78,11 +78,11 @@ class ProposedDifference(_Kept, frozen=True, kw_only=True):
     how: str
 
 
-class ChangeCheck(_Kept, frozen=True, kw_only=True):
+class ChangeCheck(_Stored, frozen=True, kw_only=True):
     """The router's check of the attached change: `verdict` is `fits`, `unchecked` (for `reason`), or `nothing` without
-    one.
+    a change.
 
-    `operating_model` and `policy_set` are the ids of the compared versions, empty where none was in force.
+    `operating_model` and `policy_set` are the ids of the compared versions, empty if none was in force.
     `differences` has the first of `differing` differences.
     """
 
@@ -95,7 +95,7 @@ class ChangeCheck(_Kept, frozen=True, kw_only=True):
     differences: list[ProposedDifference] = []
 
 
-class Mark(_Kept, frozen=True, kw_only=True):
+class Mark(_Stored, frozen=True, kw_only=True):
     """The person, time and reason of an action."""
 
     by: str
@@ -103,14 +103,14 @@ class Mark(_Kept, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class PublishedEvents(_Kept, frozen=True, kw_only=True):
+class PublishedEvents(_Stored, frozen=True, kw_only=True):
     """The ids of the first and the last event of a request in a region."""
 
     first: str
     last: str
 
 
-class RequestStep(_Kept, frozen=True, kw_only=True):
+class RequestStep(_Stored, frozen=True, kw_only=True):
     """A step in the history of a request.
 
     `kind` is the new state, or `drafted`, `changed`, `commented`, `endorsed`.
@@ -124,7 +124,7 @@ class RequestStep(_Kept, frozen=True, kw_only=True):
     comment_id: str = ""
 
 
-class Request(_Kept, frozen=True, kw_only=True):
+class Request(_Stored, frozen=True, kw_only=True):
     """A business request.
 
     `authors` wrote it. `done` has the last action by command, `published` the published events by region.
@@ -243,7 +243,7 @@ def submit(
 
 
 def act(request: Request, command: str, *, by: str, reason: str, at: str) -> RequestTransition | None:
-    """Execute a command other than `submit`; None when the same person did it before. Raises InputRejected."""
+    """Execute a command other than `submit`; None if this person executed it before. Raises InputRejected."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
         raise REASON_MISSING(f"is required for {command}", "/reason")
@@ -265,7 +265,7 @@ def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Req
 
 
 def is_done(request: Request, command: str, by: str, reason: str) -> bool:
-    """Whether this person did this before with the same reason; for an approval, with any reason."""
+    """True if this person executed the command before with the same reason (an approval: with any reason)."""
     if command == APPROVE:
         return any(approval.by == by for approval in request.approvals)
     mark = request.done.get(command)
@@ -273,7 +273,7 @@ def is_done(request: Request, command: str, by: str, reason: str) -> bool:
 
 
 def require_draft(request: Request) -> None:
-    """Raises InputRejected unless the request is a draft."""
+    """Require that the request is a draft; raises InputRejected."""
     if request.state != DRAFT:
         raise _wrong_state(request, SUBMIT)
 
@@ -281,7 +281,7 @@ def require_draft(request: Request) -> None:
 class _EventContent(NamedTuple):
     """The events of a step: their type and content besides the author and time.
 
-    Regions in `left` no longer belong to the request; their event does not contain it.
+    Regions in `left` no longer belong to the request; their event does not contain the request.
     """
 
     kind: str
