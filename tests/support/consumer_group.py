@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
 
 from shared.contracts import topics
 from shared.kafka import consumer
@@ -31,6 +32,7 @@ class ConsumerGroup:
     def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
         self.kafka = kafka
         self.region = region
+        self.name = f"g-{region}"
         self.producer = producer
         self.topic = topics.submissions(region)
         self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
@@ -50,15 +52,14 @@ class ConsumerGroup:
         decode: Callable[[RawRecord], str] = decode,
     ) -> asyncio.Event:
         clock = SystemClock()
-        group = f"g-{self.region}"
         member = BatchConsumer(
             bootstrap=self.kafka,
-            group=group,
+            group=self.name,
             topics=[self.topic],
             decode=decode,
             handle=handle,
             dead_letters=DeadLetterWriter(
-                self.producer, topic=topics.deadletters(self.region), group=group, clock=clock
+                self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock
             ),
             readiness=Readiness("test"),
             clock=clock,
@@ -76,6 +77,20 @@ class ConsumerGroup:
         """Wait for the members to end; raises their errors."""
         for _, task in self._members:
             await asyncio.wait_for(asyncio.shield(task), 20)
+
+    async def wait_for_state(self, state: str) -> None:
+        """Wait until Kafka reports this state of the group, for a bounded time."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+        await admin.start()
+        try:
+            async with asyncio.timeout(60):
+                while True:
+                    [response] = await admin.describe_consumer_groups([self.name])
+                    if response.groups[0][2] == state:
+                        return
+                    await asyncio.sleep(0.02)
+        finally:
+            await admin.close()
 
     async def stop(self) -> None:
         for stop, _ in self._members:

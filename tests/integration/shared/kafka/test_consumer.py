@@ -187,7 +187,7 @@ async def test_the_current_batch_is_finished_before_its_partitions_move(group: C
     group.start(slowly, instance="a", drain_seconds=20)
     await started.wait()
     group.start(handle, instance="b")
-    await asyncio.sleep(1)  # long enough for the second member to join
+    await group.wait_for_state("PreparingRebalance")  # the second member has joined and waits for the first
     assert by_second == []
     release.set()
     await until(lambda: len(by_first) == 40)
