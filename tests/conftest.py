@@ -1,4 +1,4 @@
-"""What every test may use: Kafka and PostgreSQL, an empty database, a region with its topics."""
+"""Fixtures of all tests: Kafka and PostgreSQL, an empty database, a region with its topics."""
 
 import itertools
 import os
@@ -17,18 +17,18 @@ from shared.kafka import topic_admin
 from tests.support.scheduling import ModuleScheduling
 from tests.support.servers import Servers, SharedServers, ask
 
-# a busy machine makes examples slow; that is no failure
+# A busy machine makes examples slow, which is not a failure.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-# Brokers in tests live for minutes: this compiler and this collector take half of the processor time.
+# Brokers in tests run for minutes: with this compiler and this collector they need half of the processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 _SHARED = pytest.StashKey[SharedServers]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The process that controls the run owns the servers; each worker process has loopback ports of its own."""
+    """Let the controlling process own the servers, and give each worker process its own loopback ports."""
     if (given := getattr(config, "workerinput", None)) is not None:
         ports._RANGE = ports._RANGE[int(given["workerid"].removeprefix("gw")) :: given["workercount"]]
     else:
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell each worker process where to ask for the servers."""
+    """Give each worker process the socket from which it gets the servers."""
     node.workerinput["servers"] = node.config.stash[_SHARED].socket
 
 
@@ -65,7 +65,7 @@ def kafka(servers: Servers) -> str:
 
 @pytest.fixture
 async def database_url(servers: Servers) -> AsyncIterator[str]:
-    """An empty database of the test's own."""
+    """An empty database for one test."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     url = f"{servers.database_url.rpartition('/')[0]}/{name}"
     admin = await asyncpg.connect(servers.database_url)
@@ -79,7 +79,7 @@ async def database_url(servers: Servers) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def region(kafka: str) -> str:
-    """A region of the test's own, with its topics."""
+    """A region for one test, with its topics."""
     name = f"t{os.getpid()}-{next(_numbers)}"
     report = await topic_admin.ensure(kafka, topic_admin.expand(topic_admin.load(), [name]))
     assert topics.submissions(name) in report.created
@@ -90,5 +90,5 @@ _numbers = itertools.count(1)
 
 
 def project_root() -> Path:
-    """The checkout."""
+    """The root folder of the checkout."""
     return Path(__file__).parents[1]

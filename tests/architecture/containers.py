@@ -1,4 +1,4 @@
-"""What the tests of the deployment files read: the Compose file as Compose sees it, the Dockerfile as instructions."""
+"""Readers of the deployment files: the Compose file as Compose evaluates it, the Dockerfile as instructions."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class Instruction(NamedTuple):
 
 
 def load_compose(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`docker-compose.yml` with its merges done and `environment` put in place of its variables."""
+    """The evaluated `docker-compose.yml`: each variable has its value in `environment`, or its default."""
     compose: dict[str, Any] = _interpolated(
         yaml.safe_load((ROOT / "docker-compose.yml").read_text()), environment or {}
     )
@@ -46,7 +46,7 @@ def load_compose(environment: Mapping[str, str] | None = None) -> dict[str, Any]
 def _interpolated(node: Any, environment: Mapping[str, str]) -> Any:
     def value(match: re.Match[str]) -> str:
         if match[3] is not None:
-            raise ValueError(f"only ${{NAME:-default}} is used here, not {match.string!r}")
+            raise ValueError(f"expected a variable of the form ${{NAME:-default}}, got {match.string!r}")
         return "$" if match[1] is None else environment.get(match[1]) or match[2]
 
     if isinstance(node, dict):
@@ -73,7 +73,7 @@ def load_dockerfile() -> list[Instruction]:
 
 
 def image_environment() -> dict[str, str]:
-    """The variables that the image itself sets."""
+    """The environment variables of the image."""
     last = max(instruction.stage for instruction in load_dockerfile())
     return dict(
         word.split("=", 1)
@@ -84,6 +84,6 @@ def image_environment() -> dict[str, str]:
 
 
 def seconds(duration: str | int) -> float:
-    """A duration as Compose writes it."""
+    """Convert a duration of Compose, such as `1m30s`, to seconds."""
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h)", str(duration)))

@@ -1,7 +1,7 @@
-"""Every route of every service against every caller who may not call it: refused, without data, and told as promised.
+"""Every route rejects a caller without a valid key, the scope or the region, with a problem and without data.
 
-The routes are those of the services' own composition roots and of their OpenAPI documents, so that a new one cannot be
-forgotten; nothing is connected to.
+The routes are those of the services' composition roots and OpenAPI documents, so no new route is forgotten. The tests
+open no connection.
 """
 
 import importlib
@@ -26,17 +26,25 @@ from shared.runtime.clock import to_text
 SERVICES = [service.name for service in services.SERVICES]
 REGION = "eu"
 CREATED_AT = to_text(datetime(2026, 5, 1, tzinfo=UTC))
-OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
-PROBLEM = {"type", "title", "status", "detail", "errors", "retry_after"}
+PUBLIC_PATHS = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "errors", "retry_after"}
 UUID = "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
 KEYS = {
     name: ids.new_api_key("test")
-    for name in ("right", "unknown", "expired", "revoked", "disabled", "elsewhere", *(f"all-but-{s}" for s in SCOPES))
+    for name in (
+        "right",
+        "unknown",
+        "expired",
+        "revoked",
+        "disabled",
+        "other-region",
+        *(f"all-but-{s}" for s in SCOPES),
+    )
 }
 
 
 class BuiltService(NamedTuple):
-    """A service as its composition root makes it, and its OpenAPI document."""
+    """The application that a service's composition root creates, its routes and its OpenAPI document."""
 
     app: ASGIApp
     routes: set[tuple[str, str]]
@@ -44,15 +52,15 @@ class BuiltService(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An operation of a document."""
+    """An operation of an OpenAPI document."""
 
     method: str
     path: str
-    told: dict[str, Any]
+    definition: dict[str, Any]
 
     @property
     def scope(self) -> str:
-        [requirement] = self.told["security"]
+        [requirement] = self.definition["security"]
         [[scope]] = requirement.values()
         return str(scope)
 
@@ -60,7 +68,9 @@ class Operation(NamedTuple):
         return re.sub(r"\{(\w+)\}", lambda name: UUID if name[1].endswith("_id") else "shop", self.path)
 
 
-def told(name: str, *, regions: list[str], scopes: frozenset[str] = SCOPES, **other: Any) -> Event[ClientChanged]:
+def client_changed(
+    name: str, *, regions: list[str], scopes: frozenset[str] = SCOPES, **other: Any
+) -> Event[ClientChanged]:
     key = {"expires_at": "", "revoked_at": ""} | {k: v for k, v in other.items() if k.endswith("_at")}
     client = ClientChanged(
         name=name.replace(":", "-"),
@@ -77,18 +87,18 @@ def told(name: str, *, regions: list[str], scopes: frozenset[str] = SCOPES, **ot
     return Event(Attributes(event_id, CLIENT_CHANGED, "test", CREATED_AT, subject, GLOBAL, event_id), client)
 
 
-TOLD = [
-    told("right", regions=[REGION]),
-    told("expired", regions=["*"], expires_at="2020-01-01T00:00:00Z"),
-    told("revoked", regions=["*"], revoked_at="2020-01-01T00:00:00Z"),
-    told("disabled", regions=["*"], state="disabled"),
-    told("elsewhere", regions=["mars"]),
-    *(told(f"all-but-{scope}", regions=["*"], scopes=SCOPES - {scope}) for scope in SCOPES),
+CLIENTS = [
+    client_changed("right", regions=[REGION]),
+    client_changed("expired", regions=["*"], expires_at="2020-01-01T00:00:00Z"),
+    client_changed("revoked", regions=["*"], revoked_at="2020-01-01T00:00:00Z"),
+    client_changed("disabled", regions=["*"], state="disabled"),
+    client_changed("other-region", regions=["mars"]),
+    *(client_changed(f"all-but-{scope}", regions=["*"], scopes=SCOPES - {scope}) for scope in SCOPES),
 ]
 
 
 async def build(name: str, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
-    """The service's application, as `run` makes it; the clients are told, and nothing is started."""
+    """Create a service's application as `run` does, with the clients of this module; starts nothing."""
     served: list[Any] = []
 
     async def serve(app: ASGIApp, *_: object) -> bool:
@@ -97,7 +107,7 @@ async def build(name: str, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
 
     class Reader:
         def __init__(self, *, apply: Callable[..., None], missing: Callable[[], object], **_: object) -> None:
-            for event in TOLD:
+            for event in CLIENTS:
                 apply(event)
             missing()
             self.run = None
@@ -109,13 +119,13 @@ async def build(name: str, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
     settings = importlib.import_module(f"services.{name}.settings").Settings()
     await importlib.import_module(f"services.{name}.app").run(settings)
     [app] = served
-    inner = getattr(app, "_app", app)  # what is behind intake's shortcut
+    inner = getattr(app, "_app", app)  # the FastAPI application inside intake's fast path
     return BuiltService(app, set(_routes(inner)), inner.openapi())
 
 
 def _routes(router: Any) -> Iterator[tuple[str, str]]:
     for route in router.routes:
-        if hasattr(route, "original_router"):  # one that FastAPI includes
+        if hasattr(route, "original_router"):  # an included router
             yield from _routes(route.original_router)
         else:
             yield from ((method, route.path) for method in route.methods - {"HEAD"})
@@ -128,26 +138,26 @@ async def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 def operations(service: BuiltService) -> list[Operation]:
     return [
-        Operation(method.upper(), path, told_)
+        Operation(method.upper(), path, definition)
         for path, methods in service.document["paths"].items()
-        for method, told_ in methods.items()
+        for method, definition in methods.items()
         if path.startswith("/v1/")
     ]
 
 
-def test_every_route_is_in_the_document_and_all_but_the_probes_ask_for_one_scope(service: BuiltService) -> None:
+def test_every_route_is_documented_and_requires_one_scope_except_the_public_paths(service: BuiltService) -> None:
     guarded = {(operation.method, operation.path) for operation in operations(service)}
     documented = {(method, re.sub(r":\w+\}", "}", path)) for method, path in service.routes}
-    assert {path for method, path in documented if (method, path) not in guarded} == OPEN
+    assert {path for method, path in documented if (method, path) not in guarded} == PUBLIC_PATHS
     assert guarded <= documented
     for operation in operations(service):
         assert operation.scope in SCOPES, operation.path
-        assert {"401", "403", "429"} <= operation.told["responses"].keys(), operation.path
-    scheme = service.document["components"]["securitySchemes"]
-    assert {(one["type"], one["scheme"]) for one in scheme.values()} == {("http", "bearer")}
+        assert {"401", "403", "429"} <= operation.definition["responses"].keys(), operation.path
+    schemes = service.document["components"]["securitySchemes"]
+    assert {(scheme["type"], scheme["scheme"]) for scheme in schemes.values()} == {("http", "bearer")}
 
 
-async def test_whoever_may_not_call_a_route_gets_a_refusal_and_no_data(service: BuiltService) -> None:
+async def test_a_caller_without_permission_gets_a_problem_and_no_data(service: BuiltService) -> None:
     transport = httpx.ASGITransport(service.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
 
@@ -169,14 +179,14 @@ async def test_whoever_may_not_call_a_route_gets_a_refusal_and_no_data(service: 
                 ("Bearer a.b.c", {401}),
                 *((f"Bearer {KEYS[name]}", {401}) for name in ("unknown", "expired", "revoked", "disabled")),
                 (f"Bearer {KEYS[f'all-but-{operation.scope}']}", {403}),
-                (f"Bearer {KEYS['elsewhere']}", {403, 404}),
+                (f"Bearer {KEYS['other-region']}", {403, 404}),
             ]
             for authorization, statuses in table:
-                answer = await call(operation, authorization)
-                where = operation.method, operation.path, authorization, answer.text
-                assert answer.status_code in statuses, where
-                assert answer.headers["content-type"] == "application/problem+json", where
-                assert answer.json().keys() <= PROBLEM, where
-                assert ("www-authenticate" in answer.headers) == (answer.status_code == 401), where
-            answer = await call(operation, f"Bearer {KEYS['right']}")
-            assert answer.status_code not in (401, 403), (operation.method, operation.path, answer.text)
+                response = await call(operation, authorization)
+                where = operation.method, operation.path, authorization, response.text
+                assert response.status_code in statuses, where
+                assert response.headers["content-type"] == "application/problem+json", where
+                assert response.json().keys() <= PROBLEM_FIELDS, where
+                assert ("www-authenticate" in response.headers) == (response.status_code == 401), where
+            response = await call(operation, f"Bearer {KEYS['right']}")
+            assert response.status_code not in (401, 403), (operation.method, operation.path, response.text)

@@ -1,5 +1,5 @@
-"""`docker-compose.yml` and Prometheus' files agree with their specifications, the services' settings and list, and each
-other."""
+"""`docker-compose.yml` and the files of Prometheus conform to their specifications, and agree with the list of
+services, their settings and each other."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ SERVICES = {
     if container.get("command", [""])[0].startswith("services.")
 }
 JOBS = {name: container for name, container in CONTAINERS.items() if container.get("restart") == "no"}
-OURS = SERVICES | JOBS
+OWN_CONTAINERS = SERVICES | JOBS
 REGIONS: list[str] = SERVICES["intake"]["environment"]["PIEPOWDER_REGIONS"].split(",")
 PROCESSES = {process.name: process for process in processes(REGIONS)}
 PORT = int(image_environment()["PIEPOWDER_PORT"])
@@ -57,7 +57,7 @@ def settings_class(name: str) -> type[CommonSettings]:
 
 @pytest.fixture
 def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CommonSettings:
-    """A service's settings as it has them in its container."""
+    """The settings of a service in its container."""
     for name in [name for name in os.environ if name.startswith("PIEPOWDER_")]:
         monkeypatch.delenv(name)
     for name, value in (image_environment() | SERVICES[request.param]["environment"]).items():
@@ -72,7 +72,7 @@ each_services_settings = pytest.mark.parametrize(
 )
 
 
-def test_the_file_fits_the_compose_specification() -> None:
+def test_the_file_conforms_to_the_compose_specification() -> None:
     schema = get_builtin_schema("vendor.compose-spec")
     validator = validator_for(schema)(schema)
     assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(COMPOSE)] == []
@@ -91,7 +91,7 @@ def test_compose_runs_each_process_of_the_list_of_services_with_its_variables() 
 
 
 @each_service
-def test_every_variable_is_one_that_the_service_reads(name: str) -> None:
+def test_a_service_reads_every_variable_of_its_container(name: str) -> None:
     known = {f"PIEPOWDER_{field.upper()}" for field in settings_class(name).model_fields}
     given = {
         variable
@@ -104,20 +104,24 @@ def test_every_variable_is_one_that_the_service_reads(name: str) -> None:
 
 
 @each_services_settings
-def test_its_settings_are_valid_and_none_points_to_the_container_itself(name: str, settings: CommonSettings) -> None:
+def test_the_settings_of_a_container_are_valid_and_none_points_to_the_container_itself(
+    name: str, settings: CommonSettings
+) -> None:
     assert [field for field, value in settings if "127.0.0.1" in str(value) or "localhost" in str(value)] == []
     assert settings.port == PORT
     assert settings.clients_file is not None
 
 
 @each_services_settings
-def test_a_stop_takes_no_longer_than_compose_waits_for_it(name: str, settings: CommonSettings) -> None:
+def test_the_grace_period_of_a_container_is_longer_than_the_stop_of_its_service(
+    name: str, settings: CommonSettings
+) -> None:
     cancelled_after = settings.drain_seconds + 2 + 2  # shared.runtime.lifecycle.supervise
     assert seconds(SERVICES[name]["stop_grace_period"]) > cancelled_after + 2
 
 
 @each_services_settings
-def test_kafka_is_where_the_service_looks_for_it(name: str, settings: CommonSettings) -> None:
+def test_kafka_listens_at_the_address_in_the_settings(name: str, settings: CommonSettings) -> None:
     host, port = settings.kafka.split(":")
     listeners = CONTAINERS[host]["environment"]
     assert f"://{host}:{port}" in listeners["KAFKA_ADVERTISED_LISTENERS"]
@@ -144,7 +148,7 @@ def test_kafkas_listeners_agree_with_each_other_and_with_the_published_port() ->
 
 
 @pytest.mark.parametrize("password", [None, "of-my-own"])
-def test_each_service_with_a_database_has_one_that_is_created(password: str | None) -> None:
+def test_the_database_of_each_service_is_created(password: str | None) -> None:
     containers = load_compose({} if password is None else {"POSTGRES_PASSWORD": password})["services"]
     created = re.findall(r"CREATE DATABASE (\w+);", (ROOT / "deploy/docker/databases.sql").read_text())
     server = containers["postgres"]["environment"]
@@ -158,26 +162,26 @@ def test_each_service_with_a_database_has_one_that_is_created(password: str | No
     assert {f"piepowder_{process.database}" for process in with_database} == set(created)
 
 
-def test_a_separate_process_follows_the_items_status() -> None:
-    following = {
+def test_a_separate_process_runs_the_projection() -> None:
+    projecting = {
         name: container["environment"].get("PIEPOWDER_PROJECTION", "true")
         for name, container in SERVICES.items()
         if container["command"] == ["services.intake"]
     }
-    assert following == {"intake": "false", "intake-projection": "true"}
+    assert projecting == {"intake": "false", "intake-projection": "true"}
 
 
 def test_the_topics_of_every_region_are_created() -> None:
-    said = JOBS["topics"]["command"]
-    assert said[:2] == ["piepowder", "topics"]
-    given = dict(zip(said[2::2], said[3::2], strict=True))
-    assert given["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
-    created = {spec.name for spec in topic_admin.expand(topic_admin.load(), given["--regions"].split(","))}
+    words = JOBS["topics"]["command"]
+    assert words[:2] == ["piepowder", "topics"]
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert options["--kafka"] == SERVICES["intake"]["environment"]["PIEPOWDER_KAFKA"]
+    created = {spec.name for spec in topic_admin.expand(topic_admin.load(), options["--regions"].split(","))}
     assert created == {topics.CONTROL} | {topic(region) for topic in topics.REGIONAL for region in REGIONS}
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_each_job_is_a_known_program(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_job_runs_an_existing_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, *arguments = JOBS[name]["command"]
     assert arguments[0] == name
     programs: dict[str, Callable[[list[str]], object]] = {"piepowder": command.app, "deploy.docker.jobs": job}
@@ -188,7 +192,7 @@ def test_each_job_is_a_known_program(name: str, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
 
 
-def test_the_services_see_only_the_hash_of_the_key() -> None:
+def test_only_intake_can_read_a_key_and_only_its_own() -> None:
     key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
     assert JOBS["control"]["command"][3] == key_file
     folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
@@ -207,41 +211,41 @@ def mounted(container: dict[str, Any]) -> set[str]:
     return {volume.split(":")[1] for volume in container.get("volumes", [])}
 
 
-def test_the_routers_url_is_where_it_listens() -> None:
-    asking = [c["environment"]["PIEPOWDER_ROUTER"] for c in SERVICES.values() if c["command"] == ["services.intake"]]
-    for text in (JOBS["control"]["command"][2], *asking):
+def test_the_routers_url_has_the_host_and_port_of_the_router() -> None:
+    urls = [c["environment"]["PIEPOWDER_ROUTER"] for c in SERVICES.values() if c["command"] == ["services.intake"]]
+    for text in (JOBS["control"]["command"][2], *urls):
         url = urlsplit(text)
         assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
 
 
-def test_the_profile_of_compose_has_each_published_address_of_a_client() -> None:
+def test_the_profile_of_compose_has_every_published_address_for_clients() -> None:
     profile = resolve(profile=str(ROOT / "deploy/docker/profile.yaml"), variables={})
     published = {name: f"http://{c['ports'][0].rpartition(':')[0]}" for name, c in SERVICES.items()}
-    del published["intake-projection"]  # clients call intake
+    del published["intake-projection"]  # clients call the process `intake`
     assert {f"{service}-{region}".rstrip("-"): url for (service, region), url in profile.services.items()} == published
     assert [f"{profile.kafka}:9092"] == CONTAINERS["kafka"]["ports"]
 
 
-def test_nothing_is_published_beyond_the_loopback_and_no_port_twice() -> None:
+def test_ports_are_published_on_the_loopback_only_and_once_each() -> None:
     published = [port for container in CONTAINERS.values() for port in container.get("ports", [])]
     assert [port for port in published if not port.startswith("127.0.0.1:")] == []
     assert len({port.split(":")[1] for port in published}) == len(published)
     assert {name for name in SERVICES if SERVICES[name]["ports"][0].endswith(f":{PORT}")} == SERVICES.keys()
 
 
-def test_images_are_pinned_and_are_those_of_the_tests() -> None:
+def test_images_are_pinned_and_kafka_and_postgresql_are_the_versions_of_the_tests() -> None:
     for name, container in CONTAINERS.items():
         image, _, tag = container["image"].rpartition(":")
         assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-[a-z]+[\d.]*)*", tag), f"{name}: {image}:{tag}"
-    assert {container["image"] for container in OURS.values()} == {f"piepowder:{VERSION}"}
+    assert {container["image"] for container in OWN_CONTAINERS.values()} == {f"piepowder:{VERSION}"}
     assert [name for name, container in CONTAINERS.items() if "build" in container] == ["keys"]
     assert CONTAINERS["kafka"]["image"] == KAFKA_IMAGE
     assert CONTAINERS["postgres"]["image"].split(".")[0] == POSTGRES_IMAGE.split("-")[0]
 
 
-def test_every_container_is_limited_and_ours_have_no_capabilities() -> None:
+def test_every_container_has_a_memory_limit_and_the_projects_own_have_no_capabilities() -> None:
     assert [name for name, container in CONTAINERS.items() if not container.get("mem_limit")] == []
-    for container in OURS.values():
+    for container in OWN_CONTAINERS.values():
         assert container["mem_limit"] == "300m"
         assert container["read_only"]
         assert container["init"]
@@ -264,7 +268,7 @@ def test_every_start_condition_of_a_container_can_become_true() -> None:
     order: list[str] = []
     while len(order) < len(CONTAINERS):
         ready = [n for n in CONTAINERS if n not in order and CONTAINERS[n].get("depends_on", {}).keys() <= set(order)]
-        assert ready, f"a circle among {CONTAINERS.keys() - set(order)}"
+        assert ready, f"a cycle among {CONTAINERS.keys() - set(order)}"
         order += ready
 
 
@@ -294,7 +298,7 @@ def exposed() -> dict[str, set[str]]:
     return {name: labels for metric in found for name, labels in metric.series.items()}
 
 
-def test_the_alerts_of_a_service_that_is_down_or_absent_name_every_service() -> None:
+def test_the_alerts_service_down_and_service_absent_name_every_service() -> None:
     names = {service.name for service in services.SERVICES}
     down, absent = (
         next(rule["expr"] for rule in RULES if rule["alert"] == alert) for alert in ("ServiceDown", "ServiceAbsent")
@@ -313,7 +317,7 @@ def test_every_service_is_ready_in_the_alert_test_of_a_working_system() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_an_alert_uses_existing_metrics_and_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_metrics_and_names_an_action(rule: dict[str, Any]) -> None:
     named = set(re.findall(r"\b(?:piepowder_\w+|up)\b", rule["expr"]))
     assert named
     assert named - exposed().keys() - {"up"} == set()
@@ -349,14 +353,14 @@ def walk(node: Any) -> Iterator[Any]:
                 yield from walk(child)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no Python package has promtool; where it is, it runs")
-def test_the_alerts_fire_as_their_tests_say() -> None:
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed; no Python package has it")
+def test_the_tests_of_the_alerts_pass() -> None:
     command = ["promtool", "test", "rules", str(ROOT / "deploy/prometheus/rules_test.yml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() -> None:
     cases = yaml.safe_load((ROOT / "deploy/prometheus/rules_test.yml").read_text())["tests"]
     quiet, *noisy = (
         {case["alertname"] for case in test["alert_rule_test"] if "exp_alerts" in case or test is cases[0]}

@@ -1,4 +1,4 @@
-"""The settings that promise 1 (nothing accepted is lost) rests on have one place each, and no code works around it."""
+"""Promise 1 (accepted input is never lost): each setting that it needs has one place, and no code overrides it."""
 
 import re
 
@@ -24,12 +24,12 @@ def test_only_the_shared_producer_writes_to_kafka() -> None:
     assert files_with(r"AIOKafkaProducer", *PRODUCT) == {"shared/kafka/producer.py"}
 
 
-def test_only_shared_code_opens_the_connections_of_a_service_to_postgresql() -> None:
+def test_a_service_connects_to_postgresql_only_through_shared_code() -> None:
     opening = r"asyncpg\.(connect|create_pool)\(|create_(async_)?engine\("
     assert files_with(opening, "services", "shared") == {"shared/postgres/database.py", "shared/postgres/migrations.py"}
 
 
-def test_only_the_shared_database_sets_when_a_commit_is_reported() -> None:
+def test_only_the_shared_database_module_sets_synchronous_commit() -> None:
     assert files_with("synchronous_commit", "services", "shared") == {"shared/postgres/database.py"}
 
 

@@ -1,5 +1,5 @@
-"""What the image would hold runs, with nothing else: its files are laid out as the Dockerfile copies them, and only the
-packages of `requirements/run.txt` can be imported. An engine is not needed for that."""
+"""The contents of the image run without anything else: the files are laid out as the Dockerfile copies them, and only
+the packages of `requirements/run.txt` can be imported. The tests need no container engine."""
 
 import importlib.metadata
 import json
@@ -48,7 +48,7 @@ def normal(name: str) -> str:
 
 
 def absent_packages() -> list[str]:
-    """What can be imported here and could not be in the image."""
+    """The packages that can be imported here, but not in the image."""
     inside = {normal(name) for name in re.findall(r"^([\w.-]+)==", REQUIREMENTS, re.MULTILINE)} | {"piepowder"}
     tops = importlib.metadata.packages_distributions()
     return [top for top, distributions in tops.items() if not inside & {normal(name) for name in distributions}]
@@ -69,14 +69,14 @@ class Image:
 
     def _copy(self, source: str, target: str) -> None:
         copied = [path for path in self.context if path == source or path.startswith(f"{source}/")]
-        assert copied, f"COPY {source} would find nothing"
+        assert copied, f"COPY {source} matches no file"
         for path in copied:
             place = self.folder / target / Path(path).relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, place)
 
     def command(self, *arguments: str) -> list[str]:
-        """`python -m ARGUMENTS` as in a container. -S keeps the checkout out, which the environment also knows."""
+        """`python -m ARGUMENTS` as in a container; -S hides the checkout, which this environment has installed."""
         return [sys.executable, "-S", "-W", "error", "-c", RUN, json.dumps(absent_packages()), *arguments]
 
     def environment(self, more: dict[str, str]) -> dict[str, str]:
@@ -112,27 +112,27 @@ def test_the_image_has_one_pinned_python_and_only_hashed_wheels() -> None:
     assert [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
 
 
-def test_the_image_runs_as_an_ordinary_user_and_receives_the_stop_signal() -> None:
-    said = {step.name: step for step in LAST_STAGE}
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", said["USER"].text)
-    assert said["STOPSIGNAL"].text == "SIGTERM"
-    assert said["ENTRYPOINT"].exec_form == ["python", "-m"]
-    assert said["CMD"].exec_form is not None
+def test_the_image_runs_as_an_unprivileged_user_and_receives_the_stop_signal() -> None:
+    steps = {step.name: step for step in LAST_STAGE}
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", steps["USER"].text)
+    assert steps["STOPSIGNAL"].text == "SIGTERM"
+    assert steps["ENTRYPOINT"].exec_form == ["python", "-m"]
+    assert steps["CMD"].exec_form is not None
     assert [step.name for step in LAST_STAGE if step.name in ("ADD", "VOLUME")] == []
-    written_after = [step.name for step in LAST_STAGE[LAST_STAGE.index(said["USER"]) :]]
-    assert "COPY" not in written_after
-    assert "RUN" not in written_after
+    after_user = [step.name for step in LAST_STAGE[LAST_STAGE.index(steps["USER"]) :]]
+    assert "COPY" not in after_user
+    assert "RUN" not in after_user
 
 
 def test_the_image_has_the_program_and_no_development_files(image: Image) -> None:
-    held = {str(path.relative_to(image.folder)) for path in image.folder.rglob("*") if path.is_file()}
-    assert {path.split("/")[0] for path in held} == {"deploy", "piepowder", "services", "shared"}
-    assert {"deploy/kafka/topics.yaml", "shared/postgres/alembic/env.py"} <= held
-    assert {path for path in held if "__pycache__" in path or path.endswith((".pyc", ".env", ".key"))} == set()
-    assert image.context - held == {".dockerignore", "requirements/run.txt"}
+    files = {str(path.relative_to(image.folder)) for path in image.folder.rglob("*") if path.is_file()}
+    assert {path.split("/")[0] for path in files} == {"deploy", "piepowder", "services", "shared"}
+    assert {"deploy/kafka/topics.yaml", "shared/postgres/alembic/env.py"} <= files
+    assert {path for path in files if "__pycache__" in path or path.endswith((".pyc", ".env", ".key"))} == set()
+    assert image.context - files == {".dockerignore", "requirements/run.txt"}
     migrations = {str(path.relative_to(ROOT)) for path in (ROOT / "services").glob("*/migrations/*.py")}
     assert migrations
-    assert migrations <= held
+    assert migrations <= files
 
 
 SERVICES = {  # the first process of each service
@@ -143,7 +143,7 @@ SERVICES = {  # the first process of each service
 
 @pytest.fixture(scope="module")
 def containers(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Process"]]:
-    """One process of each service, as its container starts it, with nothing of what it stands on."""
+    """One process of each service, started as in its container, without Kafka and PostgreSQL."""
     place = tmp_path_factory.mktemp("containers")
     ensure_key(place / "key", place / "clients.json", "compose")
     with ExitStack() as stack:
@@ -164,7 +164,7 @@ def containers(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class Process:
-    """A service out of the image's files."""
+    """A process of a service, from the image's files."""
 
     def __init__(self, image: Image, service: str, environment: dict[str, str], log: Path) -> None:
         self.image = image
@@ -179,8 +179,8 @@ class Process:
                 stderr=file,
             )
 
-    def healthy(self, *path: str) -> subprocess.CompletedProcess[str]:
-        """What the image's own health check finds."""
+    def check_health(self, *path: str) -> subprocess.CompletedProcess[str]:
+        """Run the image's health check, for another path if one is given."""
         command = next(step.text for step in LAST_STAGE if step.name == "HEALTHCHECK").partition("CMD ")[2]
         python, dash_m, *arguments = json.loads(command)
         assert (python, dash_m) == ("python", "-m")
@@ -188,7 +188,7 @@ class Process:
 
     def wait_healthy(self) -> None:
         deadline = time.monotonic() + 30
-        while (found := self.healthy()).returncode:
+        while (found := self.check_health()).returncode:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, found.stdout + self.log.read_text()
 
@@ -198,15 +198,15 @@ class Process:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_in_the_image_is_alive_names_what_is_missing_and_stops(
+def test_a_service_in_the_image_is_alive_names_its_missing_dependencies_and_stops(
     name: str, containers: dict[str, Process]
 ) -> None:
     container = containers[name]
     container.wait_healthy()
-    ready = container.healthy("/readyz")
+    ready = container.check_health("/readyz")
     assert ready.returncode == 1
-    lacking = json.loads(ready.stdout)["conditions"]
-    assert [why for why in lacking.values() if why != "ok"], lacking
+    conditions = json.loads(ready.stdout)["conditions"]
+    assert [state for state in conditions.values() if state != "ok"], conditions
     container.process.send_signal(signal.SIGTERM)
     grace = seconds(load_compose()["services"][name]["stop_grace_period"])
     assert container.process.wait(grace) == 0, container.log.read_text()
@@ -219,6 +219,6 @@ def test_a_health_check_without_a_service_fails(image: Image) -> None:
 
 @pytest.mark.parametrize("arguments", [["piepowder", "--help"], ["deploy.docker.jobs", "--help"]], ids=lambda a: a[0])
 def test_the_commands_in_the_image_run(image: Image, arguments: list[str]) -> None:
-    said = image.run(*arguments)
-    assert said.returncode == 0, said.stderr
-    assert "help" in said.stdout.lower()
+    result = image.run(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "help" in result.stdout.lower()

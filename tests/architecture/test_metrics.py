@@ -1,4 +1,4 @@
-"""Metrics: one catalogue, no name twice, no label without a limit, and no service that exports another's."""
+"""Metrics: one catalogue, unique names, labels with few values, and no service that exports metrics of another."""
 
 import importlib
 import re
@@ -21,7 +21,7 @@ print(*(family.name for family in REGISTRY.collect() if family.name.startswith("
 """
 
 
-def test_every_service_has_a_module_of_metrics() -> None:
+def test_every_service_has_a_metrics_module() -> None:
     assert sorted(path.parent.name for path in ROOT.glob("services/*/__main__.py")) == SERVICES
 
 
@@ -35,7 +35,7 @@ def test_metrics_are_defined_in_the_catalogues_modules_only() -> None:
     assert defining == set(metrics.modules())
 
 
-def test_a_metric_has_a_unique_name_and_no_label_without_a_limit() -> None:
+def test_a_metric_has_a_unique_name_and_no_label_with_unlimited_values() -> None:
     found = [metric for module in metrics.modules() for metric in metrics.catalogue(module)]
     names = [metric.name for metric in found]
     assert len(names) == len(set(names)) > 30
@@ -46,7 +46,7 @@ def test_a_metric_has_a_unique_name_and_no_label_without_a_limit() -> None:
 
 @pytest.mark.parametrize("module", metrics.modules())
 def test_every_metric_is_used_by_the_code_of_its_service(module: str) -> None:
-    """A search for `metrics.<NAME>`: it finds a metric without any call, not a wrong call."""
+    """A search for `metrics.<NAME>`; it finds unused metrics, not wrong calls."""
     folders = ("services", "shared") if module == metrics.SHARED else (f"services/{module.split('.')[1]}",)
     code = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     defined = [

@@ -1,4 +1,4 @@
-"""The list of services is complete, and everything that has to know each service agrees with it."""
+"""The list of services is complete, and the code, the topics, the docs and the deployment agree with it."""
 
 import ast
 import asyncio
@@ -38,7 +38,7 @@ def test_a_service_has_migrations_if_and_only_if_it_has_a_database(service: Serv
     assert (project_root() / "services" / service.name / "migrations").is_dir() == service.database
 
 
-def test_each_process_has_a_name_of_its_own_and_a_regional_service_one_process_in_each_region() -> None:
+def test_process_names_are_unique_and_a_regional_service_has_one_process_per_region() -> None:
     found = processes(["eu", "north-1"])
     assert len({process.name for process in found}) == len(found)
     for service in SERVICES:
@@ -58,7 +58,7 @@ def test_the_services_write_every_topic_and_no_other() -> None:
     }
 
 
-def test_the_audit_log_records_every_topic_of_its_region_but_the_consumers_own_state() -> None:
+def test_the_audit_log_records_every_topic_of_its_region_except_the_parked_keys() -> None:
     of_region = {spec.name for spec in topic_admin.expand(topic_admin.load(), ["eu"])}
     assert set(topics.audited("eu")) == of_region - {topics.parked("eu")}
     app = project_root() / "services" / "audit" / "app.py"
@@ -137,18 +137,18 @@ def test_the_import_contracts_cover_each_service(service: ServiceSpec) -> None:
     independent = [name for c in configuration["contracts"] if c["type"] == "independence" for name in c["modules"]]
     layered = [name for c in configuration["contracts"] if c["type"] == "layers" for name in c["containers"]]
     assert [name for name in independent if fnmatchcase(module, name)], (
-        "no contract forbids other services to import it"
+        "no contract forbids that other services import this service"
     )
     assert module in layered, "add the service to the containers of a contract with layers (pyproject.toml)"
 
 
-def test_the_image_has_every_package_that_runs() -> None:
+def test_the_dockerfile_copies_every_package_of_the_program() -> None:
     copied = {instruction.words[0] for instruction in load_dockerfile() if instruction.name == "COPY"}
     assert {"deploy", "services", "shared", "piepowder"} <= copied
 
 
 @each_service
-def test_a_service_that_calls_another_is_told_where_it_is(service: ServiceSpec) -> None:
+def test_a_service_that_calls_another_has_its_url_and_a_key(service: ServiceSpec) -> None:
     compose = yaml.safe_load((project_root() / "docker-compose.yml").read_text())["services"]
     for process in processes(["eu", "us"]):
         if process.service is service:

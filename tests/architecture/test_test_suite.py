@@ -1,4 +1,4 @@
-"""The rules of the tests themselves: shared code has its own modules, and no test reaches the network."""
+"""Rules for the tests: shared code has its own modules, and no test connects to the network."""
 
 import ast
 import asyncio
@@ -29,7 +29,7 @@ def test_nothing_imports_from_a_test_module() -> None:
     assert found == []
 
 
-async def test_no_test_reaches_the_network_except_the_loopback() -> None:
+async def test_tests_can_connect_only_to_the_loopback() -> None:
     with pytest.raises(UserWarning, match=r'with host "192\.0\.2\.1"'):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
     with pytest.raises(UserWarning, match=r'with host "192\.0\.2\.1"'):

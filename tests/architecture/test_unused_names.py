@@ -1,4 +1,4 @@
-"""No function, class or constant is left over: each is used in the code or is called by a framework."""
+"""No function, class or constant is unused: other code or a framework uses each of them."""
 
 import ast
 import re

@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
     if unknown := set(arguments.only) - set(names):
-        parser.error(f"there is no stage {', '.join(sorted(unknown))}; the stages are {', '.join(names)}")
+        parser.error(f"unknown stage: {', '.join(sorted(unknown))}; the stages are {', '.join(names)}")
     return arguments
 
 

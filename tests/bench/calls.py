@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """The response to a call, and when the call was due and done (monotonic seconds)."""
+    """The response to a call, and the times when the call was due and done (monotonic seconds)."""
 
     due: float
     done: float

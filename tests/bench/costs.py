@@ -1,6 +1,6 @@
 """The cost of a stage's work: bytes on Kafka's disk, WAL, tables and indexes, and the number of SQL statements.
 
-The servers report all of it, before and after one round, so the service is not touched.
+The servers report all of it, before and after one round, so the service runs unchanged.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class _State(NamedTuple):
 
 
 class Meter:
-    """Measures the cost of a round. `database` is the service's own, or None; `topics` are the ones that it writes."""
+    """Measures the cost of a round. `database` is the service's own, or None; it writes to `topics`."""
 
     def __init__(self, stack: LocalStack, service: Service, topics: Sequence[str], database: str | None) -> None:
         self._stack = stack

@@ -55,7 +55,7 @@ _read_decided = msgspec.json.Decoder(_Decided).decode
 
 
 class Arrivals:
-    """When the first decision about each item arrived from Kafka (monotonic seconds)."""
+    """The arrival time of the first decision about each item, read from Kafka (monotonic seconds)."""
 
     def __init__(self) -> None:
         self.seen: dict[str, float] = {}
@@ -166,7 +166,7 @@ async def _latency(bench: Bench, system: System, rate: float, lines: int) -> lis
         await _through(bench.watch, system)
         await asyncio.sleep(0.5)
     refused = Counter(one.answer.status for one in timed if one.answer.status not in (200, 202))
-    assert not refused, f"posts were refused: {dict(refused)}"
+    assert not refused, f"posts were rejected: {dict(refused)}"
     answered: dict[str, float] = {}
     meant: dict[str, float] = {}
     for one in timed:
@@ -249,7 +249,7 @@ async def _review(system: System, region: str, reviewer: str) -> None:
 
 
 async def _through(watch: Watch, system: System) -> None:
-    """Wait until every service has processed all events, the outboxes are empty, and audit has read everything."""
+    """Wait until every service has processed all events, the outboxes are empty, and audit has read all topics."""
     for region in REGIONS:
         await watch.until_committed(f"piepowder-router-{region}", [topics.submissions(region)])
     for region in REGIONS:

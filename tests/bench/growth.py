@@ -1,4 +1,4 @@
-"""Whether the cost of an item grows: decision and audit with a million items.
+"""Growth of the cost of an item: decision and audit with a million items.
 
 The compared cost is the processor time of the service and of PostgreSQL for a twentieth of the items each: it includes
 the background work of the database (vacuum, statistics, checkpoints), and little of the machine's other work. One item
@@ -22,7 +22,7 @@ from tests.bench.services import Service
 from tests.bench.stages import Bench, resumed, stopped
 from tests.bench.usage import peak_mb
 
-_CHUNKS: Final = 5  # are the beginning, after one to warm up, and the same number are the end
+_CHUNKS: Final = 5  # compared at the beginning (after one to warm up) and at the end
 _ALL_CHUNKS: Final = 20 * _CHUNKS
 _REVIEWERS: Final = 8
 _MARK: Final = Mark(1.2, below=True)
@@ -38,22 +38,22 @@ async def _decision(bench: Bench) -> list[Figure]:
     source, target, group = topics.cases(REGION), topics.decisions(REGION), f"piepowder-decision-{REGION}"
     url = await bench.launcher.database("bench_decision")
     connection = await asyncpg.connect(url)
-    told, reviewed = 0, min(1_000, bench.grown // 2_000) // _REVIEWERS * _REVIEWERS
+    published, reviewed = 0, min(1_000, bench.grown // 2_000) // _REVIEWERS * _REVIEWERS
 
     async def put(lives: Sequence[Life]) -> None:
-        nonlocal told
-        told += sum(life.verdict != "review" for life in lives)
+        nonlocal published
+        published += sum(life.verdict != "review" for life in lives)
         await fill(bench.producer, source, [life.opened for life in lives])
 
     async def work() -> None:
         await bench.watch.until_committed(group, [source])
-        await bench.watch.until_size(told, target)
+        await bench.watch.until_size(published, target)
         while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox)"):  # noqa: ASYNC110 - the database must be polled
             await asyncio.sleep(0.01)
 
     async def review() -> Round:
-        nonlocal told
-        told += 2 * reviewed  # claimed, decided
+        nonlocal published
+        published += 2 * reviewed  # claimed, decided
         reviewers = (_review(service, f"r-{n}", reviewed // _REVIEWERS) for n in range(_REVIEWERS))
         return await bench.round(reviewed, {"decision": service.pid}, asyncio.gather(*reviewers))
 

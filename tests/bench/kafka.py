@@ -13,7 +13,7 @@ from shared.contracts.envelope import Encoded
 from shared.kafka.producer import KafkaProducer, Record, record
 
 Lanes: TypeAlias = dict[TopicPartition, list[Record]]
-BATCH_BYTES: Final = 512 * 1024  # as in shared.kafka.producer, and so is the next one
+BATCH_BYTES: Final = 512 * 1024  # this and the next one as in shared.kafka.producer
 COMPRESSION: Final = "zstd"
 _POLL_SECONDS: Final = 0.01
 _AT_A_TIME: Final = 5_000

@@ -1,4 +1,4 @@
-"""Whether the cost of a lookup grows with the number of items: two intakes, two databases, the same requests.
+"""Growth of the cost of a lookup with the number of items: two intakes, two databases, the same requests.
 
 SQL fills the databases, because five million items through Kafka would take almost an hour: the rows are those of the
 projection, in the order of time, with ids that are spread over the index. The requests alternate between the two
@@ -110,7 +110,7 @@ class _Page(msgspec.Struct):
 
 
 class RequestRound(NamedTuple):
-    """A round of calls, and how long each took, in seconds."""
+    """A round of calls, and the duration of each call in seconds."""
 
     round: Round
     took: list[float]
@@ -124,7 +124,7 @@ async def lookups(bench: Bench) -> list[Figure]:
     async with AsyncExitStack() as open_until_then:
         few, many = [await _shelf(bench, size, open_until_then) for size in (_FEW, bench.stored)]
         figures = [await _bare(bench, few, many)]
-        for lookup in _QUESTIONS:
+        for lookup in _LOOKUPS:
             figures += await _compared(bench, lookup, few, many)
         figures.append(await _projection(bench, few, many))
     return figures
@@ -359,7 +359,7 @@ def _time(number: int) -> str:
     return to_text(_STARTED + number * _APART)
 
 
-_QUESTIONS: Final = (
+_LOOKUPS: Final = (
     Lookup("an item by its id", _by_id),
     Lookup("a subject's four versions", _by_subject),
     Lookup("one item by its reference", _by_reference),
@@ -372,7 +372,7 @@ _QUESTIONS: Final = (
     Lookup("a page anywhere, status=rejected", _deep(status="rejected")),
     Lookup("the sixty dead letters among the oldest", _newest(status="dead_lettered")),
     Lookup("a page anywhere, kind=seller, one in a hundred", _deep(kind="seller"), _LONG_CALLS),
-    Lookup("a page of a platform of which there is none for long", _newest(platform="fair"), _LONG_CALLS),
-    Lookup("forty items by when they came", _window),
+    Lookup("a page of a platform without recent items", _newest(platform="fair"), _LONG_CALLS),
+    Lookup("forty items by their time of arrival", _window),
     Lookup("totals", _totals),
 )

@@ -39,10 +39,10 @@ class Service:
         assert self.child.pid is not None
         return self.child.pid
 
-    async def until_ready(self, lacking: str | None = None) -> None:
-        """Wait until it is ready except for the condition `lacking`; raises AssertionError with the reason or its last
-        lines."""
-        deadline, lacks = _clock.monotonic() + _READY_SECONDS, "an answer"
+    async def until_ready(self, unmet: str | None = None) -> None:
+        """Wait until all conditions except `unmet` are met; raises AssertionError with the reason and the last lines of
+        the log."""
+        deadline, reason = _clock.monotonic() + _READY_SECONDS, "no response"
         async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
             while _clock.monotonic() < deadline:
                 if not self.child.alive:
@@ -53,14 +53,14 @@ class Service:
                     await asyncio.sleep(0.05)
                     continue
                 conditions = answer.json()["conditions"] if answer.content else {}
-                if all(state == "ok" or name == lacking for name, state in conditions.items()):
+                if all(state == "ok" or name == unmet for name, state in conditions.items()):
                     return
-                lacks = answer.text
+                reason = answer.text
                 await asyncio.sleep(0.05)
-        raise AssertionError(f"{self.child.name} is not ready: {lacks}\n" + "\n".join(self.child.tail()))
+        raise AssertionError(f"{self.child.name} is not ready: {reason}\n" + "\n".join(self.child.tail()))
 
     async def while_alive(self, working: Awaitable[object]) -> None:
-        """Wait for `working`; raises AssertionError with its last lines if the process ends earlier."""
+        """Wait for `working`; raises AssertionError with the last lines of the log if the process ends earlier."""
         task = asyncio.ensure_future(working)
         try:
             while not (await asyncio.wait([task], timeout=0.5))[0]:
@@ -75,7 +75,7 @@ class Service:
 
 
 class Launcher:
-    """Starts services: has the stack, and a folder for logs and keys."""
+    """Starts services on a stack, with a folder for logs and keys."""
 
     def __init__(self, stack: LocalStack, folder: Path) -> None:
         self.stack = stack
@@ -87,32 +87,32 @@ class Launcher:
 
     @property
     def trees(self) -> dict[str, int]:
-        """The server processes, if they are ours."""
+        """The processes of the local servers by name."""
         return {child.name.split("-")[0]: child.pid for child in self.stack.children() if child.pid is not None}
 
     @asynccontextmanager
     async def service(
-        self, name: str, *, label: str = "", lacking: str | None = None, **environment: str
+        self, name: str, *, label: str = "", unmet: str | None = None, **environment: str
     ) -> AsyncIterator[Service]:
         """Run `python -m services.<name>` until the block ends; with a new database unless `DATABASE_URL` is given.
 
-        It counts as ready when only the condition `lacking` is not met; `label` names a second process of the service.
+        It counts as ready when all conditions except `unmet` are met; `label` names a second process of the service.
         """
         if name != "router" and "DATABASE_URL" not in environment:
             environment["DATABASE_URL"] = await self.database(f"bench_{name}")
         [port] = free_ports(1)
         own = {"KAFKA": self.stack.kafka, "CLIENTS_FILE": str(self._clients), "PORT": str(port), "LOG_LEVEL": "WARNING"}
-        async with self.process(label or name, ["-m", f"services.{name}"], own | environment, port, lacking) as service:
+        async with self.process(label or name, ["-m", f"services.{name}"], own | environment, port, unmet) as service:
             yield service
 
     @asynccontextmanager
     async def process(
-        self, name: str, arguments: list[str], settings: Mapping[str, str], port: int, lacking: str | None = None
+        self, name: str, arguments: list[str], settings: Mapping[str, str], port: int, unmet: str | None = None
     ) -> AsyncIterator[Service]:
         """Run a Python process with these settings until the block ends; wait until it is ready."""
         async with self._running(name, arguments, settings) as child:
             service = Service(child, f"http://127.0.0.1:{port}", self.key)
-            await service.until_ready(lacking)
+            await service.until_ready(unmet)
             yield service
 
     @asynccontextmanager

@@ -168,10 +168,10 @@ async def soak(bench: Bench) -> list[Figure]:
             ),
         ]
     figures += [
-        Figure(name=f"calls refused, {at}", unit="%", values=[_rejected(steady)]),
-        Figure(name=f"calls refused, {through}: {len(burst):,} calls", unit="%", values=[_rejected(burst)]),
+        Figure(name=f"calls rejected, {at}", unit="%", values=[_rejected(steady)]),
+        Figure(name=f"calls rejected, {through}: {len(burst):,} calls", unit="%", values=[_rejected(burst)]),
         Figure(
-            name="refusals without Retry-After",
+            name="rejections without Retry-After",
             unit="",
             values=[sum(map(without_retry_after, [*steady, *burst]))],
             mark=Mark(1, below=True),
@@ -188,7 +188,7 @@ async def soak(bench: Bench) -> list[Figure]:
 
 
 def _check(calls: Sequence[CallResult]) -> None:
-    """Raises AssertionError for a status that means neither acceptance nor "try again later"."""
+    """Raise AssertionError for a status that means neither acceptance nor "try again later"."""
     statuses = Counter(status for call in calls for status in (call.status, *call.statuses))
     others = statuses.keys() - {200, 202, *_REJECTED}
     assert not others, f"unexpected statuses: {dict(statuses)}"
@@ -203,7 +203,7 @@ def _rejected(calls: Sequence[CallResult]) -> float:
 
 
 def without_retry_after(call: CallResult) -> int:
-    """How many rejections of a call have no time to wait."""
+    """The number of rejections of a call without Retry-After."""
     return call.without_retry_after + (call.status in _REJECTED and call.retry_after is None)
 
 

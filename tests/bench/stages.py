@@ -144,7 +144,7 @@ async def intake(bench: Bench) -> list[Figure]:
         figures += await _punctuality(bench, service, "its projection beside it", posts[0].measured / 2)
     [closed] = free_ports(1)
     nowhere = f"postgresql://nobody@127.0.0.1:{closed}/nothing"
-    async with bench.launcher.service("intake", REGIONS=regions, DATABASE_URL=nowhere, lacking="database") as service:
+    async with bench.launcher.service("intake", REGIONS=regions, DATABASE_URL=nowhere, unmet="database") as service:
         for codec in ("lz4", "zstd"):
             name = f"intake: batch lines/s, posting alone (no database); floor {codec}"
             figures.append(await _batches(bench, service, name, tag=f"alone{codec}", codec=codec))
@@ -231,7 +231,7 @@ async def _punctuality(
             requests = _single_calls(service, data.bodies(posts, tag=f"{tag}{number}"))
             for answer, url in zip(took, (service.url, floor.url), strict=True):
                 timed = await calls.send_at(url, requests, rate=rate, connections=_CONNECTIONS)
-                assert {one.answer.status for one in timed} == {202}, "every post is taken"
+                assert {one.answer.status for one in timed} == {202}, "every post is accepted"
                 took[answer].append([one.took * 1e3 for one in timed])
                 if followed:
                     await _caught_up(bench, names)
@@ -355,7 +355,7 @@ async def router(bench: Bench) -> list[Figure]:
 
 
 class _Peer:
-    """The router's stage in a peer's way, with topics and a group of its own; it takes turns with the router."""
+    """The router's stage as a peer implements it, with its own topics and group; it takes turns with the router."""
 
     def __init__(self, bench: Bench, service: Service, source: str, target: str, group: str) -> None:
         self.rounds: list[Round] = []

@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
         prog="make chaos",
         description=f"{_WHERE}; faults are caused under load, and every promise is checked.",
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults are caused (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes with faults (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=new_seed(), help="repeat the schedule and the load of this seed")
     parser.add_argument("--short", action="store_true", help="the most informative faults, in less than four minutes")
     parser.add_argument("--rate", type=float, default=40.0, help="arrivals a second (default: %(default)s)")
@@ -73,12 +73,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help=f"only these faults, comma-separated: {', '.join(faults.kinds())}")
     parser.add_argument(
-        "--play", default="", help='exactly these faults, as they were printed: "zombie of router 20 s; ..."'
+        "--play", default="", help='exactly these faults, in the printed form: "zombie of router 20 s; ..."'
     )
     arguments = parser.parse_args()
     arguments.only = [name.strip() for name in arguments.only.split(",") if name.strip()]
     if unknown := set(arguments.only) - set(faults.kinds()):
-        parser.error(f"there is no fault {', '.join(sorted(unknown))}; the faults are {', '.join(faults.kinds())}")
+        parser.error(f"unknown fault: {', '.join(sorted(unknown))}; the faults are {', '.join(faults.kinds())}")
     arguments.play = [faults.parse(text.strip())._replace(pause=_PAUSE) for text in arguments.play.split(";") if text]
     return arguments
 

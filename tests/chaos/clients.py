@@ -1,8 +1,8 @@
-"""The life of clients: created, given a key and its successor, limited, disabled, enabled, keys revoked.
+"""The life cycle of clients: created, given a key and its successor, limited, disabled, enabled, keys revoked.
 
 Each client has one region and one platform, or all. It posts items that no other client posts, with valid and invalid
-keys, to its own and to other regions and platforms. The journal names a key by its id; the key itself is only in one
-response and in memory.
+keys, to its own and to other regions and platforms. The journal names a key by its id; the text of the key is
+only in one response and in memory.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Registry:
     async def create(
         self, name: str, scopes: Sequence[str], rights: Mapping[str, Sequence[str]], *, limited: bool = False
     ) -> bool:
-        """Create a client with `rights` (regions and platforms); whether it exists."""
+        """Create a client with `rights` (regions and platforms); return True if it then exists."""
         body = {"name": name, "scopes": scopes, **rights, "limit": _LIMIT if limited else None}
         facts = {"name": name, "scopes": scopes, **rights, "limited": limited}
         status, _ = await self._until_known("client.create", facts, "/v1/clients", body)
@@ -57,29 +57,29 @@ class Registry:
         for n in range(_KEYS_TRIED):
             facts = {"name": name, "key": f"{name}-{call}-{n}"}
             path, headers = f"/v1/clients/{name}/keys", {"Idempotency-Key": f'"{facts["key"]}"'}
-            status, told = await self._until_known("client.key", facts, path, {}, headers=headers, read=self._shown)
+            status, result = await self._until_known("client.key", facts, path, {}, headers=headers, read=self._shown)
             if status == 201:
-                return Key(told["key_id"], self._secrets[told["key_id"]])
-            lost = _made_key(told.get("detail", "")) if status == 409 else None
+                return Key(result["key_id"], self._secrets[result["key_id"]])
+            lost = _made_key(result.get("detail", "")) if status == 409 else None
             if lost is None:
                 return None
             await self.revoke(name, lost[1])
         return None
 
     async def revoke(self, name: str, key_id: str) -> bool:
-        """Revoke a key; whether intake enforces the revocation."""
+        """Revoke a key; return True if intake enforces the revocation."""
         path = f"/v1/clients/{name}/keys/{key_id}"
         return await self._in_force("client.revoke", {"name": name, "key_id": key_id}, path, None, "DELETE")
 
     async def change(self, name: str, state: str) -> bool:
-        """Set a client to `disabled` or `active`; whether intake enforces the change."""
+        """Set a client to `disabled` or `active`; return True if intake enforces the change."""
         facts = {"name": name, "state": state}
         return await self._in_force("client.change", facts, f"/v1/clients/{name}", {"state": state}, "PATCH")
 
     async def _in_force(self, kind: str, facts: dict[str, Any], path: str, body: Any, method: str) -> bool:
         for _ in range(_KEYS_TRIED):
-            status, told = await self._until_known(kind, facts, path, body, method=method)
-            if status != 200 or told["in_force"]:
+            status, result = await self._until_known(kind, facts, path, body, method=method)
+            if status != 200 or result["in_force"]:
                 return status == 200
         return False
 
@@ -91,28 +91,30 @@ class Registry:
         begun, hasty = loop.time(), self._rng.random() < 0.1
         while True:
             timeout = 0.01 if hasty else 15.0
-            status, told = await self._client.call(kind, facts, (self._intake, path), content, timeout=timeout, **more)
+            status, result = await self._client.call(
+                kind, facts, (self._intake, path), content, timeout=timeout, **more
+            )
             self.tally[f"{kind.partition('.')[2]} {status or 'no response'}"] += 1
             if status not in (None, 429, 503) or loop.time() - begun > _PATIENCE:
-                return status, told
+                return status, result
             hasty = False
             await asyncio.sleep(self._rng.uniform(0.3, 1.5))
 
     def _shown(self, answer: Answer) -> dict[str, Any]:
-        told = answer.json()
-        self._secrets[told["key_id"]] = told["key"]
-        return {"key_id": told["key_id"], "in_force": told["in_force"]}
+        result = answer.json()
+        self._secrets[result["key_id"]] = result["key"]
+        return {"key_id": result["key_id"], "in_force": result["in_force"]}
 
 
-class Holder:
-    """The keys of the clients that exist during the whole run."""
+class PermanentClients:
+    """Creates the clients that exist during the whole run, and has their keys."""
 
     def __init__(self, registry: Registry, administrator: str) -> None:
         self._registry = registry
         self._keys = {"local": administrator}
 
-    async def hold(self, name: str, scopes: Sequence[str], stop: asyncio.Event) -> bool:
-        """Create a client with a key in all regions; whether that happened before `stop`."""
+    async def create(self, name: str, scopes: Sequence[str], stop: asyncio.Event) -> bool:
+        """Create a client with a key for all regions; return True if that succeeded before `stop`."""
         while not stop.is_set():
             made = await self._registry.create(name, scopes, _EVERYWHERE)
             if made and (key := await self._registry.add_key(name, "own")):
@@ -137,7 +139,7 @@ class Posters:
         self.tally: Counter[str] = Counter()
 
     async def run(self, rate: float, stop: asyncio.Event) -> None:
-        """Start clients at `rate` per second until `stop`; then each client stops where it is."""
+        """Start clients at `rate` per second until `stop`; after `stop` no client posts items."""
         rng, n = random.Random(f"clients-{self._seed}"), 0
         async with asyncio.TaskGroup() as living:
             while not stop.is_set():
@@ -150,12 +152,12 @@ class Posters:
             "regions": rng.choice((["eu"], ["us"], ["*"])),
             "platforms": rng.choice((["shop"], ["shop", "fair"], ["fair"], ["*"])),
         }
-        hand = _Hand(self, name, rights, rng, stop)
+        poster = _Poster(self, name, rights, rng, stop)
         if not await self._registry.create(name, _SCOPES, rights, limited=rng.random() < 0.3):
             return
         if (first := await self._registry.add_key(name, "first")) is None:
             return
-        await hand.posts(first, rng.randint(2, 6))
+        await poster.posts(first, rng.randint(2, 6))
         if rng.random() < 0.3:
             await self._registry.create(
                 name, _SCOPES, {**rights, "regions": ["us"]}
@@ -165,17 +167,17 @@ class Posters:
             return
         if rng.random() < 0.3:
             await self._registry.add_key(name, "third")  # one key more than allowed
-        await hand.posts(second, 2)
-        await asyncio.gather(self._registry.revoke(name, first.key_id), hand.posts(first, 3))
-        await hand.posts(first, 3)
-        await hand.posts(second, 2)
+        await poster.posts(second, 2)
+        await asyncio.gather(self._registry.revoke(name, first.key_id), poster.posts(first, 3))
+        await poster.posts(first, 3)
+        await poster.posts(second, 2)
         if rng.random() < 0.5:
-            await asyncio.gather(self._registry.change(name, "disabled"), hand.posts(second, 2))
-            await hand.posts(second, 2)
+            await asyncio.gather(self._registry.change(name, "disabled"), poster.posts(second, 2))
+            await poster.posts(second, 2)
             if rng.random() < 0.7 and not stop.is_set():
                 await self._registry.change(name, "active")
-                await hand.posts(second, 2)
-                await hand.posts(first, 1)
+                await poster.posts(second, 2)
+                await poster.posts(first, 1)
 
     async def post(self, name: str, key: Key, lines: Sequence[str], bad: Sequence[int]) -> None:
         """Post items once, as single posts or as a batch; `bad` lines name a region or platform of another client."""
@@ -199,8 +201,8 @@ class Posters:
         self.tally[str(status or "no answer")] += 1
 
 
-class _Hand:
-    """The posts of one client."""
+class _Poster:
+    """Posts items as one client."""
 
     def __init__(
         self,
@@ -218,7 +220,7 @@ class _Hand:
         self._count = 0
 
     async def posts(self, key: Key, times: int) -> None:
-        """Post `count` times with a key; some posts are for regions or platforms of other clients."""
+        """Post `times` times with a key; some posts are for regions or platforms of other clients."""
         for _ in range(times):
             if self._stop.is_set():
                 return
@@ -254,5 +256,9 @@ async def _rest(stop: asyncio.Event, seconds: float) -> None:
 
 
 def _changed(answer: Answer) -> dict[str, Any]:
-    told = answer.json()
-    return {"state": told["client"]["state"], "revision": told["client"]["revision"], "in_force": told["in_force"]}
+    result = answer.json()
+    return {
+        "state": result["client"]["state"],
+        "revision": result["client"]["revision"],
+        "in_force": result["in_force"],
+    }

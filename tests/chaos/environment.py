@@ -108,9 +108,9 @@ class Environment:
             name: self.proxies.open(name, partial(int, service.port), web_client)
             for name, service in self.system.services.items()
         }
-        await asyncio.to_thread(self._part_intake_from_router)
+        await asyncio.to_thread(self._proxy_calls_to_router)
 
-    def _part_intake_from_router(self) -> None:
+    def _proxy_calls_to_router(self) -> None:
         """Let intake call the router through a proxy."""
         router = self.proxies.open("router", partial(int, self.system.services["router"].port), lambda _: "intake")
         for service in self.system.services.values():

@@ -73,7 +73,7 @@ class FaultInjector:
         }
 
     async def do(self, planned: Planned) -> None:
-        """Break, hold, mend."""
+        """Cause a fault, keep it for its duration, and repair it."""
         if planned.fault == "two at once":
             first, second = (parse(text) for text in planned.victim.split(" + "))
             await asyncio.gather(self.do(first), self.do(second))
@@ -131,7 +131,7 @@ class FaultInjector:
             self._environment.proxies.end(network_fault)
 
     async def _blind_and_kill(self, name: str, seconds: float) -> None:
-        """Cut the service off from all brokers, then kill it: whatever it reported too early is lost."""
+        """Cut the service off from all brokers, then kill it: everything that it acknowledged too early is lost."""
         network_fault = NetworkFault("half-open", name, "kafka")
         self._environment.proxies.begin(network_fault)
         try:

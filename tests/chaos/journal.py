@@ -18,22 +18,22 @@ class Journal:
         self._n = 0
 
     def sent(self, call: str, facts: dict[str, Any]) -> int:
-        """Write down a call before it is sent; its number."""
+        """Record a call before it is sent; return its number."""
         self._n += 1
         self._write({"what": "sent", "n": self._n, "at": time.time(), "call": call, "facts": facts})
         return self._n
 
     def answered(self, n: int, status: int, retry_after: str | None, answer: Any) -> None:
-        """An answer came."""
+        """Record a response."""
         about = {"n": n, "at": time.time(), "status": status, "retry_after": retry_after, "answer": answer}
         self._write({"what": "answered", **about})
 
     def lost(self, n: int, error: str) -> None:
-        """Write down that a call had no response: its effect is not known."""
+        """Record that a call had no response: its effect is unknown."""
         self._write({"what": "lost", "n": n, "at": time.time(), "error": error})
 
     def planted(self, kind: str, topic: str, partition: int, offset: int, groups: list[str]) -> None:
-        """Write down a planted bad record and the groups that must dead-letter it."""
+        """Record a planted bad record and the groups that must dead-letter it."""
         place = {"topic": topic, "partition": partition, "offset": offset}
         self._write({"what": "planted", "at": time.time(), "kind": kind, **place, "groups": groups})
 

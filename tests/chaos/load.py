@@ -128,7 +128,7 @@ class Items:
             yield Arrival(now, lines, bad, self._rng.random() < 0.02)
             for number, line in enumerate(lines, 1):
                 if number not in bad:
-                    self._take_back(now, line)
+                    self._withdraw(now, line)
                     self._complain(now, line)
 
     def _complain(self, now: float, line: str) -> None:
@@ -155,7 +155,7 @@ class Items:
             heapq.heappush(self._complaints, (now + delay, kind, _encode(body).decode()))
             delay += rng.choice((0.0, rng.uniform(0.1, 3.0)))
 
-    def _take_back(self, now: float, line: str) -> None:
+    def _withdraw(self, now: float, line: str) -> None:
         rng = self._back
         if rng.random() > 0.06:
             return
@@ -209,7 +209,7 @@ class Items:
 
 
 class Client:
-    """Calls services; writes down each call before it is sent and each response before it is used."""
+    """Calls services; records each call in the journal before it is sent, and each response before it is used."""
 
     def __init__(self, key: str, journal: Journal) -> None:
         self._journal = journal
@@ -239,12 +239,12 @@ class Client:
         except (OSError, TimeoutError) as error:
             self._journal.lost(n, type(error).__name__)
             return None, None
-        told = read(answer) if answer.status < 300 and answer.content else _problem(answer)
-        self._journal.answered(n, answer.status, answer.headers.get("retry-after"), told)
-        return answer.status, told
+        result = read(answer) if answer.status < 300 and answer.content else _problem(answer)
+        self._journal.answered(n, answer.status, answer.headers.get("retry-after"), result)
+        return answer.status, result
 
     async def get(self, place: Place) -> Answer | None:
-        """A response that is not written down; None if there was none."""
+        """GET a response without a journal entry; None without a response."""
         try:
             async with asyncio.timeout(5):
                 return await self._web.call("GET", *place)
@@ -277,7 +277,7 @@ class Load:
                 if not isinstance(arrival, Arrival):
                     if not full:
                         self._begin(
-                            self._take_back(arrival) if isinstance(arrival, Withdrawal) else self._complain(arrival)
+                            self._withdraw(arrival) if isinstance(arrival, Withdrawal) else self._complain(arrival)
                         )
                     continue
                 self.tally.intended += len(arrival.lines)
@@ -321,7 +321,7 @@ class Load:
             await asyncio.sleep(pause * rng.uniform(0.5, 1.0))
             pause = min(3.0, pause * 1.7)
 
-    async def _take_back(self, withdrawal: Withdrawal) -> None:
+    async def _withdraw(self, withdrawal: Withdrawal) -> None:
         rng, loop = random.Random(f"{self._seed}-{withdrawal}"), asyncio.get_running_loop()
         place = self._intake, f"/v1/items/{withdrawal.item_id}"
         facts = {"item_id": withdrawal.item_id}
@@ -459,8 +459,8 @@ class Reviewer:
 
 
 def _claimed(answer: Answer) -> dict[str, Any]:
-    told = answer.json()
-    case, lease = told["case"], told["lease"]
+    result = answer.json()
+    case, lease = result["case"], result["lease"]
     return {
         "case_id": case["case_id"],
         "case_type": case["case_type"],
@@ -470,13 +470,13 @@ def _claimed(answer: Answer) -> dict[str, Any]:
 
 
 def _held(answer: Answer) -> dict[str, Any]:
-    told = answer.json()
-    return {"until": told["lease"]["until"]} if told.get("lease") else {"told": told.get("decision_id", "")}
+    result = answer.json()
+    return {"until": result["lease"]["until"]} if result.get("lease") else {"told": result.get("decision_id", "")}
 
 
 def _problem(answer: Answer) -> dict[str, Any]:
     try:
-        told = answer.json() if answer.content else {}
+        result = answer.json() if answer.content else {}
     except ValueError:
-        told = {"detail": answer.content[:200].decode(errors="replace")}
-    return {name: told[name] for name in ("type", "detail") if name in told}
+        result = {"detail": answer.content[:200].decode(errors="replace")}
+    return {name: result[name] for name in ("type", "detail") if name in result}

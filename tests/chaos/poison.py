@@ -76,14 +76,14 @@ def make(rng: random.Random, region: str, other: str) -> Iterator[BadRecord]:
 
 
 async def plant(environment: Environment, journal: Journal, rng: random.Random, regions: tuple[str, str]) -> int:
-    """Plant one record of each kind in every topic; how many."""
+    """Plant one record of each kind in every topic; return their number."""
     producer = AIOKafkaProducer(bootstrap_servers=environment.kafka.bootstrap, acks="all", max_request_size=2 * _HUGE)
     await producer.start()
     count = 0
     try:
         for region, other in (regions, regions[::-1]):
             plants = list(make(rng, region, other))
-            again = await _a_case_again(environment, rng, region)
+            again = await _repeated_case(environment, rng, region)
             for one in [*plants, *again]:
                 place = await producer.send_and_wait(
                     one.topic, one.value, one.key, partition=one.partition, headers=one.headers
@@ -97,9 +97,8 @@ async def plant(environment: Environment, journal: Journal, rng: random.Random, 
     return count
 
 
-async def _a_case_again(environment: Environment, rng: random.Random, region: str) -> list[BadRecord]:
-    """A stored case with another event id: decision's table rejects it, and the later cases of its subject must
-    wait."""
+async def _repeated_case(environment: Environment, rng: random.Random, region: str) -> list[BadRecord]:
+    """A stored case with another event id: decision's table rejects it, so decision must park its subject."""
     topic = f"piepowder.cases.{region}"
     places = await environment.places([topic])
     consumer = AIOKafkaConsumer(bootstrap_servers=environment.kafka.bootstrap, auto_offset_reset="earliest")
@@ -114,7 +113,7 @@ async def _a_case_again(environment: Environment, rng: random.Random, region: st
         headers = [(name, value) for name, value in record.headers if name != "ce_id"]
         if dict(headers).get("ce_source") not in (None, b"chaos"):
             fresh = derived("spoiled", str(rng.random())).encode()
-            kind = "a case that is there already"
+            kind = "a case that is already stored"
             about = (record.key, record.value, [*headers, ("ce_id", fresh)], ("decision",), record.partition)
             return [BadRecord(kind, topic, *about)]
     return []

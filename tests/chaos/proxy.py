@@ -52,7 +52,7 @@ class Proxies:
         self._loop.close()
 
     def open(self, name: str, target: Callable[[], int], naming: Naming) -> int:
-        """Open a proxy for the loopback port that `target` returns at each connection; the proxy's own port."""
+        """Open a proxy for the loopback port that `target` returns at each connection; return the proxy's own port."""
 
         async def listen() -> int:
             server = await asyncio.start_server(
@@ -65,7 +65,7 @@ class Proxies:
         return asyncio.run_coroutine_threadsafe(listen(), self._loop).result(10)
 
     def begin(self, network_fault: NetworkFault) -> None:
-        """From now on."""
+        """Start a fault."""
         self._loop.call_soon_threadsafe(self._begin, network_fault)
 
     def end(self, network_fault: NetworkFault) -> None:

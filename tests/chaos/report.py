@@ -41,7 +41,7 @@ class Report(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether all promises held and the system recovered from every fault."""
+        """True if all promises held and the system recovered from every fault."""
         return not self.violations and all(one.recovery is not None for one in self.injected)
 
     def __str__(self) -> str:

@@ -1,5 +1,5 @@
-"""The life of business requests: drafted, edited, commented on, submitted, decided by two others, deployed, reviewed,
-rolled back or withdrawn; some steps are repeated, too early, or by the wrong person.
+"""The life cycle of business requests: drafted, edited, commented on, submitted, decided by two others, deployed,
+reviewed, rolled back or withdrawn; some steps are repeated, too early, or by the wrong person.
 
 The seed determines each life: its steps, who makes them, their texts, and which are made at the same time. Only one
 thing depends on the responses: whether a step must be sent again because its result is not known.
@@ -16,7 +16,7 @@ import msgspec
 
 from deploy.initial import CONTROL
 from tests.chaos.checker.cloudevents import derived
-from tests.chaos.clients import Holder
+from tests.chaos.clients import PermanentClients
 from tests.chaos.load import Client
 
 PATIENCE: Final = 40.0
@@ -29,7 +29,7 @@ SCOPES: Final = {
 }
 _REGIONS: Final = (["eu"], ["us"], ["eu", "us"], ["us", "eu"])
 _HASTY: Final = 0.02  # seconds after which an impatient client disconnects
-_AGAIN: Final = ("in-flight", "changed-meanwhile")  # a 409 that means: send the same call again
+_AGAIN: Final = ("in-flight", "changed-meanwhile")  # after a 409 of this type, send the same call again
 _REASONED: Final = ("reject", "rollback")
 _encode = msgspec.json.Encoder().encode
 
@@ -172,17 +172,17 @@ class Lives:
 class Business:
     """Carries out the lives: repeats each step until its result is known."""
 
-    def __init__(self, client: Client, intake: int, holder: Holder, seed: int) -> None:
+    def __init__(self, client: Client, intake: int, clients: PermanentClients, seed: int) -> None:
         self._client = client
         self._intake = intake
-        self._holder = holder
+        self._clients = clients
         self._seed = seed
         self.tally: Counter[str] = Counter()
 
     async def run(self, rate: float, seconds: float, stop: asyncio.Event) -> None:
-        """Start requests at `rate` per second until `stop`; then each request stops where it is."""
+        """Start requests at `rate` per second until `stop`; then each request stops after its current stage."""
         loop = asyncio.get_running_loop()
-        if not all([await self._holder.hold(name, scopes, stop) for name, scopes in SCOPES.items()]):
+        if not all([await self._clients.create(name, scopes, stop) for name, scopes in SCOPES.items()]):
             return
         started = loop.time()
         async with asyncio.TaskGroup() as living:
@@ -211,12 +211,12 @@ class Business:
             "match": step.match,
             "wrong": step.wrong,
         }
-        headers = {"Authorization": f"Bearer {self._holder.key(step.by)}"}
+        headers = {"Authorization": f"Bearer {self._clients.key(step.by)}"}
         headers |= {"Idempotency-Key": f'"{step.key}"'} if step.key else {}
         headers |= {"If-Match": step.match} if step.match else {}
         hasty = step.hasty
         while True:
-            status, told = await self._client.call(
+            status, result = await self._client.call(
                 f"request.{step.what}",
                 facts,
                 (self._intake, path),
@@ -227,7 +227,7 @@ class Business:
                 timeout=_HASTY if hasty else 15.0,
             )
             self.tally[f"{step.what} {status or 'no response'}"] += 1
-            again = status == 409 and told.get("type", "").rpartition(":")[2] in _AGAIN
+            again = status == 409 and result.get("type", "").rpartition(":")[2] in _AGAIN
             if loop.time() - begun > PATIENCE or not (again or status in (None, 429, 503)):
                 return
             hasty = False
@@ -235,7 +235,7 @@ class Business:
 
 
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait for `seconds` or until `stop`; whether it is set."""
+    """Wait for `seconds` or until `stop`; return True if `stop` is set."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await stop.wait()
@@ -244,7 +244,7 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def _gist(told: dict[str, Any]) -> dict[str, Any]:
+def _gist(result: dict[str, Any]) -> dict[str, Any]:
     """The part of a response that can be compared with the stored request."""
     names = ("request_id", "state", "version", "title", "regions", "comment_id", "text", "by")
-    return {name: told[name] for name in names if name in told}
+    return {name: result[name] for name in names if name in result}

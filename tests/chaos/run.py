@@ -11,7 +11,7 @@ from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import Call, History, Planted
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
 from tests.chaos.checker.violation import Violation
-from tests.chaos.clients import Holder, Posters, Registry
+from tests.chaos.clients import PermanentClients, Posters, Registry
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.faults import FaultInjector, Planned
 from tests.chaos.journal import Journal
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 class Run:
-    """A run in an environment of its own, with its data in `folder`."""
+    """A run in its own environment, with its data in `folder`."""
 
     def __init__(self, folder: Path, *, seed: int, rate: float, say: Say) -> None:
         self._seed = seed
@@ -58,7 +58,7 @@ class Run:
         client = Client(key, self._journal)
         load = Load(client, intake, self._seed)
         registry = Registry(client, intake, self._seed)
-        business = Business(client, intake, Holder(registry, key), self._seed)
+        business = Business(client, intake, PermanentClients(registry, key), self._seed)
         posters = Posters(client, intake, registry, self._seed)
         injector = FaultInjector(self._environment, self._journal, self._seed)
         posting_ends, reviewing_ends = asyncio.Event(), asyncio.Event()
@@ -138,12 +138,12 @@ class Run:
                 facts = {"body": text, "bad": []}
                 status, _ = await client.call("post", facts, place, text.encode(), timeout=5)
                 accepted = status == 202
-            elif await self._went_all_the_way(client, item, event):
+            elif await self._is_processed(client, item, event):
                 return loop.time() - whole
             await asyncio.sleep(0.2)
         return None
 
-    async def _went_all_the_way(self, client: Client, item: str, event: dict[str, str]) -> bool:
+    async def _is_processed(self, client: Client, item: str, event: dict[str, str]) -> bool:
         answer = await client.get((self._environment.port("intake"), f"/v1/items/{item}"))
         if answer is None or answer.status != 200:
             return False
@@ -156,7 +156,7 @@ class Run:
                 return False
         return True
 
-    async def _still(self) -> None:
+    async def _until_idle(self) -> None:
         """Wait until every group has read its topics to the end, within a limited time."""
         deadline = asyncio.get_running_loop().time() + _SETTLE
         while (behind := await self._environment.behind()) and asyncio.get_running_loop().time() < deadline:
@@ -169,7 +169,7 @@ class Run:
         real."""
         loop = asyncio.get_running_loop()
         started, before = loop.time(), list[Violation]()
-        await self._still()
+        await self._until_idle()
         await asyncio.sleep(leases_end)
         while True:
             history = await self._read(topics)
@@ -183,7 +183,7 @@ class Run:
             await asyncio.sleep(2)
 
     async def _replay(self, topics: Topics, injector: FaultInjector, before: History) -> list[Violation]:
-        """Let every group read all records again: nothing may change."""
+        """Let every group read all records again: the results must not change."""
         self._say("          every group reads everything again")
         await injector.do(Planned("reset", "", 0.0, 0.0))
         await asyncio.to_thread(self._environment.system.wait_ready)

@@ -1,4 +1,4 @@
-"""Backward compatibility of OpenAPI documents: whether clients of an older document can use the newer service.
+"""Backward compatibility of OpenAPI documents: clients of an older document can use the newer service.
 
 The checker compares structure only. It resolves references, so schemas may be renamed and moved; it ignores titles,
 descriptions, examples and summaries. A request must stay as easy to write: everything that was valid is still valid.
@@ -107,7 +107,7 @@ class _Comparison:
             yield from self._best(place, [(other, alternative) for other in olds], accepts=False)
 
     def _best(self, place: str, pairs: list[tuple[Json, Json]], *, accepts: bool) -> Iterator[str]:
-        """The differences of the pair that has fewest, of those that agree in type where there are any."""
+        """The differences of the pair with the fewest differences; pairs of compatible types come first."""
         results = []
         for old, new in pairs:
             key = (id(old.get("properties", old)), id(new.get("properties", new)), accepts)
@@ -156,7 +156,7 @@ class _Comparison:
             else:
                 yield from self._returns(f"{place}/{field}", schema, present[field])
         for field in sorted((set(old.get("required", ())) - set(new.get("required", ()))) & present.keys()):
-            yield f"{place}/{field} was always there and is now optional"
+            yield f"{place}/{field} was always present and is now optional"
         if "items" in old:
             yield from self._returns(f"{place}/*", old["items"], new.get("items", {}))
         if isinstance(others := old.get("additionalProperties"), dict):
@@ -179,7 +179,7 @@ def _scopes(document: Json, operation: Json) -> list[list[str]]:
 
 
 def _alternatives(document: Json, schema: Json) -> Iterator[Json]:
-    """The schemas, each of at most one type, of which a value must fit one."""
+    """The alternatives of a schema, each of at most one type; a value must match one of them."""
     while "$ref" in schema:
         node: Any = document
         for part in schema["$ref"].removeprefix("#/").split("/"):
@@ -217,7 +217,7 @@ def _values(schema: Json) -> list[Any] | None:
 
 
 def _fits(schema: Json, other: Json) -> bool:
-    """Whether the type of the first is one of those of the other."""
+    """True if the type of `other` includes the type of `schema`."""
     mine, others = _type(schema), _type(other)
     return others in (mine, "any") or (mine, others) == ("integer", "number")
 
@@ -228,7 +228,7 @@ def _narrowed_values(place: str, old: Json, new: Json) -> Iterator[str]:
         if values is None:
             yield f"{place} was any {_type(old)} and is now one of {values_now}"
         elif missing := [value for value in values if value not in values_now]:
-            yield f"{place} does not take {missing} any more"
+            yield f"{place} no longer accepts {missing}"
     for bound in (*_LOWER_BOUNDS, *_UPPER_BOUNDS):
         sign = 1 if bound in _LOWER_BOUNDS else -1
         unlimited = 0 if bound in _SIZES else -sign * math.inf

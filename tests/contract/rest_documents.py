@@ -2,7 +2,7 @@
 
 `docs/openapi/` holds the present documents; `.venv/bin/python -m tests.contract.rest_documents` writes them.
 `docs/contracts/rest-v1/` holds the documents that version 1 of the API must stay compatible with; they never change.
-The same command creates the one of a new service, and writes no other.
+The same command creates the baseline of a new service, and changes no other baseline.
 """
 
 import asyncio

@@ -28,16 +28,16 @@ NOBODY, ELSEWHERE, ALL, OFTEN = (ids.new_api_key("test") for _ in range(4))
 
 
 class Operation(NamedTuple):
-    """A route's method, its path with example values, and what the document says of it."""
+    """A route: its method, its path with example values, and its operation object in the document."""
 
     method: str
     path: str
-    said: dict[str, Any]
+    documented: dict[str, Any]
     allowed: frozenset[str]
 
     @property
     def body_type(self) -> str | None:
-        return next(iter(self.said.get("requestBody", {}).get("content", {})), None)
+        return next(iter(self.documented.get("requestBody", {}).get("content", {})), None)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -54,16 +54,16 @@ class Served(NamedTuple):
         for template, item in self.document["paths"].items():
             allowed = frozenset(method.upper() for method in METHODS if method in item)
             for method in METHODS:
-                if (said := item.get(method)) is not None:
-                    yield Operation(method.upper(), filled(template, said), said, allowed)
+                if (documented := item.get(method)) is not None:
+                    yield Operation(method.upper(), filled(template, documented), documented, allowed)
 
 
-def filled(template: str, said: dict[str, Any]) -> str:
-    return re.sub(r"{(\w+)(:\w+)?}", lambda found: value_of(said, found[1]), template)
+def filled(template: str, documented: dict[str, Any]) -> str:
+    return re.sub(r"{(\w+)(:\w+)?}", lambda found: value_of(documented, found[1]), template)
 
 
-def value_of(said: dict[str, Any], name: str) -> str:
-    parameter = next(parameter for parameter in said["parameters"] if parameter["name"] == name)
+def value_of(documented: dict[str, Any], name: str) -> str:
+    parameter = next(parameter for parameter in documented["parameters"] if parameter["name"] == name)
     schema = parameter["schema"]
     found = [parameter.get("example"), *schema.get("examples", []), *(parameter.get("examples") or [])]
     if schema.get("format") == "uuid":
@@ -73,8 +73,8 @@ def value_of(said: dict[str, Any], name: str) -> str:
 
 @asynccontextmanager
 async def serving(service: str, folder: Path, *, in_force: bool) -> AsyncIterator[Served]:
-    """The service as its composition root puts it together, but for its loops; `in_force`: it has read the control
-    topic, and found an operating model and policies there."""
+    """The service from its composition root, without its loops; with `in_force`, it has read an operating model and
+    policies from the control topic."""
     clients = [
         ClientEntry("nobody", ids.hash_api_key(NOBODY), frozenset()),
         ClientEntry("elsewhere", ids.hash_api_key(ELSEWHERE), SCOPES, frozenset({"mars"})),

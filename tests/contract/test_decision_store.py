@@ -155,7 +155,7 @@ async def test_a_second_event_that_opens_a_case_is_poison(store: AnyStore) -> No
         await ingest(store, received_case("another", case_id=received_case().opened.case_id))
 
 
-async def test_the_next_case_is_the_most_urgent_one_that_the_reviewer_may_have(store: AnyStore) -> None:
+async def test_the_next_case_is_the_most_urgent_one_that_the_reviewer_may_claim(store: AnyStore) -> None:
     await ingest(
         store,
         received_case("later", priority=2, due_in=60),

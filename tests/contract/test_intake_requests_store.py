@@ -43,7 +43,7 @@ def drafted(
     check = ChangeCheck(
         verdict=lifecycle.FITS, differing=1, differences=[ProposedDifference(what="policies/a", how="added")]
     )
-    at = f"2026-05-01T09:{n // 2:02d}:00.000Z"  # two at a time have the same
+    at = f"2026-05-01T09:{n // 2:02d}:00.000Z"  # two requests have the same time
     request_id = ids.derive("request", "author", str(n))
     return lifecycle.draft(request_id, content, check, by="author", at=at, approvals_needed=2)
 
@@ -63,7 +63,7 @@ async def test_a_request_is_stored_as_created_and_as_changed(store: Kept) -> Non
     assert await store.request(name) is None
     assert await store.drafted(name) is None
     assert await keep(store, begun, change=b'{"a": "\\u0000"}', body="hash")
-    assert not await keep(store, drafted(1), body="other"), "it is there already, and stays as it is"
+    assert not await keep(store, drafted(1), body="other"), "an existing request stays unchanged"
     assert await store.request(name) == (begun.request, b'{"a": "\\u0000"}', [begun.step])
 
     said = lifecycle.comment(

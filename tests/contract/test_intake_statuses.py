@@ -48,7 +48,7 @@ class Statuses(Protocol):
 
 
 class InMemory:
-    """The same promises in a dictionary."""
+    """The same store in dictionaries."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], StatusFacts] = {}
@@ -133,7 +133,7 @@ def opened(verdict: str = "review") -> StatusFacts:
     return StatusFacts(subject="shop:product:1", opened=case, opened_last=0)
 
 
-def taken_back() -> StatusFacts:
+def withdrawn() -> StatusFacts:
     return StatusFacts(
         subject="shop:product:1", withdrawal=WithdrawalFact(position=1, reason="sold", at=TIME), closed_at=TIME
     )
@@ -158,7 +158,7 @@ async def test_totals_count_each_item_once_under_its_current_status(statuses: St
     await statuses.merge("eu", {item(n): submission(n) for n in range(5)})
     await statuses.merge("eu", {item(n): opened() for n in range(3)})
     await statuses.merge("eu", {item(0): decision("approve"), item(1): decision("reject")})
-    await statuses.merge("eu", {item(n): taken_back() for n in (0, 3)})
+    await statuses.merge("eu", {item(n): withdrawn() for n in (0, 3)})
     await statuses.merge("us", {item(0): submission(0)})
     assert await statuses.totals() == {
         "eu": {
@@ -175,13 +175,13 @@ async def test_totals_count_each_item_once_under_its_current_status(statuses: St
 
 
 async def test_a_replay_in_any_order_changes_nothing(statuses: Statuses) -> None:
-    luck = random.Random(5)
+    rng = random.Random(5)
     letter = StatusFacts(dead_case=DeadLetterFact(position=0, reason="a \x00 byte", at=TIME))
     life = [
         (n, facts) for n in range(20) for facts in (submission(n), opened(), decision("reject"), letter)[: n % 4 + 1]
     ]
     for _ in range(3):
-        luck.shuffle(life)
+        rng.shuffle(life)
         for n, facts in life:
             await statuses.merge("eu", {item(n): facts})
     assert await statuses.totals() == {
@@ -207,28 +207,28 @@ async def test_progress_is_that_of_the_slowest_partition_and_never_decreases(sta
     assert await statuses.handled_until() == {"eu": NOON, "us": NOON - timedelta(hours=1)}
 
 
-def posted(n: int, luck: random.Random) -> StatusFacts:
-    """An item whose order in time is not that of its number."""
+def posted(n: int, rng: random.Random) -> StatusFacts:
+    """A submission at a random time, so that items are not in the order of their numbers."""
     first = SubmissionFact(
         position=n,
         content_hash="aa",
-        received_at=to_text(NOON + timedelta(seconds=luck.randint(0, 12))),
-        client=luck.choice(("shop", "other")),
-        reference=luck.choice(("", "import-1", "import-2")),
+        received_at=to_text(NOON + timedelta(seconds=rng.randint(0, 12))),
+        client=rng.choice(("shop", "other")),
+        reference=rng.choice(("", "import-1", "import-2")),
     )
-    subject = f"{luck.choice(('shop', 'fair'))}:{luck.choice(('product', 'seller'))}:{n % 5}"
+    subject = f"{rng.choice(('shop', 'fair'))}:{rng.choice(('product', 'seller'))}:{n % 5}"
     return StatusFacts(subject=subject, submission=first, submission_last=n)
 
 
-async def fill(statuses: Statuses, luck: random.Random) -> None:
-    """Items in two regions, at all stages; what happened to some is known before that they were submitted."""
+async def fill(statuses: Statuses, rng: random.Random) -> None:
+    """Store items in two regions, at all stages; the facts of an item arrive in random order."""
     for n in range(60):
-        regions = luck.choice((["eu"], ["us"], ["eu", "us"]))
-        life = [posted(n, luck), opened(), decision(luck.choice(("approve", "approve", "reject")))]
+        regions = rng.choice((["eu"], ["us"], ["eu", "us"]))
+        life = [posted(n, rng), opened(), decision(rng.choice(("approve", "approve", "reject")))]
         life = [one if one.submission else msgspec.structs.replace(one, subject=life[0].subject) for one in life]
         for region in regions:
-            some = life[: luck.randint(1, 3)]
-            luck.shuffle(some)
+            some = life[: rng.randint(1, 3)]
+            rng.shuffle(some)
             for facts in some:
                 await statuses.merge(region, {item(n): facts})
 
@@ -244,18 +244,18 @@ async def listed(statuses: Statuses, wanted: ItemFilter, limit: int) -> list[str
         wanted = wanted._replace(before=page.last)
 
 
-def wishes(luck: random.Random) -> ItemFilter:
-    reference = luck.choice((None, None, "import-1"))
+def random_filter(rng: random.Random) -> ItemFilter:
+    reference = rng.choice((None, None, "import-1"))
     return ItemFilter(
-        regions=luck.choice((["eu"], ["us"], ["eu", "us"], ["mars", "us"])),
-        subject=luck.choice((None, None, "shop:product:1", "fair:seller:2")),
+        regions=rng.choice((["eu"], ["us"], ["eu", "us"], ["mars", "us"])),
+        subject=rng.choice((None, None, "shop:product:1", "fair:seller:2")),
         client=None if reference is None else "shop",
         reference=reference,
-        status=luck.choice((None, Status.SUBMITTED, Status.IN_REVIEW, Status.APPROVED, Status.REJECTED)),
-        platform=luck.choice((None, None, "shop")),
-        kind=luck.choice((None, None, "seller")),
-        received_after=luck.choice((None, NOON + timedelta(seconds=3))),
-        received_before=luck.choice((None, NOON + timedelta(seconds=9))),
+        status=rng.choice((None, Status.SUBMITTED, Status.IN_REVIEW, Status.APPROVED, Status.REJECTED)),
+        platform=rng.choice((None, None, "shop")),
+        kind=rng.choice((None, None, "seller")),
+        received_after=rng.choice((None, NOON + timedelta(seconds=3))),
+        received_before=rng.choice((None, NOON + timedelta(seconds=9))),
     )
 
 
@@ -264,47 +264,47 @@ async def test_a_list_contains_the_matching_items_newest_first_and_each_page_con
     statuses: Statuses, monkeypatch: pytest.MonkeyPatch, scan: int
 ) -> None:
     monkeypatch.setattr(store, "SCAN", scan)
-    luck, plain = random.Random(3), InMemory()
+    rng, plain = random.Random(3), InMemory()
     await fill(statuses, random.Random(4))
     await fill(plain, random.Random(4))
     sizes = set()
     for _ in range(60):
-        wanted = wishes(luck)
+        wanted = random_filter(rng)
         expected = (await plain.page(wanted, 1_000)).item_ids
         sizes.add(len(expected))
-        # an item stands in a list by each region's own time, so it may stand there once more
-        assert list(dict.fromkeys(await listed(statuses, wanted, luck.randint(1, 9)))) == expected, wanted
+        # an item has a time of receipt in each region, so a list may have it more than once
+        assert list(dict.fromkeys(await listed(statuses, wanted, rng.randint(1, 9)))) == expected, wanted
     assert len(sizes) > 5
 
 
 async def test_a_list_in_which_most_items_match_scans_only_the_rows_of_its_page(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To look at an item's status is a read of another table, so a page must not cost thousands of them."""
-    looked: list[int] = []
-    monkeypatch.setattr(store, "_scan", _noting(looked))
+    """The status of each scanned row is read from another table, so a page must not scan thousands of rows."""
+    scanned: list[int] = []
+    monkeypatch.setattr(store, "_scan", _counting_rows(scanned))
     await migrations.upgrade(database_url, "intake")
     database = await Database.connect(database_url)
     statuses = ItemStatusStore(database)
     try:
         await statuses.merge("eu", {item(n): merge(submission(n), decision("approve")) for n in range(60)})
         page = await statuses.page(ItemFilter(["eu"], status=Status.APPROVED), 20)
-        assert (len(page.item_ids), looked) == (20, [42])
-        looked.clear()
+        assert (len(page.item_ids), scanned) == (20, [42])
+        scanned.clear()
         assert await statuses.page(ItemFilter(["eu"], status=Status.APPROVED, kind="seller"), 20) == ItemPage([], None)
-        assert looked == [42, store.SCAN]
+        assert scanned == [42, store.SCAN]
     finally:
         await database.close()
 
 
-def _noting(looked: list[int]) -> Callable[..., Any]:
-    look = store._scan
+def _counting_rows(scanned: list[int]) -> Callable[..., Any]:
+    scan_rows = store._scan
 
-    def noting(*arguments: Any, most: int, **named: Any) -> Any:
-        looked.append(most)
-        return look(*arguments, most=most, **named)
+    def counting(*arguments: Any, most: int, **named: Any) -> Any:
+        scanned.append(most)
+        return scan_rows(*arguments, most=most, **named)
 
-    return noting
+    return counting
 
 
 async def test_an_item_with_an_unknown_submission_is_in_no_list(statuses: Statuses) -> None:

@@ -1,6 +1,5 @@
-"""Every route of every service does what its OpenAPI document says: each error is shown by an example, and a call that
-is wrong in one way or another is answered as it was announced, never otherwise. What services stand on is not there;
-rules are in force, or are not."""
+"""Every route of every service behaves as its OpenAPI document says: each response has an example, and each wrong call
+gets a documented response. Kafka and PostgreSQL are absent; the tests run with and without rules in force."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +25,7 @@ async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 def examples_of(content: dict[str, Any], document: dict[str, Any]) -> list[Any]:
-    """The examples of a response: its own, or those of its schema."""
+    """The examples of a response, otherwise the examples of its schema."""
     if "example" in content:
         return [content["example"]]
     if "examples" in content:
@@ -35,11 +34,11 @@ def examples_of(content: dict[str, Any], document: dict[str, Any]) -> list[Any]:
     return list(document["components"]["schemas"].get(reference, {}).get("examples", ()))
 
 
-def test_every_answer_is_described_with_an_example(served: Served) -> None:
+def test_every_response_is_described_with_an_example(served: Served) -> None:
     faults = []
     assert set(served.document["paths"]) > PROBES
     for operation in served.operations():
-        for status, answer in operation.said["responses"].items():
+        for status, answer in operation.documented["responses"].items():
             for kind, content in answer.get("content", {}).items():
                 found = examples_of(content, served.document)
                 if not found:
@@ -58,22 +57,22 @@ def test_every_answer_is_described_with_an_example(served: Served) -> None:
             if int(status) >= 400 and status != "503" and PROBLEM not in answer.get("content", {}):
                 faults.append(f"{operation} {status}: no problem")
         if (kind := operation.body_type) is not None:
-            content = operation.said["requestBody"]["content"][kind]
+            content = operation.documented["requestBody"]["content"][kind]
             schema = content["schema"]
             if "$ref" in schema:
                 schema = served.document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
             if "example" not in content and not schema.get("examples"):
                 faults.append(f"{operation}: no example of a body")
-        if not operation.said.get("summary") or not operation.said["responses"]:
-            faults.append(f"{operation}: nothing is said")
+        if not operation.documented.get("summary") or not operation.documented["responses"]:
+            faults.append(f"{operation}: no summary or no responses")
     assert not faults, "\n".join(faults)
 
 
-def test_every_example_is_one_of_what_it_is_an_example_of(served: Served) -> None:
+def test_body_and_response_examples_match_their_schemas(served: Served) -> None:
     components = served.document["components"]
     faults = []
     for operation in served.operations():
-        parts = {"body": operation.said.get("requestBody", {}), **operation.said["responses"]}
+        parts = {"body": operation.documented.get("requestBody", {}), **operation.documented["responses"]}
         for part, said in parts.items():
             for kind, content in said.get("content", {}).items():
                 if kind in ("application/json", PROBLEM):
@@ -84,7 +83,7 @@ def test_every_example_is_one_of_what_it_is_an_example_of(served: Served) -> Non
 
 
 def examples(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], object]]:
-    """Every example in a document: where it is, its own schema, and it."""
+    """Each example in a document, as (place, own schema, example)."""
     if isinstance(node, list):
         for index, part in enumerate(node):
             yield from examples(part, f"{place}/{index}")
@@ -101,7 +100,7 @@ def examples(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], 
                 yield from examples(part, f"{place}/{name.replace('/', '~1')}")
 
 
-def test_every_example_fits_its_own_schema(served: Served) -> None:
+def test_every_example_matches_its_own_schema_and_format(served: Served) -> None:
     found = list(examples(served.document))
     assert len(found) > 10
     components = served.document["components"]
@@ -116,7 +115,7 @@ def test_every_example_fits_its_own_schema(served: Served) -> None:
 
 
 def wrong_calls(operation: Operation) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is wrong with a call, and the call."""
+    """Wrong calls, as (defect, arguments of the request)."""
     key = {"Authorization": f"Bearer {ALL}"}
     kind, body = operation.body_type, b"{}"
     typed = key if kind is None else key | {"Content-Type": kind}
@@ -162,7 +161,7 @@ async def pieces(size: int) -> AsyncIterator[bytes]:
         yield b" " * 2**20
 
 
-async def test_what_is_wrong_with_a_call_is_answered_as_announced(served: Served) -> None:
+async def test_a_wrong_call_gets_a_documented_response(served: Served) -> None:
     faults, met = [], set()
     for operation in served.operations():
         if operation.path in PROBES:
@@ -171,8 +170,8 @@ async def test_what_is_wrong_with_a_call_is_answered_as_announced(served: Served
             answer = await served.calls.request(operation.method, operation.path, **call)
             met.add(answer.status_code)
             expected = {"no key": 401, "no scope": 403, "no region": 403, "too often": 429, "text": 415}
-            announced = str(answer.status_code) in operation.said["responses"]
-            if not announced or answer.status_code not in (expected.get(what, answer.status_code), 503):
+            documented = str(answer.status_code) in operation.documented["responses"]
+            if not documented or answer.status_code not in (expected.get(what, answer.status_code), 503):
                 faults.append(f"{operation}, {what}: {answer.status_code} {answer.text[:200]}")
             elif answer.status_code >= 400:
                 problem = answer.json()
@@ -187,7 +186,7 @@ async def test_what_is_wrong_with_a_call_is_answered_as_announced(served: Served
 @pytest.mark.parametrize(
     ("body", "status", "pointer"), [(b'{"a": {"b": 1, "b": 1}}', 422, "/a/b"), (b'{"a": ', 400, ""), (b"\xff", 400, "")]
 )
-async def test_a_body_that_nobody_can_be_sure_of_is_refused_alike_everywhere(
+async def test_ambiguous_and_malformed_json_is_rejected_alike_by_every_route(
     served: Served, body: bytes, status: int, pointer: str
 ) -> None:
     faults = []
@@ -201,7 +200,7 @@ async def test_a_body_that_nobody_can_be_sure_of_is_refused_alike_everywhere(
     assert not faults, "\n".join(faults)
 
 
-async def test_another_method_is_refused_with_those_that_are_allowed(served: Served) -> None:
+async def test_another_method_gets_405_with_the_allowed_methods(served: Served) -> None:
     faults = []
     for operation in served.operations():
         for method in {method.upper() for method in METHODS} - operation.allowed:
@@ -212,7 +211,7 @@ async def test_another_method_is_refused_with_those_that_are_allowed(served: Ser
     assert not faults, "\n".join(faults)
 
 
-async def test_probes_ask_for_no_key_and_answer_as_described(served: Served) -> None:
+async def test_probes_need_no_key_and_respond_as_described(served: Served) -> None:
     for path in PROBES:
         answer = await served.calls.get(path)
         said = served.document["paths"][path]["get"]["responses"][str(answer.status_code)]

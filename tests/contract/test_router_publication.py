@@ -49,7 +49,7 @@ def apply(control: ControlState, r: Record) -> None:
 
 @pytest.fixture(params=["memory", "kafka"])
 async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Start a router's control state; all started ones share one topic, which belongs to the test."""
+    """Start a router's control state; all control states of a test share its topic."""
     if request.param == "memory":
         topic = MemoryTopic()
 
@@ -75,7 +75,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         control, stop, readiness = ControlState(["eu"], compile_policy_set), asyncio.Event(), Readiness("test")
         read = asyncio.Event()
 
-        def lacking() -> str | None:
+        def missing() -> str | None:
             read.set()
             return control.missing()
 
@@ -83,7 +83,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             bootstrap=kafka,
             client_id="test",
             apply=control.apply,
-            missing=lacking,
+            missing=missing,
             readiness=readiness,
             deleted=control.delete,
         )

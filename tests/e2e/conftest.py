@@ -1,4 +1,4 @@
-"""The whole system as its users see it: each service is a process, and each test module has regions of its own."""
+"""The whole system as its users see it: each service is a process, and each test module has its own regions."""
 
 import itertools
 import os
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 @pytest.fixture(scope="module")
 async def control(servers: Servers) -> tuple[str, str]:
-    """Two regions with the markets, queues and policies of the sample, which are published."""
+    """Two regions with the published markets, queues and policies of the sample."""
     number = next(_numbers)
     names = {"eu": f"e{os.getpid()}-{number}-eu", "us": f"e{os.getpid()}-{number}-us"}
     await topic_admin.ensure(servers.kafka, topic_admin.expand(topic_admin.load(), list(names.values())))

@@ -22,7 +22,7 @@ def running(system: System) -> Profile:
 
 
 async def submit(system: System, bodies: Iterable[bytes]) -> set[RegionItem]:
-    """Post all lines, through all interruptions; the items with status 202."""
+    """Post all lines, and repeat them after interruptions; return the items with status 202."""
     async with Api(running(system)) as api:
         submitter = Submitter(api, journal=BytesIO(), report=BytesIO())
         tally = await submitter.submit(Line(number, body) for number, body in enumerate(bodies, 1))
@@ -30,7 +30,7 @@ async def submit(system: System, bodies: Iterable[bytes]) -> set[RegionItem]:
 
 
 async def review_until(system: System, region: str, done: asyncio.Event) -> int:
-    """Claim and decide the region's cases until `done`; the number of decisions with status 201 or 200."""
+    """Claim and decide the region's cases until `done`; return the number of decisions with status 201 or 200."""
     decided = 0
     url = system.url("decision", region)
     headers = {"Authorization": f"Bearer {system.key()}"}
@@ -64,7 +64,7 @@ async def _decide(client: httpx.AsyncClient, url: str, claim: dict[str, Any], do
 async def settle(
     system: System, accepted: set[RegionItem], *, queues_empty: bool = False, seconds: float = 120
 ) -> Account:
-    """Wait until every accepted item is settled, at most `seconds`; the account at that time."""
+    """Wait until every accepted item is settled, at most `seconds`; return the account at that time."""
     ledger = Ledger()
     reader = TopicReader(system.servers.kafka, system.regions, ledger)
     headers = {"Authorization": f"Bearer {system.key()}"}

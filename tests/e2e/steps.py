@@ -1,4 +1,4 @@
-"""Steps that the tests share: what sellers, notifiers and reviewers do through REST, and how a test waits for it."""
+"""Steps that the tests share: the REST calls of sellers, notifiers and reviewers, and waiting for their results."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def item(**fields: Any) -> dict[str, Any]:
 
 
 def post(cell: Cell, collection: str, body: dict[str, Any], status_code: int = 202) -> dict[str, Any]:
-    """Post to `items`, `notices` or `appeals`; the response's JSON."""
+    """Post to `items`, `notices` or `appeals`; return the response's JSON."""
     response = cell.client.post(f"{cell.url('intake')}/v1/{collection}", json=body)
     assert response.status_code == status_code, response.text
     found: dict[str, Any] = response.json()
@@ -35,7 +35,7 @@ def post(cell: Cell, collection: str, body: dict[str, Any], status_code: int = 2
 
 
 def until(get: Callable[[], httpx.Response], fits: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """Repeat a request until its JSON fits; that JSON. Fails after `seconds`."""
+    """Repeat a request until its JSON satisfies `fits`; return that JSON. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         response = get()
@@ -46,12 +46,12 @@ def until(get: Callable[[], httpx.Response], fits: Callable[[Any], bool], second
 
 
 def until_status(cell: Cell, item_id: str, region: str, status: str) -> Any:
-    """Wait until an item has this status in a region; what intake reports of the item there."""
+    """Wait until an item has this status in a region; return its status there."""
     return _until_status(cell, f"items/{item_id}", region, status)
 
 
 def until_complaint_status(cell: Cell, collection: str, complaint_id: str, status: str) -> Any:
-    """The same for one of the `notices` or `appeals`, in `cell.eu`."""
+    """Wait until one of the `notices` or `appeals` has this status in `cell.eu`; return its status there."""
     return _until_status(cell, f"{collection}/{complaint_id}", cell.eu, status)
 
 

@@ -27,7 +27,7 @@ def statuses(cell: Cell, key: str) -> dict[str, int]:
 
 
 def until(condition: Callable[[], bool], seconds: float) -> float:
-    """Wait until the condition is true, at most `seconds`; how long it took."""
+    """Wait until the condition is true, at most `seconds`; return the seconds that it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds

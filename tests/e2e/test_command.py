@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 async def shown_status(cell: Cell) -> tuple[str, bool]:
-    """The output of `status`, and whether everything is ready."""
+    """The output of `status`, and True if everything is ready."""
     shown = io.StringIO()
     console = Console(file=shown, width=300)
     async with Api(read_local(cell.system.folder)) as api:
@@ -45,13 +45,13 @@ async def test_dead_letters_are_counted_by_region(cell: Cell) -> None:
     async with AIOKafkaProducer(bootstrap_servers=cell.system.servers.kafka) as producer:
         await producer.send_and_wait(topics.submissions(cell.us), b"no event", key=b"x")
     deadline = time.monotonic() + 60
-    while not await letters(cell, cell.us):  # one from each service that reads the topic
+    while not await dead_letters(cell, cell.us):  # one from each service that reads the topic
         assert time.monotonic() < deadline
         await asyncio.sleep(0.3)
-    assert await letters(cell, cell.eu) == 0
+    assert await dead_letters(cell, cell.eu) == 0
 
 
-async def letters(cell: Cell, region: str) -> int:
+async def dead_letters(cell: Cell, region: str) -> int:
     """The count in the region's row; 0 also when Kafka did not respond in time."""
     shown, _ = await shown_status(cell)
     found = re.search(rf"^region +dead letters.*?^{region} +(\d+) ", shown, re.MULTILINE | re.DOTALL)

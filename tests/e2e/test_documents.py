@@ -44,11 +44,11 @@ def shown(answer: str) -> str:
     return "".join(".*" if part == "…" else _UUID if re.fullmatch(_UUID, part) else re.escape(part) for part in parts)
 
 
-@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="the tour is made with curl and jq")
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="the tour needs curl and jq")
 def test_the_tour_of_the_docs_works_as_it_is_printed(cell: Cell, tmp_path: Path) -> None:
     page = (project_root() / "docs" / "intake-tour.md").read_text()
     steps = _STEP.findall(page)
-    assert len(steps) == page.count("```sh") > 10, "each step has an answer"
+    assert len(steps) == page.count("```sh") > 10, "each step has a response"
     (tmp_path / ".piepowder").symlink_to(cell.system.folder)
     (tmp_path / ".venv").symlink_to(BIN.parent)
     here = {"eu": cell.eu, "us": cell.us}
@@ -63,7 +63,7 @@ def test_the_tour_of_the_docs_works_as_it_is_printed(cell: Cell, tmp_path: Path)
     outputs = run.stdout.replace(cell.eu, "eu").replace(cell.us, "us").split(_END)[:-1]
     for (command, answer), output in zip(steps, outputs, strict=True):
         assert re.fullmatch(shown(answer), "".join(output.split())), f"{command}\n{answer}\n{output}"
-    assert {path.name for path in tmp_path.iterdir()} == {".piepowder", ".venv"}, "git would see what it leaves"
+    assert {path.name for path in tmp_path.iterdir()} == {".piepowder", ".venv"}, "the tour leaves no files"
 
 
 class Generated:
@@ -125,7 +125,7 @@ def generated(cell: Cell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def until(ask: Callable[[], Any], is_so: Callable[[Any], bool], seconds: float = 60) -> Any:
-    """The response as soon as it `is_so`."""
+    """Repeat a call until its response satisfies `is_so`; return that response."""
     deadline = time.monotonic() + seconds
     while not ((answer := ask()).status_code == 200 and is_so(answer.parsed)):
         assert time.monotonic() < deadline, answer
@@ -160,7 +160,7 @@ def test_a_generated_client_does_the_whole_tour_of_items(cell: Cell, generated: 
     implicit = generated.model("ItemBody", platform="tour", kind="product", id="lamp/0", markets=["DE"])
     assert implicit.to_dict().keys() == {"platform", "kind", "id", "markets"}
     names = {generated.call("post_item", body=post).parsed.item_id for post in (explicit, implicit)}
-    assert len(names) == 1, "a default that is sent is a default that is left out"
+    assert len(names) == 1, "a default value has the same result when it is sent as when it is left out"
 
     item = generated.call("get_item", receipt.item_id, prefer="wait=1").parsed
     assert (item.subject, item.version, item.reference) == ("tour:product:lamp/1", 1, "tour 1")
@@ -226,7 +226,7 @@ def test_a_generated_client_does_the_whole_tour_of_notices_and_appeals(cell: Cel
 
     def reviewed(of: str, queue: str, action: str) -> None:
         while (held := until_claimed(cell, "tour-reviewer", queue))["case"]["item_id"] != of:
-            pass  # what others of this page's tests left waiting
+            pass  # cases of other tests in this module
         decide(cell, held, action)
 
     on_sale = {"platform": "tour", "kind": "product", "markets": ["DE"]}
@@ -431,7 +431,7 @@ def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generat
                 where = method, path, answer.status_code, answer.text
                 if answer.status_code == 200 and path == "/v1/items/batch":
                     assert answer.json()["status"] == 403, where
-                elif answer.status_code == 200:  # a list, or sums
+                elif answer.status_code == 200:  # a list or totals
                     assert service == "intake", where
                     assert "{" not in path, where
                     assert not any(name in answer.text for name in ("vase", cell.eu)), where
@@ -443,7 +443,7 @@ def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generat
     assert generated.call("get_item", item.item_id).parsed.regions.additional_properties[cell.eu].status == "rejected"
 
 
-# the router comes last: what is put into force there is not what the tours were written for
+# the router comes last, because its fuzzer changes the rules that the tours need
 @pytest.mark.parametrize(
     "service",
     [pytest.param(service, id=service.name) for service in sorted(SERVICES, key=lambda it: it.name == "router")],
@@ -451,10 +451,10 @@ def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generat
 def test_a_fuzzer_finds_no_undocumented_response(cell: Cell, service: ServiceSpec, tmp_path: Path) -> None:
     url = cell.url(service.name, cell.eu if service.regional else None)
     text = cell.client.get(f"{url}/openapi.json").text
-    for region, here in (("eu", cell.eu), ("us", cell.us)):  # so that the examples are of regions that there are
+    for region, here in (("eu", cell.eu), ("us", cell.us)):  # the examples need existing regions
         text = text.replace(f'"{region}"', f'"{here}"')
     document = tmp_path / "openapi.json"
-    document.write_text(text.replace('"wait=10"', '"wait=0"'))  # and nobody waits for reviewers, who are not there
+    document.write_text(text.replace('"wait=10"', '"wait=0"'))  # no reviewer decides, so do not wait
     run = subprocess.run(
         [
             BIN / "schemathesis",

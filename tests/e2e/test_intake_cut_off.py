@@ -33,7 +33,7 @@ LINES: Final = 20  # per batch
 MOST_SECONDS: Final = 180.0 + CUT_SECONDS  # the load ends earlier
 # Enough for the calls that arrive while others wait ten seconds: then intake stops waiting for Kafka.
 CONNECTIONS: Final = 900
-SLOWEST_SECONDS: Final = 45.0  # ten for the calls in flight, ten for those that wait behind them, and a busy machine
+SLOWEST_SECONDS: Final = 45.0  # ten for the calls in flight, ten for the calls behind them, and a busy machine
 ACCEPTED_AGAIN_SECONDS: Final = 60.0
 READY_SECONDS: Final = 30.0  # two between checks, five until a check times out, and a busy machine
 

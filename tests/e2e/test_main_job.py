@@ -125,7 +125,7 @@ def test_one_bad_line_among_thousands_is_named_and_the_rest_accepted(cell: Cell)
     assert refused[0]["errors"][0]["pointer"] == "/markets/0"
 
 
-def test_every_service_refuses_a_call_without_a_key(cell: Cell) -> None:
+def test_every_service_rejects_a_call_without_a_key(cell: Cell) -> None:
     routes = [
         ("POST", f"{cell.url('intake')}/v1/items"),
         ("GET", f"{cell.url('intake')}/v1/totals"),

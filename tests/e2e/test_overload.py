@@ -162,7 +162,7 @@ async def _caught_up(cell: Cell) -> None:
 
 
 async def _arrived(kafka: str, region: str) -> Counter[str]:
-    """How often the region's submissions topic has each event."""
+    """The number of occurrences of each event in the region's submissions topic."""
     async with Watch.on(kafka) as watch:
         records = await watch.read([topics.submissions(region)])
     return Counter(dict(record.headers)["ce_id"].decode() for partition in records.values() for record in partition)

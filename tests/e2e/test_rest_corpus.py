@@ -25,13 +25,13 @@ _SUBMISSIONS = {"postItem", "postItems", "postNotice", "postAppeal", "withdrawIt
 
 
 def lane(case: Case) -> str:
-    """Cases with the same lane are sent one after the other: they may change the same objects."""
+    """The lane of a case: cases in one lane may change the same objects, so they are sent one after the other."""
     _, name = case.operation.split()
     return "clients" if name in _CLIENTS else case.operation
 
 
 def phase(case: Case) -> int:
-    """Submissions open new cases, and a publication changes the rules: both come after the rest, in this order."""
+    """The phase of a case: submissions open cases and publications change rules, so both come last, in this order."""
     _, name = case.operation.split()
     return 2 if name == "publish" else 1 if name in _SUBMISSIONS else 0
 

@@ -22,16 +22,16 @@ from tests.chaos.checker.history import (
     StatusRow,
 )
 
-NOON = 1_699_999_980.0  # 22:13:00, the 780th second of the hour
+START = 1_699_999_980.0  # 22:13:00, the 780th second of the hour
 MARKETS = {"DE": "eu", "FR": "eu", "US": "us"}
 
 
-def text(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
     return f"2023-11-14T22:{int(seconds) // 60:02d}:{int(seconds) % 60:02d}.{int(seconds * 1000) % 1000:03d}Z"
 
 
 class Recording:
-    """A history without violations, made by a small model of the services that is written for these tests."""
+    """Records a history without violations: a small model of the services for these tests."""
 
     def __init__(self) -> None:
         self.history = History(MARKETS, cells={"eu": Cell(), "us": Cell()})
@@ -47,15 +47,15 @@ class Recording:
     ) -> Call:
         self._now += 0.01
         sent = self._now if at is None else at
-        responded = None if status is None else NOON + sent - 780 + 0.005
+        responded = None if status is None else START + sent - 780 + 0.005
         n = len(self.history.calls) + 1
         call = Call(
-            n, kind, NOON + sent - 780, facts, responded, status, response, "1" if status in (429, 503) else None
+            n, kind, START + sent - 780, facts, responded, status, response, "1" if status in (429, 503) else None
         )
         self.history.calls.append(call)
         return call
 
-    def event(  # noqa: PLR0917 - an event has that many parts
+    def event(  # noqa: PLR0917 - the parts of an event
         self, topic: str, region: str, name: str, subject: str, event_id: str, data: dict[str, Any]
     ) -> Record:
         self._now += 0.001
@@ -64,7 +64,7 @@ class Recording:
             "ce_id": event_id,
             "ce_type": f"piepowder.{name}.v1",
             "ce_source": "test",
-            "ce_time": text(self._now),
+            "ce_time": timestamp(self._now),
             "ce_subject": subject,
             "ce_region": region,
             "ce_correlationid": event_id,
@@ -86,7 +86,7 @@ class Recording:
         return record
 
     def post(self, subject: str, version: int, *, markets: str = "DE", verdict: str = "approve") -> str:
-        """Post, accept and route an item; policy may decide it at once. The id of its case."""
+        """Post an item and open its case; each verdict except `review` also decides it. Returns the case id."""
         body = {"platform": "p", "kind": "product", "id": subject, "version": version, "markets": [markets]}
         item = derived("item", "p", "product", subject, str(version))
         self.call("post", {"body": msgspec.json.encode(body).decode()}, 202, {"item_id": item})
@@ -130,7 +130,7 @@ class Recording:
         self.status(self._item(case_id), "eu", "superseded")
 
     def withdraw(self, case_id: str, *, status: int = 202, closes: bool = True, case: bool = True) -> Call:
-        """Withdraw an item: publish it, route it, and close the case."""
+        """Withdraw an item; publish `case.withdrawn` if `case`, and close the case if `closes`."""
         item, row = self._item(case_id), self.row(case_id)
         event_id = derived("event", item, "piepowder.item.withdrawn.v1", "eu")
         response = {"item_id": item, "regions": {"eu": {"event_id": event_id}}} if status == 202 else {}
@@ -138,8 +138,8 @@ class Recording:
         self.event("piepowder.submissions.eu", "eu", "item.withdrawn", row.subject, event_id, {"item_id": item})
         ids = {"item_id": item, "case_id": case_id}
         if case:
-            passed_on = derived("cw", case_id)
-            self.event("piepowder.cases.eu", "eu", "case.withdrawn", row.subject, passed_on, ids)
+            routed = derived("cw", case_id)
+            self.event("piepowder.cases.eu", "eu", "case.withdrawn", row.subject, routed, ids)
         if closes:
             about = {**ids, "reason": "withdrawn"}
             self.event("piepowder.decisions.eu", "eu", "case.closed", row.subject, derived("cc", case_id), about)
@@ -151,9 +151,9 @@ class Recording:
     def claim(self, case_id: str, reviewer: str, *, seconds: float = 5) -> Call:
         row = self.row(case_id)
         token = row.lease_token + 1
-        self.lease_event(case_id, "case.claimed", token, reviewer, lease_until=text(self._now + seconds))
+        self.lease_event(case_id, "case.claimed", token, reviewer, lease_until=timestamp(self._now + seconds))
         self.set_row(row._replace(state="claimed", lease_token=token, reviewer=reviewer))
-        response = {"case_id": case_id, "token": token, "until": text(self._now + seconds)}
+        response = {"case_id": case_id, "token": token, "until": timestamp(self._now + seconds)}
         facts = {"region": "eu", "reviewer": reviewer, "team": "t", "key": None, "lease_seconds": int(seconds)}
         return self.call("claim", facts, 201, response)
 
@@ -211,21 +211,21 @@ class Recording:
         self._tallies[region]["decided"] += 1
         self._tallies[region][f"{'people' if reviewer else 'policy'}/{action}"] += 1
 
-    def spoil(self, topic: str, group: str) -> Record:
+    def publish_malformed(self, topic: str, group: str) -> Record:
         record = self.put(topic, "k", {}, b"{")
         self.history.planted.append(Planted("truncated JSON", topic, 0, record.offset, (group,)))
         self.dead_letter(record, group)
         return record
 
     def park(self, subject: str, group: str = "piepowder-decision-eu") -> Record:
-        """Publish a record that decision cannot handle; all later records of its subject must wait behind it."""
+        """Publish a record that the decision service cannot handle, so that its key is parked."""
         record = self.put("piepowder.cases.eu", subject, {}, b"{}")
-        self.history.planted.append(Planted("a case that is there already", record.topic, 0, record.offset, (group,)))
+        self.history.planted.append(Planted("a case that is already stored", record.topic, 0, record.offset, (group,)))
         self.dead_letter(record, group, since=record.offset)
         return record
 
-    def post_behind(self, head: Record, subject: str, version: int) -> Record:
-        """Post an item whose case decision dead-letters behind a parked record."""
+    def post_to_parked_key(self, head: Record, subject: str, version: int) -> Record:
+        """Post an item whose case the decision service dead-letters because its key is parked."""
         case_id = self.post(subject, version, verdict="review")
         cell = self.history.cells["eu"]
         cell.cases = [row for row in cell.cases if row.case_id != case_id]
@@ -278,10 +278,10 @@ def titles(history: History) -> list[str]:
 
 
 def drop(recording: Recording, chosen: Callable[[Record], bool]) -> None:
-    """Remove the chosen records from Kafka."""
+    """Remove the chosen records of Kafka from the history."""
     recording.history.records = [record for record in recording.history.records if not chosen(record)]
 
 
-def is_of(record: Record, name: str) -> bool:
-    """Whether a record's event type contains `name`."""
+def has_type(record: Record, name: str) -> bool:
+    """True if a record's event type contains `name`."""
     return name.encode() in (dict(record.headers).get("ce_type") or b"")

@@ -1,9 +1,8 @@
-"""An open-loop HTTP client in a process of its own: it starts calls at a fixed rate, whatever the responses are.
+"""Open-loop HTTP client in its own process: starts calls at a fixed rate, independent of the responses.
 
 `python -m tests.support.flood` reads its plan from stdin as JSON and writes the result of each call to stdout. A call
-that is due while all connections are busy is sent by the next free connection. So the number of calls in flight is
-bounded, and the service still receives as many calls as planned as soon as it responds. After SIGTERM no further call
-starts.
+that is due while all connections are busy is sent on the next free connection: the number of calls in flight is
+bounded, and late calls are still sent, up to `FloodPlan.seconds`. No call starts after SIGTERM.
 """
 
 import asyncio
@@ -52,7 +51,7 @@ class CallResult(msgspec.Struct, frozen=True):
     """The response to a call: its status (0: disconnected), its duration in seconds, its Retry-After header.
 
     `accepted` has the ids of the items with status 202, `statuses` the status of each line of a batch.
-    `without_retry_after` counts the lines that were rejected without a time to wait.
+    `without_retry_after` counts the rejected lines without `retry_after`.
     """
 
     status: int
@@ -80,13 +79,13 @@ _read = msgspec.json.Decoder(_LineResult).decode
 
 
 class _Connection(calls.Connection):
-    """A connection that keeps the last response's Retry-After header, in seconds."""
+    """A connection that stores the last response's Retry-After header, in seconds."""
 
     retry_after: int | None = None
 
     @property
     def is_closed(self) -> bool:
-        """Whether the service has closed the idle connection."""
+        """True if the service closed the idle connection."""
         return self._transport is None or self._transport.is_closing()
 
     def on_message_begin(self) -> None:
@@ -122,7 +121,7 @@ async def flood(plan: FloodPlan, stop: asyncio.Event) -> FloodResult:
     async def work() -> None:
         connection = await _connect(plan.url)
         for number, request in calling:
-            while not stop.is_set() and (early := begin + number / plan.rate - _clock.monotonic()) > 0:  # noqa: ASYNC110 - a thousand tasks wait
+            while not stop.is_set() and (early := begin + number / plan.rate - _clock.monotonic()) > 0:  # noqa: ASYNC110 - it waits for a time
                 await asyncio.sleep(min(early, _STOP_SECONDS))
             if stop.is_set() or (plan.seconds and _clock.monotonic() - begin > plan.seconds):
                 break
@@ -154,7 +153,7 @@ async def _connect(url: str) -> _Connection:
 
 
 async def flood_in_process(plan: FloodPlan, within: float = 90.0) -> FloodResult:
-    """Carry out a plan in a process of its own; raises TimeoutExpired `within` seconds after its planned end."""
+    """Carry out a plan in its own process; raises TimeoutExpired `within` seconds after its planned end."""
     client = await asyncio.to_thread(
         subprocess.run,
         _COMMAND,
@@ -168,13 +167,13 @@ async def flood_in_process(plan: FloodPlan, within: float = 90.0) -> FloodResult
 
 
 class RunningFlood:
-    """A flood in a process of its own; `stop` ends it."""
+    """A flood in its own process; `stop` ends it."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def stop(self, within: float = 60.0) -> FloodResult:
-        """Start no further call; the results of all calls, within so many seconds."""
+        """Start no further calls and return all results; raises TimeoutError after `within` seconds."""
         self._process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(within):
             output, _ = await self._process.communicate()

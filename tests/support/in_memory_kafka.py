@@ -1,7 +1,7 @@
-"""A Kafka cluster in memory and a consumer of it, for tests of the consumer loop with any crash and any order.
+"""A Kafka cluster in memory and a consumer of it, for tests of the consumer loop with crashes at any step.
 
-It has the parts of Kafka that matter for the loop: records in order, committed offsets, and an assignment that is
-reported before its records are delivered. `Crash` is no Exception, so no other code handles it.
+It has the features of Kafka that the loop depends on: records in order, committed offsets, and an assignment that is
+reported before its records are delivered. `Crash` is not an `Exception`, so no other code catches it.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Crash(BaseException):
 
 
 class Broker:
-    """Topics with `partitions` partitions, and committed offsets. `steps_to_crash` raises Crash after so many steps."""
+    """Topics with `partitions` partitions, and committed offsets. After `steps_to_crash` steps, a step raises Crash."""
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
@@ -44,14 +44,14 @@ class Broker:
         self.steps_to_crash: int | None = None
 
     def step(self) -> None:
-        """Called before each effect; crashes at the chosen step."""
+        """Count a step; raises Crash at the chosen one."""
         if self.steps_to_crash is not None:
             self.steps_to_crash -= 1
             if self.steps_to_crash < 0:
                 raise Crash
 
     async def send(self, records: Sequence[Record]) -> None:
-        """As a `Producer`; each record is a step of its own."""
+        """Append records, as a `Producer`; each record is one step."""
         for record in records:
             self.step()
             count = 1 if record.topic == PARKED else self.partitions
@@ -83,7 +83,7 @@ class InMemoryParkedKeys(ParkedKeyStore):
 
 
 class _Client:
-    """The used part of aiokafka's consumer. It stops the loop when there is no record left to read."""
+    """The part of aiokafka's consumer that the loop uses; stops the loop after the last record."""
 
     def __init__(self, broker: Broker, group: str, stop: asyncio.Event, assigned: Collection[int]) -> None:
         self._broker = broker
@@ -147,7 +147,7 @@ class _Consumer(BatchConsumer[Any]):
 
 
 def decode(record: RawRecord) -> str:
-    """A text; `bad…` is no message, and `new…` is a message that only a newer reader knows."""
+    """The text of a record; raises Poison for `bad…` and TooNew for `new…`."""
     text = (record.value or b"").decode()
     if text.startswith("bad"):
         raise Poison("not a message")
@@ -169,7 +169,7 @@ async def consume(
     store: ParkedKeyStore | None = None,
     assigned: Collection[int] = range(8),
 ) -> None:
-    """Start a process that reads all records of its assigned partitions, and ends; raises Crash."""
+    """Run a consumer until it has read all records of its assigned partitions; raises Crash."""
     stop, clock = asyncio.Event(), ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
     consumer = _Consumer(
         broker,

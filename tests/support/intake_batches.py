@@ -1,4 +1,4 @@
-"""Batch calls on clusters in memory."""
+"""Batch calls on producers in memory."""
 
 import asyncio
 import json
@@ -23,20 +23,20 @@ CLIENT = Principal(name="shop", scopes=frozenset())
 
 
 class Cluster:
-    """A producer that keeps what it gets; `fails_after` so many sends, or at a value."""
+    """A producer that stores sizes and keys; fails after `fails_after` sends, and rejects values with `rejects`."""
 
-    def __init__(self, *, fails_after: int = 10**9, refuses: bytes = b"\0") -> None:
+    def __init__(self, *, fails_after: int = 10**9, rejects: bytes = b"\0") -> None:
         self.sends: list[int] = []
         self.keys: list[bytes] = []
         self._fails_after = fails_after
-        self._refuses = refuses
+        self._rejects = rejects
 
     async def send(self, records: Sequence[Record]) -> None:
         await asyncio.sleep(0)
         if len(self.sends) >= self._fails_after:
-            raise Transient("Kafka is away.")
-        if any(self._refuses in (record.value or b"") for record in records):
-            raise Poison("larger than Kafka takes")
+            raise Transient("Kafka does not respond.")
+        if any(self._rejects in (record.value or b"") for record in records):
+            raise Poison("larger than Kafka accepts")
         self.sends.append(len(records))
         self.keys.extend(record.key or b"" for record in records)
 
@@ -57,7 +57,8 @@ def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) ->
     intake = ItemIntake(
         codes=codes.load(),
         publishers={
-            name: GroupCommitPublisher(one, max_records=20_000, max_bytes=2**25) for name, one in clusters.items()
+            name: GroupCommitPublisher(producer, max_records=20_000, max_bytes=2**25)
+            for name, producer in clusters.items()
         },
     )
     intake.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
@@ -67,9 +68,9 @@ def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) ->
 _MARKETS = {"eu": ["DE"], "us": ["US"]}
 
 
-async def take(
+async def post_batch(
     cluster: Cluster | dict[str, Cluster], stream: AsyncIterator[bytes], *, idle_seconds: float = 30
 ) -> list[dict[str, Any]]:
-    verdicts = b"".join([some async for some in batch(cluster, idle_seconds=idle_seconds).verdicts(stream)])
+    verdicts = b"".join([part async for part in batch(cluster, idle_seconds=idle_seconds).verdicts(stream)])
     assert verdicts.endswith(b"\n")
     return [json.loads(verdict) for verdict in verdicts.splitlines()]

@@ -1,4 +1,4 @@
-"""What the tests of notices and appeals are made of: sound posts, a cluster that keeps what it gets."""
+"""Factories and fakes for tests of notices and appeals."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ def client(
 
 
 class Cluster:
-    """A producer that keeps what it gets."""
+    """A producer that stores its records in memory."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -40,9 +40,9 @@ class Cluster:
 
 
 def intake(cluster: Cluster) -> ItemIntake:
-    """A front of the regions `eu` (DE, FR) and `us` (US), with their operating model in force."""
+    """An `ItemIntake` for the regions `eu` (DE, FR) and `us` (US), with an operating model in force."""
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=100, max_bytes=1_000_000))
-    taking_in = ItemIntake(codes=CODES, publishers=publishers)
+    item_intake = ItemIntake(codes=CODES, publishers=publishers)
     queue = Queue(id="q", service_level_minutes=60)
     regions = [
         Region(id=name, markets=markets, queues=[queue], default_queue="q")
@@ -50,8 +50,8 @@ def intake(cluster: Cluster) -> ItemIntake:
     ]
     model = OperatingModelPublished(id="om-1", number=1, published_by="test", regions=regions)
     about = Attributes("om-1", OPERATING_MODEL_PUBLISHED, "test", TIME, "operating-model", GLOBAL, "om-1")
-    taking_in.apply(Event(about, model))
-    return taking_in
+    item_intake.apply(Event(about, model))
+    return item_intake
 
 
 def clock() -> ManualClock:
@@ -59,8 +59,8 @@ def clock() -> ManualClock:
 
 
 def notice(**changed: Any) -> dict[str, Any]:
-    """A sound notice; what is changed to None is left out."""
-    sound = {
+    """A valid notice with the `changed` fields; None removes a field."""
+    valid = {
         "platform": "shop",
         "kind": "product",
         "id": "B1/a:b",
@@ -73,14 +73,14 @@ def notice(**changed: Any) -> dict[str, Any]:
         "language": "en",
         "reference": "report-1",
     }
-    return {name: value for name, value in (sound | changed).items() if value is not None}
+    return {name: value for name, value in (valid | changed).items() if value is not None}
 
 
 def appeal(**changed: Any) -> dict[str, Any]:
-    """A sound appeal but for what it is about; what is changed to None is left out."""
-    sound = {
+    """An appeal with the `changed` fields; None removes a field. It is valid with a contested decision."""
+    valid = {
         "appellant": {"kind": "seller", "name": "Audio GmbH", "email": "recht@audio.example"},
         "explanation": "The maker's invoice is enclosed: it is genuine.",
         "reference": "complaint-1",
     }
-    return {name: value for name, value in (sound | changed).items() if value is not None}
+    return {name: value for name, value in (valid | changed).items() if value is not None}

@@ -27,7 +27,7 @@ def published(content: OperatingModelPublished) -> Event[OperatingModelPublished
 
 
 def item_intake() -> ItemIntake:
-    """An `ItemIntake` for markets of three regions, of which two are served. It sends nothing."""
+    """An `ItemIntake` that serves `eu` and `us`; the operating model also has `sea`. It cannot send."""
     publishers = dict.fromkeys(["eu", "us"])
     intake = ItemIntake(codes=codes.load(), publishers=publishers)  # type: ignore[arg-type]  # nothing is sent
     intake.apply(published(model(("eu", ["DE", "FR"]), ("us", ["US"]), ("sea", ["SG"]))))

@@ -44,7 +44,7 @@ _PROGRAM = """
 import runpy, sys
 from shared.contracts import topics
 from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
+topics.CONTROL = sys.argv.pop(1)  # the test's own control topic
 runpy.run_module("services.intake", run_name="__main__")
 """
 
@@ -67,7 +67,7 @@ _KEYS = {
 }
 
 
-_NORTHERN = ("northern", "shop-north")
+_NORTH_ONLY = ("northern", "shop-north")
 
 
 NDJSON = "application/x-ndjson"
@@ -96,7 +96,7 @@ class Intake:
             msgspec.structs.replace(
                 client,
                 key_sha256=ids.hash_api_key(self.keys[name]),
-                regions=frozenset({self.north}) if name in _NORTHERN else client.regions,
+                regions=frozenset({self.north}) if name in _NORTH_ONLY else client.regions,
             )
             for name, client in _KEYS.items()
         ]
@@ -122,31 +122,33 @@ class Intake:
                 stderr=log,
             )
 
-        async def listens() -> bool:
+        async def is_listening() -> bool:
             return bool((await self.readyz())["conditions"])
 
-        await self.becomes(listens)
+        await self.wait_until(is_listening)
 
     async def ready(self) -> None:
         async def is_ready() -> bool:
             return bool((await self.readyz())["ready"])
 
-        await self.becomes(is_ready)
+        await self.wait_until(is_ready)
 
     async def readyz(self) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = (await self.http.get("/readyz")).json()
+            response: dict[str, Any] = (await self.http.get("/readyz")).json()
         except httpx.TransportError:
             return {"ready": False, "conditions": {}}
-        return answer
+        return response
 
-    async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
+    async def wait_until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         try:
             async with asyncio.timeout(60):
-                while not await true():  # noqa: ASYNC110 - another process
+                while not await condition():  # noqa: ASYNC110 - another process makes it true
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            pytest.fail(f"it did not become so; {await self.readyz()}; the log:\n{self.log.read_text()[-5000:]}")
+            pytest.fail(
+                f"condition still false after 60 s; {await self.readyz()}; log:\n{self.log.read_text()[-5000:]}"
+            )
 
     @property
     def log(self) -> Path:
@@ -170,20 +172,20 @@ class Intake:
     async def get(self, path: str, *, key: str = "all") -> httpx.Response:
         return await self.http.get(path, headers={"Authorization": f"Bearer {self.keys[key]}"})
 
-    async def take_back(self, item_id: str, *, key: str = "all", **params: str) -> httpx.Response:
+    async def withdraw(self, item_id: str, *, key: str = "all", **params: str) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.keys[key]}"}
         return await self.http.delete(f"/v1/items/{item_id}", params=params, headers=headers)
 
     async def status(self, item_id: str, region: str) -> dict[str, Any]:
-        answer = await self.get(f"/v1/items/{item_id}")
-        found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
+        response = await self.get(f"/v1/items/{item_id}")
+        found: dict[str, Any] = response.json().get("regions", {}).get(region, {})
         return found
 
-    async def has_status(self, item_id: str, region: str, status: str) -> None:
+    async def wait_for_status(self, item_id: str, region: str, status: str) -> None:
         async def has() -> bool:
             return (await self.status(item_id, region)).get("status") == status
 
-        await self.becomes(has)
+        await self.wait_until(has)
 
     async def records(self, topic: str) -> list[Raw]:
         """All records of a topic, as a plain consumer reads them."""
@@ -199,13 +201,13 @@ class Intake:
             await consumer.stop()
         return found
 
-    async def tell(self, topic: str, region: str, event_type: str, data: Struct, subject: str) -> Record:
+    async def publish(self, topic: str, region: str, event_type: str, data: Struct, subject: str) -> Record:
         event_id = ids.event_id(getattr(data, "item_id", "x"), event_type, region)
         now = to_text(SystemClock().now())
         attributes = Attributes(event_id, event_type, "piepowder/test", now, subject, region, event_id)
-        told = record(topic, encode(attributes, data))
-        await self.producer.send([told])
-        return told
+        published = record(topic, encode(attributes, data))
+        await self.producer.send([published])
+        return published
 
     def resident_mib(self) -> float:
         assert self.process is not None
@@ -224,7 +226,7 @@ class Intake:
                 Region(id="elsewhere", markets=["SG"], queues=[queue], default_queue="q"),
             ],
         )
-        await self.tell(self.control, GLOBAL, OPERATING_MODEL_PUBLISHED, model, "operating-model")
+        await self.publish(self.control, GLOBAL, OPERATING_MODEL_PUBLISHED, model, "operating-model")
 
 
 def free_port() -> int:
@@ -235,22 +237,22 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def intake_of(
+async def running_intake(
     servers: Servers,
     name: str,
     folder: Path,
-    before: Callable[[Intake], None] = lambda _: None,
+    prepare: Callable[[Intake], None] = lambda _: None,
     /,
     **environment: str,
 ) -> AsyncIterator[Intake]:
-    """An intake with regions, topics and a database of its own; `before` it starts something may be made ready."""
+    """A running intake with its own regions, topics and database; calls `prepare` before it starts."""
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"CREATE DATABASE test_{name}")
     regions, control = await new_regions(servers.kafka, name)
     url = f"{servers.database_url.rpartition('/')[0]}/test_{name}"
     running = Intake(servers.kafka, url, regions, control, folder)
     await running.publish_operating_model()
-    before(running)
+    prepare(running)
     await running.start(**environment)
     await running.ready()
     yield running
@@ -302,14 +304,14 @@ def decision_on(item_id: str) -> DecisionMade:
     )
 
 
-async def post(intake: Intake, what: str, body: object, *, key: str = "all", **headers: str) -> httpx.Response:
+async def post(intake: Intake, path: str, body: object, *, key: str = "all", **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     given = {"Authorization": f"Bearer {intake.keys[key]}", "Content-Type": "application/json"} | headers
-    return await intake.http.post(f"/v1/{what}", content=content, headers=given)
+    return await intake.http.post(f"/v1/{path}", content=content, headers=given)
 
 
-async def told(intake: Intake, region: str, kind: str, data: Struct, n: int = 1) -> None:
-    """An event of a case, as the services tell it."""
+async def publish_case_event(intake: Intake, region: str, kind: str, data: Struct, n: int = 1) -> None:
+    """Publish an event of a case, as the decision service does."""
     about: Any = data
     subject = f"{about.platform}:{about.kind}:{about.subject_id}" if hasattr(about, "platform") else "shop:product:x"
     attributes = Attributes(
@@ -351,25 +353,25 @@ def decision(
     return DecisionReplaced(**msgspec.structs.asdict(made), replaces=first, why="appeal")
 
 
-async def where(intake: Intake, what: str, of: str, region: str) -> dict[str, Any]:
-    answer = await intake.get(f"/v1/{what}/{of}")
-    found: dict[str, Any] = answer.json().get("regions", {}).get(region, {})
+async def complaint_in_region(intake: Intake, path: str, id_: str, region: str) -> dict[str, Any]:
+    response = await intake.get(f"/v1/{path}/{id_}")
+    found: dict[str, Any] = response.json().get("regions", {}).get(region, {})
     return found
 
 
-async def becomes(intake: Intake, what: str, of: str, region: str, status: str) -> dict[str, Any]:
+async def wait_for_complaint(intake: Intake, path: str, id_: str, region: str, status: str) -> dict[str, Any]:
     async def has() -> bool:
-        return (await where(intake, what, of, region)).get("status") == status
+        return (await complaint_in_region(intake, path, id_, region)).get("status") == status
 
-    await intake.becomes(has)
-    return await where(intake, what, of, region)
+    await intake.wait_until(has)
+    return await complaint_in_region(intake, path, id_, region)
 
 
-async def rejected(intake: Intake, subject_id: str, *, markets: tuple[str, ...] = ("DE",)) -> str:
-    """An item that was posted, and rejected in the north by `r-1`."""
+async def rejected_item(intake: Intake, subject_id: str, *, markets: tuple[str, ...] = ("DE",)) -> str:
+    """Post an item and reject it in the north as `r-1`. Returns the item id."""
     posted = await intake.send(intake.post(id=subject_id, markets=list(markets)))
     item_id: str = posted.json()["item_id"]
-    await told(intake, intake.north, DECISION_MADE, decision(item_id, intake.north, subject_id))
+    await publish_case_event(intake, intake.north, DECISION_MADE, decision(item_id, intake.north, subject_id))
     return item_id
 
 

@@ -1,5 +1,4 @@
-"""What the tests of business requests are made of: requests, an operating model, a store in memory, a router that says
-what the test wants, and the REST over them."""
+"""Factories and fakes for tests of business requests, and their REST API on a store in memory."""
 
 import asyncio
 import json
@@ -33,8 +32,8 @@ POLICY_SET = {"policies": [{"id": "a", "when": ["true"], "verdict": "review"}], 
 
 
 def body(**change: Any) -> dict[str, Any]:
-    """A draft that may be submitted at once, with members changed; None takes one away."""
-    sound = {
+    """A draft that is complete for submission, with changed fields; None removes a field."""
+    complete = {
         "title": "Look at lamps",
         "kind": "policy_change",
         "sponsor": "moderation-lead",
@@ -43,7 +42,7 @@ def body(**change: Any) -> dict[str, Any]:
         "rationale": "They are too cheap.",
         "change": {"policy_set": POLICY_SET},
     }
-    return {name: value for name, value in (sound | change).items() if value is not None}
+    return {name: value for name, value in (complete | change).items() if value is not None}
 
 
 def region(name: str, *markets: str) -> Region:
@@ -59,17 +58,17 @@ def ownership(*served: str) -> MarketOwnership:
 
 
 class Router:
-    """Checks changes: raises `error` where there is one, and waits while `held` is not set."""
+    """Accepts every change; raises `error` if there is one, and responds only while `may_respond` is set."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.held = asyncio.Event()
-        self.held.set()
-        self.asked: list[ProposedChange] = []
+        self.may_respond = asyncio.Event()
+        self.may_respond.set()
+        self.checked: list[ProposedChange] = []
 
     async def check(self, change: ProposedChange) -> ChangeCheck:
-        self.asked.append(change)
-        await self.held.wait()
+        self.checked.append(change)
+        await self.may_respond.wait()
         if self.error is not None:
             raise self.error
         difference = ProposedDifference(what="policies/a", how="added")
@@ -79,7 +78,7 @@ class Router:
 
 
 class MemoryWork:
-    """A transaction on a `MemoryStore`: what it writes is there when it ends well."""
+    """A transaction on a `MemoryStore`: its changes are stored when it ends without an exception."""
 
     def __init__(self, store: "MemoryStore") -> None:
         self.store = store
@@ -142,10 +141,10 @@ class MemoryStore:
 
     async def page(self, wanted: RequestFilter, after: RequestCursor | None, limit: int) -> list[Request]:
         found = sorted(self.requests.values(), key=cursor_of, reverse=True)
-        return [r for r in found if _fits(r, wanted) and (after is None or cursor_of(r) < after)][:limit]
+        return [r for r in found if _matches(r, wanted) and (after is None or cursor_of(r) < after)][:limit]
 
 
-def _fits(request: Request, wanted: RequestFilter) -> bool:
+def _matches(request: Request, wanted: RequestFilter) -> bool:
     content = request.content
     return (
         (wanted.regions is None or bool({*wanted.regions} & {*content.regions}))
@@ -156,8 +155,8 @@ def _fits(request: Request, wanted: RequestFilter) -> bool:
     )
 
 
-def told(store: MemoryStore) -> list[tuple[str, str]]:
-    """What was published: region and event, in its order."""
+def published_events(store: MemoryStore) -> list[tuple[str, str]]:
+    """Region and name of each published event, in order."""
     found = []
     for topic, encoded in store.published:
         headers = dict(encoded.headers)
@@ -169,33 +168,33 @@ def told(store: MemoryStore) -> list[tuple[str, str]]:
 
 
 ALL = frozenset({api.READ, api.WRITE, api.DECIDE, api.DEPLOY})
-WHO: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+RIGHTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "author": (ALL, frozenset({"*"})),
     "lead-a": (ALL, frozenset({"*"})),
     "lead-b": (ALL, frozenset({"*"})),
     "lead-c": (ALL, frozenset({"*"})),
     "moderation-lead": (ALL, frozenset({"*"})),
-    "of-eu": (ALL, frozenset({"eu"})),
-    "of-us": (ALL, frozenset({"us"})),
-    "nothing": (frozenset({"items:read"}), frozenset({"*"})),
+    "eu-only": (ALL, frozenset({"eu"})),
+    "us-only": (ALL, frozenset({"us"})),
+    "without-scope": (frozenset({"items:read"}), frozenset({"*"})),
 }
 
 
-class House:
-    """Business requests behind their REST."""
+class RequestService:
+    """The REST API of business requests on a store in memory."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.router = Router()
         self.clock = ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC))
         self.readiness = Readiness("intake")
-        self.keys = {name: ids.new_api_key("test") for name in WHO}
+        self.keys = {name: ids.new_api_key("test") for name in RIGHTS}
         self.woken = 0
         self.app = self._app()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://intake")
 
-    def open(self) -> None:
+    def connect_database(self) -> None:
         requests = Requests(
             self.store,
             checker=self.router,
@@ -208,7 +207,7 @@ class House:
         )
         api.available_requests.provide(self.app, requests)
 
-    def close(self) -> None:
+    def disconnect_database(self) -> None:
         api.available_requests.withdraw(self.app)
 
     def _wake(self) -> None:
@@ -218,7 +217,7 @@ class House:
         app = create_app("intake", "", self.readiness)
         clients = [
             ClientEntry(name, ids.hash_api_key(self.keys[name]), scopes, regions)
-            for name, (scopes, regions) in WHO.items()
+            for name, (scopes, regions) in RIGHTS.items()
         ]
         app.state.authenticator = Authenticator(clients)
         app.state.body_seconds = 0.2
@@ -227,11 +226,11 @@ class House:
         return app
 
     async def call(
-        self, method: str, path: str = "", given: object = None, *, by: str = "author", **headers: str
+        self, method: str, path: str = "", payload: object = None, *, by: str = "author", **headers: str
     ) -> httpx.Response:
-        """`headers` are named with `_` for `-`; those of a JSON body and the key are added."""
+        """Send a request; `_` in a header's name stands for `-`. Adds Content-Type and the client's API key."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        content = given if isinstance(given, bytes) else None if given is None else json.dumps(given).encode()
+        content = payload if isinstance(payload, bytes) else None if payload is None else json.dumps(payload).encode()
         if content is not None:
             named = {"Content-Type": "application/json"} | named
         if by:
@@ -239,18 +238,18 @@ class House:
         return await self.http.request(method, f"/v1/requests{path}", content=content, headers=named)
 
     async def draft(self, key: str = "one", *, by: str = "author", **change: Any) -> str:
-        answer = await self.call("POST", "", body(**change), by=by, idempotency_key=f'"{key}"')
-        assert answer.status_code == 201, answer.text
-        request_id: str = answer.json()["request_id"]
+        response = await self.call("POST", "", body(**change), by=by, idempotency_key=f'"{key}"')
+        assert response.status_code == 201, response.text
+        request_id: str = response.json()["request_id"]
         return request_id
 
-    async def does(self, request_id: str, command: str, *, by: str = "author", reason: str = "") -> str:
-        answer = await self.call("POST", f"/{request_id}/{command}", {"reason": reason} if reason else None, by=by)
-        assert answer.status_code == 200, answer.text
-        state: str = answer.json()["state"]
+    async def perform(self, request_id: str, command: str, *, by: str = "author", reason: str = "") -> str:
+        response = await self.call("POST", f"/{request_id}/{command}", {"reason": reason} if reason else None, by=by)
+        assert response.status_code == 200, response.text
+        state: str = response.json()["state"]
         return state
 
     async def submitted(self, **change: Any) -> str:
         request_id = await self.draft(**change)
-        await self.does(request_id, "submit")
+        await self.perform(request_id, "submit")
         return request_id

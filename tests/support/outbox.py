@@ -17,7 +17,7 @@ from shared.runtime.errors import Poison, Transient
 
 
 class Target(Protocol):
-    """A producer, and the event ids that it has published: by key, in order."""
+    """A producer that also returns the published event ids: by key, in order."""
 
     topic: str
 
@@ -84,7 +84,7 @@ class FailingOnce:
     async def send(self, records: Sequence[Record]) -> None:
         if not self.failures and not self._after:
             self.failures += 1
-            raise Transient("Kafka is away")
+            raise Transient("Kafka does not respond")
         await self._target.send(records)
         if not self.failures:
             self.failures += 1
@@ -113,8 +113,8 @@ async def rows_left(database: Database) -> int:
 
 
 @asynccontextmanager
-async def relaying(database: Database, producer: object, **how: int) -> AsyncIterator[Relay]:
-    relay, stop = Relay(database, producer, service="test", **how), asyncio.Event()  # type: ignore[arg-type]  # fakes too
+async def relaying(database: Database, producer: object, **settings: int) -> AsyncIterator[Relay]:
+    relay, stop = Relay(database, producer, service="test", **settings), asyncio.Event()  # type: ignore[arg-type]  # fakes too
     task = asyncio.create_task(relay.run(stop))
     try:
         yield relay

@@ -88,10 +88,10 @@ class FixedConditions:
     def __init__(self, *held: bool, errors: Mapping[int, str] | None = None) -> None:
         self._evaluation = Evaluation(held, errors or {})
 
-    def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation:  # noqa: ARG002 - the port's
+    def evaluate(self, submitted: ItemSubmitted, terms: Sequence[str]) -> Evaluation:  # noqa: ARG002 - parameters of the port
         return self._evaluation
 
 
 def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
-    """A policy set with fixed results of its conditions."""
+    """A policy set whose conditions have fixed results."""
     return PolicySet(policies(*rules, default=default), find_terms=lambda _: [], conditions=conditions)

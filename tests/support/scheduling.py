@@ -1,10 +1,10 @@
-"""Which tests run one after another when several worker processes share a run (pytest-xdist)."""
+"""Distribution of the tests over the worker processes of a run (pytest-xdist)."""
 
 from typing import Final
 
 from xdist.scheduler import LoadScopeScheduling
 
-# The systems of these tests share one Kafka, and so one control topic: only one of them may run at a time.
+# These tests share one Kafka, and therefore one control topic: only one of them may run at a time.
 _ONE_SYSTEM: Final = "tests/e2e/"
 _OWN_KAFKA: Final = frozenset({"tests/e2e/test_intake_cut_off.py"})
 

@@ -1,10 +1,10 @@
-"""Real Kafka and PostgreSQL for the tests, one of each for a whole run, from whatever this machine has.
+"""Real Kafka and PostgreSQL for the tests, one of each per run.
 
-`PIEPOWDER_KAFKA` and `PIEPOWDER_DATABASE_URL` name servers that run already; otherwise Docker provides them, through
-testcontainers; without Docker they are local processes. Every way gives the same kind of address.
+`PIEPOWDER_KAFKA` and `PIEPOWDER_DATABASE_URL` name running servers. Otherwise the servers run in Docker, through
+testcontainers, or, without Docker, as local processes. The addresses have the same form in each case.
 
 When several worker processes run the tests, the process that controls them owns the servers: it starts them when the
-first worker asks for the addresses, over a Unix socket, and stops them when the run has ended, however it ended.
+first worker requests the addresses over a Unix socket, and stops them when the run ends for any reason.
 """
 
 import os
@@ -57,7 +57,7 @@ class SharedServers:
 
     @cached_property
     def socket(self) -> str:
-        """The path of a Unix socket at which `ask`, in another process, gets the addresses until `close`."""
+        """Path of a Unix socket from which `ask`, in another process, reads the addresses until `close`."""
         folder = self._running.enter_context(TemporaryDirectory(prefix="piepowder-test-"))
         server = _Server(f"{folder}/socket", self)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="shared servers")
@@ -76,7 +76,7 @@ class SharedServers:
         self._running.close()
 
     def reply(self) -> "_Reply":
-        """The addresses, or the reason why there are none; the servers are started once."""
+        """The addresses, or the reason of a failed start. The first call starts the servers."""
         with self._lock:
             if self._reply is None:
                 try:
@@ -106,7 +106,7 @@ def ask(path: str) -> Servers:
 
 def _servers(reply: _Reply) -> Servers:
     if reply.servers is None:
-        raise RuntimeError(f"Kafka and PostgreSQL are not there: {reply.error}")
+        raise RuntimeError(f"Kafka and PostgreSQL are not available: {reply.error}")
     return reply.servers
 
 

@@ -1,4 +1,4 @@
-"""The router's stage in other ways: the same decoding, policies and encoding, another way to use Kafka.
+"""Other implementations of the router's stage: the same decoding, policies and encoding, another use of Kafka.
 
 Each peer is a process: `python -m tests.bench.peers.<name> BOOTSTRAP SOURCE TARGET GROUP`. The work between input and
 output is `routing.Routing`; only the reading, sending and committing differ. Each waits for `acks=all` from an

@@ -15,12 +15,12 @@ from tests.chaos.checker.facts import Facts
 from tests.chaos.checker.history import Call, KeyRow, Posted
 from tests.chaos.checker.violation import Violation
 
-_LIVING = 2
+_MOST_KEYS = 2
 _ENDLESS = float("inf")
 
 
 class _Dossier(NamedTuple):
-    """The facts about one client: the calls about it by kind, and the calls about each of its keys."""
+    """The facts about one client: its calls by kind, its stored keys, and its published changes."""
 
     name: str
     calls: dict[str, list[Call]]
@@ -37,7 +37,7 @@ class _Dossier(NamedTuple):
         return [call for call in self.calls["revoke"] if call.facts["key_id"] == key_id]
 
     def disabled(self, key_id: str, call: Call) -> bool:
-        """Whether a call was sent when the key was certainly invalid."""
+        """True if a call was sent while the key was certainly invalid."""
         ended = min((_in_force(revoke) for revoke in self.revokes(key_id)), default=_ENDLESS)
         if call.sent_at > ended:
             return True
@@ -45,11 +45,11 @@ class _Dossier(NamedTuple):
         last = max((change for change in outs if _in_force(change) < call.sent_at), key=_in_force, default=None)
         if last is None:
             return False
-        let_in = min((change.sent_at for change in self._enabled(last)), default=_ENDLESS)
-        return let_in == _ENDLESS or (call.answered_at is not None and call.answered_at < let_in)
+        enabled_at = min((change.sent_at for change in self._enabled(last)), default=_ENDLESS)
+        return enabled_at == _ENDLESS or (call.answered_at is not None and call.answered_at < enabled_at)
 
     def may_be_disabled(self, key_id: str, call: Call) -> bool:
-        """Whether a call may have been sent when the key was invalid: not yet valid, or not any more."""
+        """True if a call may have been sent while the key was invalid: not yet valid, or no longer valid."""
         made = [_in_force(key) for key in self.calls["key"] if key.status == 201 and key.answer["key_id"] == key_id]
         if call.sent_at < min(made, default=_ENDLESS):
             return True
@@ -63,7 +63,7 @@ class _Dossier(NamedTuple):
         )
 
     def _until(self, out: Call) -> float:
-        """When a disabled client is certainly active again; a call without a response may take effect at any time."""
+        """The time from which a disabled client is certainly active again; infinity if `out` did not return 200."""
         return min(map(_in_force, self._enabled(out)), default=_ENDLESS) if out.status == 200 else _ENDLESS
 
     def _enabled(self, out: Call) -> list[Call]:
@@ -114,7 +114,7 @@ def client_changes_are_published(facts: Facts) -> Iterator[Violation]:
                 title = f"DOUBLE: a change of client {dossier.name} was published under another id"
                 yield Violation(2, title, (str(event),))
             living = [key for key in event.data.get("keys", ()) if not key.get("revoked_at")]
-            if len(living) > _LIVING:
+            if len(living) > _MOST_KEYS:
                 title = f"DOUBLE: client {dossier.name} has {len(living)} valid keys"
                 yield Violation(2, title, (str(event),))
         if row is None:
@@ -131,7 +131,8 @@ def client_changes_are_published(facts: Facts) -> Iterator[Violation]:
 
 
 def keys_allow_their_own_posts_only(facts: Facts) -> Iterator[Violation]:
-    """No post was accepted with a revoked key or for another's region or platform; no valid post was rejected."""
+    """No post was accepted with an invalid key or without the right to its region and platform; no valid post was
+    rejected."""
     dossiers = _dossiers(facts)
     for posted in facts.all_posts:
         if (dossier := _poster(dossiers, posted)) is None:
@@ -139,7 +140,7 @@ def keys_allow_their_own_posts_only(facts: Facts) -> Iterator[Violation]:
         key_id, call = posted.call.facts["key_id"], posted.call
         foreign = _foreign(facts, dossier, posted)
         if posted.outcome == "accepted" and dossier.disabled(key_id, call):
-            title = f"INVALID KEY ACCEPTED: {dossier.name} posted with {key_id}, which was revoked"
+            title = f"INVALID KEY ACCEPTED: {dossier.name} posted with {key_id}, which was invalid"
             yield Violation(7, title, (*map(str, [*dossier.revokes(key_id), *dossier.calls["change"]]), str(posted)))
         elif posted.outcome == "accepted" and foreign:
             title = f"LEAK: {dossier.name} has no right to {', '.join(sorted(foreign))}, but got 202"
@@ -163,27 +164,27 @@ def no_item_came_from_a_rejected_post(facts: Facts) -> Iterator[Violation]:
                 title = f"LEAK: item {item} is in {region}, from a client without the right to post it"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
             elif all(d.disabled(p.call.facts["key_id"], p.call) for p, d in may):
-                title = f"item {item} is in {region}, but came with a revoked key"
+                title = f"item {item} is in {region}, but came with an invalid key"
                 yield Violation(7, title, (str(submitted), *map(str, posts)))
 
 
 def reported_rejections_are_real(facts: Facts) -> Iterator[Violation]:
     """No client has more reported rejections than rejected calls; a killed process may report fewer."""
     names = {call.facts["name"] for call in facts.history.calls if call.kind == "client.create"}
-    vain: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
     for call in facts.history.calls:
         if call.kind == "batch" and call.status == 200:
-            vain[call.facts.get("by", "")] += sum(published.get("status", 0) >= 400 for published in call.answer)
+            rejected[call.facts.get("by", "")] += sum(published.get("status", 0) >= 400 for published in call.answer)
         elif call.status is None or call.status >= 400:
-            vain[call.facts.get("by", "")] += len(call.facts.get("lines", "1"))
+            rejected[call.facts.get("by", "")] += len(call.facts.get("lines", "1"))
     published: dict[str, list[Event]] = defaultdict(list)
     for region in facts.regions:
         for event in facts.stage("access", region):
             if event.name == "access.refused" and event.data.get("client") in names:
                 published[event.data["client"]].append(event)
     for name, events in published.items():
-        if (count := sum(event.data["count"] for event in events)) > vain[name]:
-            title = f"client {name} has {count} reported rejections, but {vain[name]} rejected calls"
+        if (count := sum(event.data["count"] for event in events)) > rejected[name]:
+            title = f"client {name} has {count} reported rejections, but {rejected[name]} rejected calls"
             yield Violation(4, title, tuple(map(str, events)))
 
 
@@ -223,14 +224,14 @@ def _keys(dossier: _Dossier, keys: dict[str, KeyRow]) -> Iterator[Violation]:
             title = f"key {key.key_id} of client {dossier.name} exists, but no call asked for it"
             yield Violation(1, title, (str(key),))
         elif counted[key.made_with] > 1:
-            title = f"DOUBLE: one call made {counted[key.made_with]} keys of client {dossier.name}"
+            title = f"DOUBLE: one call created {counted[key.made_with]} keys of client {dossier.name}"
             yield Violation(2, title, (str(key), str(asked[key.made_with or ""])))
         revokes = dossier.revokes(key.key_id)
         if key.revoked and all(_rejected(call) for call in revokes):
             title = f"key {key.key_id} of client {dossier.name} was revoked, but no call asked for it"
             yield Violation(1, title, (str(key), *map(str, revokes)))
         if not key.revoked and any(call.status == 200 for call in revokes):
-            title = f"LOST: key {key.key_id} of client {dossier.name} was revoked, but is not in the table"
+            title = f"LOST: key {key.key_id} of client {dossier.name} was revoked, but is stored as valid"
             yield Violation(1, title, (str(key), *map(str, revokes)))
 
 
@@ -244,7 +245,7 @@ def _is_last(dossier: _Dossier, last: list[Event], revision: int) -> bool:
 
 
 def _poster(dossiers: dict[str, _Dossier], posted: Posted) -> _Dossier | None:
-    """The client that posted it; None for clients that may post everything."""
+    """The client that posted an item; None for clients that may post everything."""
     name = posted.call.facts.get("by")
     return None if name is None else dossiers[name]
 
@@ -266,7 +267,7 @@ def _with_the_right(dossier: _Dossier, posted: Posted, foreign: set[str]) -> boo
 
 
 def _in_force(call: Call) -> float:
-    """When a response said that a change is enforced; infinity if none did."""
+    """The time of the response if it says that the change is in force; otherwise infinity."""
     said = call.status in (200, 201) and call.answer["in_force"]
     return call.answered_at or _ENDLESS if said else _ENDLESS
 

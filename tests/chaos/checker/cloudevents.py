@@ -41,7 +41,7 @@ def read_event(record: Record) -> Event | str:
     for name, value in record.headers:
         if name.startswith("ce_"):
             if value is None or name in found:
-                return f"header {name} is doubled or has no value"
+                return f"header {name} is repeated or has no value"
             try:
                 found[name[3:]] = value.decode()
             except UnicodeDecodeError:
@@ -51,15 +51,15 @@ def read_event(record: Record) -> Event | str:
         return f"header {missing or 'specversion'} is missing or of another version"
     for name in ("id", "correlationid", "causationid"):
         if name in found and not _is_uuid(found[name]):
-            return f"header {name} is no UUID"
+            return f"header {name} is not a UUID"
     if record.key != found["subject"].encode():
         return "the key is not the subject"
     try:
         data = msgspec.json.decode(record.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return "the value is no JSON"
+        return "the value is not JSON"
     if not isinstance(data, dict):
-        return "the value is no JSON object"
+        return "the value is not a JSON object"
     return Event(
         found["id"],
         intern(found["type"]),
@@ -75,7 +75,7 @@ def read_event(record: Record) -> Event | str:
 
 
 def derived(*parts: str) -> str:
-    """The id that is derived from these parts, always the same."""
+    """The id derived from these parts (UUID version 5)."""
     return str(uuid.uuid5(NAMESPACE, "\x1f".join(parts)))
 
 

@@ -1,5 +1,5 @@
-"""Notices and appeals: each accepted one is published once in each of its regions, has a case there, and ends only with
-its decision or, for an appeal, with a reason. A successful appeal, and nothing else, adds a decision to the contested
+"""Notices and appeals: each accepted complaint is published once in each of its regions, has a case there, and ends
+only with its decision or, for an appeal, with a reason. Only a successful appeal adds a decision to the contested
 case."""
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ def no_complaint_is_lost(facts: Facts) -> Iterator[Violation]:
     for region in facts.regions:
         for type_ in (NOTICE, APPEAL):
             for of, event in facts.complained[type_, region].items():
-                yield from _decided_by_another(facts, region, type_, of, event)
+                yield from _has_response_and_case(facts, region, type_, of, event)
 
 
 def complaints_end_with_their_decision(facts: Facts) -> Iterator[Violation]:
@@ -57,7 +57,7 @@ def complaints_end_with_their_decision(facts: Facts) -> Iterator[Violation]:
                 yield Violation(2, title, tuple(map(str, appeals)))
 
 
-def a_decision_is_replaced_by_an_appeal_alone(facts: Facts) -> Iterator[Violation]:
+def only_an_appeal_replaces_a_decision(facts: Facts) -> Iterator[Violation]:
     """Each later decision of a case has one successful appeal as its cause, which another reviewer decided."""
     for region in facts.regions:
         rows = {(row.case_id, row.n): row for row in facts.history.cells[region].decisions}
@@ -68,7 +68,7 @@ def a_decision_is_replaced_by_an_appeal_alone(facts: Facts) -> Iterator[Violatio
                 yield from _replacements(event, rows, overturned, used)
         for case_id, row in overturned.items():
             if case_id not in used:
-                title = f"appeal case {case_id} was decided overturn, but no decision was replaced in {region}"
+                title = f"appeal case {case_id} was decided as overturn, but no decision was replaced in {region}"
                 yield Violation(2, title, (str(row),))
         for (case_id, n), row in rows.items():
             opened = facts.opened[region].get(case_id)
@@ -96,7 +96,7 @@ def _acknowledged(facts: Facts, type_: str, call: Call) -> Iterator[Violation]:
             yield Violation(1, f"{type_} {of} in {region} has another id than the response", (str(call), str(event)))
 
 
-def _decided_by_another(facts: Facts, region: str, type_: str, of: str, event: Event) -> Iterator[Violation]:
+def _has_response_and_case(facts: Facts, region: str, type_: str, of: str, event: Event) -> Iterator[Violation]:
     calls = facts.complaints.get((type_, event.data["reference"]), [])
     if all(call.status is not None and 400 <= call.status < 500 for call in calls):
         yield Violation(1, f"{type_} {of} is in {region}, but no response said so", (str(event), *map(str, calls)))

@@ -8,7 +8,7 @@ from tests.chaos.checker.history import Call, History, Posted, Record
 
 SUBMITTED = "item.submitted"
 OPENED = "case.opened"
-TAKEN_BACK = "item.withdrawn"
+ITEM_WITHDRAWN = "item.withdrawn"
 WITHDRAWN = "case.withdrawn"
 NOTICE = "notice"
 APPEAL = "appeal"
@@ -18,8 +18,8 @@ Place = tuple[str, int, int]
 
 
 class Letter(NamedTuple):
-    """A record that a group dead-lettered, and the reason; its key is parked since the offset `since`, or not if
-    None."""
+    """A record that a group dead-lettered, with the reason; `since` is the offset from which its key is parked, None if
+    it is not parked."""
 
     region: str
     source: Place
@@ -39,7 +39,10 @@ class Lease(NamedTuple):
 
 
 class Facts:
-    """First occurrences are by event id, in the order of offsets; `events` has no planted records."""
+    """The records of a history by stage, item and case.
+
+    The first occurrence of an event is the one with the lowest offset; `events` has no planted records.
+    """
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -59,7 +62,9 @@ class Facts:
             self._place(record, published)
         self.first = {place: _first(events) for place, events in self.events.items()}
         self.submissions = {region: self._by("submissions", region, SUBMITTED, "item_id") for region in self.regions}
-        self.withdrawals = {region: self._by("submissions", region, TAKEN_BACK, "item_id") for region in self.regions}
+        self.withdrawals = {
+            region: self._by("submissions", region, ITEM_WITHDRAWN, "item_id") for region in self.regions
+        }
         self.opened = {region: self._by("cases", region, OPENED, "case_id") for region in self.regions}
         self.withdrawn = {region: self._by("cases", region, WITHDRAWN, "case_id") for region in self.regions}
         self.lives = {region: self._request_events(region) for region in self.regions}
@@ -76,11 +81,11 @@ class Facts:
             if (item := item_of(posted) or named.get(posted.subject)) is not None:
                 self.posts[item].append(posted)
         self.leases = self._leases()
-        self.taken_back: dict[str, list[Call]] = defaultdict(list)
+        self.withdraw_calls: dict[str, list[Call]] = defaultdict(list)
         self.complaints: dict[tuple[str, str], list[Call]] = defaultdict(list)  # by type and reference
         for call in history.calls:
             if call.kind == "withdraw":
-                self.taken_back[call.facts["item_id"]].append(call)
+                self.withdraw_calls[call.facts["item_id"]].append(call)
             elif call.kind in (NOTICE, APPEAL):
                 self.complaints[call.kind, call.facts["body"]["reference"]].append(call)
         self.complained = {
@@ -160,18 +165,18 @@ class Facts:
 
 
 def is_of_item(event: Event) -> bool:
-    """Whether a case event is about an item, and not about a notice or an appeal."""
+    """True if a case event is about an item, and not about a notice or an appeal."""
     return bool(event.data.get("case_type", "item") == "item")
 
 
 def is_older(event: Event, than: Event) -> bool:
-    """Whether both versions are numbers and the first one is smaller."""
+    """True if both versions are numbers and the first one is smaller."""
     version, newest = event.data.get("version"), than.data.get("version")
     return version is not None and newest is not None and version < newest
 
 
 def item_of(posted: Posted) -> str | None:
-    """The id of the posted item; None if only the response had it, and there was no response."""
+    """The id of the posted item; None if only the missing response could tell it."""
     body = posted.body or {}
     if posted.verdict.get("item_id"):
         return str(posted.verdict["item_id"])

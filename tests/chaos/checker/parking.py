@@ -1,5 +1,5 @@
-"""Parked keys: records that follow a failed record of their key wait with it; records that are not events block
-nothing."""
+"""Parked keys: the records that follow a failed record of the same key are dead-lettered too; records that are
+not events park no key."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from tests.chaos.checker.violation import Violation
 
 PARKS = (
     "an unknown event version",
-    "a case that is there already",
+    "a case that is already stored",
 )  # of the planted records; the others are not events
-_IN_ANY_ORDER = "piepowder-intake-"  # its facts are independent of the order, so it parks nothing
+_IN_ANY_ORDER = "piepowder-intake-"  # its facts do not depend on the order, so it parks no key
 
 
 def parked_keys_wait_completely(facts: Facts) -> Iterator[Violation]:
-    """A group that dead-letters a record behind a parked one dead-letters all later records of the key, and a record
-    that must park its key does so."""
+    """A group that has parked a key dead-letters all later records of the key; exactly the records that must park their
+    key do so."""
     lanes: dict[tuple[str, int, bytes | None], list[Record]] = defaultdict(list)
     for record in facts.records:
         lanes[record.topic, record.partition, record.key].append(record)
@@ -36,13 +36,15 @@ def parked_keys_wait_completely(facts: Facts) -> Iterator[Violation]:
                 continue  # it was replayed
             for record in behind:
                 if record.offset > place[2] and (_place(record), group) not in found:
-                    title = f"OVERTAKEN: {group} has parked {original and original.key!r}, and took what follows"
+                    title = (
+                        f"OVERTAKEN: {group} has parked {original and original.key!r}, but handled a later record of it"
+                    )
                     yield Violation(6, title, (str(letter.record), str(record)))
 
 
-def waits_behind_what_was_planted(facts: Facts, letter: Letter, found: dict[tuple[Place, str], Letter]) -> bool:
-    """Whether a valid record was correctly dead-lettered: it follows a planted record of its key that the group
-    parked."""
+def follows_a_planted_record(facts: Facts, letter: Letter, found: dict[tuple[Place, str], Letter]) -> bool:
+    """True if a valid record was dead-lettered correctly: it follows a planted record for which the group parked the
+    key."""
     if letter.since is None:
         return False
     place = (*letter.source[:2], letter.since)
@@ -64,8 +66,8 @@ def _planted_correctly(facts: Facts, region: str, found: dict[tuple[Place, str],
                 continue
             parks = planted.kind in PARKS and not group.startswith(_IN_ANY_ORDER)
             if parks != (letter.since is not None):
-                how = "does not hold up" if parks else "holds up"
-                title = f"{planted.kind}: {group} {how} the records behind it"
+                how = "did not park" if parks else "parked"
+                title = f"{planted.kind}: {group} {how} its key"
                 yield Violation(6, title, (str(facts.by_place.get(place, place)), str(letter.record)))
 
 

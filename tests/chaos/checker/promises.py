@@ -19,13 +19,13 @@ from tests.chaos.checker.clients import (
 )
 from tests.chaos.checker.cloudevents import Event, derived, read_event
 from tests.chaos.checker.complaints import (
-    a_decision_is_replaced_by_an_appeal_alone,
     complaints_end_with_their_decision,
     no_complaint_is_lost,
+    only_an_appeal_replaces_a_decision,
 )
 from tests.chaos.checker.facts import APPEAL, OPENED, Facts, Lease, is_of_item, is_older
 from tests.chaos.checker.history import CaseRow, Cell, DecisionRow, History, LogRow, Posted, Record
-from tests.chaos.checker.parking import parked_keys_wait_completely, waits_behind_what_was_planted
+from tests.chaos.checker.parking import follows_a_planted_record, parked_keys_wait_completely
 from tests.chaos.checker.requests import (
     no_step_of_a_request_is_invented,
     no_step_of_a_request_is_lost,
@@ -33,7 +33,7 @@ from tests.chaos.checker.requests import (
     request_steps_are_published_once_in_order,
     request_steps_follow_the_rules,
 )
-from tests.chaos.checker.violation import Question, Violation
+from tests.chaos.checker.violation import Check, Violation
 from tests.chaos.checker.withdrawals import no_withdrawal_is_lost, withdrawals_close_their_cases
 
 _ENDS = {"decision.made": "decided", "case.superseded": "superseded"}
@@ -46,7 +46,7 @@ _CLOCKS = 0.25  # seconds by which the clocks of client and database may differ 
 def check(history: History) -> list[Violation]:
     """All violations in a history, in the order of the promises."""
     facts = Facts(history)
-    return sorted((v for question in QUESTIONS for v in question(facts)), key=lambda v: v.promise)
+    return sorted((v for find in CHECKS for v in find(facts)), key=lambda v: v.promise)
 
 
 def compare(before: History, after: History) -> list[Violation]:
@@ -131,7 +131,7 @@ def only_planted_records_are_dead_lettered(facts: Facts) -> Iterator[Violation]:
                     title = f"{planted.kind}: {group} changed it"
                     yield Violation(1, title, (str(original), str(letter.record)))
         for letter in facts.letters[region]:
-            if letter.source not in facts.planted and not waits_behind_what_was_planted(facts, letter, found):
+            if letter.source not in facts.planted and not follows_a_planted_record(facts, letter, found):
                 title = f"a valid record was dead-lettered by {letter.group}: {letter.reason}"
                 yield Violation(1, title, (str(letter.record),))
 
@@ -203,7 +203,7 @@ def one_current_decision(facts: Facts) -> Iterator[Violation]:
 
 
 def one_reviewer_holds_a_case(facts: Facts) -> Iterator[Violation]:
-    """The events of a case are claims that end before the next one starts, and one end."""
+    """The leases of a case do not overlap, and no event follows its end."""
     for region in facts.regions:
         for case_id, life in facts.lives[region].items():
             yield from _life(case_id, life, facts.rows[region].get(case_id))
@@ -274,7 +274,7 @@ def every_event_is_audited_once(facts: Facts) -> Iterator[Violation]:
             yield Violation(4, f"{cell.unpublished} event(s) of {region} were never published", ())
 
 
-def order_is_kept(facts: Facts) -> Iterator[Violation]:
+def order_is_preserved(facts: Facts) -> Iterator[Violation]:
     """The versions of a subject stay in order from the post to the decision event."""
     yield from _one_partition_a_subject(facts)
     for region in facts.regions:
@@ -298,7 +298,7 @@ def order_is_kept(facts: Facts) -> Iterator[Violation]:
                 newest = event
 
 
-def a_region_keeps_its_own(facts: Facts) -> Iterator[Violation]:
+def data_stays_in_its_region(facts: Facts) -> Iterator[Violation]:
     """No record of a region is in another region's topics or tables."""
     for (stage, region), events in facts.events.items():
         if region == "global":
@@ -310,7 +310,7 @@ def a_region_keeps_its_own(facts: Facts) -> Iterator[Violation]:
                 yield Violation(7, f"LEAK: an event of {event.region} is in {region}'s {stage}", (str(event),))
             elif posts and region not in facts.regions_of(posts[0]):
                 yield Violation(
-                    7, f"LEAK: {item} is not {region}'s, and is in its {stage}", (str(event), str(posts[0]))
+                    7, f"LEAK: {item} does not belong to {region}, but is in its {stage}", (str(event), str(posts[0]))
                 )
             elif (case_id := event.data.get("case_id")) and case_id != derived(
                 "case", item, region, event.data.get("case_type", "item")
@@ -348,7 +348,7 @@ def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
 
 
 def overload_and_faults_have_the_promised_responses(facts: Facts) -> Iterator[Violation]:
-    """No status 500; 429 and 503 have a time to wait; valid items are accepted and invalid ones rejected."""
+    """No status 500; 429 and 503 have a Retry-After; valid items are accepted and invalid ones rejected."""
     for call in facts.history.calls:
         if call.status is None:
             continue
@@ -363,7 +363,7 @@ def overload_and_faults_have_the_promised_responses(facts: Facts) -> Iterator[Vi
     for posted in facts.all_posts:
         bad = posted.line in posted.call.facts.get("bad", ())
         if bad and posted.outcome == "accepted":
-            yield Violation(9, "a bad item was accepted", (str(posted),))
+            yield Violation(9, "an invalid item was accepted", (str(posted),))
         others = "by" in posted.call.facts  # of clients that are created during the run
         if not bad and not others and posted.outcome == "refused" and posted.status != 429:
             yield Violation(9, f"a valid item was rejected: {posted.status}", (str(posted),))
@@ -387,11 +387,11 @@ def clients_can_see_where_their_items_are(facts: Facts) -> Iterator[Violation]:
     counted = dict(Counter((row.region, row.status) for row in facts.history.statuses))
     if counted != facts.history.totals:
         yield Violation(
-            1, "intake has wrong counts of its items", (f"kept {facts.history.totals}", f"there are {counted}")
+            1, "intake has wrong counts of its items", (f"stored {facts.history.totals}", f"counted {counted}")
         )
 
 
-QUESTIONS: tuple[Question, ...] = (
+CHECKS: tuple[Check, ...] = (
     nothing_accepted_is_lost,
     nothing_is_invented,
     no_withdrawal_is_lost,
@@ -400,7 +400,7 @@ QUESTIONS: tuple[Question, ...] = (
     parked_keys_wait_completely,
     no_complaint_is_lost,
     complaints_end_with_their_decision,
-    a_decision_is_replaced_by_an_appeal_alone,
+    only_an_appeal_replaces_a_decision,
     no_step_of_a_request_is_lost,
     no_step_of_a_request_is_invented,
     request_steps_follow_the_rules,
@@ -417,8 +417,8 @@ QUESTIONS: tuple[Question, ...] = (
     one_reviewer_holds_a_case,
     an_expired_lease_cannot_decide,
     every_event_is_audited_once,
-    order_is_kept,
-    a_region_keeps_its_own,
+    order_is_preserved,
+    data_stays_in_its_region,
     a_decision_names_its_policy_set,
     overload_and_faults_have_the_promised_responses,
 )
@@ -581,7 +581,7 @@ def _tallies(facts: Facts, region: str, cell: Cell) -> Iterator[Violation]:
     counted.update(row.state for row in cell.cases if row.state in _UNDECIDED)
     if +counted != cell.tallies:
         yield Violation(
-            2, f"{region} has wrong counts of its decisions", (f"kept {cell.tallies}", f"there are {dict(+counted)}")
+            2, f"{region} has wrong counts of its decisions", (f"stored {cell.tallies}", f"counted {dict(+counted)}")
         )
 
 
@@ -623,7 +623,7 @@ def _one_partition_a_subject(facts: Facts) -> Iterator[Violation]:
 
 
 def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
-    """An item whose response came before another item was posted is earlier in the topic."""
+    """If an item was accepted before another item of its subject was posted, it is earlier in the topic."""
     firsts: dict[str, list[tuple[Posted, Event]]] = defaultdict(list)
     for item, posts in facts.posts.items():
         event = facts.submissions[region].get(item)
@@ -645,7 +645,7 @@ def _posted_in_order(facts: Facts, region: str) -> Iterator[Violation]:
                     latest = published[index]
                 index += 1
             if latest is not None and latest[2].record.offset > event.record.offset:
-                title = f"DISORDER: {subject} in {region}: a later post is earlier"
+                title = f"DISORDER: {subject} in {region}: an item that was posted later is earlier in the topic"
                 yield Violation(6, title, (str(latest[1]), str(latest[2]), str(posted), str(event)))
 
 
@@ -653,7 +653,7 @@ def _published_in_order(facts: Facts, region: str, old: Event, new: Event) -> It
     life = facts.lives[region].get(old.data["case_id"], [])
     before = [
         event for event in life if event.name != "decision.replaced"
-    ]  # which follows its appeal, even if that is late
+    ]  # a replacement follows its appeal, even if the appeal is late
     after = facts.lives[region].get(new.data["case_id"], [])
     if before and after and before[-1].record.offset > after[0].record.offset:
         title = f"DISORDER: of {old.subject}, the newer version's events in {region} are before the older one's"

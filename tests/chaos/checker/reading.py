@@ -1,4 +1,4 @@
-"""Reads a history: the journal, every topic from its first offset, and the tables with SQL of its own."""
+"""Reads a history: the journal, every topic from its first offset, and the tables with its own SQL."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -92,7 +92,7 @@ class Topics:
         async with asyncio.timeout(_KAFKA_SECONDS):
             if not self._assigned:
                 await self._consumer.start()
-                while {tp.topic for tp in self._consumer.assignment()} != set(self._names):  # noqa: ASYNC110 - there is no event to wait for
+                while {tp.topic for tp in self._consumer.assignment()} != set(self._names):  # noqa: ASYNC110 - no event to wait for
                     await asyncio.sleep(0.1)
                 self._assigned = sorted(self._consumer.assignment())
             ends = await self._consumer.end_offsets(self._assigned)
@@ -117,7 +117,7 @@ class Topics:
 
 
 class _Shared(Generic[T]):
-    """One object for all equal values, of the recent ones: a million records repeat a few values."""
+    """Returns one object for equal values among the recent ones: a million records repeat few values."""
 
     def __init__(self) -> None:
         self._kept: dict[T, T] = {}

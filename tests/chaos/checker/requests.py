@@ -1,5 +1,5 @@
 """Business requests: each acknowledged step happened once, is stored, and was published in its regions in order; each
-step was requested by somebody; and nobody decided a request that they wrote."""
+step was requested by a call; and nobody decided their own request."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -171,7 +171,7 @@ def request_steps_are_published_in_their_regions(facts: Facts) -> Iterator[Viola
             for region, event in published.items():
                 yield from _published(dossier.request_id, step, region, event)
                 if region not in regions and (region not in before or event.data.get("request") is not None):
-                    title = f"LEAK: request {dossier.request_id} is not {region}'s, but its content is there"
+                    title = f"LEAK: request {dossier.request_id} does not belong to {region}, but its content is there"
                     yield Violation(7, title, (str(step), str(event)))
         for version in dossier.published.keys() - dossier.steps.keys():
             title = f"step {version} of request {dossier.request_id} was published, but is not stored"
@@ -234,10 +234,10 @@ def _content_of(said: dict[str, Any], answer: dict[str, Any]) -> bool:
 
 
 def _is_right(dossier: _Dossier, call: Call) -> bool:
-    """Whether a call may have this rejection: it was planned, it was too late or too early, or the system was busy."""
+    """True if a call may have this rejection: it was planned, too late or too early, or the system was busy."""
     if call.status in (404, 409, 429) or call.status in call.facts["wrong"]:
         return True
-    if call.status == 422 and call.kind == "request.draft":  # another draft with this key was first
+    if call.status == 422 and call.kind == "request.draft":  # an earlier draft has this key
         bodies = [c.facts["body"] for c in dossier.calls if c.kind == call.kind and not _rejected(c)]
         return any(body != call.facts["body"] for body in bodies)
     return call.status == 412 and call.facts["match"] not in ("", "*")

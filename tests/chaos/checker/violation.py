@@ -17,4 +17,4 @@ class Violation(NamedTuple):
         return "\n".join([f"promise {self.promise}: {self.title}", *(f"    {record}" for record in self.records)])
 
 
-Question = Callable[[Facts], Iterator[Violation]]
+Check = Callable[[Facts], Iterator[Violation]]

@@ -1,5 +1,5 @@
-"""Withdrawals: each accepted one is published in every region of its item, after the item, and closes its case, unless
-the case was decided or superseded before."""
+"""Withdrawals: each accepted withdrawal is published in every region of its item, after the item, and closes its case,
+unless the case was decided or superseded before."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from tests.chaos.checker.violation import Violation
 
 
 def no_withdrawal_is_lost(facts: Facts) -> Iterator[Violation]:
-    """Each withdrawal with status 202 is in every region of its item once, after the item; and no other withdrawal
-    is."""
-    for item, calls in facts.taken_back.items():
+    """Each withdrawal with status 202 is in every region of its item once, after the item; no other withdrawal
+    exists."""
+    for item, calls in facts.withdraw_calls.items():
         first: Call | None = None
         for call in calls:
             if call.status == 202:
@@ -28,7 +28,7 @@ def no_withdrawal_is_lost(facts: Facts) -> Iterator[Violation]:
                 yield Violation(9, f"a valid withdrawal was rejected: {call.status}", (str(call),))
     for region in facts.regions:
         for item, event in facts.withdrawals[region].items():
-            calls = facts.taken_back.get(item, [])
+            calls = facts.withdraw_calls.get(item, [])
             if all(call.status is not None and 400 <= call.status < 500 for call in calls):
                 title = f"item {item} was withdrawn in {region}, but no call asked for it"
                 yield Violation(1, title, (str(event), *map(str, calls)))
@@ -42,7 +42,7 @@ def no_withdrawal_is_lost(facts: Facts) -> Iterator[Violation]:
 
 
 def withdrawals_close_their_cases(facts: Facts) -> Iterator[Violation]:
-    """A withdrawal closes its case if the case was open, and no other case is closed so."""
+    """A withdrawal closes its case if the case is open; no other case is closed as withdrawn."""
     for region in facts.regions:
         arrivals: dict[str, list[Event]] = defaultdict(list)
         for event in filter(is_of_item, facts.opened[region].values()):

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client that sends what it is given: also raw targets, wrong lengths and bytes that are not ASCII."""
+"""An HTTP/1.1 client that sends requests unchanged, also with raw targets, wrong lengths and non-ASCII bytes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Connection:
         await self._close()
 
     async def send(self, case: Case, values: Mapping[str, str]) -> Response:
-        """Send a request with `values` filled in, and read the response; raises OSError when none comes."""
+        """Send a request with `values` filled in, and read the response; raises OSError without a response."""
         request = self.request(case, values)
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port, limit=2**20)

@@ -201,7 +201,7 @@ def _cases(operation: Operation) -> Iterator[Case]:
 
 
 def _some(rng: random.Random, count: int, found: Iterable[Case]) -> list[Case]:
-    """At most `count` of the cases, in their order: all operations together have them all."""
+    """A random sample of at most `count` cases, in their order."""
     cases = list(found)
     chosen = sorted(rng.sample(range(len(cases)), min(count, len(cases))))
     return [cases[index] for index in chosen]
@@ -618,7 +618,7 @@ def _mutations(operation: Operation, example: Json, rng: random.Random) -> Itera
 
 
 def resolve(document: Json, schema: Json) -> Json:
-    """A schema without a reference at its top."""
+    """A schema with its top-level reference resolved."""
     while "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return schema
@@ -632,7 +632,7 @@ def _shapes(document: Json, schema: Json) -> list[Json]:
 
 
 def _faults(document: Json, schema: Json, value: Any, place: tuple[str | int, ...]) -> Iterator[Mutation]:
-    """The changes of one value, or of one that it contains, that may make it invalid."""
+    """The changes of a value, or of a value inside it, that may make it invalid."""
     shapes = _shapes(document, schema)
     if place:
         for wrong in _values(shapes, value):

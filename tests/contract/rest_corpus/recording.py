@@ -30,7 +30,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Exchange(NamedTuple):
-    """A request as it was sent, the response, and what of the response is recorded."""
+    """A request as it was sent, the response, and the recorded part of the response."""
 
     case: Case
     request: bytes
@@ -39,14 +39,14 @@ class Exchange(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A response that is not the recorded one; `kind` is the same for requests whose responses differ alike."""
+    """A response that differs from the recorded one; `kind` is the same for requests whose responses differ alike."""
 
     kind: str
     details: str
 
 
 def outcome(response: Response, names: Mapping[str, str], *, shape: str | None = None) -> str:
-    """A response without what differs between runs: status, problem type, sorted pointers of the errors, headers.
+    """The part of a response that is the same in all runs: status, problem type, sorted pointers of errors, headers.
 
     `names` maps values of this run, such as the names of regions, to their stand-ins. With `shape`, the name
     of an operation, the fields of a JSON body and their types are part of it.
@@ -133,23 +133,23 @@ def requests_digest(cases: Sequence[Case]) -> str:
 
 
 def report(found: Sequence[Difference]) -> str:
-    """How often each kind of difference occurs, and the first ones in detail."""
+    """The number of differences of each kind, and the first differences in detail."""
     counts = Counter(difference.kind for difference in found).most_common()
     kinds = "\n".join(f"  {count} x {kind}" for kind, count in counts)
     details = "\n\n".join(difference.details for difference in found[:_IN_DETAIL])
-    return f"{len(found)} responses are not the recorded ones:\n{kinds}\n\n{details}"
+    return f"{len(found)} responses differ from the recorded ones:\n{kinds}\n\n{details}"
 
 
 def differences(operations: Mapping[str, Sequence[Exchange]]) -> list[Difference]:
-    """The requests whose responses are not the recorded ones."""
+    """The responses that differ from the recorded ones."""
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))["operations"]
     accepted = json.loads(ACCEPTED.read_text(encoding="utf-8"))["responses"]
-    missing = [f"{name}: recorded, and not called now" for name in sorted(recorded.keys() - operations.keys())]
+    missing = [f"{name}: recorded, but not called now" for name in sorted(recorded.keys() - operations.keys())]
     found = [Difference(text, text) for text in missing]
     for name, exchanges in operations.items():
         known = recorded.get(name)
         if known is None or known["requests"] != requests_digest([exchange.case for exchange in exchanges]):
-            text = f"{name}: the requests are not the recorded ones; if that is intended, run: {COMMAND}"
+            text = f"{name}: the requests differ from the recorded ones; if that is intended, run: {COMMAND}"
             found.append(Difference(text, text))
             continue
         digests = " ".join(known["responses"]).split()

@@ -26,7 +26,7 @@ _REPLICA: Final = "Replica watch, 1:1 copy"  # the sample's policies send it to 
 
 
 class Scenario:
-    """`urls` are the base URLs of the services; `values` is what `@name@` stands for in the bad requests."""
+    """Makes the valid calls. `urls` has the base URLs of the services, `values` the value of each `@name@`."""
 
     def __init__(self, urls: Mapping[str, str], eu: str, us: str, key: str) -> None:
         self._urls = urls
@@ -97,7 +97,7 @@ class Scenario:
         self.exchanges.setdefault(case.operation, []).append(exchange)
 
     def _clients(self) -> None:
-        """A client for each reason to refuse a key, known to all services."""
+        """Create a client for each reason to reject a key, and wait until all services know it."""
         scopes = sorted({operation.scope for operation in self._operations.values() if operation.scope})
         by_platform = [scope for scope in scopes if scope.startswith(("items:", "notices:", "appeals:"))]
         slow = {"requests_per_second": 0.001, "burst": 1}
@@ -229,7 +229,7 @@ class Scenario:
             self.call("decision", name)
 
     def _requests(self) -> None:
-        """A business request for each operation, in a state that it is for."""
+        """Create a business request for each operation, in a state that allows the operation."""
         acts: dict[str, list[str]] = {
             **{name: [] for name in ("getRequest", "changeRequest", "commentOnRequest", "submitRequest")},
             "withdrawRequest": ["submitRequest"],
@@ -265,7 +265,7 @@ class Scenario:
         self.call("intake", "listRequests", query="?state=submitted&kind=policy_change&sponsor=moderation-lead")
 
     def _control(self) -> None:
-        """Publish what is in force with another title: the rules stay the same."""
+        """Publish the policies in force with another title: the rules stay the same."""
         shown = self.call("router", "show")
         number = shown["policy_set"]["number"]
         self.call("router", "check")

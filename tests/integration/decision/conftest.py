@@ -1,4 +1,4 @@
-"""The decision service on a database of the test's own."""
+"""The decision service on the test's own database."""
 
 from collections.abc import AsyncIterator
 

@@ -100,7 +100,7 @@ async def test_scopes_and_regions_are_checked(service: Service) -> None:
         assert (await client.post("/v1/claims", content=b"{", headers=unknown)).status_code == 401
 
 
-async def test_a_call_while_the_database_is_away_is_503(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_while_the_database_is_down_is_503(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def away() -> Any:
         raise Transient("PostgreSQL does not answer.")
 

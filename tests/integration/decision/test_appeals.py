@@ -132,11 +132,11 @@ async def test_an_appeal_that_arrives_during_an_overturn_is_never_left_open(serv
     await service.open(*(appeal(case, reviewer="") for case in about))
     leases = [await service.claimed(reviewer="r-2") for _ in subjects]
 
-    async def come_again() -> None:
+    async def appeal_again() -> None:
         for case in about:
             await service.open(appeal(case, reviewer="", reference="2"))
 
-    coming = asyncio.create_task(come_again())
+    coming = asyncio.create_task(appeal_again())
     assert all(await asyncio.gather(*(service.decide(lease, "overturn") for lease in leases)))
     await coming
     assert (await states(service))["appeal"] == ["closed"] * 15 + ["decided"] * 15

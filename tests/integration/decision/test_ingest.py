@@ -133,7 +133,7 @@ async def test_the_number_of_statements_does_not_depend_on_the_size_of_a_batch(d
 
     async with running(database_url, init=watch, connection_class=Counting, min_size=1, max_size=1) as service:
         counts, withdrawing = [], []
-        for size in (4, 2, 300):  # the first also learns the types, once a connection
+        for size in (4, 2, 300):  # the first batch of a connection also reads the types
             await service.open(*(encoded(REGION, f"{size}-{n}") for n in range(size)))
             statements.clear()
             verdicts = ["review", "reject"] * (size // 2)

@@ -96,7 +96,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def gone(folder: Path, within: float = 10.0) -> bool:
+def all_end(folder: Path, within: float = 10.0) -> bool:
     deadline = time.monotonic() + within
     while processes_of(folder):
         if time.monotonic() > deadline:
@@ -113,18 +113,18 @@ def test_after_a_kill_of_the_parent_nothing_is_left_and_the_next_start_finds_the
     assert len(processes_of(tmp_path / "stack")) >= 3
     parent.kill()
     parent.wait()
-    assert gone(tmp_path / "stack")
+    assert all_end(tmp_path / "stack")
     for _ in ("after the kill", "after an orderly stop"):
         with LocalStack(tmp_path / "stack") as stack:
             assert read(stack.kafka, stack.database_url) == ["before the kill", "before the kill"]
-    assert gone(tmp_path / "stack")
+    assert all_end(tmp_path / "stack")
 
 
 def test_a_terminated_parent_stops_its_stack_in_order(tmp_path: Path, parent: subprocess.Popen[str]) -> None:
     addresses(parent)
     parent.terminate()
     assert parent.wait(30) == 0
-    assert gone(tmp_path / "stack", within=0)
+    assert all_end(tmp_path / "stack", within=0)
     assert "database system is shut down" in (tmp_path / "stack" / "postgres" / "postgres.log").read_text()
 
 
@@ -134,10 +134,10 @@ def test_a_parent_interrupted_while_it_starts_leaves_nothing(tmp_path: Path, par
         time.sleep(0.01)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(30) == 0
-    assert gone(tmp_path / "stack", within=0)
+    assert all_end(tmp_path / "stack", within=0)
 
 
-def test_two_stacks_run_side_by_side_and_a_folder_in_use_says_so(tmp_path: Path) -> None:
+def test_two_stacks_run_side_by_side_and_a_folder_in_use_is_reported(tmp_path: Path) -> None:
     with LocalStack(tmp_path / "one") as one, LocalStack(tmp_path / "zwei, größer als eins") as two:
         assert one.kafka != two.kafka
         write(one.kafka, one.database_url, "one")
@@ -193,7 +193,7 @@ def test_a_broker_that_cannot_start_shows_its_last_lines(tmp_path: Path) -> None
     with pytest.raises(UserError, match="Kafka ended with code") as caught:
         LocalKafka(tmp_path).start()
     assert any("node" in line for line in caught.value.lines)
-    assert gone(tmp_path)
+    assert all_end(tmp_path)
 
 
 def test_a_folder_of_one_node_is_not_started_with_three(tmp_path: Path) -> None:

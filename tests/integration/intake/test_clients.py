@@ -26,7 +26,7 @@ from shared.contracts import envelope, ids
 from shared.contracts.events import CLIENT_CHANGED
 from shared.runtime.clock import SystemClock, to_text
 from tests.conftest import project_root
-from tests.support.intake_process import Intake, intake_of
+from tests.support.intake_process import Intake, running_intake
 from tests.support.processes import start_process
 from tests.support.servers import Servers
 
@@ -41,8 +41,8 @@ runpy.run_module("services.audit", run_name="__main__")
 ADMIN, EU_LEAD, CLERK = (ids.new_api_key("test") for _ in range(3))
 
 
-class House:
-    """An intake and the audit of its first region, and those who may administer them."""
+class IntakeAndAudit:
+    """Intake and the audit of its first region, with clients that may administer them."""
 
     def __init__(self, intake: Intake, audit_database: str) -> None:
         self.intake = intake
@@ -89,7 +89,7 @@ class House:
             except httpx.TransportError:
                 return False
 
-        await self.becomes(is_ready)
+        await self.wait_until(is_ready)
 
     async def end_audit(self, number: signal.Signals) -> None:
         assert self._audit is not None
@@ -97,7 +97,7 @@ class House:
         await asyncio.wait_for(self._audit.wait(), 30)
 
     async def restart(self) -> None:
-        """Kill both, and start them again."""
+        """Kill both services, and start them again."""
         assert self.intake.process is not None
         await self.end_audit(signal.SIGKILL)
         self.intake.process.kill()
@@ -108,8 +108,8 @@ class House:
         await self.intake.start(PIEPOWDER_CLIENTS_FILE=str(self.intake.folder / "admins.json"))
         await self.intake.ready()
 
-    async def becomes(self, true: Callable[[], Awaitable[bool]]) -> None:
-        await self.intake.becomes(true)
+    async def wait_until(self, true: Callable[[], Awaitable[bool]]) -> None:
+        await self.intake.wait_until(true)
 
     async def call(
         self, method: str, path: str, body: object = None, *, key: str | None = ADMIN, **headers: str
@@ -119,7 +119,7 @@ class House:
             given["Authorization"] = f"Bearer {key}"
         return await self.intake.http.request(method, path, headers=given, json=body)
 
-    async def made(self, name: str, **change: Any) -> dict[str, Any]:
+    async def create_client(self, name: str, **change: Any) -> dict[str, Any]:
         body = (
             {"name": name, "scopes": ["items:read", "audit:read"], "regions": [self.region]}
             | {"platforms": ["*"]}
@@ -130,16 +130,16 @@ class House:
         client: dict[str, Any] = answer.json()["client"]
         return client
 
-    async def key_of(self, name: str, **body: Any) -> dict[str, Any]:
+    async def create_key(self, name: str, **body: Any) -> dict[str, Any]:
         answer = await self.call("POST", f"/v1/clients/{name}/keys", body)
         assert answer.status_code == 201, answer.text
         shown: dict[str, Any] = answer.json()
         return shown
 
-    async def at_intake(self, key: str) -> int:
+    async def status_at_intake(self, key: str) -> int:
         return (await self.call("GET", "/v1/totals", key=key)).status_code
 
-    async def at_audit(self, key: str) -> int:
+    async def status_at_audit(self, key: str) -> int:
         headers = {"Authorization": f"Bearer {key}"}
         return (await self.http.get(f"http://127.0.0.1:{self._audit_port}/v1/totals", headers=headers)).status_code
 
@@ -156,197 +156,201 @@ class House:
 
 
 @pytest.fixture(scope="module")
-async def house(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def services(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[IntakeAndAudit]:
     name = f"clients{os.getpid()}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"CREATE DATABASE test_audit_{name}")
     folder: Path = tmp_path_factory.mktemp("clients")
     url = f"{servers.database_url.rpartition('/')[0]}/test_audit_{name}"
-    async with intake_of(
+    async with running_intake(
         servers, name, folder, _write_admins, PIEPOWDER_CLIENTS_FILE=str(folder / "admins.json")
     ) as intake:
-        house = House(intake, url)
-        await house.start_audit()
-        yield house
-        await house.end_audit(signal.SIGTERM)
-        await house.http.aclose()
+        services = IntakeAndAudit(intake, url)
+        await services.start_audit()
+        yield services
+        await services.end_audit(signal.SIGTERM)
+        await services.http.aclose()
     await admin.execute(f"DROP DATABASE test_audit_{name} WITH (FORCE)")
     await admin.close()
 
 
 def _write_admins(intake: Intake) -> None:
-    House(intake, "").write_file()
+    IntakeAndAudit(intake, "").write_file()
 
 
-async def test_a_key_works_in_every_service_soon_after_its_creation_and_not_after_its_revocation(house: House) -> None:
-    await house.made("roving")
-    first = await house.key_of("roving")
+async def test_a_key_works_in_every_service_soon_after_its_creation_and_not_after_its_revocation(
+    services: IntakeAndAudit,
+) -> None:
+    await services.create_client("roving")
+    first = await services.create_key("roving")
     assert first["in_force"] is True
     assert first["key"].startswith("pp_local_")
-    assert await house.at_intake(first["key"]) == 200
+    assert await services.status_at_intake(first["key"]) == 200
 
-    async def opens() -> bool:
-        return await house.at_audit(first["key"]) == 200
+    async def is_accepted() -> bool:
+        return await services.status_at_audit(first["key"]) == 200
 
-    await house.becomes(opens)
-    second = await house.key_of("roving")
-    revoked = await house.call("DELETE", f"/v1/clients/roving/keys/{first['key_id']}")
+    await services.wait_until(is_accepted)
+    second = await services.create_key("roving")
+    revoked = await services.call("DELETE", f"/v1/clients/roving/keys/{first['key_id']}")
     assert revoked.json()["in_force"] is True
     assert [key["state"] for key in revoked.json()["client"]["keys"]] == ["revoked", "live"]
-    assert await house.at_intake(first["key"]) == 401
+    assert await services.status_at_intake(first["key"]) == 401
     began = SystemClock().monotonic()
-    while await house.at_audit(first["key"]) == 200:
-        assert SystemClock().monotonic() - began < 5.0  # a moment, on a machine that others use too
+    while await services.status_at_audit(first["key"]) == 200:
+        assert SystemClock().monotonic() - began < 5.0  # usually much faster; the machine may be busy
         await asyncio.sleep(0.02)
-    again = await house.call("DELETE", f"/v1/clients/roving/keys/{first['key_id']}")
+    again = await services.call("DELETE", f"/v1/clients/roving/keys/{first['key_id']}")
     assert again.json()["client"]["revision"] == revoked.json()["client"]["revision"]
 
-    await house.restart()
-    assert [await house.at_intake(shown["key"]) for shown in (first, second)] == [401, 200]
-    assert [await house.at_audit(shown["key"]) for shown in (first, second)] == [401, 200]
+    await services.restart()
+    assert [await services.status_at_intake(shown["key"]) for shown in (first, second)] == [401, 200]
+    assert [await services.status_at_audit(shown["key"]) for shown in (first, second)] == [401, 200]
 
 
-async def test_the_event_of_a_new_client_is_complete_and_the_text_of_its_key_is_stored_nowhere(house: House) -> None:
+async def test_the_event_of_a_new_client_is_complete_and_its_key_is_stored_nowhere(services: IntakeAndAudit) -> None:
     limit = {"requests_per_second": 5, "burst": 7, "items_per_second": 0}
-    await house.made("told", description="for the tour", limit=limit)
-    shown = await house.key_of("told")
-    records = [r for r in await house.intake.records(house.intake.control) if r.key == b"client:told"]
+    await services.create_client("told", description="for the tour", limit=limit)
+    shown = await services.create_key("told")
+    records = [r for r in await services.intake.records(services.intake.control) if r.key == b"client:told"]
     events = [envelope.decode(record.headers, record.key, record.value) for record in records]
     assert [event.attributes.type for event in events] == [CLIENT_CHANGED] * 2
     assert [event.data.change for event in events] == ["created", "key_added"]
     assert [key.sha256 for key in events[-1].data.keys] == [ids.hash_api_key(shown["key"])]
     assert b"for the tour" not in records[-1].value
-    connection = await asyncpg.connect(house.intake.database_url)
+    connection = await asyncpg.connect(services.intake.database_url)
     rows = str(await connection.fetch("SELECT * FROM client_keys, clients"))
     outbox = await connection.fetchval("SELECT count(*) FROM outbox")
     await connection.close()
-    everything = rows + str(records) + house.intake.log.read_text()
+    everything = rows + str(records) + services.intake.log.read_text()
     assert shown["key"] not in everything
     assert shown["key"][10:] not in everything
     assert outbox == 0
-    called = await house.call("GET", "/v1/totals", key=shown["key"])
+    called = await services.call("GET", "/v1/totals", key=shown["key"])
     assert called.headers["ratelimit-policy"] == '"requests";q=7;w=2'
 
 
-async def test_a_repeated_creation_finds_the_client_and_another_client_of_that_name_is_rejected(house: House) -> None:
-    body = {"name": "twice", "scopes": ["items:read"], "regions": [house.region], "platforms": ["*"]}
-    first, second = [await house.call("POST", "/v1/clients", body) for _ in range(2)]
+async def test_a_repeated_creation_finds_the_client_and_another_client_of_that_name_is_rejected(
+    services: IntakeAndAudit,
+) -> None:
+    body = {"name": "twice", "scopes": ["items:read"], "regions": [services.region], "platforms": ["*"]}
+    first, second = [await services.call("POST", "/v1/clients", body) for _ in range(2)]
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json()["client"] == second.json()["client"]
-    other = await house.call("POST", "/v1/clients", body | {"scopes": ["items:write"]})
+    other = await services.call("POST", "/v1/clients", body | {"scopes": ["items:write"]})
     assert (other.status_code, other.json()["type"]) == (409, "urn:piepowder:problem:client-exists")
-    taken = await house.call("POST", "/v1/clients", body | {"name": "admin"})
+    taken = await services.call("POST", "/v1/clients", body | {"name": "admin"})
     assert (taken.status_code, "file" in taken.json()["detail"]) == (409, True)
 
 
-async def test_concurrent_creations_of_the_same_client_create_one(house: House) -> None:
+async def test_concurrent_creations_of_the_same_client_create_one(services: IntakeAndAudit) -> None:
     body = {"name": "rush", "scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
-    answers = await asyncio.gather(*(house.call("POST", "/v1/clients", body) for _ in range(8)))
+    answers = await asyncio.gather(*(services.call("POST", "/v1/clients", body) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
-    keys = await asyncio.gather(*(house.call("POST", "/v1/clients/rush/keys", {}) for _ in range(8)))
+    keys = await asyncio.gather(*(services.call("POST", "/v1/clients/rush/keys", {}) for _ in range(8)))
     assert sorted(answer.status_code for answer in keys) == [201] * 2 + [409] * 6
 
 
-async def test_a_repeated_idempotency_key_creates_one_key_and_returns_409(house: House) -> None:
-    await house.made("named")
+async def test_a_repeated_idempotency_key_creates_one_key_and_returns_409(services: IntakeAndAudit) -> None:
+    await services.create_client("named")
     named = {"idempotency_key": '"first"'}
-    made = await house.call("POST", "/v1/clients/named/keys", {}, **named)
+    made = await services.call("POST", "/v1/clients/named/keys", {}, **named)
     assert made.status_code == 201
     assert made.headers["cache-control"] == "no-store"
-    again = await house.call("POST", "/v1/clients/named/keys", {}, **named)
+    again = await services.call("POST", "/v1/clients/named/keys", {}, **named)
     assert (again.status_code, again.json()["type"]) == (409, "urn:piepowder:problem:key-shown-already")
     assert made.json()["key_id"] in again.json()["detail"]
-    other = await house.call("POST", "/v1/clients/named/keys", {"expires_at": "2099-01-01T00:00:00Z"}, **named)
+    other = await services.call("POST", "/v1/clients/named/keys", {"expires_at": "2099-01-01T00:00:00Z"}, **named)
     assert (other.status_code, other.json()["type"]) == (422, "urn:piepowder:problem:idempotency-key-reused")
     soon = {"expires_at": to_text(SystemClock().now() + timedelta(seconds=1))}
-    brief = await house.call("POST", "/v1/clients/named/keys", soon, idempotency_key='"brief"')
+    brief = await services.call("POST", "/v1/clients/named/keys", soon, idempotency_key='"brief"')
     assert brief.status_code == 201
 
-    async def has_ended() -> bool:
-        keys = (await house.call("GET", "/v1/clients/named/keys")).json()["keys"]
+    async def has_expired() -> bool:
+        keys = (await services.call("GET", "/v1/clients/named/keys")).json()["keys"]
         return [key["state"] for key in keys] == ["live", "expired"]
 
-    await house.becomes(has_ended)  # the answer was lost, and the caller is late
-    late = await house.call("POST", "/v1/clients/named/keys", soon, idempotency_key='"brief"')
+    await services.wait_until(has_expired)  # a late repetition, as after a lost response
+    late = await services.call("POST", "/v1/clients/named/keys", soon, idempotency_key='"brief"')
     assert (late.status_code, late.json()["type"]) == (409, "urn:piepowder:problem:key-shown-already")
     assert brief.json()["key_id"] in late.json()["detail"]
-    bad = await house.call("POST", "/v1/clients/named/keys", {}, idempotency_key="unquoted")
+    bad = await services.call("POST", "/v1/clients/named/keys", {}, idempotency_key="unquoted")
     assert (bad.status_code, bad.json()["errors"][0]["pointer"]) == (422, "/header/idempotency-key")
-    assert len((await house.call("GET", "/v1/clients/named/keys")).json()["keys"]) == 2
+    assert len((await services.call("GET", "/v1/clients/named/keys")).json()["keys"]) == 2
 
 
-async def test_a_new_key_can_set_the_expiry_of_the_previous_one(house: House) -> None:
-    await house.made("rotated")
-    first = await house.key_of("rotated", expires_at="2099-01-01T00:00:00Z")
+async def test_a_new_key_can_set_the_expiry_of_the_previous_one(services: IntakeAndAudit) -> None:
+    await services.create_client("rotated")
+    first = await services.create_key("rotated", expires_at="2099-01-01T00:00:00Z")
     soon = to_text(SystemClock().now() + timedelta(seconds=2))
-    second = await house.key_of("rotated", others_expire_at=soon)
-    assert [await house.at_intake(shown["key"]) for shown in (first, second)] == [200, 200]
-    keys = (await house.call("GET", "/v1/clients/rotated/keys")).json()["keys"]
+    second = await services.create_key("rotated", others_expire_at=soon)
+    assert [await services.status_at_intake(shown["key"]) for shown in (first, second)] == [200, 200]
+    keys = (await services.call("GET", "/v1/clients/rotated/keys")).json()["keys"]
     assert [key["expires_at"] for key in keys] == [soon, None]
 
-    async def has_ended() -> bool:
-        return await house.at_intake(first["key"]) == 401
+    async def has_expired() -> bool:
+        return await services.status_at_intake(first["key"]) == 401
 
-    await house.becomes(has_ended)
-    assert (await house.call("GET", "/v1/clients/rotated")).json()["keys"][0]["state"] == "expired"
-    assert (await house.key_of("rotated"))["key_id"] != second["key_id"]  # an ended key makes room
+    await services.wait_until(has_expired)
+    assert (await services.call("GET", "/v1/clients/rotated")).json()["keys"][0]["state"] == "expired"
+    assert (await services.create_key("rotated"))["key_id"] != second["key_id"]  # an expired key does not count
 
 
-async def test_a_change_applies_at_once_unless_another_change_came_first(house: House) -> None:
-    client = await house.made("changing", scopes=["items:read"])
-    key = (await house.key_of("changing"))["key"]
-    now = (await house.call("GET", "/v1/clients/changing")).json()
+async def test_a_change_applies_at_once_unless_another_change_came_first(services: IntakeAndAudit) -> None:
+    client = await services.create_client("changing", scopes=["items:read"])
+    key = (await services.create_key("changing"))["key"]
+    now = (await services.call("GET", "/v1/clients/changing")).json()
     assert now["revision"] > client["revision"]
-    stale = await house.call("PATCH", "/v1/clients/changing", {"regions": ["*"], "revision": client["revision"]})
+    stale = await services.call("PATCH", "/v1/clients/changing", {"regions": ["*"], "revision": client["revision"]})
     assert (stale.status_code, stale.json()["type"]) == (409, "urn:piepowder:problem:changed-meanwhile")
-    disabled = await house.call("PATCH", "/v1/clients/changing", {"state": "disabled", "revision": now["revision"]})
+    disabled = await services.call("PATCH", "/v1/clients/changing", {"state": "disabled", "revision": now["revision"]})
     assert disabled.json()["client"]["state"] == "disabled"
-    assert await house.at_intake(key) == 401
-    changed = await house.call(
+    assert await services.status_at_intake(key) == 401
+    changed = await services.call(
         "PATCH", "/v1/clients/changing", {"state": "active", "scopes": ["audit:read"], "limit": None}
     )
     assert changed.json()["client"]["scopes"] == ["audit:read"]
-    assert await house.at_intake(key) == 403
-    same = await house.call("PATCH", "/v1/clients/changing", {"scopes": ["audit:read"]})
+    assert await services.status_at_intake(key) == 403
+    same = await services.call("PATCH", "/v1/clients/changing", {"scopes": ["audit:read"]})
     assert same.json()["client"]["revision"] == changed.json()["client"]["revision"]
 
 
 async def test_rights_that_a_client_does_not_have_cannot_be_granted_and_every_visible_key_can_be_revoked(
-    house: House,
+    services: IntakeAndAudit,
 ) -> None:
-    await house.made("rich", scopes=["audit:read", "items:write"])
-    key_id = (await house.key_of("rich"))["key_id"]
-    body = {"name": "mine", "scopes": ["items:read"], "regions": [house.region], "platforms": ["*"]}
+    await services.create_client("rich", scopes=["audit:read", "items:write"])
+    key_id = (await services.create_key("rich"))["key_id"]
+    body = {"name": "mine", "scopes": ["items:read"], "regions": [services.region], "platforms": ["*"]}
     beyond = [
         ("POST", "/v1/clients", body | {"scopes": ["audit:read"]}, EU_LEAD, "/scopes"),
         ("POST", "/v1/clients", body | {"regions": ["*"]}, EU_LEAD, "/regions"),
-        ("POST", "/v1/clients", body | {"regions": [house.intake.south]}, EU_LEAD, "/regions"),
+        ("POST", "/v1/clients", body | {"regions": [services.intake.south]}, EU_LEAD, "/regions"),
         ("POST", "/v1/clients/rich/keys", {}, EU_LEAD, "/scopes"),
         ("POST", "/v1/clients/rich/keys", {}, CLERK, "/scopes"),
         ("PATCH", "/v1/clients/rich", {"scopes": ["audit:read", "control:publish"]}, CLERK, "/scopes"),
         ("PATCH", "/v1/clients/rich", {"regions": ["*"]}, EU_LEAD, "/regions"),
     ]
     for method, path, sent, key, pointer in beyond:
-        answer = await house.call(method, path, sent, key=key)
+        answer = await services.call(method, path, sent, key=key)
         found = answer.status_code, answer.json()["type"], answer.json()["errors"][0]["pointer"]
         assert found == (403, "urn:piepowder:problem:beyond-own-rights", pointer), (method, path, sent)
-    assert (await house.call("PATCH", "/v1/clients/rich", {"scopes": ["items:write"]}, key=CLERK)).status_code == 200
-    assert (await house.call("DELETE", f"/v1/clients/rich/keys/{key_id}", key=CLERK)).status_code == 200
-    assert (await house.call("PATCH", "/v1/clients/rich", {"state": "disabled"}, key=CLERK)).status_code == 200
+    assert (await services.call("PATCH", "/v1/clients/rich", {"scopes": ["items:write"]}, key=CLERK)).status_code == 200
+    assert (await services.call("DELETE", f"/v1/clients/rich/keys/{key_id}", key=CLERK)).status_code == 200
+    assert (await services.call("PATCH", "/v1/clients/rich", {"state": "disabled"}, key=CLERK)).status_code == 200
     slow = {"limit": {"requests_per_second": 1, "burst": 1}}
-    assert (await house.call("PATCH", "/v1/clients/rich", slow, key=CLERK)).status_code == 200
+    assert (await services.call("PATCH", "/v1/clients/rich", slow, key=CLERK)).status_code == 200
     for more in ({"state": "active"}, {"limit": None}, {"limit": {"requests_per_second": 1, "burst": 2}}):
-        refused = await house.call("PATCH", "/v1/clients/rich", more, key=CLERK)
+        refused = await services.call("PATCH", "/v1/clients/rich", more, key=CLERK)
         assert (refused.status_code, refused.json()["type"]) == (403, "urn:piepowder:problem:beyond-own-rights"), more
-    again = await house.call("PATCH", "/v1/clients/rich", {"state": "active", "limit": None})
+    again = await services.call("PATCH", "/v1/clients/rich", {"state": "active", "limit": None})
     assert (again.status_code, again.json()["client"]["state"]) == (200, "active")
 
 
-async def test_a_key_of_a_region_sees_only_clients_of_the_region(house: House) -> None:
-    await house.made("everywhere", regions=["*"])
-    await house.made("southern", regions=[house.intake.south])
-    await house.made("northern", regions=[house.region])
-    listed = (await house.call("GET", "/v1/clients?limit=200", key=EU_LEAD)).json()["clients"]
+async def test_a_key_of_a_region_sees_only_clients_of_the_region(services: IntakeAndAudit) -> None:
+    await services.create_client("everywhere", regions=["*"])
+    await services.create_client("southern", regions=[services.intake.south])
+    await services.create_client("northern", regions=[services.region])
+    listed = (await services.call("GET", "/v1/clients?limit=200", key=EU_LEAD)).json()["clients"]
     assert {"everywhere", "southern"}.isdisjoint(client["name"] for client in listed)
     assert "northern" in [client["name"] for client in listed]
     for name in ("everywhere", "southern", "nobody"):
@@ -357,23 +361,23 @@ async def test_a_key_of_a_region_sees_only_clients_of_the_region(house: House) -
             ("POST", f"/v1/clients/{name}/keys", {}),
             ("DELETE", f"/v1/clients/{name}/keys/9f86d081884c", None),
         ):
-            answer = await house.call(method, path, body, key=EU_LEAD)
+            answer = await services.call(method, path, body, key=EU_LEAD)
             assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:unknown-client")
 
 
-async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
+async def test_clients_are_listed_in_pages_by_name(services: IntakeAndAudit) -> None:
     for name in ("page-a", "page-b", "page-c"):
-        await house.made(name)
+        await services.create_client(name)
     names: list[str] = []
     cursor: str | None = ""
     while cursor is not None:
-        page = (await house.call("GET", f"/v1/clients?limit=2&cursor={cursor}")).json()
+        page = (await services.call("GET", f"/v1/clients?limit=2&cursor={cursor}")).json()
         names += [client["name"] for client in page["clients"]]
         cursor = page["next"]
     assert names == sorted(set(names))
     assert {"page-a", "page-b", "page-c"} <= set(names)
-    assert (await house.call("GET", "/v1/clients?state=disabled")).json()["clients"] == [
-        client for client in (await house.call("GET", "/v1/clients?limit=200")).json()["clients"]
+    assert (await services.call("GET", "/v1/clients?state=disabled")).json()["clients"] == [
+        client for client in (await services.call("GET", "/v1/clients?limit=200")).json()["clients"]
         if client["state"] == "disabled"
     ]  # fmt: skip
 
@@ -428,18 +432,18 @@ async def test_clients_are_listed_in_pages_by_name(house: House) -> None:
     ],
 )
 async def test_invalid_input_is_rejected_with_pointers_and_changes_nothing(  # noqa: PLR0917 - the table's columns
-    house: House, method: str, path: str, body: Any, status: int, pointer: str | None
+    services: IntakeAndAudit, method: str, path: str, body: Any, status: int, pointer: str | None
 ) -> None:
     sound = {"scopes": ["items:read"], "regions": ["*"], "platforms": ["*"]}
-    await house.call("POST", "/v1/clients", {"name": "bad"} | sound)
-    await house.call("POST", "/v1/clients", {"name": "tied"} | sound | {"platforms": ["shop"]})
+    await services.call("POST", "/v1/clients", {"name": "bad"} | sound)
+    await services.call("POST", "/v1/clients", {"name": "tied"} | sound | {"platforms": ["shop"]})
     if path == "/v1/clients" and isinstance(body, dict):
         body = {"name": "worse"} | sound | body
-    answer = await house.call(method, path, body)
+    answer = await services.call(method, path, body)
     assert answer.status_code == status, answer.text
     if pointer is not None:
         assert answer.json()["errors"][0]["pointer"] == pointer
-    assert (await house.call("GET", "/v1/clients/worse")).status_code == 404
+    assert (await services.call("GET", "/v1/clients/worse")).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -453,62 +457,71 @@ async def test_invalid_input_is_rejected_with_pointers_and_changes_nothing(  # n
     ],
 )
 async def test_duplicate_names_and_truncated_bodies_are_rejected_with_pointers(  # noqa: PLR0917 - the table's columns
-    house: House, method: str, path: str, text: bytes, status: int, pointer: str
+    services: IntakeAndAudit, method: str, path: str, text: bytes, status: int, pointer: str
 ) -> None:
     headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
-    answer = await house.intake.http.request(method, path, content=text, headers=headers)
+    answer = await services.intake.http.request(method, path, content=text, headers=headers)
     problem = answer.json()
     assert (answer.status_code, [error["pointer"] for error in problem["errors"]]) == (status, [pointer])
     assert problem["detail"] != problem["title"]
-    assert (await house.call("GET", "/v1/clients/two")).status_code == 404
+    assert (await services.call("GET", "/v1/clients/two")).status_code == 404
 
 
-async def test_every_response_has_the_rate_limit_and_a_batch_is_charged_afterwards(house: House) -> None:
+async def test_every_response_has_the_rate_limit_and_a_batch_is_charged_afterwards(services: IntakeAndAudit) -> None:
     limit = {"requests_per_second": 1, "burst": 30, "items_per_second": 5}
-    await house.made("poster", scopes=["items:write"], limit=limit)
-    headers = {"Authorization": f"Bearer {(await house.key_of('poster'))['key']}"}
-    item = house.intake.post(markets=["DE"])
-    posted = await house.intake.http.post("/v1/items", json=item, headers=headers)
+    await services.create_client("poster", scopes=["items:write"], limit=limit)
+    headers = {"Authorization": f"Bearer {(await services.create_key('poster'))['key']}"}
+    item = services.intake.post(markets=["DE"])
+    posted = await services.intake.http.post("/v1/items", json=item, headers=headers)
     assert posted.status_code == 202, posted.text
     assert posted.headers["ratelimit-policy"] == '"requests";q=30;w=30, "items";q=5;w=1'
     assert posted.headers["ratelimit"].startswith('"requests";r=29;t=1, "items";r=4')
     lines = "\n".join(json.dumps(item | {"id": f"B{n}"}) for n in range(40))
     kind = {"Content-Type": "application/x-ndjson"}
-    batch = await house.intake.http.post("/v1/items/batch", content=lines, headers=headers | kind)
+    batch = await services.intake.http.post("/v1/items/batch", content=lines, headers=headers | kind)
     assert {json.loads(line)["status"] for line in batch.text.splitlines()} == {202}
-    refused = await house.intake.http.post("/v1/items", json=item, headers=headers)
+    refused = await services.intake.http.post("/v1/items", json=item, headers=headers)
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:piepowder:problem:rate-limited")
     assert 5 <= int(refused.headers["retry-after"]) <= 8
     assert refused.headers["ratelimit"].startswith('"requests";r=2')
 
 
-async def test_rejected_lines_of_a_batch_count_as_refused_accesses(house: House) -> None:
-    await house.made("near", scopes=["items:write"])
-    headers = {"Authorization": f"Bearer {(await house.key_of('near'))['key']}", "Content-Type": "application/x-ndjson"}
-    lines = "\n".join(json.dumps(house.intake.post(id=f"N{n}", markets=[m])) for n, m in enumerate(["DE", "US", "US"]))
-    batch = await house.intake.http.post("/v1/items/batch", content=lines, headers=headers)
+async def test_rejected_lines_of_a_batch_count_as_refused_accesses(services: IntakeAndAudit) -> None:
+    await services.create_client("near", scopes=["items:write"])
+    headers = {
+        "Authorization": f"Bearer {(await services.create_key('near'))['key']}",
+        "Content-Type": "application/x-ndjson",
+    }
+    lines = "\n".join(
+        json.dumps(services.intake.post(id=f"N{n}", markets=[m])) for n, m in enumerate(["DE", "US", "US"])
+    )
+    batch = await services.intake.http.post("/v1/items/batch", content=lines, headers=headers)
     assert [json.loads(line)["status"] for line in batch.text.splitlines()] == [202, 403, 403]
 
-    async def told() -> bool:
-        refused = [event["data"] for event in await house.audited() if event["type"] == "piepowder.access.refused.v1"]
+    async def is_logged() -> bool:
+        refused = [
+            event["data"] for event in await services.audited() if event["type"] == "piepowder.access.refused.v1"
+        ]
         return [(one["route"], one["count"]) for one in refused if one.get("client") == "near"] == [
             ("/v1/items/batch", 2)
         ]
 
-    await house.becomes(told)
+    await services.wait_until(is_logged)
 
 
-async def test_the_audit_log_has_refused_accesses_and_used_keys_and_a_key_has_its_last_use(house: House) -> None:
-    await house.made("watched")
-    shown = await house.key_of("watched")
-    assert await house.at_intake(shown["key"]) == 200
+async def test_the_audit_log_has_refused_accesses_and_used_keys_and_a_key_has_its_last_use(
+    services: IntakeAndAudit,
+) -> None:
+    await services.create_client("watched")
+    shown = await services.create_key("watched")
+    assert await services.status_at_intake(shown["key"]) == 200
     for _ in range(3):
-        assert (await house.call("GET", "/v1/clients", key=shown["key"])).status_code == 403
-    assert (await house.call("GET", "/v1/clients/secret-path", key=ids.new_api_key("test"))).status_code == 401
-    assert await house.at_audit("pp_nonsense") == 401
+        assert (await services.call("GET", "/v1/clients", key=shown["key"])).status_code == 403
+    assert (await services.call("GET", "/v1/clients/secret-path", key=ids.new_api_key("test"))).status_code == 401
+    assert await services.status_at_audit("pp_nonsense") == 401
 
-    async def told() -> bool:
-        found = [event["data"] for event in await house.audited() if event["type"] == "piepowder.access.refused.v1"]
+    async def is_logged() -> bool:
+        found = [event["data"] for event in await services.audited() if event["type"] == "piepowder.access.refused.v1"]
         kinds = {(one["service"], one["reason"], one.get("client", ""), one["route"]): one for one in found}
         refused = kinds.get(("intake", "missing-scope", "watched", "/v1/clients"), {})
         return (
@@ -518,26 +531,26 @@ async def test_the_audit_log_has_refused_accesses_and_used_keys_and_a_key_has_it
             and ("audit", "mistyped-key", "", "/v1/totals") in kinds
         )
 
-    await house.becomes(told)
-    assert await house.intake.stop() == 0  # what it has not told by then, it tells now
-    await house.start_intake()
+    await services.wait_until(is_logged)
+    assert await services.intake.stop() == 0  # a stop publishes the remaining access events
+    await services.start_intake()
 
     async def noted() -> bool:
-        key = (await house.call("GET", "/v1/clients/watched")).json()["keys"][0]
+        key = (await services.call("GET", "/v1/clients/watched")).json()["keys"][0]
         return key["last_used_at"] is not None
 
-    await house.becomes(noted)
-    uses = [event["data"] for event in await house.audited() if event["type"] == "piepowder.access.used.v1"]
-    calls = [use for told_ in uses for use in told_["keys"] if use["key"] == shown["key_id"]]
+    await services.wait_until(noted)
+    uses = [event["data"] for event in await services.audited() if event["type"] == "piepowder.access.used.v1"]
+    calls = [use for event in uses for use in event["keys"] if use["key"] == shown["key_id"]]
     assert sum(use["calls"] for use in calls) == 4
 
 
-async def test_the_commands_of_the_documented_tour_work(house: House) -> None:
+async def test_the_commands_of_the_documented_tour_work(services: IntakeAndAudit) -> None:
     """Each `curl` of docs/architecture/clients.md, in order, with the sample's names."""
     page = (project_root() / "docs" / "architecture" / "clients.md").read_text()
     lines = page.partition("## A tour\n")[2].partition("\n## ")[0]
     block = lines.partition("```\n")[2].partition("```")[0]
-    script = f"set -eu\nPIEPOWDER_INTAKE_URL={str(house.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
+    script = f"set -eu\nPIEPOWDER_INTAKE_URL={str(services.intake.http.base_url).rstrip('/')}\nKEY={ADMIN}\n{block}"
     process = await start_process("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()

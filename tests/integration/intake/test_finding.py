@@ -9,7 +9,7 @@ import pytest
 
 from shared.contracts import topics
 from shared.contracts.events import CASE_OPENED, DECISION_MADE
-from tests.support.intake_process import Intake, case_of, decision_on, intake_of
+from tests.support.intake_process import Intake, case_of, decision_on, running_intake
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(scope="module")
 async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
-    async with intake_of(servers, f"find{os.getpid()}", tmp_path_factory.mktemp("finding")) as running:
+    async with running_intake(servers, f"find{os.getpid()}", tmp_path_factory.mktemp("finding")) as running:
         yield running
 
 
@@ -48,17 +48,17 @@ async def posted(intake: Intake, *, key: str = "all", **change: Any) -> str:
 
 async def decide(intake: Intake, item_id: str, subject: str, *regions: str) -> None:
     for region in regions:
-        await intake.tell(topics.cases(region), region, CASE_OPENED, case_of(item_id), subject)
-        await intake.tell(topics.decisions(region), region, DECISION_MADE, decision_on(item_id), subject)
+        await intake.publish(topics.cases(region), region, CASE_OPENED, case_of(item_id), subject)
+        await intake.publish(topics.decisions(region), region, DECISION_MADE, decision_on(item_id), subject)
 
 
 async def test_a_subject_lists_all_versions_with_their_decisions_by_region(intake: Intake) -> None:
     versions = [await posted(intake, id="a/b:c ä", version=n) for n in (1, 2, 3)]
     for item_id in versions:
         for region in (intake.north, intake.south):
-            await intake.has_status(item_id, region, "submitted")
+            await intake.wait_for_status(item_id, region, "submitted")
     await decide(intake, versions[0], "shop:product:a/b:c ä", intake.north)
-    await intake.has_status(versions[0], intake.north, "rejected")
+    await intake.wait_for_status(versions[0], intake.north, "rejected")
     path = "/v1/subjects/shop/product/a/b:c%20%C3%A4"
     answer = await listed(intake, path)
     assert answer["subject"] == "shop:product:a/b:c ä"
@@ -82,7 +82,7 @@ async def test_a_client_finds_only_its_own_items_by_reference(intake: Intake) ->
     mine = [await posted(intake, id=f"ref-{n}", reference="import 1", markets=["DE"]) for n in range(5)]
     theirs = await posted(intake, id="ref-5", reference="import 1", markets=["DE"], key="northern")
     for item_id in (*mine, theirs):
-        await intake.has_status(item_id, intake.north, "submitted")
+        await intake.wait_for_status(item_id, intake.north, "submitted")
     assert await ids_of(intake, reference="import 1", limit=2) == mine[::-1]
     assert await ids_of(intake, reference="import 1", key="northern") == [theirs]
     assert await ids_of(intake, reference="import 2") == []
@@ -104,9 +104,9 @@ async def test_lists_contain_the_matching_items_newest_first(intake: Intake) -> 
         for n in range(8)
     }
     for n, item_id in items.items():
-        await intake.has_status(item_id, (intake.north, intake.south)[n // 2 % 2], "submitted")
+        await intake.wait_for_status(item_id, (intake.north, intake.south)[n // 2 % 2], "submitted")
     await decide(intake, items[1], "fair:seller:list-1", intake.north)
-    await intake.has_status(items[1], intake.north, "rejected")
+    await intake.wait_for_status(items[1], intake.north, "rejected")
 
     async def numbers(**params: Any) -> list[int]:
         known = {item_id: n for n, item_id in items.items()}
@@ -159,8 +159,10 @@ async def test_an_invalid_query_parameter_is_reported_with_its_pointer(
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (status, pointer), answer.text
 
 
-async def waits(intake: Intake, path: str, seconds: int, *, key: str = "all") -> tuple[str, dict[str, Any], float]:
-    """What was applied, the answer, and how long it took."""
+async def get_with_wait(
+    intake: Intake, path: str, seconds: int, *, key: str = "all"
+) -> tuple[str, dict[str, Any], float]:
+    """GET with a wait; return the Preference-Applied header, the response and the seconds that it took."""
     headers = {"Authorization": f"Bearer {intake.keys[key]}", "Prefer": f"wait={seconds}"}
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -170,7 +172,7 @@ async def waits(intake: Intake, path: str, seconds: int, *, key: str = "all") ->
 
 async def test_a_long_poll_waits_until_the_item_is_decided_in_every_region(intake: Intake) -> None:
     item_id = await posted(intake, id="awaited")
-    call = asyncio.create_task(waits(intake, f"/v1/items/{item_id}", 30))
+    call = asyncio.create_task(get_with_wait(intake, f"/v1/items/{item_id}", 30))
     for region in (intake.north, intake.south):
         await asyncio.sleep(0.3)
         assert not call.done()
@@ -178,23 +180,23 @@ async def test_a_long_poll_waits_until_the_item_is_decided_in_every_region(intak
     applied, answer, seconds = await asyncio.wait_for(call, 20)
     assert (applied, seconds < 20) == ("wait=30", True)
     assert {status["status"] for status in answer["regions"].values()} == {"rejected"}
-    applied, _, seconds = await waits(intake, f"/v1/items/{item_id}", 30)
+    applied, _, seconds = await get_with_wait(intake, f"/v1/items/{item_id}", 30)
     assert (applied, seconds < 10) == ("wait=30", True)
 
 
 async def test_a_long_poll_without_a_decision_returns_the_status_in_time(intake: Intake) -> None:
     item_id = await posted(intake, id="undecided")
-    applied, answer, seconds = await waits(intake, f"/v1/items/{item_id}", 1)
+    applied, answer, seconds = await get_with_wait(intake, f"/v1/items/{item_id}", 1)
     assert (applied, answer["item_id"], 1 <= seconds < 10) == ("wait=1", item_id, True)
     nobody = "0" * 8 + "-0000-5000-8000-" + "0" * 12
-    applied, answer, seconds = await waits(intake, f"/v1/items/{nobody}", 1)
+    applied, answer, seconds = await get_with_wait(intake, f"/v1/items/{nobody}", 1)
     assert (answer["status"], 1 <= seconds < 10) == (404, True)
 
 
 async def test_a_long_poll_waits_only_for_the_regions_of_the_key(intake: Intake) -> None:
     item_id = await posted(intake, id="half")
     await decide(intake, item_id, "shop:product:half", intake.north)
-    _, answer, seconds = await waits(intake, f"/v1/items/{item_id}", 30, key="northern")
+    _, answer, seconds = await get_with_wait(intake, f"/v1/items/{item_id}", 30, key="northern")
     assert (answer["regions"].keys(), seconds < 20) == ({intake.north}, True)
 
 

@@ -28,7 +28,16 @@ from shared.contracts.events import (
 )
 from shared.kafka.producer import record
 from tests.support import intake_complaints
-from tests.support.intake_process import Intake, becomes, decision, intake_of, now, post, rejected, told
+from tests.support.intake_process import (
+    Intake,
+    decision,
+    now,
+    post,
+    publish_case_event,
+    rejected_item,
+    running_intake,
+    wait_for_complaint,
+)
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
@@ -37,7 +46,7 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(scope="module")
 async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
     folder = tmp_path_factory.mktemp("notices")
-    async with intake_of(servers, f"notices{os.getpid()}", folder) as running:
+    async with running_intake(servers, f"notices{os.getpid()}", folder) as running:
         yield running
 
 
@@ -60,7 +69,7 @@ async def test_the_status_of_a_notice_is_updated_by_region_until_its_decision(in
     north = intake.north
     receipt = (await post(intake, "notices", intake_complaints.notice(id="n2"))).json()
     notice_id = receipt["notice_id"]
-    await becomes(intake, "notices", notice_id, north, "submitted")
+    await wait_for_complaint(intake, "notices", notice_id, north, "submitted")
     opened = CaseOpened(
         case_id=ids.case_id(notice_id, north, "notice"),
         case_type="notice",
@@ -76,11 +85,11 @@ async def test_the_status_of_a_notice_is_updated_by_region_until_its_decision(in
         trace=Trace(policy_set="ps-1", operating_model="om-1"),
         item=Item(markets=["DE"]),
     )
-    await intake.tell(topics.cases(north), north, CASE_OPENED, opened, "shop:product:n2")
-    assert (await becomes(intake, "notices", notice_id, north, "in_review"))["queue"] == "notices"
+    await intake.publish(topics.cases(north), north, CASE_OPENED, opened, "shop:product:n2")
+    assert (await wait_for_complaint(intake, "notices", notice_id, north, "in_review"))["queue"] == "notices"
     made = decision(notice_id, north, "n2", case_type="notice", action="approve")
-    await told(intake, north, DECISION_MADE, made)
-    shown = await becomes(intake, "notices", notice_id, north, "decided")
+    await publish_case_event(intake, north, DECISION_MADE, made)
+    shown = await wait_for_complaint(intake, "notices", notice_id, north, "decided")
     assert (shown["decision"]["action"], shown["decision"]["decision_id"]) == ("approve", made.decision_id)
     answer = (await intake.get(f"/v1/notices/{notice_id}")).json()
     assert (answer["subject"], answer["reference"]) == ("shop:product:n2", "report-1")
@@ -98,10 +107,10 @@ async def test_other_content_with_the_same_reference_is_a_conflict_and_the_first
     other = await post(intake, "notices", intake_complaints.notice(id="n3", ground="fraud"))
     assert (other.status_code, other.json()["notice_id"]) == (202, first["notice_id"])
 
-    async def known() -> bool:
+    async def has_conflict() -> bool:
         return bool((await intake.get(f"/v1/notices/{first['notice_id']}")).json().get("conflict"))
 
-    await intake.becomes(known)
+    await intake.wait_until(has_conflict)
 
 
 async def test_other_content_with_the_same_reference_in_another_region_is_a_conflict_too(intake: Intake) -> None:
@@ -110,19 +119,19 @@ async def test_other_content_with_the_same_reference_in_another_region_is_a_conf
     assert (await post(intake, "notices", body)).json()["notice_id"] == first["notice_id"]
     path = f"/v1/notices/{first['notice_id']}"
 
-    async def known() -> bool:
+    async def has_conflict() -> bool:
         return bool((await intake.get(path)).json().get("conflict"))
 
-    await intake.becomes(known)
+    await intake.wait_until(has_conflict)
     assert "conflict" not in (await intake.get(path, key="shop-north")).json()
 
 
 async def test_only_the_client_that_submitted_a_notice_can_read_it_with_any_of_its_keys(intake: Intake) -> None:
     notice_id = (await post(intake, "notices", intake_complaints.notice(id="n8", markets=["DE"]))).json()["notice_id"]
-    body = intake_complaints.appeal(item_id=await rejected(intake, "a8"))
+    body = intake_complaints.appeal(item_id=await rejected_item(intake, "a8"))
     appeal_id = (await post(intake, "appeals", body)).json()["appeal_id"]
     for what, of, own in (("notices", notice_id, "report-1"), ("appeals", appeal_id, "complaint-1")):
-        await becomes(intake, what, of, intake.north, "submitted")
+        await wait_for_complaint(intake, what, of, intake.north, "submitted")
         answers = [(await intake.get(f"/v1/{what}/{of}", key=key)).json() for key in ("all", "shop-north")]
         assert answers[0].keys() == answers[1].keys()
         assert [answer["reference"] for answer in answers] == [own, own]
@@ -133,8 +142,8 @@ async def test_only_the_client_that_submitted_a_notice_can_read_it_with_any_of_i
 
 async def test_an_appeal_leads_to_a_decision_that_replaces_the_first_one(intake: Intake) -> None:
     north = intake.north
-    item_id = await rejected(intake, "a1")
-    body = intake_complaints.appeal(item_id=item_id)  # it is waited for: the status may not know of it yet
+    item_id = await rejected_item(intake, "a1")
+    body = intake_complaints.appeal(item_id=item_id)  # the status may not have the decision yet: the call waits for it
     answers = [await post(intake, "appeals", body) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202], answers[0].text
     receipt = answers[0].json()
@@ -148,16 +157,20 @@ async def test_an_appeal_leads_to_a_decision_that_replaces_the_first_one(intake:
     assert appealed[0].attributes.causation_id == ids.event_id(case_id, DECISION_MADE, 1)
     assert submitted.attributes.id == ids.event_id(item_id, ITEM_SUBMITTED, north)
     appeal_id = receipt["appeal_id"]
-    await becomes(intake, "appeals", appeal_id, north, "submitted")
+    await wait_for_complaint(intake, "appeals", appeal_id, north, "submitted")
 
     second = await post(intake, "appeals", body | {"reference": "complaint-2"})
     assert (second.status_code, second.json()["type"]) == (409, "urn:piepowder:problem:appeal-open")
 
     made = decision(appeal_id, north, "a1", case_type="appeal", action="overturn")
-    await told(intake, north, DECISION_MADE, made)
-    await told(intake, north, DECISION_REPLACED, decision(item_id, north, "a1", action="approve", n=2), n=2)
-    assert (await becomes(intake, "appeals", appeal_id, north, "decided"))["decision"]["action"] == "overturn"
-    await intake.has_status(item_id, north, "approved")
+    await publish_case_event(intake, north, DECISION_MADE, made)
+    await publish_case_event(
+        intake, north, DECISION_REPLACED, decision(item_id, north, "a1", action="approve", n=2), n=2
+    )
+    assert (await wait_for_complaint(intake, "appeals", appeal_id, north, "decided"))["decision"][
+        "action"
+    ] == "overturn"
+    await intake.wait_for_status(item_id, north, "approved")
     shown = await intake.status(item_id, north)
     assert shown["decision"]["decision_id"] == ids.decision_id(case_id, 2)
     answer = (await intake.get(f"/v1/appeals/{appeal_id}")).json()
@@ -176,19 +189,19 @@ async def test_a_notifier_identifies_the_contested_decision_by_its_id_or_by_the_
     receipt = (await post(intake, "notices", intake_complaints.notice(id="a2", markets=["DE"]))).json()
     notice_id = receipt["notice_id"]
     made = decision(notice_id, north, "a2", case_type="notice", action="approve")
-    await told(intake, north, DECISION_MADE, made)
+    await publish_case_event(intake, north, DECISION_MADE, made)
     body = intake_complaints.appeal(appellant={"kind": "notifier"})
     not_theirs = await post(intake, "appeals", body | {"notice_id": notice_id}, key="northern")
     assert (not_theirs.status_code, not_theirs.json()["type"]) == (404, "urn:piepowder:problem:not-found")
     by_notice = await post(intake, "appeals", body | {"notice_id": notice_id})
     assert (by_notice.status_code, by_notice.json()["decision_id"]) == (202, made.decision_id), by_notice.text
     appeal_id = by_notice.json()["appeal_id"]
-    await becomes(intake, "appeals", appeal_id, north, "submitted")
+    await wait_for_complaint(intake, "appeals", appeal_id, north, "submitted")
     assert (await intake.get(f"/v1/appeals/{appeal_id}")).json()["notice_id"] == notice_id
     case_id = ids.case_id(appeal_id, north, "appeal")
     closed = CaseClosed(case_id=case_id, case_type="appeal", item_id=appeal_id, reason="duplicate")
-    await told(intake, north, CASE_CLOSED, closed)
-    assert (await becomes(intake, "appeals", appeal_id, north, "closed"))["reason"] == "duplicate"
+    await publish_case_event(intake, north, CASE_CLOSED, closed)
+    assert (await wait_for_complaint(intake, "appeals", appeal_id, north, "closed"))["reason"] == "duplicate"
     by_decision = await post(intake, "appeals", body | {"decision_id": made.decision_id, "reference": "again"})
     assert by_decision.status_code == 202, by_decision.text
 
@@ -206,8 +219,8 @@ async def test_undecided_and_unknown_items_get_different_and_certain_errors(inta
 async def test_nobody_can_appeal_against_the_approval_of_an_item(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="a7", markets=["DE"]))).json()["item_id"]
     made = decision(item_id, intake.north, "a7", action="approve")
-    await told(intake, intake.north, DECISION_MADE, made)
-    await intake.has_status(item_id, intake.north, "approved")
+    await publish_case_event(intake, intake.north, DECISION_MADE, made)
+    await intake.wait_for_status(item_id, intake.north, "approved")
     by_item = await post(intake, "appeals", intake_complaints.appeal(item_id=item_id))
     assert (by_item.status_code, by_item.json()["errors"][0]["pointer"]) == (422, "/appellant/kind")
     by_decision = await post(intake, "appeals", intake_complaints.appeal(decision_id=made.decision_id))
@@ -215,8 +228,8 @@ async def test_nobody_can_appeal_against_the_approval_of_an_item(intake: Intake)
 
 
 async def test_a_key_cannot_see_decisions_of_other_regions_and_must_name_one_of_several_regions(intake: Intake) -> None:
-    item_id = await rejected(intake, "a4", markets=("DE", "US"))
-    await intake.has_status(item_id, intake.north, "rejected")
+    item_id = await rejected_item(intake, "a4", markets=("DE", "US"))
+    await intake.wait_for_status(item_id, intake.north, "rejected")
     about = {"item_id": item_id}
     which = await post(intake, "appeals", intake_complaints.appeal(**about))
     assert (which.status_code, which.json()["errors"][0]["pointer"]) == (422, "/region")
@@ -271,7 +284,7 @@ async def test_invalid_input_gets_a_problem_with_pointers(
 
 async def test_a_key_sees_only_notices_of_its_client_in_its_regions(intake: Intake) -> None:
     receipt = (await post(intake, "notices", intake_complaints.notice(id="n5"))).json()
-    await becomes(intake, "notices", receipt["notice_id"], intake.north, "submitted")
+    await wait_for_complaint(intake, "notices", receipt["notice_id"], intake.north, "submitted")
     path = f"/v1/notices/{receipt['notice_id']}"
     assert (await intake.get(path, key="nowhere")).status_code in (403, 404)
     assert (await intake.get(path, key="reader")).status_code == 403
@@ -292,7 +305,7 @@ async def test_every_route_is_documented_with_its_errors_and_valid_examples(inta
             assert all({"example", "examples"} & content.keys() for of in contents for content in of.values()), path
     example = document["paths"]["/v1/notices"]["post"]["requestBody"]["content"]["application/json"]["example"]
     assert (await post(intake, "notices", example)).status_code == 202
-    item_id = await rejected(intake, "documented")
+    item_id = await rejected_item(intake, "documented")
     example = document["paths"]["/v1/appeals"]["post"]["requestBody"]["content"]["application/json"]["example"]
     about = ids.decision_id(ids.case_id(item_id, intake.north, "item"), 1)
     assert (await post(intake, "appeals", example | {"decision_id": about})).status_code == 202

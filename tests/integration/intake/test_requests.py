@@ -35,11 +35,11 @@ _PROGRAM = """
 import runpy, sys
 from shared.contracts import topics
 from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # a control topic of the test's own
+topics.CONTROL = sys.argv.pop(1)  # the test's own control topic
 runpy.run_module(sys.argv[1], run_name="__main__")
 """
 _REQUESTS = frozenset({"requests:read", "requests:write", "requests:decide", "requests:deploy"})
-_AT_ONCE = 14  # fewer calls than intake deals with at a time
+_AT_ONCE = 14  # fewer than the calls that intake handles at a time
 _SCOPES = {
     "author": _REQUESTS,
     "lead-a": _REQUESTS,
@@ -50,8 +50,8 @@ _SCOPES = {
 }
 
 
-class Town:
-    """Intake, the router and an audit, with two regions."""
+class RequestServices:
+    """Intake and the router of two regions, and the audit of the first region."""
 
     def __init__(self, servers: Servers, folder: Path) -> None:
         name = f"q{os.getpid()}"
@@ -109,7 +109,7 @@ class Town:
             process.send_signal(with_signal)
         await asyncio.wait_for(process.wait(), 30)
 
-    async def answers(self, kind: str, until: Callable[[dict[str, Any]], bool]) -> None:
+    async def wait_until(self, kind: str, until: Callable[[dict[str, Any]], bool]) -> None:
         try:
             async with asyncio.timeout(60):
                 while not until(await self._readyz(kind)):  # noqa: ASYNC110 - another process
@@ -138,8 +138,8 @@ class Town:
         given = body(**{"regions": self.regions, "markets": ["DE", "US"]} | change)
         return await self.call("POST", "/requests", given, idempotency_key=f'"{key}"')
 
-    async def told(self, region: str, request_id: str, wanted: int) -> list[Event[Any]]:
-        """What the region was told of a request, from its first event to the one numbered `wanted`."""
+    async def events_of(self, region: str, request_id: str, wanted: int) -> list[Event[Any]]:
+        """The events of a request in a region, from the first one to version `wanted`."""
         consumer = AIOKafkaConsumer(
             topics.requests(region), bootstrap_servers=self.servers.kafka, auto_offset_reset="earliest"
         )
@@ -157,41 +157,43 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-async def town(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
-    town = Town(servers, tmp_path_factory.mktemp("town"))
-    await town.prepare()
+async def services(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RequestServices]:
+    services = RequestServices(servers, tmp_path_factory.mktemp("services"))
+    await services.prepare()
     for kind in ("router", "intake", "audit"):
-        await town.start(kind)
+        await services.start(kind)
     try:
-        await town.answers("router", lambda state: "in force" in state["conditions"].get("control", ""))
+        await services.wait_until("router", lambda state: "in force" in state["conditions"].get("control", ""))
         queues = [{"id": "general", "service_level_minutes": 60}, {"id": "brands", "service_level_minutes": 60}]
-        markets = zip(town.regions, (["DE", "FR"], ["US"]), strict=True)
+        markets = zip(services.regions, (["DE", "FR"], ["US"]), strict=True)
         regions = [{"id": r, "markets": m, "queues": queues, "default_queue": "general"} for r, m in markets]
         published = {
             "operating_model": {"regions": regions},
             "policy_set": {"policies": [], "default_verdict": "approve"},
         }
-        answer = await town.call("POST", "/control", published, by="admin", to="router")
+        answer = await services.call("POST", "/control", published, by="admin", to="router")
         assert answer.status_code == 200, answer.text
-        await town.answers("intake", lambda state: bool(state["ready"]))
-        yield town
+        await services.wait_until("intake", lambda state: bool(state["ready"]))
+        yield services
     finally:
-        for kind in town.processes:
-            await town.end(kind, signal.SIGKILL)
-        await town.http.aclose()
+        for kind in services.processes:
+            await services.end(kind, signal.SIGKILL)
+        await services.http.aclose()
 
 
-async def test_every_step_of_a_request_is_published_in_its_regions_and_in_the_audit_log(town: Town) -> None:
+async def test_every_step_of_a_request_is_published_in_its_regions_and_in_the_audit_log(
+    services: RequestServices,
+) -> None:
     """Promises 4 and 6: every state change is an event, in order, and in the log exactly once."""
-    drafted = await town.draft("life")
+    drafted = await services.draft("life")
     assert drafted.status_code == 201, drafted.text
     check = drafted.json()["check"]
     assert (check["verdict"], check["differences"]) == ("fits", [{"what": "policies/a", "how": "added"}])
     assert check["policy_set"].startswith("ps-1-")
     path = f"/requests/{drafted.json()['request_id']}"
-    changed = await town.call("PATCH", path, {"title": "Look at all lamps"}, if_match=drafted.headers["etag"])
+    changed = await services.call("PATCH", path, {"title": "Look at all lamps"}, if_match=drafted.headers["etag"])
     assert changed.headers["etag"] == '"2"'
-    said = await town.call("POST", f"{path}/comments", {"text": "Why?"}, by="lead-a", idempotency_key='"1"')
+    said = await services.call("POST", f"{path}/comments", {"text": "Why?"}, by="lead-a", idempotency_key='"1"')
     assert said.status_code == 201
     for command, by, state in [
         ("submit", "author", "submitted"),
@@ -200,34 +202,36 @@ async def test_every_step_of_a_request_is_published_in_its_regions_and_in_the_au
         ("deploy", "lead-b", "deployed"),
         ("review", "lead-a", "reviewed"),
     ]:
-        answer = await town.call("POST", f"{path}/{command}", {"reason": f"{command} it"}, by=by)
+        answer = await services.call("POST", f"{path}/{command}", {"reason": f"{command} it"}, by=by)
         assert (answer.status_code, answer.json().get("state")) == (200, state), answer.text
 
     life = ["drafted", "changed", "commented", "submitted", "endorsed", "approved", "deployed", "reviewed"]
-    shown = (await town.call("GET", path, by="mute")).json()
+    shown = (await services.call("GET", path, by="mute")).json()
     assert [step["kind"] for step in shown["history"]] == life
-    for region in town.regions:
-        told = await town.told(region, shown["request_id"], 8)
-        assert [event.attributes.type for event in told] == [f"piepowder.request.{name}.v1" for name in life]
-        assert [event.attributes.causation_id for event in told] == [None, *(e.attributes.id for e in told[:-1])]
-        submitted = told[3].data
+    for region in services.regions:
+        events = await services.events_of(region, shown["request_id"], 8)
+        assert [event.attributes.type for event in events] == [f"piepowder.request.{name}.v1" for name in life]
+        assert [event.attributes.causation_id for event in events] == [None, *(e.attributes.id for e in events[:-1])]
+        submitted = events[3].data
         assert (submitted.request.title, submitted.approvals_needed) == ("Look at all lamps", 2)
         assert submitted.change.policy_set.policies[0].id == "a"
         assert ids.content_hash(msgspec.json.encode(submitted.change)) == submitted.request.change_hash
-        assert told[5].data.approved_by == ["lead-a", "lead-b"]
+        assert events[5].data.approved_by == ["lead-a", "lead-b"]
 
     subject = shown["subject"].replace(":", "/")
     timeline: list[dict[str, Any]] = []
     async with asyncio.timeout(30):
         while len(timeline) < len(life):
-            answer = await town.call("GET", f"/subjects/{subject}/timeline", by="admin", to="audit")
+            answer = await services.call("GET", f"/subjects/{subject}/timeline", by="admin", to="audit")
             timeline = answer.json().get("events", [])
             await asyncio.sleep(0.1)
     assert [event["type"] for event in timeline] == [f"piepowder.request.{name}.v1" for name in life]
-    assert {event["topic"] for event in timeline} == {topics.requests(town.regions[0])}
+    assert {event["topic"] for event in timeline} == {topics.requests(services.regions[0])}
 
 
-async def test_a_change_that_the_router_rejects_is_reported_with_pointers_below_change(town: Town) -> None:
+async def test_a_change_that_the_router_rejects_is_reported_with_pointers_below_change(
+    services: RequestServices,
+) -> None:
     policy_set = {
         "policies": [
             {"id": "a", "when": ["true", 'titel == "x"'], "verdict": "review"},
@@ -235,7 +239,7 @@ async def test_a_change_that_the_router_rejects_is_reported_with_pointers_below_
         ],
         "default_verdict": "approve",
     }
-    answer = await town.draft("unfit", change={"policy_set": policy_set})
+    answer = await services.draft("unfit", change={"policy_set": policy_set})
     assert answer.status_code == 422
     faults = {error["pointer"]: error["detail"] for error in answer.json()["errors"]}
     assert faults.keys() == {
@@ -244,77 +248,83 @@ async def test_a_change_that_the_router_rejects_is_reported_with_pointers_below_
         "/change/policy_set/policies/1/queue",
     }
     assert "undeclared reference to 'titel'" in faults["/change/policy_set/policies/0/when/1"]
-    region = {"id": town.regions[0], "markets": ["DE", "US"], "queues": [], "default_queue": "x"}
-    taken = await town.draft("taken", kind="queue_change", change={"operating_model_diff": {"regions": [region]}})
+    region = {"id": services.regions[0], "markets": ["DE", "US"], "queues": [], "default_queue": "x"}
+    taken = await services.draft("taken", kind="queue_change", change={"operating_model_diff": {"regions": [region]}})
     assert {error["pointer"] for error in taken.json()["errors"]} == {
         "/change/operating_model_diff/regions/0/markets/1",
         "/change/operating_model_diff/regions/0/default_queue",
     }
 
 
-async def test_a_draft_is_stored_while_the_router_is_stopped_and_can_be_submitted_later(town: Town) -> None:
-    await town.end("router")
-    drafted = await town.draft("away")
+async def test_a_draft_is_stored_while_the_router_is_stopped_and_can_be_submitted_later(
+    services: RequestServices,
+) -> None:
+    await services.end("router")
+    drafted = await services.draft("away")
     assert (drafted.status_code, drafted.json()["check"]["verdict"]) == (201, "unchecked")
     path = f"/requests/{drafted.json()['request_id']}"
-    away = await town.call("POST", f"{path}/submit")
+    away = await services.call("POST", f"{path}/submit")
     assert (away.status_code, away.headers["retry-after"]) == (503, "2")
-    await town.start("router")
-    await town.answers("router", lambda state: bool(state["ready"]))
-    submitted = await town.call("POST", f"{path}/submit")
+    await services.start("router")
+    await services.wait_until("router", lambda state: bool(state["ready"]))
+    submitted = await services.call("POST", f"{path}/submit")
     assert (submitted.status_code, submitted.json()["check"]["verdict"]) == (200, "fits"), submitted.text
 
 
-async def test_a_step_answered_before_a_kill_is_published_after_it_and_a_repeated_call_finds_it(town: Town) -> None:
-    """Promises 1 and 5: the answer stands, whatever dies next; asked again, nothing is made twice."""
+async def test_a_step_acknowledged_before_a_kill_is_published_and_a_repeated_call_finds_it(
+    services: RequestServices,
+) -> None:
+    """Promises 1 and 5: an acknowledged step survives a kill, and a repeated call creates nothing."""
     plain = {"kind": "capacity", "change": None}
     answered: dict[str, httpx.Response] = {}
 
     async def write(n: int) -> None:
         try:
-            answered[f"kill-{n}"] = await town.draft(f"kill-{n}", **plain)
+            answered[f"kill-{n}"] = await services.draft(f"kill-{n}", **plain)
         except httpx.TransportError:
             return
 
     writing = [asyncio.ensure_future(write(n)) for n in range(_AT_ONCE)]
-    while len(answered) < 3:  # noqa: ASYNC110 - another process's doing
+    while len(answered) < 3:  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.001)
-    await town.end("intake", signal.SIGKILL)
+    await services.end("intake", signal.SIGKILL)
     await asyncio.gather(*writing)
-    await town.start("intake")
-    await town.answers("intake", lambda state: bool(state["ready"]))
+    await services.start("intake")
+    await services.wait_until("intake", lambda state: bool(state["ready"]))
     kept = {key: answer for key, answer in answered.items() if answer.status_code == 201}
     assert kept
     for n in range(_AT_ONCE):
-        again = await town.draft(f"kill-{n}", **plain)
+        again = await services.draft(f"kill-{n}", **plain)
         assert again.status_code == 201
         if f"kill-{n}" in kept:
             assert again.content == kept[f"kill-{n}"].content
-        for region in town.regions if f"kill-{n}" in list(kept)[:3] else []:
-            told = await town.told(region, again.json()["request_id"], 1)
-            assert len({event.attributes.id for event in told}) == 1
-    found = (await town.call("GET", "/requests?kind=capacity&limit=200")).json()["requests"]
+        for region in services.regions if f"kill-{n}" in list(kept)[:3] else []:
+            events = await services.events_of(region, again.json()["request_id"], 1)
+            assert len({event.attributes.id for event in events}) == 1
+    found = (await services.call("GET", "/requests?kind=capacity&limit=200")).json()["requests"]
     assert len(found) == _AT_ONCE
-    inside = await asyncpg.connect(town.database_url("intake"))
+    inside = await asyncpg.connect(services.database_url("intake"))
     try:
         async with asyncio.timeout(30):
-            while await inside.fetchval("SELECT count(*) FROM outbox"):  # noqa: ASYNC110 - another process's doing
+            while await inside.fetchval("SELECT count(*) FROM outbox"):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.1)
         assert await inside.fetchval("SELECT count(*) FROM request_steps WHERE kind = 'drafted'") >= _AT_ONCE
     finally:
         await inside.close()
 
 
-async def test_a_check_by_the_router_publishes_nothing(town: Town) -> None:
-    before = (await town.call("GET", "/control", by="admin", to="router")).json()
+async def test_a_check_by_the_router_publishes_nothing(services: RequestServices) -> None:
+    before = (await services.call("GET", "/control", by="admin", to="router")).json()
     given = {"policy_set": {"policies": [], "default_verdict": "reject"}}
-    checked = await town.call("POST", "/control/check", given, by="intake", to="router")
+    checked = await services.call("POST", "/control/check", given, by="intake", to="router")
     assert checked.json()["policy_set"]["differences"] == [{"what": "default_verdict", "how": "changed"}]
-    assert (await town.call("POST", "/control/check", {}, by="intake", to="router")).status_code == 422
+    assert (await services.call("POST", "/control/check", {}, by="intake", to="router")).status_code == 422
     both: dict[str, Any] = {"operating_model": {"regions": []}, "operating_model_diff": {"regions": []}}
-    assert (await town.call("POST", "/control/check", both, by="intake", to="router")).status_code == 422
-    assert (await town.call("POST", "/control/check", given, by="author", to="router")).status_code == 403
-    assert (await town.call("POST", "/control", given, by="intake", to="router")).status_code == 403
-    assert (await town.call("GET", "/control", by="admin", to="router")).json() == before
-    described = (await town.http.get(f"{town.url('router')}/openapi.json")).json()["paths"]["/v1/control/check"]["post"]
+    assert (await services.call("POST", "/control/check", both, by="intake", to="router")).status_code == 422
+    assert (await services.call("POST", "/control/check", given, by="author", to="router")).status_code == 403
+    assert (await services.call("POST", "/control", given, by="intake", to="router")).status_code == 403
+    assert (await services.call("GET", "/control", by="admin", to="router")).json() == before
+    described = (await services.http.get(f"{services.url('router')}/openapi.json")).json()["paths"][
+        "/v1/control/check"
+    ]["post"]
     assert {"200", "401", "403", "413", "415", "422", "429", "503"} <= described["responses"].keys()

@@ -26,7 +26,7 @@ from shared.contracts.events import (
 )
 from shared.kafka.producer import Record
 from shared.runtime.clock import SystemClock, to_text
-from tests.support.intake_process import NDJSON, Intake, case_of, decision_on, free_port, intake_of, new_regions
+from tests.support.intake_process import NDJSON, Intake, case_of, decision_on, free_port, new_regions, running_intake
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(scope="module")
 async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
-    async with intake_of(servers, f"intake{os.getpid()}", tmp_path_factory.mktemp("intake")) as running:
+    async with running_intake(servers, f"intake{os.getpid()}", tmp_path_factory.mktemp("intake")) as running:
         yield running
 
 
@@ -112,7 +112,7 @@ async def test_invalid_input_gets_a_problem_with_pointers(
     assert problem["type"].startswith("urn:piepowder:problem:")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the highest memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 async def test_a_huge_body_without_a_length_is_rejected_without_buffering(intake: Intake) -> None:
     async def spaces() -> AsyncIterator[bytes]:
         for _ in range(100 * 16):
@@ -142,7 +142,7 @@ async def test_the_last_line_of_a_cut_off_body_is_ignored_without_an_internal_er
         samples = (await intake.http.get("/metrics")).text.splitlines()
         return any(f'route="{path}"' in sample and line in sample for sample in samples)
 
-    await intake.becomes(counted)
+    await intake.wait_until(counted)
     assert b"shop:product:cut" not in {r.key for r in await intake.records(topics.submissions(intake.north))}
     assert "a defect" not in intake.log.read_text()
 
@@ -150,11 +150,11 @@ async def test_the_last_line_of_a_cut_off_body_is_ignored_without_an_internal_er
 async def test_the_status_of_an_item_is_updated_in_each_region(intake: Intake) -> None:
     north, subject = intake.north, "shop:product:followed"
     item_id = (await intake.send(intake.post(id="followed"))).json()["item_id"]
-    await intake.has_status(item_id, north, "submitted")
-    await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
-    await intake.has_status(item_id, north, "in_review")
-    await intake.tell(topics.decisions(north), north, DECISION_MADE, decision_on(item_id), subject)
-    await intake.has_status(item_id, north, "rejected")
+    await intake.wait_for_status(item_id, north, "submitted")
+    await intake.publish(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
+    await intake.wait_for_status(item_id, north, "in_review")
+    await intake.publish(topics.decisions(north), north, DECISION_MADE, decision_on(item_id), subject)
+    await intake.wait_for_status(item_id, north, "rejected")
     answer = (await intake.get(f"/v1/items/{item_id}")).json()
     assert (answer["subject"], answer["version"]) == (subject, 1)
     assert answer["regions"][intake.south]["status"] == "submitted"
@@ -163,7 +163,7 @@ async def test_the_status_of_an_item_is_updated_in_each_region(intake: Intake) -
     assert (told["decision"]["reviewer"], told["decision"]["automated"]) == ("r-1", False)
     lag = answer["projection"]["lag_seconds"]
     async with asyncio.timeout(60):
-        while lag is None:  # until it has read every partition once, it cannot know
+        while lag is None:  # the lag is unknown until every partition was read once
             await asyncio.sleep(0.1)
             lag = (await intake.get(f"/v1/items/{item_id}")).json()["projection"]["lag_seconds"]
     assert 0 <= lag < 10
@@ -172,8 +172,8 @@ async def test_the_status_of_an_item_is_updated_in_each_region(intake: Intake) -
 
 
 async def test_an_item_is_withdrawn_in_every_region_and_a_repetition_gets_the_same_response(intake: Intake) -> None:
-    posted = (await intake.send(intake.post(id="back"))).json()  # and taken back before the status knows of it
-    answers = [await intake.take_back(posted["item_id"], reason=reason) for reason in ("sold", "", "sold twice")]
+    posted = (await intake.send(intake.post(id="back"))).json()  # withdrawn before the projection has it
+    answers = [await intake.withdraw(posted["item_id"], reason=reason) for reason in ("sold", "", "sold twice")]
     assert [answer.status_code for answer in answers] == [202] * 3, answers[0].text
     receipt = answers[0].json()
     assert receipt == answers[1].json() == answers[2].json()
@@ -195,31 +195,31 @@ async def test_an_item_is_withdrawn_in_every_region_and_a_repetition_gets_the_sa
 async def test_the_status_has_a_withdrawal_and_the_time_when_it_took_effect(intake: Intake) -> None:
     north, subject = intake.north, "shop:product:ended"
     item_id = (await intake.send(intake.post(id="ended", markets=["DE"]))).json()["item_id"]
-    await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
-    await intake.has_status(item_id, north, "in_review")
-    assert (await intake.take_back(item_id, reason="sold")).status_code == 202
+    await intake.publish(topics.cases(north), north, CASE_OPENED, case_of(item_id), subject)
+    await intake.wait_for_status(item_id, north, "in_review")
+    assert (await intake.withdraw(item_id, reason="sold")).status_code == 202
 
     async def known() -> bool:
         return "withdrawn_at" in await intake.status(item_id, north)
 
-    await intake.becomes(known)
+    await intake.wait_until(known)
     assert (await intake.status(item_id, north))["status"] == "in_review"
     closed = CaseClosed(case_id=case_of(item_id).case_id, item_id=item_id, reason="withdrawn")
-    await intake.tell(topics.decisions(north), north, CASE_CLOSED, closed, subject)
-    await intake.has_status(item_id, north, "withdrawn")
+    await intake.publish(topics.decisions(north), north, CASE_CLOSED, closed, subject)
+    await intake.wait_for_status(item_id, north, "withdrawn")
     assert (await intake.status(item_id, north))["reason"] == "sold"
     assert (await intake.get("/v1/totals")).json()["regions"][north]["withdrawn"] >= 1
 
 
 async def test_the_withdrawal_of_an_unknown_item_gets_a_certain_404(intake: Intake) -> None:
     for item_id in (ids.derive("nobody"), "nonsense"):
-        answer = await intake.take_back(item_id)
+        answer = await intake.withdraw(item_id)
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found"), answer.text
 
 
 async def test_a_query_that_is_not_utf_8_is_rejected_without_effect(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="asked", markets=["DE"]))).json()["item_id"]
-    await intake.has_status(item_id, intake.north, "submitted")
+    await intake.wait_for_status(item_id, intake.north, "submitted")
     headers = {"Authorization": f"Bearer {intake.keys['all']}"}
     for method, url in (("DELETE", f"/v1/items/{item_id}?reason=%ff"), ("GET", "/v1/items?reference=%ed%a0%80")):
         answer = await intake.http.request(method, url, headers=headers)
@@ -230,13 +230,13 @@ async def test_a_query_that_is_not_utf_8_is_rejected_without_effect(intake: Inta
 async def test_a_key_withdraws_an_item_in_all_of_its_regions_or_in_none(intake: Intake) -> None:
     both = (await intake.send(intake.post(id="shared"))).json()["item_id"]
     own = (await intake.send(intake.post(id="own", markets=["DE"]), key="northern")).json()["item_id"]
-    refused = await intake.take_back(both, key="northern")
+    refused = await intake.withdraw(both, key="northern")
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:piepowder:problem:region-not-allowed")
     assert intake.south in refused.json()["detail"]
-    assert (await intake.take_back(both, key="nowhere")).status_code == 403
-    assert (await intake.take_back(both, key="reader")).status_code == 403
+    assert (await intake.withdraw(both, key="nowhere")).status_code == 403
+    assert (await intake.withdraw(both, key="reader")).status_code == 403
     assert (await intake.http.delete(f"/v1/items/{both}")).status_code == 401
-    assert (await intake.take_back(own, key="northern")).status_code == 202
+    assert (await intake.withdraw(own, key="northern")).status_code == 202
     types = {dict(r.headers)["ce_type"] for r in await intake.records(topics.submissions(intake.north))
              if r.key == b"shop:product:shared"}  # fmt: skip
     assert types == {ITEM_SUBMITTED.encode()}
@@ -253,7 +253,7 @@ async def test_a_key_withdraws_an_item_in_all_of_its_regions_or_in_none(intake: 
 async def test_an_invalid_reason_is_reported_with_its_pointer(
     intake: Intake, params: dict[str, str], pointer: str
 ) -> None:
-    answer = await intake.take_back(ids.derive("nobody"), **params)
+    answer = await intake.withdraw(ids.derive("nobody"), **params)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
 
 
@@ -263,10 +263,10 @@ async def test_other_content_with_the_same_version_is_a_conflict_and_the_first_c
     assert first["item_id"] == second["item_id"]
     assert first["content_hash"] != second["content_hash"]
 
-    async def told() -> bool:
+    async def has_conflict() -> bool:
         return bool((await intake.get(f"/v1/items/{first['item_id']}")).json().get("conflict"))
 
-    await intake.becomes(told)
+    await intake.wait_until(has_conflict)
 
 
 async def test_other_content_in_another_region_is_a_conflict_for_keys_that_see_both_regions(intake: Intake) -> None:
@@ -275,10 +275,10 @@ async def test_other_content_in_another_region_is_a_conflict_for_keys_that_see_b
     assert lamp["item_id"] == knife["item_id"]
     path = f"/v1/items/{lamp['item_id']}"
 
-    async def told() -> bool:
+    async def has_conflict() -> bool:
         return bool((await intake.get(path)).json().get("conflict"))
 
-    await intake.becomes(told)
+    await intake.wait_until(has_conflict)
     listed = (await intake.get("/v1/subjects/shop/product/split")).json()["versions"]
     assert [version["conflict"] for version in listed] == [True]
     assert "conflict" not in (await intake.get(path, key="northern")).json()
@@ -287,7 +287,7 @@ async def test_other_content_in_another_region_is_a_conflict_for_keys_that_see_b
 async def test_a_dead_lettered_item_has_the_reason_and_invalid_dead_letters_stop_nothing(intake: Intake) -> None:
     north = intake.north
     item_id = (await intake.send(intake.post(id="dead", markets=["DE"]))).json()["item_id"]
-    await intake.has_status(item_id, north, "submitted")
+    await intake.wait_for_status(item_id, north, "submitted")
     [original] = [r for r in await intake.records(topics.submissions(north)) if r.key == b"shop:product:dead"]
     letter = [
         *original.headers,
@@ -310,17 +310,17 @@ async def test_a_dead_lettered_item_has_the_reason_and_invalid_dead_letters_stop
     ]
     before = len(await intake.records(topic))
     await intake.producer.send([*garbage, Record(topic, original.key, original.value, letter)])
-    await intake.has_status(item_id, north, "dead_lettered")
+    await intake.wait_for_status(item_id, north, "dead_lettered")
     assert (await intake.status(item_id, north))["reason"] == "no case could be made"
     assert len(await intake.records(topic)) == before + len(garbage) + 1
     assert f'unattributed_deadletters_total{{region="{north}"}} 3.0' in (await intake.http.get("/metrics")).text
-    await intake.tell(topics.cases(north), north, CASE_OPENED, case_of(item_id), "shop:product:dead")
-    await intake.has_status(item_id, north, "in_review")
+    await intake.publish(topics.cases(north), north, CASE_OPENED, case_of(item_id), "shop:product:dead")
+    await intake.wait_for_status(item_id, north, "in_review")
 
 
 async def test_a_key_sees_only_items_and_totals_of_its_regions(intake: Intake) -> None:
     item_id = (await intake.send(intake.post(id="seen"))).json()["item_id"]
-    await intake.has_status(item_id, intake.north, "submitted")
+    await intake.wait_for_status(item_id, intake.north, "submitted")
     assert (await intake.get(f"/v1/items/{item_id}", key="nowhere")).status_code == 403
     assert "regions" not in (await intake.get("/v1/totals", key="nowhere")).json()
     assert (await intake.get("/v1/items/nonsense")).status_code == 404
@@ -356,24 +356,24 @@ async def test_items_are_accepted_while_the_database_is_stopped_and_readyz_names
     await running.start()
     try:
 
-        async def refuses() -> bool:
+        async def has_no_rules() -> bool:
             conditions = (await running.readyz())["conditions"]
             return "no operating model" in conditions.get("control", "") and conditions.get("database") != "ok"
 
-        await running.becomes(refuses)
+        await running.wait_until(has_no_rules)
         answer = await running.send(running.post())
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert "no operating model is published" in answer.json()["detail"]
         await running.publish_operating_model()
 
-        async def takes() -> bool:
+        async def accepts() -> bool:
             return (await running.send(running.post())).status_code == 202
 
-        await running.becomes(takes)
+        await running.wait_until(accepts)
         assert not (await running.readyz())["ready"]
         status = await running.get("/v1/totals")
         assert (status.status_code, status.headers["Retry-After"]) == (503, "2")
-        back = await running.take_back(ids.derive("any"))
+        back = await running.withdraw(ids.derive("any"))
         assert (back.status_code, back.headers["Retry-After"]) == (503, "2")
     finally:
         assert await running.stop() == 0
@@ -389,10 +389,10 @@ async def test_posts_get_503_while_kafka_is_stopped_and_no_item_is_published_par
     await running.start(PIEPOWDER_KAFKA_BY_REGION=dark, PIEPOWDER_ACKNOWLEDGE_SECONDS="1")
     try:
 
-        async def takes() -> bool:
+        async def accepts() -> bool:
             return (await running.send(running.post(markets=["DE"]))).status_code == 202
 
-        await running.becomes(takes)
+        await running.wait_until(accepts)
         answer = await running.send(running.post())
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert f"Region {running.south} did not acknowledge" in answer.json()["detail"]

@@ -13,7 +13,7 @@ import pytest
 from shared.auth.clients import OF_PLATFORMS
 from shared.contracts import ids
 from tests.support import intake_complaints
-from tests.support.intake_process import NDJSON, Intake, becomes, intake_of, post, rejected
+from tests.support.intake_process import NDJSON, Intake, post, rejected_item, running_intake, wait_for_complaint
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(120)
@@ -23,19 +23,19 @@ EMPTY: dict[str, dict[str, Any]] = {"/v1/items": {"items": [], "next": None}}
 
 @pytest.fixture(scope="module")
 async def intake(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Intake]:
-    async with intake_of(servers, f"wrong{os.getpid()}", tmp_path_factory.mktemp("wrong")) as running:
+    async with running_intake(servers, f"wrong{os.getpid()}", tmp_path_factory.mktemp("wrong")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-async def there(intake: Intake) -> dict[str, str]:
-    """An item of the shop's, its notice and its appeal, by the names that the paths have for their ids."""
-    item_id = await rejected(intake, "w1")
+async def objects(intake: Intake) -> dict[str, str]:
+    """The path parameters of an item of the platform `shop`, its notice and its appeal."""
+    item_id = await rejected_item(intake, "w1")
     body = intake_complaints.notice(id="w1", markets=["DE"])
     notice_id = (await post(intake, "notices", body)).json()["notice_id"]
     appeal_id = (await post(intake, "appeals", intake_complaints.appeal(item_id=item_id))).json()["appeal_id"]
-    await becomes(intake, "notices", notice_id, intake.north, "submitted")
-    await becomes(intake, "appeals", appeal_id, intake.north, "submitted")
+    await wait_for_complaint(intake, "notices", notice_id, intake.north, "submitted")
+    await wait_for_complaint(intake, "appeals", appeal_id, intake.north, "submitted")
     return {
         "item_id": item_id,
         "notice_id": notice_id,
@@ -49,37 +49,37 @@ async def there(intake: Intake) -> dict[str, str]:
     }
 
 
-def sent(path: str, there: dict[str, str], intake: Intake) -> tuple[str, bytes]:
-    """A sound body for a route, by its kind."""
+def valid_body(path: str, objects: dict[str, str], intake: Intake) -> tuple[str, bytes]:
+    """The content type and a valid body for a route."""
     if path == "/v1/items/batch":
         return NDJSON, json.dumps(intake.post(id="w1", version=7)).encode()
     bodies: dict[str, Any] = {
         "/v1/items": intake.post(id="w1", version=7),
         "/v1/notices": intake_complaints.notice(id="w1"),
-        "/v1/appeals": intake_complaints.appeal(item_id=there["item_id"], reference="not mine"),
+        "/v1/appeals": intake_complaints.appeal(item_id=objects["item_id"], reference="not mine"),
     }
     return "application/json", json.dumps(bodies.get(path, {})).encode()
 
 
-async def call(intake: Intake, method: str, path: str, there: dict[str, str], key: str) -> httpx.Response:
-    kind, body = sent(path, there, intake)
+async def call(intake: Intake, method: str, path: str, objects: dict[str, str], key: str) -> httpx.Response:
+    kind, body = valid_body(path, objects, intake)
     headers = {"Authorization": f"Bearer {intake.keys[key]}"}
     if method in ("POST", "PATCH", "PUT"):
         headers["Content-Type"] = kind
     content = body if method in ("POST", "PATCH", "PUT") else None
-    return await intake.http.request(method, path.format(**there), headers=headers, content=content)
+    return await intake.http.request(method, path.format(**objects), headers=headers, content=content)
 
 
-async def test_a_client_of_another_platform_reads_and_changes_nothing(intake: Intake, there: dict[str, str]) -> None:
+async def test_a_client_of_another_platform_reads_and_changes_nothing(intake: Intake, objects: dict[str, str]) -> None:
     document = (await intake.http.get("/openapi.json")).json()
-    before = (await intake.get(f"/v1/subjects/shop/product/{there['id']}")).json()["versions"]
+    before = (await intake.get(f"/v1/subjects/shop/product/{objects['id']}")).json()["versions"]
     asked = 0
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             if not path.startswith("/v1/"):
                 continue
             asked += 1
-            answer = await call(intake, method.upper(), path, there, "fair")
+            answer = await call(intake, method.upper(), path, objects, "fair")
             where = method, path, answer.text
             if method == "get" and path in EMPTY:
                 assert {name: answer.json()[name] for name in EMPTY[path]} == EMPTY[path], where
@@ -91,18 +91,19 @@ async def test_a_client_of_another_platform_reads_and_changes_nothing(intake: In
             [[scope]] = requirement.values()
             assert answer.status_code in ((403, 404) if scope in OF_PLATFORMS else (403,)), where
             assert answer.json().keys() <= {"type", "title", "status", "detail", "errors"}, where
-            told = answer.text if "{kind}" not in path else answer.text.replace("shop:product:w1", "")  # it was asked
-            assert not any(of in told for of in ("shop:product:w1", "FAKE", "r-1", "complaint-1", "report-1")), where
+            # a response may repeat the subject of the request
+            text = answer.text if "{kind}" not in path else answer.text.replace("shop:product:w1", "")
+            assert not any(of in text for of in ("shop:product:w1", "FAKE", "r-1", "complaint-1", "report-1")), where
     assert asked >= 25
-    after = (await intake.get(f"/v1/subjects/shop/product/{there['id']}")).json()["versions"]
+    after = (await intake.get(f"/v1/subjects/shop/product/{objects['id']}")).json()["versions"]
     assert [(item["item_id"], item["regions"]) for item in after] == [(i["item_id"], i["regions"]) for i in before]
 
 
 async def test_a_long_poll_for_an_item_of_another_platform_behaves_as_for_an_unknown_item(
-    intake: Intake, there: dict[str, str]
+    intake: Intake, objects: dict[str, str]
 ) -> None:
-    assert (await intake.status(there["item_id"], intake.north))["status"] == "rejected"
-    for item_id in (there["item_id"], ids.derive("nobody")):
+    assert (await intake.status(objects["item_id"], intake.north))["status"] == "rejected"
+    for item_id in (objects["item_id"], ids.derive("nobody")):
         begun = asyncio.get_running_loop().time()
         headers = {"Authorization": f"Bearer {intake.keys['fair']}", "Prefer": "wait=1"}
         answer = await intake.http.get(f"/v1/items/{item_id}", headers=headers)
@@ -110,12 +111,12 @@ async def test_a_long_poll_for_an_item_of_another_platform_behaves_as_for_an_unk
         assert asyncio.get_running_loop().time() - begun >= 1
 
 
-async def test_each_client_can_read_its_own_objects(intake: Intake, there: dict[str, str]) -> None:
+async def test_each_client_can_read_its_own_objects(intake: Intake, objects: dict[str, str]) -> None:
     for path in ("/v1/items/{item_id}", "/v1/subjects/{platform}/{kind}/{id}", "/v1/notices/{notice_id}"):
-        assert (await call(intake, "GET", path, there, "all")).status_code == 200, path
+        assert (await call(intake, "GET", path, objects, "all")).status_code == 200, path
     own = await intake.send(intake.post(platform="fair", id="own"), key="fair")
     assert own.status_code == 202, own.text
-    await intake.has_status(own.json()["item_id"], intake.north, "submitted")
+    await intake.wait_for_status(own.json()["item_id"], intake.north, "submitted")
     listed = await intake.get("/v1/items", key="fair")
     assert [item["item_id"] for item in listed.json()["items"]] == [own.json()["item_id"]]
     others = await intake.get("/v1/items?platform=shop", key="fair")
@@ -123,10 +124,10 @@ async def test_each_client_can_read_its_own_objects(intake: Intake, there: dict[
 
 
 async def test_another_client_of_the_platform_reads_its_items_but_not_notices_of_others(
-    intake: Intake, there: dict[str, str]
+    intake: Intake, objects: dict[str, str]
 ) -> None:
-    assert (await intake.get(f"/v1/items/{there['item_id']}", key="northern")).status_code == 200
+    assert (await intake.get(f"/v1/items/{objects['item_id']}", key="northern")).status_code == 200
     for path in ("/v1/notices/{notice_id}", "/v1/appeals/{appeal_id}"):
-        answer = await call(intake, "GET", path, there, "northern")
+        answer = await call(intake, "GET", path, objects, "northern")
         assert answer.status_code == 404, answer.text
         assert "shop:product" not in answer.text

@@ -91,9 +91,9 @@ class Router:
                 env={**os.environ, **environment},
                 stderr=log,
             )
-        await self.becomes(until)
+        await self.wait_until(until)
 
-    async def becomes(self, until: Callable[[dict[str, Any]], bool]) -> None:
+    async def wait_until(self, until: Callable[[dict[str, Any]], bool]) -> None:
         try:
             async with asyncio.timeout(60):
                 while not until(await self.readyz()):  # noqa: ASYNC110 - another process
@@ -251,7 +251,7 @@ async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Rout
     response = await router.publish(publication(router.region))
     assert response.status_code == 200, response.text
     named = response.json()
-    await router.becomes(ready)
+    await router.wait_until(ready)
 
     by_subject = {event.data.subject_id: event for event in await router.cases(3)}
     assert {subject: event.data.verdict for subject, event in by_subject.items()} == {
@@ -305,7 +305,7 @@ async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(r
     letters = {letter.value: letter for letter in await router.read(topics.deadletters(router.region), 4)}
     for sent, reason in (
         (torn, b"truncated"),
-        (bare, b"not a CloudEvent of ours"),
+        (bare, b"not an event of Piepowder"),
         (elsewhere, b"do not belong to region"),
         (astray, b"is not its subject"),
     ):

@@ -1,1 +1,1 @@
-"""Tests: property/audit."""
+"""Property tests of the audit service."""

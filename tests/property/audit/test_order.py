@@ -1,4 +1,4 @@
-"""A timeline is ordered by time, but no effect precedes its cause; and a dead letter can hold any bytes."""
+"""A timeline is ordered by time, but no effect precedes its cause. A dead letter of any bytes can be stored."""
 
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -14,7 +14,7 @@ START = datetime(2026, 5, 1, tzinfo=UTC)
 
 @st.composite
 def entries(draw: st.DrawFn, *, cycles: bool = False) -> list[TimelineEntry]:
-    """Entries of a subject in the log's order, each with any other one or an absent event as its cause."""
+    """Entries of a subject in the log's order; the cause of each is an entry, an absent event or nothing."""
     count = draw(st.integers(0, 30))
     ids = [f"event {n}" for n in range(count)]
     found: list[TimelineEntry] = []

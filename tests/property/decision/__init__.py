@@ -1,1 +1,1 @@
-"""Tests: property/decision."""
+"""Property tests of the decision service."""

@@ -39,9 +39,9 @@ def topics(draw: st.DrawFn) -> Messages:
     unknown: list[Post] = draw(st.sampled_from([[], [("a", 9, "review")]]))
     notices = [received_notice(subject) for subject in draw(st.sampled_from(["", "a", "bc"]))]
     cases = [*cases_of(posts), *notices]
-    luck = random.Random(draw(st.integers(0, 2**32)))
+    rng = random.Random(draw(st.integers(0, 2**32)))
     appeals = [
-        received_appeal(luck.choice(cases).opened, n=luck.choice((1, 1, 2)), reference=str(number), reviewer="")
+        received_appeal(rng.choice(cases).opened, n=rng.choice((1, 1, 2)), reference=str(number), reviewer="")
         for number in range(draw(st.integers(0, 4)) if cases else 0)
     ]
     return draw(st.permutations([*cases, *appeals, *withdrawals_of(withdrawn + unknown)]))
@@ -61,7 +61,7 @@ def appealed_case(message: CaseMessage) -> str:
 
 
 class Stored:
-    """The stored state, batch after batch."""
+    """The stored state after a number of batches."""
 
     def __init__(self) -> None:
         self.states: dict[str, str] = {}
@@ -110,7 +110,7 @@ class Stored:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stored) and vars(self) == vars(other)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # the object is mutable
 
 
 def stored_after(batches: list[Messages]) -> Stored:
@@ -131,10 +131,10 @@ def test_the_split_of_a_topic_into_batches_changes_nothing(messages: Messages, s
 
 @given(topics(), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_a_repeat_of_the_batches_in_any_order_changes_nothing(
-    messages: Messages, size: int, luck: random.Random
+    messages: Messages, size: int, rng: random.Random
 ) -> None:
     again = split(messages, size) * 2
-    luck.shuffle(again)
+    rng.shuffle(again)
     assert stored_after([messages, *again]) == stored_after([messages])
 
 
@@ -150,7 +150,7 @@ def test_a_subject_has_at_most_one_open_case_and_each_case_ends_once(messages: M
 
 
 @given(topics())
-def test_a_withdrawn_case_is_open_in_no_order_and_no_other_case_is_withdrawn(messages: Messages) -> None:
+def test_a_withdrawn_case_is_never_open_and_no_other_case_is_withdrawn(messages: Messages) -> None:
     stored = stored_after([messages])
     withdrawn = {message.case_id for message in messages if isinstance(message, ReceivedWithdrawal)}
     for case_id, state in stored.states.items():
@@ -159,7 +159,7 @@ def test_a_withdrawn_case_is_open_in_no_order_and_no_other_case_is_withdrawn(mes
 
 
 @given(topics())
-def test_a_decision_before_the_withdrawal_stands_and_no_decision_follows_a_withdrawal(messages: Messages) -> None:
+def test_a_decision_before_a_withdrawal_stays_in_force_and_no_decision_follows_a_withdrawal(messages: Messages) -> None:
     stored = stored_after([messages])
     before: set[str] = set()
     for message in messages:
@@ -171,22 +171,22 @@ def test_a_decision_before_the_withdrawal_stands_and_no_decision_follows_a_withd
 
 
 @given(topics(), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_notices_and_appeals_change_nothing_for_items_and_no_ingest_ends_a_notice(
-    messages: Messages, size: int, luck: random.Random
+def test_notices_and_appeals_do_not_affect_items_and_ingest_never_ends_a_notice(
+    messages: Messages, size: int, rng: random.Random
 ) -> None:
-    stored, alone = Stored(), stored_after([items(messages)])
+    stored, items_only = Stored(), stored_after([items(messages)])
     for batch in split(messages, size):
         stored.ingest(batch)
-        stored.decide_appeals(overturn=luck.random() < 0.5)
-    assert {case: stored.states[case] for case in alone.states} == alone.states
-    assert (stored.newest, stored.early) == (alone.newest, alone.early)
+        stored.decide_appeals(overturn=rng.random() < 0.5)
+    assert {case: stored.states[case] for case in items_only.states} == items_only.states
+    assert (stored.newest, stored.early) == (items_only.newest, items_only.early)
     notices = [m.opened for m in messages if isinstance(m, ReceivedCase) and m.opened.case_type == NOTICE]
     assert all(stored.states[notice.case_id] == WAITING for notice in notices)
 
 
 @given(topics(), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_a_decision_has_at_most_one_open_appeal_and_a_replaced_decision_gets_no_new_one(
-    messages: Messages, size: int, luck: random.Random
+def test_a_decision_has_at_most_one_open_appeal_and_a_replaced_decision_gets_no_new_appeal(
+    messages: Messages, size: int, rng: random.Random
 ) -> None:
     stored = Stored()
     for batch in split(messages, size):
@@ -197,14 +197,14 @@ def test_a_decision_has_at_most_one_open_appeal_and_a_replaced_decision_gets_no_
         for appeal in stored.open_appeals():
             assert appeal.opened.appeal is not None
             assert appeal not in batch or before.get(appealed_case(appeal), 0) <= appeal.opened.appeal.decision.n
-        if luck.random() < 0.6:
-            stored.decide_appeals(overturn=luck.random() < 0.7)
+        if rng.random() < 0.6:
+            stored.decide_appeals(overturn=rng.random() < 0.7)
     event_ids = [event for event, _ in stored.published]
     assert len(event_ids) == len(set(event_ids))
 
 
 @given(POSTS)
-def test_an_older_version_number_never_supersedes_the_newest(posts: list[Post]) -> None:
+def test_an_older_version_number_never_supersedes_the_newest_version(posts: list[Post]) -> None:
     numbered = [post for post in posts if post[1] is not None]
     stored = stored_after([[*cases_of(numbered)]])
     for subject in {post[0] for post in numbered}:

@@ -42,8 +42,8 @@ UNDER_LEASE = (HEARTBEAT, RELEASE, DECIDE)
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([CLAIM, CLAIM, CLAIM, *UNDER_LEASE, HEARTBEAT, RELEASE, EXPIRE, OVERTURN, SUPERSEDE, WITHDRAW]),
-        st.sampled_from([0, 0, 0, 1]),  # how far the token is behind the last one
-        st.sampled_from([0, 1, 30, 59, 60, 61]),  # seconds since the step before; a lease has 60
+        st.sampled_from([0, 0, 0, 1]),  # difference between the last token and the token of the command
+        st.sampled_from([0, 1, 30, 59, 60, 61]),  # seconds since the previous step; a lease lasts 60
     ),
     min_size=3,
     max_size=30,
@@ -65,7 +65,7 @@ def ended(case: Case, changes: BatchChanges) -> tuple[Case, str]:
 
 
 def perform(case: Case, command: str, token: int, now: datetime) -> tuple[Case, str]:
-    """The case after a command, and the type of the published event; "" when there is none."""
+    """The case after a command, and the type of the published event; "" without an event."""
     known = newest(RECEIVED, is_open=case.state in OPEN_STATES)
     if command == SUPERSEDE:
         return ended(case, ingested(received_case(version=2), newest=known, stored={case.case_id}))
@@ -91,19 +91,19 @@ def perform(case: Case, command: str, token: int, now: datetime) -> tuple[Case, 
 
 
 def is_possible(case: Case, command: str) -> bool:
-    """Whether a use case performs this command in this state: the store gives only waiting cases to a claim, claimed
-    cases to the expiry, and decided cases to an appeal."""
+    """True if a use case can perform this command in this state: the store gives only waiting cases to a claim,
+    claimed cases to the expiry, and decided cases to an appeal."""
     needed = {CLAIM: "waiting", EXPIRE: CLAIMED, OVERTURN: DECIDED}.get(command, case.state)
     return case.state == needed
 
 
-def is_running(case: Case, now: datetime) -> bool:
-    """Whether the case has a lease that has not expired."""
+def has_running_lease(case: Case, now: datetime) -> bool:
+    """True if the case has a lease that has not expired."""
     return case.state == CLAIMED and case.lease_until is not None and case.lease_until > now
 
 
 @given(STEPS)
-def test_every_accepted_command_is_a_transition_of_the_table_and_a_rejected_one_changes_nothing(
+def test_every_accepted_command_is_a_transition_of_the_table_and_a_rejected_command_changes_nothing(
     steps: list[tuple[str, int, int]],
 ) -> None:
     case, now = stored_case(RECEIVED), NOON
@@ -116,14 +116,14 @@ def test_every_accepted_command_is_a_transition_of_the_table_and_a_rejected_one_
             after, event_type = perform(case, command, case.lease_token - behind, now)
         except CommandRejected:
             assert command in UNDER_LEASE
-            assert in_table is None or behind or not is_running(case, now)
+            assert in_table is None or behind or not has_running_lease(case, now)
             continue
         if in_table is None:  # a repeated release, or an ingest after the end
             assert (after, event_type) == (case, "")
             assert command == RELEASE or case.state in ENDED_STATES
         else:
             assert (after.state, event_type) == in_table
-            assert command not in UNDER_LEASE or (is_running(case, now) and not behind)
+            assert command not in UNDER_LEASE or (has_running_lease(case, now) and not behind)
         case = after
 
 

@@ -1,1 +1,1 @@
-"""Tests: property/deploy."""
+"""Property tests of the deployment."""

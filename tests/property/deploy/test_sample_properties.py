@@ -9,13 +9,13 @@ from deploy.local.sample import gtin, make
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**63), count=st.integers(1, 200), more=st.integers(0, 100))
-def test_a_sample_repeats_itself_and_is_the_start_of_every_longer_one(seed: int, count: int, more: int) -> None:
+def test_a_sample_is_repeatable_and_is_the_start_of_each_longer_sample(seed: int, count: int, more: int) -> None:
     assert list(make(count, seed)) == list(make(count + more, seed))[:count]
 
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**63))
-def test_a_valid_line_keeps_intakes_rules(seed: int) -> None:
+def test_a_valid_line_follows_the_rules_of_intake(seed: int) -> None:
     for line in make(150, seed):
         assert b"\n" not in line.body
         if line.action == "refused":
@@ -34,4 +34,4 @@ def test_a_valid_line_keeps_intakes_rules(seed: int) -> None:
 def test_a_check_digit_makes_the_weighted_sum_a_multiple_of_ten(digits: str) -> None:
     whole = gtin(digits)
 
-    assert sum(int(d) * (1 if at % 2 == 0 else 3) for at, d in enumerate(reversed(whole))) % 10 == 0
+    assert sum(int(d) * (1 if position % 2 == 0 else 3) for position, d in enumerate(reversed(whole))) % 10 == 0

@@ -1,1 +1,1 @@
-"""Tests: property/intake."""
+"""Property tests of intake."""

@@ -1,4 +1,4 @@
-"""The two models of an item accept the same values and report faults at the same places.
+"""The two models of an item accept the same values and report the same pointers of faults.
 
 msgspec's `ItemPost` decodes the hot paths, and pydantic's `ItemBody` documents them.
 """
@@ -39,9 +39,7 @@ _VALUES = st.one_of(
     st.sampled_from(["product", "x" * 200, "x" * 201, "x" * 1_001, "x" * 50_001]),
     st.lists(st.sampled_from(["DE", 1, None, "x" * 2_049]), max_size=3),
     st.just(["DE"] * 51),
-    st.dictionaries(
-        st.sampled_from(["", "a", "x" * 201, "id", "name"]), st.sampled_from(["x", 1, 0.5, None, 2]), max_size=3
-    ),
+    st.dictionaries(st.sampled_from(["", "a", "x" * 201, "id", "name"]), _MEMBERS, max_size=3),
 )
 
 
@@ -78,9 +76,9 @@ def faults_of_pydantic(value: object) -> list[tuple[str, str]]:
     return []
 
 
-def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def paths(value: Any, steps: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place, *(found for name, member in members for found in places(member, (*place, name)))]
+    return [steps, *(found for name, member in members for found in paths(member, (*steps, name)))]
 
 
 @given(st.data())
@@ -88,7 +86,7 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 def test_both_models_report_the_same_faults(data: st.DataObject) -> None:
     item: Any = {"item": copy.deepcopy(_COMPLETE)}
     for _ in range(data.draw(st.integers(0, 3))):
-        *path, last = data.draw(st.sampled_from([("item", *place) for place in places(item["item"])]))
+        *path, last = data.draw(st.sampled_from([("item", *steps) for steps in paths(item["item"])]))
         parent = item
         for step in path:
             parent = parent[step]
@@ -100,7 +98,7 @@ def test_both_models_report_the_same_faults(data: st.DataObject) -> None:
             case "add" if isinstance(parent[last], dict):
                 parent[last][data.draw(st.sampled_from(["colour", "a/b~c"]))] = copy.deepcopy(data.draw(_VALUES))
     faults, expected = faults_of_pydantic(item["item"]), pointers_of_msgspec(item["item"])
-    # pydantic does not look into a list or an object that is too long
+    # pydantic does not validate the members of a list or an object that is too long
     too_long = tuple(f"{pointer}/" for pointer, kind in faults if kind == "too_long")
     expected = {pointer for pointer in expected if not pointer.startswith(too_long)}
     assert {pointer for pointer, _ in faults} == expected

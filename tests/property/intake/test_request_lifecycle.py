@@ -1,7 +1,7 @@
 """Random sequences of commands for a business request.
 
-Only the transitions of the table happen, authors and sponsors never decide, one person alone never approves, and every
-event is published once, in order, in the regions of the request.
+Only the transitions of the table happen, authors and sponsors never decide, approval needs the required number of
+people, and every event is published once, in order, in the regions of the request.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from shared.contracts.events import BusinessRequest, ProposedChange, ProposedReg
 from shared.validation.faults import InputRejected
 
 PEOPLE: Final = ("author", "writer", "lead-a", "lead-b", "lead-c", "Sponsor")
-WAYS: Final = {  # written down again, so that a slip in the rules shows
+TRANSITIONS: Final = {  # repeated here, so that an error in `lifecycle.RULES` is found
     ("draft", "submitted"),
     ("draft", "withdrawn"),
     ("submitted", "approved"),
@@ -41,37 +41,37 @@ times = st.integers(0, 59).map(lambda n: f"2026-05-01T09:{n:02d}:00.000Z")
 regions = st.lists(st.sampled_from(["eu", "us", "uk"]), min_size=1, max_size=3, unique=True)
 
 
-def content(title: str, where: list[str]) -> BusinessRequest:
-    return BusinessRequest(title=title, kind="capacity", sponsor="sponsor", regions=where)
+def content(title: str, in_regions: list[str]) -> BusinessRequest:
+    return BusinessRequest(title=title, kind="capacity", sponsor="sponsor", regions=in_regions)
 
 
 def attempt(
-    do: Callable[..., RequestTransition | None], *given: Any, **named: Any
+    do: Callable[..., RequestTransition | None], *given: Any, **options: Any
 ) -> RequestTransition | InputRejected | None:
-    """What comes of it."""
+    """The outcome of a command, or its rejection."""
     try:
-        return do(*given, **named)
-    except InputRejected as refused:
-        return refused
+        return do(*given, **options)
+    except InputRejected as rejection:
+        return rejection
 
 
-class Life(RuleBasedStateMachine):
+class RequestMachine(RuleBasedStateMachine):
     request: Request
 
-    @initialize(where=regions, needed=st.integers(1, 3), at=times)
-    def begin(self, where: list[str], needed: int, at: str) -> None:
+    @initialize(in_regions=regions, needed=st.integers(1, 3), at=times)
+    def begin(self, in_regions: list[str], needed: int, at: str) -> None:
         self.steps: list[RequestStep] = []
-        self.told: list[Event[Any]] = []
+        self.published: list[Event[Any]] = []
         self.needed = needed
         outcome = lifecycle.draft(
-            REQUEST_ID, content("a", where), ChangeCheck(), by="author", at=at, approvals_needed=needed
+            REQUEST_ID, content("a", in_regions), ChangeCheck(), by="author", at=at, approvals_needed=needed
         )
         self.request = outcome.request
-        self._take(outcome, {*where})
+        self._check(outcome, {*in_regions})
 
-    @rule(title=st.sampled_from("ab"), where=regions, by=st.sampled_from(["author", "writer"]), at=times)
-    def change(self, title: str, where: list[str], by: str, at: str) -> None:
-        before, new = self.request, content(title, where)
+    @rule(title=st.sampled_from("ab"), in_regions=regions, by=st.sampled_from(["author", "writer"]), at=times)
+    def change(self, title: str, in_regions: list[str], by: str, at: str) -> None:
+        before, new = self.request, content(title, in_regions)
         if before.state != "draft":
             with pytest.raises(InputRejected) as raised:
                 lifecycle.change(before, new, ChangeCheck(), by=by, at=at)
@@ -81,7 +81,7 @@ class Life(RuleBasedStateMachine):
         assert (outcome is None) == (new == before.content)
         if outcome is not None:
             assert by in outcome.request.authors
-            self._take(outcome, {*where} | {*before.content.regions})
+            self._check(outcome, {*in_regions} | {*before.content.regions})
 
     @rule(by=people, reason=reasons, at=times)
     def submit(self, by: str, reason: str, at: str) -> None:
@@ -97,7 +97,7 @@ class Life(RuleBasedStateMachine):
         if outcome is None:
             assert lifecycle.is_done(before, "submit", by, reason)
             return
-        self._take(outcome, {*before.content.regions})
+        self._check(outcome, {*before.content.regions})
 
     @rule(
         command=st.sampled_from([name for name in lifecycle.RULES if name != "submit"]),
@@ -128,7 +128,7 @@ class Life(RuleBasedStateMachine):
             assert own
         if command in ("reject", "rollback"):
             assert reason
-        self._take(outcome, {*before.content.regions})
+        self._check(outcome, {*before.content.regions})
 
     @precondition(lambda self: len(self.steps) < 40)
     @rule(by=people, n=st.integers(0, 10**6), at=times)
@@ -136,66 +136,66 @@ class Life(RuleBasedStateMachine):
         state = self.request.state
         outcome = lifecycle.comment(self.request, ids.derive("comment", str(n)), f"text {n}", by=by, at=at)
         assert outcome.request.state == state
-        self._take(outcome, {*self.request.content.regions})
+        self._check(outcome, {*self.request.content.regions})
 
-    def _take(self, outcome: RequestTransition, where: set[str]) -> None:
+    def _check(self, outcome: RequestTransition, in_regions: set[str]) -> None:
         before, after = self.request, outcome.request
         if self.steps and before.state != after.state:
-            assert (before.state, after.state) in WAYS
+            assert (before.state, after.state) in TRANSITIONS
         assert after.version == len(self.steps) + 1 == outcome.step.version
-        assert sorted(event.attributes.region for event in outcome.events) == sorted(where)
+        assert sorted(event.attributes.region for event in outcome.events) == sorted(in_regions)
         for event in outcome.events:
             encoded = encode(event.attributes, event.data)
-            assert decode(encoded.headers, encoded.key, encoded.value) == event, "any reader can read it"
+            assert decode(encoded.headers, encoded.key, encoded.value) == event, "a consumer can decode it"
             if event.attributes.region not in after.content.regions:
                 assert isinstance(event.data, events.RequestChanged)
-                assert event.data.request is None, "a region that is left is told no more"
+                assert event.data.request is None, "a region that the request left gets no content"
         self.request = after
         self.steps.append(outcome.step)
-        self.told += outcome.events
+        self.published += outcome.events
 
     @invariant()
-    def it_is_kept_as_it_is(self) -> None:
+    def a_stored_request_decodes_to_the_same_request(self) -> None:
         if hasattr(self, "steps"):
             assert msgspec.json.decode(msgspec.json.encode(self.request), type=Request) == self.request
 
     @invariant()
-    def history_goes_forward(self) -> None:
+    def the_times_of_the_history_never_decrease(self) -> None:
         times = [step.at for step in getattr(self, "steps", [])]
         assert times == sorted(times)
 
     @invariant()
-    def two_do_not_make_one(self) -> None:
+    def different_people_approve_and_authors_and_sponsors_never_do(self) -> None:
         if not hasattr(self, "steps"):
             return
-        approvers = {mark.by for mark in self.request.approvals}
+        approvers = {approval.by for approval in self.request.approvals}
         assert len(approvers) == len(self.request.approvals)
         assert not {name.casefold() for name in approvers} & {*self.request.authors, "sponsor"}
         if self.request.state in ("approved", "deployed", "rolled_back", "reviewed"):
             assert len(approvers) == self.request.approvals_needed == self.needed
 
     @invariant()
-    def each_region_has_a_chain_of_its_own(self) -> None:
-        chains: dict[str, list[Event[Any]]] = {}
-        for event in getattr(self, "told", []):
-            chains.setdefault(event.attributes.region, []).append(event)
-        everywhere = [event.attributes.id for event in getattr(self, "told", [])]
-        assert len({*everywhere}) == len(everywhere), "two regions never have an event of one id"
-        for chain in chains.values():
-            names = [event.attributes.id for event in chain]
+    def each_region_has_its_own_sequence_of_events(self) -> None:
+        sequences: dict[str, list[Event[Any]]] = {}
+        for event in getattr(self, "published", []):
+            sequences.setdefault(event.attributes.region, []).append(event)
+        everywhere = [event.attributes.id for event in getattr(self, "published", [])]
+        assert len({*everywhere}) == len(everywhere), "the event ids of two regions differ"
+        for sequence in sequences.values():
+            names = [event.attributes.id for event in sequence]
             assert len(set(names)) == len(names)
-            assert [event.attributes.causation_id for event in chain] == [None, *names[:-1]]
-            assert {event.attributes.correlation_id for event in chain} == {names[0]}
-            assert [event.data.version for event in chain] == sorted(event.data.version for event in chain)
+            assert [event.attributes.causation_id for event in sequence] == [None, *names[:-1]]
+            assert {event.attributes.correlation_id for event in sequence} == {names[0]}
+            assert [event.data.version for event in sequence] == sorted(event.data.version for event in sequence)
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=120, stateful_step_count=40)
+TestRequestMachine = RequestMachine.TestCase
+TestRequestMachine.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 def test_every_state_is_reached_and_each_command_leads_to_the_specified_state() -> None:
-    assert {(start, rule.end) for rule in lifecycle.RULES.values() for start in rule.start} == WAYS
-    assert {"draft"} | {end for _, end in WAYS} == {*lifecycle.STATES}
+    assert {(start, rule.end) for rule in lifecycle.RULES.values() for start in rule.start} == TRANSITIONS
+    assert {"draft"} | {end for _, end in TRANSITIONS} == {*lifecycle.STATES}
 
 
 def test_a_request_at_the_limit_of_steps_can_still_be_decided() -> None:

@@ -1,1 +1,1 @@
-"""Tests: property/router."""
+"""Property tests of the router."""

@@ -86,8 +86,8 @@ def test_the_same_item_under_the_same_set_gives_the_same_case(
 
 @given(items(), st.booleans())
 @settings(max_examples=200)
-def test_conditions_evaluated_together_and_alone_have_the_same_results(item: ItemSubmitted, armed: bool) -> None:
-    terms = ["weapons"] if armed else []
+def test_conditions_have_the_same_results_alone_and_together(item: ItemSubmitted, has_terms: bool) -> None:
+    terms = ["weapons"] if has_terms else []
     held, errors = together.evaluate(item, terms)
     alone = [conditions.evaluate(item, terms) for conditions in each]
     for index, evaluation in enumerate(alone):

@@ -1,1 +1,1 @@
-"""Tests: property/shared."""
+"""Property tests of the shared packages."""

@@ -76,7 +76,7 @@ def test_a_truncated_event_is_poison(attributes: Attributes, data: events.ItemSu
             read(encoded.headers, encoded.key, value)
         except Poison:
             continue
-        raise AssertionError(f"{value!r} was read")
+        raise AssertionError(f"{value!r} was decoded")
 
 
 @given(st.lists(st.tuples(_names, _values)), st.none() | st.binary(), st.none() | st.binary())

@@ -124,7 +124,7 @@ def appealed(
     reviewer: str = "",
     **changed: Any,
 ) -> tuple[Attributes, events.CaseOpened]:
-    """The `case.opened` event of an appeal about decision `n` of a case. Without a reviewer, a policy decided."""
+    """The `case.opened` event of an appeal about decision `n` of a case. Without `reviewer`, a policy decided."""
     subject = subject_of("shop", "product", about.subject_id)
     appeal_id = ids.appeal_id("shop", region, subject, reference)
     contested = events.Contested(

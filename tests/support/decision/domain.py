@@ -67,13 +67,13 @@ def records(messages: Sequence[CaseMessage]) -> list[Received[CaseMessage]]:
 
 
 def newest(of: ReceivedCase, *, is_open: bool) -> Mapping[str, NewestVersion]:
-    """The newest version of the case's subject is this one."""
+    """This case as the newest version of its subject."""
     case = of.opened
     return {of.subject: NewestVersion(case.case_id, case.item_id, case.version, of.correlation_id if is_open else None)}
 
 
 def ingested(*batch: CaseMessage, **stored: Any) -> BatchChanges:
-    """The changes that a batch makes to this stored state."""
+    """The changes that a batch makes to the `stored` state."""
     return ingest.ingest("eu", batch, Snapshot(now=NOON, **stored))
 
 

@@ -183,7 +183,7 @@ class MemoryStore:
         return [] if found is None else [found]
 
     async def queue_names(self) -> list[str]:
-        """Every queue that has ever had a case."""
+        """All queues that have had a case."""
         return sorted(self.queues)
 
     async def totals(self) -> Counter[str]:
@@ -197,7 +197,7 @@ def urgency(case: Case) -> Urgency:
 
 
 def _is_appeal_against(case: Case, reviewer: str) -> bool:
-    """Whether the case is an appeal against a decision of this reviewer."""
+    """True if the case is an appeal against a decision of this reviewer."""
     return case.opened.appeal is not None and case.opened.appeal.decision.reviewer == reviewer
 
 
@@ -224,7 +224,7 @@ class MemoryService:
         return await self.leases.claim(["general"], ClaimCommand(reviewer, "in_house", seconds, key, key))
 
     async def claimed(self, reviewer: str = "r-1", *, seconds: int = 300) -> Lease:
-        """Claim a case that must be there."""
+        """Claim a case; fails if no case is waiting."""
         lease = await self.claim(reviewer, seconds=seconds)
         assert lease is not None
         return lease

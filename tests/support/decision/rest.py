@@ -1,4 +1,4 @@
-"""The decision service's REST API in the test's own process."""
+"""The decision service's REST API in the test process."""
 
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ def api_client(
     *scopes: str,
     regions: frozenset[str] = frozenset({"*"}),
 ) -> httpx.AsyncClient:
-    """A client with a key for these scopes (all by default) and regions; without a `service`, there is no database."""
+    """A client with a key for these scopes (default: all) and regions; without `service`, there is no database."""
     readiness = Readiness("decision")
     readiness.set("database", "not connected yet")
     app = create_app("decision", "", readiness)

@@ -25,7 +25,7 @@ REGION = "eu"
 
 
 class Service(NamedTuple):
-    """The use cases on a database of the test's own; `outside` is another connection to it."""
+    """The use cases on the test's own database; `outside` is another connection to it."""
 
     database: Database
     store: Store
@@ -40,26 +40,26 @@ class Service(NamedTuple):
         await self.ingest.handle([Received(record, decode_message(record, region=REGION)) for record in records])
 
     async def claim(self, reviewer: str = "r-1", **how: Any) -> Lease | None:
-        """Claim a case of the general queue, or of these `queues`."""
+        """Claim a case of the general queue, or of the given `queues`."""
         queues = how.pop("queues", ["general"])
         command = ClaimCommand(**{"reviewer": reviewer, "team": "in_house", "seconds": 300, **how})
         return await self.leases.claim(queues, command)
 
     async def claimed(self, reviewer: str = "r-1", **how: Any) -> Lease:
-        """Claim a case that must be there."""
+        """Claim a case; fails if no case is waiting."""
         lease = await self.claim(reviewer, **how)
         assert lease is not None
         return lease
 
     async def decide(self, lease: Lease, action: str = "approve", *reasons: str) -> bool:
-        """Whether the decision is new."""
+        """Decide a case; True if the decision is new."""
         command = DecideCommand(lease.case.lease_token, action, list(reasons))
         outcome = await self.decisions.decide(lease.case.case_id, command)
         assert outcome is not None
         return outcome.is_new
 
     async def let_expire(self, lease: Lease) -> None:
-        """Let the lease end now."""
+        """Make the lease expire now."""
         await self.outside.execute(
             "UPDATE cases SET lease_until = clock_timestamp() WHERE case_id = $1", lease.case.case_id
         )
@@ -72,13 +72,13 @@ class Service(NamedTuple):
         return [row[0] for row in rows]
 
     async def published(self) -> list[tuple[str, str]]:
-        """(type, event id) of everything in the outbox, in order."""
+        """Type and event id of each event in the outbox, in order."""
         rows = await self.outside.fetch("SELECT headers FROM outbox ORDER BY id")
         headers = [dict(msgspec.msgpack.decode(row[0], type=list[tuple[str, bytes]])) for row in rows]
-        return [(of["ce_type"].decode(), of["ce_id"].decode()) for of in headers]
+        return [(named["ce_type"].decode(), named["ce_id"].decode()) for named in headers]
 
     async def event_types(self) -> list[str]:
-        """The short types of everything in the outbox, in order."""
+        """The short types of the events in the outbox, in order."""
         return [kind.removeprefix("piepowder.").removesuffix(".v1") for kind, _ in await self.published()]
 
 
@@ -90,14 +90,14 @@ async def running(url: str, **pool_settings: Any) -> AsyncIterator[Service]:
     database = Database(url, pool, create_async_engine(sqlalchemy_url(url)))
     outside = await asyncpg.connect(url)
     store = Store(database)
-    of: dict[str, Any] = {"region": REGION, "wake": lambda: None}
+    common: dict[str, Any] = {"region": REGION, "wake": lambda: None}
     try:
         yield Service(
             database,
             store,
-            IngestCases(store.ingest, **of),
-            LeaseCases(store.leases, **of),
-            DecideCases(store.decisions, **of),
+            IngestCases(store.ingest, **common),
+            LeaseCases(store.leases, **common),
+            DecideCases(store.decisions, **common),
             outside,
         )
     finally:

@@ -1,1 +1,1 @@
-"""Tests: unit/audit."""
+"""Unit tests of audit."""

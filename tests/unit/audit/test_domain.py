@@ -23,13 +23,13 @@ def claimed(event_type: str = events.CASE_CLAIMED, region: str = "eu") -> Encode
     return encode(Attributes(FIRST, event_type, "piepowder/test", TIME, "shop:product:1", region, FIRST, FIRST), data)
 
 
-def test_an_event_of_an_unknown_type_is_logged_with_its_bytes_and_all_its_headers() -> None:
+def test_an_event_of_an_unknown_type_keeps_its_bytes_and_all_its_headers() -> None:
     encoded = claimed("piepowder.case.praised.v9")
     value = encoded.value[:-1] + b', "new": {} } '
     extra = [("ce_vendor", b"acme"), ("trace-me", b"\xff")]
-    kept = parse_event(SOURCE, [*encoded.headers, *extra], encoded.key, value, region="eu")
-    assert (kept.data, kept.extensions, kept.source) == (value, extra, SOURCE)
-    assert kept.attributes.type == "piepowder.case.praised.v9"
+    event = parse_event(SOURCE, [*encoded.headers, *extra], encoded.key, value, region="eu")
+    assert (event.data, event.extensions, event.source) == (value, extra, SOURCE)
+    assert event.attributes.type == "piepowder.case.praised.v9"
 
 
 def test_a_plain_event_has_no_extensions() -> None:

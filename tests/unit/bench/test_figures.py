@@ -1,4 +1,4 @@
-"""What `make bench` says is what it measured: ratios, marks, percentiles, costs and the data that it sends."""
+"""The figures of `make bench`: ratios, marks, percentiles, processor time, and the data that it posts."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from tests.bench.usage import Stretch, cpu_seconds, peak_mb, resident_mb, tree_c
 from tests.support.flood import CallResult
 
 
-def test_a_ratio_is_between_the_medians_so_that_one_disturbed_round_says_nothing() -> None:
+def test_a_ratio_compares_medians_so_one_disturbed_round_does_not_change_it() -> None:
     stage = [Round(100, 1.0), Round(100, 1.1), Round(100, 50.0)]
     floor = [Round(100, 0.5), Round(100, 0.5), Round(100, 0.01)]
     figure = of_rounds("router", "items/s", stage, floor, mark=Mark(0.5), peak={})
@@ -31,7 +31,7 @@ def test_a_ratio_is_between_the_medians_so_that_one_disturbed_round_says_nothing
     assert "**no**" in figure.cells()
 
 
-def test_the_cost_is_told_by_item_for_the_stage_and_for_its_floor() -> None:
+def test_the_table_has_the_processor_time_per_item_of_the_stage_and_its_floor() -> None:
     stage = [Round(1000, 1.0, {"router": 0.04, "kafka": 0.01})]
     floor = [Round(1000, 1.0, {"client": 0.01})]
     figure = of_rounds("router", "items/s", stage, floor, peak={"router": 123.0})
@@ -40,20 +40,20 @@ def test_the_cost_is_told_by_item_for_the_stage_and_for_its_floor() -> None:
     assert "router 123" in text
 
 
-def test_a_mark_may_ask_for_less_than_a_bound() -> None:
+def test_a_mark_can_be_an_upper_bound() -> None:
     assert Mark(30, "s", below=True).met(29.9)
     assert not Mark(30, "s", below=True).met(30.0)
     assert str(Mark(3000, "items/s")) == "≥ 3,000 items/s"
 
 
-def test_a_figure_without_a_floor_is_held_against_its_value() -> None:
+def test_without_a_floor_the_measured_value_is_compared_with_the_mark() -> None:
     figure = Figure(name="end to end", unit="items/s", values=[2500.0, 3500.0, 3100.0], next=Mark(3000, "items/s"))
     assert "≥ 3,000 items/s (met)" in figure.cells()
     assert "3,100 (2,500–3,500) items/s" in figure.cells()
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
-def test_a_percentile_is_the_smallest_value_that_the_share_does_not_exceed(share: float, expected: float) -> None:
+def test_a_percentile_is_the_nearest_rank(share: float, expected: float) -> None:
     assert percentile([float(n) for n in range(100, 0, -1)], share) == expected
 
 
@@ -69,12 +69,12 @@ def test_a_stretch_counts_the_processor_time_of_a_process_and_of_its_tree() -> N
     assert 5 < resident_mb(os.getpid()) <= peak_mb(os.getpid()) < 10_000
 
 
-def test_a_process_that_is_gone_costs_nothing() -> None:
+def test_an_ended_process_has_zero_usage() -> None:
     gone = 2**22 + 1
     assert (cpu_seconds(gone), tree_cpu_seconds(gone), peak_mb(gone), resident_mb(gone)) == (0.0, 0.0, 0.0, 0.0)
 
 
-def test_posts_are_of_the_stated_size_and_each_is_a_subject_of_its_own() -> None:
+def test_posts_have_the_stated_size_and_each_has_its_own_subject() -> None:
     bodies = data.bodies(300, tag="a", region="us")
     posts = [msgspec.json.decode(body) for body in bodies]
     assert len({post["id"] for post in posts}) == 300
@@ -83,7 +83,7 @@ def test_posts_are_of_the_stated_size_and_each_is_a_subject_of_its_own() -> None
     assert data.bodies(300, tag="a", region="us") == bodies
 
 
-def test_a_life_reads_as_the_events_that_the_services_would_have_told() -> None:
+def test_a_life_decodes_as_the_events_that_the_services_publish() -> None:
     lives = data.lives(20, tag="b")
     for life in lives:
         submitted, opened, decided = (
@@ -97,27 +97,27 @@ def test_a_life_reads_as_the_events_that_the_services_would_have_told() -> None:
     assert [life.verdict for life in lives].count("review") == 2
 
 
-def test_the_machine_is_named_with_its_cores_and_versions() -> None:
+def test_the_machine_is_described_with_its_cores_and_versions() -> None:
     text = "\n".join(machine.describe())
     assert "cores" in text
     assert "Kafka 4." in text
     assert "Python 3." in text
 
 
-async def test_the_client_reads_answer_after_answer_on_a_connection() -> None:
+async def test_the_client_reads_all_responses_of_a_connection() -> None:
     async with _empty_server() as url:
         bodies = await calls.send_all(url, [calls.post("/x", "k", b"{}")] * 50, connections=3, wanted=202)
         assert bodies == [b""] * 50
 
 
-async def test_the_client_refuses_an_answer_that_was_not_wanted() -> None:
+async def test_the_client_raises_for_an_unexpected_status() -> None:
     async with _empty_server() as url:
         with pytest.raises(ExceptionGroup) as refused:
             await calls.send_all(url, [calls.post("/x", "k", b"{}")], connections=1, wanted=200)
         assert "202, expected 200" in str(refused.value.exceptions[0])
 
 
-async def test_a_call_that_had_to_wait_for_a_connection_is_late_by_that() -> None:
+async def test_the_latency_includes_the_wait_for_a_connection() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.05)
         await empty.server(scope, receive, send)
@@ -140,7 +140,7 @@ async def test_the_client_reports_a_disconnect() -> None:
 
 
 @pytest.mark.parametrize("status", [one for one in Status if one != Status.PARKED])
-def test_what_lookups_stores_is_what_the_projection_would_know(status: Status) -> None:
+def test_lookups_stores_the_facts_that_the_projection_would_store(status: Status) -> None:
     own = {"1": "shop:product:1", "2": "0" * 64, "3": "2026-05-01T09:30:00.000Z", "5": 'eu","us', "7": "12"}
     text = re.sub(r"%(\d)\$s", lambda place: own.get(place[1], "x"), lookups.template(status))
     facts = msgspec.json.decode(text, type=StatusFacts)
@@ -149,7 +149,7 @@ def test_what_lookups_stores_is_what_the_projection_would_know(status: Status) -
     assert (facts.submission.regions, facts.submission.position) == (["eu", "us"], 12)
 
 
-def test_a_size_that_falls_is_as_far_from_its_beginning_as_one_that_grows() -> None:
+def test_the_largest_difference_of_a_size_can_be_an_increase_or_a_decrease() -> None:
     assert soak.Sizes([100.0, 96.0, 109.0]).furthest(100.0) == 9.0
     assert soak.Sizes([100.0, 70.0, 109.0]).furthest(100.0) == 30.0
 

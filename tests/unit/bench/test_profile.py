@@ -1,4 +1,4 @@
-"""What the bench says about costs is what was sampled and weighed, and the page gets it between its markers."""
+"""The profile of the bench: processor time by part, the cost of an item, and the sections of the page."""
 
 from pathlib import Path
 from typing import Any
@@ -42,18 +42,18 @@ SAMPLED = graph(
 )
 
 
-def test_a_sample_is_put_down_to_the_innermost_part_that_has_a_name() -> None:
+def test_a_sample_counts_for_the_innermost_named_part() -> None:
     shares = flame.shares(flame.frames(SAMPLED))
     assert shares == {
-        "`services/router/handlers.py`": 0.35,  # with what the interpreter did for it
-        "JSON (msgspec)": 0.2,  # with the memory that it asked for
+        "`services/router/handlers.py`": 0.35,  # with the interpreter's work for it
+        "JSON (msgspec)": 0.2,  # with its memory allocations
         "event loop (uvloop, asyncio)": 0.2,
         "garbage collection": 0.15,
         "the interpreter, unattributed": 0.1,
     }
 
 
-def test_the_parts_are_told_in_microseconds_of_the_stage() -> None:
+def test_the_parts_are_listed_in_microseconds_per_item() -> None:
     figure = Figure(name="router", unit="items/s", values=[1.0], cpu={"router": 80.0, "Kafka": 20.0})
     figure.parts = {"CEL": 0.5, "compression": 0.25, "rare": 0.001}
     assert report.parts(figure).splitlines()[2:] == [
@@ -63,7 +63,7 @@ def test_the_parts_are_told_in_microseconds_of_the_stage() -> None:
     ]
 
 
-def test_what_an_item_leaves_behind_is_told_by_topic_and_table() -> None:
+def test_the_cost_of_an_item_is_listed_by_topic_and_table() -> None:
     cost = Cost(
         topics={"piepowder.cases.eu": 145.2},
         wal=3007.4,
@@ -77,7 +77,7 @@ def test_what_an_item_leaves_behind_is_told_by_topic_and_table() -> None:
     assert report.costs(figures[1:]) == ""
 
 
-def test_the_page_gets_a_section_between_its_markers_and_keeps_the_rest(tmp_path: Path) -> None:
+def test_a_section_replaces_only_the_text_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(
         "a\n<!-- measured: router -->\nold\n<!-- end -->\nb\n<!-- measured: audit -->\nkept\n<!-- end -->\nc\n"
@@ -87,7 +87,7 @@ def test_the_page_gets_a_section_between_its_markers_and_keeps_the_rest(tmp_path
     assert page.read_text() == (
         "a\n<!-- measured: router -->\n\nnewest\n\n<!-- end -->\nb\n<!-- measured: audit -->\nkept\n<!-- end -->\nc\n"
     )
-    with pytest.raises(ValueError, match="no place for decision"):
+    with pytest.raises(ValueError, match="no markers for decision"):
         document.publish({"decision": "x"}, page)
 
 
@@ -103,20 +103,20 @@ def test_a_section_has_the_figures_the_costs_and_the_processor_time_of_each_part
     assert "99 MB" in section
 
 
-def test_the_page_that_is_committed_has_a_place_for_every_stage() -> None:
+def test_the_committed_page_has_markers_for_the_stages() -> None:
     text = document.PAGE.read_text(encoding="utf-8")
     for stage in ("intake", "router", "decision", "audit", "e2e", "growth"):
         assert f"<!-- measured: {stage} -->" in text
 
 
-def test_many_lives_are_as_different_as_few() -> None:
+def test_lives_of_repeated_items_differ_like_lives_of_new_items() -> None:
     lives = data.more_lives(range(3_000, 3_040), tag="m")
     assert len({life.opened.key for life in lives}) == 40
     assert [life.verdict for life in lives] == [life.verdict for life in data.lives(40, tag="f")]
     assert {dict(life.opened.headers)["ce_type"] for life in lives} == {b"piepowder.case.opened.v1"}
 
 
-async def test_a_peer_makes_of_a_submission_what_the_router_makes_of_it() -> None:
+async def test_a_peer_opens_the_same_cases_as_the_router() -> None:
     sent: list[Record] = []
 
     class Kept:

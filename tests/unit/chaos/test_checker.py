@@ -1,4 +1,4 @@
-"""The checker finds what breaks a promise: each is planted in a recorded history that is sound without it."""
+"""The checker reports each broken promise: each test adds one defect to a valid history."""
 
 import ast
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from tests.chaos.checker.cloudevents import derived
 from tests.chaos.checker.history import (
     Cell,
 )
-from tests.support.chaos_history import Recording, drop, is_of, titles
+from tests.support.chaos_history import Recording, drop, has_type, titles
 
 
-def ordinary() -> Recording:
-    """Two regions, three versions of which one waited and one came late, two reviewers, one lease that ran out; three
-    withdrawals: after people's decision, after policy's, and under a reviewer's hands."""
+def valid_recording() -> Recording:
+    """A history with two regions and two reviewers: superseded and late versions, an expired lease, parked keys, and
+    withdrawals after a reviewer's decision, after a policy's decision, and during a lease."""
     recording = Recording()
     recording.post("ring", 1, markets="US")
     recording.post("lamp", 1, verdict="reject")
@@ -41,11 +41,11 @@ def ordinary() -> Recording:
     recording.decide_by(held, "ann", 1, status=409)
     recording.call("withdraw", {"item_id": derived("nobody")}, 404, {})
     recording.call("withdraw", {"item_id": derived("nobody")}, 503, {})
-    recording.spoil("piepowder.cases.eu", "piepowder-decision-eu")
+    recording.publish_malformed("piepowder.cases.eu", "piepowder-decision-eu")
     recording.post("mug", 1, verdict="review")
     head = recording.park("p:product:mug")
-    recording.post_behind(head, "mug", 2)
-    recording.post_behind(head, "mug", 3)
+    recording.post_to_parked_key(head, "mug", 2)
+    recording.post_to_parked_key(head, "mug", 3)
     lost = {"platform": "p", "kind": "product", "id": "never", "version": 1, "markets": ["DE"]}
     recording.call("post", {"body": msgspec.json.encode(lost).decode()}, 503, None)
     recording.call("post", {"body": msgspec.json.encode(lost).decode()}, None, None)
@@ -53,7 +53,7 @@ def ordinary() -> Recording:
 
 
 def watch(recording: Recording) -> str:
-    """The case that the two reviewers had."""
+    """The case that both reviewers claimed."""
     return derived("case", derived("item", "p", "product", "watch", "3"), "eu", "item")
 
 
@@ -61,12 +61,12 @@ def lamp() -> str:
     return derived("case", derived("item", "p", "product", "lamp", "1"), "eu", "item")
 
 
-def test_a_sound_history_has_no_violation() -> None:
-    assert promises.check(ordinary().done()) == []
+def test_a_valid_history_has_no_violation() -> None:
+    assert promises.check(valid_recording().done()) == []
 
 
-def test_a_history_that_did_not_change_is_the_same_after_a_replay() -> None:
-    before, after = ordinary().done(), ordinary().done()
+def test_a_replay_that_only_repeats_records_has_no_violation() -> None:
+    before, after = valid_recording().done(), valid_recording().done()
     opened = next(record for record in after.records if record.topic == "piepowder.cases.eu")
     after.records.append(opened._replace(offset=99))
     assert promises.compare(before, after) == []
@@ -88,14 +88,14 @@ def lose_a_row(recording: Recording) -> None:
     cell.cases = [row for row in cell.cases if row.case_id != lamp()]
 
 
-def double_a_decision(recording: Recording) -> None:
+def publish_a_second_decision(recording: Recording) -> None:
     recording.decide(lamp(), "eu", action="reject")
     record = recording.history.records[-1]
     headers = tuple((n, derived("other").encode() if n == "ce_id" else v) for n, v in record.headers)
     recording.history.records[-1] = record._replace(headers=headers)
 
 
-def double_a_row(recording: Recording) -> None:
+def store_a_second_decision(recording: Recording) -> None:
     cell = recording.history.cells["eu"]
     cell.decisions.append(next(row for row in cell.decisions if row.case_id == lamp())._replace(decision_id="x"))
 
@@ -134,14 +134,14 @@ def decide_by_an_expired_lease(recording: Recording) -> None:
     recording.decide_by(case_id, "ann", 1)
 
 
-def decide_after_the_lease_and_before_anybody_saw(recording: Recording) -> None:
+def decide_after_the_lease_but_before_its_expiry_event(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     recording.claim(case_id, "ann")
     recording._now += 20
     recording.decide_by(case_id, "ann", 1)
 
 
-def decide_under_an_old_token(recording: Recording) -> None:
+def decide_with_an_old_token(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     recording.claim(case_id, "ann")
     recording.expire(case_id)
@@ -149,7 +149,7 @@ def decide_under_an_old_token(recording: Recording) -> None:
     recording.decide_by(case_id, "ann", 1)
 
 
-def claim_twice_at_a_time(recording: Recording) -> None:
+def claim_during_another_claim(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     recording.claim(case_id, "ann")
     recording.claim(case_id, "ben")
@@ -162,13 +162,13 @@ def expire_too_early(recording: Recording) -> None:
     recording.claim(case_id, "ben")
 
 
-def give_one_token_twice(recording: Recording) -> None:
+def return_the_same_token_twice(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     call = recording.claim(case_id, "ann")
     recording.call("claim", {**call.facts}, 201, call.answer)
 
 
-def half_decide(recording: Recording) -> None:
+def decide_without_a_stored_decision(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     recording.claim(case_id, "ann")
     recording.set_row(recording.row(case_id)._replace(state="decided"))
@@ -181,38 +181,38 @@ def lose_a_reviewers_decision(recording: Recording) -> None:
     recording.call("decide", facts, 201, {})
 
 
-def leave_a_decision_untold(recording: Recording) -> None:
+def leave_a_decision_unpublished(recording: Recording) -> None:
     drop(recording, lambda r: ".decisions.eu" in r.topic and lamp().encode() in (r.value or b""))
     recording.history.cells["eu"].unpublished = 1
 
 
-def leave_a_gap_in_the_audit(recording: Recording) -> None:
+def leave_a_gap_in_the_audit_log(recording: Recording) -> None:
     cell = recording.history.cells["eu"]
     cell.log = [row for row in cell.log if row.seq != 4]
 
 
-def audit_twice(recording: Recording) -> None:
+def log_an_event_twice(recording: Recording) -> None:
     log = recording.history.cells["eu"].log
     log.append(log[3]._replace(seq=len(log) + 1))
     recording._count("eu")
 
 
-def audit_other_data(recording: Recording) -> None:
+def log_other_data(recording: Recording) -> None:
     log = recording.history.cells["eu"].log
     log[3] = log[3]._replace(sha256=sha256(b"{}").hexdigest())
 
 
-def forget_a_dead_letter(recording: Recording) -> None:
+def lose_a_dead_letter_in_the_audit(recording: Recording) -> None:
     recording.history.cells["eu"].letters.clear()
 
 
-def leak_into_another_region(recording: Recording) -> None:
+def leak_an_item_into_another_region(recording: Recording) -> None:
     item = derived("item", "p", "product", "lamp", "1")
     data = {"item_id": item, "version": 1, "item": {"markets": ["DE"]}}
     recording.event("piepowder.submissions.us", "us", "item.submitted", "p:product:lamp", derived("leak"), data)
 
 
-def leak_an_event(recording: Recording) -> None:
+def leak_an_event_of_another_region(recording: Recording) -> None:
     item = derived("item", "p", "product", "lamp", "1")
     data = {"item_id": item, "version": 1, "item": {"markets": ["DE"]}}
     recording.event("piepowder.submissions.us", "us", "item.submitted", "p:product:lamp", derived("leak"), data)
@@ -221,20 +221,20 @@ def leak_an_event(recording: Recording) -> None:
     recording.history.records[-1] = record._replace(headers=headers)
 
 
-def leave_poison_where_it_is(recording: Recording) -> None:
-    record = recording.spoil("piepowder.submissions.eu", "piepowder-router-eu")
+def leave_poison_without_a_dead_letter(recording: Recording) -> None:
+    record = recording.publish_malformed("piepowder.submissions.eu", "piepowder-router-eu")
     drop(
         recording,
         lambda r: r.topic == "piepowder.deadletters.eu" and ("dl_offset", str(record.offset).encode()) in r.headers,
     )
 
 
-def cut_a_dead_letter(recording: Recording) -> None:
-    recording.spoil("piepowder.submissions.eu", "piepowder-router-eu")
+def truncate_a_dead_letter(recording: Recording) -> None:
+    recording.publish_malformed("piepowder.submissions.eu", "piepowder-router-eu")
     recording.history.records[-1] = recording.history.records[-1]._replace(value=b"")
 
 
-def set_a_sound_record_aside(recording: Recording) -> None:
+def dead_letter_a_valid_record(recording: Recording) -> None:
     opened = next(
         r for r in recording.history.records if r.topic == "piepowder.cases.eu" and lamp().encode() in (r.value or b"")
     )
@@ -246,7 +246,7 @@ def invent_an_item(recording: Recording) -> None:
     recording.history.calls.pop()
 
 
-def take_what_was_refused(recording: Recording) -> None:
+def publish_a_rejected_item(recording: Recording) -> None:
     recording.post("ghost", 1)
     recording.history.calls[-1] = replace(recording.history.calls[-1], status=429, retry_after="1")
 
@@ -256,7 +256,7 @@ def name_another_policy_set(recording: Recording) -> None:
     cell.decisions[0] = cell.decisions[0]._replace(policy_set="ps-9")
 
 
-def judge_otherwise_the_second_time(recording: Recording) -> None:
+def repeat_a_case_with_another_verdict(recording: Recording) -> None:
     opened = next(
         r for r in recording.history.records if r.topic == "piepowder.cases.eu" and lamp().encode() in (r.value or b"")
     )
@@ -266,28 +266,28 @@ def judge_otherwise_the_second_time(recording: Recording) -> None:
     )
 
 
-def answer_500(recording: Recording) -> None:
+def respond_with_500(recording: Recording) -> None:
     recording.history.calls[-1] = replace(recording.history.calls[-1], status=500)
 
 
-def answer_503_without_a_time(recording: Recording) -> None:
+def respond_with_503_without_retry_after(recording: Recording) -> None:
     recording.history.calls[-2] = replace(recording.history.calls[-2], retry_after=None)
 
 
-def forget_a_verdict(recording: Recording) -> None:
+def omit_a_result_of_a_batch(recording: Recording) -> None:
     recording.call("batch", {"lines": ["x", "y"], "bad": [1, 2]}, 200, [{"line": 1, "status": 400}])
 
 
 def lose_a_withdrawal(recording: Recording) -> None:
     recording.withdraw(recording.post("cup", 1), closes=False)
-    drop(recording, lambda r: b"cup" in (r.key or b"") and is_of(r, "withdrawn"))
+    drop(recording, lambda r: b"cup" in (r.key or b"") and has_type(r, "withdrawn"))
 
 
-def lose_a_withdrawal_on_its_way(recording: Recording) -> None:
+def lose_a_withdrawal_in_the_router(recording: Recording) -> None:
     recording.withdraw(recording.post("cup", 1), closes=False, case=False)
 
 
-def take_back_in_one_region_of_two(recording: Recording) -> None:
+def withdraw_in_one_of_two_regions(recording: Recording) -> None:
     recording.withdraw(recording.post("cup", 1), closes=False)
     item = derived("item", "p", "product", "cup", "1")
     data = {"item_id": item, "version": 1, "item": {"markets": ["US"]}}
@@ -298,13 +298,13 @@ def leave_a_withdrawn_case_open(recording: Recording) -> None:
     recording.withdraw(recording.post("cup", 1, verdict="review"), closes=False)
 
 
-def close_a_case_that_nobody_withdrew(recording: Recording) -> None:
+def close_a_case_without_a_withdrawal(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     recording.withdraw(case_id)
-    drop(recording, lambda r: is_of(r, "case.withdrawn"))
+    drop(recording, lambda r: has_type(r, "case.withdrawn"))
 
 
-def withdraw_what_nobody_took_back(recording: Recording) -> None:
+def withdraw_without_a_call(recording: Recording) -> None:
     recording.withdraw(recording.post("cup", 1), closes=False)
     recording.history.calls.pop()
 
@@ -316,24 +316,24 @@ def decide_after_the_withdrawal(recording: Recording) -> None:
     recording.decide_by(case_id, "ann", 1)
 
 
-def supersede_what_was_withdrawn(recording: Recording) -> None:
+def supersede_a_withdrawn_case(recording: Recording) -> None:
     case_id = recording.post("cup", 1, verdict="review")
     recording.withdraw(case_id, closes=False)
     recording.post("cup", 2, verdict="review")
     recording.supersede(case_id, 2)
 
 
-def answer_the_same_withdrawal_differently(recording: Recording) -> None:
+def respond_differently_to_the_same_withdrawal(recording: Recording) -> None:
     call = recording.withdraw(recording.post("cup", 1), closes=False)
     recording.call("withdraw", call.facts, 202, {**call.answer, "regions": {}})
 
 
-def deny_an_accepted_item(recording: Recording) -> None:
+def respond_that_an_accepted_item_does_not_exist(recording: Recording) -> None:
     recording.post("cup", 1)
     recording.call("withdraw", {"item_id": derived("item", "p", "product", "cup", "1")}, 404, {})
 
 
-def refuse_a_sound_withdrawal(recording: Recording) -> None:
+def reject_a_valid_withdrawal(recording: Recording) -> None:
     recording.call("withdraw", {"item_id": derived("item", "p", "product", "lamp", "1")}, 422, {})
 
 
@@ -346,104 +346,106 @@ def put_a_withdrawal_before_its_item(recording: Recording) -> None:
     recording.history.records[places[1]] = b._replace(offset=a.offset)
 
 
-def forget_to_count_what_was_withdrawn(recording: Recording) -> None:
+def count_one_withdrawn_case_too_few(recording: Recording) -> None:
     recording._tallies["eu"]["withdrawn"] -= 1
 
 
-def misreport_a_status(recording: Recording) -> None:
+def report_a_wrong_status(recording: Recording) -> None:
     recording.status(derived("item", "p", "product", "lamp", "1"), "eu", "submitted")
 
 
-def overtake(recording: Recording) -> None:
+def handle_a_record_behind_a_parked_one(recording: Recording) -> None:
     recording.post("jug", 1)
     recording.park("p:product:jug")
     recording.post("jug", 2)
 
 
-def wait_behind_nothing(recording: Recording) -> None:
-    head = recording.spoil("piepowder.cases.eu", "piepowder-decision-eu")
-    recording.post_behind(head, "jug", 1)
+def dead_letter_a_record_behind_an_unparked_one(recording: Recording) -> None:
+    head = recording.publish_malformed("piepowder.cases.eu", "piepowder-decision-eu")
+    recording.post_to_parked_key(head, "jug", 1)
 
 
-def hold_others_up_for_what_is_no_event(recording: Recording) -> None:
-    record = recording.spoil("piepowder.cases.eu", "piepowder-decision-eu")
+def park_a_key_for_a_record_that_is_no_event(recording: Recording) -> None:
+    record = recording.publish_malformed("piepowder.cases.eu", "piepowder-decision-eu")
     recording.dead_letter(record, "piepowder-decision-eu", since=record.offset)
 
 
-def let_others_pass_what_failed(recording: Recording) -> None:
+def park_no_key_for_a_failed_event(recording: Recording) -> None:
     recording.post("jug", 1)
     record = recording.park("p:product:jug")
     recording.dead_letter(record, "piepowder-decision-eu")
 
 
-def lose_what_was_parked(recording: Recording) -> None:
+def lose_a_dead_letter_behind_a_parked_record(recording: Recording) -> None:
     recording.post("jug", 1)
-    record = recording.post_behind(recording.park("p:product:jug"), "jug", 2)
+    record = recording.post_to_parked_key(recording.park("p:product:jug"), "jug", 2)
     drop(recording, lambda r: "deadletters" in r.topic and ("dl_offset", str(record.offset).encode()) in r.headers)
 
 
-PLANTS: list[tuple[Callable[[Recording], None], int, str]] = [
+DEFECTS: list[tuple[Callable[[Recording], None], int, str]] = [
     (lose_a_submission, 1, "LOST: accepted"),
     (lose_a_case, 1, "LOST: item"),
     (lose_a_row, 1, "LOST: case"),
-    (double_a_decision, 2, "DOUBLE"),
-    (double_a_row, 2, "DOUBLE"),
+    (publish_a_second_decision, 2, "DOUBLE"),
+    (store_a_second_decision, 2, "DOUBLE"),
     (swap_two_cases, 6, "DISORDER"),
     (swap_two_submissions, 6, "DISORDER"),
     (leave_an_older_version_open, 6, "DISORDER"),
     (decide_by_an_expired_lease, 3, "DECIDED BY AN EXPIRED LEASE"),
-    (decide_after_the_lease_and_before_anybody_saw, 3, "DECIDED BY AN EXPIRED LEASE"),
-    (decide_under_an_old_token, 3, "DECIDED BY AN EXPIRED LEASE"),
-    (claim_twice_at_a_time, 3, "TWO CLAIMS AT A TIME"),
+    (decide_after_the_lease_but_before_its_expiry_event, 3, "DECIDED BY AN EXPIRED LEASE"),
+    (decide_with_an_old_token, 3, "DECIDED BY AN EXPIRED LEASE"),
+    (claim_during_another_claim, 3, "TWO CLAIMS AT A TIME"),
     (expire_too_early, 3, "TWO CLAIMS AT A TIME"),
-    (give_one_token_twice, 3, "TWO CLAIMS AT A TIME"),
-    (half_decide, 3, "no decision is stored"),
+    (return_the_same_token_twice, 3, "TWO CLAIMS AT A TIME"),
+    (decide_without_a_stored_decision, 3, "no decision is stored"),
     (lose_a_reviewers_decision, 2, "differs from the stored one"),
-    (leave_a_decision_untold, 4, "was not published"),
-    (leave_a_gap_in_the_audit, 4, "AUDIT GAP"),
-    (audit_twice, 4, "AUDIT GAP"),
-    (audit_other_data, 4, "with other data"),
-    (forget_a_dead_letter, 4, "AUDIT GAP"),
-    (leak_into_another_region, 7, "LEAK"),
-    (leak_an_event, 7, "LEAK"),
-    (leave_poison_where_it_is, 1, "did not dead-letter it"),
-    (cut_a_dead_letter, 1, "changed it"),
-    (set_a_sound_record_aside, 1, "a valid record was dead-lettered"),
+    (leave_a_decision_unpublished, 4, "was not published"),
+    (leave_a_gap_in_the_audit_log, 4, "AUDIT GAP"),
+    (log_an_event_twice, 4, "AUDIT GAP"),
+    (log_other_data, 4, "with other data"),
+    (lose_a_dead_letter_in_the_audit, 4, "AUDIT GAP"),
+    (leak_an_item_into_another_region, 7, "LEAK"),
+    (leak_an_event_of_another_region, 7, "LEAK"),
+    (leave_poison_without_a_dead_letter, 1, "did not dead-letter it"),
+    (truncate_a_dead_letter, 1, "changed it"),
+    (dead_letter_a_valid_record, 1, "a valid record was dead-lettered"),
     (invent_an_item, 1, "no client posted it"),
-    (take_what_was_refused, 1, "were rejected"),
+    (publish_a_rejected_item, 1, "were rejected"),
     (name_another_policy_set, 8, "names policy set"),
-    (judge_otherwise_the_second_time, 8, "got another result"),
-    (answer_500, 9, "got 500"),
-    (answer_503_without_a_time, 9, "without Retry-After"),
-    (forget_a_verdict, 9, "results"),
-    (misreport_a_status, 1, "the status of item"),
+    (repeat_a_case_with_another_verdict, 8, "got another result"),
+    (respond_with_500, 9, "got 500"),
+    (respond_with_503_without_retry_after, 9, "without Retry-After"),
+    (omit_a_result_of_a_batch, 9, "results"),
+    (report_a_wrong_status, 1, "the status of item"),
     (lose_a_withdrawal, 1, "LOST: the accepted withdrawal"),
-    (lose_a_withdrawal_on_its_way, 1, "LOST: the withdrawal"),
-    (take_back_in_one_region_of_two, 1, "not in region us"),
+    (lose_a_withdrawal_in_the_router, 1, "LOST: the withdrawal"),
+    (withdraw_in_one_of_two_regions, 1, "not in region us"),
     (leave_a_withdrawn_case_open, 1, "NOT WITHDRAWN"),
-    (close_a_case_that_nobody_withdrew, 1, "without a withdrawal"),
-    (withdraw_what_nobody_took_back, 1, "no call asked for it"),
+    (close_a_case_without_a_withdrawal, 1, "without a withdrawal"),
+    (withdraw_without_a_call, 1, "no call asked for it"),
     (decide_after_the_withdrawal, 2, "has an event after its end: decision.made"),
-    (supersede_what_was_withdrawn, 1, "NOT WITHDRAWN"),
-    (answer_the_same_withdrawal_differently, 1, "got another response"),
-    (deny_an_accepted_item, 1, "does not exist"),
-    (refuse_a_sound_withdrawal, 9, "a valid withdrawal was rejected"),
+    (supersede_a_withdrawn_case, 1, "NOT WITHDRAWN"),
+    (respond_differently_to_the_same_withdrawal, 1, "got another response"),
+    (respond_that_an_accepted_item_does_not_exist, 1, "does not exist"),
+    (reject_a_valid_withdrawal, 9, "a valid withdrawal was rejected"),
     (put_a_withdrawal_before_its_item, 6, "DISORDER: the withdrawal"),
-    (forget_to_count_what_was_withdrawn, 2, "has wrong counts of its decisions"),
-    (overtake, 6, "OVERTAKEN"),
-    (wait_behind_nothing, 1, "a valid record was dead-lettered"),
-    (hold_others_up_for_what_is_no_event, 6, "holds up the records behind it"),
-    (let_others_pass_what_failed, 6, "does not hold up the records behind it"),
-    (lose_what_was_parked, 1, "LOST: case"),
+    (count_one_withdrawn_case_too_few, 2, "has wrong counts of its decisions"),
+    (handle_a_record_behind_a_parked_one, 6, "OVERTAKEN"),
+    (dead_letter_a_record_behind_an_unparked_one, 1, "a valid record was dead-lettered"),
+    (park_a_key_for_a_record_that_is_no_event, 6, "decision-eu parked its key"),
+    (park_no_key_for_a_failed_event, 6, "did not park its key"),
+    (lose_a_dead_letter_behind_a_parked_record, 1, "LOST: case"),
 ]
 
 
-@pytest.mark.parametrize(("plant", "promise", "title"), PLANTS, ids=[plant.__name__ for plant, _, _ in PLANTS])
-def test_what_breaks_a_promise_is_named_with_its_records(
-    plant: Callable[[Recording], None], promise: int, title: str
+@pytest.mark.parametrize(
+    ("add_defect", "promise", "title"), DEFECTS, ids=[add_defect.__name__ for add_defect, _, _ in DEFECTS]
+)
+def test_a_broken_promise_is_reported_with_its_records(
+    add_defect: Callable[[Recording], None], promise: int, title: str
 ) -> None:
-    recording = ordinary()
-    plant(recording)
+    recording = valid_recording()
+    add_defect(recording)
     found = [v for v in promises.check(recording.done()) if v.promise == promise and title in v.title]
     assert found, titles(recording.done())
     assert all(v.records or "never published" in v.title for v in found)
@@ -451,8 +453,8 @@ def test_what_breaks_a_promise_is_named_with_its_records(
 
 
 @pytest.mark.parametrize("what", ["case", "decision", "log", "letter", "status", "event"])
-def test_what_a_replay_changes_is_named(what: str) -> None:
-    before, recording = ordinary().done(), ordinary()
+def test_a_change_by_a_replay_is_reported(what: str) -> None:
+    before, recording = valid_recording().done(), valid_recording()
     after = recording.done()
     cell = after.cells["eu"]
     if what == "case":
@@ -472,10 +474,10 @@ def test_what_a_replay_changes_is_named(what: str) -> None:
     assert {violation.promise for violation in found} == {5}
 
 
-def test_a_repeat_that_waits_behind_a_parked_record_changes_nothing() -> None:
-    before, recording = ordinary().done(), ordinary()
-    [head] = [p for p in recording.history.planted if p.kind == "a case that is there already"]
-    opened = next(r for r in recording.history.records if b"mug" in (r.key or b"") and is_of(r, "case.opened"))
+def test_a_repeated_record_behind_a_parked_one_changes_nothing() -> None:
+    before, recording = valid_recording().done(), valid_recording()
+    [head] = [p for p in recording.history.planted if p.kind == "a case that is already stored"]
+    opened = next(r for r in recording.history.records if b"mug" in (r.key or b"") and has_type(r, "case.opened"))
     again = recording.put(opened.topic, "p:product:mug", {}, opened.value or b"")._replace(headers=opened.headers)
     recording.history.records[-1] = again
     recording.dead_letter(again, "piepowder-decision-eu", since=head.offset)

@@ -1,4 +1,4 @@
-"""What a chaos run is made of can be trusted: its seed plays it again, and its network is as bad as it says."""
+"""The tools of a chaos run: a seed repeats its faults and load, the journal is complete, proxies cause their faults."""
 
 import asyncio
 import random
@@ -19,27 +19,27 @@ from tests.chaos.proxy import NetworkFault, Proxies, kafka_client, postgres_clie
 from tests.chaos.requests import Lives
 
 
-def test_a_seed_draws_the_same_faults_again_and_another_seed_others() -> None:
+def test_the_same_seed_gives_the_same_faults_and_another_seed_gives_others() -> None:
     first, again, other = (list(islice(faults.draw(seed), 60)) for seed in (7, 7, 8))
     assert first == again
     assert first != other
     assert len({planned.fault for planned in first}) > 15
 
 
-def test_a_fault_that_was_printed_can_be_read() -> None:
+def test_a_printed_fault_can_be_parsed() -> None:
     for planned in islice(faults.draw(7), 200):
         if planned.fault != "two at once":
             read = faults.parse(str(planned))
             assert (read.fault, read.victim) == (planned.fault, planned.victim)
 
 
-def test_a_seed_makes_the_same_load_again() -> None:
+def test_the_same_seed_gives_the_same_load() -> None:
     first, again, other = (list(Items(seed).arrivals(50, 20)) for seed in (7, 7, 8))
     assert first == again
     assert first != other
 
 
-def test_some_complain_of_what_was_posted_some_more_than_once() -> None:
+def test_the_load_has_notices_and_appeals_and_repeats_some() -> None:
     complaints = [one for one in Items(7).arrivals(50, 60) if isinstance(one, Complaint)]
     assert {one.kind for one in complaints} == {"notice", "appeal"}
     bodies = [one.body for one in complaints]
@@ -49,7 +49,7 @@ def test_some_complain_of_what_was_posted_some_more_than_once() -> None:
     assert all(a.at <= b.at for a, b in pairwise(complaints))
 
 
-def test_the_load_has_what_it_promises() -> None:
+def test_the_load_has_newer_older_repeated_batched_and_invalid_items() -> None:
     sent = list(Items(7).arrivals(50, 60))
     arrivals = [one for one in sent if isinstance(one, Arrival)]
     lines = [line for arrival in arrivals for n, line in enumerate(arrival.lines, 1) if n not in arrival.bad]
@@ -67,7 +67,7 @@ def test_the_load_has_what_it_promises() -> None:
     assert 0.8 < sum(not arrival.batch for arrival in arrivals) / 3000 < 1.2
 
 
-def test_some_of_what_is_posted_is_taken_back_soon_late_and_twice_and_some_that_nobody_posted() -> None:
+def test_the_load_has_early_late_and_repeated_withdrawals_and_withdrawals_of_unknown_items() -> None:
     posted: dict[str, float] = {}
     delays: list[float] = []
     times: dict[str, int] = {}
@@ -90,21 +90,21 @@ def test_some_of_what_is_posted_is_taken_back_soon_late_and_twice_and_some_that_
     assert times.keys() - posted.keys()
 
 
-def test_a_seed_lives_the_same_requests_again() -> None:
+def test_the_same_seed_gives_the_same_requests() -> None:
     first, again, other = (list(Lives(seed).all(1.0, 60)) for seed in (7, 7, 8))
     assert first == again
     assert first != other
 
 
-def test_requests_live_through_everything_that_can_happen_to_one() -> None:
+def test_the_requests_have_every_step_with_repeated_concurrent_and_wrong_ones() -> None:
     lives = list(Lives(7).all(1.0, 300))
     assert len({life.request_id for life in lives}) == len(lives)
     stages = [stage for life in lives for stage in life.stages]
     steps = [step for stage in stages for step in stage.steps]
     commands = {"submit", "approve", "reject", "withdraw", "deploy", "review", "rollback"}
     assert {step.what for step in steps} == {"draft", "change", "comment", *commands}
-    assert any(len({step.by for step in stage.steps}) > 1 for stage in stages), "at once"
-    assert any(stage.steps.count(stage.steps[0]) > 1 for stage in stages), "and the same twice"
+    assert any(len({step.by for step in stage.steps}) > 1 for stage in stages), "steps at the same time"
+    assert any(stage.steps.count(stage.steps[0]) > 1 for stage in stages), "the same step twice"
     assert {wrong for step in steps for wrong in step.wrong} == {403, 422}
     assert any(step.hasty for step in steps)
     assert any("change" in step.body for step in steps)
@@ -113,15 +113,15 @@ def test_requests_live_through_everything_that_can_happen_to_one() -> None:
     assert {step.match for step in steps if step.what == "change"} >= {"*", '"1"'}
 
 
-def test_every_kind_of_poison_is_what_it_says() -> None:
+def test_audit_dead_letters_exactly_the_bad_records_that_are_no_events_of_its_region() -> None:
     for bad_record in poison.make(random.Random(1), "eu", "us"):
         record = Record(bad_record.topic, 0, 0, 0, bad_record.key, tuple(bad_record.headers), bad_record.value)
         event = read_event(record)
-        kept_by_the_audit = "audit" not in bad_record.readers and "deadletters" not in bad_record.topic
-        assert kept_by_the_audit == (not isinstance(event, str) and event.region == "eu"), bad_record.kind
+        logged_by_audit = "audit" not in bad_record.readers and "deadletters" not in bad_record.topic
+        assert logged_by_audit == (not isinstance(event, str) and event.region == "eu"), bad_record.kind
 
 
-def test_what_is_written_in_the_journal_is_read_from_it(tmp_path: Path) -> None:
+def test_the_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     answered, lost = journal.sent("post", {"body": "{}"}), journal.sent("post", {"body": "[]"})
     pending = journal.sent("claim", {"reviewer": "r"})
@@ -138,7 +138,7 @@ def test_what_is_written_in_the_journal_is_read_from_it(tmp_path: Path) -> None:
     assert [(plant.topic, plant.partition, plant.offset, plant.groups) for plant in planted] == [("t", 1, 7, ("g",))]
 
 
-def test_clients_are_told_by_what_they_say_first() -> None:
+def test_a_client_is_recognized_by_its_first_message() -> None:
     name = b"piepowder-router-eu"
     assert kafka_client(b"\0\0\0\x20\0\x12\0\x03\0\0\0\x01" + len(name).to_bytes(2, "big") + name) == "router-eu"
     assert postgres_client(b"\0\0\0\x60\0\x03\0\0user\0p\0database\0chaos_audit_eu\0\0") == "audit-eu"
@@ -160,7 +160,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @pytest.mark.parametrize("kind", ["slow", "cut", "half-open"])
-async def test_a_bad_network_is_as_bad_as_it_says_and_for_whom_it_says(proxies: Proxies, kind: str) -> None:
+async def test_a_network_fault_affects_only_its_client(proxies: Proxies, kind: str) -> None:
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     target = server.sockets[0].getsockname()[1]
     port = proxies.open("kafka-1", lambda: target, lambda first: first.decode())

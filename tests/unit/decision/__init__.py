@@ -1,1 +1,1 @@
-"""Tests: unit/decision."""
+"""Unit tests of decision."""

@@ -103,9 +103,9 @@ async def test_every_operation_is_documented_with_an_example_and_its_problems() 
     assert len(described) == 8
     for route in described:
         assert {"401", "403", "422", "503"} <= route["responses"].keys()
-        [good] = [r for status, r in route["responses"].items() if status in ("200", "201")][-1:]
-        assert good["content"]["application/json"]["example"]
-        name = good["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        [success] = [r for status, r in route["responses"].items() if status in ("200", "201")][-1:]
+        assert success["content"]["application/json"]["example"]
+        name = success["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert document["components"]["schemas"][name]["properties"]
 
 

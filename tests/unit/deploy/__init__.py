@@ -1,1 +1,1 @@
-"""Tests: unit/deploy."""
+"""Unit tests of the deployment."""

@@ -1,4 +1,4 @@
-"""The environment of a new machine: a missing requirement is one sentence, and nothing is installed twice."""
+"""The environment of a new machine: one sentence names a missing requirement, and nothing is installed twice."""
 
 import json
 import shutil
@@ -27,8 +27,8 @@ def installed(checkout: Path, profile: str) -> None:
     (checkout / ".venv" / f"installed-{profile}.json").write_text(json.dumps(environment._fingerprint(lock)))
 
 
-def refuse(*_: object) -> None:
-    pytest.fail("it installs again")
+def fail_installation(*_: object) -> None:
+    pytest.fail("packages were installed again")
 
 
 @pytest.mark.parametrize("profile", ["local", "dev"])
@@ -36,18 +36,20 @@ def test_installed_packages_are_not_installed_again(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, profile: str
 ) -> None:
     installed(checkout, profile)
-    monkeypatch.setattr(environment, "_install", refuse)
+    monkeypatch.setattr(environment, "_install", fail_installation)
     environment.main(profile)
 
 
 def test_the_development_environment_includes_the_local_one(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(checkout, "dev")
-    monkeypatch.setattr(environment, "_install", refuse)
+    monkeypatch.setattr(environment, "_install", fail_installation)
     environment.main("local")
 
 
 @pytest.mark.parametrize("changed", ["requirements/local.txt", "pyproject.toml"])
-def test_a_changed_lock_installs_again(checkout: Path, monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+def test_a_changed_lock_or_project_file_installs_again(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
     installed(checkout, "local")
     (checkout / changed).write_text("other==2 \\\n    --hash=sha256:00\n")
     titles: list[str] = []
@@ -72,7 +74,7 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("output", "sentence"),
     [
         ("OSError: [Errno 28] No space left on device", "disk"),
         ("Failed to establish a new connection: NewConnectionError(...)", "network"),
@@ -80,8 +82,8 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, monkeypatch: 
         ("something else", "pip's output"),
     ],
 )
-def test_an_error_of_pip_becomes_a_sentence(checkout: Path, said: str, sentence: str) -> None:
-    assert sentence in environment._reason(said)
+def test_an_error_of_pip_becomes_a_sentence(checkout: Path, output: str, sentence: str) -> None:
+    assert sentence in environment._reason(output)
 
 
 def test_a_failed_installation_ends_with_the_reason_and_is_repeated(

@@ -1,4 +1,4 @@
-"""The first steps of a new system: one key, and the sample's rules where none are in force."""
+"""The setup of a new system: one key, and each part of the sample's rules that is not in force yet."""
 
 import json
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_an_unreadable_clients_file_is_named_and_not_changed(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("in_force", [[], ["policy_set"], BOTH])
-def test_the_sample_is_published_only_where_nothing_is_in_force(in_force: list[str]) -> None:
+def test_only_the_parts_of_the_sample_that_are_not_in_force_are_published(in_force: list[str]) -> None:
     router = Router(in_force)
     with router.client() as client:
         with pytest.raises(Transient, match="not ready"):
@@ -67,12 +67,12 @@ def test_a_system_publishes_only_its_own_regions_of_the_sample() -> None:
     assert [region["id"] for region in body["operating_model"]["regions"]] == ["us"]
 
 
-def test_the_routers_refusal_is_shown() -> None:
-    with Router([], ready=True, refusing=True).client() as client, pytest.raises(UserError, match="no such field"):
+def test_the_detail_of_a_rejection_by_the_router_is_shown() -> None:
+    with Router([], ready=True, rejecting=True).client() as client, pytest.raises(UserError, match="no such field"):
         publish_sample(client)
 
 
-def test_a_container_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(jobs, "_PACE", Backoff(first=0.001))
     with Router([]).client() as client:
         assert jobs.publish(client) == BOTH
@@ -82,12 +82,12 @@ def test_a_container_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsy
 class Router:
     """A router's `/v1/control` that is not ready at first, unless `ready`."""
 
-    def __init__(self, in_force: list[str], *, ready: bool = False, refusing: bool = False) -> None:
+    def __init__(self, in_force: list[str], *, ready: bool = False, rejecting: bool = False) -> None:
         self.published: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self._in_force = in_force
         self._ready = ready
-        self._refusing = refusing
+        self._rejecting = rejecting
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
@@ -104,7 +104,7 @@ class Router:
         if request.method == "GET":
             known = dict.fromkeys(BOTH) | {name: {"number": 1} for name in self._in_force}
             return httpx.Response(200, json=known)
-        if self._refusing:
+        if self._rejecting:
             return httpx.Response(422, json={"detail": "no such field"})
         self.published.append(json.loads(request.content))
         return httpx.Response(200, json={})

@@ -1,1 +1,1 @@
-"""Tests: unit/intake."""
+"""Unit tests of intake."""

@@ -1,4 +1,4 @@
-"""Each field that a body accepts reaches the event: no field is dropped on its way."""
+"""Each field that a body accepts reaches the event: no field is lost."""
 
 import json
 from collections.abc import Collection
@@ -24,17 +24,18 @@ from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, ap
 from tests.support.intake_complaints import intake as intake_of
 from tests.support.intake_items import ANYONE, item_intake
 
-IDENTITY: Final = {"platform", "kind", "id", "reference"}  # fields of the event beside the content
+IDENTITY: Final = {"platform", "kind", "id", "reference"}  # fields of the event, not of its content
 DERIVED: Final[dict[type, set[str]]] = {
-    events.Notice: {"category"},  # of the ground
-    events.Appeal: {"decision"},  # of the projection's facts
-    events.BusinessRequest: {"change_hash"},  # of the change
+    events.Notice: {"category"},  # from the ground
+    events.Appeal: {"decision"},  # from the facts of the projection
+    events.BusinessRequest: {"change_hash"},  # from the change
 }
 NOT_IN_CONTENT: Final[dict[type, set[str]]] = {
     events.Item: IDENTITY | {"version"},
     events.Notice: IDENTITY,
-    events.Appeal: {"decision_id", "item_id", "notice_id", "region", "reference"},  # name the contested decision
-    events.BusinessRequest: {"change"},  # a field of the event of the submission
+    # `reference` is a field of the event; the others identify the contested decision
+    events.Appeal: {"decision_id", "item_id", "notice_id", "region", "reference"},
+    events.BusinessRequest: {"change"},  # a field of the event `request.submitted`
 }
 BODIES: Final[list[tuple[type[BaseModel], type[msgspec.Struct], type[msgspec.Struct]]]] = [
     (item_models.ItemBody, posts.ItemPost, events.Item),
@@ -110,7 +111,7 @@ def names(body: type[BaseModel]) -> set[str]:
 
 
 def require_every_field(body: type[BaseModel], *examples: dict[str, Any]) -> None:
-    """Fail when the examples, taken together, leave a field of the body out."""
+    """Fail if all examples together omit a field of the body."""
     assert {name for example in examples for name in example} == names(body)
     for example in examples:
         for name, value in example.items():
@@ -118,20 +119,20 @@ def require_every_field(body: type[BaseModel], *examples: dict[str, Any]) -> Non
                 assert value.keys() == names(PARTS[name]), name
 
 
-def content_of(event: Any, example: dict[str, Any], beside: Collection[str]) -> dict[str, Any]:
-    """The fields of an event's content that an example sets."""
+def content_of(event: Any, example: dict[str, Any], outside: Collection[str]) -> dict[str, Any]:
+    """The fields that an example sets, from the content of the event; without the fields `outside` of it."""
     found: dict[str, Any] = msgspec.to_builtins(event)
-    return {name: found[name] for name in example if name not in beside}
+    return {name: found[name] for name in example if name not in outside}
 
 
 @pytest.mark.parametrize(("body", "post", "content"), BODIES)
 def test_body_post_and_event_have_the_same_fields(
     body: type[BaseModel], post: type[msgspec.Struct], content: type[msgspec.Struct]
 ) -> None:
-    derived, beside = DERIVED.get(content, set()), NOT_IN_CONTENT.get(content, set())
+    derived, outside = DERIVED.get(content, set()), NOT_IN_CONTENT.get(content, set())
     derived_in_post = derived & {"category"}  # `NoticePost` inherits it
     assert set(post.__struct_fields__) - derived_in_post == names(body)
-    assert set(content.__struct_fields__) - derived == names(body) - beside
+    assert set(content.__struct_fields__) - derived == names(body) - outside
 
 
 @pytest.mark.parametrize("example", ITEMS, ids=lambda example: example["kind"])
@@ -140,8 +141,8 @@ def test_each_field_of_an_item_reaches_the_event(example: dict[str, Any]) -> Non
     prepared = item_intake().prepare(json.dumps(example).encode(), ANYONE, TIME)
     [record] = prepared.records
     submitted = envelope.decode(record.headers, record.key, record.value, region="eu").data
-    beside = NOT_IN_CONTENT[events.Item]
-    assert content_of(submitted.item, example, beside) == {k: v for k, v in example.items() if k not in beside}
+    outside = NOT_IN_CONTENT[events.Item]
+    assert content_of(submitted.item, example, outside) == {k: v for k, v in example.items() if k not in outside}
     assert (submitted.platform, submitted.kind, submitted.subject_id) == ("shop", example["kind"], "1")
     assert (submitted.version, submitted.reference) == (2, "ref")
 
@@ -172,8 +173,8 @@ def test_each_field_of_an_appeal_reaches_the_event() -> None:
         region="eu", case_type="item", about=item_id, facts=status.StatusFacts(decision=decision)
     )
     content = appeals.content(document.value, contested)
-    beside = NOT_IN_CONTENT[events.Appeal]
-    assert content_of(content, example, beside) == {k: v for k, v in example.items() if k not in beside}
+    outside = NOT_IN_CONTENT[events.Appeal]
+    assert content_of(content, example, outside) == {k: v for k, v in example.items() if k not in outside}
     assert (content.decision.item_id, content.decision.decision_id) == (item_id, "d")
 
 
@@ -182,8 +183,8 @@ def test_each_field_of_a_draft_reaches_the_event() -> None:
     require_every_field(request_models.DraftBody, example)
     draft = drafts.require_valid(parsed(request_models.DraftBody, Draft, json.dumps(example).encode()))
     content = drafts.content(draft)
-    beside = NOT_IN_CONTENT[events.BusinessRequest]
-    assert content_of(content, example, beside) == {k: v for k, v in example.items() if k not in beside}
+    outside = NOT_IN_CONTENT[events.BusinessRequest]
+    assert content_of(content, example, outside) == {k: v for k, v in example.items() if k not in outside}
     assert draft.change is not None
     assert content.change_hash == ids.content_hash(ids.canonical(draft.change))
     assert drafts.draft_of(content, draft.change) == draft

@@ -1,1 +1,1 @@
-"""Tests: unit/piepowder."""
+"""Unit tests of the command."""

@@ -1,4 +1,4 @@
-"""The command's table of commands is complete, and its help loads none of them."""
+"""The table of commands is complete, and the help loads no command."""
 
 import importlib
 import pkgutil
@@ -14,7 +14,7 @@ from piepowder.cli import COMMANDS, app
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_of_the_table_has_a_help(name: str) -> None:
+def test_each_command_of_the_table_has_a_help_text(name: str) -> None:
     result = CliRunner().invoke(app, [name, "--help"], prog_name="piepowder")
     assert result.exit_code == 0
     assert f"Usage: piepowder {name}" in result.output

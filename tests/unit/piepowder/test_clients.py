@@ -45,16 +45,16 @@ class Intake:
     """Responds as intake does, and records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str, Any]] = []
-        self.named: list[str | None] = []
+        self.requests: list[tuple[str, str, Any]] = []
+        self.idempotency_keys: list[str | None] = []
         self.in_force = True
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         body = json.loads(request.content) if request.content else None
-        self.asked.append((request.method, path, body))
+        self.requests.append((request.method, path, body))
         if path.endswith("/keys") and request.method == "POST":
-            self.named.append(request.headers.get("idempotency-key"))
+            self.idempotency_keys.append(request.headers.get("idempotency-key"))
             made = {"client": "shop", "key": KEY, "key_id": "9f86d081884c", "expires_at": None}
             return httpx.Response(201, json=made | {"in_force": self.in_force})
         if path == "/v1/clients" and request.method == "GET":
@@ -88,9 +88,9 @@ def test_the_key_of_a_new_client_is_alone_on_standard_output(intake: Intake, cap
     assert out == f"{KEY}\n"
     assert "shown only now" in err
     assert KEY not in err
-    assert [asked[:2] for asked in intake.asked] == [("POST", "/v1/clients"), ("POST", "/v1/clients/shop/keys")]
-    assert intake.asked[0][2]["limit"] == {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0}
-    assert intake.named[0] is not None
+    assert [asked[:2] for asked in intake.requests] == [("POST", "/v1/clients"), ("POST", "/v1/clients/shop/keys")]
+    assert intake.requests[0][2]["limit"] == {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0}
+    assert intake.idempotency_keys[0] is not None
 
 
 def test_a_key_that_is_not_in_force_yet_is_reported(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
@@ -98,25 +98,25 @@ def test_a_key_that_is_not_in_force_yet_is_reported(intake: Intake, capfd: pytes
     with pytest.raises(SystemExit):
         cli.app(["clients", "rotate", "shop", "--keep-old", "7d", "--expires", "2099-01-01T00:00:00+01:00"])
     assert "is not accepted yet" in capfd.readouterr().err
-    body = intake.asked[0][2]
+    body = intake.requests[0][2]
     assert body["expires_at"] == "2098-12-31T23:00:00.000Z"
     assert from_text(body["others_expire_at"]) > from_text("2026-01-01T00:00:00Z")
 
 
-def test_each_command_has_its_own_idempotency_key(intake: Intake) -> None:
+def test_each_run_of_a_command_has_its_own_idempotency_key(intake: Intake) -> None:
     run("rotate", "shop")
     run("rotate", "shop")
-    assert len(set(intake.named)) == 2
+    assert len(set(intake.idempotency_keys)) == 2
 
 
 def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: Intake) -> None:
     shown, listed = run("show", "shop"), run("list")
     assert (shown.exit_code, listed.exit_code) == (0, 0)
-    for said in ("9f86d081884c", "5 calls a second, 10 at once", "2026-05-02T09:30:00.000Z"):
-        assert said in shown.output
+    for expected in ("9f86d081884c", "5 calls a second, 10 at once", "2026-05-02T09:30:00.000Z"):
+        assert expected in shown.output
     assert "\x1b" not in shown.output
     assert [line.split()[0] for line in listed.output.splitlines()[1:]] == ["shop", "web"]
-    assert [asked[:2] for asked in intake.asked] == [("GET", "/v1/clients/shop")] + [("GET", "/v1/clients")] * 2
+    assert [asked[:2] for asked in intake.requests] == [("GET", "/v1/clients/shop")] + [("GET", "/v1/clients")] * 2
 
 
 @pytest.mark.parametrize(
@@ -130,25 +130,25 @@ def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: 
 )
 def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple[str, str, Any]) -> None:
     assert run(*words).exit_code == 0
-    assert intake.asked == [asked]
+    assert intake.requests == [asked]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["revoke", "shop", KEY], "must not be in a command line"),
         (["rotate", "shop", "--keep-old", "soon"], "7d, 12h or 30m"),
-        (["create", "shop", *NEW, "--platform", "shop", "--burst", "7"], "go with --rate"),
+        (["create", "shop", *NEW, "--platform", "shop", "--burst", "7"], "require --rate"),
         (["create", "shop", "--region", "eu", "--platform", "shop"], "--scope"),
         (["create", "shop", *NEW], "--platform"),
     ],
 )
-def test_invalid_options_are_refused_before_any_call(intake: Intake, words: list[str], says: str) -> None:
-    answer = run(*words)
-    assert answer.exit_code == 2
-    assert KEY not in answer.output
-    assert intake.asked == []
-    assert says in " ".join(answer.output.replace("│", " ").split())
+def test_invalid_options_are_refused_before_any_call(intake: Intake, words: list[str], message: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert KEY not in result.output
+    assert intake.requests == []
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("text", ["0d", "7", "7 d", "d7", "-7d", "7w", "2027-01-31", "2027-01-31T00:00:00"])

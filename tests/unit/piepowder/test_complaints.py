@@ -31,8 +31,8 @@ NOTICED = shown(NOTICE, ITEM_SHOWN)
 APPEALED = shown(appealed("eu", ITEM, reviewer="r-1")[1], ITEM_SHOWN)
 
 
-class Desk:
-    """Returns one case, and records the reviewer's actions."""
+class OneCaseApi:
+    """A review API with one case, which records the reviewer's actions."""
 
     def __init__(self, case: dict[str, Any]) -> None:
         self.done: list[tuple[str, list[str]]] = []
@@ -48,8 +48,8 @@ class Desk:
         self.done.append((reason, []))
 
 
-class Keys:
-    """Enters these lines, and records the prompts."""
+class ScriptedInput:
+    """A keyboard that enters the given lines, and records the prompts."""
 
     def __init__(self, *lines: str) -> None:
         self.asked: list[str] = []
@@ -61,11 +61,11 @@ class Keys:
 
 
 async def work(case: dict[str, Any], *lines: str) -> tuple[list[tuple[str, list[str]]], list[str], dict[str, int]]:
-    desk: Any = Desk(case)
-    keys: Any = Keys(*lines)
-    person = TerminalReviewer(desk, keys, {})
+    api: Any = OneCaseApi(case)
+    keyboard: Any = ScriptedInput(*lines)
+    person = TerminalReviewer(api, keyboard, {})
     await person.work()
-    return desk.done, keys.asked, dict(person.decided)
+    return api.done, keyboard.asked, dict(person.decided)
 
 
 async def test_a_reviewer_is_offered_the_actions_of_the_case_type() -> None:
@@ -90,16 +90,16 @@ def test_a_complaint_is_shown_with_its_sender_its_text_and_the_item() -> None:
         review.show_case(NOTICED, {}, NOON)
         review.show_case(APPEALED, {}, NOON)
     text = captured.get()
-    for told in ("user Ada", "counterfeit", "We make this watch, and not that one.", "https://shop.example/B07"):
-        assert told in text
-    for told in ("seller Bob", "reject, by r-1", "It is genuine.", "Uhr B07", "reject at 2026-05-01"):
-        assert told in text
+    for expected in ("user Ada", "counterfeit", "We make this watch, and not that one.", "https://shop.example/B07"):
+        assert expected in text
+    for expected in ("seller Bob", "reject, by r-1", "It is genuine.", "Uhr B07", "reject at 2026-05-01"):
+        assert expected in text
 
 
 def test_texts_are_shown_without_control_characters() -> None:
     assert NOTICE.notice is not None
-    wild = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
-    case = shown(msgspec.structs.replace(NOTICE, notice=wild))
+    changed = msgspec.structs.replace(NOTICE.notice, explanation="\x1b[2Jgone", locations=["https://a.b/\x1b[1m"])
+    case = shown(msgspec.structs.replace(NOTICE, notice=changed))
     assert "\x1b" not in str(complaint(case)["notice"])
     with console_output.console.capture() as captured:
         review.show_case(case, {}, NOON)
@@ -124,23 +124,23 @@ def test_a_complaint_is_decided_by_its_item_or_else_by_itself() -> None:
     assert item_case(shown(NOTICE))["item_id"] == NOTICE.item_id
 
 
-def says(kind: str, data: events.Struct | dict[str, Any]) -> str:
+def summary(kind: str, data: events.Struct | dict[str, Any]) -> str:
     return timeline._summary({"type": kind, "data": msgspec.to_builtins(data)})
 
 
 def test_the_timeline_shows_complaints_and_their_results() -> None:
     notice, about = NOTICE.notice, appealed("eu", ITEM)[1].appeal
     submitted = {"notice": msgspec.to_builtins(notice)}
-    assert says(events.NOTICE_SUBMITTED, submitted) == (
+    assert summary(events.NOTICE_SUBMITTED, submitted) == (
         "user reports counterfeit: “We make this watch, and not that one.”"
     )
-    assert says(events.APPEAL_SUBMITTED, {"appeal": msgspec.to_builtins(about)}) == (
+    assert summary(events.APPEAL_SUBMITTED, {"appeal": msgspec.to_builtins(about)}) == (
         "seller appeals against reject: “It is genuine.”"
     )
-    assert says(events.CASE_OPENED, NOTICE).startswith("notice:  review →  queue general")
+    assert summary(events.CASE_OPENED, NOTICE).startswith("notice:  review →  queue general")
     replaced = {"case_type": "appeal", "action": "overturn", "reviewer": "r-2", "team": "t", "queue": "appeals"}
-    assert says(events.DECISION_MADE, replaced) == "appeal:  overturn  by r-2 (t)"
-    assert says(events.DECISION_REPLACED, {"action": "approve", "queue": "q", "replaces": "d-1"}) == (
+    assert summary(events.DECISION_MADE, replaced) == "appeal:  overturn  by r-2 (t)"
+    assert summary(events.DECISION_REPLACED, {"action": "approve", "queue": "q", "replaces": "d-1"}) == (
         "approve  instead of decision d-1"
     )
 

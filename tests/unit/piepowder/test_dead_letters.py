@@ -1,4 +1,4 @@
-"""The dead letters of a region, and the portions and marks of their replay: a pure plan."""
+"""The dead letters of a region, and the plan of their replay: portions and marks."""
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
@@ -28,8 +28,8 @@ STATE = Parked(since=5, last=9, reason="no room for this one", at="2026-05-01T09
 def letter(
     offset: int, *, reason: str = "follows", size: int = 10, group: str = GROUP, unread: bool = False
 ) -> OpenLetter:
-    stands = (TopicPartition(topics.deadletters("eu"), 0), offset)
-    return OpenLetter(DeadLetterId(group, TOPIC, 2, offset), LANE.key, reason, not unread, unread, stands, size)
+    stored = (TopicPartition(topics.deadletters("eu"), 0), offset)
+    return OpenLetter(DeadLetterId(group, TOPIC, 2, offset), LANE.key, reason, not unread, unread, stored, size)
 
 
 def chain(*offsets: int) -> ReplayUnit:
@@ -37,7 +37,7 @@ def chain(*offsets: int) -> ReplayUnit:
 
 
 def single(offset: int, **about: object) -> ReplayUnit:
-    one = letter(offset, **about)  # type: ignore[arg-type]  # as it is given
+    one = letter(offset, **about)  # type: ignore[arg-type]  # the callers pass valid keywords
     return ReplayUnit(one.id.group, LANE, [one], None)
 
 
@@ -47,7 +47,7 @@ def dead(at: int, /, **headers: str) -> RawRecord:
     return ConsumerRecord(topics.deadletters("eu"), 0, at, 0, 0, LANE.key, b"{}", None, 0, 0, shown)
 
 
-def test_a_letter_is_open_until_its_receipt_and_open_again_after_another() -> None:
+def test_a_dead_letter_is_open_until_its_receipt_and_open_again_if_it_is_dead_lettered_again() -> None:
     dead_letters = RegionDeadLetters()
     letter_id = DeadLetterId(GROUP, TOPIC, 2, 7)
     dead_letters.add_letter(dead(0))
@@ -64,15 +64,15 @@ def test_a_letter_is_open_until_its_receipt_and_open_again_after_another() -> No
     assert {one.id.offset for one in dead_letters.open.values()} == {7, 40}
 
 
-@pytest.mark.parametrize("spoiled", [{"offset": "many"}, {"partition": ""}])
-def test_an_invalid_record_is_counted_and_skipped(spoiled: dict[str, str]) -> None:
+@pytest.mark.parametrize("invalid", [{"offset": "many"}, {"partition": ""}])
+def test_an_invalid_record_is_counted_and_skipped(invalid: dict[str, str]) -> None:
     dead_letters = RegionDeadLetters()
-    dead_letters.add_letter(dead(0, **spoiled))
+    dead_letters.add_letter(dead(0, **invalid))
     dead_letters.add_letter(ConsumerRecord("t", 0, 1, 0, 0, None, None, None, 0, 0, (("dl_group", None),)))
     assert (dead_letters.units(), dead_letters.unknown) == ([], 2)
 
 
-def test_a_copy_on_the_dead_letter_topic_is_not_a_letter() -> None:
+def test_a_copy_on_the_dead_letter_topic_is_not_a_dead_letter() -> None:
     dead_letters = RegionDeadLetters()
     dead_letters.add_letter(dead(0, replay="{}"))
     assert (dead_letters.units(), dead_letters.unknown) == ([], 0)
@@ -123,11 +123,11 @@ def test_a_portion_is_bounded_and_never_empty(letters: int, size: int, taken: li
     assert [([one.id.offset for one in unit.letters], whole) for unit, whole in found] == taken
 
 
-def test_an_obstacle_to_a_replay_has_its_reason() -> None:
-    there = {TOPIC: 6}
-    assert obstacle(chain(5), there, "control") is None
-    assert "client cannot read it" in str(obstacle(single(5, unread=True), there, "control"))
-    assert "come into force again" in str(obstacle(chain(5), there, TOPIC))
+def test_a_replay_that_is_not_possible_has_a_reason() -> None:
+    partitions = {TOPIC: 6}
+    assert obstacle(chain(5), partitions, "control") is None
+    assert "client cannot read it" in str(obstacle(single(5, unread=True), partitions, "control"))
+    assert "come into force again" in str(obstacle(chain(5), partitions, TOPIC))
     assert "a partition that this region does not have" in str(obstacle(chain(5), {TOPIC: 2}, "control"))
 
 

@@ -1,4 +1,4 @@
-"""Real files contain errors: each line that cannot be read is refused alone, with its number."""
+"""Files with errors: only the lines that cannot be read are refused, each with its number."""
 
 import gzip
 from pathlib import Path
@@ -75,14 +75,14 @@ def test_a_byte_order_mark_and_windows_line_ends_and_encoding_are_accepted(tmp_p
     assert [item["title"] for item in items(lines_of(tmp_path, content))] == ["Küche", "Küche € 5"]
 
 
-def test_a_quoted_cell_may_have_several_lines_and_line_numbers_stay_right(tmp_path: Path) -> None:
+def test_a_quoted_cell_may_have_several_lines_and_line_numbers_stay_correct(tmp_path: Path) -> None:
     found = lines_of(tmp_path, b'id,title,text\n1,a,"two\nlines, ""quoted"""\n2,b\n3,c,d\n')
 
     assert items(found)[0]["text"] == 'two\nlines, "quoted"'
     assert [(line.number, type(line).__name__) for line in found] == [(2, "Line"), (4, "Refusal"), (5, "Line")]
 
 
-def test_a_quote_that_is_never_closed_costs_its_own_line_at_most(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_affects_only_its_own_line(tmp_path: Path) -> None:
     rows = "".join(f"{n},row {n},x\n" for n in range(2, 1000))
 
     found = lines_of(tmp_path, f'id,title,text\n1,"open,x\n{rows}'.encode())
@@ -141,7 +141,7 @@ def test_empty_cells_are_left_out_and_a_missing_id_refuses_the_line(tmp_path: Pa
         ("٣", "USD", None),
     ],
 )
-def test_prices_become_minor_units_exactly_or_not_at_all(
+def test_a_price_becomes_exact_minor_units_or_is_rejected(
     text: str, currency: str, expected: tuple[int, str] | None
 ) -> None:
     if expected is not None:

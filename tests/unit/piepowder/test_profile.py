@@ -1,4 +1,4 @@
-"""The profile: each source of addresses and key, their precedence, and errors that say what is missing."""
+"""The profile: each source of addresses and key, their precedence, and errors that name the missing value."""
 
 import os
 import shlex
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def local(folder: Path, started: str | None = None) -> Path:
-    """The profile that a running local stack keeps in a folder."""
+    """Write the profile of a running local stack into a folder; returns the folder."""
     folder.mkdir(exist_ok=True)
     (folder / "key").write_text("local-key\n")
     intake = Process("intake", "http://127.0.0.1:1", 1, "intake.log")
@@ -62,7 +62,7 @@ def local(folder: Path, started: str | None = None) -> Path:
     return folder
 
 
-def test_a_file_has_addresses_per_service_and_region_kafka_and_a_key_beside_it(file: Path) -> None:
+def test_a_file_has_addresses_by_service_and_region_kafka_and_a_relative_key_file(file: Path) -> None:
     profile = resolve(profile=str(file), variables={})
     assert (profile.url("router"), profile.url("decision-uk")) == ("https://router.file", "https://uk.file")
     assert (profile.regions, profile.chosen("uk"), profile.bootstrap()) == (["eu", "uk"], ["uk"], "file:9092")
@@ -112,7 +112,7 @@ def test_a_running_local_stack_is_found_without_options(tmp_path: Path) -> None:
         (set(), {"PIEPOWDER_FOLDER": "folder", "PIEPOWDER_KEY_FILE": "key_file"}, ("http://127.0.0.1:1", "option-key")),
     ],
 )
-def test_options_win_over_variables_over_the_named_profile_over_the_local_stack(
+def test_options_precede_variables_then_the_named_profile_then_the_local_stack(
     file: Path, tmp_path: Path, given: set[str], variables: Mapping[str, str], found: tuple[str, str]
 ) -> None:
     (tmp_path / "option-key").write_text("option-key\n")
@@ -144,7 +144,7 @@ def test_the_local_stacks_key_is_not_sent_to_an_address_of_a_variable(tmp_path: 
         resolve(variables=variables).api_key()
 
 
-def test_a_missing_value_is_named_with_every_way_to_give_it(file: Path) -> None:
+def test_the_error_of_a_missing_value_names_every_way_to_set_it(file: Path) -> None:
     profile = resolve(profile=str(file), variables={})
     with pytest.raises(UserError) as missing:
         profile.url("audit-uk")
@@ -159,7 +159,7 @@ def test_a_missing_value_is_named_with_every_way_to_give_it(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("services: {intake: intake}", "'intake', which is not a URL"),
         ("server: x", "is not a profile"),
@@ -167,9 +167,9 @@ def test_a_missing_value_is_named_with_every_way_to_give_it(file: Path) -> None:
         ("services: {intake: [1]}", "is not a profile"),
     ],
 )
-def test_a_file_that_is_not_a_profile_is_named(tmp_path: Path, content: str, says: str) -> None:
+def test_a_file_that_is_not_a_profile_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "p.yaml").write_text(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         resolve(profile=str(tmp_path / "p.yaml"), variables={})
 
 
@@ -178,8 +178,8 @@ def test_a_variable_that_is_not_a_url_is_named() -> None:
         resolve(variables={"PIEPOWDER_INTAKE_URL": "intake:8080"})
 
 
-def test_where_nothing_runs_the_sentence_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Nothing runs .*`(.*)`") as raised:
+def test_without_a_running_stack_the_error_names_the_alternatives(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No local stack runs .*`(.*)`") as raised:
         read_local(tmp_path).url("intake")
     advised = str(raised.value).split("`")[1]
     assert subprocess.run([*shlex.split(advised), "--help"], capture_output=True, check=False).returncode == 0
@@ -193,7 +193,7 @@ def test_a_killed_system_is_not_mistaken_for_a_running_one(tmp_path: Path) -> No
         read_local(folder),
         resolve(variables={"PIEPOWDER_PROFILE": str(folder / "profile.json")}),
     ):
-        with pytest.raises(UserError, match="without being stopped"):
+        with pytest.raises(UserError, match="without a normal stop"):
             profile.url("intake")
 
 
@@ -247,11 +247,11 @@ def test_each_command_calls_the_deployment_of_its_profile(
     file.write_text(text.replace(", uk: https://uk.file", ""))
     calls: list[httpx.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         calls.append(request)
         return httpx.Response(418, json={"detail": "no tea"})
 
-    monkeypatch.setattr(options, "Api", partial(Api, transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(options, "Api", partial(Api, transport=httpx.MockTransport(respond)))
     monkeypatch.chdir(tmp_path)
     CliRunner().invoke(app, [*words, "--profile", str(file)], input='{"id": "1"}\n')
     assert asked in {str(call.url).partition("?")[0] for call in calls}

@@ -1,4 +1,4 @@
-"""The files of a submission never overwrite those of another."""
+"""A submission never overwrites the files of another submission."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from piepowder.cli import app
 from piepowder.submission_files import journals, new_files
 
 
-def test_each_submission_has_files_of_its_own(tmp_path: Path) -> None:
+def test_each_submission_has_its_own_files(tmp_path: Path) -> None:
     records = [new_files(tmp_path, name, None, None) for name in ("a/items.csv", "b/items.csv.gz", "-")]
     for record in records:
         record.report.touch()
@@ -20,7 +20,7 @@ def test_each_submission_has_files_of_its_own(tmp_path: Path) -> None:
     assert journals(tmp_path) == [record.journal for record in records]
 
 
-def test_the_report_is_beside_the_journal_unless_it_is_named(tmp_path: Path) -> None:
+def test_the_report_is_beside_the_journal_unless_its_path_is_given(tmp_path: Path) -> None:
     journal, report = tmp_path / "mine", tmp_path / "no"
     assert new_files(tmp_path, "x.csv", journal, None) == (journal, tmp_path / "mine-refused.ndjson")
     assert new_files(tmp_path, "x.csv", journal, report) == (journal, report)

@@ -1,4 +1,4 @@
-"""Submission: each line gets one verdict, in order, whatever intake and the network do meanwhile."""
+"""Submission: each line gets one verdict, in order, despite failures of intake and the network."""
 
 import asyncio
 import io
@@ -12,12 +12,12 @@ from piepowder.client import Api, ApiError, problem_text
 from piepowder.listings import Line, Refusal
 from piepowder.submit import Submitter
 from shared.runtime.user_errors import UserError
-from tests.support.command import INTAKE_ONLY
+from tests.support.command import TEST_PROFILE
 
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The requested pauses, which are not slept."""
+    """The requested pauses; no test sleeps."""
     asked: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -28,21 +28,21 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Intake:
-    """Responds as intake does; `hinder` may respond to a call instead."""
+    """Responds as intake does; `override` may respond to a call instead."""
 
     def __init__(self) -> None:
         self.bodies: list[list[bytes]] = []
-        self.taken: list[str] = []
-        self.hinder: Callable[[int], httpx.Response | None] = lambda _: None
+        self.accepted: list[str] = []
+        self.override: Callable[[int], httpx.Response | None] = lambda _: None
         self.status: Callable[[str, int], int] = lambda _id, _call: 202
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         lines = request.content.splitlines()
         self.bodies.append(lines)
         call = len(self.bodies)
-        hindered = self.hinder(call)
-        if hindered is not None:
-            return hindered
+        overriding = self.override(call)
+        if overriding is not None:
+            return overriding
         return httpx.Response(200, content=b"".join(self._verdict(n, line, call) for n, line in enumerate(lines, 1)))
 
     def _verdict(self, number: int, line: bytes, call: int) -> bytes:
@@ -50,7 +50,7 @@ class Intake:
         status = self.status(name, call)
         verdict: dict[str, object] = {"line": number, "status": status}
         if status == 202:
-            self.taken.append(name)
+            self.accepted.append(name)
             verdict |= {"item_id": f"item-{name}", "subject": f"s:product:{name}", "regions": ["eu", "us"]}
         else:
             verdict |= {"detail": "bad", "errors": [{"pointer": "/gtin", "detail": "wrong check digit"}]}
@@ -63,7 +63,7 @@ def lines(count: int) -> list[Line | Refusal]:
 
 def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
     journal, report = io.BytesIO(), io.BytesIO()
-    api = Api(INTAKE_ONLY, transport=httpx.MockTransport(intake))
+    api = Api(TEST_PROFILE, transport=httpx.MockTransport(intake))
     return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
 
 
@@ -74,7 +74,7 @@ async def test_lines_are_sent_in_chunks_in_order_and_the_journal_has_the_accepte
     tally = await sending.submit(lines(2500))
 
     assert [len(body) for body in intake.bodies] == [1000, 1000, 500]
-    assert intake.taken == [str(number) for number in range(1, 2501)]
+    assert intake.accepted == [str(number) for number in range(1, 2501)]
     assert (tally.accepted, tally.refused, tally.regions) == (2500, 0, {"eu": 2500, "us": 2500})
     assert [msgspec.json.decode(line)["line"] for line in journal.getvalue().splitlines()] == list(range(1, 2501))
 
@@ -87,8 +87,8 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_ow
     tally = await sending.submit([Line(4, b'"4"'), Refusal(5, 0, "3 cells"), Line(9, b'"7"')])
 
     assert (tally.accepted, tally.refused) == (1, 2)
-    told = {entry["number"]: entry["detail"] for entry in map(msgspec.json.decode, report.getvalue().splitlines())}
-    assert told == {5: "3 cells", 9: "/gtin: wrong check digit"}
+    reported = {entry["number"]: entry["detail"] for entry in map(msgspec.json.decode, report.getvalue().splitlines())}
+    assert reported == {5: "3 cells", 9: "/gtin: wrong check digit"}
 
 
 async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_the_lines() -> None:
@@ -110,13 +110,13 @@ async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_agai
     whole = intake.__call__
 
     def slow(request: httpx.Request) -> httpx.Response:
-        answer = whole(request)
+        response = whole(request)
         if len(intake.bodies) > 1:
-            return answer
+            return response
         problem = b'{"type":"urn:piepowder:problem:too-slow","title":"x","status":408,"detail":"It came too slowly."}\n'
-        return httpx.Response(200, content=b"".join(answer.content.splitlines(keepends=True)[:3]) + problem)
+        return httpx.Response(200, content=b"".join(response.content.splitlines(keepends=True)[:3]) + problem)
 
-    sending.api = Api(INTAKE_ONLY, transport=httpx.MockTransport(slow))
+    sending.api = Api(TEST_PROFILE, transport=httpx.MockTransport(slow))
     tally = await sending.submit(lines(5))
 
     assert [len(body) for body in intake.bodies] == [5, 2]
@@ -124,9 +124,11 @@ async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_agai
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_overload_is_waited_for_as_long_as_intake_asks(status: int, pauses: list[float]) -> None:
+async def test_after_an_overload_response_the_command_waits_as_long_as_intake_requests(
+    status: int, pauses: list[float]
+) -> None:
     intake = Intake()
-    intake.hinder = lambda call: httpx.Response(status, headers={"Retry-After": "3"}) if call < 3 else None
+    intake.override = lambda call: httpx.Response(status, headers={"Retry-After": "3"}) if call < 3 else None
     sending, _, _ = submitter(intake)
 
     tally = await sending.submit(lines(3))
@@ -135,7 +137,7 @@ async def test_overload_is_waited_for_as_long_as_intake_asks(status: int, pauses
     assert pauses == [3.0, 3.0]
 
 
-async def test_all_lines_from_the_first_passing_failure_are_sent_again_in_order() -> None:
+async def test_all_lines_from_the_first_temporary_failure_are_sent_again_in_order() -> None:
     intake = Intake()
     intake.status = lambda name, call: 503 if name == "3" and call == 1 else 202
     sending, journal, _ = submitter(intake)
@@ -153,7 +155,7 @@ async def test_the_complete_lines_of_a_truncated_response_are_used() -> None:
         msgspec.json.encode({"line": n, "status": 202, "item_id": f"i{n}", "subject": "s", "regions": ["eu"]}) + b"\n"
         for n in (1, 2, 3)
     )
-    intake.hinder = lambda call: httpx.Response(200, content=whole[:-20]) if call == 1 else None
+    intake.override = lambda call: httpx.Response(200, content=whole[:-20]) if call == 1 else None
     sending, _, _ = submitter(intake)
 
     tally = await sending.submit(lines(4))
@@ -170,7 +172,7 @@ async def test_a_call_after_a_lost_connection_is_repeated() -> None:
             raise httpx.ReadError("cut")
         return None
 
-    intake.hinder = cut
+    intake.override = cut
     sending, _, _ = submitter(intake)
 
     assert (await sending.submit(lines(2))).accepted == 2
@@ -178,35 +180,35 @@ async def test_a_call_after_a_lost_connection_is_repeated() -> None:
 
 async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_large() -> None:
     intake = Intake()
-    answer = intake.__call__
+    respond = intake.__call__
 
     def small(request: httpx.Request) -> httpx.Response:
         if b'"3"' in request.content:
             return httpx.Response(413, json={"detail": "too large"})
-        return answer(request)
+        return respond(request)
 
     sending = Submitter(
-        Api(INTAKE_ONLY, transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
+        Api(TEST_PROFILE, transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
     )
 
     tally = await sending.submit(lines(5))
 
-    assert intake.taken == ["1", "2", "4", "5"]
+    assert intake.accepted == ["1", "2", "4", "5"]
     assert tally.refusals == [Refusal(3, 413, "too large")]
 
 
 async def test_a_submission_that_makes_no_progress_ends_with_the_last_line_sent() -> None:
     intake = Intake()
-    intake.hinder = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
+    intake.override = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
     sending, _, _ = submitter(intake)
 
-    with pytest.raises(UserError, match=r"accepted nothing for 5 seconds.*Lines up to 1000 were sent"):
+    with pytest.raises(UserError, match=r"returned no verdict for 5 seconds.*Lines up to 1000 were sent"):
         await sending.submit(lines(1500))
 
 
 async def test_a_call_with_a_wrong_key_is_not_repeated() -> None:
     intake = Intake()
-    intake.hinder = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
+    intake.override = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
     sending, _, _ = submitter(intake)
 
     with pytest.raises(UserError, match="not known here"):
@@ -214,18 +216,18 @@ async def test_a_call_with_a_wrong_key_is_not_repeated() -> None:
     assert len(intake.bodies) == 1
 
 
-async def test_a_call_is_repeated_only_while_its_failure_may_pass(pauses: list[float]) -> None:
-    answers = iter(
+async def test_a_call_is_repeated_only_after_a_temporary_failure(pauses: list[float]) -> None:
+    responses = iter(
         [httpx.Response(503), httpx.Response(429, headers={"Retry-After": "2"}), httpx.Response(200, json=7)]
     )
-    api = Api(INTAKE_ONLY, transport=httpx.MockTransport(lambda _: next(answers)))
+    api = Api(TEST_PROFILE, transport=httpx.MockTransport(lambda _: next(responses)))
 
     assert await api.get("intake", "/v1/totals") == 7
     assert pauses[1] == 2.0
 
     refusing = httpx.MockTransport(lambda _: httpx.Response(409, json={"detail": "already decided"}))
     with pytest.raises(ApiError, match="already decided"):
-        await Api(INTAKE_ONLY, transport=refusing).get("intake", "/v1/x")
+        await Api(TEST_PROFILE, transport=refusing).get("intake", "/v1/x")
 
 
 def test_a_problem_is_shown_with_the_pointer_of_each_fault() -> None:

@@ -8,7 +8,7 @@ import pytest
 from piepowder.client import Api
 from piepowder.withdraw import withdraw
 from shared.runtime.user_errors import UserError
-from tests.support.command import INTAKE_ONLY
+from tests.support.command import TEST_PROFILE
 
 
 class Intake:
@@ -36,23 +36,23 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio, "sleep", lambda _: sleep(0))
 
 
-async def take_back(intake: Intake, reason: str = "") -> dict[str, str]:
-    async with Api(INTAKE_ONLY, transport=httpx.MockTransport(intake)) as api:
+async def withdrawn(intake: Intake, reason: str = "") -> dict[str, str]:
+    async with Api(TEST_PROFILE, transport=httpx.MockTransport(intake)) as api:
         return (await withdraw(api, "i", reason)).regions
 
 
 async def test_a_withdrawal_waits_for_its_effect_and_reports_earlier_decisions() -> None:
     intake = Intake({"eu": "in_review"}, {"eu": "in_review", "us": "approved"}, {"eu": "withdrawn", "us": "approved"})
-    told = await take_back(intake, "sold")
-    assert told == {"eu": "withdrawn", "us": "approved before the withdrawal; this stays"}
+    result = await withdrawn(intake, "sold")
+    assert result == {"eu": "withdrawn", "us": "approved before the withdrawal; the decision stays"}
     assert intake.reasons == ["sold"]
 
 
-async def test_a_slow_withdrawal_is_shown_with_its_present_state(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_withdrawal_is_shown_with_its_current_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piepowder.withdraw._PATIENCE", 0.05)
-    assert await take_back(Intake({"eu": "in_review"})) == {"eu": "in_review", "us": "submitted"}
+    assert await withdrawn(Intake({"eu": "in_review"})) == {"eu": "in_review", "us": "submitted"}
 
 
 async def test_an_unknown_item_is_reported_with_advice() -> None:
     with pytest.raises(UserError, match="Give an item's id"):
-        await take_back(Intake(deletes=404))
+        await withdrawn(Intake(deletes=404))

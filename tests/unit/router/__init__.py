@@ -1,1 +1,1 @@
-"""Tests: unit/router."""
+"""Unit tests of the router."""

@@ -1,4 +1,4 @@
-"""A record that is not usable leaves the previous one in force, and routing waits until both parts are in force."""
+"""An invalid record leaves the previous one in force, and routing waits until both parts are in force."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from shared.runtime.errors import Poison, Transient
 from tests.support.router_samples import on_control, operating_model, policies, region, rule
 
 
-def test_a_record_that_is_not_usable_leaves_the_previous_one_in_force() -> None:
+def test_an_invalid_record_leaves_the_previous_one_in_force() -> None:
     control = ControlState(["eu"], compile_policy_set)
     control.apply(on_control(operating_model()))
     control.apply(on_control(policies(rule("a"))))
@@ -36,8 +36,8 @@ def test_a_record_with_an_older_number_does_not_come_into_force() -> None:
 async def test_routing_waits_until_the_topic_is_read_and_both_parts_are_in_force() -> None:
     control = ControlState(["eu"], compile_policy_set)
     waiting = asyncio.ensure_future(control.wait_complete())
-    nothing = "no operating model and no policy set in force: publish with `"
-    assert (control.missing() or "").startswith(nothing)
+    expected = "no operating model and no policy set in force: publish with `"
+    assert (control.missing() or "").startswith(expected)
     control.apply(on_control(operating_model()))
     assert "no policy set in force" in (control.missing() or "")
     with pytest.raises(Transient, match="no policy set"):

@@ -101,7 +101,7 @@ def test_an_ordinary_listing_is_approved_by_default() -> None:
 
 def test_few_real_listings_are_rejected_and_some_go_to_reviewers() -> None:
     if not LISTINGS.exists():
-        pytest.skip(f"{LISTINGS} is not here")
+        pytest.skip(f"{LISTINGS} does not exist")
     model, policy_set = sample()
     verdicts: Counter[str] = Counter()
     with LISTINGS.open(encoding="utf-8", newline="") as file:

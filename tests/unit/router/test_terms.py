@@ -1,4 +1,4 @@
-"""Word lists find whole words in any script and case, and nothing inside other words."""
+"""Word lists find whole words in any script and case, but not inside other words."""
 
 import pytest
 

@@ -1,1 +1,1 @@
-"""Tests: unit/shared."""
+"""Unit tests of the shared packages."""

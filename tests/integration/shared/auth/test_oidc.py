@@ -1,5 +1,5 @@
-"""People's access tokens, from a small issuer on this machine: what opens, what never does, and what happens while the
-issuer changes its keys or is away."""
+"""Access tokens of people, from a small issuer on this machine: valid and invalid tokens, and an issuer that changes
+its keys or does not respond."""
 
 import asyncio
 import base64
@@ -38,14 +38,14 @@ def jwk(kid: str, key: Any, algorithm: str) -> dict[str, Any]:
 
 
 class Issuer:
-    """Answers discovery and its keys on the loopback; counts how often it is asked."""
+    """Serves its discovery document and its keys on the loopback; counts the discovery requests."""
 
     def __init__(self) -> None:
         self.jwks: Any = {"keys": [jwk(kid, *PRIVATE[kid]) for kid in PRIVATE]}
-        self.names_itself: str | None = None
+        self.stated_issuer: str | None = None
         self.jwks_uri: str | None = None
         self.status = 200
-        self.asked = 0
+        self.discoveries = 0
         self.url = ""
 
     async def __aenter__(self) -> "Issuer":
@@ -61,8 +61,8 @@ class Issuer:
         path = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
         document = self.jwks
         if path == b"/.well-known/openid-configuration":
-            self.asked += 1
-            document = {"issuer": self.names_itself or self.url, "jwks_uri": self.url + "/keys"}
+            self.discoveries += 1
+            document = {"issuer": self.stated_issuer or self.url, "jwks_uri": self.url + "/keys"}
             if self.jwks_uri is not None:
                 document["jwks_uri"] = self.jwks_uri
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
@@ -72,8 +72,8 @@ class Issuer:
         writer.close()
 
 
-class Door:
-    """An application behind tokens of an issuer."""
+class ProtectedApi:
+    """An application that requires access tokens of an issuer."""
 
     def __init__(self, issuer: Issuer) -> None:
         self.issuer = issuer
@@ -86,12 +86,12 @@ class Door:
             refresh_seconds=60.0,
             least_seconds=0.3,
         )
-        knows = Authenticator([], clock=self.clock, regions=["eu"], tokens=self.tokens)
+        authenticator = Authenticator([], clock=self.clock, regions=["eu"], tokens=self.tokens)
         self.seen: list[Any] = []
         app = create_app("test", "For tests.", Readiness("test"))
 
         async def guarded(request: Request) -> Response:
-            self.seen.append(knows.principal(request, "reviews:write"))
+            self.seen.append(authenticator.principal(request, "reviews:write"))
             return Response()
 
         app.add_route("/v1/things", guarded)
@@ -123,12 +123,12 @@ class Door:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
+async def api() -> AsyncIterator[ProtectedApi]:
     async with Issuer() as issuer:
-        door = Door(issuer)
-        async with door.http:
-            await door.tokens.refresh()
-            yield door
+        api = ProtectedApi(issuer)
+        async with api.http:
+            await api.tokens.refresh()
+            yield api
 
 
 def encoded(part: Any) -> str:
@@ -141,18 +141,18 @@ def signed_by_hand(header: dict[str, Any], claims: dict[str, Any], sign: Callabl
 
 
 @pytest.mark.parametrize("kid", PRIVATE)
-async def test_a_token_opens_what_its_claims_say_under_a_pseudonym(door: Door, kid: str) -> None:
-    assert (await door.call(door.token(kid))).status_code == 200
-    [person] = door.seen
+async def test_a_token_gives_the_rights_in_its_claims_under_a_pseudonym(api: ProtectedApi, kid: str) -> None:
+    assert (await api.call(api.token(kid))).status_code == 200
+    [person] = api.seen
     assert person.name.startswith("person-")
     assert "jane" not in repr(person)
     assert (person.scopes, person.regions) == ({"reviews:read", "reviews:write"}, {"eu"})
 
 
-async def test_the_same_person_has_the_same_name_and_another_has_another(door: Door) -> None:
+async def test_a_person_always_has_the_same_pseudonym_and_another_person_has_another_one(api: ProtectedApi) -> None:
     for subject in ("jane@example.org", "jane@example.org", "john@example.org"):
-        await door.call(door.token(sub=subject))
-    jane, again, john = (person.name for person in door.seen)
+        await api.call(api.token(sub=subject))
+    jane, again, john = (person.name for person in api.seen)
     assert jane == again != john
 
 
@@ -189,8 +189,8 @@ async def test_the_same_person_has_the_same_name_and_another_has_another(door: D
         ({"iat": int(START.timestamp()) + 6}, 401),
     ],
 )
-async def test_each_claim_is_checked(door: Door, claims: dict[str, Any], status: int) -> None:
-    answer = await door.call(door.token(**claims))
+async def test_each_claim_is_checked(api: ProtectedApi, claims: dict[str, Any], status: int) -> None:
+    answer = await api.call(api.token(**claims))
     assert answer.status_code == status, answer.text
     if status == 401:
         assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
@@ -210,68 +210,68 @@ async def test_each_claim_is_checked(door: Door, claims: dict[str, Any], status:
         {"crit": ["\ud800"]},
     ],
 )
-async def test_a_header_that_is_not_an_access_tokens_opens_nothing(door: Door, header: dict[str, Any]) -> None:
-    assert (await door.call(door.token(header=header))).status_code == 401
+async def test_a_token_with_an_invalid_header_is_rejected(api: ProtectedApi, header: dict[str, Any]) -> None:
+    assert (await api.call(api.token(header=header))).status_code == 401
 
 
-async def test_the_type_may_be_written_in_full(door: Door) -> None:
-    assert (await door.call(door.token(header={"typ": "application/AT+JWT"}))).status_code == 200
+async def test_the_full_media_type_is_accepted_as_type(api: ProtectedApi) -> None:
+    assert (await api.call(api.token(header={"typ": "application/AT+JWT"}))).status_code == 200
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "nOnE"])
-async def test_a_token_without_a_signature_opens_nothing(door: Door, algorithm: str) -> None:
+async def test_a_token_without_a_signature_is_rejected(api: ProtectedApi, algorithm: str) -> None:
     header = {"typ": "at+jwt", "alg": algorithm, "kid": "rsa"}
-    assert (await door.call(signed_by_hand(header, door.claims(), lambda _: b""))).status_code == 401
-    text = door.token()
-    assert (await door.call(text.rpartition(".")[0] + ".")).status_code == 401
+    assert (await api.call(signed_by_hand(header, api.claims(), lambda _: b""))).status_code == 401
+    text = api.token()
+    assert (await api.call(text.rpartition(".")[0] + ".")).status_code == 401
 
 
-async def test_a_public_key_is_no_secret_to_sign_with(door: Door) -> None:
+async def test_a_token_signed_with_a_public_key_as_its_secret_is_rejected(api: ProtectedApi) -> None:
     public = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     for secret in (public, public.strip(), json.dumps(jwk("rsa", RSA, "RS256")).encode(), b""):
         forged = signed_by_hand(
             {"typ": "at+jwt", "alg": "HS256", "kid": "rsa"},
-            door.claims(),
+            api.claims(),
             lambda text, secret=secret: hmac.new(secret, text, hashlib.sha256).digest(),  # type: ignore[misc] # bound now
         )
-        assert (await door.call(forged)).status_code == 401
+        assert (await api.call(forged)).status_code == 401
 
 
-async def test_a_key_that_the_token_brings_along_is_not_used(door: Door) -> None:
+async def test_a_key_in_the_header_of_a_token_is_not_used(api: ProtectedApi) -> None:
     own = jwk("rsa", ANOTHER_RSA, "RS256")
-    for header in ({"jwk": own}, {"jku": f"{door.issuer.url}/mine"}, {"x5u": f"{door.issuer.url}/mine"}):
+    for header in ({"jwk": own}, {"jku": f"{api.issuer.url}/mine"}, {"x5u": f"{api.issuer.url}/mine"}):
         headers = {"typ": "at+jwt", "kid": "rsa", **header}
-        assert (await door.call(jwt.encode(door.claims(), ANOTHER_RSA, "RS256", headers=headers))).status_code == 401
+        assert (await api.call(jwt.encode(api.claims(), ANOTHER_RSA, "RS256", headers=headers))).status_code == 401
 
 
-async def test_a_changed_token_opens_nothing(door: Door) -> None:
-    head, _, signature = door.token().split(".")
-    assert (await door.call(f"{head}.{encoded(door.claims(scope='clients:write'))}.{signature}")).status_code == 401
+async def test_a_changed_token_is_rejected(api: ProtectedApi) -> None:
+    head, _, signature = api.token().split(".")
+    assert (await api.call(f"{head}.{encoded(api.claims(scope='clients:write'))}.{signature}")).status_code == 401
 
 
 @pytest.mark.parametrize("text", ["a.b.c", "..", f"{'e' * 9000}.e.e", "é.é.é", f"{encoded([])}.{encoded({})}.x"])
-async def test_what_is_no_token_is_refused_and_nothing_else_happens(door: Door, text: str) -> None:
-    answer = await door.http.get("/v1/things", headers=[(b"authorization", b"Bearer " + text.encode("latin-1"))])
+async def test_a_text_that_is_no_token_is_rejected_with_401(api: ProtectedApi, text: str) -> None:
+    answer = await api.http.get("/v1/things", headers=[(b"authorization", b"Bearer " + text.encode("latin-1"))])
     assert answer.status_code == 401
 
 
-async def test_a_key_that_is_too_small_private_or_for_something_else_is_not_taken(door: Door) -> None:
+async def test_keys_that_are_small_private_or_for_another_use_are_ignored(api: ProtectedApi) -> None:
     secret = {"kty": "oct", "k": "c2VjcmV0", "kid": "oct", "alg": "HS256"}
     private = {**jwt.get_algorithm_by_name("RS256").to_jwk(ANOTHER_RSA, as_dict=True), "kid": "rsa"}
     small, encryption = jwk("rsa", SMALL_RSA, "RS256"), {**jwk("rsa", RSA, "RS256"), "use": "enc"}
     odd = {**jwk("rsa", RSA, "RS256"), "alg": "RS512"}
     broken = {**jwk("rsa", RSA, "RS256"), "n": "AA"}
-    door.issuer.jwks = {"keys": [secret, private, small, encryption, odd, broken, "?", jwk("ec", EC, "ES256")]}
-    await door.tokens.refresh()
-    assert (await door.call(door.token("rsa"))).status_code == 401
-    assert (await door.call(door.token("ec"))).status_code == 200
+    api.issuer.jwks = {"keys": [secret, private, small, encryption, odd, broken, "?", jwk("ec", EC, "ES256")]}
+    await api.tokens.refresh()
+    assert (await api.call(api.token("rsa"))).status_code == 401
+    assert (await api.call(api.token("ec"))).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
         ("status", 503, "returned status 503"),
-        ("names_itself", "https://other.example", "names the issuer 'https://other.example'"),
+        ("stated_issuer", "https://other.example", "names the issuer 'https://other.example'"),
         ("jwks_uri", "http://other.example/keys", "is not HTTPS"),
         ("jwks_uri", "file:///etc/passwd", "is not HTTPS"),
         ("jwks_uri", "", "is not HTTPS"),
@@ -282,46 +282,46 @@ async def test_a_key_that_is_too_small_private_or_for_something_else_is_not_take
         ("jwks", b"[" + b" " * (1024 * 1024 + 1) + b"]", "more than 1048576 bytes"),
     ],
 )
-async def test_when_the_issuer_tells_nothing_usable_its_former_keys_go_on_counting(
-    door: Door, field: str, value: Any, says: str, caplog: pytest.LogCaptureFixture
+async def test_while_the_issuer_returns_no_usable_keys_its_last_keys_are_valid_for_a_day(
+    api: ProtectedApi, field: str, value: Any, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setattr(door.issuer, field, value)
+    setattr(api.issuer, field, value)
     stop = asyncio.Event()
-    following = asyncio.create_task(door.tokens.run(stop))
+    following = asyncio.create_task(api.tokens.run(stop))
     async with asyncio.timeout(20):
         while not caplog.records:  # noqa: ASYNC110 - another task
             await asyncio.sleep(0.01)
     assert says in vars(caplog.records[0])["error"]
-    assert (await door.call(door.token())).status_code == 200
-    door.clock.advance(timedelta(hours=25))
-    answer = await door.call(door.token())
+    assert (await api.call(api.token())).status_code == 200
+    api.clock.advance(timedelta(hours=25))
+    answer = await api.call(api.token())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     stop.set()
     await following
 
 
-async def test_before_the_issuer_was_reached_a_token_is_told_to_come_back() -> None:
+async def test_before_the_first_keys_of_the_issuer_a_token_gets_503() -> None:
     async with Issuer() as issuer:
-        door = Door(issuer)
-        async with door.http:
-            assert (await door.call(door.token())).status_code == 503
+        api = ProtectedApi(issuer)
+        async with api.http:
+            assert (await api.call(api.token())).status_code == 503
 
 
-async def test_a_new_key_is_learned_soon_after_it_is_met_but_not_as_often_as_it_is_asked_for(door: Door) -> None:
+async def test_unknown_keys_cause_a_refresh_soon_but_not_for_every_call(api: ProtectedApi) -> None:
     stop = asyncio.Event()
-    following = asyncio.create_task(door.tokens.run(stop))
-    door.issuer.jwks = {"keys": [jwk("rsa", ANOTHER_RSA, "RS256"), jwk("next", RSA, "RS256")]}
-    token = door.token(header={"kid": "next"})
+    following = asyncio.create_task(api.tokens.run(stop))
+    api.issuer.jwks = {"keys": [jwk("rsa", ANOTHER_RSA, "RS256"), jwk("next", RSA, "RS256")]}
+    token = api.token(header={"kid": "next"})
     async with asyncio.timeout(20):
-        while (await door.call(token)).status_code != 200:
-            await door.call(door.token(header={"kid": "random"}))
+        while (await api.call(token)).status_code != 200:
+            await api.call(api.token(header={"kid": "random"}))
             await asyncio.sleep(0.02)
-    assert (await door.call(door.token())).status_code == 401  # its key is no longer the issuer's
-    asked, loop = door.issuer.asked, asyncio.get_running_loop()
+    assert (await api.call(api.token())).status_code == 401  # its key is no longer the issuer's
+    discoveries, loop = api.issuer.discoveries, asyncio.get_running_loop()
     began = loop.time()
     while loop.time() - began < 1.0:
-        await door.call(door.token(header={"kid": "random"}))
+        await api.call(api.token(header={"kid": "random"}))
         await asyncio.sleep(0.01)
-    assert 1 <= door.issuer.asked - asked <= 4
+    assert 1 <= api.issuer.discoveries - discoveries <= 4
     stop.set()
     await following

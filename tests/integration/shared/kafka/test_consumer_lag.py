@@ -17,15 +17,14 @@ CLOCK = SystemClock()
 
 
 def lag(group: ConsumerGroup) -> float:
-    """The gauge's value; -1 while there is none."""
+    """The gauge's value; -1 without a value."""
     labels = {"group": f"g-{group.region}", "topic": group.topic}
     seconds = REGISTRY.get_sample_value("piepowder_consumer_lag_seconds", labels)
     return -1.0 if seconds is None else seconds
 
 
 async def grows_with_the_clock(group: ConsumerGroup, posted: float) -> bool:
-    """Whether the lag is that of a record posted at `posted` (seconds since the epoch), or a little later, and grows
-    with the clock."""
+    """True if the lag grows with the clock, for a record posted at or soon after `posted` (seconds since the epoch)."""
     began, first, noted = CLOCK.now().timestamp(), lag(group), CLOCK.now().timestamp()
     await asyncio.sleep(1.2)
     again, grown, ended = CLOCK.now().timestamp(), lag(group) - first, CLOCK.now().timestamp()

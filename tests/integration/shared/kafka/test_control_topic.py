@@ -76,7 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.05)
-    pytest.fail("not in a minute")
+    pytest.fail("the condition was not met within a minute")
 
 
 async def test_a_deleted_model_stays_in_force_until_a_new_one_is_published(kafka: str, topic: str) -> None:

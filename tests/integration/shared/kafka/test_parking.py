@@ -30,13 +30,13 @@ ALL = ReplayFilter()
 
 
 class ReplayGroup:
-    """A consumer group of a region's submissions with any number of members; its handler fails for `cursed` texts."""
+    """A consumer group of a region's submissions; its handler fails for the texts in `failing`."""
 
     def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
         self.kafka, self.region, self.producer = kafka, region, producer
         self.name = f"piepowder-router-{region}"
         self.topic = topics.submissions(region)
-        self.cursed: set[str] = set()
+        self.failing: set[str] = set()
         self.handled: list[str] = []
         self.by: defaultdict[str, list[str]] = defaultdict(list)
         self.conditions = Readiness("test")
@@ -51,8 +51,8 @@ class ReplayGroup:
 
         async def handle(batch: Sequence[Received[str]]) -> None:
             texts = [received.message for received in batch]
-            if found := self.cursed & set(texts):
-                raise Poison(f"cursed: {min(found)}")
+            if found := self.failing & set(texts):
+                raise Poison(f"failing: {min(found)}")
             self.by[instance] += texts
             self.handled += [text for text in texts if text not in self.handled]
 
@@ -104,13 +104,13 @@ class ReplayGroup:
         finally:
             await consumer.stop()
 
-    async def aside(self, choice: ReplayFilter = ALL) -> list[ReplayUnit]:
+    async def replay_units(self, choice: ReplayFilter = ALL) -> list[ReplayUnit]:
         [found] = await replay.find(self.kafka, [self.region], choice)
         return found.units
 
     async def dead_lettered(self) -> list[int]:
         """The original offsets of the dead-lettered records."""
-        return sorted(letter.id.offset for unit in await self.aside() for letter in unit.letters)
+        return sorted(letter.id.offset for unit in await self.replay_units() for letter in unit.letters)
 
     async def replay(self, choice: ReplayFilter = ALL, *, leave: bool = False, wait: float = WAIT) -> ReplayResult:
         return await replay.replay(self.kafka, [self.region], choice, leave=leave, wait=wait)
@@ -142,7 +142,7 @@ async def group(kafka: str, region: str) -> AsyncIterator[ReplayGroup]:
 async def test_dead_lettered_records_are_replayed_in_order_after_a_restart(
     group: ReplayGroup,
 ) -> None:
-    group.cursed = {"a1"}
+    group.failing = {"a1"}
     await group.post("a0", "b0", "a1", "a2", "bada3", "a4")
     group.start()
     await until(lambda: {"a0", "b0"} <= set(group.handled))
@@ -152,29 +152,29 @@ async def test_dead_lettered_records_are_replayed_in_order_after_a_restart(
     group.start()
     await group.post("a5", "b2")
     await until(lambda: "b2" in group.handled)
-    [chain, alone] = await group.aside()
+    [chain, alone] = await group.replay_units()
     assert len(chain.letters) == 4
-    assert (chain.reason, alone.reason) == ("cursed: a1", "not a message")
+    assert (chain.reason, alone.reason) == ("failing: a1", "not a message")
     assert sorted(group.handled) == ["a0", "b0", "b1", "b2"]
 
     failed = await group.replay()
     assert failed.handled == 0
     assert len(failed.failed) == 5
     assert not failed.complete
-    group.cursed.clear()
-    outcome = await group.replay(ReplayFilter(key="a", reason="cursed"))
+    group.failing.clear()
+    outcome = await group.replay(ReplayFilter(key="a", reason="failing"))
     assert (outcome.handled, outcome.complete) == (4, True)
     await group.post("a6")
     await until(lambda: "a6" in group.handled)
     assert [text for text in group.handled if text.startswith("a")] == ["a0", "a1", "a2", "a4", "a5", "a6"]
-    assert [unit.reason for unit in await group.aside()] == ["not a message"]
-    assert (await group.replay(ReplayFilter(key="a", reason="cursed"))).handled == 0
+    assert [unit.reason for unit in await group.replay_units()] == ["not a message"]
+    assert (await group.replay(ReplayFilter(key="a", reason="failing"))).handled == 0
 
 
 async def test_a_key_stays_parked_when_its_partition_moves_to_another_member(group: ReplayGroup) -> None:
     """One member, then three, then each of them restarted: the later records of each key always wait."""
     keys = [f"k{letter}" for letter in "abcdefghij"]
-    group.cursed = {f"{key}0" for key in keys[:5]}
+    group.failing = {f"{key}0" for key in keys[:5]}
     numbers = itertools.count(1)
     await group.post(*(f"{key}0" for key in keys))
 
@@ -197,10 +197,10 @@ async def test_a_key_stays_parked_when_its_partition_moves_to_another_member(gro
     posted = next(numbers)
     assert not [text for text in group.handled if text[:2] in keys[:5]]
     await until(lambda: _has(group, 5 * posted))
-    units = await group.aside()
+    units = await group.replay_units()
     assert {unit.lane.key.decode(): len(unit.letters) for unit in units} == dict.fromkeys(keys[:5], posted)
 
-    group.cursed.clear()
+    group.failing.clear()
     outcome = await group.replay()
     assert (outcome.handled, outcome.complete) == (5 * posted, True)
     for key in keys:
@@ -210,14 +210,14 @@ async def test_a_key_stays_parked_when_its_partition_moves_to_another_member(gro
 async def test_a_reset_dead_letters_nothing_twice_and_handles_nothing_parked(
     group: ReplayGroup,
 ) -> None:
-    group.cursed = {"a1"}
+    group.failing = {"a1"}
     await group.post("a0", "a1", "a2", "b0")
     group.start()
     await until(lambda: "b0" in group.handled)
     await until(lambda: _has(group, 2))
     await group.stop()
     before = await group.dead_lettered()
-    group.cursed.clear()
+    group.failing.clear()
     await group.reset()
     group.start()
     await group.post("b1", "a3")
@@ -232,15 +232,15 @@ async def test_a_reset_dead_letters_nothing_twice_and_handles_nothing_parked(
 
 
 async def _has(group: ReplayGroup, letters: int) -> bool:
-    return sum(len(unit.letters) for unit in await group.aside()) >= letters
+    return sum(len(unit.letters) for unit in await group.replay_units()) >= letters
 
 
 async def test_records_that_arrive_during_a_replay_are_replayed_after_it_in_order(group: ReplayGroup) -> None:
-    group.cursed = {"a0"}
+    group.failing = {"a0"}
     await group.post(*(f"a{n}" for n in range(50)))
     group.start()
     await until(lambda: _has(group, 50))
-    group.cursed.clear()
+    group.failing.clear()
     posting = asyncio.create_task(_post_slowly(group, range(50, 120)))
     outcome = await group.replay()
     await posting
@@ -257,11 +257,11 @@ async def _post_slowly(group: ReplayGroup, numbers: Sequence[int]) -> None:
 
 
 async def test_two_replays_at_the_same_time_handle_each_record_once(group: ReplayGroup) -> None:
-    group.cursed = {"a0", "b0"}
+    group.failing = {"a0", "b0"}
     await group.post(*(f"{key}{n}" for n in range(20) for key in "abc"))
     group.start()
     await until(lambda: _has(group, 40))
-    group.cursed.clear()
+    group.failing.clear()
     await asyncio.gather(group.replay(), group.replay())
     await until(lambda: _is_empty(group))
     for key in "abc":
@@ -275,11 +275,11 @@ async def _is_empty(group: ReplayGroup) -> bool:
 
 async def test_an_interrupted_replay_can_be_continued(group: ReplayGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "_LETTERS", 7)
-    group.cursed = {"a0"}
+    group.failing = {"a0"}
     await group.post(*(f"a{n}" for n in range(30)))
     group.start()
     await until(lambda: _has(group, 30))
-    group.cursed.clear()
+    group.failing.clear()
     async with RegionReplay(group.kafka, group.region) as cell:
         await cell.catch_up()
         under_way = asyncio.create_task(cell.replay(cell.selected(ALL), leave=False, wait=WAIT))
@@ -293,7 +293,7 @@ async def test_an_interrupted_replay_can_be_continued(group: ReplayGroup, monkey
 
 
 async def test_a_replay_can_leave_the_failing_record_behind(group: ReplayGroup) -> None:
-    group.cursed = {"a0"}
+    group.failing = {"a0"}
     await group.post("a0", "a1", "a2")
     group.start()
     await until(lambda: _has(group, 3))
@@ -301,18 +301,18 @@ async def test_a_replay_can_leave_the_failing_record_behind(group: ReplayGroup) 
     assert (outcome.handled, outcome.kept, outcome.complete) == (2, 1, True)
     await group.post("a3")
     await until(lambda: group.handled == ["a1", "a2", "a3"])
-    [alone] = await group.aside()
+    [alone] = await group.replay_units()
     assert alone.parked is None
-    assert alone.reason == "left behind by a replay: cursed: a0"
+    assert alone.reason == "left behind by a replay: failing: a0"
 
 
 async def test_a_replay_without_a_running_group_reports_it_and_can_be_repeated(group: ReplayGroup) -> None:
-    group.cursed = {"a0"}
+    group.failing = {"a0"}
     await group.post("a0", "a1")
     group.start()
     await until(lambda: _has(group, 2))
     await group.stop()
-    group.cursed.clear()
+    group.failing.clear()
     outcome = await group.replay(wait=1)
     assert (outcome.handled, len(outcome.pending), outcome.complete) == (0, 2, False)
     group.start()
@@ -324,7 +324,7 @@ async def test_a_replay_without_a_running_group_reports_it_and_can_be_repeated(g
 
 async def test_a_record_of_many_megabytes_is_dead_lettered_and_replayed_whole(group: ReplayGroup) -> None:
     body = bytes(range(256)) * (15 * 1024)  # 3.75 MiB
-    group.cursed = {"a0"}
+    group.failing = {"a0"}
     await group.producer.send(
         [
             Record(group.topic, b"a", b"a0", []),
@@ -333,13 +333,13 @@ async def test_a_record_of_many_megabytes_is_dead_lettered_and_replayed_whole(gr
     )
     group.start()
     await until(lambda: _has(group, 2))
-    group.cursed.clear()
+    group.failing.clear()
     outcome = await group.replay()
     assert (outcome.handled, outcome.complete) == (2, True)
     assert group.handled[1] == "a" + body.hex()[: 3 * 2**20]
 
 
-async def test_letters_that_cannot_be_replayed_are_reported_with_the_reason(group: ReplayGroup) -> None:
+async def test_dead_letters_that_cannot_be_replayed_are_reported_with_the_reason(group: ReplayGroup) -> None:
     letters = DeadLetterWriter(
         group.producer, topic=topics.deadletters(group.region), group=group.name, clock=SystemClock()
     )
@@ -352,7 +352,7 @@ async def test_letters_that_cannot_be_replayed_are_reported_with_the_reason(grou
     outcome = await group.replay(wait=1)
     assert sorted(why.partition(":")[0] for _, why in outcome.blocked) == [
         "it names a partition that this region does not have",
-        "it would come into force again in place of newer ones",
+        "its old content would come into force again",
         "the Kafka client cannot read it",
     ]
     assert not outcome.complete

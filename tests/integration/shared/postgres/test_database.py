@@ -54,15 +54,15 @@ async def test_a_server_that_hangs_is_noticed_and_calls_fail_at_once(
     watching = asyncio.create_task(opened.watch(readiness, stop))
     silent = NetworkFault("half-open", "", "postgres")
     try:
-        await becomes(readiness, "ok")
+        await wait_until(readiness, "ok")
         proxies.begin(silent)
-        await becomes(readiness, "PostgreSQL did not answer in time.")
+        await wait_until(readiness, "PostgreSQL did not answer in time.")
         for take in (opened.query, opened.transaction, opened.held):
             async with asyncio.timeout(0.2):
                 with pytest.raises(Transient, match="did not answer in time"):
                     await take_all_connections(take)
         proxies.end(silent)
-        await becomes(readiness, "ok")
+        await wait_until(readiness, "ok")
         async with opened.transaction() as connection:
             assert await connection.fetchval("SELECT 1") == 1
     finally:
@@ -89,11 +89,11 @@ async def test_the_watch_survives_any_error_and_the_database_becomes_ready_again
     watching = asyncio.create_task(opened.watch(readiness, stop))
     try:
         while troubles:
-            await becomes(readiness, f"PostgreSQL: {troubles[0]}.")
+            await wait_until(readiness, f"PostgreSQL: {troubles[0]}.")
             with pytest.raises(Transient, match=str(troubles[0])):
                 await take_all_connections(opened.held)
             troubles.pop(0)
-        await becomes(readiness, "ok")
+        await wait_until(readiness, "ok")
         async with opened.held() as connection:
             assert await connection.fetchval("SELECT 1") == 1
     finally:
@@ -106,10 +106,10 @@ async def test_the_watch_survives_any_error_and_the_database_becomes_ready_again
 async def test_a_schema_of_another_version_is_fatal_and_not_poison(database_url: str, asked: str) -> None:
     opened = await Database.connect(database_url, connections=1)
     try:
-        with pytest.raises(Fatal, match=r"schema is not this version's.* does not exist"):
+        with pytest.raises(Fatal, match=r"schema has another version.* does not exist"):
             async with opened.transaction() as connection:
                 await connection.execute(asked)
-        with pytest.raises(Fatal, match=r"schema is not this version's.* does not exist"):
+        with pytest.raises(Fatal, match=r"schema has another version.* does not exist"):
             async with opened.query() as connection:
                 await connection.execute(text(asked))
         async with opened.transaction() as connection:
@@ -118,7 +118,7 @@ async def test_a_schema_of_another_version_is_fatal_and_not_poison(database_url:
         await opened.close()
 
 
-async def becomes(readiness: Readiness, state: str) -> None:
+async def wait_until(readiness: Readiness, state: str) -> None:
     async with asyncio.timeout(20):
         while readiness.conditions.get("database") != state:  # noqa: ASYNC110 - readiness has no event
             await asyncio.sleep(0.02)

@@ -1,1 +1,1 @@
-"""Tests: unit/decision/domain."""
+"""Unit tests of decision's domain."""

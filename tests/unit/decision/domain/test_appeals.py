@@ -36,8 +36,8 @@ def appeal(**changed: Any) -> ReceivedCase:
     return received_appeal(ITEM.opened, **changed)
 
 
-def claimed(of: ReceivedCase, reviewer: str = "r-2") -> Case:
-    return claimed_case(of, reviewer=reviewer)
+def claimed(received: ReceivedCase, reviewer: str = "r-2") -> Case:
+    return claimed_case(received, reviewer=reviewer)
 
 
 def decided(case: Case, action: str, *, contested: Decision | None = IN_FORCE, reasons: tuple[str, ...] = ()) -> Any:
@@ -136,15 +136,15 @@ def test_a_decision_that_is_not_in_force_any_more_cannot_be_overturned() -> None
 
 
 @pytest.mark.parametrize(
-    ("of", "action", "expected"),
+    ("received", "action", "expected"),
     [
         (appeal(), "approve", "overturn or uphold"),
         (received_notice(), "overturn", "approve or reject"),
         (received_case(), "uphold", "approve or reject"),
     ],
 )
-def test_each_type_of_case_has_its_own_actions(of: ReceivedCase, action: str, expected: str) -> None:
-    rejected = rejection(claimed(of), action)
+def test_each_type_of_case_has_its_own_actions(received: ReceivedCase, action: str, expected: str) -> None:
+    rejected = rejection(claimed(received), action)
     assert (rejected.slug, expected in str(rejected)) == ("wrong-action", True)
 
 

@@ -55,7 +55,7 @@ def test_an_older_version_that_arrives_late_is_superseded_whatever_its_verdict()
     assert (changes.decisions, changes.newest, event_types(changes)) == ([], {}, [events.CASE_SUPERSEDED])
 
 
-def test_without_two_version_numbers_the_later_record_is_newer() -> None:
+def test_the_later_record_is_newer_unless_both_have_a_version_number() -> None:
     numbered, hashed = received_case(version=7), received_case(version=None, content="x")
     changes = ingested(numbered, hashed, received_case(version=1))
     assert states(changes) == ["superseded", "superseded", "waiting"]
@@ -134,7 +134,7 @@ def test_a_policys_decision_before_the_withdrawal_stands() -> None:
     assert event_types(changes) == [events.DECISION_MADE]
 
 
-def test_after_a_withdrawal_a_newer_version_opens_and_an_older_one_is_superseded() -> None:
+def test_after_a_withdrawal_a_newer_version_opens_a_case_and_an_older_one_is_superseded() -> None:
     old, gone, new = received_case(version=1), received_case(version=2), received_case(version=3)
     changes = ingested(gone, received_withdrawal(version=2), old, new)
     assert [(case.state, case.superseded_by) for case in changes.cases] == [

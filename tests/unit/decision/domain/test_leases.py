@@ -55,7 +55,7 @@ def test_a_released_case_waits_again_and_a_second_release_changes_nothing() -> N
 
 
 @COMMANDS
-def test_an_expired_lease_is_not_held_whether_or_not_the_case_was_returned_to_its_queue(
+def test_an_expired_lease_is_rejected_before_and_after_the_case_returns_to_its_queue(
     command: Callable[..., Case],
 ) -> None:
     expired = claimed_case(seconds=240)

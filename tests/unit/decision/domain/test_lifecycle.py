@@ -35,21 +35,21 @@ def test_every_state_can_be_reached() -> None:
 
 
 def test_every_change_of_a_stored_cases_state_has_an_event() -> None:
-    silent = {key for key, found in TRANSITIONS.items() if found.state != key[0] != NEW and not found.event_type}
-    assert silent == set()
+    without_event = {key for key, found in TRANSITIONS.items() if found.state != key[0] != NEW and not found.event_type}
+    assert without_event == set()
 
 
 def test_a_case_that_has_ended_stays_in_its_state() -> None:
     assert all(found.state == state for (state, _), found in TRANSITIONS.items() if state in ENDED_STATES)
 
 
-def test_waiting_and_claimed_cases_are_superseded_and_withdrawn_alike() -> None:
+def test_waiting_and_claimed_cases_are_superseded_and_withdrawn_in_the_same_way() -> None:
     for command in (SUPERSEDE, WITHDRAW):
         assert TRANSITIONS[WAITING, command] == TRANSITIONS[CLAIMED, command]
 
 
 @pytest.mark.parametrize(("state", "command"), [*itertools.product(sorted(ENDED_STATES), COMMANDS)])
-def test_a_case_that_has_ended_rejects_every_command_that_the_table_does_not_have(state: str, command: str) -> None:
+def test_a_case_that_has_ended_rejects_every_command_that_is_not_in_the_table(state: str, command: str) -> None:
     case = stored_case(state=state, superseded_by="the-newer-item")
     if (found := TRANSITIONS.get((state, command))) is not None:
         assert (command, transition(case, command)) == (OVERTURN, found)

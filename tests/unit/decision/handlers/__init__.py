@@ -1,1 +1,1 @@
-"""Tests: unit/decision/handlers."""
+"""Unit tests of decision's handlers."""

@@ -50,7 +50,7 @@ async def test_a_different_decision_of_a_decided_case_is_rejected() -> None:
     assert rejected.value.slug == "already-decided"
 
 
-async def test_an_expired_lease_decides_nothing() -> None:
+async def test_an_expired_lease_cannot_decide() -> None:
     service, case_id = await claimed()
     service.clock.advance(timedelta(seconds=300))
     with pytest.raises(CommandRejected) as rejected:

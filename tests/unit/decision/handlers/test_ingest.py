@@ -39,7 +39,7 @@ async def test_an_event_that_a_batch_contains_twice_is_ingested_once() -> None:
     assert service.event_types == ["decision.made"]
 
 
-async def test_a_version_ends_the_open_case_of_an_earlier_batch() -> None:
+async def test_a_newer_version_or_a_withdrawal_ends_the_open_case_of_an_earlier_batch() -> None:
     service = MemoryService()
     old, new = received_case(version=1), received_case(version=2)
     await service.open(old)

@@ -12,7 +12,7 @@ from tests.support.decision.cases import NOON
 from tests.support.decision.domain import received_appeal, received_case
 from tests.support.decision.memory import MemoryService
 
-NOWHERE = ids.case_id("x", "eu", "item")
+UNKNOWN_CASE = ids.case_id("x", "eu", "item")
 
 
 async def test_a_claim_leases_the_most_urgent_case_and_publishes_it() -> None:
@@ -42,14 +42,14 @@ async def test_a_claim_ends_expired_leases_first_and_publishes_both_events() -> 
     assert service.event_types == ["case.claimed", "case.expired", "case.claimed"]
 
 
-async def test_a_claim_never_gets_an_appeal_about_the_reviewers_own_decision() -> None:
+async def test_a_claim_never_leases_an_appeal_about_the_reviewers_own_decision() -> None:
     service = MemoryService()
     await service.open(received_appeal(received_case().opened, reviewer="r-1"))
     assert await service.claim("r-1") is None
     assert (await service.claimed("r-2")).case.opened.case_type == "appeal"
 
 
-async def test_the_same_idempotency_key_returns_the_same_lease_while_it_runs() -> None:
+async def test_the_same_idempotency_key_returns_the_same_lease_until_it_expires() -> None:
     service = MemoryService()
     await service.open(received_case("a"), received_case("b"))
     first, again = await service.claim(key="k", seconds=60), await service.claim(key="k", seconds=60)
@@ -109,8 +109,8 @@ async def test_a_rejected_command_changes_nothing() -> None:
 
 async def test_a_command_on_an_unknown_case_returns_none() -> None:
     service = MemoryService()
-    assert await service.leases.heartbeat(NOWHERE, token=1, seconds=60) is None
-    assert await service.leases.release(NOWHERE, token=1, reason="") is None
+    assert await service.leases.heartbeat(UNKNOWN_CASE, token=1, seconds=60) is None
+    assert await service.leases.release(UNKNOWN_CASE, token=1, reason="") is None
 
 
 async def test_the_sweep_ends_expired_leases_up_to_its_limit() -> None:

@@ -14,7 +14,7 @@ from tests.support.decision.cases import appealed, consumed, encoded, encoded_wi
 NOTICE = noticed("eu")[1].notice
 APPEAL = appealed("eu", opened("eu")[1])[1].appeal
 assert APPEAL is not None
-ABOUT = APPEAL.decision
+CONTESTED = APPEAL.decision
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,12 @@ ABOUT = APPEAL.decision
         ({"notice": NOTICE}, "does not match its type"),
         ({"case_type": "appeal", "notice": NOTICE}, "does not match its type"),
         ({"case_type": "notice", "notice": NOTICE, "verdict": "approve"}, "needs a reviewer"),
-        ({"case_type": "appeal", "appeal": replace(APPEAL, decision=replace(ABOUT, case_id="7"))}, "expected UUIDs"),
         (
-            {"case_type": "appeal", "appeal": replace(APPEAL, decision=replace(ABOUT, reviewer="\0"))},
+            {"case_type": "appeal", "appeal": replace(APPEAL, decision=replace(CONTESTED, case_id="7"))},
+            "expected UUIDs",
+        ),
+        (
+            {"case_type": "appeal", "appeal": replace(APPEAL, decision=replace(CONTESTED, reviewer="\0"))},
             "without NUL",
         ),
         ({"priority": 0}, "priority is 0"),

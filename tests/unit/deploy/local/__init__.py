@@ -1,1 +1,1 @@
-"""Tests: unit/deploy/local."""
+"""Unit tests of the local stack."""

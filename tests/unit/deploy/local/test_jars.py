@@ -15,37 +15,37 @@ WANTED = {path: hashlib.sha256(content).hexdigest() for path, content in CONTENT
 
 class Repository:
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.fetched: list[str] = []
         self.content = dict(CONTENTS)
 
     def fetch(self, path: PurePosixPath, folder: Path) -> Path:
-        self.asked.append(path.name)
+        self.fetched.append(path.name)
         folder.mkdir()
         jar = folder / path.name
         jar.write_bytes(self.content[path])
         return jar
 
-    def bring(self, cache: Path) -> list[Path]:
+    def fetch_all(self, cache: Path) -> list[Path]:
         return fetch_jars(report=lambda _: None, cache=cache, wanted=WANTED, fetch=self.fetch)
 
 
 def test_jars_are_downloaded_once(tmp_path: Path) -> None:
     repository = Repository()
-    jars = repository.bring(tmp_path)
-    assert repository.bring(tmp_path) == jars
+    jars = repository.fetch_all(tmp_path)
+    assert repository.fetch_all(tmp_path) == jars
     assert [jar.read_bytes() for jar in jars] == list(CONTENTS.values())
-    assert sorted(repository.asked) == ["one-1.jar", "two-1.jar"]
+    assert sorted(repository.fetched) == ["one-1.jar", "two-1.jar"]
     assert {path.name for path in (tmp_path / "kafka").iterdir()} == {"one-1.jar", "two-1.jar", "lock"}
 
 
 @pytest.mark.parametrize("broken", [b"", b"one" * 999, b"eno" * 1000])
 def test_a_broken_jar_is_downloaded_again(tmp_path: Path, broken: bytes) -> None:
     repository = Repository()
-    first, _ = repository.bring(tmp_path)
+    first, _ = repository.fetch_all(tmp_path)
     first.write_bytes(broken)
-    repository.asked.clear()
-    repository.bring(tmp_path)
-    assert repository.asked == ["one-1.jar"]
+    repository.fetched.clear()
+    repository.fetch_all(tmp_path)
+    assert repository.fetched == ["one-1.jar"]
     assert first.read_bytes() == b"one" * 1000
 
 
@@ -53,11 +53,11 @@ def test_a_jar_with_a_wrong_hash_is_never_used(tmp_path: Path) -> None:
     repository = Repository()
     repository.content[next(iter(CONTENTS))] = b"something else"
     with pytest.raises(UserError, match=r"one-1\.jar does not have the listed SHA-256"):
-        repository.bring(tmp_path)
+        repository.fetch_all(tmp_path)
     assert not (tmp_path / "kafka" / "one-1.jar").exists()
 
 
-def test_without_network_a_sentence_says_so_and_finished_downloads_are_kept(tmp_path: Path) -> None:
+def test_without_network_the_error_says_so_and_finished_downloads_are_kept(tmp_path: Path) -> None:
     repository = Repository()
 
     def fetch(path: PurePosixPath, folder: Path) -> Path:
@@ -67,25 +67,25 @@ def test_without_network_a_sentence_says_so_and_finished_downloads_are_kept(tmp_
 
     with pytest.raises(UserError, match=r"two-1\.jar could not be downloaded\. Check the network"):
         fetch_jars(report=lambda _: None, cache=tmp_path, wanted=WANTED, fetch=fetch)
-    repository.asked.clear()
-    repository.bring(tmp_path)
-    assert repository.asked == ["two-1.jar"]
+    repository.fetched.clear()
+    repository.fetch_all(tmp_path)
+    assert repository.fetched == ["two-1.jar"]
 
 
-def test_an_unusable_cache_is_reported_with_the_variable_for_another(tmp_path: Path) -> None:
+def test_the_error_of_an_unusable_cache_names_the_variable_for_another_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Set PIEPOWDER_CACHE to another folder"):
-        Repository().bring(tmp_path / "file" / "cache")
+        Repository().fetch_all(tmp_path / "file" / "cache")
 
 
 def test_two_starts_at_the_same_time_download_each_jar_once(tmp_path: Path) -> None:
     repository = Repository()
-    both = [threading.Thread(target=repository.bring, args=(tmp_path,)) for _ in range(2)]
+    both = [threading.Thread(target=repository.fetch_all, args=(tmp_path,)) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join()
-    assert sorted(repository.asked) == ["one-1.jar", "two-1.jar"]
+    assert sorted(repository.fetched) == ["one-1.jar", "two-1.jar"]
 
 
 def test_the_committed_list_names_one_kafka_with_its_own_clients_and_a_logging_binding() -> None:
@@ -96,7 +96,9 @@ def test_the_committed_list_names_one_kafka_with_its_own_clients_and_a_logging_b
     assert any(name.startswith("log4j-slf4j-impl-") for name in names)
 
 
-def test_the_cache_is_in_the_users_folder_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_folder_unless_the_variable_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIEPOWDER_CACHE", str(tmp_path))
     assert user_cache() == tmp_path
     monkeypatch.delenv("PIEPOWDER_CACHE")

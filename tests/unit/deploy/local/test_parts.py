@@ -1,4 +1,4 @@
-"""The small parts of the local stack: errors, lock, ports, Java, the probe of Kafka."""
+"""Small modules of the local stack: errors, lock, ports, Java, the probe of Kafka."""
 
 import errno
 import multiprocessing
@@ -26,8 +26,8 @@ def test_an_error_is_two_sentences_and_the_last_lines() -> None:
     ("code", "words"),
     [
         (errno.ENOSPC, "is full"),
-        (errno.EACCES, "may not be written"),
-        (errno.EROFS, "may not be written"),
+        (errno.EACCES, "cannot be written"),
+        (errno.EROFS, "cannot be written"),
         (errno.ENOTDIR, "cannot be used"),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_lock_names_its_holder_and_is_released_when_the_holder_ends(tmp_path: 
     lock.release()
 
 
-def test_ports_stay_while_they_are_free() -> None:
+def test_preferred_ports_are_used_while_they_are_free() -> None:
     ports = free_ports(3)
     assert len(set(ports)) == 3
     assert free_ports(3, preferred=ports) == ports
@@ -79,7 +79,9 @@ def test_ports_stay_while_they_are_free() -> None:
         assert ports[1] not in free_ports(3, preferred=ports)
 
 
-def test_the_java_of_the_variable_must_be_recent_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_java_that_the_variable_names_must_be_recent_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     java = tmp_path / "java"
     monkeypatch.setenv("PIEPOWDER_JAVA", str(java))
     with pytest.raises(UserError, match="not a Java 17 or later"):
@@ -91,7 +93,7 @@ def test_the_java_of_the_variable_must_be_recent_enough(tmp_path: Path, monkeypa
     assert find_java() == java
 
 
-def _answer_once(payload: bytes) -> int:
+def _respond_once(payload: bytes) -> int:
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -105,12 +107,12 @@ def _answer_once(payload: bytes) -> int:
 
 def test_the_brokers_are_read_from_kafkas_response() -> None:
     broker = struct.pack(">ih9sih", 1, 9, b"127.0.0.1", 9092, -1)
-    answer = struct.pack(">ii", 7, 1) + broker + struct.pack(">ii", 1, 0)
-    port = _answer_once(struct.pack(">i", len(answer)) + answer)
+    response = struct.pack(">ii", 7, 1) + broker + struct.pack(">ii", 1, 0)
+    port = _respond_once(struct.pack(">i", len(response)) + response)
     assert ask_brokers("127.0.0.1", port) == {1: 9092}
 
 
 @pytest.mark.parametrize("payload", [b"", b"HTTP/1.1 400 Bad Request\r\n", struct.pack(">iii", 8, 7, 1000)])
 def test_another_server_is_not_mistaken_for_kafka(payload: bytes) -> None:
-    with pytest.raises(OSError):  # noqa: PT011 - any of its kinds
-        ask_brokers("127.0.0.1", _answer_once(payload))
+    with pytest.raises(OSError):  # noqa: PT011 - any subclass
+        ask_brokers("127.0.0.1", _respond_once(payload))

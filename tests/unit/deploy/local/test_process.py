@@ -1,4 +1,4 @@
-"""Child processes end when they are stopped, and a left-over child is not confused with another process."""
+"""Child processes end when they are stopped, and another process is never mistaken for a left-over child."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ def sleeper(tmp_path: Path) -> Iterator[Child]:
     child.kill()
 
 
-def test_a_child_runs_until_it_is_stopped_which_is_not_a_failure(sleeper: Child) -> None:
+def test_a_child_runs_until_it_is_stopped_and_a_stop_is_not_a_failure(sleeper: Child) -> None:
     sleeper.start()
     assert sleeper.alive
     assert sleeper.pid_file.exists()
@@ -59,37 +59,37 @@ def test_a_child_that_ends_by_itself_has_failed_and_its_last_messages_are_shown(
     assert caught.value.lines == ("a", "b")
 
 
-SAID = {
-    "of a broker": (
+OUTPUTS = {
+    "broker": (
         "2026-05-01 INFO  [Log] fine",
         "2026-05-01 ERROR the log directory is gone",
         "java.io.IOException: gone",
         "\tat kafka.log.LogManager.load",
         "2026-05-01 INFO  shut down",
     ),
-    "of a database": ("LOG:  ready", "FATAL:  out of memory", "LOG:  shut down"),
-    "routine alone": ("INFO one", "INFO two", "INFO three"),
+    "database": ("LOG:  ready", "FATAL:  out of memory", "LOG:  shut down"),
+    "routine messages only": ("INFO one", "INFO two", "INFO three"),
 }
-LAST_WORDS = {
-    "of a broker": ["2026-05-01 ERROR the log directory is gone", "java.io.IOException: gone"],
-    "of a database": ["FATAL:  out of memory"],
-    "routine alone": ["INFO two", "INFO three"],
+SHOWN = {
+    "broker": ["2026-05-01 ERROR the log directory is gone", "java.io.IOException: gone"],
+    "database": ["FATAL:  out of memory"],
+    "routine messages only": ["INFO two", "INFO three"],
 }
 
 
-@pytest.mark.parametrize("who", SAID)
-def test_an_unexpected_end_shows_warnings_and_errors(tmp_path: Path, who: str) -> None:
-    code = f"print({chr(10).join(SAID[who])!r}, flush=True); import os; os.kill(os.getpid(), 9)"
+@pytest.mark.parametrize("program", OUTPUTS)
+def test_an_unexpected_end_shows_warnings_and_errors(tmp_path: Path, program: str) -> None:
+    code = f"print({chr(10).join(OUTPUTS[program])!r}, flush=True); import os; os.kill(os.getpid(), 9)"
     child = Child("server", [sys.executable, "-c", code], log=tmp_path / "server.log")
     child.start()
     child.wait(10)
-    death = child.unexpected_end()
-    assert death.what == "server was ended by SIGKILL, perhaps because memory ran out."
-    assert f"Its log is {child.log}. Its data is kept" in str(death)
-    assert list(death.lines) == LAST_WORDS[who]
+    error = child.unexpected_end()
+    assert error.what == "server was ended by SIGKILL, perhaps because memory ran out."
+    assert f"Its log is {child.log}. Its data is kept" in str(error)
+    assert list(error.lines) == SHOWN[program]
 
 
-def test_a_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_log_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_LONGEST_LOG", 1000)
     monkeypatch.setattr(process, "_KEPT", 500)
     child = Child("writer", ["sleep", "60"], log=tmp_path / "writer.log")
@@ -104,7 +104,7 @@ def test_a_log_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.Mon
     child.kill()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the start that fails")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems, the start itself fails")
 def test_a_missing_program_is_named_in_the_log(tmp_path: Path) -> None:
     child = Child("absent", ["no-such-program"], log=tmp_path / "absent.log")
     child.start()
@@ -137,8 +137,8 @@ GENTLE = "import time; print('ready', flush=True); time.sleep(60)"
 
 
 @pytest.mark.parametrize("own", [GENTLE, STUBBORN], ids=["gentle", "stubborn"])
-def test_a_childs_own_children_end_with_its_stop(tmp_path: Path, own: str) -> None:
-    """Like initdb, which starts a shell, which starts a server."""
+def test_a_childs_own_children_end_when_it_is_stopped(tmp_path: Path, own: str) -> None:
+    """Example: initdb starts a shell, which starts a server."""
     child = Child("parent", [sys.executable, "-c", starts_another(own)], log=tmp_path / "parent.log")
     child.start()
     wait_until(child, lambda: bool(child.tail()), timeout=10, cancelled=threading.Event())

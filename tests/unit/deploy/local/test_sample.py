@@ -1,4 +1,4 @@
-"""The sample: the same on every machine, with a separate truth."""
+"""The sample: the same on every machine; its correct decisions are separate from the posted lines."""
 
 import hashlib
 from collections import Counter
@@ -70,7 +70,7 @@ def test_check_digits_are_right() -> None:
     assert gtin("9638507") == "96385074"
 
 
-def test_a_simulated_reviewer_decides_by_case_and_seed_alone_and_mostly_right() -> None:
+def test_a_simulated_reviewer_decides_by_case_and_seed_only_and_mostly_correctly() -> None:
     cases = [
         {"case_id": f"case-{n}", "platform": "fair", "kind": "product", "subject_id": f"p-{n}", "reasons": ["X"]}
         for n in range(500)

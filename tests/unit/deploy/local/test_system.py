@@ -33,12 +33,12 @@ def service(tmp_path: Path, code: str) -> ServiceProcess:
 
 def watched(one: ServiceProcess) -> list[str]:
     """The messages until the service is given up."""
-    said: list[str] = []
+    messages: list[str] = []
     while one.given_up is None:
         one.child.wait(5.0)
         if (sentence := one.restart()) is not None:
-            said.append(sentence)
-    return said
+            messages.append(sentence)
+    return messages
 
 
 def test_a_service_that_ends_is_started_again_and_given_up_after_several_times(
@@ -48,17 +48,17 @@ def test_a_service_that_ends_is_started_again_and_given_up_after_several_times(
     one = service(tmp_path, "print('no room'); raise SystemExit(3)")
     one.start()
 
-    said = watched(one)
+    messages = watched(one)
 
     assert one.restarts == 2
-    assert len(said) == 3
-    assert "ended with code 3; it is started again" in said[0]
-    assert "no room" in said[0]
-    assert "3 times in a row" in said[2]
+    assert len(messages) == 3
+    assert "ended with code 3; it is started again" in messages[0]
+    assert "no room" in messages[0]
+    assert "3 times in a row" in messages[2]
     assert not one.ready
 
 
-def test_a_service_that_gets_ready_and_ends_each_time_is_given_up_too(
+def test_a_service_that_becomes_ready_and_ends_each_time_is_given_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(system, "_ATTEMPTS", 3)

@@ -1,1 +1,1 @@
-"""Tests: unit/intake/clients."""
+"""Unit tests of clients."""

@@ -1,4 +1,4 @@
-"""The rules of clients: changes, keys, events, and the rights to grant."""
+"""The rules of clients: changes, keys, events, and the granting of rights."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ DAY = timedelta(days=1)
 
 
 def client(**change: Any) -> ClientRecord:
-    sound: dict[str, Any] = {
+    valid: dict[str, Any] = {
         "name": "shop",
         "description": "",
         "scopes": frozenset({"items:write"}),
@@ -33,7 +33,7 @@ def client(**change: Any) -> ClientRecord:
         "created_at": NOW,
         "changed_at": NOW,
     }
-    return ClientRecord(**(sound | change))
+    return ClientRecord(**(valid | change))
 
 
 def key(n: int, **times: Any) -> ApiKeyRecord:
@@ -62,9 +62,9 @@ def test_a_change_without_a_difference_returns_the_same_client() -> None:
 
 def test_an_expired_or_revoked_key_allows_another_key() -> None:
     two = client(keys=(key(1), key(2)))
-    with pytest.raises(InputRejected, match="has 2 live keys") as refused:
+    with pytest.raises(InputRejected, match="has 2 live keys") as rejection:
         domain.with_key(two, key(3), None, NOW)
-    assert refused.value.status == 409
+    assert rejection.value.status == 409
     ended = client(keys=(key(1, expires_at=NOW), key(2)))
     assert len(domain.with_key(ended, key(3), None, NOW).keys) == 3
     revoked = domain.without_key(two, key(1).key_id, NOW)
@@ -84,31 +84,31 @@ def test_only_a_key_of_the_client_can_be_revoked_and_only_once() -> None:
     revoked = domain.without_key(client(keys=(key(1), key(2))), key(1).key_id, NOW)
     assert [one.state(NOW) for one in revoked.keys] == ["revoked", "live"]
     assert domain.without_key(revoked, key(1).key_id, NOW + DAY) is revoked
-    with pytest.raises(InputRejected, match="has no key") as refused:
+    with pytest.raises(InputRejected, match="has no key") as rejection:
         domain.without_key(revoked, key(3).key_id, NOW)
-    assert refused.value.status == 404
+    assert rejection.value.status == 404
 
 
 @pytest.mark.parametrize("ended", ["expires_at", "revoked_at"])
 def test_the_event_always_has_the_live_keys(ended: str) -> None:
-    dead = [key(n, **{ended: NOW}) for n in range(1, 2 * KEPT_KEYS)]
-    living = key(0)
-    told = domain.to_event(client(keys=(living, *dead), changed_at=NOW + 90 * DAY), "changed", "lead")
-    assert len(told.keys) == KEPT_KEYS
-    assert told.keys[0].sha256 == living.sha256
-    assert told.keys[-1].sha256 == dead[-1].sha256
-    assert clients.faults(told) == []
+    ended_keys = [key(n, **{ended: NOW}) for n in range(1, 2 * KEPT_KEYS)]
+    live = key(0)
+    event = domain.to_event(client(keys=(live, *ended_keys), changed_at=NOW + 90 * DAY), "changed", "lead")
+    assert len(event.keys) == KEPT_KEYS
+    assert event.keys[0].sha256 == live.sha256
+    assert event.keys[-1].sha256 == ended_keys[-1].sha256
+    assert clients.faults(event) == []
 
 
 def test_the_event_has_neither_description_nor_last_use() -> None:
-    told = domain.to_event(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
-    text = msgspec.json.encode(told).decode()
+    event = domain.to_event(client(description="Jane's", keys=(key(1, last_used_at=NOW),)), "created", "person-1")
+    text = msgspec.json.encode(event).decode()
     assert "Jane" not in text
     assert "last_used" not in text
 
 
 @pytest.mark.parametrize(
-    ("giver", "after", "before", "pointer"),
+    ("caller", "after", "before", "pointer"),
     [
         (by("items:write"), client(), None, None),
         (by("items:read"), client(), None, "/scopes"),
@@ -123,14 +123,14 @@ def test_the_event_has_neither_description_nor_last_use() -> None:
     ],
 )
 def test_rights_that_a_client_does_not_have_cannot_be_granted_but_can_be_removed(
-    giver: Caller, after: ClientRecord, before: ClientRecord | None, pointer: str | None
+    caller: Caller, after: ClientRecord, before: ClientRecord | None, pointer: str | None
 ) -> None:
     if pointer is None:
-        domain.check_grant(after, before, giver)
+        domain.check_grant(after, before, caller)
         return
-    with pytest.raises(InputRejected) as refused:
-        domain.check_grant(after, before, giver)
-    assert (refused.value.status, refused.value.faults[0].pointer) == (403, pointer)
+    with pytest.raises(InputRejected) as rejection:
+        domain.check_grant(after, before, caller)
+    assert (rejection.value.status, rejection.value.faults[0].pointer) == (403, pointer)
 
 
 LIMIT = RateLimit(requests_per_second=10, burst=20, items_per_second=5)
@@ -152,17 +152,18 @@ def test_a_client_of_some_platforms_cannot_have_scopes_of_all_platforms(
     if beyond is None:
         domain.check_platforms(some)
         return
-    with pytest.raises(InputRejected, match=f"^{beyond} concern every platform") as refused:
+    with pytest.raises(InputRejected, match=f"^{beyond} concern every platform") as rejection:
         domain.check_platforms(some)
-    assert (refused.value.status, refused.value.faults[0].pointer) == (422, "/platforms")
-    with pytest.raises(InputRejected) as refused:
+    assert (rejection.value.status, rejection.value.faults[0].pointer) == (422, "/platforms")
+    with pytest.raises(InputRejected) as rejection:
         domain.check_platforms(some, ClientPatch(scopes=some.scopes))
-    assert refused.value.faults[0].pointer == "/scopes"
-    domain.check_platforms(some, ClientPatch(state="disabled", limit=LIMIT))  # whatever it is, it can be ended
+    assert rejection.value.faults[0].pointer == "/scopes"
+    # a client with such scopes can still be disabled
+    domain.check_platforms(some, ClientPatch(state="disabled", limit=LIMIT))
 
 
 @pytest.mark.parametrize(
-    ("before", "patch", "gives"),
+    ("before", "patch", "extends"),
     [
         ({"state": "disabled"}, ClientPatch(state="active"), True),
         ({"state": "disabled"}, ClientPatch(description="asleep"), False),
@@ -184,17 +185,17 @@ def test_a_client_of_some_platforms_cannot_have_scopes_of_all_platforms(
     ],
 )
 def test_extending_a_client_requires_all_rights_of_the_client(
-    before: dict[str, Any], patch: ClientPatch, *, gives: bool
+    before: dict[str, Any], patch: ClientPatch, *, extends: bool
 ) -> None:
     was = client(**before)
     after = domain.changed(was, patch, NOW)
     domain.check_grant(after, was, by("items:write", regions=("eu",)))
-    if not gives:
+    if not extends:
         domain.check_grant(after, was, by(regions=("eu",)))
         return
-    with pytest.raises(InputRejected) as refused:
+    with pytest.raises(InputRejected) as rejection:
         domain.check_grant(after, was, by("clients:write"))
-    assert (refused.value.status, refused.value.faults[0].pointer) == (403, "/scopes")
+    assert (rejection.value.status, rejection.value.faults[0].pointer) == (403, "/scopes")
     less = domain.changed(was, msgspec.structs.replace(patch, scopes=frozenset()), NOW)
     domain.check_grant(less, was, by("clients:write"))
 

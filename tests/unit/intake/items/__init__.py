@@ -1,1 +1,1 @@
-"""Tests: unit/intake/items."""
+"""Unit tests of items."""

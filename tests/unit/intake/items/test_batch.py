@@ -1,5 +1,4 @@
-"""A batch call: one verdict per line, in order, while the body arrives, in limited memory, also for interrupted
-calls."""
+"""Batch calls: one verdict per line, in order, while the body arrives, in limited memory, also after a disconnect."""
 
 import asyncio
 import itertools
@@ -16,14 +15,14 @@ from services.intake.items.batch import MAX_BYTES, MAX_LINES
 from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.ndjson import LineSplitter
 from shared.http.problems import Problem
-from tests.support.intake_batches import Cluster, batch, line, pieces, take
+from tests.support.intake_batches import Cluster, batch, line, pieces, post_batch
 
 
 async def test_one_invalid_line_among_thousands_is_reported_and_the_others_are_accepted() -> None:
     lines = [line(n) for n in range(5_000)]
     lines[1234] = b'{"platform": "shop", "kind":'
     cluster = Cluster()
-    verdicts = await take(cluster, pieces(b"\n".join(lines)))
+    verdicts = await post_batch(cluster, pieces(b"\n".join(lines)))
     assert [verdict["line"] for verdict in verdicts] == list(range(1, 5_001))
     assert [verdict["line"] for verdict in verdicts if verdict["status"] != 202] == [1235]
     assert verdicts[1234]["status"] == 400
@@ -32,51 +31,51 @@ async def test_one_invalid_line_among_thousands_is_reported_and_the_others_are_a
 
 async def test_blank_lines_and_all_line_endings_keep_the_numbers_of_lines() -> None:
     body = b"\xef\xbb\xbf" + line(1) + b"\r\n\r\n  \n" + line(2) + b"\r\n" + b"nonsense"
-    verdicts = await take(Cluster(), pieces(body, size=7))
+    verdicts = await post_batch(Cluster(), pieces(body, size=7))
     assert [(verdict["line"], verdict["status"]) for verdict in verdicts] == [(1, 202), (4, 202), (5, 400)]
 
 
 async def test_versions_of_a_subject_are_published_in_the_order_of_their_lines() -> None:
     lines = [line(n % 3, version=n + 1) for n in range(2_500)]
     cluster = Cluster()
-    await take(cluster, pieces(b"\n".join(lines)))
+    await post_batch(cluster, pieces(b"\n".join(lines)))
     assert cluster.keys == [b"shop:product:%d" % (n % 3) for n in range(2_500)]
     assert len(cluster.sends) == 3
 
 
 async def test_only_a_line_above_the_limit_is_rejected() -> None:
     body = b"\n".join([line(1), line(2, text="x" * MAX_BODY_BYTES), line(3)])
-    verdicts = await take(Cluster(), pieces(body))
+    verdicts = await post_batch(Cluster(), pieces(body))
     assert [verdict["status"] for verdict in verdicts] == [202, 413, 202]
 
 
 async def test_a_body_without_lines_is_rejected() -> None:
     with pytest.raises(Problem) as caught:
-        await take(Cluster(), pieces(b"\n \n"))
+        await post_batch(Cluster(), pieces(b"\n \n"))
     assert caught.value.details.status == 400
 
 
 async def test_verdicts_are_sent_while_the_body_still_arrives() -> None:
-    cluster, asked = Cluster(), asyncio.Event()
+    cluster, seen_verdict = Cluster(), asyncio.Event()
 
-    async def conversation() -> AsyncIterator[bytes]:
+    async def alternating() -> AsyncIterator[bytes]:
         for n in range(3):
             yield line(n) + b"\n" + b'{"half":'
-            await asked.wait()
-            asked.clear()
+            await seen_verdict.wait()
+            seen_verdict.clear()
             yield b" 1}\n"
 
-    stream = batch(cluster).verdicts(conversation())
+    stream = batch(cluster).verdicts(alternating())
     seen: list[tuple[int, int]] = []
     async with asyncio.timeout(10):
-        async for some in stream:
-            seen += [(verdict["line"], verdict["status"]) for verdict in map(json.loads, some.splitlines())]
+        async for part in stream:
+            seen += [(verdict["line"], verdict["status"]) for verdict in map(json.loads, part.splitlines())]
             if len(seen) in (1, 3, 5):
-                asked.set()
+                seen_verdict.set()
     assert seen == [(1, 202), (2, 422), (3, 202), (4, 422), (5, 202), (6, 422)]
 
 
-async def test_a_client_that_reads_no_verdicts_is_not_read_from_and_the_memory_is_bounded(
+async def test_while_a_client_reads_no_verdicts_its_body_is_not_read_and_the_memory_is_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batches, "_VERDICT_BYTES", 200_000)
@@ -92,9 +91,9 @@ async def test_a_client_that_reads_no_verdicts_is_not_read_from_and_the_memory_i
     first = await anext(stream)
     for _ in range(1_000):
         await asyncio.sleep(0)
-    assert 2_000 <= read <= 4_000  # what waits to be taken, what is under way, what was read meanwhile
+    assert 2_000 <= read <= 4_000  # lines with unread verdicts, lines in progress, and lines read meanwhile
     assert len(cluster.keys) <= 3_000
-    rest = [some async for some in stream]
+    rest = [part async for part in stream]
     assert len(b"".join([first, *rest]).splitlines()) == MAX_LINES
 
 
@@ -109,19 +108,19 @@ async def test_a_client_that_sends_everything_before_it_reads_does_not_block() -
     stream = batch(Cluster()).verdicts(whole())
     first = await anext(stream)
     await asyncio.wait_for(sent.wait(), 10)
-    assert len(b"".join([first, *[some async for some in stream]]).splitlines()) == MAX_LINES
+    assert len(b"".join([first, *[part async for part in stream]]).splitlines()) == MAX_LINES
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 async def test_the_verdicts_of_too_many_lines_end_with_a_problem(end: bytes) -> None:
     cluster = Cluster()
-    *verdicts, last = await take(cluster, pieces(b"\n".join(line(n) for n in range(MAX_LINES + 1)) + end))
+    *verdicts, last = await post_batch(cluster, pieces(b"\n".join(line(n) for n in range(MAX_LINES + 1)) + end))
     assert [verdict["line"] for verdict in verdicts] == list(range(1, MAX_LINES + 1))
     assert (last["status"], last["type"], "line" in last) == (413, "urn:piepowder:problem:too-large", False)
     assert f"{MAX_LINES} were accepted" in last["detail"]
     assert "Split it" in last["detail"]
     assert len(cluster.keys) == MAX_LINES
-    assert len(await take(Cluster(), pieces(b"\n".join(line(n) for n in range(MAX_LINES)) + end))) == MAX_LINES
+    assert len(await post_batch(Cluster(), pieces(b"\n".join(line(n) for n in range(MAX_LINES)) + end))) == MAX_LINES
 
 
 async def test_a_body_above_the_limit_is_not_read_further() -> None:
@@ -134,7 +133,7 @@ async def test_a_body_above_the_limit_is_not_read_further() -> None:
             yield b" " * 2**20
 
     with pytest.raises(Problem, match="No item was accepted") as caught:
-        await take(Cluster(), endless())
+        await post_batch(Cluster(), endless())
     assert caught.value.details.status == 413
     assert read == MAX_BYTES + 2**20
 
@@ -148,14 +147,14 @@ async def paused(*first: bytes) -> AsyncIterator[bytes]:
 async def test_a_sender_that_pauses_before_its_first_line_gets_408_and_no_item_is_accepted() -> None:
     cluster = Cluster()
     with pytest.raises(Problem, match="No item was accepted") as caught:
-        await take(cluster, paused(line(1)), idle_seconds=0.05)
+        await post_batch(cluster, paused(line(1)), idle_seconds=0.05)
     assert (caught.value.details.status, caught.value.headers["Connection"]) == (408, "close")
     assert cluster.keys == []
 
 
 async def test_a_sender_that_pauses_later_gets_its_verdicts_and_then_a_problem_with_the_counts() -> None:
     cluster = Cluster()
-    *verdicts, last = await take(cluster, paused(line(1) + b"\nnonsense\n", line(3)[:20]), idle_seconds=0.1)
+    *verdicts, last = await post_batch(cluster, paused(line(1) + b"\nnonsense\n", line(3)[:20]), idle_seconds=0.1)
     assert [verdict["status"] for verdict in verdicts] == [202, 400]
     assert (last["status"], "line" in last) == (408, False)
     assert "1 were accepted and 1 rejected" in last["detail"]
@@ -169,14 +168,14 @@ async def test_bytes_without_a_complete_line_count_as_a_pause() -> None:
             await asyncio.sleep(0.01)
 
     with pytest.raises(Problem) as caught:
-        await take(Cluster(), trickle(), idle_seconds=0.1)
+        await post_batch(Cluster(), trickle(), idle_seconds=0.1)
     assert caught.value.details.status == 408
 
 
-async def test_a_line_that_the_connection_cut_off_is_ignored() -> None:
+async def test_lines_that_were_not_submitted_before_a_disconnect_are_ignored() -> None:
     cluster = Cluster()
     body = b"\n".join(line(n) for n in range(1_500))
-    verdicts = await take(cluster, pieces(body, then=ClientDisconnect()))
+    verdicts = await post_batch(cluster, pieces(body, then=ClientDisconnect()))
     assert len(verdicts) == 1_000
     assert cluster.keys == [b"shop:product:%d" % n for n in range(1_000)]
 
@@ -184,11 +183,11 @@ async def test_a_line_that_the_connection_cut_off_is_ignored() -> None:
 async def test_nothing_is_accepted_when_the_connection_is_cut_before_the_first_submission() -> None:
     cluster = Cluster()
     with pytest.raises(ClientDisconnect):
-        await take(cluster, pieces(line(1) + b"\n" + line(2), then=ClientDisconnect()))
+        await post_batch(cluster, pieces(line(1) + b"\n" + line(2), then=ClientDisconnect()))
     assert cluster.keys == []
 
 
-async def test_reading_ends_when_the_response_is_not_read_any_more() -> None:
+async def test_the_body_is_not_read_further_after_the_response_is_closed() -> None:
     cluster, ended = Cluster(), asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
@@ -209,29 +208,29 @@ async def test_lines_of_a_working_cluster_are_accepted_while_another_cluster_fai
     clusters = {"eu": Cluster(), "us": Cluster(fails_after=0)}
     markets = (["DE"], ["US"], ["DE", "US"])
     lines = [line(n, markets=markets[n % 3]) for n in range(3_000)]
-    verdicts = await take(clusters, pieces(b"\n".join(lines)))
+    verdicts = await post_batch(clusters, pieces(b"\n".join(lines)))
     assert [verdict["status"] for verdict in verdicts] == [202, 503, 503] * 1_000
     assert all("Region us" in verdict["detail"] for verdict in verdicts if verdict["status"] == 503)
     assert clusters["us"].keys == []
-    told = set(clusters["eu"].keys)
-    assert told >= {b"shop:product:%d" % n for n in range(0, 3_000, 3)}
+    published = set(clusters["eu"].keys)
+    assert published >= {b"shop:product:%d" % n for n in range(0, 3_000, 3)}
     late = {b"shop:product:%d" % n for n in range(1_000, 3_000) if n % 3}
-    assert not told & late  # once it is known to be away, nothing is half told
+    assert not published & late  # after the first failure, no item is published in only one of its regions
 
 
-async def test_the_whole_call_gets_503_while_kafka_does_not_answer() -> None:
+async def test_the_whole_call_gets_503_while_kafka_does_not_respond() -> None:
     with pytest.raises(Problem) as caught:
-        await take(Cluster(fails_after=0), pieces(b"\n".join(line(n) for n in range(3_000))))
+        await post_batch(Cluster(fails_after=0), pieces(b"\n".join(line(n) for n in range(3_000))))
     assert caught.value.details.status == 503
     assert caught.value.headers["Retry-After"] == "2"
-    assert "Kafka is away" in caught.value.details.detail
+    assert "Kafka does not respond" in caught.value.details.detail
 
 
 async def test_lines_after_a_failure_of_kafka_have_the_error_in_their_verdicts() -> None:
     lines = [line(n) for n in range(3_000)]
     lines[2_500] = b"nonsense"
     cluster = Cluster(fails_after=1)
-    verdicts = await take(cluster, pieces(b"\n".join(lines)))
+    verdicts = await post_batch(cluster, pieces(b"\n".join(lines)))
     assert [verdict["status"] for verdict in verdicts[:1_000]] == [202] * 1_000
     late = {verdict["line"]: verdict for verdict in verdicts[1_000:]}
     assert {verdict["status"] for verdict in late.values()} == {503, 400}
@@ -241,7 +240,9 @@ async def test_lines_after_a_failure_of_kafka_have_the_error_in_their_verdicts()
 
 
 async def test_only_a_record_that_kafka_rejects_is_rejected() -> None:
-    verdicts = await take(Cluster(refuses=b"GIANT"), pieces(b"\n".join([line(1), line(2, title="GIANT"), line(3)])))
+    verdicts = await post_batch(
+        Cluster(rejects=b"GIANT"), pieces(b"\n".join([line(1), line(2, title="GIANT"), line(3)]))
+    )
     assert [verdict["status"] for verdict in verdicts] == [202, 413, 202]
 
 
@@ -251,7 +252,7 @@ async def test_only_a_record_that_kafka_rejects_is_rejected() -> None:
 def test_the_lines_do_not_depend_on_the_pieces_of_the_body(texts: list[bytes], size: int) -> None:
     body = b"\n".join(texts)
     splitter = LineSplitter(8)
-    found = [one for start in range(0, len(body), size) for one in splitter.feed(body[start : start + size])]
+    found = [line_ for start in range(0, len(body), size) for line_ in splitter.feed(body[start : start + size])]
     found += splitter.end()
     expected = [
         (number, None if len(text) > 8 else text)

@@ -20,24 +20,24 @@ SHOP = Principal("shop", frozenset({"items:read"}), frozenset({"eu"}))
 ITEM = "0d9f0c6e-52a5-5a51-93a1-2f0f4a3b7c10"
 
 
-class Overtaken:
-    """Statuses that the projection goes on with between any two looks, up to this very moment."""
+class AdvancingStatuses:
+    """A status store; after each read, the clock and the projection advance by 5 s."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
-        self._followed = {"eu": clock.now()}
+        self._handled_until = {"eu": clock.now()}
 
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
         self._clock.advance(timedelta(seconds=5))
-        self._followed = {"eu": self._clock.now()}
+        self._handled_until = {"eu": self._clock.now()}
 
     async def handled_until(self) -> dict[str, datetime]:
-        followed = dict(self._followed)
-        self._go_on()
-        return followed
+        handled_until = dict(self._handled_until)
+        self._advance()
+        return handled_until
 
     async def of_item(self, _: str) -> dict[str, StatusFacts]:
-        self._go_on()
+        self._advance()
         return {}
 
 
@@ -50,21 +50,21 @@ def queries(statuses: object, clock: ManualClock, *regions: str) -> ItemQueries:
 )
 def test_a_cursor_with_an_invalid_time_is_rejected(moment: str) -> None:
     cursor = base64.urlsafe_b64encode(f'["{moment}","{ITEM}"]'.encode()).decode()
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(Problem) as rejection:
         item_cursor(cursor)
-    assert [error.pointer for error in refused.value.details.errors] == ["/query/cursor"]
-    assert refused.value.details.status == 422
+    assert [error.pointer for error in rejection.value.details.errors] == ["/query/cursor"]
+    assert rejection.value.details.status == 422
 
 
 async def test_the_lag_is_read_before_the_facts() -> None:
     clock = ManualClock(NOON)
     with pytest.raises(Problem) as unknown:
-        await queries(Overtaken(clock), clock).item(SHOP, ITEM, 0)
+        await queries(AdvancingStatuses(clock), clock).item(SHOP, ITEM, 0)
     assert unknown.value.details.status == 404
     assert "Submissions of the last 10 s may be missing" in unknown.value.details.detail
 
 
-def test_the_lag_is_that_of_the_slowest_region_and_unknown_while_one_region_is_unknown() -> None:
+def test_the_slowest_region_determines_the_lag_and_one_unknown_region_makes_it_unknown() -> None:
     clock = ManualClock(NOON)
     lag = queries(None, clock, "eu", "br").lag
     handled_until = {"eu": NOON - timedelta(seconds=2), "us": NOON - timedelta(seconds=7), "jp": NOON}
@@ -72,14 +72,14 @@ def test_the_lag_is_that_of_the_slowest_region_and_unknown_while_one_region_is_u
     assert lag(handled_until, ["eu"]).lag_seconds == 2
     assert lag(handled_until, ["eu", "br"]).lag_seconds is None
     assert lag({}, ["eu"]).lag_seconds is None
-    assert lag(handled_until, []).lag_seconds is None, "of all served regions"
+    assert lag(handled_until, []).lag_seconds is None, "the lag of all served regions"
 
 
 @pytest.mark.parametrize(
-    ("lag", "said"), [(2.5, "of the last 2.5 s may be missing"), (None, "does not include all submissions yet")]
+    ("lag", "expected"), [(2.5, "of the last 2.5 s may be missing"), (None, "does not include all submissions yet")]
 )
-def test_a_404_states_the_lag_of_the_projection(lag: float | None, said: str) -> None:
+def test_a_404_states_the_lag_of_the_projection(lag: float | None, expected: str) -> None:
     details = not_found("item 'x'", ProjectionView(lag_seconds=lag)).details
     assert details.status == 404
     assert details.detail.startswith("No item 'x' is known to this key, in its regions and for its platforms. ")
-    assert said in details.detail
+    assert expected in details.detail

@@ -1,4 +1,4 @@
-"""The status of items from facts: the same for any order and repetition of events, and final after a decision."""
+"""The status of items from facts: the same for any order and repetition of events; a decision takes precedence."""
 
 import random
 
@@ -101,7 +101,7 @@ def superseded() -> StatusFacts:
     return facts(CaseSuperseded(case_id="case", item_id=ITEM_ID, superseded_by="other"), 3, 30)
 
 
-def withdrawn_since(position: int = 1) -> StatusFacts:
+def withdrawn(position: int = 1) -> StatusFacts:
     data = ItemWithdrawn(
         item_id=ITEM_ID,
         platform="shop",
@@ -129,11 +129,11 @@ def dead_case(position: int = 0) -> StatusFacts:
 
 def parked_case(position: int = 0, second: int = 40) -> StatusFacts:
     return StatusFacts(
-        dead_case=DeadLetterFact(position=position, reason="a follower", at=at(second), since=min(position, 2))
+        dead_case=DeadLetterFact(position=position, reason="parked key", at=at(second), since=min(position, 2))
     )
 
 
-def together(*known: StatusFacts) -> StatusFacts:
+def merged(*known: StatusFacts) -> StatusFacts:
     total = StatusFacts()
     for one in known:
         total = merge(total, one)
@@ -156,7 +156,7 @@ def together(*known: StatusFacts) -> StatusFacts:
         ([submitted(), dead_submission(), opened()], Status.IN_REVIEW),
         ([submitted(), opened(), dead_case()], Status.DEAD_LETTERED),
         ([submitted(), opened(), parked_case()], Status.PARKED),
-        ([submitted(), opened(), parked_case(), withdrawn_since()], Status.PARKED),
+        ([submitted(), opened(), parked_case(), withdrawn()], Status.PARKED),
         ([submitted(), opened(), parked_case(), opened(4)], Status.IN_REVIEW),
         ([submitted(), opened(), parked_case(), opened(4), parked_case(4)], Status.IN_REVIEW),
         ([submitted(), opened(2), parked_case(2), opened(4), parked_case(4)], Status.PARKED),
@@ -167,59 +167,59 @@ def together(*known: StatusFacts) -> StatusFacts:
         ([submitted(0), dead_submission(0), submitted(5)], Status.SUBMITTED),
         ([submitted(0), submitted(5), dead_submission(5)], Status.DEAD_LETTERED),
         ([opened(0), dead_case(0), opened(4)], Status.IN_REVIEW),
-        ([submitted(), withdrawn_since()], Status.SUBMITTED),
-        ([submitted(), opened(), withdrawn_since()], Status.IN_REVIEW),
-        ([submitted(), opened(), withdrawn_since(), closed()], Status.WITHDRAWN),
+        ([submitted(), withdrawn()], Status.SUBMITTED),
+        ([submitted(), opened(), withdrawn()], Status.IN_REVIEW),
+        ([submitted(), opened(), withdrawn(), closed()], Status.WITHDRAWN),
         ([closed()], Status.WITHDRAWN),
         ([opened(), closed("merged")], Status.IN_REVIEW),
-        ([submitted(), opened(), decided(action="reject"), withdrawn_since()], Status.REJECTED),
-        ([submitted(), opened(), superseded(), withdrawn_since()], Status.SUPERSEDED),
-        ([submitted(), dead_submission(), withdrawn_since()], Status.DEAD_LETTERED),
-        ([submitted(), opened(), dead_case(), withdrawn_since()], Status.DEAD_LETTERED),
-        ([submitted(), opened(), dead_case(), withdrawn_since(), closed()], Status.WITHDRAWN),
-        ([withdrawn_since()], Status.WITHDRAWN),
+        ([submitted(), opened(), decided(action="reject"), withdrawn()], Status.REJECTED),
+        ([submitted(), opened(), superseded(), withdrawn()], Status.SUPERSEDED),
+        ([submitted(), dead_submission(), withdrawn()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), withdrawn()], Status.DEAD_LETTERED),
+        ([submitted(), opened(), dead_case(), withdrawn(), closed()], Status.WITHDRAWN),
+        ([withdrawn()], Status.WITHDRAWN),
     ],
 )
 def test_the_status_is_the_latest_stage_that_the_facts_prove(known: list[StatusFacts], expected: Status) -> None:
-    assert status(together(*known)) is expected
+    assert status(merged(*known)) is expected
 
 
 def test_a_dead_letter_determines_the_status_until_later_facts_exist() -> None:
-    letter = dead_letter_of(together(submitted(), dead_submission()))
-    assert letter is not None
-    assert letter.reason == "no market"
-    assert dead_letter_of(together(submitted(), dead_submission(), opened())) is None
+    dead_letter = dead_letter_of(merged(submitted(), dead_submission()))
+    assert dead_letter is not None
+    assert dead_letter.reason == "no market"
+    assert dead_letter_of(merged(submitted(), dead_submission(), opened())) is None
 
 
-def test_other_content_with_the_same_version_is_a_conflict_and_the_first_fact_applies() -> None:
+def test_other_content_with_the_same_version_is_a_conflict_and_the_first_submission_applies() -> None:
     for order in ([submitted(0), submitted(1, content_hash="bb")], [submitted(1, content_hash="bb"), submitted(0)]):
-        known = together(*order, submitted(2))
+        known = merged(*order, submitted(2))
         assert known.conflict
         assert known.submission is not None
         assert known.submission.content_hash == "aa"
-    assert not together(submitted(0), submitted(1)).conflict
+    assert not merged(submitted(0), submitted(1)).conflict
 
 
 def test_a_conflict_is_other_content_in_one_region_or_in_different_regions() -> None:
     here, there = submitted(0), submitted(7, content_hash="bb")
     assert conflict([here, there])
-    assert conflict([opened(), together(here, there)])
+    assert conflict([opened(), merged(here, there)])
     assert not conflict([here, submitted(7), opened()])
     assert not conflict([])
 
 
 def test_updated_at_is_the_time_of_the_status() -> None:
-    assert updated_at(together(submitted(0), submitted(3))) == at(0)
-    assert updated_at(together(submitted(), opened(1))) == at(11)
-    assert updated_at(together(submitted(), opened(), decided(1))) == at(21)
-    assert updated_at(together(submitted(), dead_submission())) == at(40)
-    assert updated_at(together(submitted(), opened(1), withdrawn_since())) == at(11)
-    assert updated_at(together(submitted(), opened(1), withdrawn_since(), closed())) == at(35)
-    assert updated_at(together(submitted(), opened(), decided(1), withdrawn_since())) == at(21)
+    assert updated_at(merged(submitted(0), submitted(3))) == at(0)
+    assert updated_at(merged(submitted(), opened(1))) == at(11)
+    assert updated_at(merged(submitted(), opened(), decided(1))) == at(21)
+    assert updated_at(merged(submitted(), dead_submission())) == at(40)
+    assert updated_at(merged(submitted(), opened(1), withdrawn())) == at(11)
+    assert updated_at(merged(submitted(), opened(1), withdrawn(), closed())) == at(35)
+    assert updated_at(merged(submitted(), opened(), decided(1), withdrawn())) == at(21)
 
 
 def test_the_regions_of_an_item_are_known_from_its_submission_in_any_region() -> None:
-    assert submitted_to({"us": merge(opened(), withdrawn_since())}) == set()
+    assert submitted_to({"us": merge(opened(), withdrawn())}) == set()
     assert submitted_to({"us": submitted(), "uk": opened()}) == {"eu", "us"}
 
 
@@ -230,7 +230,7 @@ def test_an_event_that_does_not_concern_the_status_gives_no_facts() -> None:
     assert facts_from_event(claimed, subject=SUBJECT, position=0, time=at(1)) is None
 
 
-_LIFE = [
+_ALL_FACTS = [
     submitted(0),
     submitted(1),
     submitted(4, content_hash="bb"),
@@ -244,21 +244,19 @@ _LIFE = [
     decided(1),
     decided(2, "reject"),
     superseded(),
-    withdrawn_since(1),
-    withdrawn_since(5),
+    withdrawn(1),
+    withdrawn(5),
     closed(),
 ]
 
 
-@given(st.sets(st.sampled_from(range(len(_LIFE))), min_size=1), st.randoms(use_true_random=False))
-def test_any_order_repetition_and_grouping_of_events_gives_the_same_facts(
-    chosen: set[int], luck: random.Random
-) -> None:
-    life = [_LIFE[n] for n in sorted(chosen)]
-    expected = together(*life)
-    repeated = life + luck.choices(life, k=len(life))
-    luck.shuffle(repeated)
-    cut = luck.randint(0, len(repeated))
-    assert together(*repeated) == expected
-    assert merge(together(*repeated[:cut]), together(*repeated[cut:])) == expected
+@given(st.sets(st.sampled_from(range(len(_ALL_FACTS))), min_size=1), st.randoms(use_true_random=False))
+def test_any_order_repetition_and_grouping_of_events_gives_the_same_facts(chosen: set[int], rng: random.Random) -> None:
+    chosen_facts = [_ALL_FACTS[n] for n in sorted(chosen)]
+    expected = merged(*chosen_facts)
+    repeated = chosen_facts + rng.choices(chosen_facts, k=len(chosen_facts))
+    rng.shuffle(repeated)
+    cut = rng.randint(0, len(repeated))
+    assert merged(*repeated) == expected
+    assert merge(merged(*repeated[:cut]), merged(*repeated[cut:])) == expected
     assert merge(expected, expected) == expected

@@ -54,13 +54,13 @@ def test_only_the_client_that_gave_a_reference_sees_it() -> None:
 
 
 def test_two_types_of_the_api_may_not_have_the_same_name() -> None:
-    """Otherwise a generated client would read the one as the other."""
+    """Otherwise a generated client would decode both types as one."""
 
-    async def answer() -> None: ...
+    async def respond() -> None: ...
 
     app = create_app("test", "A service for tests.", Readiness("test"))
     other = struct(msgspec.defstruct("ItemBody", ["code"]), {})
-    app.add_api_route("/v1/other", answer, responses={200: other})
+    app.add_api_route("/v1/other", respond, responses={200: other})
     app.include_router(api.router)
     with pytest.raises(AssertionError, match="two types of the API are named ItemBody"):
         app.openapi()

@@ -1,4 +1,4 @@
-"""Withdrawals: in every region of the item or in none, and 404 only when it is certain."""
+"""Withdrawals: in every region of the item or in none; 404 only if the item certainly does not exist."""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ EVERYWHERE = Principal(name="shop", scopes=frozenset())
 
 
 class Cluster:
-    """A producer that keeps what it gets."""
+    """A producer that stores its records in memory."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -41,23 +41,23 @@ class Cluster:
 
 
 class Projection:
-    """What is known of an item, and how far the projection has read: each look may bring it further."""
+    """A projection: each lookup of the item finds the next facts of `later`; all is read after `read_after` lookups."""
 
     def __init__(self, *later: dict[str, StatusFacts], read_after: int = 10**9) -> None:
-        self.looks = 0
+        self.lookups = 0
         self._later = later
         self._read_after = read_after
 
     async def of_item(self, item_id: str) -> dict[str, StatusFacts]:
-        self.looks += 1
-        return self._later[min(self.looks, len(self._later)) - 1] if item_id == ITEM else {}
+        self.lookups += 1
+        return self._later[min(self.lookups, len(self._later)) - 1] if item_id == ITEM else {}
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
         return {TopicPartition(topic, 0): 7 for topic in topics}
 
     async def has_passed(self, group: str, ends: EndOffsets) -> bool:
         assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
-        return self.looks >= self._read_after
+        return self.lookups >= self._read_after
 
 
 def submitted(*regions: str) -> StatusFacts:
@@ -76,14 +76,14 @@ async def withdraw(
 ) -> tuple[PreparedWithdrawal, list[Record]]:
     cluster = Cluster()
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
-    taking_back = Withdrawals(
+    withdrawals = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
         projection,
         read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
     )
     try:
-        return await taking_back.withdraw(item, reason, by), cluster.records
+        return await withdrawals.withdraw(item, reason, by), cluster.records
     except BaseException:
         assert cluster.records == []
         raise
@@ -114,14 +114,14 @@ async def test_an_item_is_withdrawn_in_every_region_even_if_one_projection_is_be
 async def test_a_withdrawal_waits_for_an_item_that_was_just_posted() -> None:
     projection = Projection({}, {}, {"us": submitted("us")})
     withdrawal, _ = await withdraw(projection)
-    assert (withdrawal.regions, projection.looks) == (("us",), 3)
+    assert (withdrawal.regions, projection.lookups) == (("us",), 3)
 
 
 async def test_an_unknown_item_is_reported_only_after_the_projection_has_caught_up() -> None:
     projection = Projection({}, read_after=3)
     with pytest.raises(UnknownObject, match=ITEM):
         await withdraw(projection)
-    assert projection.looks == 4  # the last look is after the projection was seen to have read all
+    assert projection.lookups == 4  # one lookup after the projection has read everything
 
 
 async def test_an_item_that_the_projection_reads_last_is_found() -> None:
@@ -129,7 +129,7 @@ async def test_an_item_that_the_projection_reads_last_is_found() -> None:
     assert withdrawal.regions == ("eu",)
 
 
-async def test_while_the_projection_is_behind_an_unknown_item_gets_a_transient_error(
+async def test_an_unknown_item_is_a_transient_error_while_the_projection_is_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
@@ -137,17 +137,17 @@ async def test_while_the_projection_is_behind_an_unknown_item_gets_a_transient_e
         await withdraw(Projection({}))
 
 
-async def test_the_regions_of_an_item_are_unknown_with_only_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_item_with_only_a_dead_letter_has_unknown_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.25)
     letter = StatusFacts(dead_submission=DeadLetterFact(position=1, reason="x", at=NOW))
     with pytest.raises(Transient):
         await withdraw(Projection({"eu": letter}))
 
 
-async def test_a_key_without_one_of_the_regions_changes_nothing_in_any_region() -> None:
-    with pytest.raises(InputRejected, match="region 'us' too") as refused:
+async def test_a_key_without_rights_in_one_of_the_regions_changes_nothing_in_any_region() -> None:
+    with pytest.raises(InputRejected, match="region 'us' too") as rejection:
         await withdraw(Projection({"eu": submitted("eu", "us")}), client("eu"))
-    assert (refused.value.status, refused.value.slug) == (403, "region-not-allowed")
+    assert (rejection.value.status, rejection.value.slug) == (403, "region-not-allowed")
 
 
 async def test_a_key_of_another_region_gets_the_same_error_as_for_an_unknown_item() -> None:
@@ -157,25 +157,25 @@ async def test_a_key_of_another_region_gets_the_same_error_as_for_an_unknown_ite
     with pytest.raises(UnknownObject) as unknown:
         await withdraw(Projection({}, read_after=2), client("us"))
     assert str(foreign.value) == str(unknown.value)
-    assert projection.looks > 1
+    assert projection.lookups > 1
 
 
-async def test_a_region_that_is_not_served_is_named() -> None:
-    with pytest.raises(InputRejected, match="'uk'; this service accepts items for eu, us") as refused:
+async def test_the_error_names_a_region_that_is_not_served() -> None:
+    with pytest.raises(InputRejected, match="'uk'; this service accepts items for eu, us") as rejection:
         await withdraw(Projection({"eu": submitted("eu", "uk")}))
-    assert refused.value.status == 422
+    assert rejection.value.status == 422
 
 
-async def test_calls_that_wait_for_unknown_items_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_calls_that_wait_for_unknown_items_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_your_writes, "_PATIENCE_SECONDS", 0.5)
     projection = Projection({})
     publishers = {"eu": GroupCommitPublisher(Cluster(), max_records=10, max_bytes=100_000)}
-    taking_back = Withdrawals(
+    withdrawals = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
         projection,
         read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
-    calls = [taking_back.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]
+    calls = [withdrawals.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]
     outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
     assert (outcomes.count(Transient), outcomes.count(Overloaded)) == (100, 20)

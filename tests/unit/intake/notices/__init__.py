@@ -1,1 +1,1 @@
-"""Tests: unit/intake/notices."""
+"""Unit tests of notices and appeals."""

@@ -82,74 +82,74 @@ def closed(reason: str = "duplicate") -> events.CaseClosed:
     return events.CaseClosed(case_id=APPEAL.case_id, case_type="appeal", item_id=APPEAL.item_id, reason=reason)
 
 
-def told(data: events.Struct, position: int) -> ComplaintFacts:
+def facts_of(data: events.Struct, position: int) -> ComplaintFacts:
     found = complaint_status.from_event(data, subject=SUBJECT, position=position, time=at(position))
     assert found is not None
     return found.facts
 
 
-def life(*data: events.Struct) -> ComplaintFacts:
+def merged_facts(*data: events.Struct) -> ComplaintFacts:
     together: ComplaintFacts | None = None
     for position, one in enumerate(data):
-        facts = told(one, position)
+        facts = facts_of(one, position)
         together = facts if together is None else complaint_status.merge(together, facts)
     assert together is not None
     return together
 
 
-def set_aside(type_: str, *, as_case: bool, position: int = 9, since: int = -1) -> ComplaintFacts:
+def dead_lettered(type_: str, *, as_case: bool, position: int = 9, since: int = -1) -> ComplaintFacts:
     letter = status.DeadLetterFact(position=position, reason="no case", at=at(9), since=since)
     return complaint_status.from_dead_letter(letter, type_, "x", as_case=as_case).facts
 
 
 @pytest.mark.parametrize(
-    ("facts", "where"),
+    ("facts", "expected"),
     [
-        (life(notice_submitted()), ComplaintStatus.SUBMITTED),
-        (life(notice_submitted(), NOTICE), ComplaintStatus.IN_REVIEW),
-        (life(notice_submitted(), NOTICE, decided(NOTICE, "reject")), ComplaintStatus.DECIDED),
-        (life(decided(NOTICE, "reject")), ComplaintStatus.DECIDED),
+        (merged_facts(notice_submitted()), ComplaintStatus.SUBMITTED),
+        (merged_facts(notice_submitted(), NOTICE), ComplaintStatus.IN_REVIEW),
+        (merged_facts(notice_submitted(), NOTICE, decided(NOTICE, "reject")), ComplaintStatus.DECIDED),
+        (merged_facts(decided(NOTICE, "reject")), ComplaintStatus.DECIDED),
         (
-            complaint_status.merge(life(notice_submitted()), set_aside("notice", as_case=False)),
+            complaint_status.merge(merged_facts(notice_submitted()), dead_lettered("notice", as_case=False)),
             ComplaintStatus.DEAD_LETTERED,
         ),
         (
-            complaint_status.merge(life(notice_submitted(), NOTICE), set_aside("notice", as_case=True)),
+            complaint_status.merge(merged_facts(notice_submitted(), NOTICE), dead_lettered("notice", as_case=True)),
             ComplaintStatus.DEAD_LETTERED,
         ),
         (
-            complaint_status.merge(life(notice_submitted()), set_aside("notice", as_case=False, since=9)),
+            complaint_status.merge(merged_facts(notice_submitted()), dead_lettered("notice", as_case=False, since=9)),
             ComplaintStatus.PARKED,
         ),
-        (life(appeal_submitted(), APPEAL), ComplaintStatus.IN_REVIEW),
-        (life(appeal_submitted(), APPEAL, closed()), ComplaintStatus.CLOSED),
-        (life(appeal_submitted(), APPEAL, decided(APPEAL, "uphold")), ComplaintStatus.DECIDED),
+        (merged_facts(appeal_submitted(), APPEAL), ComplaintStatus.IN_REVIEW),
+        (merged_facts(appeal_submitted(), APPEAL, closed()), ComplaintStatus.CLOSED),
+        (merged_facts(appeal_submitted(), APPEAL, decided(APPEAL, "uphold")), ComplaintStatus.DECIDED),
     ],
 )
-def test_the_status_is_the_latest_stage_that_the_events_prove(facts: ComplaintFacts, where: ComplaintStatus) -> None:
-    assert complaint_status.status_of(facts) == where
+def test_the_status_is_the_latest_stage_that_the_events_prove(facts: ComplaintFacts, expected: ComplaintStatus) -> None:
+    assert complaint_status.status_of(facts) == expected
     assert complaint_status.status_since(facts)
 
 
 def test_a_replaced_decision_is_not_shown() -> None:
-    facts = life(notice_submitted(), NOTICE, decided(NOTICE, "reject", 2), decided(NOTICE, "approve"))
+    facts = merged_facts(notice_submitted(), NOTICE, decided(NOTICE, "reject", 2), decided(NOTICE, "approve"))
     assert facts.case.decision is not None
     assert (facts.case.decision.n, facts.case.decision.action) == (2, "reject")
 
 
-def test_other_content_with_the_same_id_is_a_conflict_and_the_first_applies() -> None:
-    facts = life(notice_submitted(content_hash="aa"), notice_submitted(content_hash="bb"))
+def test_other_content_with_the_same_id_is_a_conflict_and_the_first_submission_applies() -> None:
+    facts = merged_facts(notice_submitted(content_hash="aa"), notice_submitted(content_hash="bb"))
     assert facts.case.conflict
     assert facts.case.submission is not None
     assert facts.case.submission.content_hash == "aa"
 
 
-def test_the_contested_decision_is_that_of_the_first_submission() -> None:
+def test_the_contested_decision_comes_from_the_first_submission() -> None:
     first = appeal_submitted()
     other = msgspec.structs.replace(first.appeal, decision=msgspec.structs.replace(first.appeal.decision, n=2))
     second = msgspec.structs.replace(first, appeal=other)
     for order in ((0, 1), (1, 0)):
-        facts = [told(first, 3), told(second, 8)]
+        facts = [facts_of(first, 3), facts_of(second, 8)]
         assert complaint_status.merge(*(facts[n] for n in order)).contested == first.appeal.decision
 
 
@@ -157,14 +157,14 @@ def test_the_contested_decision_is_that_of_the_first_submission() -> None:
     st.lists(
         st.sampled_from(
             [
-                told(appeal_submitted(), 0),
-                told(appeal_submitted(), 5),
-                told(APPEAL, 1),
-                told(closed("replaced"), 2),
-                told(closed("duplicate"), 2),
-                told(decided(APPEAL, "overturn"), 3),
-                set_aside("appeal", as_case=False),
-                set_aside("appeal", as_case=True, position=3),
+                facts_of(appeal_submitted(), 0),
+                facts_of(appeal_submitted(), 5),
+                facts_of(APPEAL, 1),
+                facts_of(closed("replaced"), 2),
+                facts_of(closed("duplicate"), 2),
+                facts_of(decided(APPEAL, "overturn"), 3),
+                dead_lettered("appeal", as_case=False),
+                dead_lettered("appeal", as_case=True, position=3),
             ]
         ),
         min_size=1,
@@ -173,7 +173,7 @@ def test_the_contested_decision_is_that_of_the_first_submission() -> None:
     st.randoms(use_true_random=False),
 )
 def test_any_order_and_repetition_of_events_gives_the_same_facts(
-    found: list[ComplaintFacts], luck: random.Random
+    found: list[ComplaintFacts], rng: random.Random
 ) -> None:
     def together(parts: list[ComplaintFacts]) -> ComplaintFacts:
         whole = parts[0]
@@ -182,26 +182,26 @@ def test_any_order_and_repetition_of_events_gives_the_same_facts(
         return whole
 
     again = found * 2
-    luck.shuffle(again)
+    rng.shuffle(again)
     assert together(found) == together(again)
-    cut = luck.randrange(len(again))
+    cut = rng.randrange(len(again))
     if cut:
         assert complaint_status.merge(together(again[:cut]), together(again[cut:])) == together(found)
 
 
-class Kept:
-    """Where the projection puts what it learns."""
+class StoredFacts:
+    """A store of the projection in memory, for items and complaints."""
 
     def __init__(self) -> None:
         self.items: dict[str, status.StatusFacts] = {}
-        self.told: dict[str, ComplaintFacts] = {}
+        self.complaints: dict[str, ComplaintFacts] = {}
         self.decided: set[str] = set()
 
-    async def merge(self, region: str, *given: Mapping[str, Any]) -> None:  # noqa: ARG002 - two ports in one
+    async def merge(self, region: str, *given: Mapping[str, Any]) -> None:  # noqa: ARG002 - the method of two ports
         if len(given) == 1:
             self.items |= given[0]
         else:
-            self.told |= given[0]
+            self.complaints |= given[0]
             self.decided |= {f.decision.decision_id for f in given[1].values() if f.decision is not None}
 
 
@@ -230,8 +230,8 @@ def letter(data: events.Struct, kind: str, group: str) -> RawRecord:
 
 
 async def test_the_projection_separates_items_notices_and_appeals() -> None:
-    kept = Kept()
-    projection = Projection("eu", kept, kept)
+    stored = StoredFacts()
+    projection = Projection("eu", stored, stored)
     batch = [
         record(ITEM, events.CASE_OPENED),
         record(decided(ITEM, "reject"), events.DECISION_MADE, offset=1),
@@ -242,13 +242,13 @@ async def test_the_projection_separates_items_notices_and_appeals() -> None:
         record(decided(ITEM, "approve", 2), events.DECISION_REPLACED, offset=6),
     ]
     await projection.handle([Received(one, projection.decode(one)) for one in batch])
-    assert kept.items.keys() == {ITEM.item_id}
-    assert status.status(kept.items[ITEM.item_id]) == status.Status.APPROVED
-    assert {of: complaint_status.status_of(facts) for of, facts in kept.told.items()} == {
+    assert stored.items.keys() == {ITEM.item_id}
+    assert status.status(stored.items[ITEM.item_id]) == status.Status.APPROVED
+    assert {of: complaint_status.status_of(facts) for of, facts in stored.complaints.items()} == {
         NOTICE.item_id: ComplaintStatus.DECIDED,
         APPEAL.item_id: ComplaintStatus.SUBMITTED,
     }
-    assert kept.decided == {ids.decision_id(ITEM.case_id, 2)}
+    assert stored.decided == {ids.decision_id(ITEM.case_id, 2)}
 
 
 @pytest.mark.parametrize(
@@ -263,20 +263,20 @@ async def test_the_projection_separates_items_notices_and_appeals() -> None:
 def test_a_dead_letter_of_a_complaint_does_not_concern_an_item(
     data: events.Struct, kind: str, group: str, about: str
 ) -> None:
-    found = Projection("eu", Kept(), Kept()).decode(letter(data, kind, group))
+    found = Projection("eu", StoredFacts(), StoredFacts()).decode(letter(data, kind, group))
     assert isinstance(found, ComplaintUpdate)
     assert (found.id, complaint_status.status_of(found.facts)) == (about, ComplaintStatus.DEAD_LETTERED)
 
 
 def test_dead_letters_of_other_consumers_give_no_facts() -> None:
-    projection = Projection("eu", Kept(), Kept())
+    projection = Projection("eu", StoredFacts(), StoredFacts())
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-audit-eu")) is None
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-decision-eu")) is None
     assert not isinstance(projection.decode(letter(ITEM, events.CASE_OPENED, "piepowder-router-eu")), ItemUpdate)
 
 
 def test_an_invalid_id_is_poison() -> None:
-    projection = Projection("eu", Kept(), Kept())
+    projection = Projection("eu", StoredFacts(), StoredFacts())
     bad = msgspec.structs.replace(notice_submitted(), notice_id="7")
     with pytest.raises(Poison, match="not every id is a UUID"):
         projection.decode(record(bad, events.NOTICE_SUBMITTED))

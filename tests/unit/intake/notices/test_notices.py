@@ -1,5 +1,4 @@
-"""The rules of notices: the elements of DSA Art. 16(2), each with a pointer; publication in all regions of the
-markets."""
+"""The rules of notices: the elements of DSA Art. 16(2), each with a pointer, and publication in all their regions."""
 
 import json
 from collections.abc import Callable
@@ -47,21 +46,21 @@ def read(text: bytes) -> ParsedDocument[NoticePost]:
     return parsed(NoticeBody, NoticePost, text)
 
 
-def refused(text: bytes | dict[str, Any], by: Principal = EVERYWHERE) -> InputRejected:
+def rejection(text: bytes | dict[str, Any], by: Principal = EVERYWHERE) -> InputRejected:
     body = text if isinstance(text, bytes) else json.dumps(text).encode()
     with pytest.raises(InputRejected) as found:
         Notices(intake(Cluster()), CODES, clock()).prepare(read(body), by)
     return found.value
 
 
-async def taken(body: dict[str, Any], by: Principal = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
+async def submit(body: dict[str, Any], by: Principal = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     return await Notices(intake(cluster), CODES, clock()).submit(read(json.dumps(body).encode()), by), cluster
 
 
 async def test_a_notice_is_published_in_every_region_that_owns_a_market_with_repeatable_ids() -> None:
-    accepted, cluster = await taken(notice())
-    again, _ = await taken(notice())
+    accepted, cluster = await submit(notice())
+    again, _ = await submit(notice())
     assert (accepted.regions, accepted.subject) == (("eu", "us"), "shop:product:B1/a:b")
     assert accepted.id == again.id == ids.notice_id("shop", accepted.subject, "report-1")
     assert accepted.event_ids == again.event_ids
@@ -69,29 +68,31 @@ async def test_a_notice_is_published_in_every_region_that_owns_a_market_with_rep
         about = event.attributes
         assert (about.id, about.type, about.region) == (event_id, NOTICE_SUBMITTED, region)
         assert (about.correlation_id, about.causation_id) == (event_id, None)
-        told = event.data
-        assert isinstance(told, NoticeSubmitted)
-        assert (told.regions, told.client, told.received_at) == (["eu", "us"], "shop", TIME)
-        assert told.notice.category == "STATEMENT_CATEGORY_INTELLECTUAL_PROPERTY_INFRINGEMENTS"
-        assert told.notice.reporter.email == "ada@example.org"
+        submitted = event.data
+        assert isinstance(submitted, NoticeSubmitted)
+        assert (submitted.regions, submitted.client, submitted.received_at) == (["eu", "us"], "shop", TIME)
+        assert submitted.notice.category == "STATEMENT_CATEGORY_INTELLECTUAL_PROPERTY_INFRINGEMENTS"
+        assert submitted.notice.reporter.email == "ada@example.org"
 
 
 async def test_reference_subject_and_client_identify_a_notice() -> None:
-    first, _ = await taken(notice())
-    assert (await taken(notice(explanation="It is dangerous: it caught fire.")))[0].id == first.id
+    first, _ = await submit(notice())
+    assert (await submit(notice(explanation="It is dangerous: it caught fire.")))[0].id == first.id
     others = [notice(reference="report-2"), notice(id="B2"), notice(kind="content")]
-    assert first.id not in {(await taken(other))[0].id for other in others}
-    assert first.id != (await taken(notice(), client("*", name="other")))[0].id
+    assert first.id not in {(await submit(other))[0].id for other in others}
+    assert first.id != (await submit(notice(), client("*", name="other")))[0].id
 
 
 async def test_other_content_with_the_same_id_has_another_hash() -> None:
-    first, again, other = [(await taken(body))[0].content_hash for body in (notice(), notice(), notice(ground="fraud"))]
+    first, again, other = [
+        (await submit(body))[0].content_hash for body in (notice(), notice(), notice(ground="fraud"))
+    ]
     assert first == again != other
 
 
-async def test_a_retry_of_a_notice_that_an_earlier_version_accepted_is_no_conflict() -> None:
+async def test_a_retry_of_a_notice_that_an_earlier_release_accepted_is_no_conflict() -> None:
     earlier = "30d68856380f8e9a3c1350010e680d3a788f52054875ac8a3985c4e5bead4f6e"
-    accepted, cluster = await taken(notice())
+    accepted, cluster = await submit(notice())
     known: list[status.StatusFacts] = []
     for event in cluster.events():
         stored = msgspec.structs.replace(event.data, content_hash=earlier)
@@ -120,7 +121,7 @@ def reporter(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changed", "pointer", "says"),
+    ("changed", "pointer", "expected"),
     [
         ({"platform": "Shop"}, "/platform", "expected 1 to 63"),
         ({"platform": None}, "/platform", "is required"),
@@ -171,15 +172,17 @@ def reporter(**changed: Any) -> dict[str, Any]:
         ({"c" * 101: "x"}, "/" + "c" * 100, "unknown field"),
     ],
 )
-def test_each_fault_has_its_pointer_and_the_expected_value(changed: dict[str, Any], pointer: str, says: str) -> None:
-    found = refused(notice(**changed))
+def test_each_fault_has_its_pointer_and_the_expected_value(
+    changed: dict[str, Any], pointer: str, expected: str
+) -> None:
+    found = rejection(notice(**changed))
     assert (found.status, found.slug) == (422, "invalid-notice")
-    assert [fault.pointer for fault in found.faults if says in fault.detail] == [pointer], found.faults
+    assert [fault.pointer for fault in found.faults if expected in fault.detail] == [pointer], found.faults
 
 
 def test_all_faults_are_reported_at_once() -> None:
     body = notice(kind="ship", good_faith=False, markets=["GB"], locations=["x"], **reporter(email="ada"))
-    found = refused(body)
+    found = rejection(body)
     assert {fault.pointer for fault in found.faults} == {
         "/kind",
         "/good_faith",
@@ -191,18 +194,18 @@ def test_all_faults_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize("kind", ["user", "trusted_flagger", "authority"])
 async def test_offences_against_children_can_be_reported_without_a_name(kind: str) -> None:
-    accepted, cluster = await taken(notice(ground="csam", reporter={"kind": kind}))
+    accepted, cluster = await submit(notice(ground="csam", reporter={"kind": kind}))
     assert accepted.regions == ("eu", "us")
     assert cluster.events()[0].data.notice.category == "STATEMENT_CATEGORY_PROTECTION_OF_MINORS"
 
 
-def test_a_name_of_such_a_report_must_be_valid_too() -> None:
-    found = refused(notice(ground="csam", reporter={"kind": "user", "email": "nobody"}))
+def test_an_email_address_in_a_report_without_a_name_must_be_valid() -> None:
+    found = rejection(notice(ground="csam", reporter={"kind": "user", "email": "nobody"}))
     assert [fault.pointer for fault in found.faults] == ["/reporter/email"]
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         (b"", "empty"),
         (b'{"platform": "shop"', "not JSON"),
@@ -212,26 +215,26 @@ def test_a_name_of_such_a_report_must_be_valid_too() -> None:
         (b'{"id": "\\ud800"}', "not JSON"),
     ],
 )
-def test_malformed_json_is_400(text: bytes, says: str) -> None:
+def test_malformed_json_is_400(text: bytes, expected: str) -> None:
     with pytest.raises(Problem) as found:
         read(text)
     details = found.value.details
     assert (details.status, details.type) == (400, "urn:piepowder:problem:malformed-json")
-    assert says in details.detail
+    assert expected in details.detail
 
 
 def test_a_duplicate_object_key_is_rejected() -> None:
     text = json.dumps(notice()).encode().replace(b'"kind": "user"', b'"kind": "user", "kind": "authority"')
-    assert [fault.pointer for fault in refused(text).faults] == ["/reporter/kind"]
+    assert [fault.pointer for fault in rejection(text).faults] == ["/reporter/kind"]
 
 
 @pytest.mark.parametrize("text", [b"[]", b'"x"', b"1", b"null"])
 def test_json_that_is_not_an_object_is_422(text: bytes) -> None:
-    assert refused(text).status == 422
+    assert rejection(text).status == 422
 
 
-def test_a_key_without_one_of_the_regions_changes_nothing_in_any_region() -> None:
-    found = refused(notice(), client("eu"))
+def test_a_key_without_rights_in_one_of_the_regions_is_rejected() -> None:
+    found = rejection(notice(), client("eu"))
     assert (found.status, found.slug, found.faults[0].pointer) == (403, "region-not-allowed", "/markets/1")
 
 
@@ -247,4 +250,4 @@ async def test_without_an_operating_model_notices_get_a_transient_error() -> Non
 @pytest.mark.parametrize("change", [lambda b: b | {"language": "und"}, lambda b: dict(reversed(b.items()))])
 async def test_equal_content_has_the_same_hash(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     body = notice(language=None)
-    assert (await taken(body))[0].content_hash == (await taken(change(body)))[0].content_hash
+    assert (await submit(body))[0].content_hash == (await submit(change(body)))[0].content_hash

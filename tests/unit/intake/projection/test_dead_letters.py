@@ -1,4 +1,4 @@
-"""Facts from dead letters, and the dead letters in the audit log."""
+"""The facts from dead letters, and the dead letters that the audit log contains."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,14 @@ ROUTER, DECISION = "piepowder-router-eu", "piepowder-decision-eu"
 
 
 class NoLog:
-    """A log that is not written."""
+    """An audit log that must not be written."""
 
     async def append(self, *_: Any) -> AppendResult:
         raise NotImplementedError
 
 
-class Nothing:
-    """Keeps nothing."""
+class NoStore:
+    """A store that ignores all facts."""
 
     async def merge(self, *_: Any) -> None: ...
 
@@ -42,8 +42,8 @@ def letter(group: str, event_type: str, event_id: str, **more: str) -> RawRecord
     return ConsumerRecord(topics.deadletters("eu"), 0, 3, 0, 0, b"k", value, None, 0, 0, tuple(headers))
 
 
-def said(record: RawRecord) -> StatusFacts | None:
-    found = Projection("eu", Nothing(), Nothing()).decode(record)
+def facts_of(record: RawRecord) -> StatusFacts | None:
+    found = Projection("eu", NoStore(), NoStore()).decode(record)
     assert found is None or isinstance(found, ItemUpdate)
     return found and found.facts
 
@@ -59,8 +59,8 @@ def said(record: RawRecord) -> StatusFacts | None:
 def test_a_dead_letter_has_the_position_of_its_record_and_of_the_blocking_record(
     more: Mapping[str, str], expected: DeadLetterFact
 ) -> None:
-    assert said(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **more)) == StatusFacts(dead_submission=expected)
-    assert said(letter(DECISION, CASE_OPENED, OPENED, **more)) == StatusFacts(dead_case=expected)
+    assert facts_of(letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, **more)) == StatusFacts(dead_submission=expected)
+    assert facts_of(letter(DECISION, CASE_OPENED, OPENED, **more)) == StatusFacts(dead_case=expected)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_a_dead_letter_has_the_position_of_its_record_and_of_the_blocking_record
     [
         letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, returned="12"),
         letter(ROUTER, ITEM_WITHDRAWN, ids.event_id(ITEM, ITEM_WITHDRAWN, "eu"), parked="5"),
-        letter(DECISION, CASE_OPENED, ids.derive("a stranger's")),
+        letter(DECISION, CASE_OPENED, ids.derive("another event")),
         letter("piepowder-audit-eu", CASE_OPENED, OPENED),
     ],
-    ids=["a receipt", "its withdrawal", "an event that only names it", "a mere reader's"],
+    ids=["receipt", "withdrawal of the item", "another event with the item id", "dead letter of audit"],
 )
 def test_dead_letters_that_do_not_block_the_item_give_no_facts(record: RawRecord) -> None:
-    assert said(record) is None
+    assert facts_of(record) is None
 
 
 def test_the_audit_log_has_dead_letters_but_no_receipts() -> None:

@@ -12,23 +12,23 @@ from shared.runtime.errors import Poison, Transient
 
 
 class Cluster:
-    """A producer that acknowledges when told to, or fails."""
+    """A producer that waits for `may_acknowledge`; can fail or reject a flush that contains a value."""
 
     def __init__(self) -> None:
         self.flushes: list[list[bytes]] = []
-        self.open = asyncio.Event()
-        self.open.set()
+        self.may_acknowledge = asyncio.Event()
+        self.may_acknowledge.set()
         self.failure: Exception | None = None
-        self.fails = b"1"
-        self.refused = b""
+        self.failing_value = b"1"
+        self.rejected_value = b""
 
     async def send(self, records: Sequence[Record]) -> None:
         values = [record.value or b"" for record in records]
         self.flushes.append(values)
-        await self.open.wait()
-        if self.refused and self.refused in values:
+        await self.may_acknowledge.wait()
+        if self.rejected_value and self.rejected_value in values:
             raise Poison("too large")
-        if self.failure is not None and self.fails in values:
+        if self.failure is not None and self.failing_value in values:
             raise self.failure
 
 
@@ -40,14 +40,14 @@ def put(commit: GroupCommitPublisher, *values: bytes) -> "asyncio.Future[None]":
     return commit.put([Record("t", b"k", value, []) for value in values], sum(map(len, values)))
 
 
-async def test_entries_that_arrive_during_a_flush_share_the_next_one_in_order() -> None:
+async def test_entries_that_arrive_during_a_flush_share_the_next_flush_in_order() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
-    cluster.open.clear()
+    cluster.may_acknowledge.clear()
     first = put(commit, b"1")
     await asyncio.sleep(0)
     later = [put(commit, b"%d" % n) for n in range(2, 10)]
-    cluster.open.set()
+    cluster.may_acknowledge.set()
     await asyncio.gather(first, *later)
     assert cluster.flushes == [[b"1"], [b"%d" % n for n in range(2, 10)]]
     assert (commit.pending_records, commit.pending_bytes) == (0, 0)
@@ -56,18 +56,18 @@ async def test_entries_that_arrive_during_a_flush_share_the_next_one_in_order() 
 async def test_after_a_flush_of_several_entries_the_next_flush_waits_for_more() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
-    cluster.open.clear()
+    cluster.may_acknowledge.clear()
     together = [put(commit, b"1")]
     await asyncio.sleep(0)
     together += [put(commit, b"2"), put(commit, b"3")]
-    cluster.open.set()
+    cluster.may_acknowledge.set()
     await asyncio.gather(*together)
     gathering = [put(commit, b"4")]
     await asyncio.sleep(0)
     gathering.append(put(commit, b"5"))
     await asyncio.gather(*gathering)
     assert cluster.flushes == [[b"1"], [b"2", b"3"], [b"4", b"5"]]
-    await asyncio.sleep(0.02)  # the gathering of those has ended with nobody in it
+    await asyncio.sleep(0.02)  # the wait after that flush has ended without an entry
     await put(commit, b"6")
     assert cluster.flushes[3:] == [[b"6"]]
 
@@ -79,27 +79,27 @@ async def test_a_single_entry_and_a_full_flush_do_not_wait(monkeypatch: pytest.M
     for n in range(3):
         await put(commit, b"%d" % n)
     first, many = [put(commit, b"3"), put(commit, b"4")], []
-    cluster.open.clear()
+    cluster.may_acknowledge.clear()
     await asyncio.sleep(0)
     many += [put(commit, b"5") for _ in range(100)]
-    cluster.open.set()
+    cluster.may_acknowledge.set()
     async with asyncio.timeout(10):
         await asyncio.gather(*first, *many)
     assert list(map(len, cluster.flushes)) == [1, 1, 1, 2, 100]
 
 
-async def test_a_flush_does_not_wait_with_as_many_entries_as_recently(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_with_as_many_entries_as_recent_flushes_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.intake.publishing.group_commit._GATHER_SECONDS", 3600)
     cluster = Cluster()
     commit = publisher(cluster)
     async with asyncio.timeout(10):
         await asyncio.gather(put(commit, b"1", b"2"), *[put(commit, b"3") for _ in range(6)])
         for values in ([b"4"], [b"5", b"6"], [b"7"]):
-            back = []
-            for _ in range(7):  # as many posts each time, of fewer records or of more
-                back.append(put(commit, *values))
+            entries = []
+            for _ in range(7):  # the same number of entries each time, with fewer or more records
+                entries.append(put(commit, *values))
                 await asyncio.sleep(0)
-            await asyncio.gather(*back)
+            await asyncio.gather(*entries)
     assert list(map(len, cluster.flushes)) == [8, 7, 14, 7]
 
 
@@ -119,63 +119,63 @@ async def test_the_first_entries_after_a_large_flush_wait_too() -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=1_000)
     await asyncio.gather(*[put(commit, b"1") for _ in range(300)])
-    back = []
+    entries = []
     for _ in range(5):
-        back.append(put(commit, b"2"))
+        entries.append(put(commit, b"2"))
         await asyncio.sleep(0)
-    await asyncio.gather(*back)
+    await asyncio.gather(*entries)
     assert list(map(len, cluster.flushes)) == [300, 5]
 
 
 async def test_no_entry_is_done_before_the_acknowledgement() -> None:
     cluster = Cluster()
-    cluster.open.clear()
+    cluster.may_acknowledge.clear()
     done = put(publisher(cluster), b"1")
     await asyncio.sleep(0.01)
     assert not done.done()
-    cluster.open.set()
+    cluster.may_acknowledge.set()
     await done
 
 
 async def test_a_full_queue_rejects_at_once_and_accepts_after_the_flush() -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=3)
-    cluster.open.clear()
-    taken = [put(commit, b"1"), put(commit, b"2", b"3")]
+    cluster.may_acknowledge.clear()
+    accepted = [put(commit, b"1"), put(commit, b"2", b"3")]
     with pytest.raises(Overloaded):
         put(commit, b"4")
     assert commit.pending_records == 3
     waiting = asyncio.create_task(commit.room(1, 1))
     await asyncio.sleep(0)
     assert not waiting.done()
-    cluster.open.set()
-    await asyncio.gather(*taken, waiting)
+    cluster.may_acknowledge.set()
+    await asyncio.gather(*accepted, waiting)
     await put(commit, b"4")
 
 
 async def test_bytes_are_limited_too_and_an_empty_queue_accepts_any_size() -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_bytes=10)
-    cluster.open.clear()
+    cluster.may_acknowledge.clear()
     large = put(commit, b"x" * 50)
     with pytest.raises(Overloaded):
         put(commit, b"y")
-    cluster.open.set()
+    cluster.may_acknowledge.set()
     await large
 
 
 async def test_a_failed_flush_fails_exactly_its_entries() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
-    cluster.failure = Transient("away")
-    cluster.open.clear()
-    lost = put(commit, b"1")
+    cluster.failure = Transient("no acknowledgement")
+    cluster.may_acknowledge.clear()
+    failed = put(commit, b"1")
     await asyncio.sleep(0)
-    kept = put(commit, b"2")
-    cluster.open.set()
-    with pytest.raises(Transient, match="away"):
-        await lost
-    await kept
+    other = put(commit, b"2")
+    cluster.may_acknowledge.set()
+    with pytest.raises(Transient, match="no acknowledgement"):
+        await failed
+    await other
     assert cluster.flushes == [[b"1"], [b"2"]]
     assert commit.pending_records == 0
 
@@ -184,13 +184,13 @@ async def test_a_failed_flush_fails_exactly_its_entries() -> None:
 async def test_a_record_that_kafka_rejects_does_not_fail_the_others(many: int) -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=1_000)
-    cluster.refused = b"bad"
-    cluster.open.clear()
+    cluster.rejected_value = b"bad"
+    cluster.may_acknowledge.clear()
     first = put(commit, b"0")
     await asyncio.sleep(0)
     good, bad = [put(commit, b"1") for _ in range(many)], put(commit, b"bad")
     more = put(commit, b"2")
-    cluster.open.set()
+    cluster.may_acknowledge.set()
     await asyncio.gather(first, *good, more)
     with pytest.raises(Poison, match="too large"):
         await bad
@@ -208,9 +208,9 @@ async def test_an_unexpected_error_fails_the_entry_and_the_next_flush_runs() -> 
 async def test_the_entry_of_a_disconnected_client_is_flushed_too() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
-    cluster.open.clear()
-    gone, stays = put(commit, b"1"), put(commit, b"2")
-    gone.cancel()
-    cluster.open.set()
-    await stays
+    cluster.may_acknowledge.clear()
+    cancelled, other = put(commit, b"1"), put(commit, b"2")
+    cancelled.cancel()
+    cluster.may_acknowledge.set()
+    await other
     assert cluster.flushes == [[b"1", b"2"]]

@@ -1,4 +1,4 @@
-"""Regions on separate clusters: an item for two regions needs both, and items of a working cluster are not affected."""
+"""Regions on separate clusters: an item for two regions needs both; a failed cluster does not affect other items."""
 
 import asyncio
 import json
@@ -17,26 +17,26 @@ from tests.support.intake_items import ANYONE, NOW, model, published
 
 
 class Cluster:
-    """A producer that keeps what it gets, unless it is away."""
+    """A producer that stores the ids of its records, fails, rejects, or waits."""
 
     def __init__(self) -> None:
-        self.away = False
-        self.refuses = False
+        self.is_down = False
+        self.rejects = False
         self.keys: list[bytes] = []
-        self.stands_still = asyncio.Event()
-        self.stands_still.set()
+        self.may_respond = asyncio.Event()
+        self.may_respond.set()
 
     async def send(self, records: Sequence[Record]) -> None:
         await asyncio.sleep(0)
-        await self.stands_still.wait()
-        if self.away:
-            raise Transient("Kafka is away.")
-        if self.refuses:
-            raise Poison("larger than Kafka takes")
+        await self.may_respond.wait()
+        if self.is_down:
+            raise Transient("Kafka does not respond.")
+        if self.rejects:
+            raise Poison("larger than Kafka accepts")
         self.keys += [(record.key or b"").rpartition(b":")[2] for record in records]
 
 
-class World:
+class TwoRegions:
     """An intake for `eu` (DE) and `us` (US), and their clusters."""
 
     def __init__(self, *, max_records: int = 100) -> None:
@@ -60,73 +60,73 @@ class World:
         return "accepted"
 
 
-async def test_an_item_for_two_regions_is_accepted_when_both_have_it() -> None:
-    world = World()
-    assert await world.post("a") == "accepted"
-    assert (world.eu.keys, world.us.keys) == ([b"a"], [b"a"])
+async def test_an_item_for_two_regions_is_accepted_after_both_acknowledged_it() -> None:
+    regions = TwoRegions()
+    assert await regions.post("a") == "accepted"
+    assert (regions.eu.keys, regions.us.keys) == ([b"a"], [b"a"])
 
 
-async def test_a_failed_cluster_is_named_and_the_item_can_be_repeated() -> None:
-    world = World()
-    world.us.away = True
-    assert await world.post("a") == "Region us did not acknowledge. Kafka is away."
-    world.us.away = False
-    assert await world.post("a") == "accepted"
-    assert (set(world.eu.keys), world.us.keys) == ({b"a"}, [b"a"])
+async def test_the_error_names_the_failed_region_and_the_item_can_be_sent_again() -> None:
+    regions = TwoRegions()
+    regions.us.is_down = True
+    assert await regions.post("a") == "Region us did not acknowledge. Kafka does not respond."
+    regions.us.is_down = False
+    assert await regions.post("a") == "accepted"
+    assert (set(regions.eu.keys), regions.us.keys) == ({b"a"}, [b"a"])
 
 
 async def test_an_item_for_a_failing_and_a_working_cluster_is_sent_to_neither() -> None:
-    world = World()
-    world.us.away = True
-    await world.post("first")  # nobody could know
+    regions = TwoRegions()
+    regions.us.is_down = True
+    await regions.post("first")  # the first failure, which is not known in advance
     for n in range(5):
-        assert "Region us" in await world.post(f"both-{n}")
-    assert await world.post("own", "DE") == "accepted"
-    assert world.eu.keys == [b"first", b"own"]
-    world.us.away = False
-    assert await world.post("both-0") == "accepted"
-    assert await world.post("after") == "accepted"
-    assert world.eu.keys == [b"first", b"own", b"both-0", b"after"]
-    assert world.us.keys == [b"both-0", b"after"]
+        assert "Region us" in await regions.post(f"both-{n}")
+    assert await regions.post("own", "DE") == "accepted"
+    assert regions.eu.keys == [b"first", b"own"]
+    regions.us.is_down = False
+    assert await regions.post("both-0") == "accepted"
+    assert await regions.post("after") == "accepted"
+    assert regions.eu.keys == [b"first", b"own", b"both-0", b"after"]
+    assert regions.us.keys == [b"both-0", b"after"]
 
 
-async def test_two_failed_clusters_are_both_named() -> None:
-    world = World()
-    world.eu.away = world.us.away = True
+async def test_the_error_names_both_failed_regions() -> None:
+    regions = TwoRegions()
+    regions.eu.is_down = regions.us.is_down = True
     for _ in range(2):
-        assert await world.post("a") == "Region eu, us did not acknowledge. Kafka is away."
-    world.eu.away = False
-    assert await world.post("b") == "Region us did not acknowledge. Kafka is away."
+        assert await regions.post("a") == "Region eu, us did not acknowledge. Kafka does not respond."
+    regions.eu.is_down = False
+    assert await regions.post("b") == "Region us did not acknowledge. Kafka does not respond."
 
 
 async def test_in_a_batch_only_items_of_the_failed_region_are_rejected() -> None:
-    world = World()
-    world.us.away = True
+    regions = TwoRegions()
+    regions.us.is_down = True
     for _ in range(2):
-        world.eu.keys.clear()
-        items = [world.item("a", "DE"), world.item("b"), world.item("c", "US"), world.item("d", "DE")]
+        regions.eu.keys.clear()
+        items = [regions.item("a", "DE"), regions.item("b"), regions.item("c", "US"), regions.item("d", "DE")]
         with pytest.raises(NotAcknowledged) as caught:
-            await world.intake.submit(items, patient=True)
+            await regions.intake.submit(items, patient=True)
         assert caught.value.by_region.keys() == {"us"}
-        assert {b"a", b"d"} <= set(world.eu.keys)
-    assert world.eu.keys == [b"a", b"d"]
+        assert {b"a", b"d"} <= set(regions.eu.keys)
+    assert regions.eu.keys == [b"a", b"d"]
 
 
 async def test_a_full_queue_of_one_region_rejects_the_item_before_anything_is_sent() -> None:
-    world = World(max_records=1)
-    world.us.stands_still.clear()
-    stuck = asyncio.create_task(world.post("a", "US"))
+    regions = TwoRegions(max_records=1)
+    regions.us.may_respond.clear()
+    stuck = asyncio.create_task(regions.post("a", "US"))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await world.intake.submit([world.item("b")])
-    assert world.eu.keys == []
-    world.us.stands_still.set()
+        await regions.intake.submit([regions.item("b")])
+    assert regions.eu.keys == []
+    regions.us.may_respond.set()
     assert await stuck == "accepted"
 
 
 async def test_a_record_that_a_cluster_rejects_is_poison() -> None:
-    world = World()
-    world.us.refuses = True
+    regions = TwoRegions()
+    regions.us.rejects = True
     with pytest.raises(Poison):
-        await world.post("a")
-    assert not world.publishers["us"].failing  # it answers
+        await regions.post("a")
+    assert not regions.publishers["us"].failing  # the cluster responds

@@ -1,1 +1,1 @@
-"""Tests: unit/intake/requests."""
+"""Unit tests of business requests."""

@@ -1,4 +1,4 @@
-"""The rules of business requests: every fault with its pointer."""
+"""The rules of business requests: every fault has a pointer."""
 
 import json
 from datetime import date
@@ -49,8 +49,8 @@ DIFF = {
 
 
 def body(**change: Any) -> dict[str, Any]:
-    """A sound draft, with members changed; None takes one away."""
-    sound = {
+    """A complete draft, with changed fields; None removes a field."""
+    complete = {
         "title": "Look at lamps",
         "kind": "capacity",
         "sponsor": "lead",
@@ -60,7 +60,7 @@ def body(**change: Any) -> dict[str, Any]:
         "expected_date": "2026-06-01",
         "rationale": "More lamps.\nMany more.",
     }
-    return {name: value for name, value in (sound | change).items() if value is not None}
+    return {name: value for name, value in (complete | change).items() if value is not None}
 
 
 def read(text: bytes) -> Draft:
@@ -80,25 +80,25 @@ def read_comment(text: bytes) -> str:
     return drafts.require_comment(api._valid(Document.parse(CommentBody, decode(text))).text)
 
 
-def found(given: object) -> dict[str, str]:
+def faults_of(given: object) -> dict[str, str]:
     """The faults of a draft, by pointer."""
     text = given if isinstance(given, bytes) else json.dumps(given).encode()
     try:
         draft = read(text)
-    except InputRejected as refused:
-        return {fault.pointer: fault.detail for fault in refused.faults}
+    except InputRejected as rejection:
+        return {fault.pointer: fault.detail for fault in rejection.faults}
     return {fault.pointer: fault.detail for fault in drafts.faults(draft, OWNERS, COUNTRIES, TODAY)}
 
 
 def test_a_valid_draft_is_complete_and_without_faults() -> None:
-    assert found(body()) == {}
+    assert faults_of(body()) == {}
     assert drafts.missing(read(json.dumps(body()).encode())) == []
-    assert found(body(change={"policy_set": POLICY_SET, "operating_model_diff": DIFF})) == {}
-    assert found({"title": "x", "kind": "policy_change", "regions": ["eu"]}) == {}, "a draft may be far from complete"
+    assert faults_of(body(change={"policy_set": POLICY_SET, "operating_model_diff": DIFF})) == {}
+    assert faults_of({"title": "x", "kind": "policy_change", "regions": ["eu"]}) == {}, "a draft may be incomplete"
 
 
 @pytest.mark.parametrize(
-    ("change", "pointer", "said"),
+    ("change", "pointer", "expected"),
     [
         ({"title": None}, "/title", "is required"),
         ({"title": ""}, "/title", "at least 1"),
@@ -164,15 +164,20 @@ def test_a_valid_draft_is_complete_and_without_faults() -> None:
         ({"state": "approved"}, "/state", "unknown field 'state'"),
     ],
 )
-def test_each_fault_has_its_pointer(change: dict[str, Any], pointer: str, said: str) -> None:
-    faults = found(body(**change))
+def test_each_fault_has_its_pointer(change: dict[str, Any], pointer: str, expected: str) -> None:
+    faults = faults_of(body(**change))
     assert faults.keys() == {pointer}
-    assert said in faults[pointer]
+    assert expected in faults[pointer]
 
 
 def test_all_faults_are_reported_at_once() -> None:
-    assert found(body(title="", kind="x", regions=[], expectd=1)).keys() == {"/title", "/kind", "/regions", "/expectd"}
-    assert found(body(title="a\nb", markets=["XX"], expected_date="x")).keys() == {
+    assert faults_of(body(title="", kind="x", regions=[], expectd=1)).keys() == {
+        "/title",
+        "/kind",
+        "/regions",
+        "/expectd",
+    }
+    assert faults_of(body(title="a\nb", markets=["XX"], expected_date="x")).keys() == {
         "/title",
         "/markets/0",
         "/expected_date",
@@ -180,12 +185,12 @@ def test_all_faults_are_reported_at_once() -> None:
 
 
 def test_a_request_for_a_new_market_names_a_market_without_an_owner() -> None:
-    assert found(body(kind="new_market", markets=["CH", "DE"])) == {}
-    assert found(body(kind="new_market", markets=["CH", "US"])).keys() == {"/markets/1"}
+    assert faults_of(body(kind="new_market", markets=["CH", "DE"])) == {}
+    assert faults_of(body(kind="new_market", markets=["CH", "US"])).keys() == {"/markets/1"}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (b"", "it is empty"),
         (b'{"title": ', "not JSON"),
@@ -195,23 +200,23 @@ def test_a_request_for_a_new_market_names_a_market_without_an_owner() -> None:
         (b'{"title": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     ],
 )
-def test_malformed_json_is_rejected(text: bytes, said: str) -> None:
+def test_malformed_json_is_rejected(text: bytes, expected: str) -> None:
     with pytest.raises(Problem) as raised:
         read(text)
     assert raised.value.details.status == 400
-    assert said in raised.value.details.detail
+    assert expected in raised.value.details.detail
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b'"x"', b"7"])
 def test_json_that_is_not_an_object_is_rejected(text: bytes) -> None:
-    assert found(text)[""] == "expected an object"
+    assert faults_of(text)[""] == "expected an object"
 
 
 def test_a_duplicate_object_key_is_reported_at_every_depth() -> None:
     text = json.dumps(body(change={"policy_set": POLICY_SET})).replace('"kind"', '"title": "y", "kind"')
-    assert found(text.encode()) == {"/title": "duplicate object key"}
+    assert faults_of(text.encode()) == {"/title": "duplicate object key"}
     text = json.dumps(body(change={"policy_set": POLICY_SET})).replace('"id": "a"', '"id": "b", "id": "a"')
-    assert found(text.encode()) == {"/change/policy_set/policies/0/id": "duplicate object key"}
+    assert faults_of(text.encode()) == {"/change/policy_set/policies/0/id": "duplicate object key"}
 
 
 def test_a_change_above_one_mebibyte_is_too_large() -> None:
@@ -280,7 +285,7 @@ def test_equal_changes_have_the_same_encoding_and_hash() -> None:
         (b"[]", ""),
     ],
 )
-def test_a_reason_has_its_rules(text: bytes, pointer: str) -> None:
+def test_an_invalid_reason_has_its_pointer(text: bytes, pointer: str) -> None:
     with pytest.raises(InputRejected) as raised:
         read_reason(text)
     assert [fault.pointer for fault in raised.value.faults] == [pointer]

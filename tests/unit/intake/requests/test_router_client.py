@@ -21,7 +21,7 @@ CHECKED = {
     "in_force": {"operating_model": "om-1", "policy_set": None},
     "operating_model": None,
     "policy_set": {"changed": True, "differing": 300, "differences": [{"what": "policies/a", "how": "added"}]},
-    "what_comes_later": 1,
+    "field_of_a_later_version": 1,
 }
 
 
@@ -32,8 +32,8 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> ChangeCheck:
-    router = RouterCheck("http://router", key_file, transport=httpx.MockTransport(answer))
+async def check(respond: Callable[[httpx.Request], httpx.Response], key_file: Path | None) -> ChangeCheck:
+    router = RouterCheck("http://router", key_file, transport=httpx.MockTransport(respond))
     try:
         return await router.check(CHANGE)
     finally:
@@ -41,16 +41,16 @@ async def check(answer: Callable[[httpx.Request], httpx.Response], key_file: Pat
 
 
 async def test_the_change_is_sent_with_intakes_key_and_the_result_is_returned(key_file: Path) -> None:
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+    def respond(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
         return httpx.Response(200, json=CHECKED)
 
     difference = ProposedDifference(what="policies/a", how="added")
     fits = ChangeCheck(verdict=lifecycle.FITS, operating_model="om-1", differing=300, differences=[difference])
-    assert await check(answer, key_file) == fits
-    [request] = asked
+    assert await check(respond, key_file) == fits
+    [request] = requests
     assert (request.method, request.url.path) == ("POST", "/v1/control/check")
     assert request.headers["authorization"] == "Bearer pp_test_x"
     assert json.loads(request.content) == {
@@ -78,7 +78,7 @@ async def test_any_other_status_is_a_transient_error(key_file: Path, status: int
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         httpx.Response(200, content=b"<html>"),
         httpx.Response(200, json={}),
@@ -86,27 +86,27 @@ async def test_any_other_status_is_a_transient_error(key_file: Path, status: int
         httpx.Response(302, headers={"Location": "http://elsewhere"}),
     ],
 )
-async def test_an_unreadable_response_is_a_transient_error(key_file: Path, answer: httpx.Response) -> None:
+async def test_an_unreadable_response_is_a_transient_error(key_file: Path, response: httpx.Response) -> None:
     with pytest.raises(Transient, match="unreadable body"):
-        await check(lambda _: answer, key_file)
+        await check(lambda _: response, key_file)
 
 
 @pytest.fixture
-def no_text(tmp_path: Path) -> Path:
+def binary_file(tmp_path: Path) -> Path:
     path = tmp_path / "no-text"
     path.write_bytes(b"\xff")
     return path
 
 
-async def test_an_unreachable_router_and_a_missing_key_are_reported(key_file: Path, no_text: Path) -> None:
-    def refuse(request: httpx.Request) -> httpx.Response:
+async def test_an_unreachable_router_and_a_missing_key_are_reported(key_file: Path, binary_file: Path) -> None:
+    def time_out(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectTimeout("late", request=request)
 
-    with pytest.raises(Transient, match="does not answer: ConnectTimeout"):
-        await check(refuse, key_file)
+    with pytest.raises(Transient, match="does not respond: ConnectTimeout"):
+        await check(time_out, key_file)
     with pytest.raises(Transient, match="PIEPOWDER_ROUTER_KEY_FILE"):
-        await check(refuse, None)
+        await check(time_out, None)
     with pytest.raises(Transient, match="cannot be read"):
-        await check(refuse, key_file.parent / "none")
+        await check(time_out, key_file.parent / "none")
     with pytest.raises(Transient, match="cannot be read"):
-        await check(refuse, no_text)
+        await check(time_out, binary_file)

@@ -1,1 +1,1 @@
-"""Tests of the router's domain."""
+"""Unit tests of the router's domain."""

@@ -87,7 +87,7 @@ def test_markets_of_another_region_do_not_count_for_a_policy_with_markets() -> N
     assert route(item, "us", compiled(limited), regions).verdict == "reject"
 
 
-def test_a_policy_with_a_failing_condition_and_no_false_one_proposes_a_review() -> None:
+def test_a_policy_with_a_failing_condition_and_no_false_condition_proposes_a_review() -> None:
     rules = [rule("a", "x", "y", verdict="reject", reasons=["A"], queue="safety", priority=2)]
     policy_set = with_conditions(rules, FixedConditions(True, False, errors={1: "no such key"}))
     case = route(submitted(), "eu", policy_set, model())

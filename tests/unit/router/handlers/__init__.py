@@ -1,1 +1,1 @@
-"""Tests of the router's handlers."""
+"""Unit tests of the router's handlers."""

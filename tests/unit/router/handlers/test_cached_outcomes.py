@@ -106,7 +106,7 @@ class Router:
         self._records += records
 
     async def cases(self, *batch: ItemSubmitted) -> list[CaseOpened]:
-        """Route one batch; its cases, in order."""
+        """Route one batch; returns its cases in order."""
         self._records.clear()
         await self._routing.handle([Received(RECORD, self._event(n, one)) for n, one in enumerate(batch)])
         return [decode(sent.headers, sent.key, sent.value, region=self._name).data for sent in self._records]
@@ -127,7 +127,7 @@ def test_every_variable_of_a_condition_has_a_pair_of_items() -> None:
 
 
 @pytest.mark.parametrize("variable", PAIRS)
-async def test_an_item_with_one_difference_to_the_previous_item_gets_its_own_verdict_and_trace(
+async def test_an_item_with_one_difference_from_the_previous_item_gets_its_own_verdict_and_trace(
     variable: str,
 ) -> None:
     condition, matching, other = PAIRS[variable]

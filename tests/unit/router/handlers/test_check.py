@@ -68,7 +68,7 @@ async def test_differences_of_a_policy_set_are_named() -> None:
     assert await differences(policy_set=content(rule("c"))) == {"policies/c": "added", "policies/a": "removed"}
 
 
-async def test_another_order_of_policies_is_a_difference_because_the_first_of_equals_sets_the_queue() -> None:
+async def test_another_order_of_policies_is_a_difference_because_the_order_can_change_the_queue() -> None:
     in_force = control()
     in_force.apply(on_control(policies(rule("a"), rule("b"), terms={"w": ["gun"]}, number=2)))
     assert await differences(policy_set=content(rule("b"), rule("a")), in_force=in_force) == {"policies": "reordered"}

@@ -1,4 +1,4 @@
-"""A publication is checked as a whole before it is sent, and only what differs is published."""
+"""A publication is checked as a whole before it is sent, and only the changed part is published."""
 
 import asyncio
 from collections.abc import Sequence
@@ -143,7 +143,7 @@ async def test_an_operating_model_without_a_region_of_this_router_is_rejected(ro
     assert "this router serves it" in (await router.faults([region("us", ["US"])]))["/operating_model/regions"]
 
 
-async def test_a_deleted_part_stays_in_force_until_any_next_publication_of_it(router: RouterInMemory) -> None:
+async def test_a_deleted_part_stays_in_force_until_its_next_publication_with_any_number(router: RouterInMemory) -> None:
     await router.publish([region()], [rule("a")])
     await router.publish(None, [rule("b")])
     for entity in ("operating-model", "policy-set"):

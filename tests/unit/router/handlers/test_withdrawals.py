@@ -101,13 +101,13 @@ async def test_a_withdrawal_follows_its_case_and_names_it() -> None:
     )
 
 
-async def test_a_withdrawal_needs_no_case_and_its_repeat_is_the_same_event() -> None:
+async def test_a_withdrawal_needs_no_case_and_a_repeated_withdrawal_gives_the_same_event() -> None:
     again = raw(WITHDRAWAL, ITEM_WITHDRAWN, WITHDRAWN)
     first, second = await routed(again, again)
     assert first == second
 
 
-def test_a_withdrawal_whose_key_is_not_its_subject_is_poison() -> None:
+def test_a_withdrawal_with_a_key_other_than_its_subject_is_poison() -> None:
     routing = RouteSubmissions(
         region="eu",
         rules=NotImplemented,

@@ -1,1 +1,1 @@
-"""Tests: unit/shared/auth."""
+"""Unit tests of shared.auth."""

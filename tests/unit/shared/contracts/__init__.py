@@ -1,1 +1,1 @@
-"""Tests: unit/shared/contracts."""
+"""Unit tests of shared.contracts."""

@@ -1,6 +1,6 @@
-"""The hash of a content survives upgrades, so the retry of a call that an earlier version took is the same call.
+"""The hash of a content survives upgrades, so a call that an earlier version accepted can be retried.
 
-Do not change a hash in this file: clients keep them, and so do the topics and the databases.
+Do not change a hash in this file: topics and databases store the hashes.
 """
 
 import json
@@ -28,8 +28,8 @@ Content: TypeAlias = msgspec.Struct | pydantic.BaseModel
 
 
 class Kind(NamedTuple):
-    """A kind of content: `read` gives what is hashed of a JSON text; `least` and `most` leave out and set each option,
-    `defaults` are its defaults spelled out."""
+    """A kind of content: `read` returns the hashed content of a JSON text; `least` has no optional field, `most` has
+    nearly all, and `defaults` has their default values."""
 
     read: Callable[[bytes], Any]
     hash: Callable[[Any], str]
@@ -209,13 +209,13 @@ each_kind: Final = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 @each_kind
-def test_the_hash_of_each_kind_is_that_of_every_earlier_version(kind: Kind) -> None:
+def test_the_hash_of_each_kind_is_the_same_as_in_every_earlier_version(kind: Kind) -> None:
     assert kind.hash_of(kind.least) == kind.least_hash
     assert kind.hash_of(kind.most) == kind.most_hash
 
 
 @each_kind
-def test_a_default_that_is_sent_and_a_default_that_is_left_out_give_the_same_hash(kind: Kind) -> None:
+def test_an_explicit_default_and_a_missing_field_give_the_same_hash(kind: Kind) -> None:
     assert kind.hash_of(kind.least | kind.defaults) == kind.least_hash
     for name, value in kind.defaults.items():
         assert kind.hash_of(kind.least | {name: value}) == kind.least_hash, name
@@ -228,7 +228,7 @@ def test_the_order_of_names_and_white_space_do_not_change_the_hash(kind: Kind) -
 
 
 @each_kind
-def test_an_optional_field_that_a_later_version_adds_leaves_the_hash_as_it_was_until_it_is_used(kind: Kind) -> None:
+def test_a_new_optional_field_does_not_change_the_hash_until_it_is_used(kind: Kind) -> None:
     for text, expected in ((kind.least, kind.least_hash), (kind.most, kind.most_hash)):
         before = kind.read(json.dumps(text).encode())
         for default in ("", "some default", None, 7, 2.5, False):
@@ -251,7 +251,7 @@ def test_each_field_of_a_content_is_part_of_its_hash(kind: Kind) -> None:
 
 
 def with_field(content: Any, default: object, *value: object) -> Any:
-    """The content as a version knows it that has one more optional field, which is set to `value` if it is given."""
+    """The content in a later version with one more optional field, which is set to `value` if that is given."""
     given = dict(zip(["added"], value, strict=False))
     if isinstance(content, msgspec.Struct):
         kind = msgspec.defstruct("Later", [("added", Any, default)], bases=(type(content),), frozen=True, kw_only=True)

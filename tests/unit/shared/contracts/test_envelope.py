@@ -32,8 +32,8 @@ def test_an_encoded_event_decodes_to_the_same_event(name: str) -> None:
     encoded = encode(event.attributes, event.data)
     assert encoded.key.decode() == event.attributes.subject
     assert decode(tuple(encoded.headers), encoded.key, encoded.value, region=event.attributes.region) == event
-    left = decode_any(tuple(encoded.headers), encoded.key, encoded.value)
-    assert (left.attributes, bytes(left.data)) == (event.attributes, encoded.value)
+    raw = decode_any(tuple(encoded.headers), encoded.key, encoded.value)
+    assert (raw.attributes, bytes(raw.data)) == (event.attributes, encoded.value)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_invalid_data_is_rejected_with_its_path(value: bytes, reason: str) -> No
     assert bytes(decode_any(good().headers, good().key, value).data) == value
 
 
-def test_an_unknown_type_is_rejected_with_the_known_ones_and_decode_any_accepts_it() -> None:
+def test_an_unknown_type_is_rejected_with_the_known_types_and_decode_any_accepts_it() -> None:
     headers = headers_with(ce_type=b"piepowder.case.opened.v2")
     with pytest.raises(TooNew, match=r"unknown event type 'piepowder\.case\.opened\.v2'; known: .*decision\.made"):
         decode(headers, good().key, good().value)

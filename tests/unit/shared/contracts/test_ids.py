@@ -13,11 +13,11 @@ def test_derive_is_uuid5_of_the_parts(parts: tuple[str, ...]) -> None:
     assert ids.derive(*parts) == str(uuid.uuid5(ids.NAMESPACE, "\x1f".join(parts)))
 
 
-def test_an_example_of_the_standard() -> None:
+def test_the_namespace_is_that_of_urls_in_rfc_9562() -> None:
     assert ids.derive("www.example.com") == str(uuid.uuid5(uuid.NAMESPACE_URL, "www.example.com"))
 
 
-def test_different_parts_never_give_one_text() -> None:
+def test_different_parts_give_different_ids() -> None:
     assert ids.derive("a", "bc") != ids.derive("ab", "c")
     assert ids.derive("a") != ids.derive("a", "")
 
@@ -40,7 +40,7 @@ def test_different_objects_have_different_ids() -> None:
     assert len(made) == 10
 
 
-def test_a_default_that_is_sent_is_left_out_of_the_hash_like_the_default_itself() -> None:
+def test_an_explicit_default_and_a_missing_field_give_the_same_hash() -> None:
     class Content(msgspec.Struct):
         title: str
         language: str = "not given"

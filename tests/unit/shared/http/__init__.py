@@ -1,1 +1,1 @@
-"""Tests: unit/shared/http."""
+"""Unit tests of shared.http."""

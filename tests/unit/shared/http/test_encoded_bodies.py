@@ -1,4 +1,4 @@
-"""Compressed request bodies: the same as plain ones; bombs, truncated and slow bodies are rejected."""
+"""Compressed request bodies: decoded like plain ones; bombs, truncated and slow bodies are rejected."""
 
 import asyncio
 import gzip
@@ -18,7 +18,7 @@ from services.intake.items.domain.posts import MAX_BODY_BYTES, too_large
 from shared.http import encoded_bodies
 from shared.http.problems import Problem
 from shared.validation.faults import InputRejected
-from tests.support.intake_batches import Cluster, line, take
+from tests.support.intake_batches import Cluster, line, post_batch
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,8 +28,8 @@ else:
 CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
 
 
-def request(body: bytes | Sequence[bytes], *, size: int = 65_536, then: bool = True, **headers: str) -> Request:
-    """A call whose body comes in pieces; without `then`, its end never comes."""
+def request(body: bytes | Sequence[bytes], *, size: int = 65_536, ends: bool = True, **headers: str) -> Request:
+    """A request with a body in pieces; without `ends`, the body never ends."""
     if isinstance(body, bytes):
         body = [body[start : start + size] for start in range(0, len(body), size)]
     messages: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in body]
@@ -37,7 +37,7 @@ def request(body: bytes | Sequence[bytes], *, size: int = 65_536, then: bool = T
     async def receive() -> Message:
         if messages:
             return messages.pop(0)
-        if not then:
+        if not ends:
             await asyncio.sleep(3600)
         return {"type": "http.request", "body": b"", "more_body": False}
 
@@ -72,9 +72,9 @@ async def test_zero_bytes_after_a_gzip_member_are_padding(size: int) -> None:
 
 @given(st.sampled_from(sorted(CODINGS)), st.lists(st.binary(max_size=300_000), min_size=1, max_size=3), st.integers(1))
 def test_the_pieces_of_a_stream_do_not_change_the_body(coding: str, parts: list[bytes], seed: int) -> None:
-    luck = random.Random(seed)
+    generator = random.Random(seed)
     stream = b"".join(CODINGS[coding](part) for part in parts)
-    cuts = [0, *sorted(luck.choices(range(len(stream) + 1), k=luck.randint(0, 20))), len(stream)]
+    cuts = [0, *sorted(generator.choices(range(len(stream) + 1), k=generator.randint(0, 20))), len(stream)]
 
     async def read() -> bytes:
         pieces = [stream[start:end] for start, end in itertools.pairwise(cuts)]
@@ -97,7 +97,7 @@ async def test_a_compressed_batch_gets_the_same_verdicts_as_a_plain_one(coding: 
     lines = [line(n) for n in range(2_500)]
     lines[7] = b"nonsense"
     call = request(CODINGS[coding](b"\n".join(lines)), size=1_000, content_encoding=coding)
-    verdicts = await take(Cluster(), opened(call))
+    verdicts = await post_batch(Cluster(), opened(call))
     assert [verdict["status"] for verdict in verdicts] == [400 if n == 7 else 202 for n in range(2_500)]
 
 
@@ -105,13 +105,13 @@ async def test_a_compressed_batch_gets_the_same_verdicts_as_a_plain_one(coding: 
 async def test_a_decompression_bomb_is_rejected_at_the_limit(coding: str) -> None:
     bomb, longest = CODINGS[coding](b"\n" * 2**28), 0
 
-    async def open_it() -> None:
+    async def read_all() -> None:
         nonlocal longest
         async for piece in opened(request(bomb, content_encoding=coding)):
             longest = max(longest, len(piece))
 
     with pytest.raises(Problem, match="above 200") as caught:
-        await open_it()
+        await read_all()
     assert caught.value.details.status == 413
     assert 0 < longest <= 65_536
     with pytest.raises(InputRejected, match="256 KiB"):
@@ -149,7 +149,9 @@ async def test_a_damaged_stream_is_rejected(coding: str) -> None:
 async def test_a_truncated_batch_keeps_the_verdicts_of_complete_lines() -> None:
     stream = gzip.compress(b"\n".join(line(n, text=str(random.Random(n).random())) for n in range(3_000)))
     cluster = Cluster()
-    *verdicts, last = await take(cluster, opened(request(stream[: len(stream) * 2 // 3], content_encoding="gzip")))
+    *verdicts, last = await post_batch(
+        cluster, opened(request(stream[: len(stream) * 2 // 3], content_encoding="gzip"))
+    )
     assert len(verdicts) >= 1_000
     assert {verdict["status"] for verdict in verdicts} == {202}
     assert (last["status"], last["type"], "line" in last) == (400, "urn:piepowder:problem:malformed-coding", False)
@@ -169,11 +171,11 @@ def test_an_unknown_coding_is_rejected_with_the_known_ones(coding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [(request(b""), "is missing; expected"), (request(b"", content_type="a/b"), "is 'a/b'; expected application/json")],
 )
-def test_an_unknown_content_type_is_rejected_with_the_expected_one(call: Request, said: str) -> None:
-    with pytest.raises(Problem, match=said) as caught:
+def test_an_unknown_content_type_is_rejected_with_the_expected_one(call: Request, message: str) -> None:
+    with pytest.raises(Problem, match=message) as caught:
         encoded_bodies.require(encoded_bodies.head(call), "application/json")
     assert caught.value.details.status == 415
 
@@ -187,7 +189,7 @@ def test_a_repeated_coding_is_rejected() -> None:
 
 async def test_a_body_that_does_not_arrive_gets_408() -> None:
     with pytest.raises(Problem) as caught:
-        await whole(request(b'{"id":', then=False), idle_seconds=0.05)
+        await whole(request(b'{"id":', ends=False), idle_seconds=0.05)
     assert (caught.value.details.status, caught.value.headers["Connection"]) == (408, "close")
 
 

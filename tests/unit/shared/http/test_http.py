@@ -1,4 +1,4 @@
-"""The REST infrastructure of every service: error responses, strict reading, authentication, OpenAPI, metrics."""
+"""The REST infrastructure of every service: error responses, strict decoding, authentication, OpenAPI, metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -80,7 +80,7 @@ def app(readiness: Readiness) -> FastAPI:
 
     @app.get("/v1/transient")
     async def transient() -> None:
-        raise Transient("the database is away.")
+        raise Transient("the database does not respond.")
 
     @app.get("/v1/fatal")
     async def fatal() -> None:
@@ -111,38 +111,38 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_service_without_a_condition_is_alive_but_not_ready_and_names_the_condition(
+async def test_a_service_with_a_missing_condition_is_alive_but_not_ready_and_names_the_condition(
     client: httpx.AsyncClient, readiness: Readiness
 ) -> None:
-    readiness.set("database", "PostgreSQL does not answer")
+    readiness.set("database", "PostgreSQL does not respond")
     assert (await client.get("/healthz")).status_code == 200
-    answer = await client.get("/readyz")
-    assert answer.status_code == 503
-    assert answer.json()["conditions"] == {"database": "PostgreSQL does not answer"}
+    response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["conditions"] == {"database": "PostgreSQL does not respond"}
     readiness.set("database", None)
     assert (await client.get("/readyz")).json() == {"ready": True, "service": "test", "conditions": {"database": "ok"}}
 
 
-@pytest.mark.parametrize("way", ["transient", "fatal"])
-async def test_a_missing_dependency_is_503_with_retry_after(client: httpx.AsyncClient, way: str) -> None:
-    answer = await client.get(f"/v1/{way}")
-    assert answer.status_code == 503
-    assert "schema" not in answer.text
-    assert int(answer.headers["retry-after"]) > 0
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["type"] == "urn:piepowder:problem:unavailable"
+@pytest.mark.parametrize("path", ["transient", "fatal"])
+async def test_a_missing_dependency_is_503_with_retry_after(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(f"/v1/{path}")
+    assert response.status_code == 503
+    assert "schema" not in response.text
+    assert int(response.headers["retry-after"]) > 0
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == "urn:piepowder:problem:unavailable"
 
 
 async def test_overload_is_429_with_retry_after(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/v1/busy")
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    response = await client.get("/v1/busy")
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
 
 
 async def test_a_defect_is_a_problem_without_internals(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/v1/defect")
-    assert answer.status_code == 500
-    assert answer.json()["type"] == "urn:piepowder:problem:defect"
-    assert "ZeroDivision" not in answer.text
+    response = await client.get("/v1/defect")
+    assert response.status_code == 500
+    assert response.json()["type"] == "urn:piepowder:problem:defect"
+    assert "ZeroDivision" not in response.text
 
 
 @pytest.mark.parametrize("given", ["", '""', "bare", '"two', 'two"', '"a" "b"', '"sp ace"', '"ä"', f'"{"a" * 256}"'])
@@ -161,15 +161,15 @@ class Lamp(msgspec.Struct):
 
 
 class Shop(msgspec.Struct):
-    """What is in the shop."""
+    """The stock of a shop."""
 
     lamps: list[Lamp]
 
 
 def document_response(app: FastAPI, name: str, kind: type[msgspec.Struct], example: object = None) -> None:
-    async def answer() -> None: ...
+    async def route() -> None: ...
 
-    app.add_api_route(f"/v1/{name}", answer, name=name, responses={200: struct(kind, example)})
+    app.add_api_route(f"/v1/{name}", route, name=name, responses={200: struct(kind, example)})
 
 
 def test_a_schema_of_several_responses_is_in_the_document_once(app: FastAPI) -> None:
@@ -178,13 +178,13 @@ def test_a_schema_of_several_responses_is_in_the_document_once(app: FastAPI) -> 
     document = app.openapi()
     schemas = document["components"]["schemas"]
     assert schemas["Shop"]["properties"]["lamps"]["items"] == {"$ref": "#/components/schemas/Lamp"}
-    told = document["paths"]["/v1/lamps"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert told == {"$ref": "#/components/schemas/Lamp"}
+    schema = document["paths"]["/v1/lamps"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Lamp"}
     assert "$defs" not in str(document)
 
 
 @pytest.mark.parametrize("name", ["Lamp", "ProblemDetails"])
-def test_two_types_with_one_name_are_an_error_of_the_document(app: FastAPI, name: str) -> None:
+def test_two_types_with_the_same_name_are_an_error_of_the_document(app: FastAPI, name: str) -> None:
     clash = f"two types of the API are named {name}"
     document_response(app, "lamps", Lamp)
     app.openapi()
@@ -199,24 +199,24 @@ def test_two_types_with_one_name_are_an_error_of_the_document(app: FastAPI, name
         app.openapi()
 
 
-def test_an_example_contains_its_nulls(app: FastAPI) -> None:
+def test_an_example_keeps_its_null_values(app: FastAPI) -> None:
     example = {"lamps": [{"watts": None}], "next": None}
     document_response(app, "shops", Shop, example)
     for _ in range(2):
-        told = app.openapi()["paths"]["/v1/shops"]["get"]["responses"]["200"]["content"]["application/json"]
-        assert (told["example"], told.keys()) == (example, {"schema", "example"})
+        content = app.openapi()["paths"]["/v1/shops"]["get"]["responses"]["200"]["content"]["application/json"]
+        assert (content["example"], content.keys()) == (example, {"schema", "example"})
 
 
 async def test_the_fault_of_a_body_has_a_pointer(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/v1/bodies", json={"amount": "many"})
-    assert answer.status_code == 422
-    (error,) = answer.json()["errors"]
+    response = await client.post("/v1/bodies", json={"amount": "many"})
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
     assert error["pointer"] == "/amount"
     assert "integer" in error["detail"]
 
 
 @pytest.mark.parametrize("path", ["/v1/small", "/v1/keyed-small"])
-async def test_a_slow_or_large_body_is_refused_without_waiting_for_its_end(
+async def test_a_slow_or_large_body_is_rejected_before_its_end(
     client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_bodies, "BODY_SECONDS", 0.1)
@@ -248,15 +248,15 @@ async def test_a_caller_without_a_key_gets_401_before_the_size_of_the_body_is_ch
     assert (await client.post("/v1/keyed-small", content=b" " * 2_000)).status_code == 401
 
 
-async def test_a_trailing_slash_is_another_path_without_a_redirect(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/v1/transient/", headers={"host": "evil.example"})
-    assert (answer.status_code, answer.json()["type"]) == (404, "urn:piepowder:problem:not-found")
-    assert "location" not in answer.headers
+async def test_a_path_with_a_trailing_slash_is_not_found_and_not_redirected(client: httpx.AsyncClient) -> None:
+    response = await client.get("/v1/transient/", headers={"host": "evil.example"})
+    assert (response.status_code, response.json()["type"]) == (404, "urn:piepowder:problem:not-found")
+    assert "location" not in response.headers
 
 
 async def test_a_body_without_a_content_type_is_415_with_the_expected_type(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/v1/keyed", content=b"{}", headers={"authorization": f"Bearer {KEY}"})
-    assert (answer.status_code, "Content-Type is missing," in answer.json()["detail"]) == (415, True)
+    response = await client.post("/v1/keyed", content=b"{}", headers={"authorization": f"Bearer {KEY}"})
+    assert (response.status_code, "Content-Type is missing," in response.json()["detail"]) == (415, True)
 
 
 async def test_an_unknown_route_and_a_wrong_method_are_problems(client: httpx.AsyncClient) -> None:
@@ -277,7 +277,7 @@ async def test_calls_are_counted_by_route_and_not_by_path(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize(
-    ("header", "status", "says"),
+    ("header", "status", "message"),
     [
         (None, 401, "No API key"),
         ("Basic abc", 401, "No API key"),
@@ -286,15 +286,15 @@ async def test_calls_are_counted_by_route_and_not_by_path(client: httpx.AsyncCli
         (f"Bearer {ids.new_api_key('test')}", 401, "Unknown API key"),
         (f"Bearer {KEY}", 200, "shop"),
     ],
-    ids=["no key", "another scheme", "no key's form", "a mistyped key", "an unknown key", "a known key"],
+    ids=["no key", "another scheme", "not a key", "a mistyped key", "an unknown key", "a known key"],
 )
 async def test_only_a_known_key_is_accepted(
-    client: httpx.AsyncClient, header: str | None, status: int, says: str
+    client: httpx.AsyncClient, header: str | None, status: int, message: str
 ) -> None:
-    answer = await client.get("/v1/guarded", headers={"authorization": header} if header else {})
-    assert answer.status_code == status
-    assert says in answer.text
-    assert ("www-authenticate" in answer.headers) == (status == 401)
+    response = await client.get("/v1/guarded", headers={"authorization": header} if header else {})
+    assert response.status_code == status
+    assert message in response.text
+    assert ("www-authenticate" in response.headers) == (status == 401)
 
 
 async def test_a_key_is_limited_to_its_scopes_and_regions(client: httpx.AsyncClient) -> None:
@@ -308,8 +308,8 @@ async def test_a_key_is_limited_to_its_scopes_and_regions(client: httpx.AsyncCli
 
 async def test_the_key_is_checked_before_query_and_body(client: httpx.AsyncClient) -> None:
     for headers, status in (({}, 401), ({"authorization": f"Bearer {KEY}"}, 400)):
-        answer = await client.post("/v1/keyed?limit=many", content=b"{", headers=headers)
-        assert answer.status_code == (415 if headers else 401)
+        response = await client.post("/v1/keyed?limit=many", content=b"{", headers=headers)
+        assert response.status_code == (415 if headers else 401)
         json = {**headers, "content-type": "application/json"}
         assert (await client.post("/v1/keyed?limit=many", content=b"{", headers=json)).status_code == status
     assert (await client.post("/v1/keyed", json={"amount": 1}, headers=headers)).status_code == 200
@@ -317,7 +317,7 @@ async def test_the_key_is_checked_before_query_and_body(client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "pointer", "says"),
+    ("content", "status", "pointer", "message"),
     [
         (b'{"amount": 1, "amount": 2}', 422, "/amount", "duplicate object key"),
         (b'{"amount": 1, "of": [{"a/b": 1, "a/b": 1}]}', 422, "/of/0/a~1b", "duplicate object key"),
@@ -334,30 +334,30 @@ async def test_the_key_is_checked_before_query_and_body(client: httpx.AsyncClien
     ],
 )
 async def test_a_body_is_decoded_strictly_and_faults_have_pointers(
-    client: httpx.AsyncClient, content: bytes, status: int, pointer: str, says: str
+    client: httpx.AsyncClient, content: bytes, status: int, pointer: str, message: str
 ) -> None:
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-    answer = await client.post("/v1/keyed", content=content, headers=headers)
-    problem = answer.json()
+    response = await client.post("/v1/keyed", content=content, headers=headers)
+    problem = response.json()
     slug = "malformed-json" if status == 400 else "invalid-request"
-    assert (answer.status_code, problem["type"]) == (status, f"urn:piepowder:problem:{slug}")
+    assert (response.status_code, problem["type"]) == (status, f"urn:piepowder:problem:{slug}")
     assert [error["pointer"] for error in problem["errors"]] == [pointer]
-    assert says in problem["errors"][0]["detail"]
+    assert message in problem["errors"][0]["detail"]
 
 
-async def test_thousands_of_duplicate_names_are_refused_in_bounded_time(client: httpx.AsyncClient) -> None:
+async def test_thousands_of_duplicate_names_are_rejected_in_bounded_time(client: httpx.AsyncClient) -> None:
     names = ",".join(f'"{n}":0' for n in range(40_000))
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-    answer = await client.post("/v1/keyed", content=f"{{{names},{names}}}", headers=headers, timeout=5)
-    assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
-    assert answer.elapsed.total_seconds() < 5
+    response = await client.post("/v1/keyed", content=f"{{{names},{names}}}", headers=headers, timeout=5)
+    assert (response.status_code, len(response.json()["errors"])) == (422, 20)
+    assert response.elapsed.total_seconds() < 5
 
 
-async def test_unknown_and_repeated_query_parameters_are_refused(client: httpx.AsyncClient) -> None:
+async def test_unknown_and_repeated_query_parameters_are_rejected(client: httpx.AsyncClient) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
-    answer = await client.post("/v1/keyed?limit=1&limit=1&x=1&a%2Fb=", json={"amount": 1}, headers=headers)
-    assert answer.status_code == 422
-    assert answer.json()["errors"] == [
+    response = await client.post("/v1/keyed?limit=1&limit=1&x=1&a%2Fb=", json={"amount": 1}, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["errors"] == [
         {"pointer": "/query/x", "detail": "unknown query parameter; expected limit"},
         {"pointer": "/query/a~1b", "detail": "unknown query parameter; expected limit"},
         {"pointer": "/query/limit", "detail": "repeated query parameter"},
@@ -366,7 +366,7 @@ async def test_unknown_and_repeated_query_parameters_are_refused(client: httpx.A
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "message"),
     [
         (b"a=%ff", "not UTF-8"),
         (b"%ed%a0%80=1", "not UTF-8"),
@@ -374,12 +374,12 @@ async def test_unknown_and_repeated_query_parameters_are_refused(client: httpx.A
         ("ä=1".encode(), "not percent-encoded"),
     ],
 )
-async def test_a_query_that_is_not_percent_encoded_utf_8_is_refused(query: bytes, says: str) -> None:
+async def test_a_query_that_is_not_percent_encoded_utf_8_is_rejected(query: bytes, message: str) -> None:
     with pytest.raises(Problem) as caught:
         query_of(Request({"type": "http", "query_string": query, "headers": []}))
     [fault] = caught.value.details.errors
     assert (caught.value.details.status, fault.pointer) == (422, "/query")
-    assert says in fault.detail
+    assert message in fault.detail
     assert query_of(Request({"type": "http", "query_string": b"a=%c3%a4+b", "headers": []}))["a"] == "ä b"
 
 
@@ -387,7 +387,7 @@ async def test_a_query_that_is_not_percent_encoded_utf_8_is_refused(query: bytes
 def errors() -> dict[str, Exception]:
     return {
         "problem": Problem(429, "busy", "Busy", "Too much at once.", retry_after=3, headers={"X-A": "b"}),
-        "transient": Transient("the database is away."),
+        "transient": Transient("the database does not respond."),
         "fatal": Fatal("the schema is another version's"),
         "http": HTTPException(413, "too large", headers={"Connection": "close"}),
         "defect": ZeroDivisionError("no"),
@@ -404,31 +404,31 @@ async def test_the_fast_path_has_the_responses_and_metrics_of_the_framework(
         return Response(b"got " + await request.body(), 202, headers={"X-B": "c"})
 
     app.add_route("/v1/fast", fast, methods=["POST"])
-    short = FastPath(app, {("POST", "/v1/fast"): fast})
+    fast_path = FastPath(app, {("POST", "/v1/fast"): fast})
 
     def counted(status: int) -> float:
         labels = {"route": "/v1/fast", "method": "POST", "status": str(status)}
         return REGISTRY.get_sample_value("piepowder_http_requests_total", labels) or 0.0
 
-    answers = []
-    for served in (app, short):
+    responses = []
+    for served in (app, fast_path):
         transport = httpx.ASGITransport(served, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            answer = await client.post(f"/v1/fast?outcome={outcome}", content=b"a body")
-            before = counted(answer.status_code)
+            response = await client.post(f"/v1/fast?outcome={outcome}", content=b"a body")
+            before = counted(response.status_code)
             again = await client.post(f"/v1/fast?outcome={outcome}", content=b"a body")
-            assert counted(answer.status_code) == before + 1
+            assert counted(response.status_code) == before + 1
             assert (await client.get("/v1/fast")).status_code == 405
             assert (await client.get("/healthz")).status_code == 200
-            answers.append((again.status_code, sorted(again.headers.items()), again.content))
-    assert answers[0] == answers[1]
+            responses.append((again.status_code, sorted(again.headers.items()), again.content))
+    assert responses[0] == responses[1]
 
 
 BUSY = ProblemType("busy", 409, "Busy", "Another call is in progress.")
 TAKEN = ProblemType("taken", 409, "Taken", "The name is taken.")
 
 
-def test_the_types_of_error_of_one_status_are_one_response_with_an_example_each() -> None:
+def test_the_problem_types_of_one_status_are_one_response_with_one_example_each() -> None:
     one, both = problems(BUSY)[409], problems(BUSY, TAKEN)[409]
     content = one["content"]["application/problem+json"]
     assert (one["description"], content["example"]["type"]) == ("Busy", "urn:piepowder:problem:busy")
@@ -437,7 +437,7 @@ def test_the_types_of_error_of_one_status_are_one_response_with_an_example_each(
     assert problems(BUSY)[409] == one
 
 
-async def test_head_is_answered_wherever_get_is(client: httpx.AsyncClient) -> None:
+async def test_every_get_route_accepts_head(client: httpx.AsyncClient) -> None:
     for path, status in (("/healthz", 200), ("/v1/guarded", 401), ("/v1/busy", 429), ("/v1/keyed", 405)):
         assert (await client.head(path)).status_code == status
     assert (await client.put("/v1/busy")).headers["allow"] == "GET, HEAD"

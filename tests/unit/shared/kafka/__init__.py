@@ -1,1 +1,1 @@
-"""Tests: unit/shared/kafka."""
+"""Unit tests of shared.kafka."""

@@ -21,7 +21,7 @@ PARTITION = TopicPartition("t", 0)
 
 
 class ScriptedClient:
-    """A Kafka client that returns the given portions; partitions are revoked or a poll fails before a given one."""
+    """A Kafka client that returns the given portions; before one of them, partitions are revoked or a poll fails."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ def portion(*offsets: int, size: int = 1) -> RecordsByPartition:
 
 
 async def handle(_: Sequence[Received[int]]) -> None:
-    raise AssertionError("nothing is handled here")
+    raise AssertionError("no test of this module handles a batch")
 
 
 async def read(client: ScriptedClient, *, one_by_one: bool = False, producer: Producer | None = None) -> Any:
@@ -134,25 +134,25 @@ async def test_a_batch_is_full_at_the_byte_limit() -> None:
     large = _BATCH_BYTES // 13
     client = ScriptedClient([portion(*some, size=large) for some in (range(10), (10, 11, 12), (13,), (14,))])
     batch = await read(client)
-    assert client.limits == [10, 3, 1], "at most the room for records of the same size"
+    assert client.limits == [10, 3, 1], "a poll requests only as many records of the same size as fit"
     assert len(batch.records[PARTITION]) == 14
     client = ScriptedClient([portion(0, size=_BATCH_BYTES), portion(1)])
     batch = await read(client)
     assert (client.limits, len(batch.records[PARTITION]), batch.caught_up) == ([10], 1, None)
 
 
-async def test_a_batch_starts_anew_with_the_records_after_a_revocation() -> None:
+async def test_a_batch_has_only_the_records_after_a_revocation() -> None:
     client = ScriptedClient([portion(7, 8), portion(3, 4), portion(5)], revoked_before=1)
     batch = await read(client)
     assert offsets(batch) == [3, 4, 5]
-    assert batch.revocations == revocations(client) == 1, "so the loop handles it"
+    assert batch.revocations == revocations(client) == 1, "the loop handles a batch with equal numbers"
     assert batch.caught_up is None, "the polls were of the old assignment"
 
 
 async def test_records_from_before_a_revocation_are_not_handled() -> None:
     client = ScriptedClient([portion(7, 8)], revoked_before=1)
     batch = await read(client)
-    assert (batch.revocations, revocations(client)) == (0, 1), "so the loop drops it"
+    assert (batch.revocations, revocations(client)) == (0, 1), "the loop drops a batch with different numbers"
 
 
 async def test_without_records_all_partitions_are_caught_up() -> None:
@@ -175,7 +175,7 @@ async def test_handled_until_is_empty_while_it_is_unknown_for_one_partition() ->
     assert member.handled_until() == {other: 7}
 
 
-async def test_when_partitions_move_during_the_first_poll_it_is_unknown_what_else_waits() -> None:
+async def test_caught_up_is_unknown_after_a_revocation_during_the_first_poll() -> None:
     client = ScriptedClient([portion(3)], revoked_before=0)
     batch = await read(client)
     assert (batch.revocations, revocations(client)) == (1, 1), "the records are of the new assignment"
@@ -184,10 +184,10 @@ async def test_when_partitions_move_during_the_first_poll_it_is_unknown_what_els
     client.member.partitions_assigned({PARTITION})
     client.limits.clear()
     batch = await client.member._reader.read(client, asyncio.Event())
-    assert batch.caught_up is None, "the script revokes them again"
+    assert batch.caught_up is None, "the client revokes them again"
 
 
-async def test_the_records_of_other_partitions_are_handled_before_the_failure_of_one_is_raised() -> None:
+async def test_the_records_of_other_partitions_are_handled_before_the_failure_of_one_partition_is_raised() -> None:
     client = ScriptedClient([portion(3, 4)], fails_before=1)
     batch = await read(client)
     assert offsets(batch) == [3, 4]
@@ -196,7 +196,7 @@ async def test_the_records_of_other_partitions_are_handled_before_the_failure_of
         await read(ScriptedClient([portion(3)], fails_before=0))
 
 
-async def test_one_by_one_a_batch_starts_anew_with_the_records_after_a_revocation() -> None:
+async def test_one_by_one_a_batch_has_only_the_records_after_a_revocation() -> None:
     client = ScriptedClient([portion(3)], revoked_before=0)
     batch = await read(client, one_by_one=True)
     assert (batch.revocations, revocations(client), batch.caught_up) == (1, 1, None)
@@ -214,7 +214,7 @@ async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoke
         assert client.seeks == ([] if revoke else [(PARTITION, 8)])
 
 
-async def test_during_a_rebalance_it_is_unknown_what_waits() -> None:
+async def test_caught_up_is_unknown_during_a_rebalance() -> None:
     client = ScriptedClient([])
     await read(client)
     member = client.member

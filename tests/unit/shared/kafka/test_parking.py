@@ -1,4 +1,4 @@
-"""Later records of a key wait behind a record that cannot be handled, and are replayed in order."""
+"""Later records of a parked key are dead-lettered too, and all are replayed in order."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,18 +21,18 @@ from tests.support.in_memory_kafka import GROUP, LETTERS, PARKED, TOPIC, Broker,
 Handle = Callable[[Sequence[Received[str]]], Any]
 
 
-class CursedHandler:
-    """A handler that fails for `cursed` texts; `handled` has each text once, in the order of the first effects."""
+class FailingHandler:
+    """A handler that fails for `failing` texts; `handled` has each text once, in the order of the first effects."""
 
-    def __init__(self, *cursed: str) -> None:
-        self.cursed = set(cursed)
+    def __init__(self, *failing: str) -> None:
+        self.failing = set(failing)
         self.handled: list[str] = []
         self.received: list[str] = []
 
     async def __call__(self, batch: Sequence[Received[str]]) -> None:
         texts = [received.message for received in batch]
-        if found := self.cursed & set(texts):
-            raise Poison(f"cursed: {', '.join(sorted(found))}")
+        if found := self.failing & set(texts):
+            raise Poison(f"failing: {', '.join(sorted(found))}")
         self.received += texts
         self.handled += [text for n, text in enumerate(texts) if text not in self.handled and text not in texts[:n]]
 
@@ -57,7 +57,7 @@ def dead_letters(broker: Broker) -> RegionDeadLetters:
 
 
 def dead_lettered(broker: Broker) -> list[str]:
-    """The dead-lettered texts, by original place."""
+    """The dead-lettered texts, in their original order."""
     stored = {(TopicPartition(r.topic, r.partition), r.offset): r for r in broker.all(LETTERS)}
     return [
         (stored[letter.stored].value or b"").decode()
@@ -88,36 +88,36 @@ def reason(letter: RawRecord) -> str:
 
 
 async def test_later_records_of_a_key_wait_behind_a_failed_record_and_other_keys_continue() -> None:
-    broker, reader = Broker(), CursedHandler("a2")
+    broker, reader = Broker(), FailingHandler("a2")
     await post(broker, "a1", "b1", "a2", "a3", "b2", "c1", "a4")
     await consume(broker, reader)
     assert sorted(reader.handled) == ["a1", "b1", "b2", "c1"]
     assert dead_lettered(broker) == ["a2", "a3", "a4"]
     first, second, third = broker.all(LETTERS)
-    assert reason(first) == "cursed: a2"
-    assert reason(second) == reason(third) == f"follows {TOPIC}[0]@2, which is parked: cursed: a2"
+    assert reason(first) == "failing: a2"
+    assert reason(second) == reason(third) == f"follows {TOPIC}[0]@2, which is parked: failing: a2"
     assert dict(second.headers)["dl_offset"] == b"3"
     assert (second.key, second.value) == (b"a", b"a3")
     assert original_headers(second.headers) == [("ce_id", b"a3")]
 
 
 async def test_an_unexpected_error_parks_the_key() -> None:
-    broker, reader = Broker(), CursedHandler()
+    broker, reader = Broker(), FailingHandler()
 
-    async def stumble(batch: Sequence[Received[str]]) -> None:
+    async def fail_on_a1(batch: Sequence[Received[str]]) -> None:
         if any(received.message == "a1" for received in batch):
             raise ValueError("a defect")
         await reader(batch)
 
     await post(broker, "a1", "a2", "b1")
-    await consume(broker, stumble)
+    await consume(broker, fail_on_a1)
     assert reader.handled == ["b1"]
     assert dead_lettered(broker) == ["a1", "a2"]
     assert "ValueError" in reason(broker.all(LETTERS)[0])
 
 
 async def test_an_undecodable_record_is_dead_lettered_alone() -> None:
-    broker, reader = Broker(), CursedHandler()
+    broker, reader = Broker(), FailingHandler()
     await post(broker, "a1", "bada2", "a3")
     await consume(broker, reader)
     assert reader.handled == ["a1", "a3"]
@@ -125,8 +125,8 @@ async def test_an_undecodable_record_is_dead_lettered_alone() -> None:
     assert parked(broker) == []
 
 
-async def test_a_record_that_is_too_new_parks_its_key_and_a_newer_reader_handles_all_in_order() -> None:
-    broker, reader = Broker(), CursedHandler()
+async def test_a_record_that_is_too_new_parks_its_key_and_a_newer_version_handles_all_in_order() -> None:
+    broker, reader = Broker(), FailingHandler()
     await post(broker, "a1", "newa2", "a3", "b1")
     await consume(broker, reader)
     assert reader.handled == ["a1", "b1"]
@@ -139,11 +139,11 @@ async def test_a_record_that_is_too_new_parks_its_key_and_a_newer_reader_handles
     assert (parked(broker), dead_lettered(broker)) == ([], [])
 
 
-async def test_a_key_stays_parked_after_a_restart_and_a_reset_writes_no_letter_twice() -> None:
-    broker, reader = Broker(), CursedHandler("a2")
+async def test_a_key_stays_parked_after_a_restart_and_a_reset_writes_no_dead_letter_twice() -> None:
+    broker, reader = Broker(), FailingHandler("a2")
     await post(broker, "a1", "a2", "a3")
     await consume(broker, reader)
-    reader.cursed.clear()
+    reader.failing.clear()
     await post(broker, "a4")
     await consume(broker, reader)
     assert reader.handled == ["a1"]
@@ -158,13 +158,13 @@ async def test_a_key_stays_parked_after_a_restart_and_a_reset_writes_no_letter_t
 @pytest.mark.parametrize("size", [1, 2, 1000])
 async def test_a_crash_at_any_step_gives_the_same_result(size: int) -> None:
     for steps in range(40):
-        broker, reader = Broker(), CursedHandler("a2")
+        broker, reader = Broker(), FailingHandler("a2")
         await post(broker, "a1", "a2", "b1", "a3")
         await crash(broker, reader, steps, size)
         await consume(broker, reader, batch=size)
         assert reader.of("a") == ["a1"]
         assert dead_lettered(broker) == ["a2", "a3"]
-        reader.cursed.clear()
+        reader.failing.clear()
         await broker.send(replay_records(broker))
         await post(broker, "a4")
         await crash(broker, reader, steps, size)
@@ -173,19 +173,19 @@ async def test_a_crash_at_any_step_gives_the_same_result(size: int) -> None:
         assert (parked(broker), dead_lettered(broker)) == ([], [])
 
 
-async def crash(broker: Broker, reader: CursedHandler, steps: int, size: int) -> None:
-    """Consume, and crash after so many steps."""
+async def crash(broker: Broker, reader: FailingHandler, steps: int, size: int) -> None:
+    """Consume, and crash after `steps` steps."""
     broker.steps_to_crash = steps
     with suppress(Crash):
         await consume(broker, reader, batch=size)
     broker.steps_to_crash = None
 
 
-async def test_replayed_records_are_handled_in_order_and_then_the_key_is_free() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+async def test_replayed_records_are_handled_in_order_and_then_the_key_is_not_parked() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2", "b1")
     await consume(broker, reader)
-    reader.cursed.clear()
+    reader.failing.clear()
     returned = metrics.RETURNED.labels(GROUP, TOPIC)._value.get()
     await broker.send(replay_records(broker))
     await post(broker, "a3")
@@ -195,11 +195,11 @@ async def test_replayed_records_are_handled_in_order_and_then_the_key_is_free() 
     assert metrics.RETURNED.labels(GROUP, TOPIC)._value.get() == returned + 2
 
 
-async def test_no_later_record_overtakes_one_that_the_replay_did_not_include() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+async def test_no_later_record_overtakes_a_record_that_the_replay_did_not_include() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
-    reader.cursed.clear()
+    reader.failing.clear()
     first, second = replay_records(broker)
     await post(broker, "a3")
     await broker.send([first])
@@ -217,10 +217,10 @@ async def test_no_later_record_overtakes_one_that_the_replay_did_not_include() -
 
 
 async def test_a_partial_replay_does_not_free_the_key() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2", "a3")
     await consume(broker, reader)
-    reader.cursed.clear()
+    reader.failing.clear()
     first, second, third = replay_records(broker)
     await broker.send([third, second])
     await consume(broker, reader)
@@ -234,7 +234,7 @@ async def test_a_partial_replay_does_not_free_the_key() -> None:
 
 
 async def test_a_replayed_record_that_fails_again_keeps_its_original_offset_and_the_others_stay_parked() -> None:
-    broker, reader = Broker(), CursedHandler("a2")
+    broker, reader = Broker(), FailingHandler("a2")
     await post(broker, "a1", "a2", "a3")
     await consume(broker, reader)
     await broker.send(replay_records(broker))
@@ -245,17 +245,17 @@ async def test_a_replayed_record_that_fails_again_keeps_its_original_offset_and_
     assert [dict(letter.headers)["dl_offset"] for letter in letters] == [b"1", b"2"] * 2
     assert [dict(letter.headers).get("dl_met") for letter in letters] == [None, None, b"3", b"4"]
     assert "before its turn" in reason(letters[3])
-    reader.cursed.clear()
+    reader.failing.clear()
     await broker.send(replay_records(broker))
     await consume(broker, reader)
     assert reader.handled == ["a1", "a2", "a3"]
 
 
 async def test_a_copy_that_is_sent_twice_is_handled_once() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
-    reader.cursed.clear()
+    reader.failing.clear()
     first, second = replay_records(broker)
     await post(broker, "a3")
     await broker.send([first, first, second, second])
@@ -268,10 +268,10 @@ async def test_a_copy_that_is_sent_twice_is_handled_once() -> None:
 
 
 async def test_a_copy_that_arrives_after_its_key_is_free_is_ignored() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
-    reader.cursed.clear()
+    reader.failing.clear()
     records = replay_records(broker)
     await broker.send(records)
     await post(broker, "a3")
@@ -282,7 +282,7 @@ async def test_a_copy_that_arrives_after_its_key_is_free_is_ignored() -> None:
 
 
 async def test_a_copy_in_a_chain_that_no_longer_decodes_keeps_the_key_parked() -> None:
-    broker, reader = Broker(), CursedHandler()
+    broker, reader = Broker(), FailingHandler()
     await post(broker, "newa1", "a2")
     await consume(broker, reader)
     await broker.send(replay_records(broker))
@@ -297,7 +297,7 @@ async def test_a_copy_in_a_chain_that_no_longer_decodes_keeps_the_key_parked() -
 
 
 class OutdatedParkedKeys(InMemoryParkedKeys):
-    """An old state that another process has overwritten."""
+    """An old state of the parked keys, which another process has overwritten."""
 
     def __init__(self, broker: Broker, known: dict[KeyPartition, Parked]) -> None:
         super().__init__(broker, GROUP)
@@ -308,12 +308,12 @@ class OutdatedParkedKeys(InMemoryParkedKeys):
 
 
 async def test_an_outdated_entry_frees_no_key_too_early_and_is_corrected() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2", "a3", "a4")
     await consume(broker, reader)
     [(lane, state)] = dead_letters(broker).parked(GROUP).items()
     behind = msgspec.structs.replace(state, last=1)
-    reader.cursed.clear()
+    reader.failing.clear()
     await broker.send(replay_records(broker)[:2])
     await post(broker, "a5")
     await consume(broker, reader, store=OutdatedParkedKeys(broker, {lane: behind}))
@@ -332,10 +332,10 @@ async def test_an_outdated_entry_frees_no_key_too_early_and_is_corrected() -> No
 
 
 async def test_copies_of_an_earlier_replay_do_not_change_a_key_that_is_parked_again() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
-    reader.cursed = {"a3"}
+    reader.failing = {"a3"}
     await broker.send(replay_records(broker))
     await post(broker, "a3", "a4")
     await consume(broker, reader)
@@ -347,15 +347,15 @@ async def test_copies_of_an_earlier_replay_do_not_change_a_key_that_is_parked_ag
     assert state.back == -1
 
 
-async def test_a_replayed_letter_joins_the_chain_when_its_key_was_parked_only_afterwards() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+async def test_a_replayed_dead_letter_joins_the_chain_if_its_key_was_parked_only_afterwards() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2")
-    await crash(broker, reader, 1, 1)  # after the letter, before the entry of the parked key
+    await crash(broker, reader, 1, 1)  # after the dead letter, before the entry of the parked key
     assert (dead_lettered(broker), parked(broker)) == (["a1"], [])
     await broker.send(replay_records(broker))
     await consume(broker, reader)
     assert dead_lettered(broker) == ["a1", "a2"]
-    reader.cursed.clear()
+    reader.failing.clear()
     await broker.send(replay_records(broker))
     await consume(broker, reader)
     assert reader.handled == ["a1", "a2"]
@@ -363,7 +363,7 @@ async def test_a_replayed_letter_joins_the_chain_when_its_key_was_parked_only_af
 
 
 async def test_a_replay_can_leave_the_failing_record_behind() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2", "a3")
     await consume(broker, reader)
     await broker.send(replay_records(broker, leave=True))
@@ -373,15 +373,15 @@ async def test_a_replay_can_leave_the_failing_record_behind() -> None:
     assert parked(broker) == []
     assert dead_lettered(broker) == ["a1"]
     assert "left behind" in reason(broker.all(LETTERS)[3])
-    reader.cursed.clear()
+    reader.failing.clear()
     await broker.send(replay_records(broker))
     await consume(broker, reader)
     assert reader.handled == ["a2", "a3", "a4", "a1"]
     assert dead_lettered(broker) == []
 
 
-async def test_a_single_letter_is_replayed_as_a_new_record() -> None:
-    broker, reader = Broker(), CursedHandler()
+async def test_a_dead_letter_outside_of_a_chain_is_replayed_as_a_new_record() -> None:
+    broker, reader = Broker(), FailingHandler()
     await post(broker, "bada1", "a2")
     await consume(broker, reader)
     await broker.send(replay_records(broker))
@@ -395,8 +395,8 @@ async def test_a_single_letter_is_replayed_as_a_new_record() -> None:
     assert dead_lettered(broker) == []
 
 
-async def test_a_single_letter_waits_if_its_key_is_parked_when_it_is_replayed() -> None:
-    broker, reader = Broker(), CursedHandler("a2")
+async def test_a_dead_letter_outside_of_a_chain_joins_one_if_its_key_is_parked_at_the_replay() -> None:
+    broker, reader = Broker(), FailingHandler("a2")
     await post(broker, "bada1", "a2")
     await consume(broker, reader)
     await broker.send(replay_records(broker, only=lambda unit: unit.parked is None))
@@ -407,7 +407,7 @@ async def test_a_single_letter_waits_if_its_key_is_parked_when_it_is_replayed() 
 
 
 async def test_a_copy_for_another_group_is_an_ordinary_record_without_the_replay_header() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     seen: list[RawRecord] = []
 
     async def see(batch: Sequence[Received[str]]) -> None:
@@ -423,7 +423,7 @@ async def test_a_copy_for_another_group_is_an_ordinary_record_without_the_replay
 
 async def test_no_group_dead_letters_a_copy_that_was_replayed_for_another_group() -> None:
     """Each group has received the original, and has handled it or dead-lettered it."""
-    broker, router, audit = Broker(), CursedHandler("a1"), CursedHandler("a1", "b1")
+    broker, router, audit = Broker(), FailingHandler("a1"), FailingHandler("a1", "b1")
     await post(broker, "bada0", "newc1", "a1", "b1", "b2")
     for _ in range(3):
         await consume(broker, router)
@@ -431,7 +431,7 @@ async def test_no_group_dead_letters_a_copy_that_was_replayed_for_another_group(
         await broker.send(replay_records(broker, only=lambda unit: unit.lane.key != b"b"))
     places = [letter.id for letter in dead_letters(broker).open.values()]
     assert len(places) == len(set(places)) == 3 + 5
-    audit.cursed.clear()
+    audit.failing.clear()
     await consume(broker, audit, group="piepowder-audit-eu")
     assert audit.handled == ["a1"]
 
@@ -448,7 +448,7 @@ def _record(*headers: tuple[str, bytes]) -> RawRecord:
 
 
 async def test_after_a_reset_the_records_before_the_parked_one_are_handled_again() -> None:
-    broker, reader = Broker(), CursedHandler("a2")
+    broker, reader = Broker(), FailingHandler("a2")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
     broker.committed.clear()
@@ -456,11 +456,11 @@ async def test_after_a_reset_the_records_before_the_parked_one_are_handled_again
     assert reader.received == ["a1", "a1"]
 
 
-async def test_a_copy_is_handled_alone_so_that_other_records_of_the_batch_cannot_fail_it() -> None:
-    broker, reader = Broker(), CursedHandler("a1", "b9")
+async def test_a_copy_is_handled_alone_so_that_no_other_record_of_the_batch_makes_it_fail() -> None:
+    broker, reader = Broker(), FailingHandler("a1", "b9")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
-    reader.cursed.remove("a1")
+    reader.failing.remove("a1")
     first, second = replay_records(broker)
     await post(broker, "b1")
     await broker.send([first])
@@ -472,23 +472,23 @@ async def test_a_copy_is_handled_alone_so_that_other_records_of_the_batch_cannot
 
 
 async def test_above_the_limit_of_parked_keys_the_service_stops_and_commits_nothing() -> None:
-    broker, reader = Broker(), CursedHandler("a1", "b1", "c1")
+    broker, reader = Broker(), FailingHandler("a1", "b1", "c1")
     await post(broker, "a1", "b1", "c1")
     with pytest.raises(Fatal, match=r"2 keys of piepowder-router-eu are parked.*PIEPOWDER_PARKED_KEYS"):
         await consume(broker, reader, limit=2)
     assert not broker.committed[GROUP]
-    reader.cursed.clear()
+    reader.failing.clear()
     await consume(broker, reader, limit=2)
     assert reader.handled == ["a1", "b1", "c1"]
 
 
-async def test_a_reader_that_ignores_order_parks_no_key() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+async def test_a_consumer_that_ignores_order_parks_no_key() -> None:
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "newa2", "a3")
     await consume(broker, reader, parks=False)
     assert reader.handled == ["a3"]
     assert dead_lettered(broker) == ["a1", "newa2"]
-    reader.cursed.clear()
+    reader.failing.clear()
     await broker.send(replay_records(broker))
     await consume(broker, reader, parks=False, read=lambda record: (record.value or b"").decode())
     assert reader.handled == ["a3", "a1", "newa2"]
@@ -497,15 +497,15 @@ async def test_a_reader_that_ignores_order_parks_no_key() -> None:
 
 @pytest.mark.parametrize("topic", [topics.CONTROL, LETTERS])
 async def test_no_key_is_parked_on_the_control_and_dead_letter_topics(topic: str) -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2", topic=topic)
     await consume(broker, reader, names=[topic], read=lambda record: (record.value or b"").decode())
     assert reader.handled[:1] == ["a2"]
     assert parked(broker) == []
 
 
-async def test_a_letter_that_cannot_be_handled_is_dead_lettered_once_and_replayed_whole() -> None:
-    broker, router, audit = Broker(), CursedHandler("a1"), CursedHandler("a1")
+async def test_a_dead_letter_that_cannot_be_handled_is_dead_lettered_once_and_replayed_whole() -> None:
+    broker, router, audit = Broker(), FailingHandler("a1"), FailingHandler("a1")
     await post(broker, "a1")
     await consume(broker, router)
     await consume(broker, audit, names=[LETTERS], group="piepowder-audit-eu")
@@ -513,14 +513,14 @@ async def test_a_letter_that_cannot_be_handled_is_dead_lettered_once_and_replaye
     first, second = broker.all(LETTERS)
     assert dict(second.headers)["dl_topic"] == LETTERS.encode()
     assert original_headers(second.headers) == list(first.headers)
-    audit.cursed.clear()
+    audit.failing.clear()
     await broker.send(replay_records(broker, only=lambda unit: unit.group == "piepowder-audit-eu"))
     await consume(broker, audit, names=[LETTERS], group="piepowder-audit-eu")
-    assert audit.received == ["a1", ""]  # the letter, and the receipt of the letter about it
+    assert audit.received == ["a1", ""]  # the dead letter, and the receipt for the dead letter about it
     assert [unit.group for unit in dead_letters(broker).units()] == [GROUP]
 
 
-def test_headers_survive_any_number_of_letters() -> None:
+def test_headers_survive_repeated_dead_lettering() -> None:
     headers = [("x", b"1"), ("dl_reason", b"mine"), ("dl_dl_reason", b"older")]
     assert original_headers([*escape_headers(escape_headers(headers)), ("dl_reason", b"new")])[:3] == escape_headers(
         headers
@@ -528,15 +528,15 @@ def test_headers_survive_any_number_of_letters() -> None:
     assert original_headers(escape_headers(headers)) == headers
 
 
-async def test_many_waiting_records_of_one_key_do_not_trip_the_breaker() -> None:
-    broker, reader = Broker(), CursedHandler("a0")
+async def test_many_records_of_one_parked_key_do_not_open_the_circuit_breaker() -> None:
+    broker, reader = Broker(), FailingHandler("a0")
     await post(broker, *(f"a{n}" for n in range(3000)))
     await consume(broker, reader)
     assert len(dead_lettered(broker)) == 3000
 
 
 async def test_the_number_of_parked_keys_is_a_metric() -> None:
-    broker, reader = Broker(), CursedHandler("a1", "b1")
+    broker, reader = Broker(), FailingHandler("a1", "b1")
     await post(broker, "a1", "b1", "b2")
     gauges: list[float] = []
 
@@ -551,7 +551,7 @@ async def test_the_number_of_parked_keys_is_a_metric() -> None:
 
 
 async def test_a_process_counts_the_parked_keys_of_its_own_partitions() -> None:
-    broker, reader = Broker(partitions=2), CursedHandler(*(f"{key}1" for key in "abcdef"))
+    broker, reader = Broker(partitions=2), FailingHandler(*(f"{key}1" for key in "abcdef"))
     await post(broker, *(f"{key}1" for key in "abcdef"))
     await consume(broker, reader)
     gauges: list[float] = []
@@ -567,14 +567,14 @@ async def test_a_process_counts_the_parked_keys_of_its_own_partitions() -> None:
 
 
 async def test_an_invalid_entry_stops_the_service_because_its_key_is_unknown() -> None:
-    broker, reader = Broker(), CursedHandler()
+    broker, reader = Broker(), FailingHandler()
     await broker.send([Record(PARKED, f"{GROUP}/t/0/a".encode(), b"?", []), Record(PARKED, b"other/x", b"?", [])])
     with pytest.raises(Fatal, match=rf"{PARKED}\[0\]@0 is not a valid entry of {GROUP}.s parked keys"):
         await consume(broker, reader)
 
 
 async def test_a_parked_keys_entry_is_readable_json() -> None:
-    broker, reader = Broker(), CursedHandler("a1")
+    broker, reader = Broker(), FailingHandler("a1")
     await post(broker, "a1", "a2")
     await consume(broker, reader)
     *_, last = broker.all(PARKED)
@@ -582,7 +582,7 @@ async def test_a_parked_keys_entry_is_readable_json() -> None:
     assert msgspec.json.decode(last.value or b"") == {
         "since": 0,
         "last": 1,
-        "reason": "cursed: a1",
+        "reason": "failing: a1",
         "at": "2026-05-01T00:00:00.000Z",
         "back": -1,
     }

@@ -1,1 +1,1 @@
-"""Tests: unit/shared/runtime."""
+"""Unit tests of shared.runtime."""

@@ -1,4 +1,4 @@
-"""A service runs until a signal, drains under a deadline, and does not outlive a loop that failed."""
+"""A service runs until a signal or a failed loop, and stops within a deadline; its server limits connections."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ from shared.runtime.retry import Backoff, until_done, wait
 from shared.runtime.settings import CommonSettings
 
 
-async def live(*loops: Callable[[asyncio.Event], Awaitable[None]], drain_seconds: float = 2) -> bool:
+async def run_service(*loops: Callable[[asyncio.Event], Awaitable[None]], drain_seconds: float = 2) -> bool:
     readiness = Readiness("test")
     settings = CommonSettings(drain_seconds=drain_seconds)
     async with asyncio.timeout(20):
         return await serve(create_app("test", "", readiness), settings, loops, readiness)
 
 
-async def signalled(stop: asyncio.Event) -> None:
+async def send_sigterm(stop: asyncio.Event) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await stop.wait()
 
@@ -47,11 +47,11 @@ async def test_after_a_signal_the_loops_finish_their_current_work() -> None:
         await asyncio.sleep(0.1)
         finished.append(True)
 
-    assert await live(loop, signalled)
+    assert await run_service(loop, send_sigterm)
     assert finished == [True]
 
 
-async def test_a_loop_that_fails_stops_the_service_and_is_logged() -> None:
+async def test_a_loop_that_fails_stops_the_service() -> None:
     ended = []
 
     async def failing(stop: asyncio.Event) -> None:
@@ -61,11 +61,11 @@ async def test_a_loop_that_fails_stops_the_service_and_is_logged() -> None:
         await stop.wait()
         ended.append(True)
 
-    assert not await live(failing, other)
+    assert not await run_service(failing, other)
     assert ended == [True]
 
 
-async def test_each_failure_of_a_loops_tasks_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_failed_task_of_a_loop_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def failing(reason: str) -> None:
         raise Fatal(reason)
 
@@ -74,19 +74,19 @@ async def test_each_failure_of_a_loops_tasks_is_logged(caplog: pytest.LogCapture
             for reason in ("one reason", "another"):
                 tasks.create_task(failing(reason))
 
-    assert not await live(loop)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert [text.partition(": ")[2] for text in told] == ["one reason", "another"]
+    assert not await run_service(loop)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [text.partition(": ")[2] for text in messages] == ["one reason", "another"]
 
 
 async def test_a_loop_that_does_not_stop_is_cancelled_at_the_deadline() -> None:
-    async def deaf(stop: asyncio.Event) -> None:
+    async def endless(stop: asyncio.Event) -> None:
         await asyncio.Event().wait()
 
-    assert await live(deaf, signalled, drain_seconds=0.1)
+    assert await run_service(endless, send_sigterm, drain_seconds=0.1)
 
 
-async def test_connecting_is_retried_until_it_succeeds_and_readiness_reports_the_error() -> None:
+async def test_a_connection_is_retried_until_it_succeeds_and_readiness_reports_the_error() -> None:
     readiness, seen, attempts = Readiness("test"), [], 0
 
     async def connect() -> str:
@@ -94,11 +94,11 @@ async def test_connecting_is_retried_until_it_succeeds_and_readiness_reports_the
         attempts += 1
         seen.append(readiness.conditions["kafka"])
         if attempts < 3:
-            raise Transient("no broker answers")
+            raise Transient("no broker responds")
         return "connected"
 
     assert await until_done("kafka", connect, stop=asyncio.Event(), readiness=readiness) == "connected"
-    assert seen == ["not connected yet", "no broker answers", "no broker answers"]
+    assert seen == ["not connected yet", "no broker responds", "no broker responds"]
     assert readiness.ready
 
 
@@ -116,18 +116,18 @@ def test_the_delays_of_retries_grow_up_to_a_limit(attempt: int) -> None:
     assert ceiling / 2 <= backoff.delay(attempt) <= ceiling
 
 
-def test_a_service_that_cannot_start_ends_with_a_sentence_and_its_own_status(
+def test_a_service_that_cannot_start_logs_the_reason_and_exits_with_status_2(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run(_: CommonSettings) -> bool:
         raise Fatal("clients.json cannot be read.")
 
     monkeypatch.setattr(logs, "configure", lambda *_: None)
-    with ThreadPoolExecutor(1) as own, pytest.raises(SystemExit) as ended:  # it makes an event loop of its own
-        own.submit(main, "test", CommonSettings, run).result()
+    with ThreadPoolExecutor(1) as thread, pytest.raises(SystemExit) as ended:  # `main` creates its own event loop
+        thread.submit(main, "test", CommonSettings, run).result()
     assert ended.value.code == 2
-    [told] = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert (told.getMessage(), told.exc_info) == ("the service cannot start: clients.json cannot be read.", None)
+    [error] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (error.getMessage(), error.exc_info) == ("the service cannot start: clients.json cannot be read.", None)
 
 
 def free_port() -> int:
@@ -135,8 +135,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def exchange(port: int, *pieces: bytes, every: float = 0.15, then: float = 5) -> tuple[bytes, float]:
-    """What comes back on one connection for what is sent a piece at a time, and how long it was held in seconds."""
+async def exchange(port: int, *pieces: bytes, every: float = 0.15, limit: float = 5) -> tuple[bytes, float]:
+    """Send pieces at intervals of `every` seconds; returns the received bytes, and the seconds until the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     begun = asyncio.get_running_loop().time()
 
@@ -147,16 +147,16 @@ async def exchange(port: int, *pieces: bytes, every: float = 0.15, then: float =
 
     sending = asyncio.create_task(send())
     try:
-        async with asyncio.timeout(then):
-            answer = await reader.read()
+        async with asyncio.timeout(limit):
+            response = await reader.read()
     finally:
         sending.cancel()
         writer.close()
-    return answer, asyncio.get_running_loop().time() - begun
+    return response, asyncio.get_running_loop().time() - begun
 
 
 async def served(call: Callable[[int], Awaitable[None]], app: ASGIApp | None = None) -> bool:
-    """Whether a service lives well while it is called at a port."""
+    """Run a service while `call` uses its port; returns True for a normal stop."""
     readiness, port = Readiness("test"), free_port()
 
     async def caller(_: asyncio.Event) -> None:
@@ -180,7 +180,7 @@ GET_AND_CLOSE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("pieces", "answers"),
+    ("pieces", "statuses"),
     [
         ([], []),
         ([b"GET /healthz HT"], []),
@@ -189,16 +189,16 @@ GET_AND_CLOSE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         ([GET, *[b"\r\n"] * 20], [b"200"]),
     ],
 )
-async def test_a_head_that_does_not_come_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], answers: list[bytes]
+async def test_a_connection_without_a_complete_head_gets_408_at_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch, pieces: list[bytes], statuses: list[bytes]
 ) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
 
     async def call(port: int) -> None:
-        answer, seconds = await exchange(port, *pieces)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [*answers, b"408"]
-        assert b"application/problem+json" in answer
-        assert b"urn:piepowder:problem:too-slow" in answer
+        response, seconds = await exchange(port, *pieces)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [*statuses, b"408"]
+        assert b"application/problem+json" in response
+        assert b"urn:piepowder:problem:too-slow" in response
         assert 0.25 <= seconds < 2
 
     assert await served(call)
@@ -209,46 +209,46 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     [(b"GET /", b"a"), (b"GET / HTTP/1.1\r\nA: ", b"a"), (GET + b"GET / HTTP/1.1\r\n", b"Name: value\r\n")],
     ids=["path", "one field", "many fields"],
 )
-async def test_a_head_without_end_is_not_kept(begin: bytes, more: bytes) -> None:
+async def test_a_head_without_end_gets_431_at_the_size_limit(begin: bytes, more: bytes) -> None:
     piece = more * (10_240 // len(more))
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, begin, *[piece] * 7, every=0.03)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * begin.count(GET) + [b"431"]
-        assert b"urn:piepowder:problem:head-too-large" in answer
+        response, _ = await exchange(port, begin, *[piece] * 7, every=0.03)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * begin.count(GET) + [b"431"]
+        assert b"urn:piepowder:problem:head-too-large" in response
 
     assert await served(call)
 
 
-async def test_a_head_that_is_too_large_is_refused_though_it_came_at_once() -> None:
+async def test_a_head_that_is_too_large_gets_431_even_if_it_arrives_at_once() -> None:
     async def call(port: int) -> None:
         for fields in (b"A: " + b"a" * 66_000 + b"\r\n", b"Name: value\r\n" * 8_000):
-            answer, _ = await exchange(port, GET + GET[:-2] + fields + b"\r\n" + GET)
-            assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"431"]
-        answer, _ = await exchange(port, GET[:-2] + b"A: " + b"a" * 64_000 + b"\r\n\r\n" + GET_AND_CLOSE)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200"]
+            response, _ = await exchange(port, GET + GET[:-2] + fields + b"\r\n" + GET)
+            assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200", b"431"]
+        response, _ = await exchange(port, GET[:-2] + b"A: " + b"a" * 64_000 + b"\r\n\r\n" + GET_AND_CLOSE)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200", b"200"]
 
     assert await served(call)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids="{} bytes at a time".format)
-async def test_a_wish_for_another_protocol_is_not_heard_and_all_that_follows_is_read(size: int) -> None:
+async def test_the_upgrade_header_is_ignored_and_the_rest_of_the_connection_is_read(size: int) -> None:
     app = create_app("test", "", Readiness("test"))
 
-    async def said(request: Request) -> Response:
+    async def echo(request: Request) -> Response:
         names = ",".join(f"{name}={request.headers.get(name)}" for name in ("x-y", "upgrade", "connection"))
         return Response(f"<{names} {(await request.body()).decode()}>")
 
-    app.add_route("/said/{what}", said, methods=["POST"])
-    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
-    head = b"POST /said/%69t?a=b HTTP/1.1\r\nHost: x\r\nX-Y: z\r\n"
+    app.add_route("/echo/{what}", echo, methods=["POST"])
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+    head = b"POST /echo/%69t?a=b HTTP/1.1\r\nHost: x\r\nX-Y: z\r\n"
     bodies = (b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nworld\r\n0\r\n\r\n")
-    sent = b"".join(head + wish + body for body in bodies) + GET[:-2] + wish + b"\r\n" + GET_AND_CLOSE
+    sent = b"".join(head + upgrade + body for body in bodies) + GET[:-2] + upgrade + b"\r\n" + GET_AND_CLOSE
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, *(sent[at : at + size] for at in range(0, len(sent), size)), every=0.0)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 4
-        assert re.findall(rb"<(.*?)>", answer) == [
+        response, _ = await exchange(port, *(sent[at : at + size] for at in range(0, len(sent), size)), every=0.0)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 4
+        assert re.findall(rb"<(.*?)>", response) == [
             b"x-y=z,upgrade=None,connection=HTTP2-Settings %s" % word for word in (b"hello", b"world")
         ]
 
@@ -263,10 +263,10 @@ async def test_a_wish_for_another_protocol_is_not_heard_and_all_that_follows_is_
         b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello!!\r\n0\r\n\r\n",
         b"Transfer-Encoding: xchunked\r\n\r\nhello",
     ],
-    ids=["no size", "no second size", "no end of a chunk", "no coding"],
+    ids=["no size", "no second size", "no end of a chunk", "unknown coding"],
 )
-@pytest.mark.parametrize("apart", [False, True])
-async def test_a_body_that_cannot_be_read_is_answered(body: bytes, *, apart: bool) -> None:
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_malformed_body_gets_400(body: bytes, *, split: bool) -> None:
     app = create_app("test", "", Readiness("test"))
     seen = []
 
@@ -279,9 +279,9 @@ async def test_a_body_that_cannot_be_read_is_answered(body: bytes, *, apart: boo
     whole = b"POST /read HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n"
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, *((whole, rest) if apart else (whole + rest,)))
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"400"]
-        assert b"urn:piepowder:problem:malformed-http" in answer
+        response, _ = await exchange(port, *((whole, rest) if split else (whole + rest,)))
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"400"]
+        assert b"urn:piepowder:problem:malformed-http" in response
 
     assert await served(call, app)
     assert seen == []
@@ -291,7 +291,7 @@ SLOW = GET.replace(b"/healthz", b"/slow")
 
 
 def slow_app(monkeypatch: pytest.MonkeyPatch) -> tuple[FastAPI, list[bytes]]:
-    """An application whose `/slow` answers when something else was refused; and the bodies that it was sent there."""
+    """An application and the bodies sent to its `/slow`, which responds after the server has rejected a request."""
     app, seen, refused = create_app("test", "", Readiness("test")), [], asyncio.Event()
     refuse = server._Protocol._refuse
 
@@ -315,7 +315,7 @@ def slow_app(monkeypatch: pytest.MonkeyPatch) -> tuple[FastAPI, list[bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("behind", "status"),
+    ("later", "status"),
     [
         (b"POST /slow HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
         (b"nonsense\r\n\r\n" + GET, b"400"),
@@ -327,49 +327,49 @@ def slow_app(monkeypatch: pytest.MonkeyPatch) -> tuple[FastAPI, list[bytes]]:
         (b"CONNECT /slow HTTP/1.1\r\nHost: x\r\n\r\n" + GET, b"405"),
         (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n" + GET, b"405"),
     ],
-    ids=["body", "nonsense", "head that wishes", "head, then a wish", "tunnel to a path", "tunnel"],
+    ids=["body", "nonsense", "head with upgrade", "head, then an upgrade", "CONNECT to a path", "CONNECT to a host"],
 )
-async def test_whatever_comes_behind_a_request_its_answer_comes_first(
-    behind: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
+async def test_an_invalid_request_gets_its_response_after_those_of_earlier_requests(
+    later: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MAX_HEAD_BYTES", 1_000)
     app, seen = slow_app(monkeypatch)
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, SLOW + SLOW + behind)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", status]
-        assert answer.count(b"\r\n\r\nslow") == 2
+        response, _ = await exchange(port, SLOW + SLOW + later)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200", b"200", status]
+        assert response.count(b"\r\n\r\nslow") == 2
 
     assert await served(call, app)
     assert seen == [b"", b""]
 
 
-async def test_an_answer_that_came_before_its_bodys_end_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_response_before_the_end_of_the_body_is_the_only_response(monkeypatch: pytest.MonkeyPatch) -> None:
     app, _ = slow_app(monkeypatch)
     head = b"POST /early HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, head, b"zz\r\n")
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"401"]
+        response, _ = await exchange(port, head, b"zz\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"401"]
 
     assert await served(call, app)
 
 
-async def test_requests_far_ahead_of_their_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pipelined_requests_above_the_limit_get_429(monkeypatch: pytest.MonkeyPatch) -> None:
     app, seen = slow_app(monkeypatch)
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, SLOW + GET * 20_000, b"GET / HTTP/1.1\r\n\r\n" * 10_000)
-        statuses = re.findall(rb"HTTP/1.1 (\d+)", answer)
+        response, _ = await exchange(port, SLOW + GET * 20_000, b"GET / HTTP/1.1\r\n\r\n" * 10_000)
+        statuses = re.findall(rb"HTTP/1.1 (\d+)", response)
         assert statuses == [b"200"] * 65 + [b"429"]
-        assert b"urn:piepowder:problem:too-far-ahead" in answer
+        assert b"urn:piepowder:problem:too-far-ahead" in response
 
     assert await served(call, app)
     assert seen == [b""]
 
 
-@pytest.mark.parametrize("behind", [b"", b"nonsense\r\n\r\n"])
-async def test_a_client_that_takes_nothing_is_dropped(behind: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("later", [b"", b"nonsense\r\n\r\n"])
+async def test_a_client_that_stops_reading_is_disconnected(later: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     app, lost = create_app("test", "", Readiness("test")), asyncio.Event()
     app.add_route("/large", lambda _: Response(b"a" * 30_000_000))
@@ -382,33 +382,33 @@ async def test_a_client_that_takes_nothing_is_dropped(behind: bytes, monkeypatch
     async def call(port: int) -> None:
         monkeypatch.setattr(server._Protocol, "connection_lost", noted)
         with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + behind)
-            await lost.wait()  # while nothing of the answer is read here
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + later)
+            await lost.wait()  # this client reads nothing
 
     assert await served(call, app)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-async def test_fields_behind_a_body_are_not_taken_for_the_heads(*, apart: bool) -> None:
+@pytest.mark.parametrize("split", [False, True])
+async def test_trailer_fields_are_ignored(*, split: bool) -> None:
     app = create_app("test", "", Readiness("test"))
 
-    async def said(request: Request) -> Response:
+    async def echo(request: Request) -> Response:
         await request.body()
         return Response(f"<{request.headers.get('authorization')}>")
 
-    app.add_route("/said", said, methods=["POST"])
-    head = b"POST /said HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    app.add_route("/echo", echo, methods=["POST"])
+    head = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     rest = b"2\r\nhi\r\n0\r\nAuthorization: Bearer key\r\nContent-Encoding: br\r\n\r\n" + GET_AND_CLOSE
 
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, *((head, rest) if apart else (head + rest,)))
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
-        assert b"<None>" in answer
+        response, _ = await exchange(port, *((head, rest) if split else (head + rest,)))
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 2
+        assert b"<None>" in response
 
     assert await served(call, app)
 
 
-async def test_a_body_is_no_head_however_long_it_is() -> None:
+async def test_the_size_limit_of_a_head_does_not_apply_to_a_body() -> None:
     app = create_app("test", "", Readiness("test"))
 
     async def size(request: Request) -> Response:
@@ -421,14 +421,14 @@ async def test_a_body_is_no_head_however_long_it_is() -> None:
         head = b"POST /size HTTP/1.1\r\nHost: x\r\n"
         whole = (head + b"Content-Length: 102400\r\n\r\n", *[b"a" * 10_240] * 10)
         parts = (head + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 10, b"0\r\n\r\n")
-        answer, _ = await exchange(port, *whole, *parts, GET_AND_CLOSE, every=0.01)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3
-        assert answer.count(b"102400") == 2
+        response, _ = await exchange(port, *whole, *parts, GET_AND_CLOSE, every=0.01)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 3
+        assert response.count(b"102400") == 2
 
     assert await served(call, app)
 
 
-async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_answer(
+async def test_the_time_limit_of_a_head_ends_neither_an_active_connection_nor_a_slow_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.4)
@@ -442,12 +442,12 @@ async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_ans
 
     async def call(port: int) -> None:
         halves = [half for _ in range(10) for half in (GET[:10], GET[10:])]
-        answer, _ = await exchange(port, *halves, GET_AND_CLOSE, every=0.15)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 11
-        answer, _ = await exchange(port, GET, b"", b"", GET_AND_CLOSE, every=0.2)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
-        answer, _ = await exchange(port, GET.replace(b"/healthz", b"/slow"), GET_AND_CLOSE, every=0.05)
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 2
+        response, _ = await exchange(port, *halves, GET_AND_CLOSE, every=0.15)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 11
+        response, _ = await exchange(port, GET, b"", b"", GET_AND_CLOSE, every=0.2)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 2
+        response, _ = await exchange(port, GET.replace(b"/healthz", b"/slow"), GET_AND_CLOSE, every=0.05)
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"200"] * 2
 
     assert await served(call, app)
 
@@ -455,10 +455,10 @@ async def test_who_asks_and_asks_again_is_never_cut_off_nor_who_waits_for_an_ans
 @pytest.mark.parametrize(
     "nonsense", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n", b"\x16\x03\x01\x02\x00"]
 )
-async def test_what_is_no_http_is_answered_with_a_problem_too(nonsense: bytes) -> None:
+async def test_data_that_is_not_http_gets_a_problem(nonsense: bytes) -> None:
     async def call(port: int) -> None:
-        answer, _ = await exchange(port, nonsense)
-        head, _, body = answer.partition(b"\r\n\r\n")
+        response, _ = await exchange(port, nonsense)
+        head, _, body = response.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert b"content-type: application/problem+json" in head
         assert b"connection: close" in head
@@ -468,8 +468,8 @@ async def test_what_is_no_http_is_answered_with_a_problem_too(nonsense: bytes) -
     assert await served(call)
 
 
-class Wire(asyncio.Transport):
-    """Keeps what was sent, in the pieces it was sent in."""
+class RecordingTransport(asyncio.Transport):
+    """A transport that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -490,8 +490,8 @@ class Wire(asyncio.Transport):
         self.ended = "aborted"
 
 
-async def test_what_is_written_together_is_sent_in_one_piece_and_before_a_close() -> None:
-    wire = Wire()
+async def test_writes_of_one_turn_of_the_event_loop_are_joined_and_sent_before_a_close() -> None:
+    wire = RecordingTransport()
     joining = JoiningTransport(wire, asyncio.get_running_loop())
     joining.write(b"head ")
     joining.write(b"body")
@@ -503,8 +503,8 @@ async def test_what_is_written_together_is_sent_in_one_piece_and_before_a_close(
     assert (wire.sent, wire.ended) == ([b"head body", b"last"], "closed")
 
 
-async def test_an_abort_sends_nothing_more_nor_does_a_connection_that_was_lost() -> None:
-    aborted, lost = Wire(), Wire()
+async def test_nothing_is_sent_after_an_abort_or_on_a_lost_connection() -> None:
+    aborted, lost = RecordingTransport(), RecordingTransport()
     for wire in (aborted, lost):
         joining = JoiningTransport(wire, asyncio.get_running_loop())
         joining.write(b"never")

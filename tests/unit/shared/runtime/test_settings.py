@@ -1,4 +1,4 @@
-"""An invalid setting ends the process with a sentence that names it."""
+"""An invalid setting ends the process with one line that names it."""
 
 import pytest
 
@@ -48,9 +48,9 @@ def test_an_invalid_value_is_named(
     with pytest.raises(SystemExit) as exit_:
         load(Settings)
     assert exit_.value.code == 2
-    said = capsys.readouterr().err
-    assert name in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert name in message
+    assert len(message.splitlines()) == 1
 
 
 def test_a_missing_value_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

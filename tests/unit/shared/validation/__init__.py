@@ -1,1 +1,1 @@
-"""Tests: unit/shared/validation."""
+"""Unit tests of shared.validation."""

@@ -24,7 +24,7 @@ def reader(model: Any) -> Callable[[bytes], Document[DocumentBody]]:
 
 
 def wide(opening: bytes, closing: bytes) -> bytes:
-    """120 KiB: a hundred deep, and as wide there as it can be."""
+    """A JSON text with 100 levels, and 40,001 numbers in the innermost array."""
     return b'{"x":' + opening * 100 + b"[" + b"0," * 40_000 + b"0]" + closing * 100 + b"}"
 
 
@@ -44,21 +44,21 @@ HOSTILE = {
 def test_reading_is_fast_for_any_form_and_reports_at_most_twenty_faults(
     read: Callable[[bytes], Any], text: bytes
 ) -> None:
-    begun = time.process_time()
+    started = time.process_time()
     try:
         faults = read(text).faults
-    except (MalformedItem, InputRejected) as refused:
-        faults = refused.faults
-    assert time.process_time() - begun < 0.5
+    except (MalformedItem, InputRejected) as rejected:
+        faults = rejected.faults
+    assert time.process_time() - started < 0.5
     assert 0 < len(faults) <= 20
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_checking_a_body_for_another_reader_is_as_fast(text: bytes) -> None:
-    begun = time.process_time()
+def test_strict_decoding_without_a_model_is_as_fast(text: bytes) -> None:
+    started = time.process_time()
     with suppress(Problem):
         decode_json(text)
-    assert time.process_time() - begun < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_a_walk_visits_all_values_in_order_with_their_paths() -> None:
@@ -85,19 +85,19 @@ LARGE = ["9" * 5_000, "-" + "9" * 5_000, "1e400", "-1E+400"]
 
 
 @pytest.mark.parametrize("number", LARGE)
-def test_a_number_out_of_range_is_json_and_is_found_with_its_path(number: str) -> None:
+def test_a_number_out_of_range_is_valid_json_and_is_found_with_its_path(number: str) -> None:
     given = strict_json.decode(f'{{"a": [0, {number}], "b": 1e-400}}'.encode())
     assert list(strict_json.infinite_numbers(given)) == [["a", 1]]
-    with pytest.raises(Problem) as unsound:
+    with pytest.raises(Problem) as rejected:
         decode_json(f'{{"a": [0, {number}]}}'.encode())
-    assert unsound.value.details.status == 422
-    assert [error.pointer for error in unsound.value.details.errors] == ["/a/1"]
+    assert rejected.value.details.status == 422
+    assert [error.pointer for error in rejected.value.details.errors] == ["/a/1"]
 
 
 @pytest.mark.parametrize(
     "other", ["NaN", "Infinity", '"\\ud800"', '"\\udc00\\ud83d"', '"a\x01b"', "01", "tru", "'x'", "1 2", '"\udcff"']
 )
 @pytest.mark.parametrize("number", ["1", *LARGE])
-def test_invalid_json_is_rejected_also_beside_a_number_out_of_range(number: str, other: str) -> None:
+def test_invalid_json_is_rejected_even_with_a_number_out_of_range(number: str, other: str) -> None:
     with pytest.raises(strict_json.MalformedJsonError):
         strict_json.decode(f"[{number}, {other}]".encode(errors="surrogateescape"))

@@ -1,4 +1,4 @@
-"""Rules that no linter checks: the same modules in every service, one clock, one source of ids."""
+"""Project rules that no linter checks: the same modules in every service, one clock, one source of ids."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__mai
 SERVICE_MODULES = ("__init__", "__main__", "settings", "app")
 AREA_MODULES = ("__init__", "domain", "handlers", "api")
 AREAS = {"intake": ("items", "notices", "requests", "clients")}
-WITH_TABLES = {service.name for service in services.SERVICES if service.database}
+WITH_DATABASE = {service.name for service in services.SERVICES if service.database}
 FORBIDDEN_CALLS = {
     ("datetime", "now"),
     ("datetime", "utcnow"),
@@ -32,7 +32,7 @@ def sources(*folders: str) -> Iterator[Path]:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
-def test_each_service_of_the_list_is_there() -> None:
+def test_the_list_of_services_matches_the_folders() -> None:
     assert sorted(service.name for service in services.SERVICES) == SERVICES
 
 
@@ -44,12 +44,12 @@ def test_each_service_and_each_area_has_the_standard_modules(service: str) -> No
     expected += [area / name for area in areas for name in AREA_MODULES]
     assert [path for path in expected if not path.with_suffix(".py").exists() and not path.is_dir()] == []
     stores = {(area / "store.py").exists() or (area / "store").is_dir() for area in areas}
-    assert stores == {service in WITH_TABLES}
-    assert (root / "migrations").is_dir() == (service in WITH_TABLES)
+    assert stores == {service in WITH_DATABASE}
+    assert (root / "migrations").is_dir() == (service in WITH_DATABASE)
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_each_service_has_its_page(service: str) -> None:
+def test_each_service_has_a_page_in_the_docs(service: str) -> None:
     page = ROOT / "docs" / "architecture" / f"{service}.md"
     assert page.is_file(), f"write {page.relative_to(ROOT)}"
     assert len(page.read_text().split()) > 100
@@ -57,14 +57,14 @@ def test_each_service_has_its_page(service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_code_reads_every_setting_of_its_service(service: str) -> None:
-    """A search for `settings.<name>` (in the settings class `self.<name>`): it finds a setting without any reader."""
+    """A search for `settings.<name>` and, in the settings class, `self.<name>`; it may miss an unread setting."""
     kind = importlib.import_module(f"services.{service}.settings").Settings
     code = "\n".join(path.read_text() for path in sources(f"services/{service}", "shared"))
     unread = [name for name in kind.model_fields if not re.search(rf"\b(settings|self)\.{name}\b", code)]
     assert unread == []
 
 
-def test_only_the_clock_asks_what_time_it_is_and_only_ids_make_ids() -> None:
+def test_only_the_clock_module_reads_the_time_and_no_code_calls_uuid1_or_uuid4() -> None:
     found = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.func.value.id}.{node.func.attr}()"
         for path in sources("services", "shared", "piepowder")
@@ -77,16 +77,16 @@ def test_only_the_clock_asks_what_time_it_is_and_only_ids_make_ids() -> None:
     assert {place.partition(":")[0] for place in found} == {"shared/runtime/clock.py"}
 
 
-def test_every_package_says_what_it_is() -> None:
-    silent = [
+def test_every_module_has_a_docstring() -> None:
+    without = [
         path.relative_to(ROOT).as_posix()
         for path in sources("services", "shared", "piepowder", "deploy")
         if "migrations" not in path.parts and ast.get_docstring(ast.parse(path.read_text())) is None
     ]
-    assert silent == []
+    assert without == []
 
 
-def test_every_ignore_carries_its_reason() -> None:
+def test_every_ignore_has_a_reason() -> None:
     bare = []
     for path in sources("services", "shared", "piepowder", "deploy", "tests"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -96,7 +96,7 @@ def test_every_ignore_carries_its_reason() -> None:
     assert bare == []
 
 
-def test_locks_hold_hashes_and_no_addresses() -> None:
+def test_lock_files_have_hashes_and_no_urls() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         text = lock.read_text()
         assert "://" not in text
