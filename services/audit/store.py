@@ -3,8 +3,8 @@
 Each event is appended once, and the sequence has no gap, because there is one writer at a time. In one transaction, the
 writer locks the head's row, leaves out events that are in the log already, copies the others behind the last entry and
 moves the head. A database sequence would give out numbers before the commit, and lose the numbers of a rollback. The
-cost of a batch does not grow with the log: for each event, one lookup and one insert in two B-trees with narrow keys;
-totals are counters.
+cost of a batch does not grow with the log: for each event, one insert in two B-trees with narrow keys, and one lookup
+if the last batches had repeats; totals are counters.
 """
 
 from collections import Counter

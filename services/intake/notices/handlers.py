@@ -234,7 +234,7 @@ class Appeals:
             state, decision = complaint_status.status_of(facts), facts.case.decision
             if state in OPEN:
                 raise appeals.APPEAL_OPEN(f"another appeal about decision {decision_id} is not decided yet", f"/{name}")
-            if decision is not None and decision.action == "overturn":  # its replacement is not in the status yet
+            if decision is not None and decision.action == "overturn":  # the new decision is not in the status yet
                 detail = f"an appeal about decision {decision_id} succeeded: contest the decision that replaces it"
                 raise appeals.replaced(post, detail)
             if decision is not None:
