@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from services.intake.errors import UnknownObject
 from services.intake.publishing.regions import Overloaded
-from shared.http.problems import InputError, Problem, ProblemType, unavailable
-from shared.runtime.errors import Poison, Transient
-from shared.validation.faults import InputRejected
+from shared.http import problems
+from shared.http.problems import Problem, ProblemType
+from shared.runtime.errors import Poison
 
 _RETRY: Final[dict[str, Any]] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
@@ -37,25 +37,18 @@ RECORD_TOO_LARGE: Final = ProblemType("too-large", 413, "The record is too large
 def problem_of(error: Exception) -> Problem:
     """The error response for an exception of a use case."""
     match error:
-        case Problem():
-            return error
-        case InputRejected():
-            errors = [InputError(fault.pointer, fault.detail) for fault in error.faults]
-            return Problem(error.status, error.slug, error.title, str(error), errors=errors)
         case Overloaded():
             return OVERLOADED(str(error), retry_after=1)
         case UnknownObject():
             return NOT_FOUND(str(error))
         case Poison():
             return RECORD_TOO_LARGE(f"Kafka rejects the record: {error.reason}. Make the item smaller.")
-        case Transient():
-            return unavailable(error)
-    raise error
+    return problems.problem_of(error)
 
 
 def add_error_responses(app: FastAPI) -> None:
     """Let `app` return the error responses for exceptions of the use cases."""
-    for kind in (InputRejected, Overloaded, UnknownObject, Poison):
+    for kind in (Overloaded, UnknownObject, Poison):
         app.add_exception_handler(kind, _on_error)
 
 

@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shared.http import health, openapi
 from shared.http.input_errors import input_errors
 from shared.http.measurement import CALLER, FAST_PATH, CallObserver, Measured, measure, rate_limit_fields, route_of
-from shared.http.problems import DEFECT, UNAVAILABLE, Problem, invalid, unavailable
+from shared.http.problems import DEFECT, UNAVAILABLE, Problem, invalid, problem_of, unavailable
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import InputRejected
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +66,13 @@ def _operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-async def _on_problem(request: Request, error: Problem) -> Response:
+async def _on_problem(request: Request, error: Problem | InputRejected) -> Response:
     caller: CallObserver | None = request.scope.get(CALLER)
-    details = error.details
+    problem = problem_of(error)
+    details = problem.details
     if caller is not None and (details.status in (401, 403) or details.type.endswith(":rate-limited")):
         caller.refused(request.method, route_of(request.scope), details)
-    return error.response()
+    return problem.response()
 
 
 async def _on_transient(_: Request, error: Transient) -> Response:
@@ -113,6 +115,7 @@ async def _on_defect(request: Request, error: Exception) -> Response:
 
 _ERROR_RESPONSES: Final[dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]]] = {
     Problem: _on_problem,
+    InputRejected: _on_problem,
     Transient: _on_transient,
     Fatal: _on_fatal,
     RequestValidationError: _on_invalid,

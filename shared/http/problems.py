@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import MAX_FAULTS, ErrorType, pointer_to
+from shared.validation.faults import MAX_FAULTS, ErrorType, InputRejected, pointer_to
 
 PROBLEM_JSON: Final = "application/problem+json"
 _URN: Final = "urn:piepowder:problem:"
@@ -126,6 +126,19 @@ def invalid(errors: Sequence[InputError]) -> Problem:
 def json_pointer(location: Sequence[int | str]) -> str:
     """RFC 6901; each step has at most 100 characters."""
     return reduce(pointer_to, location, "")
+
+
+def problem_of(error: Exception) -> Problem:
+    """The error response for an exception of a rule or a use case; raises any other exception again."""
+    match error:
+        case Problem():
+            return error
+        case InputRejected():
+            errors = [InputError(*fault) for fault in error.faults]
+            return Problem(error.status, error.slug, error.title, str(error), errors=errors)
+        case Transient():
+            return unavailable(error)
+    raise error
 
 
 def not_ready(readiness: Readiness) -> Problem:

@@ -15,22 +15,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.auth.api_key import api_key
-from shared.auth.authenticator import Authenticator, require_region
+from shared.auth.authenticator import Authenticator, Caller, require_region
 from shared.auth.clients_file import ClientEntry
 from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.http import bodies as http_bodies
 from shared.http.app import FastPath, create_app
 from shared.http.models import Body, View
-from shared.http.problems import Problem, ProblemType, problems
+from shared.http.problems import Problem, ProblemDetails, ProblemType, problems
 from shared.http.queries import IdempotencyKey, query_of
 from shared.http.responses import struct
 from shared.http.route import StrictRoute
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import RejectionType
 
 KEY = ids.new_api_key("test")
 Reader = Annotated[Principal, Security(api_key, scopes=["a:read"])]
+FORBIDDEN = RejectionType("forbidden", 403, "Forbidden")
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
@@ -60,6 +62,11 @@ async def keyed(_: Reader, body: AmountBody, limit: int = 1) -> AmountView:
 @router.post("/keyed-small", max_body_size=1_000)
 async def keyed_small(_: Reader, body: AmountBody) -> AmountView:
     return AmountView(amount=body.amount)
+
+
+@router.post("/rejected")
+async def rejected(_: Reader, body: AmountBody) -> AmountView:
+    raise FORBIDDEN(f"{body.amount} is not for you", "/amount")
 
 
 @router.post("/idempotent")
@@ -136,6 +143,29 @@ async def test_a_missing_dependency_is_503_with_retry_after(client: httpx.AsyncC
 async def test_overload_is_429_with_retry_after(client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/busy")
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+
+
+async def test_a_rejection_by_a_rule_is_a_problem_and_an_access_refusal(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[tuple[str, str, str]] = []
+
+    def refuse(_: object, method: str, route: str, problem: ProblemDetails) -> None:
+        refused.append((method, route, problem.type))
+
+    monkeypatch.setattr(Caller, "refused", refuse)
+    response = await client.post("/v1/rejected", json={"amount": 1}, headers={"authorization": f"Bearer {KEY}"})
+    problem_type = "urn:piepowder:problem:forbidden"
+    assert response.status_code == 403
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json() == {
+        "type": problem_type,
+        "title": "Forbidden",
+        "status": 403,
+        "detail": "/amount: 1 is not for you",
+        "errors": [{"pointer": "/amount", "detail": "1 is not for you"}],
+    }
+    assert refused == [("POST", "/v1/rejected", problem_type)]
 
 
 async def test_a_defect_is_a_problem_without_internals(client: httpx.AsyncClient) -> None:
@@ -387,6 +417,7 @@ async def test_a_query_that_is_not_percent_encoded_utf_8_is_rejected(query: byte
 def errors() -> dict[str, Exception]:
     return {
         "problem": Problem(429, "busy", "Busy", "Too much at once.", retry_after=3, headers={"X-A": "b"}),
+        "rejection": FORBIDDEN("not for you"),
         "transient": Transient("the database does not respond."),
         "fatal": Fatal("the schema is another version's"),
         "http": HTTPException(413, "too large", headers={"Connection": "close"}),
@@ -394,7 +425,7 @@ def errors() -> dict[str, Exception]:
     }
 
 
-@pytest.mark.parametrize("outcome", ["ok", "problem", "transient", "fatal", "http", "defect"])
+@pytest.mark.parametrize("outcome", ["ok", "problem", "rejection", "transient", "fatal", "http", "defect"])
 async def test_the_fast_path_has_the_responses_and_metrics_of_the_framework(
     app: FastAPI, errors: dict[str, Exception], outcome: str
 ) -> None:
