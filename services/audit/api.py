@@ -16,10 +16,11 @@ from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts.envelope import subject_of
 from shared.http.models import View, example
-from shared.http.problems import INVALID_REQUEST, ProblemType, problems
+from shared.http.problems import ProblemType, problems
 from shared.http.queries import Cursor, decode_cursor, encode_cursor
 from shared.http.responses import json_response, struct
 from shared.http.route import Available, StrictRoute
+from shared.validation.faults import INVALID_REQUEST
 
 _LARGEST: Final = 2**63 - 1
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -117,7 +118,7 @@ async def timeline(
 ) -> Response:
     subject = subject_of(platform, kind, id)
     if _CONTROL_CHARACTER.search(subject):
-        raise INVALID_REQUEST(f"The subject {subject!r:.300} contains a control character.", pointer="/path/id")
+        raise INVALID_REQUEST.with_message(f"The subject {subject!r:.300} contains a control character.", "/path/id")
     start = decode_cursor(cursor, TimelinePosition)
     events, following = await handlers.timeline(store, subject, start, limit)
     if not events and start is None:

@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shared.http import health, openapi
 from shared.http.input_errors import input_errors
 from shared.http.measurement import CALLER, FAST_PATH, CallObserver, Measured, measure, rate_limit_fields, route_of
-from shared.http.problems import DEFECT, UNAVAILABLE, Problem, invalid, problem_of, unavailable
+from shared.http.problems import DEFECT, UNAVAILABLE, Problem, problem_of, unavailable
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import InputRejected
+from shared.validation.faults import INVALID_REQUEST, InputRejected
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ async def _on_fatal(_: Request, error: Fatal) -> Response:
 
 
 async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-    return invalid(input_errors(error)).response()
+    return problem_of(InputRejected(INVALID_REQUEST, input_errors(error))).response()
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:

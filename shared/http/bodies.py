@@ -11,14 +11,11 @@ from starlette.requests import Request
 from shared.http.problems import (
     BODY_TOO_LARGE,
     BODY_TOO_SLOW,
-    MALFORMED_JSON,
     UNSUPPORTED_MEDIA_TYPE,
-    InputError,
-    invalid,
     json_pointer,
 )
 from shared.validation import strict_json
-from shared.validation.faults import MAX_FAULTS
+from shared.validation.faults import INVALID_REQUEST, MALFORMED_JSON, MAX_FAULTS, Fault, InputRejected
 
 MAX_BODY_BYTES: Final = 128 * 1024
 BODY_SECONDS: Final = 30.0
@@ -67,19 +64,19 @@ async def collect(
 
 
 def parse_json(body: bytes) -> Any:
-    """A JSON value, in which duplicate object keys are recorded; raises a 400 Problem for malformed JSON."""
+    """A JSON value, in which duplicate object keys are recorded; raises InputRejected (400) for malformed JSON."""
     try:
         return strict_json.decode(body)
     except strict_json.MalformedJsonError as error:
-        raise MALFORMED_JSON(str(error), pointer="") from error
+        raise MALFORMED_JSON.with_message(str(error), "") from error
 
 
 def decode_json(body: bytes) -> Any:
-    """A JSON value, decoded strictly. Raises a Problem: 400 for malformed JSON, 422 with pointers for a duplicate
+    """A JSON value, decoded strictly. Raises InputRejected: 400 for malformed JSON, 422 with pointers for a duplicate
     object key and for a number out of range."""
     value = parse_json(body)
-    duplicates = (InputError(json_pointer(place), "duplicate object key") for place in strict_json.duplicates(value))
-    too_large = (InputError(json_pointer(place), "number too large") for place in strict_json.infinite_numbers(value))
+    duplicates = (Fault(json_pointer(place), "duplicate object key") for place in strict_json.duplicates(value))
+    too_large = (Fault(json_pointer(place), "number too large") for place in strict_json.infinite_numbers(value))
     if errors := list(islice(chain(duplicates, too_large), MAX_FAULTS)):
-        raise invalid(errors)
+        raise InputRejected(INVALID_REQUEST, errors)
     return value

@@ -127,7 +127,7 @@ class DocumentRoute(StrictRoute):
 
 
 def decode(text: bytes) -> Any:
-    """A JSON value; `null` becomes `_NULL`. Raises a 400 Problem for malformed JSON."""
+    """A JSON value; `null` becomes `_NULL`. Raises InputRejected (400) for malformed JSON."""
     value = parse_json(text)
     return _NULL if value is None else value
 
@@ -144,8 +144,7 @@ _NULL: Final = _Null()
 
 def _format_faults(error: ValidationError, model: type[Body], value: Any) -> Iterator[Fault]:
     for fault in error.errors(include_url=False):
-        found = input_error({**fault, "loc": ("body", *fault["loc"])}, value)
-        pointer, detail = found.pointer, found.detail
+        pointer, detail = input_error({**fault, "loc": ("body", *fault["loc"])}, value)
         name = str(fault["loc"][-1])[:100] if fault["loc"] else ""
         if fault["type"] == "missing":
             detail = "is required"

@@ -14,8 +14,8 @@ from shared.auth import clients
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts import ids
-from shared.http.problems import INVALID_REQUEST, problems
-from shared.http.queries import IdempotencyKey
+from shared.http.problems import problems
+from shared.http.queries import IdempotencyKey, PageLimit, invalid_cursor
 from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import from_text
 
@@ -40,12 +40,11 @@ async def list_clients(
     by: Reader,
     registry: TheRegistry,
     state: Annotated[Literal["active", "disabled"] | None, Query(description="Only in this state")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Maximum entries of a page")] = 50,
+    limit: PageLimit = 50,
     cursor: Annotated[str, Query(max_length=63, description="`next` of the previous page")] = "",
 ) -> models.ClientsView:
     if cursor and clients.NAME.fullmatch(cursor) is None:
-        detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
-        raise INVALID_REQUEST(detail, pointer="/query/cursor")
+        raise invalid_cursor()
     found, following = await registry.page(cursor, limit, state, by)
     return models.ClientsView(clients=[models.client_view(client, registry.now()) for client in found], next=following)
 

@@ -10,13 +10,12 @@ from typing import Final
 
 import msgspec
 
-from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
 from shared.auth.principal import Principal
 from shared.contracts.events import ClientChanged, ClientKey, RateLimit
 from shared.runtime.clock import to_text
-from shared.validation.faults import RejectionType
+from shared.validation.faults import INVALID_REQUEST, RejectionType
 
 MAX_DESCRIPTION: Final = 500
 

@@ -13,16 +13,15 @@ from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
 from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord, NewClient
-from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
 from shared.contracts.events import CLIENT_CHANGED, AccessUsed
 from shared.kafka.consumer import RawRecord, Received
-from shared.runtime.clock import Clock, from_text, to_text
+from shared.runtime.clock import Clock, from_text, from_text_or_none, to_text
 from shared.runtime.errors import Poison
-from shared.validation.faults import InputRejected
+from shared.validation.faults import INVALID_REQUEST, InputRejected
 
 SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
@@ -227,7 +226,7 @@ class KeyUseProjection:
         if not isinstance(event.data, AccessUsed):
             return None
         for use in event.data.keys:
-            if clients.moment(use.last_used_at) is None:
+            if from_text_or_none(use.last_used_at) is None:
                 raise Poison(f"last_used_at {use.last_used_at!r:.60} is not a time")
         return event.data
 

@@ -10,25 +10,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
-from services.intake.errors import PLATFORM_NOT_ALLOWED, REGION_NOT_ALLOWED, UnknownObject
+from services.intake.errors import NOT_FOUND, PLATFORM_NOT_ALLOWED
 from services.intake.items import batch, long_poll, views
 from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
-from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
+from services.intake.items.queries import READ, ItemQueries, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
 from services.intake.items.withdrawals import MAX_REASON, Withdrawals
-from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
+from services.intake.problems import submission_problem
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
-from shared.auth.principal import Principal
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.models import Printable
 from shared.http.openapi import body_of, lines_of
-from shared.http.problems import ProblemDetails, problems
-from shared.http.queries import Cursor, PageLimit, decode_time_cursor
+from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemDetails, problems
+from shared.http.queries import Cursor, PageLimit, decode_time_cursor, uuid_of
 from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import from_text
 
@@ -237,10 +237,10 @@ async def withdraw_item(
 ) -> views.WithdrawalReceiptView:
     try:
         if (known_form := uuid_of(item_id)) is None:
-            raise UnknownObject(f"No item {item_id!r:.60} is known: expected a UUID.")
+            raise NOT_FOUND.with_message(f"No item {item_id!r:.60} is known: expected a UUID.")
         withdrawal = await withdrawals.withdraw(known_form, reason, client)
     except Exception as error:
-        problem = problem_of(error)
+        problem = submission_problem(error)
         metrics.WITHDRAWALS.labels(str(problem.details.status)).inc()
         raise problem from error
     metrics.WITHDRAWALS.labels("202").inc()
@@ -280,6 +280,6 @@ async def get_totals(client: Reader, queries: TheQueries) -> views.ItemTotalsVie
 
 
 def item_cursor(cursor: str | None) -> ItemCursor | None:
-    """The position in a list of items; raises a 422 Problem for an invalid cursor."""
+    """The position in a list of items; raises InputRejected (422) for an invalid cursor."""
     position = decode_time_cursor(cursor)
     return None if position is None else ItemCursor(*position)

@@ -24,7 +24,7 @@ from services.intake import metrics
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.ndjson import Line, LineSplitter
-from services.intake.problems import problem_of
+from services.intake.problems import submission_problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
@@ -185,7 +185,7 @@ class Batch:
             self._chunk.append((number, self._intake.prepare(text, self._client, received_at)))
             self._chunk_bytes += len(text)
         except InputRejected as rejected:
-            verdict = self._reject(number, problem_of(rejected).details)
+            verdict = self._reject(number, submission_problem(rejected).details)
             self._chunk.append((number, verdict))
             self._chunk_bytes += len(verdict)
 
@@ -260,7 +260,7 @@ class Batch:
                 try:
                     await self._intake.submit([one], patient=True)
                 except Poison as poison:
-                    rejected[number] = problem_of(poison).details
+                    rejected[number] = submission_problem(poison).details
                 except NotAcknowledged as error:
                     rejected[number] = _region_problem(error)
         return rejected
@@ -310,4 +310,4 @@ def _too_large(excess: str) -> Problem:
 
 
 def _region_problem(error: PiepowderError) -> ProblemDetails:
-    return problem_of(error if isinstance(error, Transient) else Overloaded()).details
+    return submission_problem(error if isinstance(error, Transient) else Overloaded()).details

@@ -22,13 +22,13 @@ from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
 from services.intake.items.views import fast_receipt
-from services.intake.problems import OVERLOADED, problem_of
+from services.intake.problems import submission_problem
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import charge, record_refused
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import BodyHeaders
-from shared.http.problems import Problem, not_ready
+from shared.http.problems import OVERLOADED, Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
 from shared.http.server import DISCONNECT
@@ -70,7 +70,7 @@ class ItemSubmission:
             item = self._intake.prepare(body, client, to_text(self._clock.now()))
             await self._intake.submit([item])
         except (InputRejected, Overloaded, Poison, Problem, Transient) as error:
-            problem = problem_of(error)
+            problem = submission_problem(error)
             self._outcomes[problem.details.status].inc()
             raise problem from error
         except ClientDisconnect:

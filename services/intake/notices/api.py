@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
+from services.intake.errors import NOT_FOUND
 from services.intake.items.api import FORBIDDEN, TheQueries
 from services.intake.items.domain import status
-from services.intake.items.queries import ItemQueries, not_found, uuid_of
+from services.intake.items.queries import ItemQueries, not_found
 from services.intake.items.views import ProjectionView
 from services.intake.notices import views
 from services.intake.notices.domain import complaint_status
@@ -23,12 +24,13 @@ from services.intake.notices.domain.notices import INVALID_NOTICE, MAX_BODY_BYTE
 from services.intake.notices.handlers import Appeals, Notices
 from services.intake.notices.models import AppealBody, NoticeBody
 from services.intake.notices.store import ComplaintStore
-from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
+from services.intake.problems import submission_problem
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.http.documents import Document, DocumentRoute
 from shared.http.encoded_bodies import ENCODED_BODY
-from shared.http.problems import NOT_READY, not_ready, problems
+from shared.http.problems import NOT_READY, OVERLOADED, UNAVAILABLE, not_ready, problems
+from shared.http.queries import uuid_of
 from shared.http.route import Available, Handle
 
 
@@ -40,7 +42,7 @@ class _CountingRoute(DocumentRoute):
         try:
             response = await super().handle_body(request, handle)
         except Exception as error:
-            problem = problem_of(error)
+            problem = submission_problem(error)
             if problem.details.type != NOT_READY("").details.type:
                 outcomes.labels(str(problem.details.status)).inc()
             raise problem from error

@@ -10,9 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.intake.errors import REGION_NOT_ALLOWED, require_region
-from services.intake.items.queries import uuid_of
-from services.intake.problems import OVERLOADED, UNAVAILABLE
+from services.intake.errors import require_served_region
 from services.intake.publishing.regions import Overloaded
 from services.intake.requests import views
 from services.intake.requests.domain import drafts, lifecycle
@@ -33,15 +31,15 @@ from services.intake.requests.router_client import INVALID_CHANGE
 from services.intake.requests.store import cursor_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
-from shared.auth.principal import Principal
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.http.documents import Document, DocumentRoute
 from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.models import Printable
-from shared.http.problems import INVALID_REQUEST, ProblemType, problems
-from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
+from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemType, problems
+from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor, uuid_of
 from shared.http.route import Available, Handle
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import INVALID_REQUEST, Fault, InputRejected
 from shared.validation.strict_json import ObjectWithDuplicates
 
 READ: Final = "requests:read"
@@ -121,7 +119,7 @@ async def _versions(
         return [ANY_VERSION]
     if _are_tags(if_match.strip()) is None:
         detail = f'If-Match is {if_match!r:.100}; expected an ETag such as "3", or *.'
-        raise INVALID_REQUEST(detail, pointer="/header/if-match")
+        raise INVALID_REQUEST.with_message(detail, "/header/if-match")
     return [int(tag) for tag in _version_tags(if_match)]
 
 
@@ -181,7 +179,7 @@ async def list_requests(
     cursor: Cursor = None,
 ) -> views.RequestsView:
     if region is not None:
-        require_region(client, region, requests.regions)
+        require_served_region(client, region, requests.regions)
     regions = None if ANY in client.regions else sorted(client.regions)
     wanted = RequestFilter(regions, state, kind, sponsor, region)
     found = await requests.page(wanted, decode_time_cursor(cursor), limit + 1)

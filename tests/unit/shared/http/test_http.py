@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.auth.api_key import api_key
-from shared.auth.authenticator import Authenticator, Caller, require_region
+from shared.auth.authenticator import Authenticator, Caller
 from shared.auth.clients_file import ClientEntry
 from shared.auth.principal import Principal
 from shared.contracts import ids
@@ -28,7 +28,7 @@ from shared.http.responses import struct
 from shared.http.route import StrictRoute
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import RejectionType
+from shared.validation.faults import InputRejected, RejectionType
 
 KEY = ids.new_api_key("test")
 Reader = Annotated[Principal, Security(api_key, scopes=["a:read"])]
@@ -103,7 +103,7 @@ def app(readiness: Readiness) -> FastAPI:
 
     async def guarded(request: Request) -> Response:
         principal = authenticator.principal(request, request.query_params.get("scope", "a:read"))
-        require_region(principal, request.query_params.get("region", "eu"), pointer="/region")
+        principal.require_region(request.query_params.get("region", "eu"), "/region")
         return Response(principal.name)
 
     app.add_route("/v1/guarded", guarded)
@@ -405,10 +405,10 @@ async def test_unknown_and_repeated_query_parameters_are_rejected(client: httpx.
     ],
 )
 async def test_a_query_that_is_not_percent_encoded_utf_8_is_rejected(query: bytes, message: str) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(InputRejected) as caught:
         query_of(Request({"type": "http", "query_string": query, "headers": []}))
-    [fault] = caught.value.details.errors
-    assert (caught.value.details.status, fault.pointer) == (422, "/query")
+    [fault] = caught.value.faults
+    assert (caught.value.status, fault.pointer) == (422, "/query")
     assert message in fault.detail
     assert query_of(Request({"type": "http", "query_string": b"a=%c3%a4+b", "headers": []}))["a"] == "ä b"
 
