@@ -23,12 +23,12 @@ from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
-from shared.http.input_errors import input_errors
+from shared.http.input_errors import rejection
 from shared.http.models import Body, View, example
 from shared.http.problems import NOT_READY, OVERLOADED, ProblemType, problem_of, problems
 from shared.http.responses import json_response, struct
 from shared.http.route import Available, StrictRoute
-from shared.validation.faults import INVALID_REQUEST, InputRejected
+from shared.validation.faults import INVALID_REQUEST
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 _MAX_DIFFERENCES: Final = 200
@@ -287,7 +287,7 @@ def include_routes(app: FastAPI) -> None:
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
-    return problem_of(InputRejected(INVALID_CONTROL, input_errors(error))).response()
+    return problem_of(rejection(error, INVALID_CONTROL)).response()
 
 
 def _part(differences: Sequence[ControlDifference] | None) -> PartDifferencesView | None:

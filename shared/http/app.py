@@ -16,12 +16,12 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.http import health, openapi
-from shared.http.input_errors import input_errors
+from shared.http.input_errors import rejection
 from shared.http.measurement import CALLER, FAST_PATH, CallObserver, Measured, measure, rate_limit_fields, route_of
 from shared.http.problems import DEFECT, UNAVAILABLE, Problem, problem_of, unavailable
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import INVALID_REQUEST, InputRejected
+from shared.validation.faults import InputRejected
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +87,10 @@ async def _on_fatal(_: Request, error: Fatal) -> Response:
 
 
 async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-    return problem_of(InputRejected(INVALID_REQUEST, input_errors(error))).response()
+    return problem_of(rejection(error)).response()
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:
-    if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
-        return error.__cause__.response()
     detail = f"{request.method} {request.url.path}: {str(error.detail).rstrip('.')}. The API is described at /docs."
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     slug = _SLUGS.get(error.status_code, "http-error")

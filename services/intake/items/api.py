@@ -19,12 +19,12 @@ from services.intake.items.queries import READ, ItemQueries, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
 from services.intake.items.withdrawals import MAX_REASON, Withdrawals
-from services.intake.problems import submission_problem
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
 from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import ENCODED_BODY
+from shared.http.measurement import CountOutcomes
 from shared.http.models import Printable
 from shared.http.openapi import body_of, lines_of
 from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemDetails, problems
@@ -225,6 +225,7 @@ async def get_item(
     " waits for the status projection, for at most 5 seconds: `404` is certain, `503` means that the state is not"
     " known yet.",
     responses=problems(*FORBIDDEN, NOT_FOUND, OVERLOADED),
+    dependencies=[Depends(CountOutcomes(metrics.WITHDRAWALS))],
 )
 async def withdraw_item(
     client: Submitter,
@@ -235,16 +236,9 @@ async def withdraw_item(
         Query(max_length=MAX_REASON, description="Stored with the withdrawal", examples=["sold elsewhere"]),
     ] = "",
 ) -> views.WithdrawalReceiptView:
-    try:
-        if (known_form := uuid_of(item_id)) is None:
-            raise NOT_FOUND.with_message(f"No item {item_id!r:.60} is known: expected a UUID.")
-        withdrawal = await withdrawals.withdraw(known_form, reason, client)
-    except Exception as error:
-        problem = submission_problem(error)
-        metrics.WITHDRAWALS.labels(str(problem.details.status)).inc()
-        raise problem from error
-    metrics.WITHDRAWALS.labels("202").inc()
-    return views.withdrawal_receipt(withdrawal)
+    if (known_form := uuid_of(item_id)) is None:
+        raise NOT_FOUND.with_message(f"No item {item_id!r:.60} is known: expected a UUID.")
+    return views.withdrawal_receipt(await withdrawals.withdraw(known_form, reason, client))
 
 
 @router.get(

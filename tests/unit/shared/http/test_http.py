@@ -19,7 +19,6 @@ from shared.auth.authenticator import Authenticator, Caller
 from shared.auth.clients_file import ClientEntry
 from shared.auth.principal import Principal
 from shared.contracts import ids
-from shared.http import bodies as http_bodies
 from shared.http.app import FastPath, create_app
 from shared.http.models import Body, View
 from shared.http.problems import Problem, ProblemDetails, ProblemType, problems
@@ -247,9 +246,9 @@ async def test_the_fault_of_a_body_has_a_pointer(client: httpx.AsyncClient) -> N
 
 @pytest.mark.parametrize("path", ["/v1/small", "/v1/keyed-small"])
 async def test_a_slow_or_large_body_is_rejected_before_its_end(
-    client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: httpx.AsyncClient, path: str
 ) -> None:
-    monkeypatch.setattr(http_bodies, "BODY_SECONDS", 0.1)
+    app.state.body_seconds = 0.1
 
     async def slow() -> AsyncIterator[bytes]:
         yield b'{"amount":'
