@@ -20,11 +20,8 @@ _URN: Final = "urn:piepowder:problem:"
 _encode = msgspec.json.Encoder().encode
 
 
-class InputError(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A fault of an input: its place (RFC 6901 JSON pointer) and a description with the expected value.
-
-    The JSON form of `shared.validation.faults.Fault`; the name is that of the published schema.
-    """
+class InputError(msgspec.Struct, frozen=True, omit_defaults=True):  # the JSON form of `Fault`, under a published name
+    """A fault of an input: its place (RFC 6901 JSON pointer) and a description with the expected value."""
 
     pointer: str
     detail: str

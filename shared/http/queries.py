@@ -37,7 +37,7 @@ def _decimal(value: object) -> object:
 
 
 PageLimit: TypeAlias = Annotated[
-    int, BeforeValidator(_decimal), Query(ge=1, le=200, description="Maximum entries of a page")
+    int, Query(ge=1, le=200, description="Maximum entries of a page"), BeforeValidator(_decimal)
 ]
 
 
