@@ -25,6 +25,7 @@ from shared.contracts.events import (
     access,
     control,
 )
+from shared.contracts.topics import RecordId
 
 POLICY_VERDICTS: Final = ("approve", "reject")
 _GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
@@ -64,17 +65,6 @@ def _entities(contract: ModuleType) -> tuple[str, ...]:
     """The prefixes `piepowder.<entity>.` of a topic's event types, in any version."""
     types = [value for name, value in vars(contract).items() if name.isupper() and isinstance(value, str)]
     return tuple({f"{'.'.join(kind.split('.')[:2])}." for kind in types})
-
-
-class RecordId(NamedTuple):
-    """The place of a record in Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 class Account(NamedTuple):

@@ -4,14 +4,14 @@ import re
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Security
 from starlette.responses import Response
 
 from services.audit import handlers
-from services.audit.domain import EntryView, Natural
+from services.audit.domain import Natural
 from services.audit.handlers import TimelinePosition
-from services.audit.store import DeadLetterView, Store
+from services.audit.store import Store
+from services.audit.views import DeadLetterPageView, EntryView, EventPageView, TimelineView
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts.envelope import subject_of
@@ -58,31 +58,6 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Maximum entries of a pa
 Platform = Annotated[str, Path(description="The subject's platform", examples=["shop"])]
 Kind = Annotated[str, Path(description="`product`, `seller` or `content`", examples=["product"])]
 SubjectId = Annotated[str, Path(description="The platform's own id; slashes are allowed", examples=["B07/XL"])]
-
-
-class TimelineView(msgspec.Struct, frozen=True):
-    """A page of a subject's timeline, oldest first, causes before effects; `next` is the cursor of the next page."""
-
-    subject: str
-    region: str
-    events: list[EntryView]
-    next: str | None
-
-
-class EventPageView(msgspec.Struct, frozen=True):
-    """Events by sequence number; `next` is the `after` of the next page, null at the end."""
-
-    region: str
-    events: list[EntryView]
-    next: int | None
-
-
-class DeadLetterPageView(msgspec.Struct, frozen=True):
-    """Dead-lettered records, newest first; `next` is the cursor of the next page."""
-
-    region: str
-    deadletters: list[DeadLetterView]
-    next: str | None
 
 
 class LogTotalsView(View):

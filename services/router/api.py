@@ -24,9 +24,8 @@ from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
 from shared.http.input_errors import rejection
-from shared.http.models import Body, View, example
+from shared.http.models import Body, Embedded, View, example
 from shared.http.problems import NOT_READY, OVERLOADED, ProblemType, problem_of, problems
-from shared.http.responses import json_response, struct
 from shared.http.route import Available, StrictRoute
 from shared.validation.faults import INVALID_REQUEST
 
@@ -129,11 +128,18 @@ class CheckBody(Body):
     model_config = example({"operating_model_diff": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE})
 
 
-class ControlView(msgspec.Struct, frozen=True):
+class ControlView(View):
     """The operating model and the policy set in force; null for a part that was never published."""
 
-    operating_model: OperatingModelPublished | None
-    policy_set: PolicySetPublished | None
+    operating_model: Annotated[OperatingModelPublished, Embedded()] | None
+    policy_set: Annotated[PolicySetPublished, Embedded()] | None
+
+    model_config = example(
+        {
+            "operating_model": {**_STAMP_EXAMPLE, **_MODEL_EXAMPLE},
+            "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
+        }
+    )
 
 
 class PublishedPartView(View):
@@ -206,21 +212,9 @@ ThePublisher = Annotated[PublishControl, Depends(available_publisher)]
 TheChecker = Annotated[CheckPublication, Depends(available_checker)]
 
 
-@router.get(
-    "",
-    summary="Operating model and policy set in force",
-    responses={
-        200: struct(
-            ControlView,
-            {
-                "operating_model": {**_STAMP_EXAMPLE, **_MODEL_EXAMPLE},
-                "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
-            },
-        )
-    },
-)
-async def show(_: Reader, control: TheControl) -> Response:
-    return json_response(ControlView(*control.snapshot))
+@router.get("", summary="Operating model and policy set in force")
+async def show(_: Reader, control: TheControl) -> ControlView:
+    return ControlView.model_validate(control.snapshot)
 
 
 @router.post(

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from services.audit import handlers
-from services.audit.domain import EntryView, LogHead, LogPosition, TimelineEntry
+from services.audit.domain import LogHead, LogPosition, TimelineEntry
 from services.audit.handlers import TimelinePosition
+from services.audit.views import EntryView
 from shared.http.queries import decode_cursor, encode_cursor
 from shared.validation.faults import InputRejected
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, RecordId, audit_counts
+from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, audit_counts
 from piepowder.submit import RegionItem
 from shared.contracts import ids
 from shared.contracts.envelope import Attributes, Event
@@ -25,6 +25,7 @@ from shared.contracts.events import (
     Struct,
     Trace,
 )
+from shared.contracts.topics import RecordId
 
 EU = "eu"
 DEAD_LETTERED = RecordId("submissions", 0, 7)
