@@ -48,9 +48,9 @@ available_appeals: Final = Available[Appeals]("appeals")
 available_complaints: Final = Available[ComplaintStore]("complaints")
 
 
-Notifier = Annotated[Principal, Security(api_key, scopes=["notices:write"])]
+NoticeWriter = Annotated[Principal, Security(api_key, scopes=["notices:write"])]
 NoticeReader = Annotated[Principal, Security(api_key, scopes=["notices:read"])]
-Appealing = Annotated[Principal, Security(api_key, scopes=["appeals:write"])]
+AppealWriter = Annotated[Principal, Security(api_key, scopes=["appeals:write"])]
 AppealReader = Annotated[Principal, Security(api_key, scopes=["appeals:read"])]
 TheNotices = Annotated[Notices, Depends(available_notices)]
 TheAppeals = Annotated[Appeals, Depends(available_appeals)]
@@ -69,7 +69,7 @@ TheComplaints = Annotated[ComplaintStore, Depends(available_complaints)]
     responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_NOTICE, OVERLOADED),
     dependencies=[Depends(CountOutcomes(metrics.NOTICES))],
 )
-async def post_notice(client: Notifier, notices: TheNotices, body: Document[NoticeBody]) -> views.NoticeReceiptView:
+async def post_notice(client: NoticeWriter, notices: TheNotices, body: Document[NoticeBody]) -> views.NoticeReceiptView:
     return views.notice_receipt(await notices.submit(body.parsed(NoticePost), client))
 
 
@@ -107,7 +107,7 @@ async def get_notice(
     responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *INADMISSIBLE, INVALID_APPEAL, OVERLOADED),
     dependencies=[Depends(CountOutcomes(metrics.APPEALS))],
 )
-async def post_appeal(client: Appealing, appeals: TheAppeals, body: Document[AppealBody]) -> views.AppealReceiptView:
+async def post_appeal(client: AppealWriter, appeals: TheAppeals, body: Document[AppealBody]) -> views.AppealReceiptView:
     return views.appeal_receipt(await appeals.submit(body.parsed(AppealPost), client))
 
 
