@@ -40,7 +40,7 @@ class BeforeBody(ABC):
 
     @abstractmethod
     def check(self, request: Request, scopes: Sequence[str]) -> object:
-        """Raise a Problem (401, 403, 429, 503) unless the caller is authenticated and has these scopes."""
+        """Raise a Problem (401, 429, 503) or InputRejected (403) unless the caller has these scopes."""
 
 
 class AroundCall(ABC):
