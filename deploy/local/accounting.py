@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from piepowder.submit import RegionItem
 from shared.contracts import ids
-from shared.contracts.envelope import Event
+from shared.contracts.envelope import Event, RecordId
 from shared.contracts.events import (
     ITEM_SUBMITTED,
     CaseClosed,
@@ -25,7 +25,6 @@ from shared.contracts.events import (
     access,
     control,
 )
-from shared.contracts.topics import RecordId
 
 POLICY_VERDICTS: Final = ("approve", "reject")
 _GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")

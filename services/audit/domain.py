@@ -14,8 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.contracts.envelope import Attributes, Headers, decode_any
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import Attributes, Headers, RecordId, decode_any
 from shared.runtime.clock import from_text, to_text
 
 DEADLETTER: Final = "deadletter"  # the type of a dead letter among a timeline's entries

@@ -21,8 +21,7 @@ from services.audit.domain import (
 )
 from services.audit.views import EntryView
 from shared.contracts import topics
-from shared.contracts.envelope import GLOBAL
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import GLOBAL, RecordId
 from shared.kafka.consumer import RawRecord, Received
 
 ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | None

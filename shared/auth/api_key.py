@@ -20,7 +20,7 @@ from shared.auth.clients import MEANINGS
 from shared.auth.principal import MISSING_SCOPE, Principal
 from shared.auth.refusals import RATE_LIMITED, UNAUTHORIZED
 from shared.http.problems import NOT_READY, problems
-from shared.http.route import BeforeBody
+from shared.http.route import BeforeCall
 from shared.validation.faults import INVALID_REQUEST
 
 PROTECTED: Final[dict[int | str, dict[str, Any]]] = problems(
@@ -31,7 +31,7 @@ PROTECTED: Final[dict[int | str, dict[str, Any]]] = problems(
 _SCOPES = "\n".join(f"- `{scope}`: {meaning}" for scope, meaning in sorted(MEANINGS.items()))
 
 
-class ApiKey(HTTPBase, BeforeBody):
+class ApiKey(HTTPBase, BeforeCall):
     """`Authorization: Bearer ...` with an API key or a person's access token."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -62,6 +62,17 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     value: bytes
     headers: Headers
+
+
+class RecordId(NamedTuple):
+    """The position of a record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 def subject_of(platform: str, kind: str, subject_id: str) -> str:

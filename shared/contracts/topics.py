@@ -1,19 +1,8 @@
 """Topic names. `deploy/kafka/topics.yaml` has their partitions, replication and retention; a test compares the two."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 CONTROL: Final = "piepowder.control"
-
-
-class RecordId(NamedTuple):
-    """The position of a record in Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 def submissions(region: str) -> str:

@@ -1,7 +1,7 @@
 """Routes that read requests strictly: `APIRouter(route_class=StrictRoute)`.
 
 FastAPI reads a body before it resolves dependencies, and accepts duplicate object keys, NaN and unknown query
-parameters. A `StrictRoute` first runs the security dependencies (`BeforeBody`), then returns 503 while a dependency is
+parameters. A `StrictRoute` first runs the security dependencies (`BeforeCall`), then returns 503 while a dependency is
 not `Available`, then rejects unknown or repeated query parameters, enters `AroundCall` dependencies, and then decodes
 the body strictly. FastAPI validates the decoded value as usual, so every fault of body, path, query and headers is in
 one response.
@@ -35,7 +35,7 @@ Handle: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
-class BeforeBody(ABC):
+class BeforeCall(ABC):
     """A security dependency that is checked before any part of the body is read."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         dependants = list(_flat(self.dependant))
         calls = [(cast("object", d.call), d.own_oauth_scopes or []) for d in dependants]
-        security = [(call, scopes) for call, scopes in calls if isinstance(call, BeforeBody)]
+        security = [(call, scopes) for call, scopes in calls if isinstance(call, BeforeCall)]
         required = [call for call, _ in calls if isinstance(call, Available)]
         parameters = [name for d in dependants for field in d.query_params for name in _names(field)]
         around = [call for call, _ in calls if isinstance(call, AroundCall)]

@@ -29,7 +29,7 @@ def test_a_public_class_name_is_defined_once() -> None:
 def test_the_name_of_a_rest_model_ends_in_body_or_view() -> None:
     wrong, documented = [], 0
     for node, place in nodes("services", "shared"):
-        if isinstance(node, ast.ClassDef):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             kinds = {kind for base in node.bases for kind in ("Body", "View") if ast.unparse(base).endswith(kind)}
             if place.partition(":")[0].endswith("/views.py"):
                 kinds.add("View")

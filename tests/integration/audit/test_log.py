@@ -22,8 +22,7 @@ from services.audit.store import Store
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import events, ids, topics
-from shared.contracts.envelope import Attributes, Encoded, encode, subject_of
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import Attributes, Encoded, RecordId, encode, subject_of
 from shared.http.app import create_app
 from shared.http.queries import encode_cursor
 from shared.kafka import topic_admin

@@ -16,8 +16,7 @@ from services.audit.domain import AppendResult, LoggedDeadLetter, LoggedEvent, L
 from services.audit.handlers import AppendRecords
 from services.audit.store import Store
 from shared.contracts import ids
-from shared.contracts.envelope import Attributes
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import Attributes, RecordId
 from shared.kafka.consumer import RawRecord, Received
 from shared.postgres import migrations
 from shared.postgres.database import Database

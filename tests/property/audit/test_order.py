@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.audit.domain import LogPosition, TimelineEntry, in_causal_order, page, parse_dead_letter
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import RecordId
 from shared.runtime.clock import from_text, to_text
 
 START = datetime(2026, 5, 1, tzinfo=UTC)

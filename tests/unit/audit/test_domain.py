@@ -7,8 +7,7 @@ from services.audit.domain import (
     parse_event,
 )
 from shared.contracts import events, ids
-from shared.contracts.envelope import Attributes, Encoded, encode
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import Attributes, Encoded, RecordId, encode
 from shared.runtime.errors import Poison
 
 TIME = "2026-05-01T09:30:00.000Z"

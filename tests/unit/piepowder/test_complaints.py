@@ -12,8 +12,7 @@ from piepowder.review import LeasedCase, TerminalReviewer, complaint, item_case
 from piepowder.simulation import choose, truth_key
 from piepowder.submit import RegionItem
 from shared.contracts import events, ids
-from shared.contracts.envelope import Attributes, Event
-from shared.contracts.topics import RecordId
+from shared.contracts.envelope import Attributes, Event, RecordId
 from tests.support.decision.cases import appealed, noticed, opened
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

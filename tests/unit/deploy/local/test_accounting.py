@@ -7,7 +7,7 @@ import pytest
 from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, audit_counts
 from piepowder.submit import RegionItem
 from shared.contracts import ids
-from shared.contracts.envelope import Attributes, Event
+from shared.contracts.envelope import Attributes, Event, RecordId
 from shared.contracts.events import (
     CASE_CLOSED,
     CASE_OPENED,
@@ -25,7 +25,6 @@ from shared.contracts.events import (
     Struct,
     Trace,
 )
-from shared.contracts.topics import RecordId
 
 EU = "eu"
 DEAD_LETTERED = RecordId("submissions", 0, 7)

@@ -285,7 +285,7 @@ async def test_a_path_with_a_trailing_slash_is_not_found_and_not_redirected(clie
 
 async def test_a_body_without_a_content_type_is_415_with_the_expected_type(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/keyed", content=b"{}", headers={"authorization": f"Bearer {KEY}"})
-    assert (response.status_code, "Content-Type is missing," in response.json()["detail"]) == (415, True)
+    assert (response.status_code, "Content-Type is missing;" in response.json()["detail"]) == (415, True)
 
 
 async def test_an_unknown_route_and_a_wrong_method_are_problems(client: httpx.AsyncClient) -> None:
