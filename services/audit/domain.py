@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, NamedTuple, TypeAlias
-from uuid import UUID
 
 import msgspec
 
 from shared.contracts.envelope import Attributes, Headers, RecordId, decode_any
-from shared.runtime.clock import from_text, to_text
+from shared.contracts.ids import uuid_of
+from shared.runtime.clock import from_text, from_text_or_none, to_text
 
 DEADLETTER: Final = "deadletter"  # the type of a dead letter among a timeline's entries
 
@@ -171,18 +171,12 @@ def _number(value: bytes | None, bits: int) -> int | None:
 
 def _id(value: bytes | None) -> str | None:
     text = (value or b"").decode(errors="replace")
-    try:
-        return text if str(UUID(text)) == text else None
-    except ValueError:
-        return None
+    return text if uuid_of(text) == text else None
 
 
 def _time(value: bytes | None) -> str | None:
-    text = (value or b"").decode(errors="replace")
-    try:
-        return to_text(from_text(text))
-    except ValueError:
-        return None
+    time = from_text_or_none((value or b"").decode(errors="replace"))
+    return None if time is None else to_text(time)
 
 
 def _time_of(milliseconds: int) -> str:

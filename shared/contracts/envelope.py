@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from shared.contracts.events import TYPES, Struct
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 from shared.runtime.errors import Poison, TooNew
 
 Headers = list[tuple[str, bytes]]
@@ -206,11 +206,7 @@ def _check_id(name: str, value: str) -> None:
 
 @lru_cache(maxsize=4096)
 def _is_time(text: str) -> bool:
-    try:
-        from_text(text)
-    except ValueError:
-        return False
-    return _RFC3339.fullmatch(text) is not None
+    return from_text_or_none(text) is not None and _RFC3339.fullmatch(text) is not None
 
 
 @lru_cache(maxsize=1024)

@@ -15,7 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from shared.http.problems import json_pointer
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 from shared.validation.faults import INVALID_REQUEST, Fault, InputRejected
 
 _MAX_CURSOR: Final = 1_000
@@ -112,21 +112,12 @@ def decode_time_cursor(cursor: str | None) -> tuple[datetime, str] | None:
     position: tuple[str, UUID] | None = decode_cursor(cursor, tuple[str, UUID])
     if position is None:
         return None
-    try:
-        return from_text(position[0]), str(position[1])
-    except ValueError as error:
-        raise invalid_cursor() from error
+    if (time := from_text_or_none(position[0])) is None:
+        raise invalid_cursor()
+    return time, str(position[1])
 
 
 def invalid_cursor() -> InputRejected:
     """422: a text that is not a cursor of the list."""
     detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
     return INVALID_REQUEST.with_message(detail, "/query/cursor")
-
-
-def uuid_of(text: str) -> str | None:
-    """The UUID in a text, None for other text."""
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return None

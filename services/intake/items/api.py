@@ -22,15 +22,16 @@ from services.intake.items.withdrawals import MAX_REASON, Withdrawals
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
 from shared.auth.principal import REGION_NOT_ALLOWED, Principal
+from shared.contracts.ids import uuid_of
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.measurement import CountOutcomes
 from shared.http.models import Printable
 from shared.http.openapi import body_of, lines_of
 from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemDetails, problems
-from shared.http.queries import Cursor, PageLimit, decode_time_cursor, uuid_of
+from shared.http.queries import Cursor, PageLimit, decode_time_cursor
 from shared.http.route import Available, StrictRoute
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 
 
 class _ItemName(StringConvertor):
@@ -41,10 +42,9 @@ register_url_convertor("item", _ItemName())
 
 
 def _time(text: str) -> datetime:
-    try:
-        return from_text(text)
-    except ValueError as error:
-        raise ValueError("expected a time such as 2026-05-01T09:30:00Z") from error
+    if (time := from_text_or_none(text)) is None:
+        raise ValueError("expected a time such as 2026-05-01T09:30:00Z")
+    return time
 
 
 FORBIDDEN: Final = (REGION_NOT_ALLOWED, PLATFORM_NOT_ALLOWED)

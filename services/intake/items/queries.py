@@ -26,7 +26,8 @@ from services.intake.items.views import (
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.contracts import envelope
-from shared.http.queries import encode_cursor, uuid_of
+from shared.contracts.ids import uuid_of
+from shared.http.queries import encode_cursor
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected

@@ -24,11 +24,11 @@ from services.intake.notices.models import AppealBody, NoticeBody
 from services.intake.notices.store import ComplaintStore
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
+from shared.contracts.ids import uuid_of
 from shared.http.documents import Document
 from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.measurement import CountOutcomes
 from shared.http.problems import OVERLOADED, UNAVAILABLE, not_ready, problems
-from shared.http.queries import uuid_of
 from shared.http.route import Available, StrictRoute
 
 

@@ -33,12 +33,13 @@ from services.intake.requests.store import cursor_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
 from shared.auth.principal import REGION_NOT_ALLOWED, Principal
+from shared.contracts.ids import uuid_of
 from shared.http.documents import Document
 from shared.http.encoded_bodies import ENCODED_BODY
 from shared.http.input_errors import KEY_MISSING
 from shared.http.models import Printable
 from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemType, problems
-from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor, uuid_of
+from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
 from shared.http.route import AroundCall, Available, StrictRoute
 from shared.validation.documents import ParsedDocument
 from shared.validation.faults import INVALID_REQUEST, Fault, InputRejected
