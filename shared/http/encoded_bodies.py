@@ -38,6 +38,7 @@ UNSUPPORTED_CODING: Final = ProblemType(
 ENCODED_BODY: Final = (*BODY_PROBLEMS, MALFORMED_CODING, UNSUPPORTED_CODING)
 """Errors of operations with a body that can be compressed."""
 
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 CODINGS: Final = "gzip, zstd"  # RFC 9110, section 8.4.1, and RFC 8878
 _COMPRESSED: Final = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
 _STEP: Final = 64 * 1024
@@ -77,7 +78,7 @@ def require(head: BodyHeaders, *content_types: str, coded: bool = True) -> None:
         names = " or ".join(sorted(content_types))
         found = repr(given)[:100] if given else "missing"
         raise UNSUPPORTED_MEDIA_TYPE(f"The body's Content-Type is {found}; expected {names}.")
-    if not coded and _codings(head):
+    if not coded and head.coding and head.coding[1:].strip().lower() != "identity":
         raise UNSUPPORTED_MEDIA_TYPE(f"The body's Content-Encoding is {head.coding[1:]!r:.60}; expected none.")
     if head.coding and _codings(head) not in ([], ["gzip"], ["zstd"]):
         detail = (
@@ -108,7 +109,7 @@ async def whole(
                     raise too_large()
     except TimeoutError as error:
         raise too_slow(f"The body did not arrive within {seconds:g} seconds.") from error
-    return b"".join(parts).removeprefix(b"\xef\xbb\xbf")
+    return b"".join(parts)
 
 
 def too_slow(detail: str) -> Problem:

@@ -109,12 +109,16 @@ class StrictRoute(APIRoute):
         field = cast("Any", self.body_field).field_info
         is_document, is_required = get_origin(field.annotation) is Document, field.is_required()
         head = encoded_bodies.head(request)
+        if not is_document:  # of several fields the first one counts, as for FastAPI
+            head = head._replace(content_type=request.headers.get("content-type", ""))
         if head.length or (is_document and is_required):
             encoded_bodies.require(head, "application/json", coded=is_document)
         detail = f"The body exceeds the limit of {self.body_limit} bytes."
         too_large = partial(BODY_TOO_LARGE, detail, pointer="" if is_document else None)
         seconds = getattr(request.app.state, "body_seconds", BODY_SECONDS)
         text = await encoded_bodies.whole(request, head, seconds, limit=self.body_limit, too_large=too_large)
+        if is_document:
+            text = text.removeprefix(encoded_bodies.BYTE_ORDER_MARK)
         if not is_required and not text.strip():
             return _DecodedRequest(request, b"", None)
         if text:  # its length was not declared

@@ -67,6 +67,7 @@ class ItemSubmission:
             body = await encoded_bodies.whole(
                 request, head, self._idle_seconds, limit=posts.MAX_BODY_BYTES, too_large=posts.too_large
             )
+            body = body.removeprefix(encoded_bodies.BYTE_ORDER_MARK)
             item = self._intake.prepare(body, client, to_text(self._clock.now()))
             await self._intake.submit([item])
         except (InputRejected, Overloaded, Poison, Problem, Transient) as error:
