@@ -1,16 +1,12 @@
 """The error responses for exceptions of the use cases."""
 
-from typing import Final
-
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake.publishing.regions import Overloaded
-from shared.http.problems import OVERLOADED, Problem, ProblemType, problem_of
+from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, problem_of
 from shared.runtime.errors import Poison
-
-RECORD_TOO_LARGE: Final = ProblemType("too-large", 413, "The record is too large", "Kafka rejects the record.")
 
 
 def submission_problem(error: Exception) -> Problem:
@@ -19,7 +15,7 @@ def submission_problem(error: Exception) -> Problem:
         case Overloaded():
             return OVERLOADED(str(error), retry_after=1)
         case Poison():
-            return RECORD_TOO_LARGE(f"Kafka rejects the record: {error.reason}. Make the item smaller.")
+            return BODY_TOO_LARGE(f"Kafka rejects the record: {error.reason}. Make the item smaller.")
     return problem_of(error)
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import MALFORMED_JSON, ErrorType, Fault, InputRejected, pointer_to
+from shared.validation.faults import MALFORMED_JSON, TOO_LARGE, ErrorType, Fault, InputRejected, pointer_to
 
 PROBLEM_JSON: Final = "application/problem+json"
 _URN: Final = "urn:piepowder:problem:"
@@ -75,7 +75,7 @@ class ProblemType(ErrorType, frozen=True):
 
 RETRY_AFTER: Final[dict[str, Any]] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
-BODY_TOO_LARGE: Final = ProblemType("too-large", 413, "Body too large", "The body exceeds the limit of 131072 bytes.")
+BODY_TOO_LARGE: Final = ProblemType(*msgspec.structs.astuple(TOO_LARGE))
 BODY_TOO_SLOW: Final = ProblemType("too-slow", 408, "Body too slow", "The body did not arrive within 30 seconds.")
 UNSUPPORTED_MEDIA_TYPE: Final = ProblemType(
     "unsupported-media-type",

@@ -53,6 +53,14 @@ INVALID_REQUEST: Final = RejectionType("invalid-request", 422, "Invalid request"
 MALFORMED_JSON: Final = RejectionType(
     "malformed-json", 400, "Malformed JSON", "The input is not JSON: it is truncated."
 )
+TOO_LARGE: Final = RejectionType("too-large", 413, "Body too large", "The body exceeds the limit of 131072 bytes.")
+IN_FLIGHT: Final = RejectionType("in-flight", 409, "The same call is in progress", "Send the same call again.")
+KEY_REUSED: Final = RejectionType(
+    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new call."
+)
+CHANGED_MEANWHILE: Final = RejectionType(
+    "changed-meanwhile", 409, "The object was changed at the same time", "Read it and send the call again"
+)
 
 
 class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service

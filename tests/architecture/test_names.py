@@ -41,3 +41,13 @@ def test_the_name_of_a_rest_model_ends_in_body_or_view() -> None:
             wrong += [f"{name}, {place}" for name in kinds_of_struct if not name.endswith(("View", "ProblemDetails"))]
     assert not wrong
     assert documented >= 6
+
+
+def test_a_problem_type_is_declared_once() -> None:
+    declared: dict[str, list[str]] = defaultdict(list)
+    for node, place in nodes("services", "shared"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ProblemType", "RejectionType"):
+            [slug] = [value for argument in node.args[:1] for value in [ast.unparse(argument)]]
+            declared[slug].append(place)
+    assert len(declared) > 30
+    assert {slug: places for slug, places in declared.items() if len(places) > 1} == {}

@@ -2,16 +2,10 @@
 
 from typing import Final
 
-from shared.validation.faults import RejectionType
+from shared.validation.faults import IN_FLIGHT, KEY_REUSED, RejectionType
 
 _CASE: Final = "case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
 
-IN_FLIGHT: Final = RejectionType(
-    "in-flight", 409, "Claim in progress", "Another claim with this Idempotency-Key is in progress."
-)
-KEY_REUSED: Final = RejectionType(
-    "idempotency-key-reused", 422, "Idempotency-Key reused", "The key was used with another body."
-)
 LEASE_EXPIRED: Final = RejectionType(
     "lease-expired", 409, "Lease expired", f"Lease 1 of {_CASE} has expired. Claim again."
 )

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.decision import metrics
-from services.decision.domain import leases, rejections
+from services.decision.domain import leases
 from services.decision.domain.cases import Case
 from services.decision.domain.leases import ClaimCommand
 from services.decision.handlers.base import CasePort, UseCases
+from shared.validation.faults import KEY_REUSED
 
 MAX_EXPIRED: Final = 500  # leases that one transaction ends
 
@@ -105,7 +106,7 @@ async def _repeated_claim(transaction: LeasePort, command: ClaimCommand) -> Leas
         return None
     if case.claim_body != command.body:
         detail = "This Idempotency-Key was used with another request body."
-        raise rejections.KEY_REUSED.with_message(detail)
+        raise KEY_REUSED.with_message(detail)
     return _lease(case)
 
 

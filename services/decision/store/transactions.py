@@ -8,12 +8,12 @@ import asyncpg
 import msgspec
 from msgspec.structs import asdict
 
-from services.decision.domain import rejections
 from services.decision.domain.cases import Case, Decision
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import CaseOpened
 from shared.postgres import outbox
 from shared.postgres.database import Connection
+from shared.validation.faults import IN_FLIGHT
 
 # The columns of a locked case, and the time after the lock.
 LOCKED_CASE: Final = (
@@ -87,7 +87,7 @@ class CaseTransaction(Transaction):
             )
         except asyncpg.UniqueViolationError as error:
             detail = "Another claim with the same Idempotency-Key is in progress."
-            raise rejections.IN_FLIGHT.with_message(detail) from error
+            raise IN_FLIGHT.with_message(detail) from error
 
 
 def case_from(row: Any) -> Case:

@@ -18,6 +18,7 @@ from shared.http.problems import problems
 from shared.http.queries import IdempotencyKey, PageLimit, invalid_cursor
 from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import from_text
+from shared.validation.faults import CHANGED_MEANWHILE
 
 MAX_BODY_BYTES: Final = 64 * 1024
 
@@ -81,7 +82,7 @@ async def create_client(
 @router.patch(
     "/{name}",
     summary="Change, disable or enable a client",
-    responses=problems(domain.BEYOND_OWN_RIGHTS, domain.UNKNOWN_CLIENT, domain.CHANGED),
+    responses=problems(domain.BEYOND_OWN_RIGHTS, domain.UNKNOWN_CLIENT, CHANGED_MEANWHILE),
     max_body_size=MAX_BODY_BYTES,
 )
 async def change_client(

@@ -21,7 +21,7 @@ from shared.contracts.events import CLIENT_CHANGED, AccessUsed
 from shared.kafka.consumer import RawRecord, Received
 from shared.runtime.clock import Clock, from_text, from_text_or_none, to_text
 from shared.runtime.errors import Poison
-from shared.validation.faults import INVALID_REQUEST, InputRejected
+from shared.validation.faults import CHANGED_MEANWHILE, INVALID_REQUEST, KEY_REUSED, InputRejected
 
 SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
@@ -131,7 +131,7 @@ class Registry:
             client = await self._lock(work, name, by)
             if revision not in (None, client.revision):
                 detail = f"Client {name!r} was changed and is at revision {client.revision}. Read it again."
-                raise domain.CHANGED.with_message(detail, "/revision")
+                raise CHANGED_MEANWHILE.with_message(detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
             domain.check_platforms(after, patch)
             domain.check_grant(after, client, by)
@@ -247,7 +247,7 @@ def _require_new_call(client: ClientRecord, call: IdempotentCall) -> None:
         return
     if made.made_body != call.body:
         detail = "This Idempotency-Key was used with another body; use a new one for a new API key."
-        raise domain.IDEMPOTENCY_KEY_REUSED.with_message(detail, "/header/idempotency-key")
+        raise KEY_REUSED.with_message(detail, "/header/idempotency-key")
     detail = (
         f"The call with this Idempotency-Key created key {made.key_id}, which cannot be shown again. If the response"
         " was lost, revoke this key and create another one."

@@ -122,7 +122,7 @@ async def post_item(_: Submitter, submission: TheSubmission, request: Request, p
     " truncated or slow body) is the last line: a problem without `line`. Earlier lines have their verdicts, later"
     " lines were not accepted. While Kafka does not acknowledge items of a region, their verdicts have `retry_after`. A"
     " repetition of the whole batch is always safe.",
-    responses=problems(*ENCODED_BODY, batch.EMPTY, batch.TOO_LARGE, *FORBIDDEN, OVERLOADED)
+    responses=problems(*ENCODED_BODY, batch.EMPTY, *FORBIDDEN, OVERLOADED)
     | {
         200: lines_of(
             batch.AcceptedLineView,

@@ -28,7 +28,7 @@ from services.intake.problems import submission_problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
-from shared.http.problems import InputError, Problem, ProblemDetails, ProblemType
+from shared.http.problems import BODY_TOO_LARGE, InputError, Problem, ProblemDetails, ProblemType
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
 from shared.validation.faults import InputRejected
@@ -36,7 +36,6 @@ from shared.validation.faults import InputRejected
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20
 EMPTY: Final = ProblemType("empty", 400, "The body is empty", "No line contains an item.")
-TOO_LARGE: Final = ProblemType("too-large", 413, "The batch is too large", "The body is larger than 64 MiB.")
 _MAX_WITH_BLANK: Final = 10 * MAX_LINES
 _CHUNK_LINES: Final = 1_000
 _CHUNK_BYTES: Final = 2**20
@@ -304,7 +303,7 @@ async def _next(body: AsyncIterator[bytes], until: float) -> bytes | None:
 
 
 def _too_large(excess: str) -> Problem:
-    return TOO_LARGE(
+    return BODY_TOO_LARGE(
         f"The body has {excess}. Split it into calls of at most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB."
     )
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.intake import metrics
 from services.intake.items import long_poll
-from services.intake.items.batch import MAX_BYTES, TOO_LARGE, Batch
+from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
@@ -28,7 +28,7 @@ from shared.auth.authenticator import charge, record_refused
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import BodyHeaders
-from shared.http.problems import OVERLOADED, Problem, not_ready
+from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
 from shared.http.server import DISCONNECT
@@ -94,7 +94,7 @@ class ItemSubmission:
         """`POST /v1/items/batch`."""
         client, head = self._accept(request, *_NDJSON_TYPES)
         if head.length > MAX_BYTES:
-            raise TOO_LARGE(
+            raise BODY_TOO_LARGE(
                 f"The body is larger than {MAX_BYTES >> 20} MiB; no item was accepted. Split it into calls."
             )
         if self._batches >= self._max_batches:

@@ -19,9 +19,6 @@ from services.intake.requests.domain.drafts import MAX_BODY_BYTES, Draft, DraftK
 from services.intake.requests.domain.queries import RequestFilter
 from services.intake.requests.handlers import (
     ANY_VERSION,
-    CHANGED_MEANWHILE,
-    IN_FLIGHT,
-    KEY_REUSED,
     NOT_FOUND,
     STALE,
     Requests,
@@ -42,7 +39,7 @@ from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemType, problems
 from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
 from shared.http.route import AroundCall, Available, StrictRoute
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import INVALID_REQUEST, Fault, InputRejected
+from shared.validation.faults import CHANGED_MEANWHILE, IN_FLIGHT, INVALID_REQUEST, KEY_REUSED, Fault, InputRejected
 from shared.validation.strict_json import ObjectWithDuplicates
 
 READ: Final = "requests:read"
@@ -319,7 +316,7 @@ def _tagged(response: Response, request: lifecycle.Request) -> lifecycle.Request
 def _valid(document: Document[Any]) -> Any:
     """The body of a document; raises InputRejected for an invalid one."""
     if document.faults or document.body is None:
-        raise InputRejected(drafts.INVALID_DRAFT, document.faults)
+        raise InputRejected(INVALID_REQUEST, document.faults)
     return document.body
 
 

@@ -23,22 +23,23 @@ from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected, RejectionType
+from shared.validation.faults import (
+    CHANGED_MEANWHILE,
+    IN_FLIGHT,
+    INVALID_REQUEST,
+    KEY_REUSED,
+    Fault,
+    InputRejected,
+    RejectionType,
+)
 
 NOT_FOUND: Final = msgspec.structs.replace(
     errors.NOT_FOUND,
     title="No such business request",
     example="No business request '0d9f...' exists in a region of this key.",
 )
-IN_FLIGHT: Final = RejectionType("in-flight", 409, "The same call is in progress", "Send the same call again.")
-CHANGED_MEANWHILE: Final = RejectionType(
-    "changed-meanwhile", 409, "The request was changed at the same time", "Read it and send the call again"
-)
 STALE: Final = RejectionType(
     "precondition-failed", 412, "The request has changed", 'The request is at version "3": read this version'
-)
-KEY_REUSED: Final = RejectionType(
-    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new request."
 )
 
 ANY_VERSION: Final = -1
@@ -285,7 +286,7 @@ class Requests:
             raise Transient("No operating model is published.")
         found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *missing]
         if found:
-            raise InputRejected(drafts.INVALID_DRAFT, found)
+            raise InputRejected(INVALID_REQUEST, found)
 
     def _now(self) -> str:
         return to_text(self._clock.now())

@@ -16,7 +16,6 @@ from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import CLAIMED, OPEN_STATES, SUPERSEDED, WAITING, WITHDRAWN, Case, Decision
 from services.decision.domain.ingest import BatchChanges, CaseMessage, NewestVersion, ReceivedCase, Snapshot
 from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.rejections import IN_FLIGHT
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
@@ -24,6 +23,7 @@ from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
 from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Poison
+from shared.validation.faults import IN_FLIGHT
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import records
 

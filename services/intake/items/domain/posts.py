@@ -23,6 +23,7 @@ from shared.validation.codes import Codes
 from shared.validation.faults import (
     MALFORMED_JSON,
     MAX_FAULTS,
+    TOO_LARGE,
     Fault,
     InputRejected,
     RejectionType,
@@ -31,7 +32,6 @@ from shared.validation.faults import (
 )
 
 INVALID_ITEM: Final = RejectionType("invalid-item", 422, "The item is invalid", "/markets: is required")
-TOO_LARGE: Final = RejectionType("too-large", 413, "The item is too large")
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
