@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from piepowder.submit import RegionItem
 from shared.contracts import ids
-from shared.contracts.envelope import Event
+from shared.contracts.envelope import Event, RecordId
 from shared.contracts.events import (
     ITEM_SUBMITTED,
     CaseClosed,
@@ -64,17 +64,6 @@ def _entities(contract: ModuleType) -> tuple[str, ...]:
     """The prefixes `piepowder.<entity>.` of a topic's event types, in any version."""
     types = [value for name, value in vars(contract).items() if name.isupper() and isinstance(value, str)]
     return tuple({f"{'.'.join(kind.split('.')[:2])}." for kind in types})
-
-
-class RecordId(NamedTuple):
-    """The place of a record in Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 class Account(NamedTuple):

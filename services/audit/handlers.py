@@ -8,8 +8,6 @@ import msgspec
 from services.audit import metrics
 from services.audit.domain import (
     AppendResult,
-    EntryView,
-    KafkaPosition,
     LoggedDeadLetter,
     LoggedEvent,
     LogHead,
@@ -21,8 +19,9 @@ from services.audit.domain import (
     parse_dead_letter,
     parse_event,
 )
+from services.audit.views import EntryView
 from shared.contracts import topics
-from shared.contracts.envelope import GLOBAL
+from shared.contracts.envelope import GLOBAL, RecordId
 from shared.kafka.consumer import RawRecord, Received
 
 ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | None
@@ -64,7 +63,7 @@ class AppendRecords:
 
         None for the receipt of a replayed dead letter (`dl_returned`): the replayed event itself is logged.
         """
-        source = KafkaPosition(record.topic, record.partition, record.offset)
+        source = RecordId(record.topic, record.partition, record.offset)
         if record.topic == self._deadletters:
             if any(name == "dl_returned" for name, _ in record.headers):
                 return None

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from services.audit.domain import (
     DEADLETTER,
     AppendResult,
-    EntryView,
     LoggedDeadLetter,
     LoggedEvent,
     LogHead,
     LogPosition,
     TimelineEntry,
 )
+from services.audit.views import DeadLetterView, EntryView
 from shared.postgres.database import Connection, Database
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -90,21 +90,6 @@ sa.Index("deadletters_by_subject", sa.func.hashtextextended(deadletters.c.subjec
 
 _LOG_COLUMNS: Final = tuple(column.name for column in log.columns)
 _LETTER_COLUMNS: Final = tuple(column.name for column in deadletters.columns)
-
-
-class DeadLetterView(msgspec.Struct, frozen=True):
-    """A dead letter; `n` is its number among the dead letters of the log."""
-
-    n: int
-    topic: str
-    partition: int
-    offset: int
-    group: str
-    reason: str
-    key: str | None
-    time: str
-    event_id: str | None
-    subject: str | None
 
 
 class Store:

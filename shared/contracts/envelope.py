@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from shared.contracts.events import TYPES, Struct
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 from shared.runtime.errors import Poison, TooNew
 
 Headers = list[tuple[str, bytes]]
@@ -62,6 +62,17 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     key: bytes
     value: bytes
     headers: Headers
+
+
+class RecordId(NamedTuple):
+    """The position of a record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 def subject_of(platform: str, kind: str, subject_id: str) -> str:
@@ -195,11 +206,7 @@ def _check_id(name: str, value: str) -> None:
 
 @lru_cache(maxsize=4096)
 def _is_time(text: str) -> bool:
-    try:
-        from_text(text)
-    except ValueError:
-        return False
-    return _RFC3339.fullmatch(text) is not None
+    return from_text_or_none(text) is not None and _RFC3339.fullmatch(text) is not None
 
 
 @lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from services.decision.handlers.leases import Lease
 from shared.auth.api_key import PROTECTED
 from shared.contracts import ids
 from shared.http.idempotency import body_hash
-from shared.http.models import Body, View, example
+from shared.http.models import Body, Printable, View, example
 from shared.http.queries import IdempotencyKey
 from shared.http.route import StrictRoute
 
@@ -22,19 +22,13 @@ router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTE
 _LARGEST: Final = 2**53 - 1  # the largest integer that every JSON parser reads exactly
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("contains characters that cannot be printed")
-    return text
-
-
 def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("contains NUL")
     return text
 
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Name = Annotated[Printable, Field(min_length=1, max_length=100)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Seconds = Annotated[int, Field(ge=5, le=3600, description="Length of the lease from now, in seconds")]
 

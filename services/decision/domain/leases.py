@@ -9,17 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from services.decision.domain import rejections
 from services.decision.domain.case_events import EventLinks, case_event, claim_event_id
 from services.decision.domain.cases import CLAIMED, OPEN_STATES, WAITING, Case
-from services.decision.domain.lifecycle import (
-    CLAIM,
-    EXPIRE,
-    HEARTBEAT,
-    RELEASE,
-    CaseTransition,
-    CommandRejected,
-    transition,
-)
+from services.decision.domain.lifecycle import CLAIM, EXPIRE, HEARTBEAT, RELEASE, CaseTransition, transition
 from shared.contracts import events
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -56,7 +49,7 @@ def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tupl
 def heartbeat(case: Case, now: datetime, *, token: int, seconds: int, reviewer: str = "") -> Case:
     """Extend the lease to `seconds` from now.
 
-    Raises CommandRejected when `token` does not hold the case any more, or `reviewer` is named and is another person.
+    Raises InputRejected when `token` does not hold the case any more, or `reviewer` is named and is another person.
     """
     extended = transition_under_lease(case, HEARTBEAT, now, token=token, reviewer=reviewer)
     return msgspec.structs.replace(case, state=extended.state, lease_until=now + timedelta(seconds=seconds))
@@ -84,7 +77,7 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
 def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> CaseTransition:
     """The effect of a command that needs the lease `token`.
 
-    Raises CommandRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it.
+    Raises InputRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it.
     """
     if case.state in OPEN_STATES:
         _require_lease(case, token, reviewer, now)
@@ -100,11 +93,13 @@ def _require_lease(case: Case, token: int, reviewer: str, now: datetime) -> None
     if token != case.lease_token or (case.state == CLAIMED and reviewer not in ("", case.reviewer)):
         holder = f" for {reviewer!r}" if reviewer else ""
         detail = f"Token {token} does not hold case {case.case_id}{holder} (any more). Claim again."
-        raise CommandRejected("wrong-lease-token", detail)
+        raise rejections.WRONG_LEASE_TOKEN.with_message(detail)
     if case.lease_until is None:
-        raise CommandRejected("lease-released", f"Lease {token} of case {case.case_id} was released. Claim again.")
+        detail = f"Lease {token} of case {case.case_id} was released. Claim again."
+        raise rejections.LEASE_RELEASED.with_message(detail)
     if case.state == WAITING or case.lease_until <= now:
-        raise CommandRejected("lease-expired", f"Lease {token} of case {case.case_id} has expired. Claim again.")
+        detail = f"Lease {token} of case {case.case_id} has expired. Claim again."
+        raise rejections.LEASE_EXPIRED.with_message(detail)
 
 
 def _lease_fields(case: Case) -> dict[str, Any]:

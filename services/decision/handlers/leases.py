@@ -8,8 +8,8 @@ from services.decision import metrics
 from services.decision.domain import leases
 from services.decision.domain.cases import Case
 from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.base import CasePort, UseCases
+from shared.validation.faults import KEY_REUSED
 
 MAX_EXPIRED: Final = 500  # leases that one transaction ends
 
@@ -32,7 +32,7 @@ class Lease(NamedTuple):
 
 
 class LeaseCases(UseCases[LeasePort]):
-    """Claims, heartbeats, releases and expiry. Raises CommandRejected when the case does not allow the command."""
+    """Claims, heartbeats, releases and expiry. Raises InputRejected when the case does not allow the command."""
 
     async def claim(self, queues: Sequence[str], command: ClaimCommand) -> Lease | None:
         """Lease the most urgent waiting case of `queues`; None when no case waits.
@@ -106,7 +106,7 @@ async def _repeated_claim(transaction: LeasePort, command: ClaimCommand) -> Leas
         return None
     if case.claim_body != command.body:
         detail = "This Idempotency-Key was used with another request body."
-        raise CommandRejected("idempotency-key-reused", detail)
+        raise KEY_REUSED.with_message(detail)
     return _lease(case)
 
 

@@ -9,11 +9,11 @@ import msgspec
 from msgspec.structs import asdict
 
 from services.decision.domain.cases import Case, Decision
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import CaseOpened
 from shared.postgres import outbox
 from shared.postgres.database import Connection
+from shared.validation.faults import IN_FLIGHT
 
 # The columns of a locked case, and the time after the lock.
 LOCKED_CASE: Final = (
@@ -72,7 +72,7 @@ class CaseTransaction(Transaction):
         return None if row is None else locked_case(row)
 
     async def save(self, cases: Sequence[Case]) -> None:
-        """Write the state and lease of locked cases. Raises CommandRejected when another claim has the same key."""
+        """Write the state and lease of locked cases. Raises InputRejected when another claim has the same key."""
         try:
             await self._connection.execute(
                 _SAVE,
@@ -87,7 +87,7 @@ class CaseTransaction(Transaction):
             )
         except asyncpg.UniqueViolationError as error:
             detail = "Another claim with the same Idempotency-Key is in progress."
-            raise CommandRejected("in-flight", detail) from error
+            raise IN_FLIGHT.with_message(detail) from error
 
 
 def case_from(row: Any) -> Case:

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from services.intake.items.domain import status
 from services.intake.items.domain.status import Status, StatusFacts
 from shared.postgres.database import Connection, Database
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 
 SCAN: Final = 2_000
 _FEW: Final = 2  # rows of the first scan for each requested item
@@ -108,6 +108,7 @@ SELECT $1, status, received_at, item_id, subject
 FROM unnest($2::text[], $3::timestamptz[], $4::uuid[], $5::text[]) AS come (status, received_at, item_id, subject)
 ON CONFLICT DO NOTHING"""
 
+_time_of = lru_cache(maxsize=10_000)(from_text_or_none)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StatusFacts).decode
 
@@ -312,14 +313,6 @@ class ItemStatusStore:
 def _text(text: str, longest: int) -> str:
     """A text that PostgreSQL accepts. Intake accepts no other text, but such a record must not stop the projection."""
     return text[:longest].replace("\0", "\ufffd")
-
-
-@lru_cache(maxsize=10_000)
-def _time_of(text: str) -> datetime | None:
-    try:
-        return from_text(text)
-    except ValueError:
-        return None
 
 
 def _page(rows: Sequence[Any], most: int, limit: int) -> tuple[ItemPage, bool]:

@@ -16,13 +16,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.audit import api, app, handlers
-from services.audit.domain import AppendResult, KafkaPosition, LoggedDeadLetter, LoggedEvent, parse_event
+from services.audit.domain import AppendResult, LoggedDeadLetter, LoggedEvent, parse_event
 from services.audit.settings import Settings
 from services.audit.store import Store
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import events, ids, topics
-from shared.contracts.envelope import Attributes, Encoded, encode, subject_of
+from shared.contracts.envelope import Attributes, Encoded, RecordId, encode, subject_of
 from shared.http.app import create_app
 from shared.http.queries import encode_cursor
 from shared.kafka import topic_admin
@@ -104,7 +104,7 @@ def history(region: str, subject_id: str, version: int = 1) -> ItemHistory:
 
 def logged_events(histories: list[ItemHistory], region: str) -> list[LoggedEvent]:
     return [
-        parse_event(KafkaPosition(topic, 0, n), event.headers, event.key, event.value, region=region)
+        parse_event(RecordId(topic, 0, n), event.headers, event.key, event.value, region=region)
         for n, (topic, event) in enumerate(event for one in histories for event in one.events)
     ]
 
@@ -336,7 +336,7 @@ async def test_a_poison_record_is_dead_lettered_and_shown_while_other_records_ar
 
 
 async def test_entries_of_the_log_cannot_be_changed_or_removed(region: str, store: Store, database: Database) -> None:
-    source = KafkaPosition("t", 0, 0)
+    source = RecordId("t", 0, 0)
     await store.append(
         logged_events([history(region, "e")], region), [LoggedDeadLetter(source, "g", "r", None, "", None, None)]
     )
@@ -370,7 +370,7 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
     backwards = list(reversed(logged_events(histories[:1], region)))
     await store.append(backwards[:2], [])
     letter = LoggedDeadLetter(
-        KafkaPosition("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, histories[0].subject
+        RecordId("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, histories[0].subject
     )
     await store.append(backwards[2:], [letter])
     path = "/v1/subjects/shop/product/gr%C3%B6%C3%9Fe%2F50%25%20%2Bx/timeline"
@@ -403,7 +403,7 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
 
 async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(region: str, store: Store) -> None:
     everything = logged_events([history(region, "f")], region)
-    letters = [LoggedDeadLetter(KafkaPosition("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
+    letters = [LoggedDeadLetter(RecordId("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
     await store.append(everything, letters)
     first = everything[0].attributes
     async with await client(store, region) as http:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.leases import Lease
 from shared.contracts import ids
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import encoded
 from tests.support.decision.service import REGION, Service
 
@@ -42,7 +42,7 @@ async def test_the_next_claim_gets_an_expired_case_and_publishes_both_events(ser
     second = await service.claimed(reviewer="r-2")
     assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
     assert await service.event_types() == ["case.claimed", "case.expired", "case.claimed"]
-    with pytest.raises(CommandRejected, match=r"Token 1 does not hold case .* \(any more\)"):
+    with pytest.raises(InputRejected, match=r"Token 1 does not hold case .* \(any more\)"):
         await service.decide(first)
     assert await service.decide(second)
 
@@ -69,7 +69,7 @@ async def test_the_same_idempotency_key_returns_the_same_lease_while_it_runs(ser
     how = {"key": ids.derive("claim", "k"), "body": "b"}
     first, again = await service.claimed(**how), await service.claimed(**how)
     assert (again.case.case_id, again.case.lease_token) == (first.case.case_id, first.case.lease_token)
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.claim(key=how["key"], body="other")
     assert rejected.value.slug == "idempotency-key-reused"
     assert await service.decide(first)
@@ -80,6 +80,6 @@ async def test_concurrent_claims_under_one_key_hold_one_case(service: Service) -
     await service.open(*(encoded(REGION, f"s{n}") for n in range(8)))
     how = {"key": ids.derive("claim", "k"), "body": "b"}
     outcomes = await asyncio.gather(*(service.claim(**how) for _ in range(6)), return_exceptions=True)
-    assert {outcome.slug for outcome in outcomes if isinstance(outcome, CommandRejected)} <= {"in-flight"}
+    assert {outcome.slug for outcome in outcomes if isinstance(outcome, InputRejected)} <= {"in-flight"}
     assert len({outcome.case.case_id for outcome in outcomes if isinstance(outcome, Lease)}) == 1
     assert (await service.states()).count("claimed") == 1

@@ -6,7 +6,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audit.domain import KafkaPosition, LogPosition, TimelineEntry, in_causal_order, page, parse_dead_letter
+from services.audit.domain import LogPosition, TimelineEntry, in_causal_order, page, parse_dead_letter
+from shared.contracts.envelope import RecordId
 from shared.runtime.clock import from_text, to_text
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -83,7 +84,7 @@ values = st.one_of(
 def test_postgresql_can_store_any_dead_letter(
     headers: list[tuple[str, bytes]], key: bytes | None, timestamp: int
 ) -> None:
-    letter = parse_dead_letter(KafkaPosition("piepowder.deadletters.eu", 3, 7), headers, key, timestamp)
+    letter = parse_dead_letter(RecordId("piepowder.deadletters.eu", 3, 7), headers, key, timestamp)
     texts = [letter.source.topic, letter.group, letter.reason, letter.key, letter.subject]
     assert all("\0" not in text and len(text) <= 2000 for text in texts if text is not None)
     assert 0 <= letter.source.partition < 2**31

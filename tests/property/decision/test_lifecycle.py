@@ -23,8 +23,8 @@ from services.decision.domain.lifecycle import (
     SUPERSEDE,
     TRANSITIONS,
     WITHDRAW,
-    CommandRejected,
 )
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import (
     claimed_case,
@@ -114,7 +114,7 @@ def test_every_accepted_command_is_a_transition_of_the_table_and_a_rejected_comm
         in_table = TRANSITIONS.get((case.state, command))
         try:
             after, event_type = perform(case, command, case.lease_token - behind, now)
-        except CommandRejected:
+        except InputRejected:
             assert command in UNDER_LEASE
             assert in_table is None or behind or not has_running_lease(case, now)
             continue

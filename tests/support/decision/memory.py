@@ -16,7 +16,6 @@ from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import CLAIMED, OPEN_STATES, SUPERSEDED, WAITING, WITHDRAWN, Case, Decision
 from services.decision.domain.ingest import BatchChanges, CaseMessage, NewestVersion, ReceivedCase, Snapshot
 from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
@@ -24,6 +23,7 @@ from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
 from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Poison
+from shared.validation.faults import IN_FLIGHT
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import records
 
@@ -127,7 +127,7 @@ class MemoryTransaction:
         self.cases |= {case.case_id: case for case in cases}
         keys = Counter(case.claim_key for case in self.cases.values() if case.claim_key is not None)
         if keys and max(keys.values()) > 1:
-            raise CommandRejected("in-flight", "Another claim with the same Idempotency-Key is in progress.")
+            raise IN_FLIGHT.with_message("Another claim with the same Idempotency-Key is in progress.")
 
     async def first_decision(self, case_id: str) -> Decision | None:
         return next(iter(self.decided.get(case_id, [])), None)

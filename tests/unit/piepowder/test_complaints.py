@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger, RecordId
+from deploy.local.accounting import AuditCounts, ItemOutcome, Ledger
 from piepowder import console_output, review, timeline
 from piepowder.review import LeasedCase, TerminalReviewer, complaint, item_case
 from piepowder.simulation import choose, truth_key
 from piepowder.submit import RegionItem
 from shared.contracts import events, ids
-from shared.contracts.envelope import Attributes, Event
+from shared.contracts.envelope import Attributes, Event, RecordId
 from tests.support.decision.cases import appealed, noticed, opened
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)

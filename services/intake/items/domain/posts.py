@@ -20,11 +20,18 @@ from shared.contracts import ids
 from shared.contracts.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 from shared.validation import strict_json
 from shared.validation.codes import Codes
-from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, RejectionType, mismatches, pointer_to
+from shared.validation.faults import (
+    MALFORMED_JSON,
+    MAX_FAULTS,
+    TOO_LARGE,
+    Fault,
+    InputRejected,
+    RejectionType,
+    mismatches,
+    pointer_to,
+)
 
 INVALID_ITEM: Final = RejectionType("invalid-item", 422, "The item is invalid", "/markets: is required")
-TOO_LARGE: Final = RejectionType("too-large", 413, "The item is too large")
-MALFORMED_JSON: Final = RejectionType("malformed-json", 400, "The input is not JSON")
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from services.intake.items.domain.posts import is_platform, is_url
-from shared.contracts import envelope, events, ids
+from shared.contracts import events, ids
 from shared.validation.codes import Codes
 from shared.validation.faults import Fault, RejectionType
 
@@ -112,11 +112,6 @@ def content(post: NoticePost) -> events.Notice:
 def content_hash(notice: events.Notice) -> str:
     """The hash that distinguishes the retry of a notice from another notice under the same reference."""
     return ids.struct_hash(notice, always={"language"})
-
-
-def subject_of(post: NoticePost) -> str:
-    """The reported subject."""
-    return envelope.subject_of(post.platform, post.kind, post.id)
 
 
 def _location_faults(locations: list[str]) -> Iterator[Fault]:

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.leases import MAX_EXPIRED
 from shared.contracts import ids
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import received_appeal, received_case
 from tests.support.decision.memory import MemoryService
@@ -67,7 +67,7 @@ async def test_an_idempotency_key_with_another_body_is_rejected() -> None:
     lease = await service.claim(key="k")
     assert lease is not None
     service.store.cases[lease.case.case_id] = replace(lease.case, claim_body="another")
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.claim(key="k")
     assert rejected.value.slug == "idempotency-key-reused"
 
@@ -100,9 +100,9 @@ async def test_a_rejected_command_changes_nothing() -> None:
     await service.open(received_case())
     lease = await service.claimed(seconds=60)
     service.clock.advance(timedelta(seconds=60))
-    with pytest.raises(CommandRejected):
+    with pytest.raises(InputRejected):
         await service.leases.heartbeat(lease.case.case_id, token=1, seconds=60)
-    with pytest.raises(CommandRejected):
+    with pytest.raises(InputRejected):
         await service.leases.release(lease.case.case_id, token=1, reason="")
     assert service.store.cases[lease.case.case_id] == lease.case
 

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from services.intake.errors import UnknownObject
 from services.intake.items import read_your_writes
 from services.intake.items.domain import status
 from services.intake.items.domain.status import SubmissionFact
@@ -280,7 +279,7 @@ async def test_only_the_client_that_submitted_a_notice_can_appeal_as_its_notifie
     for named in (body, appeal(**decision, appellant={"kind": "notifier"})):
         lookup = decided_notice()
         lookup.read_after = 2
-        with pytest.raises(UnknownObject):
+        with pytest.raises(InputRejected):
             await submit(lookup, named, client("eu", name="another"))
     await submit(decided_notice(), body, client("eu", scopes=frozenset({"appeals:write"})))
 
@@ -321,7 +320,7 @@ async def test_an_appeal_waits_for_a_decision_that_was_just_made() -> None:
 @pytest.mark.parametrize("named", [{"decision_id": DECISION_ID}, {"item_id": ITEM_ID}, {"notice_id": NOTICE_ID}])
 async def test_an_unknown_decision_is_reported_only_after_the_projection_has_caught_up(named: dict[str, str]) -> None:
     lookup = ComplaintLookup({}, read_after=3)
-    with pytest.raises(UnknownObject, match=next(iter(named.values()))):
+    with pytest.raises(InputRejected, match=next(iter(named.values()))):
         await submit(lookup, appeal(**named))
 
 
@@ -378,12 +377,12 @@ async def test_a_repeated_appeal_is_recognized_after_the_item_went_to_another_re
 async def test_a_key_of_another_region_or_platform_gets_the_same_error_as_for_an_unknown_decision() -> None:
     for named in ({"decision_id": DECISION_ID}, {"item_id": ITEM_ID}):
         lookup = ComplaintLookup({(ITEM, ITEM_ID, "eu"): decided()}, read_after=2)
-        with pytest.raises(UnknownObject) as foreign:
+        with pytest.raises(InputRejected) as foreign:
             await submit(lookup, appeal(**named), client("us"))
-        with pytest.raises(UnknownObject) as unknown:
+        with pytest.raises(InputRejected) as unknown:
             await submit(ComplaintLookup({}, read_after=2), appeal(**named), client("us"))
         assert str(foreign.value) == str(unknown.value)
-        with pytest.raises(UnknownObject) as of_another_platform:
+        with pytest.raises(InputRejected) as of_another_platform:
             await submit(lookup, appeal(**named), client("eu", "us", platforms=["fair"]))
         assert str(of_another_platform.value) == str(unknown.value)
     found = await rejection(rejected_item(), appeal(item_id=ITEM_ID, region="eu"), client("us"))

@@ -15,7 +15,6 @@ from services.intake.notices.models import NoticeBody
 from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.contracts.events import NOTICE_SUBMITTED, NoticeSubmitted
-from shared.http.problems import Problem
 from shared.runtime.errors import Transient
 from shared.validation.documents import ParsedDocument
 from shared.validation.faults import InputRejected
@@ -216,11 +215,10 @@ def test_an_email_address_in_a_report_without_a_name_must_be_valid() -> None:
     ],
 )
 def test_malformed_json_is_400(text: bytes, expected: str) -> None:
-    with pytest.raises(Problem) as found:
+    with pytest.raises(InputRejected) as found:
         read(text)
-    details = found.value.details
-    assert (details.status, details.type) == (400, "urn:piepowder:problem:malformed-json")
-    assert expected in details.detail
+    assert (found.value.status, found.value.slug) == (400, "malformed-json")
+    assert expected in str(found.value)
 
 
 def test_a_duplicate_object_key_is_rejected() -> None:

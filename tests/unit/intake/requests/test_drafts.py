@@ -13,7 +13,6 @@ from services.intake.requests.domain.drafts import Draft
 from services.intake.requests.models import CommentBody, DraftBody, RemarkBody
 from shared.contracts.events import OperatingModelPublished, Queue, Region
 from shared.http.documents import Document, decode
-from shared.http.problems import Problem
 from shared.validation.faults import InputRejected
 from tests.support.documents import parsed
 
@@ -201,10 +200,10 @@ def test_a_request_for_a_new_market_names_a_market_without_an_owner() -> None:
     ],
 )
 def test_malformed_json_is_rejected(text: bytes, expected: str) -> None:
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(InputRejected) as raised:
         read(text)
-    assert raised.value.details.status == 400
-    assert expected in raised.value.details.detail
+    assert raised.value.status == 400
+    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"null", b'"x"', b"7"])

@@ -21,11 +21,11 @@ from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
 from shared.contracts.events import ACCESS_REFUSED, CLIENT_CHANGED, AccessRefused, ClientChanged, ClientKey, RateLimit
 from shared.http.app import create_app
-from shared.http.problems import Problem
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock, to_text
 from shared.runtime.errors import Fatal, Poison, Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import InputRejected
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 ADMIN, OLD, NEW = (ids.new_api_key("test") for _ in range(3))
@@ -170,7 +170,7 @@ async def test_scopes_that_a_client_with_platforms_cannot_have_are_ignored_and_i
     assert (await service.call(OLD)).status_code == 200
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {OLD}".encode())]})
     assert service.authenticator.principal(request, "items:write").scopes == {"items:write"}
-    with pytest.raises(Problem):
+    with pytest.raises(InputRejected):
         service.authenticator.principal(request, "audit:read")
     key = ClientKey(sha256=ids.hash_api_key(OLD), created_at=to_text(START), revoked_at=to_text(START))
     service.publish(**wide, revision=2, keys=[key])

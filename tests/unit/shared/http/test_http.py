@@ -15,22 +15,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.auth.api_key import api_key
-from shared.auth.authenticator import Authenticator, require_region
+from shared.auth.authenticator import Authenticator, Caller
 from shared.auth.clients_file import ClientEntry
 from shared.auth.principal import Principal
 from shared.contracts import ids
-from shared.http import bodies as http_bodies
 from shared.http.app import FastPath, create_app
 from shared.http.models import Body, View
-from shared.http.problems import Problem, ProblemType, problems
+from shared.http.problems import Problem, ProblemDetails, ProblemType, problems
 from shared.http.queries import IdempotencyKey, query_of
 from shared.http.responses import struct
 from shared.http.route import StrictRoute
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import InputRejected, RejectionType
 
 KEY = ids.new_api_key("test")
 Reader = Annotated[Principal, Security(api_key, scopes=["a:read"])]
+FORBIDDEN = RejectionType("forbidden", 403, "Forbidden")
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
@@ -60,6 +61,11 @@ async def keyed(_: Reader, body: AmountBody, limit: int = 1) -> AmountView:
 @router.post("/keyed-small", max_body_size=1_000)
 async def keyed_small(_: Reader, body: AmountBody) -> AmountView:
     return AmountView(amount=body.amount)
+
+
+@router.post("/rejected")
+async def rejected(_: Reader, body: AmountBody) -> AmountView:
+    raise FORBIDDEN(f"{body.amount} is not for you", "/amount")
 
 
 @router.post("/idempotent")
@@ -96,7 +102,7 @@ def app(readiness: Readiness) -> FastAPI:
 
     async def guarded(request: Request) -> Response:
         principal = authenticator.principal(request, request.query_params.get("scope", "a:read"))
-        require_region(principal, request.query_params.get("region", "eu"), pointer="/region")
+        principal.require_region(request.query_params.get("region", "eu"), "/region")
         return Response(principal.name)
 
     app.add_route("/v1/guarded", guarded)
@@ -136,6 +142,29 @@ async def test_a_missing_dependency_is_503_with_retry_after(client: httpx.AsyncC
 async def test_overload_is_429_with_retry_after(client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/busy")
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+
+
+async def test_a_rejection_by_a_rule_is_a_problem_and_an_access_refusal(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[tuple[str, str, str]] = []
+
+    def refuse(_: object, method: str, route: str, problem: ProblemDetails) -> None:
+        refused.append((method, route, problem.type))
+
+    monkeypatch.setattr(Caller, "refused", refuse)
+    response = await client.post("/v1/rejected", json={"amount": 1}, headers={"authorization": f"Bearer {KEY}"})
+    problem_type = "urn:piepowder:problem:forbidden"
+    assert response.status_code == 403
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json() == {
+        "type": problem_type,
+        "title": "Forbidden",
+        "status": 403,
+        "detail": "/amount: 1 is not for you",
+        "errors": [{"pointer": "/amount", "detail": "1 is not for you"}],
+    }
+    assert refused == [("POST", "/v1/rejected", problem_type)]
 
 
 async def test_a_defect_is_a_problem_without_internals(client: httpx.AsyncClient) -> None:
@@ -217,9 +246,9 @@ async def test_the_fault_of_a_body_has_a_pointer(client: httpx.AsyncClient) -> N
 
 @pytest.mark.parametrize("path", ["/v1/small", "/v1/keyed-small"])
 async def test_a_slow_or_large_body_is_rejected_before_its_end(
-    client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, client: httpx.AsyncClient, path: str
 ) -> None:
-    monkeypatch.setattr(http_bodies, "BODY_SECONDS", 0.1)
+    app.state.body_seconds = 0.1
 
     async def slow() -> AsyncIterator[bytes]:
         yield b'{"amount":'
@@ -256,7 +285,7 @@ async def test_a_path_with_a_trailing_slash_is_not_found_and_not_redirected(clie
 
 async def test_a_body_without_a_content_type_is_415_with_the_expected_type(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/keyed", content=b"{}", headers={"authorization": f"Bearer {KEY}"})
-    assert (response.status_code, "Content-Type is missing," in response.json()["detail"]) == (415, True)
+    assert (response.status_code, "Content-Type is missing;" in response.json()["detail"]) == (415, True)
 
 
 async def test_an_unknown_route_and_a_wrong_method_are_problems(client: httpx.AsyncClient) -> None:
@@ -375,10 +404,10 @@ async def test_unknown_and_repeated_query_parameters_are_rejected(client: httpx.
     ],
 )
 async def test_a_query_that_is_not_percent_encoded_utf_8_is_rejected(query: bytes, message: str) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(InputRejected) as caught:
         query_of(Request({"type": "http", "query_string": query, "headers": []}))
-    [fault] = caught.value.details.errors
-    assert (caught.value.details.status, fault.pointer) == (422, "/query")
+    [fault] = caught.value.faults
+    assert (caught.value.status, fault.pointer) == (422, "/query")
     assert message in fault.detail
     assert query_of(Request({"type": "http", "query_string": b"a=%c3%a4+b", "headers": []}))["a"] == "ä b"
 
@@ -387,6 +416,7 @@ async def test_a_query_that_is_not_percent_encoded_utf_8_is_rejected(query: byte
 def errors() -> dict[str, Exception]:
     return {
         "problem": Problem(429, "busy", "Busy", "Too much at once.", retry_after=3, headers={"X-A": "b"}),
+        "rejection": FORBIDDEN("not for you"),
         "transient": Transient("the database does not respond."),
         "fatal": Fatal("the schema is another version's"),
         "http": HTTPException(413, "too large", headers={"Connection": "close"}),
@@ -394,7 +424,7 @@ def errors() -> dict[str, Exception]:
     }
 
 
-@pytest.mark.parametrize("outcome", ["ok", "problem", "transient", "fatal", "http", "defect"])
+@pytest.mark.parametrize("outcome", ["ok", "problem", "rejection", "transient", "fatal", "http", "defect"])
 async def test_the_fast_path_has_the_responses_and_metrics_of_the_framework(
     app: FastAPI, errors: dict[str, Exception], outcome: str
 ) -> None:
