@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared.contracts import topics
 from shared.contracts.envelope import Attributes, Headers, decode_any
 from shared.runtime.clock import from_text, to_text
 
@@ -27,6 +28,11 @@ _MAX_TEXT: Final = 2000
 _MAX_NAME: Final = 249  # the limit of a Kafka topic's name
 _MAX_SUBJECT: Final = 1024  # the limit in an event
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def logged_topics(region: str) -> list[str]:
+    """The topics that a region's log records: all, except the consumers' own state."""
+    return [topics.CONTROL, *(topic(region) for topic in topics.REGIONAL if topic is not topics.parked)]
 
 
 class KafkaPosition(NamedTuple):

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deploy.services import CALLERS, EVERY_SERVICE_READS, EVERY_SERVICE_WRITES, SERVICES, ServiceSpec, processes
+from services.audit.domain import logged_topics
 from shared.auth.clients import SCOPES
 from shared.contracts import topics
 from shared.http import server
@@ -36,6 +37,7 @@ def test_each_folder_of_services_is_in_the_list_once() -> None:
 
 
 LITERAL_LISTS = {
+    "tests/architecture/test_services.py": "names that are also common words",
     "tests/bench/__main__.py": "a stage of the benchmark is optional",
     "tests/contract/rest_corpus/cases.py": "the services of the recording",
     "tests/e2e/test_clients.py": "the test compares its paths with the processes that run",
@@ -73,6 +75,24 @@ def literals(node: ast.AST) -> Iterator[str]:
                 yield text
             case _:
                 pass
+
+
+ALSO_COMMON_WORDS = {"router": r"the router\b", "decision": r"decision service\b"}
+NO_SERVICE = re.compile(r"audit:read|audit log", re.IGNORECASE)  # an API scope, and the term of the glossary
+
+
+@each_service
+def test_shared_refers_to_no_service(service: ServiceSpec) -> None:
+    """A name that is also a common word counts as the service's name only with the words around it."""
+    name = ALSO_COMMON_WORDS.get(service.name, rf"{service.name}\b")
+    reference = re.compile(rf"\b(services[./]{service.name}|piepowder[-/]{service.name}|{name})", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(project_root())}:{number}"
+        for path in sorted((project_root() / "shared").rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if reference.search(NO_SERVICE.sub("", line))
+    ]
+    assert found == []
 
 
 def test_the_recorded_services_exist() -> None:
@@ -113,9 +133,7 @@ def test_the_services_write_every_topic_and_no_other() -> None:
 
 def test_the_audit_log_records_every_topic_of_its_region_except_the_parked_keys() -> None:
     of_region = {spec.name for spec in topic_admin.expand(topic_admin.load(), ["eu"])}
-    assert set(topics.audited("eu")) == of_region - {topics.parked("eu")}
-    app = project_root() / "services" / "audit" / "app.py"
-    assert "topics.audited(" in app.read_text()
+    assert set(logged_topics("eu")) == of_region - {topics.parked("eu")}
 
 
 def topic_names(service: ServiceSpec) -> Iterator[str]:
@@ -130,9 +148,9 @@ def topic_names(service: ServiceSpec) -> Iterator[str]:
 
 @each_service
 def test_a_service_uses_the_topics_that_it_writes_and_reads_and_no_other(service: ServiceSpec) -> None:
-    used = set(topic_names(service)) - {"audited"}
+    used = set(topic_names(service)) - {"regional"}
     assert set(service.writes) <= used
-    assert used <= {*service.writes, *service.reads, *EVERY_SERVICE_READS}
+    assert used <= {*service.writes, *service.reads, *EVERY_SERVICE_READS, *(["parked"] if service.parks else [])}
 
 
 @each_service

@@ -4,10 +4,11 @@ import pytest
 
 from services.audit.domain import (
     KafkaPosition,
+    logged_topics,
     parse_dead_letter,
     parse_event,
 )
-from shared.contracts import events, ids
+from shared.contracts import events, ids, topics
 from shared.contracts.envelope import Attributes, Encoded, encode
 from shared.runtime.errors import Poison
 
@@ -64,3 +65,7 @@ def test_a_dead_letter_without_headers_has_its_own_position() -> None:
     assert letter.source == SOURCE
     assert (letter.group, letter.key, letter.event_id, letter.subject) == ("", None, None, None)
     assert letter.time == TIME
+
+
+def test_the_log_contains_every_topic_except_the_state_of_consumers() -> None:
+    assert {*topics.of_region("eu"), topics.CONTROL} - set(logged_topics("eu")) == {topics.parked("eu")}
