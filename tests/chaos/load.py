@@ -471,7 +471,9 @@ def _claimed(answer: Answer) -> dict[str, Any]:
 
 def _held(answer: Answer) -> dict[str, Any]:
     result = answer.json()
-    return {"until": result["lease"]["until"]} if result.get("lease") else {"told": result.get("decision_id", "")}
+    if lease := result.get("lease"):
+        return {"until": lease["until"]}
+    return {"decision_id": result.get("decision_id", "")}
 
 
 def _problem(answer: Answer) -> dict[str, Any]:
