@@ -10,7 +10,7 @@ import pytest
 
 from piepowder.client import Api, ApiError, problem_text
 from piepowder.listings import Line, Refusal
-from piepowder.submit import Submitter
+from piepowder.submit import ItemSubmitter
 from shared.runtime.user_errors import UserError
 from tests.support.command import TEST_PROFILE
 
@@ -61,10 +61,10 @@ def lines(count: int) -> list[Line | Refusal]:
     return [Line(number, b'"%d"' % number) for number in range(1, count + 1)]
 
 
-def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
+def submitter(intake: Intake) -> tuple[ItemSubmitter, io.BytesIO, io.BytesIO]:
     journal, report = io.BytesIO(), io.BytesIO()
     api = Api(TEST_PROFILE, transport=httpx.MockTransport(intake))
-    return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
+    return ItemSubmitter(api, journal=journal, report=report, patience=5.0), journal, report
 
 
 async def test_lines_are_sent_in_chunks_in_order_and_the_journal_has_the_accepted_ones() -> None:
@@ -187,7 +187,7 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_l
             return httpx.Response(413, json={"detail": "too large"})
         return respond(request)
 
-    sending = Submitter(
+    sending = ItemSubmitter(
         Api(TEST_PROFILE, transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
     )
 
