@@ -30,11 +30,6 @@ _MAX_SUBJECT: Final = 1024  # the limit in an event
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def logged_topics(region: str) -> list[str]:
-    """The topics that a region's log records: all, except the consumers' own state."""
-    return [topics.CONTROL, *(topic(region) for topic in topics.REGIONAL if topic is not topics.parked)]
-
-
 class KafkaPosition(NamedTuple):
     """The position of a record in Kafka."""
 
@@ -118,6 +113,11 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     extensions: dict[str, str | None] = {}
     data: msgspec.Raw
+
+
+def logged_topics(region: str) -> list[str]:
+    """The topics that a region's log records: all, except the consumers' own state."""
+    return [topics.CONTROL, *(topic(region) for topic in topics.REGIONAL if topic is not topics.parked)]
 
 
 def parse_event(

@@ -34,13 +34,13 @@ from shared.runtime.errors import Fatal, Poison, Transient
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, wait
 
-__all__ = ["BatchConsumer", "BatchHandler", "RawRecord", "Received"]
+__all__ = ["BatchConsumer", "Handler", "RawRecord", "Received"]
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
-BatchHandler: TypeAlias = Callable[[Sequence[Received[M]]], Awaitable[None]]
+Handler: TypeAlias = Callable[[Sequence[Received[M]]], Awaitable[None]]
 
 _STOP_SECONDS: Final = 5.0  # to close a client; during a rebalance it can take much longer
 _ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails this often is poison
@@ -62,7 +62,7 @@ class BatchConsumer(Generic[M]):
     group: str
     topics: Sequence[str]
     decode: Callable[[RawRecord], M]
-    handle: BatchHandler[M]
+    handle: Handler[M]
     dead_letters: DeadLetterWriter
     parked: ParkedKeyStore | None = None
     readiness: Readiness

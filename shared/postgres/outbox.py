@@ -32,7 +32,7 @@ from shared.runtime.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
 
-OutboxRow: TypeAlias = asyncpg.Record
+Row: TypeAlias = asyncpg.Record
 
 SHARDS: Final = 4
 _LOCK_CLASS: Final = 720_911
@@ -178,7 +178,7 @@ class Relay:
         """Publish and delete up to a batch of the oldest rows of the held shards; returns their number."""
         if self._parked and self._clock.monotonic() >= self._parked_until:
             self._parked.clear()
-        rows: list[OutboxRow] = await connection.fetch(_FETCH, *held.shards, list(self._parked), self._limit)
+        rows: list[Row] = await connection.fetch(_FETCH, *held.shards, list(self._parked), self._limit)
         published = await self._send(rows)
         if published:
             await connection.execute(_DELETE, [row[0] for row in published], [row[1] for row in published])
@@ -187,7 +187,7 @@ class Relay:
             held.published(rows, self._limit)
         return len(published)
 
-    async def _send(self, rows: list[OutboxRow]) -> list[OutboxRow]:
+    async def _send(self, rows: list[Row]) -> list[Row]:
         if not rows:
             return rows
         try:
@@ -247,7 +247,7 @@ class _HeldShards:
         ):
             self._settled, self._mark = self._mark[0], None
 
-    def published(self, rows: Sequence[OutboxRow], limit: int) -> None:
+    def published(self, rows: Sequence[Row], limit: int) -> None:
         """Raise the floors: `rows` (of each shard the oldest, at most `limit`) are published and deleted."""
         for shard, floor in self._floors.items():
             found = [row[1] for row in rows if row[0] == shard]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiokafka import ConsumerRecord, TopicPartition
 
 from shared.contracts import topics
-from shared.kafka.consumer import BatchConsumer, BatchHandler, RawRecord
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
 from shared.kafka.producer import Record, partition_of
@@ -158,7 +158,7 @@ def decode(record: RawRecord) -> str:
 
 async def consume(
     broker: Broker,
-    handle: BatchHandler[Any],
+    handle: Handler[Any],
     *,
     read: Callable[[RawRecord], Any] = decode,
     names: Sequence[str] = (TOPIC,),

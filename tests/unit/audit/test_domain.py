@@ -24,6 +24,10 @@ def claimed(event_type: str = events.CASE_CLAIMED, region: str = "eu") -> Encode
     return encode(Attributes(FIRST, event_type, "piepowder/test", TIME, "shop:product:1", region, FIRST, FIRST), data)
 
 
+def test_the_log_contains_every_topic_except_the_state_of_consumers() -> None:
+    assert {*topics.of_region("eu"), topics.CONTROL} - set(logged_topics("eu")) == {topics.parked("eu")}
+
+
 def test_an_event_of_an_unknown_type_keeps_its_bytes_and_all_its_headers() -> None:
     encoded = claimed("piepowder.case.praised.v9")
     value = encoded.value[:-1] + b', "new": {} } '
@@ -65,7 +69,3 @@ def test_a_dead_letter_without_headers_has_its_own_position() -> None:
     assert letter.source == SOURCE
     assert (letter.group, letter.key, letter.event_id, letter.subject) == ("", None, None, None)
     assert letter.time == TIME
-
-
-def test_the_log_contains_every_topic_except_the_state_of_consumers() -> None:
-    assert {*topics.of_region("eu"), topics.CONTROL} - set(logged_topics("eu")) == {topics.parked("eu")}
