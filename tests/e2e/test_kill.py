@@ -33,6 +33,7 @@ async def test_a_service_killed_during_a_run_loses_and_duplicates_nothing(cell: 
             await asyncio.sleep(0.2)
             await asyncio.to_thread(service.start)
     accepted = await submitting
+    await asyncio.to_thread(system.wait_ready)  # the last kill may be a moment ago
     account = await settle(system, accepted, queues_empty=True)
     done.set()
     await asyncio.gather(*reviewers)
