@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piepowder import console_output, listings
 from piepowder.client import Api
-from piepowder.submit import JournalEntry, Submitter, Tally
+from piepowder.submit import ItemSubmitter, JournalEntry, Tally
 from shared.runtime.user_errors import UserError, file_errors
 
 _FOLDER: Final = "submitted"
@@ -46,7 +46,7 @@ async def submit_file(
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         accepted, refused = (files.enter_context(path.open("wb")) for path in paths)
-        submitter = Submitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
+        submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
         try:
             return await submitter.submit(lines), paths
         except asyncio.CancelledError:

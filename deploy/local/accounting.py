@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
+from deploy.services import SERVICES
 from piepowder.submit import RegionItem
 from shared.contracts import ids
 from shared.contracts.envelope import Event, RecordId
@@ -27,7 +28,10 @@ from shared.contracts.events import (
 )
 
 POLICY_VERDICTS: Final = ("approve", "reject")
-_GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
+_GROUPS_THAT_STOP_AN_ITEM: Final = tuple(
+    f"piepowder-{service.name}-" for service in SERVICES if {"cases", "decisions"} & {*service.writes}
+)
+"""The groups of the services that open or decide cases: without their step, the item has no outcome."""
 
 
 class ItemOutcome(StrEnum):

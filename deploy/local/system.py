@@ -21,12 +21,12 @@ import asyncpg
 import httpx
 import msgspec
 
-from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
+from deploy.initial import CONTROL, ensure_key, publish_sample
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import Child, Startable, stop_all
 from deploy.local.stack import LocalStack
-from deploy.services import ProcessSpec, processes
+from deploy.services import CALLERS, ProcessSpec, ServiceSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
 from shared.runtime.clock import SystemClock
@@ -188,7 +188,8 @@ class System(Startable):
             with file_errors(self.folder):
                 (self.folder / "logs").mkdir(parents=True, exist_ok=True)
                 self._key = ensure_key(self.folder / "key", self.folder / "clients.json", "local")
-                ensure_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
+                for caller in CALLERS:
+                    ensure_key(self._key_file(caller), self.folder / "clients.json", caller.name, caller.scopes)
                 self._prepare_processes()
             self._in_a_loop(lambda: _create_databases(self.servers.database_url, self.databases()))
             self._create_topics()
@@ -232,9 +233,9 @@ class System(Startable):
         """Wait until every service is ready; raises `UserError` with what is missing."""
         self._wait(lambda: all(service.ready for service in self.services.values()), "The system", timeout)
 
-    @property
-    def _intakes_key(self) -> Path:
-        return self.folder / "intake.key"
+    def _key_file(self, caller: ServiceSpec) -> Path:
+        """The file of a service's own API key, for its calls of other services."""
+        return self.folder / f"{caller.name}.key"
 
     def databases(self) -> list[str]:
         """The names of the services' databases."""
@@ -259,7 +260,7 @@ class System(Startable):
             own = {**spec.variables, "PORT": str(ports[spec.name])}
             for called in spec.service.calls:
                 own[called.upper()] = f"http://{_HOST}:{ports[called]}"
-                own[f"{called.upper()}_KEY_FILE"] = str(self._intakes_key)
+                own[f"{called.upper()}_KEY_FILE"] = str(self._key_file(spec.service))
             if spec.database:
                 own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(spec))
             child = Child(

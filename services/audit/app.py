@@ -4,10 +4,10 @@ import asyncio
 from typing import Final
 
 from services.audit import api, metrics
+from services.audit.domain import logged_topics
 from services.audit.handlers import AppendRecords, ParsedRecord
 from services.audit.settings import Settings
 from services.audit.store import Store
-from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
@@ -39,7 +39,7 @@ def consumer_of(service: Service, store: Store) -> BatchConsumer[ParsedRecord]:
     records = AppendRecords(store, region)
     return service.consumer(
         region,
-        reads=topics.audited(region),
+        reads=logged_topics(region),
         decode=records.decode,
         handle=records.handle,
         linger_seconds=_LINGER_SECONDS,

@@ -13,6 +13,7 @@ from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from shared.contracts import topics
 from shared.contracts.envelope import Attributes, Headers, RecordId, decode_any
 from shared.contracts.ids import uuid_of
 from shared.runtime.clock import from_text, from_text_or_none, to_text
@@ -84,6 +85,11 @@ class TimelineEntry(NamedTuple):
     cause: str | None
     time: str
     size: int
+
+
+def logged_topics(region: str) -> list[str]:
+    """The topics that a region's log records: all, except the consumers' own state."""
+    return [topics.CONTROL, *(topic(region) for topic in topics.REGIONAL if topic is not topics.parked)]
 
 
 def parse_event(

@@ -1,7 +1,7 @@
 """Authentication of a request's caller by one dictionary lookup, before any other work.
 
 Clients have two sources. The clients file (`shared.auth.clients_file`) is read at start and has precedence: it gives an
-administrator access to a new or damaged system. Intake publishes all other clients on the control topic, which every
+administrator access to a new or damaged system. All other clients are published on the control topic, which every
 service follows: a revoked key is soon refused, and stays refused after a restart, because only the file's keys are
 accepted until the topic has been read to its end.
 

@@ -1,6 +1,6 @@
 """Rules for a client's name, keys, scopes, regions, platforms and limit. Pure.
 
-Intake checks a client by these rules before it publishes it; every service checks each published client again.
+A client is checked by these rules before it is published; every service checks each published client again.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The clients file: the first administrator's key, for setting up a new system and for access while intake is down."""
+"""The clients file: the first administrator's key, for a new system, and for access while no client can be created."""
 
 from pathlib import Path
 

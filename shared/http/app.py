@@ -25,7 +25,7 @@ from shared.validation.faults import InputRejected
 
 log = logging.getLogger(__name__)
 
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+FastHandler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _SLUGS: Final = {400: "malformed-body", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
@@ -129,7 +129,7 @@ class FastPath:
     routes, with the same error responses and metrics.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
+    def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], FastHandler]) -> None:
         self._app = app
         self._handlers = handlers
 

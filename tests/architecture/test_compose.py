@@ -192,17 +192,19 @@ def test_each_job_runs_an_existing_command(name: str, capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
-def test_only_intake_can_read_a_key_and_only_its_own() -> None:
-    key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
+def test_a_service_can_read_a_key_only_if_it_calls_another_and_only_its_own() -> None:
+    key_file, clients_file, *service_key_files = JOBS["keys"]["command"][2:]
     assert JOBS["control"]["command"][3] == key_file
-    folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
-    assert mounted(JOBS["keys"]) == {*folders}
+    own = dict(zip((service.name for service in services.CALLERS), service_key_files, strict=True))
+    assert mounted(JOBS["keys"]) == {str(Path(file).parent) for file in (key_file, clients_file, *own.values())}
     assert mounted(JOBS["control"]) == {str(Path(key_file).parent)}
-    for container in SERVICES.values():
+    for name, container in SERVICES.items():
+        service = PROCESSES[name].service
+        files = {f"PIEPOWDER_{called.upper()}_KEY_FILE": own[service.name] for called in service.calls}
+        variables = {key: value for key, value in container["environment"].items() if key.endswith("_KEY_FILE")}
+        assert variables == files
         assert container["environment"]["PIEPOWDER_CLIENTS_FILE"] == clients_file
-        is_intake = container["command"] == ["services.intake"]
-        assert container["environment"].get("PIEPOWDER_ROUTER_KEY_FILE") == (intakes_key_file if is_intake else None)
-        assert mounted(container) == {*folders[1 : 3 if is_intake else 2]}
+        assert mounted(container) == {str(Path(file).parent) for file in (clients_file, *files.values())}
     owned = next(i.text for i in load_dockerfile() if i.name == "RUN" and "useradd" in i.text)
     assert mounted(JOBS["keys"]) <= set(owned.split())
 

@@ -1,4 +1,4 @@
-"""A public class name has one meaning in the whole code."""
+"""A public name of a class or of a type has one meaning in the whole code."""
 
 import ast
 from collections import defaultdict
@@ -7,6 +7,37 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STANDARD = {"Settings", "Store"}  # the settings and the store of a service or of one of its areas
+CALLERS = {"Author"}  # the caller of a route of requests, and the author of an event
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for folder in ("services", "shared", "piepowder", "deploy", "tools"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def classes() -> dict[str, list[str]]:
+    defined: dict[str, list[str]] = defaultdict(list)
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined[node.name].append(f"{path}:{node.lineno}")
+    return defined
+
+
+def aliases() -> Iterator[tuple[str, str, str]]:
+    """The name, the definition and the place of each public name in CamelCase at the top of a module."""
+    for path, tree in modules():
+        for node in tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    pass
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                    pass
+                case _:
+                    continue
+            if name[0].isupper() and not name.isupper():
+                yield name, ast.unparse(value), f"{path}:{node.lineno}"
 
 
 def nodes(*folders: str) -> Iterator[tuple[ast.AST, str]]:
@@ -18,12 +49,24 @@ def nodes(*folders: str) -> Iterator[tuple[ast.AST, str]]:
 
 
 def test_a_public_class_name_is_defined_once() -> None:
-    defined: dict[str, list[str]] = defaultdict(list)
-    for node, place in nodes("services", "shared", "piepowder", "deploy", "tools"):
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            defined[node.name].append(place)
-    repeated = {name: places for name, places in defined.items() if len(places) > 1}
+    repeated = {name: places for name, places in classes().items() if len(places) > 1}
     assert repeated.keys() - STANDARD == set(), repeated
+
+
+def test_no_alias_has_the_name_of_a_class() -> None:
+    defined = classes()
+    repeated = {name: [place, *defined[name]] for name, _, place in aliases() if name in defined}
+    assert repeated.keys() == CALLERS, repeated
+
+
+def test_an_alias_has_one_definition() -> None:
+    """Except a parameter, `Annotated[…]`: its module describes it for its own API or command."""
+    definitions: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, definition, place in aliases():
+        if not definition.startswith("Annotated["):
+            definitions[name][definition] = place
+    repeated = {name: found for name, found in definitions.items() if len(found) > 1}
+    assert repeated == {}
 
 
 def test_the_name_of_a_rest_model_ends_in_body_or_view() -> None:

@@ -257,8 +257,8 @@ async def _through(watch: Watch, system: System) -> None:
     for region in REGIONS:
         decisions = (await _totals(system, region))["decisions"]
         # a reviewer's decision has two events: claimed, decided
-        told = sum(decisions["policy"].values()) + 2 * sum(decisions["people"].values())
-        await watch.until_size(told, topics.decisions(region))
+        expected = sum(decisions["policy"].values()) + 2 * sum(decisions["people"].values())
+        await watch.until_size(expected, topics.decisions(region))
     for region in REGIONS:
         names = [topics.submissions(region), topics.cases(region), topics.decisions(region)]
         await watch.until_committed(f"piepowder-audit-{region}", names)

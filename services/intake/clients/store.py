@@ -20,7 +20,7 @@ from shared.contracts.envelope import Encoded
 from shared.postgres import outbox
 from shared.postgres.database import Connection, Database
 
-Row: TypeAlias = "asyncpg.Record | sa.RowMapping"
+AnyRow: TypeAlias = "asyncpg.Record | sa.RowMapping"
 
 METADATA: Final = sa.MetaData()
 
@@ -157,14 +157,14 @@ class Store:
         return [_client(row, [key for key in keys if key["client"] == row["name"]]) for row in rows]
 
 
-def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
+def _client(row: AnyRow, keys: Sequence[AnyRow]) -> ClientRecord:
     fields = _fields(row)
     limit = None if row["requests_per_second"] is None else fields
     keyed = [_fields(key) | {"made_with": key["made_with"] and str(key["made_with"])} for key in keys]
     return msgspec.convert(fields | {"limit": limit, "keys": keyed}, ClientRecord)
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: AnyRow) -> dict[str, Any]:
     """The columns by name; msgspec rejects subclasses of str, such as SQLAlchemy's column names."""
     return {str(name): value for name, value in row.items()}
 

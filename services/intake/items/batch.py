@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from services.intake import metrics
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
-from services.intake.items.ndjson import Line, LineSplitter
+from services.intake.items.ndjson import LineSplitter, NumberedLine
 from services.intake.problems import submission_problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
@@ -162,7 +162,7 @@ class Batch:
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._idle_seconds
 
-    async def _check_lines(self, lines: Sequence[Line]) -> None:
+    async def _check_lines(self, lines: Sequence[NumberedLine]) -> None:
         received_at = to_text(self._clock.now())
         for line in lines:
             self._count += 1
@@ -176,7 +176,7 @@ class Batch:
         if self._chunk:
             self._notify()
 
-    def _check_line(self, line: Line, received_at: str) -> None:
+    def _check_line(self, line: NumberedLine, received_at: str) -> None:
         number, text = line
         try:
             if text is None:

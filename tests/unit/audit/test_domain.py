@@ -3,10 +3,11 @@
 import pytest
 
 from services.audit.domain import (
+    logged_topics,
     parse_dead_letter,
     parse_event,
 )
-from shared.contracts import events, ids
+from shared.contracts import events, ids, topics
 from shared.contracts.envelope import Attributes, Encoded, RecordId, encode
 from shared.runtime.errors import Poison
 
@@ -20,6 +21,10 @@ def claimed(event_type: str = events.CASE_CLAIMED, region: str = "eu") -> Encode
         case_id="c", item_id="i", queue="q", reviewer="r", team="t", lease_token=1, lease_until=TIME
     )
     return encode(Attributes(FIRST, event_type, "piepowder/test", TIME, "shop:product:1", region, FIRST, FIRST), data)
+
+
+def test_the_log_contains_every_topic_except_the_state_of_consumers() -> None:
+    assert {*topics.of_region("eu"), topics.CONTROL} - set(logged_topics("eu")) == {topics.parked("eu")}
 
 
 def test_an_event_of_an_unknown_type_keeps_its_bytes_and_all_its_headers() -> None:

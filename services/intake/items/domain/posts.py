@@ -140,7 +140,7 @@ class MalformedItem(Exception):  # noqa: N818 - a state of the input
         self.fields = fields
 
 
-class Identity(NamedTuple):
+class ItemIdentity(NamedTuple):
     """The identity of an item: the same for every client and every repetition."""
 
     item_id: str
@@ -236,7 +236,7 @@ def content(post: ItemPost) -> Item:
     )
 
 
-def identity(post: ItemPost, item: Item) -> Identity:
+def identity(post: ItemPost, item: Item) -> ItemIdentity:
     """The id of the item and the hash of its content.
 
     The hash is SHA-256 of the JSON with fields in a fixed order, sorted mappings and without defaults. Equal content
@@ -245,7 +245,7 @@ def identity(post: ItemPost, item: Item) -> Identity:
     canonical = ids.canonical(item)
     content_hash = ids.content_hash(canonical)
     version = f"h:{content_hash}" if post.version is None else str(post.version)
-    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
+    return ItemIdentity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
 
 
 def duplicates(text: bytes) -> list[Fault]:

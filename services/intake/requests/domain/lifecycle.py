@@ -140,7 +140,7 @@ class Request(_Stored, frozen=True, kw_only=True):
     approvals_needed: int
     approvals: list[Mark] = []
     done: dict[str, Mark] = {}
-    published: dict[str, PublishedEvents] = msgspec.field(name="told", default_factory=dict)
+    published: dict[str, PublishedEvents] = msgspec.field(name="told", default_factory=dict)  # stored under this name
 
     @property
     def subject(self) -> str:

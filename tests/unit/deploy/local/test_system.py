@@ -5,13 +5,14 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from deploy.local import system
 from deploy.local.process import Child
-from deploy.local.system import ServiceProcess
-from deploy.services import processes
+from deploy.local.system import ServiceProcess, System
+from deploy.services import ServiceSpec, processes
 from piepowder.cli import app
 from shared.kafka import topic_admin
 
@@ -24,6 +25,27 @@ def test_a_missing_topic_is_status_1(monkeypatch: pytest.MonkeyPatch, missing: l
     monkeypatch.setattr(topic_admin, "ensure", ensure)
     ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])
     assert (ended.exit_code, ended.output) == (status, "it is so\n")
+
+
+class NoServers:
+    kafka = "127.0.0.1:1"
+    database_url = "postgresql://127.0.0.1:1/postgres"
+
+
+def test_a_service_calls_others_with_its_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    intake = next(spec for spec in processes(["eu"]) if spec.service.calls)
+    labels = msgspec.structs.replace(
+        intake, name="labels", service=ServiceSpec(name="labels", calls=intake.service.calls)
+    )
+    monkeypatch.setattr(system, "processes", lambda regions: [*processes(regions), labels])
+    prepared = System(NoServers(), ["eu"], tmp_path)
+    prepared._prepare_processes()
+    key_files = {
+        process.spec.service.name: Path(path).name
+        for process in prepared.services.values()
+        if process.child.env and (path := process.child.env.get("PIEPOWDER_ROUTER_KEY_FILE"))
+    }
+    assert key_files == {"intake": "intake.key", "labels": "labels.key"}
 
 
 def service(tmp_path: Path, code: str) -> ServiceProcess:

@@ -23,20 +23,11 @@ from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Transient
 from shared.validation import codes
 from shared.validation.faults import InputRejected
+from tests.support.intake_cluster import Cluster
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
 EVERYWHERE = Principal(name="shop", scopes=frozenset())
-
-
-class Cluster:
-    """A producer that stores its records in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    async def send(self, records: Sequence[Record]) -> None:
-        self.records += records
 
 
 class Projection:

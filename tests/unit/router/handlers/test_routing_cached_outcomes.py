@@ -92,7 +92,7 @@ PAIRS: Final = {
 }
 
 
-class Router:
+class RegionRouting:
     """One region's routing by one policy set and one operating model, and the cases that it produced."""
 
     def __init__(self, policy_set: PolicySet, in_force: OperatingModel, name: str = "eu") -> None:
@@ -131,14 +131,14 @@ async def test_an_item_with_one_difference_from_the_previous_item_gets_its_own_v
     variable: str,
 ) -> None:
     condition, matching, other = PAIRS[variable]
-    alone = [(await Router(policy_set(condition), model()).cases(one))[0] for one in (matching, other)]
+    alone = [(await RegionRouting(policy_set(condition), model()).cases(one))[0] for one in (matching, other)]
     assert [(case.verdict, case.trace.held) for case in alone] == [("reject", ["a/0"]), ("approve", [])]
     for order in ((0, 1, 0, 1), (1, 0, 1, 0)):
         items, expected = [(matching, other)[n] for n in order], [alone[n] for n in order]
-        router = Router(policy_set(condition), model())
+        router = RegionRouting(policy_set(condition), model())
         assert await router.cases(*items) == expected
         assert await router.cases(*items) == expected
-        router = Router(policy_set(condition), model())
+        router = RegionRouting(policy_set(condition), model())
         assert [case for one in items for case in await router.cases(one)] == expected
 
 
@@ -160,7 +160,7 @@ async def test_an_item_with_other_markets_than_the_previous_item_is_routed_by_th
     }
     for order in permutations(expected):
         batch = [submitted(markets=listed) for listed in order]
-        router = Router(compiled(*rules), model(*markets))
+        router = RegionRouting(compiled(*rules), model(*markets))
         for _ in range(2):
             cases = await router.cases(*batch)
             found = [(case.verdict, case.reasons, case.trace.matched) for case in cases]
@@ -171,7 +171,7 @@ async def test_regions_with_one_policy_set_route_the_same_item_by_their_own_mark
     rules = [rule("de", verdict="reject", markets=["DE"]), rule("us", queue="safety", markets=["US"])]
     shared_set = compiled(*rules)
     both = model(region(queues=["safety"]), region("us", ["US"], queues=[]))
-    eu, us = Router(shared_set, both), Router(shared_set, both, "us")
+    eu, us = RegionRouting(shared_set, both), RegionRouting(shared_set, both, "us")
     one = submitted(markets=["DE", "US"])
     for _ in range(2):
         [here], [there] = await eu.cases(one), await us.cases(one)
@@ -183,7 +183,7 @@ async def test_an_item_is_routed_by_the_rules_in_force_and_its_trace_names_them(
     strict, mild = compiled(rule("a", verdict="reject")), compiled(rule("a", verdict="approve", queue="safety"))
     strict.id, mild.id = "ps-strict", "ps-mild"
     narrow, wide = model(region(queues=[])), OperatingModel(operating_model(region(), number=2))
-    router = Router(strict, narrow)
+    router = RegionRouting(strict, narrow)
     expected = {
         ("ps-strict", "om-1-test"): ("reject", "general", "2026-05-02T09:30:00.125Z"),
         ("ps-strict", "om-2-test"): ("reject", "general", "2026-05-02T09:30:00.125Z"),
@@ -202,7 +202,7 @@ async def test_an_item_is_routed_by_the_rules_in_force_and_its_trace_names_them(
 
 async def test_a_failed_condition_does_not_affect_later_items() -> None:
     rules = [rule(name, f'attributes["{name}"] == "x"', verdict="reject") for name in ("a", "b")]
-    router = Router(compiled(*rules), model())
+    router = RegionRouting(compiled(*rules), model())
     batch = [submitted(attributes=dict.fromkeys(names, "y")) for names in ("ab", "b", "a", "", "ab")]
     expected = [
         ("approve", set()),
@@ -220,7 +220,7 @@ async def test_a_router_with_a_full_cache_still_gives_each_item_its_own_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(routing, "_MAX_CACHED_OUTCOMES", 1)
-    router = Router(compiled(rule("fr", verdict="reject", markets=["FR"])), model())
+    router = RegionRouting(compiled(rule("fr", verdict="reject", markets=["FR"])), model())
     for _ in range(3):
         cases = await router.cases(*(submitted(markets=[market]) for market in ("DE", "FR", "FR", "DE")))
         assert [case.verdict for case in cases] == ["approve", "reject", "reject", "approve"]

@@ -33,7 +33,8 @@ from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
 from tests.support.documents import parsed
-from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, Cluster, appeal, client, clock, intake
+from tests.support.intake_cluster import Cluster
+from tests.support.intake_complaints import CODES, EVERYWHERE, NOW, TIME, appeal, client, clock, intake
 
 SUBJECT = "shop:product:a:b/1"
 ITEM_ID = ids.item_id("shop", "product", "a:b/1", "3")

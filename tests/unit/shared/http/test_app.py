@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import httpx
-import msgspec
 import pytest
 from fastapi import APIRouter, FastAPI, Security
 from prometheus_client import REGISTRY
-from pydantic import create_model
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,9 +19,8 @@ from shared.auth.principal import Principal
 from shared.contracts import ids
 from shared.http.app import FastPath, create_app
 from shared.http.models import Body, View
-from shared.http.problems import Problem, ProblemDetails, ProblemType, problems
+from shared.http.problems import Problem, ProblemDetails
 from shared.http.queries import IdempotencyKey, query_of
-from shared.http.responses import struct
 from shared.http.route import StrictRoute
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
@@ -181,59 +178,6 @@ async def test_an_idempotency_key_is_a_quoted_string(client: httpx.AsyncClient, 
     response = await client.post("/v1/idempotent", headers=[(b"Idempotency-Key", given.encode())])
     pointers = [error["pointer"] for error in response.json()["errors"]]
     assert (response.status_code, pointers) == (422, ["/header/idempotency-key"])
-
-
-class Lamp(msgspec.Struct):
-    """A lamp."""
-
-    watts: int
-
-
-class Shop(msgspec.Struct):
-    """The stock of a shop."""
-
-    lamps: list[Lamp]
-
-
-def document_response(app: FastAPI, name: str, kind: type[msgspec.Struct], example: object = None) -> None:
-    async def route() -> None: ...
-
-    app.add_api_route(f"/v1/{name}", route, name=name, responses={200: struct(kind, example)})
-
-
-def test_a_schema_of_several_responses_is_in_the_document_once(app: FastAPI) -> None:
-    document_response(app, "shops", Shop)
-    document_response(app, "lamps", Lamp)
-    document = app.openapi()
-    schemas = document["components"]["schemas"]
-    assert schemas["Shop"]["properties"]["lamps"]["items"] == {"$ref": "#/components/schemas/Lamp"}
-    schema = document["paths"]["/v1/lamps"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert schema == {"$ref": "#/components/schemas/Lamp"}
-    assert "$defs" not in str(document)
-
-
-@pytest.mark.parametrize("name", ["Lamp", "ProblemDetails"])
-def test_two_types_with_the_same_name_are_an_error_of_the_document(app: FastAPI, name: str) -> None:
-    clash = f"two types of the API are named {name}"
-    document_response(app, "lamps", Lamp)
-    app.openapi()
-    app.add_api_route("/v1/models", lambda: None, response_model=create_model(name, volts=int))
-    app.openapi_schema = None
-    with pytest.raises(AssertionError, match=clash):
-        app.openapi()
-    app.router.routes.pop()
-    document_response(app, "others", msgspec.defstruct(name, [("volts", int)]))
-    app.openapi_schema = None
-    with pytest.raises(AssertionError, match=clash):
-        app.openapi()
-
-
-def test_an_example_keeps_its_null_values(app: FastAPI) -> None:
-    example = {"lamps": [{"watts": None}], "next": None}
-    document_response(app, "shops", Shop, example)
-    for _ in range(2):
-        content = app.openapi()["paths"]["/v1/shops"]["get"]["responses"]["200"]["content"]["application/json"]
-        assert (content["example"], content.keys()) == (example, {"schema", "example"})
 
 
 async def test_the_fault_of_a_body_has_a_pointer(client: httpx.AsyncClient) -> None:
@@ -452,19 +396,6 @@ async def test_the_fast_path_has_the_responses_and_metrics_of_the_framework(
             assert (await client.get("/healthz")).status_code == 200
             responses.append((again.status_code, sorted(again.headers.items()), again.content))
     assert responses[0] == responses[1]
-
-
-BUSY = ProblemType("busy", 409, "Busy", "Another call is in progress.")
-TAKEN = ProblemType("taken", 409, "Taken", "The name is taken.")
-
-
-def test_the_problem_types_of_one_status_are_one_response_with_one_example_each() -> None:
-    one, both = problems(BUSY)[409], problems(BUSY, TAKEN)[409]
-    content = one["content"]["application/problem+json"]
-    assert (one["description"], content["example"]["type"]) == ("Busy", "urn:piepowder:problem:busy")
-    examples = both["content"]["application/problem+json"]["examples"]
-    assert (both["description"], examples.keys()) == ("Busy; Taken", {"busy", "taken"})
-    assert problems(BUSY)[409] == one
 
 
 async def test_every_get_route_accepts_head(client: httpx.AsyncClient) -> None:

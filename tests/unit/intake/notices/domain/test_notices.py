@@ -19,7 +19,8 @@ from shared.runtime.errors import Transient
 from shared.validation.documents import ParsedDocument
 from shared.validation.faults import InputRejected
 from tests.support.documents import parsed
-from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, client, clock, intake, notice
+from tests.support.intake_cluster import Cluster
+from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, client, clock, intake, notice
 
 CATEGORIES = {
     "ANIMAL_WELFARE",

@@ -1,6 +1,5 @@
 """`piepowder clients`: a key is printed once, alone on standard output, and is never an argument."""
 
-import json
 from functools import partial
 from typing import Any
 
@@ -12,63 +11,15 @@ from piepowder import cli
 from piepowder.client import Api
 from piepowder.commands import options
 from piepowder.commands.clients import moment
-from shared.contracts import ids
 from shared.runtime.clock import from_text
+from tests.support.fake_intake import KEY, FakeIntake
 
 NEW = ["--scope", "items:write", "--region", "eu"]
-KEY = ids.new_api_key("local")
-CLIENT: dict[str, Any] = {
-    "name": "shop",
-    "description": "The \x1b[31mshop",
-    "state": "active",
-    "scopes": ["items:write"],
-    "regions": ["eu"],
-    "platforms": ["shop"],
-    "limit": {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0},
-    "revision": 1,
-    "created_at": "2026-05-01T09:30:00.000Z",
-    "changed_at": "2026-05-01T09:30:00.000Z",
-    "keys": [
-        {
-            "key_id": "9f86d081884c",
-            "state": "live",
-            "created_at": "2026-05-01T09:30:00.000Z",
-            "expires_at": None,
-            "revoked_at": None,
-            "last_used_at": "2026-05-02T09:30:00.000Z",
-        }
-    ],
-}
-
-
-class Intake:
-    """Responds as intake does, and records the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str, Any]] = []
-        self.idempotency_keys: list[str | None] = []
-        self.in_force = True
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        body = json.loads(request.content) if request.content else None
-        self.requests.append((request.method, path, body))
-        if path.endswith("/keys") and request.method == "POST":
-            self.idempotency_keys.append(request.headers.get("idempotency-key"))
-            made = {"client": "shop", "key": KEY, "key_id": "9f86d081884c", "expires_at": None}
-            return httpx.Response(201, json=made | {"in_force": self.in_force})
-        if path == "/v1/clients" and request.method == "GET":
-            second = request.url.params.get("cursor") == "shop"
-            page = {"clients": [CLIENT | {"name": "web" if second else "shop"}], "next": None if second else "shop"}
-            return httpx.Response(200, json=page)
-        if request.method == "GET":
-            return httpx.Response(200, json=CLIENT)
-        return httpx.Response(200, json={"client": CLIENT | (body or {}), "in_force": True})
 
 
 @pytest.fixture
-def intake(monkeypatch: pytest.MonkeyPatch) -> Intake:
-    intake = Intake()
+def intake(monkeypatch: pytest.MonkeyPatch) -> FakeIntake:
+    intake = FakeIntake()
 
     monkeypatch.setenv("PIEPOWDER_INTAKE_URL", "http://intake")
     monkeypatch.setenv("PIEPOWDER_KEY", "key")
@@ -80,7 +31,9 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(cli.app, ["clients", *words], env={"COLUMNS": "200"})
 
 
-def test_the_key_of_a_new_client_is_alone_on_standard_output(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_key_of_a_new_client_is_alone_on_standard_output(
+    intake: FakeIntake, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.app(["clients", "create", "shop", *NEW, "--platform", "shop", "--rate", "5"])
     out, err = capfd.readouterr()
@@ -93,7 +46,7 @@ def test_the_key_of_a_new_client_is_alone_on_standard_output(intake: Intake, cap
     assert intake.idempotency_keys[0] is not None
 
 
-def test_a_key_that_is_not_in_force_yet_is_reported(intake: Intake, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_is_not_in_force_yet_is_reported(intake: FakeIntake, capfd: pytest.CaptureFixture[str]) -> None:
     intake.in_force = False
     with pytest.raises(SystemExit):
         cli.app(["clients", "rotate", "shop", "--keep-old", "7d", "--expires", "2099-01-01T00:00:00+01:00"])
@@ -103,13 +56,13 @@ def test_a_key_that_is_not_in_force_yet_is_reported(intake: Intake, capfd: pytes
     assert from_text(body["others_expire_at"]) > from_text("2026-01-01T00:00:00Z")
 
 
-def test_each_run_of_a_command_has_its_own_idempotency_key(intake: Intake) -> None:
+def test_each_run_of_a_command_has_its_own_idempotency_key(intake: FakeIntake) -> None:
     run("rotate", "shop")
     run("rotate", "shop")
     assert len(set(intake.idempotency_keys)) == 2
 
 
-def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: Intake) -> None:
+def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: FakeIntake) -> None:
     shown, listed = run("show", "shop"), run("list")
     assert (shown.exit_code, listed.exit_code) == (0, 0)
     for expected in ("9f86d081884c", "5 calls a second, 10 at once", "2026-05-02T09:30:00.000Z"):
@@ -128,7 +81,7 @@ def test_a_client_is_shown_with_its_keys_and_without_control_characters(intake: 
         (["show", "a/b"], ("GET", "/v1/clients/a/b", None)),
     ],
 )
-def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple[str, str, Any]) -> None:
+def test_each_command_is_one_call(intake: FakeIntake, words: list[str], asked: tuple[str, str, Any]) -> None:
     assert run(*words).exit_code == 0
     assert intake.requests == [asked]
 
@@ -143,7 +96,7 @@ def test_each_command_is_one_call(intake: Intake, words: list[str], asked: tuple
         (["create", "shop", *NEW], "--platform"),
     ],
 )
-def test_invalid_options_are_refused_before_any_call(intake: Intake, words: list[str], message: str) -> None:
+def test_invalid_options_are_refused_before_any_call(intake: FakeIntake, words: list[str], message: str) -> None:
     result = run(*words)
     assert result.exit_code == 2
     assert KEY not in result.output

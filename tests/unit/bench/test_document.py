@@ -16,6 +16,7 @@ from shared.kafka.consumer import Received
 from shared.kafka.producer import KafkaProducer, Record
 from shared.runtime.clock import SystemClock
 from tests.bench import data, document, flame, report
+from tests.bench.__main__ import STAGES
 from tests.bench.peers.routing import Routing, partition
 from tests.bench.report import Cost, Figure, Mark
 
@@ -105,7 +106,7 @@ def test_a_section_has_the_figures_the_costs_and_the_processor_time_of_each_part
 
 def test_the_committed_page_has_markers_for_the_stages() -> None:
     text = document.PAGE.read_text(encoding="utf-8")
-    for stage in ("intake", "router", "decision", "audit", "e2e", "growth"):
+    for stage in STAGES:
         assert f"<!-- measured: {stage} -->" in text
 
 
