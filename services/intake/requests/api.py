@@ -112,7 +112,7 @@ async def _versions(
 
 
 TheRequests = Annotated[Requests, Depends(available_requests)]
-Author = Annotated[Principal, Security(api_key, scopes=[WRITE])]
+RequestAuthor = Annotated[Principal, Security(api_key, scopes=[WRITE])]
 Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
 RequestId = Annotated[str, Depends(_request_id)]
 ExpectedVersions = Annotated[Versions, Depends(_versions)]
@@ -137,7 +137,7 @@ State: TypeAlias = Literal[
     max_body_size=MAX_BODY_BYTES,
 )
 async def draft(
-    client: Author,
+    client: RequestAuthor,
     requests: TheRequests,
     idempotency_key: RequiredIdempotencyKey,
     body: Document[DraftBody],
@@ -205,7 +205,7 @@ async def get_request(
     max_body_size=MAX_BODY_BYTES,
 )
 async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
-    client: Author,
+    client: RequestAuthor,
     requests: TheRequests,
     request_id: RequestId,
     versions: ExpectedVersions,
@@ -232,7 +232,7 @@ async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
     max_body_size=MAX_SMALL_BODY,
 )
 async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
-    client: Author,
+    client: RequestAuthor,
     requests: TheRequests,
     request_id: RequestId,
     idempotency_key: RequiredIdempotencyKey,
