@@ -58,7 +58,7 @@ from shared.contracts import topics
 from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
-from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
@@ -167,7 +167,7 @@ class Service:
         *,
         reads: Sequence[str],
         decode: Callable[[RawRecord], M],
-        handle: Handler[M],
+        handle: Handler[M] | TransactionalHandler[M],
         group: str = "",
         parks: bool = True,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
