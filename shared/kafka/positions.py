@@ -356,7 +356,7 @@ class Positions:
         if stored.topic_id and stored.topic_id != topic_id:
             gap = Gap(RECREATED, stored.position, None)
         elif gap is None or gap.reason != TRUNCATED:  # a truncated log may grow again, which hides its gap
-            gap = None if known_range is None else _gap(stored.position, *known_range)
+            gap = None if known_range is None else missing_records(stored.position, *known_range)
         if self._store is not None and committed is not None and committed.metadata in ("", topic_id):
             if stored.position >= max(committed.offset, behind_until or 0):
                 behind_until = None
@@ -436,7 +436,8 @@ async def _ranges(
     return {tp: (starts[tp], ends[tp]) for tp in partitions}
 
 
-def _gap(position: int, start: int, end: int) -> Gap | None:
+def missing_records(position: int, start: int, end: int) -> Gap | None:
+    """The gap of a group at `position` of a log that starts at `start` and ends at `end`."""
     if position < start:
         return Gap(DELETED, position, start)
     if position > end:

@@ -48,7 +48,8 @@ SCHEMA: Final = (
 )
 """The statements of the migration that adds the positions to a service's schema."""
 
-_NONE: Final = -1  # `expected` of the first row of a partition
+NO_ROW: Final = -1
+"""`expected` of the first row of a partition."""
 
 _ADVANCE: Final = """
 INSERT INTO positions (consumer_group, topic, partition, expected, position)
@@ -74,7 +75,7 @@ LEFT JOIN sources AS s ON s.consumer_group = $1 AND s.topic = n.topic AND s.part
 
 _FIRST: Final = f"""
 INSERT INTO positions (consumer_group, topic, partition, expected, position)
-SELECT $1, new.topic, new.partition, {_NONE}, new.position
+SELECT $1, new.topic, new.partition, {NO_ROW}, new.position
 FROM unnest($2::text[], $3::int[], $4::bigint[]) AS new (topic, partition, position)
 WHERE NOT EXISTS (
     SELECT FROM positions AS p WHERE p.consumer_group = $1 AND p.topic = new.topic AND p.partition = new.partition
@@ -139,7 +140,7 @@ class PositionTable:
         """The stored positions of these partitions, without those that have none."""
         async with self._database.held() as connection:
             rows = await connection.fetch(_READ, group, [tp.topic for tp in partitions], [tp[1] for tp in partitions])
-        return {TopicPartition(row["topic"], row["partition"]): _stored(row) for row in rows}
+        return {TopicPartition(row["topic"], row["partition"]): stored_position(row) for row in rows}
 
     async def has_passed(self, group: str, ends: Mapping[TopicPartition, int]) -> bool:
         """True if the group has handled all records before these offsets."""
@@ -170,7 +171,8 @@ class PositionTable:
             await advance(connection, moves)
 
 
-def _stored(row: asyncpg.Record) -> StoredPosition:
+def stored_position(row: asyncpg.Record) -> StoredPosition:
+    """The stored position in a row with the columns of both tables."""
     reason = row["gap_reason"]
     gap = None if reason is None else Gap(reason, row["gap_first"], row["gap_end"])
     return StoredPosition(row["position"], row["topic_id"] or "", gap, row["behind_until"])

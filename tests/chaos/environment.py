@@ -26,6 +26,7 @@ from deploy.local.postgres import LocalPostgres
 from deploy.local.process import Child
 from deploy.local.system import System
 from deploy.services import processes
+from piepowder import positions
 from tests.chaos.checker.reading import topic_names
 from tests.chaos.proxy import Proxies, kafka_client, postgres_client, web_client
 
@@ -250,8 +251,20 @@ class Environment:
         finally:
             await admin.close()
 
-    async def reset_offsets(self) -> None:
-        """Set every group to its first offset when it has no members: static members stay for 15 s after a stop."""
+    async def reset_positions(self) -> None:
+        """Set every group to its first record, while the services are stopped."""
+        for name, region in (("intake", ""), *((name, region) for name in ("decision", "audit") for region in REGIONS)):
+            database = self.databases[f"{name}-{region}".rstrip("-")]
+            for group in self.groups:
+                if group.startswith(f"piepowder-{name}-{region}"):
+                    await positions.reset(self.kafka.bootstrap, database=database, group=group)
+        await self._reset_offsets()
+
+    async def _reset_offsets(self) -> None:
+        """Set the offsets of every group to 0 when it has no members: static members stay for 15 s after a stop.
+
+        For groups with a database they are information, by which `behind` knows that the group has not read yet.
+        """
         for group, topics in self.groups.items():
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self.kafka.bootstrap,

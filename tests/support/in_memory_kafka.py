@@ -14,9 +14,10 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.contracts import topics
-from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
+from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.kafka.producer import Record, partition_of
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, TooNew
@@ -81,6 +82,33 @@ class InMemoryParkedKeys(ParkedKeyStore):
 
     async def read(self) -> dict[KeyPartition, Parked]:
         return parked_keys(self._broker.all(PARKED), self._of_group)
+
+
+class InMemoryPositions:
+    """A `PositionStore` in memory; a transaction of `advance` alone is one step."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.stored: dict[TopicPartition, StoredPosition] = {}
+
+    async def read(self, _: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, StoredPosition]:
+        return {tp: self.stored[tp] for tp in partitions if tp in self.stored}
+
+    async def save(self, _: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
+        for tp, new in changed.items():
+            position = self.stored[tp].position if tp in self.stored else new.position
+            self.stored[tp] = new._replace(position=position)
+
+    async def advance(self, moves: Moves) -> None:
+        self._broker.step()
+        self.move(moves)
+
+    def move(self, moves: Moves) -> None:
+        """Store moves in the transaction of the caller."""
+        changed = {TopicPartition(move.topic, move.partition): move for move in moves.moves}
+        if any(self.stored[tp].position != move.expected for tp, move in changed.items()):
+            raise PositionChangedError("another position")
+        self.stored |= {tp: self.stored[tp]._replace(position=move.next) for tp, move in changed.items()}
 
 
 class _Client:
@@ -191,7 +219,7 @@ def decode(record: RawRecord) -> str:
 
 async def consume(
     broker: Broker,
-    handle: Handler[Any],
+    handle: Handler[Any] | TransactionalHandler[Any],
     *,
     read: Callable[[RawRecord], Any] = decode,
     names: Sequence[str] = (TOPIC,),
