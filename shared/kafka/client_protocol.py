@@ -1,11 +1,18 @@
 """Topic ids and committed offsets with their metadata: parts of Kafka's protocol without a public API in aiokafka."""
 
+import asyncio
 import base64
 from collections.abc import Collection
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, NodeNotReadyError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
@@ -20,6 +27,7 @@ from aiokafka.protocol.types import (
 from aiokafka.structs import OffsetAndMetadata
 
 _UUID_BYTES: Final = 16
+_BROKER_SECONDS: Final = 3.0
 
 
 class _Uuid:
@@ -132,9 +140,12 @@ async def _ask_any_broker(client: Any, request: _MetadataRequest) -> Any:
     failure: KafkaError = NodeNotReadyError("no broker is known")
     for broker in client.cluster.brokers():
         try:
-            return await client.send(broker.nodeId, request)
+            async with asyncio.timeout(_BROKER_SECONDS):  # a broker that hangs must not hide the others
+                return await client.send(broker.nodeId, request)
         except KafkaError as error:
             failure = error
+        except TimeoutError:
+            failure = RequestTimedOutError(f"broker {broker.nodeId}")
     raise failure
 
 

@@ -231,18 +231,32 @@ class BatchConsumer(Generic[M]):
     async def _place(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
         """Start the assigned partitions at their positions, and check the positions from time to time."""
         positions = self._positions
+        if positions.are_placed and not positions.check_is_due():
+            return True
+        reading = asyncio.ensure_future(self._read_positions(consumer))
+        stopping = asyncio.ensure_future(stop.wait())
         try:
-            if positions.check_is_due() and await positions.check(consumer):
-                log.warning("the stored positions or the topics have changed", extra={"group": self.group})
-                await self._drop_read_records()
-            if not positions.are_placed:
-                await positions.place(consumer)
+            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                return False
+            await reading
         except (KafkaError, Transient) as error:
-            log.warning("the positions cannot be read, trying again: %s", error, extra={"group": self.group})
+            log.warning("the positions cannot be read, trying again: %r", error, extra={"group": self.group})
             if not positions.are_placed:
+                positions.report_failure(error)
                 await wait(stop, _RETRY_SECONDS)
                 return False
+        finally:
+            reading.cancel()
+            stopping.cancel()
         return True
+
+    async def _read_positions(self, consumer: AIOKafkaConsumer) -> None:
+        if self._positions.check_is_due() and await self._positions.check(consumer):
+            log.warning("the stored positions or the topics have changed", extra={"group": self.group})
+            await self._drop_read_records()
+        if not self._positions.are_placed:
+            await self._positions.place(consumer)
 
     async def _next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M] | None:
         try:

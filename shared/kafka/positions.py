@@ -208,6 +208,7 @@ class Positions:
         self._behind: dict[TopicPartition, int] = {}
         self._suspected: dict[TopicPartition, float] = {}
         self._checked_at = 0.0
+        self._latest_ids: asyncio.Task[Mapping[str, str]] | None = None
         self._transactions = 0
         self._topics: set[str] = set()
 
@@ -216,16 +217,19 @@ class Positions:
         consumer.pause(*partitions)
         for tp in partitions:
             consumer.seek(tp, 0)  # any offset: it keeps the client from looking for one itself
-        self._assignments += 1
-        self._at, self._ids, self._stopped, self._behind, self._suspected = {}, {}, {}, {}, {}
-        self._unplaced = set(partitions)
-        self._report()
+        self._replace(partitions)
 
     def forget(self) -> None:
         """Forget everything: this process no longer has partitions."""
+        self._replace(())
+
+    def _replace(self, partitions: Collection[TopicPartition]) -> None:
         self._assignments += 1
         self._at, self._ids, self._stopped, self._behind, self._suspected = {}, {}, {}, {}, {}
-        self._unplaced = set()
+        self._unplaced = set(partitions)
+        if self._latest_ids is not None:
+            self._latest_ids.cancel()
+            self._latest_ids = None
         self._report()
 
     @property
@@ -239,18 +243,27 @@ class Positions:
         return not (self._unplaced or self._stopped or self._behind)
 
     def check_is_due(self) -> bool:
-        """True a few seconds after the last check."""
+        """True a few seconds after the last check, and again when Kafka has returned the ids of the topics."""
+        if self._latest_ids is not None:
+            return self._latest_ids.done()
         return bool(self._at or self._stopped) and self._clock.monotonic() - self._checked_at >= _CHECK_SECONDS
 
     async def check(self, consumer: AIOKafkaConsumer) -> bool:
         """Compare topics and store with the positions in memory; True if all partitions must be placed again.
 
         They differ after an operator's command, after the restore of the database, and after a topic was created again.
+        The first call requests the ids of the topics, and returns at once: a broker that hangs must not stop the loop.
         Raises KafkaError and Transient.
         """
         self._checked_at = self._clock.monotonic()
-        assignments, expected = self._assignments, dict(self._at)
-        ids = await self._topic_ids(consumer, {tp.topic for tp in expected})
+        assignments, expected, latest = self._assignments, dict(self._at), self._latest_ids
+        if latest is None:
+            topics = {tp.topic for tp in expected.keys() | self._stopped.keys()}
+            self._latest_ids = asyncio.ensure_future(self._topic_ids(consumer, topics))
+            self._latest_ids.add_done_callback(lambda read: read.cancelled() or read.exception())
+            return False
+        self._latest_ids = None
+        ids = latest.result()
         changed = {tp for tp in expected if ids.get(tp.topic) != self._ids.get(tp)}
         if self._store is not None:
             stored = await self._store.read(self._group, expected)
@@ -309,6 +322,10 @@ class Positions:
         self._report(missing=[tp for tp in partitions if tp.topic not in ids])
         started = {tp: p for tp, p in settled.items() if p.gap is None}
         await self._show(consumer, {tp: p for tp, p in started.items() if _differs(committed.get(tp), p)})
+
+    def report_failure(self, error: Exception) -> None:
+        """Report that the positions of the partitions cannot be read; the next successful `place` withdraws it."""
+        self._readiness.set(self._condition, f"the positions cannot be read: {error}")
 
     def batch(
         self, records: Mapping[TopicPartition, Sequence[RawRecord]], following: Mapping[TopicPartition, int]

@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
+from click.testing import Result
 from prometheus_client import REGISTRY
+from typer.testing import CliRunner
 
 from piepowder import positions as commands
+from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
 from shared.kafka import positions
@@ -169,6 +172,36 @@ async def test_records_that_were_deleted_before_they_were_read_stop_their_partit
         (1, 1, 2, "anna"),
         (2, 2, 3, "anna"),
     ]
+
+
+async def test_the_command_names_missing_records_with_status_1_and_accepts_exactly_their_loss(
+    group: StoredGroup,
+) -> None:
+    await group.post("a", "b", "c")
+    await group.delete_records(2)
+    group.start()
+    await group.until_missing(f"{group.topic}[0]: the records 0 to 1 are missing")
+    servers = ["--database", group.url, "--kafka", group.kafka]
+    shown = await command("show", *servers)
+    lost = [group.name, group.topic, "0", "0", "1"]
+    assert shown.exit_code == 1
+    assert " ".join(["piepowder", "positions", "accept-loss", *lost]) in " ".join(shown.output.split())
+    assert (await command("accept-loss", *lost[:-1], "all", *servers)).exit_code == 2
+    assert isinstance((await command("accept-loss", *lost[:-1], "unknown", *servers)).exception, UserError)
+    accepted = await command("accept-loss", *lost, *servers)
+    assert (accepted.exit_code, f"{group.topic}[0] at 2" in accepted.output) == (0, True)
+    await group.until_effects(["c"])
+    assert (await command("show", group.name, *servers)).exit_code == 0
+    assert (await command("reset", group.name, "--topic", group.topic, *servers)).exit_code == 0
+    await group.until_effects(["c", "c"])
+    without_database = await command("reset", group.name, "--kafka", group.kafka)
+    assert isinstance(without_database.exception, UserError)
+    assert "--database" in str(without_database.exception)
+
+
+async def command(*arguments: str) -> Result:
+    line = ["positions", *arguments]
+    return await asyncio.to_thread(lambda: CliRunner().invoke(app, line, env={"PIEPOWDER_DATABASE_URL": None}))
 
 
 async def test_records_that_are_deleted_under_a_running_member_stop_their_partition(group: StoredGroup) -> None:

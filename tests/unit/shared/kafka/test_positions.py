@@ -100,7 +100,7 @@ class Service:
 
 
 async def test_after_a_crash_at_any_step_no_record_is_lost_and_none_is_handled_out_of_order() -> None:
-    texts = ["a1", "bad1", "b1", "poison1", "a2", "poison2", "b2", "a3"]
+    texts = ["x1", "bad1", "y1", "poison1", "x2", "poison2", "y2", "x3"]
     crashes = 0
     for steps in range(40):
         crashes = 0
@@ -113,7 +113,7 @@ async def test_after_a_crash_at_any_step_no_record_is_lost_and_none_is_handled_o
             await service.run(batch=5)
         letters = [(record.value or b"").decode() for record in service.broker.all(LETTERS)]
         assert set(letters) == {"bad1", "poison1", "poison2"}
-        for key in "ab":
+        for key in "xy":
             effects = [text for text in service.effects if text.startswith(key)]
             assert list(dict.fromkeys(effects)) == [text for text in texts if text.startswith(key)]
         assert service.positions.stored[TP].position == len(texts)
