@@ -175,7 +175,7 @@ class Service:
     ) -> BatchConsumer[M]:
         """A consumer of the topics `reads` on a region's cluster, in the group `piepowder-<name>-<region>` by default.
 
-        A service with a database passes a `TransactionalHandler`, whose positions are a `PositionTable` of the database.
+        A service with a database passes a `TransactionalHandler` with a `PositionTable` of the database.
         `parks` is False if order does not matter: then the later records of a dead-lettered record's key are handled.
         """
         group = group or f"piepowder-{self.name}-{region}"

@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
-from click.testing import Result
 from prometheus_client import REGISTRY
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from piepowder import positions as commands
 from piepowder.cli import app
