@@ -207,6 +207,7 @@ class Positions:
         self._stopped: dict[TopicPartition, Gap] = {}
         self._behind: dict[TopicPartition, int] = {}
         self._suspected: dict[TopicPartition, float] = {}
+        self._last: dict[TopicPartition, StoredPosition] = {}  # without a store
         self._checked_at = 0.0
         self._latest_ids: asyncio.Task[Mapping[str, str]] | None = None
         self._transactions = 0
@@ -220,8 +221,9 @@ class Positions:
         self._replace(partitions)
 
     def forget(self) -> None:
-        """Forget everything: this process no longer has partitions."""
+        """Forget the assignment: this process no longer has partitions."""
         self._replace(())
+        self._report()
 
     def _replace(self, partitions: Collection[TopicPartition]) -> None:
         self._assignments += 1
@@ -230,7 +232,6 @@ class Positions:
         if self._latest_ids is not None:
             self._latest_ids.cancel()
             self._latest_ids = None
-        self._report()
 
     @property
     def are_placed(self) -> bool:
@@ -294,9 +295,7 @@ class Positions:
         ids = await self._topic_ids(consumer, {tp.topic for tp in partitions})
         committed = await self._committed(consumer, partitions)
         if self._store is None:
-            stored: Mapping[TopicPartition, StoredPosition] = {
-                tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()
-            }
+            stored = self._committed_or_last(committed, partitions)
         else:
             stored = await self._store.read(self._group, partitions)
         ranges = await _ranges(consumer, [tp for tp in partitions if tp.topic in ids])
@@ -323,6 +322,13 @@ class Positions:
         started = {tp: p for tp, p in settled.items() if p.gap is None}
         await self._show(consumer, {tp: p for tp, p in started.items() if _differs(committed.get(tp), p)})
 
+    def _committed_or_last(
+        self, committed: Mapping[TopicPartition, OffsetAndMetadata], partitions: Collection[TopicPartition]
+    ) -> Mapping[TopicPartition, StoredPosition]:
+        """The committed offsets. Kafka deletes them with their topic; then the last positions of this process."""
+        found = {tp: self._last[tp] for tp in partitions if tp in self._last}
+        return found | {tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()}
+
     def report_failure(self, error: Exception) -> None:
         """Report that the positions of the partitions cannot be read; the next successful `place` withdraws it."""
         self._readiness.set(self._condition, f"the positions cannot be read: {error}")
@@ -343,7 +349,10 @@ class Positions:
 
     def moved(self, positions: Mapping[TopicPartition, int]) -> None:
         """Note the positions after a batch."""
-        self._at.update((tp, position) for tp, position in positions.items() if tp in self._at)
+        moved = {tp: position for tp, position in positions.items() if tp in self._at}
+        self._at |= moved
+        if self._store is None:
+            self._last |= {tp: StoredPosition(position, self._ids[tp]) for tp, position in moved.items()}
         if self._behind:
             self._behind = {tp: until for tp, until in self._behind.items() if self._at.get(tp, until) < until}
             self._report()
