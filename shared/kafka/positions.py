@@ -406,6 +406,8 @@ class Positions:
             return
         self._stopped.pop(tp, None)
         self._at[tp], self._ids[tp] = stored.position, stored.topic_id
+        if self._store is None:
+            self._last[tp] = stored
         if stored.behind_until is not None and stored.behind_until > stored.position:
             self._behind[tp] = stored.behind_until
         else:
