@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from piepowder import console_output
+from piepowder.hints import command as runnable_command
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import LOSS_ACCEPTED, LossAccepted
@@ -59,9 +60,8 @@ async def show(bootstrap: str, found: Sequence[GroupPosition]) -> bool:
         assert stored.gap is not None  # noqa: S101 - filtered above
         console_output.show(f"{group}: {stored.gap.describe(tp)}", "red")
         last = "unknown" if stored.gap.end is None else stored.gap.end - 1
-        console_output.show(
-            f"  to accept this loss: accept-loss {group} {tp.topic} {tp.partition} {stored.gap.first} {last}"
-        )
+        lost = f"{group} {tp.topic} {tp.partition} {stored.gap.first} {last}"
+        console_output.show(f"  to accept this loss: {runnable_command(f'positions accept-loss {lost}')}")
     return not gaps
 
 

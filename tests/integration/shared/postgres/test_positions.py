@@ -184,7 +184,7 @@ async def test_the_command_names_missing_records_with_status_1_and_accepts_exact
     shown = await command("show", *servers)
     lost = [group.name, group.topic, "0", "0", "1"]
     assert shown.exit_code == 1
-    assert " ".join(["piepowder", "positions", "accept-loss", *lost]) in " ".join(shown.output.split())
+    assert " ".join(["positions", "accept-loss", *lost]) in " ".join(shown.output.split())
     assert (await command("accept-loss", *lost[:-1], "all", *servers)).exit_code == 2
     assert isinstance((await command("accept-loss", *lost[:-1], "unknown", *servers)).exception, UserError)
     accepted = await command("accept-loss", *lost, *servers)
@@ -229,7 +229,7 @@ async def test_a_topic_that_was_created_again_stops_its_partitions_until_the_los
     await group.until_effects(["a", "b", "c"])
     await group.recreate_topic()
     await group.until_missing("the topic was deleted and created again")
-    await group.post("new a", "new b", "new c", "new d")
+    await group.post("new-a", "new-b", "new-c", "new-d")
     await asyncio.sleep(1)
     assert await group.effects() == ["a", "b", "c"]
     await group.stop()
@@ -237,7 +237,7 @@ async def test_a_topic_that_was_created_again_stops_its_partitions_until_the_los
     await group.until_missing(f"{group.topic}[0]: the topic was deleted and created again, and the old records from 3")
     for partition in range(6):
         assert await accept(group, 3 if partition == 0 else 0, None, partition) == 0
-    await group.until_effects(["a", "b", "c", "new a", "new b", "new c", "new d"])
+    await group.until_effects(["a", "b", "c", "new-a", "new-b", "new-c", "new-d"])
     await group.until_missing("ok")
 
 
