@@ -6,19 +6,16 @@ earlier position then finds another one, and its transaction is rolled back.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import asyncpg
 from aiokafka import TopicPartition
 
 from shared.kafka.positions import DELETED, REREAD, Gap, StoredPosition
-from shared.postgres.database import DURABLE
+from shared.postgres.database import Connection, Database
 from shared.postgres.positions import NO_ROW, stored_position
+from shared.runtime.errors import Fatal, Transient
 from shared.runtime.user_errors import UserError
-
-Connection: TypeAlias = "asyncpg.Connection[Any]"
-
-_CONNECT_SECONDS: Final = 10.0
 
 _ALL: Final = """
 SELECT p.consumer_group, p.topic, p.partition, max(p.position) AS position,
@@ -49,16 +46,17 @@ class GroupPosition(NamedTuple):
 async def database(url: str) -> AsyncIterator[Connection]:
     """A connection to a service's database; raises UserError."""
     try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, server_settings=DURABLE)
-    except (OSError, ValueError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        opened = await Database.connect(url, connections=1)
+    except (Transient, ValueError, asyncpg.PostgresError) as error:
         raise UserError(f"The database does not accept a connection: {error}.", "Check --database.") from error
     try:
-        yield connection
-    except asyncpg.UndefinedTableError as error:
+        async with opened.held() as connection:
+            yield connection
+    except Fatal as error:
         what_to_do = "Name the database of audit, decision or intake with --database, and start the service once."
         raise UserError("The database has no positions.", what_to_do) from error
     finally:
-        await connection.close()
+        await opened.close()
 
 
 async def positions_of(connection: Connection) -> list[GroupPosition]:

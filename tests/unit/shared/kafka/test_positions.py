@@ -145,6 +145,6 @@ async def test_a_batch_that_starts_from_another_position_has_no_effect_and_is_re
             service.positions.stored[TP] = service.positions.stored[TP]._replace(position=1)
         await handle(batch, moves)
 
-    service.handle = other_member_first  # type: ignore[method-assign]
+    service.handle = other_member_first  # type: ignore[method-assign]  # the other member acts before this one
     await service.run(batch=3)
     assert service.effects == ["k1", "k2", "k3"]
