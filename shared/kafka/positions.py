@@ -138,10 +138,10 @@ class BatchProgress:
     ) -> None:
         self._group = group
         self._size = sum(map(len, records.values()))
-        self._open = {tp: dict.fromkeys(record.offset for record in of) for tp, of in records.items()}
+        self._records = records
+        self._open: dict[TopicPartition, dict[int, None]] | None = None  # only for a batch with several transactions
         self._following = following
         self._at = dict(expected)
-        self.transactions = 0
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
@@ -155,9 +155,9 @@ class BatchProgress:
         done: defaultdict[TopicPartition, set[int]] = defaultdict(set)
         for record in handled:
             done[TopicPartition(record.topic, record.partition)].add(record.offset)
-        ends = []
+        ends, still_open = [], self._open_offsets()
         for tp, offsets in done.items():
-            first_open = next((offset for offset in self._open[tp] if offset not in offsets), None)
+            first_open = next((offset for offset in still_open[tp] if offset not in offsets), None)
             ends.append((tp, self._following[tp] if first_open is None else first_open))
         return self._to(ends, prune=prune)
 
@@ -167,12 +167,18 @@ class BatchProgress:
 
     def done(self, handled: Sequence[RawRecord], moves: Moves) -> None:
         """Note that these records and moves are durable."""
-        if len(handled) == self._size:
-            self._open = {}
-        for record in handled if self._open else ():
-            del self._open[TopicPartition(record.topic, record.partition)][record.offset]
+        if len(handled) < self._size:
+            still_open = self._open_offsets()
+            for record in handled:
+                del still_open[TopicPartition(record.topic, record.partition)][record.offset]
         for move in moves.moves:
             self._at[TopicPartition(move.topic, move.partition)] = move.next
+
+    def _open_offsets(self) -> dict[TopicPartition, dict[int, None]]:
+        """The offsets of the records that are not durable yet, in order."""
+        if self._open is None:
+            self._open = {tp: dict.fromkeys(record.offset for record in of) for tp, of in self._records.items()}
+        return self._open
 
     def _to(self, ends: Iterable[tuple[TopicPartition, int]], *, prune: bool = False) -> Moves:
         at = self._at
