@@ -58,7 +58,7 @@ from shared.contracts import topics
 from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
-from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
@@ -167,7 +167,7 @@ class Service:
         *,
         reads: Sequence[str],
         decode: Callable[[RawRecord], M],
-        handle: Handler[M],
+        handle: Handler[M] | TransactionalHandler[M],
         group: str = "",
         parks: bool = True,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
@@ -175,6 +175,7 @@ class Service:
     ) -> BatchConsumer[M]:
         """A consumer of the topics `reads` on a region's cluster, in the group `piepowder-<name>-<region>` by default.
 
+        A service with a database passes a `TransactionalHandler` with a `PositionTable` of the database.
         `parks` is False if order does not matter: then the later records of a dead-lettered record's key are handled.
         """
         group = group or f"piepowder-{self.name}-{region}"

@@ -8,7 +8,8 @@ from services.audit.domain import logged_topics
 from services.audit.handlers import AppendRecords, ParsedRecord
 from services.audit.settings import Settings
 from services.audit.store import Store
-from shared.kafka.consumer import BatchConsumer
+from shared.kafka.consumer import BatchConsumer, TransactionalHandler
+from shared.postgres.positions import SESSION
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
 DESCRIPTION: Final = "Every event of a region, once and in order."
@@ -22,7 +23,7 @@ async def run(settings: Settings) -> bool:
     service.app.include_router(api.router)
 
     async def append(stop: asyncio.Event) -> None:
-        async with service.database(settings.database_url, stop) as database:
+        async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
                 store = Store(database, region)
                 consumer = consumer_of(service, store)
@@ -41,6 +42,6 @@ def consumer_of(service: Service, store: Store) -> BatchConsumer[ParsedRecord]:
         region,
         reads=logged_topics(region),
         decode=records.decode,
-        handle=records.handle,
+        handle=TransactionalHandler(records.handle, store.positions),
         linger_seconds=_LINGER_SECONDS,
     )

@@ -25,7 +25,10 @@ from services.audit.domain import (
     TimelineEntry,
 )
 from services.audit.views import DeadLetterView, EntryView
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.postgres import positions
 from shared.postgres.database import Connection, Database
+from shared.postgres.positions import PositionTable
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
@@ -86,6 +89,7 @@ deadletters = sa.Table(
     sa.Column("subject", sa.Text),
     sa.UniqueConstraint("topic", "partition", "offset", "consumer_group"),
 )
+positions.position_tables(metadata)
 sa.Index("deadletters_by_subject", sa.func.hashtextextended(deadletters.c.subject, _SEED), deadletters.c.seq)
 
 _LOG_COLUMNS: Final = tuple(column.name for column in log.columns)
@@ -98,11 +102,18 @@ class Store:
     def __init__(self, database: Database, region: str) -> None:
         self._database = database
         self.region = region
+        self.positions = PositionTable(database)
         self._expects_repeats = False
 
-    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult:
-        """Append the events and dead letters that are not in the log yet, in their order; all or nothing."""
+    async def append(
+        self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter], moves: Moves = NO_MOVES
+    ) -> AppendResult:
+        """Append the events and dead letters that are not in the log yet, in their order; all or nothing.
+
+        `moves` are stored with them; raises PositionChangedError.
+        """
         async with self._database.transaction() as connection:
+            await positions.advance(connection, moves)
             # No sequential scans: a plan made while the log was small would read the whole log at every append.
             row = await connection.fetchrow(
                 "SELECT size, deadletters, set_config('enable_seqscan', 'off', true) FROM head FOR UPDATE"

@@ -15,6 +15,7 @@ from services.decision.handlers.messages import decode_message
 from services.decision.settings import Settings
 from services.decision.store import SESSION, Store
 from shared.contracts import topics
+from shared.kafka.consumer import TransactionalHandler
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
 from shared.runtime.errors import Transient
@@ -58,7 +59,7 @@ async def _work(service: Service, database: Database, stop: asyncio.Event) -> No
         region,
         reads=[topics.cases(region)],
         decode=partial(decode_message, region=region),
-        handle=IngestCases(cases.ingest, region=region, wake=relay.wake).handle,
+        handle=TransactionalHandler(IngestCases(cases.ingest, region=region, wake=relay.wake).handle, cases.positions),
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(relay.run(stop))

@@ -32,6 +32,7 @@ from shared.http.route import Available
 from shared.kafka.producer import MultiClusterProducer
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
+from shared.postgres.positions import SESSION, PositionTable
 from shared.service import Service
 from shared.validation import codes
 
@@ -70,7 +71,7 @@ async def run(settings: Settings) -> bool:
         app.include_router(api.router)
 
     async def use_database(stop: asyncio.Event) -> None:
-        async with service.database(settings.database_url, stop) as database:
+        async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
                 await _use(database, service, settings, intake, clusters, router, stop)
 
@@ -93,7 +94,8 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     """Provide the use cases that need the database, publish the outbox, and run the projections, until stopped."""
     app, clock, regions = service.app, service.clock, service.regions
     relay = Relay(database, MultiClusterProducer(clusters.producer_of), service=service.name)
-    read_your_writes, known_codes = ReadYourWrites(clusters.offsets), codes.load()
+    positions, known_codes = PositionTable(database), codes.load()
+    read_your_writes = ReadYourWrites(clusters.offsets, positions)
     statuses, clients = ItemStatusStore(database), ClientStore(database)
     complaints = ComplaintStore(database, statuses)
     appeals = Appeals(
@@ -126,8 +128,8 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     for available, value in provided:
         available.provide(app, value)
     followed = regions if settings.projection else []
-    projections = {region: clusters.consumer(Projection(region, statuses, complaints), region) for region in followed}
-    key_uses = [clusters.consumer(KeyUseProjection(region, clients), region) for region in followed]
+    projections = {region: clusters.consumer(Projection(region, complaints), region, positions) for region in followed}
+    key_uses = [clusters.consumer(KeyUseProjection(region, clients), region, positions) for region in followed]
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(relay.run(stop))

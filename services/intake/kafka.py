@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from shared.contracts import topics
-from shared.kafka.consumer import BatchConsumer, RawRecord, Received
+from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.offsets import OffsetClient
+from shared.kafka.positions import Moves, PositionStore
 from shared.kafka.producer import Producer
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff, until_done, wait
@@ -33,7 +34,7 @@ class _Handler(Protocol[M]):
     @property
     def topics(self) -> list[str]: ...
     def decode(self, record: RawRecord) -> M: ...
-    async def handle(self, batch: Sequence[Received[M]]) -> None: ...
+    async def handle(self, batch: Sequence[Received[M]], moves: Moves) -> None: ...
 
 
 class Clusters:
@@ -53,13 +54,13 @@ class Clusters:
             return self._service.producer(region)
         return self._service.producers[self._service.settings.kafka]
 
-    def consumer(self, handler: _Handler[M], region: str) -> BatchConsumer[M]:
+    def consumer(self, handler: _Handler[M], region: str, positions: PositionStore) -> BatchConsumer[M]:
         """The consumer of one region for a handler, without parking, because the handlers accept any order."""
         return self._service.consumer(
             region,
             reads=handler.topics,
             decode=handler.decode,
-            handle=handler.handle,
+            handle=TransactionalHandler(handler.handle, positions),
             group=handler.group,
             parks=False,
             backoff=_FOREVER,

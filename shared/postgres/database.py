@@ -51,6 +51,7 @@ _PASSING = (
     asyncpg.InsufficientResourcesError,  # disk full, too many connections
     asyncpg.PostgresSystemError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InvalidCatalogNameError,  # the database is being restored
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,

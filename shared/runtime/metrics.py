@@ -38,6 +38,15 @@ CONSUME_SECONDS: Final = Histogram(
 CONSUMER_LAG: Final = Gauge(
     "piepowder_consumer_lag_seconds", "Age of the oldest unhandled record; 0 when there is none", ["group", "topic"]
 )
+PARTITIONS_STOPPED: Final = Gauge(
+    "piepowder_partitions_stopped", "Partitions that are stopped because records are missing", ["group", "topic"]
+)
+POSITIONS_CHANGED: Final = Counter(
+    "piepowder_positions_changed_total", "Batches dropped because the stored positions had changed", ["group"]
+)
+RECORDS_BEHIND: Final = Gauge(
+    "piepowder_records_behind", "Records to handle again after a restore of the database", ["group"]
+)
 RETRIES: Final = Counter("piepowder_consumer_retries_total", "Retries of a batch after a transient failure", ["group"])
 DEADLETTERED: Final = Counter("piepowder_deadlettered_records_total", "Dead-lettered records", ["group", "topic"])
 PARKED_KEYS: Final = Gauge("piepowder_parked_keys", "Keys whose records wait behind a dead-lettered record", ["group"])

@@ -206,7 +206,7 @@ class FaultInjector:
         services = list(self._environment.system.services.values())
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
         try:
-            await self._environment.reset_offsets()
+            await self._environment.reset_positions()
         finally:
             for service in services:
                 await asyncio.to_thread(service.start)

@@ -4,7 +4,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from shared.postgres import inbox, outbox
+from shared.postgres import inbox, outbox, positions
 
 METADATA: Final = sa.MetaData()
 
@@ -72,6 +72,7 @@ TALLIES: Final = sa.Table(
     sa.Column("n", sa.BigInteger, nullable=False),
 )
 inbox.inbox_table(METADATA)
+positions.position_tables(METADATA)
 outbox.outbox_table(METADATA)
 
 # The hot statements find their rows by key. A plan that was made while a table was small must not scan it later.

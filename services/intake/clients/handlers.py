@@ -19,6 +19,7 @@ from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
 from shared.contracts.events import CLIENT_CHANGED, AccessUsed
 from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.positions import NO_MOVES, Moves
 from shared.runtime.clock import Clock, from_text, from_text_or_none, to_text
 from shared.runtime.errors import Poison
 from shared.validation.faults import CHANGED_MEANWHILE, INVALID_REQUEST, KEY_REUSED, InputRejected
@@ -45,7 +46,7 @@ class ClientStore(Protocol):
     async def page(
         self, after: str, limit: int, *, regions: frozenset[str], state: str | None
     ) -> Sequence[ClientRecord]: ...
-    async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None: ...
+    async def note_use(self, uses: Sequence[tuple[str, str, datetime]], moves: Moves = NO_MOVES) -> None: ...
 
 
 class ClientsInForce(Protocol):
@@ -230,15 +231,15 @@ class KeyUseProjection:
                 raise Poison(f"last_used_at {use.last_used_at!r:.60} is not a time")
         return event.data
 
-    async def handle(self, batch: Sequence[Received[AccessUsed | None]]) -> None:
+    async def handle(self, batch: Sequence[Received[AccessUsed | None]], moves: Moves = NO_MOVES) -> None:
         """Store a batch; a repetition changes nothing."""
         latest: dict[tuple[str, str], datetime] = {}
         for received in batch:
             for use in received.message.keys if received.message is not None else ():
                 key, at = (use.client, use.key), from_text(use.last_used_at)
                 latest[key] = max(latest.get(key, at), at)
-        if latest:
-            await self._store.note_use([(*key, at) for key, at in latest.items()])
+        if latest or moves.moves:
+            await self._store.note_use([(*key, at) for key, at in latest.items()], moves)
 
 
 def _require_new_call(client: ClientRecord, call: IdempotentCall) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from services.intake.clients.domain import ClientRecord
 from shared.auth.clients import ANY
 from shared.contracts.envelope import Encoded
-from shared.postgres import outbox
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.postgres import outbox, positions
 from shared.postgres.database import Connection, Database
 
 AnyRow: TypeAlias = "asyncpg.Record | sa.RowMapping"
@@ -143,10 +144,15 @@ class Store:
             query = query.where(CLIENTS.c.state == state)
         return await self._read(query)
 
-    async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None:
-        """Store the last use of keys (client, key id, time), which never decreases."""
+    async def note_use(self, uses: Sequence[tuple[str, str, datetime]], moves: Moves = NO_MOVES) -> None:
+        """Store the last use of keys (client, key id, time), which never decreases, and move the positions.
+
+        Raises PositionChangedError.
+        """
         async with self._database.transaction() as connection:
-            await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
+            await positions.advance(connection, moves)
+            if uses:
+                await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
 
     async def _read(self, query: sa.Select[Any]) -> list[ClientRecord]:
         async with self._database.query() as connection:

@@ -221,34 +221,39 @@ class ItemStatusStore:
     async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
         """Merge new facts by item id into the stored facts, and update the lists and totals."""
         async with self._database.transaction() as connection:
-            await connection.execute(_LOCK_REGION, _LOCK_CLASS, region)
-            rows = await connection.fetch(
-                "SELECT item_id::text, status, facts FROM item_status WHERE region = $1 AND item_id = ANY($2::uuid[])",
-                region,
-                list(new_facts),
-            )
-            stored_rows = {row[0]: (row[1], row[2]) for row in rows}
-            changes = _Changes()
-            for item_id, facts in new_facts.items():
-                before, stored = stored_rows.get(item_id, (None, None))
-                old = None if stored is None else _decode(stored)
-                merged = facts if old is None else status.merge(old, facts)
-                encoded = _encode(merged)
-                if encoded != stored:
-                    now = status.status(merged).value
-                    changes.rows.append((item_id, now, encoded))
-                    changes.note(item_id, old, before, merged, now)
-            if not changes.rows:
-                return
-            await changes.write(connection, region)
-            await connection.execute(
-                "INSERT INTO item_totals (region, status, items)"
-                " SELECT $1, status, items FROM unnest($2::text[], $3::bigint[]) AS moved (status, items)"
-                " ON CONFLICT (region, status) DO UPDATE SET items = item_totals.items + EXCLUDED.items",
-                region,
-                list(changes.status_changes),
-                list(changes.status_changes.values()),
-            )
+            await self.merge_in(connection, region, new_facts)
+
+    @staticmethod
+    async def merge_in(connection: Connection, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
+        """`merge` in a transaction of the caller."""
+        await connection.execute(_LOCK_REGION, _LOCK_CLASS, region)
+        rows = await connection.fetch(
+            "SELECT item_id::text, status, facts FROM item_status WHERE region = $1 AND item_id = ANY($2::uuid[])",
+            region,
+            list(new_facts),
+        )
+        stored_rows = {row[0]: (row[1], row[2]) for row in rows}
+        changes = _Changes()
+        for item_id, facts in new_facts.items():
+            before, stored = stored_rows.get(item_id, (None, None))
+            old = None if stored is None else _decode(stored)
+            merged = facts if old is None else status.merge(old, facts)
+            encoded = _encode(merged)
+            if encoded != stored:
+                now = status.status(merged).value
+                changes.rows.append((item_id, now, encoded))
+                changes.note(item_id, old, before, merged, now)
+        if not changes.rows:
+            return
+        await changes.write(connection, region)
+        await connection.execute(
+            "INSERT INTO item_totals (region, status, items)"
+            " SELECT $1, status, items FROM unnest($2::text[], $3::bigint[]) AS moved (status, items)"
+            " ON CONFLICT (region, status) DO UPDATE SET items = item_totals.items + EXCLUDED.items",
+            region,
+            list(changes.status_changes),
+            list(changes.status_changes.values()),
+        )
 
     async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None:
         """Store the progress of the projection, which never decreases."""

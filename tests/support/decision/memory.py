@@ -21,6 +21,7 @@ from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
 from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
+from shared.kafka.positions import Moves
 from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Poison
 from shared.validation.faults import IN_FLIGHT
@@ -41,6 +42,9 @@ class MemoryTransaction:
         self.queues = set(store.queues)
         self.tallies = copy(store.tallies)
         self.published = list(store.published)
+
+    async def advance(self, moves: Moves) -> None:
+        """Positions are not part of this store."""
 
     async def first_time(self, event_ids: Sequence[str]) -> set[str]:
         new = set(event_ids) - self.inbox

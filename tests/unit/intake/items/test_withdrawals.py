@@ -69,7 +69,7 @@ async def withdraw(
     withdrawals = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
         projection,
-        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection), projection),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
     )
     try:
@@ -163,7 +163,7 @@ async def test_the_number_of_calls_that_wait_for_unknown_items_is_limited(monkey
     withdrawals = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
         projection,
-        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection), projection),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
     calls = [withdrawals.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]

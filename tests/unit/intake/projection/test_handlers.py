@@ -43,7 +43,7 @@ def letter(group: str, event_type: str, event_id: str, **more: str) -> RawRecord
 
 
 def facts_of(record: RawRecord) -> StatusFacts | None:
-    found = Projection("eu", NoStore(), NoStore()).decode(record)
+    found = Projection("eu", NoStore()).decode(record)
     assert found is None or isinstance(found, ItemUpdate)
     return found and found.facts
 

@@ -156,7 +156,7 @@ async def submit(
         intake(cluster),
         lookup,
         CODES,
-        read_your_writes=ReadYourWrites(dict.fromkeys(("eu", "us"), lookup)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(("eu", "us"), lookup), lookup),
         clock=clock(),
         days=days,
     )

@@ -17,6 +17,7 @@ from services.intake.projection.handlers import ItemUpdate, Projection
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, encode
 from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.positions import NO_MOVES, Moves
 from shared.runtime.errors import Poison
 from tests.support.decision.cases import appealed, noticed, opened
 
@@ -197,12 +198,16 @@ class StoredFacts:
         self.complaints: dict[str, ComplaintFacts] = {}
         self.decided: set[str] = set()
 
-    async def merge(self, region: str, *given: Mapping[str, Any]) -> None:  # noqa: ARG002 - the method of two ports
-        if len(given) == 1:
-            self.items |= given[0]
-        else:
-            self.complaints |= given[0]
-            self.decided |= {f.decision.decision_id for f in given[1].values() if f.decision is not None}
+    async def merge(
+        self,
+        region: str,  # noqa: ARG002 - the method of a port
+        complaints: Mapping[str, ComplaintFacts],
+        items: Mapping[str, status.StatusFacts],
+        moves: Moves = NO_MOVES,  # noqa: ARG002 - the same
+    ) -> None:
+        self.items |= items
+        self.complaints |= complaints
+        self.decided |= {f.decision.decision_id for f in items.values() if f.decision is not None}
 
 
 def record(data: events.Struct, kind: str, *, offset: int = 0, headers: Mapping[str, bytes] | None = None) -> RawRecord:
@@ -231,7 +236,7 @@ def letter(data: events.Struct, kind: str, group: str) -> RawRecord:
 
 async def test_the_projection_separates_items_notices_and_appeals() -> None:
     stored = StoredFacts()
-    projection = Projection("eu", stored, stored)
+    projection = Projection("eu", stored)
     batch = [
         record(ITEM, events.CASE_OPENED),
         record(decided(ITEM, "reject"), events.DECISION_MADE, offset=1),
@@ -263,20 +268,20 @@ async def test_the_projection_separates_items_notices_and_appeals() -> None:
 def test_a_dead_letter_of_a_complaint_does_not_concern_an_item(
     data: events.Struct, kind: str, group: str, about: str
 ) -> None:
-    found = Projection("eu", StoredFacts(), StoredFacts()).decode(letter(data, kind, group))
+    found = Projection("eu", StoredFacts()).decode(letter(data, kind, group))
     assert isinstance(found, ComplaintUpdate)
     assert (found.id, complaint_status.status_of(found.facts)) == (about, ComplaintStatus.DEAD_LETTERED)
 
 
 def test_dead_letters_of_other_consumers_give_no_facts() -> None:
-    projection = Projection("eu", StoredFacts(), StoredFacts())
+    projection = Projection("eu", StoredFacts())
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-audit-eu")) is None
     assert projection.decode(letter(notice_submitted(), events.NOTICE_SUBMITTED, "piepowder-decision-eu")) is None
     assert not isinstance(projection.decode(letter(ITEM, events.CASE_OPENED, "piepowder-router-eu")), ItemUpdate)
 
 
 def test_an_invalid_id_is_poison() -> None:
-    projection = Projection("eu", StoredFacts(), StoredFacts())
+    projection = Projection("eu", StoredFacts())
     bad = msgspec.structs.replace(notice_submitted(), notice_id="7")
     with pytest.raises(Poison, match="not every id is a UUID"):
         projection.decode(record(bad, events.NOTICE_SUBMITTED))
