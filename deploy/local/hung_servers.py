@@ -69,7 +69,7 @@ class HungServers:
 
     def _probe(self, server: LocalServer, child: Child, state: "_State") -> None:
         pid = child.pid
-        if not child.alive or child.paused:
+        if not child.alive or child.stopping or child.paused:
             state.unanswered = 0
             self.silent.discard(child.name)
         elif server.answers(child):

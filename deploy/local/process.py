@@ -114,6 +114,11 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def stopping(self) -> bool:
+        """True if it was asked to end, and still runs."""
+        return self._ended_by_us and self.alive
+
+    @property
     def failed(self) -> bool:
         """True if it ended without being stopped here."""
         return self._process is not None and not self._ended_by_us and self._process.poll() is not None

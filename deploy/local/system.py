@@ -16,13 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
-import asyncpg
 import httpx
 import msgspec
 
 from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
+from deploy.local.databases import plain_url, prepare_databases, sibling_url
 from deploy.local.files import write_whole
 from deploy.local.kafka_probe import a_broker_responds
 from deploy.local.ports import free_ports, is_free
@@ -83,6 +82,7 @@ class ServiceProcess:
         self._checked = self._next_check = 0.0
         self._answered = False
         self._unanswered = 0
+        self._counted = float("-inf")
         self._lock = threading.Lock()
 
     @property
@@ -130,7 +130,7 @@ class ServiceProcess:
         The next check is due soon while the service starts, or if `soon` is set; else after a calm interval.
         """
         now = _clock.monotonic()
-        if not self.child.alive or (now < self._next_check and not soon):
+        if not self.child.alive or self.child.stopping or (now < self._next_check and not soon):
             return
         starting = not self.ready and now - self._started < _SHORT_RUN
         self._checked, self._next_check = now, now + (_POLL_SECONDS if soon or starting else _CALM_SECONDS)
@@ -148,13 +148,16 @@ class ServiceProcess:
         )
 
     def _end_if_hung(self, client: httpx.Client) -> None:
-        """Count an unanswered liveness probe. A process that has not answered yet has a minute to start."""
+        """Count an unanswered liveness probe, at most one per calm interval: a process that drains after a SIGTERM
+        refuses connections. A process that has not answered yet has a minute to start."""
+        now = _clock.monotonic()
         try:
             client.get(f"{self.url}/healthz")
         except httpx.HTTPError:
-            if self.child.paused or not (self._answered or _clock.monotonic() - self._started > _SHORT_RUN):
+            starting = not self._answered and now - self._started < _SHORT_RUN
+            if self.child.paused or starting or now - self._counted < _CALM_SECONDS:
                 return
-            self._unanswered += 1
+            self._unanswered, self._counted = self._unanswered + 1, now
             if self._unanswered >= _UNANSWERED:
                 self.child.end_hung()
         else:
@@ -243,8 +246,9 @@ class System(Startable):
                 make_private_folder(self.folder / "logs")
                 self._key = ensure_key(self.folder / "key", self.folder / "clients.json", "local")
                 ensure_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
-                self._prepare_processes()
-            self._in_a_loop(lambda: _create_databases(self.servers.database_url, self.databases()))
+            database_url = self._in_a_loop(self._prepare_databases)
+            with file_errors(self.folder):
+                self._prepare_processes(database_url)
             self._create_topics()
             for service in self.services.values():
                 service.start()
@@ -302,7 +306,13 @@ class System(Startable):
     def _database(self, spec: ProcessSpec) -> str:
         return f"{self._prefix}_{spec.database}"
 
-    def _prepare_processes(self) -> None:
+    async def _prepare_databases(self) -> str:
+        role, password_file = f"{self._prefix}_services", self.folder / "database.password"
+        return await prepare_databases(
+            self.servers.database_url, self.databases(), role=role, password_file=password_file
+        )
+
+    def _prepare_processes(self, database_url: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
         common = {
             "KAFKA": self.servers.kafka,
@@ -319,7 +329,7 @@ class System(Startable):
                 own[called.upper()] = f"http://{_HOST}:{ports[called]}"
                 own[f"{called.upper()}_KEY_FILE"] = str(self._intakes_key)
             if spec.database:
-                own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(spec))
+                own["DATABASE_URL"] = sibling_url(database_url, self._database(spec))
             child = Child(
                 spec.name,
                 [sys.executable, "-m", spec.module],
@@ -410,7 +420,7 @@ class System(Startable):
     def _silent_servers(self) -> list[str]:
         """The servers that do not respond."""
         kafka = [] if a_broker_responds(self.servers.kafka) else ["Kafka"]
-        postgres = [] if responds(_plain(self.servers.database_url)) else ["PostgreSQL"]
+        postgres = [] if responds(plain_url(self.servers.database_url)) else ["PostgreSQL"]
         return kafka + postgres
 
     def _write_profile(self) -> None:
@@ -443,31 +453,3 @@ class System(Startable):
         """Run a coroutine to its end, even in a thread that has an event loop."""
         with ThreadPoolExecutor(max_workers=1) as own:
             return own.submit(lambda: asyncio.run(make())).result()
-
-
-def _sibling(url: str, database: str) -> str:
-    """The URL of another database on the same server."""
-    parts = urlsplit(url)
-    return parts._replace(scheme=parts.scheme.partition("+")[0], path=f"/{database}").geturl()
-
-
-def _plain(url: str) -> str:
-    """The URL without the name of a driver."""
-    return _sibling(url, urlsplit(url).path.lstrip("/"))
-
-
-async def _create_databases(url: str, names: Sequence[str]) -> None:
-    try:
-        connection = await asyncpg.connect(_plain(url), timeout=10)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise UserError(f"PostgreSQL does not respond: {error}.", "Look at its log, and start again.") from error
-    try:
-        existing = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
-        for name in names:
-            if name not in existing:
-                await connection.execute(f'CREATE DATABASE "{name}"')
-    except asyncpg.PostgresError as error:
-        what_to_do = "Give the user of PIEPOWDER_DATABASE_URL the right to create databases."
-        raise UserError(f"The databases cannot be created: {error}.", what_to_do) from error
-    finally:
-        await connection.close(timeout=5)

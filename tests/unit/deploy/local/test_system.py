@@ -110,6 +110,12 @@ def test_a_service_that_was_killed_on_purpose_stays_stopped(tmp_path: Path) -> N
     assert one.missing == "killed"
 
 
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every unanswered probe counts."""
+    monkeypatch.setattr(system, "_CALM_SECONDS", 0.0)
+
+
 def silent(_: httpx.Request) -> httpx.Response:
     raise httpx.ReadTimeout("no answer")
 
@@ -130,6 +136,7 @@ def hung(tmp_path: Path) -> ServiceProcess:
     return one
 
 
+@pytest.mark.usefixtures("without_pauses")
 def test_a_service_that_answers_no_liveness_probe_is_ended_and_started_again(tmp_path: Path) -> None:
     one = hung(tmp_path)
     first = one.child.pid
@@ -144,6 +151,7 @@ def test_a_service_that_answers_no_liveness_probe_is_ended_and_started_again(tmp
     one.kill()
 
 
+@pytest.mark.usefixtures("without_pauses")
 def test_a_service_that_was_paused_on_purpose_or_still_starts_is_not_ended(tmp_path: Path) -> None:
     one = service(tmp_path, "import time; time.sleep(60)")
     one.start()
@@ -158,6 +166,7 @@ def test_a_service_that_was_paused_on_purpose_or_still_starts_is_not_ended(tmp_p
     one.kill()
 
 
+@pytest.mark.usefixtures("without_pauses")
 def test_a_service_that_is_alive_but_not_ready_is_not_ended(tmp_path: Path) -> None:
     one = service(tmp_path, "import time; time.sleep(60)")
     one.start()
@@ -204,4 +213,19 @@ def test_a_service_that_has_started_is_checked_at_a_calm_interval(tmp_path: Path
             time.sleep(0.01)
 
     assert requests in (1, 2)  # the first one while it started
+    one.kill()
+
+
+def test_a_service_that_drains_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = service(tmp_path, "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); time.sleep(60)")
+    one.start()
+    checked(one, httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {}})), 1)
+    checked(one, httpx.MockTransport(silent), 5 * system._UNANSWERED)
+    assert one.child.alive, "unanswered probes in quick succession are one"
+
+    monkeypatch.setattr(system, "_CALM_SECONDS", 0.0)
+    one.child.ask_to_stop()
+    checked(one, httpx.MockTransport(silent), 5 * system._UNANSWERED)
+
+    assert one.child.alive
     one.kill()
