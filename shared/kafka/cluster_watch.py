@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS: Final = 3.0
 _SILENT_SECONDS: Final = 5.0  # without a response; then the broker counts as down
+_CLOSE_SECONDS: Final = 1.0
 _FORGET_SECONDS: Final = 86_400.0  # after this time outside of the cluster, a broker was removed for good
 
 
@@ -65,6 +66,7 @@ class ClusterWatch:
                 await asyncio.wait({probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not probing.done():
                     probing.cancel()
+                    await asyncio.wait([probing])
                     return
                 missing = probing.result()
                 if missing != self._missing:
@@ -74,8 +76,14 @@ class ClusterWatch:
                 await wait(stop, _INTERVAL_SECONDS)
         finally:
             stopping.cancel()
-            for broker in list(self._connections):
-                self._disconnect(broker)
+            await self.close()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        closing = [connection.close() for connection in self._connections.values()]
+        self._connections.clear()
+        if closing:
+            await asyncio.wait(closing, timeout=_CLOSE_SECONDS)
 
     async def probe(self) -> str | None:
         """Ask all known brokers; a sentence about what is missing, None if nothing is."""

@@ -1,7 +1,8 @@
 """The watch of a cluster names a broker that hangs, and the service is ready again when others lead its partitions."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
@@ -26,10 +27,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
         yield own
 
 
-def watch_of(bootstrap: str, *more: str) -> ClusterWatch:
+@asynccontextmanager
+async def watching(bootstrap: str, *more: str) -> AsyncIterator[ClusterWatch]:
     readiness, clock = Readiness("watched"), SystemClock()
     names = [*topics.of_region(REGION), *more]
-    return ClusterWatch(bootstrap, names, client_id="test", readiness=readiness, clock=clock)
+    watch = ClusterWatch(bootstrap, names, client_id="test", readiness=readiness, clock=clock)
+    yield watch
+    await watch.close()
 
 
 def responds(broker: str) -> float | None:
@@ -44,29 +48,29 @@ async def until(watch: ClusterWatch, broker: str, state: tuple[str | None, float
 
 async def test_a_broker_that_hangs_is_named_until_others_lead_its_partitions(three: LocalKafka) -> None:
     await topic_admin.ensure(three.bootstrap, topic_admin.expand(topic_admin.load(), [REGION]))
-    watch = watch_of(three.bootstrap)
     brokers = [f"{HOST}:{node.port}" for node in three.nodes]
-    assert await watch.probe() is None
-    assert [responds(broker) for broker in brokers] == [1.0, 1.0, 1.0]
     frozen = three.nodes[1]
-    frozen.pause()
-    try:
-        assert await watch.probe() == f"Kafka at {three.bootstrap} does not respond: {brokers[1]}"
-        await until(watch, brokers[1], (None, 0.0))
-        assert [responds(broker) for broker in brokers] == [1.0, 0.0, 1.0]
-    finally:
-        frozen.resume()
-    await until(watch, brokers[1], (None, 1.0))
+    async with watching(three.bootstrap) as watch:
+        assert await watch.probe() is None
+        assert [responds(broker) for broker in brokers] == [1.0, 1.0, 1.0]
+        frozen.pause()
+        try:
+            assert await watch.probe() == f"Kafka at {three.bootstrap} does not respond: {brokers[1]}"
+            await until(watch, brokers[1], (None, 0.0))
+            assert [responds(broker) for broker in brokers] == [1.0, 0.0, 1.0]
+        finally:
+            frozen.resume()
+        await until(watch, brokers[1], (None, 1.0))
 
 
 async def test_a_topic_that_does_not_exist_is_named(three: LocalKafka) -> None:
     await topic_admin.ensure(three.bootstrap, topic_admin.expand(topic_admin.load(), [REGION]))
-    assert "the topic piepowder.cases.nowhere does not exist" in str(
-        await watch_of(three.bootstrap, topics.cases("nowhere")).probe()
-    )
+    async with watching(three.bootstrap, topics.cases("nowhere")) as watch:
+        assert "the topic piepowder.cases.nowhere does not exist" in str(await watch.probe())
 
 
 async def test_the_bootstrap_servers_are_named_when_none_responds() -> None:
-    watch, broker = watch_of("127.0.0.1:1"), "127.0.0.1:1"
-    assert await watch.probe() == f"Kafka at {broker} does not respond: {broker}"
+    broker = "127.0.0.1:1"
+    async with watching(broker) as watch:
+        assert await watch.probe() == f"Kafka at {broker} does not respond: {broker}"
     assert responds(broker) == 0.0
