@@ -58,7 +58,7 @@ class _Data(msgspec.Struct):
     case_type: str = "item"
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An event in the audit log; `data` is the record's value, byte for byte."""
 
     seq: int | None
@@ -73,8 +73,8 @@ class _Entry(msgspec.Struct, frozen=True):
     offset: int
     correlation_id: str | None
     causation_id: str | None
-    traceparent: str | None
-    extensions: dict[str, str | None]
+    traceparent: str | None = None
+    extensions: dict[str, str | None] = {}
     data: msgspec.Raw
 
     @property
@@ -113,8 +113,13 @@ class StuckItem(NamedTuple):
 
 
 class ReconcileResult(msgspec.Struct):
-    """`published` items left the status `submitted` (`settled`) or did not within the time (`pending`); `left` items
-    were not published; `more` is the number of items beyond the limit."""
+    """The result of a reconciliation.
+
+    `settled`: published, and no longer `submitted`.
+    `pending`: published, and still `submitted`.
+    `left`: not published, each with its reason.
+    `more`: the number of items beyond the limit.
+    """
 
     settled: list[StuckItem] = []
     pending: list[StuckItem] = []

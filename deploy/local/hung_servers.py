@@ -92,6 +92,7 @@ class HungServers:
         finally:
             self.restarting.discard(child.name)
         state.unanswered, state.restarted = 0, _clock.monotonic()
+        self.silent.discard(child.name)
         self._report(f"{child.name} responds again")
 
 
