@@ -187,7 +187,7 @@ def test_a_service_is_not_given_up_while_a_server_does_not_respond(
     one = service(tmp_path, "raise SystemExit(1)")
     one.start()
     messages = []
-    while one.restarts < 4:
+    while one.restarts < 4 and one.given_up is None:
         one.child.wait(5.0)
         messages.append(one.restart(lambda: ["Kafka"]))
 
