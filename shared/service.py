@@ -58,6 +58,7 @@ from shared.contracts import topics
 from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
+from shared.kafka.cluster_watch import ClusterWatch
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
@@ -227,11 +228,21 @@ class Service:
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:
         """Serve REST and run `loops` until stopped; True for a normal stop. `served` is a wrapper of `app`, if any."""
-        common = [self._control.run, self._run_access]
+        common = [self._control.run, self._run_access, *(watch.run for watch in self._cluster_watches())]
         try:
             return await server.serve(served or self.app, self.settings, [*common, *loops], self.readiness)
         finally:
             await self.stop()
+
+    def _cluster_watches(self) -> list[ClusterWatch]:
+        needed: dict[str, list[str]] = {bootstrap: [] for bootstrap in self.producers}
+        needed[self.settings.kafka].append(topics.CONTROL)
+        for region in self.regions:
+            needed[self.settings.bootstrap(region)] += topics.of_region(region)
+        return [
+            ClusterWatch(bootstrap, names, client_id=self.client_id, readiness=self.readiness, clock=self.clock)
+            for bootstrap, names in needed.items()
+        ]
 
     async def _run_access(self, stop: asyncio.Event) -> None:
         """Publish the access log, and refresh the issuer's keys, until `stop` is set."""

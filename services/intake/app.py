@@ -20,7 +20,7 @@ from services.intake.notices.handlers import Appeals, Notices
 from services.intake.notices.store import ComplaintStore
 from services.intake.problems import add_error_responses
 from services.intake.projection.handlers import Projection
-from services.intake.projection.progress import note_progress
+from services.intake.projection.progress import OldestSubmitted, note_progress
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.requests import api as requests_api
 from services.intake.requests.handlers import Requests
@@ -77,7 +77,7 @@ async def run(settings: Settings) -> bool:
 
     try:
         served = FastPath(app, {("POST", "/v1/items"): submission.post_item})
-        return await service.run(clusters.watch, use_database, served=served)
+        return await service.run(clusters.connect, use_database, served=served)
     finally:
         await asyncio.gather(router.stop(), clusters.stop())
 
@@ -136,6 +136,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
             for run in (*(each.run for each in projections.values()), *(each.run for each in key_uses)):
                 tasks.create_task(run(stop))
             tasks.create_task(note_progress(projections, statuses, stop))
+            tasks.create_task(OldestSubmitted(followed, statuses, clock).run(stop))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:

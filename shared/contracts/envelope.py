@@ -92,8 +92,8 @@ def _constant_headers(event_type: str, source: str, region: str) -> tuple[tuple[
     )
 
 
-def encode(attributes: Attributes, data: Struct) -> Encoded:
-    """Encode an event as key, value and headers."""
+def encode(attributes: Attributes, data: Struct | msgspec.Raw) -> Encoded:
+    """Encode an event as key, value and headers; `Raw` data, which is JSON already, is kept as it is."""
     key, event_id, correlation_id = attributes.subject.encode(), attributes.id.encode(), attributes.correlation_id
     headers = [
         *_constant_headers(attributes.type, attributes.source, attributes.region),

@@ -1,4 +1,4 @@
-"""End offsets of topics: unlike clocks, they neither jump nor disagree."""
+"""Progress of a consumer group, measured in Kafka's offsets: unlike clocks, they neither jump nor disagree."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCoordinatorForGroupError
 
 from shared.runtime.errors import Transient
 
@@ -41,6 +41,17 @@ class OffsetClient:
                 f"Kafka at {self._bootstrap} does not return the end offsets of its topics: {error!r}"
             ) from error
         return {tp: end for tp, end in ends.items() if end > begins[tp]}
+
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool:
+        """True if the group has committed all records before these offsets; False while its coordinator moves."""
+        try:
+            admin, _ = await self._connected()
+            committed = await admin.list_consumer_group_offsets(group)
+        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
+            return False
+        except (KafkaError, OSError) as error:
+            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
+        return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
 
     async def stop(self) -> None:
         """Disconnect."""

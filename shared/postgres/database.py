@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoneIsFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from shared.runtime import metrics
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
@@ -113,6 +115,7 @@ class Database:
         """Ping the server until `stop` is set. While it does not respond, the service is not ready, and every call
         raises Transient at once."""
         connection: asyncpg.Connection[Any] | None = None
+        responds = metrics.DATABASE_RESPONDS.labels(urlsplit(self._url).netloc.rpartition("@")[2])
         try:
             while not stop.is_set():
                 try:
@@ -130,6 +133,7 @@ class Database:
                     log.warning("database: %s", trouble or "responds again")
                     self._trouble = trouble
                 readiness.set("database", trouble)
+                responds.set(trouble is None)
                 await wait(stop, _PING_SECONDS)
         finally:
             if connection is not None:

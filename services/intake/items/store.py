@@ -305,6 +305,19 @@ class ItemStatusStore:
                     totals.setdefault(row.region, {})[row.status] = row.items
         return totals
 
+    async def oldest(self, region: str, wanted: Status) -> datetime | None:
+        """The time at which the oldest item with a status (not `approved`) was received; None if there is none."""
+        column = item_by_status.c
+        query = (
+            sa.select(column.received_at)
+            .where(column.region == region, column.status == wanted.value)
+            .order_by(column.received_at)
+            .limit(1)
+        )
+        async with self._database.query() as connection:
+            found: datetime | None = await connection.scalar(query)
+        return found
+
     async def handled_until(self) -> dict[str, datetime]:
         """By region, the time until which all written records are in the projection.
 

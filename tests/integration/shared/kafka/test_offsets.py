@@ -1,9 +1,9 @@
-"""The ends of topics on real Kafka."""
+"""The progress of a group on real Kafka is never reported too early, with any clocks."""
 
 from collections.abc import AsyncIterator
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.contracts import topics
 from shared.kafka.offsets import OffsetClient
@@ -18,15 +18,35 @@ async def offsets(kafka: str) -> AsyncIterator[OffsetClient]:
     await client.stop()
 
 
-async def test_the_ends_of_a_topic_have_its_partitions_with_records(
+async def commit(kafka: str, group: str, to: dict[TopicPartition, int]) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(list(to))
+        await consumer.commit(to)
+    finally:
+        await consumer.stop()
+
+
+async def test_a_group_has_passed_exactly_the_offsets_that_it_has_committed(
     kafka: str, region: str, offsets: OffsetClient
 ) -> None:
-    topic = topics.submissions(region)
+    topic, group = topics.submissions(region), f"test-{region}"
     producer = KafkaProducer(kafka, client_id="test")
     try:
         assert await offsets.ends([topic]) == {}
         await producer.send([Record(topic, b"k", b"v", [], partition=n) for n in (0, 0, 1)])
-        assert await offsets.ends([topic]) == {TopicPartition(topic, 0): 2, TopicPartition(topic, 1): 1}
+        ends = await offsets.ends([topic])
+        first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+        assert ends == {first: 2, second: 1}
+        assert not await offsets.has_passed(group, ends)
+        await commit(kafka, group, {first: 1, second: 1})
+        assert not await offsets.has_passed(group, ends)
+        await commit(kafka, group, {first: 2})
+        assert await offsets.has_passed(group, ends)
+        await producer.send([Record(topic, b"k", b"v", [], partition=1)])
+        assert await offsets.has_passed(group, ends)
+        assert not await offsets.has_passed(group, await offsets.ends([topic]))
     finally:
         await producer.stop()
 

@@ -2,15 +2,20 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
+from shared.contracts.envelope import Encoded
 from shared.kafka.producer import Record
 from shared.postgres import inbox, outbox
 from shared.postgres.database import Database
 from shared.postgres.outbox import SHARDS, Relay
+from shared.runtime.clock import SystemClock, to_text
+from shared.runtime.errors import Transient
 from tests.support.outbox import InMemoryTarget, event, relaying, rows_left, until_rows_left, write
 
 TOPIC = InMemoryTarget.topic
@@ -182,3 +187,38 @@ async def test_an_event_of_a_failed_transaction_is_new_again(database: Database)
     async with database.transaction() as connection:
         assert await inbox.first_time(connection, [one, one]) == {one}
     assert await rows_left(database) == 0
+
+
+async def test_the_age_of_the_oldest_unpublished_event_grows_with_the_clock_until_it_is_published(
+    database: Database,
+) -> None:
+    def age() -> float:
+        return REGISTRY.get_sample_value("piepowder_outbox_oldest_seconds", {"service": "test"}) or 0.0
+
+    class Down(InMemoryTarget):
+        down = True
+
+        async def send(self, records: Sequence[Record]) -> None:
+            if self.down:
+                raise Transient("Kafka does not respond")
+            await super().send(records)
+
+    written = SystemClock().now() - timedelta(seconds=90)
+    for key, delay in (("old", 0), ("middle", 30), ("young", 60)):
+        time = to_text(written + timedelta(seconds=delay)).encode()
+        one = event(key, 0)
+        await write(database, TOPIC, [Encoded(one.key, one.value, [*one.headers, ("ce_time", time)])])
+    target = Down()
+    async with relaying(database, target):
+        async with asyncio.timeout(10):
+            while age() < 90:  # noqa: ASYNC110 - the relay has measured
+                await asyncio.sleep(0.05)
+        first, seconds = age(), 1.0
+        await asyncio.sleep(seconds)
+        assert 90 <= first < 100
+        assert age() >= first + seconds
+        target.down = False
+        await until_rows_left(database, 0)
+        async with asyncio.timeout(10):
+            while age() > 0:  # noqa: ASYNC110 - after the acknowledgement
+                await asyncio.sleep(0.05)
