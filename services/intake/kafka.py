@@ -4,7 +4,6 @@ Unlike other services, intake serves its API before Kafka responds, and reports 
 """
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -13,7 +12,7 @@ from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.offsets import OffsetClient
 from shared.kafka.producer import Producer
 from shared.runtime.errors import Transient
-from shared.runtime.retry import Backoff, until_done, wait
+from shared.runtime.retry import until_done, wait
 from shared.service import Service
 
 M = TypeVar("M")
@@ -21,7 +20,6 @@ M = TypeVar("M")
 _WATCH_SECONDS: Final = 2.0
 _SILENT_SECONDS: Final = 5.0  # after which a cluster counts as not responding
 _LINGER_SECONDS: Final = 0.1  # the status is read seldom, and a large batch costs little more than a small one
-_FOREVER: Final = Backoff(bound=math.inf)  # without the database, submissions continue and consumers wait
 
 
 class _Handler(Protocol[M]):
@@ -62,7 +60,6 @@ class Clusters:
             handle=handler.handle,
             group=handler.group,
             parks=False,
-            backoff=_FOREVER,
             linger_seconds=_LINGER_SECONDS,
         )
 
