@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.decision.domain.lifecycle import CommandRejected
+from shared.auth.refusals import RATE_LIMITED
 from shared.http.problems import INVALID_REQUEST, Problem, ProblemType, problems
 
 _CASE: Final = "case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
@@ -19,6 +20,13 @@ UNKNOWN_QUEUE_IN_BODY: Final = replace(UNKNOWN_QUEUE, status=422)
 _CLAIM_PROBLEMS: Final = (
     ProblemType("in-flight", 409, "Claim in progress", "Another claim with this Idempotency-Key is in progress."),
     ProblemType("idempotency-key-reused", 422, "Idempotency-Key reused", "The key was used with another body."),
+    ProblemType(
+        "too-many-leases",
+        429,
+        "Too many open leases",
+        "Reviewer 'r-71' holds 50 open leases, which is the limit. Decide or release cases, then claim again.",
+        {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}},
+    ),
 )
 _LEASE_PROBLEMS: Final = (
     ProblemType("lease-expired", 409, "Lease expired", f"Lease 1 of {_CASE} has expired. Claim again."),
@@ -40,7 +48,7 @@ _POINTERS: Final = {"wrong-action": "/action", "reasons-needed": "/reasons"}
 
 OF_CASE: Final = problems(UNKNOWN_CASE)
 OF_QUEUE: Final = problems(UNKNOWN_QUEUE)
-OF_CLAIM: Final = problems(INVALID_REQUEST, UNKNOWN_QUEUE_IN_BODY, *_CLAIM_PROBLEMS)
+OF_CLAIM: Final = problems(INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *_CLAIM_PROBLEMS)
 OF_LEASE: Final = problems(UNKNOWN_CASE, *_LEASE_PROBLEMS)
 OF_DECISION: Final = problems(UNKNOWN_CASE, INVALID_REQUEST, *_LEASE_PROBLEMS, *_DECISION_PROBLEMS)
 """The `responses` of operations."""
@@ -59,4 +67,5 @@ def no_queue(region: str, queue: str, queue_names: list[str]) -> str:
 async def on_command_rejected(_: Request, error: Exception) -> Response:
     """The response to a rejected command."""
     assert isinstance(error, CommandRejected)  # noqa: S101 - registered for this type only
-    return _BY_SLUG[error.slug](str(error), pointer=_POINTERS.get(error.slug)).response()
+    kind, pointer = _BY_SLUG[error.slug], _POINTERS.get(error.slug)
+    return kind(str(error), pointer=pointer, retry_after=error.retry_after).response()

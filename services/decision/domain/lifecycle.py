@@ -34,11 +34,13 @@ COMMANDS: Final = (OPEN, CLAIM, HEARTBEAT, RELEASE, EXPIRE, DECIDE, OVERTURN, SU
 
 
 class CommandRejected(PiepowderError):  # noqa: N818 - a rejected command is a normal outcome
-    """A command that the case's state or type does not allow. `slug` is the stable name of the reason."""
+    """A command that the case's state or type does not allow. `slug` is the stable name of the reason; `retry_after` is
+    in seconds, if the same command can succeed later."""
 
-    def __init__(self, slug: str, detail: str) -> None:
+    def __init__(self, slug: str, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.slug = slug
+        self.retry_after = retry_after
 
 
 class CaseTransition(NamedTuple):
