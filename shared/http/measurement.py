@@ -1,5 +1,6 @@
 """Metrics and rate-limit headers of REST calls."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -55,6 +56,9 @@ class Measured:
 
         try:
             await self._app(scope, receive, send_with_fields)
+        except asyncio.CancelledError:  # the service stops: `shared.http.server` responds
+            status = 503
+            raise
         finally:
             measure(route_of(scope), method, status, started)
 

@@ -15,7 +15,7 @@ import asyncpg
 
 from shared.postgres.database import DURABLE, SESSION
 from shared.postgres.errors import describe, transient
-from shared.runtime.errors import Fatal, Transient
+from shared.runtime.errors import Fatal
 
 _ROUNDS: Final = 3
 _SECONDS: Final = 10.0
@@ -59,7 +59,7 @@ async def refuse_pooler(url: str, settings: Mapping[str, str] = MappingProxyType
             raise _fatal(describe(refusal)) from error
         if (unavailable := transient(error)) is None:
             raise
-        raise Transient(f"PostgreSQL does not respond: {unavailable}") from error
+        raise unavailable from error
     finally:
         for connection in connections:
             connection.terminate()
