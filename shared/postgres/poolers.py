@@ -2,7 +2,7 @@
 transaction mode.
 
 The relay of the outbox holds its shards by advisory locks of its session, and every session has settings of its own,
-such as `synchronous_commit`. Both are lost when the transactions of a client run in several sessions, or several
+such as durable commits. Both are lost when the transactions of a client run in several sessions, or several
 clients share a session. A pooler in session mode keeps them. See docs/architecture/deployment.md.
 """
 
