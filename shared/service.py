@@ -66,6 +66,7 @@ from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaProducer
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.postgres.poolers import refuse_pooler
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
@@ -207,10 +208,12 @@ class Service:
     ) -> AsyncIterator[Database | None]:
         """The service's database with its schema up to date; None when `stop` is set before the server responds.
 
-        Reports the state of the server as readiness. `session` has settings of the asyncpg connections.
+        Reports the state of the server as readiness. `session` has settings of the asyncpg connections. Raises Fatal
+        for a connection pooler that does not keep sessions.
         """
 
         async def connect() -> Database:
+            await refuse_pooler(url, session)
             await migrations.upgrade(url, self.name)
             return await Database.connect(url, settings=session)
 

@@ -10,6 +10,7 @@ from services.audit.settings import Settings
 from services.audit.store import Store
 from shared.kafka.consumer import BatchConsumer, TransactionalHandler
 from shared.postgres.positions import SESSION
+from shared.runtime.retry import until_done
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
 DESCRIPTION: Final = "Every event of a region, once and in order."
@@ -28,7 +29,9 @@ async def run(settings: Settings) -> bool:
                 store = Store(database, region)
                 consumer = consumer_of(service, store)
                 api.available_store.provide(service.app, store)
-                metrics.AUDIT_SIZE.labels(region).set((await store.head()).size)
+                head = await until_done("log", store.head, stop=stop, readiness=service.readiness)
+                if head is not None:
+                    metrics.AUDIT_SIZE.labels(region).set(head.size)
                 await consumer.run(stop)
 
     return await service.run(append)

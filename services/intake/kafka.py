@@ -1,7 +1,6 @@
 """The Kafka clusters of intake's regions: connection, offsets and consumers."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -10,13 +9,12 @@ from shared.kafka.consumer import BatchConsumer, RawRecord, Received, Transactio
 from shared.kafka.offsets import OffsetClient
 from shared.kafka.positions import Moves, PositionStore
 from shared.kafka.producer import Producer
-from shared.runtime.retry import Backoff, until_done
+from shared.runtime.retry import until_done
 from shared.service import Service
 
 M = TypeVar("M")
 
 _LINGER_SECONDS: Final = 0.1  # the status is read seldom, and a large batch costs little more than a small one
-_FOREVER: Final = Backoff(bound=math.inf)  # without the database, submissions continue and consumers wait
 
 
 class _Handler(Protocol[M]):
@@ -57,7 +55,6 @@ class Clusters:
             handle=TransactionalHandler(handler.handle, positions),
             group=handler.group,
             parks=False,
-            backoff=_FOREVER,
             linger_seconds=_LINGER_SECONDS,
         )
 

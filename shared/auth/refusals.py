@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from shared.http.problems import RETRY_AFTER, ProblemType
+from shared.http.problems import ProblemType
+from shared.validation.faults import RETRY_AFTER
 
 _RATE_LIMIT_HEADERS: Final[dict[str, Any]] = {
     **RETRY_AFTER,

@@ -1,5 +1,6 @@
 """Metrics and rate-limit headers of REST calls."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -74,6 +75,9 @@ class Measured:
 
         try:
             await self._app(scope, receive, send_with_fields)
+        except asyncio.CancelledError:  # the service stops: `shared.http.server` responds
+            status = 503
+            raise
         finally:
             measure(route_of(scope), method, status, started)
             if (outcomes := scope.get(_OUTCOMES)) is not None:

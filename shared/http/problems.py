@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import MALFORMED_JSON, TOO_LARGE, ErrorType, Fault, InputRejected, pointer_to
+from shared.validation.faults import MALFORMED_JSON, RETRY_AFTER, TOO_LARGE, ErrorType, Fault, InputRejected, pointer_to
 
 PROBLEM_JSON: Final = "application/problem+json"
 _URN: Final = "urn:piepowder:problem:"
@@ -72,8 +72,6 @@ class ProblemType(ErrorType, frozen=True):
         """An error of this type."""
         return Problem(self.status, self.slug, self.title, detail, **extras)
 
-
-RETRY_AFTER: Final[dict[str, Any]] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 BODY_TOO_LARGE: Final = ProblemType(*msgspec.structs.astuple(TOO_LARGE))
 BODY_TOO_SLOW: Final = ProblemType("too-slow", 408, "Body too slow", "The body did not arrive within 30 seconds.")
@@ -138,7 +136,14 @@ def problem_of(error: Exception) -> Problem:
         case Problem():
             return error
         case InputRejected():
-            return Problem(error.status, error.slug, error.title, str(error), errors=error.faults)
+            return Problem(
+                error.status,
+                error.slug,
+                error.title,
+                str(error),
+                errors=error.faults,
+                retry_after=error.retry_after,
+            )
         case Transient():
             return unavailable(error)
     raise error

@@ -5,7 +5,8 @@ each call to a handler is all or nothing. Without a database, the positions are 
 with a database stores the positions in the transaction of its effects (`shared.kafka.positions`); the committed offsets
 are then only information. The loop distinguishes three kinds of failure:
 
-- `Transient`: the loop tries the same records again in place, with jitter and a time limit, so their order is kept.
+- `Transient`: the loop tries the same records again in place, with jitter, for as long as the condition lasts, so their
+  order is kept. The service is not ready meanwhile.
 - `Poison`, or an unexpected error that repeats: the loop halves the batch until it finds the record, and dead-letters
   it whole, together with the later records of its key (`shared.kafka.parking`). All other records continue.
 - `Fatal`, or too large a share of rejected records: the service stops and commits nothing.
@@ -284,11 +285,7 @@ class BatchConsumer(Generic[M]):
         await self._reader.restart()
 
     async def _load_parked(self, consumer: AIOKafkaConsumer) -> None:
-        try:
-            await self._parking.load(consumer.assignment())
-        except Transient as error:
-            self.readiness.set(self._condition, str(error))
-            raise
+        await self._parking.load(consumer.assignment())
         self.readiness.set(self._condition, None)
 
     async def _process(self, batch: FetchedBatch[M], progress: BatchProgress, stop: asyncio.Event) -> bool:
@@ -364,8 +361,8 @@ class BatchConsumer(Generic[M]):
         return records, progress.after(records, prune=self._positions.next_prunes())
 
     async def _retry_transient(self, act: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
-        """Run `act` until it succeeds; False when `stop` or the rebalance ends the attempts; Fatal after the limit."""
-        attempt, started = 0, self.clock.monotonic()
+        """Run `act` until it succeeds; False when `stop` or the rebalance ends the attempts."""
+        attempt = 0
         while True:
             try:
                 await act()
@@ -373,12 +370,14 @@ class BatchConsumer(Generic[M]):
                 attempt += 1
                 metrics.RETRIES.labels(self.group).inc()
                 log.warning("trying again", extra={"group": self.group, "attempt": attempt, "error": str(error)})
-                if self.clock.monotonic() - started > self.backoff.bound:
-                    raise Fatal(f"still failing after {self.backoff.bound:g} s: {error}") from error
+                if attempt > 1:  # a deadlock ends with the second attempt
+                    self.readiness.set(self._condition, str(error))
                 await wait(stop, self.backoff.delay(attempt))
                 if stop.is_set() or self._abandon.is_set():
                     return False
             else:
+                if attempt:
+                    self.readiness.set(self._condition, None)
                 return True
 
     async def _dead_letter_unreadable(self, tp: TopicPartition, offset: int, reason: str, stop: asyncio.Event) -> bool:

@@ -151,6 +151,9 @@ class Relay:
             started = self._clock.monotonic()
             try:
                 async with self._database.held() as connection:
+                    if await connection.fetchval("SHOW transaction_read_only") == "on":
+                        # published rows could not be deleted, and would be published again and again
+                        raise asyncpg.ReadOnlySQLTransactionError("the database is read-only")
                     await connection.execute(f"SET idle_session_timeout = '{_IDLE_SECONDS}s'")
                     await self._serve(connection, stop)
             except Transient as error:

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from shared.kafka.positions import DELETED, REREAD, Gap, StoredPosition
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import NO_ROW, stored_position
-from shared.runtime.errors import Fatal, Transient
+from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
 
 _ALL: Final = """
@@ -52,9 +52,9 @@ async def database(url: str) -> AsyncIterator[Connection]:
     try:
         async with opened.held() as connection:
             yield connection
-    except Fatal as error:
+    except Transient as error:
         what_to_do = "Name the database of the service of this group with --database, and start the service once."
-        raise UserError("The database has no positions.", what_to_do) from error
+        raise UserError(f"The positions cannot be read: {error}", what_to_do) from error
     finally:
         await opened.close()
 

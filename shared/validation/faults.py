@@ -44,9 +44,16 @@ class RejectionType(ErrorType, frozen=True):
         """The rejection for one fault."""
         return InputRejected(self, [Fault(pointer, detail)])
 
-    def with_message(self, detail: str, pointer: str | None = None) -> "InputRejected":
-        """The rejection with `detail` as its whole message; `pointer` is the invalid field, if any."""
-        return InputRejected(self, [] if pointer is None else [Fault(pointer, detail)], detail)
+    def with_message(
+        self, detail: str, pointer: str | None = None, *, retry_after: int | None = None
+    ) -> "InputRejected":
+        """The rejection with `detail` as its whole message; `pointer` is the invalid field, if any. The same input can
+        be accepted after `retry_after` seconds, if given."""
+        faults = [] if pointer is None else [Fault(pointer, detail)]
+        return InputRejected(self, faults, detail, retry_after=retry_after)
+
+
+RETRY_AFTER: Final[dict[str, Any]] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 
 INVALID_REQUEST: Final = RejectionType("invalid-request", 422, "Invalid request", "/limit: expected 1 to 200.")
@@ -64,17 +71,24 @@ CHANGED_MEANWHILE: Final = RejectionType(
 
 
 class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service
-    """The permanent rejection of an input, with the first `limit` faults. Without `detail`, the message is a summary of
+    """The rejection of an input, with the first `limit` faults. Without `detail`, the message is a summary of
     them."""
 
     def __init__(
-        self, kind: RejectionType, faults: list[Fault], detail: str = "", *, limit: int | None = MAX_FAULTS
+        self,
+        kind: RejectionType,
+        faults: list[Fault],
+        detail: str = "",
+        *,
+        limit: int | None = MAX_FAULTS,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(detail or _summary(faults[:limit]))
         self.status = kind.status
         self.slug = kind.slug
         self.title = kind.title
         self.faults = faults[:limit]
+        self.retry_after = retry_after
 
 
 def _summary(faults: list[Fault]) -> str:

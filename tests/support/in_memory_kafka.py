@@ -29,7 +29,7 @@ GROUP: Final = "piepowder-router-eu"
 TOPIC: Final = topics.submissions(REGION)
 LETTERS: Final = topics.deadletters(REGION)
 PARKED: Final = topics.parked(REGION)
-_NO_DELAY: Final = Backoff(first=0.0, longest=0.0, bound=5.0)
+_NO_DELAY: Final = Backoff(first=0.0, longest=0.0)
 
 
 class Crash(BaseException):

@@ -93,7 +93,7 @@ class StoredGroup:
             clock=clock,
             instance=instance,
             batch_records=batch_records,
-            backoff=Backoff(first=0.01, longest=0.05, bound=60),
+            backoff=Backoff(first=0.01, longest=0.05),
             drain_seconds=drain_seconds,
         )
         self.readiness[instance] = readiness

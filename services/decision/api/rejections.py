@@ -6,6 +6,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from services.decision.domain import rejections
+from shared.auth.refusals import RATE_LIMITED
 from shared.http.problems import Problem, ProblemType, problems
 from shared.validation.faults import INVALID_REQUEST
 
@@ -17,7 +18,7 @@ UNKNOWN_QUEUE_IN_BODY: Final = replace(UNKNOWN_QUEUE, status=422)
 
 OF_CASE: Final = problems(UNKNOWN_CASE)
 OF_QUEUE: Final = problems(UNKNOWN_QUEUE)
-OF_CLAIM: Final = problems(INVALID_REQUEST, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
+OF_CLAIM: Final = problems(INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
 OF_LEASE: Final = problems(UNKNOWN_CASE, *rejections.OF_LEASE)
 OF_DECISION: Final = problems(UNKNOWN_CASE, INVALID_REQUEST, *rejections.OF_DECISION)
 """The `responses` of operations."""

@@ -4,8 +4,9 @@ A lease is identified by its token, which grows with every claim of a case: a re
 act under it (a fencing token). All times are the database's, because the replicas must agree on the end of a lease.
 """
 
+import math
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -17,15 +18,51 @@ from shared.contracts import events
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
 
+_LONGEST_WAIT: Final = 30  # seconds; a case can be decided or released before its lease ends
+
+
+class LeaseLimits(NamedTuple):
+    """The maximum number of open leases of one reviewer, and of one client with all of its API keys."""
+
+    reviewer: int = 50
+    client: int = 1_000
+
+
+class OpenLeases(NamedTuple):
+    """The open leases of a reviewer and of a client, and the seconds until the first of them ends.
+
+    `uncounted` is the maximum number of claims of the client that are in progress and not counted.
+    """
+
+    reviewer: int
+    client: int
+    seconds: float = 0.0
+    uncounted: int = 0
+
 
 class ClaimCommand(NamedTuple):
-    """A reviewer's claim of a case for `seconds`. `key` and the hash of the request's `body` identify a repeat."""
+    """A reviewer's claim of a case for `seconds`, with an API key of `client`. `key` and the hash of the request's
+    `body` identify a repeat."""
 
     reviewer: str
     team: str
     seconds: int
     key: str | None = None
     body: str | None = None
+    client: str = ""
+
+
+def require_room(limits: LeaseLimits, held: OpenLeases, command: ClaimCommand) -> None:
+    """Raises InputRejected when the reviewer or the client holds as many leases as allowed."""
+    if held.reviewer >= limits.reviewer:
+        holder, limit = f"Reviewer {command.reviewer!r}", limits.reviewer
+    elif held.client >= limits.client:
+        holder, limit = f"Client {command.client!r}", limits.client
+    else:
+        return
+    detail = f"{holder} holds {limit} open leases, which is the limit. Decide or release cases, then claim again."
+    wait = min(max(1, math.ceil(held.seconds)), _LONGEST_WAIT)
+    raise rejections.TOO_MANY_LEASES.with_message(detail, retry_after=wait)
 
 
 def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tuple[Case, Event[events.CaseClaimed]]:
@@ -41,6 +78,7 @@ def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tupl
         team=command.team,
         claim_key=command.key,
         claim_body=command.body,
+        claim_client=command.client,
     )
     data = events.CaseClaimed(**_lease_fields(held), lease_until=to_text(until))
     return held, _event(region, held, now, claimed.event_type, data)

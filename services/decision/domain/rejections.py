@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from shared.validation.faults import IN_FLIGHT, KEY_REUSED, RejectionType
+from shared.validation.faults import IN_FLIGHT, KEY_REUSED, RETRY_AFTER, RejectionType
 
 _CASE: Final = "case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
 
@@ -38,7 +38,15 @@ REASONS_NEEDED: Final = RejectionType(
     "reasons-needed", 422, "Reason code missing", "A reject needs at least one reason code."
 )
 
-OF_CLAIM: Final = (IN_FLIGHT, KEY_REUSED)
+TOO_MANY_LEASES: Final = RejectionType(
+    "too-many-leases",
+    429,
+    "Too many open leases",
+    "Reviewer 'r-71' holds 50 open leases, which is the limit. Decide or release cases, then claim again.",
+    RETRY_AFTER,
+)
+
+OF_CLAIM: Final = (IN_FLIGHT, KEY_REUSED, TOO_MANY_LEASES)
 OF_LEASE: Final = (
     LEASE_EXPIRED,
     LEASE_RELEASED,

@@ -113,6 +113,9 @@ class Batch:
                 self._notify()
                 yield piece
             await asyncio.gather(*tasks)
+        except asyncio.CancelledError:
+            tasks[1].cancel()  # the service stops: do not wait for Kafka
+            raise
         finally:
             self._disconnected = True
             self._notify()

@@ -31,7 +31,7 @@ from shared.http.encoded_bodies import BodyHeaders
 from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
-from shared.http.server import DISCONNECT
+from shared.http.server import DISCONNECT, stopping
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
@@ -131,7 +131,10 @@ class ItemSubmission:
 
 
 class _StreamingVerdicts(Response):
-    """A streaming response; disconnects a client that reads nothing for `patience` seconds."""
+    """A streaming response; disconnects a client that reads nothing for `patience` seconds.
+
+    If the service stops before the last verdict, the last line is a problem.
+    """
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], *, patience: float) -> None:
         self.status_code = 200
@@ -156,5 +159,9 @@ class _StreamingVerdicts(Response):
             except TimeoutError:
                 log.warning("a client did not read its verdicts", extra={"seconds": self._patience})
                 scope["extensions"][DISCONNECT]["abort"]()
+                return
+            except asyncio.CancelledError:
+                last = msgspec.json.encode(stopping().details) + b"\n"
+                await send({"type": "http.response.body", "body": last, "more_body": False})
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})

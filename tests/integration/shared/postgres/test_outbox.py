@@ -102,6 +102,27 @@ async def test_a_relay_that_loses_its_connection_loses_its_shards_and_the_order_
         assert set(first_seen(first.records + second.records)) >= set(ids)
 
 
+async def test_while_the_database_is_read_only_no_row_is_published_again_and_again(
+    database: Database, urls: str
+) -> None:
+    target = InMemoryTarget()
+    await write(database, TOPIC, [event("k", n) for n in range(3)])
+    admin = await asyncpg.connect(urls)
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    other = await Database.connect(urls)
+    try:
+        async with relaying(other, target):
+            await asyncio.sleep(1)
+            assert target.records == []
+            await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            await until_rows_left(database, 0)
+    finally:
+        await other.close()
+        await admin.close()
+    assert [dict(record.headers)["ce_id"] for record in target.records] == [b"k-0", b"k-1", b"k-2"]
+
+
 async def test_a_query_of_the_outbox_does_not_scan_dead_rows_that_are_not_vacuumed(
     database: Database, urls: str
 ) -> None:

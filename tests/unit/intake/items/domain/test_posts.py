@@ -161,6 +161,7 @@ SELLER_AND_CONTENT_FAULTS: list[tuple[dict[str, Any], dict[str, Any], str, str]]
     (SELLER, {"trader": None, "seller": {"id": "s", "age_days": 2**63}}, "/seller/age_days", "not more than"),
     (CONTENT, {"author": {"name": "x"}}, "/author/id", "is required"),
     (CONTENT, {"author": {"id": "x\x1f"}}, "/author/id", "printable"),
+    (CONTENT, {"author": {"id": "e\u0301"}}, "/author/id", "NFC"),
     (CONTENT, {"author": {"id": "x", "name": "a\x7fb"}}, "/author/name", "U+007F"),
     (CONTENT, {"author": "Anna"}, "/author", "expected an object"),
     (CONTENT, {"links": ["B-1"]}, "/links/0", "not a subject"),
@@ -200,6 +201,9 @@ PRODUCT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"id": ""}, "/id", "at least 1"),
     ({"id": "x" * 201}, "/id", "at most 200"),
     ({"id": "a\x1fb"}, "/id", "printable"),
+    ({"id": " "}, "/id", "begins or ends with a space"),
+    ({"id": "B07 "}, "/id", "begins or ends with a space"),
+    ({"id": "gru\u0308n"}, "/id", "NFC"),
     ({"id": 5}, "/id", "expected text, got 5"),
     ({"version": 0}, "/version", "not less than 1"),
     ({"version": 2**53}, "/version", "not more than 9007199254740991"),
@@ -254,6 +258,7 @@ PRODUCT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"price": {"amount": 1, "currency": "EUR"}}, "/price/amount", "did you mean 'amount_minor'?"),
     ({"seller": {"name": "x"}}, "/seller/id", "is required"),
     ({"seller": {"id": "x\x02"}}, "/seller/id", "printable"),
+    ({"seller": {"id": " x"}}, "/seller/id", "begins or ends with a space"),
     ({"seller": {"id": "x", "country": "UK"}}, "/seller/country", "ISO 3166-1"),
     ({"seller": {"id": "x", "age_days": -1}}, "/seller/age_days", "not less than 0"),
     ({"seller": {"id": "x", "rating": -0.5}}, "/seller/rating", "not less than 0"),
@@ -329,7 +334,7 @@ def test_a_duplicate_object_key_is_rejected_with_its_pointer(
 
 _TEXT = st.text(st.sampled_from('"\\:,{} /aä'), max_size=9)
 _MEMBERS = st.fixed_dictionaries(
-    {"id": _TEXT.map("x{}".format)},
+    {"id": _TEXT.map("x{}x".format)},
     optional={
         "version": st.integers(1, 2**53 - 1),
         "title": _TEXT,
