@@ -42,8 +42,10 @@ LITERAL_LISTS = {
     "tests/contract/rest_corpus/cases.py": "the services of the recording",
     "tests/e2e/test_clients.py": "the test compares its paths with the processes that run",
     "tests/integration/intake/test_requests.py": "starts only the services of a business request",
+    "tests/integration/shared/test_stop.py": "calls of two services that can be stuck",
     "tests/support/command.py": "a profile with some services",
     "tests/unit/piepowder/test_profile.py": "profiles with some services",
+    "tests/unit/piepowder/test_reconcile.py": "a profile with some services",
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.local.databases import prepare_databases, sibling_url
 from deploy.local.postgres import _programs
+from deploy.services import SERVICES
 from shared.postgres import migrations
 from shared.runtime.user_errors import UserError
 from tests.conftest import project_root
@@ -44,7 +45,7 @@ async def owners(url: str) -> set[str]:
     return {row[0] for row in rows}
 
 
-@pytest.mark.parametrize("service", ["intake", "decision", "audit"])
+@pytest.mark.parametrize("service", [service.name for service in SERVICES if service.database])
 async def test_a_database_of_an_earlier_version_is_handed_over_to_the_services(
     service: str,
     servers: Servers,
