@@ -24,4 +24,9 @@ DECISION_AGE: Final = Histogram(
 CASES_CLOSED: Final = Counter(
     "piepowder_decision_closed_total", "Cases closed without a decision, by reason", ["region", "reason"]
 )
+CASES_REOPENED: Final = Counter(
+    "piepowder_decision_reopened_total",
+    "Ignored events that open a stored case again, after a repetition of the router under other rules",
+    ["region"],
+)
 LEASES: Final = Counter("piepowder_decision_leases_total", "Leases, by their outcome", ["region", "outcome"])

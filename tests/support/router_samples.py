@@ -59,7 +59,15 @@ def rule(name: str, *when: str, verdict: str = "review", **more: Any) -> Policy:
     return Policy(id=name, when=list(when) or ["true"], verdict=verdict, **more)
 
 
-def submitted(*, markets: Sequence[str] = ("DE",), kind: str = "product", **item: Any) -> ItemSubmitted:
+def submitted(
+    *,
+    markets: Sequence[str] = ("DE",),
+    kind: str = "product",
+    regions: Sequence[str] = ("eu",),
+    markets_by_region: Mapping[str, list[str]] | None = None,
+    **item: Any,
+) -> ItemSubmitted:
+    """An item as intake accepted it; without `markets_by_region`, by an older intake."""
     return ItemSubmitted(
         item_id="0b7f2f0e-0000-5000-8000-000000000001",
         platform="shop",
@@ -69,7 +77,9 @@ def submitted(*, markets: Sequence[str] = ("DE",), kind: str = "product", **item
         content_hash="0" * 64,
         client="test",
         received_at=RECEIVED_AT,
-        regions=["eu"],
+        regions=list(regions),
+        operating_model="om-0-test" if markets_by_region else "",
+        markets_by_region=dict(markets_by_region or {}),
         item=Item(markets=list(markets), **item),
     )
 
