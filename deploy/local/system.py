@@ -21,12 +21,12 @@ import asyncpg
 import httpx
 import msgspec
 
-from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
+from deploy.initial import CONTROL, SCOPES_OF_CALLS, ensure_key, publish_sample
 from deploy.local.files import write_whole
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import Child, Startable, stop_all
 from deploy.local.stack import LocalStack
-from deploy.services import ProcessSpec, processes
+from deploy.services import STACK_SETTINGS, ProcessSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
 from shared.runtime.clock import SystemClock
@@ -75,7 +75,7 @@ class ServiceProcess:
 
     @property
     def url(self) -> str:
-        return f"http://{_HOST}:{self.port}"
+        return _url(self.port)
 
     @property
     def ready(self) -> bool:
@@ -188,7 +188,8 @@ class System(Startable):
             with file_errors(self.folder):
                 (self.folder / "logs").mkdir(parents=True, exist_ok=True)
                 self._key = ensure_key(self.folder / "key", self.folder / "clients.json", "local")
-                ensure_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
+                for name, scopes in SCOPES_OF_CALLS.items():
+                    ensure_key(self._key_of(name), self.folder / "clients.json", name, scopes)
                 self._prepare_processes()
             self._in_a_loop(lambda: _create_databases(self.servers.database_url, self.databases()))
             self._create_topics()
@@ -232,9 +233,9 @@ class System(Startable):
         """Wait until every service is ready; raises `UserError` with what is missing."""
         self._wait(lambda: all(service.ready for service in self.services.values()), "The system", timeout)
 
-    @property
-    def _intakes_key(self) -> Path:
-        return self.folder / "intake.key"
+    def _key_of(self, service: str) -> Path:
+        """The file with the key of a service's own calls."""
+        return self.folder / f"{service}.key"
 
     def databases(self) -> list[str]:
         """The names of the services' databases."""
@@ -245,21 +246,25 @@ class System(Startable):
         return f"{self._prefix}_{spec.database}"
 
     def _prepare_processes(self) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
+        own_settings = {f"PIEPOWDER_{name.upper()}" for name in STACK_SETTINGS}
+        inherited = {name: value for name, value in os.environ.items() if name not in own_settings}
         common = {
             "KAFKA": self.servers.kafka,
             "CLIENTS_FILE": str(self.folder / "clients.json"),
             "HOST": _HOST,
             "DRAIN_SECONDS": str(_DRAIN_SECONDS),
-            "LOG_LEVEL": os.environ.get("PIEPOWDER_LOG_LEVEL", "INFO"),
         }
         specs = processes(self.regions)
         ports = dict(zip((spec.name for spec in specs), self._ports([spec.name for spec in specs]), strict=True))
         for spec in specs:
             own = {**spec.variables, "PORT": str(ports[spec.name])}
             for called in spec.service.calls:
-                own[called.upper()] = f"http://{_HOST}:{ports[called]}"
-                own[f"{called.upper()}_KEY_FILE"] = str(self._intakes_key)
+                by_region = {s.region: _url(ports[s.name]) for s in specs if s.service.name == called and s.region}
+                if by_region:
+                    own[f"{called.upper()}_BY_REGION"] = msgspec.json.encode(by_region).decode()
+                else:
+                    own[called.upper()] = _url(ports[called])
+                own[f"{called.upper()}_KEY_FILE"] = str(self._key_of(spec.service.name))
             if spec.database:
                 own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(spec))
             child = Child(
@@ -373,6 +378,10 @@ class System(Startable):
         """Run a coroutine to its end, even in a thread that has an event loop."""
         with ThreadPoolExecutor(max_workers=1) as own:
             return own.submit(lambda: asyncio.run(make())).result()
+
+
+def _url(port: int) -> str:
+    return f"http://{_HOST}:{port}"
 
 
 def _sibling(url: str, database: str) -> str:

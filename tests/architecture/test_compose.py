@@ -20,6 +20,7 @@ from jsonschema.validators import validator_for
 
 from deploy import services
 from deploy.docker.jobs import main as job
+from deploy.initial import SCOPES_OF_CALLS
 from deploy.services import processes
 from piepowder import cli as command
 from piepowder.profile import resolve
@@ -192,17 +193,21 @@ def test_each_job_runs_an_existing_command(name: str, capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
-def test_only_intake_can_read_a_key_and_only_its_own() -> None:
-    key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
+def test_only_services_that_call_others_can_read_a_key_and_only_their_own() -> None:
+    key_file, clients_file, *own_key_files = JOBS["keys"]["command"][2:]
+    own_keys = dict(zip(SCOPES_OF_CALLS, own_key_files, strict=True))
     assert JOBS["control"]["command"][3] == key_file
-    folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
-    assert mounted(JOBS["keys"]) == {*folders}
+    folders = {str(Path(file).parent) for file in (key_file, clients_file, *own_key_files)}
+    assert len(folders) == 4
+    assert mounted(JOBS["keys"]) == folders
     assert mounted(JOBS["control"]) == {str(Path(key_file).parent)}
     for container in SERVICES.values():
         assert container["environment"]["PIEPOWDER_CLIENTS_FILE"] == clients_file
-        is_intake = container["command"] == ["services.intake"]
-        assert container["environment"].get("PIEPOWDER_ROUTER_KEY_FILE") == (intakes_key_file if is_intake else None)
-        assert mounted(container) == {*folders[1 : 3 if is_intake else 2]}
+        service = container["command"][0].removeprefix("services.")
+        keys = {value for name, value in container["environment"].items() if name.endswith("_KEY_FILE")}
+        expected = {own_keys[service]} if service in own_keys else set()
+        assert keys == expected
+        assert mounted(container) == {str(Path(file).parent) for file in {clients_file, *expected}}
     owned = next(i.text for i in load_dockerfile() if i.name == "RUN" and "useradd" in i.text)
     assert mounted(JOBS["keys"]) <= set(owned.split())
 

@@ -17,6 +17,7 @@ from shared.contracts.events import (
     Queue,
     Region,
 )
+from shared.runtime.errors import Transient
 
 RECEIVED_AT = "2026-05-01T09:30:00.125Z"
 
@@ -105,3 +106,16 @@ class FixedConditions:
 def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
     """A policy set whose conditions have fixed results."""
     return PolicySet(policies(*rules, default=default), find_terms=lambda _: [], conditions=conditions)
+
+
+class Progress:
+    """What waits in each region; nothing by default. `unknown` makes every answer fail."""
+
+    def __init__(self, **waiting: list[str]) -> None:
+        self.waiting = waiting
+        self.unknown = False
+
+    async def unfinished(self, region: str) -> list[str]:
+        if self.unknown:
+            raise Transient(f"The decision service of {region} does not respond.")
+        return self.waiting.get(region, [])

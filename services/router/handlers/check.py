@@ -18,6 +18,7 @@ from services.router.domain.publication import (
     new_policy_set,
     publication_faults,
 )
+from services.router.handlers.leaving import RegionProgress, undrained_faults
 from shared.contracts.events import Region
 from shared.validation.faults import Fault
 
@@ -40,8 +41,9 @@ class TooManyChecks(Exception):  # noqa: N818 - named after the fact, not after 
 class CheckPublication:
     """Checks publications against the parts in force in this process."""
 
-    def __init__(self, control: ControlState) -> None:
+    def __init__(self, control: ControlState, progress: RegionProgress) -> None:
         self._control = control
+        self._progress = progress
         self._lock = asyncio.Lock()
         self._waiting = 0
 
@@ -51,7 +53,8 @@ class CheckPublication:
         """Compare a publication with the parts in force.
 
         `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises PublicationRejected
-        with all faults, and TooManyChecks.
+        with all faults, TooManyChecks, and Transient if it is not known whether a region that leaves the model is
+        drained.
         """
         if content is not None and (n := sum(len(policy.when) for policy in content.policies)) > MAX_CONDITIONS:
             detail = f"the set has {n} conditions; a check accepts at most {MAX_CONDITIONS}"
@@ -61,7 +64,11 @@ class CheckPublication:
         self._waiting += 1
         try:
             async with self._lock:
-                return await asyncio.to_thread(self._check, regions, diff, content)
+                result = await asyncio.to_thread(self._check, regions, diff, content)
+            model = None if regions is None else new_operating_model(regions)
+            if faults := await undrained_faults(model, result.in_force, self._progress, other_faults=False):
+                raise PublicationRejected(faults, "It cannot come into force.")
+            return result
         finally:
             self._waiting -= 1
 

@@ -16,6 +16,7 @@ from services.router.domain.publication import (
     publication_faults,
 )
 from services.router.domain.routing import SOURCE
+from services.router.handlers.leaving import RegionProgress, undrained_faults
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.contracts.events import (
@@ -44,8 +45,17 @@ class NotYetInForce(Exception):  # noqa: N818 - named after the fact, not after 
 class PublishControl:
     """Publishes one publication at a time, and waits until it is in force in this process."""
 
-    def __init__(self, control: ControlState, producer: Producer, clock: Clock, *, apply_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        control: ControlState,
+        producer: Producer,
+        clock: Clock,
+        progress: RegionProgress,
+        *,
+        apply_seconds: float = 10.0,
+    ) -> None:
         self._control = control
+        self._progress = progress
         self._producer = producer
         self._clock = clock
         self._apply_seconds = apply_seconds
@@ -57,7 +67,7 @@ class PublishControl:
         """Check a publication, publish the parts that differ from those in force, and wait until they are in force.
 
         Raises PublicationRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not
-        accept the records.
+        accept the records, or if it is not known whether a region that leaves the model is drained.
         """
         async with self._lock:
             control = self._control
@@ -70,6 +80,7 @@ class PublishControl:
                 deleted = POLICY_SET in control.deleted
                 policy_set = numbered(new_policy_set(content, by=by), in_force.policy_set, deleted=deleted)
             faults = publication_faults(model, policy_set, in_force, control.regions, control.compile_policy_set)
+            faults += await undrained_faults(model, in_force, self._progress, other_faults=bool(faults))
             if faults:
                 raise PublicationRejected(faults, "Nothing was published.")
             parts = ((model, in_force.operating_model), (policy_set, in_force.policy_set))

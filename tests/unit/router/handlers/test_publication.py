@@ -15,7 +15,8 @@ from shared.contracts.events import Policy, Region
 from shared.contracts.topics import CONTROL
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
-from tests.support.router_samples import on_control, operating_model, policies, region, rule
+from shared.runtime.errors import Transient
+from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
 
 
 class LoopbackTopic:
@@ -40,8 +41,9 @@ class RouterInMemory:
     def __init__(self) -> None:
         self.control = ControlState(["eu"], compile_policy_set)
         self.topic = LoopbackTopic(self.control)
+        self.progress = Progress()
         clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
-        self.publisher = PublishControl(self.control, self.topic, clock, apply_seconds=0.05)
+        self.publisher = PublishControl(self.control, self.topic, clock, self.progress, apply_seconds=0.05)
 
     async def publish(
         self, regions: list[Region] | None = None, rules: list[Policy] | None = None, **terms: list[str]
@@ -141,6 +143,47 @@ async def test_a_new_policy_set_must_fit_the_operating_model_in_force(router: Ro
 
 async def test_an_operating_model_without_a_region_of_this_router_is_rejected(router: RouterInMemory) -> None:
     assert "this router serves it" in (await router.faults([region("us", ["US"])]))["/operating_model/regions"]
+
+
+async def test_a_region_leaves_the_model_without_markets_and_drained(router: RouterInMemory) -> None:
+    eu, us = region(), region("us", ["US"])
+    await router.publish([eu, us], [rule("a")])
+    [detail] = (await router.faults([eu])).values()
+    assert detail.startswith("region 'us' cannot leave the model: it owns US. Publish it without markets first")
+    await router.publish([region(markets=["DE", "FR", "US"]), region("us", [])])
+    router.progress.waiting["us"] = ["12 open cases (general 12)", "3 records"]
+    with pytest.raises(PublicationRejected) as rejected:
+        await router.publish([eu])
+    assert [(fault.pointer, fault.detail) for fault in rejected.value.faults] == [
+        ("/operating_model/regions", "region 'us' cannot leave the model yet: 12 open cases (general 12)"),
+        ("/operating_model/regions", "region 'us' cannot leave the model yet: 3 records"),
+    ]
+    router.progress.waiting.clear()
+    await router.publish([eu])
+    assert router.control.rules.operating_model.regions == {"eu"}
+
+
+async def test_a_publication_waits_while_it_is_not_known_whether_a_leaving_region_is_drained(
+    router: RouterInMemory,
+) -> None:
+    await router.publish([region(), region("us", ["US"])], [rule("a")])
+    await router.publish([region(markets=["DE", "FR", "US"]), region("us", [])])
+    router.progress.unknown = True
+    with pytest.raises(Transient, match="decision service of us"):
+        await router.publish([region()])
+    await router.publish([region(queues=["safety", "content"]), region("us", ["US"])])  # no region leaves
+    with pytest.raises(PublicationRejected) as rejected:
+        await router.publish([region()])
+    assert "owns US" in rejected.value.faults[0].detail
+    assert "is not known: The decision service of us does not respond." in rejected.value.faults[1].detail
+
+
+async def test_only_a_region_of_the_model_in_force_may_own_no_market(router: RouterInMemory) -> None:
+    await router.publish([region(), region("us", ["US"])], [rule("a")])
+    faults = await router.faults([region(), region("us", []), region("uk", [])])
+    assert faults == {"/operating_model/regions/2/markets": "region 'uk' is new and owns no market"}
+    faults = await router.faults([region(markets=[]), region("us", [])])
+    assert list(faults) == ["/operating_model/regions/0/markets", "/operating_model/regions/1/markets"]
 
 
 async def test_a_deleted_part_stays_in_force_until_its_next_publication_with_any_number(router: RouterInMemory) -> None:
