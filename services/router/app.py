@@ -65,12 +65,11 @@ def _routing_of(service: Service, control: ControlState, region: str) -> Loop:
     """Consume a region's submissions while the rules in force have the region."""
 
     async def routing(stop: asyncio.Event) -> None:
-        await _first_of(control.wait_complete(), stop)
-        while not stop.is_set():
-            if not control.routes(region):
-                log.warning(
-                    "the operating model does not have the region; its submissions wait", extra={"region": region}
-                )
+        while True:
+            consumer = consumer_of(service, control, region)
+            await _first_of(control.wait_complete(), stop)
+            if not control.routes(region) and not stop.is_set():
+                log.warning("the model does not have the region; its submissions wait", extra={"region": region})
             await _first_of(control.wait_for(lambda: control.routes(region)), stop)
             if stop.is_set():
                 return
@@ -78,11 +77,11 @@ def _routing_of(service: Service, control: ControlState, region: str) -> Loop:
             watching = asyncio.create_task(_first_of(control.wait_for(lambda: not control.routes(region)), stop))
             watching.add_done_callback(partial(_set, ended))
             try:
-                await consumer_of(service, control, region).run(ended)
+                await consumer.run(ended)
             finally:
                 watching.cancel()
             if not stop.is_set():  # the region has left the model: this is no fault of the router
-                service.readiness.set(f"consumer piepowder-router-{region}", None)
+                service.readiness.set(f"consumer {consumer.group}", None)
 
     return routing
 

@@ -396,7 +396,10 @@ async def test_submissions_of_a_region_that_the_model_does_not_have_wait(router:
 
     async def put_in_force(number: int, *regions: Region) -> None:
         data = OperatingModelPublished(
-            id=f"om-{number}-x", number=number, published_by="test", regions=[*regions, replace(model[0], id="uk", markets=["GB"])]
+            id=f"om-{number}-x",
+            number=number,
+            published_by="test",
+            regions=[*regions, replace(model[0], id="uk", markets=["GB"])],
         )
         about = ids.event_id(data.id, OPERATING_MODEL_PUBLISHED)
         attributes = Attributes(about, OPERATING_MODEL_PUBLISHED, "t", RECEIVED_AT, "operating-model", GLOBAL, about)

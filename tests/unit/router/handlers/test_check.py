@@ -88,7 +88,8 @@ async def test_a_diff_has_only_the_changed_regions_and_the_others_stay() -> None
         "regions/eu/default_queue": "changed",
     }
     assert await differences(diff=[region("uk", ["GB"])]) == {"regions/uk": "added"}
-    assert await differences(regions=[region("eu")]) == {"regions/us": "removed"}
+    both = [region("eu"), region("us", ["US", "MX"])]
+    assert await differences(regions=both) == {"regions/us/markets/MX": "added"}
 
 
 async def test_without_anything_in_force_everything_is_added() -> None:
