@@ -64,7 +64,7 @@ class RegionDrain:
         await self._http.aclose()
 
     async def unfinished(self, region: str) -> list[str]:
-        """What waits in the region, one sentence each; raises Transient if Kafka or decision do not respond."""
+        """What waits in the region, one clause each; raises Transient if Kafka or decision do not respond."""
         return [
             *await self._unread(region, topics.submissions(region), f"piepowder-router-{region}", "unrouted"),
             *await self._unread(region, topics.cases(region), f"piepowder-decision-{region}", "not stored by decision"),

@@ -246,7 +246,7 @@ async def test_a_region_leaves_the_operating_model_only_when_it_is_drained_and_i
         return " ".join(error["detail"] for error in response.json()["errors"])
 
     at_once = details([eu])
-    assert f"region '{cell.us}' cannot leave the model: it owns " in at_once
+    assert f"region '{cell.us}' cannot leave the model yet: it owns " in at_once
     assert "open cases (content " in at_once
     moved = eu | {"markets": [*eu["markets"], *us["markets"]]}
     drained = publish(cell, {"operating_model": {"regions": [moved, us | {"markets": []}]}})

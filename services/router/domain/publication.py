@@ -63,13 +63,15 @@ def publication_faults(
     in_force: ControlSnapshot,
     served: Sequence[str],
     compile_policy_set: CompilePolicySet,
+    *,
+    leaving: Sequence[Fault] = (),
 ) -> list[Fault]:
     """All reasons why a publication cannot come into force.
 
     The part in force (`in_force`) replaces an omitted part. The operating model must have every region of `served`,
-    except a region that leaves the model. A region leaves the model in force when it owns no market there.
+    except a region that leaves the model in force; `leaving` has the faults of such regions.
     """
-    model_faults: list[Fault] = []
+    model_faults: list[Fault] = list(leaving)
     set_faults: list[Fault] = []
     if model is not None:
         model_faults += operating_model_faults(model.regions, pointer="/operating_model")
@@ -149,12 +151,12 @@ def consistency_faults(
     return faults
 
 
-def leaving_regions(new: OperatingModelPublished | None, current: OperatingModelPublished | None) -> list[str]:
+def leaving_regions(new: OperatingModelPublished | None, current: OperatingModelPublished | None) -> list[Region]:
     """The regions of the operating model in force that a new one leaves out."""
     if new is None or current is None:
         return []
     kept = {region.id for region in new.regions}
-    return [region.id for region in current.regions if region.id not in kept]
+    return [region for region in current.regions if region.id not in kept]
 
 
 def new_operating_model(regions: list[Region], *, by: str = "") -> OperatingModelPublished:
@@ -184,21 +186,12 @@ def first_fault(faults: Sequence[Fault]) -> str:
 def _membership_faults(
     model: OperatingModelPublished, current: OperatingModelPublished | None, served: Sequence[str]
 ) -> list[Fault]:
-    """Faults of the regions that a model adds and leaves out."""
+    """Faults of the regions that a model adds, and of missing ones that were never in force."""
     before = {} if current is None else {region.id: region for region in current.regions}
     new = {region.id for region in model.regions}
     faults = [
         Fault("/operating_model/regions", f"region {region!r} is missing, and this router serves it")
         for region in sorted(set(served) - new - before.keys())
-    ]
-    faults += [
-        Fault(
-            "/operating_model/regions",
-            f"region {name!r} cannot leave the model: it owns {', '.join(before[name].markets)}. Publish it without"
-            " markets first, and leave it out when nothing waits in it any more",
-        )
-        for name in leaving_regions(model, current)
-        if before[name].markets
     ]
     if any(region.markets for region in model.regions):
         faults += [

@@ -18,7 +18,7 @@ from services.router.domain.publication import (
     new_policy_set,
     publication_faults,
 )
-from services.router.handlers.leaving import RegionProgress, undrained_faults
+from services.router.handlers.leaving import RegionProgress, check_leaving_regions
 from shared.contracts.events import Region
 from shared.validation.faults import Fault
 
@@ -64,16 +64,21 @@ class CheckPublication:
         self._waiting += 1
         try:
             async with self._lock:
-                result = await asyncio.to_thread(self._check, regions, diff, content)
-            model = None if regions is None else new_operating_model(regions)
-            if faults := await undrained_faults(model, result.in_force, self._progress, other_faults=False):
-                raise PublicationRejected(faults, "It cannot come into force.")
+                model = None if regions is None else new_operating_model(regions)
+                leaving = await check_leaving_regions(model, self._control.snapshot, self._progress)
+                result = await asyncio.to_thread(self._check, regions, diff, content, leaving.faults)
+            if leaving.unknown is not None:
+                raise leaving.unknown
             return result
         finally:
             self._waiting -= 1
 
     def _check(
-        self, regions: list[Region] | None, diff: list[Region] | None, content: PolicySetContent | None
+        self,
+        regions: list[Region] | None,
+        diff: list[Region] | None,
+        content: PolicySetContent | None,
+        leaving: Sequence[Fault],
     ) -> CheckResult:
         in_force = self._control.snapshot
         unchanged: list[Region] = []
@@ -87,7 +92,7 @@ class CheckPublication:
         model = None if regions is None else new_operating_model(regions)
         policy_set = None if content is None else new_policy_set(content)
         faults = publication_faults(
-            model, policy_set, in_force, self._control.regions, self._control.compile_policy_set
+            model, policy_set, in_force, self._control.regions, self._control.compile_policy_set, leaving=leaving
         )
         if faults:
             if diff is not None:

@@ -16,7 +16,7 @@ from services.router.domain.publication import (
     publication_faults,
 )
 from services.router.domain.routing import SOURCE
-from services.router.handlers.leaving import RegionProgress, undrained_faults
+from services.router.handlers.leaving import RegionProgress, check_leaving_regions
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.contracts.events import (
@@ -79,10 +79,14 @@ class PublishControl:
             if content is not None:
                 deleted = POLICY_SET in control.deleted
                 policy_set = numbered(new_policy_set(content, by=by), in_force.policy_set, deleted=deleted)
-            faults = publication_faults(model, policy_set, in_force, control.regions, control.compile_policy_set)
-            faults += await undrained_faults(model, in_force, self._progress, other_faults=bool(faults))
+            leaving = await check_leaving_regions(model, in_force, self._progress)
+            faults = publication_faults(
+                model, policy_set, in_force, control.regions, control.compile_policy_set, leaving=leaving.faults
+            )
             if faults:
                 raise PublicationRejected(faults, "Nothing was published.")
+            if leaving.unknown is not None:
+                raise leaving.unknown
             parts = ((model, in_force.operating_model), (policy_set, in_force.policy_set))
             await self._send([part for part, current in parts if part is not None and part is not current])
             return _result(*parts[0]), _result(*parts[1])

@@ -11,6 +11,7 @@ from services.router.handlers import check as check_module
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.policies import compile_policy_set
 from shared.contracts.events import Policy, Queue, Region
+from shared.runtime.errors import Transient
 from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
 
 
@@ -145,10 +146,15 @@ async def test_a_check_reports_what_waits_in_a_region_that_leaves_the_model() ->
     checker = CheckPublication(control(), Progress(us=["3 open cases"]))
     with pytest.raises(PublicationRejected) as rejected:
         await checker.check([region(markets=["DE", "FR", "US"])], None, None)
-    assert "owns US" in rejected.value.faults[0].detail
+    [fault] = rejected.value.faults
+    assert fault.detail.endswith("it owns US, so publish it without markets first; 3 open cases")
     state = empty_control()
     state.apply(on_control(operating_model(region("eu"), region("us", []))))
     with pytest.raises(PublicationRejected, match="3 open cases"):
         await CheckPublication(state, Progress(us=["3 open cases"])).check([region()], None, None)
     result = await CheckPublication(state, Progress()).check([region()], None, None)
     assert [(one.what, one.how) for one in result.operating_model or []] == [("regions/us", "removed")]
+    unknown = Progress()
+    unknown.unknown = True
+    with pytest.raises(Transient, match="decision service of us"):
+        await CheckPublication(state, unknown).check([region()], None, None)
