@@ -18,10 +18,6 @@ from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
 
 CONTROL: Final = Path(__file__).parent / "local" / "control"
-SCOPES_OF_CALLS: Final = {
-    "intake": frozenset({"control:read"}),  # asks the router to check proposed changes
-    "router": frozenset({"reviews:read"}),  # asks decision for the open cases of a region that leaves the model
-}
 
 
 def ensure_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[str] = SCOPES) -> str:

@@ -29,4 +29,10 @@ CASES_REOPENED: Final = Counter(
     "Ignored events that open a stored case again, after a repetition of the router under other rules",
     ["region"],
 )
+CLAIMS_REFUSED: Final = Counter(
+    "piepowder_decision_claims_refused_total",
+    "Claims refused because the reviewer or the client holds as many leases as allowed; `limit` is `reviewer` or"
+    " `client`",
+    ["region", "limit"],
+)
 LEASES: Final = Counter("piepowder_decision_leases_total", "Leases, by their outcome", ["region", "outcome"])

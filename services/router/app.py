@@ -30,7 +30,7 @@ This API shows, checks and publishes the rules in force; the cases are events on
 async def run(settings: Settings) -> bool:
     """Serve until stopped; True for a normal stop."""
     service = Service("router", DESCRIPTION, settings, settings.regions)
-    service.app.include_router(api.router)
+    api.include_routes(service.app)
     control = ControlState(service.regions, compile_policy_set)
     drain = RegionDrain(
         settings.bootstrap, settings.decision_by_region, settings.decision_key_file, client_id=service.client_id

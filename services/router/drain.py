@@ -19,7 +19,11 @@ from shared.kafka.whole_topic import read_whole
 from shared.runtime.errors import Transient
 
 _PATH: Final = "/v1/queues"
-_PARK: Final = ("router", "decision")  # the services on the path of an item that park keys
+_STAGES: Final = (
+    ("piepowder-router", topics.submissions, "unrouted"),
+    ("piepowder-decision", topics.cases, "not stored by decision"),
+)
+"""The groups on the path of an item that park keys, without their region: what each reads, and what waits there."""
 _SECONDS: Final = httpx.Timeout(5.0, connect=2.0)
 
 
@@ -66,8 +70,11 @@ class RegionDrain:
     async def unfinished(self, region: str) -> list[str]:
         """What waits in the region, one clause each; raises Transient if Kafka or decision do not respond."""
         return [
-            *await self._unread(region, topics.submissions(region), f"piepowder-router-{region}", "unrouted"),
-            *await self._unread(region, topics.cases(region), f"piepowder-decision-{region}", "not stored by decision"),
+            *[
+                reason
+                for group, topic, state in _STAGES
+                for reason in await self._unread(region, topic(region), f"{group}-{region}", state)
+            ],
             *await self._parked(region),
             *await self._open_cases(region),
         ]
@@ -82,7 +89,7 @@ class RegionDrain:
 
     async def _parked(self, region: str) -> list[str]:
         records = await read_whole(self._bootstrap(region), topics.parked(region), f"{self._client_id}-drain")
-        groups = {group: len(parked_keys(records, group)) for group in (f"piepowder-{name}-{region}" for name in _PARK)}
+        groups = {group: len(parked_keys(records, group)) for group in (f"{stage[0]}-{region}" for stage in _STAGES)}
         return [
             f"{n} keys of {group} are parked: replay them with `piepowder replay --region {region}`"
             for group, n in groups.items()

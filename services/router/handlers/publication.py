@@ -9,11 +9,11 @@ from services.router.control import OPERATING_MODEL, POLICY_SET, ControlState
 from services.router.domain.publication import (
     ControlPart,
     PolicySetContent,
-    PublicationRejected,
     new_operating_model,
     new_policy_set,
     numbered,
     publication_faults,
+    rejected,
 )
 from services.router.domain.routing import SOURCE
 from services.router.handlers.leaving import RegionProgress, check_leaving_regions
@@ -66,8 +66,8 @@ class PublishControl:
     ) -> tuple[PublicationResult | None, PublicationResult | None]:
         """Check a publication, publish the parts that differ from those in force, and wait until they are in force.
 
-        Raises PublicationRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not
-        accept the records, or if it is not known whether a region that leaves the model is drained.
+        Raises InputRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not accept
+        the records, or if it is not known whether a region that leaves the model is drained.
         """
         async with self._lock:
             control = self._control
@@ -84,7 +84,7 @@ class PublishControl:
                 model, policy_set, in_force, control.regions, control.compile_policy_set, leaving=leaving.faults
             )
             if faults:
-                raise PublicationRejected(faults, "Nothing was published.")
+                raise rejected(faults, "Nothing was published.")
             if leaving.unknown is not None:
                 raise leaving.unknown
             parts = ((model, in_force.operating_model), (policy_set, in_force.policy_set))

@@ -63,7 +63,7 @@ class Raw(NamedTuple):
     offset: int
 
 
-class Router:
+class RunningRouter:
     """A running router with its own region and control topic."""
 
     def __init__(self, kafka: str, region: str, control: str, folder: Path) -> None:
@@ -205,11 +205,11 @@ class Router:
 
 
 @pytest.fixture
-async def router(kafka: str, region: str, tmp_path: Path) -> AsyncIterator[Router]:
+async def router(kafka: str, region: str, tmp_path: Path) -> AsyncIterator[RunningRouter]:
     """A router in its own region, waiting for its first publication."""
     control = f"piepowder.control.t{os.getpid()}-s{next(_numbers)}"
     await topic_admin.ensure(kafka, [TopicSpec(control, 1, 1, {"cleanup.policy": "compact"})])
-    router = Router(kafka, region, control, tmp_path)
+    router = RunningRouter(kafka, region, control, tmp_path)
     await router.producer.start()
     try:
         await router.start(lambda state: "in force" in state["conditions"].get("control", ""))
@@ -259,7 +259,7 @@ def publication(region: str, *, condition: str = '"weapons" in terms') -> dict[s
     }
 
 
-async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Router) -> None:
+async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: RunningRouter) -> None:
     """Promise 8, and readiness that names the missing condition."""
     state = await router.readyz()
     assert not state["ready"]
@@ -294,7 +294,7 @@ async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Rout
     assert await router.stop() == 0
 
 
-async def test_a_new_policy_set_applies_to_later_submissions(router: Router) -> None:
+async def test_a_new_policy_set_applies_to_later_submissions(router: RunningRouter) -> None:
     await router.publish(publication(router.region))
     await router.submit(item(1, title="a toaster"))
     (before,) = await router.cases(1)
@@ -308,7 +308,7 @@ async def test_a_new_policy_set_applies_to_later_submissions(router: Router) -> 
     assert after.data.trace.policy_set == response.json()["policy_set"]["id"]
 
 
-async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(router: Router) -> None:
+async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(router: RunningRouter) -> None:
     """Promise 1: a record that cannot be routed is dead-lettered with its reason."""
     await router.publish(publication(router.region))
     good = router.submission(item(1))
@@ -335,7 +335,7 @@ async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(r
         assert letter.headers["dl_topic"] == topics.submissions(router.region).encode()
 
 
-async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_same_ids(router: Router) -> None:
+async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_same_ids(router: RunningRouter) -> None:
     """Promise 5: replays are harmless."""
     await router.publish(publication(router.region))
     await router.submit(*(item(n, title="Assault rifle" if n % 3 else "Koss") for n in range(50)))
@@ -346,7 +346,7 @@ async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_s
     assert len({msgspec.json.encode(event.data) for event in both}) == 50
 
 
-async def test_submissions_stay_valid_while_their_market_moves_and_after_a_reset(router: Router) -> None:
+async def test_submissions_stay_valid_while_their_market_moves_and_after_a_reset(router: RunningRouter) -> None:
     """Promises 1 and 5: no change of the operating model makes an accepted event invalid."""
     limited = {"id": "de", "when": ['"weapons" in terms'], "verdict": "review", "queue": "safety", "markets": ["DE"]}
     body = publication(router.region)
@@ -393,7 +393,7 @@ async def test_submissions_stay_valid_while_their_market_moves_and_after_a_reset
     assert f'piepowder_parked_keys{{group="piepowder-router-{router.region}"}} 0.0' in metrics
 
 
-async def test_submissions_of_a_region_that_the_model_does_not_have_wait(router: Router) -> None:
+async def test_submissions_of_a_region_that_the_model_does_not_have_wait(router: RunningRouter) -> None:
     body = publication(router.region)
     model = msgspec.convert(body["operating_model"]["regions"], list[Region])
 
@@ -423,7 +423,7 @@ async def test_submissions_of_a_region_that_the_model_does_not_have_wait(router:
     assert [case.data.subject_id for case in await router.cases(2)] == ["1", "2"]
 
 
-async def test_an_invalid_publication_is_rejected_with_pointers(router: Router) -> None:
+async def test_an_invalid_publication_is_rejected_with_pointers(router: RunningRouter) -> None:
     sound = publication(router.region)
     broken = publication(router.region, condition='titel == "x"')
     broken["operating_model"]["regions"][0]["default_queue"] = "gone"

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from services.router.control import ControlState
-from services.router.domain.publication import PolicySetContent, PublicationRejected
+from services.router.domain.publication import PolicySetContent
 from services.router.handlers import check as check_module
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.policies import compile_policy_set
 from shared.contracts.events import Policy, Queue, Region
 from shared.runtime.errors import Transient
+from shared.validation.faults import InputRejected
 from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
 
 
@@ -41,7 +42,7 @@ async def differences(
 
 async def faults(**publication: Any) -> dict[str, str]:
     """The faults of a publication: details by pointer."""
-    with pytest.raises(PublicationRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await differences(**publication)
     return {fault.pointer: fault.detail for fault in rejected.value.faults}
 
@@ -144,13 +145,13 @@ async def test_a_check_brings_nothing_into_force() -> None:
 
 async def test_a_check_reports_what_waits_in_a_region_that_leaves_the_model() -> None:
     checker = CheckPublication(control(), Progress(us=["3 open cases"]))
-    with pytest.raises(PublicationRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await checker.check([region(markets=["DE", "FR", "US"])], None, None)
     [fault] = rejected.value.faults
     assert fault.detail.endswith("it owns US, so publish it without markets first; 3 open cases")
     state = empty_control()
     state.apply(on_control(operating_model(region("eu"), region("us", []))))
-    with pytest.raises(PublicationRejected, match="3 open cases"):
+    with pytest.raises(InputRejected, match="3 open cases"):
         await CheckPublication(state, Progress(us=["3 open cases"])).check([region()], None, None)
     result = await CheckPublication(state, Progress()).check([region()], None, None)
     assert [(one.what, one.how) for one in result.operating_model or []] == [("regions/us", "removed")]
