@@ -48,6 +48,12 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"services.{self.service.name}"
 
 
+STACK_SETTINGS: Final = frozenset({"kafka", "kafka_by_region", "clients_file", "database_url", "host", "port"}) | {
+    "region", "regions", "projection", "drain_seconds", "router", "router_key_file", "decision_by_region",
+    "decision_key_file",
+}  # fmt: skip
+"""The settings of services that whoever starts the processes of this list determines, such as their addresses."""
+
 SERVICES: Final = (  # in the order of a stop: each can still handle the records of the services before it
     ServiceSpec(
         name="intake",
@@ -59,7 +65,13 @@ SERVICES: Final = (  # in the order of a stop: each can still handle the records
         scopes=frozenset({"control:read"}),  # the router checks proposed changes
         processes={"intake": {"PROJECTION": "false"}, "intake-projection": {}},
     ),
-    ServiceSpec(name="router", writes=("cases", "control"), reads=("submissions",)),
+    ServiceSpec(
+        name="router",
+        writes=("cases", "control"),
+        reads=("submissions",),
+        calls=("decision",),
+        scopes=frozenset({"reviews:read"}),  # decision counts the open cases of a region that leaves the model
+    ),
     ServiceSpec(name="decision", regional=True, database=True, writes=("decisions",), reads=("cases",)),
     ServiceSpec(
         name="audit",

@@ -28,7 +28,7 @@ from deploy.local.ports import free_ports, is_free
 from deploy.local.postgres import responds
 from deploy.local.process import Child, Startable, stop_all
 from deploy.local.stack import LocalStack
-from deploy.services import CALLERS, ProcessSpec, ServiceSpec, processes
+from deploy.services import CALLERS, STACK_SETTINGS, ProcessSpec, ServiceSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
 from shared.runtime.clock import SystemClock
@@ -87,7 +87,7 @@ class ServiceProcess:
 
     @property
     def url(self) -> str:
-        return f"http://{_HOST}:{self.port}"
+        return _url(self.port)
 
     @property
     def ready(self) -> bool:
@@ -314,20 +314,24 @@ class System(Startable):
         )
 
     def _prepare_processes(self, database_url: str) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
+        own_settings = {f"PIEPOWDER_{name.upper()}" for name in STACK_SETTINGS}
+        inherited = {name: value for name, value in os.environ.items() if name not in own_settings}
         common = {
             "KAFKA": self.servers.kafka,
             "CLIENTS_FILE": str(self.folder / "clients.json"),
             "HOST": _HOST,
             "DRAIN_SECONDS": str(_DRAIN_SECONDS),
-            "LOG_LEVEL": os.environ.get("PIEPOWDER_LOG_LEVEL", "INFO"),
         }
         specs = processes(self.regions)
         ports = dict(zip((spec.name for spec in specs), self._ports([spec.name for spec in specs]), strict=True))
         for spec in specs:
             own = {**spec.variables, "PORT": str(ports[spec.name])}
             for called in spec.service.calls:
-                own[called.upper()] = f"http://{_HOST}:{ports[called]}"
+                by_region = {s.region: _url(ports[s.name]) for s in specs if s.service.name == called and s.region}
+                if by_region:
+                    own[f"{called.upper()}_BY_REGION"] = msgspec.json.encode(by_region).decode()
+                else:
+                    own[called.upper()] = _url(ports[called])
                 own[f"{called.upper()}_KEY_FILE"] = str(self._key_file(spec.service))
             if spec.database:
                 own["DATABASE_URL"] = sibling_url(database_url, self._database(spec))
@@ -454,3 +458,7 @@ class System(Startable):
         """Run a coroutine to its end, even in a thread that has an event loop."""
         with ThreadPoolExecutor(max_workers=1) as own:
             return own.submit(lambda: asyncio.run(make())).result()
+
+
+def _url(port: int) -> str:
+    return f"http://{_HOST}:{port}"

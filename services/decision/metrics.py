@@ -24,6 +24,11 @@ DECISION_AGE: Final = Histogram(
 CASES_CLOSED: Final = Counter(
     "piepowder_decision_closed_total", "Cases closed without a decision, by reason", ["region", "reason"]
 )
+CASES_REOPENED: Final = Counter(
+    "piepowder_decision_reopened_total",
+    "Ignored events that open a stored case again, after a repetition of the router under other rules",
+    ["region"],
+)
 CLAIMS_REFUSED: Final = Counter(
     "piepowder_decision_claims_refused_total",
     "Claims refused because the reviewer or the client holds as many leases as allowed; `limit` is `reviewer` or"

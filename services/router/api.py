@@ -75,7 +75,10 @@ class QueueBody(Body):
 class RegionBody(Body):
     id: str = Field(description="1 to 31 of a-z, 0-9 and '-'")
     title: str = Field("", max_length=200)
-    markets: list[str] = Field(max_length=300, description="ISO 3166-1 alpha-2; each in one region only")
+    markets: list[str] = Field(
+        max_length=300,
+        description="ISO 3166-1 alpha-2; each in one region only. Empty for a region that will leave the model",
+    )
     queues: list[QueueBody] = Field(max_length=200)
     default_queue: str = Field(description="Queue of cases for which no policy sets a queue")
     notice_queue: str = Field("", description="Queue of notices; the default queue if empty")
@@ -221,8 +224,10 @@ async def show(_: Reader, control: TheControl) -> ControlView:
     "",
     summary="Publish an operating model, a policy set or both",
     description="First checks each part, and both parts together (the part in force replaces an omitted part)."
-    " Content that equals the content in force is not published again. The response is sent when the"
-    " publication is in force in this process. A body has at most 2 MiB.",
+    " Content that equals the content in force is not published again. A region of the operating model in force can be"
+    " left out only if it owns no market there and nothing waits in it any more: the errors name its unrouted"
+    " submissions, parked keys and open cases. The response is sent when the publication is in force in this process."
+    " A body has at most 2 MiB.",
     responses=problems(INVALID_REQUEST, INVALID_CONTROL, NOT_READY, NOT_YET_IN_FORCE),
     max_body_size=MAX_BYTES,
 )

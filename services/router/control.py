@@ -3,7 +3,8 @@
 Both are records of the compacted control topic. Every router reads them from it, including the router that published
 them. A publication is checked as a whole before it is sent (`domain.publication`) and goes out in one batch, the
 operating model first. Between its two records, cases of a queue that no longer exists go to the default queue.
-Numbers only grow, so reading the topic again from its start brings no old record back into force.
+Numbers only grow, so reading the topic again from its start brings no old record back into force. The submissions of a
+region that the model does not have are not read: they wait in their topic for a model that has the region.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ POLICY_SET: Final = "policy-set"
 class ControlState:
     """Applies the records of the control topic, and holds the parts in force.
 
-    `regions` are the regions routed by this process; an operating model must have all of them.
+    `regions` are the regions routed by this process.
     """
 
     def __init__(self, regions: Sequence[str], compile_policy_set: CompilePolicySet) -> None:
@@ -57,17 +58,16 @@ class ControlState:
             raise Transient(f"Nothing is routed: {self._missing()}.")
         return RulesInForce(self.operating_model, self.policy_set)
 
+    def routes(self, region: str) -> bool:
+        """True if the operating model in force has the region."""
+        return self.operating_model is not None and region in self.operating_model.regions
+
     def apply(self, event: Event[Any]) -> None:
         """Bring a record into force; for an invalid record, raise Poison and keep the previous record in force."""
         data = event.data
         if isinstance(data, OperatingModelPublished):
             if self._is_old(OPERATING_MODEL, data.number, self.operating_model):
                 return
-            missing = set(self.regions) - {region.id for region in data.regions}
-            if missing:
-                raise Poison(
-                    f"operating model {data.id} has no region {', '.join(sorted(missing))}, which this process routes"
-                )
             faults = operating_model_faults(data.regions)
             if faults:
                 raise Poison(f"operating model {data.id}: {first_fault(faults)}")

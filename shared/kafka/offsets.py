@@ -28,6 +28,32 @@ class OffsetClient:
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
         """The current end offsets of these topics."""
+        return {tp: end for tp, (begin, end) in (await self._ranges(topics)).items() if end > begin}
+
+    async def behind(self, group: str, topic: str) -> int:
+        """The number of offsets of a topic that the group has not committed yet; all of them without a commit."""
+        ranges = await self._ranges([topic])
+        try:
+            admin, _ = await self._connected()
+            committed = await admin.list_consumer_group_offsets(group)
+        except (KafkaError, OSError) as error:
+            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
+        positions = {tp: committed[tp].offset if tp in committed else -1 for tp in ranges}
+        return sum(max(0, end - max(begin, positions[tp])) for tp, (begin, end) in ranges.items())
+
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool:
+        """True if the group has committed all records before these offsets; False while its coordinator moves."""
+        try:
+            admin, _ = await self._connected()
+            committed = await admin.list_consumer_group_offsets(group)
+        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
+            return False
+        except (KafkaError, OSError) as error:
+            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
+        return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
+
+    async def _ranges(self, topics: Sequence[str]) -> dict[TopicPartition, tuple[int, int]]:
+        """The first offset and the offset after the last record of each partition."""
         try:
             admin, consumer = await self._connected()
             described = await admin.describe_topics(list(topics))
@@ -40,18 +66,7 @@ class OffsetClient:
             raise Transient(
                 f"Kafka at {self._bootstrap} does not return the end offsets of its topics: {error!r}"
             ) from error
-        return {tp: end for tp, end in ends.items() if end > begins[tp]}
-
-    async def has_passed(self, group: str, ends: EndOffsets) -> bool:
-        """True if the group has committed all records before these offsets; False while its coordinator moves."""
-        try:
-            admin, _ = await self._connected()
-            committed = await admin.list_consumer_group_offsets(group)
-        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
-            return False
-        except (KafkaError, OSError) as error:
-            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
-        return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
+        return {tp: (begins[tp], end) for tp, end in ends.items()}
 
     async def stop(self) -> None:
         """Disconnect."""

@@ -224,6 +224,11 @@ def test_the_routers_url_has_the_host_and_port_of_the_router() -> None:
         assert (url.scheme, url.hostname, url.port) == ("http", "router", PORT)
 
 
+def test_the_router_has_the_url_of_every_decision_service() -> None:
+    urls = json.loads(SERVICES["router"]["environment"]["PIEPOWDER_DECISION_BY_REGION"])
+    assert urls == {region: f"http://decision-{region}:{PORT}" for region in REGIONS}
+
+
 def test_the_profile_of_compose_has_every_published_address_for_clients() -> None:
     profile = resolve(profile=str(ROOT / "deploy/docker/profile.yaml"), variables={})
     published = {name: f"http://{c['ports'][0].rpartition(':')[0]}" for name, c in SERVICES.items()}

@@ -227,5 +227,5 @@ def test_a_service_that_calls_another_has_its_url_and_a_key(service: ServiceSpec
         if process.service is service:
             variables = compose[process.name]["environment"]
             for called in service.calls:
-                assert f"PIEPOWDER_{called.upper()}" in variables
+                assert {f"PIEPOWDER_{called.upper()}", f"PIEPOWDER_{called.upper()}_BY_REGION"} & variables.keys()
                 assert Path(variables[f"PIEPOWDER_{called.upper()}_KEY_FILE"]).name == "key"

@@ -304,7 +304,10 @@ def test_the_examples_have_the_ids_that_the_services_derive() -> None:
     assert submitted.data.item_id == item_id
     assert submitted.attributes.id == ids.event_id(item_id, events.ITEM_SUBMITTED, "eu")
     assert (opened.data.case_id, opened.attributes.causation_id) == (case_id, submitted.attributes.id)
-    assert opened.attributes.id == ids.event_id(submitted.attributes.id, events.CASE_OPENED)
+    trace = opened.data.trace
+    rules = f"{trace.policy_set}/{trace.operating_model}"
+    assert opened.attributes.id == ids.event_id(submitted.attributes.id, events.CASE_OPENED, rules)
+    assert submitted.data.markets_by_region == {"eu": submitted.data.item.markets}
     assert made.data.decision_id == ids.decision_id(case_id, 1)
     notice, appeal = found[events.NOTICE_SUBMITTED].data, found[events.APPEAL_SUBMITTED].data
     assert notice.notice_id == ids.notice_id("shop", "shop:product:B07-1", "report 12")

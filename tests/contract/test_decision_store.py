@@ -11,7 +11,7 @@ from services.decision.domain import leases
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import Case
 from services.decision.domain.decisions import DecideCommand
-from services.decision.domain.ingest import CaseMessage
+from services.decision.domain.ingest import BatchChanges, CaseMessage, NewCase, Snapshot
 from services.decision.domain.leases import ClaimCommand
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
@@ -20,9 +20,16 @@ from services.decision.store import SESSION, Store
 from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database
-from shared.runtime.errors import Poison
+from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
-from tests.support.decision.domain import received_appeal, received_case, received_withdrawal, records
+from tests.support.decision.cases import NOON
+from tests.support.decision.domain import (
+    received_appeal,
+    received_case,
+    received_withdrawal,
+    records,
+    under_other_rules,
+)
 from tests.support.decision.memory import MemoryStore
 
 AnyStore: TypeAlias = MemoryStore | Store
@@ -111,6 +118,11 @@ async def test_a_snapshot_has_the_stored_state_that_a_batch_depends_on(store: An
     assert snapshot.newest[open_case.subject].open_correlation_id == open_case.correlation_id
     assert snapshot.newest[decided.subject].open_correlation_id is None
     assert snapshot.stored == {open_case.opened.case_id}
+    async with store.ingest() as transaction:
+        snapshot = await transaction.snapshot([under_other_rules(decided), unknown])
+    assert snapshot.stored == {decided.opened.case_id}
+    async with store.ingest() as transaction:
+        snapshot = await transaction.snapshot(batch)
     assert snapshot.withdrawn_early == {early.opened.case_id}
     assert snapshot.appealed_cases == {decided.opened.case_id: AppealedCase(1), unknown.opened.case_id: AppealedCase(0)}
     await ingest(store, received_appeal(decided.opened))
@@ -149,10 +161,21 @@ async def test_changes_of_a_batch_are_stored(store: AnyStore) -> None:
     assert await store.queue_names() == ["general"]
 
 
-async def test_a_second_event_that_opens_a_case_is_poison(store: AnyStore) -> None:
+async def test_a_second_event_that_opens_a_case_changes_nothing(store: AnyStore) -> None:
     await ingest(store, received_case())
-    with pytest.raises(Poison, match="another event has opened this case"):
-        await ingest(store, received_case("another", case_id=received_case().opened.case_id))
+    await ingest(store, under_other_rules(received_case(), verdict="reject"))
+    await ingest(store, received_case("another", case_id=received_case().opened.case_id))
+    assert await state(store, received_case()) == "waiting"
+    assert await store.queue_names() == ["general"]
+    assert await store.totals() == {}
+
+
+async def test_a_case_that_another_writer_has_added_meanwhile_is_transient(store: AnyStore) -> None:
+    changes = BatchChanges(cases=[NewCase(received_case(), "waiting")])
+    await ingest(store, received_case())
+    with pytest.raises(Transient, match="another writer has added this case"):
+        async with store.ingest() as transaction:
+            await transaction.apply(changes, Snapshot(now=NOON))
 
 
 async def test_the_next_case_is_the_most_urgent_one_that_the_reviewer_may_claim(store: AnyStore) -> None:

@@ -23,7 +23,7 @@ from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import until_done
-from tests.support.router_samples import region, rule
+from tests.support.router_samples import Progress, region, rule
 
 Start: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[ControlState, PublishControl]]]
 _numbers = itertools.count(1)
@@ -60,7 +60,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             for r in topic.records.values():
                 apply(control, r)
             control.missing()
-            yield control, PublishControl(control, topic, SystemClock())
+            yield control, PublishControl(control, topic, SystemClock(), Progress())
 
         return in_memory
 
@@ -92,7 +92,7 @@ async def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         try:
             await until_done("producer", producer.start, stop=stop, readiness=readiness)
             await asyncio.wait_for(read.wait(), 20)
-            yield control, PublishControl(control, producer, SystemClock())
+            yield control, PublishControl(control, producer, SystemClock(), Progress())
         finally:
             stop.set()
             await asyncio.gather(following, producer.stop())

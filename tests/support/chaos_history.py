@@ -220,7 +220,7 @@ class Recording:
     def park(self, subject: str, group: str = "piepowder-decision-eu") -> Record:
         """Publish a record that the decision service cannot handle, so that its key is parked."""
         record = self.put("piepowder.cases.eu", subject, {}, b"{}")
-        self.history.planted.append(Planted("a case that is already stored", record.topic, 0, record.offset, (group,)))
+        self.history.planted.append(Planted("an unknown event version", record.topic, 0, record.offset, (group,)))
         self.dead_letter(record, group, since=record.offset)
         return record
 

@@ -17,6 +17,7 @@ from shared.contracts.events import (
     Queue,
     Region,
 )
+from shared.runtime.errors import Transient
 
 RECEIVED_AT = "2026-05-01T09:30:00.125Z"
 
@@ -59,7 +60,15 @@ def rule(name: str, *when: str, verdict: str = "review", **more: Any) -> Policy:
     return Policy(id=name, when=list(when) or ["true"], verdict=verdict, **more)
 
 
-def submitted(*, markets: Sequence[str] = ("DE",), kind: str = "product", **item: Any) -> ItemSubmitted:
+def submitted(
+    *,
+    markets: Sequence[str] = ("DE",),
+    kind: str = "product",
+    regions: Sequence[str] = ("eu",),
+    markets_by_region: Mapping[str, list[str]] | None = None,
+    **item: Any,
+) -> ItemSubmitted:
+    """An item as intake accepted it; without `markets_by_region`, by an older intake."""
     return ItemSubmitted(
         item_id="0b7f2f0e-0000-5000-8000-000000000001",
         platform="shop",
@@ -69,7 +78,9 @@ def submitted(*, markets: Sequence[str] = ("DE",), kind: str = "product", **item
         content_hash="0" * 64,
         client="test",
         received_at=RECEIVED_AT,
-        regions=["eu"],
+        regions=list(regions),
+        operating_model="om-0-test" if markets_by_region else "",
+        markets_by_region=dict(markets_by_region or {}),
         item=Item(markets=list(markets), **item),
     )
 
@@ -95,3 +106,16 @@ class FixedConditions:
 def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, default: str = "approve") -> PolicySet:
     """A policy set whose conditions have fixed results."""
     return PolicySet(policies(*rules, default=default), find_terms=lambda _: [], conditions=conditions)
+
+
+class Progress:
+    """What waits in each region; nothing by default. `unknown` makes every answer fail."""
+
+    def __init__(self, **waiting: list[str]) -> None:
+        self.waiting = waiting
+        self.unknown = False
+
+    async def unfinished(self, region: str) -> list[str]:
+        if self.unknown:
+            raise Transient(f"The decision service of {region} does not respond.")
+        return self.waiting.get(region, [])

@@ -2,7 +2,8 @@
 
 A subject has at most one open item case: that of its newest version. Cases of notices and appeals are independent of
 it: no newer version and no withdrawal ends them, because every complaint needs a decision. A case has at most one open
-appeal.
+appeal. The first event that opens a case is valid. A later one, which the router sends when it repeats its input under
+other rules, changes nothing and is counted.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -58,7 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state that a batch depends on, locked until the batch is stored.
 
     `newest`: the newest versions, by subject.
-    `stored`: the cases that the batch withdraws and that are in the database.
+    `stored`: the cases that the batch opens or withdraws and that are in the database.
     `withdrawn_early`: the cases that the batch opens and whose withdrawal arrived first.
     `appealed_cases`: by case id.
     """
@@ -89,6 +90,7 @@ class BatchChanges(msgspec.Struct):
     `events`: the events to publish, in order.
     `early`: ids of cases that are not known yet; their withdrawals are kept until the cases arrive.
     `applied`: ids of cases that arrived after their withdrawals; these withdrawals are deleted.
+    `reopened`: the number of ignored events that open a case again.
     """
 
     cases: list[NewCase] = []
@@ -99,6 +101,7 @@ class BatchChanges(msgspec.Struct):
     events: list[Event[Any]] = []
     early: set[str] = set()
     applied: set[str] = set()
+    reopened: int = 0
 
 
 def ingest(region: str, batch: Sequence[CaseMessage], snapshot: Snapshot) -> BatchChanges:
@@ -107,7 +110,8 @@ def ingest(region: str, batch: Sequence[CaseMessage], snapshot: Snapshot) -> Bat
     A version older than the newest is superseded when it is opened; a newer version ends the open case, claimed or not.
     Version numbers are compared; without two numbers, the later record is newer. A withdrawal ends an open case. A
     case whose withdrawal arrived first is withdrawn when it is opened. An appeal is closed when it is opened if the
-    contested decision is not in force any more, or another appeal about the case is open.
+    contested decision is not in force any more, or another appeal about the case is open. A second opening of a case
+    changes nothing.
     """
     return _Batch(region, snapshot).ingest(batch)
 
@@ -126,6 +130,8 @@ class _Batch:
             newest = self._changes.newest.get(message.subject) or self._snapshot.newest.get(message.subject)
             if isinstance(message, ReceivedWithdrawal):
                 self._withdraw(message, newest)
+            elif self._is_known(message.opened.case_id):
+                self._changes.reopened += 1
             elif message.opened.case_type == ITEM:
                 self._open_item(message, newest)
             elif message.opened.appeal is None:
@@ -187,8 +193,11 @@ class _Batch:
         if newest is not None and newest.case_id == case_id:
             if self._close_case(newest, WITHDRAW, withdrawal):
                 self._changes.newest[withdrawal.subject] = msgspec.structs.replace(newest, open_correlation_id=None)
-        elif case_id not in self._snapshot.stored and case_id not in self._opened:
+        elif not self._is_known(case_id):
             self._changes.early.add(case_id)
+
+    def _is_known(self, case_id: str) -> bool:
+        return case_id in self._snapshot.stored or case_id in self._opened
 
     def _apply_early_withdrawal(self, case_id: str) -> bool:
         """Apply a withdrawal that arrived before its case; False if there is none."""

@@ -75,6 +75,7 @@ class IngestCases(UseCases[IngestPort]):
         closed = Counter(event.data.reason for event in changes.events if isinstance(event.data, events.CaseClosed))
         for reason, n in closed.items():
             metrics.CASES_CLOSED.labels(self._region, reason).inc(n)
+        metrics.CASES_REOPENED.labels(self._region).inc(changes.reopened)
 
 
 def _tallies(changes: BatchChanges) -> Counter[str]:

@@ -18,7 +18,7 @@ from services.decision.store.appeals import appeal_columns, lock_appealed_cases
 from services.decision.store.transactions import Transaction
 from shared.kafka.positions import Moves
 from shared.postgres import inbox, positions
-from shared.runtime.errors import Poison, Transient
+from shared.runtime.errors import Transient
 
 _NEW_CASE: Final = (
     "case_id",
@@ -73,7 +73,8 @@ class IngestTransaction(Transaction):
             " ORDER BY subject FOR UPDATE",
             sorted({message.subject for message in batch}),
         )
-        moment = await self._connection.fetchrow(_TIME_AND_CASES, [case.case_id for case in cases], withdrawn)
+        opened = [case.case_id for case in cases]
+        moment = await self._connection.fetchrow(_TIME_AND_CASES, opened, [*opened, *withdrawn])
         assert moment is not None  # noqa: S101 - a SELECT without FROM
         still_open = await self._connection.fetch(
             "SELECT case_id::text, correlation_id::text FROM cases"
@@ -94,8 +95,7 @@ class IngestTransaction(Transaction):
     async def apply(self, changes: BatchChanges, snapshot: Snapshot) -> None:
         """Store the changes of a batch whose snapshot this transaction has locked.
 
-        Raises Poison when another event has opened one of the cases, Transient when another writer has added one of the
-        subjects meanwhile.
+        Raises Transient when another writer has added one of the cases or subjects meanwhile.
         """
         await self._add_cases(changes.cases)
         await self.add_decisions(changes.decisions)
@@ -124,7 +124,7 @@ class IngestTransaction(Transaction):
         try:
             await self._connection.copy_records_to_table("cases", records=rows, columns=_NEW_CASE)
         except asyncpg.UniqueViolationError as error:
-            raise Poison(f"another event has opened this case already: {error.detail}") from error
+            raise Transient(f"another writer has added this case just now: {error.detail}") from error
 
     async def _set_newest(self, newest: Mapping[str, NewestVersion], stored_subjects: Collection[str]) -> None:
         rows = [(subject, new.case_id, new.item_id, new.version) for subject, new in sorted(newest.items())]

@@ -64,7 +64,8 @@ class ItemIntake:
         except MalformedItem as malformed:
             raise InputRejected(INVALID_ITEM, self._all_faults(ownership, malformed, text)) from malformed
         faults = posts.check(post, text, self._codes)
-        regions = ownership.regions(post.markets)
+        markets_by_region = ownership.markets_by_region(post.markets)
+        regions = tuple(markets_by_region)
         if faults or not regions:
             raise InputRejected(INVALID_ITEM, [*faults, *ownership.faults(post.markets), *posts.duplicates(text)])
         require_platform(client, post.platform, "/platform")
@@ -84,6 +85,8 @@ class ItemIntake:
             reference=post.reference,
             received_at=received_at,
             regions=list(regions),
+            operating_model=ownership.id,
+            markets_by_region=markets_by_region,
             item=msgspec.Raw(content),
         )
         event_ids, records = [], []

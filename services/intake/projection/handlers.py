@@ -145,8 +145,8 @@ class Projection:
         if type_ != ITEM:
             return complaint_status.from_dead_letter(letter, type_, case_item, as_case=opened)
         submitted = ids.event_id(case_item, ITEM_SUBMITTED, self.region)
-        if headers.get("ce_id") != (ids.event_id(submitted, CASE_OPENED) if opened else submitted).encode():
-            return None  # the record does not have the event id of the item's submission or case
+        if headers.get("ce_causationid" if opened else "ce_id") != submitted.encode():
+            return None  # the record is not the item's submission, or not caused by it
         return ItemUpdate(case_item, StatusFacts(dead_case=letter) if opened else StatusFacts(dead_submission=letter))
 
 

@@ -68,20 +68,19 @@ def publication_faults(
     in_force: ControlSnapshot,
     served: Sequence[str],
     compile_policy_set: CompilePolicySet,
+    *,
+    leaving: Sequence[Fault] = (),
 ) -> list[Fault]:
     """All reasons why a publication cannot come into force.
 
-    The part in force (`in_force`) replaces an omitted part. The operating model must have every region of `served`.
+    The part in force (`in_force`) replaces an omitted part. The operating model must have every region of `served`,
+    except a region that leaves the model in force; `leaving` has the faults of such regions.
     """
-    model_faults: list[Fault] = []
+    model_faults: list[Fault] = list(leaving)
     set_faults: list[Fault] = []
     if model is not None:
         model_faults += operating_model_faults(model.regions, pointer="/operating_model")
-        missing = set(served) - {region.id for region in model.regions}
-        model_faults += [
-            Fault("/operating_model/regions", f"region {region!r} is missing, and this router serves it")
-            for region in sorted(missing)
-        ]
+        model_faults += _membership_faults(model, in_force.operating_model, served)
     if policy_set is not None:
         set_faults += policy_set_faults(policy_set, pointer="/policy_set")
         set_faults += _compile_faults(policy_set, compile_policy_set)
@@ -96,6 +95,11 @@ def operating_model_faults(regions: Sequence[Region], *, pointer: str = "") -> l
     if not regions:
         faults.append(Fault(f"{pointer}/regions", "there is no region"))
     owner: dict[str, str] = {}
+    if not any(region.markets for region in regions):
+        faults += [
+            Fault(f"{pointer}/regions/{r}/markets", f"region {region.id!r} owns no market")
+            for r, region in enumerate(regions)
+        ]
     faults += _duplicates([region.id for region in regions], f"{pointer}/regions", "region")
     for r, region in enumerate(regions):
         faults += _region_faults(region, f"{pointer}/regions/{r}", owner)
@@ -152,6 +156,14 @@ def consistency_faults(
     return faults
 
 
+def leaving_regions(new: OperatingModelPublished | None, current: OperatingModelPublished | None) -> list[Region]:
+    """The regions of the operating model in force that a new one leaves out."""
+    if new is None or current is None:
+        return []
+    kept = {region.id for region in new.regions}
+    return [region for region in current.regions if region.id not in kept]
+
+
 def new_operating_model(regions: list[Region], *, by: str = "") -> OperatingModelPublished:
     """An operating model without id and number."""
     return OperatingModelPublished(id="", number=0, published_by=by, regions=regions)
@@ -176,6 +188,25 @@ def first_fault(faults: Sequence[Fault]) -> str:
     return f"{faults[0].pointer}: {faults[0].detail}"
 
 
+def _membership_faults(
+    model: OperatingModelPublished, current: OperatingModelPublished | None, served: Sequence[str]
+) -> list[Fault]:
+    """Faults of the regions that a model adds, and of missing ones that were never in force."""
+    before = {} if current is None else {region.id: region for region in current.regions}
+    new = {region.id for region in model.regions}
+    faults = [
+        Fault("/operating_model/regions", f"region {region!r} is missing, and this router serves it")
+        for region in sorted(set(served) - new - before.keys())
+    ]
+    if any(region.markets for region in model.regions):
+        faults += [
+            Fault(f"/operating_model/regions/{r}/markets", f"region {region.id!r} is new and owns no market")
+            for r, region in enumerate(model.regions)
+            if not region.markets and region.id not in before
+        ]
+    return faults
+
+
 def _region_faults(region: Region, at: str, owner: dict[str, str]) -> list[Fault]:
     """Faults of one region; `owner` has the markets of the regions before it and receives its own."""
     faults: list[Fault] = []
@@ -185,8 +216,6 @@ def _region_faults(region: Region, at: str, owner: dict[str, str]) -> list[Fault
         faults.append(Fault(f"{at}/id", f"{region.id!r}: {error}"))
     if region.id == GLOBAL:
         faults.append(Fault(f"{at}/id", f"{GLOBAL!r} is reserved for events without a region"))
-    if not region.markets:
-        faults.append(Fault(f"{at}/markets", f"region {region.id!r} owns no market"))
     for m, market in enumerate(region.markets):
         if market not in _COUNTRIES:
             faults.append(Fault(f"{at}/markets/{m}", _not_a_market(market)))

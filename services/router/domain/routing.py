@@ -1,17 +1,19 @@
 """Routing: a pure function from an item, notice or appeal to a case of its region.
 
 The result depends only on the input, the region, the policy set and the operating model: no clock, file or network is
-read. The same item under the same rules therefore always gives the same verdict and trace, and a replay gives the same
-ids. Due times count from the time of receipt. A condition that cannot be evaluated never counts as "no match": its
-policy proposes a review. Few combinations of held conditions occur, so the outcome of each combination is cached.
-Notices and appeals always go to a reviewer; no policy applies to them.
+read. The same item under the same rules therefore always gives the same case. An event fixes its regions and markets
+when it is accepted: it belongs to the region of its topic under every operating model, so no change of the model makes
+an accepted event invalid. The model in force sets queue and service level. Due times count from the time of receipt. A
+condition that cannot be evaluated never counts as "no match": its policy proposes a review. Few combinations of held
+conditions occur, so the outcome of each combination is cached. Notices and appeals always go to a reviewer; no policy
+applies to them.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from itertools import compress
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from msgspec.structs import replace
 
@@ -31,7 +33,7 @@ from shared.contracts.events import (
     Trace,
 )
 from shared.runtime.clock import from_text, to_text
-from shared.runtime.errors import Poison
+from shared.runtime.errors import Poison, Transient
 
 APPROVE: Final = "approve"
 REVIEW: Final = "review"
@@ -47,6 +49,8 @@ _DEFAULT_PRIORITY: Final = 5
 _REPORTER_PRIORITY: Final = {"authority": 1, "trusted_flagger": 2}  # DSA Art. 9 and 22(1)
 _GROUND_PRIORITY: Final = {"csam": 1}
 _MAX_CACHED_OUTCOMES: Final = 20_000
+
+Submitted: TypeAlias = ItemSubmitted | ItemWithdrawn | NoticeSubmitted | AppealSubmitted
 
 
 class Evaluation(NamedTuple):
@@ -107,17 +111,31 @@ class OperatingModel:
         self.published = published
         self.id = published.id
         self._routes = {region.id: _region_route(region) for region in published.regions}
+        self._owner = {market: region.id for region in published.regions for market in region.markets}
 
     @property
     def regions(self) -> frozenset[str]:
         return frozenset(self._routes)
 
     def region_route(self, region: str) -> RegionRoute:
-        """The route of a region; raises Poison if the operating model does not have the region."""
+        """The route of a region; raises Transient if the operating model does not have the region: its events wait
+        for a model that has it."""
         try:
             return self._routes[region]
         except KeyError as error:
-            raise Poison(f"operating model {self.id} has no region {region!r}") from error
+            raise Transient(f"Operating model {self.id} has no region {region!r}; its submissions wait.") from error
+
+    def markets_of(self, submitted: ItemSubmitted, region: str) -> list[str]:
+        """The markets of an item that `region` owned when the item was accepted.
+
+        An event without this fact is older than the fact: then all markets count, except those that now belong to
+        another region of the event. If none is left, because a market moved between regions of the event, all count.
+        """
+        if accepted := submitted.markets_by_region.get(region):
+            return accepted
+        markets = submitted.item.markets
+        others = set(submitted.regions) - {region}
+        return [market for market in markets if self._owner.get(market) not in others] or markets
 
 
 class PolicySet:
@@ -138,17 +156,19 @@ class PolicySet:
         self._rules = _rules(published.policies)
         self._outcomes: dict[tuple[object, ...], RoutingOutcome] = {}
 
-    def outcome(self, submitted: ItemSubmitted, region_route: RegionRoute, model_id: str) -> RoutingOutcome:
-        """Evaluate an item in a region under the operating model `model_id`."""
+    def outcome(
+        self, submitted: ItemSubmitted, markets: Sequence[str], region_route: RegionRoute, model_id: str
+    ) -> RoutingOutcome:
+        """Evaluate an item that is offered in these `markets` of a region, under the operating model `model_id`."""
         item = submitted.item
         terms = self._find_terms(f"{item.title}\n{item.text}")
         held, errors = self._conditions.evaluate(submitted, terms)
         if errors:
-            return self._conclude(held, errors, item.markets, region_route, model_id)
-        key = (held, region_route.region, model_id, *item.markets)
+            return self._conclude(held, errors, markets, region_route, model_id)
+        key = (held, region_route.region, model_id, *markets)
         outcome = self._outcomes.get(key)
         if outcome is None:
-            outcome = self._conclude(held, errors, item.markets, region_route, model_id)
+            outcome = self._conclude(held, errors, markets, region_route, model_id)
             if len(self._outcomes) >= _MAX_CACHED_OUTCOMES:
                 self._outcomes.clear()
             self._outcomes[key] = outcome
@@ -162,11 +182,10 @@ class PolicySet:
         region_route: RegionRoute,
         model_id: str,
     ) -> RoutingOutcome:
-        offered = region_route.markets.intersection(markets)
         proposals = [
             proposal
             for rule in self._rules
-            if not rule.markets or not rule.markets.isdisjoint(offered)
+            if not rule.markets or not rule.markets.isdisjoint(markets)
             if (proposal := rule.propose(held, errors)) is not None
         ]
         proposed = {proposal.verdict for proposal in proposals}
@@ -174,7 +193,7 @@ class PolicySet:
         decisive = [proposal for proposal in proposals if proposal.verdict == verdict]
         first = min((proposal.policy for proposal in decisive), key=lambda policy: policy.priority, default=None)
         queue = region_route.default_queue
-        if first is not None and first.queue in region_route.service_levels:
+        if first is not None and first.queue in region_route.service_levels and _reaches(first, region_route):
             queue = first.queue
         return RoutingOutcome(
             verdict,
@@ -205,14 +224,13 @@ def route(submitted: ItemSubmitted, region: str, policy_set: PolicySet, model: O
     The strictest verdict of the matching policies wins (reject, review, approve); without a match it is the set's
     default verdict. Of the policies with that verdict, the one with the smallest priority number sets queue and
     priority; among equals, the first in the set's order. The region's default queue replaces a queue that is empty or
-    not in the region. The case is due when the queue's service level has passed since receipt. Raises Poison if no
-    market of the item belongs to the region, if the operating model does not have the region, or if the time of
-    receipt is not a time.
+    not in the region, and the queue of a policy whose markets have all left the region. The case is due when the
+    queue's service level has passed since receipt. Raises Poison if the time of receipt is not a time, and Transient if
+    the operating model does not have the region.
     """
     region_route = model.region_route(region)
     item = submitted.item
-    _require_market("item", item.markets, region_route, model)
-    outcome = policy_set.outcome(submitted, region_route, model.id)
+    outcome = policy_set.outcome(submitted, model.markets_of(submitted, region), region_route, model.id)
     return CaseOpened(
         case_id=ids.case_id(submitted.item_id, region, _ITEM),
         item_id=submitted.item_id,
@@ -235,11 +253,10 @@ def route_notice(submitted: NoticeSubmitted, region: str, policy_set: PolicySet,
     """Open the case of a notice in a region, for a reviewer, in the region's notice queue.
 
     Notices from authorities, from trusted flaggers and about sexual abuse of children have a higher priority. Raises
-    Poison like `route`.
+    like `route`.
     """
     region_route = model.region_route(region)
     notice = submitted.notice
-    _require_market("notice", notice.markets, region_route, model)
     priority = min(
         _REPORTER_PRIORITY.get(notice.reporter.kind, _DEFAULT_PRIORITY),
         _GROUND_PRIORITY.get(notice.ground, _DEFAULT_PRIORITY),
@@ -265,7 +282,7 @@ def route_notice(submitted: NoticeSubmitted, region: str, policy_set: PolicySet,
 def route_appeal(submitted: AppealSubmitted, region: str, policy_set: PolicySet, model: OperatingModel) -> CaseOpened:
     """Open the case of an appeal in a region, for a reviewer, in the region's appeal queue.
 
-    Raises Poison if the operating model does not have the region, or if the time of receipt is not a time.
+    Raises like `route`.
     """
     region_route = model.region_route(region)
     appeal = submitted.appeal
@@ -315,12 +332,24 @@ def condition_names(policies: Iterable[Policy]) -> list[str]:
     return [f"{policy.id}/{index}" for policy in policies for index in range(len(policy.when))]
 
 
-def _require_market(kind: str, markets: Sequence[str], region_route: RegionRoute, model: OperatingModel) -> None:
-    if region_route.markets.isdisjoint(markets):
-        raise Poison(
-            f"the {kind}'s markets ({', '.join(markets) or 'none'}) do not belong to region {region_route.region!r}"
-            f" under operating model {model.id}"
-        )
+def require_region(submitted: Submitted, region: str) -> None:
+    """Require that an event names the region of its topic; raises Poison."""
+    if region not in submitted.regions:
+        raise Poison(f"the event names the regions {', '.join(submitted.regions) or 'none'}, not {region!r}")
+
+
+def opening_id(cause: str, case_opened: str, policy_set: str, operating_model: str) -> str:
+    """Id of the event that opens a case: the same for a replay under the same rules, another one under other rules.
+
+    `case_opened` is the event's type. Under other rules, the same cause may give other values: then it is another
+    event, and the decision service keeps the first one.
+    """
+    return ids.event_id(cause, case_opened, f"{policy_set}/{operating_model}")
+
+
+def _reaches(policy: Policy, region_route: RegionRoute) -> bool:
+    """True if the policy applies to a market of the region now, so that the publication has checked its queue."""
+    return not policy.markets or not region_route.markets.isdisjoint(policy.markets)
 
 
 class _Proposal(NamedTuple):

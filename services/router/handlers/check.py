@@ -18,6 +18,7 @@ from services.router.domain.publication import (
     publication_faults,
     rejected,
 )
+from services.router.handlers.leaving import RegionProgress, check_leaving_regions
 from shared.contracts.events import Region
 from shared.validation.faults import Fault
 
@@ -40,8 +41,9 @@ class TooManyChecks(Exception):  # noqa: N818 - named after the fact, not after 
 class CheckPublication:
     """Checks publications against the parts in force in this process."""
 
-    def __init__(self, control: ControlState) -> None:
+    def __init__(self, control: ControlState, progress: RegionProgress) -> None:
         self._control = control
+        self._progress = progress
         self._lock = asyncio.Lock()
         self._waiting = 0
 
@@ -50,8 +52,8 @@ class CheckPublication:
     ) -> CheckResult:
         """Compare a publication with the parts in force.
 
-        `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises InputRejected
-        with all faults, and TooManyChecks.
+        `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises InputRejected with all
+        faults, TooManyChecks, and Transient if it is not known whether a region that leaves the model is drained.
         """
         if content is not None and (n := sum(len(policy.when) for policy in content.policies)) > MAX_CONDITIONS:
             detail = f"the set has {n} conditions; a check accepts at most {MAX_CONDITIONS}"
@@ -61,12 +63,21 @@ class CheckPublication:
         self._waiting += 1
         try:
             async with self._lock:
-                return await asyncio.to_thread(self._check, regions, diff, content)
+                model = None if regions is None else new_operating_model(regions)
+                leaving = await check_leaving_regions(model, self._control.snapshot, self._progress)
+                result = await asyncio.to_thread(self._check, regions, diff, content, leaving.faults)
+            if leaving.unknown is not None:
+                raise leaving.unknown
+            return result
         finally:
             self._waiting -= 1
 
     def _check(
-        self, regions: list[Region] | None, diff: list[Region] | None, content: PolicySetContent | None
+        self,
+        regions: list[Region] | None,
+        diff: list[Region] | None,
+        content: PolicySetContent | None,
+        leaving: Sequence[Fault],
     ) -> CheckResult:
         in_force = self._control.snapshot
         unchanged: list[Region] = []
@@ -80,7 +91,7 @@ class CheckPublication:
         model = None if regions is None else new_operating_model(regions)
         policy_set = None if content is None else new_policy_set(content)
         faults = publication_faults(
-            model, policy_set, in_force, self._control.regions, self._control.compile_policy_set
+            model, policy_set, in_force, self._control.regions, self._control.compile_policy_set, leaving=leaving
         )
         if faults:
             if diff is not None:

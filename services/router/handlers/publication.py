@@ -16,6 +16,7 @@ from services.router.domain.publication import (
     rejected,
 )
 from services.router.domain.routing import SOURCE
+from services.router.handlers.leaving import RegionProgress, check_leaving_regions
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.contracts.events import (
@@ -44,8 +45,17 @@ class NotYetInForce(Exception):  # noqa: N818 - named after the fact, not after 
 class PublishControl:
     """Publishes one publication at a time, and waits until it is in force in this process."""
 
-    def __init__(self, control: ControlState, producer: Producer, clock: Clock, *, apply_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        control: ControlState,
+        producer: Producer,
+        clock: Clock,
+        progress: RegionProgress,
+        *,
+        apply_seconds: float = 10.0,
+    ) -> None:
         self._control = control
+        self._progress = progress
         self._producer = producer
         self._clock = clock
         self._apply_seconds = apply_seconds
@@ -56,8 +66,8 @@ class PublishControl:
     ) -> tuple[PublicationResult | None, PublicationResult | None]:
         """Check a publication, publish the parts that differ from those in force, and wait until they are in force.
 
-        Raises InputRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not
-        accept the records.
+        Raises InputRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not accept
+        the records, or if it is not known whether a region that leaves the model is drained.
         """
         async with self._lock:
             control = self._control
@@ -69,9 +79,14 @@ class PublishControl:
             if content is not None:
                 deleted = POLICY_SET in control.deleted
                 policy_set = numbered(new_policy_set(content, by=by), in_force.policy_set, deleted=deleted)
-            faults = publication_faults(model, policy_set, in_force, control.regions, control.compile_policy_set)
+            leaving = await check_leaving_regions(model, in_force, self._progress)
+            faults = publication_faults(
+                model, policy_set, in_force, control.regions, control.compile_policy_set, leaving=leaving.faults
+            )
             if faults:
                 raise rejected(faults, "Nothing was published.")
+            if leaving.unknown is not None:
+                raise leaving.unknown
             parts = ((model, in_force.operating_model), (policy_set, in_force.policy_set))
             await self._send([part for part, current in parts if part is not None and part is not current])
             return _result(*parts[0]), _result(*parts[1])

@@ -1,8 +1,9 @@
 """Routes submissions to cases: items, notices and appeals open a case, a withdrawal closes one.
 
 One batch is routed by the rules in force at its start and sent to Kafka at once. A withdrawal is sent to the same
-topic with the same key as its case, so it never overtakes the case. Event ids derive from the incoming event, so a
-repeated batch sends the same events again.
+topic with the same key as its case, so it never overtakes the case. Event ids derive from the incoming event and, for a
+case, from the rules, so a batch that is repeated under the same rules sends the same events again. Under other rules it
+sends other openings of the same cases, which the decision service ignores.
 """
 
 from collections import Counter
@@ -12,7 +13,17 @@ from typing import Any
 from prometheus_client import Counter as Metric
 
 from services.router import metrics
-from services.router.domain.routing import SOURCE, RulesInForce, route, route_appeal, route_notice, withdraw
+from services.router.domain.routing import (
+    SOURCE,
+    RulesInForce,
+    Submitted,
+    opening_id,
+    require_region,
+    route,
+    route_appeal,
+    route_notice,
+    withdraw,
+)
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event, subject_of
 from shared.contracts.events import (
@@ -44,10 +55,11 @@ class RouteSubmissions:
         self._withdrawals = metrics.WITHDRAWALS_ROUTED.labels(region)
 
     def decode(self, received: RawRecord) -> Event[Any]:
-        """Decode a record; raises Poison if it belongs to another region or its key is not its subject."""
+        """Decode a record; raises Poison if it does not name this region or its key is not its subject."""
         event = envelope.decode(received.headers, received.key, received.value, region=self._region)
         data = event.data
-        if isinstance(data, ItemSubmitted | ItemWithdrawn | NoticeSubmitted | AppealSubmitted):
+        if isinstance(data, Submitted):
+            require_region(data, self._region)
             subject = subject_of(data.platform, data.kind, data.subject_id)
             if subject != event.attributes.subject:
                 raise Poison(f"ce_subject is {event.attributes.subject!r}, the item's subject {subject!r}")
@@ -56,7 +68,8 @@ class RouteSubmissions:
     async def handle(self, batch: Sequence[Received[Event[Any]]]) -> None:
         """Open a case for each item, notice and appeal, and forward each withdrawal.
 
-        Raises Poison for an event that cannot be routed, and Transient if Kafka did not accept the cases.
+        Raises Poison for an event that cannot be routed, and Transient if Kafka did not accept the cases, or if the
+        model in force does not have the region.
         """
         model, policy_set = self._rules()
         time = to_text(self._clock.now())
@@ -67,7 +80,8 @@ class RouteSubmissions:
         for _, event in batch:
             if isinstance(event.data, ItemWithdrawn):
                 case_withdrawn = withdraw(event.data, self._region)
-                records.append(self._record(event.attributes, CASE_WITHDRAWN, case_withdrawn, time))
+                event_id = ids.event_id(event.attributes.id, CASE_WITHDRAWN)
+                records.append(self._record(event_id, event.attributes, CASE_WITHDRAWN, case_withdrawn, time))
                 withdrawals += 1
                 continue
             if isinstance(event.data, ItemSubmitted):
@@ -78,7 +92,8 @@ class RouteSubmissions:
                 case = route_appeal(event.data, self._region, policy_set, model)
             else:  # an event that needs no case
                 continue
-            records.append(self._record(event.attributes, CASE_OPENED, case, time))
+            event_id = opening_id(event.attributes.id, CASE_OPENED, policy_set.id, model.id)
+            records.append(self._record(event_id, event.attributes, CASE_OPENED, case, time))
             opened[case.queue, case.verdict] += 1
             if case.trace.errors:
                 policy_errors.update(condition.partition("/")[0] for condition in case.trace.errors)
@@ -91,9 +106,9 @@ class RouteSubmissions:
         if withdrawals:
             self._withdrawals.inc(withdrawals)
 
-    def _record(self, cause: Attributes, kind: str, case: Struct, time: str) -> Record:
+    def _record(self, event_id: str, cause: Attributes, kind: str, case: Struct, time: str) -> Record:
         attributes = Attributes(
-            ids.event_id(cause.id, kind),
+            event_id,
             kind,
             self._source,
             time,

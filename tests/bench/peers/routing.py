@@ -4,9 +4,9 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.router.domain.routing import OperatingModel, route
+from services.router.domain.routing import OperatingModel, opening_id, route
 from services.router.policies import compile_policy_set
-from shared.contracts import envelope, ids
+from shared.contracts import envelope
 from shared.contracts.envelope import Attributes, Encoded, Event
 from shared.contracts.events import CASE_OPENED, ItemSubmitted
 from shared.runtime.clock import SystemClock, to_text
@@ -35,7 +35,7 @@ class Routing:
         submitted, cause = event.data, event.attributes
         case = route(submitted, REGION, self._policy_set, self._model)
         attributes = Attributes(
-            ids.event_id(cause.id, CASE_OPENED),
+            opening_id(cause.id, CASE_OPENED, self._policy_set.id, self._model.id),
             CASE_OPENED,
             f"piepowder/router/{REGION}",
             to_text(self._clock.now()),

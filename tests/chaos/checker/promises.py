@@ -50,16 +50,17 @@ def check(history: History) -> list[Violation]:
 
 
 def compare(before: History, after: History) -> list[Violation]:
-    """The changes of a replay from the first offsets (promise 5): only repeated records are allowed."""
+    """The changes of a replay from the first offsets (promise 5): only repeated records are allowed, and openings of
+    known cases under rules that came into force after their first opening."""
     found: list[Violation] = []
+    other_openings = _openings_under_other_rules(before, after)
     places = [{(r.topic, r.partition, r.offset) for r in history.records} for history in (before, after)]
     for region in sorted(before.cells):
         old, new = before.cells[region], after.cells[region]
         found += _changed(f"a case of {region}", _keyed(old.cases), _keyed(new.cases))
         found += _changed(f"a decision of {region}", _keyed(old.decisions, 2), _keyed(new.decisions, 2))
-        found += _changed(
-            f"an entry of {region}'s audit log", _keyed(_replayable(old.log)), _keyed(_replayable(new.log))
-        )
+        new_log = [row for row in _replayable(new.log) if row.event_id not in other_openings]
+        found += _changed(f"an entry of {region}'s audit log", _keyed(_replayable(old.log)), _keyed(new_log))
         letters = [{row[:4]: row for row in cell.letters} for cell in (old, new)]
         for key in letters[1].keys() - letters[0].keys():
             if key[:3] in places[1] - places[0]:
@@ -75,7 +76,7 @@ def compare(before: History, after: History) -> list[Violation]:
     found += _changed("a client", _keyed(tables.clients), _keyed(tables_after.clients))
     found += _changed("a client's key", _keyed(tables.keys, 2), _keyed(tables_after.keys, 2))
     old_ids = {event.id for event in _replayed(before)}
-    made = {event.id: event for event in _replayed(after) if event.id not in old_ids}
+    made = {event.id: event for event in _replayed(after) if event.id not in old_ids | other_openings}
     found += [Violation(5, "a replay created a new event", (str(event),)) for event in made.values()]
     return found
 
@@ -341,8 +342,7 @@ def a_decision_names_its_policy_set(facts: Facts) -> Iterator[Violation]:
             if event.name != OPENED:
                 continue
             first = facts.opened[region][event.data["case_id"]]
-            same = first.data["trace"]["policy_set"] == event.data["trace"]["policy_set"]
-            if same and _judged(first) != _judged(event):
+            if _rules_of(first) == _rules_of(event) and _judged(first) != _judged(event):
                 title = f"the same item got another result under {event.data['trace']['policy_set']}"
                 yield Violation(8, title, (str(first), str(event)))
 
@@ -538,9 +538,10 @@ def _unchanged(letter: Record, original: Record) -> bool:
 
 
 def _by_subject(facts: Facts, region: str) -> dict[str, list[Event]]:
+    """The first openings of items' cases by subject, in the order of the topic."""
     found: dict[str, list[Event]] = defaultdict(list)
-    for event in facts.stage("cases", region):
-        if event.name == OPENED and is_of_item(event):
+    for event in facts.opened[region].values():
+        if is_of_item(event):
             found[event.subject].append(event)
     return found
 
@@ -675,6 +676,26 @@ def _separated(facts: Facts) -> Iterator[Violation]:
             posted = facts.posts.get(status.item_id, [])
             if posted and status.region not in facts.regions_of(posted[0]):
                 yield Violation(7, f"LEAK: a status in {status.region}", (str(status), *map(str, posted[:1])))
+
+
+def _rules_of(opened: Event) -> tuple[str, str]:
+    """The policy set and the operating model of a case."""
+    trace = opened.data["trace"]
+    return trace["policy_set"], trace.get("operating_model", "")
+
+
+def _openings_under_other_rules(before: History, after: History) -> set[str]:
+    """The ids of events that a replay created, and that open a known case under rules that never opened it before."""
+    known: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for event in _replayed(before):
+        if event.name == OPENED:
+            known[event.data["case_id"]].add(_rules_of(event))
+    openings = [event for event in _replayed(after) if event.name == OPENED]
+    return {
+        event.id
+        for event in openings
+        if (rules := known.get(event.data["case_id"])) is not None and _rules_of(event) not in rules
+    }
 
 
 def _judged(opened: Event) -> tuple[object, ...]:

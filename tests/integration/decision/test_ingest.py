@@ -5,9 +5,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from shared.contracts import events, ids
-from shared.runtime.errors import Poison, Transient
+from shared.contracts.envelope import Encoded
+from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
 from tests.support.decision.cases import encoded, encoded_withdrawal, opened
 from tests.support.decision.service import REGION, Service, running
@@ -109,15 +111,46 @@ async def test_a_withdrawal_that_arrives_before_its_case_ends_the_case_on_arriva
     assert await service.outside.fetchval("SELECT count(*) FROM withdrawals") == 0
 
 
-async def test_a_second_event_that_opens_a_case_is_poison_and_the_case_stays_as_it_is(service: Service) -> None:
-    await service.open(encoded(REGION, verdict="approve"))
-    attributes, case = opened(REGION)
-    forged = encoded(REGION, case_id=case.case_id, version=9)
-    with pytest.raises(Poison, match="another event has opened this case"):
-        await service.open(forged)
-    assert await service.states() == ["decided"]
-    assert await service.outside.fetchval("SELECT count(*) FROM inbox") == 1
-    assert attributes.type == events.CASE_OPENED
+async def test_a_second_opening_of_a_case_under_other_rules_is_ignored_and_counted(service: Service) -> None:
+    """Promise 5: after a repetition of the router under other rules, the first opening stays valid."""
+    await service.open(encoded(REGION, "a", verdict="approve"), encoded(REGION, "b"), encoded(REGION, "c"))
+    lease = await service.claimed()
+    await service.open(encoded_withdrawal(REGION, "c"))
+    before = await service.states(), await service.published(), await service.store.totals()
+    counted = reopened()
+    other = {"trace": events.Trace(policy_set="2-x", operating_model="2-y"), "queue": "other", "verdict": "reject"}
+    again = [encoded(REGION, subject, **other) for subject in "abc"]
+    for event, first in zip(again, (encoded(REGION, subject) for subject in "abc"), strict=True):
+        assert event.headers != first.headers
+    await service.open(*again)
+    await service.open(*again)  # a repeat of the same events is not counted again
+    assert (await service.states(), await service.published(), await service.store.totals()) == before
+    assert reopened() - counted == 3
+    assert await service.decide(lease)
+    queues = [queue.queue for queue in await service.store.queues()]
+    assert queues == ["general"]
+
+
+async def test_two_consumers_that_open_a_case_under_different_rules_store_it_once(service: Service) -> None:
+    """A member that was paused during a rebalance, and its successor."""
+    for n in range(10):
+        openings = [encoded(REGION, f"s{n}", trace=events.Trace(policy_set=f"{k}-x", operating_model="1-y"))
+                    for k in range(4)]  # fmt: skip
+        await asyncio.gather(*(until_stored(service, one) for one in openings))
+    assert await service.states() == ["waiting"] * 10
+
+
+async def until_stored(service: Service, event: Encoded) -> None:
+    """Ingest an event as the consumer loop does, which repeats a batch after Transient."""
+    while True:
+        try:
+            return await service.open(event)
+        except Transient:
+            continue
+
+
+def reopened() -> float:
+    return REGISTRY.get_sample_value("piepowder_decision_reopened_total", {"region": REGION}) or 0.0
 
 
 async def test_the_number_of_statements_does_not_depend_on_the_size_of_a_batch(database_url: str) -> None:

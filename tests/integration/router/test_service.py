@@ -14,14 +14,24 @@ import httpx
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer
+from msgspec.structs import replace
 
 from services.router.control import ControlState
 from services.router.handlers.routing import RouteSubmissions
 from services.router.policies import compile_policy_set
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids, topics
-from shared.contracts.envelope import Attributes, Event, decode, encode
-from shared.contracts.events import CASE_OPENED, ITEM_SUBMITTED, CaseOpened, Item, ItemSubmitted
+from shared.contracts.envelope import GLOBAL, Attributes, Event, decode, encode
+from shared.contracts.events import (
+    CASE_OPENED,
+    ITEM_SUBMITTED,
+    OPERATING_MODEL_PUBLISHED,
+    CaseOpened,
+    Item,
+    ItemSubmitted,
+    OperatingModelPublished,
+    Region,
+)
 from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, Received
 from shared.kafka.dead_letters import DeadLetterWriter
@@ -123,10 +133,17 @@ class RunningRouter:
             headers={"Authorization": f"Bearer {self.keys[key]}", "Content-Type": "application/json"},
         )
 
+    async def in_force(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.keys['all']}"}
+        found: dict[str, Any] = (await self.http.get("/v1/control", headers=headers)).json()
+        return found
+
     async def submit(self, *items: ItemSubmitted) -> None:
         await self.producer.send([self.submission(item) for item in items])
 
-    def submission(self, item: ItemSubmitted) -> Record:
+    def submission(self, item: ItemSubmitted, *, regions: Sequence[str] = ()) -> Record:
+        """The item's record; it names this region, unless it names other `regions`."""
+        item = msgspec.structs.replace(item, regions=list(regions) or [self.region])
         event_id = ids.event_id(item.item_id, ITEM_SUBMITTED, self.region)
         subject = f"shop:product:{item.subject_id}"
         attributes = Attributes(
@@ -156,10 +173,10 @@ class RunningRouter:
         found = await self.read(topics.cases(self.region), count)
         return [decode(list(r.headers.items()), r.key, r.value, region=self.region) for r in found]
 
-    async def replay(self, count: int) -> None:
+    async def replay(self, count: int, *, publications: int = 2) -> None:
         """Route all submissions again, from the first offset, under the rules on the control topic."""
         control, clock, stop, seen = ControlState([self.region], compile_policy_set), SystemClock(), asyncio.Event(), 0
-        for r in await self.read(self.control, 2):
+        for r in await self.read(self.control, publications):
             control.apply(decode(list(r.headers.items()), r.key, r.value))
         handlers = RouteSubmissions(
             region=self.region, rules=lambda: control.rules, producer=self.producer, clock=clock
@@ -217,7 +234,7 @@ def item(n: int, *, market: str = "DE", title: str = "Koss EQ50", version: int =
         content_hash="0" * 64,
         client="test",
         received_at=RECEIVED_AT,
-        regions=["x"],
+        regions=[],
         item=Item(markets=[market], title=title),
     )
 
@@ -261,7 +278,8 @@ async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Runn
     }
     event = by_subject["2"]
     cause = ids.event_id(event.data.item_id, ITEM_SUBMITTED, router.region)
-    assert event.attributes.id == ids.event_id(cause, CASE_OPENED)
+    trace = event.data.trace
+    assert event.attributes.id == ids.event_id(cause, CASE_OPENED, f"{trace.policy_set}/{trace.operating_model}")
     assert (event.attributes.causation_id, event.attributes.correlation_id) == (cause, cause)
     assert event.attributes.source == f"piepowder/router/{router.region}"
     assert event.data.case_id == ids.case_id(event.data.item_id, router.region, "item")
@@ -296,7 +314,7 @@ async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(r
     good = router.submission(item(1))
     torn = router.submission(item(2))._replace(value=b'{"item_id": "x", "platf')
     bare = Record(good.topic, b"key", b"value", [("x-own", b"1")])
-    elsewhere = router.submission(item(3, market="US"))
+    elsewhere = router.submission(item(3, market="US"), regions=["another"])
     astray = router.submission(item(4))._replace(key=b"shop:product:5")
     await router.producer.send([torn, bare, elsewhere, good, astray, router.submission(item(6))])
 
@@ -306,7 +324,7 @@ async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(r
     for sent, reason in (
         (torn, b"truncated"),
         (bare, b"not an event of Piepowder"),
-        (elsewhere, b"do not belong to region"),
+        (elsewhere, b"names the regions another"),
         (astray, b"is not its subject"),
     ):
         letter = letters[sent.value]
@@ -326,6 +344,83 @@ async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_s
     both = await router.cases(100)
     assert {event.attributes.id for event in both} == {event.attributes.id for event in first}
     assert len({msgspec.json.encode(event.data) for event in both}) == 50
+
+
+async def test_submissions_stay_valid_while_their_market_moves_and_after_a_reset(router: RunningRouter) -> None:
+    """Promises 1 and 5: no change of the operating model makes an accepted event invalid."""
+    limited = {"id": "de", "when": ['"weapons" in terms'], "verdict": "review", "queue": "safety", "markets": ["DE"]}
+    body = publication(router.region)
+    body["policy_set"]["policies"] = [limited]
+    [own] = body["operating_model"]["regions"]
+    other = own | {"id": f"{router.region}x", "markets": ["US"]}
+    body["operating_model"]["regions"].append(other)
+    assert (await router.publish(body)).status_code == 200
+    await router.wait_until(ready)
+
+    def accepted(n: int) -> Record:
+        one = item(n, title="Assault rifle")
+        if n % 2:  # an event of a newer intake names the markets of its region
+            one = msgspec.structs.replace(one, markets_by_region={router.region: ["DE"]})
+        return router.submission(one)
+
+    sent = 0
+    for markets in (["FR"], ["DE", "FR"], ["FR"]):
+        for _ in range(20):
+            await router.producer.send([accepted(sent)])
+            sent += 1
+        await router.cases(1)
+        moved = [own | {"markets": markets}, other | {"markets": ["US", *({"DE"} - set(markets))]}]
+        assert (await router.publish({"operating_model": {"regions": moved}})).status_code == 200
+    await router.producer.send([accepted(sent)])
+    cases = await router.cases(sent + 1)
+    assert {case.data.verdict for case in cases} == {"review"}
+    assert {tuple(case.data.trace.matched) for case in cases} == {("de",)}
+    queues = {case.data.subject_id: case.data.queue for case in cases}
+    assert (len(queues), queues[str(sent)], set(queues.values())) == (sent + 1, "general", {"general", "safety"})
+
+    await router.replay(sent + 1, publications=5)
+    openings: dict[str, list[Event[CaseOpened]]] = {}
+    for case in await router.cases(2 * (sent + 1)):
+        openings.setdefault(case.data.case_id, []).append(case)
+    assert len(openings) == sent + 1
+    for first, second in openings.values():  # of one key, so in their order
+        assert second.data.queue == "general"
+        assert (first.attributes.id == second.attributes.id) == (first.data.trace == second.data.trace)
+        assert first.attributes.id != second.attributes.id or first.data == second.data
+    state = await router.readyz()
+    assert state["ready"]
+    metrics = (await router.http.get("/metrics")).text
+    assert f'piepowder_parked_keys{{group="piepowder-router-{router.region}"}} 0.0' in metrics
+
+
+async def test_submissions_of_a_region_that_the_model_does_not_have_wait(router: RunningRouter) -> None:
+    body = publication(router.region)
+    model = msgspec.convert(body["operating_model"]["regions"], list[Region])
+
+    async def put_in_force(number: int, *regions: Region) -> None:
+        data = OperatingModelPublished(
+            id=f"om-{number}-x",
+            number=number,
+            published_by="test",
+            regions=[*regions, replace(model[0], id="uk", markets=["GB"])],
+        )
+        about = ids.event_id(data.id, OPERATING_MODEL_PUBLISHED)
+        attributes = Attributes(about, OPERATING_MODEL_PUBLISHED, "t", RECEIVED_AT, "operating-model", GLOBAL, about)
+        await router.producer.send([record(router.control, encode(attributes, data))])
+        async with asyncio.timeout(30):
+            while (await router.in_force())["operating_model"]["number"] != number:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+
+    await router.publish(body)
+    await router.submit(item(1))
+    await router.cases(1)
+    await put_in_force(2)
+    await router.submit(item(2))
+    await asyncio.sleep(1)
+    assert len(await router.cases(1)) == 1
+    assert (await router.readyz())["ready"]
+    await put_in_force(3, replace(model[0], markets=["FR"]))
+    assert [case.data.subject_id for case in await router.cases(2)] == ["1", "2"]
 
 
 async def test_an_invalid_publication_is_rejected_with_pointers(router: RunningRouter) -> None:

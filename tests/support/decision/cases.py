@@ -48,7 +48,7 @@ def opened(
         }
     )
     attributes = Attributes(
-        ids.event_id(submitted, events.CASE_OPENED),
+        opening_id(submitted, case),
         events.CASE_OPENED,
         f"piepowder/router/{region}",
         to_text(NOON),
@@ -58,6 +58,11 @@ def opened(
         submitted,
     )
     return attributes, case
+
+
+def opening_id(cause: str, case: events.CaseOpened) -> str:
+    """The id that the router gives to the event that opens a case: other rules in its trace give another id."""
+    return ids.event_id(cause, events.CASE_OPENED, f"{case.trace.policy_set}/{case.trace.operating_model}")
 
 
 def withdrawn(
@@ -156,7 +161,7 @@ def _complaint(
         **{"case_id": ids.case_id(item_id, region, fields["case_type"]), "item_id": item_id, "version": None, **fields},
     )
     attributes = Attributes(
-        ids.event_id(submitted, events.CASE_OPENED),
+        opening_id(submitted, case),
         events.CASE_OPENED,
         f"piepowder/router/{region}",
         to_text(NOON),

@@ -21,7 +21,7 @@ from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes
 from shared.kafka.consumer import Received
 from shared.runtime.clock import from_text
-from tests.support.decision.cases import NOON, appealed, noticed, opened, withdrawn
+from tests.support.decision.cases import NOON, appealed, noticed, opened, opening_id, withdrawn
 
 LATER = NOON + timedelta(minutes=4)
 
@@ -42,6 +42,15 @@ def received(attributes: Attributes, case: events.CaseOpened) -> ReceivedCase:
 def received_case(subject_id: str = "B07", **changed: Any) -> ReceivedCase:
     """An item's case."""
     return received(*opened("eu", subject_id, **changed))
+
+
+def under_other_rules(case: ReceivedCase, **changed: Any) -> ReceivedCase:
+    """The event that opens the same case after a repetition of the router under a later policy set."""
+    trace = events.Trace(policy_set="2-0a1b2c3d4e5f", operating_model=case.opened.trace.operating_model)
+    again = msgspec.structs.replace(case.opened, **{"queue": "content", "priority": 1, "trace": trace, **changed})
+    return msgspec.structs.replace(
+        case, event_id=opening_id(case.event_id, again), opened=again, raw=msgspec.json.encode(again)
+    )
 
 
 def received_notice(subject_id: str = "B07", **changed: Any) -> ReceivedCase:

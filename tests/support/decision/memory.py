@@ -23,7 +23,7 @@ from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
 from shared.kafka.positions import Moves
 from shared.runtime.clock import ManualClock, from_text
-from shared.runtime.errors import Poison
+from shared.runtime.errors import Transient
 from shared.validation.faults import IN_FLIGHT
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import records
@@ -57,7 +57,7 @@ class MemoryTransaction:
         return Snapshot(
             now=self._clock.now(),
             newest={m.subject: self._newest(m.subject) for m in batch if m.subject in self.newest},
-            stored={message.case_id for message in batch if not isinstance(message, ReceivedCase)} & self.cases.keys(),
+            stored={m.opened.case_id if isinstance(m, ReceivedCase) else m.case_id for m in batch} & self.cases.keys(),
             withdrawn_early={case.case_id for case in opened} & self.withdrawals,
             appealed_cases={case_id: self._appealed(case_id) for case_id in appealed},
         )
@@ -77,7 +77,7 @@ class MemoryTransaction:
         for new in changes.cases:
             received = new.received
             if received.opened.case_id in self.cases:
-                raise Poison("another event has opened this case already")
+                raise Transient("another writer has added this case just now")
             self.cases[received.opened.case_id] = Case(
                 case_id=received.opened.case_id,
                 subject=received.subject,

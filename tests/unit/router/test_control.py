@@ -17,7 +17,6 @@ def test_an_invalid_record_leaves_the_previous_one_in_force() -> None:
     for bad in (
         policies(rule("b", "nope"), number=2),
         policies(rule("b", verdict="maybe"), number=2),
-        operating_model(region("us", ["US"]), number=2),
         operating_model(region(markets=["XX"]), number=2),
     ):
         with pytest.raises(Poison):
@@ -47,3 +46,13 @@ async def test_routing_waits_until_the_topic_is_read_and_both_parts_are_in_force
     assert not waiting.done()
     assert control.missing() is None
     await waiting
+
+
+def test_a_region_is_routed_while_the_operating_model_in_force_has_it() -> None:
+    control = ControlState(["eu", "us"], compile_policy_set)
+    routed = [[control.routes(name) for name in ("eu", "us")]]
+    both = region(), region("us", ["US"])
+    for number, regions in enumerate((both[:1], both, both[1:]), 1):
+        control.apply(on_control(operating_model(*regions, number=number)))
+        routed.append([control.routes(name) for name in ("eu", "us")])
+    assert routed == [[False, False], [True, False], [True, True], [False, True]]

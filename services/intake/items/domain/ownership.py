@@ -26,20 +26,27 @@ class MarketOwnership:
                 other = self._owner.setdefault(market, region.id)
                 if other != region.id:
                     raise Poison(f"operating model {model.id}: {other} and {region.id} both own market {market}")
-        self._remembered: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._remembered: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     def regions(self, markets: Sequence[str]) -> tuple[str, ...]:
         """The sorted regions that own `markets`; empty if the markets have faults."""
+        return tuple(self.markets_by_region(markets))
+
+    def markets_by_region(self, markets: Sequence[str]) -> dict[str, list[str]]:
+        """The `markets` in their order, by the sorted regions that own them; empty if the markets have faults."""
         key = tuple(markets)
         remembered = self._remembered.get(key)
         if remembered is not None:
             return remembered
         if any(self.faults(key)):
-            return ()
+            return {}
         if len(self._remembered) >= _REMEMBERED:
             self._remembered.clear()
-        regions = self._remembered[key] = tuple(sorted({self._owner[market] for market in key}))
-        return regions
+        by_region: dict[str, list[str]] = {region: [] for region in sorted({self._owner[market] for market in key})}
+        for market in key:
+            by_region[self._owner[market]].append(market)
+        self._remembered[key] = by_region
+        return by_region
 
     def owner(self, market: str) -> str | None:
         """The region that owns a market, None if no region owns it."""

@@ -1,5 +1,6 @@
 """The progress of a group on real Kafka is never reported too early, with any clocks."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -28,6 +29,16 @@ async def commit(kafka: str, group: str, to: dict[TopicPartition, int]) -> None:
         await consumer.stop()
 
 
+async def behind(offsets: OffsetClient, group: str, topic: str) -> int:
+    """The records that the group has not committed; waits for the first coordinator of a new cluster."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await offsets.behind(group, topic)
+            except Transient:
+                await asyncio.sleep(0.1)
+
+
 async def test_a_group_has_passed_exactly_the_offsets_that_it_has_committed(
     kafka: str, region: str, offsets: OffsetClient
 ) -> None:
@@ -40,13 +51,17 @@ async def test_a_group_has_passed_exactly_the_offsets_that_it_has_committed(
         first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
         assert ends == {first: 2, second: 1}
         assert not await offsets.has_passed(group, ends)
+        assert await behind(offsets, group, topic) == 3
         await commit(kafka, group, {first: 1, second: 1})
         assert not await offsets.has_passed(group, ends)
+        assert await offsets.behind(group, topic) == 1
         await commit(kafka, group, {first: 2})
         assert await offsets.has_passed(group, ends)
+        assert await offsets.behind(group, topic) == 0
         await producer.send([Record(topic, b"k", b"v", [], partition=1)])
         assert await offsets.has_passed(group, ends)
         assert not await offsets.has_passed(group, await offsets.ends([topic]))
+        assert await offsets.behind(group, topic) == 1
     finally:
         await producer.stop()
 
@@ -54,6 +69,8 @@ async def test_a_group_has_passed_exactly_the_offsets_that_it_has_committed(
 async def test_the_end_of_a_topic_that_does_not_exist_is_a_transient_error(offsets: OffsetClient) -> None:
     with pytest.raises(Transient, match="nowhere"):
         await offsets.ends(["piepowder.submissions.nowhere"])
+    with pytest.raises(Transient, match="nowhere"):
+        await offsets.behind("g", "piepowder.submissions.nowhere")
 
 
 async def test_without_kafka_every_call_is_a_transient_error() -> None:
@@ -61,4 +78,6 @@ async def test_without_kafka_every_call_is_a_transient_error() -> None:
     for _ in range(2):
         with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
             await unreachable.ends(["t"])
+        with pytest.raises(Transient, match=r"127\.0\.0\.1:1"):
+            await unreachable.behind("g", "t")
     await unreachable.stop()

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import DECIDED, ITEM, NOTICE, SUPERSEDED, WAITING, WITHDRAWN
 from services.decision.domain.ingest import CaseMessage, NewestVersion, ReceivedCase, ReceivedWithdrawal
-from tests.support.decision.domain import ingested, received_appeal, received_case, received_notice, received_withdrawal
+from tests.support.decision.domain import (
+    ingested,
+    received_appeal,
+    received_case,
+    received_notice,
+    received_withdrawal,
+    under_other_rules,
+)
 
 Post = tuple[str, int | None, str]
 Messages = list[CaseMessage]
@@ -70,7 +77,12 @@ class Stored:
         self.early: set[str] = set()
         self.appeals: dict[str, ReceivedCase] = {}
         self.numbers: dict[str, int] = {}
+        self.reopened = 0
         self._inbox: set[str] = set()
+
+    def outcome(self) -> dict[str, object]:
+        """Everything except the events that were received."""
+        return {name: value for name, value in vars(self).items() if name not in ("reopened", "_inbox")}
 
     def ingest(self, batch: Messages) -> None:
         new = [message for message in batch if message.event_id not in self._inbox]
@@ -92,6 +104,7 @@ class Stored:
             case.received.opened.case_id: case.received for case in changes.cases if appealed_case(case.received)
         }
         self.numbers |= {decision.case_id: decision.n for decision in changes.decisions}
+        self.reopened += changes.reopened
 
     def appealed(self, case_id: str) -> AppealedCase:
         has_open_appeal = case_id in map(appealed_case, self.open_appeals())
@@ -136,6 +149,20 @@ def test_a_repeat_of_the_batches_in_any_order_changes_nothing(
     again = split(messages, size) * 2
     rng.shuffle(again)
     assert stored_after([messages, *again]) == stored_after([messages])
+
+
+@given(topics(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_a_second_opening_of_a_case_under_other_rules_changes_nothing(
+    messages: Messages, size: int, rng: random.Random
+) -> None:
+    opened = [message for message in messages if isinstance(message, ReceivedCase)]
+    again: Messages = [under_other_rules(case, verdict=rng.choice(["review", "approve", "reject"])) for case in opened]
+    rng.shuffle(again)
+    expected = stored_after([messages])
+    for batches in ([messages, *split(again, size)], split([*messages, *again], size), [[*messages, *again]]):
+        stored = stored_after(batches)
+        assert stored.outcome() == expected.outcome()
+        assert stored.reopened == len(again)
 
 
 @given(topics())

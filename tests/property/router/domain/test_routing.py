@@ -2,12 +2,21 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.router.cel import CelConditions
-from services.router.domain.routing import STRICTEST_FIRST, route
+from services.router.domain.routing import STRICTEST_FIRST, OperatingModel, due_at, route
 from services.router.terms import Terms, fold
 from shared.contracts.events import ItemSubmitted, Money, Policy, Seller
-from tests.support.router_samples import FixedConditions, compiled, model, submitted, with_conditions
+from tests.support.router_samples import (
+    FixedConditions,
+    compiled,
+    model,
+    operating_model,
+    region,
+    submitted,
+    with_conditions,
+)
 
 CONDITIONS = [
     'kind == "product"',
@@ -82,6 +91,55 @@ def test_the_same_item_under_the_same_set_gives_the_same_case(
     fresh = compiled(*policies, default=default, terms={"weapons": ["gun"]})
     first = route(item, "eu", cached, model())
     assert first == route(item, "eu", cached, model()) == route(item, "eu", fresh, model())
+
+
+@st.composite
+def models(draw: st.DrawFn, number: int) -> OperatingModel:
+    """An operating model with the regions eu and us; each market belongs to one of them, or to none."""
+    owners = {market: draw(st.sampled_from(["eu", "us", ""])) for market in ("DE", "FR", "US")}
+    queues = {name: draw(st.lists(st.sampled_from(["safety", "content"]), unique=True)) for name in ("eu", "us")}
+    regions = [region(name, [m for m, owner in owners.items() if owner == name], queues[name]) for name in queues]
+    return OperatingModel(operating_model(*regions, number=number))
+
+
+@given(rules, items(), models(1), models(2), st.booleans())
+@settings(max_examples=200)
+def test_no_change_of_the_operating_model_changes_the_verdict_of_an_accepted_item(
+    policies: list[Policy],
+    item: ItemSubmitted,
+    first: OperatingModel,
+    second: OperatingModel,
+    older: bool,
+) -> None:
+    """Promises 1 and 5: an accepted item is routed under every model, to a queue of the model in force."""
+    policy_set = compiled(*policies, terms={"weapons": ["gun"]})
+    if not older:
+        item = replace(item, markets_by_region={"eu": item.item.markets})
+    cases = [route(item, "eu", policy_set, one) for one in (first, second)]
+    assert cases[0].case_id == cases[1].case_id
+    for case, in_force in zip(cases, (first, second), strict=True):
+        levels = in_force.region_route("eu").service_levels
+        assert case.due_at == due_at(case.received_at, levels[case.queue])
+        assert case.trace.operating_model == in_force.id
+    judged = [(case.verdict, case.reasons, case.priority, case.trace.matched, case.trace.held) for case in cases]
+    assert judged[0] == judged[1]
+
+
+@given(st.lists(st.sampled_from(["DE", "FR", "US"]), min_size=1, unique=True), models(1), models(2))
+def test_the_markets_of_an_older_event_are_never_empty_and_are_exact_while_no_market_has_moved(
+    markets: list[str], accepted_under: OperatingModel, in_force: OperatingModel
+) -> None:
+    owned = {
+        name: [m for m in markets if m in accepted_under.region_route(name).markets] for name in accepted_under.regions
+    }
+    if sum(map(len, owned.values())) < len(markets):
+        return  # intake does not accept it
+    event = submitted(markets=markets, regions=[name for name, own in owned.items() if own])
+    for name in event.regions:
+        assert accepted_under.markets_of(event, name) == owned[name]
+        assert in_force.markets_of(event, name)
+        fact = replace(event, markets_by_region={name: own for name, own in owned.items() if own})
+        assert in_force.markets_of(fact, name) == owned[name]
 
 
 @given(items(), st.booleans())

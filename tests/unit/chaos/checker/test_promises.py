@@ -476,7 +476,7 @@ def test_a_change_by_a_replay_is_reported(what: str) -> None:
 
 def test_a_repeated_record_behind_a_parked_one_changes_nothing() -> None:
     before, recording = valid_recording().done(), valid_recording()
-    [head] = [p for p in recording.history.planted if p.kind == "a case that is already stored"]
+    [head] = [p for p in recording.history.planted if p.kind == "an unknown event version"]
     opened = next(r for r in recording.history.records if b"mug" in (r.key or b"") and has_type(r, "case.opened"))
     again = recording.put(opened.topic, "p:product:mug", {}, opened.value or b"")._replace(headers=opened.headers)
     recording.history.records[-1] = again
@@ -484,6 +484,31 @@ def test_a_repeated_record_behind_a_parked_one_changes_nothing() -> None:
     after = recording.done()
     assert titles(after) == []
     assert promises.compare(before, after) == []
+
+
+def opened_again(recording: Recording, *, policy_set: str, queue: str = "another") -> None:
+    """Open the case of the lamp again, as the router does after a repetition of its input."""
+    first = next(r for r in recording.history.records if b"lamp" in (r.key or b"") and has_type(r, "case.opened"))
+    data = msgspec.json.decode(first.value or b"")
+    data |= {"queue": queue, "trace": data["trace"] | {"policy_set": policy_set}}
+    recording.event(first.topic, "eu", "case.opened", (first.key or b"").decode(), derived("again", policy_set), data)
+
+
+def test_an_opening_of_a_known_case_under_other_rules_is_no_new_event_and_no_disorder() -> None:
+    before, recording = valid_recording().done(), valid_recording()
+    opened_again(recording, policy_set="ps-2")
+    after = recording.done()
+    assert titles(after) == []
+    assert promises.compare(before, after) == []
+
+
+def test_an_opening_of_a_known_case_under_the_same_rules_with_another_id_is_a_violation() -> None:
+    before, recording = valid_recording().done(), valid_recording()
+    first = next(r for r in recording.history.records if b"lamp" in (r.key or b"") and has_type(r, "case.opened"))
+    opened_again(recording, policy_set=msgspec.json.decode(first.value or b"")["trace"]["policy_set"])
+    after = recording.done()
+    assert [title for title in titles(after) if "the same item got another result" in title]
+    assert [violation.promise for violation in promises.compare(before, after)] != []
 
 
 def test_the_checker_shares_no_code_with_the_services() -> None:

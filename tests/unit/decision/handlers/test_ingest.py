@@ -3,9 +3,9 @@
 import pytest
 
 from services.decision.handlers.ingest import IngestCases
-from shared.runtime.errors import Poison
+from shared.runtime.errors import Transient
 from tests.support.decision.domain import received_appeal, received_case, received_notice, received_withdrawal, records
-from tests.support.decision.memory import MemoryService
+from tests.support.decision.memory import MemoryService, MemoryTransaction
 
 
 async def test_a_batch_stores_its_cases_decisions_events_queues_and_tallies() -> None:
@@ -71,13 +71,17 @@ async def test_a_second_appeal_is_closed_while_the_first_is_open() -> None:
     assert service.store.tallies == {"decided": 1, "policy/reject": 1, "closed": 1}
 
 
-async def test_a_batch_that_fails_stores_nothing_and_does_not_wake_the_relay() -> None:
+async def test_a_batch_that_fails_stores_nothing_and_does_not_wake_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
     service = MemoryService()
     await service.open(received_case())
     before = set(service.store.inbox)
-    case_id = received_case().opened.case_id
-    with pytest.raises(Poison):
-        await service.open(received_case("b"), received_case(version=9, case_id=case_id))
+
+    async def fail(*_: object) -> None:
+        raise Transient("another writer")
+
+    monkeypatch.setattr(MemoryTransaction, "tally", fail)
+    with pytest.raises(Transient):
+        await service.open(received_case("b"))
     assert (service.store.inbox, len(service.store.cases), service.woken) == (before, 1, 1)
 
 

@@ -1,5 +1,6 @@
 """The local system: a service that ends is started again, within limits; missing topics are a failure."""
 
+import importlib
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from deploy.local import system
 from deploy.local.process import Child
 from deploy.local.system import ServiceProcess, System
-from deploy.services import ServiceSpec, processes
+from deploy.services import SERVICES, STACK_SETTINGS, ServiceSpec, processes
 from piepowder.cli import app
 from shared.kafka import topic_admin
 
@@ -130,6 +131,39 @@ def test_a_service_that_was_killed_on_purpose_stays_stopped(tmp_path: Path) -> N
     assert one.restart() is None
     assert not one.child.alive
     assert one.missing == "killed"
+
+
+def test_a_service_gets_every_documented_setting_that_the_stack_does_not_determine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {
+        service.name: importlib.import_module(f"services.{service.name}.settings").Settings for service in SERVICES
+    }
+    fields = {name for kind in kinds.values() for name in kind.model_fields}
+    assert fields > STACK_SETTINGS
+    for name in fields:
+        monkeypatch.setenv(f"PIEPOWDER_{name.upper()}", "from outside")
+    (tmp_path / "logs").mkdir()
+    local = System(NoServers(), ("eu", "us"), tmp_path)
+    local._prepare_processes(NoServers.database_url)
+    for service in local.services.values():
+        assert service.child.env is not None
+        for name in kinds[service.spec.service.name].model_fields:
+            value = service.child.env.get(f"PIEPOWDER_{name.upper()}")
+            assert (value == "from outside") == (name not in STACK_SETTINGS), (service.name, name, value)
+
+
+def test_a_service_that_calls_another_gets_its_addresses_and_its_own_key(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    local = System(NoServers(), ("eu", "us"), tmp_path)
+    local._prepare_processes(NoServers.database_url)
+    router = local.services["router"].child.env or {}
+    urls = {region: local.url("decision", region) for region in ("eu", "us")}
+    assert msgspec.json.decode(router["PIEPOWDER_DECISION_BY_REGION"]) == urls
+    assert router["PIEPOWDER_DECISION_KEY_FILE"] == str(tmp_path / "router.key")
+    intake = local.services["intake"].child.env or {}
+    assert intake["PIEPOWDER_ROUTER"] == local.url("router")
+    assert intake["PIEPOWDER_ROUTER_KEY_FILE"] == str(tmp_path / "intake.key")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from shared.kafka.consumer import RawRecord
 
 ITEM = ids.item_id("shop", "product", "1", "1")
 SUBMITTED = ids.event_id(ITEM, ITEM_SUBMITTED, "eu")
-OPENED = ids.event_id(SUBMITTED, CASE_OPENED)
+OPENED = ids.event_id(SUBMITTED, CASE_OPENED, "ps-1/om-1")
 TIME = "2026-05-01T09:30:00.000Z"
 ROUTER, DECISION = "piepowder-router-eu", "piepowder-decision-eu"
 
@@ -34,9 +34,9 @@ class NoStore:
     async def merge(self, *_: Any) -> None: ...
 
 
-def letter(group: str, event_type: str, event_id: str, **more: str) -> RawRecord:
+def letter(group: str, event_type: str, event_id: str, *, cause: str = SUBMITTED, **more: str) -> RawRecord:
     about = {"group": group, "offset": "7", "reason": "why", "time": TIME, **more}
-    headers = [("ce_type", event_type.encode()), ("ce_id", event_id.encode())]
+    headers = [("ce_type", event_type.encode()), ("ce_id", event_id.encode()), ("ce_causationid", cause.encode())]
     headers += [(f"dl_{name}", text.encode()) for name, text in about.items()]
     value = f'{{"item_id": "{ITEM}"}}'.encode()
     return ConsumerRecord(topics.deadletters("eu"), 0, 3, 0, 0, b"k", value, None, 0, 0, tuple(headers))
@@ -68,10 +68,11 @@ def test_a_dead_letter_has_the_position_of_its_record_and_of_the_blocking_record
     [
         letter(ROUTER, ITEM_SUBMITTED, SUBMITTED, returned="12"),
         letter(ROUTER, ITEM_WITHDRAWN, ids.event_id(ITEM, ITEM_WITHDRAWN, "eu"), parked="5"),
-        letter(DECISION, CASE_OPENED, ids.derive("another event")),
+        letter(ROUTER, ITEM_SUBMITTED, ids.derive("another event")),
+        letter(DECISION, CASE_OPENED, OPENED, cause=ids.derive("another event")),
         letter("piepowder-audit-eu", CASE_OPENED, OPENED),
     ],
-    ids=["receipt", "withdrawal of the item", "another event with the item id", "dead letter of audit"],
+    ids=["receipt", "withdrawal of the item", "another event with the item id", "a case of another event", "of audit"],
 )
 def test_dead_letters_that_do_not_block_the_item_give_no_facts(record: RawRecord) -> None:
     assert facts_of(record) is None

@@ -27,6 +27,7 @@ def test_an_operating_model_needs_regions_markets_and_a_default_queue() -> None:
     empty = Region(id="eu", markets=[], queues=[], default_queue="general")
     pointers = [fault.pointer for fault in operating_model_faults([empty])]
     assert pointers == ["/regions/0/markets", "/regions/0/default_queue"]
+    assert operating_model_faults([region(), region("us", [])]) == []  # `us` may be draining
 
 
 def test_every_part_of_a_policy_set_is_checked() -> None:

@@ -1,16 +1,18 @@
 """Promise 8: a decision names its policy set; the same item under the same set gives the same verdict and trace."""
 
 import pytest
+from msgspec.structs import replace
 
-from services.router.domain.routing import due_at, route
+from services.router.domain.routing import OperatingModel, due_at, opening_id, require_region, route
 from shared.contracts import ids
-from shared.contracts.events import Policy
-from shared.runtime.errors import Poison
+from shared.contracts.events import Policy, Queue
+from shared.runtime.errors import Poison, Transient
 from tests.support.router_samples import (
     RECEIVED_AT,
     FixedConditions,
     compiled,
     model,
+    operating_model,
     region,
     rule,
     submitted,
@@ -82,9 +84,58 @@ def test_a_policy_with_markets_applies_only_there() -> None:
 def test_markets_of_another_region_do_not_count_for_a_policy_with_markets() -> None:
     limited = rule("us-only", verdict="reject", markets=["US"])
     regions = model(region(), region("us", ["US"]))
-    item = submitted(markets=["DE", "US"])
-    assert route(item, "eu", compiled(limited), regions).verdict == "approve"
-    assert route(item, "us", compiled(limited), regions).verdict == "reject"
+    item = submitted(markets=["DE", "US"], regions=["eu", "us"], markets_by_region={"eu": ["DE"], "us": ["US"]})
+    older = submitted(markets=["DE", "US"], regions=["eu", "us"])
+    for one in (item, older):
+        assert route(one, "eu", compiled(limited), regions).verdict == "approve"
+        assert route(one, "us", compiled(limited), regions).verdict == "reject"
+
+
+def test_a_policy_with_markets_applies_to_an_item_that_was_accepted_before_its_market_moved() -> None:
+    limited = rule("de-only", verdict="reject", markets=["DE"])
+    moved = model(region(markets=["FR"]), region("us", ["US", "DE"]))
+    item = submitted(markets=["DE"], markets_by_region={"eu": ["DE"]})
+    assert route(item, "eu", compiled(limited), moved).verdict == "reject"
+    assert route(submitted(markets=["DE"]), "eu", compiled(limited), moved).verdict == "reject"
+
+
+@pytest.mark.parametrize(
+    ("regions", "markets", "eu"),
+    [
+        (["eu"], ["DE", "FR"], ["DE", "FR"]),  # its only region owned all of its markets
+        (["eu", "us"], ["DE", "FR", "US"], ["FR"]),  # DE belongs to another region of the event now
+        (["eu", "us"], ["DE", "US"], ["DE", "US"]),  # unknown: no policy is left out
+        (["eu", "us"], ["JP", "US"], ["JP"]),  # no region owns it now
+    ],
+)
+def test_the_markets_of_an_older_event_are_the_ones_that_no_other_region_of_the_event_owns(
+    regions: list[str], markets: list[str], eu: list[str]
+) -> None:
+    moved = model(region(markets=["FR"]), region("us", ["US", "DE"]))
+    assert moved.markets_of(submitted(markets=markets, regions=regions), "eu") == eu
+
+
+def test_the_queue_and_the_service_level_are_those_of_the_operating_model_in_force() -> None:
+    policy_set = compiled(rule("a", queue="safety"))
+    item = submitted(markets=["DE"], markets_by_region={"eu": ["DE"]})
+    queues = [Queue(id="general", service_level_minutes=1), Queue(id="safety", service_level_minutes=30)]
+    faster, smaller = replace(region(), queues=queues), region(queues=[])
+    models = [OperatingModel(operating_model(one, number=n)) for n, one in enumerate((region(), faster, smaller))]
+    cases = [route(item, "eu", policy_set, one) for one in models]
+    assert [(case.queue, case.due_at) for case in cases] == [
+        ("safety", "2026-05-01T10:30:00.125Z"),
+        ("safety", "2026-05-01T10:00:00.125Z"),
+        ("general", "2026-05-02T09:30:00.125Z"),
+    ]
+
+
+def test_the_default_queue_replaces_the_queue_of_a_policy_whose_markets_have_left_the_region() -> None:
+    policy_set = compiled(rule("a", queue="safety", markets=["DE"]), rule("b", queue="safety", priority=9))
+    item = submitted(markets=["DE"], markets_by_region={"eu": ["DE"]})
+    moved = OperatingModel(operating_model(region(markets=["FR"]), region("us", ["US", "DE"]), number=2))
+    case = route(item, "eu", policy_set, moved)
+    assert (case.queue, case.trace.matched) == ("general", ["a", "b"])
+    assert route(item, "eu", policy_set, model()).queue == "safety"
 
 
 def test_a_policy_with_a_failing_condition_and_no_false_condition_proposes_a_review() -> None:
@@ -135,15 +186,27 @@ def test_an_invalid_time_of_receipt_is_poison(received_at: str) -> None:
         due_at(received_at, 60)
 
 
-@pytest.mark.parametrize("markets", [["US"], []])
-def test_an_item_without_a_market_of_the_region_is_poison(markets: list[str]) -> None:
-    with pytest.raises(Poison, match="do not belong to region 'eu'"):
-        route(submitted(markets=markets), "eu", compiled(), model())
+def test_an_item_is_routed_in_the_regions_that_its_event_names_whatever_they_own_now() -> None:
+    for one in (submitted(markets=["US"]), submitted(markets=["US"], markets_by_region={"eu": ["US"]})):
+        assert route(one, "eu", compiled(), model(region(), region("us", ["US"]))).queue == "general"
 
 
-def test_a_region_that_is_not_in_the_operating_model_is_poison() -> None:
-    with pytest.raises(Poison, match="has no region 'moon'"):
-        route(submitted(), "moon", compiled(), model())
+def test_an_event_that_does_not_name_the_region_of_its_topic_is_poison() -> None:
+    require_region(submitted(regions=["us", "eu"]), "eu")
+    with pytest.raises(Poison, match="names the regions us, not 'eu'"):
+        require_region(submitted(regions=["us"]), "eu")
+
+
+def test_a_region_that_is_not_in_the_operating_model_waits() -> None:
+    with pytest.raises(Transient, match="no region 'uk'"):
+        route(submitted(), "uk", compiled(), model())
+
+
+def test_the_id_of_an_opening_depends_on_its_cause_its_type_and_the_rules() -> None:
+    ids_of = [opening_id(*parts) for parts in [("c", "t", "p", "o"), ("d", "t", "p", "o"), ("c", "u", "p", "o"),
+                                               ("c", "t", "q", "o"), ("c", "t", "p", "n")]]  # fmt: skip
+    assert len(set(ids_of)) == 5
+    assert opening_id("c", "t", "p", "o") == ids.event_id("c", "t", "p/o")
 
 
 def test_a_cached_outcome_is_not_used_under_another_operating_model() -> None:

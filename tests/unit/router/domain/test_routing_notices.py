@@ -18,7 +18,6 @@ from shared.contracts.events import (
     NoticeSubmitted,
     Reporter,
 )
-from shared.runtime.errors import Poison
 from tests.support.router_samples import RECEIVED_AT, compiled, model, region, rule
 
 NOTICE_ID = ids.derive("a notice")
@@ -89,9 +88,8 @@ def test_authorities_trusted_flaggers_and_notices_about_child_abuse_have_higher_
     assert noticed("user", "csam").priority == 1
 
 
-def test_a_notice_without_a_market_of_the_region_is_poison() -> None:
-    with pytest.raises(Poison, match="the notice's markets"):
-        noticed(markets=("US",))
+def test_a_notice_whose_market_has_left_the_region_goes_to_the_notice_queue() -> None:
+    assert noticed(markets=("US",)).queue == "notices"
 
 
 def test_an_appeal_goes_to_the_appeal_queue_and_names_the_contested_decision() -> None:

@@ -11,8 +11,9 @@ from services.router.handlers import check as check_module
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.policies import compile_policy_set
 from shared.contracts.events import Policy, Queue, Region
+from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
-from tests.support.router_samples import on_control, operating_model, policies, region, rule
+from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
 
 
 def empty_control() -> ControlState:
@@ -35,7 +36,7 @@ async def differences(
     in_force: ControlState | None = None,
 ) -> dict[str, str]:
     """The differences of a publication, by name."""
-    result = await CheckPublication(in_force or control()).check(regions, diff, policy_set)
+    result = await CheckPublication(in_force or control(), Progress()).check(regions, diff, policy_set)
     return {one.what: one.how for part in (result.operating_model, result.policy_set) for one in part or []}
 
 
@@ -89,7 +90,8 @@ async def test_a_diff_has_only_the_changed_regions_and_the_others_stay() -> None
         "regions/eu/default_queue": "changed",
     }
     assert await differences(diff=[region("uk", ["GB"])]) == {"regions/uk": "added"}
-    assert await differences(regions=[region("eu")]) == {"regions/us": "removed"}
+    both = [region("eu"), region("us", ["US", "MX"])]
+    assert await differences(regions=both) == {"regions/us/markets/MX": "added"}
 
 
 async def test_without_anything_in_force_everything_is_added() -> None:
@@ -127,7 +129,7 @@ async def test_checks_are_bounded_in_size_and_in_number(monkeypatch: pytest.Monk
     monkeypatch.setattr(check_module, "MAX_CONDITIONS", 2)
     assert (await faults(policy_set=content(rule("a", "true", "true", "true")))).keys() == {"/policy_set/policies"}
 
-    checker = CheckPublication(control())
+    checker = CheckPublication(control(), Progress())
     results = await asyncio.gather(
         *(checker.check(None, [region("eu")], None) for _ in range(9)), return_exceptions=True
     )
@@ -139,3 +141,21 @@ async def test_a_check_brings_nothing_into_force() -> None:
     before = in_force.rules
     await differences(policy_set=content(rule("z")), diff=[region("uk", ["GB"])], in_force=in_force)
     assert in_force.rules == before
+
+
+async def test_a_check_reports_what_waits_in_a_region_that_leaves_the_model() -> None:
+    checker = CheckPublication(control(), Progress(us=["3 open cases"]))
+    with pytest.raises(InputRejected) as rejected:
+        await checker.check([region(markets=["DE", "FR", "US"])], None, None)
+    [fault] = rejected.value.faults
+    assert fault.detail.endswith("it owns US, so publish it without markets first; 3 open cases")
+    state = empty_control()
+    state.apply(on_control(operating_model(region("eu"), region("us", []))))
+    with pytest.raises(InputRejected, match="3 open cases"):
+        await CheckPublication(state, Progress(us=["3 open cases"])).check([region()], None, None)
+    result = await CheckPublication(state, Progress()).check([region()], None, None)
+    assert [(one.what, one.how) for one in result.operating_model or []] == [("regions/us", "removed")]
+    unknown = Progress()
+    unknown.unknown = True
+    with pytest.raises(Transient, match="decision service of us"):
+        await CheckPublication(state, unknown).check([region()], None, None)

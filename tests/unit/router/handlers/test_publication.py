@@ -15,8 +15,9 @@ from shared.contracts.events import Policy, Region
 from shared.contracts.topics import CONTROL
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
+from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
-from tests.support.router_samples import on_control, operating_model, policies, region, rule
+from tests.support.router_samples import Progress, on_control, operating_model, policies, region, rule
 
 
 class LoopbackTopic:
@@ -41,8 +42,9 @@ class RouterInMemory:
     def __init__(self) -> None:
         self.control = ControlState(["eu"], compile_policy_set)
         self.topic = LoopbackTopic(self.control)
+        self.progress = Progress()
         clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
-        self.publisher = PublishControl(self.control, self.topic, clock, apply_seconds=0.05)
+        self.publisher = PublishControl(self.control, self.topic, clock, self.progress, apply_seconds=0.05)
 
     async def publish(
         self, regions: list[Region] | None = None, rules: list[Policy] | None = None, **terms: list[str]
@@ -142,6 +144,43 @@ async def test_a_new_policy_set_must_fit_the_operating_model_in_force(router: Ro
 
 async def test_an_operating_model_without_a_region_of_this_router_is_rejected(router: RouterInMemory) -> None:
     assert "this router serves it" in (await router.faults([region("us", ["US"])]))["/operating_model/regions"]
+
+
+async def test_a_region_leaves_the_model_without_markets_and_drained(router: RouterInMemory) -> None:
+    eu, us = region(), region("us", ["US"])
+    await router.publish([eu, us], [rule("a")])
+    [detail] = (await router.faults([eu])).values()
+    assert detail == "region 'us' cannot leave the model yet: it owns US, so publish it without markets first"
+    await router.publish([region(markets=["DE", "FR", "US"]), region("us", [])])
+    router.progress.waiting["us"] = ["12 open cases (general 12)", "3 records"]
+    assert await router.faults([eu]) == {
+        "/operating_model/regions": "region 'us' cannot leave the model yet: 12 open cases (general 12); 3 records"
+    }
+    router.progress.waiting.clear()
+    await router.publish([eu])
+    assert router.control.rules.operating_model.regions == {"eu"}
+
+
+async def test_a_publication_waits_while_it_is_not_known_whether_a_leaving_region_is_drained(
+    router: RouterInMemory,
+) -> None:
+    await router.publish([region(), region("us", ["US"])], [rule("a")])
+    await router.publish([region(markets=["DE", "FR", "US"]), region("us", [])])
+    router.progress.unknown = True
+    with pytest.raises(Transient, match="decision service of us"):
+        await router.publish([region()])
+    await router.publish([region(queues=["safety", "content"]), region("us", ["US"])])  # no region leaves
+    [detail] = (await router.faults([region()])).values()
+    assert "owns US" in detail
+    assert "is not known: The decision service of us does not respond." in detail
+
+
+async def test_only_a_region_of_the_model_in_force_may_own_no_market(router: RouterInMemory) -> None:
+    await router.publish([region(), region("us", ["US"])], [rule("a")])
+    faults = await router.faults([region(), region("us", []), region("uk", [])])
+    assert faults == {"/operating_model/regions/2/markets": "region 'uk' is new and owns no market"}
+    faults = await router.faults([region(markets=[]), region("us", [])])
+    assert list(faults) == ["/operating_model/regions/0/markets", "/operating_model/regions/1/markets"]
 
 
 async def test_a_deleted_part_stays_in_force_until_its_next_publication_with_any_number(router: RouterInMemory) -> None:

@@ -159,7 +159,7 @@ async def test_an_item_with_other_markets_than_the_previous_item_is_routed_by_th
         ("NL", "US"): ("approve", ["ALL"], ["all"]),  # the policy of a market of another region does not count
     }
     for order in permutations(expected):
-        batch = [submitted(markets=listed) for listed in order]
+        batch = [submitted(markets=listed, regions=["eu", "us"] if "US" in listed else ["eu"]) for listed in order]
         router = RegionRouting(compiled(*rules), model(*markets))
         for _ in range(2):
             cases = await router.cases(*batch)
@@ -167,12 +167,21 @@ async def test_an_item_with_other_markets_than_the_previous_item_is_routed_by_th
             assert found == [expected[listed] for listed in order]
 
 
+async def test_an_item_that_was_accepted_before_its_market_moved_has_its_own_outcome() -> None:
+    rules = [rule("de", verdict="reject", markets=["DE"]), rule("us", verdict="review", markets=["US"])]
+    router = RegionRouting(compiled(*rules), model(region(markets=["FR"]), region("us", ["US", "DE"])), "us")
+    before = submitted(markets=["DE", "US"], regions=["eu", "us"], markets_by_region={"eu": ["DE"], "us": ["US"]})
+    after = submitted(markets=["DE", "US"], regions=["us"], markets_by_region={"us": ["DE", "US"]})
+    for _ in range(2):
+        assert [case.verdict for case in await router.cases(before, after, before)] == ["review", "reject", "review"]
+
+
 async def test_regions_with_one_policy_set_route_the_same_item_by_their_own_markets_and_queues() -> None:
     rules = [rule("de", verdict="reject", markets=["DE"]), rule("us", queue="safety", markets=["US"])]
     shared_set = compiled(*rules)
     both = model(region(queues=["safety"]), region("us", ["US"], queues=[]))
     eu, us = RegionRouting(shared_set, both), RegionRouting(shared_set, both, "us")
-    one = submitted(markets=["DE", "US"])
+    one = submitted(markets=["DE", "US"], regions=["eu", "us"])
     for _ in range(2):
         [here], [there] = await eu.cases(one), await us.cases(one)
         assert (here.verdict, here.trace.matched, here.queue) == ("reject", ["de"], "general")

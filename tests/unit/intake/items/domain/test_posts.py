@@ -99,10 +99,29 @@ def test_a_valid_item_becomes_one_event_for_each_region_that_owns_its_markets(in
         assert event.attributes.source == "piepowder/intake"
         assert event.attributes.time == event.data.received_at == NOW
         assert (event.data.item_id, event.data.regions, event.data.version) == (accepted.item_id, ["eu", "us"], 7)
+        assert (event.data.operating_model, event.data.markets_by_region) == ("om-1", {"eu": ["DE"], "us": ["US"]})
         assert event.data.client == "shop"
         sent = msgspec.to_builtins(event.data.item)
         assert sent == {name: PRODUCT[name] for name in sent}
         assert sent.keys() == PRODUCT.keys() - {"platform", "kind", "id", "version", "reference"}
+
+
+def test_an_event_names_the_regions_and_markets_of_the_operating_model_in_force() -> None:
+    intake = item_intake()
+    post = PRODUCT | {"markets": ["US", "FR", "DE"]}
+    found = []
+    for owned in ((["DE", "FR"], ["US"]), (["FR"], ["US", "DE"]), (["DE", "FR", "US"], ["MX"])):
+        intake.apply(published(model(("eu", owned[0]), ("us", owned[1]))))
+        accepted = prepared(intake, post)
+        [record, *_] = accepted.records
+        event = decode(tuple(record.headers), record.key, record.value, region="eu")
+        assert list(accepted.regions) == event.data.regions == list(event.data.markets_by_region)
+        found.append(event.data.markets_by_region)
+    assert found == [
+        {"eu": ["FR", "DE"], "us": ["US"]},
+        {"eu": ["FR"], "us": ["US", "DE"]},
+        {"eu": ["US", "FR", "DE"]},
+    ]
 
 
 @pytest.mark.parametrize("post", [SELLER, CONTENT], ids=["seller", "content"])
