@@ -45,6 +45,7 @@ _EVENT_EXAMPLE: Final[dict[str, Any]] = {
     "causation_id": None,
     "traceparent": None,
     "extensions": {},
+    "conflict": False,
     "data": {"item_id": "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de", "platform": "shop", "kind": "product"},
 }
 
@@ -74,6 +75,14 @@ class EventPageView(msgspec.Struct, frozen=True):
     region: str
     events: list[EntryView]
     next: int | None
+
+
+class ConflictPageView(msgspec.Struct, frozen=True):
+    """Events with the id of an earlier event and other values, newest first; `next` is the cursor of the next page."""
+
+    region: str
+    conflicts: list[EntryView]
+    next: str | None
 
 
 class DeadLetterPageView(msgspec.Struct, frozen=True):
@@ -187,6 +196,22 @@ async def deadletters(_: Auditor, store: TheStore, limit: Limit = 100, cursor: C
     found = await store.dead_letters(before=_LARGEST if before is None else before, limit=limit)
     following = encode_cursor(found[-1].n) if len(found) == limit and found[-1].n > 1 else None
     return json_response(DeadLetterPageView(store.region, found, following))
+
+
+@router.get(
+    "/conflicts",
+    summary="Events with the id of an earlier event and other values, newest first",
+    description="The first event of an id is at `/v1/events/{event_id}`; the timeline of the subject has all of them.",
+    responses={
+        200: struct(
+            ConflictPageView, {"region": "eu", "conflicts": [_EVENT_EXAMPLE | {"conflict": True}], "next": None}
+        )
+    },
+)
+async def conflicts(_: Auditor, store: TheStore, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    before = decode_cursor(cursor, Natural)
+    found, following = await handlers.conflicts(store, _LARGEST if before is None else before, limit)
+    return json_response(ConflictPageView(store.region, found, encode_cursor(following)))
 
 
 @router.get("/totals", summary="Size of the log")
