@@ -43,7 +43,7 @@ _CONTENT_HASHED: Final = frozenset({ITEM_SUBMITTED, NOTICE_SUBMITTED, APPEAL_SUB
 another client may post the same item, and the regions follow from the operating model of the moment."""
 _NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
     ITEM_WITHDRAWN: frozenset({"withdrawn_at", "client", "regions"}),
-    CASE_OPENED: frozenset({"received_at", "due_at"}),
+    CASE_OPENED: frozenset({"received_at", "due_at", "client", "requested_at"}),
     CASE_WITHDRAWN: frozenset({"withdrawn_at"}),
 }
 _FROM_THE_CLIENT: Final[Mapping[str, tuple[str, ...]]] = {

@@ -13,6 +13,7 @@ from services.intake.items.queries import ItemQueries
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.items.store import ItemStatusStore
 from services.intake.items.submission import ItemSubmission, available_queries
+from services.intake.items.used_versions import UsedVersions
 from services.intake.items.withdrawals import Withdrawals
 from services.intake.kafka import Clusters
 from services.intake.notices import api as notices_api
@@ -58,8 +59,14 @@ async def run(settings: Settings) -> bool:
     intake = ItemIntake(
         codes=codes.load(), publishers={region: publishers[settings.bootstrap(region)] for region in service.regions}
     )
+    used, notices = UsedVersions(), Notices(intake, codes.load(), service.clock)
     submission = ItemSubmission(
-        intake, service.readiness, service.clock, max_batches=settings.batch_calls, idle_seconds=settings.idle_seconds
+        intake,
+        used,
+        service.readiness,
+        service.clock,
+        max_batches=settings.batch_calls,
+        idle_seconds=settings.idle_seconds,
     )
     clusters = Clusters(service)
     router = RouterCheck(settings.router, settings.router_key_file)
@@ -77,7 +84,7 @@ async def run(settings: Settings) -> bool:
     app = service.app
     app.state.body_seconds = settings.idle_seconds
     items_api.available_submission.provide(app, submission)
-    notices_api.available_notices.provide(app, Notices(intake, codes.load(), service.clock))
+    notices_api.available_notices.provide(app, notices)
     add_error_responses(app)
     for api in (items_api, notices_api, requests_api, clients_api):
         app.include_router(api.router)
@@ -85,7 +92,12 @@ async def run(settings: Settings) -> bool:
     async def use_database(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop) as database:
             if database is not None:
-                await _use(database, service, settings, intake, clusters, router, published, stop)
+                used.hashes = ItemStatusStore(database)
+                notices.complaints = ComplaintStore(database, ItemStatusStore(database))
+                try:
+                    await _use(database, service, settings, intake, clusters, router, published, stop)
+                finally:
+                    used.hashes = notices.complaints = None
 
     try:
         served = FastPath(app, {("POST", "/v1/items"): submission.post_item})

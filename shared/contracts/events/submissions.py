@@ -83,12 +83,14 @@ class _ItemEvent(Struct, frozen=True, kw_only=True):
 
 
 class ItemSubmitted(_ItemEvent, frozen=True, kw_only=True):
-    """A client posted a version of a subject. Without `version`, the content's hash identifies it."""
+    """A client posted a version of a subject. Without `version`, the content's hash identifies it. `requested_at` is
+    the time of the post by the client's clock, if the client stated it."""
 
     content_hash: str
     client: str
     reference: str = ""
     received_at: str
+    requested_at: str = ""
     regions: list[str]
     item: Item
 

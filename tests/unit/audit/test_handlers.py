@@ -55,8 +55,8 @@ class FakeStore:
     async def event_sizes(self, *, after: int, limit: int) -> list[TimelineEntry]:
         return [s for s in self._entries if s.position.seq > after][:limit]
 
-    async def conflict_sizes(self, *, before: int, limit: int) -> list[TimelineEntry]:  # noqa: ARG002
-        return []
+    async def conflict_sizes(self, *, before: int, limit: int) -> list[TimelineEntry]:
+        return [s for s in self._entries if s.position.seq < before][:limit]
 
     async def views(self, entries: Sequence[TimelineEntry]) -> list[EntryView]:
         rest: dict[str, Any] = {
