@@ -60,16 +60,20 @@ async def test_a_late_post_without_a_version_is_superseded_if_its_client_stated_
         stated = {"client": client, "requested_at": f"2026-05-01T11:59:0{second}.000Z"}
         return encoded(REGION, version=None, content=content, **stated)
 
+    async def states_by_content() -> dict[str, str]:
+        cases = await service.outside.fetch("SELECT opened, state FROM cases")
+        return {json.loads(row[0])["item"]["text"]: row[1] for row in cases}
+
     await service.open(post("new", 2))
     await service.open(post("late", 1))
-    assert await service.states() == ["superseded", "waiting"]
+    assert await states_by_content() == {"new": "waiting", "late": "superseded"}
     await service.open(post("newer", 3))
     await service.open(post("late too", 2))
     await service.open(encoded(REGION, version=None, content="without a time"))
     await service.open(post("of another client", 1, "other"))
-    cases = await service.outside.fetch("SELECT opened, state FROM cases")
-    found = {json.loads(row[0])["item"]["text"]: row[1] for row in cases}
+    found = await states_by_content()
     assert [text for text, state in found.items() if state == "waiting"] == ["of another client"]
+    assert len(found) == 6
     assert await service.event_types() == ["case.superseded"] * 5
     [newest] = await service.outside.fetch("SELECT client, requested_at FROM subjects")
     assert (newest[0], newest[1].isoformat()) == ("other", "2026-05-01T11:59:01+00:00")
