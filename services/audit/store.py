@@ -4,7 +4,8 @@ Each event is appended once, and the sequence has no gap, because there is one w
 writer locks the head's row, leaves out events that are in the log already, copies the others behind the last entry and
 moves the head. An event with a known id and other values is a conflict: it is appended too, under a key of its own. A
 database sequence would give out numbers before the commit, and lose the numbers of a rollback. The cost of a batch does
-not grow with the log: for each event, one lookup and one insert in two B-trees with narrow keys; totals are counters.
+not grow with the log: for each event, one insert in two B-trees with narrow keys, and one lookup if the last batches
+had repeats; totals are counters.
 """
 
 from collections import Counter
@@ -21,8 +22,6 @@ from services.audit.domain import (
     DEADLETTER,
     AppendResult,
     Conflict,
-    EntryView,
-    KafkaPosition,
     LoggedDeadLetter,
     LoggedEvent,
     LogHead,
@@ -30,8 +29,12 @@ from services.audit.domain import (
     TimelineEntry,
     conflict,
 )
-from shared.contracts.envelope import Attributes
+from services.audit.views import DeadLetterView, EntryView
+from shared.contracts.envelope import Attributes, RecordId
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.postgres import positions
 from shared.postgres.database import Connection, Database
+from shared.postgres.positions import PositionTable
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
@@ -94,6 +97,7 @@ deadletters = sa.Table(
     sa.Column("subject", sa.Text),
     sa.UniqueConstraint("topic", "partition", "offset", "consumer_group"),
 )
+positions.position_tables(metadata)
 sa.Index("deadletters_by_subject", sa.func.hashtextextended(deadletters.c.subject, _SEED), deadletters.c.seq)
 
 _LOG_COLUMNS: Final = tuple(column.name for column in log.columns if column.name != "conflicts_with")
@@ -104,24 +108,9 @@ _FIRST: Final = """
 SELECT event_id::text, type, source, time, subject, region, correlation_id::text, causation_id::text, sha256(data)
 FROM log WHERE event_id = ANY($1::uuid[])"""
 
-_NOWHERE: Final = KafkaPosition("", 0, 0)  # the position of a stored event, which is not compared
+_NOWHERE: Final = RecordId("", 0, 0)  # the position of a stored event, which is not compared
 
 _Row: TypeAlias = tuple[LoggedEvent, Conflict | None]
-
-
-class DeadLetterView(msgspec.Struct, frozen=True):
-    """A dead letter; `n` is its number among the dead letters of the log."""
-
-    n: int
-    topic: str
-    partition: int
-    offset: int
-    group: str
-    reason: str
-    key: str | None
-    time: str
-    event_id: str | None
-    subject: str | None
 
 
 class Store:
@@ -130,11 +119,18 @@ class Store:
     def __init__(self, database: Database, region: str) -> None:
         self._database = database
         self.region = region
+        self.positions = PositionTable(database)
         self._expects_repeats = False
 
-    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult:
-        """Append the events and dead letters that are not in the log yet, in their order; all or nothing."""
+    async def append(
+        self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter], moves: Moves = NO_MOVES
+    ) -> AppendResult:
+        """Append the events and dead letters that are not in the log yet, in their order; all or nothing.
+
+        `moves` are stored with them; raises PositionChangedError.
+        """
         async with self._database.transaction() as connection:
+            await positions.advance(connection, moves)
             # No sequential scans: a plan made while the log was small would read the whole log at every append.
             row = await connection.fetchrow(
                 "SELECT size, deadletters, set_config('enable_seqscan', 'off', true) FROM head FOR UPDATE"

@@ -53,6 +53,7 @@ class FetchedBatch(NamedTuple, Generic[M]):
     `parts`: in order, undecodable records and runs of messages that may be handled together.
     `full`: the batch has no room for more records.
     `caught_up`: the poll time of each partition without further records; None if this is unknown.
+    `following`: the offset of the next record of each partition after this batch.
     `revocations`: the reader's count of revocations when the first record was fetched.
     `failure`: the error that ended the batch early; the loop raises it after it has handled the batch.
     """
@@ -61,6 +62,7 @@ class FetchedBatch(NamedTuple, Generic[M]):
     parts: "list[Part[M]]"
     full: bool
     caught_up: dict[TopicPartition, int] | None
+    following: dict[TopicPartition, int]
     revocations: int
     failure: Exception | None
 
@@ -104,6 +106,12 @@ class BatchReader(Generic[M]):
         """Note the end of a rebalance."""
         self._rebalancing = False
         self._assignment_changes += 1
+
+    async def restart(self) -> None:
+        """Drop the records that are already read, because the consumer starts at other positions."""
+        self.revocations += 1
+        self._assignment_changes += 1
+        await self.discard()
 
     async def next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M] | None:
         """The batch that was read ahead, or a new one; None when `stop` is set first.
@@ -165,12 +173,15 @@ class BatchReader(Generic[M]):
                 break
         if not portion and assignment_changes == self._assignment_changes and not self._rebalancing:
             caught_up = {tp: ms for tp, ms in polled_at.items() if ms is not None and tp not in decoded.records}
-        return FetchedBatch(decoded.records, decoded.parts, self._room(decoded) <= 0, caught_up, revocations, failure)
+        following = await _following(consumer, decoded.records)
+        is_full = self._room(decoded) <= 0
+        return FetchedBatch(decoded.records, decoded.parts, is_full, caught_up, following, revocations, failure)
 
     async def _read_one_by_one(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M]:
         """Read one record of each partition, to find the one that the Kafka client cannot parse, and skip it."""
         decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
-        for tp in sorted(consumer.assignment()):
+        skipped: dict[TopicPartition, int] = {}
+        for tp in sorted(consumer.assignment() - consumer.paused()):
             try:
                 portion = await consumer.getmany(tp, timeout_ms=_SINGLE_POLL_MS, max_records=1)
             except ValueError as error:
@@ -183,14 +194,17 @@ class BatchReader(Generic[M]):
                 about = {"topic": tp.topic, "partition": tp.partition, "offset": offset, "reason": reason}
                 log.error("dead-lettered", extra=about)
                 consumer.seek(tp, offset + 1)
+                skipped[tp] = offset + 1
                 self.one_by_one = False
             else:
                 if portion and self.revocations != revocations:
                     decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
+                    skipped = {}
                 decoded.add(portion)
         if not decoded.size:
             await wait(stop, _SINGLE_POLL_MS / 1000)  # there may be no assignment yet
-        return FetchedBatch(decoded.records, decoded.parts, False, None, revocations, None)
+        following = skipped | await _following(consumer, decoded.records)
+        return FetchedBatch(decoded.records, decoded.parts, False, None, following, revocations, None)
 
     def _room(self, decoded: "_DecodedBatch[M]") -> int:
         """The number of further records, of the same average size, that the batch has room for."""
@@ -241,6 +255,15 @@ class _DecodedBatch(Generic[M]):
         if ends_run:
             self._run = []
             self.parts.append(self._run)
+
+
+async def _following(consumer: AIOKafkaConsumer, records: RecordsByPartition) -> dict[TopicPartition, int]:
+    """The client's position in each partition of a batch: it may skip offsets that no record has."""
+    assigned = consumer.assignment()
+    return {
+        tp: max(of[-1].offset + 1, await consumer.position(tp)) if tp in assigned else of[-1].offset + 1
+        for tp, of in records.items()
+    }
 
 
 async def _fetch(consumer: AIOKafkaConsumer, wait_ms: int, limit: int) -> RecordsByPartition:

@@ -19,26 +19,26 @@ from starlette.types import Receive, Scope, Send
 
 from services.intake import metrics
 from services.intake.items import long_poll
-from services.intake.items.batch import MAX_BYTES, TOO_LARGE, Batch
+from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
 from services.intake.items.used_versions import UsedVersions
 from services.intake.items.views import fast_receipt
-from services.intake.problems import OVERLOADED, problem_of
+from services.intake.problems import submission_problem
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import charge, record_refused
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import BodyHeaders
-from shared.http.problems import INVALID_REQUEST, Problem, not_ready
+from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
-from shared.http.server import DISCONNECT
-from shared.runtime.clock import Clock, from_text, to_text
+from shared.http.server import DISCONNECT, stopping
+from shared.runtime.clock import Clock, from_text_or_none, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import InputRejected
+from shared.validation.faults import INVALID_REQUEST, InputRejected
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ class ItemSubmission:
             body = await encoded_bodies.whole(
                 request, head, self._idle_seconds, limit=posts.MAX_BODY_BYTES, too_large=posts.too_large
             )
+            body = body.removeprefix(encoded_bodies.BYTE_ORDER_MARK)
             now = self._clock.now()
             requested_at = requested(head.request_time, now) if head.request_time else ""
             item = self._intake.prepare(body, client, to_text(now), requested_at)
@@ -88,7 +89,7 @@ class ItemSubmission:
             await self._intake.submit([item])
             conflict = bool(await self._used.conflicts([item], client, looked_up))
         except (InputRejected, Overloaded, Poison, Problem, Transient) as error:
-            problem = problem_of(error)
+            problem = submission_problem(error)
             self._outcomes[problem.details.status].inc()
             raise problem from error
         except ClientDisconnect:
@@ -113,7 +114,7 @@ class ItemSubmission:
         """`POST /v1/items/batch`."""
         client, head = self._accept(request, *_NDJSON_TYPES)
         if head.length > MAX_BYTES:
-            raise TOO_LARGE(
+            raise BODY_TOO_LARGE(
                 f"The body is larger than {MAX_BYTES >> 20} MiB; no item was accepted. Split it into calls."
             )
         if self._batches >= self._max_batches:
@@ -153,23 +154,23 @@ class ItemSubmission:
 
 
 def requested(text: str, now: datetime) -> str:
-    """The time in a `Request-Time` header (after a comma) as RFC 3339 text in UTC. Raises a 422 Problem."""
+    """The time in a `Request-Time` header (after a comma) as RFC 3339 text in UTC. Raises InputRejected."""
     text = text.removeprefix(",").strip()
-    try:
-        if _is_rfc3339(text) is None:
-            raise ValueError(text)
-        moment = from_text(text)
-    except ValueError as error:
+    moment = from_text_or_none(text) if _is_rfc3339(text) is not None else None
+    if moment is None:
         detail = f"{text!r:.60} is not an RFC 3339 time with an offset, such as '2026-05-01T09:30:00.250Z'"
-        raise INVALID_REQUEST(detail, pointer=_REQUEST_TIME) from error
+        raise INVALID_REQUEST(detail, _REQUEST_TIME)
     if moment - now > _MAX_AHEAD:
         detail = f"{to_text(moment)} is more than a day ahead of the server's time {to_text(now)}; check the clock"
-        raise INVALID_REQUEST(detail, pointer=_REQUEST_TIME)
+        raise INVALID_REQUEST(detail, _REQUEST_TIME)
     return to_text(moment)
 
 
 class _StreamingVerdicts(Response):
-    """A streaming response; disconnects a client that reads nothing for `patience` seconds."""
+    """A streaming response; disconnects a client that reads nothing for `patience` seconds.
+
+    If the service stops before the last verdict, the last line is a problem.
+    """
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], *, patience: float) -> None:
         self.status_code = 200
@@ -194,5 +195,9 @@ class _StreamingVerdicts(Response):
             except TimeoutError:
                 log.warning("a client did not read its verdicts", extra={"seconds": self._patience})
                 scope["extensions"][DISCONNECT]["abort"]()
+                return
+            except asyncio.CancelledError:
+                last = msgspec.json.encode(stopping().details) + b"\n"
+                await send({"type": "http.response.body", "body": last, "more_body": False})
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})

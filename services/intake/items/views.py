@@ -175,7 +175,7 @@ class ItemTotalsView(View):
     )
 
 
-class FastReceipt(msgspec.Struct, frozen=True):
+class FastReceiptView(msgspec.Struct, frozen=True):
     """An `ItemReceiptView` as the hot path encodes it."""
 
     item_id: str
@@ -188,12 +188,12 @@ class FastReceipt(msgspec.Struct, frozen=True):
     conflict: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-def fast_receipt(item: PreparedItem, *, conflict: bool) -> FastReceipt:
+def fast_receipt(item: PreparedItem, *, conflict: bool) -> FastReceiptView:
     """The receipt of an accepted item, without a status."""
     regions = {region: {"event_id": event} for region, event in zip(item.regions, item.event_ids, strict=True)}
     url = f"/v1/items/{item.item_id}"
     said = True if conflict else msgspec.UNSET
-    return FastReceipt(item.item_id, item.subject, item.version, item.content_hash, regions, url, conflict=said)
+    return FastReceiptView(item.item_id, item.subject, item.version, item.content_hash, regions, url, conflict=said)
 
 
 def withdrawal_receipt(withdrawal: PreparedWithdrawal) -> WithdrawalReceiptView:

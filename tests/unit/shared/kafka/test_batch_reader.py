@@ -42,6 +42,11 @@ class ScriptedClient:
     def assignment(self) -> set[TopicPartition]:
         return {PARTITION}
 
+    def paused(self) -> set[TopicPartition]:
+        return set()
+
+    def pause(self, *_: TopicPartition) -> None: ...
+
     def last_poll_timestamp(self, _: TopicPartition) -> int:
         return 5
 
@@ -166,12 +171,15 @@ async def test_handled_until_is_empty_while_it_is_unknown_for_one_partition() ->
     member = client.member
     assert member is not None
     assert member.handled_until() == {}
-    member.partitions_assigned({PARTITION, other})
+    member.partitions_assigned(client, {PARTITION, other})
+    assert member.handled_until() == {}, "the positions are not read yet"
+    member._positions._unplaced.clear()
     member._lag._handled_until[PARTITION] = 5
     assert member.handled_until() == {}
     member._lag._handled_until[other] = 7
     assert member.handled_until() == {PARTITION: 5, other: 7}
-    member.partitions_assigned({other})
+    member.partitions_assigned(client, {other})
+    member._positions._unplaced.clear()
     assert member.handled_until() == {other: 7}
 
 
@@ -181,7 +189,7 @@ async def test_caught_up_is_unknown_after_a_revocation_during_the_first_poll() -
     assert (batch.revocations, revocations(client)) == (1, 1), "the records are of the new assignment"
     assert batch.caught_up is None
     assert client.member is not None
-    client.member.partitions_assigned({PARTITION})
+    client.member.partitions_assigned(client, {PARTITION})
     client.limits.clear()
     batch = await client.member._reader.read(client, asyncio.Event())
     assert batch.caught_up is None, "the client revokes them again"
@@ -221,5 +229,5 @@ async def test_caught_up_is_unknown_during_a_rebalance() -> None:
     assert member is not None
     await member.drain()
     assert (await member._reader.read(client, asyncio.Event())).caught_up is None
-    member.partitions_assigned({PARTITION})
+    member.partitions_assigned(client, {PARTITION})
     assert (await member._reader.read(client, asyncio.Event())).caught_up == {PARTITION: 5}
