@@ -202,7 +202,7 @@ class Reconciliation:
         self, region: str, item: Mapping[str, Any], repeatable: set[str], offsets: OffsetClient
     ) -> tuple[list[_Entry], str]:
         """The events that continue an item, in order; or the reason why none is published."""
-        entries = await self._entries(region, item)
+        entries = _first_of_each_id(await self._entries(region, item))
         steps = [entry for entry in entries if entry.type in _STEPS]
         if not steps:
             if await _audit_is_behind(region, offsets):
@@ -266,6 +266,14 @@ class Reconciliation:
             if len(still) < len(pending):
                 pending, since = still, _clock.monotonic()
         return pending
+
+
+def _first_of_each_id(entries: Sequence[_Entry]) -> list[_Entry]:
+    """The entries without later values of an event id (`conflict`): the first value in the log is the one in force."""
+    first: dict[str | None, int] = {}
+    for entry in entries:
+        first[entry.id] = min(entry.seq or 0, first.get(entry.id, entry.seq or 0))
+    return [entry for entry in entries if (entry.seq or 0) == first[entry.id]]
 
 
 def _status(item: Mapping[str, Any], region: str) -> str:

@@ -11,7 +11,7 @@ from services.audit import handlers
 from services.audit.domain import Natural
 from services.audit.handlers import TimelinePosition
 from services.audit.store import Store
-from services.audit.views import DeadLetterPageView, EntryView, EventPageView, TimelineView
+from services.audit.views import ConflictPageView, DeadLetterPageView, EntryView, EventPageView, TimelineView
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts.envelope import subject_of
@@ -46,6 +46,7 @@ _EVENT_EXAMPLE: Final[dict[str, Any]] = {
     "causation_id": None,
     "traceparent": None,
     "extensions": {},
+    "conflict": False,
     "data": {"item_id": "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de", "platform": "shop", "kind": "product"},
 }
 
@@ -163,6 +164,22 @@ async def deadletters(_: Auditor, store: TheStore, limit: Limit = 100, cursor: C
     found = await store.dead_letters(before=_LARGEST if before is None else before, limit=limit)
     following = encode_cursor(found[-1].n) if len(found) == limit and found[-1].n > 1 else None
     return json_response(DeadLetterPageView(store.region, found, following))
+
+
+@router.get(
+    "/conflicts",
+    summary="Events with the id of an earlier event and other values, newest first",
+    description="The first event of an id is at `/v1/events/{event_id}`; the timeline of the subject has all of them.",
+    responses={
+        200: struct(
+            ConflictPageView, {"region": "eu", "conflicts": [_EVENT_EXAMPLE | {"conflict": True}], "next": None}
+        )
+    },
+)
+async def conflicts(_: Auditor, store: TheStore, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    before = decode_cursor(cursor, Natural)
+    found, following = await handlers.conflicts(store, _LARGEST if before is None else before, limit)
+    return json_response(ConflictPageView(store.region, found, encode_cursor(following)))
 
 
 @router.get("/totals", summary="Size of the log")

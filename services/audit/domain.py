@@ -3,19 +3,34 @@
 A valid event is logged even if its type is unknown. A dead letter is logged even if its content is unreadable, because
 the log must show that the record was dead-lettered, and why. A timeline is ordered by time, but an effect never
 precedes its cause: the clocks of different machines disagree.
+
+An event that arrives again is a repeat if its values are equal, and a conflict if they differ. Times of observation
+are not compared, because the retry of a call and a replay state other times. Defaults and the order of fields are not
+compared either, because another version of a service may write them differently.
 """
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from shared.contracts import topics
 from shared.contracts.envelope import Attributes, Headers, RecordId, decode_any
-from shared.contracts.ids import uuid_of
+from shared.contracts.events import (
+    APPEAL_SUBMITTED,
+    CASE_OPENED,
+    CASE_WITHDRAWN,
+    ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
+    LOSS_ACCEPTED,
+    NOTICE_SUBMITTED,
+    TYPES,
+)
+from shared.contracts.ids import content_hash, derive, uuid_of
 from shared.runtime.clock import from_text, from_text_or_none, to_text
 
 DEADLETTER: Final = "deadletter"  # the type of a dead letter among a timeline's entries
@@ -24,6 +39,26 @@ _KNOWN_HEADERS: Final = frozenset(
     [f"ce_{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "region", "dataschema")]
     + ["ce_correlationid", "ce_causationid", "traceparent", "content-type"]
 )
+_CONTENT_HASHED: Final = frozenset({ITEM_SUBMITTED, NOTICE_SUBMITTED, APPEAL_SUBMITTED})
+"""Events whose `content_hash` identifies what the client said. Their other fields state who said it, when and where:
+another client may post the same item, and the regions follow from the operating model of the moment."""
+_NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
+    ITEM_WITHDRAWN: frozenset({"withdrawn_at", "client", "regions"}),
+    CASE_OPENED: frozenset({"received_at", "due_at", "client", "requested_at"}),
+    CASE_WITHDRAWN: frozenset({"withdrawn_at"}),
+    LOSS_ACCEPTED: frozenset({"by", "note"}),
+}
+_FROM_THE_CLIENT: Final[Mapping[str, tuple[str, ...]]] = {
+    CASE_OPENED: ("item", "notice", "appeal"),
+    CASE_WITHDRAWN: ("reason",),
+}
+"""The fields of later events that repeat what the client said."""
+CONTENT: Final = "content"
+VALUE: Final = "value"
+CONFLICT_REASONS: Final = (CONTENT, VALUE)
+_TYPED: Final = {name: msgspec.json.Decoder(kind).decode for name, kind in TYPES.items()}
+_canonical: Final = msgspec.json.Encoder(order="sorted").encode
+
 _MAX_TEXT: Final = 2000
 _MAX_NAME: Final = 249  # the limit of a Kafka topic's name
 _MAX_SUBJECT: Final = 1024  # the limit in an event
@@ -62,12 +97,22 @@ class LogHead(NamedTuple):
     deadletters: Natural
 
 
+class Conflict(msgspec.Struct, frozen=True, gc=False):
+    """An event with the id of another one and other values. `id` identifies these values. `reason` is `content` if the
+    client said something else, and `value` if a service did."""
+
+    id: str
+    reason: str
+
+
 class AppendResult(NamedTuple):
-    """The head after an append, the number of new events by topic, and the number of repeated events."""
+    """The head after an append, the number of new events by topic, the number of repeated events, and the number of
+    conflicts by reason. Conflicts are new events, too."""
 
     head: LogHead
     by_topic: dict[str, int]
     repeats: int
+    conflicts: Mapping[str, int] = MappingProxyType({})
 
 
 class LogPosition(NamedTuple):
@@ -119,6 +164,56 @@ def parse_dead_letter(
         event_id=_id(found.get("ce_id")),
         subject=subject if subject is not None and len(subject) <= _MAX_SUBJECT else None,
     )
+
+
+def conflict(first: LoggedEvent, other: LoggedEvent) -> Conflict | None:
+    """The conflict of `other` with the first event of the same id; None if `other` repeats it."""
+    if first.data == other.data and _links(first) == _links(other):
+        return None
+    known, values = _values(first), _values(other)
+    compared = _canonical([_links(other), values])
+    if _canonical([_links(first), known]) == compared:
+        return None
+    event_type = other.attributes.type
+    said = _FROM_THE_CLIENT.get(event_type)
+    if event_type == first.attributes.type and (
+        event_type in _CONTENT_HASHED
+        or event_type == ITEM_WITHDRAWN
+        or (said is not None and [known.get(name) for name in said] != [values.get(name) for name in said])
+    ):
+        reason = CONTENT
+    else:
+        reason = VALUE
+    return Conflict(derive("conflict", other.attributes.id, content_hash(compared)), reason)
+
+
+def _links(event: LoggedEvent) -> tuple[str | None, ...]:
+    """The attributes that have to be equal: all but the time, and the trace."""
+    a = event.attributes
+    return a.type, a.source, a.subject, a.region, a.correlation_id, a.causation_id
+
+
+def _values(event: LoggedEvent) -> dict[str, Any]:
+    """The compared fields of an event's data, without fields that have their default."""
+    event_type = event.attributes.type
+    data = _decoded(event_type, event.data)
+    if event_type in _CONTENT_HASHED and "content_hash" in data:
+        return {"content_hash": data["content_hash"]}
+    ignored = _NOT_COMPARED.get(event_type, frozenset())
+    return {name: value for name, value in data.items() if name not in ignored}
+
+
+def _decoded(event_type: str, data: bytes) -> dict[str, Any]:
+    """The data as an object; data that is no object is the field `data` of one."""
+    value: object = data.decode(errors="replace")
+    for decode in (_TYPED.get(event_type), msgspec.json.decode):
+        if decode is not None:
+            try:
+                value = msgspec.to_builtins(decode(data))
+                break
+            except (msgspec.DecodeError, RecursionError):  # the log has events of every version
+                continue
+    return value if isinstance(value, dict) else {"data": value}
 
 
 def in_causal_order(entries: Sequence[TimelineEntry]) -> list[TimelineEntry]:

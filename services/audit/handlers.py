@@ -1,5 +1,6 @@
 """The audit's commands and queries: append every record of the region's topics, and read timelines and the log."""
 
+import logging
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
 
@@ -7,6 +8,7 @@ import msgspec
 
 from services.audit import metrics
 from services.audit.domain import (
+    CONFLICT_REASONS,
     AppendResult,
     LoggedDeadLetter,
     LoggedEvent,
@@ -24,6 +26,8 @@ from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL, RecordId
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.positions import NO_MOVES, Moves
+
+log = logging.getLogger(__name__)
 
 ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | None
 
@@ -52,6 +56,8 @@ class EntryReader(Protocol):
 
     async def event_sizes(self, *, after: int, limit: int) -> list[TimelineEntry]: ...
 
+    async def conflict_sizes(self, *, before: int, limit: int) -> list[TimelineEntry]: ...
+
 
 class AppendRecords:
     """Appends batches of the region's records to the log."""
@@ -60,6 +66,8 @@ class AppendRecords:
         self._store = store
         self._region = region
         self._deadletters = topics.deadletters(region)
+        for reason in CONFLICT_REASONS:
+            metrics.AUDIT_CONFLICTS.labels(region, reason)
 
     def decode(self, record: RawRecord) -> ParsedRecord:
         """Parse a record; raises Poison if it is not an event of the region.
@@ -88,6 +96,9 @@ class AppendRecords:
         for topic, n in appended.by_topic.items():
             metrics.AUDITED.labels(self._region, topic).inc(n)
         metrics.AUDIT_REPEATS.labels(self._region).inc(appended.repeats)
+        for reason, n in appended.conflicts.items():
+            metrics.AUDIT_CONFLICTS.labels(self._region, reason).inc(n)
+            log.error("events have the ids of others and other values", extra={"reason": reason, "events": n})
         metrics.AUDIT_SIZE.labels(self._region).set(appended.head.size)
 
 
@@ -125,6 +136,14 @@ async def timeline(
 async def tail(store: EntryReader, after: int, limit: int) -> tuple[list[EntryView], int | None]:
     """Up to `limit` events after sequence number `after`, and the next `after`, None at the end of the log."""
     found = await store.event_sizes(after=after, limit=limit + 1)
+    entries = page(found, 0, limit, PAGE_BYTES)
+    following = entries[-1].position.seq if len(entries) < len(found) else None
+    return await store.views(entries), following
+
+
+async def conflicts(store: EntryReader, before: int, limit: int) -> tuple[list[EntryView], int | None]:
+    """Up to `limit` conflicts below sequence number `before`, newest first, and the next `before`, None at the end."""
+    found = await store.conflict_sizes(before=before, limit=limit + 1)
     entries = page(found, 0, limit, PAGE_BYTES)
     following = entries[-1].position.seq if len(entries) < len(found) else None
     return await store.views(entries), following

@@ -2,29 +2,35 @@
 
 Each event is appended once, and the sequence has no gap, because there is one writer at a time. In one transaction, the
 writer locks the head's row, leaves out events that are in the log already, copies the others behind the last entry and
-moves the head. A database sequence would give out numbers before the commit, and lose the numbers of a rollback. The
-cost of a batch does not grow with the log: for each event, one insert in two B-trees with narrow keys, and one lookup
-if the last batches had repeats; totals are counters.
+moves the head. An event with a known id and other values is a conflict: it is appended too, under a key of its own. A
+database sequence would give out numbers before the commit, and lose the numbers of a rollback. The cost of a batch does
+not grow with the log: for each event, one insert in two B-trees with narrow keys, and one lookup if the last batches
+had repeats; totals are counters.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from hashlib import sha256
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.audit.domain import (
     DEADLETTER,
     AppendResult,
+    Conflict,
     LoggedDeadLetter,
     LoggedEvent,
     LogHead,
     LogPosition,
     TimelineEntry,
+    conflict,
 )
 from services.audit.views import DeadLetterView, EntryView
+from shared.contracts.envelope import Attributes, RecordId
 from shared.kafka.positions import NO_MOVES, Moves
 from shared.postgres import positions
 from shared.postgres.database import Connection, Database
@@ -56,7 +62,9 @@ log = sa.Table(
     sa.Column("offset", sa.BigInteger, nullable=False),
     sa.Column("extensions", sa.LargeBinary),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("conflicts_with", sa.UUID(as_uuid=False)),
 )
+sa.Index("log_conflicts", log.c.conflicts_with, postgresql_where=log.c.conflicts_with.is_not(None))
 sa.Index("log_by_subject", sa.func.hashtextextended(log.c.subject, _SEED), log.c.seq)
 
 head = sa.Table(
@@ -92,8 +100,17 @@ deadletters = sa.Table(
 positions.position_tables(metadata)
 sa.Index("deadletters_by_subject", sa.func.hashtextextended(deadletters.c.subject, _SEED), deadletters.c.seq)
 
-_LOG_COLUMNS: Final = tuple(column.name for column in log.columns)
+_LOG_COLUMNS: Final = tuple(column.name for column in log.columns if column.name != "conflicts_with")
 _LETTER_COLUMNS: Final = tuple(column.name for column in deadletters.columns)
+
+
+_FIRST: Final = """
+SELECT event_id::text, type, source, time, subject, region, correlation_id::text, causation_id::text, sha256(data)
+FROM log WHERE event_id = ANY($1::uuid[])"""
+
+_NOWHERE: Final = RecordId("", 0, 0)  # the position of a stored event, which is not compared
+
+_Row: TypeAlias = tuple[LoggedEvent, Conflict | None]
 
 
 class Store:
@@ -123,9 +140,10 @@ class Store:
             fresh = await self._append_events(connection, logged, size)
             size += len(fresh)
             count += await self._append_letters(connection, letters, size, count)
-            await self._advance(connection, size, count, Counter(e.attributes.type for e in fresh))
-        by_topic = Counter(e.source.topic for e in fresh)
-        return AppendResult(LogHead(size, count), dict(by_topic), len(logged) - len(fresh))
+            await self._advance(connection, size, count, Counter(e.attributes.type for e, _ in fresh))
+        by_topic = Counter(e.source.topic for e, _ in fresh)
+        conflicts = Counter(found.reason for _, found in fresh if found is not None)
+        return AppendResult(LogHead(size, count), dict(by_topic), len(logged) - len(fresh), dict(conflicts))
 
     async def head(self) -> LogHead:
         """The current head."""
@@ -168,8 +186,10 @@ class Store:
         letters = [entry.position.letter for entry in entries if entry.position.letter != 0]
         found: dict[tuple[int, int], EntryView] = {}
         async with self._database.query() as connection:
-            for row in await connection.execute(sa.select(log).where(log.c.seq == _any(events))):
-                found[row.seq, 0] = _event_view(row)
+            rows = (await connection.execute(sa.select(log).where(log.c.seq == _any(events)))).all()
+            several = await self._conflicting(connection, [row.event_id for row in rows])
+            for row in rows:
+                found[row.seq, 0] = _event_view(row, several)
             for row in await connection.execute(sa.select(deadletters).where(deadletters.c.n == _any(letters))):
                 found[row.seq, row.n] = self._dead_letter_view(row)
         return [found[entry.position] for entry in entries]
@@ -178,7 +198,22 @@ class Store:
         """The event with this id, None if there is none."""
         async with self._database.query() as connection:
             row = (await connection.execute(sa.select(log).where(log.c.event_id == event_id))).one_or_none()
-        return None if row is None else _event_view(row)
+            several = await self._conflicting(connection, [event_id])
+        return None if row is None else _event_view(row, several)
+
+    async def conflict_sizes(self, *, before: int, limit: int) -> list[TimelineEntry]:
+        """The sizes of up to `limit` conflicts with a sequence number below `before`, newest first."""
+        query = (
+            sa.select(log.c.seq, sa.func.octet_length(log.c.data))
+            .where(log.c.conflicts_with.is_not(None), log.c.seq < before)
+            .order_by(log.c.seq.desc())
+            .limit(limit)
+        )
+        async with self._database.query() as connection:
+            return [
+                TimelineEntry(LogPosition(seq, 0), None, None, "", size)
+                for seq, size in await connection.execute(query)
+            ]
 
     async def event_sizes(self, *, after: int, limit: int) -> list[TimelineEntry]:
         """The sizes of the next `limit` events after sequence number `after`."""
@@ -224,29 +259,34 @@ class Store:
             row.type: row.events for row in rows if row.type is not None
         }
 
-    async def _append_events(
-        self, connection: Connection, logged: Sequence[LoggedEvent], size: int
-    ) -> list[LoggedEvent]:
-        """Append the new events. Repeats are rare, so the events are first inserted without a look-up.
+    async def _append_events(self, connection: Connection, logged: Sequence[LoggedEvent], size: int) -> list[_Row]:
+        """Append the new events and the conflicts. Repeats are rare, so the events are first inserted without a
+        look-up.
 
         After a unique violation, this batch and the next ones look up known ids first, until a batch has no repeats.
         """
-        unique: dict[str, LoggedEvent] = {}
-        for event in logged:
-            unique.setdefault(event.attributes.id, event)  # of two events with the same id, the first
-        if unique and not self._expects_repeats:
+        if logged and not self._expects_repeats:
             try:
                 async with connection.transaction():
-                    return await _copy(connection, unique, size)
+                    return await _copy(connection, _new_rows(logged, {}), size)
             except asyncpg.UniqueViolationError:
                 self._expects_repeats = True
-        if unique:
+        known = await _first_events(connection, logged) if logged else {}
+        self._expects_repeats = bool(known)
+        fresh = _new_rows(logged, known)
+        if conflicts := [found.id for _, found in fresh if found is not None]:
             query = "SELECT event_id::text FROM log WHERE event_id = ANY($1::uuid[])"
-            known = await connection.fetch(query, list(unique))
-            self._expects_repeats = bool(known)
-            for row in known:
-                del unique[row[0]]
-        return await _copy(connection, unique, size)
+            repeated = {row[0] for row in await connection.fetch(query, conflicts)}
+            fresh = [row for row in fresh if row[1] is None or row[1].id not in repeated]
+        return await _copy(connection, fresh, size)
+
+    @staticmethod
+    async def _conflicting(connection: AsyncConnection, event_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a conflict."""
+        wanted = sa.any_(sa.literal(list(event_ids), sa.ARRAY(sa.UUID(as_uuid=False))))
+        return set(
+            (await connection.execute(sa.select(log.c.conflicts_with).where(log.c.conflicts_with == wanted))).scalars()
+        )
 
     @staticmethod
     async def _append_letters(connection: Connection, letters: Sequence[LoggedDeadLetter], seq: int, count: int) -> int:
@@ -309,11 +349,46 @@ class Store:
         )
 
 
-async def _copy(connection: Connection, unique: dict[str, LoggedEvent], size: int) -> list[LoggedEvent]:
-    fresh = list(unique.values())
-    if fresh:
-        records = (_row(seq, e) for seq, e in enumerate(fresh, size + 1))
-        await connection.copy_records_to_table("log", records=records, columns=_LOG_COLUMNS)
+def _new_rows(logged: Sequence[LoggedEvent], known: dict[str, LoggedEvent]) -> list[_Row]:
+    """The events to append, in their order; `known` are the first events of ids in the log."""
+    rows: list[_Row] = []
+    conflicts: set[str] = set()
+    for event in logged:
+        first = known.get(event.attributes.id)
+        if first is None:
+            known[event.attributes.id] = event
+            rows.append((event, None))
+        elif (found := conflict(first, event)) is not None and found.id not in conflicts:
+            conflicts.add(found.id)
+            rows.append((event, found))
+    return rows
+
+
+async def _first_events(connection: Connection, logged: Sequence[LoggedEvent]) -> dict[str, LoggedEvent]:
+    """The events in the log with the ids of these events. Reads the data only of those whose data differs."""
+    digests = {(e.attributes.id, sha256(e.data).digest()): e.data for e in logged}
+    rows = await connection.fetch(_FIRST, list({e.attributes.id for e in logged}))
+    other = [row[0] for row in rows if (row[0], row[8]) not in digests]
+    query = "SELECT event_id::text, data FROM log WHERE event_id = ANY($1::uuid[])"
+    data = {row[0]: row[1] for row in await connection.fetch(query, other)} if other else {}
+    return {
+        row[0]: LoggedEvent(
+            Attributes(*tuple(row)[:8]), data[row[0]] if row[0] in data else digests[row[0], row[8]], [], _NOWHERE
+        )
+        for row in rows
+    }
+
+
+async def _copy(connection: Connection, fresh: list[_Row], size: int) -> list[_Row]:
+    if any(found is not None for _, found in fresh):
+        records = [
+            (seq, found.id, *_row(seq, e)[2:], e.attributes.id) if found is not None else (*_row(seq, e), None)
+            for seq, (e, found) in enumerate(fresh, size + 1)
+        ]
+        await connection.copy_records_to_table("log", records=records, columns=(*_LOG_COLUMNS, "conflicts_with"))
+    elif fresh:
+        plain = (_row(seq, e) for seq, (e, _) in enumerate(fresh, size + 1))
+        await connection.copy_records_to_table("log", records=plain, columns=_LOG_COLUMNS)
     return fresh
 
 
@@ -346,10 +421,10 @@ def _row(seq: int, e: LoggedEvent) -> tuple[object, ...]:
     )
 
 
-def _event_view(row: sa.Row[tuple[object, ...]]) -> EntryView:
+def _event_view(row: sa.Row[tuple[object, ...]], several: Collection[str]) -> EntryView:
     return EntryView(
         seq=row.seq,
-        id=row.event_id,
+        id=row.conflicts_with or row.event_id,
         type=row.type,
         time=row.time,
         source=row.source,
@@ -362,6 +437,7 @@ def _event_view(row: sa.Row[tuple[object, ...]]) -> EntryView:
         causation_id=row.causation_id,
         traceparent=row.traceparent,
         extensions=_texts(_unpack(row.extensions)) if row.extensions else {},
+        conflict=row.conflicts_with is not None or row.event_id in several,
         data=msgspec.Raw(row.data),
     )
 

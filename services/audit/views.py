@@ -4,7 +4,8 @@ import msgspec
 
 
 class EntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the log. A dead letter has neither `seq` nor `id`, and its `source` is the consumer group."""
+    """An entry of the log. A dead letter has neither `seq` nor `id`, and its `source` is the consumer group.
+    `conflict`: the log has several events with this id and different values."""
 
     seq: int | None
     id: str | None
@@ -20,6 +21,7 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str | None
     traceparent: str | None = None
     extensions: dict[str, str | None] = {}
+    conflict: bool = False
     data: msgspec.Raw
 
 
@@ -53,6 +55,14 @@ class EventPageView(msgspec.Struct, frozen=True):
     region: str
     events: list[EntryView]
     next: int | None
+
+
+class ConflictPageView(msgspec.Struct, frozen=True):
+    """Events with the id of an earlier event and other values, newest first; `next` is the cursor of the next page."""
+
+    region: str
+    conflicts: list[EntryView]
+    next: str | None
 
 
 class DeadLetterPageView(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from services.intake import metrics
 from services.intake.clients import api as clients_api
-from services.intake.clients.handlers import KeyUseProjection, Registry
+from services.intake.clients.handlers import KeyUseProjection, PublishedClients, Registry
 from services.intake.clients.store import Store as ClientStore
 from services.intake.items import api as items_api
 from services.intake.items.handlers import ItemIntake
@@ -13,6 +13,7 @@ from services.intake.items.queries import ItemQueries
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.items.store import ItemStatusStore
 from services.intake.items.submission import ItemSubmission, available_queries
+from services.intake.items.used_versions import UsedVersions
 from services.intake.items.withdrawals import Withdrawals
 from services.intake.kafka import Clusters
 from services.intake.notices import api as notices_api
@@ -27,15 +28,18 @@ from services.intake.requests.handlers import Requests
 from services.intake.requests.router_client import RouterCheck
 from services.intake.requests.store import Store as RequestStore
 from services.intake.settings import Settings
+from shared.contracts.envelope import Event
 from shared.http.app import FastPath
 from shared.http.route import Available
 from shared.kafka.producer import MultiClusterProducer
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
 from shared.postgres.positions import SESSION, PositionTable
+from shared.runtime.retry import until_done, wait
 from shared.service import Service
 from shared.validation import codes
 
+_LOOK_SECONDS: Final = 0.1
 DESCRIPTION: Final = """Accepts items: after a 202 response, the topic of every region has the item, acknowledged by all
 in-sync replicas. The same post can be repeated safely, because its ids repeat. The status of items follows the topics,
 and every response with a status has its maximum age."""
@@ -56,16 +60,32 @@ async def run(settings: Settings) -> bool:
     intake = ItemIntake(
         codes=codes.load(), publishers={region: publishers[settings.bootstrap(region)] for region in service.regions}
     )
+    used, notices = UsedVersions(), Notices(intake, codes.load(), service.clock)
     submission = ItemSubmission(
-        intake, service.readiness, service.clock, max_batches=settings.batch_calls, idle_seconds=settings.idle_seconds
+        intake,
+        used,
+        service.readiness,
+        service.clock,
+        max_batches=settings.batch_calls,
+        idle_seconds=settings.idle_seconds,
     )
     clusters = Clusters(service)
     router = RouterCheck(settings.router, settings.router_key_file)
-    service.follow_control(intake.apply, intake.missing)
+    published = PublishedClients()
+
+    def apply(event: Event[Any]) -> None:
+        published.apply(event)
+        intake.apply(event)
+
+    def missing() -> str | None:
+        published.complete = True
+        return intake.missing()
+
+    service.follow_control(apply, missing)
     app = service.app
     app.state.body_seconds = settings.idle_seconds
     items_api.available_submission.provide(app, submission)
-    notices_api.available_notices.provide(app, Notices(intake, codes.load(), service.clock))
+    notices_api.available_notices.provide(app, notices)
     add_error_responses(app)
     for api in (items_api, notices_api, requests_api, clients_api):
         app.include_router(api.router)
@@ -73,7 +93,12 @@ async def run(settings: Settings) -> bool:
     async def use_database(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
-                await _use(database, service, settings, intake, clusters, router, stop)
+                used.hashes = ItemStatusStore(database)
+                notices.complaints = ComplaintStore(database, ItemStatusStore(database))
+                try:
+                    await _use(database, service, settings, intake, clusters, router, published, stop)
+                finally:
+                    used.hashes = notices.complaints = None
 
     try:
         served = FastPath(app, {("POST", "/v1/items"): submission.post_item})
@@ -89,6 +114,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     intake: ItemIntake,
     clusters: Clusters,
     router: RouterCheck,
+    published: PublishedClients,
     stop: asyncio.Event,
 ) -> None:
     """Provide the use cases that need the database, publish the outbox, and run the projections, until stopped."""
@@ -112,7 +138,12 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         wake=relay.wake,
     )
     registry = Registry(
-        clients, in_force=service.authenticator, environment=settings.environment, wake=relay.wake, clock=clock
+        clients,
+        published=published,
+        in_force=service.authenticator,
+        environment=settings.environment,
+        wake=relay.wake,
+        clock=clock,
     )
     provided: list[tuple[Available[Any], object]] = [
         (available_queries, ItemQueries(statuses, regions, clock)),
@@ -123,8 +154,16 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         (notices_api.available_complaints, complaints),
         (notices_api.available_appeals, appeals),
         (requests_api.available_requests, requests),
-        (clients_api.available_registry, registry),
     ]
+
+    async def run_registry() -> None:
+        """Compare the clients with the control topic, before they are served and the outbox is published."""
+        while not published.complete and not stop.is_set():
+            await wait(stop, _LOOK_SECONDS)
+        await until_done("stored clients", registry.catch_up, stop=stop, readiness=service.readiness)
+        clients_api.available_registry.provide(app, registry)
+        await asyncio.gather(relay.run(stop), registry.keep_up(stop))
+
     for available, value in provided:
         available.provide(app, value)
     followed = regions if settings.projection else []
@@ -132,7 +171,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     key_uses = [clusters.consumer(KeyUseProjection(region, clients), region, positions) for region in followed]
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(relay.run(stop))
+            tasks.create_task(run_registry())
             for run in (*(each.run for each in projections.values()), *(each.run for each in key_uses)):
                 tasks.create_task(run(stop))
             tasks.create_task(note_progress(projections, statuses, stop))
@@ -142,3 +181,4 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     finally:
         for available, _ in provided:
             available.withdraw(app)
+        clients_api.available_registry.withdraw(app)

@@ -9,6 +9,10 @@ WITHDRAWALS: Final = Counter(
     "piepowder_intake_withdrawals_total", "Withdrawals, by status of the response", ["outcome"]
 )
 NOTICES: Final = Counter("piepowder_intake_notices_total", "Notices, by status of the response", ["outcome"])
+CLIENTS_RESTORED: Final = Counter(
+    "piepowder_intake_clients_restored_total",
+    "Clients whose published state replaced an older one of the database, as after its restore",
+)
 APPEALS: Final = Counter("piepowder_intake_appeals_total", "Appeals, by status of the response", ["outcome"])
 INTAKE_PENDING: Final = Gauge("piepowder_intake_pending_records", "Records waiting for Kafka's acknowledgement")
 OLDEST_SUBMITTED: Final = Gauge(

@@ -3,7 +3,7 @@
 Clients have two sources. The clients file (`shared.auth.clients_file`) is read at start and has precedence: it gives an
 administrator access to a new or damaged system. All other clients are published on the control topic, which every
 service follows: a revoked key is soon refused, and stays refused after a restart, because only the file's keys are
-accepted until the topic has been read to its end.
+accepted until the topic has been read to its end. A revocation is final: a later record cannot undo it.
 
 A key has the form `pp_<environment>_<random><crc>` and is sent as `Authorization: Bearer <key>`; only its SHA-256 is
 stored. Each call costs one hash and one lookup, for a known and an unknown key alike. A person sends an access token
@@ -136,6 +136,7 @@ class Authenticator:
         self._complete = not follows
         self._by_hash: dict[bytes, Caller] = {}
         self._published: dict[str, _Published] = {}
+        self._revoked: set[str] = set()
         self._people: OrderedDict[str, Meter] = OrderedDict()
         self._changed = asyncio.Event()
         meters: dict[str, Meter | None] = {}
@@ -188,6 +189,7 @@ class Authenticator:
         meter = before.meter if before is not None else None
         if change.limit != (None if meter is None else meter.limit):
             meter = self._meter(change.limit)
+        self._revoked.update(key.sha256 for key in change.keys if key.revoked_at)
         if change.name not in self.file_names:
             callers = [self._of_key(change, key, meter) for key in change.keys]
             for sha256, caller in zip(hashes, callers, strict=True):
@@ -286,7 +288,7 @@ class Authenticator:
         principal = Principal(change.name, scopes, frozenset(change.regions), frozenset(change.platforms))
         if change.state != clients.ACTIVE:
             return self._caller(principal, key.sha256, meter, -math.inf, "disabled-client")
-        if key.revoked_at:
+        if key.sha256 in self._revoked:
             return self._caller(principal, key.sha256, meter, -math.inf, "revoked-key")
         return self._caller(principal, key.sha256, meter, _until(key.expires_at))
 

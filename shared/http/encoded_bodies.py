@@ -48,17 +48,19 @@ _WINDOW: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23
 
 
 class BodyHeaders(NamedTuple):
-    """The header fields that describe the body, and `Prefer`; `length` is in bytes."""
+    """The header fields that describe the body, `Prefer` and `Request-Time`; `length` is in bytes. A field that can
+    occur several times has a comma before each value."""
 
     content_type: str
     coding: str
     length: int
     prefer: str
+    request_time: str
 
 
 def head(request: Request) -> BodyHeaders:
     """The body's header fields, read in one pass over all fields."""
-    content_type, coding, length, prefer = "", "", 0, ""
+    content_type, coding, length, prefer, request_time = "", "", 0, "", ""
     for name, value in request.scope["headers"]:
         if name == b"content-type":
             content_type = value.decode("latin-1")
@@ -68,7 +70,9 @@ def head(request: Request) -> BodyHeaders:
             coding += f",{value.decode('latin-1')}"
         elif name == b"prefer":
             prefer += f",{value.decode('latin-1')}"
-    return BodyHeaders(content_type, coding, length, prefer)
+        elif name == b"request-time":
+            request_time += f",{value.decode('latin-1')}"
+    return BodyHeaders(content_type, coding, length, prefer, request_time)
 
 
 def require(head: BodyHeaders, *content_types: str, coded: bool = True) -> None:

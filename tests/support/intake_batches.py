@@ -7,6 +7,7 @@ from typing import Any
 
 from services.intake.items.batch import Batch
 from services.intake.items.handlers import ItemIntake
+from services.intake.items.used_versions import UsedVersions
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.principal import Principal
 from shared.runtime.clock import ManualClock
@@ -41,7 +42,7 @@ def batch(cluster: Cluster | dict[str, Cluster], *, idle_seconds: float = 30) ->
         },
     )
     intake.apply(published(model(*((name, _MARKETS[name]) for name in clusters))))
-    return Batch(intake, CLIENT, CLOCK, idle_seconds=idle_seconds)
+    return Batch(intake, UsedVersions(), CLIENT, CLOCK, idle_seconds=idle_seconds)
 
 
 _MARKETS = {"eu": ["DE"], "us": ["US"]}

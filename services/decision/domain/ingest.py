@@ -32,6 +32,7 @@ class ReceivedCase(msgspec.Struct, frozen=True, gc=False):
     due_at: datetime
     opened: events.CaseOpened
     raw: bytes
+    requested_at: datetime | None = None
 
 
 class ReceivedWithdrawal(msgspec.Struct, frozen=True, gc=False):
@@ -47,12 +48,15 @@ CaseMessage: TypeAlias = ReceivedCase | ReceivedWithdrawal
 
 
 class NewestVersion(msgspec.Struct, frozen=True, gc=False):
-    """The newest version of a subject; `open_correlation_id` is None when its case has ended."""
+    """The newest version of a subject; `open_correlation_id` is None when its case has ended. `requested_at` is the
+    time of its post by the clock of `client`, if the client stated it."""
 
     case_id: str
     item_id: str
     version: int | None
     open_correlation_id: str | None
+    client: str = ""
+    requested_at: datetime | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,10 +112,9 @@ def ingest(region: str, batch: Sequence[CaseMessage], snapshot: Snapshot) -> Bat
     """The changes that a batch makes, in its order.
 
     A version older than the newest is superseded when it is opened; a newer version ends the open case, claimed or not.
-    Version numbers are compared; without two numbers, the later record is newer. A withdrawal ends an open case. A
-    case whose withdrawal arrived first is withdrawn when it is opened. An appeal is closed when it is opened if the
-    contested decision is not in force any more, or another appeal about the case is open. A second opening of a case
-    changes nothing.
+    `is_older` states the order of versions. A withdrawal ends an open case. A case whose withdrawal arrived first is
+    withdrawn when it is opened. An appeal is closed when it is opened if the contested decision is not in force any
+    more, or another appeal about the case is open. A second opening of a case changes nothing.
     """
     return _Batch(region, snapshot).ingest(batch)
 
@@ -144,7 +147,7 @@ class _Batch:
         opened = received.opened
         links = EventLinks(received.subject, received.correlation_id, received.event_id)
         was_withdrawn = self._apply_early_withdrawal(opened.case_id)
-        if newest is not None and _is_older(opened.version, newest.version):
+        if newest is not None and is_older(received, newest):
             transition = self._open_case(received, SUPERSEDE, newest.item_id)
             self._record(
                 transition,
@@ -157,7 +160,12 @@ class _Batch:
         command = WITHDRAW if was_withdrawn else OPEN if opened.verdict == REVIEW else DECIDE
         transition = self._open_case(received, command)
         self._changes.newest[received.subject] = NewestVersion(
-            opened.case_id, opened.item_id, opened.version, received.correlation_id if command == OPEN else None
+            opened.case_id,
+            opened.item_id,
+            opened.version,
+            received.correlation_id if command == OPEN else None,
+            opened.client,
+            received.requested_at,
         )
         if command == WITHDRAW:
             closed = events.CaseClosed(case_id=opened.case_id, item_id=opened.item_id, reason=WITHDRAWN)
@@ -245,5 +253,15 @@ class _Batch:
         self._changes.events.append(case_event(self._region, self._at, links, transition.event_type, data, n=n))
 
 
-def _is_older(version: int | None, newest: int | None) -> bool:
-    return version is not None and newest is not None and version < newest
+def is_older(received: ReceivedCase, newest: NewestVersion) -> bool:
+    """True if a received version is older than the newest one so far: the only rule for the order of versions.
+
+    Two version numbers are compared. Without two numbers, the times that one client stated are compared: a post can be
+    delayed in a process that stopped. Otherwise the version that arrives later is newer.
+    """
+    version = received.opened.version
+    if version is not None and newest.version is not None:
+        return version < newest.version
+    if received.requested_at is None or newest.requested_at is None or received.opened.client != newest.client:
+        return False
+    return received.requested_at < newest.requested_at

@@ -38,6 +38,8 @@ def decode_message(record: RawRecord, *, region: str) -> ReceivedCase | Received
         raise Poison(f"priority is {opened.priority}, expected 1 (first) to 9")
     if opened.version is not None and not 0 <= opened.version <= _MAX_VERSION:
         raise Poison(f"version is {opened.version}, expected 0 to {_MAX_VERSION}")
+    if len(opened.client) > _MAX_NAME or "\0" in opened.client:
+        raise Poison(f"client is {opened.client!r:.300}, expected at most {_MAX_NAME} characters without NUL")
     if opened.reasons and (len(opened.reasons) > _MAX_REASONS or max(map(len, opened.reasons)) > _MAX_NAME):
         raise Poison(f"reasons: expected at most {_MAX_REASONS} of {_MAX_NAME} characters each")
     _require_text("queue", opened.queue, _MAX_NAME)
@@ -46,8 +48,9 @@ def decode_message(record: RawRecord, *, region: str) -> ReceivedCase | Received
     _require_ids(event.attributes.id, event.attributes.correlation_id, opened.case_id, opened.item_id)
     try:
         received_at, due_at = from_text(opened.received_at), from_text(opened.due_at)
+        requested_at = from_text(opened.requested_at) if opened.requested_at else None
     except (ValueError, OverflowError) as error:
-        raise Poison(f"received_at or due_at is not an RFC 3339 time: {error}") from error
+        raise Poison(f"received_at, due_at or requested_at is not an RFC 3339 time: {error}") from error
     return ReceivedCase(
         event.attributes.id,
         event.attributes.correlation_id,
@@ -56,6 +59,7 @@ def decode_message(record: RawRecord, *, region: str) -> ReceivedCase | Received
         due_at,
         opened,
         record.value,
+        requested_at,
     )
 
 

@@ -34,11 +34,13 @@ _NEW_CASE: Final = (
     "appealed_case",
     "not_by",
 )
-_NEW_SUBJECT: Final = ("subject", "case_id", "item_id", "version")
+_NEW_SUBJECT: Final = ("subject", "case_id", "item_id", "version", "client", "requested_at")
 
 _SET_NEWEST: Final = """
-UPDATE subjects SET case_id = new.case_id, item_id = new.item_id, version = new.version
-FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[]) AS new (subject, case_id, item_id, version)
+UPDATE subjects SET case_id = new.case_id, item_id = new.item_id, version = new.version, client = new.client,
+                    requested_at = new.requested_at
+FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::timestamptz[])
+    AS new (subject, case_id, item_id, version, client, requested_at)
 WHERE subjects.subject = new.subject"""
 
 _TIME_AND_CASES: Final = """
@@ -69,8 +71,8 @@ class IngestTransaction(Transaction):
         withdrawn = [message.case_id for message in batch if isinstance(message, ReceivedWithdrawal)]
         appealed_cases = {case.appeal.decision.case_id for case in cases if case.appeal is not None}
         rows = await self._connection.fetch(
-            "SELECT subject, case_id::text, item_id::text, version FROM subjects WHERE subject = ANY ($1)"
-            " ORDER BY subject FOR UPDATE",
+            "SELECT subject, case_id::text, item_id::text, version, client, requested_at FROM subjects"
+            " WHERE subject = ANY ($1) ORDER BY subject FOR UPDATE",
             sorted({message.subject for message in batch}),
         )
         opened = [case.case_id for case in cases]
@@ -84,7 +86,9 @@ class IngestTransaction(Transaction):
         correlation = {row[0]: row[1] for row in still_open}
         return Snapshot(
             now=moment[0],
-            newest={row[0]: NewestVersion(row[1], row[2], row[3], correlation.get(row[1])) for row in rows},
+            newest={
+                row[0]: NewestVersion(row[1], row[2], row[3], correlation.get(row[1]), row[4], row[5]) for row in rows
+            },
             stored=frozenset(moment[2]),
             withdrawn_early=frozenset(moment[1]),
             appealed_cases=await lock_appealed_cases(self._connection, sorted(appealed_cases))
@@ -127,7 +131,10 @@ class IngestTransaction(Transaction):
             raise Transient(f"another writer has added this case just now: {error.detail}") from error
 
     async def _set_newest(self, newest: Mapping[str, NewestVersion], stored_subjects: Collection[str]) -> None:
-        rows = [(subject, new.case_id, new.item_id, new.version) for subject, new in sorted(newest.items())]
+        rows = [
+            (subject, new.case_id, new.item_id, new.version, new.client, new.requested_at)
+            for subject, new in sorted(newest.items())
+        ]
         added = [row for row in rows if row[0] not in stored_subjects]
         changed = [row for row in rows if row[0] in stored_subjects]
         if added:

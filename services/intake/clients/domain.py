@@ -2,6 +2,9 @@
 
 A changed client is a new value with a larger revision. Revisions derive from the clock, so that they increase even
 after intake's database was lost and created again: newly published clients then still replace the earlier ones.
+
+The published state of a client is newer than the stored one if the database was restored from a backup. Then it
+replaces the stored one, so that the next change neither returns rights that were withdrawn, nor uses a revision twice.
 """
 
 import math
@@ -14,7 +17,7 @@ from shared.auth import clients
 from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
 from shared.auth.principal import Principal
 from shared.contracts.events import ClientChanged, ClientKey, RateLimit
-from shared.runtime.clock import to_text
+from shared.runtime.clock import from_text, to_text
 from shared.validation.faults import INVALID_REQUEST, KEY_REUSED, RejectionType
 
 MAX_DESCRIPTION: Final = 500
@@ -84,6 +87,17 @@ class ClientRecord(NewClient, frozen=True, kw_only=True):
     keys: tuple[ApiKeyRecord, ...] = ()
 
 
+class PublishedClient(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest state of a client on the control topic, and its time.
+
+    `is_last`: the client's last record on the topic has this state. Only the last record outlives the compaction.
+    """
+
+    state: ClientChanged
+    at: datetime
+    is_last: bool = True
+
+
 class ClientPatch(msgspec.Struct, frozen=True, kw_only=True):
     """A partial change; UNSET keeps a value."""
 
@@ -147,6 +161,77 @@ def without_key(client: ClientRecord, key_id: str, now: datetime) -> ClientRecor
         for key in client.keys
     )
     return client if keys == client.keys else _renewed(client, now, keys=keys)
+
+
+def newest_published(known: PublishedClient | None, change: ClientChanged, at: datetime) -> PublishedClient:
+    """The newest state of a client after one more record of the control topic. A revoked key stays revoked."""
+    if known is None:
+        return PublishedClient(state=change, at=at)
+    if change.revision < known.state.revision:
+        return msgspec.structs.replace(known, is_last=False)
+    revoked = {key.sha256: key.revoked_at for key in known.state.keys if key.revoked_at}
+    keys = [
+        msgspec.structs.replace(key, revoked_at=key.revoked_at or revoked.get(key.sha256, "")) for key in change.keys
+    ]
+    state = msgspec.structs.replace(change, keys=keys)
+    return PublishedClient(state=state, at=at, is_last=keys == change.keys)
+
+
+def with_published(client: ClientRecord | None, published: PublishedClient) -> ClientRecord:
+    """The stored client with its published state, if that is newer: the database was restored from a backup.
+
+    A key that is revoked in either of them stays revoked. The same object if nothing differs.
+    """
+    state = published.state
+    if client is None:
+        before: dict[str, ApiKeyRecord] = {}
+    else:
+        before = {key.sha256: key for key in client.keys}
+        if state.revision <= client.revision:
+            revoked = {key.sha256: key.revoked_at for key in state.keys if key.revoked_at}
+            keys = tuple(
+                msgspec.structs.replace(key, revoked_at=from_text(revoked[key.sha256]))
+                if key.revoked_at is None and key.sha256 in revoked
+                else key
+                for key in client.keys
+            )
+            return client if keys == client.keys else msgspec.structs.replace(client, keys=keys)
+    found = [_published_key(key, before.pop(key.sha256, None)) for key in state.keys]
+    # The event has all live keys, so the others have ended in the meantime.
+    found += [
+        msgspec.structs.replace(key, revoked_at=published.at) if key.state(published.at) == "live" else key
+        for key in before.values()
+    ]
+    keys = tuple(sorted(found, key=lambda key: key.created_at))
+    return ClientRecord(
+        name=state.name,
+        description="" if client is None else client.description,
+        scopes=frozenset(state.scopes),
+        regions=frozenset(state.regions),
+        platforms=frozenset(state.platforms),
+        limit=state.limit,
+        state=state.state,
+        revision=state.revision,
+        created_at=min([published.at, *(key.created_at for key in keys)]) if client is None else client.created_at,
+        changed_at=published.at,
+        keys=keys,
+    )
+
+
+def lacks_publication(client: ClientRecord, published: PublishedClient) -> bool:
+    """True if the last record of the control topic is not the client's state, and no change of it is on the way."""
+    if client.revision > published.state.revision:
+        return False
+    revoked = {key.sha256 for key in published.state.keys if key.revoked_at}
+    kept = {key.sha256 for key in published.state.keys}
+    return not published.is_last or any(
+        key.revoked_at is not None and key.sha256 in kept - revoked for key in client.keys
+    )
+
+
+def published_again(client: ClientRecord, now: datetime) -> ClientRecord:
+    """The same client with a new revision."""
+    return _renewed(client, now)
 
 
 def is_visible(client: ClientRecord, regions: frozenset[str]) -> bool:
@@ -227,6 +312,16 @@ def to_event(client: ClientRecord, change: str, by: str) -> ClientChanged:
             )
             for key in _published_keys(client)
         ],
+    )
+
+
+def _published_key(key: ClientKey, stored: ApiKeyRecord | None) -> ApiKeyRecord:
+    revoked_at = from_text(key.revoked_at) if key.revoked_at else None
+    record = stored or ApiKeyRecord(sha256=key.sha256, created_at=from_text(key.created_at))
+    return msgspec.structs.replace(
+        record,
+        expires_at=from_text(key.expires_at) if key.expires_at else None,
+        revoked_at=record.revoked_at or revoked_at,
     )
 
 

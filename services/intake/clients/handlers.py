@@ -3,29 +3,40 @@
 A change is one transaction with its event on the control topic. The text of a key exists only in the response of the
 call that created it. This call therefore cannot be repeated with the same response: with an `Idempotency-Key`, a
 repetition creates no second key and returns the id of the first one.
+
+The control topic has precedence over the database, which may have been restored from a backup: a client whose published
+state is newer than the stored one is stored again before it is shown or changed. An older state that reached the topic
+behind a newer one (a restored row of the outbox) is followed by the newer one again, because the compaction of the
+topic keeps the last record.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from services.intake import metrics
 from services.intake.clients import domain
-from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord, NewClient
+from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord, NewClient, PublishedClient
 from shared.auth import clients
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
-from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
-from shared.contracts.events import CLIENT_CHANGED, AccessUsed
+from shared.contracts.envelope import GLOBAL, Attributes, Encoded, Event, encode
+from shared.contracts.events import CLIENT_CHANGED, AccessUsed, ClientChanged
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.positions import NO_MOVES, Moves
 from shared.runtime.clock import Clock, from_text, from_text_or_none, to_text
-from shared.runtime.errors import Poison
+from shared.runtime.errors import Poison, Transient
+from shared.runtime.retry import wait
 from shared.validation.faults import CHANGED_MEANWHILE, INVALID_REQUEST, KEY_REUSED, InputRejected
+
+log = logging.getLogger(__name__)
 
 SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
+_CATCH_UP_SECONDS: Final = 10.0
 
 
 class ClientWork(Protocol):
@@ -35,6 +46,7 @@ class ClientWork(Protocol):
     async def add(self, client: ClientRecord) -> bool: ...
     async def save(self, client: ClientRecord) -> None: ...
     async def publish(self, topic: str, event: Encoded) -> None: ...
+    async def discard(self, topic: str, subject: str) -> None: ...
 
 
 class ClientStore(Protocol):
@@ -46,6 +58,7 @@ class ClientStore(Protocol):
     async def page(
         self, after: str, limit: int, *, regions: frozenset[str], state: str | None
     ) -> Sequence[ClientRecord]: ...
+    async def revisions(self) -> dict[str, int]: ...
     async def note_use(self, uses: Sequence[tuple[str, str, datetime]], moves: Moves = NO_MOVES) -> None: ...
 
 
@@ -72,13 +85,52 @@ class NewKey(NamedTuple):
     secret: str
 
 
+class PublishedClients:
+    """The clients on the control topic. `complete` is True when the topic has been read to its end."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, PublishedClient] = {}
+        self.complete = False
+
+    def apply(self, event: Event[Any]) -> None:
+        """Apply a record of the topic that the authenticator has accepted."""
+        change = event.data
+        if isinstance(change, ClientChanged):
+            known = self._by_name.get(change.name)
+            self._by_name[change.name] = domain.newest_published(known, change, from_text(event.attributes.time))
+
+    def get(self, name: str) -> PublishedClient | None:
+        """The newest published state of a client."""
+        return self._by_name.get(name)
+
+    def differing(self, revisions: Mapping[str, int]) -> list[str]:
+        """The names of the clients whose published state may differ from the stored one, by its revision."""
+        return [
+            name
+            for name, published in self._by_name.items()
+            if (stored := revisions.get(name, 0)) < published.state.revision
+            or (not published.is_last and stored == published.state.revision)
+        ]
+
+
 class Registry:
-    """The use cases of clients. `environment` is part of new keys; `wake` starts the outbox relay."""
+    """The use cases of clients. `environment` is part of new keys; `wake` starts the outbox relay.
+
+    Before a client is shown or changed, its published state replaces an older one of the database (`published`).
+    """
 
     def __init__(
-        self, store: ClientStore, *, in_force: ClientsInForce, environment: str, wake: Callable[[], None], clock: Clock
+        self,
+        store: ClientStore,
+        *,
+        published: PublishedClients,
+        in_force: ClientsInForce,
+        environment: str,
+        wake: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._store = store
+        self._published = published
         self._in_force = in_force
         self._environment = environment
         self._wake = wake
@@ -90,6 +142,7 @@ class Registry:
 
     async def show(self, name: str, by: Principal) -> ClientRecord:
         """A client that `by` can see; raises InputRejected (404) if there is none."""
+        await self.catch_up()
         found = await self._store.client(name)
         if found is None or not domain.is_visible(found, by.regions):
             raise _no_client(name)
@@ -99,6 +152,7 @@ class Registry:
         self, after: str, limit: int, state: str | None, by: Principal
     ) -> tuple[list[ClientRecord], str | None]:
         """Clients after a name in order, and the name to continue after, None at the end."""
+        await self.catch_up()
         found = list(await self._store.page(after, limit + 1, regions=by.regions, state=state))
         return found[:limit], found[limit - 1].name if len(found) > limit else None
 
@@ -111,10 +165,11 @@ class Registry:
         domain.check_platforms(client)
         domain.check_grant(client, None, by)
         async with self._store.work() as work:
-            if await work.add(client):
-                await work.publish(topics.CONTROL, self._event(client, "created", by))
+            existing = await self._current(work, new.name)
+            if existing is None and await work.add(client):
+                await work.publish(topics.CONTROL, self._event(client, "created", by.name))
             else:
-                existing = await work.lock(new.name)
+                existing = existing or await work.lock(new.name)
                 if (
                     existing is None
                     or not domain.is_visible(existing, by.regions)
@@ -182,6 +237,22 @@ class Registry:
         self._wake()
         return after
 
+    async def catch_up(self) -> None:
+        """Compare the stored clients with the control topic, and correct those that differ."""
+        for name in self._published.differing(await self._store.revisions()):
+            async with self._store.work() as work:
+                await self._current(work, name)
+            self._wake()
+
+    async def keep_up(self, stop: asyncio.Event) -> None:
+        """Catch up regularly, until stopped."""
+        while not stop.is_set():
+            await wait(stop, _CATCH_UP_SECONDS)
+            try:
+                await self.catch_up()
+            except Transient as error:
+                log.warning("the clients were not compared with the control topic", extra={"error": str(error)})
+
     async def is_in_force(self, client: ClientRecord) -> bool:
         """True if the client is in force in this process, after a wait of up to 3 seconds."""
         try:
@@ -192,9 +263,32 @@ class Registry:
         return True
 
     async def _lock(self, work: ClientWork, name: str, by: Principal) -> ClientRecord:
-        client = await work.lock(name)
+        client = await self._current(work, name)
         if client is None or not domain.is_visible(client, by.regions):
             raise _no_client(name)
+        return client
+
+    async def _current(self, work: ClientWork, name: str) -> ClientRecord | None:
+        """A client, locked until the end of the transaction, after its published state replaced an older one."""
+        stored, published = await work.lock(name), self._published.get(name)
+        if published is None:
+            return stored
+        client = domain.with_published(stored, published)
+        if client is not stored:
+            if stored is None and not await work.add(client):
+                return await self._current(work, name)  # another process has added it
+            await work.save(client)
+            await work.discard(topics.CONTROL, clients.subject(name))
+            metrics.CLIENTS_RESTORED.inc()
+            was = None if stored is None else stored.revision
+            log.warning(
+                "the control topic has a newer state of a client than the database; it replaces the stored one",
+                extra={"client": name, "stored": was, "published": published.state.revision},
+            )
+        if domain.lacks_publication(client, published):
+            client = domain.published_again(client, self._clock.now())
+            await work.save(client)
+            await work.publish(topics.CONTROL, self._event(client, "restored", SOURCE))
         return client
 
     async def _save(
@@ -202,14 +296,14 @@ class Registry:
     ) -> None:
         if after is not before:
             await work.save(after)
-            await work.publish(topics.CONTROL, self._event(after, change, by))
+            await work.publish(topics.CONTROL, self._event(after, change, by.name))
 
-    def _event(self, client: ClientRecord, change: str, by: Principal) -> Encoded:
+    def _event(self, client: ClientRecord, change: str, by: str) -> Encoded:
         event_id = ids.event_id(f"client:{client.name}", CLIENT_CHANGED, client.revision)
         attributes = Attributes(
             event_id, CLIENT_CHANGED, SOURCE, to_text(client.changed_at), clients.subject(client.name), GLOBAL, event_id
         )
-        return encode(attributes, domain.to_event(client, change, by.name))
+        return encode(attributes, domain.to_event(client, change, by))
 
 
 class KeyUseProjection:

@@ -117,6 +117,10 @@ class ClientTransaction:
         """Publish an event after the commit."""
         await outbox.write(self._connection, [(topic, event)])
 
+    async def discard(self, topic: str, subject: str) -> None:
+        """Do not publish the waiting events of a subject."""
+        await self._connection.execute("DELETE FROM outbox WHERE topic = $1 AND key = $2", topic, subject.encode())
+
 
 class Store:
     """Clients and their keys; all methods raise Transient when the database does not respond."""
@@ -143,6 +147,12 @@ class Store:
         if state is not None:
             query = query.where(CLIENTS.c.state == state)
         return await self._read(query)
+
+    async def revisions(self) -> dict[str, int]:
+        """The revision of each client, by name."""
+        async with self._database.query() as connection:
+            rows = await connection.execute(sa.select(CLIENTS.c.name, CLIENTS.c.revision))
+            return {str(name): revision for name, revision in rows}
 
     async def note_use(self, uses: Sequence[tuple[str, str, datetime]], moves: Moves = NO_MOVES) -> None:
         """Store the last use of keys (client, key id, time), which never decreases, and move the positions.

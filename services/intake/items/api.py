@@ -78,6 +78,16 @@ Wait = Annotated[
         examples=["wait=10"],
     ),
 ]
+RequestTime = Annotated[
+    str | None,
+    Header(
+        alias="Request-Time",
+        description="The time of the post by the client's clock (RFC 3339). Of two posts of a subject without version"
+        " numbers, by the same client, the one with the later time is newer, in whatever order they arrive. Send the"
+        " same time with a repetition. Without it, the post that arrives later is newer",
+        examples=["2026-05-01T09:30:00.250Z"],
+    ),
+]
 Time = Annotated[datetime, BeforeValidator(_time)]
 
 
@@ -89,8 +99,9 @@ Time = Annotated[datetime, BeforeValidator(_time)]
     description="Returns when the topic of every region that owns one of the markets has the item, acknowledged by all"
     " in-sync replicas. A repetition gets the same response. An older version, and a used version number with other"
     " content, also get 202, but they change nothing in a region that already has the newer version or the first"
-    " content; `status_url` shows this. A newer version supersedes the older version in the regions of the newer"
-    " version; in other regions the older version stays until it is withdrawn.",
+    " content; `status_url` shows this, and the response to other content says `conflict`. A newer version supersedes"
+    " the older version in the regions of the newer version; in other regions the older version stays until it is"
+    " withdrawn.",
     responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_ITEM, OVERLOADED)
     | {
         202: {
@@ -107,7 +118,13 @@ Time = Annotated[datetime, BeforeValidator(_time)]
         ItemBody, f"At most {MAX_BODY_BYTES // 1024} KiB; `Content-Encoding` can be {encoded_bodies.CODINGS}"
     ),
 )
-async def post_item(_: Submitter, submission: TheSubmission, request: Request, prefer: Wait = None) -> Response:  # noqa: ARG001 - for the documentation
+async def post_item(
+    _: Submitter,
+    submission: TheSubmission,
+    request: Request,
+    prefer: Wait = None,  # noqa: ARG001 - for the documentation
+    request_time: RequestTime = None,  # noqa: ARG001 - for the documentation
+) -> Response:
     return await submission.post_item(request)
 
 
@@ -146,7 +163,12 @@ async def post_item(_: Submitter, submission: TheSubmission, request: Request, p
         }
     },
 )
-async def post_items(_: Submitter, submission: TheSubmission, request: Request) -> Response:
+async def post_items(
+    _: Submitter,
+    submission: TheSubmission,
+    request: Request,
+    request_time: RequestTime = None,  # noqa: ARG001 - for the documentation
+) -> Response:
     return await submission.post_batch(request)
 
 

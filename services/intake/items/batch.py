@@ -24,6 +24,7 @@ from services.intake import metrics
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.ndjson import LineSplitter, NumberedLine
+from services.intake.items.used_versions import UsedVersions
 from services.intake.problems import submission_problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
@@ -47,13 +48,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AcceptedLineView(msgspec.Struct, frozen=True):
-    """The verdict of a line whose item is in Kafka in each of `regions`."""
+    """The verdict of a line whose item is in Kafka in each of `regions`. `conflict`: other content was accepted under
+    this version before."""
 
     line: int
     status: int
     item_id: str
     subject: str
     regions: tuple[str, ...]
+    conflict: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class RejectedLineView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,10 +76,22 @@ _CheckedLine: TypeAlias = tuple[int, PreparedItem | bytes]
 
 
 class Batch:
-    """One batch call. `idle_seconds` is the time limit for each line to arrive completely."""
+    """One batch call. `idle_seconds` is the time limit for each line to arrive completely; `requested_at` is the time
+    of the call by the client's clock, if stated."""
 
-    def __init__(self, intake: ItemIntake, client: Principal, clock: Clock, *, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        intake: ItemIntake,
+        used: UsedVersions,
+        client: Principal,
+        clock: Clock,
+        *,
+        idle_seconds: float,
+        requested_at: str = "",
+    ) -> None:
+        self._requested_at = requested_at
         self._intake = intake
+        self._used = used
         self._client = client
         self._clock = clock
         self._idle_seconds = idle_seconds
@@ -184,7 +199,7 @@ class Batch:
         try:
             if text is None:
                 raise posts.too_large("the line")
-            self._chunk.append((number, self._intake.prepare(text, self._client, received_at)))
+            self._chunk.append((number, self._intake.prepare(text, self._client, received_at, self._requested_at)))
             self._chunk_bytes += len(text)
         except InputRejected as rejected:
             verdict = self._reject(number, submission_problem(rejected).details)
@@ -226,8 +241,16 @@ class Batch:
 
     async def _submit_chunk(self, chunk: list[_CheckedLine], *, first: bool) -> bytes:
         """Submit a chunk; returns its verdicts. Raises Problem when Kafka accepts nothing of the first chunk."""
+        looked_up = self._used.look([one for _, one in chunk if not isinstance(one, bytes)])
         rejected = await self._publish(chunk)
         any_failed = bool(rejected or self._failed_regions)
+        sent = [
+            (number, one)
+            for number, one in chunk
+            if not isinstance(one, bytes) and not (any_failed and (rejected.get(number) or self._region_error(one)))
+        ]
+        used = await self._used.conflicts([one for _, one in sent], self._client, looked_up)
+        conflicts = {sent[index][0] for index in used}
         verdicts, accepted, retry_later = [], 0, None
         for number, one in chunk:
             if isinstance(one, bytes):
@@ -237,7 +260,8 @@ class Batch:
                 retry_later = details if details.retry_after is not None else retry_later
             else:
                 accepted += 1
-                verdicts.append(_encode(AcceptedLineView(number, 202, one.item_id, one.subject, one.regions)))
+                conflict = True if number in conflicts else msgspec.UNSET
+                verdicts.append(_encode(AcceptedLineView(number, 202, one.item_id, one.subject, one.regions, conflict)))
         if first and retry_later is not None and not accepted:
             slug, detail = retry_later.type.rpartition(":")[2], f"No line was accepted. {retry_later.detail}"
             raise Problem(retry_later.status, slug, retry_later.title, detail, retry_after=retry_later.retry_after)

@@ -54,7 +54,7 @@ class ItemIntake:
         publish = "no operating model is published: publish one with `piepowder control publish`"
         return publish if self.ownership is None else None
 
-    def prepare(self, text: bytes, client: Principal, received_at: str) -> PreparedItem:
+    def prepare(self, text: bytes, client: Principal, received_at: str, requested_at: str = "") -> PreparedItem:
         """Validate an item and create its records, without sending them. Raises InputRejected with every fault."""
         ownership = self.ownership
         if ownership is None:
@@ -84,6 +84,7 @@ class ItemIntake:
             client=client.name,
             reference=post.reference,
             received_at=received_at,
+            requested_at=requested_at,
             regions=list(regions),
             operating_model=ownership.id,
             markets_by_region=markets_by_region,

@@ -113,6 +113,18 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StatusFacts).decode
 
 
+class _Submission(msgspec.Struct):
+    content_hash: str
+
+
+class _Submitted(msgspec.Struct):
+    submission: _Submission | None = None
+
+
+_HASHES: Final = "SELECT item_id::text, region, facts FROM item_status WHERE item_id = ANY ($1::uuid[])"
+_decode_hash = msgspec.json.Decoder(_Submitted).decode
+
+
 class ProjectionProgress(NamedTuple):
     """The projection contains all records of a partition that were written before `handled_until`."""
 
@@ -284,6 +296,17 @@ class ItemStatusStore:
         async with self._database.query() as connection:
             for row in await connection.execute(query):
                 found[row.item_id][row.region] = _decode(row.facts)
+        return found
+
+    async def content_hashes(self, item_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+        """The hash of the first content of those items that are known, by item and region."""
+        async with self._database.held() as connection:
+            rows = await connection.fetch(_HASHES, item_ids)
+        found: dict[str, dict[str, str]] = {}
+        for row in rows:
+            submission = _decode_hash(row[2]).submission
+            if submission is not None:
+                found.setdefault(row[0], {})[row[1]] = submission.content_hash
         return found
 
     async def page(self, wanted: ItemFilter, limit: int) -> ItemPage:

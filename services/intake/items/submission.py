@@ -6,8 +6,10 @@ the framework's layers. Submission needs only the operating model and Kafka.
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -21,6 +23,7 @@ from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
+from services.intake.items.used_versions import UsedVersions
 from services.intake.items.views import fast_receipt
 from services.intake.problems import submission_problem
 from services.intake.publishing.regions import Overloaded
@@ -32,14 +35,17 @@ from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
 from shared.http.server import DISCONNECT, stopping
-from shared.runtime.clock import Clock, to_text
+from shared.runtime.clock import Clock, from_text_or_none, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import InputRejected
+from shared.validation.faults import INVALID_REQUEST, InputRejected
 
 log = logging.getLogger(__name__)
 
 WRITE: Final = "items:write"
+_REQUEST_TIME: Final = "/header/request-time"
+_is_rfc3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII).fullmatch
+_MAX_AHEAD: Final = timedelta(days=1)  # a post from the future would be newer than all later ones
 NDJSON: Final = "application/x-ndjson"
 available_queries: Final = Available[ItemQueries]("item_queries")
 _NDJSON_TYPES: Final = (NDJSON, "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -49,9 +55,17 @@ class ItemSubmission:
     """Handles submissions: at most `max_batches` batch calls at the same time, each idle for at most `idle_seconds`."""
 
     def __init__(
-        self, intake: ItemIntake, readiness: Readiness, clock: Clock, *, max_batches: int, idle_seconds: float
+        self,
+        intake: ItemIntake,
+        used: UsedVersions,
+        readiness: Readiness,
+        clock: Clock,
+        *,
+        max_batches: int,
+        idle_seconds: float,
     ) -> None:
         self._intake = intake
+        self._used = used
         self._readiness = readiness
         self._clock = clock
         self._max_batches = max_batches
@@ -68,8 +82,12 @@ class ItemSubmission:
                 request, head, self._idle_seconds, limit=posts.MAX_BODY_BYTES, too_large=posts.too_large
             )
             body = body.removeprefix(encoded_bodies.BYTE_ORDER_MARK)
-            item = self._intake.prepare(body, client, to_text(self._clock.now()))
+            now = self._clock.now()
+            requested_at = requested(head.request_time, now) if head.request_time else ""
+            item = self._intake.prepare(body, client, to_text(now), requested_at)
+            looked_up = self._used.look([item])
             await self._intake.submit([item])
+            conflict = bool(await self._used.conflicts([item], client, looked_up))
         except (InputRejected, Overloaded, Poison, Problem, Transient) as error:
             problem = submission_problem(error)
             self._outcomes[problem.details.status].inc()
@@ -77,13 +95,15 @@ class ItemSubmission:
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         self._outcomes[202].inc()
-        return await self._receipt(request, client, item, head)
+        return await self._receipt(request, client, item, head, conflict=conflict)
 
-    async def _receipt(self, request: Request, client: Principal, item: PreparedItem, head: BodyHeaders) -> Response:
+    async def _receipt(
+        self, request: Request, client: Principal, item: PreparedItem, head: BodyHeaders, *, conflict: bool
+    ) -> Response:
         seconds = long_poll.preferred(head.prefer) if head.prefer else 0
         queries = available_queries.peek(request) if seconds else None
         status = None if queries is None else await queries.decided(client, item.item_id, seconds)
-        receipt = fast_receipt(item)
+        receipt = fast_receipt(item, conflict=conflict)
         if status is None:
             return json_response(receipt, 202)
         encoded = msgspec.Raw(status.model_dump_json(exclude_defaults=True).encode())
@@ -99,7 +119,8 @@ class ItemSubmission:
             )
         if self._batches >= self._max_batches:
             raise OVERLOADED(str(Overloaded()), retry_after=1)
-        verdicts = self._verdicts(request, client, encoded_bodies.pieces(request, head))
+        requested_at = requested(head.request_time, self._clock.now()) if head.request_time else ""
+        verdicts = self._verdicts(request, client, encoded_bodies.pieces(request, head), requested_at)
         try:
             first = await anext(verdicts)
         except ClientDisconnect:
@@ -107,10 +128,12 @@ class ItemSubmission:
         return _StreamingVerdicts(first, verdicts, patience=self._idle_seconds)
 
     async def _verdicts(
-        self, request: Request, client: Principal, body: AsyncIterator[bytes]
+        self, request: Request, client: Principal, body: AsyncIterator[bytes], requested_at: str
     ) -> AsyncGenerator[bytes, None]:
         self._batches += 1
-        batch = Batch(self._intake, client, self._clock, idle_seconds=self._idle_seconds)
+        batch = Batch(
+            self._intake, self._used, client, self._clock, idle_seconds=self._idle_seconds, requested_at=requested_at
+        )
         try:
             async with aclosing(batch.verdicts(body)) as verdicts:
                 async for some in verdicts:
@@ -128,6 +151,19 @@ class ItemSubmission:
         if self._intake.ownership is None:
             raise not_ready(self._readiness)
         return client, head
+
+
+def requested(text: str, now: datetime) -> str:
+    """The time in a `Request-Time` header (after a comma) as RFC 3339 text in UTC. Raises InputRejected."""
+    text = text.removeprefix(",").strip()
+    moment = from_text_or_none(text) if _is_rfc3339(text) is not None else None
+    if moment is None:
+        detail = f"{text!r:.60} is not an RFC 3339 time with an offset, such as '2026-05-01T09:30:00.250Z'"
+        raise INVALID_REQUEST(detail, _REQUEST_TIME)
+    if moment - now > _MAX_AHEAD:
+        detail = f"{to_text(moment)} is more than a day ahead of the server's time {to_text(now)}; check the clock"
+        raise INVALID_REQUEST(detail, _REQUEST_TIME)
+    return to_text(moment)
 
 
 class _StreamingVerdicts(Response):

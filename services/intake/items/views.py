@@ -126,8 +126,9 @@ class ItemReceiptView(View):
     """The response to an accepted item; a repetition gets the same.
 
     An older version, and a used version number with other content, are accepted too, but they change nothing in a
-    region that already has the newer version or the first content; `status_url` shows this. `status` is the response
-    of `status_url`, for a client that preferred to wait for a decision.
+    region that already has the newer version or the first content; `status_url` shows this. `conflict`: other content
+    was accepted under this version before; without it, other content may still be found later (`status_url`). `status`
+    is the response of `status_url`, for a client that preferred to wait for a decision.
     """
 
     item_id: str
@@ -137,6 +138,7 @@ class ItemReceiptView(View):
     regions: dict[str, RegionReceiptView]
     status_url: str
     status: ItemStatusView | SkipJsonSchema[None] = None
+    conflict: bool = False
 
     model_config = example(_RECEIPT | {"version": 1, "content_hash": "0a" * 32})
 
@@ -183,13 +185,15 @@ class FastReceiptView(msgspec.Struct, frozen=True):
     regions: dict[str, dict[str, str]]
     status_url: str
     status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    conflict: bool | msgspec.UnsetType = msgspec.UNSET
 
 
-def fast_receipt(item: PreparedItem) -> FastReceiptView:
+def fast_receipt(item: PreparedItem, *, conflict: bool) -> FastReceiptView:
     """The receipt of an accepted item, without a status."""
     regions = {region: {"event_id": event} for region, event in zip(item.regions, item.event_ids, strict=True)}
     url = f"/v1/items/{item.item_id}"
-    return FastReceiptView(item.item_id, item.subject, item.version, item.content_hash, regions, url)
+    said = True if conflict else msgspec.UNSET
+    return FastReceiptView(item.item_id, item.subject, item.version, item.content_hash, regions, url, conflict=said)
 
 
 def withdrawal_receipt(withdrawal: PreparedWithdrawal) -> WithdrawalReceiptView:

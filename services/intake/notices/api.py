@@ -64,8 +64,10 @@ TheComplaints = Annotated[ComplaintStore, Depends(available_complaints)]
     summary="Report a subject",
     description="With the elements of DSA Art. 16(2). Returns when the topic of every region that owns one of the"
     " markets has the notice, acknowledged by all in-sync replicas. The client's `reference` identifies it: a"
-    " repetition gets the same response. The notice becomes a case that reviewers decide; authorities and trusted"
+    " repetition gets the same response. Other content under the same reference is accepted too, but changes nothing:"
+    " the response says `conflict`. The notice becomes a case that reviewers decide; authorities and trusted"
     f" flaggers have priority. A body has at most {MAX_BODY_BYTES // 1024} KiB.",
+    response_model_exclude_defaults=True,
     responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_NOTICE, OVERLOADED),
     dependencies=[Depends(CountOutcomes(metrics.NOTICES))],
 )
@@ -104,6 +106,7 @@ async def get_notice(
     " gets the same response. For an unknown decision the call waits for the status projection, for at most 5"
     " seconds: `404` is certain, `503` means that the state is not known yet. `409`: there is no decision yet, it was"
     " replaced, another appeal against it is open or was decided, or the reference belongs to another appeal.",
+    response_model_exclude_defaults=True,
     responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *INADMISSIBLE, INVALID_APPEAL, OVERLOADED),
     dependencies=[Depends(CountOutcomes(metrics.APPEALS))],
 )

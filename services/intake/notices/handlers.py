@@ -6,6 +6,7 @@ checks use the state that the projection knows. If two appeals about a decision 
 first, both are accepted; the decision service, which has the authoritative state, closes the second one.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ from services.intake.errors import NOT_FOUND, require_platform
 from services.intake.items.domain import status
 from services.intake.items.handlers import ItemIntake, require_regions
 from services.intake.items.read_your_writes import ReadYourWrites
+from services.intake.items.used_versions import RecentContents
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import INVALID_APPEAL, AppealPost, ContestedDecision
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, CaseIdentity, ComplaintFacts
@@ -33,6 +35,7 @@ from shared.validation.documents import ParsedDocument
 from shared.validation.faults import InputRejected
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
+_LOOKUP_SECONDS: Final = 0.5
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 
 
@@ -46,17 +49,21 @@ class ComplaintLookup(Protocol):
 
 
 class PreparedComplaint(Publishable, frozen=True, kw_only=True, gc=False):
-    """A valid notice or appeal. `decision_id` is the contested decision of an appeal."""
+    """A valid notice or appeal. `decision_id` is the contested decision of an appeal. `conflict`: its reference was
+    used for other content before."""
 
     id: str
     content_hash: str
     decision_id: str = ""
+    conflict: bool = False
 
 
 class Notices:
-    """Submits notices."""
+    """Submits notices. `complaints` is set while the database is available; notices are accepted without it."""
 
     def __init__(self, intake: ItemIntake, codes: Codes, clock: Clock) -> None:
+        self.complaints: ComplaintLookup | None = None
+        self._recent = RecentContents()
         self._intake = intake
         self._codes = codes
         self._clock = clock
@@ -74,7 +81,23 @@ class Notices:
         """
         prepared = self.prepare(notice, client)
         await self._intake.submit([prepared])
+        if self._recent.note(prepared.id, prepared.content_hash, prepared, client) or await self._is_used(
+            prepared, client
+        ):
+            return msgspec.structs.replace(prepared, conflict=True)
         return prepared
+
+    async def _is_used(self, prepared: PreparedComplaint, client: Principal) -> bool:
+        """True if the projection has another content of this notice, in a region of the client."""
+        if self.complaints is None:
+            return False
+        try:
+            async with asyncio.timeout(_LOOKUP_SECONDS):
+                found = await self.complaints.facts_of(NOTICE, prepared.id)
+        except (Transient, TimeoutError):  # the notice is accepted without it; readiness reports the database
+            return False
+        submissions = [facts.case.submission for region, facts in found.items() if client.may_act_in(region)]
+        return any(one is not None and one.content_hash != prepared.content_hash for one in submissions)
 
     def prepare(self, notice: ParsedDocument[NoticePost], client: Principal) -> PreparedComplaint:
         """Validate a notice and create its records, without sending them. Raises like `submit`."""
@@ -131,6 +154,7 @@ class Appeals:
         clock: Clock,
         days: int,
     ) -> None:
+        self._recent = RecentContents()
         self._complaints = complaints
         self._intake = intake
         self._codes = codes
@@ -157,7 +181,8 @@ class Appeals:
         if before is None or before.case.submission is None:
             await self._require_admissible(post, contested, prepared.id)
             await self._intake.submit([prepared])
-            return prepared
+            used = self._recent.note(prepared.id, prepared.content_hash, prepared, client)
+            return msgspec.structs.replace(prepared, conflict=True) if used else prepared
         return self._repeated(prepared, before)
 
     async def _find(self, post: AppealPost, client: Principal) -> ContestedDecision:

@@ -27,19 +27,22 @@ _RECEIPT: Final[dict[str, Any]] = {
 
 
 class NoticeReceiptView(View):
-    """The response to an accepted notice; a repetition gets the same."""
+    """The response to an accepted notice; a repetition gets the same. `conflict`: other content was accepted under this
+    reference before."""
 
     notice_id: str
     subject: str
     content_hash: str
     regions: dict[str, RegionReceiptView]
     status_url: str
+    conflict: bool = False
 
     model_config = example(_RECEIPT | {"notice_id": NOTICE_ID, "status_url": f"/v1/notices/{NOTICE_ID}"})
 
 
 class AppealReceiptView(View):
-    """The response to an accepted appeal against `decision_id`; a repetition gets the same."""
+    """The response to an accepted appeal against `decision_id`; a repetition gets the same. `conflict`: another appeal
+    was accepted under this reference just before."""
 
     appeal_id: str
     subject: str
@@ -47,6 +50,7 @@ class AppealReceiptView(View):
     content_hash: str
     regions: dict[str, RegionReceiptView]
     status_url: str
+    conflict: bool = False
 
     model_config = example(
         _RECEIPT | {"appeal_id": APPEAL_ID, "decision_id": _DECISION_ID, "status_url": f"/v1/appeals/{APPEAL_ID}"}
@@ -165,6 +169,7 @@ def _receipt_fields(complaint: PreparedComplaint) -> dict[str, Any]:
         "subject": complaint.subject,
         "content_hash": complaint.content_hash,
         "regions": region_receipts(complaint),
+        "conflict": complaint.conflict,
     }
 
 

@@ -241,6 +241,8 @@ def route(submitted: ItemSubmitted, region: str, policy_set: PolicySet, model: O
         queue=outcome.queue,
         priority=outcome.priority,
         received_at=submitted.received_at,
+        client=submitted.client if submitted.requested_at else "",
+        requested_at=submitted.requested_at,
         due_at=due_at(submitted.received_at, outcome.service_level),
         verdict=outcome.verdict,
         reasons=outcome.reasons,

@@ -37,12 +37,15 @@ class CaseOpened(_CaseEvent, frozen=True, kw_only=True):
     `review`; `priority` is 1 (first) to 9.
 
     `item_id` is the id of the item, notice or appeal. The case of a notice or an appeal has the full `notice` or
-    `appeal`; its `item` has only the fields that the notice or appeal contains.
+    `appeal`; its `item` has only the fields that the notice or appeal contains. `client` and `requested_at` are the
+    client and the time of its post, if the client stated the time: they order posts without version numbers.
     """
 
     queue: str
     priority: int
     received_at: str
+    client: str = ""
+    requested_at: str = ""
     due_at: str
     verdict: str
     reasons: list[str] = []

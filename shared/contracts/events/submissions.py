@@ -85,14 +85,16 @@ class _ItemEvent(Struct, frozen=True, kw_only=True):
 class ItemSubmitted(_ItemEvent, frozen=True, kw_only=True):
     """A client posted a version of a subject. Without `version`, the content's hash identifies it.
 
-    `operating_model` is the id of the operating model that was in force when the item was accepted;
-    `markets_by_region` has the item's markets by the region that owned them then. Both are empty in older events.
+    `requested_at` is the time of the post by the client's clock, if the client stated it. `operating_model` is the id
+    of the operating model that was in force when the item was accepted; `markets_by_region` has the item's markets by
+    the region that owned them then. Both are empty in older events.
     """
 
     content_hash: str
     client: str
     reference: str = ""
     received_at: str
+    requested_at: str = ""
     regions: list[str]
     operating_model: str = ""
     markets_by_region: dict[str, list[str]] = {}

@@ -170,9 +170,14 @@ def is_of_item(event: Event) -> bool:
 
 
 def is_older(event: Event, than: Event) -> bool:
-    """True if both versions are numbers and the first one is smaller."""
+    """True if both versions are numbers and the first one is smaller, or else if one client stated an earlier time."""
     version, newest = event.data.get("version"), than.data.get("version")
-    return version is not None and newest is not None and version < newest
+    if version is not None and newest is not None:
+        return bool(version < newest)
+    stated, last = event.data.get("requested_at"), than.data.get("requested_at")
+    if not stated or not last or event.data.get("client") != than.data.get("client"):
+        return False
+    return bool(stated < last)  # UTC with milliseconds, so that texts compare like times
 
 
 def item_of(posted: Posted) -> str | None:

@@ -262,6 +262,8 @@ def every_event_is_audited_once(facts: Facts) -> Iterator[Violation]:
             record = facts.by_place.get((row.topic, row.partition, row.offset))
             if record is None and row.topic.endswith(f".{region}"):
                 yield Violation(4, f"{region}'s log has an event that is in no topic", (str(row),))
+            elif record is not None and row.event_id not in facts.any_events[region]:
+                yield Violation(4, f"TWO VALUES of one event id are in {region}'s log", (str(record), str(row)))
             elif record is not None and sha256(record.value or b"").hexdigest() != row.sha256:
                 yield Violation(4, f"{region}'s log has event {row.event_id} with other data", (str(record), str(row)))
         if [row.seq for row in cell.log] != list(range(1, len(cell.log) + 1)):

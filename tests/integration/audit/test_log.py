@@ -3,6 +3,7 @@ sequence, after duplicates, replays and races; no entry of the log ever changes.
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -325,6 +326,103 @@ async def test_a_repeat_in_the_same_batch_does_not_move_the_first_event(
     assert [str(row["event_id"]) for row in await rows(database)] == [one.attributes.id for one in each]
 
 
+def again(event: Encoded, *, time: str = "", **fields: Any) -> Encoded:
+    """The event again, with changed fields of its data, as an equal id produces it."""
+    data = json.loads(event.value) | fields
+    headers = [(name, time.encode() if name == "ce_time" and time else value) for name, value in event.headers]
+    return Encoded(event.key, json.dumps(data).encode(), headers)
+
+
+def conflicts_counted(region: str) -> dict[str, float]:
+    name = "piepowder_audit_conflicts_total"
+    return {
+        reason: REGISTRY.get_sample_value(name, {"region": region, "reason": reason}) or 0.0
+        for reason in ("content", "value")
+    }
+
+
+async def test_another_value_of_an_event_id_is_logged_once_and_reported_and_a_repeat_is_neither(
+    kafka: str, region: str, *, store: Store, database: Database, database_url: str, producer: KafkaProducer
+) -> None:
+    (submissions, submitted), (cases, opened), (decisions, claimed), (_, decided) = history(region, "twice").events
+    later = to_text(START + timedelta(days=1))
+    other_item = {"markets": ["DE"], "title": "Messer"}
+    repeats = [
+        (submissions, again(submitted, time=later, received_at=later, client="other", reference="x", regions=["us"])),
+        (cases, again(opened, time=later, received_at=later, due_at=later)),
+        (decisions, again(claimed, time=later)),
+        (decisions, again(decided, reasons=[], reviewer="")),  # explicit defaults
+        (decisions, Encoded(decided.key, decided.value, [*decided.headers, ("dl_replay", b"1")])),
+    ]
+    by_content = [
+        (submissions, again(submitted, content_hash="1" * 64, item=other_item, received_at=later)),
+        (cases, again(opened, item=other_item, verdict="reject")),
+    ]
+    by_value = [
+        (cases, again(opened, verdict="approve")),
+        (decisions, again(decided, action="reject")),
+        (decisions, again(decided, action="reject", reasons=["FAKE"])),
+    ]
+    firsts = history(region, "twice").events
+    before = conflicts_counted(region)
+    async with auditing(kafka, store, region):
+        await producer.send([record(topic, event) for topic, event in firsts])
+        await until_caught_up(kafka, region)
+        await producer.send([record(topic, event) for topic, event in repeats])
+        await until_caught_up(kafka, region)
+        assert [row["conflicts_with"] for row in await rows(database)] == [None] * 4
+        assert conflicts_counted(region) == before
+        for _ in range(2):
+            await producer.send([record(topic, event) for topic, event in [*by_content, *by_value]])
+        await until_caught_up(kafka, region)
+    kept = await rows(database)
+    await reset(kafka, region, database_url)
+    async with auditing(kafka, store, region):
+        await until_caught_up(kafka, region)
+    assert await rows(database) == kept
+    assert conflicts_counted(region) == {"content": before["content"] + 2, "value": before["value"] + 3}
+    assert [row["seq"] for row in kept] == list(range(1, 10))
+    conflicts = [row for row in kept if row["conflicts_with"] is not None]
+    assert sorted(bytes(row["data"]) for row in conflicts) == sorted(e.value for _, e in [*by_content, *by_value])
+    head, by_type = await store.totals()
+    assert (head.size, sum(by_type.values()), by_type[events.DECISION_MADE]) == (9, 9, 3)
+
+    async with await client(store, region) as http:
+        timeline = (await http.get("/v1/subjects/shop/product/twice/timeline")).json()["events"]
+        first_page = (await http.get("/v1/conflicts", params={"limit": 3})).json()
+        second_page = (await http.get("/v1/conflicts", params={"cursor": first_page["next"]})).json()
+        one = (await http.get(f"/v1/events/{timeline[0]['id']}")).json()
+        tail = (await http.get("/v1/events")).json()["events"]
+        wrong = await http.get("/v1/conflicts", params={"cursor": "x"})
+    by_id = Counter((entry["id"], entry["type"]) for entry in timeline)
+    assert sorted(by_id.values()) == [1, 2, 3, 3]
+    assert {entry["conflict"] for entry in timeline if by_id[entry["id"], entry["type"]] > 1} == {True}
+    assert {entry["conflict"] for entry in timeline if by_id[entry["id"], entry["type"]] == 1} == {False}
+    assert (one["conflict"], one["data"]["item"]["title"]) == (True, "Lampe")
+    assert sorted(entry["seq"] for entry in tail) == list(range(1, 10))
+    shown = [*first_page["conflicts"], *second_page["conflicts"]]
+    assert [entry["seq"] for entry in shown] == [row["seq"] for row in reversed(conflicts)]
+    assert {entry["id"] for entry in shown} == {str(row["conflicts_with"]) for row in conflicts}
+    assert second_page["next"] is None
+    assert wrong.status_code == 422
+
+
+@pytest.mark.parametrize("batches", [[[0, 1, 2, 1, 0]], [[0], [1], [2, 0, 1]], [[0, 1], [1, 2]], [[0, 0], [2, 1, 2]]])
+async def test_conflicts_keep_their_order_within_and_across_batches(
+    region: str, store: Store, database: Database, batches: list[list[int]]
+) -> None:
+    topic, decided = history(region, "batched").events[3]
+    values = [decided, again(decided, action="reject"), again(decided, action="reject", reasons=["FAKE"])]
+    for batch in batches:
+        logged = [
+            parse_event(RecordId(topic, 0, n), e.headers, e.key, e.value, region=region)
+            for n, e in ((n, values[n]) for n in batch)
+        ]
+        await store.append(logged, [])
+    sent = list(dict.fromkeys(n for batch in batches for n in batch))
+    assert [row["offset"] for row in await rows(database)] == sent
+
+
 async def test_concurrent_writers_with_overlapping_batches_append_each_event_once_without_a_gap(
     region: str, store: Store, database: Database
 ) -> None:
@@ -501,6 +599,7 @@ async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(
             "/v1/events/{event_id}",
             "/v1/events",
             "/v1/deadletters",
+            "/v1/conflicts",
             "/v1/totals",
         }
         for path in described.values():

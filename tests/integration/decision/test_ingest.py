@@ -1,6 +1,7 @@
 """Ingest of cases and withdrawals on PostgreSQL (promises 2, 5 and 6)."""
 
 import asyncio
+import json
 from typing import Any
 
 import asyncpg
@@ -9,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from shared.contracts import events, ids
 from shared.contracts.envelope import Encoded
-from shared.runtime.errors import Transient
+from shared.runtime.errors import Poison, Transient
 from shared.validation.faults import InputRejected
 from tests.support.decision.cases import encoded, encoded_withdrawal, opened
 from tests.support.decision.service import REGION, Service, running
@@ -52,6 +53,40 @@ async def test_an_older_version_that_arrives_late_is_superseded_with_an_event(se
     newest = opened(REGION, version=3)[1]
     [late] = await service.outside.fetch("SELECT superseded_by::text FROM cases WHERE state = 'superseded'")
     assert late[0] == newest.item_id
+
+
+async def test_a_late_post_without_a_version_is_superseded_if_its_client_stated_an_earlier_time(
+    service: Service,
+) -> None:
+    def post(content: str, second: int, client: str = "shop") -> Any:
+        stated = {"client": client, "requested_at": f"2026-05-01T11:59:0{second}.000Z"}
+        return encoded(REGION, version=None, content=content, **stated)
+
+    async def states_by_content() -> dict[str, str]:
+        cases = await service.outside.fetch("SELECT opened, state FROM cases")
+        return {json.loads(row[0])["item"]["text"]: row[1] for row in cases}
+
+    await service.open(post("new", 2))
+    await service.open(post("late", 1))
+    assert await states_by_content() == {"new": "waiting", "late": "superseded"}
+    await service.open(post("newer", 3))
+    await service.open(post("late too", 2))
+    await service.open(encoded(REGION, version=None, content="without a time"))
+    await service.open(post("of another client", 1, "other"))
+    found = await states_by_content()
+    assert [text for text, state in found.items() if state == "waiting"] == ["of another client"]
+    assert len(found) == 6
+    assert await service.event_types() == ["case.superseded"] * 5
+    [newest] = await service.outside.fetch("SELECT client, requested_at FROM subjects")
+    assert (newest[0], newest[1].isoformat()) == ("other", "2026-05-01T11:59:01+00:00")
+
+
+@pytest.mark.parametrize(
+    "stated", [{"requested_at": "now"}, {"requested_at": "2026-05-01T12:00:00"}, {"client": "x" * 201}]
+)
+async def test_an_invalid_request_time_or_client_is_poison(service: Service, stated: dict[str, str]) -> None:
+    with pytest.raises(Poison):
+        await service.open(encoded(REGION, **stated))
 
 
 async def test_a_newer_version_takes_a_claimed_case_from_its_reviewer(service: Service) -> None:

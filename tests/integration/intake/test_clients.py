@@ -509,6 +509,28 @@ async def test_rejected_lines_of_a_batch_count_as_refused_accesses(services: Int
     await services.wait_until(is_logged)
 
 
+async def test_the_audit_log_has_every_content_that_was_posted_under_a_used_version(services: IntakeAndAudit) -> None:
+    await services.create_client("author", scopes=["items:write"], regions=["*"])
+    key = (await services.create_key("author"))["key"]
+
+    async def post(**fields: Any) -> dict[str, Any]:
+        response = await services.call("POST", "/v1/items", services.intake.post(id="audited", **fields), key=key)
+        assert response.status_code == 202, response.text
+        receipt: dict[str, Any] = response.json()
+        return receipt
+
+    receipts = [await post(title=title) for title in ("One", "Two", "Two", "One")]
+    assert [receipt.get("conflict", False) for receipt in receipts] == [False, True, True, False]
+    marker = (await post(version=2))["regions"][services.region]["event_id"]
+
+    async def has_marker() -> bool:
+        return marker in [event["id"] for event in await services.audited()]
+
+    await services.wait_until(has_marker)
+    logged = [e for e in await services.audited() if e["subject"] == "shop:product:audited" and e["id"] != marker]
+    assert [(e["data"]["item"]["title"], e["conflict"]) for e in logged] == [("One", True), ("Two", True)]
+
+
 async def test_the_audit_log_has_refused_accesses_and_used_keys_and_a_key_has_its_last_use(
     services: IntakeAndAudit,
 ) -> None:

@@ -106,11 +106,39 @@ async def test_other_content_with_the_same_reference_is_a_conflict_and_the_first
     first = (await post(intake, "notices", intake_complaints.notice(id="n3"))).json()
     other = await post(intake, "notices", intake_complaints.notice(id="n3", ground="fraud"))
     assert (other.status_code, other.json()["notice_id"]) == (202, first["notice_id"])
+    assert ("conflict" in first, other.json().get("conflict")) == (False, True)
 
     async def has_conflict() -> bool:
         return bool((await intake.get(f"/v1/notices/{first['notice_id']}")).json().get("conflict"))
 
     await intake.wait_until(has_conflict)
+
+
+async def test_the_response_to_other_content_under_a_used_reference_says_conflict_also_after_a_restart(
+    intake: Intake,
+) -> None:
+    first = (await post(intake, "notices", intake_complaints.notice(id="n31"))).json()
+    await wait_for_complaint(intake, "notices", first["notice_id"], intake.north, "submitted")
+    assert await intake.stop() == 0
+    await intake.start()
+    await intake.ready()
+    assert "conflict" not in (await post(intake, "notices", intake_complaints.notice(id="n31"))).json()
+    other = await post(intake, "notices", intake_complaints.notice(id="n31", ground="fraud"))
+    assert (other.status_code, other.json().get("conflict")) == (202, True)
+
+
+async def test_of_two_appeals_under_one_reference_at_the_same_time_the_second_says_conflict_or_is_refused(
+    intake: Intake,
+) -> None:
+    item_id = await rejected_item(intake, "twice-appealed")
+    await intake.wait_for_status(item_id, intake.north, "rejected")
+    bodies = [
+        intake_complaints.appeal(item_id=item_id, explanation=text)
+        for text in ("It is a lamp, not a weapon.", "It is a candle, not a weapon.")
+    ]
+    answers = await asyncio.gather(*(post(intake, "appeals", body) for body in bodies))
+    outcomes = sorted((answer.status_code, answer.json().get("conflict", False)) for answer in answers)
+    assert outcomes in ([(202, False), (202, True)], [(202, False), (409, False)])
 
 
 async def test_other_content_with_the_same_reference_in_another_region_is_a_conflict_too(intake: Intake) -> None:

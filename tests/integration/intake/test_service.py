@@ -269,6 +269,75 @@ async def test_other_content_with_the_same_version_is_a_conflict_and_the_first_c
     await intake.wait_until(has_conflict)
 
 
+async def test_the_response_to_other_content_under_a_used_version_says_conflict_also_after_a_restart(
+    intake: Intake,
+) -> None:
+    first = (await intake.send(intake.post(id="used", title="One"))).json()
+    second = (await intake.send(intake.post(id="used", title="Two"))).json()
+    assert ("conflict" in first, second.get("conflict")) == (False, True)
+    assert "conflict" not in (await intake.send(intake.post(id="used", title="One"))).json()
+    lines = [intake.post(id="used", title=title) for title in ("One", "Three", "Two")]
+    lines += [intake.post(id="used", version=2, title=title) for title in ("One", "Two", "Two")]
+    body = "\n".join(map(json.dumps, lines)).encode()
+    verdicts = (await intake.send(body, kind=NDJSON)).text.splitlines()
+    assert [json.loads(verdict).get("conflict") for verdict in verdicts] == [None, True, True, None, True, True]
+
+    await intake.wait_for_status(first["item_id"], intake.north, "submitted")
+    await intake.wait_for_status(json.loads(verdicts[3])["item_id"], intake.north, "submitted")
+    assert await intake.stop() == 0
+    await intake.start()
+    await intake.ready()
+    assert "conflict" not in (await intake.send(intake.post(id="used", title="One"))).json()
+    assert (await intake.send(intake.post(id="used", title="Four"))).json()["conflict"] is True
+    verdicts = (await intake.send(body, kind=NDJSON)).text.splitlines()
+    assert [json.loads(verdict).get("conflict") for verdict in verdicts] == [None, True, True, None, True, True]
+
+
+async def test_content_without_a_version_never_conflicts_and_regions_of_other_keys_are_not_compared(
+    intake: Intake,
+) -> None:
+    for title in ("One", "Two"):
+        body = {name: value for name, value in intake.post(id="free", title=title).items() if name != "version"}
+        assert "conflict" not in (await intake.send(body)).json()
+    south = intake.post(id="apart", markets=["US"], title="Secret")
+    north = intake.post(id="apart", markets=["DE"], title="Lamp")
+    item_id = (await intake.send(south)).json()["item_id"]
+    await intake.wait_for_status(item_id, intake.south, "submitted")
+    assert "conflict" not in (await intake.send(north, key="northern")).json()
+    assert (await intake.send(north)).json()["conflict"] is True
+
+
+async def test_a_request_time_is_in_the_event_in_utc_and_changes_no_id(intake: Intake) -> None:
+    plain = (await intake.send(intake.post(id="timed"))).json()
+    headers = {"Authorization": f"Bearer {intake.keys['all']}", "Request-Time": "2026-05-01T11:30:00.25+02:00"}
+    timed = await intake.http.post("/v1/items", json=intake.post(id="timed"), headers=headers)
+    assert (timed.status_code, timed.json()) == (202, plain)
+    line = json.dumps(intake.post(id="timed-line"))
+    kind = {"Content-Type": NDJSON}
+    batch = await intake.http.post("/v1/items/batch", content=line, headers=headers | kind)
+    assert json.loads(batch.text)["status"] == 202
+    records = await intake.records(topics.submissions(intake.north))
+    data = [json.loads(record.value) for record in records if b'"timed' in record.value]
+    found = [(each["subject_id"], each.get("requested_at")) for each in data]
+    assert found == [("timed", None), ("timed", "2026-05-01T09:30:00.250Z"), ("timed-line", "2026-05-01T09:30:00.250Z")]
+
+
+@pytest.mark.parametrize(
+    "time", ["", "now", "2026-05-01", "2026-05-01T09:30:00", "20260501T093000Z", "1777627800", "9998-01-01T00:00:00Z"]
+)
+@pytest.mark.parametrize("path", ["/v1/items", "/v1/items/batch"])
+async def test_an_invalid_request_time_is_rejected_with_its_place(intake: Intake, path: str, time: str) -> None:
+    kind = "application/json" if path == "/v1/items" else NDJSON
+    headers = {"Authorization": f"Bearer {intake.keys['all']}", "Content-Type": kind, "Request-Time": time}
+    body = json.dumps(intake.post(id="mistimed"))
+    response = await intake.http.post(path, content=body, headers=headers)
+    assert response.status_code == 422, response.text
+    assert response.json()["errors"][0]["pointer"] == "/header/request-time"
+    twice = [*headers.items(), ("Request-Time", "2026-05-01T09:30:00Z"), ("Request-Time", "2026-05-01T09:30:00Z")]
+    again = await intake.http.post(path, content=body, headers=[pair for pair in twice if pair[1] != time or not time])
+    assert again.status_code == 422
+
+
 async def test_other_content_in_another_region_is_a_conflict_for_keys_that_see_both_regions(intake: Intake) -> None:
     lamp = (await intake.send(intake.post(id="split", title="Desk lamp", markets=["DE"]))).json()
     knife = (await intake.send(intake.post(id="split", title="Switchblade", markets=["US"]))).json()

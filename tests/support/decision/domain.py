@@ -36,6 +36,7 @@ def received(attributes: Attributes, case: events.CaseOpened) -> ReceivedCase:
         from_text(case.due_at),
         case,
         msgspec.json.encode(case),
+        from_text(case.requested_at) if case.requested_at else None,
     )
 
 
@@ -78,7 +79,11 @@ def records(messages: Sequence[CaseMessage]) -> list[Received[CaseMessage]]:
 def newest(of: ReceivedCase, *, is_open: bool) -> Mapping[str, NewestVersion]:
     """This case as the newest version of its subject."""
     case = of.opened
-    return {of.subject: NewestVersion(case.case_id, case.item_id, case.version, of.correlation_id if is_open else None)}
+    correlation_id = of.correlation_id if is_open else None
+    known = NewestVersion(
+        case.case_id, case.item_id, case.version, correlation_id, client=case.client, requested_at=of.requested_at
+    )
+    return {of.subject: known}
 
 
 def ingested(*batch: CaseMessage, **stored: Any) -> BatchChanges:

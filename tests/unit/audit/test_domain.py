@@ -1,8 +1,14 @@
 """Parsing of events and dead letters."""
 
+import msgspec
 import pytest
 
 from services.audit.domain import (
+    CONTENT,
+    VALUE,
+    Conflict,
+    LoggedEvent,
+    conflict,
     logged_topics,
     parse_dead_letter,
     parse_event,
@@ -68,3 +74,62 @@ def test_a_dead_letter_without_headers_has_its_own_position() -> None:
     assert letter.source == SOURCE
     assert (letter.group, letter.key, letter.event_id, letter.subject) == ("", None, None, None)
     assert letter.time == TIME
+
+
+PAYLOAD = events.CaseExpired(case_id="c", item_id="i", queue="q", reviewer="r", team="t", lease_token=1)
+
+
+def event_of(kind: str, value: bytes, **attributes: str) -> LoggedEvent:
+    values = {"source": "piepowder/test", "time": TIME, "subject": "shop:product:1"} | attributes
+    event = encode(Attributes(FIRST, kind, region="eu", correlation_id=FIRST, **values), PAYLOAD)
+    return parse_event(SOURCE, event.headers, event.key, value, region="eu")
+
+
+def found(first: bytes, other: bytes, kind: str = "piepowder.case.praised.v9") -> Conflict | None:
+    return conflict(event_of(kind, first), event_of(kind, other))
+
+
+def test_the_order_of_fields_numbers_and_white_space_make_no_conflict() -> None:
+    assert found(b'{"a": 1, "b": {"c": [1], "d": null}}', b'{"b":{"d":null,"c":[1]},"a":1}') is None
+    assert found(b"[1]", b" [ 1 ] ") is None
+
+
+@pytest.mark.parametrize("other", [b'{"a": 2}', b'{"a": "1"}', b'{"a": 1, "b": 0}', b"{}", b"[]", b"1", b'{"a": true}'])
+def test_other_values_of_an_unknown_type_are_a_conflict(other: bytes) -> None:
+    assert (conflicting := found(b'{"a": 1}', other)) is not None
+    assert conflicting.reason == VALUE
+
+
+def test_equal_conflicts_have_the_same_id_and_different_ones_another() -> None:
+    first, second, third = (found(b"{}", value) for value in (b'{"a":1,"b":2}', b'{"b": 2, "a": 1}', b'{"a":1}'))
+    assert first == second != third
+
+
+def test_the_time_and_the_trace_are_not_compared_and_other_attributes_are() -> None:
+    first = event_of(events.CASE_CLAIMED, b"{}")
+    assert conflict(first, event_of(events.CASE_CLAIMED, b"{}", time="2027-05-01T09:30:00.000Z")) is None
+    assert conflict(first, event_of(events.CASE_CLAIMED, b"{}", traceparent="00-1")) is None
+    for attributes in ({"source": "piepowder/other"}, {"subject": "shop:product:2"}, {"causation_id": FIRST}):
+        assert conflict(first, event_of(events.CASE_CLAIMED, b"{}", **attributes)) is not None
+
+
+def test_a_withdrawal_with_another_reason_is_a_conflict_of_content() -> None:
+    first = (
+        b'{"item_id":"i","platform":"p","kind":"k","subject_id":"s","client":"a","withdrawn_at":"1","regions":["eu"]}'
+    )
+    again = first.replace(b'"1"', b'"2"').replace(b'"a"', b'"b"').replace(b'["eu"]', b'["eu","us"]')
+    assert found(first, again, events.ITEM_WITHDRAWN) is None
+    other = found(first, first[:-1] + b',"reason":"sold"}', events.ITEM_WITHDRAWN)
+    assert other is not None
+    assert other.reason == CONTENT
+
+
+def test_a_loss_accepted_again_by_another_operator_is_no_conflict() -> None:
+    loss = events.LossAccepted(
+        group="g", topic="t", topic_id="i", partition=0, reason="deleted", first=1, last=2, continues_at=3, by="ann"
+    )
+    again = msgspec.structs.replace(loss, by="bob", note="repeated")
+    other = msgspec.structs.replace(loss, continues_at=4)
+    first, second, third = map(msgspec.json.encode, (loss, again, other))
+    assert found(first, second, events.LOSS_ACCEPTED) is None
+    assert found(first, third, events.LOSS_ACCEPTED) is not None

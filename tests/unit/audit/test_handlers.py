@@ -56,6 +56,9 @@ class FakeStore:
     async def event_sizes(self, *, after: int, limit: int) -> list[TimelineEntry]:
         return [s for s in self._entries if s.position.seq > after][:limit]
 
+    async def conflict_sizes(self, *, before: int, limit: int) -> list[TimelineEntry]:
+        return [s for s in self._entries if s.position.seq < before][:limit]
+
     async def views(self, entries: Sequence[TimelineEntry]) -> list[EntryView]:
         rest: dict[str, Any] = {
             "source": "",

@@ -133,6 +133,14 @@ async def test_the_repeated_record_is_the_one_that_the_audit_log_has_read() -> N
     assert event.record == record(topics.submissions(EU), original)
 
 
+async def test_of_two_values_under_one_id_the_first_in_the_log_is_repeated() -> None:
+    """Other content under a used version comes later in the log, whatever its time; it is not in force."""
+    first = entry(1, ITEM_SUBMITTED, "a", content_hash="1") | {"time": "2026-05-01T09:30:01.000Z"}
+    other = entry(2, ITEM_SUBMITTED, "a", content_hash="2") | {"id": first["id"]}
+    one = (await found(Deployment([item("a", 0)], [other, first])))["a"]
+    assert [each.seq for each in one.events] == [1]
+
+
 async def test_an_item_that_the_audit_log_does_not_have_is_reported(unread: set[int]) -> None:
     one = (await found(Deployment([item("a", 0)], [])))["a"]
     assert (types(one), one.reason) == ([], "not in the audit log: its client must post it again")

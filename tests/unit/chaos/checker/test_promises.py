@@ -191,6 +191,11 @@ def leave_a_gap_in_the_audit_log(recording: Recording) -> None:
     cell.log = [row for row in cell.log if row.seq != 4]
 
 
+def log_a_conflict(recording: Recording) -> None:
+    log = recording.history.cells["eu"].log
+    log.append(log[0]._replace(seq=len(log) + 1, event_id=derived("conflict", log[0].event_id)))
+
+
 def log_an_event_twice(recording: Recording) -> None:
     log = recording.history.cells["eu"].log
     log.append(log[3]._replace(seq=len(log) + 1))
@@ -402,6 +407,7 @@ DEFECTS: list[tuple[Callable[[Recording], None], int, str]] = [
     (leave_a_decision_unpublished, 4, "was not published"),
     (leave_a_gap_in_the_audit_log, 4, "AUDIT GAP"),
     (log_an_event_twice, 4, "AUDIT GAP"),
+    (log_a_conflict, 4, "TWO VALUES"),
     (log_other_data, 4, "with other data"),
     (lose_a_dead_letter_in_the_audit, 4, "AUDIT GAP"),
     (leak_an_item_into_another_region, 7, "LEAK"),

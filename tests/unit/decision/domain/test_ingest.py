@@ -150,3 +150,35 @@ def test_an_older_version_that_was_withdrawn_before_it_arrived_is_superseded() -
     changes = ingested(late, newest=newest(new, is_open=True), withdrawn_early={late.opened.case_id})
     assert [(case.state, case.superseded_by) for case in changes.cases] == [("superseded", new.opened.item_id)]
     assert changes.applied == {late.opened.case_id}
+
+
+EARLY, LATE = "2026-05-01T09:30:00.000Z", "2026-05-01T09:30:00.001Z"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_older"),
+    [
+        ((None, "shop", LATE), (None, "shop", EARLY), True),
+        ((None, "shop", EARLY), (None, "shop", LATE), False),
+        ((None, "shop", EARLY), (None, "shop", EARLY), False),
+        ((None, "shop", LATE), (None, "other", EARLY), False),
+        ((None, "shop", LATE), (None, "", ""), False),
+        ((None, "", ""), (None, "shop", EARLY), False),
+        ((None, "", ""), (None, "", ""), False),
+        ((1, "shop", LATE), (2, "shop", EARLY), False),
+        ((2, "shop", EARLY), (1, "shop", LATE), True),
+        ((2, "shop", LATE), (None, "shop", EARLY), True),
+        ((None, "shop", LATE), (2, "shop", EARLY), True),
+    ],
+)
+def test_without_two_version_numbers_the_times_that_one_client_stated_are_compared(
+    first: tuple[int | None, str, str], second: tuple[int | None, str, str], is_older: bool
+) -> None:
+    a, b = (
+        received_case(version=version, content=name, client=client, requested_at=time)
+        for name, (version, client, time) in (("a", first), ("b", second))
+    )
+    assert states(ingested(a, b)) == (["waiting", "superseded"] if is_older else ["superseded", "waiting"])
+    stored = ingested(b, newest=newest(a, is_open=True))
+    assert states(stored) == (["superseded"] if is_older else ["waiting"])
+    assert (stored.superseded == {}) is is_older

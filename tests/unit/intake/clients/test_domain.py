@@ -8,7 +8,7 @@ import pytest
 
 from services.intake.clients import domain
 from services.intake.clients.api import patch_of
-from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord
+from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord, PublishedClient
 from services.intake.clients.models import ChangeBody, client_view
 from shared.auth import clients
 from shared.auth.clients import KEPT_KEYS, OF_PLATFORMS, SCOPES
@@ -58,6 +58,54 @@ def test_a_change_without_a_difference_returns_the_same_client() -> None:
     assert domain.changed(before, ClientPatch(), NOW) is before
     assert domain.changed(before, ClientPatch(scopes=frozenset({"items:write"}), state="active"), NOW) is before
     assert domain.changed(before, ClientPatch(limit=None), NOW).limit is None
+
+
+def published(of: ClientRecord, *, is_last: bool = True) -> PublishedClient:
+    return PublishedClient(state=domain.to_event(of, "changed", "lead"), at=of.changed_at, is_last=is_last)
+
+
+def test_a_newer_published_state_replaces_the_stored_one_and_keeps_its_description() -> None:
+    stored = client(description="a", revision=5, keys=(key(1), key(2)))
+    newer = client(revision=7, state="disabled", changed_at=NOW + 9 * DAY, keys=(key(2, expires_at=NOW), key(3)))
+    found = domain.with_published(stored, published(newer))
+    gone = key(1, revoked_at=newer.changed_at)  # live keys are always published
+    assert found == msgspec.structs.replace(newer, description="a", keys=(gone, *newer.keys))
+    assert domain.with_published(found, published(newer)) is found
+    unknown = domain.with_published(None, published(newer))
+    assert unknown == msgspec.structs.replace(newer, created_at=NOW + 2 * DAY)
+
+
+def test_an_equal_or_older_published_state_changes_nothing_but_a_revocation() -> None:
+    stored = client(revision=5, keys=(key(1), key(2)))
+    assert domain.with_published(stored, published(client(revision=5, keys=(key(1),)))) is stored
+    revoked = client(revision=5, keys=(key(1, revoked_at=NOW),))
+    assert domain.with_published(stored, published(revoked)).keys == (key(1, revoked_at=NOW), key(2))
+    mine = client(revision=4, keys=(key(1, revoked_at=NOW),))
+    assert domain.with_published(mine, published(stored)).keys == (key(1, revoked_at=NOW), key(2))
+
+
+def test_the_newest_published_state_has_the_largest_revision_and_every_revocation() -> None:
+    def after(*records: ClientRecord) -> PublishedClient:
+        known = None
+        for record in records:
+            known = domain.newest_published(known, domain.to_event(record, "changed", "lead"), record.changed_at)
+        assert known is not None
+        return known
+
+    first, second = client(revision=5, keys=(key(1),)), client(revision=6, keys=(key(1, revoked_at=NOW),))
+    assert after(first, second) == published(second)
+    assert after(second, first) == published(second, is_last=False)
+    assert after(second, first, second).is_last
+    revived = after(second, msgspec.structs.replace(first, revision=7))
+    assert revived == published(msgspec.structs.replace(second, revision=7), is_last=False)
+
+
+def test_a_client_is_published_again_only_if_the_last_record_lacks_its_state() -> None:
+    stored = client(revision=5, keys=(key(1, revoked_at=NOW),))
+    assert not domain.lacks_publication(stored, published(stored))
+    assert domain.lacks_publication(stored, published(stored, is_last=False))
+    assert domain.lacks_publication(stored, published(client(revision=5, keys=(key(1),))))
+    assert not domain.lacks_publication(client(revision=6), published(stored, is_last=False))
 
 
 def test_an_expired_or_revoked_key_allows_another_key() -> None:

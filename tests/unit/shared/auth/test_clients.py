@@ -162,6 +162,17 @@ async def test_a_client_that_is_not_active_is_refused(service: GuardedService, s
     assert "disabled" in (await service.call(OLD)).json()["detail"]
 
 
+async def test_a_later_record_cannot_undo_a_revocation(service: GuardedService) -> None:
+    valid = ClientKey(sha256=ids.hash_api_key(OLD), created_at=to_text(START))
+    service.publish(keys=[valid])
+    service.publish(revision=2, keys=[msgspec.structs.replace(valid, revoked_at=to_text(START))])
+    service.publish(revision=3, keys=[valid])
+    service.publish(revision=4, keys=[])
+    service.publish(revision=5, keys=[valid])
+    assert (await service.call(OLD)).status_code == 401
+    assert "revoked" in (await service.call(OLD)).json()["detail"]
+
+
 async def test_scopes_that_a_client_with_platforms_cannot_have_are_ignored_and_its_key_can_be_revoked(
     service: GuardedService,
 ) -> None:
