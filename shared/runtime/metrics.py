@@ -40,6 +40,11 @@ CONSUMER_LAG: Final = Gauge(
 )
 RETRIES: Final = Counter("piepowder_consumer_retries_total", "Retries of a batch after a transient failure", ["group"])
 DEADLETTERED: Final = Counter("piepowder_deadlettered_records_total", "Dead-lettered records", ["group", "topic"])
+STOPPED_PARTITIONS: Final = Gauge(
+    "piepowder_stopped_partitions",
+    "Partitions that a consumer does not read until an operator acts",
+    ["group", "topic", "reason"],
+)
 PARKED_KEYS: Final = Gauge("piepowder_parked_keys", "Keys whose records wait behind a dead-lettered record", ["group"])
 RETURNED: Final = Counter(
     "piepowder_returned_records_total", "Dead-lettered records that were replayed and handled", ["group", "topic"]
