@@ -6,7 +6,10 @@ idempotent, and each call to a handler is all or nothing. The loop distinguishes
 - `Transient`: the loop tries the same records again in place, with jitter and a time limit, so their order is kept.
 - `Poison`, or an unexpected error that repeats: the loop halves the batch until it finds the record, and dead-letters
   it whole, together with the later records of its key (`shared.kafka.parking`). All other records continue.
-- `Fatal`, or too large a share of rejected records: the service stops and commits nothing.
+- `Fatal`: the service stops and commits nothing.
+
+If too large a share of a topic's records is rejected, or too many keys are parked, the member stops only the partitions
+concerned, and continues with all others (`shared.kafka.storms`).
 
 When partitions are revoked, the current batch gets a bounded time to finish and commit. After that time the loop
 abandons it without a commit, and the new owner of the partitions handles it again.
@@ -14,7 +17,7 @@ abandons it without a commit, and the new owner of the partitions handles it aga
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeAlias, TypeVar
@@ -23,11 +26,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, RebalanceInProgressError
 
 from shared.kafka.batch_reader import BatchReader, FetchedBatch, UndecodableRecord, UnreadableRecordError
-from shared.kafka.breaker import CircuitBreaker
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.lag import ConsumerLag
-from shared.kafka.parking import ParkedKeyStore, Parking, ReplayedRecord
-from shared.kafka.records import RawRecord, Received, RecordsByPartition
+from shared.kafka.parking import ParkedKeysFull, ParkedKeyStore, Parking, ReplayedRecord
+from shared.kafka.records import RawRecord, Received
+from shared.kafka.stop_store import StopStore
+from shared.kafka.stopped import StopCause, StoppedPartitions
+from shared.kafka.storms import StormGuard
 from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Fatal, Poison, Transient
@@ -44,6 +49,7 @@ Handler: TypeAlias = Callable[[Sequence[Received[M]]], Awaitable[None]]
 
 _STOP_SECONDS: Final = 5.0  # to close a client; during a rebalance it can take much longer
 _ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails this often is poison
+_PATIENT_RECORDS: Final = 20  # of a batch; after so many failures, each further record is tried and logged once
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,6 +60,7 @@ class BatchConsumer(Generic[M]):
     before it returns. It may raise Transient, Fatal, or Poison (the loop then halves the batch until one record is
     left), and may receive a record again.
     With `parked`, the later records of a key wait behind a record that cannot be handled; without it they are handled.
+    With `stops`, a topic that was stopped because of rejected records stays stopped after a restart.
     Without a large backlog, the loop waits `linger_seconds` after a batch, so that the next batch grows: use it where
     the cost of a batch matters more than its age.
     """
@@ -65,6 +72,7 @@ class BatchConsumer(Generic[M]):
     handle: Handler[M]
     dead_letters: DeadLetterWriter
     parked: ParkedKeyStore | None = None
+    stops: StopStore | None = None
     readiness: Readiness
     clock: Clock
     instance: str = "0"
@@ -76,7 +84,9 @@ class BatchConsumer(Generic[M]):
     def __post_init__(self) -> None:
         self._parking = Parking(self.dead_letters, self.parked, self.clock)
         self._condition = f"consumer {self.group}"
-        self._breaker = CircuitBreaker()
+        self._stopped = StoppedPartitions(self.group, self.readiness)
+        self._storms = StormGuard(self.stops, self._stopped, self.clock)
+        self._rewinds: dict[TopicPartition, int] = {}
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
         self._lag = ConsumerLag(self.group, self.clock)
@@ -118,11 +128,13 @@ class BatchConsumer(Generic[M]):
                 log.warning("consumer interrupted; joining again", extra={"group": self.group, "error": repr(error)})
                 await wait(stop, self.backoff.delay(attempt))
             finally:
+                await self._storms.close()
                 await self._reader.discard()
                 await _stop(consumer)
         self.readiness.set(condition, "stopped")
         self._lag.close()
         self._parking.close()
+        self._stopped.assigned()
 
     def _client(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -151,38 +163,88 @@ class BatchConsumer(Generic[M]):
             if batch.revocations != self._reader.revocations:
                 return  # the client reads these records again
             self._abandon.clear()
+            load = partial(self._load, consumer)
+            if self._parking.is_outdated and not await self._retry_transient(load, stop):
+                return
+            await self._storms.check(consumer)
+            self._resume_with_room(consumer)
+            batch = self._withhold(consumer, batch)
             if batch.caught_up is not None:
                 self._lag.caught_up(consumer, batch.caught_up)
-            load_parked = partial(self._load_parked, consumer)
-            if self._parking.is_outdated and not await self._retry_transient(load_parked, stop):
-                return
             if not batch.records:
                 self._lag.idle(consumer)
+                self._storms.count({}, (), ())
+                await self._retry_transient(partial(self._storms.save, consumer), stop)
+                if batch.failure is not None:  # the records of this batch were withheld
+                    raise batch.failure
                 return
             backlog = self._reader.backlog_is_large(consumer, batch)
             if backlog and batch.failure is None:
                 self._reader.read_ahead(consumer, stop)
             self._lag.batch_started(batch.records)
             started = self.clock.monotonic()
-            if not await self._process(batch, stop):
+            handled = await self._process_or_stop(consumer, batch, stop)
+            if handled is None:
                 return
             self._seconds.observe(self.clock.monotonic() - started)
-            await self._commit(consumer, batch.records)
-            for tp, records in batch.records.items():
+            await self._commit(consumer, {tp: records[-1].offset + 1 for tp, records in handled.records.items()})
+            for tp, records in handled.records.items():
                 metrics.CONSUMED.labels(self.group, tp.topic).inc(len(records))
-            self._lag.batch_committed(consumer, batch.records)
+            self._lag.batch_committed(consumer, handled.records)
+            self._storms.count(handled.records, self._parking.rejected, self._parking.passed_over)
+            await self._retry_transient(partial(self._storms.save, consumer), stop)
         if batch.failure is not None:
             raise batch.failure
         if self.linger_seconds and not backlog:
             await wait(stop, self.linger_seconds)
 
-    async def _load_parked(self, consumer: AIOKafkaConsumer) -> None:
+    async def _load(self, consumer: AIOKafkaConsumer) -> None:
         try:
+            await self._storms.load(consumer)
             await self._parking.load(consumer.assignment())
         except Transient as error:
             self.readiness.set(self._condition, str(error))
             raise
         self.readiness.set(self._condition, None)
+
+    def _withhold(self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M]) -> FetchedBatch[M]:
+        """The batch without the records of stopped and rewound partitions; the client reads these records again."""
+        rewinds, self._rewinds = self._rewinds, {}
+        for tp, records in batch.records.items():
+            if tp in self._stopped:
+                rewinds.setdefault(tp, records[0].offset)
+        for tp in rewinds.keys() & consumer.assignment():
+            consumer.seek(tp, rewinds[tp])
+        if rewinds:
+            self._lag.rewound({tp: batch.records.get(tp, []) for tp in rewinds})
+        caught_up = batch.caught_up
+        if caught_up is not None and self._stopped:
+            caught_up = {tp: ms for tp, ms in caught_up.items() if tp not in self._stopped}
+        return batch._replace(caught_up=caught_up).before(dict.fromkeys(rewinds, 0))
+
+    def _resume_with_room(self, consumer: AIOKafkaConsumer) -> None:
+        """Read partitions again that were stopped because too many keys were parked, when some are free again."""
+        if self._stopped and not self._parking.is_full and (full := self._stopped.of(StopCause.PARKED_KEYS)):
+            self._stopped.resume(consumer, full, StopCause.PARKED_KEYS)
+
+    async def _process_or_stop(
+        self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M], stop: asyncio.Event
+    ) -> FetchedBatch[M] | None:
+        """Process a batch; returns the processed part of it, None when it is abandoned.
+
+        A partition whose next record would need one more parked key than allowed is stopped at this record. The other
+        records are processed again, which is harmless.
+        """
+        while True:
+            try:
+                return batch if await self._process(batch, stop) else None
+            except ParkedKeysFull as full:
+                self._stopped.stop(consumer, [full.tp], StopCause.PARKED_KEYS, str(full))
+                self._rewinds[full.tp] = full.offset
+                batch = batch.before({full.tp: full.offset})
+                self._parking.forget()
+                if not await self._retry_transient(partial(self._load, consumer), stop):
+                    return None
 
     async def _process(self, batch: FetchedBatch[M], stop: asyncio.Event) -> bool:
         """Make the effects of all records durable; False when the batch is abandoned before that."""
@@ -190,12 +252,22 @@ class BatchConsumer(Generic[M]):
         for part in batch.parts:
             if isinstance(part, UndecodableRecord):
                 self._parking.reject_undecodable(*part)
-            elif not await self._handle_run(part, stop):
+            elif not await self._handle_run(self._without_ranges(part), stop):
                 return False
-        if not await self._retry_transient(self._parking.flush, stop):
-            return False
-        self._breaker.count(batch.size - self._parking.passed_over, self._parking.rejected)
-        return True
+        return await self._retry_transient(self._parking.flush, stop)
+
+    def _without_ranges(self, run: Sequence[Received[M]]) -> Sequence[Received[M]]:
+        """The records to handle; records in an operator's range are dead-lettered instead."""
+        if not self._storms.has_ranges:
+            return run
+        handled = []
+        for received in run:
+            reason = self._storms.reason_to_reject(received.record)
+            if reason is None:
+                handled.append(received)
+            elif self._parking.admits(received.record):
+                self._parking.reject(received.record, reason)
+        return handled
 
     async def _handle_run(self, run: Sequence[Received[M]], stop: asyncio.Event) -> bool:
         admitted = run
@@ -218,8 +290,10 @@ class BatchConsumer(Generic[M]):
                 if isinstance(error, Poison):
                     self._parking.reject(record, error.reason)
                     return True
-                if attempts >= _ATTEMPTS_ALONE:
-                    log.exception("a record cannot be handled", extra={"offset": record.offset})
+                is_storm = len(self._parking.rejected) >= _PATIENT_RECORDS
+                if attempts >= _ATTEMPTS_ALONE or is_storm:
+                    if not is_storm:  # a traceback of each record would cost more than its handling
+                        log.exception("a record cannot be handled", extra={"offset": record.offset})
                     self._parking.reject(record, f"handling failed: {error!r}")
                     return True
                 await wait(stop, self.backoff.delay(attempts))
@@ -246,12 +320,30 @@ class BatchConsumer(Generic[M]):
             else:
                 return True
 
-    async def _dead_letter_unreadable(self, tp: TopicPartition, offset: int, reason: str, stop: asyncio.Event) -> bool:
-        return await self._retry_transient(lambda: self.dead_letters.send_unreadable(tp, offset, reason), stop)
+    async def _dead_letter_unreadable(
+        self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, reason: str, stop: asyncio.Event
+    ) -> bool:
+        written = False
 
-    async def _commit(self, consumer: AIOKafkaConsumer, batch: RecordsByPartition) -> None:
+        async def send() -> None:
+            nonlocal written
+            written = await self.dead_letters.send_unreadable(tp, offset, reason)
+
+        if not await self._retry_transient(send, stop):
+            return False
+        if written:
+            metrics.DEADLETTERED.labels(self.group, tp.topic).inc()
+            self._storms.count_unreadable(tp, offset)
+            place = {"topic": tp.topic, "partition": tp.partition, "offset": offset}
+            log.error("dead-lettered", extra=place | {"reason": reason})
+        await self._commit(consumer, {tp: offset + 1})
+        return True
+
+    async def _commit(self, consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+        if not offsets:
+            return
         try:
-            await consumer.commit({tp: records[-1].offset + 1 for tp, records in batch.items()})
+            await consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError, RebalanceInProgressError) as error:
             log.info("partitions moved before the commit; their new owner receives the batch again: %r", error)
         except KafkaError as error:
@@ -260,6 +352,9 @@ class BatchConsumer(Generic[M]):
     def partitions_assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Replace the assignment. The loop loads the parked keys of its partitions before it handles their records."""
         self._reader.partitions_assigned()
+        self._stopped.assigned()
+        self._storms.assigned()
+        self._rewinds = {}
         self._lag.assigned(set(partitions))
         self._parking.partitions_assigned()
 

@@ -91,6 +91,7 @@ class _Client:
         self._group = group
         self._stop = stop
         self._positions: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
         self._topics: list[str] = []
         self._listener: Any = None
 
@@ -110,6 +111,18 @@ class _Client:
     def highwater(self, tp: TopicPartition) -> int:
         return len(self._broker.records[tp])
 
+    def pause(self, *partitions: TopicPartition) -> None:
+        self._paused.update(partitions)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self._paused.difference_update(partitions)
+
+    def paused(self) -> set[TopicPartition]:
+        return self._paused
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._positions[tp] = offset
+
     async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[RawRecord]]:
         await asyncio.sleep(timeout_ms / 1e9)
         if not self._positions:
@@ -120,6 +133,8 @@ class _Client:
             return {}
         found: dict[TopicPartition, list[RawRecord]] = {}
         for tp, position in self._positions.items():
+            if tp in self._paused:
+                continue
             records = self._broker.records[tp][position : position + max_records]
             max_records -= len(records)
             if records:

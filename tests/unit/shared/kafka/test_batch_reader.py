@@ -1,7 +1,7 @@
 """The batch reader reads in portions, and loses or skips no record when partitions move between two portions."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,18 +29,25 @@ class ScriptedClient:
         *,
         revoked_before: int | None = None,
         fails_before: int | None = None,
-        unreadable: bool = False,
+        unreadable: int = 0,
     ) -> None:
         self._portions = portions
         self._revoked_before = revoked_before
         self._fails_before = fails_before
         self._unreadable = unreadable
+        self.committed: list[dict[TopicPartition, int]] = []
         self.seeks: list[tuple[TopicPartition, int]] = []
         self.limits: list[int] = []
         self.member: BatchConsumer[int] | None = None
 
     def assignment(self) -> set[TopicPartition]:
         return {PARTITION}
+
+    def paused(self) -> set[TopicPartition]:
+        return set()
+
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self.committed.append(dict(offsets))
 
     def last_poll_timestamp(self, _: TopicPartition) -> int:
         return 5
@@ -52,7 +59,8 @@ class ScriptedClient:
         self.seeks.append((tp, offset))
 
     async def getmany(self, *_: TopicPartition, max_records: int, **__: int) -> RecordsByPartition:
-        if self._unreadable:
+        if self._unreadable > 0:
+            self._unreadable -= 1
             raise ValueError("no UTF-8")
         if len(self.limits) == self._revoked_before and self.member is not None:
             await self.member.drain()
@@ -207,11 +215,18 @@ async def test_one_by_one_a_batch_has_only_the_records_after_a_revocation() -> N
 
 async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoked_meanwhile() -> None:
     for revoke in (False, True):
-        client = ScriptedClient([], unreadable=True)
+        client = ScriptedClient([], unreadable=1)
         producer = LetterCounter(client, revoke=revoke)
         await read(client, one_by_one=True, producer=producer)
         assert producer.sent == 1
         assert client.seeks == ([] if revoke else [(PARTITION, 8)])
+
+
+async def test_a_series_of_unreadable_records_is_skipped_in_one_pass_of_limited_length() -> None:
+    client = ScriptedClient([], unreadable=1000)
+    producer = LetterCounter(client, revoke=False)
+    await read(client, one_by_one=True, producer=producer)
+    assert producer.sent == len(client.seeks) == len(client.committed) == 201
 
 
 async def test_caught_up_is_unknown_during_a_rebalance() -> None:
