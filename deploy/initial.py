@@ -18,7 +18,6 @@ from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
 
 CONTROL: Final = Path(__file__).parent / "local" / "control"
-INTAKES_SCOPES: Final = frozenset({"control:read"})  # intake asks the router to check proposed changes
 
 
 def ensure_key(key_file: Path, clients_file: Path, name: str, scopes: frozenset[str] = SCOPES) -> str:

@@ -1,8 +1,8 @@
 """The list of services, and of the processes that run them.
 
-The local stack, the chaos runs, `docs/asyncapi.yaml` and the tests of REST, access, Compose and the alerts read this
-list. `tests/architecture/test_services.py` compares it with the folders of `services/`, with their code and with
-`deploy/kafka/topics.yaml`.
+The local stack, the account, the chaos runs, `docs/asyncapi.yaml` and the tests of REST, access, Compose and the alerts
+read this list. `tests/architecture/test_services.py` compares it with the folders of `services/`, with their code and
+with `deploy/kafka/topics.yaml`, and rejects other lists of services in the code.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     `writes`, `reads`: its topics without `piepowder.` and region, beside `EVERY_SERVICE_WRITES` and
     `EVERY_SERVICE_READS`.
     `parks`: its consumers keep their parked keys in the topic `parked`.
-    `calls`: the services whose REST API it calls.
+    `calls`: the services whose REST API it calls. `scopes`: the scopes of its own API key for these calls.
     `processes`: the environment variables of each of its processes, without `PIEPOWDER_`, if it has more than one.
     """
 
@@ -30,6 +30,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     reads: Sequence[str] = ()
     parks: bool = True
     calls: Sequence[str] = ()
+    scopes: frozenset[str] = frozenset()
     processes: Mapping[str, Mapping[str, str]] = {}
 
 
@@ -55,6 +56,7 @@ SERVICES: Final = (  # in the order of a stop: each can still handle the records
         reads=("submissions", "cases", "decisions", "deadletters", "access"),
         parks=False,
         calls=("router",),
+        scopes=frozenset({"control:read"}),  # the router checks proposed changes
         processes={"intake": {"PROJECTION": "false"}, "intake-projection": {}},
     ),
     ServiceSpec(name="router", writes=("cases", "control"), reads=("submissions",)),
@@ -66,6 +68,9 @@ SERVICES: Final = (  # in the order of a stop: each can still handle the records
         reads=("submissions", "cases", "decisions", "requests", "access", "deadletters"),
     ),
 )
+CALLERS: Final = tuple(service for service in SERVICES if service.calls)
+"""The services that need an API key of their own."""
+
 EVERY_SERVICE_WRITES: Final = ("access", "deadletters")
 EVERY_SERVICE_READS: Final = ("control",)
 

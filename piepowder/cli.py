@@ -29,6 +29,8 @@ COMMANDS: Final = {  # name -> module, summary
     "topics": ("deployment", "Create missing Kafka topics; show differences."),
     "replay": ("dead_letters", "Show dead letters, and replay them."),
     "stopped": ("stopped", "Topics that a group stopped reading: resume them, dead-letter records."),
+    "positions": ("positions", "Positions of the consumer groups, and missing records."),
+    "reconcile": ("reconciliation", "Repair items that stay submitted."),
     "control": ("control", "The operating model and the policies in force."),
     "clients": ("clients", "API clients: keys, scopes, regions, platforms, limits."),
     "request": ("requests", "Business requests: propose a change and decide it."),

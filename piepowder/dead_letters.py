@@ -76,7 +76,11 @@ class ReplayFilter(NamedTuple):
 
 
 class RegionDeadLetters:
-    """The dead letters of a region, from the records of its two topics, each added in the order of its topic."""
+    """The dead letters of a region.
+
+    Add every record of its topic of dead letters, which also has the receipts, and of its topic of parked keys, in the
+    order of each topic.
+    """
 
     def __init__(self) -> None:
         self.open: dict[DeadLetterId, OpenLetter] = {}
@@ -86,7 +90,11 @@ class RegionDeadLetters:
         self._parked: dict[str, dict[KeyPartition, Parked]] = {}
 
     def add_letter(self, record: RawRecord) -> None:
-        """Add a record of the dead-letter topic. A record with a replay header is a copy and is ignored."""
+        """Add a record of the dead-letter topic.
+
+        A record with a replay header is ignored: it is the replayed copy of an earlier record of this topic, for the
+        consumer that could not handle that record.
+        """
         headers = dict(record.headers)
         if REPLAY_HEADER in headers:
             return

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piepowder import console_output, listings
 from piepowder.client import Api
-from piepowder.submit import JournalEntry, Submitter, Tally
+from piepowder.submit import ItemSubmitter, JournalEntry, Tally
+from shared.runtime.private_files import make_private_folder, open_private
 from shared.runtime.user_errors import UserError, file_errors
 
 _FOLDER: Final = "submitted"
@@ -44,9 +45,9 @@ async def submit_file(
         lines = listings.read(source, options)
         paths = new_files(folder, name, journal, report)
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        accepted, refused = (files.enter_context(path.open("wb")) for path in paths)
-        submitter = Submitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
+            make_private_folder(path.parent)
+        accepted, refused = (files.enter_context(open_private(path, "wb")) for path in paths)
+        submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
         try:
             return await submitter.submit(lines), paths
         except asyncio.CancelledError:
@@ -62,7 +63,7 @@ def new_files(folder: Path, name: str, journal: Path | None, report: Path | None
     """The files that record the submission of `name`: the given files, else new numbered files."""
     if journal is None:
         stem = Path(name).name.split(".")[0].strip("-") or "listings"
-        (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder / _FOLDER)
         numbered = (folder / _FOLDER / f"{stem}-{number}.ndjson" for number in itertools.count(1))
         journal = next(path for path in numbered if _create(path))
     return SubmissionFiles(journal, report or journal.with_name(f"{journal.stem}{_REPORT_SUFFIX}"))
@@ -98,7 +99,7 @@ def show_refusals(tally: Tally, report: Path, limit: int = _REFUSALS_SHOWN) -> N
 def _create(path: Path) -> bool:
     """Create a file; False if it exists."""
     try:
-        path.touch(exist_ok=False)
+        path.touch(0o600, exist_ok=False)
     except FileExistsError:
         return False
     return True

@@ -85,7 +85,7 @@ class Tally:
 
 
 @dataclass
-class Submitter:
+class ItemSubmitter:
     """Sends lines to intake. `journal` and `report` are open files; `progress` is called after each batch."""
 
     api: Api

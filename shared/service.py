@@ -58,7 +58,8 @@ from shared.contracts import topics
 from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
-from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.cluster_watch import ClusterWatch
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
@@ -66,6 +67,7 @@ from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaPr
 from shared.kafka.stop_store import StopStore
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.postgres.poolers import refuse_pooler
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
@@ -168,7 +170,7 @@ class Service:
         *,
         reads: Sequence[str],
         decode: Callable[[RawRecord], M],
-        handle: Handler[M],
+        handle: Handler[M] | TransactionalHandler[M],
         group: str = "",
         parks: bool = True,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
@@ -176,6 +178,7 @@ class Service:
     ) -> BatchConsumer[M]:
         """A consumer of the topics `reads` on a region's cluster, in the group `piepowder-<name>-<region>` by default.
 
+        A service with a database passes a `TransactionalHandler` with a `PositionTable` of the database.
         `parks` is False if order does not matter: then the later records of a dead-lettered record's key are handled.
         """
         group = group or f"piepowder-{self.name}-{region}"
@@ -206,10 +209,12 @@ class Service:
     ) -> AsyncIterator[Database | None]:
         """The service's database with its schema up to date; None when `stop` is set before the server responds.
 
-        Reports the state of the server as readiness. `session` has settings of the asyncpg connections.
+        Reports the state of the server as readiness. `session` has settings of the asyncpg connections. Raises Fatal
+        for a connection pooler that does not keep sessions.
         """
 
         async def connect() -> Database:
+            await refuse_pooler(url, session)
             await migrations.upgrade(url, self.name)
             return await Database.connect(url, settings=session)
 
@@ -227,11 +232,21 @@ class Service:
 
     async def run(self, *loops: Loop, served: ASGIApp | None = None) -> bool:
         """Serve REST and run `loops` until stopped; True for a normal stop. `served` is a wrapper of `app`, if any."""
-        common = [self._control.run, self._run_access]
+        common = [self._control.run, self._run_access, *(watch.run for watch in self._cluster_watches())]
         try:
             return await server.serve(served or self.app, self.settings, [*common, *loops], self.readiness)
         finally:
             await self.stop()
+
+    def _cluster_watches(self) -> list[ClusterWatch]:
+        needed: dict[str, list[str]] = {bootstrap: [] for bootstrap in self.producers}
+        needed[self.settings.kafka].append(topics.CONTROL)
+        for region in self.regions:
+            needed[self.settings.bootstrap(region)] += topics.of_region(region)
+        return [
+            ClusterWatch(bootstrap, names, client_id=self.client_id, readiness=self.readiness, clock=self.clock)
+            for bootstrap, names in needed.items()
+        ]
 
     async def _run_access(self, stop: asyncio.Event) -> None:
         """Publish the access log, and refresh the issuer's keys, until `stop` is set."""

@@ -1,1 +1,1 @@
-"""The tests: they read as sentences and say which promise they keep."""
+"""The tests; each name is a sentence that states the verified guarantee."""

@@ -12,7 +12,8 @@ from typing import Final
 
 import httpx
 
-from deploy.initial import INTAKES_SCOPES, ensure_key, publish_sample
+from deploy.initial import ensure_key, publish_sample
+from deploy.services import CALLERS
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
 from shared.runtime.retry import Backoff
@@ -42,10 +43,11 @@ def main(arguments: list[str]) -> int:
     """Run one job; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.docker.jobs", description=__doc__)
     jobs = parser.add_subparsers(dest="job", required=True)
-    keys = jobs.add_parser("keys", help="create an API key, and a key for intake's own calls, unless they exist")
+    keys = jobs.add_parser("keys", help="create an API key, and one for each service that calls others")
     keys.add_argument("key_file", type=Path)
     keys.add_argument("clients_file", type=Path)
-    keys.add_argument("intakes_key_file", type=Path)
+    names = ", ".join(service.name for service in CALLERS)
+    keys.add_argument("service_key_files", type=Path, nargs=len(CALLERS), help=f"the key files of: {names}")
     control = jobs.add_parser("control", help="publish the sample, unless other rules are in force")
     control.add_argument("router", help="base URL")
     control.add_argument("key_file", type=Path)
@@ -53,7 +55,8 @@ def main(arguments: list[str]) -> int:
     try:
         if parsed.job == "keys":
             ensure_key(parsed.key_file, parsed.clients_file, _CLIENT)
-            ensure_key(parsed.intakes_key_file, parsed.clients_file, "intake", INTAKES_SCOPES)
+            for service, key_file in zip(CALLERS, parsed.service_key_files, strict=True):
+                ensure_key(key_file, parsed.clients_file, service.name, service.scopes)
             print(f"The API key is in {parsed.key_file}")
         else:
             key = parsed.key_file.read_text(encoding="utf-8").strip()

@@ -29,12 +29,12 @@ def main() -> None:
             for child in stack.children():
                 print(f"Log         {child.log}")
             print("Ctrl-C stops them.", flush=True)
-            while not (failures := stack.failures()):
+            while not (failures := stack.errors()):
                 for child in stack.children():
                     child.bound_log()
                 threading.Event().wait(0.5)
-            for child in failures:
-                print(child.unexpected_end())
+            for failure in failures:
+                print(failure)
             sys.exit(1)
     except KeyboardInterrupt:
         print("Stopped.", flush=True)

@@ -11,9 +11,10 @@ from enum import StrEnum
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
+from deploy.services import SERVICES
 from piepowder.submit import RegionItem
 from shared.contracts import ids
-from shared.contracts.envelope import Event
+from shared.contracts.envelope import Event, RecordId
 from shared.contracts.events import (
     ITEM_SUBMITTED,
     CaseClosed,
@@ -27,7 +28,10 @@ from shared.contracts.events import (
 )
 
 POLICY_VERDICTS: Final = ("approve", "reject")
-_GROUPS_THAT_STOP_AN_ITEM: Final = ("piepowder-router-", "piepowder-decision-")
+_GROUPS_THAT_STOP_AN_ITEM: Final = tuple(
+    f"piepowder-{service.name}-" for service in SERVICES if {"cases", "decisions"} & {*service.writes}
+)
+"""The groups of the services that open or decide cases: without their step, the item has no outcome."""
 
 
 class ItemOutcome(StrEnum):
@@ -64,17 +68,6 @@ def _entities(contract: ModuleType) -> tuple[str, ...]:
     """The prefixes `piepowder.<entity>.` of a topic's event types, in any version."""
     types = [value for name, value in vars(contract).items() if name.isupper() and isinstance(value, str)]
     return tuple({f"{'.'.join(kind.split('.')[:2])}." for kind in types})
-
-
-class RecordId(NamedTuple):
-    """The place of a record in Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 class Account(NamedTuple):

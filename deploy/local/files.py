@@ -1,7 +1,9 @@
 """File operations that survive a crash and a second process: an atomic write, and a lock that the kernel releases when
-its holder ends, in any way."""
+its holder ends, in any way. All files of the local stack hold personal data or keys: only
+their owner may read them."""
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +16,21 @@ if sys.platform != "win32":
     import fcntl
 
 
-def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def make_private(folder: Path) -> None:
+    """Take the rights of group and others from a folder and everything in it: an earlier version gave them."""
+    for path in (folder, *folder.rglob("*")):
+        try:
+            mode = path.lstat().st_mode
+            if mode & _OTHERS and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(mode) & ~_OTHERS)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+
+
+def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write `text` to `path` atomically: a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     temporary.unlink(missing_ok=True)
@@ -71,7 +87,7 @@ class FolderLock:
     def _try(self) -> int | None:
         if sys.platform == "win32":
             raise UserError("The local stack does not run on Windows itself.", "Run it in WSL.")
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)

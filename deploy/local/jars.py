@@ -154,7 +154,7 @@ def write_list() -> None:
         for path in resolve():
             lines.append(f"{sha256(fetch_with_jgo(path, Path(repository)))}  {path}\n")
             print(lines[-1], end="")
-    write_whole(LIST, "".join(lines))
+    write_whole(LIST, "".join(lines), mode=0o644)
 
 
 def main() -> None:

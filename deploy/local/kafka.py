@@ -16,9 +16,10 @@ import msgspec
 from deploy.local.files import write_whole
 from deploy.local.jars import Report, fetch_jars
 from deploy.local.java import find_java
-from deploy.local.kafka_probe import ask_brokers
+from deploy.local.kafka_probe import a_broker_responds, ask_brokers
 from deploy.local.ports import free_ports
 from deploy.local.process import Child, LocalServer, check, run, wait_until
+from shared.runtime.private_files import make_private_folder
 from shared.runtime.user_errors import UserError, file_errors
 
 HOST = "127.0.0.1"
@@ -139,11 +140,22 @@ class LocalKafka(LocalServer):
         jars = fetch_jars(report=self._report, cancelled=self._cancelled)
         java = [str(find_java()), "-cp", os.pathsep.join(map(str, jars))]
         with file_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.folder)
             write_whole(self.folder / "log4j2.properties", _LOGGING)
             taken = "Address already in use"
             self._start_with_retries(lambda: self._start_once(java), attempts=3, pause=0.0, passing=taken)
         return self.bootstrap
+
+    def answers(self, child: Child) -> bool:
+        return a_broker_responds(f"{HOST}:{self._node(child).port}")
+
+    def restart(self, child: Child) -> None:
+        child.stop(_STOP_SECONDS)
+        check(self._cancelled)
+        self._node(child).start()
+
+    def _node(self, child: Child) -> KafkaNode:
+        return next(node for node in self.nodes if node.child is child)
 
     def _start_once(self, java: list[str]) -> None:
         children = [self._child(number, java) for number in self._numbers()]

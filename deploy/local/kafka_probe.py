@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 
+_PROBE_SECONDS = 3.0
 _METADATA, _VERSION, _CORRELATION = 3, 1, 7
 _CLIENT = b"piepowder"
 
@@ -31,6 +32,18 @@ def ask_brokers(host: str, port: int, *, timeout: float = 1.0) -> dict[int, int]
     except struct.error as error:
         raise OSError("not a response of Kafka") from error
     return brokers
+
+
+def a_broker_responds(bootstrap: str, *, timeout: float = _PROBE_SECONDS) -> bool:
+    """True if one of the bootstrap servers responds."""
+    for server in bootstrap.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            ask_brokers(host.strip("[]"), int(port), timeout=timeout)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

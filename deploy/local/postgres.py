@@ -24,10 +24,13 @@ from deploy.local.files import write_whole
 from deploy.local.jars import Report
 from deploy.local.ports import free_ports
 from deploy.local.process import Child, Identity, LocalServer, check, child_command, run, wait_until
+from shared.runtime.private_files import make_private_folder
 from shared.runtime.user_errors import UserError, file_errors
 
 HOST, USER, MAJOR = "127.0.0.1", "piepowder", "18"
 _START_SECONDS = 60.0
+_END_SECONDS = 15.0  # five until it kills its children
+_PROBE_SECONDS = 3.0
 
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -64,17 +67,35 @@ class LocalPostgres(LocalServer):
         self._cancelled.clear()
         programs = _programs()
         with file_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.folder)
             identity = _identity(programs, self._data)
             password = self._password()
             if not self._data.exists():
                 self._init(programs, identity)
             self._check_version()
-            # Another process took the port, or processes of a killed server are still ending.
-            passing = "Address already in use|pre-existing shared memory block"
-            start = partial(self._start_once, programs, identity, password)
-            self._start_with_retries(start, attempts=20, pause=0.25, passing=passing)
+            self._start_server(programs, identity, password)
         return self.url
+
+    def answers(self, child: Child) -> bool:  # noqa: ARG002 - it has one process that accepts connections
+        return _ask(self.url, timeout=_PROBE_SECONDS) is not None
+
+    def restart(self, child: Child) -> None:
+        url = self.url
+        child.ask_to_stop(signal.SIGQUIT)  # it ends its own children, also frozen ones; the start recovers the data
+        if child.wait(_END_SECONDS) is None:
+            child.kill()
+        check(self._cancelled)
+        programs = _programs()
+        with file_errors(self.folder):
+            self._start_server(programs, _identity(programs, self._data), self._password())
+        if self.url != url:
+            raise UserError("Another process took PostgreSQL's port.", "Start the system again.")
+
+    def _start_server(self, programs: Path, identity: Identity, password: str) -> None:
+        # Another process took the port, or processes of a killed server are still ending.
+        passing = "Address already in use|pre-existing shared memory block"
+        start = partial(self._start_once, programs, identity, password)
+        self._start_with_retries(start, attempts=20, pause=0.25, passing=passing)
 
     @property
     def _data(self) -> Path:
@@ -158,16 +179,23 @@ class LocalPostgres(LocalServer):
 
 def responds(url: str, *, timeout: float = 2.0) -> bool:
     """True if the server at `url` responds to a query."""
+    return _ask(url, timeout=timeout) is True
 
-    async def ask() -> bool:
+
+def _ask(url: str, *, timeout: float) -> bool | None:
+    """True if the server responds to a query, False if it responds with an error, None if it does not respond."""
+
+    async def ask() -> bool | None:
         try:
             connection = await asyncpg.connect(url, timeout=timeout)
             try:
                 return bool(await connection.fetchval("SELECT 1", timeout=timeout) == 1)
             finally:
                 connection.terminate()
-        except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except asyncpg.PostgresError:
             return False
+        except (OSError, TimeoutError, ValueError, asyncpg.InterfaceError):
+            return None
 
     with ThreadPoolExecutor(max_workers=1) as own_loop:
         return own_loop.submit(lambda: asyncio.run(ask())).result()

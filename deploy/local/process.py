@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from deploy.local.files import write_whole
+from shared.runtime.private_files import PRIVATE_UMASK, make_private_folder, open_private
 from shared.runtime.process_identity import start_time
 from shared.runtime.user_errors import UserError, disk_full, file_errors
 
@@ -62,6 +63,7 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     identity: Identity = "same"
+    paused: bool = field(default=False, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _log_start: int = field(default=0, init=False)
     _ended_by_us: bool = field(default=False, init=False)
@@ -75,10 +77,10 @@ class Child:
         if self.alive:
             return
         with file_errors(self.log.parent):
-            self.log.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.log.parent)
             self.end_left_over()
             self.bound_log()
-            with self.log.open("ab") as output:
+            with open_private(self.log, "ab") as output:
                 self._log_start = output.tell()
                 self._process = _forker.submit(
                     subprocess.Popen,
@@ -89,8 +91,9 @@ class Child:
                     env=self.env,
                     cwd=self.cwd,
                     process_group=0,
+                    umask=PRIVATE_UMASK,
                 ).result()
-            self._ended_by_us = False
+            self._ended_by_us = self.paused = False
             pid = self._process.pid
             try:
                 write_whole(self.pid_file, json.dumps({"pid": pid, "started": start_time(pid)}))
@@ -109,6 +112,11 @@ class Child:
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def stopping(self) -> bool:
+        """True if it was asked to end, and still runs."""
+        return self._ended_by_us and self.alive
 
     @property
     def failed(self) -> bool:
@@ -154,9 +162,10 @@ class Child:
         """Ask it to end; kill it after `timeout` seconds."""
         stop_all([self], timeout)
 
-    def ask_to_stop(self) -> None:
+    def ask_to_stop(self, number: signal.Signals | None = None) -> None:
+        """Send its stop signal, or another one, also if it is frozen."""
         self._ended_by_us = self._ended_by_us or self.alive
-        self._send(self.stop_signal)
+        self._send(number or self.stop_signal)
         self._send(signal.SIGCONT)
 
     def kill(self) -> None:
@@ -167,10 +176,18 @@ class Child:
             self.pid_file.unlink(missing_ok=True)
 
     def pause(self) -> None:
+        """Freeze it on purpose (SIGSTOP): supervision does not regard it as hung."""
+        self.paused = True
         self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._send(signal.SIGCONT)
+        self.paused = False
+
+    def end_hung(self) -> None:
+        """Send SIGKILL and wait for the end. Unlike after `kill`, `failed` is then true."""
+        self._send(signal.SIGKILL)
+        self.wait(10.0)
 
     def _send(self, number: signal.Signals) -> None:
         """Send a signal to its process group."""
@@ -202,7 +219,7 @@ class Child:
                 file.seek(-_KEPT, os.SEEK_END)
                 _, _, rest = file.read().partition(b"\n")
                 file.truncate(0)
-            with self.log.open("ab") as file:
+            with open_private(self.log, "ab") as file:
                 file.write(rest)
             self._log_start = 0
 
@@ -284,6 +301,17 @@ class LocalServer(Startable):
     @property
     @abstractmethod
     def children(self) -> list[Child]: ...
+
+    @abstractmethod
+    def answers(self, child: Child) -> bool:
+        """Liveness probe: True if one of its processes answers, with whatever answer, within a few seconds."""
+
+    @abstractmethod
+    def restart(self, child: Child) -> None:
+        """End one of its processes, which may be frozen, and start it again at the same address.
+
+        Raises `UserError` if it does not start.
+        """
 
     def stop(self) -> None:
         """Stop the server, also during a start."""

@@ -23,6 +23,7 @@ from piepowder.submission_files import SubmissionFiles, read_journal, show_refus
 from piepowder.submit import Tally
 from piepowder.withdraw import withdraw
 from shared.runtime.clock import SystemClock
+from shared.runtime.private_files import make_private_folder, open_private
 from shared.runtime.retry import wait
 from shared.runtime.user_errors import file_errors
 
@@ -63,11 +64,12 @@ def write_sample(folder: Path, count: int, seed: int) -> str:
     """Write the sample's lines and its truth; returns the name of the file of lines."""
     lines = folder / TRUTH.with_name("listings.ndjson")
     with file_errors(folder):
-        lines.parent.mkdir(parents=True, exist_ok=True)
-        with lines.open("wb") as file:
+        make_private_folder(lines.parent)
+        with open_private(lines, "wb") as file:
             for line in sample.make(count, seed):
                 file.write(line.body + b"\n")
-        (folder / TRUTH).write_bytes(msgspec.json.encode(sample.truth(sample.make(count, seed))))
+        with open_private(folder / TRUTH, "wb") as file:
+            file.write(msgspec.json.encode(sample.truth(sample.make(count, seed))))
     return str(lines)
 
 

@@ -11,16 +11,20 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.local.files import FolderLock
+from deploy.local.files import FolderLock, make_private
+from deploy.local.hung_servers import HungServers
 from deploy.local.jars import Report
 from deploy.local.kafka import LocalKafka
-from deploy.local.kafka_probe import ask_brokers
+from deploy.local.kafka_probe import a_broker_responds
 from deploy.local.postgres import LocalPostgres, responds
 from deploy.local.process import Child, LocalServer, Startable, stop_all
+from shared.runtime.private_files import make_private_folder
 from shared.runtime.user_errors import UserError, file_errors
 
 _NEEDED = 256 * 2**20
 _STOP_SECONDS = 15.0
+# The folder may also have files of other programs.
+_OWN_NAMES = ("kafka", "postgres", "logs", "sample", "submitted", "lock", "ports.json")
 
 
 class LocalStack(Startable):
@@ -36,6 +40,7 @@ class LocalStack(Startable):
         self._report = report
         self._lock = FolderLock(self.folder / "lock")
         self._starters: list[threading.Thread] = []
+        self._hung = HungServers((), report)
 
     def start(self) -> None:
         """Start the servers that the environment does not name, and wait until all respond.
@@ -47,8 +52,9 @@ class LocalStack(Startable):
         self.local_kafka = self.local_postgres = None
         if not (external_kafka and external_url):
             with file_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_private_folder(self.folder)
                 self._lock.acquire()
+                self._make_private()
         try:
             if not external_kafka:
                 self.local_kafka = LocalKafka(self.folder / "kafka", nodes=self._nodes, report=self._report)
@@ -57,15 +63,19 @@ class LocalStack(Startable):
             if self._servers():
                 self._check_space()
             self._run_in_parallel(partial(self._use_kafka, external_kafka), partial(self._use_database, external_url))
+            self._hung = HungServers(self._servers(), self._report)
+            self._hung.start()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """Stop the started servers, also during a start, within about 30 seconds."""
+        self._hung.cancel()
         for server in self._servers():
             server.cancel()
         stop_all(self.children(), _STOP_SECONDS)
+        self._hung.stop(_STOP_SECONDS)
         for starter in self._starters:
             starter.join(_STOP_SECONDS)
         stop_all(self.children(), _STOP_SECONDS)
@@ -77,7 +87,16 @@ class LocalStack(Startable):
 
     def failures(self) -> list[Child]:
         """The children that ended without being stopped."""
-        return [child for child in self.children() if child.failed]
+        return [child for child in self.children() if child.failed and child.name not in self._hung.restarting]
+
+    def errors(self) -> list[UserError]:
+        """A sentence for each server that ended, or that hung and could not be started again."""
+        return [*self._hung.failures, *(child.unexpected_end() for child in self.failures())]
+
+    @property
+    def silent(self) -> set[str]:
+        """The names of the children that do not answer."""
+        return self._hung.silent | self._hung.restarting
 
     def _servers(self) -> list[LocalServer]:
         return [server for server in (self.local_kafka, self.local_postgres) if server is not None]
@@ -86,12 +105,7 @@ class LocalStack(Startable):
         if self.local_kafka is not None:
             self.kafka = self.local_kafka.start()
             return
-        for server in bootstrap.split(","):
-            host, _, port = server.strip().rpartition(":")
-            try:
-                ask_brokers(host.strip("[]"), int(port), timeout=5.0)
-            except (OSError, ValueError):
-                continue
+        if a_broker_responds(bootstrap, timeout=5.0):
             self.kafka = bootstrap
             return
         raise UserError(
@@ -111,6 +125,12 @@ class LocalStack(Startable):
                 "Start it or correct its name and password, or unset the variable to have one started here.",
             )
         self.database_url = url
+
+    def _make_private(self) -> None:
+        """Take the rights of others from the files of a stack that an earlier version created."""
+        for name in _OWN_NAMES:
+            if (self.folder / name).exists():
+                make_private(self.folder / name)
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.folder).free

@@ -1,7 +1,8 @@
 """The whole system on this machine: every service of `deploy/services.py` as a child process, on a stack's servers.
 
-A service that ends is started again after a growing pause; a service that ends repeatedly is given up and shown with
-its last log lines. The system writes its profile, `profile.json`, with its own process id and start time, so that
+A service that ends is started again after a growing pause, and so is one that does not answer its liveness probe. A
+service that ends repeatedly is given up and shown with its last log lines, unless Kafka or PostgreSQL did not respond:
+then it is not the cause. The system writes its profile, `profile.json`, with its own process id and start time, so that
 another command never mistakes a dead system for a running one. It starts services by name and imports none.
 """
 
@@ -15,22 +16,24 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
-import asyncpg
 import httpx
 import msgspec
 
-from deploy.initial import CONTROL, INTAKES_SCOPES, ensure_key, publish_sample
+from deploy.initial import CONTROL, ensure_key, publish_sample
+from deploy.local.databases import plain_url, prepare_databases, sibling_url
 from deploy.local.files import write_whole
+from deploy.local.kafka_probe import a_broker_responds
 from deploy.local.ports import free_ports, is_free
+from deploy.local.postgres import responds
 from deploy.local.process import Child, Startable, stop_all
 from deploy.local.stack import LocalStack
-from deploy.services import ProcessSpec, processes
+from deploy.services import CALLERS, ProcessSpec, ServiceSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
 from shared.kafka import topic_admin
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
+from shared.runtime.private_files import make_private_folder
 from shared.runtime.process_identity import start_time
 from shared.runtime.user_errors import UserError, file_errors
 
@@ -40,6 +43,11 @@ _START_SECONDS: Final = 180.0
 _STOP_SECONDS: Final = 24.0
 _DRAIN_SECONDS: Final = 5
 _POLL_SECONDS: Final = 0.15
+_ROUND_SECONDS: Final = 0.5  # between the looks at the processes while all are ready
+_CALM_SECONDS: Final = 2.0  # between the checks of a service that has started
+_PROBE_SECONDS: Final = 2.0
+_UNANSWERED: Final = 6  # liveness probes in a row, before a service counts as hung
+_SILENT_PAUSE_SECONDS: Final = 10.0  # before a service is started again while a server does not respond
 _ATTEMPTS: Final = 5  # ends in a row, each within `_SHORT_RUN` seconds of its start, before a service is given up
 _SHORT_RUN: Final = 60.0
 _GIVEN_UP: Final = "It is not started again: correct the cause, and start the system again."
@@ -71,6 +79,10 @@ class ServiceProcess:
         self._started = 0.0
         self._short_runs = 0
         self._restart_at = 0.0
+        self._checked = self._next_check = 0.0
+        self._answered = False
+        self._unanswered = 0
+        self._counted = float("-inf")
         self._lock = threading.Lock()
 
     @property
@@ -81,6 +93,10 @@ class ServiceProcess:
     def ready(self) -> bool:
         return self.missing == "" and self.child.alive
 
+    def was_ready(self, since: float) -> bool:
+        """True if it is ready by a check that began after a moment."""
+        return self.ready and self._checked >= since
+
     def start(self) -> None:
         """Start the process unless it runs; `System.wait_ready` waits for it."""
         with self._lock:
@@ -89,6 +105,7 @@ class ServiceProcess:
             self.missing = "starting"
             self.given_up = None
             self._started = _clock.monotonic()
+            self._next_check, self._answered, self._unanswered = 0.0, False, 0
             self.child.start()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -107,30 +124,69 @@ class ServiceProcess:
     def resume(self) -> None:
         self.child.resume()
 
-    def check(self, client: httpx.Client) -> None:
-        """Update `missing` from its readiness."""
-        if not self.child.alive:
+    def check(self, client: httpx.Client, *, soon: bool = False) -> None:
+        """Update `missing` from its readiness; end the process if it does not answer its liveness probe repeatedly.
+
+        The next check is due soon while the service starts, or if `soon` is set; else after a calm interval.
+        """
+        now = _clock.monotonic()
+        if not self.child.alive or self.child.stopping or (now < self._next_check and not soon):
             return
+        starting = not self.ready and now - self._started < _SHORT_RUN
+        self._checked, self._next_check = now, now + (_POLL_SECONDS if soon or starting else _CALM_SECONDS)
         try:
             response = client.get(f"{self.url}/readyz")
             conditions: Mapping[str, str] = response.json()["conditions"]
         except (httpx.HTTPError, ValueError, KeyError):
             if self.missing in ("", "does not respond"):
                 self.missing = "does not respond"
+            self._end_if_hung(client)
             return
+        self._answered, self._unanswered = True, 0
         self.missing = "; ".join(
             text if name in text else f"{name}: {text}" for name, text in conditions.items() if text != "ok"
         )
 
-    def restart(self) -> str | None:
-        """Start it again if it ended by itself and its pause is over; returns a message to report, if any."""
+    def _end_if_hung(self, client: httpx.Client) -> None:
+        """Count an unanswered liveness probe, at most one per calm interval: a process that drains after a SIGTERM
+        refuses connections. A process that has not answered yet has a minute to start."""
+        now = _clock.monotonic()
+        try:
+            client.get(f"{self.url}/healthz")
+        except httpx.HTTPError:
+            starting = not self._answered and now - self._started < _SHORT_RUN
+            if self.child.paused or starting or now - self._counted < _CALM_SECONDS:
+                return
+            self._unanswered, self._counted = self._unanswered + 1, now
+            if self._unanswered >= _UNANSWERED:
+                self.child.end_hung()
+        else:
+            self._unanswered = 0
+
+    def restart(self, silent_servers: Callable[[], Sequence[str]] = tuple) -> str | None:
+        """Start it again if it ended by itself and its pause is over; returns a message to report, if any.
+
+        `silent_servers` returns the servers that do not respond: while there are any, an end does not count.
+        """
         if not self.child.failed or self.given_up is not None:
             return None
         now = _clock.monotonic()
         if self._restart_at == 0.0:
+            hung = self._unanswered >= _UNANSWERED
+            ended = (
+                f"{self.name} did not answer its liveness probe and was ended"
+                if hung
+                else (f"{self.name} {self.child.end}")
+            )
+            if silent := silent_servers():
+                self._restart_at = now + _SILENT_PAUSE_SECONDS
+                self.missing = f"{ended}; {' and '.join(silent)} does not respond"
+                return (
+                    f"{self.missing}; it is started again in {_SILENT_PAUSE_SECONDS:g} s. Its log is {self.child.log}."
+                )
             short = now - self._started < _SHORT_RUN
             self._short_runs = self._short_runs + 1 if short else 1
-            ended, runs = f"{self.name} {self.child.end}", self._short_runs
+            runs = self._short_runs
             if self.child.returncode == 2 or runs >= _ATTEMPTS:
                 often = f", {runs} times in a row, each within {_SHORT_RUN:.0f} seconds of its start"
                 self.given_up = self.child.failure(f"{ended}{often if runs > 1 else ''}.", _GIVEN_UP)
@@ -176,6 +232,7 @@ class System(Startable):
         self._key = ""
         self._written: bytes = b""
         self._stopping = threading.Event()
+        self._awaited = False
         self._supervisor: threading.Thread | None = None
 
     def start(self) -> None:
@@ -186,11 +243,13 @@ class System(Startable):
         self._stopping.clear()
         try:
             with file_errors(self.folder):
-                (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+                make_private_folder(self.folder / "logs")
                 self._key = ensure_key(self.folder / "key", self.folder / "clients.json", "local")
-                ensure_key(self._intakes_key, self.folder / "clients.json", "intake", INTAKES_SCOPES)
-                self._prepare_processes()
-            self._in_a_loop(lambda: _create_databases(self.servers.database_url, self.databases()))
+                for caller in CALLERS:
+                    ensure_key(self._key_file(caller), self.folder / "clients.json", caller.name, caller.scopes)
+            database_url = self._in_a_loop(self._prepare_databases)
+            with file_errors(self.folder):
+                self._prepare_processes(database_url)
             self._create_topics()
             for service in self.services.values():
                 service.start()
@@ -230,11 +289,15 @@ class System(Startable):
 
     def wait_ready(self, timeout: float = _START_SECONDS) -> None:
         """Wait until every service is ready; raises `UserError` with what is missing."""
-        self._wait(lambda: all(service.ready for service in self.services.values()), "The system", timeout)
+        self._awaited, since = True, _clock.monotonic()
+        try:
+            self._wait(lambda: all(one.was_ready(since) for one in self.services.values()), "The system", timeout)
+        finally:
+            self._awaited = False
 
-    @property
-    def _intakes_key(self) -> Path:
-        return self.folder / "intake.key"
+    def _key_file(self, caller: ServiceSpec) -> Path:
+        """The file of a service's own API key, for its calls of other services."""
+        return self.folder / f"{caller.name}.key"
 
     def databases(self) -> list[str]:
         """The names of the services' databases."""
@@ -244,7 +307,13 @@ class System(Startable):
     def _database(self, spec: ProcessSpec) -> str:
         return f"{self._prefix}_{spec.database}"
 
-    def _prepare_processes(self) -> None:
+    async def _prepare_databases(self) -> str:
+        role, password_file = f"{self._prefix}_services", self.folder / "database.password"
+        return await prepare_databases(
+            self.servers.database_url, self.databases(), role=role, password_file=password_file
+        )
+
+    def _prepare_processes(self, database_url: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}
         common = {
             "KAFKA": self.servers.kafka,
@@ -259,9 +328,9 @@ class System(Startable):
             own = {**spec.variables, "PORT": str(ports[spec.name])}
             for called in spec.service.calls:
                 own[called.upper()] = f"http://{_HOST}:{ports[called]}"
-                own[f"{called.upper()}_KEY_FILE"] = str(self._intakes_key)
+                own[f"{called.upper()}_KEY_FILE"] = str(self._key_file(spec.service))
             if spec.database:
-                own["DATABASE_URL"] = _sibling(self.servers.database_url, self._database(spec))
+                own["DATABASE_URL"] = sibling_url(database_url, self._database(spec))
             child = Child(
                 spec.name,
                 [sys.executable, "-m", spec.module],
@@ -315,7 +384,7 @@ class System(Startable):
     def _wait(self, reached: Callable[[], bool], who: str, timeout: float) -> None:
         deadline = _clock.monotonic() + timeout
         while not reached():
-            ended = [child.unexpected_end() for child in self._servers_children() if child.failed]
+            ended = self.servers.errors() if isinstance(self.servers, LocalStack) else []
             if failures := [*ended, *self.failures()]:
                 raise failures[0]
             if _clock.monotonic() > deadline:
@@ -324,24 +393,36 @@ class System(Startable):
             self._stopping.wait(0.05)
 
     def _supervise(self) -> None:
-        with httpx.Client(timeout=1.0, trust_env=False) as client:
-            while not self._stopping.wait(_POLL_SECONDS):
+        with httpx.Client(timeout=_PROBE_SECONDS, trust_env=False) as client:
+            while not self._stopping.wait(self._pause):
                 for service in self.services.values():
                     if self._stopping.is_set():
                         return
                     try:
-                        if (message := service.restart()) is not None:
+                        if (message := service.restart(self._silent_servers)) is not None:
                             self._report(message)
                     except UserError as error:
                         service.given_up = error
                         self._report(str(error))
-                    service.check(client)
+                    service.check(client, soon=self._awaited)
                 try:
                     self._write_profile()
                     for child in [*(service.child for service in self.services.values()), *self._servers_children()]:
                         child.bound_log()
                 except UserError as error:
                     self._report(str(error))
+
+    @property
+    def _pause(self) -> float:
+        """The seconds between two rounds of the supervisor: few while a service starts, or a caller waits for it."""
+        started = all(service.ready for service in self.services.values())
+        return _ROUND_SECONDS if started and not self._awaited else _POLL_SECONDS
+
+    def _silent_servers(self) -> list[str]:
+        """The servers that do not respond."""
+        kafka = [] if a_broker_responds(self.servers.kafka) else ["Kafka"]
+        postgres = [] if responds(plain_url(self.servers.database_url)) else ["PostgreSQL"]
+        return kafka + postgres
 
     def _write_profile(self) -> None:
         """Write the profile, if it has changed."""
@@ -373,26 +454,3 @@ class System(Startable):
         """Run a coroutine to its end, even in a thread that has an event loop."""
         with ThreadPoolExecutor(max_workers=1) as own:
             return own.submit(lambda: asyncio.run(make())).result()
-
-
-def _sibling(url: str, database: str) -> str:
-    """The URL of another database on the same server."""
-    parts = urlsplit(url)
-    return parts._replace(scheme=parts.scheme.partition("+")[0], path=f"/{database}").geturl()
-
-
-async def _create_databases(url: str, names: Sequence[str]) -> None:
-    try:
-        connection = await asyncpg.connect(_sibling(url, urlsplit(url).path.lstrip("/")), timeout=10)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise UserError(f"PostgreSQL does not respond: {error}.", "Look at its log, and start again.") from error
-    try:
-        existing = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
-        for name in names:
-            if name not in existing:
-                await connection.execute(f'CREATE DATABASE "{name}"')
-    except asyncpg.PostgresError as error:
-        what_to_do = "Give the user of PIEPOWDER_DATABASE_URL the right to create databases."
-        raise UserError(f"The databases cannot be created: {error}.", what_to_do) from error
-    finally:
-        await connection.close(timeout=5)

@@ -7,11 +7,11 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 
-from deploy.local.accounting import Ledger, RecordId
+from deploy.local.accounting import Ledger
 from piepowder.hints import command
 from piepowder.topic_reading import new_consumer, read_to_end
 from shared.contracts import topics
-from shared.contracts.envelope import decode, decode_any
+from shared.contracts.envelope import RecordId, decode, decode_any
 from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError

@@ -63,7 +63,7 @@ class RunningSystem:
 
     def failures(self) -> list[UserError]:
         """The processes that ended for good without being stopped."""
-        return [*(child.unexpected_end() for child in self.stack.failures()), *self.system.failures()]
+        return [*self.stack.errors(), *self.system.failures()]
 
     def watch(self) -> None:
         """Wait until a process ends for good, and raise its failure."""
@@ -76,8 +76,9 @@ class RunningSystem:
         table = console_output.table("process", "ready", "address", "pid", "restarts", "log")
         for child in self.stack.children():
             address = self.stack.kafka if "Kafka" in child.name else self.stack.database_url.rpartition("@")[2]
-            ready = Text("ready", "green") if address and child.alive else None
-            state = ready or Text("starting" if child.alive else "down", "red")
+            silent = child.name in self.stack.silent
+            ready = Text("ready", "green") if address and child.alive and not silent else None
+            state = ready or Text("does not respond" if silent else "starting" if child.alive else "down", "red")
             table.add_row(child.name, state, address, str(child.pid or ""), "", console_output.relative(child.log))
         for service in self.system.services.values():
             state = Text("ready", "green") if service.ready else Text(service.missing or "stopped", "red")

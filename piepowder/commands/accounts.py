@@ -8,7 +8,7 @@ import typer
 from deploy.local import account as local_account
 from piepowder import console_output, submission_files
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 
 app = options.new_app()
 
@@ -16,7 +16,7 @@ app = options.new_app()
 @app.command()
 @grouped
 def account(
-    connection: Connection,
+    connection: ApiConnection,
     journal: Annotated[
         list[Path], typer.Option(help="Journals of submissions; by default all in the folder")
     ] = options.NONE,

@@ -7,7 +7,7 @@ import typer
 
 from piepowder import console_output, review, simulation
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 
 app = options.new_app()
 
@@ -15,7 +15,7 @@ app = options.new_app()
 @app.command("review")
 @grouped
 def review_cases(
-    connection: Connection,
+    connection: ApiConnection,
     *,
     region: Annotated[
         str | None, typer.Option(help="Region of the cases; by default the first, with --simulate all")

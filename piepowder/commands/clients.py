@@ -13,7 +13,7 @@ from rich.text import Text
 from piepowder import console_output
 from piepowder.client import Api
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 from shared.contracts import ids
 from shared.runtime.clock import SystemClock, from_text, to_text
 
@@ -55,7 +55,7 @@ ExpiresIn = Annotated[
 @app.command("list")
 @grouped
 def list_clients(
-    connection: Connection,
+    connection: ApiConnection,
     state: Annotated[str | None, typer.Option(help="active or disabled; by default both")] = None,
 ) -> None:
     """List the clients, their live keys, and the last use of a key."""
@@ -66,7 +66,7 @@ def list_clients(
 
 @app.command()
 @grouped
-def show(connection: Connection, name: Name) -> None:
+def show(connection: ApiConnection, name: Name) -> None:
     """Show a client and its keys."""
     _show(connection.run(lambda api: api.get("intake", _path(name))))
 
@@ -74,7 +74,7 @@ def show(connection: Connection, name: Name) -> None:
 @app.command()
 @grouped
 def create(
-    connection: Connection,
+    connection: ApiConnection,
     name: Annotated[str, typer.Argument(help="1 to 63 of a-z, 0-9 and '-', the first a letter")],
     *,
     scope: Annotated[list[str], typer.Option(help="A scope, such as items:write; may be repeated")],
@@ -119,7 +119,7 @@ def create(
 @app.command()
 @grouped
 def rotate(
-    connection: Connection,
+    connection: ApiConnection,
     name: Name,
     *,
     expires: ExpiresIn = None,
@@ -135,7 +135,7 @@ def rotate(
 @app.command()
 @grouped
 def revoke(
-    connection: Connection,
+    connection: ApiConnection,
     name: Name,
     key: Annotated[
         str, typer.Argument(metavar="KEY_ID", help="The id that `clients show` shows; never the key itself")
@@ -151,19 +151,19 @@ def revoke(
 
 @app.command()
 @grouped
-def disable(connection: Connection, name: Name) -> None:
+def disable(connection: ApiConnection, name: Name) -> None:
     """Reject all keys of a client until it is enabled again."""
     _show_changed(connection, name, "PATCH", json={"state": "disabled"})
 
 
 @app.command()
 @grouped
-def enable(connection: Connection, name: Name) -> None:
+def enable(connection: ApiConnection, name: Name) -> None:
     """Accept the live keys of a disabled client again."""
     _show_changed(connection, name, "PATCH", json={"state": "active"})
 
 
-def _show_changed(connection: Connection, name: str, method: str, path: str = "", **request: Any) -> None:
+def _show_changed(connection: ApiConnection, name: str, method: str, path: str = "", **request: Any) -> None:
     response = connection.run(lambda api: api.call("intake", method, _path(name) + path, **request))
     _show(response.json()["client"])
 

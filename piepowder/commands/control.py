@@ -8,7 +8,7 @@ import typer
 
 from piepowder import console_output
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 
 app = options.new_app("control", "The operating model and the policies in force.")
 
@@ -16,7 +16,7 @@ app = options.new_app("control", "The operating model and the policies in force.
 @app.command()
 @grouped
 def publish(
-    connection: Connection,
+    connection: ApiConnection,
     operating_model: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="YAML: regions, markets, queues")
     ] = None,
@@ -38,7 +38,7 @@ def publish(
 
 @app.command()
 @grouped
-def show(connection: Connection) -> None:
+def show(connection: ApiConnection) -> None:
     """Show the operating model and the policy set in force, as YAML."""
     found = connection.run(lambda api: api.get("router", "/v1/control"))
     console_output.show(msgspec.yaml.encode(found).decode().rstrip())

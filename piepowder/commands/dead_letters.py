@@ -7,7 +7,7 @@ import typer
 
 from piepowder import replay as dead_letter_replay
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 from piepowder.dead_letters import ReplayFilter
 
 app = options.new_app()
@@ -16,7 +16,7 @@ app = options.new_app()
 @app.command()
 @grouped
 def replay(
-    connection: Connection,
+    connection: ApiConnection,
     *,
     kafka: options.Kafka = None,
     region: Annotated[str | None, typer.Option(help="One region; by default all of the profile")] = None,

@@ -8,7 +8,7 @@ import typer
 from piepowder import console_output, profile
 from piepowder import status as deployment_status
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 from shared.kafka import topic_admin
 
 app = options.new_app()
@@ -16,7 +16,7 @@ app = options.new_app()
 
 @app.command()
 @grouped
-def status(connection: Connection) -> None:
+def status(connection: ApiConnection) -> None:
     """Show the readiness of the services, the open cases, the decisions and the items."""
     parts, ready = connection.run(deployment_status.status)
     for part in parts:
@@ -26,7 +26,7 @@ def status(connection: Connection) -> None:
 
 @app.command()
 @grouped
-def env(connection: Connection) -> None:
+def env(connection: ApiConnection) -> None:
     """Write shell commands that export the profile: eval "$(piepowder env)".
 
     They set PIEPOWDER_INTAKE_URL and one variable like it for each service (and region), PIEPOWDER_KEY,
@@ -44,7 +44,7 @@ def env(connection: Connection) -> None:
 @app.command()
 @grouped
 def topics(
-    connection: Connection,
+    connection: ApiConnection,
     kafka: options.Kafka = None,
     regions: Annotated[str | None, typer.Option(help="Comma-separated; by default those of the profile")] = None,
     check: Annotated[

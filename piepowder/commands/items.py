@@ -8,7 +8,7 @@ import typer
 from piepowder import console_output, submission_files, withdraw
 from piepowder import timeline as subject_timeline
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 from piepowder.listings import FileOptions
 
 app = options.new_app()
@@ -17,7 +17,7 @@ app = options.new_app()
 @app.command()
 @grouped
 def submit(
-    connection: Connection,
+    connection: ApiConnection,
     file: Annotated[
         str,
         typer.Argument(
@@ -53,7 +53,7 @@ def submit(
 @app.command("withdraw")
 @grouped
 def withdraw_item(
-    connection: Connection,
+    connection: ApiConnection,
     item: Annotated[str, typer.Argument(metavar="ITEM_ID", help="The id in the response to its post")],
     reason: Annotated[str, typer.Option(help="Stored with the withdrawal")] = "",
 ) -> None:
@@ -66,7 +66,7 @@ def withdraw_item(
 @app.command()
 @grouped
 def timeline(
-    connection: Connection,
+    connection: ApiConnection,
     subject: Annotated[str, typer.Argument(help="platform:kind:id, or an item's id")],
     region: Annotated[str | None, typer.Option(help="One region; by default all")] = None,
 ) -> None:

@@ -49,7 +49,7 @@ KeyFile = Annotated[
 ]
 
 
-class Connection:
+class ApiConnection:
     """A command's connection: its options, resolved to a profile when the command needs one."""
 
     def __init__(self, *, profile: ProfileOption = None, folder: LocalFolder = None, key_file: KeyFile = None) -> None:
@@ -182,11 +182,14 @@ def _file_options(
     )
 
 
-_GROUPS: Final[dict[object, Callable[..., object]]] = {Connection: Connection, listings.FileOptions: _file_options}
+_GROUPS: Final[dict[object, Callable[..., object]]] = {
+    ApiConnection: ApiConnection,
+    listings.FileOptions: _file_options,
+}
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
-    """Replace a parameter of type `Connection` or `FileOptions` with the options that build its value."""
+    """Replace a parameter of type `ApiConnection` or `FileOptions` with the options that build its value."""
     parameters = inspect.signature(function).parameters.values()
     builders = {one.name: _GROUPS[one.annotation] for one in parameters if one.annotation in _GROUPS}
     options = [one for builder in builders.values() for one in inspect.signature(builder).parameters.values()]

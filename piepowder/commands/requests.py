@@ -13,7 +13,7 @@ from rich.text import Text
 from piepowder import console_output
 from piepowder.client import Api
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 from shared.contracts import ids
 from shared.runtime.clock import SystemClock, to_text
 
@@ -45,7 +45,7 @@ Sponsor = Annotated[str | None, typer.Option(help="The responsible person")]
 Policies = Annotated[
     Path | None, typer.Option("--policies", exists=True, dir_okay=False, help="YAML: the proposed policy set")
 ]
-OperatingModel = Annotated[
+OperatingModelFile = Annotated[
     Path | None,
     typer.Option(
         "--operating-model", exists=True, dir_okay=False, help="YAML: the proposed regions; the others stay as they are"
@@ -68,7 +68,7 @@ def _body(file: Path | None, policies: Path | None, operating_model: Path | None
 @app.command()
 @grouped
 def new(
-    connection: Connection,
+    connection: ApiConnection,
     *,
     file: File = None,
     title: Title = None,
@@ -80,7 +80,7 @@ def new(
     date: Annotated[str | None, typer.Option(help="The expected start, YYYY-MM-DD")] = None,
     rationale: Annotated[str | None, typer.Option(help="The reason")] = None,
     policies: Policies = None,
-    operating_model: OperatingModel = None,
+    operating_model: OperatingModelFile = None,
     key: Annotated[str | None, typer.Option(help="An idempotency key: a repeated command creates nothing")] = None,
 ) -> None:
     """Create a business request as a draft; its change is checked."""
@@ -103,13 +103,13 @@ def new(
 @app.command()
 @grouped
 def change(
-    connection: Connection,
+    connection: ApiConnection,
     request: RequestId,
     *,
     file: File = None,
     title: Title = None,
     policies: Policies = None,
-    operating_model: OperatingModel = None,
+    operating_model: OperatingModelFile = None,
 ) -> None:
     """Change a draft: the given fields replace its own."""
     body = _body(file, policies, operating_model, title=title)
@@ -124,7 +124,7 @@ def change(
 @app.command("list")
 @grouped
 def list_requests(
-    connection: Connection,
+    connection: ApiConnection,
     *,
     state: Annotated[str | None, typer.Option(help="draft, submitted, approved ...")] = None,
     kind: Kind = None,
@@ -140,14 +140,14 @@ def list_requests(
 
 @app.command()
 @grouped
-def show(connection: Connection, request: RequestId) -> None:
+def show(connection: ApiConnection, request: RequestId) -> None:
     """Show a business request with its change, history and comments."""
     _show_details(connection.run(lambda api: api.get("intake", _path(request))))
 
 
 @app.command()
 @grouped
-def comment(connection: Connection, request: RequestId, text: Annotated[str, typer.Argument()]) -> None:
+def comment(connection: ApiConnection, request: RequestId, text: Annotated[str, typer.Argument()]) -> None:
     """Comment on a business request."""
     body = {"text": text}
     added = connection.run(lambda api: api.post("intake", f"{_path(request)}/comments", body, key=_key(body)))
@@ -157,7 +157,7 @@ def comment(connection: Connection, request: RequestId, text: Annotated[str, typ
 def _action(name: str) -> Callable[..., None]:
     @grouped
     def act(
-        connection: Connection,
+        connection: ApiConnection,
         request: RequestId,
         reason: Annotated[str, typer.Option(help="Stored with the step")] = "",
     ) -> None:

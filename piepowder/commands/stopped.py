@@ -8,7 +8,7 @@ import typer
 from piepowder import console_output
 from piepowder import stopped as stopped_partitions
 from piepowder.commands import options
-from piepowder.commands.options import Connection, grouped
+from piepowder.commands.options import ApiConnection, grouped
 from piepowder.stopped import RangeRequest, StopFilter
 from shared.runtime.user_errors import UserError
 
@@ -16,7 +16,7 @@ app = options.new_app(
     "stopped", "Topics that a consumer group stopped reading, because it had rejected nearly all records."
 )
 
-Region = Annotated[str | None, typer.Option(help="One region; by default all of the profile")]
+OneRegion = Annotated[str | None, typer.Option(help="One region; by default all of the profile")]
 Group = Annotated[str | None, typer.Option(help="One consumer group, or a service such as router; by default all")]
 Topic = Annotated[str, typer.Option(help="The topic, such as piepowder.submissions.eu")]
 Partition = Annotated[int | None, typer.Option(min=0, help="One partition; by default all that are stopped")]
@@ -24,7 +24,7 @@ Partition = Annotated[int | None, typer.Option(min=0, help="One partition; by de
 
 @app.command("list")
 @grouped
-def list_(connection: Connection, *, kafka: options.Kafka = None, region: Region = None) -> None:
+def list_(connection: ApiConnection, *, kafka: options.Kafka = None, region: OneRegion = None) -> None:
     """Show the stopped partitions, with the reasons."""
     bootstrap, regions = _cluster(connection, kafka, region)
     found = asyncio.run(stopped_partitions.find(bootstrap, regions, StopFilter()))
@@ -34,13 +34,13 @@ def list_(connection: Connection, *, kafka: options.Kafka = None, region: Region
 @app.command()
 @grouped
 def resume(
-    connection: Connection,
+    connection: ApiConnection,
     *,
     topic: Topic,
     group: Group = None,
     partition: Partition = None,
     kafka: options.Kafka = None,
-    region: Region = None,
+    region: OneRegion = None,
 ) -> None:
     """Let groups continue at their next record, after the cause was corrected."""
     bootstrap, regions = _cluster(connection, kafka, region)
@@ -54,7 +54,7 @@ def resume(
 @app.command("dead-letter")
 @grouped
 def dead_letter(
-    connection: Connection,
+    connection: ApiConnection,
     *,
     topic: Topic,
     group: Group = None,
@@ -69,7 +69,7 @@ def dead_letter(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the ranges, and change nothing")] = False,
     wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for a group that makes no progress")] = 60.0,
     kafka: options.Kafka = None,
-    region: Region = None,
+    region: OneRegion = None,
 ) -> None:
     """Dead-letter a range of records of a stopped topic, and let its groups continue behind the range.
 
@@ -97,7 +97,7 @@ def dead_letter(
     raise typer.Exit(0 if all(each.passed for each in results) else 1)
 
 
-def _cluster(connection: Connection, kafka: str | None, region: str | None) -> tuple[str, list[str]]:
+def _cluster(connection: ApiConnection, kafka: str | None, region: str | None) -> tuple[str, list[str]]:
     if kafka is not None and region is None:
         raise typer.BadParameter("required with --kafka: the region of the topics to read", param_hint="--region")
     regions = connection.profile.chosen(region) if kafka is None else options.region_ids(region or "")

@@ -4,22 +4,23 @@ import re
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Security
 from starlette.responses import Response
 
 from services.audit import handlers
-from services.audit.domain import EntryView, Natural
+from services.audit.domain import Natural
 from services.audit.handlers import TimelinePosition
-from services.audit.store import DeadLetterView, Store
+from services.audit.store import Store
+from services.audit.views import DeadLetterPageView, EntryView, EventPageView, TimelineView
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts.envelope import subject_of
 from shared.http.models import View, example
-from shared.http.problems import INVALID_REQUEST, ProblemType, problems
+from shared.http.problems import ProblemType, problems
 from shared.http.queries import Cursor, decode_cursor, encode_cursor
 from shared.http.responses import json_response, struct
 from shared.http.route import Available, StrictRoute
+from shared.validation.faults import INVALID_REQUEST
 
 _LARGEST: Final = 2**63 - 1
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -59,31 +60,6 @@ Kind = Annotated[str, Path(description="`product`, `seller` or `content`", examp
 SubjectId = Annotated[str, Path(description="The platform's own id; slashes are allowed", examples=["B07/XL"])]
 
 
-class TimelineView(msgspec.Struct, frozen=True):
-    """A page of a subject's timeline, oldest first, causes before effects; `next` is the cursor of the next page."""
-
-    subject: str
-    region: str
-    events: list[EntryView]
-    next: str | None
-
-
-class EventPageView(msgspec.Struct, frozen=True):
-    """Events by sequence number; `next` is the `after` of the next page, null at the end."""
-
-    region: str
-    events: list[EntryView]
-    next: int | None
-
-
-class DeadLetterPageView(msgspec.Struct, frozen=True):
-    """Dead-lettered records, newest first; `next` is the cursor of the next page."""
-
-    region: str
-    deadletters: list[DeadLetterView]
-    next: str | None
-
-
 class LogTotalsView(View):
     """The size of the log: `size` events in total and by type, and the number of dead letters."""
 
@@ -117,7 +93,7 @@ async def timeline(
 ) -> Response:
     subject = subject_of(platform, kind, id)
     if _CONTROL_CHARACTER.search(subject):
-        raise INVALID_REQUEST(f"The subject {subject!r:.300} contains a control character.", pointer="/path/id")
+        raise INVALID_REQUEST.with_message(f"The subject {subject!r:.300} contains a control character.", "/path/id")
     start = decode_cursor(cursor, TimelinePosition)
     events, following = await handlers.timeline(store, subject, start, limit)
     if not events and start is None:

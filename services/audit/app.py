@@ -4,11 +4,13 @@ import asyncio
 from typing import Final
 
 from services.audit import api, metrics
+from services.audit.domain import logged_topics
 from services.audit.handlers import AppendRecords, ParsedRecord
 from services.audit.settings import Settings
 from services.audit.store import Store
-from shared.contracts import topics
-from shared.kafka.consumer import BatchConsumer
+from shared.kafka.consumer import BatchConsumer, TransactionalHandler
+from shared.postgres.positions import SESSION
+from shared.runtime.retry import until_done
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
 DESCRIPTION: Final = "Every event of a region, once and in order."
@@ -22,12 +24,14 @@ async def run(settings: Settings) -> bool:
     service.app.include_router(api.router)
 
     async def append(stop: asyncio.Event) -> None:
-        async with service.database(settings.database_url, stop) as database:
+        async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
                 store = Store(database, region)
                 consumer = consumer_of(service, store)
                 api.available_store.provide(service.app, store)
-                metrics.AUDIT_SIZE.labels(region).set((await store.head()).size)
+                head = await until_done("log", store.head, stop=stop, readiness=service.readiness)
+                if head is not None:
+                    metrics.AUDIT_SIZE.labels(region).set(head.size)
                 await consumer.run(stop)
 
     return await service.run(append)
@@ -39,8 +43,8 @@ def consumer_of(service: Service, store: Store) -> BatchConsumer[ParsedRecord]:
     records = AppendRecords(store, region)
     return service.consumer(
         region,
-        reads=topics.audited(region),
+        reads=logged_topics(region),
         decode=records.decode,
-        handle=records.handle,
+        handle=TransactionalHandler(records.handle, store.positions),
         linger_seconds=_LINGER_SECONDS,
     )

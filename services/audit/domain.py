@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, NamedTuple, TypeAlias
-from uuid import UUID
 
 import msgspec
 
-from shared.contracts.envelope import Attributes, Headers, decode_any
-from shared.runtime.clock import from_text, to_text
+from shared.contracts import topics
+from shared.contracts.envelope import Attributes, Headers, RecordId, decode_any
+from shared.contracts.ids import uuid_of
+from shared.runtime.clock import from_text, from_text_or_none, to_text
 
 DEADLETTER: Final = "deadletter"  # the type of a dead letter among a timeline's entries
 
@@ -29,27 +30,19 @@ _MAX_SUBJECT: Final = 1024  # the limit in an event
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class KafkaPosition(NamedTuple):
-    """The position of a record in Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
 class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event to append: `data` is its value exactly as received, `extensions` are the unknown headers."""
 
     attributes: Attributes
     data: bytes
     extensions: Headers
-    source: KafkaPosition
+    source: RecordId
 
 
 class LoggedDeadLetter(NamedTuple):
     """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes."""
 
-    source: KafkaPosition
+    source: RecordId
     group: str
     reason: str
     key: str | None
@@ -94,28 +87,13 @@ class TimelineEntry(NamedTuple):
     size: int
 
 
-class EntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the log. A dead letter has neither `seq` nor `id`, and its `source` is the consumer group."""
-
-    seq: int | None
-    id: str | None
-    type: str
-    time: str
-    source: str
-    subject: str
-    region: str
-    topic: str
-    partition: int
-    offset: int
-    correlation_id: str | None
-    causation_id: str | None
-    traceparent: str | None = None
-    extensions: dict[str, str | None] = {}
-    data: msgspec.Raw
+def logged_topics(region: str) -> list[str]:
+    """The topics that a region's log records: all, except the consumers' own state."""
+    return [topics.CONTROL, *(topic(region) for topic in topics.REGIONAL if topic is not topics.parked)]
 
 
 def parse_event(
-    source: KafkaPosition, headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str
+    source: RecordId, headers: Sequence[tuple[str, bytes]], key: bytes | None, value: bytes | None, *, region: str
 ) -> LoggedEvent:
     """Parse an event of any type; raises Poison if the record is not an event of `region`."""
     attributes = decode_any(headers, key, value, region=region).attributes
@@ -125,7 +103,7 @@ def parse_event(
 
 
 def parse_dead_letter(
-    source: KafkaPosition, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
+    source: RecordId, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
 ) -> LoggedDeadLetter:
     """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position."""
     found = dict(headers)
@@ -133,9 +111,7 @@ def parse_dead_letter(
     partition, offset = _number(found.get("dl_partition"), 31), _number(found.get("dl_offset"), 63)
     subject = _text(found.get("ce_subject"), _MAX_SUBJECT + 1)
     return LoggedDeadLetter(
-        source=source
-        if topic is None or partition is None or offset is None
-        else KafkaPosition(topic, partition, offset),
+        source=source if topic is None or partition is None or offset is None else RecordId(topic, partition, offset),
         group=_text(found.get("dl_group"), _MAX_NAME) or "",
         reason=_text(found.get("dl_reason"), _MAX_TEXT) or "no reason was given",
         key=_text(key, _MAX_TEXT),
@@ -201,18 +177,12 @@ def _number(value: bytes | None, bits: int) -> int | None:
 
 def _id(value: bytes | None) -> str | None:
     text = (value or b"").decode(errors="replace")
-    try:
-        return text if str(UUID(text)) == text else None
-    except ValueError:
-        return None
+    return text if uuid_of(text) == text else None
 
 
 def _time(value: bytes | None) -> str | None:
-    text = (value or b"").decode(errors="replace")
-    try:
-        return to_text(from_text(text))
-    except ValueError:
-        return None
+    time = from_text_or_none((value or b"").decode(errors="replace"))
+    return None if time is None else to_text(time)
 
 
 def _time_of(milliseconds: int) -> str:

@@ -8,8 +8,6 @@ import msgspec
 from services.audit import metrics
 from services.audit.domain import (
     AppendResult,
-    EntryView,
-    KafkaPosition,
     LoggedDeadLetter,
     LoggedEvent,
     LogHead,
@@ -21,9 +19,11 @@ from services.audit.domain import (
     parse_dead_letter,
     parse_event,
 )
+from services.audit.views import EntryView
 from shared.contracts import topics
-from shared.contracts.envelope import GLOBAL
+from shared.contracts.envelope import GLOBAL, RecordId
 from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.positions import NO_MOVES, Moves
 
 ParsedRecord: TypeAlias = LoggedEvent | LoggedDeadLetter | None
 
@@ -34,7 +34,9 @@ PAGE_BYTES: Final = 8 * 1024 * 1024
 class EntryWriter(Protocol):
     """The log, for appending."""
 
-    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult: ...
+    async def append(
+        self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter], moves: Moves = NO_MOVES
+    ) -> AppendResult: ...
 
 
 class EntryReader(Protocol):
@@ -64,7 +66,7 @@ class AppendRecords:
 
         None for the receipt of a replayed dead letter (`dl_returned`): the replayed event itself is logged.
         """
-        source = KafkaPosition(record.topic, record.partition, record.offset)
+        source = RecordId(record.topic, record.partition, record.offset)
         if record.topic == self._deadletters:
             if any(name == "dl_returned" for name, _ in record.headers):
                 return None
@@ -72,7 +74,7 @@ class AppendRecords:
         region = GLOBAL if record.topic == topics.CONTROL else self._region
         return parse_event(source, record.headers, record.key, record.value, region=region)
 
-    async def handle(self, batch: Sequence[Received[ParsedRecord]]) -> None:
+    async def handle(self, batch: Sequence[Received[ParsedRecord]], moves: Moves = NO_MOVES) -> None:
         """Append the new entries of a batch, all or nothing; raises Transient while PostgreSQL does not respond."""
         logged: list[LoggedEvent] = []
         letters: list[LoggedDeadLetter] = []
@@ -82,7 +84,7 @@ class AppendRecords:
                 logged.append(message)
             elif message is not None:
                 letters.append(message)
-        appended = await self._store.append(logged, letters)
+        appended = await self._store.append(logged, letters, moves)
         for topic, n in appended.by_topic.items():
             metrics.AUDITED.labels(self._region, topic).inc(n)
         metrics.AUDIT_REPEATS.labels(self._region).inc(appended.repeats)

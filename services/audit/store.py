@@ -3,8 +3,8 @@
 Each event is appended once, and the sequence has no gap, because there is one writer at a time. In one transaction, the
 writer locks the head's row, leaves out events that are in the log already, copies the others behind the last entry and
 moves the head. A database sequence would give out numbers before the commit, and lose the numbers of a rollback. The
-cost of a batch does not grow with the log: for each event, one lookup and one insert in two B-trees with narrow keys;
-totals are counters.
+cost of a batch does not grow with the log: for each event, one insert in two B-trees with narrow keys, and one lookup
+if the last batches had repeats; totals are counters.
 """
 
 from collections import Counter
@@ -18,14 +18,17 @@ import sqlalchemy as sa
 from services.audit.domain import (
     DEADLETTER,
     AppendResult,
-    EntryView,
     LoggedDeadLetter,
     LoggedEvent,
     LogHead,
     LogPosition,
     TimelineEntry,
 )
+from services.audit.views import DeadLetterView, EntryView
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.postgres import positions
 from shared.postgres.database import Connection, Database
+from shared.postgres.positions import PositionTable
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
@@ -86,25 +89,11 @@ deadletters = sa.Table(
     sa.Column("subject", sa.Text),
     sa.UniqueConstraint("topic", "partition", "offset", "consumer_group"),
 )
+positions.position_tables(metadata)
 sa.Index("deadletters_by_subject", sa.func.hashtextextended(deadletters.c.subject, _SEED), deadletters.c.seq)
 
 _LOG_COLUMNS: Final = tuple(column.name for column in log.columns)
 _LETTER_COLUMNS: Final = tuple(column.name for column in deadletters.columns)
-
-
-class DeadLetterView(msgspec.Struct, frozen=True):
-    """A dead letter; `n` is its number among the dead letters of the log."""
-
-    n: int
-    topic: str
-    partition: int
-    offset: int
-    group: str
-    reason: str
-    key: str | None
-    time: str
-    event_id: str | None
-    subject: str | None
 
 
 class Store:
@@ -113,11 +102,18 @@ class Store:
     def __init__(self, database: Database, region: str) -> None:
         self._database = database
         self.region = region
+        self.positions = PositionTable(database)
         self._expects_repeats = False
 
-    async def append(self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter]) -> AppendResult:
-        """Append the events and dead letters that are not in the log yet, in their order; all or nothing."""
+    async def append(
+        self, logged: Sequence[LoggedEvent], letters: Sequence[LoggedDeadLetter], moves: Moves = NO_MOVES
+    ) -> AppendResult:
+        """Append the events and dead letters that are not in the log yet, in their order; all or nothing.
+
+        `moves` are stored with them; raises PositionChangedError.
+        """
         async with self._database.transaction() as connection:
+            await positions.advance(connection, moves)
             # No sequential scans: a plan made while the log was small would read the whole log at every append.
             row = await connection.fetchrow(
                 "SELECT size, deadletters, set_config('enable_seqscan', 'off', true) FROM head FOR UPDATE"

@@ -8,6 +8,7 @@ from typing import Final
 
 from services.decision import api, metrics
 from services.decision.api.dependencies import ReviewService, available_reviews
+from services.decision.domain.leases import LeaseLimits
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import LeaseCases
@@ -15,6 +16,7 @@ from services.decision.handlers.messages import decode_message
 from services.decision.settings import Settings
 from services.decision.store import SESSION, Store
 from shared.contracts import topics
+from shared.kafka.consumer import TransactionalHandler
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
 from shared.runtime.errors import Transient
@@ -42,23 +44,25 @@ async def run(settings: Settings) -> bool:
     async def decide(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
-                await _work(service, database, stop)
+                await _work(
+                    service, database, LeaseLimits(settings.leases_per_reviewer, settings.leases_per_client), stop
+                )
 
     return await service.run(decide)
 
 
-async def _work(service: Service, database: Database, stop: asyncio.Event) -> None:
+async def _work(service: Service, database: Database, limits: LeaseLimits, stop: asyncio.Event) -> None:
     [region] = service.regions
     cases = Store(database)
     relay = Relay(database, service.producer(region), service=service.name)
-    leases = LeaseCases(cases.leases, region=region, wake=relay.wake)
+    leases = LeaseCases(cases.leases, region=region, wake=relay.wake, limits=limits)
     decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
     available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions))
     consumer = service.consumer(
         region,
         reads=[topics.cases(region)],
         decode=partial(decode_message, region=region),
-        handle=IngestCases(cases.ingest, region=region, wake=relay.wake).handle,
+        handle=TransactionalHandler(IngestCases(cases.ingest, region=region, wake=relay.wake).handle, cases.positions),
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(relay.run(stop))

@@ -24,4 +24,10 @@ DECISION_AGE: Final = Histogram(
 CASES_CLOSED: Final = Counter(
     "piepowder_decision_closed_total", "Cases closed without a decision, by reason", ["region", "reason"]
 )
+CLAIMS_REFUSED: Final = Counter(
+    "piepowder_decision_claims_refused_total",
+    "Claims refused because the reviewer or the client holds as many leases as allowed; `limit` is `reviewer` or"
+    " `client`",
+    ["region", "limit"],
+)
 LEASES: Final = Counter("piepowder_decision_leases_total", "Leases, by their outcome", ["region", "outcome"])

@@ -20,7 +20,7 @@ from services.intake.notices.handlers import Appeals, Notices
 from services.intake.notices.store import ComplaintStore
 from services.intake.problems import add_error_responses
 from services.intake.projection.handlers import Projection
-from services.intake.projection.progress import note_progress
+from services.intake.projection.progress import OldestSubmitted, note_progress
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.requests import api as requests_api
 from services.intake.requests.handlers import Requests
@@ -32,6 +32,7 @@ from shared.http.route import Available
 from shared.kafka.producer import MultiClusterProducer
 from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
+from shared.postgres.positions import SESSION, PositionTable
 from shared.service import Service
 from shared.validation import codes
 
@@ -70,13 +71,13 @@ async def run(settings: Settings) -> bool:
         app.include_router(api.router)
 
     async def use_database(stop: asyncio.Event) -> None:
-        async with service.database(settings.database_url, stop) as database:
+        async with service.database(settings.database_url, stop, SESSION) as database:
             if database is not None:
                 await _use(database, service, settings, intake, clusters, router, stop)
 
     try:
         served = FastPath(app, {("POST", "/v1/items"): submission.post_item})
-        return await service.run(clusters.watch, use_database, served=served)
+        return await service.run(clusters.connect, use_database, served=served)
     finally:
         await asyncio.gather(router.stop(), clusters.stop())
 
@@ -93,7 +94,8 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     """Provide the use cases that need the database, publish the outbox, and run the projections, until stopped."""
     app, clock, regions = service.app, service.clock, service.regions
     relay = Relay(database, MultiClusterProducer(clusters.producer_of), service=service.name)
-    read_your_writes, known_codes = ReadYourWrites(clusters.offsets), codes.load()
+    positions, known_codes = PositionTable(database), codes.load()
+    read_your_writes = ReadYourWrites(clusters.offsets, positions)
     statuses, clients = ItemStatusStore(database), ClientStore(database)
     complaints = ComplaintStore(database, statuses)
     appeals = Appeals(
@@ -126,14 +128,15 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     for available, value in provided:
         available.provide(app, value)
     followed = regions if settings.projection else []
-    projections = {region: clusters.consumer(Projection(region, statuses, complaints), region) for region in followed}
-    key_uses = [clusters.consumer(KeyUseProjection(region, clients), region) for region in followed]
+    projections = {region: clusters.consumer(Projection(region, complaints), region, positions) for region in followed}
+    key_uses = [clusters.consumer(KeyUseProjection(region, clients), region, positions) for region in followed]
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(relay.run(stop))
             for run in (*(each.run for each in projections.values()), *(each.run for each in key_uses)):
                 tasks.create_task(run(stop))
             tasks.create_task(note_progress(projections, statuses, stop))
+            tasks.create_task(OldestSubmitted(followed, statuses, clock).run(stop))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:

@@ -11,6 +11,11 @@ WITHDRAWALS: Final = Counter(
 NOTICES: Final = Counter("piepowder_intake_notices_total", "Notices, by status of the response", ["outcome"])
 APPEALS: Final = Counter("piepowder_intake_appeals_total", "Appeals, by status of the response", ["outcome"])
 INTAKE_PENDING: Final = Gauge("piepowder_intake_pending_records", "Records waiting for Kafka's acknowledgement")
+OLDEST_SUBMITTED: Final = Gauge(
+    "piepowder_intake_oldest_submitted_seconds",
+    "Age of the oldest item with the status `submitted`; 0 when there is none",
+    ["region"],
+)
 INTAKE_DEADLETTERS_IGNORED: Final = Counter(
     "piepowder_intake_unattributed_deadletters_total",
     "Dead letters of the router and decision that name no item, notice or appeal",

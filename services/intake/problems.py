@@ -1,63 +1,29 @@
-"""Problem types that several areas of intake share, and the error responses for exceptions of the use cases."""
-
-from typing import Any, Final
+"""The error responses for exceptions of the use cases."""
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.intake.errors import UnknownObject
 from services.intake.publishing.regions import Overloaded
-from shared.http.problems import InputError, Problem, ProblemType, unavailable
-from shared.runtime.errors import Poison, Transient
-from shared.validation.faults import InputRejected
-
-_RETRY: Final[dict[str, Any]] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
-
-NOT_FOUND: Final = ProblemType(
-    "not-found",
-    404,
-    "Not found",
-    "No item '0d9f' is known to this key, in its regions and for its platforms. Submissions of the last 0.4 s may be"
-    " missing.",
-)
-OVERLOADED: Final = ProblemType(
-    "overloaded", 429, "Too many calls at the same time", "Send the same call again in a moment.", _RETRY
-)
-UNAVAILABLE: Final = ProblemType(
-    "unavailable",
-    503,
-    "Temporarily unavailable",
-    "Region eu did not acknowledge. Send the same request again later.",
-    _RETRY,
-)
-RECORD_TOO_LARGE: Final = ProblemType("too-large", 413, "The record is too large", "Kafka rejects the record.")
+from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, problem_of
+from shared.runtime.errors import Poison
 
 
-def problem_of(error: Exception) -> Problem:
-    """The error response for an exception of a use case."""
+def submission_problem(error: Exception) -> Problem:
+    """The error response for an exception of a submission; raises any other exception again."""
     match error:
-        case Problem():
-            return error
-        case InputRejected():
-            errors = [InputError(fault.pointer, fault.detail) for fault in error.faults]
-            return Problem(error.status, error.slug, error.title, str(error), errors=errors)
         case Overloaded():
             return OVERLOADED(str(error), retry_after=1)
-        case UnknownObject():
-            return NOT_FOUND(str(error))
         case Poison():
-            return RECORD_TOO_LARGE(f"Kafka rejects the record: {error.reason}. Make the item smaller.")
-        case Transient():
-            return unavailable(error)
-    raise error
+            return BODY_TOO_LARGE(f"Kafka rejects the record: {error.reason}. Make the item smaller.")
+    return problem_of(error)
 
 
 def add_error_responses(app: FastAPI) -> None:
     """Let `app` return the error responses for exceptions of the use cases."""
-    for kind in (InputRejected, Overloaded, UnknownObject, Poison):
+    for kind in (Overloaded, Poison):
         app.add_exception_handler(kind, _on_error)
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
-    return problem_of(error).response()
+    return submission_problem(error).response()

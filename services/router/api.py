@@ -4,11 +4,11 @@ The models here check the form of a publication; `domain.publication` checks its
 has the problem type `invalid-control`.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import msgspec
-from fastapi import APIRouter, Depends, Security
+from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from pydantic import FailFast, Field
 from starlette.requests import Request
@@ -16,37 +16,27 @@ from starlette.responses import Response
 
 from services.router.control import ControlState
 from services.router.domain.differences import ControlDifference
-from services.router.domain.publication import PolicySetContent, PublicationRejected
+from services.router.domain.publication import INVALID_CONTROL, PolicySetContent
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.handlers.publication import NotYetInForce, PublishControl
 from shared.auth.api_key import PROTECTED, api_key
-from shared.auth.authenticator import require_region
 from shared.auth.principal import Principal
 from shared.auth.refusals import RATE_LIMITED
 from shared.contracts.events import OperatingModelPublished, PolicySetPublished, Region
-from shared.http.input_errors import input_errors
-from shared.http.models import Body, View, example
-from shared.http.problems import INVALID_REQUEST, NOT_READY, InputError, Problem, ProblemType, problems
-from shared.http.responses import json_response, struct
+from shared.http.input_errors import rejection
+from shared.http.models import Body, Embedded, View, example
+from shared.http.problems import NOT_READY, OVERLOADED, ProblemType, problem_of, problems
 from shared.http.route import Available, StrictRoute
+from shared.validation.faults import INVALID_REQUEST
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 _MAX_DIFFERENCES: Final = 200
 
-INVALID_CONTROL: Final = ProblemType(
-    "invalid-control",
-    422,
-    "Invalid publication",
-    "Nothing was published. /policy_set/policies/0/queue: policy 'weapons': region eu has no queue 'safety'",
-)
 NOT_YET_IN_FORCE: Final = ProblemType(
     "not-in-force-yet",
     503,
     "Published, but not yet in force here",
     "ps-2-5f4e3d2c1b0a reached Kafka but not this router within 10 s.",
-)
-OVERLOADED: Final = ProblemType(
-    "overloaded", 429, "Too many checks", "Other publications are being checked. Send the same request again."
 )
 
 _MODEL_EXAMPLE: Final = {
@@ -138,11 +128,18 @@ class CheckBody(Body):
     model_config = example({"operating_model_diff": _MODEL_EXAMPLE, "policy_set": _SET_EXAMPLE})
 
 
-class ControlView(msgspec.Struct, frozen=True):
+class ControlView(View):
     """The operating model and the policy set in force; null for a part that was never published."""
 
-    operating_model: OperatingModelPublished | None
-    policy_set: PolicySetPublished | None
+    operating_model: Annotated[OperatingModelPublished, Embedded()] | None
+    policy_set: Annotated[PolicySetPublished, Embedded()] | None
+
+    model_config = example(
+        {
+            "operating_model": {**_STAMP_EXAMPLE, **_MODEL_EXAMPLE},
+            "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
+        }
+    )
 
 
 class PublishedPartView(View):
@@ -203,24 +200,7 @@ class CheckView(View):
     )
 
 
-class PublicationRoute(StrictRoute):
-    """Reports the faults of a body as `invalid-control`."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_publication(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                errors = input_errors(error)
-                first = errors[0]
-                raise INVALID_CONTROL(f"{first.pointer or 'the body'}: {first.detail}", errors=errors) from error
-
-        return handle_publication
-
-
-router: Final = APIRouter(prefix="/v1/control", route_class=PublicationRoute, responses=PROTECTED)
+router: Final = APIRouter(prefix="/v1/control", route_class=StrictRoute, responses=PROTECTED)
 available_control: Available[ControlState] = Available("control")
 available_publisher: Available[PublishControl] = Available("publisher")
 available_checker: Available[CheckPublication] = Available("checker")
@@ -232,21 +212,9 @@ ThePublisher = Annotated[PublishControl, Depends(available_publisher)]
 TheChecker = Annotated[CheckPublication, Depends(available_checker)]
 
 
-@router.get(
-    "",
-    summary="Operating model and policy set in force",
-    responses={
-        200: struct(
-            ControlView,
-            {
-                "operating_model": {**_STAMP_EXAMPLE, **_MODEL_EXAMPLE},
-                "policy_set": {**_STAMP_EXAMPLE, "id": "ps-1-5f4e3d2c1b0a", **_SET_EXAMPLE},
-            },
-        )
-    },
-)
-async def show(_: Reader, control: TheControl) -> Response:
-    return json_response(ControlView(*control.snapshot))
+@router.get("", summary="Operating model and policy set in force")
+async def show(_: Reader, control: TheControl) -> ControlView:
+    return ControlView.model_validate(control.snapshot)
 
 
 @router.post(
@@ -265,13 +233,11 @@ async def publish(
     new = {region.id for region in body.operating_model.regions} if body.operating_model else set()
     current = control.operating_model.regions if control.operating_model else ()
     for region in [*sorted(new), *sorted(current)]:
-        require_region(caller, region)
+        caller.require_region(region)
     try:
         model, policy_set = await publisher.publish(
             _regions(body.operating_model), _content(body.policy_set), by=caller.name
         )
-    except PublicationRejected as rejected:
-        raise _rejected(rejected) from rejected
     except NotYetInForce as error:
         raise NOT_YET_IN_FORCE(str(error), retry_after=2) from error
     return PublicationView.model_validate({"operating_model": model, "policy_set": policy_set}, from_attributes=True)
@@ -290,13 +256,11 @@ async def check(_: Reader, checker: TheChecker, body: CheckBody) -> CheckView:
     _require_part(body)
     if body.operating_model and body.operating_model_diff:
         detail = "Send `operating_model` or `operating_model_diff`, not both."
-        raise INVALID_CONTROL(detail, pointer="/operating_model_diff")
+        raise INVALID_CONTROL.with_message(detail, "/operating_model_diff")
     try:
         result = await checker.check(
             _regions(body.operating_model), _regions(body.operating_model_diff), _content(body.policy_set)
         )
-    except PublicationRejected as rejected:
-        raise _rejected(rejected) from rejected
     except TooManyChecks as error:
         raise OVERLOADED(str(error), retry_after=2) from error
     return CheckView(
@@ -309,6 +273,17 @@ async def check(_: Reader, checker: TheChecker, body: CheckBody) -> CheckView:
     )
 
 
+def include_routes(app: FastAPI) -> None:
+    """Add the routes, and `invalid-control` as the problem type of a body with faults."""
+    app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    return problem_of(rejection(error, INVALID_CONTROL)).response()
+
+
 def _part(differences: Sequence[ControlDifference] | None) -> PartDifferencesView | None:
     if differences is None:
         return None
@@ -319,11 +294,7 @@ def _part(differences: Sequence[ControlDifference] | None) -> PartDifferencesVie
 def _require_part(body: PublicationBody | CheckBody) -> None:
     if not body.model_dump(exclude_none=True):
         names = " or ".join(f"`{name}`" for name in type(body).model_fields)
-        raise INVALID_CONTROL(f"The publication is empty: send {names}.", pointer="")
-
-
-def _rejected(rejected: PublicationRejected) -> Problem:
-    return INVALID_CONTROL(str(rejected), errors=[InputError(*fault) for fault in rejected.faults])
+        raise INVALID_CONTROL.with_message(f"The publication is empty: send {names}.", "")
 
 
 def _regions(body: OperatingModelBody | OperatingModelDiffBody | None) -> list[Region] | None:

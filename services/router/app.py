@@ -24,7 +24,7 @@ This API shows, checks and publishes the rules in force; the cases are events on
 async def run(settings: Settings) -> bool:
     """Serve until stopped; True for a normal stop."""
     service = Service("router", DESCRIPTION, settings, settings.regions)
-    service.app.include_router(api.router)
+    api.include_routes(service.app)
     control = ControlState(service.regions, compile_policy_set)
     publisher = PublishControl(control, service.producers[settings.kafka], service.clock)
     checker = CheckPublication(control)

@@ -17,10 +17,11 @@ from starlette.requests import Request
 
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients import MEANINGS
-from shared.auth.principal import Principal
-from shared.auth.refusals import MISSING_SCOPE, RATE_LIMITED, UNAUTHORIZED
-from shared.http.problems import INVALID_REQUEST, NOT_READY, problems
-from shared.http.route import BeforeBody
+from shared.auth.principal import MISSING_SCOPE, Principal
+from shared.auth.refusals import RATE_LIMITED, UNAUTHORIZED
+from shared.http.problems import NOT_READY, problems
+from shared.http.route import BeforeCall
+from shared.validation.faults import INVALID_REQUEST
 
 PROTECTED: Final[dict[int | str, dict[str, Any]]] = problems(
     UNAUTHORIZED, MISSING_SCOPE, INVALID_REQUEST, RATE_LIMITED, NOT_READY
@@ -30,7 +31,7 @@ PROTECTED: Final[dict[int | str, dict[str, Any]]] = problems(
 _SCOPES = "\n".join(f"- `{scope}`: {meaning}" for scope, meaning in sorted(MEANINGS.items()))
 
 
-class ApiKey(HTTPBase, BeforeBody):
+class ApiKey(HTTPBase, BeforeCall):
     """`Authorization: Bearer ...` with an API key or a person's access token."""
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class ApiKey(HTTPBase, BeforeBody):
         )
 
     def check(self, request: Request, scopes: Sequence[str]) -> Principal:
-        """The caller; raises a 401, 403, 429 or 503 Problem."""
+        """The caller; raises a 401, 429 or 503 Problem, or InputRejected (403)."""
         authenticator: Authenticator = request.app.state.authenticator
         [scope] = scopes
         return authenticator.principal(request, scope)

@@ -1,7 +1,7 @@
 """Authentication of a request's caller by one dictionary lookup, before any other work.
 
 Clients have two sources. The clients file (`shared.auth.clients_file`) is read at start and has precedence: it gives an
-administrator access to a new or damaged system. Intake publishes all other clients on the control topic, which every
+administrator access to a new or damaged system. All other clients are published on the control topic, which every
 service follows: a revoked key is soon refused, and stays refused after a restart, because only the file's keys are
 accepted until the topic has been read to its end.
 
@@ -24,15 +24,15 @@ from starlette.requests import Request
 from shared.auth import clients
 from shared.auth.clients_file import ClientEntry
 from shared.auth.limits import Fields, Meter
-from shared.auth.principal import UNKNOWN, Principal
-from shared.auth.refusals import MISSING_SCOPE, RATE_LIMITED, REGION_NOT_ALLOWED, UNAUTHORIZED
+from shared.auth.principal import MISSING_SCOPE, REGION_NOT_ALLOWED, UNKNOWN, Principal
+from shared.auth.refusals import RATE_LIMITED, UNAUTHORIZED
 from shared.contracts import ids
 from shared.contracts.envelope import Event
 from shared.contracts.events import ClientChanged, ClientKey, KeyUse, RateLimit
 from shared.http.measurement import CALLER, route_of
 from shared.http.problems import NOT_READY, Problem, ProblemDetails
 from shared.runtime import metrics
-from shared.runtime.clock import Clock, SystemClock, to_text
+from shared.runtime.clock import Clock, SystemClock, from_text_or_none, to_text
 from shared.runtime.errors import PiepowderError, Poison
 
 SKEW_SECONDS: Final = 5.0  # tolerated difference between clocks: a key is accepted this long after its expiry
@@ -147,9 +147,11 @@ class Authenticator:
         self._file_hashes = frozenset(self._by_hash)
 
     def principal(self, request: Request, scope: str) -> Principal:
-        """The caller of a request. Raises a Problem: 401 without a valid credential, 403 without `scope` or any of the
-        service's regions, 429 above the rate limit, 503 until the clients are known. Several calls of this method for
-        one request count as one."""
+        """The caller of a request. Several calls of this method for one request count as one.
+
+        Raises a Problem: 401 without a valid credential, 429 above the rate limit, 503 until the clients are known.
+        Raises InputRejected (403) without `scope` or any of the service's regions.
+        """
         caller: Caller | None = request.scope.get(CALLER)
         if caller is None:
             caller = request.scope[CALLER] = self._identify(request)
@@ -160,9 +162,11 @@ class Authenticator:
         principal = caller.principal
         if scope not in principal.scopes:
             scopes = ", ".join(sorted(principal.scopes)) or "none"
-            raise MISSING_SCOPE(f"Client {principal.name!r} does not have the scope {scope!r}; it has {scopes}.")
+            detail = f"Client {principal.name!r} does not have the scope {scope!r}; it has {scopes}."
+            raise MISSING_SCOPE.with_message(detail)
         if caller.outside:
-            raise _region_not_allowed(principal, ", ".join(sorted(self._regions or ())))
+            served = ", ".join(sorted(self._regions or ()))
+            raise REGION_NOT_ALLOWED.with_message(f"{principal.described_regions()}, not in {served}")
         return principal
 
     def apply(self, event: Event[Any]) -> None:
@@ -304,12 +308,6 @@ def record_refused(request: Request, reason: str, status: int, count: int) -> No
         caller.record(reason, request.method, route_of(request.scope), status, count)
 
 
-def require_region(principal: Principal, region: str, *, pointer: str | None = None) -> None:
-    """Raise a 403 Problem if the caller may not act in the region."""
-    if not principal.may_act_in(region):
-        raise _region_not_allowed(principal, repr(region), pointer)
-
-
 def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if name == b"authorization":
@@ -319,7 +317,7 @@ def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def _until(expires_at: str) -> float | None:
-    moment = clients.moment(expires_at) if expires_at else None
+    moment = from_text_or_none(expires_at) if expires_at else None
     return None if moment is None else moment.timestamp()
 
 
@@ -339,11 +337,6 @@ def _clients_unknown() -> Problem:
         "The clients are not known yet: the control topic has not been read to its end. Send the same request again.",
         retry_after=2,
     )
-
-
-def _region_not_allowed(principal: Principal, regions: str, pointer: str | None = None) -> Problem:
-    allowed = ", ".join(sorted(principal.regions)) or "no region"
-    return REGION_NOT_ALLOWED(f"Client {principal.name!r} may act in {allowed}, not in {regions}.", pointer=pointer)
 
 
 def _rate_limited(name: str, limit: RateLimit, wait: float) -> Problem:

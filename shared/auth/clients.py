@@ -1,16 +1,15 @@
 """Rules for a client's name, keys, scopes, regions, platforms and limit. Pure.
 
-Intake checks a client by these rules before it publishes it; every service checks each published client again.
+A client is checked by these rules before it is published; every service checks each published client again.
 """
 
 import math
 import re
 from collections.abc import Collection
-from datetime import datetime
 from typing import Final
 
 from shared.contracts.events import ClientChanged, RateLimit
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 
 ANY: Final = "*"
 MEANINGS: Final = {
@@ -133,17 +132,9 @@ def _key_faults(client: ClientChanged) -> list[str]:
     if len(set(hashes)) < len(hashes):
         found.append("a key occurs twice")
     times = [text for key in client.keys for text in (key.created_at, key.expires_at, key.revoked_at) if text]
-    return found + [f"{text!r:.100} is not a time" for text in times if moment(text) is None]
+    return found + [f"{text!r:.100} is not a time" for text in times if from_text_or_none(text) is None]
 
 
 def is_sha256(text: str) -> bool:
     """True if a text is 64 hex digits in lower case."""
     return _SHA256.fullmatch(text) is not None
-
-
-def moment(text: str) -> datetime | None:
-    """The time in a text; None if the text is not a time."""
-    try:
-        return from_text(text)
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""The clients file: the first administrator's key, for setting up a new system and for access while intake is down."""
+"""The clients file: the first administrator's key, for a new system, and for access while no client can be created."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from shared.auth import clients
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.contracts.events import RateLimit
+from shared.runtime.clock import from_text_or_none
 from shared.runtime.errors import Fatal
 
 
@@ -45,7 +46,7 @@ def _faults(client: ClientEntry) -> list[str]:
     found = []
     if not clients.is_sha256(client.key_sha256):
         found.append("key_sha256 is not a SHA-256")
-    if client.expires_at and not clients.moment(client.expires_at):
+    if client.expires_at and not from_text_or_none(client.expires_at):
         found.append("expires_at is not a time")
     given = [*map(clients.platform_fault, client.platforms), clients.too_wide(client.scopes, client.platforms)]
     return found + [fault for fault in given if fault is not None] + clients.limit_faults(client.limit)

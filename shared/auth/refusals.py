@@ -3,9 +3,10 @@
 from typing import Any, Final
 
 from shared.http.problems import ProblemType
+from shared.validation.faults import RETRY_AFTER
 
 _RATE_LIMIT_HEADERS: Final[dict[str, Any]] = {
-    "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}},
+    **RETRY_AFTER,
     "RateLimit": {
         "description": "The remaining quota (`r`), and the seconds until the whole quota is available (`t`)",
         "schema": {"type": "string"},
@@ -21,10 +22,6 @@ _RATE_LIMIT_HEADERS: Final[dict[str, Any]] = {
 UNAUTHORIZED: Final = ProblemType(
     "unauthorized", 401, "Not authenticated", "No API key: send it as `Authorization: Bearer pp_...`."
 )
-MISSING_SCOPE: Final = ProblemType(
-    "missing-scope", 403, "Missing scope", "Client 'shop' does not have the scope 'audit:read'; it has items:write."
-)
-REGION_NOT_ALLOWED: Final = ProblemType("region-not-allowed", 403, "Region not allowed")
 RATE_LIMITED: Final = ProblemType(
     "rate-limited",
     429,

@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from shared.contracts.events import TYPES, Struct
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 from shared.runtime.errors import Poison, TooNew
 
 Headers = list[tuple[str, bytes]]
@@ -64,6 +64,17 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     headers: Headers
 
 
+class RecordId(NamedTuple):
+    """The position of a record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
+
 def subject_of(platform: str, kind: str, subject_id: str) -> str:
     """The name of a subject, and its record key in every topic: `<platform>:<kind>:<the platform's id>`."""
     return f"{platform}:{kind}:{subject_id}"
@@ -81,8 +92,8 @@ def _constant_headers(event_type: str, source: str, region: str) -> tuple[tuple[
     )
 
 
-def encode(attributes: Attributes, data: Struct) -> Encoded:
-    """Encode an event as key, value and headers."""
+def encode(attributes: Attributes, data: Struct | msgspec.Raw) -> Encoded:
+    """Encode an event as key, value and headers; `Raw` data, which is JSON already, is kept as it is."""
     key, event_id, correlation_id = attributes.subject.encode(), attributes.id.encode(), attributes.correlation_id
     headers = [
         *_constant_headers(attributes.type, attributes.source, attributes.region),
@@ -195,11 +206,7 @@ def _check_id(name: str, value: str) -> None:
 
 @lru_cache(maxsize=4096)
 def _is_time(text: str) -> bool:
-    try:
-        from_text(text)
-    except ValueError:
-        return False
-    return _RFC3339.fullmatch(text) is not None
+    return from_text_or_none(text) is not None and _RFC3339.fullmatch(text) is not None
 
 
 @lru_cache(maxsize=1024)

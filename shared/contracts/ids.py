@@ -118,3 +118,11 @@ def _defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
 
 def _crc(body: str) -> str:
     return f"{zlib.crc32(body.encode()):08x}"
+
+
+def uuid_of(text: str) -> str | None:
+    """The UUID in a text, None for other text."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None

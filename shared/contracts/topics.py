@@ -11,7 +11,7 @@ def submissions(region: str) -> str:
 
 
 def cases(region: str) -> str:
-    """The cases that the router opens in a region."""
+    """The opened cases of a region."""
     return f"piepowder.cases.{region}"
 
 
@@ -46,8 +46,3 @@ REGIONAL: Final = (submissions, cases, decisions, requests, access, deadletters,
 def of_region(region: str) -> list[str]:
     """Every topic of a region; a test compares them with `deploy/kafka/topics.yaml`."""
     return [topic(region) for topic in REGIONAL]
-
-
-def audited(region: str) -> list[str]:
-    """The topics that a region's audit log records: all, except the consumers' own state."""
-    return [CONTROL, *(topic(region) for topic in REGIONAL if topic is not parked)]

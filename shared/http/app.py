@@ -16,15 +16,16 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.http import health, openapi
-from shared.http.input_errors import input_errors
+from shared.http.input_errors import rejection
 from shared.http.measurement import CALLER, FAST_PATH, CallObserver, Measured, measure, rate_limit_fields, route_of
-from shared.http.problems import DEFECT, UNAVAILABLE, Problem, invalid, unavailable
+from shared.http.problems import DEFECT, UNAVAILABLE, Problem, problem_of, unavailable
 from shared.runtime.errors import Fatal, Transient
 from shared.runtime.readiness import Readiness
+from shared.validation.faults import InputRejected
 
 log = logging.getLogger(__name__)
 
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+FastHandler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _SLUGS: Final = {400: "malformed-body", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
@@ -65,12 +66,13 @@ def _operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-async def _on_problem(request: Request, error: Problem) -> Response:
+async def _on_problem(request: Request, error: Problem | InputRejected) -> Response:
     caller: CallObserver | None = request.scope.get(CALLER)
-    details = error.details
+    problem = problem_of(error)
+    details = problem.details
     if caller is not None and (details.status in (401, 403) or details.type.endswith(":rate-limited")):
         caller.refused(request.method, route_of(request.scope), details)
-    return error.response()
+    return problem.response()
 
 
 async def _on_transient(_: Request, error: Transient) -> Response:
@@ -85,12 +87,10 @@ async def _on_fatal(_: Request, error: Fatal) -> Response:
 
 
 async def _on_invalid(_: Request, error: RequestValidationError) -> Response:
-    return invalid(input_errors(error)).response()
+    return problem_of(rejection(error)).response()
 
 
 async def _on_http(request: Request, error: HTTPException) -> Response:
-    if isinstance(error.__cause__, Problem):  # raised while FastAPI read the body
-        return error.__cause__.response()
     detail = f"{request.method} {request.url.path}: {str(error.detail).rstrip('.')}. The API is described at /docs."
     headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
     slug = _SLUGS.get(error.status_code, "http-error")
@@ -113,6 +113,7 @@ async def _on_defect(request: Request, error: Exception) -> Response:
 
 _ERROR_RESPONSES: Final[dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]]] = {
     Problem: _on_problem,
+    InputRejected: _on_problem,
     Transient: _on_transient,
     Fatal: _on_fatal,
     RequestValidationError: _on_invalid,
@@ -128,7 +129,7 @@ class FastPath:
     routes, with the same error responses and metrics.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
+    def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], FastHandler]) -> None:
         self._app = app
         self._handlers = handlers
 

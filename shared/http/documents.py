@@ -3,9 +3,7 @@
 FastAPI reports only the faults of the format; the faults of rules that need the service's state would follow in a later
 response. A parameter of type `Document[SomeBody]` therefore accepts every JSON value. It has the faults of the format
 and, if possible, a body with placeholders for the invalid fields. The operation checks its rules and rejects the body
-with all faults. Use it with `DocumentRoute`:
-
-    router = APIRouter(route_class=DocumentRoute)
+with all faults:
 
     @router.post("/notices")
     async def post_notice(body: Document[NoticeBody]) -> NoticeReceiptView: ...
@@ -13,28 +11,22 @@ with all faults. Use it with `DocumentRoute`:
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain, islice
 from typing import Any, ClassVar, Final, Generic, TypeVar, get_args
 
 import msgspec
 from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
-from starlette.requests import Request
-from starlette.responses import Response
 
-from shared.http import encoded_bodies
 from shared.http.bodies import parse_json
 from shared.http.input_errors import input_error
 from shared.http.models import Body
-from shared.http.problems import BODY_TOO_LARGE, json_pointer
-from shared.http.route import Handle, StrictRequest, StrictRoute
+from shared.http.problems import json_pointer
 from shared.validation import strict_json
 from shared.validation.documents import ParsedDocument, top_level
 from shared.validation.faults import MAX_FAULTS, Fault, hint
 
 _LARGEST: Final = 2**63 - 1
-_BODY_SECONDS: Final = 30.0
 _control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
 
 
@@ -85,49 +77,8 @@ class Document(Generic[B]):
         return core_schema.no_info_wrap_validator_function(lambda value, _: cls.parse(model, value), handler(model))
 
 
-class DocumentRequest(StrictRequest):
-    """A request whose body can be compressed and, unless it is `required`, blank."""
-
-    def __init__(self, request: Request, limit: int, *, required: bool) -> None:
-        super().__init__(request, limit)
-        self._required = required
-
-    async def body(self) -> bytes:
-        """The decompressed body; raises a 400, 408 or 413 Problem."""
-        if not hasattr(self, "_body"):
-            seconds = getattr(self.app.state, "body_seconds", _BODY_SECONDS)
-            too_large = partial(BODY_TOO_LARGE, f"The body exceeds the limit of {self.limit // 1024} KiB.", pointer="")
-            text = await encoded_bodies.whole(
-                self, encoded_bodies.head(self), seconds, limit=self.limit, too_large=too_large
-            )
-            self._body = text if self._required or text.strip() else b""
-        return self._body
-
-    async def json(self) -> Any:
-        """The decoded body, with duplicate keys as faults for `Document`; raises a 400, 408 or 413 Problem."""
-        if self._value is None:
-            self._value = decode(await self.body())
-        return self._value
-
-
-class DocumentRoute(StrictRoute):
-    """A `StrictRoute` for bodies of type `Document`. `app.state.body_seconds` is the time limit for a body."""
-
-    async def handle_body(self, request: Request, handle: Handle) -> Response:
-        """Decompress and decode the body, then call the operation."""
-        required = self.body_field is not None and self.body_field.field_info.is_required()
-        head = encoded_bodies.head(request)
-        if required or head.length:
-            encoded_bodies.require(head, "application/json")
-        request = DocumentRequest(request, self.body_limit, required=required)
-        if await request.body() or required:
-            encoded_bodies.require(head, "application/json")
-            await request.json()
-        return await handle(request)
-
-
 def decode(text: bytes) -> Any:
-    """A JSON value; `null` becomes `_NULL`. Raises a 400 Problem for malformed JSON."""
+    """A JSON value; `null` becomes `_NULL`. Raises InputRejected (400) for malformed JSON."""
     value = parse_json(text)
     return _NULL if value is None else value
 
@@ -144,8 +95,7 @@ _NULL: Final = _Null()
 
 def _format_faults(error: ValidationError, model: type[Body], value: Any) -> Iterator[Fault]:
     for fault in error.errors(include_url=False):
-        found = input_error({**fault, "loc": ("body", *fault["loc"])}, value)
-        pointer, detail = found.pointer, found.detail
+        pointer, detail = input_error({**fault, "loc": ("body", *fault["loc"])}, value)
         name = str(fault["loc"][-1])[:100] if fault["loc"] else ""
         if fault["type"] == "missing":
             detail = "is required"

@@ -1,4 +1,4 @@
-"""Request bodies with a Content-Encoding: decompressed while they arrive, with limits of size, ratio and time.
+"""Request bodies: media type, Content-Encoding, and limits of size, compression ratio and time.
 
 The declared length is not trusted: the bytes are counted. A compressed body is decompressed in small pieces, so that a
 decompression bomb is rejected at the limit and cannot fill the memory.
@@ -12,7 +12,6 @@ from typing import Final, NamedTuple, Protocol
 
 from starlette.requests import Request
 
-from shared.http.bodies import collect
 from shared.http.problems import (
     BODY_PROBLEMS,
     BODY_TOO_LARGE,
@@ -39,6 +38,7 @@ UNSUPPORTED_CODING: Final = ProblemType(
 ENCODED_BODY: Final = (*BODY_PROBLEMS, MALFORMED_CODING, UNSUPPORTED_CODING)
 """Errors of operations with a body that can be compressed."""
 
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 CODINGS: Final = "gzip, zstd"  # RFC 9110, section 8.4.1, and RFC 8878
 _COMPRESSED: Final = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
 _STEP: Final = 64 * 1024
@@ -71,13 +71,15 @@ def head(request: Request) -> BodyHeaders:
     return BodyHeaders(content_type, coding, length, prefer)
 
 
-def require(head: BodyHeaders, *content_types: str) -> None:
-    """Raise a 415 Problem for another content type or an unsupported content coding."""
+def require(head: BodyHeaders, *content_types: str, coded: bool = True) -> None:
+    """Raise a 415 Problem for another content type, an unsupported content coding, or any coding unless `coded`."""
     given = head.content_type.partition(";")[0].strip().lower()
     if given not in content_types:
         names = " or ".join(sorted(content_types))
         found = repr(given)[:100] if given else "missing"
         raise UNSUPPORTED_MEDIA_TYPE(f"The body's Content-Type is {found}; expected {names}.")
+    if not coded and head.coding and head.coding[1:].strip().lower() != "identity":
+        raise UNSUPPORTED_MEDIA_TYPE(f"The body's Content-Encoding is {head.coding[1:]!r:.60}; expected none.")
     if head.coding and _codings(head) not in ([], ["gzip"], ["zstd"]):
         detail = (
             f"The body's Content-Encoding is {head.coding[1:]!r:.60}; expected {CODINGS.replace(',', ' or')}, or none."
@@ -92,13 +94,22 @@ def pieces(request: Request, head: BodyHeaders) -> AsyncIterator[bytes]:
 
 
 async def whole(
-    request: Request, head: BodyHeaders, idle_seconds: float, *, limit: int, too_large: Callable[[], Exception]
+    request: Request, head: BodyHeaders, seconds: float, *, limit: int, too_large: Callable[[], Exception]
 ) -> bytes:
-    """The decompressed body. Raises `too_large()` above `limit` bytes, a 408 Problem after `idle_seconds`."""
+    """The decompressed body. Raises `too_large()` above `limit` bytes, a 408 Problem after `seconds`."""
     if head.length > limit:
         raise too_large()
-    body = await collect(pieces(request, head), idle_seconds, limit=limit, too_large=too_large, too_slow=too_slow)
-    return body.removeprefix(b"\xef\xbb\xbf")
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in pieces(request, head):
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise too_large()
+    except TimeoutError as error:
+        raise too_slow(f"The body did not arrive within {seconds:g} seconds.") from error
+    return b"".join(parts)
 
 
 def too_slow(detail: str) -> Problem:

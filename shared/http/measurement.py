@@ -1,14 +1,18 @@
 """Metrics and rate-limit headers of REST calls."""
 
+import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Final, Protocol
 
 from prometheus_client import Counter, Histogram
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.http.problems import ProblemDetails
+from shared.http.route import AroundCall
 from shared.runtime import metrics
 
 CALLER: Final = "piepowder.caller"
@@ -16,6 +20,22 @@ CALLER: Final = "piepowder.caller"
 
 FAST_PATH: Final = "piepowder.fast-path"
 """Key of a request's scope: the path of a call on the fast path, for which the framework sets no route."""
+
+
+_OUTCOMES: Final = "piepowder.outcomes"
+"""Key of a request's scope: the counter of an operation's responses."""
+
+
+class CountOutcomes(AroundCall):
+    """Counts an operation's responses by status, except those to a caller that was refused before."""
+
+    def __init__(self, outcomes: Counter) -> None:
+        self._outcomes = outcomes
+
+    def around(self, request: Request) -> AbstractContextManager[None]:
+        """Let the middleware count the response."""
+        request.scope[_OUTCOMES] = self._outcomes
+        return nullcontext()
 
 
 class CallObserver(Protocol):
@@ -55,8 +75,13 @@ class Measured:
 
         try:
             await self._app(scope, receive, send_with_fields)
+        except asyncio.CancelledError:  # the service stops: `shared.http.server` responds
+            status = 503
+            raise
         finally:
             measure(route_of(scope), method, status, started)
+            if (outcomes := scope.get(_OUTCOMES)) is not None:
+                outcomes.labels(str(status)).inc()
 
 
 def route_of(scope: Scope) -> str:

@@ -13,14 +13,14 @@ from starlette.responses import Response
 
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
-from shared.validation.faults import MAX_FAULTS, ErrorType, pointer_to
+from shared.validation.faults import MALFORMED_JSON, RETRY_AFTER, TOO_LARGE, ErrorType, Fault, InputRejected, pointer_to
 
 PROBLEM_JSON: Final = "application/problem+json"
 _URN: Final = "urn:piepowder:problem:"
 _encode = msgspec.json.Encoder().encode
 
 
-class InputError(msgspec.Struct, frozen=True, omit_defaults=True):
+class InputError(msgspec.Struct, frozen=True, omit_defaults=True):  # the JSON form of `Fault`, under a published name
     """A fault of an input: its place (RFC 6901 JSON pointer) and a description with the expected value."""
 
     pointer: str
@@ -41,7 +41,7 @@ class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 class Extras(TypedDict, total=False):
     """The optional parts of a `Problem`; with `pointer`, the detail describes the only fault of the input."""
 
-    errors: Sequence[InputError]
+    errors: Sequence[Fault]
     pointer: str | None
     retry_after: int | None
     headers: Mapping[str, str] | None
@@ -53,8 +53,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's term
     def __init__(self, status: int, slug: str, title: str, detail: str, **extras: Unpack[Extras]) -> None:
         super().__init__(detail)
         pointer, retry_after = extras.get("pointer"), extras.get("retry_after")
-        errors = extras.get("errors", ()) if pointer is None else [InputError(pointer, detail)]
-        self.details = ProblemDetails(f"{_URN}{slug}", title, status, detail, list(errors), retry_after)
+        faults = extras.get("errors", ()) if pointer is None else [Fault(pointer, detail)]
+        errors = [InputError(*fault) for fault in faults]
+        self.details = ProblemDetails(f"{_URN}{slug}", title, status, detail, errors, retry_after)
         self.headers = dict(extras.get("headers") or {})
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
@@ -72,9 +73,7 @@ class ProblemType(ErrorType, frozen=True):
         return Problem(self.status, self.slug, self.title, detail, **extras)
 
 
-INVALID_REQUEST: Final = ProblemType("invalid-request", 422, "Invalid request", "/limit: expected 1 to 200.")
-MALFORMED_JSON: Final = ProblemType("malformed-json", 400, "Malformed JSON", "The input is not JSON: it is truncated.")
-BODY_TOO_LARGE: Final = ProblemType("too-large", 413, "Body too large", "The body exceeds the limit of 131072 bytes.")
+BODY_TOO_LARGE: Final = ProblemType(*msgspec.structs.astuple(TOO_LARGE))
 BODY_TOO_SLOW: Final = ProblemType("too-slow", 408, "Body too slow", "The body did not arrive within 30 seconds.")
 UNSUPPORTED_MEDIA_TYPE: Final = ProblemType(
     "unsupported-media-type",
@@ -85,7 +84,16 @@ UNSUPPORTED_MEDIA_TYPE: Final = ProblemType(
 NOT_READY: Final = ProblemType(
     "not-ready", 503, "Service not ready", "Not ready: database: PostgreSQL does not answer."
 )
-UNAVAILABLE: Final = ProblemType("unavailable", 503, "Temporarily unavailable")
+UNAVAILABLE: Final = ProblemType(
+    "unavailable",
+    503,
+    "Temporarily unavailable",
+    "Region eu did not acknowledge. Send the same request again later.",
+    RETRY_AFTER,
+)
+OVERLOADED: Final = ProblemType(
+    "overloaded", 429, "Too many calls at the same time", "Send the same call again in a moment.", RETRY_AFTER
+)
 DEFECT: Final = ProblemType("defect", 500, "Internal error")
 
 BODY_PROBLEMS: Final = (MALFORMED_JSON, BODY_TOO_SLOW, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
@@ -117,15 +125,28 @@ def _example(kind: ErrorType) -> dict[str, Any]:
     return details | ({"retry_after": 1} if "Retry-After" in kind.headers else {})
 
 
-def invalid(errors: Sequence[InputError]) -> Problem:
-    """422 with every fault of an input; `detail` names the first."""
-    first = errors[0]
-    return INVALID_REQUEST(f"{first.pointer or 'the body'}: {first.detail}", errors=errors[:MAX_FAULTS])
-
-
 def json_pointer(location: Sequence[int | str]) -> str:
     """RFC 6901; each step has at most 100 characters."""
     return reduce(pointer_to, location, "")
+
+
+def problem_of(error: Exception) -> Problem:
+    """The error response for an exception of a rule or a use case; raises any other exception again."""
+    match error:
+        case Problem():
+            return error
+        case InputRejected():
+            return Problem(
+                error.status,
+                error.slug,
+                error.title,
+                str(error),
+                errors=error.faults,
+                retry_after=error.retry_after,
+            )
+        case Transient():
+            return unavailable(error)
+    raise error
 
 
 def not_ready(readiness: Readiness) -> Problem:

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BeforeValidator
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from shared.http.problems import INVALID_REQUEST, InputError, Problem, invalid, json_pointer
-from shared.runtime.clock import from_text
+from shared.http.problems import json_pointer
+from shared.runtime.clock import from_text_or_none
+from shared.validation.faults import INVALID_REQUEST, Fault, InputRejected
 
 _MAX_CURSOR: Final = 1_000
 _MAX_DIGITS: Final = 9
@@ -36,7 +37,7 @@ def _decimal(value: object) -> object:
 
 
 PageLimit: TypeAlias = Annotated[
-    int, BeforeValidator(_decimal), Query(ge=1, le=200, description="Maximum entries of a page")
+    int, Query(ge=1, le=200, description="Maximum entries of a page"), BeforeValidator(_decimal)
 ]
 
 
@@ -66,27 +67,27 @@ RequiredIdempotencyKey: TypeAlias = Annotated[
 
 
 def query_of(request: Request) -> QueryParams:
-    """The query parameters; raises a 422 Problem for a query that is not percent-encoded UTF-8."""
+    """The query parameters; raises InputRejected (422) for a query that is not percent-encoded UTF-8."""
     query: bytes = request.scope["query_string"]
     try:
         unquote_to_bytes(query).decode()
     except UnicodeDecodeError as error:
-        raise invalid([InputError("/query", f"not UTF-8 ({error.reason}); 'ä' is encoded as %C3%A4")]) from error
+        raise INVALID_REQUEST(f"not UTF-8 ({error.reason}); 'ä' is encoded as %C3%A4", "/query") from error
     if not query.isascii():
-        raise invalid([InputError("/query", "not percent-encoded; 'ä' is encoded as %C3%A4")])
+        raise INVALID_REQUEST("not percent-encoded; 'ä' is encoded as %C3%A4", "/query")
     return request.query_params
 
 
 def require_query(request: Request, known: Sequence[str]) -> None:
-    """Raise a 422 Problem for an unknown or repeated query parameter."""
+    """Raise InputRejected (422) for an unknown or repeated query parameter."""
     given = query_of(request)
     expected = f"expected {', '.join(known)}" if known else "this operation has none"
     unknown = [name for name in dict.fromkeys(given) if name not in known]
-    errors = [InputError(json_pointer(["query", name]), f"unknown query parameter; {expected}") for name in unknown]
+    errors = [Fault(json_pointer(["query", name]), f"unknown query parameter; {expected}") for name in unknown]
     repeated = [name for name in known if len(given.getlist(name)) > 1]
-    errors += [InputError(json_pointer(["query", name]), "repeated query parameter") for name in repeated]
+    errors += [Fault(json_pointer(["query", name]), "repeated query parameter") for name in repeated]
     if errors:
-        raise invalid(errors)
+        raise InputRejected(INVALID_REQUEST, errors)
 
 
 def encode_cursor(position: object) -> str | None:
@@ -95,7 +96,7 @@ def encode_cursor(position: object) -> str | None:
 
 
 def decode_cursor(cursor: str | None, kind: Any) -> Any:
-    """The position in a cursor, of type `kind`; raises a 422 Problem for any other text. None stays None."""
+    """The position in a cursor, of type `kind`; raises InputRejected (422) for any other text. None stays None."""
     if cursor is None:
         return None
     try:
@@ -107,17 +108,16 @@ def decode_cursor(cursor: str | None, kind: Any) -> Any:
 
 
 def decode_time_cursor(cursor: str | None) -> tuple[datetime, str] | None:
-    """The position in a list that is ordered by time and id; raises a 422 Problem for any other text."""
+    """The position in a list that is ordered by time and id; raises InputRejected (422) for any other text."""
     position: tuple[str, UUID] | None = decode_cursor(cursor, tuple[str, UUID])
     if position is None:
         return None
-    try:
-        return from_text(position[0]), str(position[1])
-    except ValueError as error:
-        raise invalid_cursor() from error
+    if (time := from_text_or_none(position[0])) is None:
+        raise invalid_cursor()
+    return time, str(position[1])
 
 
-def invalid_cursor() -> Problem:
+def invalid_cursor() -> InputRejected:
     """422: a text that is not a cursor of the list."""
     detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
-    return INVALID_REQUEST(detail, pointer="/query/cursor")
+    return INVALID_REQUEST.with_message(detail, "/query/cursor")

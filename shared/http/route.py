@@ -1,63 +1,77 @@
 """Routes that read requests strictly: `APIRouter(route_class=StrictRoute)`.
 
 FastAPI reads a body before it resolves dependencies, and accepts duplicate object keys, NaN and unknown query
-parameters. A `StrictRoute` first runs the security dependencies (`BeforeBody`), then returns 503 while a dependency is
-not `Available`, then rejects unknown or repeated query parameters, and then decodes the body strictly. FastAPI
-validates the decoded value as usual, so every fault of body, path, query and headers is in one response.
+parameters. A `StrictRoute` first runs the security dependencies (`BeforeCall`), then returns 503 while a dependency is
+not `Available`, then rejects unknown or repeated query parameters, enters `AroundCall` dependencies, and then decodes
+the body strictly. FastAPI validates the decoded value as usual, so every fault of body, path, query and headers is in
+one response.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast, get_origin
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from shared.http.bodies import MAX_BODY_BYTES, decode_json, read_body, require_json
-from shared.http.problems import BODY_PROBLEMS, not_ready, problems
+from shared.http import documents, encoded_bodies
+from shared.http.bodies import decode_json
+from shared.http.documents import Document
+from shared.http.problems import BODY_PROBLEMS, BODY_TOO_LARGE, not_ready, problems
 from shared.http.queries import require_query
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of a call whose client has disconnected: nobody receives it, but the metrics count it apart from refusals."""
+
+MAX_BODY_BYTES: Final = 128 * 1024
+BODY_SECONDS: Final = 30.0
 
 T = TypeVar("T")
 Handle: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
-class BeforeBody(ABC):
+class BeforeCall(ABC):
     """A security dependency that is checked before any part of the body is read."""
 
     @abstractmethod
     def check(self, request: Request, scopes: Sequence[str]) -> object:
-        """Raise a Problem (401, 403, 429, 503) unless the caller is authenticated and has these scopes."""
+        """Raise a Problem (401, 429, 503) or InputRejected (403) unless the caller has these scopes."""
 
 
-class StrictRequest(Request):
-    """A request whose JSON body is bounded in size and time, and decoded strictly."""
+class AroundCall(ABC):
+    """A dependency that surrounds a call: entered after all checks and before the body is read, left at the end."""
 
-    def __init__(self, request: Request, limit: int) -> None:
+    @abstractmethod
+    def around(self, request: Request) -> AbstractContextManager[object]:
+        """Raise a Problem on entry to refuse the call."""
+
+    async def __call__(self) -> None:  # noqa: B027 - nothing is left to do
+        """For FastAPI; the route itself enters the context."""
+
+
+class _DecodedRequest(Request):
+    """A request whose JSON body was read and decoded."""
+
+    def __init__(self, request: Request, body: bytes, value: Any) -> None:
         super().__init__(request.scope, request.receive)
-        self.limit = limit
-        self._value: Any = None
-
-    async def body(self) -> bytes:
-        """The body; raises a 413 or 408 Problem."""
-        if not hasattr(self, "_body"):
-            self._body = await read_body(self.stream(), self.headers.get("content-length"), self.limit)
-        return self._body
+        self._body = body
+        self._value = value
 
     async def json(self) -> Any:
-        """The decoded body; raises a 400 or 422 Problem."""
-        if self._value is None:
-            self._value = decode_json(await self.body())
         return self._value
 
 
 class StrictRoute(APIRoute):
-    """A route that authenticates first and reads strictly; `max_body_size` is in bytes."""
+    """A route that authenticates first and reads strictly; `max_body_size` is in bytes.
+
+    A body of type `Document` can be compressed and, if it has a default, blank. `app.state.body_seconds` is the time
+    limit for a body.
+    """
 
     def __init__(self, *given: Any, max_body_size: int | None = None, **named: Any) -> None:
         self.body_limit = max_body_size or MAX_BODY_BYTES  # FastAPI's own limit returns plain text, before a 401
@@ -69,10 +83,10 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         dependants = list(_flat(self.dependant))
         calls = [(cast("object", d.call), d.own_oauth_scopes or []) for d in dependants]
-        security = [(call, scopes) for call, scopes in calls if isinstance(call, BeforeBody)]
+        security = [(call, scopes) for call, scopes in calls if isinstance(call, BeforeCall)]
         required = [call for call, _ in calls if isinstance(call, Available)]
         parameters = [name for d in dependants for field in d.query_params for name in _names(field)]
-        has_body = self.body_field is not None
+        around = [call for call, _ in calls if isinstance(call, AroundCall)]
 
         async def handle_strictly(request: Request) -> Response:
             for dependency, scopes in security:
@@ -80,21 +94,36 @@ class StrictRoute(APIRoute):
             for available in required:
                 available.of(request)
             require_query(request, parameters)
-            if not has_body:
-                return await handle(request)
-            try:
-                return await self.handle_body(request, handle)
-            except ClientDisconnect:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            with ExitStack() as stack:
+                for each in around:
+                    stack.enter_context(each.around(request))
+                try:
+                    return await handle(request if self.body_field is None else await self._decoded(request))
+                except ClientDisconnect:
+                    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
         return handle_strictly
 
-    async def handle_body(self, request: Request, handle: Handle) -> Response:
-        """Decode the body, then let FastAPI validate it and call the operation."""
-        require_json(request)
-        request = StrictRequest(request, self.body_limit)
-        await request.json()
-        return await handle(request)
+    async def _decoded(self, request: Request) -> Request:
+        """Read and decode the body; raises a 408, 413 or 415 Problem, or InputRejected (400, 422)."""
+        field = cast("Any", self.body_field).field_info
+        is_document, is_required = get_origin(field.annotation) is Document, field.is_required()
+        head = encoded_bodies.head(request)
+        if not is_document:  # of several fields the first one counts, as for FastAPI
+            head = head._replace(content_type=request.headers.get("content-type", ""))
+        if head.length or (is_document and is_required):
+            encoded_bodies.require(head, "application/json", coded=is_document)
+        detail = f"The body exceeds the limit of {self.body_limit} bytes."
+        too_large = partial(BODY_TOO_LARGE, detail, pointer="" if is_document else None)
+        seconds = getattr(request.app.state, "body_seconds", BODY_SECONDS)
+        text = await encoded_bodies.whole(request, head, seconds, limit=self.body_limit, too_large=too_large)
+        if is_document:
+            text = text.removeprefix(encoded_bodies.BYTE_ORDER_MARK)
+        if not is_required and not text.strip():
+            return _DecodedRequest(request, b"", None)
+        if text:  # its length was not declared
+            encoded_bodies.require(head, "application/json", coded=is_document)
+        return _DecodedRequest(request, text, documents.decode(text) if is_document else decode_json(text))
 
 
 class Available(Generic[T]):

@@ -3,12 +3,17 @@
 This file overrides methods of uvicorn's `HttpToolsProtocol`, so uvicorn is pinned to one minor version. Each addition:
 
 - A request's head is limited to 64 KiB and 30 seconds, because uvicorn buffers and waits without limit (431, 408).
+- A request needs exactly one valid `Host` field (RFC 9112, section 3.2), else 400.
+- An encoded slash (`%2F`) in a path is never a separator: it stays encoded, except in the id of a subject, which can
+  contain slashes. A path that is not UTF-8 stays encoded too.
 - At most 64 pipelined requests wait for a response, because uvicorn queues them without limit (429).
 - A client that stops reading its response is disconnected, because `close` otherwise waits for it forever.
 - A request that is not HTTP gets a problem+json response instead of plain text, after all earlier responses.
 - The `Upgrade` header is ignored (RFC 9110, section 7.8), because Java's client sends `Upgrade: h2c` with every request
   and the parser treats the rest of the connection, with the body, as the other protocol.
 - Trailer fields are ignored (RFC 9110, section 6.5.1), because uvicorn would add them to the request's headers.
+- A request whose response is not complete when the drain time ends gets a 503 problem instead of a 500 in plain text,
+  and its connection is closed after the response.
 - Writes of one turn of the event loop are joined, so that head and body of a response are one packet.
 
 The time limits add no cost to a request: a timer checks each connection every 30 seconds and compares its state with
@@ -17,15 +22,18 @@ the previous check.
 
 import asyncio
 import contextlib
+import re
+import socket
 from collections.abc import Sequence
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from shared.http.problems import Problem
+from shared.http.problems import UNAVAILABLE, Problem
 from shared.runtime import lifecycle
 from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
@@ -36,8 +44,18 @@ DISCONNECT: Final = "piepowder.disconnect"
 
 HEAD_SECONDS: Final = 30.0  # limit for the arrival of a request's head
 MAX_HEAD_BYTES: Final = 64 * 1024  # limit for a request's head
+_is_host = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?").fullmatch
+_encoded_slash = re.compile("%2[fF]").split
+_with_subject_id = re.compile(r"(/v1/subjects/[^/]+/[^/]+/)(.*)", re.DOTALL).fullmatch
 _MAX_PIPELINED: Final = 64  # requests that wait for a response on one connection
 _NO_REQUEST: Final = object()
+_LAST_SECONDS: Final = 1.0  # for the responses of requests that are cancelled after the drain time
+
+
+def stopping() -> Problem:
+    """503 for a request whose response is not complete when the service stops."""
+    detail = "The service is stopping. Send the same request again: another process, or the next one, answers it."
+    return UNAVAILABLE(detail, retry_after=2, headers={"Connection": "close"})
 
 
 async def serve(app: ASGIApp, settings: CommonSettings, loops: Sequence[Loop], readiness: Readiness) -> bool:
@@ -188,13 +206,27 @@ class _Protocol(HttpToolsProtocol):
         elif len(self.pipeline) >= _MAX_PIPELINED:
             detail = f"More than {_MAX_PIPELINED} requests wait for a response. The connection is closed."
             self._refuse(Problem(429, "too-far-ahead", "Too many pipelined requests", detail, retry_after=1))
+        elif (fault := self._host_fault()) is not None:
+            self._refuse(Problem(400, "malformed-http", "Malformed HTTP", f"{fault} The connection is closed."))
         if self._is_over():
             return
         self._has_upgrade = self.parser.should_upgrade()
         if not self._has_upgrade:
             super().on_headers_complete()
+            if b"%" in self.url:
+                self.scope["path"] = decoded_path(self.scope["raw_path"].decode("ascii"))
             self._in_progress += 1
             self._is_in_body = True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        async def run(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:  # the drain time is over
+                if not cycle.response_started:
+                    await stopping().response()(scope, receive, send)
+
+        super()._start_asgi_task(cycle, run)
 
     def on_body(self, body: bytes) -> None:
         self._unfinished_bytes = 0
@@ -218,6 +250,16 @@ class _Protocol(HttpToolsProtocol):
         if self._is_in_body:
             detail += " The part of the body before the fault may have been accepted; the body can be sent again."
         self._refuse(Problem(400, "malformed-http", "Malformed HTTP", detail))
+
+    def _host_fault(self) -> str | None:
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts and self.parser.get_http_version() != "1.0":
+            return "The request has no Host field."
+        if len(hosts) > 1:
+            return "The request has more than one Host field."
+        if hosts and _is_host(hosts[0].strip()) is None:
+            return "The Host field is not a host, with a port or without."
+        return None
 
     def _check_connection(self) -> None:
         """Abort a client that does not read its response; refuse one that has sent no complete request head since the
@@ -270,6 +312,20 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def decoded_path(raw: str) -> str:
+    """The path of a request target, percent-decoded, in which `/` is always a separator or part of a subject's id."""
+    subject = _with_subject_id(raw)
+    route, subject_id = (raw, "") if subject is None else subject.groups()
+    return "%2F".join(map(_decoded, _encoded_slash(route))) + _decoded(subject_id)
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text
+
+
 def _head_too_large() -> Problem:
     detail = f"The request's head exceeds {MAX_HEAD_BYTES >> 10} KiB. The connection is closed."
     return Problem(431, "head-too-large", "Request head too large", detail)
@@ -279,3 +335,11 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # the lifecycle handles signals, not the web server
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain as uvicorn does, then let the cancelled requests send their responses, for a bounded time."""
+        await super().shutdown(sockets)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                while self.server_state.tasks or self.server_state.connections:  # noqa: ASYNC110 - uvicorn has no event
+                    await asyncio.sleep(0.02)

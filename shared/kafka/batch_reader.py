@@ -53,6 +53,7 @@ class FetchedBatch(NamedTuple, Generic[M]):
     `parts`: in order, undecodable records and runs of messages that may be handled together.
     `full`: the batch has no room for more records.
     `caught_up`: the poll time of each partition without further records; None if this is unknown.
+    `following`: the offset of the next record of each partition after this batch.
     `revocations`: the reader's count of revocations when the first record was fetched.
     `failure`: the error that ended the batch early; the loop raises it after it has handled the batch.
     """
@@ -61,6 +62,7 @@ class FetchedBatch(NamedTuple, Generic[M]):
     parts: "list[Part[M]]"
     full: bool
     caught_up: dict[TopicPartition, int] | None
+    following: dict[TopicPartition, int]
     revocations: int
     failure: Exception | None
 
@@ -84,7 +86,10 @@ class FetchedBatch(NamedTuple, Generic[M]):
                 parts.append([received for received in part if stays(received.record)])
             elif stays(part.record):
                 parts.append(part)
-        return self._replace(records={tp: found for tp, found in records.items() if found}, parts=parts)
+        following = {tp: ends.get(tp, offset) for tp, offset in self.following.items() if ends.get(tp, offset) > 0}
+        return self._replace(
+            records={tp: found for tp, found in records.items() if found}, parts=parts, following=following
+        )
 
 
 class UnreadableRecordError(Exception):
@@ -95,7 +100,7 @@ class UnreadableRecordError(Exception):
 class BatchReader(Generic[M]):
     """Reads the batches of one member of a consumer group.
 
-    `dead_letter_unreadable` dead-letters and commits a record that the Kafka client cannot parse; it returns False when
+    `dead_letter_unreadable` dead-letters a record that the Kafka client cannot parse; it returns False when
     the loop is stopped first.
     """
 
@@ -103,7 +108,7 @@ class BatchReader(Generic[M]):
     group: str
     batch_records: int
     lag: ConsumerLag
-    dead_letter_unreadable: Callable[[AIOKafkaConsumer, TopicPartition, int, str, asyncio.Event], Awaitable[bool]]
+    dead_letter_unreadable: Callable[[TopicPartition, int, str, asyncio.Event], Awaitable[bool]]
     one_by_one: bool = False
     revocations: int = 0
 
@@ -122,6 +127,12 @@ class BatchReader(Generic[M]):
         """Note the end of a rebalance."""
         self._rebalancing = False
         self._assignment_changes += 1
+
+    async def restart(self) -> None:
+        """Drop the records that are already read, because the consumer starts at other positions."""
+        self.revocations += 1
+        self._assignment_changes += 1
+        await self.discard()
 
     async def next(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M] | None:
         """The batch that was read ahead, or a new one; None when `stop` is set first.
@@ -183,28 +194,34 @@ class BatchReader(Generic[M]):
                 break
         if not portion and assignment_changes == self._assignment_changes and not self._rebalancing:
             caught_up = {tp: ms for tp, ms in polled_at.items() if ms is not None and tp not in decoded.records}
-        return FetchedBatch(decoded.records, decoded.parts, self._room(decoded) <= 0, caught_up, revocations, failure)
+        following = await _following(consumer, decoded.records)
+        is_full = self._room(decoded) <= 0
+        return FetchedBatch(decoded.records, decoded.parts, is_full, caught_up, following, revocations, failure)
 
     async def _read_one_by_one(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> FetchedBatch[M]:
         """Read one record of each partition, to find the one that the Kafka client cannot parse, and skip it."""
         decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
+        skipped: dict[TopicPartition, int] = {}
         for tp in sorted(consumer.assignment() - consumer.paused()):
-            portion = await self._read_or_skip(consumer, tp, stop)
-            skipped = 0
-            while portion is None and skipped < _UNREADABLE_AT_ONCE:
-                skipped += 1
-                portion = await self._read_or_skip(consumer, tp, stop)
+            portion = await self._read_or_skip(consumer, tp, skipped, stop)
+            attempts = 1
+            while portion is None and attempts <= _UNREADABLE_AT_ONCE:
+                attempts += 1
+                portion = await self._read_or_skip(consumer, tp, skipped, stop)
             if portion and self.revocations != revocations:
                 decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
+                skipped = {}
             decoded.add(portion or {})
         if not decoded.size:
             await wait(stop, _SINGLE_POLL_MS / 1000)  # there may be no assignment yet
-        return FetchedBatch(decoded.records, decoded.parts, False, None, revocations, None)
+        following = skipped | await _following(consumer, decoded.records)
+        return FetchedBatch(decoded.records, decoded.parts, False, None, following, revocations, None)
 
     async def _read_or_skip(
-        self, consumer: AIOKafkaConsumer, tp: TopicPartition, stop: asyncio.Event
+        self, consumer: AIOKafkaConsumer, tp: TopicPartition, skipped: dict[TopicPartition, int], stop: asyncio.Event
     ) -> RecordsByPartition | None:
-        """At most one record of a partition; None if the next one cannot be parsed, and was skipped.
+        """At most one record of a partition; None if the next one cannot be parsed, and was skipped: `skipped` then has
+        the offset of the record after it.
 
         A record is not skipped if the loop is stopped, or its partition is revoked, before it is dead-lettered.
         """
@@ -214,9 +231,10 @@ class BatchReader(Generic[M]):
             current = self.revocations
             offset = await consumer.position(tp)
             reason = f"the Kafka client cannot read it: {error!r}"
-            if not await self.dead_letter_unreadable(consumer, tp, offset, reason, stop) or self.revocations != current:
+            if not await self.dead_letter_unreadable(tp, offset, reason, stop) or self.revocations != current:
                 return {}
             consumer.seek(tp, offset + 1)
+            skipped[tp] = offset + 1
             self.one_by_one = False
             return None
         return portion
@@ -273,6 +291,15 @@ class _DecodedBatch(Generic[M]):
         if ends_run:
             self._run = []
             self.parts.append(self._run)
+
+
+async def _following(consumer: AIOKafkaConsumer, records: RecordsByPartition) -> dict[TopicPartition, int]:
+    """The client's position in each partition of a batch: it may skip offsets that no record has."""
+    assigned = consumer.assignment()
+    return {
+        tp: max(of[-1].offset + 1, await consumer.position(tp)) if tp in assigned else of[-1].offset + 1
+        for tp, of in records.items()
+    }
 
 
 async def _fetch(consumer: AIOKafkaConsumer, wait_ms: int, limit: int) -> RecordsByPartition:

@@ -66,7 +66,8 @@ class ReplayMark(msgspec.Struct, frozen=True, omit_defaults=True):
     `after`: the original offset of the predecessor in the chain; -1 for the first copy, None outside of a chain.
     `end`: the copy is the last known one of its chain.
     `leave`: the copy is not handled; it is dead-lettered outside of the chain, which continues.
-    `parked`: the dead letter was written for a parked key, but the replay found the key free.
+    `parked`: the dead letter belongs to a parked key, but the key was no longer parked when the replay read it, so the
+    copy names no predecessor.
     """
 
     group: str
@@ -325,7 +326,7 @@ class Parking:
         elif mark.offset > parked.back:
             reason = "replayed before its turn: an earlier record of its key could not be handled, or is not replayed"
             self._dead_letter(record, reason, parked.since, original_offset=mark.offset)
-            # rewrite the current entry, so that the next replay does not read an outdated one
+            # an earlier owner of the partition may have written an outdated entry last: write the current one again
             self._update(at, parked)
         return False
 

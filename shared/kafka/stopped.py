@@ -5,13 +5,16 @@ is read again when none of its causes is left. The service stays ready: readines
 blocks its next release, and both also concern other topics and regions. `/readyz` names every stopped partition, a
 metric counts them, and an alert pages (ADR 37).
 
+A partition with missing records is stopped by `shared.kafka.positions`, which also makes the service not ready. A
+partition can be stopped for several reasons, and is read again when none is left.
+
 This module holds no durable state. The Kafka client forgets pauses when partitions are assigned, so `assigned` forgets
 the stops too, and the loop derives each cause again before it handles a record of these partitions.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -32,21 +35,27 @@ class StopCause(StrEnum):
     """Nearly all of the last records of the topic were rejected: an operator decides."""
     PARKED_KEYS = "parked-keys"
     """One more key would have to be parked than the process may hold."""
+    MISSING_RECORDS = "missing-records"
+    """The group misses records: `shared.kafka.positions` stops the partition."""
 
 
 class StoppedPartitions:
-    """The stopped partitions of one group's member."""
+    """The stopped partitions of one group's member.
 
-    def __init__(self, group: str, readiness: Readiness) -> None:
+    `is_placed`: False for a partition that the positions hold paused, and resume later.
+    """
+
+    def __init__(self, group: str, readiness: Readiness, is_placed: Callable[[TopicPartition], bool]) -> None:
         self._group = group
         self._readiness = readiness
+        self._is_placed = is_placed
         self._reasons: dict[TopicPartition, dict[StopCause, str]] = {}
         self._counted: set[tuple[str, StopCause]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._reasons)
 
-    def __contains__(self, tp: TopicPartition) -> bool:
+    def __contains__(self, tp: object) -> bool:
         return tp in self._reasons
 
     def of(self, cause: StopCause) -> set[TopicPartition]:
@@ -73,7 +82,7 @@ class StoppedPartitions:
             log.warning("a stopped partition continues", extra={**self._place(tp), "cause": cause})
             if not reasons:
                 del self._reasons[tp]
-                if tp in consumer.assignment():
+                if tp in consumer.assignment() and self._is_placed(tp):
                     consumer.resume(tp)
         self._report()
 
@@ -82,7 +91,7 @@ class StoppedPartitions:
         consumer.pause(*(self._reasons.keys() & consumer.assignment()))
 
     def assigned(self) -> None:
-        """Forget all stops, because the assignment was replaced."""
+        """Forget all stops, because the assignment was replaced, or all partitions are placed again."""
         self._reasons = {}
         self._report()
 

@@ -59,7 +59,7 @@ class StormGuard:
         return bool(self._ranges)
 
     def assigned(self) -> None:
-        """Forget the state of the partitions, because the assignment was replaced; `load` follows."""
+        """Forget the state of the partitions: the assignment was replaced, or all are placed again; `load` follows."""
         self._ranges, self._tripped, self._unsaved, self._next = {}, {}, {}, {}
         self._cancel()
 

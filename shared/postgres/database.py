@@ -1,8 +1,8 @@
 """A service's database: an asyncpg pool for the hot paths (unnest, COPY), an SQLAlchemy engine for ordinary queries.
 
-Temporary errors (a lost connection, a server that is starting, a deadlock) are raised as Transient, so that consumers
-retry and REST returns 503. A hanging server closes no connection. It is therefore pinged once a second, and while it
-does not respond, every call fails at once instead of waiting.
+Errors about the database's state (a lost connection, a read-only or missing database, a deadlock) are raised as
+Transient, so that consumers retry and REST returns 503: `shared.postgres.errors`. A hanging server closes no
+connection. It is therefore pinged once a second, and while it does not respond, every call fails at once.
 """
 
 import asyncio
@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoneIsFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shared.runtime.errors import Fatal, Transient
+from shared.postgres.errors import describe, ends_session, transient
+from shared.runtime import metrics
+from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
 # A process that hangs, or a host that has disappeared, must not keep its locks.
-_SESSION: Final = {
+SESSION: Final = {
     "jit": "off",
     "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "15",
@@ -41,22 +42,11 @@ _ACQUIRE_SECONDS: Final = 5.0  # to wait for a free connection
 _COMMAND_SECONDS: Final = 15.0  # for a statement
 _PING_SECONDS: Final = 1.0
 _SILENT_SECONDS: Final = 5.0  # without a response; then the server counts as down
+_PINGS: Final = 10  # in one session; a session keeps the settings with which it began
 
-_PASSING = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server closed the connection while it was idle
-    asyncpg.TransactionRollbackError,  # deadlock, serialization failure
-    asyncpg.OperatorInterventionError,  # shutting down, starting up, cancelled
-    asyncpg.InsufficientResourcesError,  # disk full, too many connections
-    asyncpg.PostgresSystemError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    OSError,
-    TimeoutError,
-    asyncio.IncompleteReadError,
-)
-# The schema has another version; the record is not the cause.
-_OF_ANOTHER_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidColumnReferenceError)
+_PING: Final = """
+SELECT current_setting('server_encoding') AS encoding, current_setting('transaction_read_only') = 'on' AS is_read_only,
+    to_regclass('alembic_version') IS NOT NULL AS has_schema"""
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -72,6 +62,7 @@ class Database:
         self._pool = pool
         self._engine = engine
         self._trouble: str | None = None
+        self._had_schema = False
 
     @classmethod
     async def connect(
@@ -85,10 +76,12 @@ class Database:
                 max_size=connections,
                 timeout=10,
                 command_timeout=_COMMAND_SECONDS,
-                server_settings={**_SESSION, **settings, **DURABLE},
+                server_settings={**SESSION, **settings, **DURABLE},
             )
-        except _PASSING as error:
-            raise Transient(f"PostgreSQL does not respond: {error}") from error
+        except Exception as error:
+            if (unavailable := transient(error)) is None:
+                raise
+            raise unavailable from error
         engine = create_async_engine(
             sqlalchemy_url(url),
             pool_size=connections,  # opened on demand and kept: PostgreSQL starts a process for each
@@ -109,30 +102,52 @@ class Database:
         await self._engine.dispose()
 
     async def watch(self, readiness: Readiness, stop: asyncio.Event) -> None:
-        """Ping the server until `stop` is set. While it does not respond, the service is not ready, and every call
-        raises Transient at once."""
+        """Ping the server until `stop` is set, and report the database's state as readiness.
+
+        While the server does not respond, or the database has no schema, every call raises Transient at once. A
+        database that is read-only can still be read.
+        """
         connection: asyncpg.Connection[Any] | None = None
+        responds = metrics.DATABASE_RESPONDS.labels(urlsplit(self._url).netloc.rpartition("@")[2])
+        pings, reported = 0, None
         try:
             while not stop.is_set():
+                read_only = None
                 try:
                     async with asyncio.timeout(_SILENT_SECONDS):
+                        if connection is not None and pings >= _PINGS:
+                            await connection.close()
+                            connection = None
                         if connection is None:
-                            connection = await asyncpg.connect(self._url, timeout=_SILENT_SECONDS)
-                        await connection.fetchval("SELECT 1 AS alive")
-                    trouble = None
+                            connection, pings = await asyncpg.connect(self._url, timeout=_SILENT_SECONDS), 0
+                        [[encoding, is_read_only, has_schema]] = await connection.fetch(_PING)
+                        pings += 1
+                    self._trouble = self._trouble_in(encoding, has_schema)
+                    if is_read_only:
+                        read_only = "PostgreSQL is read-only, so nothing can be stored."
                 except Exception as error:  # noqa: BLE001 - any error is reported, and the server is pinged again
-                    trouble = _why(error)
+                    self._trouble = describe(error)
                     if connection is not None:
                         connection.terminate()
                         connection = None
-                if trouble != self._trouble:
-                    log.warning("database: %s", trouble or "responds again")
-                    self._trouble = trouble
-                readiness.set("database", trouble)
+                if (missing := self._trouble or read_only) != reported:
+                    log.warning("database: %s", missing or "works again")
+                    reported = missing
+                readiness.set("database", missing)
+                responds.set(self._trouble is None)
                 await wait(stop, _PING_SECONDS)
         finally:
             if connection is not None:
                 connection.terminate()
+
+    def _trouble_in(self, encoding: str, has_schema: bool) -> str | None:
+        """The reason why no call can succeed; None if calls can succeed."""
+        if encoding != "UTF8":
+            return f"The database's encoding is {encoding}: create the database with the encoding UTF8."
+        if self._had_schema and not has_schema:
+            return "The database has lost its schema: restore it, or start the service again, which creates the schema."
+        self._had_schema = has_schema
+        return None
 
     def _require(self) -> None:
         if self._trouble is not None:
@@ -142,7 +157,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """An asyncpg connection in one transaction: committed at the end, rolled back after an error.
 
-        Raises Transient while the server is down, Fatal if its schema has another version.
+        Raises Transient for an error about the state of the database or of its schema.
         """
         async with self.held() as connection, connection.transaction():
             yield connection
@@ -153,15 +168,16 @@ class Database:
         self._require()
         try:
             async with self._engine.connect() as connection:
-                yield connection
-        except (OperationalError, InterfaceError, NoneIsFree, *_PASSING) as error:
-            raise Transient(_why(error)) from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise Transient(_why(error)) from error
-            if getattr(error.orig, "sqlstate", None) in {kind.sqlstate for kind in _OF_ANOTHER_SCHEMA}:
-                raise _another_schema(error) from error
-            raise
+                try:
+                    yield connection
+                except Exception as error:
+                    if ends_session(error):
+                        await connection.invalidate()
+                    raise
+        except Exception as error:
+            if (unavailable := transient(error)) is None:
+                raise
+            raise unavailable from error
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Connection]:
@@ -172,31 +188,13 @@ class Database:
         self._require()
         try:
             async with self._pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
-                yield connection
-        except _OF_ANOTHER_SCHEMA as error:
-            raise _another_schema(error) from error
-        except _PASSING as error:
-            if isinstance(error, ValueError):  # an invalid argument is an InterfaceError too
+                try:
+                    yield connection
+                except Exception as error:
+                    if ends_session(error):
+                        connection.terminate()
+                    raise
+        except Exception as error:
+            if (unavailable := transient(error)) is None:
                 raise
-            raise Transient(_why(error)) from error
-
-
-def _another_schema(error: BaseException) -> Fatal:
-    return Fatal(
-        f"the database's schema has another version ({_message(error)}): start the service again, which upgrades it,"
-        " or stop the service if a newer version has replaced it"
-    )
-
-
-def _why(error: BaseException) -> str:
-    """The error as a sentence for clients, without SQL statements, addresses and help links."""
-    if isinstance(error, NoneIsFree):
-        return "No connection to PostgreSQL was free in time."
-    if isinstance(error, TimeoutError):
-        return "PostgreSQL did not answer in time."
-    return f"PostgreSQL: {_message(error)}."
-
-
-def _message(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error
-    return str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__
+            raise unavailable from error

@@ -7,14 +7,13 @@ makes sure that one replica upgrades at a time.
 from pathlib import Path
 from typing import Final
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.postgres.database import DURABLE, sqlalchemy_url
+from shared.postgres.errors import transient
 from shared.runtime.errors import Transient
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -37,10 +36,10 @@ async def upgrade(url: str, service: str) -> None:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             await connection.run_sync(_upgrade, service)
-    except (OSError, DBAPIError, asyncpg.PostgresError) as error:  # PostgresError: raised while connecting
-        if isinstance(error, DBAPIError) and not error.connection_invalidated and "does not exist" in str(error):
+    except Exception as error:
+        if (unavailable := transient(error)) is None:
             raise
-        raise Transient(f"the {service} database cannot be upgraded: {error}") from error
+        raise Transient(f"the {service} database cannot be upgraded: {unavailable}") from error
     finally:
         await engine.dispose()
 

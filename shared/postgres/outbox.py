@@ -16,6 +16,7 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -26,7 +27,7 @@ from shared.contracts.envelope import Encoded, Headers
 from shared.kafka.producer import MAX_RECORD_BYTES, Producer, Record
 from shared.postgres.database import Connection, Database
 from shared.runtime import metrics
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import Clock, SystemClock, from_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.retry import Backoff, wait
 
@@ -87,6 +88,11 @@ SELECT coalesce(sum(n), 0)::bigint FROM unnest($1::smallint[], $2::bigint[]) AS 
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM outbox WHERE shard = s.shard AND id > s.floor) AS o"""
 
 
+_OLDEST: Final = """
+SELECT o.headers FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
+CROSS JOIN LATERAL (SELECT headers FROM outbox WHERE shard = s.shard AND id > s.floor ORDER BY id LIMIT 1) AS o"""
+
+
 async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -> None:
     """Insert (topic, event) pairs in order, in the caller's transaction.
 
@@ -129,6 +135,8 @@ class Relay:
         self._wake = asyncio.Event()
         self._published = metrics.OUTBOX_PUBLISHED.labels(service)
         self._depth = metrics.OUTBOX_DEPTH.labels(service)
+        self._oldest: datetime | None = None
+        metrics.OUTBOX_OLDEST.labels(service).set_function(self._oldest_seconds)
         self._parked: set[bytes] = set()
         self._parked_until = 0.0
 
@@ -143,6 +151,9 @@ class Relay:
             started = self._clock.monotonic()
             try:
                 async with self._database.held() as connection:
+                    if await connection.fetchval("SHOW transaction_read_only") == "on":
+                        # published rows could not be deleted, and would be published again and again
+                        raise asyncpg.ReadOnlySQLTransactionError("the database is read-only")
                     await connection.execute(f"SET idle_session_timeout = '{_IDLE_SECONDS}s'")
                     await self._serve(connection, stop)
             except Transient as error:
@@ -152,6 +163,7 @@ class Relay:
                 )
                 await wait(stop, backoff.delay(attempt))
         self._depth.set(0)
+        self._oldest = None
 
     async def _serve(self, connection: Connection, stop: asyncio.Event) -> None:
         held = _HeldShards(connection, self._clock)
@@ -168,6 +180,7 @@ class Relay:
                 log.warning("the relay cannot publish; trying again", extra={"error": str(error), "attempt": attempt})
             if self._clock.monotonic() - measured >= _MEASURE_SECONDS:
                 self._depth.set(await connection.fetchval(_COUNT, *held.shards))
+                self._oldest = _oldest_time(await connection.fetch(_OLDEST, *held.shards))
                 measured = self._clock.monotonic()
             if attempt:
                 await wait(stop, backoff.delay(attempt))
@@ -185,7 +198,13 @@ class Relay:
             self._published.inc(len(published))
         if not self._parked:
             held.published(rows, self._limit)
+            if len(rows) < self._limit:
+                self._oldest = None
         return len(published)
+
+    def _oldest_seconds(self) -> float:
+        """The age of the oldest event that is not published. It grows by the clock, also while the relay is stuck."""
+        return 0.0 if self._oldest is None else max(0.0, (self._clock.now() - self._oldest).total_seconds())
 
     async def _send(self, rows: list[Row]) -> list[Row]:
         if not rows:
@@ -203,6 +222,12 @@ class Relay:
             first = await self._send(rows[:half])
             return first + await self._send([row for row in rows[half:] if row[3] not in self._parked])
         return rows
+
+
+def _oldest_time(rows: Sequence[Row]) -> datetime | None:
+    """The earliest `ce_time` of these rows, which have the headers of events."""
+    times = [dict(_decode_headers(row[0])).get("ce_time") for row in rows]
+    return min((from_text(time.decode()) for time in times if time is not None), default=None)
 
 
 class _HeldShards:

@@ -59,3 +59,11 @@ def from_text(text: str) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError(f"{text!r} is out of range") from error
+
+
+def from_text_or_none(text: str) -> datetime | None:
+    """As `from_text`; None for a text that is not a time."""
+    try:
+        return from_text(text)
+    except ValueError:
+        return None

@@ -30,6 +30,14 @@ OIDC_REFRESHES: Final = Counter(
     "piepowder_oidc_refreshes_total", "Downloads of the token issuer's signing keys", ["outcome"]
 )
 
+# Servers
+KAFKA_BROKER_RESPONDS: Final = Gauge(
+    "piepowder_kafka_broker_responds", "1 when this process gets a response from a broker of Kafka, else 0", ["broker"]
+)
+DATABASE_RESPONDS: Final = Gauge(
+    "piepowder_database_responds", "1 when this process gets a response from its PostgreSQL server, else 0", ["server"]
+)
+
 # Kafka consumers
 CONSUMED: Final = Counter("piepowder_consumed_records_total", "Records handled and committed", ["group", "topic"])
 CONSUME_SECONDS: Final = Histogram(
@@ -37,6 +45,12 @@ CONSUME_SECONDS: Final = Histogram(
 )
 CONSUMER_LAG: Final = Gauge(
     "piepowder_consumer_lag_seconds", "Age of the oldest unhandled record; 0 when there is none", ["group", "topic"]
+)
+POSITIONS_CHANGED: Final = Counter(
+    "piepowder_positions_changed_total", "Batches dropped because the stored positions had changed", ["group"]
+)
+RECORDS_BEHIND: Final = Gauge(
+    "piepowder_records_behind", "Records to handle again after a restore of the database", ["group"]
 )
 RETRIES: Final = Counter("piepowder_consumer_retries_total", "Retries of a batch after a transient failure", ["group"])
 DEADLETTERED: Final = Counter("piepowder_deadlettered_records_total", "Dead-lettered records", ["group", "topic"])
@@ -54,4 +68,9 @@ RETURNED: Final = Counter(
 PRODUCED: Final = Counter("piepowder_produced_records_total", "Records acknowledged by all in-sync replicas", ["topic"])
 PRODUCE_FAILURES: Final = Counter("piepowder_produce_failures_total", "Records not acknowledged", ["topic"])
 OUTBOX_DEPTH: Final = Gauge("piepowder_outbox_records", "Events in the outbox, not published yet", ["service"])
+OUTBOX_OLDEST: Final = Gauge(
+    "piepowder_outbox_oldest_seconds",
+    "Age of the oldest event that is not published yet: what a loss of the database would lose; 0 when there is none",
+    ["service"],
+)
 OUTBOX_PUBLISHED: Final = Counter("piepowder_outbox_published_total", "Events published from the outbox", ["service"])

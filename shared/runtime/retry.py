@@ -14,11 +14,10 @@ T = TypeVar("T")
 
 
 class Backoff(NamedTuple):
-    """Exponential backoff: delays from `first` to `longest` seconds, for at most `bound` seconds in total."""
+    """Exponential backoff: delays from `first` to `longest` seconds."""
 
     first: float = 0.1
     longest: float = 5.0
-    bound: float = 600.0
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the `attempt`-th failure (from 1): half of it fixed, half of it random."""

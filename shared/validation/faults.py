@@ -44,20 +44,51 @@ class RejectionType(ErrorType, frozen=True):
         """The rejection for one fault."""
         return InputRejected(self, [Fault(pointer, detail)])
 
-    def with_message(self, detail: str, pointer: str | None = None) -> "InputRejected":
-        """The rejection with `detail` as its whole message; `pointer` is the invalid field, if any."""
-        return InputRejected(self, [] if pointer is None else [Fault(pointer, detail)], detail)
+    def with_message(
+        self, detail: str, pointer: str | None = None, *, retry_after: int | None = None
+    ) -> "InputRejected":
+        """The rejection with `detail` as its whole message; `pointer` is the invalid field, if any. The same input can
+        be accepted after `retry_after` seconds, if given."""
+        faults = [] if pointer is None else [Fault(pointer, detail)]
+        return InputRejected(self, faults, detail, retry_after=retry_after)
+
+
+RETRY_AFTER: Final[dict[str, Any]] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+
+
+INVALID_REQUEST: Final = RejectionType("invalid-request", 422, "Invalid request", "/limit: expected 1 to 200.")
+MALFORMED_JSON: Final = RejectionType(
+    "malformed-json", 400, "Malformed JSON", "The input is not JSON: it is truncated."
+)
+TOO_LARGE: Final = RejectionType("too-large", 413, "Body too large", "The body exceeds the limit of 131072 bytes.")
+IN_FLIGHT: Final = RejectionType("in-flight", 409, "The same call is in progress", "Send the same call again.")
+KEY_REUSED: Final = RejectionType(
+    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new call."
+)
+CHANGED_MEANWHILE: Final = RejectionType(
+    "changed-meanwhile", 409, "The object was changed at the same time", "Read it and send the call again"
+)
 
 
 class InputRejected(Exception):  # noqa: N818 - a rejection, not an error of the service
-    """The permanent rejection of an input. Without `detail`, the message is a summary of `faults`."""
+    """The rejection of an input, with the first `limit` faults. Without `detail`, the message is a summary of
+    them."""
 
-    def __init__(self, kind: RejectionType, faults: list[Fault], detail: str = "") -> None:
-        super().__init__(detail or _summary(faults[:MAX_FAULTS]))
+    def __init__(
+        self,
+        kind: RejectionType,
+        faults: list[Fault],
+        detail: str = "",
+        *,
+        limit: int | None = MAX_FAULTS,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail or _summary(faults[:limit]))
         self.status = kind.status
         self.slug = kind.slug
         self.title = kind.title
-        self.faults = faults[:MAX_FAULTS]
+        self.faults = faults[:limit]
+        self.retry_after = retry_after
 
 
 def _summary(faults: list[Fault]) -> str:

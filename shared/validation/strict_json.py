@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, Final, TypeAlias
 
+import jiter
 import msgspec
 
 JsonPath: TypeAlias = list[str | int]
@@ -94,22 +95,10 @@ def infinite_numbers(value: object) -> Iterator[JsonPath]:
 def has_duplicates(text: bytes) -> bool:
     """True if an object in a valid JSON text has a duplicate key; `duplicates` finds the paths."""
     try:
-        _find_duplicates(text.decode())
-    except _DuplicateName:
-        return True
+        jiter.from_json(text, catch_duplicate_keys=True)
+    except ValueError:  # a duplicate key, or nesting that is too deep for this parser
+        return any(duplicates(decode_raw(text)))
     return False
-
-
-class _DuplicateName(Exception):  # noqa: N818 - not an error
-    pass
-
-
-def _require_unique(pairs: list[tuple[str, Any]]) -> None:
-    if len(dict(pairs)) != len(pairs):
-        raise _DuplicateName
-
-
-_find_duplicates = json.JSONDecoder(object_pairs_hook=_require_unique).decode
 
 
 def _members(value: object) -> Iterator[tuple[str | int, object]]:

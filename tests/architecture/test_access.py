@@ -6,12 +6,14 @@ open no connection.
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 import httpx
 import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
 from deploy import services
@@ -21,6 +23,9 @@ from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import CLIENT_CHANGED, ClientChanged, ClientKey
 from shared.http import server
+from shared.http.documents import Document
+from shared.http.models import Body, View
+from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import to_text
 
 SERVICES = [service.name for service in services.SERVICES]
@@ -28,6 +33,7 @@ REGION = "eu"
 CREATED_AT = to_text(datetime(2026, 5, 1, tzinfo=UTC))
 PUBLIC_PATHS = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "errors", "retry_after"}
+FAST_PATH = "POST", "/v1/items"  # ignores the query
 UUID = "0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
 KEYS = {
     name: ids.new_api_key("test")
@@ -131,6 +137,16 @@ def _routes(router: Any) -> Iterator[tuple[str, str]]:
             yield from ((method, route.path) for method in route.methods - {"HEAD"})
 
 
+def contexts(service: BuiltService) -> list[Any]:
+    """The routes of the API, each with what its `include_router` adds."""
+    inner: Any = getattr(service.app, "_app", service.app)
+    return [context for context in iter_route_contexts(inner.routes) if (context.path or "").startswith("/v1/")]
+
+
+def calls_of(dependant: Dependant) -> list[object]:
+    return [dependant.call, *(call for each in dependant.dependencies for call in calls_of(each))]
+
+
 @pytest.fixture(params=SERVICES)
 async def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BuiltService:
     return await build(request.param, monkeypatch)
@@ -155,6 +171,51 @@ def test_every_route_is_documented_and_requires_one_scope_except_the_public_path
         assert {"401", "403", "429"} <= operation.definition["responses"].keys(), operation.path
     schemes = service.document["components"]["securitySchemes"]
     assert {(scheme["type"], scheme["scheme"]) for scheme in schemes.values()} == {("http", "bearer")}
+
+
+def test_every_route_reads_strictly_and_has_its_dependencies_itself(service: BuiltService) -> None:
+    assert contexts(service)
+    for context in contexts(service):
+        route = context.original_route
+        assert isinstance(route, StrictRoute), context.path
+        # The route class does not see dependencies of `include_router`: FastAPI would run them after the body is read.
+        assert calls_of(context.dependant) == calls_of(route.dependant), context.path
+
+
+def test_bodies_and_responses_of_routes_are_strict_models(service: BuiltService) -> None:
+    for context in contexts(service):
+        route = context.original_route
+        assert route.response_model is None or issubclass(route.response_model, View), context.path
+        if route.body_field is not None:
+            annotation = route.body_field.field_info.annotation
+            [model] = get_args(annotation) if get_origin(annotation) is Document else [annotation]
+            assert issubclass(model, Body), context.path
+
+
+async def test_every_route_checks_the_key_and_then_the_query_before_the_body(
+    service: BuiltService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        raise AssertionError("the body is read")
+
+    for kind in (Available, *Available.__subclasses__()):  # as if the database were connected
+        monkeypatch.setattr(kind, "of", lambda *_: None)
+    transport = httpx.ASGITransport(service.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        for operation in operations(service):
+            if (operation.method, operation.path) == FAST_PATH:
+                continue
+            for authorization, status in (("", 401), (f"Bearer {KEYS['right']}", 422)):
+                response = await http.request(
+                    operation.method,
+                    f"{operation.url()}?unknown=1",
+                    headers={"authorization": authorization, "content-type": "application/json"},
+                    content=None if operation.method in ("GET", "DELETE") else endless(),
+                )
+                assert response.status_code == status, (operation.method, operation.path, response.text)
+                pointers = [error["pointer"] for error in response.json().get("errors", [])]
+                assert pointers == ([] if status == 401 else ["/query/unknown"]), operation.path
 
 
 async def test_a_caller_without_permission_gets_a_problem_and_no_data(service: BuiltService) -> None:

@@ -149,14 +149,18 @@ def test_kafkas_listeners_agree_with_each_other_and_with_the_published_port() ->
 
 @pytest.mark.parametrize("password", [None, "of-my-own"])
 def test_the_database_of_each_service_is_created(password: str | None) -> None:
-    containers = load_compose({} if password is None else {"POSTGRES_PASSWORD": password})["services"]
-    created = re.findall(r"CREATE DATABASE (\w+);", (ROOT / "deploy/docker/databases.sql").read_text())
+    containers = load_compose({} if password is None else {"SERVICES_PASSWORD": password})["services"]
+    statements = (ROOT / "deploy/docker/databases.sql").read_text()
+    [(role, rights)] = re.findall(r"CREATE ROLE (\w+) (.*) PASSWORD :'password';", statements)
+    assert rights == "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE"
+    created = re.findall(rf"CREATE DATABASE (\w+) OWNER {role};", statements)
     server = containers["postgres"]["environment"]
     with_database = [process for process in PROCESSES.values() if process.database]
     for process in with_database:
         url = urlsplit(containers[process.name]["environment"]["PIEPOWDER_DATABASE_URL"])
         assert (url.scheme, url.hostname, url.port) == ("postgresql", "postgres", 5432)
-        assert (url.username, url.password) == (server["POSTGRES_USER"], server["POSTGRES_PASSWORD"])
+        assert (url.username, url.password) == (role, server["SERVICES_PASSWORD"])
+        assert role != server["POSTGRES_USER"]
         assert url.path == f"/piepowder_{process.database}"
         assert "postgres" in containers[process.name]["depends_on"]
     assert {f"piepowder_{process.database}" for process in with_database} == set(created)
@@ -192,17 +196,19 @@ def test_each_job_runs_an_existing_command(name: str, capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
-def test_only_intake_can_read_a_key_and_only_its_own() -> None:
-    key_file, clients_file, intakes_key_file = JOBS["keys"]["command"][2:]
+def test_a_service_can_read_a_key_only_if_it_calls_another_and_only_its_own() -> None:
+    key_file, clients_file, *service_key_files = JOBS["keys"]["command"][2:]
     assert JOBS["control"]["command"][3] == key_file
-    folders = [str(Path(file).parent) for file in (key_file, clients_file, intakes_key_file)]
-    assert mounted(JOBS["keys"]) == {*folders}
+    own = dict(zip((service.name for service in services.CALLERS), service_key_files, strict=True))
+    assert mounted(JOBS["keys"]) == {str(Path(file).parent) for file in (key_file, clients_file, *own.values())}
     assert mounted(JOBS["control"]) == {str(Path(key_file).parent)}
-    for container in SERVICES.values():
+    for name, container in SERVICES.items():
+        service = PROCESSES[name].service
+        files = {f"PIEPOWDER_{called.upper()}_KEY_FILE": own[service.name] for called in service.calls}
+        variables = {key: value for key, value in container["environment"].items() if key.endswith("_KEY_FILE")}
+        assert variables == files
         assert container["environment"]["PIEPOWDER_CLIENTS_FILE"] == clients_file
-        is_intake = container["command"] == ["services.intake"]
-        assert container["environment"].get("PIEPOWDER_ROUTER_KEY_FILE") == (intakes_key_file if is_intake else None)
-        assert mounted(container) == {*folders[1 : 3 if is_intake else 2]}
+        assert mounted(container) == {str(Path(file).parent) for file in (clients_file, *files.values())}
     owned = next(i.text for i in load_dockerfile() if i.name == "RUN" and "useradd" in i.text)
     assert mounted(JOBS["keys"]) <= set(owned.split())
 
@@ -324,7 +330,110 @@ def test_an_alert_uses_existing_metrics_and_names_an_action(rule: dict[str, Any]
     mentioned = set(re.findall(r"piepowder_\w+", json.dumps(rule["annotations"])))
     assert mentioned - exposed().keys() == set()
     assert rule["labels"]["severity"] in ("page", "ticket")
-    assert rule["annotations"].keys() == {"summary", "action"}
+    assert rule["annotations"].keys() == {"summary", "action", "runbook_url"}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_the_runbook_of_an_alert_exists_and_explains_it(rule: dict[str, Any]) -> None:
+    page = ROOT / rule["annotations"]["runbook_url"]
+    assert page.parent == ROOT / "docs/runbooks"
+    assert f"**{rule['alert']}**" in page.read_text()
+    [row] = [
+        line
+        for line in (page.parent / "README.md").read_text().splitlines()
+        if re.search(rf"\b{rule['alert']}\b", line)
+    ]
+    assert f"]({page.name})" in row
+
+
+INHIBITIONS = yaml.safe_load((ROOT / "deploy/prometheus/alertmanager.yml").read_text())["inhibit_rules"]
+
+
+def matches(matchers: list[str], labels: dict[str, str]) -> bool:
+    """True if an alert has labels that fit Alertmanager's matchers."""
+    for matcher in matchers:
+        name, operator, value = re.fullmatch(r"(\w+)\s*(=~|=)\s*\"?([^\"]*)\"?", matcher).groups()  # type: ignore[union-attr]  # else it fails
+        given = labels.get(name, "")
+        if not (re.fullmatch(value, given) if operator == "=~" else value == given):
+            return False
+    return True
+
+
+def shown(firing: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The alerts that Alertmanager does not inhibit."""
+    return [
+        target
+        for target in firing
+        if not any(
+            matches(rule["target_matchers"], target)
+            and any(
+                matches(rule["source_matchers"], source)
+                and all(source.get(label) == target.get(label) for label in rule["equal"])
+                for source in firing
+                if source is not target
+            )
+            for rule in INHIBITIONS
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cause", "consequences"),
+    [
+        (
+            {"alertname": "KafkaBrokerDown", "broker": "kafka:19092"},
+            [
+                "ServiceNotReady",
+                "ConsumerLag",
+                "ItemsStaySubmitted",
+                "RecordsNotAcknowledged",
+                "OutboxStuck",
+                "OutboxDeep",
+            ],
+        ),
+        (
+            {"alertname": "DatabaseDown", "server": "postgres:5432"},
+            ["ServiceNotReady", "ConsumerLag", "ItemsStaySubmitted", "OutboxStuck", "OutboxDeep"],
+        ),
+    ],
+)
+def test_one_alert_names_the_server_that_does_not_respond_and_its_consequences_are_suppressed(
+    cause: dict[str, str], consequences: list[str]
+) -> None:
+    independent = [{"alertname": "DeadLettersGrow", "group": "g"}, {"alertname": "ServiceDown", "job": "intake"}]
+    firing = [
+        cause,
+        *({"alertname": name, "instance": str(n)} for name in consequences for n in range(7)),
+        *independent,
+    ]
+    assert shown(firing) == [cause, *independent]
+    assert shown(firing[1:]) == firing[1:], "without the cause, every alert is shown"
+    elsewhere = [{**alert, "cell": "us"} for alert in firing[1:]]
+    assert shown([cause, *elsewhere]) == [cause, *elsewhere], "another region's Kafka is not the cause"
+
+
+def test_every_inhibition_names_existing_alerts() -> None:
+    names = {rule["alert"] for rule in RULES}
+    for rule in INHIBITIONS:
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
+            assert set(re.findall(r"\b[A-Z]\w+", matcher)) <= names
+
+
+def test_a_group_that_is_behind_raises_one_alert() -> None:
+    [rule] = [rule for rule in RULES if rule["alert"] == "ConsumerLag"]
+    [aggregation] = [node for node in walk(promql.parse(rule["expr"])) if isinstance(node, promql.AggregateExpr)]
+    assert aggregation.modifier is not None
+    assert list(aggregation.modifier.labels) == ["group"]
+
+
+def test_prometheus_sends_its_alerts_to_alertmanager_which_reads_its_file() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    [target] = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    name, _, port = target.partition(":")
+    container = CONTAINERS[name]
+    [option] = [word for word in container["command"] if word.startswith("--config.file=")]
+    assert f"./deploy/prometheus/alertmanager.yml:{option.partition('=')[2]}:ro" in container["volumes"]
+    assert container["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))

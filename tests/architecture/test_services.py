@@ -15,13 +15,16 @@ from unittest.mock import MagicMock
 import pytest
 import yaml
 
-from deploy.services import EVERY_SERVICE_READS, EVERY_SERVICE_WRITES, SERVICES, ServiceSpec, processes
+from deploy.services import CALLERS, EVERY_SERVICE_READS, EVERY_SERVICE_WRITES, SERVICES, ServiceSpec, processes
+from services.audit.domain import logged_topics
+from shared.auth.clients import SCOPES
 from shared.contracts import topics
 from shared.http import server
 from shared.kafka import topic_admin
 from shared.service import Service
 from tests.architecture.containers import load_dockerfile
 from tests.conftest import project_root
+from tests.contract.rest_corpus.cases import PROBES
 from tools.asyncapi import CHANNELS
 
 each_service = pytest.mark.parametrize("service", SERVICES, ids=lambda service: str(service.name))
@@ -31,6 +34,78 @@ def test_each_folder_of_services_is_in_the_list_once() -> None:
     folders = {path.parent.name for path in (project_root() / "services").glob("*/__init__.py")}
     assert {service.name for service in SERVICES} == folders
     assert len(SERVICES) == len(folders)
+
+
+LITERAL_LISTS = {
+    "tests/architecture/test_services.py": "names that are also common words",
+    "tests/bench/__main__.py": "a stage of the benchmark is optional",
+    "tests/contract/rest_corpus/cases.py": "the services of the recording",
+    "tests/e2e/test_clients.py": "the test compares its paths with the processes that run",
+    "tests/integration/intake/test_requests.py": "starts only the services of a business request",
+    "tests/integration/shared/test_stop.py": "calls of two services that can be stuck",
+    "tests/support/command.py": "a profile with some services",
+    "tests/unit/piepowder/test_profile.py": "profiles with some services",
+    "tests/unit/piepowder/test_reconcile.py": "a profile with some services",
+}
+
+
+def test_only_the_list_of_services_enumerates_services() -> None:
+    """A tuple, list or set, or the keys of a dict, with the names of two services: a fifth would be forgotten there."""
+    names = {service.name for service in SERVICES}
+    found = {
+        path.relative_to(project_root()).as_posix()
+        for folder in ("deploy", "piepowder", "services", "shared", "tests", "tools")
+        for path in sorted((project_root() / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if len(names & {*literals(node)}) > 1
+    }
+    assert found == LITERAL_LISTS.keys()
+
+
+def literals(node: ast.AST) -> Iterator[str]:
+    """The strings in a literal collection; of a pair such as `("intake", region)`, its first."""
+    match node:
+        case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+            pass
+        case ast.Dict(keys=keys):
+            parts = [key for key in keys if key is not None]
+        case _:
+            return
+    for part in parts:
+        match part:
+            case ast.Constant(value=str(text)) | ast.Tuple(elts=[ast.Constant(value=str(text)), *_]):
+                yield text
+            case _:
+                pass
+
+
+ALSO_COMMON_WORDS = {"router": r"the router\b", "decision": r"decision service\b"}
+NO_SERVICE = re.compile(r"audit:read|audit log", re.IGNORECASE)  # an API scope, and the term of the glossary
+
+
+@each_service
+def test_shared_refers_to_no_service(service: ServiceSpec) -> None:
+    """A name that is also a common word counts as the service's name only with the words around it."""
+    name = ALSO_COMMON_WORDS.get(service.name, rf"{service.name}\b")
+    reference = re.compile(rf"\b(services[./]{service.name}|piepowder[-/]{service.name}|{name})", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(project_root())}:{number}"
+        for path in sorted((project_root() / "shared").rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if reference.search(NO_SERVICE.sub("", line))
+    ]
+    assert found == []
+
+
+def test_the_recorded_services_exist() -> None:
+    assert PROBES.keys() <= {service.name for service in SERVICES}
+
+
+@each_service
+def test_a_service_has_scopes_of_its_own_key_if_and_only_if_it_calls_another(service: ServiceSpec) -> None:
+    assert bool(service.scopes) == bool(service.calls) == (service in CALLERS)
+    assert service.scopes <= SCOPES
+    assert {*service.calls} <= {other.name for other in SERVICES}
 
 
 @each_service
@@ -60,9 +135,7 @@ def test_the_services_write_every_topic_and_no_other() -> None:
 
 def test_the_audit_log_records_every_topic_of_its_region_except_the_parked_keys() -> None:
     of_region = {spec.name for spec in topic_admin.expand(topic_admin.load(), ["eu"])}
-    assert set(topics.audited("eu")) == of_region - {topics.parked("eu")}
-    app = project_root() / "services" / "audit" / "app.py"
-    assert "topics.audited(" in app.read_text()
+    assert set(logged_topics("eu")) == of_region - {topics.parked("eu")}
 
 
 def topic_names(service: ServiceSpec) -> Iterator[str]:
@@ -77,9 +150,9 @@ def topic_names(service: ServiceSpec) -> Iterator[str]:
 
 @each_service
 def test_a_service_uses_the_topics_that_it_writes_and_reads_and_no_other(service: ServiceSpec) -> None:
-    used = set(topic_names(service)) - {"audited"}
+    used = set(topic_names(service)) - {"regional"}
     assert set(service.writes) <= used
-    assert used <= {*service.writes, *service.reads, *EVERY_SERVICE_READS}
+    assert used <= {*service.writes, *service.reads, *EVERY_SERVICE_READS, *(["parked"] if service.parks else [])}
 
 
 @each_service

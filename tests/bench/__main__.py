@@ -26,7 +26,7 @@ from tests.bench.report import Figure
 from tests.bench.services import Launcher
 from tests.bench.stages import Bench
 
-_STAGES: Final[Mapping[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
+STAGES: Final[Mapping[str, Callable[[Bench], Awaitable[list[Figure]]]]] = {
     "intake": stages.intake,
     "router": stages.router,
     "decision": stages.decision,
@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench", description=f"{_WHERE}; each stage is measured next to its floor."
     )
-    names = [*_STAGES]
+    names = [*STAGES]
     parser.add_argument("--only", default=",".join(names), help="stages, comma-separated (default: all)")
     parser.add_argument("--items", type=int, default=30_000, help="items per round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds of each side (default: %(default)s)")
@@ -138,7 +138,7 @@ async def _stage(name: str, folder: Path, arguments: argparse.Namespace) -> list
         producer = KafkaProducer(stack.kafka, client_id="bench")
         async with Watch.on(stack.kafka) as watch:
             try:
-                return await _STAGES[name](
+                return await STAGES[name](
                     Bench(
                         launcher,
                         watch,

@@ -106,14 +106,14 @@ def published() -> tuple[OperatingModelPublished, PolicySetPublished]:
 def control() -> list[Encoded]:
     """The events of both."""
     model, policy_set = published()
-    told: list[tuple[str, str, Struct]] = [
+    entities: list[tuple[str, str, Struct]] = [
         ("operating-model", OPERATING_MODEL_PUBLISHED, model),
         ("policy-set", POLICY_SET_PUBLISHED, policy_set),
     ]
     time = to_text(_STARTED)
     return [
         encode(Attributes(event_id, kind, "piepowder/router", time, entity, GLOBAL, event_id), entity_data)
-        for entity, kind, entity_data in told
+        for entity, kind, entity_data in entities
         for event_id in [ids.event_id(entity, kind)]
     ]
 

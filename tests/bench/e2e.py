@@ -22,7 +22,7 @@ from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
 from tests.bench.data import REGIONS
 from tests.bench.kafka import Watch, bare_consumer
-from tests.bench.report import Figure, Mark, Round, cpu_an_item, percentile
+from tests.bench.report import WARM, Figure, Mark, Round, cpu_an_item, percentile
 from tests.bench.stages import Bench
 from tests.bench.usage import Stretch, peak_mb
 
@@ -131,8 +131,8 @@ async def _first_decision(bench: Bench, system: System) -> Figure:
 
 async def _throughput(bench: Bench, system: System) -> Figure:
     rounds = []
-    for number in range(bench.rounds + 1):
-        bench.say(f"end to end: round {number} of {bench.rounds}")
+    for number in range(bench.rounds + WARM):
+        bench.say(f"end to end: round {number + 1} of {bench.rounds + WARM}")
         requests = _batches(system, data.bodies(bench.items, tag=f"all{number}"))
         with Stretch(_pids(system), bench.launcher.trees) as stretch:
             await calls.send_all(system.url("intake"), requests, connections=_CALLS, wanted=200)
@@ -141,9 +141,9 @@ async def _throughput(bench: Bench, system: System) -> Figure:
     return Figure(
         name="end to end: items/s, decided or in a queue, and audited",
         unit="items/s",
-        values=[one.rate for one in rounds[1:]],
+        values=[one.rate for one in rounds[WARM:]],
         next=Mark(3_000, "items/s"),
-        cpu=cpu_an_item(rounds[1:]),
+        cpu=cpu_an_item(rounds[WARM:]),
     )
 
 
@@ -257,8 +257,8 @@ async def _through(watch: Watch, system: System) -> None:
     for region in REGIONS:
         decisions = (await _totals(system, region))["decisions"]
         # a reviewer's decision has two events: claimed, decided
-        told = sum(decisions["policy"].values()) + 2 * sum(decisions["people"].values())
-        await watch.until_size(told, topics.decisions(region))
+        expected = sum(decisions["policy"].values()) + 2 * sum(decisions["people"].values())
+        await watch.until_size(expected, topics.decisions(region))
     for region in REGIONS:
         names = [topics.submissions(region), topics.cases(region), topics.decisions(region)]
         await watch.until_committed(f"piepowder-audit-{region}", names)

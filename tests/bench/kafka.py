@@ -15,7 +15,7 @@ from shared.kafka.producer import KafkaProducer, Record, record
 Lanes: TypeAlias = dict[TopicPartition, list[Record]]
 BATCH_BYTES: Final = 512 * 1024  # this and the next one as in shared.kafka.producer
 COMPRESSION: Final = "zstd"
-_POLL_SECONDS: Final = 0.01
+_POLL_SECONDS: Final = 0.1
 _AT_A_TIME: Final = 5_000
 
 

@@ -33,7 +33,7 @@ from shared.runtime.clock import SystemClock, to_text
 from tests.bench import calls, data
 from tests.bench.data import REGION, REGIONS
 from tests.bench.kafka import fill
-from tests.bench.report import Figure, Mark, Round, cpu_an_item
+from tests.bench.report import WARM, Figure, Mark, Round, cpu_an_item
 from tests.bench.services import Service
 from tests.bench.stages import Bench, resumed, stopped
 from tests.bench.usage import peak_mb
@@ -203,22 +203,22 @@ async def _compared(bench: Bench, lookup: Lookup, few: FilledIntake, many: Fille
     bench.say(f"lookups: {lookup.name}")
     rng = random.Random(lookup.name)
     asked: dict[int, list[RequestRound]] = {few.size: [], many.size: []}
-    for _ in range(bench.rounds + 1):
+    for _ in range(bench.rounds + WARM):
         for filled in (few, many):
             paths = await lookup.paths(filled, rng)
             took: list[float] = []
             asking = _ask_all(filled, paths, lookup.calls, took)
             done = await bench.round(lookup.calls, {"intake": filled.service.pid}, asking)
             asked[filled.size].append(RequestRound(done, took))
-    late, early = ([one.round for one in asked[filled.size][1:]] for filled in (many, few))
+    late, early = ([one.round for one in asked[filled.size][WARM:]] for filled in (many, few))
     name = f"lookup: {lookup.name}, among {many.size:,}; floor: among {few.size:,}"
     return [
         _cost(name, late, early, {"intake": peak_mb(many.service.pid)}),
         Figure(
             name=f"{name}, p50",
             unit="ms",
-            values=[median(one.took) * 1e3 for one in asked[many.size][1:]],
-            floors=[median(one.took) * 1e3 for one in asked[few.size][1:]],
+            values=[median(one.took) * 1e3 for one in asked[many.size][WARM:]],
+            floors=[median(one.took) * 1e3 for one in asked[few.size][WARM:]],
         ),
     ]
 
@@ -240,7 +240,7 @@ async def _bare(bench: Bench, few: FilledIntake, many: FilledIntake) -> Figure:
         for item_id in item_ids:
             assert await statement.fetch(item_id)
 
-    for _ in range(bench.rounds + 1):
+    for _ in range(bench.rounds + WARM):
         for filled in (few, many):
             item_ids = await filled.bare.fetch(
                 "SELECT md5('item-' || n)::uuid FROM unnest($1::int[]) AS n",
@@ -250,7 +250,7 @@ async def _bare(bench: Bench, few: FilledIntake, many: FilledIntake) -> Figure:
             working = select(statement, [row[0] for row in item_ids])
             rounds[filled.size].append(await bench.round(len(item_ids), {}, working))
     name = f"bare select by primary key, among {many.size:,}; floor: among {few.size:,}"
-    figure = _cost(name, rounds[many.size][1:], rounds[few.size][1:], {})
+    figure = _cost(name, rounds[many.size][WARM:], rounds[few.size][WARM:], {})
     figure.mark = None  # it depends on the machine, not on our code
     return figure
 
@@ -267,7 +267,7 @@ async def _projection(bench: Bench, few: FilledIntake, many: FilledIntake) -> Fi
         async with bench.launcher.service("intake", label=label, REGIONS=REGION, DATABASE_URL=filled.url) as service:
             await bench.watch.until_committed(group, names)
             done = rounds.setdefault(filled.size, [])
-            for number in range(bench.rounds + 1):
+            for number in range(bench.rounds + WARM):
                 numbers = range(number * _PROJECTED, (number + 1) * _PROJECTED)
                 lives = data.more_lives(numbers, tag=f"late{filled.size}")
                 async with stopped(service):
@@ -278,7 +278,7 @@ async def _projection(bench: Bench, few: FilledIntake, many: FilledIntake) -> Fi
                 done.append(await bench.round(_PROJECTED, {"projection": service.pid}, working))
             peak["projection"] = peak_mb(service.pid)
     name = f"projection: an item's three events, beside {many.size:,} items; floor: beside {few.size:,}"
-    return _cost(name, rounds[many.size][1:], rounds[few.size][1:], peak)
+    return _cost(name, rounds[many.size][WARM:], rounds[few.size][WARM:], peak)
 
 
 def _cost(name: str, late: Sequence[Round], early: Sequence[Round], peak: dict[str, float]) -> Figure:

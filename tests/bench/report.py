@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+WARM: Final = 3
+"""First rounds that are not counted: for some seconds Kafka costs twice as much, until its code is compiled."""
 _SMALLEST_SHARE: Final = 0.01
 _HEAD: Final = ("figure", "measured", "floor", "ratio", "by CPU", "mark", "met", "next", "CPU µs an item", "peak MB")
 

@@ -15,6 +15,7 @@ import msgspec
 from deploy.local.ports import free_ports
 from deploy.local.process import Child
 from deploy.local.stack import LocalStack
+from deploy.services import SERVICES
 from shared.auth.clients import SCOPES
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
@@ -23,6 +24,7 @@ from shared.runtime.clock import SystemClock
 
 _ROOT: Final = Path(__file__).parents[2]
 _READY_SECONDS: Final = 60.0
+_WITH_DATABASE: Final = frozenset(service.name for service in SERVICES if service.database)
 _clock = SystemClock()
 
 
@@ -98,7 +100,7 @@ class Launcher:
 
         It counts as ready when all conditions except `unmet` are met; `label` names a second process of the service.
         """
-        if name != "router" and "DATABASE_URL" not in environment:
+        if name in _WITH_DATABASE and "DATABASE_URL" not in environment:
             environment["DATABASE_URL"] = await self.database(f"bench_{name}")
         [port] = free_ports(1)
         own = {"KAFKA": self.stack.kafka, "CLIENTS_FILE": str(self._clients), "PORT": str(port), "LOG_LEVEL": "WARNING"}

@@ -19,7 +19,7 @@ import msgspec
 from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
 from tests.bench.data import REGIONS
-from tests.bench.report import Figure, Mark
+from tests.bench.report import WARM, Figure, Mark
 from tests.bench.services import Service
 from tests.bench.stages import Bench
 from tests.bench.usage import resident_mb
@@ -64,13 +64,13 @@ class Soak:
     async def best(self, tag: str) -> list[float]:
         """The rate of single posts with a fixed number of calls in flight, for each round."""
         rates = []
-        for number in range(self._bench.rounds + 1):
+        for number in range(self._bench.rounds + WARM):
             bodies = data.bodies(_BEST_POSTS, tag=f"{tag}{number}")
             requests = [calls.post("/v1/items", self._intake.key, body) for body in bodies]
             begun = _clock.monotonic()
             await calls.send_all(self._intake.url, requests, connections=_BEST_CONNECTIONS, wanted=202)
             rates.append(_BEST_POSTS / (_clock.monotonic() - begun))
-        return rates[1:]
+        return rates[WARM:]
 
     async def steady(self, rate: float, seconds: float) -> tuple[list[FloodResult], list[FloodResult]]:
         """Send single posts at a rate, and lines of batches at the same rate, for `seconds`; the results of both."""

@@ -24,11 +24,10 @@ from tests.bench.costs import Meter
 from tests.bench.data import REGION, REGIONS, Life
 from tests.bench.flame import frames, sampling, shares
 from tests.bench.kafka import Watch, bare_consumer, bare_producer, fill
-from tests.bench.report import Figure, Mark, Round, of_rounds, percentile
+from tests.bench.report import WARM, Figure, Mark, Round, of_rounds, percentile
 from tests.bench.services import Launcher, Service
 from tests.bench.usage import Stretch, cpu_seconds, peak_mb
 
-_WARM: Final = 3  # rounds that are not counted
 _LINES: Final = 1_000
 _CALLS: Final = 4
 _CONNECTIONS: Final = 256  # with fewer, the flush time of a post would be measured
@@ -164,8 +163,8 @@ async def _batches(
     pids = {"intake": service.pid} | ({"projection": following.pid} if following else {})
     stage, floor = [], []
     async with _bare_producer(bench, codec) as producer:
-        for number in range(bench.rounds + _WARM):
-            bench.say(f"{name}: round {number + 1} of {bench.rounds + _WARM}")
+        for number in range(bench.rounds + WARM):
+            bench.say(f"{name}: round {number + 1} of {bench.rounds + WARM}")
             requests = _batch_calls(service, data.bodies(bench.items, tag=f"{tag}{number}"))
             before = await bench.watch.ends(names)
             sending = calls.send_all(service.url, requests, connections=_CALLS, wanted=200)
@@ -177,7 +176,7 @@ async def _batches(
             floor.append(await bench.round(bench.items, {"client": os.getpid()}, floors.produce(producer, lanes)))
     peak = {service: peak_mb(pid) for service, pid in pids.items()}
     marks = (Mark(0.4), Mark(0.6)) if codec == "lz4" else (None, None)
-    return of_rounds(name, "lines/s", stage[_WARM:], floor[_WARM:], mark=marks[0], next=marks[1], peak=peak)
+    return of_rounds(name, "lines/s", stage[WARM:], floor[WARM:], mark=marks[0], next=marks[1], peak=peak)
 
 
 async def _single_posts(bench: Bench, service: Service, name: str, *, tag: str, followed: bool = True) -> list[Figure]:
@@ -195,8 +194,8 @@ async def _single_posts(bench: Bench, service: Service, name: str, *, tag: str, 
             empty[kind] = await running.enter_async_context(
                 bench.launcher.process(f"empty-{kind}", arguments, {}, port)
             )
-        for number in range(bench.rounds + _WARM):
-            bench.say(f"{name}: round {number + 1} of {bench.rounds + _WARM}")
+        for number in range(bench.rounds + WARM):
+            bench.say(f"{name}: round {number + 1} of {bench.rounds + WARM}")
             requests = _single_calls(service, data.bodies(posts, tag=f"{tag}{number}"))
             sending = calls.send_all(service.url, requests, connections=_CONNECTIONS, wanted=202)
             stage.append(await bench.round(posts, {"intake": service.pid}, sending))
@@ -207,7 +206,7 @@ async def _single_posts(bench: Bench, service: Service, name: str, *, tag: str, 
                 beside[kind].append(await bench.round(posts, {"server": floor.pid}, sending))
     peak = {"intake": peak_mb(service.pid)}
     return [
-        of_rounds(f"{name}; floor: empty {kind}", "posts/s", stage[_WARM:], beside[kind][_WARM:], next=mark, peak=peak)
+        of_rounds(f"{name}; floor: empty {kind}", "posts/s", stage[WARM:], beside[kind][WARM:], next=mark, peak=peak)
         for kind, mark in marks.items()
     ]
 
@@ -226,8 +225,8 @@ async def _punctuality(
     [port] = free_ports(1)
     arguments = ["-m", "tests.bench.empty", str(port), "application"]
     async with bench.launcher.process("empty-punctual", arguments, {}, port) as floor:
-        for number in range(bench.rounds + 1):
-            bench.say(f"intake: {posts:,} single posts, {rate:,.0f}/s: round {number} of {bench.rounds}")
+        for number in range(bench.rounds + WARM):
+            bench.say(f"intake: {posts:,} single posts, {rate:,.0f}/s: round {number + 1} of {bench.rounds + WARM}")
             requests = _single_calls(service, data.bodies(posts, tag=f"{tag}{number}"))
             for answer, url in zip(took, (service.url, floor.url), strict=True):
                 timed = await calls.send_at(url, requests, rate=rate, connections=_CONNECTIONS)
@@ -240,7 +239,7 @@ async def _punctuality(
         Figure(
             name=f"{what}, from the intended send to {answer}, p{of_100}",
             unit="ms",
-            values=[percentile(one, of_100 / 100) for one in rounds[1:]],
+            values=[percentile(one, of_100 / 100) for one in rounds[WARM:]],
             mark=Mark(25, "ms", below=True) if (answer, of_100) == ("its 202", 99) else None,
         )
         for answer, rounds in took.items()
@@ -317,8 +316,8 @@ async def router(bench: Bench) -> list[Figure]:
         _bare_producer(bench) as producer,
     ):
         await bench.watch.until_committed(group, [source])
-        for number in range(bench.rounds + _WARM):
-            bench.say(f"router: round {number + 1} of {bench.rounds + _WARM}")
+        for number in range(bench.rounds + WARM):
+            bench.say(f"router: round {number + 1} of {bench.rounds + WARM}")
             before = await bench.watch.ends([target])
             async with stopped(service):
                 await fill(bench.producer, source, submitted)
@@ -336,7 +335,7 @@ async def router(bench: Bench) -> list[Figure]:
             await singles.round(submitted[: max(200, bench.items // _SINGLES_SHARE)], cases)
         peak = {"router": peak_mb(service.pid)}
         name = "router: items/s, 20 policies"
-        figure = of_rounds(name, "items/s", stage[_WARM:], floor[_WARM:], mark=Mark(0.25), next=Mark(0.3), peak=peak)
+        figure = of_rounds(name, "items/s", stage[WARM:], floor[WARM:], mark=Mark(0.25), next=Mark(0.3), peak=peak)
 
         await bench.examine(
             figure,
@@ -350,7 +349,7 @@ async def router(bench: Bench) -> list[Figure]:
     figures = [figure]
     for who, peer, mark in (("FastStream's batch subscriber", batches, 3), ("one record at a time", singles, 50)):
         name = f"router: items/s, beside the same stage as {who}"
-        figures.append(of_rounds(name, "items/s", stage[_WARM:], peer.rounds[_WARM:], next=Mark(mark), peak={}))
+        figures.append(of_rounds(name, "items/s", stage[WARM:], peer.rounds[WARM:], next=Mark(mark), peak={}))
     return figures
 
 
@@ -413,8 +412,8 @@ async def decision(bench: Bench) -> list[Figure]:
             while await connection.fetchval("SELECT EXISTS (SELECT FROM outbox) AS bench"):  # noqa: ASYNC110 - the database must be polled
                 await asyncio.sleep(0.01)
 
-        for number in range(bench.rounds + _WARM):
-            bench.say(f"decision: round {number + 1} of {bench.rounds + _WARM}")
+        for number in range(bench.rounds + WARM):
+            bench.say(f"decision: round {number + 1} of {bench.rounds + WARM}")
             lives = data.lives(bench.items, tag=f"case{number}")
             async with stopped(service):
                 await put(lives)
@@ -428,7 +427,7 @@ async def decision(bench: Bench) -> list[Figure]:
             "decision: cases/s, stored and published (90 % decided at once)",
             {"decision": peak_mb(service.pid)},
         )
-        figure = of_rounds(name, "cases/s", stage[_WARM:], floor[_WARM:], next=Mark(0.3), peak=peak)
+        figure = of_rounds(name, "cases/s", stage[WARM:], floor[WARM:], next=Mark(0.3), peak=peak)
         await bench.examine(
             figure,
             service,
@@ -465,8 +464,8 @@ async def audit(bench: Bench) -> list[Figure]:
         async def work(_: Sequence[Life]) -> None:
             await bench.watch.until_committed(group, names)
 
-        for number in range(bench.rounds + _WARM):
-            bench.say(f"audit: round {number + 1} of {bench.rounds + _WARM}")
+        for number in range(bench.rounds + WARM):
+            bench.say(f"audit: round {number + 1} of {bench.rounds + WARM}")
             lives = data.lives(bench.items // 3, tag=f"kept{number}")
             size = await connection.fetchval("SELECT size FROM head")
             async with stopped(service):
@@ -478,7 +477,7 @@ async def audit(bench: Bench) -> list[Figure]:
             floor.append(await bench.round(count, {"client": os.getpid()}, copying))
         await connection.execute(f"DROP TABLE {table}")
         name, peak = "audit: events/s", {"audit": peak_mb(service.pid)}
-        figure = of_rounds(name, "events/s", stage[_WARM:], floor[_WARM:], next=Mark(0.4), peak=peak)
+        figure = of_rounds(name, "events/s", stage[WARM:], floor[WARM:], next=Mark(0.4), peak=peak)
         await bench.examine(
             figure,
             service,

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tests.chaos.load import MARKETS, Client, Place
+from tests.chaos.load import MARKETS, Client, Endpoint
 from tests.chaos.web import Answer
 
 _PATIENCE: Final = 40.0
@@ -132,8 +132,8 @@ class Posters:
 
     def __init__(self, client: Client, intake: int, registry: Registry, seed: int) -> None:
         self._client = client
-        self._items: Place = intake, "/v1/items"
-        self._lines: Place = intake, "/v1/items/batch"
+        self._items: Endpoint = intake, "/v1/items"
+        self._lines: Endpoint = intake, "/v1/items/batch"
         self._registry = registry
         self._seed = seed
         self.tally: Counter[str] = Counter()

@@ -25,7 +25,8 @@ from deploy.local.ports import free_ports
 from deploy.local.postgres import LocalPostgres
 from deploy.local.process import Child
 from deploy.local.system import System
-from deploy.services import processes
+from deploy.services import SERVICES, processes
+from piepowder import positions
 from tests.chaos.checker.reading import topic_names
 from tests.chaos.proxy import Proxies, kafka_client, postgres_client, web_client
 
@@ -250,8 +251,21 @@ class Environment:
         finally:
             await admin.close()
 
-    async def reset_offsets(self) -> None:
-        """Set every group to its first offset when it has no members: static members stay for 15 s after a stop."""
+    async def reset_positions(self) -> None:
+        """Set every group to its first record, while the services are stopped."""
+        for service in (service for service in SERVICES if service.database):
+            for region in REGIONS if service.regional else ("",):
+                database = self.databases[f"{service.name}-{region}".rstrip("-")]
+                for group in self.groups:
+                    if group.startswith(f"piepowder-{service.name}-{region}"):
+                        await positions.reset(self.kafka.bootstrap, database=database, group=group)
+        await self._reset_offsets()
+
+    async def _reset_offsets(self) -> None:
+        """Set the offsets of every group to 0 when it has no members: static members stay for 15 s after a stop.
+
+        For groups with a database they are information, by which `behind` knows that the group has not read yet.
+        """
         for group, topics in self.groups.items():
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self.kafka.bootstrap,

@@ -17,16 +17,20 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from deploy import services
 from deploy.local.kafka import KafkaNode
-from deploy.services import processes
 from shared.contracts import topics
 from tests.chaos import poison
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import Kind, NetworkFault
 
-_PROCESSES: Final = processes(REGIONS)
+_PROCESSES: Final = services.processes(REGIONS)
 SERVICES: Final = tuple(process.name for process in _PROCESSES)
+_SINGLE: Final = tuple(service.name for service in services.SERVICES if not service.regional)
+_STORING: Final = tuple(
+    process.name for process in _PROCESSES if process.database and process.name != "intake-projection"
+)
 STAGES: Final = tuple(topic.__name__ for topic in topics.REGIONAL)
 _ROOM: Final = 128 * 2**20  # bytes of free space on a small disk
 
@@ -202,7 +206,7 @@ class FaultInjector:
         services = list(self._environment.system.services.values())
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in services))
         try:
-            await self._environment.reset_offsets()
+            await self._environment.reset_positions()
         finally:
             for service in services:
                 await asyncio.to_thread(service.start)
@@ -314,8 +318,7 @@ def _topic(rng: random.Random) -> tuple[str, float]:
 
 def _link(rng: random.Random) -> tuple[str, float]:
     kafka = [f"{name}>kafka" for name in (*SERVICES, "")]
-    databases = [process.name for process in _PROCESSES if process.database and process.name != "intake-projection"]
-    postgres = [f"{name}>postgres" for name in (*databases, "")]
+    postgres = [f"{name}>postgres" for name in (*_STORING, "")]
     clients = [f"client>{name}" for name in ("intake", "decision-eu", "decision-us")]
     brokers = [f"broker-{follower}>peer-{leader}" for follower, leader in itertools.permutations((1, 2, 3), 2)]
     return rng.choice([*kafka, *postgres, *clients, *brokers, "intake>router"]), rng.choice((2.0, 6.0, 15.0))
@@ -351,8 +354,8 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
     "slow": (1, _link),
     "cut": (2, _link),
     "half-open": (2, _link),
-    "blind and kill": (1, lambda rng: (rng.choice(("intake", "router")), 3.0)),
-    "pause postgres and kill": (1, lambda _: ("decision-eu,decision-us,audit-eu,audit-us,intake", 3.0)),
+    "blind and kill": (1, lambda rng: (rng.choice(_SINGLE), 3.0)),
+    "pause postgres and kill": (1, lambda _: (",".join(_STORING), 3.0)),
     "clock of": (2, _jump),
     "poison": (1, _nothing(0.0)),
     "replicas of": (1, _one_service(12.0)),

@@ -41,7 +41,7 @@ _BAD: Final = (
 )
 _encode = msgspec.json.Encoder().encode
 
-Place = tuple[int, str]  # loopback port and path
+Endpoint = tuple[int, str]  # loopback port and path
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class Client:
         self,
         kind: str,
         facts: dict[str, Any],
-        place: Place,
+        place: Endpoint,
         content: bytes,
         *,
         method: str = "POST",
@@ -243,7 +243,7 @@ class Client:
         self._journal.answered(n, answer.status, answer.headers.get("retry-after"), result)
         return answer.status, result
 
-    async def get(self, place: Place) -> Answer | None:
+    async def get(self, place: Endpoint) -> Answer | None:
         """GET a response without a journal entry; None without a response."""
         try:
             async with asyncio.timeout(5):
@@ -471,7 +471,9 @@ def _claimed(answer: Answer) -> dict[str, Any]:
 
 def _held(answer: Answer) -> dict[str, Any]:
     result = answer.json()
-    return {"until": result["lease"]["until"]} if result.get("lease") else {"told": result.get("decision_id", "")}
+    if lease := result.get("lease"):
+        return {"until": lease["until"]}
+    return {"decision_id": result.get("decision_id", "")}
 
 
 def _problem(answer: Answer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from deploy.services import SERVICES
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.environment import Environment
 from tests.chaos.journal import Journal
@@ -23,13 +24,10 @@ _TYPES: Final = {
     "requests": "request.commented",
     "access": "access.used",
 }
-_READERS: Final[dict[str, tuple[str, ...]]] = {
-    "submissions": ("router", "intake"),
-    "cases": ("decision", "intake"),
-    "decisions": ("intake",),
-    "requests": (),
-    "access": ("intake-clients",),
-}
+_AUDIT: Final = "audit"
+_GROUPS: Final = {("intake", "access"): "intake-clients"}
+"""The group of a service that reads a topic in another group than `piepowder-<service>-<region>`."""
+
 _HUGE: Final = 3 * 2**20
 _LOOK_MS: Final = 500
 
@@ -50,7 +48,12 @@ def make(rng: random.Random, region: str, other: str) -> Iterator[BadRecord]:
     """One record of each kind for each topic of a region."""
     for stage, name in _TYPES.items():
         topic = f"piepowder.{stage}.{region}"
-        some, everybody = _READERS[stage], (*_READERS[stage], "audit")
+        some = tuple(
+            _GROUPS.get((service.name, stage), service.name)
+            for service in SERVICES
+            if stage in service.reads and service.name != _AUDIT
+        )
+        everybody = (*some, _AUDIT)
 
         def bad_record(
             kind: str,
@@ -71,7 +74,7 @@ def make(rng: random.Random, region: str, other: str) -> Iterator[BadRecord]:
         yield bad_record("another region's record", b"{}", everybody, where=other)
         yield bad_record("another key", b"{}", everybody)._replace(key=b"someone:else")
         yield bad_record("a huge record", b'{"item_id": "' + b"x" * _HUGE + b'"}', some)
-    yield BadRecord("no event at all", "piepowder.control", b"spoiled", b"?", [], ("audit",))
+    yield BadRecord("no event at all", "piepowder.control", b"spoiled", b"?", [], (_AUDIT,))
     yield BadRecord("garbage", f"piepowder.deadletters.{region}", b"spoiled", b"\xff\x00", [("dl_topic", b"\xff")], ())
 
 

@@ -60,14 +60,14 @@ class Report(NamedTuple):
         tally = self.tally
         times = sorted(tally.latencies)
         cuts = quantiles(times, n=1000) if len(times) > 1 else [0.0] * 999
-        told = {"reviews": tally.reviews, "withdrawals": tally.withdrawals, "complaints": tally.complaints}
+        counters = {"reviews": tally.reviews, "withdrawals": tally.withdrawals, "complaints": tally.complaints}
         unsent = f"{tally.given_up} calls given up, {tally.not_sent} items not sent"
         answers = _counts(tally.statuses)
         parts = f"p50 {cuts[499]:.3f} s, p99 {cuts[989]:.2f} s, p99.9 {cuts[998]:.2f} s"
         return [
             f"load: {self.rate:g} arrivals/s, {tally.intended} items due, {unsent}; responses {answers}",
             f"latency from the due time to acceptance: {parts}; longest stall: {self.stall:.1f} s",
-            *(f"{what}: {_counts(counter)}" for what, counter in {**told, **self.others}.items()),
+            *(f"{what}: {_counts(counter)}" for what, counter in {**counters, **self.others}.items()),
         ]
 
     def _facts(self) -> list[str]:

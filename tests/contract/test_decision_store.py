@@ -13,7 +13,6 @@ from services.decision.domain.cases import Case
 from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.ingest import CaseMessage
 from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import LeaseCases
@@ -22,6 +21,7 @@ from shared.contracts import ids
 from shared.postgres import migrations
 from shared.postgres.database import Database
 from shared.runtime.errors import Poison
+from shared.validation.faults import InputRejected
 from tests.support.decision.domain import received_appeal, received_case, received_withdrawal, records
 from tests.support.decision.memory import MemoryStore
 
@@ -202,7 +202,7 @@ async def test_two_cases_cannot_have_the_same_claim_key(store: AnyStore) -> None
     await claim(store, key=key)
     other = await claim(store)
     assert other is not None
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await save(store, replace(other, claim_key=key))
     assert rejected.value.slug == "in-flight"
 

@@ -194,8 +194,8 @@ async def test_ambiguous_and_malformed_json_is_rejected_alike_by_every_route(
     for operation in served.operations():
         if operation.body_type == "application/json":
             answer = await served.calls.request(operation.method, operation.path, headers=headers, content=body)
-            told = [error["pointer"] for error in answer.json().get("errors", [])]
-            if answer.status_code != 503 and (answer.status_code != status or pointer not in told):
+            pointers = [error["pointer"] for error in answer.json().get("errors", [])]
+            if answer.status_code != 503 and (answer.status_code != status or pointer not in pointers):
                 faults.append(f"{operation}: {answer.status_code} {answer.text[:300]}")
     assert not faults, "\n".join(faults)
 

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.initial import CONTROL
 from deploy.local.system import System
+from deploy.services import ServiceSpec
 from shared.contracts import events, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, encode
 from shared.kafka import topic_admin
@@ -34,6 +35,10 @@ class Cell(NamedTuple):
 
     def url(self, service: str, region: str | None = None) -> str:
         return self.system.url(service, region)
+
+    def url_of(self, service: ServiceSpec) -> str:
+        """The base URL of a service, in the first region if it is regional."""
+        return self.url(service.name, self.eu if service.regional else None)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from deploy.local.topic_reader import TopicReader
 from piepowder.client import Api
 from piepowder.listings import Line
 from piepowder.profile import Profile, read_local
-from piepowder.submit import RegionItem, Submitter
+from piepowder.submit import ItemSubmitter, RegionItem
 
 
 def running(system: System) -> Profile:
@@ -24,7 +24,7 @@ def running(system: System) -> Profile:
 async def submit(system: System, bodies: Iterable[bytes]) -> set[RegionItem]:
     """Post all lines, and repeat them after interruptions; return the items with status 202."""
     async with Api(running(system)) as api:
-        submitter = Submitter(api, journal=BytesIO(), report=BytesIO())
+        submitter = ItemSubmitter(api, journal=BytesIO(), report=BytesIO())
         tally = await submitter.submit(Line(number, body) for number, body in enumerate(bodies, 1))
     return tally.items
 

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 
 from deploy.local.account import account
+from deploy.services import SERVICES
 from piepowder.client import Api
 from piepowder.listings import FileOptions
 from piepowder.profile import read_local
@@ -90,9 +91,13 @@ async def test_each_submission_has_its_own_journal_and_the_account_reads_all(cel
 
 
 def test_each_command_works_on_a_deployment_that_only_a_profile_describes(cell: Cell, tmp_path: Path) -> None:
-    services = {"intake": cell.url("intake"), "router": cell.url("router")}
-    regional = {name: {one: cell.url(name, one) for one in (cell.eu, cell.us)} for name in ("decision", "audit")}
-    profile = {"services": {**services, **regional}, "kafka": cell.system.servers.kafka}
+    single = {spec.name: cell.url(spec.name) for spec in SERVICES if not spec.regional}
+    regional = {
+        spec.name: {region: cell.url(spec.name, region) for region in (cell.eu, cell.us)}
+        for spec in SERVICES
+        if spec.regional
+    }
+    profile = {"services": {**single, **regional}, "kafka": cell.system.servers.kafka}
     (tmp_path / "cluster.yaml").write_bytes(msgspec.yaml.encode(profile))
     (tmp_path / "items.csv").write_text("id,title\n1,Lamp\n")
     others = {name: value for name, value in os.environ.items() if not name.startswith("PIEPOWDER_")}

@@ -6,6 +6,7 @@ import pytest
 
 from deploy.local import sample
 from deploy.local.accounting import ItemOutcome
+from deploy.services import SERVICES
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import review_until, settle, submit
 
@@ -13,7 +14,7 @@ COUNT = 4000
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("victim", ["intake", "router", "decision", "audit"])
+@pytest.mark.parametrize("victim", [service.name for service in SERVICES])
 async def test_a_service_killed_during_a_run_loses_and_duplicates_nothing(cell: Cell, victim: str) -> None:
     system = cell.system
     name = victim if victim in system.services else f"{victim}-{cell.eu}"
@@ -32,6 +33,7 @@ async def test_a_service_killed_during_a_run_loses_and_duplicates_nothing(cell: 
             await asyncio.sleep(0.2)
             await asyncio.to_thread(service.start)
     accepted = await submitting
+    await asyncio.to_thread(system.wait_ready)  # the last kill may be a moment ago
     account = await settle(system, accepted, queues_empty=True)
     done.set()
     await asyncio.gather(*reviewers)

@@ -155,7 +155,7 @@ async def _watched(cell: Cell) -> AsyncIterator[dict[str, float]]:
 async def _caught_up(cell: Cell) -> None:
     """Wait until no consumer has a lag."""
     deadline = _clock.monotonic() + CAUGHT_UP_SECONDS
-    names = [name for name in cell.system.services if name.split("-")[0] in ("router", "decision", "audit")]
+    names = [service.name for service in cell.system.services.values() if service.spec.service.reads]
     while behind := {name: seconds for name in names if (seconds := lag_seconds(cell, name)) > 0}:
         assert _clock.monotonic() < deadline, behind
         await asyncio.sleep(0.3)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
+from deploy.services import SERVICES
 from tests.contract.rest_corpus import cases, recording
 from tests.contract.rest_corpus.calls import Connection
 from tests.contract.rest_corpus.cases import Case
@@ -37,8 +38,7 @@ def phase(case: Case) -> int:
 
 
 async def test_responses_are_the_recorded_ones(cell: Cell) -> None:
-    urls = {name: cell.url(name) for name in ("intake", "router")}
-    urls |= {name: cell.url(name, cell.eu) for name in ("decision", "audit")}
+    urls = {service.name: cell.url_of(service) for service in SERVICES}
     scenario = Scenario(urls, cell.eu, cell.us, cell.system.key())
     await asyncio.to_thread(scenario.play)
     exchanges = dict(scenario.exchanges)

@@ -37,6 +37,7 @@ class ConsumerGroup:
         self.name = f"g-{region}"
         self.producer = producer
         self.topic = topics.submissions(region)
+        self.readiness = Readiness("test")
         self._members: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
     async def post(self, *values: str, key: str = "") -> None:
@@ -48,7 +49,6 @@ class ConsumerGroup:
         *,
         instance: str = "0",
         drain_seconds: float = 5,
-        bound: float = 60,
         batch_records: int = 2000,
         linger_seconds: float = 0.0,
         decode: Callable[[RawRecord], str] = decode,
@@ -63,11 +63,11 @@ class ConsumerGroup:
             dead_letters=DeadLetterWriter(
                 self.producer, topic=topics.deadletters(self.region), group=self.name, clock=clock
             ),
-            readiness=Readiness("test"),
+            readiness=self.readiness,
             clock=clock,
             instance=instance,
             batch_records=batch_records,
-            backoff=Backoff(first=0.01, longest=0.05, bound=bound),
+            backoff=Backoff(first=0.01, longest=0.05),
             drain_seconds=drain_seconds,
             linger_seconds=linger_seconds,
         )

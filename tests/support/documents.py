@@ -1,4 +1,4 @@
-"""Documents from JSON text, as `DocumentRoute` reads them."""
+"""Documents from JSON text, as `StrictRoute` reads them."""
 
 from typing import TypeVar
 
@@ -11,5 +11,5 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 def parsed(model: type[DocumentBody], kind: type[S], text: bytes) -> ParsedDocument[S]:
-    """The document in a JSON text; raises a 400 Problem for malformed JSON."""
+    """The document in a JSON text; raises InputRejected for malformed JSON."""
     return Document.parse(model, decode(text)).parsed(kind)

@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 
 from shared.contracts import topics
-from shared.kafka.consumer import BatchConsumer, Handler, RawRecord
+from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
+from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.kafka.producer import Record, partition_of
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, TooNew
@@ -27,7 +29,7 @@ GROUP: Final = "piepowder-router-eu"
 TOPIC: Final = topics.submissions(REGION)
 LETTERS: Final = topics.deadletters(REGION)
 PARKED: Final = topics.parked(REGION)
-_NO_DELAY: Final = Backoff(first=0.0, longest=0.0, bound=5.0)
+_NO_DELAY: Final = Backoff(first=0.0, longest=0.0)
 
 
 class Crash(BaseException):
@@ -82,6 +84,33 @@ class InMemoryParkedKeys(ParkedKeyStore):
         return parked_keys(self._broker.all(PARKED), self._of_group)
 
 
+class InMemoryPositions:
+    """A `PositionStore` in memory; a transaction of `advance` alone is one step."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.stored: dict[TopicPartition, StoredPosition] = {}
+
+    async def read(self, _: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, StoredPosition]:
+        return {tp: self.stored[tp] for tp in partitions if tp in self.stored}
+
+    async def save(self, _: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
+        for tp, new in changed.items():
+            position = self.stored[tp].position if tp in self.stored else new.position
+            self.stored[tp] = new._replace(position=position)
+
+    async def advance(self, moves: Moves) -> None:
+        self._broker.step()
+        self.move(moves)
+
+    def move(self, moves: Moves) -> None:
+        """Store moves in the transaction of the caller."""
+        changed = {TopicPartition(move.topic, move.partition): move for move in moves.moves}
+        if any(self.stored[tp].position != move.expected for tp, move in changed.items()):
+            raise PositionChangedError("another position")
+        self.stored |= {tp: self.stored[tp]._replace(position=move.next) for tp, move in changed.items()}
+
+
 class _Client:
     """The part of aiokafka's consumer that the loop uses; stops the loop after the last record."""
 
@@ -105,17 +134,11 @@ class _Client:
     def assignment(self) -> set[TopicPartition]:
         return set(self._positions)
 
-    def last_poll_timestamp(self, _: TopicPartition) -> int | None:
-        return 0
-
-    def highwater(self, tp: TopicPartition) -> int:
-        return len(self._broker.records[tp])
-
     def pause(self, *partitions: TopicPartition) -> None:
-        self._paused.update(partitions)
+        self._paused |= set(partitions)
 
     def resume(self, *partitions: TopicPartition) -> None:
-        self._paused.difference_update(partitions)
+        self._paused -= set(partitions)
 
     def paused(self) -> set[TopicPartition]:
         return self._paused
@@ -123,12 +146,26 @@ class _Client:
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self._positions[tp] = offset
 
+    async def position(self, tp: TopicPartition) -> int:
+        return self._positions[tp]
+
+    async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: len(self._broker.records[tp]) for tp in partitions}
+
+    def last_poll_timestamp(self, _: TopicPartition) -> int | None:
+        return 0
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return len(self._broker.records[tp])
+
     async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[RawRecord]]:
         await asyncio.sleep(timeout_ms / 1e9)
         if not self._positions:
-            committed = self._broker.committed[self._group]
             assigned = [tp for tp in self._broker.partitions_of(self._topics) if tp.partition in self._assigned]
-            self._positions = {tp: committed.get(tp, 0) for tp in assigned}
+            self._positions = dict.fromkeys(assigned, 0)
             await self._listener.on_partitions_assigned(self.assignment())
             return {}
         found: dict[TopicPartition, list[RawRecord]] = {}
@@ -144,9 +181,9 @@ class _Client:
             self._stop.set()
         return found
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         self._broker.step()
-        self._broker.committed[self._group].update(offsets)
+        self._broker.committed[self._group].update({tp: position.offset for tp, position in offsets.items()})
         self._broker.step()
 
 
@@ -159,6 +196,15 @@ class _Consumer(BatchConsumer[Any]):
 
     def _client(self) -> Any:
         return _Client(self._broker, self.group, self._until, self._assigned)
+
+    async def _topic_ids(self, _: Any, names: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(names, "id")
+
+    async def _committed(
+        self, _: Any, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        committed = self._broker.committed[self.group]
+        return {tp: OffsetAndMetadata(committed[tp], "id") for tp in partitions if tp in committed}
 
 
 def decode(record: RawRecord) -> str:
@@ -173,7 +219,7 @@ def decode(record: RawRecord) -> str:
 
 async def consume(
     broker: Broker,
-    handle: Handler[Any],
+    handle: Handler[Any] | TransactionalHandler[Any],
     *,
     read: Callable[[RawRecord], Any] = decode,
     names: Sequence[str] = (TOPIC,),

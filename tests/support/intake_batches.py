@@ -1,8 +1,7 @@
 """Batch calls on producers in memory."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,35 +9,15 @@ from services.intake.items.batch import Batch
 from services.intake.items.handlers import ItemIntake
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.principal import Principal
-from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
-from shared.runtime.errors import Poison, Transient
 from shared.validation import codes
+from tests.support.intake_cluster import Cluster
 from tests.support.intake_items import model, published
 
 CLOCK = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
 
 
 CLIENT = Principal(name="shop", scopes=frozenset())
-
-
-class Cluster:
-    """A producer that stores sizes and keys; fails after `fails_after` sends, and rejects values with `rejects`."""
-
-    def __init__(self, *, fails_after: int = 10**9, rejects: bytes = b"\0") -> None:
-        self.sends: list[int] = []
-        self.keys: list[bytes] = []
-        self._fails_after = fails_after
-        self._rejects = rejects
-
-    async def send(self, records: Sequence[Record]) -> None:
-        await asyncio.sleep(0)
-        if len(self.sends) >= self._fails_after:
-            raise Transient("Kafka does not respond.")
-        if any(self._rejects in (record.value or b"") for record in records):
-            raise Poison("larger than Kafka accepts")
-        self.sends.append(len(records))
-        self.keys.extend(record.key or b"" for record in records)
 
 
 def line(n: int, **change: Any) -> bytes:

@@ -7,11 +7,11 @@ from typing import Any
 from services.intake.items.handlers import ItemIntake
 from services.intake.publishing.group_commit import GroupCommitPublisher
 from shared.auth.principal import Principal
-from shared.contracts.envelope import GLOBAL, Attributes, Event, decode
+from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.contracts.events import OPERATING_MODEL_PUBLISHED, OperatingModelPublished, Queue, Region
-from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.validation import codes
+from tests.support.intake_cluster import Cluster
 
 NOW = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 TIME = "2026-05-01T09:30:00.000Z"
@@ -24,19 +24,6 @@ def client(
     *regions: str, name: str = "shop", platforms: Sequence[str] = "*", scopes: frozenset[str] = WRITES
 ) -> Principal:
     return Principal(name=name, scopes=scopes, regions=frozenset(regions), platforms=frozenset(platforms))
-
-
-class Cluster:
-    """A producer that stores its records in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    async def send(self, records: Sequence[Record]) -> None:
-        self.records += records
-
-    def events(self) -> list[Event[Any]]:
-        return [decode(r.headers, r.key, r.value, region=r.topic.rpartition(".")[2]) for r in self.records]
 
 
 def intake(cluster: Cluster) -> ItemIntake:

@@ -57,7 +57,7 @@ def ownership(*served: str) -> MarketOwnership:
     return MarketOwnership(OperatingModelPublished(id="om-1", number=1, published_by="x", regions=regions), served)
 
 
-class Router:
+class FakeRouter:
     """Accepts every change; raises `error` if there is one, and responds only while `may_respond` is set."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class RequestService:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.router = Router()
+        self.router = FakeRouter()
         self.clock = ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC))
         self.readiness = Readiness("intake")
         self.keys = {name: ids.new_api_key("test") for name in RIGHTS}

@@ -13,18 +13,19 @@ from services.decision.handlers.leases import Lease
 from shared.auth.api_key import PROTECTED
 from shared.contracts import ids
 from shared.http.idempotency import body_hash
-from shared.http.models import Body, View, example
+from shared.http.models import Body, Printable, View, example
 from shared.http.queries import IdempotencyKey
 from shared.http.route import StrictRoute
+from shared.validation.identifiers import identifier_problem
 
 router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTECTED)
 
 _LARGEST: Final = 2**53 - 1  # the largest integer that every JSON parser reads exactly
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("contains characters that cannot be printed")
+def _identifier(text: str) -> str:
+    if (problem := identifier_problem(text)) is not None:
+        raise ValueError(problem)
     return text
 
 
@@ -34,7 +35,8 @@ def _without_nul(text: str) -> str:
     return text
 
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Name = Annotated[Printable, Field(min_length=1, max_length=100)]
+NewName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_identifier)]
 Text = Annotated[str, AfterValidator(_without_nul)]
 Seconds = Annotated[int, Field(ge=5, le=3600, description="Length of the lease from now, in seconds")]
 
@@ -42,8 +44,8 @@ Seconds = Annotated[int, Field(ge=5, le=3600, description="Length of the lease f
 class ClaimBody(Body):
     """A reviewer's claim of a case from these queues, or from all."""
 
-    reviewer: Name
-    team: Name
+    reviewer: NewName
+    team: NewName
     queues: list[Annotated[str, Field(max_length=200)]] = Field(default=[], max_length=200)
     lease_seconds: Seconds = 300
 
@@ -106,7 +108,8 @@ class HeldView(View):
     status_code=201,
     response_model=ClaimView,
     summary="Claim the most urgent waiting case",
-    description="With an `Idempotency-Key`, a repeated call returns the same lease while it runs.",
+    description="With an `Idempotency-Key`, a repeated call returns the same lease while it runs. The number of open"
+    " leases is limited for each reviewer, and for each client with all of its keys.",
     responses=rejections.OF_CLAIM | {204: {"description": "No case waits in these queues"}},
 )
 async def claim(
@@ -119,7 +122,12 @@ async def claim(
             raise rejections.UNKNOWN_QUEUE_IN_BODY(detail, pointer=f"/queues/{n}")
     key = None if idempotency_key is None else ids.derive("claim", reviewer.name, idempotency_key)
     command = ClaimCommand(
-        body.reviewer, body.team, body.lease_seconds, key, None if key is None else body.content_hash()
+        body.reviewer,
+        body.team,
+        body.lease_seconds,
+        key,
+        None if key is None else body.content_hash(),
+        reviewer.name,
     )
     lease = await reviews.leases.claim(body.queues or queue_names, command)
     if lease is None:

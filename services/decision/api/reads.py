@@ -13,7 +13,7 @@ from services.decision.api.dependencies import CaseId, Reader, Reviews
 from services.decision.domain import cases as domain
 from shared.auth.api_key import PROTECTED
 from shared.http.models import View, example
-from shared.http.queries import Cursor, decode_cursor, encode_cursor
+from shared.http.queries import Cursor, PageLimit, decode_cursor, encode_cursor
 from shared.http.route import StrictRoute
 from shared.runtime.clock import from_text
 
@@ -108,7 +108,7 @@ async def cases(
     queue: Annotated[str, Path(description="The id of a queue", examples=["general"])],
     *,
     state: Annotated[Literal["waiting", "claimed"] | None, Query(description="Only cases in this state")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Maximum cases of a page")] = 50,
+    limit: PageLimit = 50,
     cursor: Cursor = None,
 ) -> CasesView:
     position: QueuePosition | None = decode_cursor(cursor, QueuePosition)

@@ -1,48 +1,26 @@
-"""The problems of the routes. Each reason for a rejected command is a problem type with the same name."""
+"""The problems of the routes."""
 
 from typing import Final
 from uuid import UUID
 
 from msgspec.structs import replace
-from starlette.requests import Request
-from starlette.responses import Response
 
-from services.decision.domain.lifecycle import CommandRejected
-from shared.http.problems import INVALID_REQUEST, Problem, ProblemType, problems
+from services.decision.domain import rejections
+from shared.auth.refusals import RATE_LIMITED
+from shared.http.problems import Problem, ProblemType, problems
+from shared.validation.faults import INVALID_REQUEST
 
-_CASE: Final = "case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de"
-
-UNKNOWN_CASE: Final = ProblemType("unknown-case", 404, "Unknown case", f"There is no {_CASE} in this region.")
+UNKNOWN_CASE: Final = ProblemType(
+    "unknown-case", 404, "Unknown case", "There is no case 0a5fdbb3-6a3d-5f6e-8f9e-3b1c61f0a0de in this region."
+)
 UNKNOWN_QUEUE: Final = ProblemType("unknown-queue", 404, "Unknown queue", "Region 'eu' has no queue 'x'.")
 UNKNOWN_QUEUE_IN_BODY: Final = replace(UNKNOWN_QUEUE, status=422)
 
-_CLAIM_PROBLEMS: Final = (
-    ProblemType("in-flight", 409, "Claim in progress", "Another claim with this Idempotency-Key is in progress."),
-    ProblemType("idempotency-key-reused", 422, "Idempotency-Key reused", "The key was used with another body."),
-)
-_LEASE_PROBLEMS: Final = (
-    ProblemType("lease-expired", 409, "Lease expired", f"Lease 1 of {_CASE} has expired. Claim again."),
-    ProblemType("lease-released", 409, "Lease released", f"Lease 1 of {_CASE} was released. Claim again."),
-    ProblemType("wrong-lease-token", 409, "Lease not held", f"Token 1 does not hold {_CASE} (any more)."),
-    ProblemType("superseded", 409, "Case superseded", "The case was superseded by an item, a newer version."),
-    ProblemType("withdrawn", 409, "Item withdrawn", "The case was closed because its item was withdrawn."),
-    ProblemType("closed", 409, "Case closed", "The case was closed without a decision."),
-    ProblemType("already-decided", 409, "Case already decided", "The case was decided already: reject, by a policy."),
-)
-_DECISION_PROBLEMS: Final = (
-    ProblemType("own-decision", 409, "Own decision", "Reviewer 'r-71' made the decision that the appeal is about."),
-    ProblemType("replaced", 409, "Decision not in force", "The decision is not in force, so it cannot be overturned."),
-    ProblemType("wrong-action", 422, "Action not allowed", "The case is of type 'item': expected approve or reject."),
-    ProblemType("reasons-needed", 422, "Reason code missing", "A reject needs at least one reason code."),
-)
-_BY_SLUG: Final = {kind.slug: kind for kind in (*_CLAIM_PROBLEMS, *_LEASE_PROBLEMS, *_DECISION_PROBLEMS)}
-_POINTERS: Final = {"wrong-action": "/action", "reasons-needed": "/reasons"}
-
 OF_CASE: Final = problems(UNKNOWN_CASE)
 OF_QUEUE: Final = problems(UNKNOWN_QUEUE)
-OF_CLAIM: Final = problems(INVALID_REQUEST, UNKNOWN_QUEUE_IN_BODY, *_CLAIM_PROBLEMS)
-OF_LEASE: Final = problems(UNKNOWN_CASE, *_LEASE_PROBLEMS)
-OF_DECISION: Final = problems(UNKNOWN_CASE, INVALID_REQUEST, *_LEASE_PROBLEMS, *_DECISION_PROBLEMS)
+OF_CLAIM: Final = problems(INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
+OF_LEASE: Final = problems(UNKNOWN_CASE, *rejections.OF_LEASE)
+OF_DECISION: Final = problems(UNKNOWN_CASE, INVALID_REQUEST, *rejections.OF_DECISION)
 """The `responses` of operations."""
 
 
@@ -54,9 +32,3 @@ def unknown_case(case_id: UUID) -> Problem:
 def no_queue(region: str, queue: str, queue_names: list[str]) -> str:
     """The detail of a problem with a queue that does not exist."""
     return f"Region {region!r} has no queue {queue!r:.100}; its queues: {', '.join(queue_names) or 'none yet'}."
-
-
-async def on_command_rejected(_: Request, error: Exception) -> Response:
-    """The response to a rejected command."""
-    assert isinstance(error, CommandRejected)  # noqa: S101 - registered for this type only
-    return _BY_SLUG[error.slug](str(error), pointer=_POINTERS.get(error.slug)).response()

@@ -9,10 +9,11 @@ from typing import Final
 
 import msgspec
 
+from services.decision.domain import rejections
 from services.decision.domain.case_events import EventLinks, case_event, decision_made
 from services.decision.domain.cases import APPEAL, OVERTURN, Case, Decision
 from services.decision.domain.lifecycle import OVERTURN as OVERTURN_COMMAND
-from services.decision.domain.lifecycle import CommandRejected, transition
+from services.decision.domain.lifecycle import transition
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -45,7 +46,7 @@ def require_may_decide(
     action: str,
     reasons: list[str],
 ) -> None:
-    """Require that the holder of `appeal` may take this action; raises CommandRejected.
+    """Require that the holder of `appeal` may take this action; raises InputRejected.
 
     The appeal contests `named_decision`. A later decision on the same case, `decision_in_force`, may have replaced it.
     """
@@ -58,15 +59,15 @@ def require_may_decide(
             f"Reviewer {appeal.reviewer!r} made decision {decision_in_force.decision_id}, so another reviewer must"
             " decide the appeal about it. Release the case."
         )
-        raise CommandRejected("own-decision", detail)
+        raise rejections.OWN_DECISION.with_message(detail)
     if action != OVERTURN:
         return
     if decision_in_force is None or decision_in_force.decision_id != named_decision.decision_id:
         detail = f"Decision {named_decision.decision_id} is not in force here, so it cannot be overturned."
-        raise CommandRejected(REPLACED, detail)
+        raise rejections.REPLACED.with_message(detail)
     if decision_in_force.action == "approve" and not reasons:
         detail = "Overturning an approval is a rejection, which needs at least one reason code."
-        raise CommandRejected("reasons-needed", detail)
+        raise rejections.REASONS_NEEDED.with_message(detail, "/reasons")
 
 
 def overturn(

@@ -29,7 +29,10 @@ ACTIONS_BY_CASE_TYPE: Final = {ITEM: ACTIONS, NOTICE: ACTIONS, APPEAL: APPEAL_AC
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A stored case. `lease_token` is the last token given, 0 for none; `lease_until` is None after a release."""
+    """A stored case. `lease_token` is the last token given, 0 for none; `lease_until` is None after a release.
+
+    `claim_client` is the client whose API key made the last claim.
+    """
 
     case_id: str
     subject: str
@@ -44,6 +47,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     claim_key: str | None = None
     claim_body: str | None = None
     superseded_by: str | None = None
+    claim_client: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from services.decision.domain import appeals
+from services.decision.domain import appeals, rejections
 from services.decision.domain.case_events import EventLinks, case_event, claim_event_id, decision_made
 from services.decision.domain.cases import ACTIONS_BY_CASE_TYPE, Case, Decision
 from services.decision.domain.leases import transition_under_lease, without_holder
-from services.decision.domain.lifecycle import DECIDE, CommandRejected
+from services.decision.domain.lifecycle import DECIDE
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -35,18 +35,19 @@ def decide(
     """Decide a case that is held under the command's token.
 
     `made` is the first decision of a case that is decided already; an exact repeat returns it, without an event. For an
-    appeal, `decision_in_force` is the decision in force on the appealed case. Raises CommandRejected when the lease is
+    appeal, `decision_in_force` is the decision in force on the appealed case. Raises InputRejected when the lease is
     not held, the case has ended without a decision, or the action is not allowed for this case or this reviewer.
     """
     allowed = ACTIONS_BY_CASE_TYPE[case.opened.case_type]
     if command.action not in allowed:
         detail = f"Case {case.case_id} is of type {case.opened.case_type!r}: expected {' or '.join(sorted(allowed))}."
-        raise CommandRejected("wrong-action", detail)
+        raise rejections.WRONG_ACTION.with_message(detail, "/action")
     if made is not None:
         if _is_repeat(command, made):
             return case, made, None
         by = "by a policy" if made.automated else "by a reviewer"
-        raise CommandRejected("already-decided", f"Case {case.case_id} was decided already: {made.action}, {by}.")
+        detail = f"Case {case.case_id} was decided already: {made.action}, {by}."
+        raise rejections.ALREADY_DECIDED.with_message(detail)
     decided = transition_under_lease(case, DECIDE, now, token=command.token, reviewer=command.reviewer)
     if case.opened.appeal is not None:
         named_decision = case.opened.appeal.decision

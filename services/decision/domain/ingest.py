@@ -83,7 +83,7 @@ class BatchChanges(msgspec.Struct):
 
     `cases`: new cases, in the order of their arrival.
     `decisions`: new decisions, all by a policy.
-    `superseded`: stored cases that a newer version ends: the id of the new item by the id of the ended case.
+    `superseded`: for each stored case that a newer version ends, a map from its id to the id of the newer item.
     `withdrawn`: ids of stored cases that a withdrawal ends.
     `newest`: the newest versions, by subject.
     `events`: the events to publish, in order.

@@ -4,35 +4,65 @@ A lease is identified by its token, which grows with every claim of a case: a re
 act under it (a fencing token). All times are the database's, because the replicas must agree on the end of a lease.
 """
 
+import math
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from services.decision.domain import rejections
 from services.decision.domain.case_events import EventLinks, case_event, claim_event_id
 from services.decision.domain.cases import CLAIMED, OPEN_STATES, WAITING, Case
-from services.decision.domain.lifecycle import (
-    CLAIM,
-    EXPIRE,
-    HEARTBEAT,
-    RELEASE,
-    CaseTransition,
-    CommandRejected,
-    transition,
-)
+from services.decision.domain.lifecycle import CLAIM, EXPIRE, HEARTBEAT, RELEASE, CaseTransition, transition
 from shared.contracts import events
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
 
+_LONGEST_WAIT: Final = 30  # seconds; a case can be decided or released before its lease ends
+
+
+class LeaseLimits(NamedTuple):
+    """The maximum number of open leases of one reviewer, and of one client with all of its API keys."""
+
+    reviewer: int = 50
+    client: int = 1_000
+
+
+class OpenLeases(NamedTuple):
+    """The open leases of a reviewer and of a client, and the seconds until the first of them ends.
+
+    `uncounted` is the maximum number of claims of the client that are in progress and not counted.
+    """
+
+    reviewer: int
+    client: int
+    seconds: float = 0.0
+    uncounted: int = 0
+
 
 class ClaimCommand(NamedTuple):
-    """A reviewer's claim of a case for `seconds`. `key` and the hash of the request's `body` identify a repeat."""
+    """A reviewer's claim of a case for `seconds`, with an API key of `client`. `key` and the hash of the request's
+    `body` identify a repeat."""
 
     reviewer: str
     team: str
     seconds: int
     key: str | None = None
     body: str | None = None
+    client: str = ""
+
+
+def require_room(limits: LeaseLimits, held: OpenLeases, command: ClaimCommand) -> None:
+    """Raises InputRejected when the reviewer or the client holds as many leases as allowed."""
+    if held.reviewer >= limits.reviewer:
+        holder, limit = f"Reviewer {command.reviewer!r}", limits.reviewer
+    elif held.client >= limits.client:
+        holder, limit = f"Client {command.client!r}", limits.client
+    else:
+        return
+    detail = f"{holder} holds {limit} open leases, which is the limit. Decide or release cases, then claim again."
+    wait = min(max(1, math.ceil(held.seconds)), _LONGEST_WAIT)
+    raise rejections.TOO_MANY_LEASES.with_message(detail, retry_after=wait)
 
 
 def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tuple[Case, Event[events.CaseClaimed]]:
@@ -48,6 +78,7 @@ def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tupl
         team=command.team,
         claim_key=command.key,
         claim_body=command.body,
+        claim_client=command.client,
     )
     data = events.CaseClaimed(**_lease_fields(held), lease_until=to_text(until))
     return held, _event(region, held, now, claimed.event_type, data)
@@ -56,7 +87,7 @@ def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tupl
 def heartbeat(case: Case, now: datetime, *, token: int, seconds: int, reviewer: str = "") -> Case:
     """Extend the lease to `seconds` from now.
 
-    Raises CommandRejected when `token` does not hold the case any more, or `reviewer` is named and is another person.
+    Raises InputRejected when `token` does not hold the case any more, or `reviewer` is named and is another person.
     """
     extended = transition_under_lease(case, HEARTBEAT, now, token=token, reviewer=reviewer)
     return msgspec.structs.replace(case, state=extended.state, lease_until=now + timedelta(seconds=seconds))
@@ -84,7 +115,7 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
 def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> CaseTransition:
     """The effect of a command that needs the lease `token`.
 
-    Raises CommandRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it.
+    Raises InputRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it.
     """
     if case.state in OPEN_STATES:
         _require_lease(case, token, reviewer, now)
@@ -100,11 +131,13 @@ def _require_lease(case: Case, token: int, reviewer: str, now: datetime) -> None
     if token != case.lease_token or (case.state == CLAIMED and reviewer not in ("", case.reviewer)):
         holder = f" for {reviewer!r}" if reviewer else ""
         detail = f"Token {token} does not hold case {case.case_id}{holder} (any more). Claim again."
-        raise CommandRejected("wrong-lease-token", detail)
+        raise rejections.WRONG_LEASE_TOKEN.with_message(detail)
     if case.lease_until is None:
-        raise CommandRejected("lease-released", f"Lease {token} of case {case.case_id} was released. Claim again.")
+        detail = f"Lease {token} of case {case.case_id} was released. Claim again."
+        raise rejections.LEASE_RELEASED.with_message(detail)
     if case.state == WAITING or case.lease_until <= now:
-        raise CommandRejected("lease-expired", f"Lease {token} of case {case.case_id} has expired. Claim again.")
+        detail = f"Lease {token} of case {case.case_id} has expired. Claim again."
+        raise rejections.LEASE_EXPIRED.with_message(detail)
 
 
 def _lease_fields(case: Case) -> dict[str, Any]:

@@ -16,9 +16,9 @@ table.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from services.decision.domain import rejections
 from services.decision.domain.cases import CLAIMED, CLOSED, DECIDED, NEW, SUPERSEDED, WAITING, WITHDRAWN, Case
 from shared.contracts import events
-from shared.runtime.errors import PiepowderError
 
 OPEN: Final = "open"
 CLAIM: Final = "claim"
@@ -31,14 +31,6 @@ SUPERSEDE: Final = "supersede"
 WITHDRAW: Final = "withdraw"
 CLOSE: Final = "close"
 COMMANDS: Final = (OPEN, CLAIM, HEARTBEAT, RELEASE, EXPIRE, DECIDE, OVERTURN, SUPERSEDE, WITHDRAW, CLOSE)
-
-
-class CommandRejected(PiepowderError):  # noqa: N818 - a rejected command is a normal outcome
-    """A command that the case's state or type does not allow. `slug` is the stable name of the reason."""
-
-    def __init__(self, slug: str, detail: str) -> None:
-        super().__init__(detail)
-        self.slug = slug
 
 
 class CaseTransition(NamedTuple):
@@ -67,20 +59,23 @@ TRANSITIONS: Final[Mapping[tuple[str, str], CaseTransition]] = {
 }
 
 _REJECTIONS: Final = {
-    DECIDED: ("already-decided", "Case {0.case_id} was decided already."),
+    DECIDED: (rejections.ALREADY_DECIDED, "Case {0.case_id} was decided already."),
     SUPERSEDED: (
-        "superseded",
+        rejections.SUPERSEDED,
         "Case {0.case_id} was superseded by item {0.superseded_by}, a newer version. Claim another case.",
     ),
-    WITHDRAWN: ("withdrawn", "Case {0.case_id} was closed because its item was withdrawn. Claim another case."),
-    CLOSED: ("closed", "Case {0.case_id} was closed without a decision. Claim another case."),
+    WITHDRAWN: (
+        rejections.WITHDRAWN,
+        "Case {0.case_id} was closed because its item was withdrawn. Claim another case.",
+    ),
+    CLOSED: (rejections.CLOSED, "Case {0.case_id} was closed without a decision. Claim another case."),
 }
 
 
 def transition(case: Case, command: str) -> CaseTransition:
-    """The effect of a command on a stored case. Raises CommandRejected when the case has ended."""
+    """The effect of a command on a stored case. Raises InputRejected when the case has ended."""
     found = TRANSITIONS.get((case.state, command))
     if found is None:
-        slug, detail = _REJECTIONS[case.state]
-        raise CommandRejected(slug, detail.format(case))
+        kind, detail = _REJECTIONS[case.state]
+        raise kind.with_message(detail.format(case))
     return found

@@ -37,7 +37,7 @@ class DecideCases(UseCases[DecisionPort]):
     """Decides claimed cases."""
 
     async def decide(self, case_id: str, command: DecideCommand) -> DecisionOutcome | None:
-        """Decide a case; None when there is no such case. Raises CommandRejected."""
+        """Decide a case; None when there is no such case. Raises InputRejected."""
         async with self._begin() as transaction:
             found = await transaction.case(case_id)
             if found is None:

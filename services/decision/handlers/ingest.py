@@ -12,10 +12,13 @@ from services.decision.domain.ingest import BatchChanges, CaseMessage, Snapshot,
 from services.decision.handlers.base import PublishPort, UseCases
 from shared.contracts import events
 from shared.kafka.consumer import Received
+from shared.kafka.positions import NO_MOVES, Moves
 
 
 class IngestPort(PublishPort, Protocol):
     """One transaction of an ingest; see `services.decision.store.ingest`."""
+
+    async def advance(self, moves: Moves) -> None: ...
 
     async def first_time(self, event_ids: Sequence[str]) -> set[str]: ...
 
@@ -37,12 +40,16 @@ class IngestCases(UseCases[IngestPort]):
         super().__init__(begin, region=region, wake=wake)
         self._queues: set[str] = set()
 
-    async def handle(self, batch: Sequence[Received[CaseMessage]]) -> None:
-        """Ingest a batch, all or nothing. Events that an earlier batch contained change nothing."""
+    async def handle(self, batch: Sequence[Received[CaseMessage]], moves: Moves = NO_MOVES) -> None:
+        """Ingest a batch and move the positions, all or nothing. Events that an earlier batch contained change nothing.
+
+        Raises PositionChangedError.
+        """
         received: dict[str, CaseMessage] = {}
         for record in batch:
             received.setdefault(record.message.event_id, record.message)
         async with self._begin() as transaction:
+            await transaction.advance(moves)
             new_ids = await transaction.first_time(list(received))
             if not new_ids:
                 return

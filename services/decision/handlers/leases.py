@@ -1,15 +1,16 @@
 """Claims of cases and the leases on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from services.decision import metrics
 from services.decision.domain import leases
 from services.decision.domain.cases import Case
-from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
+from services.decision.domain.leases import ClaimCommand, LeaseLimits, OpenLeases
 from services.decision.handlers.base import CasePort, UseCases
+from shared.validation.faults import KEY_REUSED, InputRejected
 
 MAX_EXPIRED: Final = 500  # leases that one transaction ends
 
@@ -23,6 +24,8 @@ class LeasePort(CasePort, Protocol):
 
     async def expired(self, limit: int) -> list[tuple[Case, datetime]]: ...
 
+    async def open_leases(self, reviewer: str, client: str, *, alone: bool) -> OpenLeases: ...
+
 
 class Lease(NamedTuple):
     """A claimed case, and the end of the lease by the database's clock."""
@@ -31,17 +34,40 @@ class Lease(NamedTuple):
     until: datetime
 
 
+class _NearLimit(Exception):  # noqa: N818 - a state of the client
+    """Concurrent claims could exceed the client's limit: claim again without any in progress."""
+
+
 class LeaseCases(UseCases[LeasePort]):
-    """Claims, heartbeats, releases and expiry. Raises CommandRejected when the case does not allow the command."""
+    """Claims, heartbeats, releases and expiry. Raises InputRejected when the case does not allow the command."""
+
+    def __init__(
+        self,
+        begin: Callable[[], AbstractAsyncContextManager[LeasePort]],
+        *,
+        region: str,
+        wake: Callable[[], None],
+        limits: LeaseLimits = LeaseLimits(),  # noqa: B008 - immutable
+    ) -> None:
+        super().__init__(begin, region=region, wake=wake)
+        self._limits = limits
 
     async def claim(self, queues: Sequence[str], command: ClaimCommand) -> Lease | None:
         """Lease the most urgent waiting case of `queues`; None when no case waits.
 
-        The same `key` with the same `body` returns the same lease while it runs.
+        The same `key` with the same `body` returns the same lease while it runs. Raises InputRejected when the
+        reviewer or the client holds too many leases.
         """
+        try:
+            return await self._claim(queues, command, alone=False)
+        except _NearLimit:
+            return await self._claim(queues, command, alone=True)
+
+    async def _claim(self, queues: Sequence[str], command: ClaimCommand, *, alone: bool) -> Lease | None:
         async with self._begin() as transaction:
             if (repeated := await _repeated_claim(transaction, command)) is not None:
                 return repeated
+            await self._require_room(transaction, command, alone=alone)
             expired = await self._expire(transaction)
             lease = None
             found = await transaction.next_case(queues, command.reviewer)
@@ -53,6 +79,17 @@ class LeaseCases(UseCases[LeasePort]):
         self._committed("expired", expired)
         self._committed("claimed", int(lease is not None))
         return lease
+
+    async def _require_room(self, transaction: LeasePort, command: ClaimCommand, *, alone: bool) -> None:
+        held = await transaction.open_leases(command.reviewer, command.client, alone=alone)
+        if held.client + held.uncounted >= self._limits.client and not alone:
+            raise _NearLimit
+        try:
+            leases.require_room(self._limits, held, command)
+        except InputRejected:
+            limit = "reviewer" if held.reviewer >= self._limits.reviewer else "client"
+            metrics.CLAIMS_REFUSED.labels(self._region, limit).inc()
+            raise
 
     async def heartbeat(self, case_id: str, *, token: int, seconds: int, reviewer: str = "") -> Lease | None:
         """Extend the lease to `seconds` from now; None when there is no such case."""
@@ -106,7 +143,7 @@ async def _repeated_claim(transaction: LeasePort, command: ClaimCommand) -> Leas
         return None
     if case.claim_body != command.body:
         detail = "This Idempotency-Key was used with another request body."
-        raise CommandRejected("idempotency-key-reused", detail)
+        raise KEY_REUSED.with_message(detail)
     return _lease(case)
 
 

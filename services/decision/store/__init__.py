@@ -23,6 +23,7 @@ from services.decision.store.ingest import IngestTransaction
 from services.decision.store.leases import LeaseTransaction
 from services.decision.store.reads import CaseReads
 from services.decision.store.tables import METADATA, SESSION
+from shared.postgres.positions import PositionTable
 
 __all__ = ["METADATA", "SESSION", "Store"]
 
@@ -34,6 +35,11 @@ INSERT INTO tallies (name, n) SELECT name, sum(n) FROM folded GROUP BY name"""
 
 class Store(CaseReads):
     """A region's cases, decisions and queues. Each transaction raises Transient when its commit is not certain."""
+
+    @property
+    def positions(self) -> PositionTable:
+        """The positions of the consumer."""
+        return PositionTable(self._database)
 
     @asynccontextmanager
     async def ingest(self) -> AsyncIterator[IngestTransaction]:

@@ -16,7 +16,8 @@ from services.decision.domain.ingest import (
 )
 from services.decision.store.appeals import appeal_columns, lock_appealed_cases
 from services.decision.store.transactions import Transaction
-from shared.postgres import inbox
+from shared.kafka.positions import Moves
+from shared.postgres import inbox, positions
 from shared.runtime.errors import Poison, Transient
 
 _NEW_CASE: Final = (
@@ -52,6 +53,10 @@ FROM unnest($1::uuid[], $2::uuid[]) AS ended (case_id, by) WHERE cases.case_id =
 
 class IngestTransaction(Transaction):
     """The statements of an ingest; their number does not depend on the size of the batch."""
+
+    async def advance(self, moves: Moves) -> None:
+        """Store the moves of the positions, before any other statement; raises PositionChangedError."""
+        await positions.advance(self._connection, moves)
 
     async def first_time(self, event_ids: Sequence[str]) -> set[str]:
         """Enter these events in the inbox; returns the ids that are new."""

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from services.decision.domain.cases import Case
+from services.decision.domain.leases import OpenLeases
 from services.decision.store.transactions import LOCKED_CASE, CaseTransaction, locked_case
 
 # The heads are the most urgent cases of each queue, by the index. The result is the first of them that no other claim
@@ -30,6 +31,22 @@ WITH locked AS MATERIALIZED (
 )
 SELECT {LOCKED_CASE} FROM locked"""  # noqa: S608 - constants
 
+_LOCK_CLASSES: Final = (720_912, 720_913)  # reviewers, clients
+
+# A reviewer's claims wait for each other. A client's claims do so only near its limit: until then they share its lock.
+_LOCK: Final = "SELECT pg_advisory_xact_lock($1, hashtext($2)), {}($3, hashtext($4))"
+_LOCK_ALONE: Final = _LOCK.format("pg_advisory_xact_lock")
+_LOCK_SHARED: Final = _LOCK.format("pg_advisory_xact_lock_shared")
+
+# Each claim in progress has a connection, so their number is limited by the server.
+_OPEN: Final = """
+SELECT reviewer.n, client.n, coalesce(least(reviewer.seconds, client.seconds), 0)::float8,
+       current_setting('max_connections')::int
+FROM (SELECT count(*) AS n, extract(epoch FROM min(lease_until) - clock_timestamp()) AS seconds
+      FROM cases WHERE state = 'claimed' AND reviewer = $1 AND lease_until > clock_timestamp()) AS reviewer,
+     (SELECT count(*) AS n, extract(epoch FROM min(lease_until) - clock_timestamp()) AS seconds
+      FROM cases WHERE state = 'claimed' AND claim_client = $2 AND lease_until > clock_timestamp()) AS client"""
+
 
 class LeaseTransaction(CaseTransaction):
     """The statements of claims, heartbeats, releases and expiry."""
@@ -50,6 +67,18 @@ class LeaseTransaction(CaseTransaction):
         """The case that the claim with this key holds, locked, and the time after the lock."""
         case_id = await self._connection.fetchval("SELECT case_id::text FROM cases WHERE claim_key = $1", key)
         return None if case_id is None else await self.case(case_id)
+
+    async def open_leases(self, reviewer: str, client: str, *, alone: bool) -> OpenLeases:
+        """The open leases of a reviewer and a client.
+
+        Other claims of the reviewer wait for the end of this transaction; with `alone`, also other claims of the
+        client. Without it, `uncounted` claims may be in progress.
+        """
+        of_reviewer, of_client = _LOCK_CLASSES
+        lock = _LOCK_ALONE if alone else _LOCK_SHARED
+        await self._connection.execute(lock, of_reviewer, reviewer, of_client, client)
+        [[reviewers, clients, seconds, connections]] = await self._connection.fetch(_OPEN, reviewer, client)
+        return OpenLeases(reviewers, clients, seconds, 0 if alone else connections)
 
     async def expired(self, limit: int) -> list[tuple[Case, datetime]]:
         """Up to `limit` claimed cases whose lease has expired, locked, and the time."""

@@ -4,7 +4,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from shared.postgres import inbox, outbox
+from shared.postgres import inbox, outbox, positions
 
 METADATA: Final = sa.MetaData()
 
@@ -29,6 +29,7 @@ CASES: Final = sa.Table(
     sa.Column("opened", sa.LargeBinary, nullable=False),
     sa.Column("appealed_case", sa.UUID(as_uuid=False)),
     sa.Column("not_by", sa.Text),
+    sa.Column("claim_client", sa.Text, nullable=False, server_default=""),
     sa.CheckConstraint(
         "state IN ('waiting', 'claimed', 'decided', 'superseded', 'withdrawn', 'closed')", name="cases_state"
     ),
@@ -36,6 +37,8 @@ CASES: Final = sa.Table(
     sa.Index("cases_claimed", "queue", "priority", "due_at", "case_id", postgresql_where=sa.text("state = 'claimed'")),
     sa.Index("cases_leases", "lease_until", postgresql_where=sa.text("state = 'claimed'")),
     sa.Index("cases_claim_keys", "claim_key", unique=True, postgresql_where=sa.text("claim_key IS NOT NULL")),
+    sa.Index("cases_of_reviewers", "reviewer", "lease_until", postgresql_where=sa.text("state = 'claimed'")),
+    sa.Index("cases_of_clients", "claim_client", "lease_until", postgresql_where=sa.text("state = 'claimed'")),
     sa.Index("cases_appeals", "appealed_case", postgresql_where=sa.text("appealed_case IS NOT NULL")),
 )
 DECISIONS: Final = sa.Table(
@@ -72,6 +75,7 @@ TALLIES: Final = sa.Table(
     sa.Column("n", sa.BigInteger, nullable=False),
 )
 inbox.inbox_table(METADATA)
+positions.position_tables(METADATA)
 outbox.outbox_table(METADATA)
 
 # The hot statements find their rows by key. A plan that was made while a table was small must not scan it later.

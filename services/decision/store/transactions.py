@@ -9,16 +9,16 @@ import msgspec
 from msgspec.structs import asdict
 
 from services.decision.domain.cases import Case, Decision
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts.envelope import Encoded
 from shared.contracts.events import CaseOpened
 from shared.postgres import outbox
 from shared.postgres.database import Connection
+from shared.validation.faults import IN_FLIGHT
 
 # The columns of a locked case, and the time after the lock.
 LOCKED_CASE: Final = (
     "case_id::text, subject, event_id::text, correlation_id::text, opened, state, lease_token, lease_until, reviewer,"
-    " team, claim_key::text, claim_body, superseded_by::text, clock_timestamp()"
+    " team, claim_key::text, claim_body, superseded_by::text, claim_client, clock_timestamp()"
 )
 _PLAIN_FIELDS: Final = [name for name in Case.__struct_fields__ if name != "opened"]
 
@@ -28,9 +28,11 @@ SELECT {LOCKED_CASE} FROM locked"""  # noqa: S608 - constants
 
 _SAVE: Final = """
 UPDATE cases SET state = new.state, lease_token = new.lease_token, lease_until = new.lease_until,
-                 reviewer = new.reviewer, team = new.team, claim_key = new.claim_key, claim_body = new.claim_body
-FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::uuid[], $8::text[])
-    AS new (case_id, state, lease_token, lease_until, reviewer, team, claim_key, claim_body)
+                 reviewer = new.reviewer, team = new.team, claim_key = new.claim_key, claim_body = new.claim_body,
+                 claim_client = new.claim_client
+FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::uuid[], $8::text[],
+            $9::text[])
+    AS new (case_id, state, lease_token, lease_until, reviewer, team, claim_key, claim_body, claim_client)
 WHERE cases.case_id = new.case_id"""
 
 _encode_json = msgspec.json.Encoder().encode
@@ -72,7 +74,7 @@ class CaseTransaction(Transaction):
         return None if row is None else locked_case(row)
 
     async def save(self, cases: Sequence[Case]) -> None:
-        """Write the state and lease of locked cases. Raises CommandRejected when another claim has the same key."""
+        """Write the state and lease of locked cases. Raises InputRejected when another claim has the same key."""
         try:
             await self._connection.execute(
                 _SAVE,
@@ -84,10 +86,11 @@ class CaseTransaction(Transaction):
                 [case.team for case in cases],
                 [case.claim_key for case in cases],
                 [case.claim_body for case in cases],
+                [case.claim_client for case in cases],
             )
         except asyncpg.UniqueViolationError as error:
             detail = "Another claim with the same Idempotency-Key is in progress."
-            raise CommandRejected("in-flight", detail) from error
+            raise IN_FLIGHT.with_message(detail) from error
 
 
 def case_from(row: Any) -> Case:

@@ -14,10 +14,11 @@ from shared.auth import clients
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
 from shared.contracts import ids
-from shared.http.problems import INVALID_REQUEST, problems
-from shared.http.queries import IdempotencyKey
+from shared.http.problems import problems
+from shared.http.queries import IdempotencyKey, PageLimit, invalid_cursor
 from shared.http.route import Available, StrictRoute
 from shared.runtime.clock import from_text
+from shared.validation.faults import CHANGED_MEANWHILE
 
 MAX_BODY_BYTES: Final = 64 * 1024
 
@@ -40,12 +41,11 @@ async def list_clients(
     by: Reader,
     registry: TheRegistry,
     state: Annotated[Literal["active", "disabled"] | None, Query(description="Only in this state")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Maximum entries of a page")] = 50,
+    limit: PageLimit = 50,
     cursor: Annotated[str, Query(max_length=63, description="`next` of the previous page")] = "",
 ) -> models.ClientsView:
     if cursor and clients.NAME.fullmatch(cursor) is None:
-        detail = "Not a cursor of this list: send `next` of the previous page, or no cursor to start."
-        raise INVALID_REQUEST(detail, pointer="/query/cursor")
+        raise invalid_cursor()
     found, following = await registry.page(cursor, limit, state, by)
     return models.ClientsView(clients=[models.client_view(client, registry.now()) for client in found], next=following)
 
@@ -82,7 +82,7 @@ async def create_client(
 @router.patch(
     "/{name}",
     summary="Change, disable or enable a client",
-    responses=problems(domain.BEYOND_OWN_RIGHTS, domain.UNKNOWN_CLIENT, domain.CHANGED),
+    responses=problems(domain.BEYOND_OWN_RIGHTS, domain.UNKNOWN_CLIENT, CHANGED_MEANWHILE),
     max_body_size=MAX_BODY_BYTES,
 )
 async def change_client(

@@ -10,13 +10,12 @@ from typing import Final
 
 import msgspec
 
-from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.clients import ACTIVE, ANY, KEPT_KEYS, LIVE_KEYS
 from shared.auth.principal import Principal
 from shared.contracts.events import ClientChanged, ClientKey, RateLimit
 from shared.runtime.clock import to_text
-from shared.validation.faults import RejectionType
+from shared.validation.faults import INVALID_REQUEST, KEY_REUSED, RejectionType
 
 MAX_DESCRIPTION: Final = 500
 
@@ -25,17 +24,13 @@ UNKNOWN_CLIENT: Final = RejectionType(
 )
 UNKNOWN_KEY: Final = RejectionType("unknown-key", 404, "No such key", "Client 'shop' has no key '9f86d081884c'.")
 EXISTS: Final = RejectionType("client-exists", 409, "The name is taken", "Another client 'shop' exists.")
-CHANGED: Final = RejectionType("changed-meanwhile", 409, "The client was changed", "Client 'shop' was changed.")
 TOO_MANY_KEYS: Final = RejectionType(
     "too-many-keys", 409, "The client has two live keys", "Client 'shop' has 2 live keys. Revoke one of them first."
 )
 KEY_SHOWN: Final = RejectionType(
     "key-shown-already", 409, "The key was created before", "Key 9f86d081884c cannot be shown again."
 )
-IDEMPOTENCY_KEY_REUSED: Final = RejectionType(
-    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new API key."
-)
-KEY_REJECTIONS: Final = (TOO_MANY_KEYS, KEY_SHOWN, IDEMPOTENCY_KEY_REUSED)
+KEY_REJECTIONS: Final = (TOO_MANY_KEYS, KEY_SHOWN, KEY_REUSED)
 BEYOND_OWN_RIGHTS: Final = RejectionType(
     "beyond-own-rights",
     403,

@@ -13,16 +13,16 @@ from typing import Final, NamedTuple, Protocol
 
 from services.intake.clients import domain
 from services.intake.clients.domain import ApiKeyRecord, ClientPatch, ClientRecord, NewClient
-from services.intake.errors import INVALID_REQUEST
 from shared.auth import clients
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, encode
 from shared.contracts.events import CLIENT_CHANGED, AccessUsed
 from shared.kafka.consumer import RawRecord, Received
-from shared.runtime.clock import Clock, from_text, to_text
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.runtime.clock import Clock, from_text, from_text_or_none, to_text
 from shared.runtime.errors import Poison
-from shared.validation.faults import InputRejected
+from shared.validation.faults import CHANGED_MEANWHILE, INVALID_REQUEST, KEY_REUSED, InputRejected
 
 SOURCE: Final = "piepowder/intake"
 _IN_FORCE_SECONDS: Final = 3.0
@@ -46,7 +46,7 @@ class ClientStore(Protocol):
     async def page(
         self, after: str, limit: int, *, regions: frozenset[str], state: str | None
     ) -> Sequence[ClientRecord]: ...
-    async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None: ...
+    async def note_use(self, uses: Sequence[tuple[str, str, datetime]], moves: Moves = NO_MOVES) -> None: ...
 
 
 class ClientsInForce(Protocol):
@@ -132,7 +132,7 @@ class Registry:
             client = await self._lock(work, name, by)
             if revision not in (None, client.revision):
                 detail = f"Client {name!r} was changed and is at revision {client.revision}. Read it again."
-                raise domain.CHANGED.with_message(detail, "/revision")
+                raise CHANGED_MEANWHILE.with_message(detail, "/revision")
             after = domain.changed(client, patch, self._clock.now())
             domain.check_platforms(after, patch)
             domain.check_grant(after, client, by)
@@ -227,19 +227,19 @@ class KeyUseProjection:
         if not isinstance(event.data, AccessUsed):
             return None
         for use in event.data.keys:
-            if clients.moment(use.last_used_at) is None:
+            if from_text_or_none(use.last_used_at) is None:
                 raise Poison(f"last_used_at {use.last_used_at!r:.60} is not a time")
         return event.data
 
-    async def handle(self, batch: Sequence[Received[AccessUsed | None]]) -> None:
+    async def handle(self, batch: Sequence[Received[AccessUsed | None]], moves: Moves = NO_MOVES) -> None:
         """Store a batch; a repetition changes nothing."""
         latest: dict[tuple[str, str], datetime] = {}
         for received in batch:
             for use in received.message.keys if received.message is not None else ():
                 key, at = (use.client, use.key), from_text(use.last_used_at)
                 latest[key] = max(latest.get(key, at), at)
-        if latest:
-            await self._store.note_use([(*key, at) for key, at in latest.items()])
+        if latest or moves.moves:
+            await self._store.note_use([(*key, at) for key, at in latest.items()], moves)
 
 
 def _require_new_call(client: ClientRecord, call: IdempotentCall) -> None:
@@ -248,7 +248,7 @@ def _require_new_call(client: ClientRecord, call: IdempotentCall) -> None:
         return
     if made.made_body != call.body:
         detail = "This Idempotency-Key was used with another body; use a new one for a new API key."
-        raise domain.IDEMPOTENCY_KEY_REUSED.with_message(detail, "/header/idempotency-key")
+        raise KEY_REUSED.with_message(detail, "/header/idempotency-key")
     detail = (
         f"The call with this Idempotency-Key created key {made.key_id}, which cannot be shown again. If the response"
         " was lost, revoke this key and create another one."

@@ -12,7 +12,7 @@ from services.intake.clients.domain import MAX_DESCRIPTION, ClientRecord
 from shared.auth import clients
 from shared.http.idempotency import body_hash
 from shared.http.models import Body, Printable, View, example
-from shared.runtime.clock import from_text, to_text
+from shared.runtime.clock import from_text_or_none, to_text
 
 _MAX_RATE: Final = 1_000_000
 
@@ -33,11 +33,7 @@ def _scope_fault(text: str) -> str | None:
 
 
 def _time_fault(text: str) -> str | None:
-    try:
-        from_text(text)
-    except ValueError:
-        return "expected RFC 3339 such as 2027-01-31T00:00:00Z"
-    return None
+    return "expected RFC 3339 such as 2027-01-31T00:00:00Z" if from_text_or_none(text) is None else None
 
 
 def _items_rate(rate: float) -> float:

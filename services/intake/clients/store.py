@@ -17,10 +17,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from services.intake.clients.domain import ClientRecord
 from shared.auth.clients import ANY
 from shared.contracts.envelope import Encoded
-from shared.postgres import outbox
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.postgres import outbox, positions
 from shared.postgres.database import Connection, Database
 
-Row: TypeAlias = "asyncpg.Record | sa.RowMapping"
+AnyRow: TypeAlias = "asyncpg.Record | sa.RowMapping"
 
 METADATA: Final = sa.MetaData()
 
@@ -143,10 +144,15 @@ class Store:
             query = query.where(CLIENTS.c.state == state)
         return await self._read(query)
 
-    async def note_use(self, uses: Sequence[tuple[str, str, datetime]]) -> None:
-        """Store the last use of keys (client, key id, time), which never decreases."""
+    async def note_use(self, uses: Sequence[tuple[str, str, datetime]], moves: Moves = NO_MOVES) -> None:
+        """Store the last use of keys (client, key id, time), which never decreases, and move the positions.
+
+        Raises PositionChangedError.
+        """
         async with self._database.transaction() as connection:
-            await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
+            await positions.advance(connection, moves)
+            if uses:
+                await connection.execute(_USED, *(list(column) for column in zip(*sorted(uses), strict=True)))
 
     async def _read(self, query: sa.Select[Any]) -> list[ClientRecord]:
         async with self._database.query() as connection:
@@ -157,14 +163,14 @@ class Store:
         return [_client(row, [key for key in keys if key["client"] == row["name"]]) for row in rows]
 
 
-def _client(row: Row, keys: Sequence[Row]) -> ClientRecord:
+def _client(row: AnyRow, keys: Sequence[AnyRow]) -> ClientRecord:
     fields = _fields(row)
     limit = None if row["requests_per_second"] is None else fields
     keyed = [_fields(key) | {"made_with": key["made_with"] and str(key["made_with"])} for key in keys]
     return msgspec.convert(fields | {"limit": limit, "keys": keyed}, ClientRecord)
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: AnyRow) -> dict[str, Any]:
     """The columns by name; msgspec rejects subclasses of str, such as SQLAlchemy's column names."""
     return {str(name): value for name, value in row.items()}
 

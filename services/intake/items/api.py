@@ -10,27 +10,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.intake import metrics
-from services.intake.errors import PLATFORM_NOT_ALLOWED, REGION_NOT_ALLOWED, UnknownObject
+from services.intake.errors import NOT_FOUND, PLATFORM_NOT_ALLOWED
 from services.intake.items import batch, long_poll, views
 from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
-from services.intake.items.queries import READ, ItemQueries, uuid_of, wait_seconds
+from services.intake.items.queries import READ, ItemQueries, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
 from services.intake.items.withdrawals import MAX_REASON, Withdrawals
-from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
-from shared.auth.principal import Principal
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
+from shared.contracts.ids import uuid_of
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import ENCODED_BODY
+from shared.http.measurement import CountOutcomes
 from shared.http.models import Printable
 from shared.http.openapi import body_of, lines_of
-from shared.http.problems import ProblemDetails, problems
+from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemDetails, problems
 from shared.http.queries import Cursor, PageLimit, decode_time_cursor
 from shared.http.route import Available, StrictRoute
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 
 
 class _ItemName(StringConvertor):
@@ -41,10 +42,9 @@ register_url_convertor("item", _ItemName())
 
 
 def _time(text: str) -> datetime:
-    try:
-        return from_text(text)
-    except ValueError as error:
-        raise ValueError("expected a time such as 2026-05-01T09:30:00Z") from error
+    if (time := from_text_or_none(text)) is None:
+        raise ValueError("expected a time such as 2026-05-01T09:30:00Z")
+    return time
 
 
 FORBIDDEN: Final = (REGION_NOT_ALLOWED, PLATFORM_NOT_ALLOWED)
@@ -122,7 +122,7 @@ async def post_item(_: Submitter, submission: TheSubmission, request: Request, p
     " truncated or slow body) is the last line: a problem without `line`. Earlier lines have their verdicts, later"
     " lines were not accepted. While Kafka does not acknowledge items of a region, their verdicts have `retry_after`. A"
     " repetition of the whole batch is always safe.",
-    responses=problems(*ENCODED_BODY, batch.EMPTY, batch.TOO_LARGE, *FORBIDDEN, OVERLOADED)
+    responses=problems(*ENCODED_BODY, batch.EMPTY, *FORBIDDEN, OVERLOADED)
     | {
         200: lines_of(
             batch.AcceptedLineView,
@@ -225,6 +225,7 @@ async def get_item(
     " waits for the status projection, for at most 5 seconds: `404` is certain, `503` means that the state is not"
     " known yet.",
     responses=problems(*FORBIDDEN, NOT_FOUND, OVERLOADED),
+    dependencies=[Depends(CountOutcomes(metrics.WITHDRAWALS))],
 )
 async def withdraw_item(
     client: Submitter,
@@ -235,16 +236,9 @@ async def withdraw_item(
         Query(max_length=MAX_REASON, description="Stored with the withdrawal", examples=["sold elsewhere"]),
     ] = "",
 ) -> views.WithdrawalReceiptView:
-    try:
-        if (known_form := uuid_of(item_id)) is None:
-            raise UnknownObject(f"No item {item_id!r:.60} is known: expected a UUID.")
-        withdrawal = await withdrawals.withdraw(known_form, reason, client)
-    except Exception as error:
-        problem = problem_of(error)
-        metrics.WITHDRAWALS.labels(str(problem.details.status)).inc()
-        raise problem from error
-    metrics.WITHDRAWALS.labels("202").inc()
-    return views.withdrawal_receipt(withdrawal)
+    if (known_form := uuid_of(item_id)) is None:
+        raise NOT_FOUND.with_message(f"No item {item_id!r:.60} is known: expected a UUID.")
+    return views.withdrawal_receipt(await withdrawals.withdraw(known_form, reason, client))
 
 
 @router.get(
@@ -280,6 +274,6 @@ async def get_totals(client: Reader, queries: TheQueries) -> views.ItemTotalsVie
 
 
 def item_cursor(cursor: str | None) -> ItemCursor | None:
-    """The position in a list of items; raises a 422 Problem for an invalid cursor."""
+    """The position in a list of items; raises InputRejected (422) for an invalid cursor."""
     position = decode_time_cursor(cursor)
     return None if position is None else ItemCursor(*position)

@@ -23,12 +23,12 @@ from starlette.requests import ClientDisconnect
 from services.intake import metrics
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
-from services.intake.items.ndjson import Line, LineSplitter
-from services.intake.problems import problem_of
+from services.intake.items.ndjson import LineSplitter, NumberedLine
+from services.intake.problems import submission_problem
 from services.intake.publishing.regions import NotAcknowledged, Overloaded
 from shared.auth.principal import Principal
 from shared.http.encoded_bodies import too_slow
-from shared.http.problems import InputError, Problem, ProblemDetails, ProblemType
+from shared.http.problems import BODY_TOO_LARGE, InputError, Problem, ProblemDetails, ProblemType
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import PiepowderError, Poison, Transient
 from shared.validation.faults import InputRejected
@@ -36,7 +36,6 @@ from shared.validation.faults import InputRejected
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 64 * 2**20
 EMPTY: Final = ProblemType("empty", 400, "The body is empty", "No line contains an item.")
-TOO_LARGE: Final = ProblemType("too-large", 413, "The batch is too large", "The body is larger than 64 MiB.")
 _MAX_WITH_BLANK: Final = 10 * MAX_LINES
 _CHUNK_LINES: Final = 1_000
 _CHUNK_BYTES: Final = 2**20
@@ -114,6 +113,9 @@ class Batch:
                 self._notify()
                 yield piece
             await asyncio.gather(*tasks)
+        except asyncio.CancelledError:
+            tasks[1].cancel()  # the service stops: do not wait for Kafka
+            raise
         finally:
             self._disconnected = True
             self._notify()
@@ -163,7 +165,7 @@ class Batch:
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._idle_seconds
 
-    async def _check_lines(self, lines: Sequence[Line]) -> None:
+    async def _check_lines(self, lines: Sequence[NumberedLine]) -> None:
         received_at = to_text(self._clock.now())
         for line in lines:
             self._count += 1
@@ -177,7 +179,7 @@ class Batch:
         if self._chunk:
             self._notify()
 
-    def _check_line(self, line: Line, received_at: str) -> None:
+    def _check_line(self, line: NumberedLine, received_at: str) -> None:
         number, text = line
         try:
             if text is None:
@@ -185,7 +187,7 @@ class Batch:
             self._chunk.append((number, self._intake.prepare(text, self._client, received_at)))
             self._chunk_bytes += len(text)
         except InputRejected as rejected:
-            verdict = self._reject(number, problem_of(rejected).details)
+            verdict = self._reject(number, submission_problem(rejected).details)
             self._chunk.append((number, verdict))
             self._chunk_bytes += len(verdict)
 
@@ -260,7 +262,7 @@ class Batch:
                 try:
                     await self._intake.submit([one], patient=True)
                 except Poison as poison:
-                    rejected[number] = problem_of(poison).details
+                    rejected[number] = submission_problem(poison).details
                 except NotAcknowledged as error:
                     rejected[number] = _region_problem(error)
         return rejected
@@ -304,10 +306,10 @@ async def _next(body: AsyncIterator[bytes], until: float) -> bytes | None:
 
 
 def _too_large(excess: str) -> Problem:
-    return TOO_LARGE(
+    return BODY_TOO_LARGE(
         f"The body has {excess}. Split it into calls of at most {MAX_LINES} lines and {MAX_BYTES >> 20} MiB."
     )
 
 
 def _region_problem(error: PiepowderError) -> ProblemDetails:
-    return problem_of(error if isinstance(error, Transient) else Overloaded()).details
+    return submission_problem(error if isinstance(error, Transient) else Overloaded()).details

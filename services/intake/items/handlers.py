@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from services.intake.errors import REGION_NOT_ALLOWED, may_act_in, require_platform
+from services.intake.errors import require_platform
 from services.intake.items.domain import posts
 from services.intake.items.domain.ownership import MarketOwnership
 from services.intake.items.domain.posts import INVALID_ITEM, MalformedItem
 from services.intake.publishing.regions import SOURCE, ClusterPublisher, Publishable, RegionPublisher
-from shared.auth.principal import Principal
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes, Event
 from shared.contracts.events import ITEM_SUBMITTED, OperatingModelPublished
@@ -121,7 +121,7 @@ def require_regions(
     for region in regions:
         if not client.may_act_in(region):
             index = ownership.first_market_of(region, markets)
-            detail = f"market {markets[index]!r} belongs to region {region!r}; {may_act_in(client)}"
+            detail = f"market {markets[index]!r} belongs to region {region!r}; {client.described_regions()}"
             faults.append(Fault(f"/markets/{index}", detail))
     if faults:
         raise InputRejected(REGION_NOT_ALLOWED, faults)

@@ -20,7 +20,12 @@ Short: TypeAlias = Annotated[str, Field(max_length=200)]
 Name: TypeAlias = Annotated[str, Field(max_length=500)]
 Label: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
-SubjectId: TypeAlias = Annotated[str, Field(min_length=1, max_length=200, description="Printable characters")]
+SubjectId: TypeAlias = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=200, description="Printable characters in Unicode form NFC, without spaces at the ends"
+    ),
+]
 Platform: TypeAlias = Annotated[
     str, Field(description="The marketplace", json_schema_extra={"pattern": f"^{PLATFORM}$"})
 ]

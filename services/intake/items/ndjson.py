@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-Line: TypeAlias = tuple[int, bytes | None]
+NumberedLine: TypeAlias = tuple[int, bytes | None]
 """The number (from 1) and text of a line that is not blank; the text is None for a line above the limit."""
 
 
@@ -15,7 +15,7 @@ class LineSplitter:
         self._skipping = False
         self.number = 0  # the number of the last complete line
 
-    def feed(self, data: bytes) -> list[Line]:
+    def feed(self, data: bytes) -> list[NumberedLine]:
         """The lines that `data` completes."""
         if self._skipping and b"\n" not in data:
             return []
@@ -25,13 +25,13 @@ class LineSplitter:
             self._tail, self._skipping = b"", True
         return lines
 
-    def end(self) -> list[Line]:
+    def end(self) -> list[NumberedLine]:
         """The last line of a body that does not end with a newline."""
         tail, self._tail = self._tail, b""
         return self._lines([tail])
 
-    def _lines(self, texts: list[bytes]) -> list[Line]:
-        lines: list[Line] = []
+    def _lines(self, texts: list[bytes]) -> list[NumberedLine]:
+        lines: list[NumberedLine] = []
         limit, number = self._limit, self.number
         for text in texts:
             number += 1

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
-from uuid import UUID
 
-from services.intake.errors import PLATFORM_NOT_ALLOWED, require_platform, require_region
+from services.intake.errors import NOT_FOUND, PLATFORM_NOT_ALLOWED, require_platform, require_served_region
 from services.intake.items import long_poll
 from services.intake.items.domain.status import Status, StatusFacts, status, submitted_to
 from services.intake.items.domain.status import platform as platform_of
@@ -24,14 +23,14 @@ from services.intake.items.views import (
     SubjectVersionsView,
     item_fields,
 )
-from services.intake.problems import NOT_FOUND
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.contracts import envelope
-from shared.http.problems import Problem
+from shared.contracts.ids import uuid_of
 from shared.http.queries import encode_cursor
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Transient
+from shared.validation.faults import InputRejected
 
 READ: Final = "items:read"
 _FINAL: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, Status.WITHDRAWN, Status.DEAD_LETTERED})
@@ -47,7 +46,7 @@ class ItemQueries:
         self._long_poll = LongPoll()
 
     async def item(self, client: Principal, id_text: str, seconds: int) -> tuple[ItemStatusView, bool]:
-        """An item, after a wait of up to `seconds`, and True if the call waited. Raises a 404 Problem."""
+        """An item, after a wait of up to `seconds`, and True if the call waited. Raises InputRejected (404)."""
         item_id = uuid_of(id_text)
         waited = item_id is not None and seconds > 0 and await self._wait(client, item_id, seconds)
         handled_until = await self._statuses.handled_until()
@@ -83,7 +82,7 @@ class ItemQueries:
         The method sets the regions and platforms of the caller in `wanted`.
         """
         for region in wanted.regions:
-            require_region(client, region, self._regions)
+            require_served_region(client, region, self._regions)
         if wanted.platform is not None:
             require_platform(client, wanted.platform, "/query/platform")
         wanted = wanted._replace(
@@ -98,7 +97,7 @@ class ItemQueries:
     async def versions(
         self, client: Principal, subject: tuple[str, str, str], before: ItemCursor | None, limit: int
     ) -> SubjectVersionsView:
-        """A page of the versions of a subject (platform, kind, id). Raises a 404 Problem."""
+        """A page of the versions of a subject (platform, kind, id). Raises InputRejected (404)."""
         name = envelope.subject_of(*subject)
         regions = self.regions(client)
         lag = self.lag(await self._statuses.handled_until(), regions)
@@ -150,22 +149,14 @@ def wait_seconds(prefer: Sequence[str]) -> int:
     return long_poll.preferred(",".join(prefer))
 
 
-def not_found(which: str, lag: ProjectionView) -> Problem:
+def not_found(which: str, lag: ProjectionView) -> InputRejected:
     """404, with the lag of the projection: the object may exist although it is not known yet."""
     recent = (
         "The status does not include all submissions yet."
         if lag.lag_seconds is None
         else f"Submissions of the last {lag.lag_seconds:g} s may be missing."
     )
-    return NOT_FOUND(f"No {which} is known to this key, in its regions and for its platforms. {recent}")
-
-
-def uuid_of(text: str) -> str | None:
-    """The UUID in a text, None for other text."""
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return None
+    return NOT_FOUND.with_message(f"No {which} is known to this key, in its regions and for its platforms. {recent}")
 
 
 def _may_see(facts_by_region: Mapping[str, StatusFacts], client: Principal) -> bool:

@@ -1,7 +1,8 @@
 """Lookups in the status projection with read-your-writes consistency.
 
 The projection lags behind the topics. A lookup that finds nothing therefore waits until the projection has read all
-records that the topics contained at the start of the call, compared by Kafka's offsets, because clocks jump and differ.
+records that the topics contained at the start of the call. It compares the ends of the topics with the positions in the
+database, not clocks, which jump and differ; and not the group's committed offsets, which a restored database is behind.
 Only then is "not found" certain. The time and the number of waiting calls are limited.
 """
 
@@ -20,18 +21,24 @@ _WAITING_CALLS: Final = 100
 T = TypeVar("T")
 
 
-class ProjectionOffsets(Protocol):
-    """Offsets of a region's topics and of its projection: `shared.kafka.offsets`."""
+class TopicEnds(Protocol):
+    """The end offsets of a region's topics: `shared.kafka.offsets`."""
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets: ...
+
+
+class ProjectionPositions(Protocol):
+    """The positions of the projections in the database: `shared.postgres.positions`."""
+
     async def has_passed(self, group: str, ends: EndOffsets) -> bool: ...
 
 
 class ReadYourWrites:
     """Waits for the projections of the served regions, which are the keys of `offsets`."""
 
-    def __init__(self, offsets: Mapping[str, ProjectionOffsets]) -> None:
+    def __init__(self, offsets: Mapping[str, TopicEnds], positions: ProjectionPositions) -> None:
         self._offsets = offsets
+        self._positions = positions
         self._waiting = 0
 
     @property
@@ -72,7 +79,7 @@ class ReadYourWrites:
         ends = {region: await self._offsets[region].ends(topics(region)) for region in regions}
         while True:
             for region in [*ends]:
-                if await self._offsets[region].has_passed(projection_group(region), ends[region]):
+                if await self._positions.has_passed(projection_group(region), ends[region]):
                     del ends[region]
             found = await look()
             if found is not None or not ends:

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from services.intake.items.domain import status
 from services.intake.items.domain.status import Status, StatusFacts
 from shared.postgres.database import Connection, Database
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text_or_none
 
 SCAN: Final = 2_000
 _FEW: Final = 2  # rows of the first scan for each requested item
@@ -108,6 +108,7 @@ SELECT $1, status, received_at, item_id, subject
 FROM unnest($2::text[], $3::timestamptz[], $4::uuid[], $5::text[]) AS come (status, received_at, item_id, subject)
 ON CONFLICT DO NOTHING"""
 
+_time_of = lru_cache(maxsize=10_000)(from_text_or_none)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StatusFacts).decode
 
@@ -220,34 +221,39 @@ class ItemStatusStore:
     async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
         """Merge new facts by item id into the stored facts, and update the lists and totals."""
         async with self._database.transaction() as connection:
-            await connection.execute(_LOCK_REGION, _LOCK_CLASS, region)
-            rows = await connection.fetch(
-                "SELECT item_id::text, status, facts FROM item_status WHERE region = $1 AND item_id = ANY($2::uuid[])",
-                region,
-                list(new_facts),
-            )
-            stored_rows = {row[0]: (row[1], row[2]) for row in rows}
-            changes = _Changes()
-            for item_id, facts in new_facts.items():
-                before, stored = stored_rows.get(item_id, (None, None))
-                old = None if stored is None else _decode(stored)
-                merged = facts if old is None else status.merge(old, facts)
-                encoded = _encode(merged)
-                if encoded != stored:
-                    now = status.status(merged).value
-                    changes.rows.append((item_id, now, encoded))
-                    changes.note(item_id, old, before, merged, now)
-            if not changes.rows:
-                return
-            await changes.write(connection, region)
-            await connection.execute(
-                "INSERT INTO item_totals (region, status, items)"
-                " SELECT $1, status, items FROM unnest($2::text[], $3::bigint[]) AS moved (status, items)"
-                " ON CONFLICT (region, status) DO UPDATE SET items = item_totals.items + EXCLUDED.items",
-                region,
-                list(changes.status_changes),
-                list(changes.status_changes.values()),
-            )
+            await self.merge_in(connection, region, new_facts)
+
+    @staticmethod
+    async def merge_in(connection: Connection, region: str, new_facts: Mapping[str, StatusFacts]) -> None:
+        """`merge` in a transaction of the caller."""
+        await connection.execute(_LOCK_REGION, _LOCK_CLASS, region)
+        rows = await connection.fetch(
+            "SELECT item_id::text, status, facts FROM item_status WHERE region = $1 AND item_id = ANY($2::uuid[])",
+            region,
+            list(new_facts),
+        )
+        stored_rows = {row[0]: (row[1], row[2]) for row in rows}
+        changes = _Changes()
+        for item_id, facts in new_facts.items():
+            before, stored = stored_rows.get(item_id, (None, None))
+            old = None if stored is None else _decode(stored)
+            merged = facts if old is None else status.merge(old, facts)
+            encoded = _encode(merged)
+            if encoded != stored:
+                now = status.status(merged).value
+                changes.rows.append((item_id, now, encoded))
+                changes.note(item_id, old, before, merged, now)
+        if not changes.rows:
+            return
+        await changes.write(connection, region)
+        await connection.execute(
+            "INSERT INTO item_totals (region, status, items)"
+            " SELECT $1, status, items FROM unnest($2::text[], $3::bigint[]) AS moved (status, items)"
+            " ON CONFLICT (region, status) DO UPDATE SET items = item_totals.items + EXCLUDED.items",
+            region,
+            list(changes.status_changes),
+            list(changes.status_changes.values()),
+        )
 
     async def note_progress(self, region: str, progress: Sequence[ProjectionProgress]) -> None:
         """Store the progress of the projection, which never decreases."""
@@ -299,6 +305,19 @@ class ItemStatusStore:
                     totals.setdefault(row.region, {})[row.status] = row.items
         return totals
 
+    async def oldest(self, region: str, wanted: Status) -> datetime | None:
+        """The time at which the oldest item with a status (not `approved`) was received; None if there is none."""
+        column = item_by_status.c
+        query = (
+            sa.select(column.received_at)
+            .where(column.region == region, column.status == wanted.value)
+            .order_by(column.received_at)
+            .limit(1)
+        )
+        async with self._database.query() as connection:
+            found: datetime | None = await connection.scalar(query)
+        return found
+
     async def handled_until(self) -> dict[str, datetime]:
         """By region, the time until which all written records are in the projection.
 
@@ -312,14 +331,6 @@ class ItemStatusStore:
 def _text(text: str, longest: int) -> str:
     """A text that PostgreSQL accepts. Intake accepts no other text, but such a record must not stop the projection."""
     return text[:longest].replace("\0", "\ufffd")
-
-
-@lru_cache(maxsize=10_000)
-def _time_of(text: str) -> datetime | None:
-    try:
-        return from_text(text)
-    except ValueError:
-        return None
 
 
 def _page(rows: Sequence[Any], most: int, limit: int) -> tuple[ItemPage, bool]:

@@ -17,21 +17,21 @@ from starlette.types import Receive, Scope, Send
 
 from services.intake import metrics
 from services.intake.items import long_poll
-from services.intake.items.batch import MAX_BYTES, TOO_LARGE, Batch
+from services.intake.items.batch import MAX_BYTES, Batch
 from services.intake.items.domain import posts
 from services.intake.items.handlers import ItemIntake, PreparedItem
 from services.intake.items.queries import ItemQueries
 from services.intake.items.views import fast_receipt
-from services.intake.problems import OVERLOADED, problem_of
+from services.intake.problems import submission_problem
 from services.intake.publishing.regions import Overloaded
 from shared.auth.authenticator import charge, record_refused
 from shared.auth.principal import Principal
 from shared.http import encoded_bodies
 from shared.http.encoded_bodies import BodyHeaders
-from shared.http.problems import Problem, not_ready
+from shared.http.problems import BODY_TOO_LARGE, OVERLOADED, Problem, not_ready
 from shared.http.responses import json_response
 from shared.http.route import CLIENT_CLOSED_REQUEST, Available
-from shared.http.server import DISCONNECT
+from shared.http.server import DISCONNECT, stopping
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.readiness import Readiness
@@ -67,10 +67,11 @@ class ItemSubmission:
             body = await encoded_bodies.whole(
                 request, head, self._idle_seconds, limit=posts.MAX_BODY_BYTES, too_large=posts.too_large
             )
+            body = body.removeprefix(encoded_bodies.BYTE_ORDER_MARK)
             item = self._intake.prepare(body, client, to_text(self._clock.now()))
             await self._intake.submit([item])
         except (InputRejected, Overloaded, Poison, Problem, Transient) as error:
-            problem = problem_of(error)
+            problem = submission_problem(error)
             self._outcomes[problem.details.status].inc()
             raise problem from error
         except ClientDisconnect:
@@ -93,7 +94,7 @@ class ItemSubmission:
         """`POST /v1/items/batch`."""
         client, head = self._accept(request, *_NDJSON_TYPES)
         if head.length > MAX_BYTES:
-            raise TOO_LARGE(
+            raise BODY_TOO_LARGE(
                 f"The body is larger than {MAX_BYTES >> 20} MiB; no item was accepted. Split it into calls."
             )
         if self._batches >= self._max_batches:
@@ -130,7 +131,10 @@ class ItemSubmission:
 
 
 class _StreamingVerdicts(Response):
-    """A streaming response; disconnects a client that reads nothing for `patience` seconds."""
+    """A streaming response; disconnects a client that reads nothing for `patience` seconds.
+
+    If the service stops before the last verdict, the last line is a problem.
+    """
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None], *, patience: float) -> None:
         self.status_code = 200
@@ -155,5 +159,9 @@ class _StreamingVerdicts(Response):
             except TimeoutError:
                 log.warning("a client did not read its verdicts", extra={"seconds": self._patience})
                 scope["extensions"][DISCONNECT]["abort"]()
+                return
+            except asyncio.CancelledError:
+                last = msgspec.json.encode(stopping().details) + b"\n"
+                await send({"type": "http.response.body", "body": last, "more_body": False})
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -173,7 +173,7 @@ class ItemTotalsView(View):
     )
 
 
-class FastReceipt(msgspec.Struct, frozen=True):
+class FastReceiptView(msgspec.Struct, frozen=True):
     """An `ItemReceiptView` as the hot path encodes it."""
 
     item_id: str
@@ -185,11 +185,11 @@ class FastReceipt(msgspec.Struct, frozen=True):
     status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-def fast_receipt(item: PreparedItem) -> FastReceipt:
+def fast_receipt(item: PreparedItem) -> FastReceiptView:
     """The receipt of an accepted item, without a status."""
     regions = {region: {"event_id": event} for region, event in zip(item.regions, item.event_ids, strict=True)}
     url = f"/v1/items/{item.item_id}"
-    return FastReceipt(item.item_id, item.subject, item.version, item.content_hash, regions, url)
+    return FastReceiptView(item.item_id, item.subject, item.version, item.content_hash, regions, url)
 
 
 def withdrawal_receipt(withdrawal: PreparedWithdrawal) -> WithdrawalReceiptView:

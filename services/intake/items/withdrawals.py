@@ -8,13 +8,13 @@ status projection, read with `services.intake.items.read_your_writes`.
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from services.intake.errors import REGION_NOT_ALLOWED, UnknownObject, may_act_in
+from services.intake.errors import NOT_FOUND
 from services.intake.items.domain import status
 from services.intake.items.domain.status import StatusFacts
 from services.intake.items.handlers import ItemIntake
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.publishing.regions import SOURCE, Publishable
-from shared.auth.principal import Principal
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
@@ -52,7 +52,7 @@ class Withdrawals:
     async def withdraw(self, item_id: str, reason: str, client: Principal) -> PreparedWithdrawal:
         """Publish a withdrawal in every region of the item.
 
-        Raises UnknownObject when the client has no such item, InputRejected when the client may not act in every region
+        Raises InputRejected when the client has no such item, or may not act in every region
         of the item, Overloaded when the queue is full, Transient when the database or Kafka does not respond or the
         projection is too far behind. The client can repeat the call after Transient.
         """
@@ -74,7 +74,9 @@ class Withdrawals:
             doubt=f"Item {item_id} is unknown, but the status does not include the latest submissions yet.",
         )
         if found is None:
-            raise UnknownObject(f"No item {item_id} is known to this key, in its regions and for its platforms.")
+            raise NOT_FOUND.with_message(
+                f"No item {item_id} is known to this key, in its regions and for its platforms."
+            )
         return found
 
     def _prepare(
@@ -83,7 +85,9 @@ class Withdrawals:
         regions = tuple(sorted(status.submitted_to(facts_by_region)))
         for region in regions:
             if not client.may_act_in(region):
-                raise REGION_NOT_ALLOWED(f"the item was submitted to region {region!r} too; {may_act_in(client)}")
+                raise REGION_NOT_ALLOWED(
+                    f"the item was submitted to region {region!r} too; {client.described_regions()}"
+                )
             if region not in self._read_your_writes.regions:
                 serves = ", ".join(self._read_your_writes.regions)
                 raise REGION_NOT_SERVED(

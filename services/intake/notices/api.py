@@ -3,17 +3,16 @@
 Notices need only the operating model and Kafka. Appeals and queries also need the database.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Security
-from prometheus_client import Counter
 from starlette.requests import Request
-from starlette.responses import Response
 
 from services.intake import metrics
+from services.intake.errors import NOT_FOUND
 from services.intake.items.api import FORBIDDEN, TheQueries
 from services.intake.items.domain import status
-from services.intake.items.queries import ItemQueries, not_found, uuid_of
+from services.intake.items.queries import ItemQueries, not_found
 from services.intake.items.views import ProjectionView
 from services.intake.notices import views
 from services.intake.notices.domain import complaint_status
@@ -23,29 +22,14 @@ from services.intake.notices.domain.notices import INVALID_NOTICE, MAX_BODY_BYTE
 from services.intake.notices.handlers import Appeals, Notices
 from services.intake.notices.models import AppealBody, NoticeBody
 from services.intake.notices.store import ComplaintStore
-from services.intake.problems import NOT_FOUND, OVERLOADED, UNAVAILABLE, problem_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.principal import Principal
-from shared.http.documents import Document, DocumentRoute
+from shared.contracts.ids import uuid_of
+from shared.http.documents import Document
 from shared.http.encoded_bodies import ENCODED_BODY
-from shared.http.problems import NOT_READY, not_ready, problems
-from shared.http.route import Available, Handle
-
-
-class _CountingRoute(DocumentRoute):
-    """Counts the responses to submissions by status."""
-
-    async def handle_body(self, request: Request, handle: Handle) -> Response:
-        outcomes = _OUTCOMES[self.path]
-        try:
-            response = await super().handle_body(request, handle)
-        except Exception as error:
-            problem = problem_of(error)
-            if problem.details.type != NOT_READY("").details.type:
-                outcomes.labels(str(problem.details.status)).inc()
-            raise problem from error
-        outcomes.labels(str(response.status_code)).inc()
-        return response
+from shared.http.measurement import CountOutcomes
+from shared.http.problems import OVERLOADED, UNAVAILABLE, not_ready, problems
+from shared.http.route import Available, StrictRoute
 
 
 class _AvailableNotices(Available[Notices]):
@@ -58,20 +42,19 @@ class _AvailableNotices(Available[Notices]):
         return notices
 
 
-_OUTCOMES: Final[dict[str, Counter]] = {"/v1/notices": metrics.NOTICES, "/v1/appeals": metrics.APPEALS}
-router: Final = APIRouter(prefix="/v1", route_class=_CountingRoute, responses=PROTECTED | problems(UNAVAILABLE))
+router: Final = APIRouter(prefix="/v1", route_class=StrictRoute, responses=PROTECTED | problems(UNAVAILABLE))
 available_notices: Final = _AvailableNotices("notices")
 available_appeals: Final = Available[Appeals]("appeals")
 available_complaints: Final = Available[ComplaintStore]("complaints")
 
 
+NoticeWriter = Annotated[Principal, Security(api_key, scopes=["notices:write"])]
+NoticeReader = Annotated[Principal, Security(api_key, scopes=["notices:read"])]
+AppealWriter = Annotated[Principal, Security(api_key, scopes=["appeals:write"])]
+AppealReader = Annotated[Principal, Security(api_key, scopes=["appeals:read"])]
 TheNotices = Annotated[Notices, Depends(available_notices)]
 TheAppeals = Annotated[Appeals, Depends(available_appeals)]
 TheComplaints = Annotated[ComplaintStore, Depends(available_complaints)]
-
-
-def _caller(scope: str) -> Any:
-    return Security(api_key, scopes=[scope])
 
 
 @router.post(
@@ -84,10 +67,9 @@ def _caller(scope: str) -> Any:
     " repetition gets the same response. The notice becomes a case that reviewers decide; authorities and trusted"
     f" flaggers have priority. A body has at most {MAX_BODY_BYTES // 1024} KiB.",
     responses=problems(*ENCODED_BODY, *FORBIDDEN, INVALID_NOTICE, OVERLOADED),
+    dependencies=[Depends(CountOutcomes(metrics.NOTICES))],
 )
-async def post_notice(
-    client: Annotated[Principal, _caller("notices:write")], notices: TheNotices, body: Document[NoticeBody]
-) -> views.NoticeReceiptView:
+async def post_notice(client: NoticeWriter, notices: TheNotices, body: Document[NoticeBody]) -> views.NoticeReceiptView:
     return views.notice_receipt(await notices.submit(body.parsed(NoticePost), client))
 
 
@@ -101,7 +83,7 @@ async def post_notice(
     responses=problems(NOT_FOUND),
 )
 async def get_notice(
-    client: Annotated[Principal, _caller("notices:read")],
+    client: NoticeReader,
     queries: TheQueries,
     complaints: TheComplaints,
     notice_id: Annotated[str, Path(description="From the receipt", examples=[views.NOTICE_ID])],
@@ -123,10 +105,9 @@ async def get_notice(
     " seconds: `404` is certain, `503` means that the state is not known yet. `409`: there is no decision yet, it was"
     " replaced, another appeal against it is open or was decided, or the reference belongs to another appeal.",
     responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *INADMISSIBLE, INVALID_APPEAL, OVERLOADED),
+    dependencies=[Depends(CountOutcomes(metrics.APPEALS))],
 )
-async def post_appeal(
-    client: Annotated[Principal, _caller("appeals:write")], appeals: TheAppeals, body: Document[AppealBody]
-) -> views.AppealReceiptView:
+async def post_appeal(client: AppealWriter, appeals: TheAppeals, body: Document[AppealBody]) -> views.AppealReceiptView:
     return views.appeal_receipt(await appeals.submit(body.parsed(AppealPost), client))
 
 
@@ -142,7 +123,7 @@ async def post_appeal(
     responses=problems(NOT_FOUND),
 )
 async def get_appeal(
-    client: Annotated[Principal, _caller("appeals:read")],
+    client: AppealReader,
     queries: TheQueries,
     complaints: TheComplaints,
     appeal_id: Annotated[str, Path(description="From the receipt", examples=[views.APPEAL_ID])],

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from services.intake.errors import REGION_NOT_ALLOWED, UnknownObject, may_act_in, require_platform
+from services.intake.errors import NOT_FOUND, require_platform
 from services.intake.items.domain import status
 from services.intake.items.handlers import ItemIntake, require_regions
 from services.intake.items.read_your_writes import ReadYourWrites
@@ -21,7 +21,7 @@ from services.intake.notices.domain.appeals import INVALID_APPEAL, AppealPost, C
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, CaseIdentity, ComplaintFacts
 from services.intake.notices.domain.notices import INVALID_NOTICE, NoticePost
 from services.intake.publishing.regions import SOURCE, Publishable
-from shared.auth.principal import Principal
+from shared.auth.principal import MISSING_SCOPE, REGION_NOT_ALLOWED, Principal
 from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import Attributes
 from shared.contracts.events import APPEAL_SUBMITTED, NOTICE_SUBMITTED, AppealSubmitted, NoticeSubmitted
@@ -30,10 +30,9 @@ from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.codes import Codes
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import InputRejected, RejectionType
+from shared.validation.faults import InputRejected
 
 SPEAKS_FOR_SELLERS: Final = "items:write"
-MISSING_SCOPE: Final = RejectionType("missing-scope", 403, "The key may not do this")
 _TYPE_OF: Final = {"item_id": ITEM, "notice_id": NOTICE}
 
 
@@ -90,7 +89,7 @@ class Notices:
         require_platform(client, post.platform, "/platform")
         regions = ownership.regions(post.markets)
         require_regions(ownership, client, post.markets, regions)
-        subject, content = notices.subject_of(post), notices.content(post)
+        subject, content = envelope.subject_of(post.platform, post.kind, post.id), notices.content(post)
         submitted = NoticeSubmitted(
             notice_id=ids.notice_id(client.name, subject, post.reference),
             platform=post.platform,
@@ -142,8 +141,8 @@ class Appeals:
     async def submit(self, appeal: ParsedDocument[AppealPost], client: Principal) -> PreparedComplaint:
         """Publish an appeal in the region of the contested decision.
 
-        Raises InputRejected for an invalid or inadmissible appeal, UnknownObject when the client has no such
-        decision, Overloaded when the queue is full, Transient when the database or Kafka does not respond or the
+        Raises InputRejected for an invalid or inadmissible appeal, or when the client has no such decision, Overloaded
+        when the queue is full, Transient when the database or Kafka does not respond or the
         projection is too far behind. The client can repeat the call after Transient.
         """
         post, faults, _ = appeal
@@ -195,7 +194,7 @@ class Appeals:
         if name != "decision_id" and not regions.isdisjoint(await case_facts(_TYPE_OF[name], named_id)):
             raise appeals.UNDECIDED(f"{named_type} {named_id} has no decision that could be contested", f"/{name}")
         condition = " that can be contested" if name == "decision_id" else ""
-        raise UnknownObject(
+        raise NOT_FOUND.with_message(
             f"No {named_type} {named_id}{condition} is known to this key, in its regions and for its platforms."
         )
 
@@ -219,7 +218,7 @@ class Appeals:
         if not post.region:
             return {region for region in served if client.may_act_in(region)}
         if not client.may_act_in(post.region):
-            raise REGION_NOT_ALLOWED(may_act_in(client), "/region")
+            raise REGION_NOT_ALLOWED(client.described_regions(), "/region")
         if post.region not in served:
             raise INVALID_APPEAL(f"{post.region!r} is not served here; expected one of {', '.join(served)}", "/region")
         return {post.region}
@@ -234,7 +233,7 @@ class Appeals:
             state, decision = complaint_status.status_of(facts), facts.case.decision
             if state in OPEN:
                 raise appeals.APPEAL_OPEN(f"another appeal about decision {decision_id} is not decided yet", f"/{name}")
-            if decision is not None and decision.action == "overturn":  # its replacement is not in the status yet
+            if decision is not None and decision.action == "overturn":  # the new decision is not in the status yet
                 detail = f"an appeal about decision {decision_id} succeeded: contest the decision that replaces it"
                 raise appeals.replaced(post, detail)
             if decision is not None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Type
 
 from pydantic import Field
 
-from services.intake.items.models import Kind, Markets, Platform, SubjectId, WebAddress
+from services.intake.items.models import Kind, Markets, Platform, WebAddress
 from services.intake.notices.domain.notices import CATEGORIES, MAX_EXPLANATION, MIN_EXPLANATION
 from shared.http.documents import DocumentBody
 from shared.http.models import Body, example
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     Ground: TypeAlias = str
 else:
     Ground = Literal[tuple(CATEGORIES)]
+ReportedId: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=200, description="Printable characters, exactly as the item was posted")
+]
 PersonName: TypeAlias = Annotated[str, Field(max_length=200)]
 Email: TypeAlias = Annotated[str, Field(max_length=254, description="RFC 5321")]
 OwnReference: TypeAlias = Annotated[str, Field(max_length=200, description="The person's own reference")]
@@ -40,7 +43,7 @@ class NoticeBody(DocumentBody):
 
     platform: Platform
     kind: Kind
-    id: SubjectId
+    id: ReportedId
     markets: Markets
     reporter: Annotated[ReporterBody, Field(description="Name and e-mail are required, except for ground `csam`")]
     ground: Ground

@@ -16,6 +16,8 @@ from services.intake.items.store import ItemStatusStore, metadata
 from services.intake.notices.domain import complaint_status
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, CaseIdentity, ComplaintFacts
 from shared.contracts import ids
+from shared.kafka.positions import NO_MOVES, Moves
+from shared.postgres import positions
 from shared.postgres.database import Connection, Database
 
 _LOCK_CLASS: Final = 720_913
@@ -51,9 +53,14 @@ class ComplaintStore:
         self._items = items
 
     async def merge(
-        self, region: str, complaints: Mapping[str, ComplaintFacts], items: Mapping[str, status.StatusFacts]
+        self,
+        region: str,
+        complaints: Mapping[str, ComplaintFacts],
+        items: Mapping[str, status.StatusFacts],
+        moves: Moves = NO_MOVES,
     ) -> None:
-        """Merge new facts by id into the stored facts, and store the cases of decisions, including those of items."""
+        """Merge new facts by id into the stored facts of items, notices and appeals, store the cases of decisions, and
+        move the positions, in one transaction; raises PositionChangedError."""
         contestable = [
             (ITEM, item_id, decision)
             for item_id, facts in items.items()
@@ -69,9 +76,12 @@ class ComplaintStore:
             for type_, of, decision in contestable
             for decision_id in _all_of(decision, region, type_, of)
         )
-        if not complaints and not decided:
+        if not (complaints or items or moves.moves):
             return
         async with self._database.transaction() as connection:
+            await positions.advance(connection, moves)
+            if items:
+                await self._items.merge_in(connection, region, items)
             if complaints:
                 await self._merge(connection, region, complaints)
             if decided:

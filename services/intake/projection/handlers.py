@@ -26,6 +26,7 @@ from shared.contracts.events import (
     NoticeSubmitted,
 )
 from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.positions import NO_MOVES, Moves
 from shared.runtime.errors import Poison
 
 _is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
@@ -38,17 +39,15 @@ class ItemUpdate(NamedTuple):
     facts: StatusFacts
 
 
-class ItemStatusWriter(Protocol):
-    """Stores facts about items: `services.intake.items.store`."""
-
-    async def merge(self, region: str, new_facts: Mapping[str, StatusFacts]) -> None: ...
-
-
-class ComplaintWriter(Protocol):
-    """Stores facts about notices and appeals, and the case of each decision: `services.intake.notices.store`."""
+class FactWriter(Protocol):
+    """Stores facts about items, notices and appeals, and the case of each decision: `services.intake.notices.store`."""
 
     async def merge(
-        self, region: str, complaints: Mapping[str, complaint_status.ComplaintFacts], items: Mapping[str, StatusFacts]
+        self,
+        region: str,
+        complaints: Mapping[str, complaint_status.ComplaintFacts],
+        items: Mapping[str, StatusFacts],
+        moves: Moves = NO_MOVES,
     ) -> None: ...
 
 
@@ -72,12 +71,11 @@ _Message: TypeAlias = ItemUpdate | ComplaintUpdate | None
 class Projection:
     """The consumer's handler for one region."""
 
-    def __init__(self, region: str, statuses: ItemStatusWriter, complaints: ComplaintWriter) -> None:
+    def __init__(self, region: str, writer: FactWriter) -> None:
         self.region = region
         self.group = projection_group(region)
         self.deadletters = topics.deadletters(region)
-        self._statuses = statuses
-        self._complaints = complaints
+        self._writer = writer
         self._decode_ids = msgspec.json.Decoder(_Ids).decode
         self._router = f"piepowder-router-{region}".encode()
         self._decision = f"piepowder-decision-{region}".encode()
@@ -104,8 +102,8 @@ class Projection:
             raise Poison(f"item_id {data.item_id!r:.60} is not a UUID")
         return ItemUpdate(data.item_id, facts)
 
-    async def handle(self, batch: Sequence[Received[_Message]]) -> None:
-        """Store a batch: first items, then notices and appeals. A failure of the second step repeats both steps."""
+    async def handle(self, batch: Sequence[Received[_Message]], moves: Moves = NO_MOVES) -> None:
+        """Store the facts of a batch, all or nothing."""
         items: dict[str, StatusFacts] = {}
         complaints: dict[str, complaint_status.ComplaintFacts] = {}
         for received in batch:
@@ -119,9 +117,7 @@ class Projection:
                 complaints[message.id] = (
                     message.facts if before is None else complaint_status.merge(before, message.facts)
                 )
-        if items:
-            await self._statuses.merge(self.region, items)
-        await self._complaints.merge(self.region, complaints, items)
+        await self._writer.merge(self.region, complaints, items, moves)
 
     def _from_dead_letter(self, record: RawRecord) -> _Message:
         headers = dict(record.headers)

@@ -1,19 +1,25 @@
-"""Stores the progress of the projection: the time up to which each partition is handled."""
+"""The progress of the projection: the time up to which each partition is handled, and the oldest waiting items."""
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
+from services.intake import metrics
+from services.intake.items.domain.status import Status
 from services.intake.items.store import ItemStatusStore, ProjectionProgress
 from services.intake.notices.domain.complaint_status import ComplaintUpdate
 from services.intake.projection.handlers import ItemUpdate
 from shared.kafka.consumer import BatchConsumer
+from shared.runtime.clock import Clock
 from shared.runtime.errors import Transient
 from shared.runtime.retry import wait
 
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 1.0
+_OLDEST_SECONDS = 10.0
 
 
 async def note_progress(
@@ -34,3 +40,28 @@ async def note_progress(
         except Transient as error:
             log.warning("the progress of the projection is not stored", extra={"error": str(error)})
         await wait(stop, _PROGRESS_SECONDS)
+
+
+class OldestSubmitted:
+    """Measures the age of the oldest item of each region that is still `submitted`."""
+
+    def __init__(self, regions: Sequence[str], statuses: ItemStatusStore, clock: Clock) -> None:
+        self._statuses = statuses
+        self._clock = clock
+        self._received: dict[str, datetime | None] = dict.fromkeys(regions)
+        for region in regions:
+            metrics.OLDEST_SUBMITTED.labels(region).set_function(partial(self._seconds, region))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Measure until `stop` is set. While the database does not respond, the age grows with the clock."""
+        while not stop.is_set():
+            try:
+                for region in self._received:
+                    self._received[region] = await self._statuses.oldest(region, Status.SUBMITTED)
+            except Transient as error:
+                log.warning("the oldest item that is submitted is not known", extra={"error": str(error)})
+            await wait(stop, _OLDEST_SECONDS)
+
+    def _seconds(self, region: str) -> float:
+        received = self._received[region]
+        return 0.0 if received is None else max(0.0, (self._clock.now() - received).total_seconds())

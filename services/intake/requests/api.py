@@ -1,18 +1,17 @@
 """The REST API of business requests."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Security
-from fastapi.exceptions import RequestValidationError
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.intake.errors import REGION_NOT_ALLOWED, require_region
-from services.intake.items.queries import uuid_of
-from services.intake.problems import OVERLOADED, UNAVAILABLE
+from services.intake.errors import require_served_region
 from services.intake.publishing.regions import Overloaded
 from services.intake.requests import views
 from services.intake.requests.domain import drafts, lifecycle
@@ -20,9 +19,6 @@ from services.intake.requests.domain.drafts import MAX_BODY_BYTES, Draft, DraftK
 from services.intake.requests.domain.queries import RequestFilter
 from services.intake.requests.handlers import (
     ANY_VERSION,
-    CHANGED_MEANWHILE,
-    IN_FLIGHT,
-    KEY_REUSED,
     NOT_FOUND,
     STALE,
     Requests,
@@ -33,15 +29,17 @@ from services.intake.requests.router_client import INVALID_CHANGE
 from services.intake.requests.store import cursor_of
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import ANY
-from shared.auth.principal import Principal
-from shared.http.documents import Document, DocumentRoute
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
+from shared.contracts.ids import uuid_of
+from shared.http.documents import Document
 from shared.http.encoded_bodies import ENCODED_BODY
+from shared.http.input_errors import KEY_MISSING
 from shared.http.models import Printable
-from shared.http.problems import INVALID_REQUEST, ProblemType, problems
+from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemType, problems
 from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
-from shared.http.route import Available, Handle
+from shared.http.route import AroundCall, Available, StrictRoute
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected
+from shared.validation.faults import CHANGED_MEANWHILE, IN_FLIGHT, INVALID_REQUEST, KEY_REUSED, Fault, InputRejected
 from shared.validation.strict_json import ObjectWithDuplicates
 
 READ: Final = "requests:read"
@@ -56,47 +54,35 @@ _version_tags = re.compile(r'(?<!/)"([0-9]{1,9})"').findall
 _BODY: Final = (*ENCODED_BODY, OVERLOADED)
 _FORBIDDEN: Final = (REGION_NOT_ALLOWED, lifecycle.OWN_REQUEST, lifecycle.NOT_OWN_REQUEST)
 _CONFLICTS: Final = (lifecycle.WRONG_STATE, CHANGED_MEANWHILE, lifecycle.TOO_MANY_STEPS)
-_KEY_MISSING: Final = ProblemType(
-    "idempotency-key-missing",
-    400,
-    "Idempotency-Key is missing",
-    'Send `Idempotency-Key: "<a text of your choice>"`: with it, a repeated call creates nothing new.',
-)
 _VERSION_MISSING: Final = ProblemType(
     "precondition-required",
     428,
     "The version is missing",
     'Send the version that you change in `If-Match`, for example "3": the ETag of the response that you read.',
 )
-_KEY_PLACE: Final = ("header", "idempotency-key")
 _ETAG: Final = {"ETag": {"description": "The quoted version", "schema": {"type": "string"}, "example": '"1"'}}
 
 
-class _LimitedRoute(DocumentRoute):
+class _CallLimit(AroundCall):
     """Accepts 16 calls with a body at the same time, because a body is kept in memory while it is handled."""
 
     calls = 0
 
-    async def handle_body(self, request: Request, handle: Handle) -> Response:
-        if _LimitedRoute.calls >= _MAX_CALLS:
+    @contextmanager
+    def around(self, _: Request) -> Iterator[None]:
+        """Raise a 429 Problem above the limit."""
+        if self.calls >= _MAX_CALLS:
             raise OVERLOADED(str(Overloaded()), retry_after=1)
-        _LimitedRoute.calls += 1
+        self.calls += 1
         try:
-            return await super().handle_body(request, handle)
-        except RequestValidationError as error:
-            if any(fault["type"] == "missing" and fault["loc"] == _KEY_PLACE for fault in error.errors()):
-                raise _KEY_MISSING(_KEY_MISSING.example, pointer="/header/idempotency-key") from error
-            raise
+            yield
         finally:
-            _LimitedRoute.calls -= 1
+            self.calls -= 1
 
 
-router: Final = APIRouter(prefix="/v1/requests", route_class=_LimitedRoute, responses=PROTECTED | problems(UNAVAILABLE))
+router: Final = APIRouter(prefix="/v1/requests", route_class=StrictRoute, responses=PROTECTED | problems(UNAVAILABLE))
 available_requests: Final = Available[Requests]("requests")
-
-
-def _caller(scope: str) -> Any:
-    return Security(api_key, scopes=[scope])
+_limited: Final = [Depends(_CallLimit())]
 
 
 async def _request_id(
@@ -121,13 +107,13 @@ async def _versions(
         return [ANY_VERSION]
     if _are_tags(if_match.strip()) is None:
         detail = f'If-Match is {if_match!r:.100}; expected an ETag such as "3", or *.'
-        raise INVALID_REQUEST(detail, pointer="/header/if-match")
+        raise INVALID_REQUEST.with_message(detail, "/header/if-match")
     return [int(tag) for tag in _version_tags(if_match)]
 
 
 TheRequests = Annotated[Requests, Depends(available_requests)]
-Author = Annotated[Principal, _caller(WRITE)]
-Reader = Annotated[Principal, _caller(READ)]
+RequestAuthor = Annotated[Principal, Security(api_key, scopes=[WRITE])]
+Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
 RequestId = Annotated[str, Depends(_request_id)]
 ExpectedVersions = Annotated[Versions, Depends(_versions)]
 State: TypeAlias = Literal[
@@ -145,12 +131,13 @@ State: TypeAlias = Literal[
     " attached change at once: an invalid one is `422` with pointers below `/change`; while the router does not"
     " answer, the change is stored as `unchecked`.",
     response_model_exclude_defaults=True,
-    responses=problems(*_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE)
+    responses=problems(*_BODY, KEY_MISSING, REGION_NOT_ALLOWED, IN_FLIGHT, KEY_REUSED, INVALID_CHANGE)
     | {201: {"headers": _ETAG}},
+    dependencies=_limited,
     max_body_size=MAX_BODY_BYTES,
 )
 async def draft(
-    client: Author,
+    client: RequestAuthor,
     requests: TheRequests,
     idempotency_key: RequiredIdempotencyKey,
     body: Document[DraftBody],
@@ -181,7 +168,7 @@ async def list_requests(
     cursor: Cursor = None,
 ) -> views.RequestsView:
     if region is not None:
-        require_region(client, region, requests.regions)
+        require_served_region(client, region, requests.regions)
     regions = None if ANY in client.regions else sorted(client.regions)
     wanted = RequestFilter(regions, state, kind, sponsor, region)
     found = await requests.page(wanted, decode_time_cursor(cursor), limit + 1)
@@ -214,10 +201,11 @@ async def get_request(
     response_model_exclude_defaults=True,
     responses=problems(*_BODY, REGION_NOT_ALLOWED, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE, _VERSION_MISSING)
     | {200: {"headers": _ETAG}},
+    dependencies=_limited,
     max_body_size=MAX_BODY_BYTES,
 )
 async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
-    client: Author,
+    client: RequestAuthor,
     requests: TheRequests,
     request_id: RequestId,
     versions: ExpectedVersions,
@@ -237,13 +225,14 @@ async def change_request(  # noqa: PLR0917 - FastAPI calls it by name
     summary="Comment on a business request",
     description="In any state. The `Idempotency-Key` identifies the comment: a repetition gets the same response.",
     responses=problems(
-        *_BODY, _KEY_MISSING, REGION_NOT_ALLOWED, NOT_FOUND, IN_FLIGHT, lifecycle.TOO_MANY_STEPS, KEY_REUSED
+        *_BODY, KEY_MISSING, REGION_NOT_ALLOWED, NOT_FOUND, IN_FLIGHT, lifecycle.TOO_MANY_STEPS, KEY_REUSED
     )
     | {201: {"headers": _ETAG}},
+    dependencies=_limited,
     max_body_size=MAX_SMALL_BODY,
 )
 async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
-    client: Author,
+    client: RequestAuthor,
     requests: TheRequests,
     request_id: RequestId,
     idempotency_key: RequiredIdempotencyKey,
@@ -261,7 +250,7 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
     body_type: Any = Document[ReasonBody] if rule.needs_reason else Document[RemarkBody]
 
     async def execute(  # noqa: PLR0917 - FastAPI calls it by name
-        client: Annotated[Principal, _caller(scope)],
+        client: Annotated[Principal, Security(api_key, scopes=[scope])],
         requests: TheRequests,
         request_id: RequestId,
         versions: ExpectedVersions,
@@ -287,6 +276,7 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
         responses=problems(*_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE)
         | {200: {"headers": _ETAG}},
         openapi_extra={"requestBody": {"required": rule.needs_reason}},
+        dependencies=_limited,
         max_body_size=MAX_SMALL_BODY,
     )
 
@@ -326,7 +316,7 @@ def _tagged(response: Response, request: lifecycle.Request) -> lifecycle.Request
 def _valid(document: Document[Any]) -> Any:
     """The body of a document; raises InputRejected for an invalid one."""
     if document.faults or document.body is None:
-        raise InputRejected(drafts.INVALID_DRAFT, document.faults)
+        raise InputRejected(INVALID_REQUEST, document.faults)
     return document.body
 
 

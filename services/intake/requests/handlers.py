@@ -11,32 +11,35 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from services.intake.errors import REGION_NOT_ALLOWED, may_act_in
+from services.intake import errors
 from services.intake.requests.domain import drafts, lifecycle
 from services.intake.requests.domain.drafts import Draft, MarketOwners
 from services.intake.requests.domain.lifecycle import ChangeCheck, Request, RequestStep, RequestTransition
 from services.intake.requests.domain.queries import Drafted, RequestCursor, RequestFilter
-from shared.auth.principal import Principal
+from shared.auth.principal import REGION_NOT_ALLOWED, Principal
 from shared.contracts import ids, topics
 from shared.contracts.envelope import Encoded, encode
 from shared.contracts.events import ProposedChange
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected, RejectionType
-
-NOT_FOUND: Final = RejectionType(
-    "not-found", 404, "No such business request", "No business request '0d9f...' exists in a region of this key."
+from shared.validation.faults import (
+    CHANGED_MEANWHILE,
+    IN_FLIGHT,
+    INVALID_REQUEST,
+    KEY_REUSED,
+    Fault,
+    InputRejected,
+    RejectionType,
 )
-IN_FLIGHT: Final = RejectionType("in-flight", 409, "The same call is in progress", "Send the same call again.")
-CHANGED_MEANWHILE: Final = RejectionType(
-    "changed-meanwhile", 409, "The request was changed at the same time", "Read it and send the call again"
+
+NOT_FOUND: Final = msgspec.structs.replace(
+    errors.NOT_FOUND,
+    title="No such business request",
+    example="No business request '0d9f...' exists in a region of this key.",
 )
 STALE: Final = RejectionType(
     "precondition-failed", 412, "The request has changed", 'The request is at version "3": read this version'
-)
-KEY_REUSED: Final = RejectionType(
-    "idempotency-key-reused", 422, "The key was used with another body", "Use a new key for a new request."
 )
 
 ANY_VERSION: Final = -1
@@ -283,7 +286,7 @@ class Requests:
             raise Transient("No operating model is published.")
         found = [*drafts.faults(draft, owners, self._countries, self._clock.now().date()), *missing]
         if found:
-            raise InputRejected(drafts.INVALID_DRAFT, found)
+            raise InputRejected(INVALID_REQUEST, found)
 
     def _now(self) -> str:
         return to_text(self._clock.now())
@@ -317,7 +320,7 @@ def _may_see(client: Principal, request: Request) -> bool:
 
 def _require_regions(client: Principal, regions: Sequence[str]) -> None:
     faults = [
-        Fault(f"/regions/{index}", f"the request concerns region {region!r:.60}; {may_act_in(client)}")
+        Fault(f"/regions/{index}", f"the request concerns region {region!r:.60}; {client.described_regions()}")
         for index, region in enumerate(regions)
         if not client.may_act_in(region)
     ]

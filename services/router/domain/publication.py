@@ -16,8 +16,15 @@ from services.router.domain.routing import APPROVE, REJECT, REVIEW, InvalidCondi
 from shared.contracts import ids
 from shared.contracts.envelope import GLOBAL
 from shared.contracts.events import OperatingModelPublished, Policy, PolicySetPublished, Region
-from shared.validation.faults import Fault
+from shared.validation.faults import Fault, InputRejected, RejectionType
 from shared.validation.regions import check_region
+
+INVALID_CONTROL: Final = RejectionType(
+    "invalid-control",
+    422,
+    "Invalid publication",
+    "Nothing was published. /policy_set/policies/0/queue: policy 'weapons': region eu has no queue 'safety'",
+)
 
 _ID: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _ID_FORM: Final = "1 to 63 of a-z, 0-9 and '-', the first a letter"
@@ -48,13 +55,11 @@ class ControlSnapshot(NamedTuple):
     policy_set: PolicySetPublished | None
 
 
-class PublicationRejected(Exception):  # noqa: N818 - named after the fact, not after an error
-    """A publication that cannot come into force; `faults` has every fault, `outcome` states the consequence."""
-
-    def __init__(self, faults: Sequence[Fault], outcome: str) -> None:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        super().__init__(f"{outcome} {first_fault(faults)}{more}")
-        self.faults = faults
+def rejected(faults: list[Fault], outcome: str) -> InputRejected:
+    """The rejection of a publication that cannot come into force, with every fault; `outcome` states the
+    consequence."""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return InputRejected(INVALID_CONTROL, faults, f"{outcome} {first_fault(faults)}{more}", limit=None)
 
 
 def publication_faults(

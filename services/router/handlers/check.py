@@ -13,10 +13,10 @@ from services.router.domain.differences import ControlDifference, operating_mode
 from services.router.domain.publication import (
     ControlSnapshot,
     PolicySetContent,
-    PublicationRejected,
     new_operating_model,
     new_policy_set,
     publication_faults,
+    rejected,
 )
 from shared.contracts.events import Region
 from shared.validation.faults import Fault
@@ -50,12 +50,12 @@ class CheckPublication:
     ) -> CheckResult:
         """Compare a publication with the parts in force.
 
-        `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises PublicationRejected
+        `diff` replaces `regions`: it has only the new and changed regions, each complete. Raises InputRejected
         with all faults, and TooManyChecks.
         """
         if content is not None and (n := sum(len(policy.when) for policy in content.policies)) > MAX_CONDITIONS:
             detail = f"the set has {n} conditions; a check accepts at most {MAX_CONDITIONS}"
-            raise PublicationRejected([Fault("/policy_set/policies", detail)], "It was not checked.")
+            raise rejected([Fault("/policy_set/policies", detail)], "It was not checked.")
         if self._waiting >= _MAX_WAITING:
             raise TooManyChecks("Other publications are being checked. Send the same request again.")
         self._waiting += 1
@@ -73,7 +73,7 @@ class CheckPublication:
         if diff is not None:
             if in_force.operating_model is None:
                 detail = "there is no operating model in force to compare with; send `operating_model`"
-                raise PublicationRejected([Fault("/operating_model_diff", detail)], "It cannot come into force.")
+                raise rejected([Fault("/operating_model_diff", detail)], "It cannot come into force.")
             named = {region.id for region in diff}
             unchanged = [region for region in in_force.operating_model.regions if region.id not in named]
             regions = unchanged + diff
@@ -85,7 +85,7 @@ class CheckPublication:
         if faults:
             if diff is not None:
                 faults = [_in_diff(fault, len(unchanged)) for fault in faults]
-            raise PublicationRejected(faults, "It cannot come into force.")
+            raise rejected(faults, "It cannot come into force.")
         if diff is not None:
             model = new_operating_model(_in_place(diff, in_force))
         return CheckResult(

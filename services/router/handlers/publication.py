@@ -9,11 +9,11 @@ from services.router.control import OPERATING_MODEL, POLICY_SET, ControlState
 from services.router.domain.publication import (
     ControlPart,
     PolicySetContent,
-    PublicationRejected,
     new_operating_model,
     new_policy_set,
     numbered,
     publication_faults,
+    rejected,
 )
 from services.router.domain.routing import SOURCE
 from shared.contracts import ids
@@ -56,7 +56,7 @@ class PublishControl:
     ) -> tuple[PublicationResult | None, PublicationResult | None]:
         """Check a publication, publish the parts that differ from those in force, and wait until they are in force.
 
-        Raises PublicationRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not
+        Raises InputRejected with all faults, NotYetInForce after `apply_seconds`, and Transient if Kafka did not
         accept the records.
         """
         async with self._lock:
@@ -71,7 +71,7 @@ class PublishControl:
                 policy_set = numbered(new_policy_set(content, by=by), in_force.policy_set, deleted=deleted)
             faults = publication_faults(model, policy_set, in_force, control.regions, control.compile_policy_set)
             if faults:
-                raise PublicationRejected(faults, "Nothing was published.")
+                raise rejected(faults, "Nothing was published.")
             parts = ((model, in_force.operating_model), (policy_set, in_force.policy_set))
             await self._send([part for part, current in parts if part is not None and part is not current])
             return _result(*parts[0]), _result(*parts[1])

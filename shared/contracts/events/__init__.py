@@ -44,4 +44,5 @@ TYPES: Final[dict[str, type[Struct]]] = {
     CLIENT_CHANGED: ClientChanged,
     ACCESS_REFUSED: AccessRefused,
     ACCESS_USED: AccessUsed,
+    LOSS_ACCEPTED: LossAccepted,
 }

@@ -1,4 +1,4 @@
-"""Events on `piepowder.access.<region>`: refused requests and used API keys."""
+"""Events on `piepowder.access.<region>`: refused requests, used API keys, and an operator's acceptance of a loss."""
 
 from typing import Final
 
@@ -6,6 +6,7 @@ from shared.contracts.events.base import Struct
 
 ACCESS_REFUSED: Final = "piepowder.access.refused.v1"
 ACCESS_USED: Final = "piepowder.access.used.v1"
+LOSS_ACCEPTED: Final = "piepowder.loss.accepted.v1"
 
 
 class AccessRefused(Struct, frozen=True, kw_only=True):
@@ -42,3 +43,25 @@ class AccessUsed(Struct, frozen=True, kw_only=True):
     since: str
     until: str
     keys: list[KeyUse]
+
+
+class LossAccepted(Struct, frozen=True, kw_only=True):
+    """An operator accepted that a consumer group never handles some records of a partition, and continues behind them.
+
+    `reason`: `deleted` (Kafka deleted the records before the group read them), `truncated` (records that the group read
+    are no longer in the topic), `recreated` (the topic was deleted and created again).
+    `first`, `last`: the offsets of the first and the last missing record; `last` is None if it is unknown.
+    `continues_at`: the offset at which the group continues, in the topic with the id `topic_id`.
+    `by`: the name of the operator's account on the machine of the command.
+    """
+
+    group: str
+    topic: str
+    topic_id: str
+    partition: int
+    reason: str
+    first: int
+    last: int | None = None
+    continues_at: int
+    by: str
+    note: str = ""

@@ -19,7 +19,14 @@ Json = dict[str, Any]
 
 LINES: Final = "application/x-ndjson"
 SEED: Final = 22_691
-SERVICES: Final = ("intake", "router", "decision", "audit")
+PROBES: Final[Mapping[str, str]] = {
+    "intake": "/v1/totals",
+    "router": "/v1/control",
+    "decision": "/v1/queues",
+    "audit": "/v1/totals",
+}
+"""The recorded services, each with a path that shows whether the service accepts a key."""
+
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 NOWHERE: Final = "00000000-0000-4000-8000-000000000000"
 _NUMBER: Final = b"<number>"
@@ -167,7 +174,7 @@ def operations(service: str) -> list[Operation]:
 
 def generate() -> Iterator[Case]:
     """All cases, grouped by operation."""
-    for service in SERVICES:
+    for service in PROBES:
         yield from _paths(service)
         for operation in operations(service):
             for number, case in enumerate(_cases(operation)):

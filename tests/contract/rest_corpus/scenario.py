@@ -12,14 +12,13 @@ from typing import Any, Final
 import httpx
 
 from tests.contract.rest_corpus.calls import Response
-from tests.contract.rest_corpus.cases import LINES, SERVICES, Case, fill, operations, text_of
+from tests.contract.rest_corpus.cases import LINES, PROBES, Case, fill, operations, text_of
 from tests.contract.rest_corpus.recording import Exchange, outcome
 
 Json = dict[str, Any]
 
 _SECONDS: Final = 60.0
 _DAY: Final = 86_400
-_PROBE: Final = {"intake": "/v1/totals", "router": "/v1/control", "decision": "/v1/queues", "audit": "/v1/totals"}
 _UNKNOWN_KEY: Final = "pp_corpus_nXptfAte4dwhtzN0q6GZYftrArjb174766e1"  # well-formed, and no client has it
 _NAME: Final = "corpus-{run}-{key}"
 _REPLICA: Final = "Replica watch, 1:1 copy"  # the sample's policies send it to the queue `counterfeit`
@@ -33,7 +32,7 @@ class Scenario:
         self._run = eu.removesuffix("-eu")
         self._http = httpx.Client(timeout=30, trust_env=False)
         self._operations = {
-            (operation.service, operation.name): operation for service in SERVICES for operation in operations(service)
+            (operation.service, operation.name): operation for service in PROBES for operation in operations(service)
         }
         future = time.strftime("%Y-%m-%dT00:00:00Z", time.gmtime(time.time() + 200 * _DAY))
         self.values = {"eu": eu, "us": us, "key:all": key, "future": future, "etag": '"1"'}
@@ -51,7 +50,7 @@ class Scenario:
             self._requests()
             self._audit()
             self._control()
-            for service in SERVICES:
+            for service in PROBES:
                 for name in ("healthz", "readyz", "metrics"):
                     self.call(service, name)
 
@@ -136,7 +135,7 @@ class Scenario:
 
     def _until_everywhere(self, key: str, reached: Callable[[int], bool]) -> None:
         headers = {"Authorization": f"Bearer {self.values[f'key:{key}']}"}
-        for service, path in _PROBE.items():
+        for service, path in PROBES.items():
             url = self._urls[service] + path
             _until(lambda url=url: self._http.get(url, headers=headers).status_code, reached)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
 

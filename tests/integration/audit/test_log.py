@@ -14,15 +14,17 @@ import asyncpg
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client import REGISTRY
 
+from piepowder import positions
 from services.audit import api, app, handlers
-from services.audit.domain import AppendResult, KafkaPosition, LoggedDeadLetter, LoggedEvent, parse_event
+from services.audit.domain import AppendResult, LoggedDeadLetter, LoggedEvent, parse_event
 from services.audit.settings import Settings
 from services.audit.store import Store
 from shared.auth.authenticator import Authenticator
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import events, ids, topics
-from shared.contracts.envelope import Attributes, Encoded, encode, subject_of
+from shared.contracts.envelope import Attributes, Encoded, RecordId, encode, subject_of
 from shared.http.app import create_app
 from shared.http.queries import encode_cursor
 from shared.kafka import topic_admin
@@ -30,6 +32,7 @@ from shared.kafka.producer import KafkaProducer, Record, record
 from shared.postgres import migrations
 from shared.postgres.database import Database
 from shared.runtime.clock import to_text
+from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 from shared.service import Service
 
@@ -104,7 +107,7 @@ def history(region: str, subject_id: str, version: int = 1) -> ItemHistory:
 
 def logged_events(histories: list[ItemHistory], region: str) -> list[LoggedEvent]:
     return [
-        parse_event(KafkaPosition(topic, 0, n), event.headers, event.key, event.value, region=region)
+        parse_event(RecordId(topic, 0, n), event.headers, event.key, event.value, region=region)
         for n, (topic, event) in enumerate(event for one in histories for event in one.events)
     ]
 
@@ -171,17 +174,9 @@ async def until_caught_up(kafka: str, region: str) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def reset(kafka: str, region: str) -> None:
-    """Reset the audit's group to the first offset of every partition."""
-    group = f"piepowder-audit-{region}"
-    async with AIOKafkaConsumer(
-        bootstrap_servers=kafka, group_id=group, group_instance_id=f"{group}-0", enable_auto_commit=False
-    ) as consumer:
-        consumer.subscribe([spec.name for spec in topic_admin.expand(topic_admin.load(), [region])])
-        async with asyncio.timeout(60):
-            while not consumer.assignment():
-                await consumer.getmany(timeout_ms=50)
-        await consumer.commit(dict.fromkeys(consumer.assignment(), 0))
+async def reset(kafka: str, region: str, database_url: str) -> None:
+    """Reset the audit to the first record of every partition."""
+    await positions.reset(kafka, database=database_url, group=f"piepowder-audit-{region}")
 
 
 class Proxy:
@@ -222,8 +217,63 @@ async def rows(database: Database) -> list[asyncpg.Record]:
         return await connection.fetch("SELECT * FROM log ORDER BY seq")
 
 
+async def test_a_log_that_was_restored_under_a_running_audit_gets_every_later_event_again_and_reports_it(
+    kafka: str, region: str, database_url: str, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restored log continues at the position that it holds, not at the group's offsets, which are ahead of it."""
+    reported: list[str] = []
+    monkeypatch.setattr(Readiness, "set", _recorded(Readiness.set, f"positions piepowder-audit-{region}", reported))
+    histories = [history(region, f"r/{n}") for n in range(60)]
+    records = [record(topic, event) for one in histories for topic, event in one.events]
+    base, _, name = database_url.rpartition("/")
+    await migrations.upgrade(database_url, "audit")
+    database = await Database.connect(database_url)
+    async with auditing(kafka, Store(database, region), region):
+        await producer.send(records[:80])
+        await until_caught_up(kafka, region)
+    await database.close()
+    admin = await asyncpg.connect(f"{base}/postgres")
+    try:
+        await admin.execute(f"CREATE DATABASE {name}_backup TEMPLATE {name}")
+        database = await Database.connect(database_url)
+        async with auditing(kafka, Store(database, region), region):
+            await producer.send(records[80:160])
+            await until_caught_up(kafka, region)
+            before = await rows(database)
+            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await admin.execute(f"ALTER DATABASE {name}_backup RENAME TO {name}")
+            await producer.send(records[160:])
+            async with asyncio.timeout(60):
+                while reported[-1] != "ok" or len(await _rows_if_any(database)) < len(before) + 80:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.1)
+        kept = await rows(database)
+        assert any("records are handled again" in text for text in reported)
+        assert [row["seq"] for row in kept] == list(range(1, len(kept) + 1))
+        mine = [bytes(row["data"]) for row in kept if row["region"] == region]
+        assert sorted(mine) == sorted(r.value for r in records if r.value is not None)
+    finally:
+        await database.close()
+        await admin.close()
+
+
+def _recorded(set_: Any, of: str, reported: list[str]) -> Any:
+    def set_and_record(readiness: Readiness, condition: str, missing: str | None) -> None:
+        if condition == of:
+            reported.append(missing or "ok")
+        set_(readiness, condition, missing)
+
+    return set_and_record
+
+
+async def _rows_if_any(database: Database) -> list[asyncpg.Record]:
+    try:
+        return await rows(database)
+    except Transient:
+        return []
+
+
 async def test_every_event_is_in_the_log_once_without_a_gap_after_duplicates_and_a_replay(
-    kafka: str, region: str, store: Store, database: Database, producer: KafkaProducer
+    kafka: str, region: str, *, store: Store, database: Database, database_url: str, producer: KafkaProducer
 ) -> None:
     histories = [history(region, f"a/{n}") for n in range(50)]
     records = [record(topic, event) for one in histories for topic, event in one.events]
@@ -232,11 +282,15 @@ async def test_every_event_is_in_the_log_once_without_a_gap_after_duplicates_and
             await producer.send(records)
         await until_caught_up(kafka, region)
     first = await rows(database)
-    await reset(kafka, region)
+    repeats = {"region": region}
+    before = REGISTRY.get_sample_value("piepowder_audit_repeats_total", repeats) or 0
+    await reset(kafka, region, database_url)
     async with auditing(kafka, store, region):
         await until_caught_up(kafka, region)
     kept = await rows(database)
     assert kept == first
+    again = (REGISTRY.get_sample_value("piepowder_audit_repeats_total", repeats) or 0) - before
+    assert again >= 2 * len(records), "the audit has read all records again"
     mine = [row for row in kept if row["region"] == region]
     assert [row["seq"] for row in kept] == list(range(1, len(kept) + 1))
     assert sorted(bytes(row["data"]) for row in mine) == sorted(r.value for r in records if r.value is not None)
@@ -336,7 +390,7 @@ async def test_a_poison_record_is_dead_lettered_and_shown_while_other_records_ar
 
 
 async def test_entries_of_the_log_cannot_be_changed_or_removed(region: str, store: Store, database: Database) -> None:
-    source = KafkaPosition("t", 0, 0)
+    source = RecordId("t", 0, 0)
     await store.append(
         logged_events([history(region, "e")], region), [LoggedDeadLetter(source, "g", "r", None, "", None, None)]
     )
@@ -370,7 +424,7 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
     backwards = list(reversed(logged_events(histories[:1], region)))
     await store.append(backwards[:2], [])
     letter = LoggedDeadLetter(
-        KafkaPosition("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, histories[0].subject
+        RecordId("t", 0, 7), "g", "why", None, to_text(START), backwards[-1].attributes.id, histories[0].subject
     )
     await store.append(backwards[2:], [letter])
     path = "/v1/subjects/shop/product/gr%C3%B6%C3%9Fe%2F50%25%20%2Bx/timeline"
@@ -403,7 +457,7 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
 
 async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(region: str, store: Store) -> None:
     everything = logged_events([history(region, "f")], region)
-    letters = [LoggedDeadLetter(KafkaPosition("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
+    letters = [LoggedDeadLetter(RecordId("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
     await store.append(everything, letters)
     first = everything[0].attributes
     async with await client(store, region) as http:

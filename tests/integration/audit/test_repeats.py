@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from services.audit.domain import AppendResult, KafkaPosition, LoggedDeadLetter, LoggedEvent, LogHead
+from services.audit.domain import AppendResult, LoggedDeadLetter, LoggedEvent, LogHead
 from services.audit.handlers import AppendRecords
 from services.audit.store import Store
 from shared.contracts import ids
-from shared.contracts.envelope import Attributes
+from shared.contracts.envelope import Attributes, RecordId
 from shared.kafka.consumer import RawRecord, Received
 from shared.postgres import migrations
 from shared.postgres.database import Database
@@ -78,11 +78,11 @@ class Audit:
     def entry(self, n: int) -> LoggedEvent:
         first = ids.derive(str(self._run), str(n))
         attributes = Attributes(first, TYPES[n % 2], "test", TIME, f"shop:product:{n}", "eu", first)
-        return LoggedEvent(attributes, b"%d" % n, [], KafkaPosition(f"topic-{n % 3}", 0, n))
+        return LoggedEvent(attributes, b"%d" % n, [], RecordId(f"topic-{n % 3}", 0, n))
 
     def letter(self, n: int) -> LoggedDeadLetter:
         return LoggedDeadLetter(
-            KafkaPosition(f"run-{self._run}", n, n), "group", "reason", None, TIME, None, f"shop:product:{n}"
+            RecordId(f"run-{self._run}", n, n), "group", "reason", None, TIME, None, f"shop:product:{n}"
         )
 
     async def append(self, batch: Batch) -> AppendResult:

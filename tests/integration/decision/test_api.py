@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
+from services.decision.domain.leases import LeaseLimits
+from services.decision.handlers.leases import LeaseCases
 from shared.contracts import ids
 from shared.runtime.errors import Transient
 from tests.support.decision.cases import encoded
@@ -47,6 +49,25 @@ async def test_a_claim_without_a_waiting_case_is_204(service: Service) -> None:
     async with api_client(service) as client:
         response = await client.post("/v1/claims", json=REVIEWER)
     assert (response.status_code, response.content) == (204, b"")
+
+
+async def test_a_claim_above_the_limit_is_429_with_retry_after(service: Service) -> None:
+    await service.open(encoded(REGION, "a"), encoded(REGION, "b"))
+    limited = LeaseCases(service.store.leases, region=REGION, wake=lambda: None, limits=LeaseLimits(client=1))
+    async with api_client(service._replace(leases=limited)) as client:
+        assert (await client.post("/v1/claims", json=REVIEWER)).status_code == 201
+        refused = await client.post("/v1/claims", json={**REVIEWER, "reviewer": "r-2"})
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:piepowder:problem:too-many-leases")
+    assert refused.headers["retry-after"] == "30"
+    assert "'console' holds 1 open leases" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("field", ["reviewer", "team"])
+@pytest.mark.parametrize("name", [" ", "r-1 ", "Zoe\u0308", "r\u200b"])
+async def test_a_name_of_a_claim_with_a_second_spelling_is_422(service: Service, field: str, name: str) -> None:
+    async with api_client(service) as client:
+        response = await client.post("/v1/claims", json={**REVIEWER, field: name})
+    assert (response.status_code, pointers(response)) == (422, [f"/{field}"])
 
 
 async def test_a_queue_is_listed_in_pages_and_by_state(service: Service) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts import events, ids
 from shared.contracts.envelope import encode
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
 from tests.support.decision.rest import REVIEWER, api_client
 from tests.support.decision.service import REGION, Service
@@ -77,7 +77,7 @@ async def test_the_first_reviewer_may_repeat_a_decision_that_has_been_replaced(s
     await service.open(appeal())
     assert await service.decide(await service.claimed(reviewer="r-2"), "overturn")
     assert not await service.decide(lease, "reject", "FAKE")
-    with pytest.raises(CommandRejected, match="decided already"):
+    with pytest.raises(InputRejected, match="decided already"):
         await service.decide(lease, "approve")
 
 
@@ -91,7 +91,7 @@ async def test_an_overturned_decision_cannot_be_appealed_again_but_the_new_decis
     assert (await states(service))["appeal"] == ["closed", "decided", "waiting"]
     assert await service.claim("r-2") is None
     lease = await service.claimed(reviewer="r-1")
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.decide(lease, "overturn")
     assert rejected.value.slug == "reasons-needed"
     assert await service.decide(lease, "overturn", "FAKE")
@@ -165,7 +165,7 @@ async def test_a_lease_that_expires_during_the_wait_for_the_appealed_case_cannot
         await service.outside.execute("SELECT FROM cases WHERE case_id = $1 FOR UPDATE", ITEM.case_id)
         deciding = asyncio.create_task(service.decide(lease, "overturn"))
         await asyncio.sleep(1.2)
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await deciding
     assert rejected.value.slug == "lease-expired"
 
@@ -207,7 +207,7 @@ async def test_a_claim_shows_the_notice_or_appeal_and_the_cases_that_it_concerns
 async def test_an_appeal_about_a_case_that_is_not_stored_can_only_be_upheld(service: Service) -> None:
     await service.open(appeal())
     lease = await service.claimed(reviewer="r-2")
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.decide(lease, "overturn")
     assert rejected.value.slug == "replaced"
     assert await service.store.concerned(lease.case) == []

@@ -7,8 +7,8 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from services.decision.domain.lifecycle import CommandRejected
 from services.decision.handlers.leases import Lease
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import encoded, encoded_withdrawal
 from tests.support.decision.service import REGION, Service
 
@@ -18,7 +18,7 @@ async def test_an_expired_lease_cannot_decide_even_without_another_claim(service
     lease = await service.claimed()
     await service.let_expire(lease)
     for act in (service.decide(lease), service.leases.heartbeat(lease.case.case_id, token=1, seconds=60)):
-        with pytest.raises(CommandRejected) as rejected:
+        with pytest.raises(InputRejected) as rejected:
             await act
         assert rejected.value.slug == "lease-expired"
     assert await service.outside.fetchval("SELECT count(*) FROM decisions") == 0
@@ -30,7 +30,7 @@ async def test_concurrent_decisions_under_one_lease_make_one_decision(service: S
     news = await asyncio.gather(*(service.decide(lease) for _ in range(6)))
     assert sorted(news) == [False] * 5 + [True]
     assert await service.decide(lease) is False
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.decide(lease, "reject", "FAKE")
     assert rejected.value.slug == "already-decided"
     assert await service.event_types() == ["case.claimed", "decision.made"]
@@ -45,7 +45,7 @@ async def test_a_concurrent_decision_and_withdrawal_end_a_case_in_one_way(servic
     async def decide(lease: Lease) -> bool:
         try:
             return await service.decide(lease)
-        except CommandRejected as rejected:
+        except InputRejected as rejected:
             assert rejected.slug == "withdrawn"  # noqa: PT017 - of many, each is looked at
             return False
 
@@ -70,7 +70,7 @@ async def test_concurrent_reviewers_and_newer_versions_leave_one_open_case_witho
             lease = await service.claim()
             if lease is None:
                 return
-            with suppress(CommandRejected):  # superseded meanwhile
+            with suppress(InputRejected):  # superseded meanwhile
                 await service.decide(lease)
 
     async def post(order: Sequence[str]) -> None:

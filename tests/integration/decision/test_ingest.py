@@ -6,9 +6,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts import events, ids
 from shared.runtime.errors import Poison, Transient
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import encoded, encoded_withdrawal, opened
 from tests.support.decision.service import REGION, Service, running
 
@@ -56,7 +56,7 @@ async def test_a_newer_version_takes_a_claimed_case_from_its_reviewer(service: S
     await service.open(encoded(REGION, version=1))
     lease = await service.claimed()
     await service.open(encoded(REGION, version=2))
-    with pytest.raises(CommandRejected, match=opened(REGION, version=2)[1].item_id) as rejected:
+    with pytest.raises(InputRejected, match=opened(REGION, version=2)[1].item_id) as rejected:
         await service.decide(lease)
     assert rejected.value.slug == "superseded"
     assert await service.event_types() == ["case.claimed", "case.superseded"]
@@ -74,7 +74,7 @@ async def test_a_withdrawal_takes_a_claimed_case_from_its_reviewer_and_a_newer_v
     await service.open(encoded(REGION, version=1))
     lease = await service.claimed(key=ids.derive("claim", "k"), body="b")
     await service.open(encoded_withdrawal(REGION, version=1))
-    with pytest.raises(CommandRejected, match="withdrawn") as rejected:
+    with pytest.raises(InputRejected, match="withdrawn") as rejected:
         await service.decide(lease)
     assert rejected.value.slug == "withdrawn"
     assert await service.claim(key=ids.derive("claim", "k"), body="b") is None

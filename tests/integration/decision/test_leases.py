@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from services.decision.domain.lifecycle import CommandRejected
-from services.decision.handlers.leases import Lease
+from services.decision.domain.leases import ClaimCommand, LeaseLimits
+from services.decision.handlers.leases import Lease, LeaseCases
 from shared.contracts import ids
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import encoded
 from tests.support.decision.service import REGION, Service
 
@@ -42,7 +43,7 @@ async def test_the_next_claim_gets_an_expired_case_and_publishes_both_events(ser
     second = await service.claimed(reviewer="r-2")
     assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
     assert await service.event_types() == ["case.claimed", "case.expired", "case.claimed"]
-    with pytest.raises(CommandRejected, match=r"Token 1 does not hold case .* \(any more\)"):
+    with pytest.raises(InputRejected, match=r"Token 1 does not hold case .* \(any more\)"):
         await service.decide(first)
     assert await service.decide(second)
 
@@ -69,7 +70,7 @@ async def test_the_same_idempotency_key_returns_the_same_lease_while_it_runs(ser
     how = {"key": ids.derive("claim", "k"), "body": "b"}
     first, again = await service.claimed(**how), await service.claimed(**how)
     assert (again.case.case_id, again.case.lease_token) == (first.case.case_id, first.case.lease_token)
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.claim(key=how["key"], body="other")
     assert rejected.value.slug == "idempotency-key-reused"
     assert await service.decide(first)
@@ -80,6 +81,43 @@ async def test_concurrent_claims_under_one_key_hold_one_case(service: Service) -
     await service.open(*(encoded(REGION, f"s{n}") for n in range(8)))
     how = {"key": ids.derive("claim", "k"), "body": "b"}
     outcomes = await asyncio.gather(*(service.claim(**how) for _ in range(6)), return_exceptions=True)
-    assert {outcome.slug for outcome in outcomes if isinstance(outcome, CommandRejected)} <= {"in-flight"}
+    assert {outcome.slug for outcome in outcomes if isinstance(outcome, InputRejected)} <= {"in-flight"}
     assert len({outcome.case.case_id for outcome in outcomes if isinstance(outcome, Lease)}) == 1
     assert (await service.states()).count("claimed") == 1
+
+
+async def claim_at_once(service: Service, limits: LeaseLimits, reviewers: list[str]) -> list[str]:
+    """Claims by these reviewers, with one API key and all at once; returns the problems of the refused ones."""
+    limited = LeaseCases(service.store.leases, region=REGION, wake=lambda: None, limits=limits)
+    commands = [ClaimCommand(reviewer, "in_house", 300, client="console") for reviewer in reviewers]
+    outcomes = await asyncio.gather(*(limited.claim(["general"], c) for c in commands), return_exceptions=True)
+    assert all(isinstance(outcome, Lease | InputRejected) for outcome in outcomes), outcomes
+    return [outcome.slug for outcome in outcomes if isinstance(outcome, InputRejected)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reviewers"),
+    [
+        (LeaseLimits(reviewer=3, client=1_000), ["r-1"] * 40),
+        (LeaseLimits(reviewer=50, client=5), [f"r-{n}" for n in range(40)]),
+        (LeaseLimits(reviewer=7, client=5), [f"r-{n % 2}" for n in range(40)]),
+    ],
+)
+async def test_concurrent_claims_never_exceed_the_limits_of_a_reviewer_and_of_a_client(
+    service: Service, limits: LeaseLimits, reviewers: list[str]
+) -> None:
+    await service.open(*(encoded(REGION, f"s{n}") for n in range(60)))
+    refused = await claim_at_once(service, limits, reviewers)
+    allowed = min(limits.client, limits.reviewer * len(set(reviewers)))
+    assert refused == ["too-many-leases"] * (40 - allowed)
+    assert (await service.states()).count("claimed") == allowed
+
+
+async def test_claims_that_share_the_lock_of_their_client_never_exceed_its_limit(service: Service) -> None:
+    """Far from the limit, the claims of a client do not wait for each other; near it, they do."""
+    connections = int(await service.outside.fetchval("SHOW max_connections"))
+    limit = connections + 12
+    await service.open(*(encoded(REGION, f"s{n}") for n in range(limit + 30)))
+    refused = await claim_at_once(service, LeaseLimits(10, limit), [f"r-{n}" for n in range(limit + 20)])
+    assert len(refused) == 20
+    assert (await service.states()).count("claimed") == limit

@@ -210,9 +210,9 @@ async def test_a_key_works_in_every_service_soon_after_its_creation_and_not_afte
 
 async def test_the_event_of_a_new_client_is_complete_and_its_key_is_stored_nowhere(services: IntakeAndAudit) -> None:
     limit = {"requests_per_second": 5, "burst": 7, "items_per_second": 0}
-    await services.create_client("told", description="for the tour", limit=limit)
-    shown = await services.create_key("told")
-    records = [r for r in await services.intake.records(services.intake.control) if r.key == b"client:told"]
+    await services.create_client("described", description="for the tour", limit=limit)
+    shown = await services.create_key("described")
+    records = [r for r in await services.intake.records(services.intake.control) if r.key == b"client:described"]
     events = [envelope.decode(record.headers, record.key, record.value) for record in records]
     assert [event.attributes.type for event in events] == [CLIENT_CHANGED] * 2
     assert [event.data.change for event in events] == ["created", "key_added"]

@@ -265,7 +265,7 @@ async def test_the_appeal_window_is_a_setting_and_older_decisions_are_final(
         ({"body": b""}, 400, "empty"),
         ({"body": b'{"platform": "shop"'}, 400, "not JSON"),
         ({"body": b"[]"}, 422, "expected an object"),
-        ({"body": b'{"explanation": "' + b"x" * 200_000 + b'"}'}, 413, "128 KiB"),
+        ({"body": b'{"explanation": "' + b"x" * 200_000 + b'"}'}, 413, "131072 bytes"),
         ({"key": "reader"}, 403, ":write"),
         ({"headers": {"Authorization": ""}}, 401, "API key"),
         ({"headers": {"Content-Type": "text/plain"}}, 415, "expected application/json"),

@@ -158,9 +158,9 @@ async def test_the_status_of_an_item_is_updated_in_each_region(intake: Intake) -
     answer = (await intake.get(f"/v1/items/{item_id}")).json()
     assert (answer["subject"], answer["version"]) == (subject, 1)
     assert answer["regions"][intake.south]["status"] == "submitted"
-    told = answer["regions"][north]
-    assert (told["queue"], told["verdict"], told["decision"]["reasons"]) == ("q", "review", ["WEAPONS"])
-    assert (told["decision"]["reviewer"], told["decision"]["automated"]) == ("r-1", False)
+    in_north = answer["regions"][north]
+    assert (in_north["queue"], in_north["verdict"], in_north["decision"]["reasons"]) == ("q", "review", ["WEAPONS"])
+    assert (in_north["decision"]["reviewer"], in_north["decision"]["automated"]) == ("r-1", False)
     lag = answer["projection"]["lag_seconds"]
     async with asyncio.timeout(60):
         while lag is None:  # the lag is unknown until every partition was read once
@@ -188,8 +188,8 @@ async def test_an_item_is_withdrawn_in_every_region_and_a_repetition_gets_the_sa
             (ITEM_WITHDRAWN, receipt["regions"][region]["event_id"])
         }
         assert {event.get_extension("correlationid") for event in others} == {first.get_id()}
-        told: Any = others[0].get_data()
-        assert (told["client"], told["reason"], told["version"]) == ("shop", "sold", 1)
+        withdrawn: Any = others[0].get_data()
+        assert (withdrawn["client"], withdrawn["reason"], withdrawn["version"]) == ("shop", "sold", 1)
 
 
 async def test_the_status_has_a_withdrawal_and_the_time_when_it_took_effect(intake: Intake) -> None:
@@ -404,9 +404,9 @@ async def test_posts_get_503_while_kafka_is_stopped_and_no_item_is_published_par
         verdicts = [json.loads(line) for line in answer.text.splitlines()]
         assert [verdict["status"] for verdict in verdicts] == [202] * 1_000 + [503] * 2_000
         assert verdicts[-1]["retry_after"] == 2
-        told = {record.key for record in await running.records(topics.submissions(running.north))}
-        assert told >= {b"shop:product:%d" % n for n in range(1_000)}
-        assert not told & {b"shop:product:%d" % n for n in range(1_000, 2_000)}
+        keys = {record.key for record in await running.records(topics.submissions(running.north))}
+        assert keys >= {b"shop:product:%d" % n for n in range(1_000)}
+        assert not keys & {b"shop:product:%d" % n for n in range(1_000, 2_000)}
     finally:
         assert await running.stop() == 0
         await running.http.aclose()

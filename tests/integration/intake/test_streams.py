@@ -134,9 +134,9 @@ async def test_only_submitted_lines_of_a_disconnected_client_are_accepted(intake
     async with Call.to(intake) as call, asyncio.timeout(30):
         await call.send(lines(intake, "gone", range(1_000)))
         assert await call.head() == 200
-        told = 0
-        while told < 1_000:
-            told += len(await call.verdicts())
+        verdicts = 0
+        while verdicts < 1_000:
+            verdicts += len(await call.verdicts())
         await call.send(lines(intake, "gone", range(1_000, 1_001))[:-20])
     assert sorted(await keys(intake, "gone")) == sorted(f"gone-{n}" for n in range(1_000))
     assert "a defect" not in intake.log.read_text()

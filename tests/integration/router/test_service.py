@@ -53,7 +53,7 @@ class Raw(NamedTuple):
     offset: int
 
 
-class Router:
+class RunningRouter:
     """A running router with its own region and control topic."""
 
     def __init__(self, kafka: str, region: str, control: str, folder: Path) -> None:
@@ -188,11 +188,11 @@ class Router:
 
 
 @pytest.fixture
-async def router(kafka: str, region: str, tmp_path: Path) -> AsyncIterator[Router]:
+async def router(kafka: str, region: str, tmp_path: Path) -> AsyncIterator[RunningRouter]:
     """A router in its own region, waiting for its first publication."""
     control = f"piepowder.control.t{os.getpid()}-s{next(_numbers)}"
     await topic_admin.ensure(kafka, [TopicSpec(control, 1, 1, {"cleanup.policy": "compact"})])
-    router = Router(kafka, region, control, tmp_path)
+    router = RunningRouter(kafka, region, control, tmp_path)
     await router.producer.start()
     try:
         await router.start(lambda state: "in force" in state["conditions"].get("control", ""))
@@ -242,7 +242,7 @@ def publication(region: str, *, condition: str = '"weapons" in terms') -> dict[s
     }
 
 
-async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Router) -> None:
+async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: RunningRouter) -> None:
     """Promise 8, and readiness that names the missing condition."""
     state = await router.readyz()
     assert not state["ready"]
@@ -276,7 +276,7 @@ async def test_submissions_are_routed_when_a_policy_set_is_in_force(router: Rout
     assert await router.stop() == 0
 
 
-async def test_a_new_policy_set_applies_to_later_submissions(router: Router) -> None:
+async def test_a_new_policy_set_applies_to_later_submissions(router: RunningRouter) -> None:
     await router.publish(publication(router.region))
     await router.submit(item(1, title="a toaster"))
     (before,) = await router.cases(1)
@@ -290,7 +290,7 @@ async def test_a_new_policy_set_applies_to_later_submissions(router: Router) -> 
     assert after.data.trace.policy_set == response.json()["policy_set"]["id"]
 
 
-async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(router: Router) -> None:
+async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(router: RunningRouter) -> None:
     """Promise 1: a record that cannot be routed is dead-lettered with its reason."""
     await router.publish(publication(router.region))
     good = router.submission(item(1))
@@ -317,7 +317,7 @@ async def test_poison_is_dead_lettered_as_a_whole_and_other_records_are_routed(r
         assert letter.headers["dl_topic"] == topics.submissions(router.region).encode()
 
 
-async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_same_ids(router: Router) -> None:
+async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_same_ids(router: RunningRouter) -> None:
     """Promise 5: replays are harmless."""
     await router.publish(publication(router.region))
     await router.submit(*(item(n, title="Assault rifle" if n % 3 else "Koss") for n in range(50)))
@@ -328,7 +328,7 @@ async def test_a_replay_from_the_first_offset_produces_the_same_cases_with_the_s
     assert len({msgspec.json.encode(event.data) for event in both}) == 50
 
 
-async def test_an_invalid_publication_is_rejected_with_pointers(router: Router) -> None:
+async def test_an_invalid_publication_is_rejected_with_pointers(router: RunningRouter) -> None:
     sound = publication(router.region)
     broken = publication(router.region, condition='titel == "x"')
     broken["operating_model"]["regions"][0]["default_queue"] = "gone"

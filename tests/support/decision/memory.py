@@ -15,15 +15,16 @@ import msgspec
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import CLAIMED, OPEN_STATES, SUPERSEDED, WAITING, WITHDRAWN, Case, Decision
 from services.decision.domain.ingest import BatchChanges, CaseMessage, NewestVersion, ReceivedCase, Snapshot
-from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
+from services.decision.domain.leases import ClaimCommand, LeaseLimits, OpenLeases
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
 from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
+from shared.kafka.positions import Moves
 from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Poison
+from shared.validation.faults import IN_FLIGHT
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import records
 
@@ -41,6 +42,9 @@ class MemoryTransaction:
         self.queues = set(store.queues)
         self.tallies = copy(store.tallies)
         self.published = list(store.published)
+
+    async def advance(self, moves: Moves) -> None:
+        """Positions are not part of this store."""
 
     async def first_time(self, event_ids: Sequence[str]) -> set[str]:
         new = set(event_ids) - self.inbox
@@ -114,6 +118,16 @@ class MemoryTransaction:
         ]
         return (min(allowed, key=urgency), self._clock.now()) if allowed else None
 
+    async def open_leases(self, reviewer: str, client: str, *, alone: bool) -> OpenLeases:  # noqa: ARG002 - one transaction at a time
+        now = self._clock.now()
+        ends = [
+            (case.reviewer == reviewer, case.claim_client == client, case.lease_until - now)
+            for case in self.cases.values()
+            if case.state == CLAIMED and case.lease_until is not None and case.lease_until > now
+        ]
+        own = [end.total_seconds() for by_reviewer, by_client, end in ends if by_reviewer or by_client]
+        return OpenLeases(sum(end[0] for end in ends), sum(end[1] for end in ends), min(own, default=0.0))
+
     async def expired(self, limit: int) -> list[tuple[Case, datetime]]:
         now = self._clock.now()
         found = [
@@ -127,7 +141,7 @@ class MemoryTransaction:
         self.cases |= {case.case_id: case for case in cases}
         keys = Counter(case.claim_key for case in self.cases.values() if case.claim_key is not None)
         if keys and max(keys.values()) > 1:
-            raise CommandRejected("in-flight", "Another claim with the same Idempotency-Key is in progress.")
+            raise IN_FLIGHT.with_message("Another claim with the same Idempotency-Key is in progress.")
 
     async def first_decision(self, case_id: str) -> Decision | None:
         return next(iter(self.decided.get(case_id, [])), None)
@@ -204,12 +218,12 @@ def _is_appeal_against(case: Case, reviewer: str) -> bool:
 class MemoryService:
     """The use cases on a store in memory; `woken` counts the calls that wake the outbox relay."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: LeaseLimits = LeaseLimits()) -> None:  # noqa: B008 - immutable
         self.store = MemoryStore()
         self.clock = self.store.clock
         self.woken = 0
         self.ingest = IngestCases(self.store.ingest, region="eu", wake=self._wake)
-        self.leases = LeaseCases(self.store.leases, region="eu", wake=self._wake)
+        self.leases = LeaseCases(self.store.leases, region="eu", wake=self._wake, limits=limits)
         self.decisions = DecideCases(self.store.decisions, region="eu", wake=self._wake)
 
     def _wake(self) -> None:

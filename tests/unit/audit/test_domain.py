@@ -3,16 +3,16 @@
 import pytest
 
 from services.audit.domain import (
-    KafkaPosition,
+    logged_topics,
     parse_dead_letter,
     parse_event,
 )
-from shared.contracts import events, ids
-from shared.contracts.envelope import Attributes, Encoded, encode
+from shared.contracts import events, ids, topics
+from shared.contracts.envelope import Attributes, Encoded, RecordId, encode
 from shared.runtime.errors import Poison
 
 TIME = "2026-05-01T09:30:00.000Z"
-SOURCE = KafkaPosition("piepowder.submissions.eu", 1, 2)
+SOURCE = RecordId("piepowder.submissions.eu", 1, 2)
 FIRST = ids.derive("first")
 
 
@@ -21,6 +21,10 @@ def claimed(event_type: str = events.CASE_CLAIMED, region: str = "eu") -> Encode
         case_id="c", item_id="i", queue="q", reviewer="r", team="t", lease_token=1, lease_until=TIME
     )
     return encode(Attributes(FIRST, event_type, "piepowder/test", TIME, "shop:product:1", region, FIRST, FIRST), data)
+
+
+def test_the_log_contains_every_topic_except_the_state_of_consumers() -> None:
+    assert {*topics.of_region("eu"), topics.CONTROL} - set(logged_topics("eu")) == {topics.parked("eu")}
 
 
 def test_an_event_of_an_unknown_type_keeps_its_bytes_and_all_its_headers() -> None:
@@ -54,7 +58,7 @@ def test_a_dead_letter_has_the_position_of_the_original_record() -> None:
     about = {"topic": "t", "partition": "3", "offset": "41", "group": "g", "reason": "why", "time": TIME}
     headers = [*claimed().headers, *((f"dl_{name}", text.encode()) for name, text in about.items())]
     letter = parse_dead_letter(SOURCE, headers, b"shop:product:1", 0)
-    assert letter.source == KafkaPosition("t", 3, 41)
+    assert letter.source == RecordId("t", 3, 41)
     assert (letter.group, letter.reason, letter.time) == ("g", "why", TIME)
     assert (letter.event_id, letter.subject, letter.key) == (FIRST, "shop:product:1", "shop:product:1")
 

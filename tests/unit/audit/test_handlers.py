@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from services.audit import handlers
-from services.audit.domain import EntryView, LogHead, LogPosition, TimelineEntry
+from services.audit.domain import LogHead, LogPosition, TimelineEntry
 from services.audit.handlers import TimelinePosition
-from shared.http.problems import Problem
+from services.audit.views import EntryView
 from shared.http.queries import decode_cursor, encode_cursor
+from shared.validation.faults import InputRejected
 
 TIME = "2026-05-01T09:30:00.000Z"
 
@@ -28,7 +29,7 @@ TIME = "2026-05-01T09:30:00.000Z"
     ],
 )
 def test_a_cursor_of_another_form_or_with_a_number_out_of_range_is_rejected(position: object) -> None:
-    with pytest.raises(Problem, match="Not a cursor of this list"):
+    with pytest.raises(InputRejected, match="Not a cursor of this list"):
         decode_cursor(encode_cursor(position), TimelinePosition)
 
 

@@ -49,7 +49,7 @@ def test_an_unreadable_clients_file_is_named_and_not_changed(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("in_force", [[], ["policy_set"], BOTH])
 def test_only_the_parts_of_the_sample_that_are_not_in_force_are_published(in_force: list[str]) -> None:
-    router = Router(in_force)
+    router = ControlApi(in_force)
     with router.client() as client:
         with pytest.raises(Transient, match="not ready"):
             publish_sample(client)
@@ -60,7 +60,7 @@ def test_only_the_parts_of_the_sample_that_are_not_in_force_are_published(in_for
 
 
 def test_a_system_publishes_only_its_own_regions_of_the_sample() -> None:
-    router = Router([], ready=True)
+    router = ControlApi([], ready=True)
     with router.client() as client:
         publish_sample(client, regions=["us"])
     [body] = router.published
@@ -68,18 +68,18 @@ def test_a_system_publishes_only_its_own_regions_of_the_sample() -> None:
 
 
 def test_the_detail_of_a_rejection_by_the_router_is_shown() -> None:
-    with Router([], ready=True, rejecting=True).client() as client, pytest.raises(UserError, match="no such field"):
+    with ControlApi([], ready=True, rejecting=True).client() as client, pytest.raises(UserError, match="no such field"):
         publish_sample(client)
 
 
 def test_a_job_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(jobs, "_PACE", Backoff(first=0.001))
-    with Router([]).client() as client:
+    with ControlApi([]).client() as client:
         assert jobs.publish(client) == BOTH
     assert "trying again" in capsys.readouterr().err
 
 
-class Router:
+class ControlApi:
     """A router's `/v1/control` that is not ready at first, unless `ready`."""
 
     def __init__(self, in_force: list[str], *, ready: bool = False, rejecting: bool = False) -> None:

@@ -20,7 +20,8 @@ from services.intake.requests.domain import drafts
 from services.intake.requests.domain.drafts import Draft
 from shared.contracts import envelope, events, ids
 from tests.support.documents import parsed
-from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, Cluster, appeal, clock, notice
+from tests.support.intake_cluster import Cluster
+from tests.support.intake_complaints import CODES, EVERYWHERE, TIME, appeal, clock, notice
 from tests.support.intake_complaints import intake as intake_of
 from tests.support.intake_items import ANYONE, item_intake
 

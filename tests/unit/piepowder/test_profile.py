@@ -260,5 +260,5 @@ def test_each_command_calls_the_deployment_of_its_profile(
 
 def test_journals_are_kept_in_the_folder_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIEPOWDER_FOLDER", str(tmp_path))
-    assert options.Connection().folder == tmp_path
-    assert options.Connection(folder=tmp_path / "other").folder == tmp_path / "other"
+    assert options.ApiConnection().folder == tmp_path
+    assert options.ApiConnection(folder=tmp_path / "other").folder == tmp_path / "other"

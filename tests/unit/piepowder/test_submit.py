@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-from collections.abc import Callable
 
 import httpx
 import msgspec
@@ -10,9 +9,10 @@ import pytest
 
 from piepowder.client import Api, ApiError, problem_text
 from piepowder.listings import Line, Refusal
-from piepowder.submit import Submitter
+from piepowder.submit import ItemSubmitter
 from shared.runtime.user_errors import UserError
 from tests.support.command import TEST_PROFILE
+from tests.support.fake_intake import FakeIntake
 
 
 @pytest.fixture(autouse=True)
@@ -27,48 +27,18 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return asked
 
 
-class Intake:
-    """Responds as intake does; `override` may respond to a call instead."""
-
-    def __init__(self) -> None:
-        self.bodies: list[list[bytes]] = []
-        self.accepted: list[str] = []
-        self.override: Callable[[int], httpx.Response | None] = lambda _: None
-        self.status: Callable[[str, int], int] = lambda _id, _call: 202
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        lines = request.content.splitlines()
-        self.bodies.append(lines)
-        call = len(self.bodies)
-        overriding = self.override(call)
-        if overriding is not None:
-            return overriding
-        return httpx.Response(200, content=b"".join(self._verdict(n, line, call) for n, line in enumerate(lines, 1)))
-
-    def _verdict(self, number: int, line: bytes, call: int) -> bytes:
-        name = line.decode().strip('"')
-        status = self.status(name, call)
-        verdict: dict[str, object] = {"line": number, "status": status}
-        if status == 202:
-            self.accepted.append(name)
-            verdict |= {"item_id": f"item-{name}", "subject": f"s:product:{name}", "regions": ["eu", "us"]}
-        else:
-            verdict |= {"detail": "bad", "errors": [{"pointer": "/gtin", "detail": "wrong check digit"}]}
-        return msgspec.json.encode(verdict) + b"\n"
-
-
 def lines(count: int) -> list[Line | Refusal]:
     return [Line(number, b'"%d"' % number) for number in range(1, count + 1)]
 
 
-def submitter(intake: Intake) -> tuple[Submitter, io.BytesIO, io.BytesIO]:
+def submitter(intake: FakeIntake) -> tuple[ItemSubmitter, io.BytesIO, io.BytesIO]:
     journal, report = io.BytesIO(), io.BytesIO()
     api = Api(TEST_PROFILE, transport=httpx.MockTransport(intake))
-    return Submitter(api, journal=journal, report=report, patience=5.0), journal, report
+    return ItemSubmitter(api, journal=journal, report=report, patience=5.0), journal, report
 
 
 async def test_lines_are_sent_in_chunks_in_order_and_the_journal_has_the_accepted_ones() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     sending, journal, _ = submitter(intake)
 
     tally = await sending.submit(lines(2500))
@@ -80,7 +50,7 @@ async def test_lines_are_sent_in_chunks_in_order_and_the_journal_has_the_accepte
 
 
 async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_own_line_numbers() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     intake.status = lambda name, _: 422 if name == "7" else 202
     sending, _, report = submitter(intake)
 
@@ -92,7 +62,7 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_with_the_files_ow
 
 
 async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_the_lines() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     intake.status = lambda name, _: 422 if name in ("1", "5") else 202
     sending, _, report = submitter(intake)
 
@@ -105,7 +75,7 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_t
 
 
 async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_again() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     sending, _, _ = submitter(intake)
     whole = intake.__call__
 
@@ -127,7 +97,7 @@ async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_agai
 async def test_after_an_overload_response_the_command_waits_as_long_as_intake_requests(
     status: int, pauses: list[float]
 ) -> None:
-    intake = Intake()
+    intake = FakeIntake()
     intake.override = lambda call: httpx.Response(status, headers={"Retry-After": "3"}) if call < 3 else None
     sending, _, _ = submitter(intake)
 
@@ -138,7 +108,7 @@ async def test_after_an_overload_response_the_command_waits_as_long_as_intake_re
 
 
 async def test_all_lines_from_the_first_temporary_failure_are_sent_again_in_order() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     intake.status = lambda name, call: 503 if name == "3" and call == 1 else 202
     sending, journal, _ = submitter(intake)
 
@@ -150,7 +120,7 @@ async def test_all_lines_from_the_first_temporary_failure_are_sent_again_in_orde
 
 
 async def test_the_complete_lines_of_a_truncated_response_are_used() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     whole = b"".join(
         msgspec.json.encode({"line": n, "status": 202, "item_id": f"i{n}", "subject": "s", "regions": ["eu"]}) + b"\n"
         for n in (1, 2, 3)
@@ -165,7 +135,7 @@ async def test_the_complete_lines_of_a_truncated_response_are_used() -> None:
 
 
 async def test_a_call_after_a_lost_connection_is_repeated() -> None:
-    intake = Intake()
+    intake = FakeIntake()
 
     def cut(call: int) -> httpx.Response | None:
         if call == 1:
@@ -179,7 +149,7 @@ async def test_a_call_after_a_lost_connection_is_repeated() -> None:
 
 
 async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_large() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     respond = intake.__call__
 
     def small(request: httpx.Request) -> httpx.Response:
@@ -187,7 +157,7 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_l
             return httpx.Response(413, json={"detail": "too large"})
         return respond(request)
 
-    sending = Submitter(
+    sending = ItemSubmitter(
         Api(TEST_PROFILE, transport=httpx.MockTransport(small)), journal=io.BytesIO(), report=io.BytesIO()
     )
 
@@ -198,7 +168,7 @@ async def test_a_body_that_is_too_large_is_halved_down_to_the_line_that_is_too_l
 
 
 async def test_a_submission_that_makes_no_progress_ends_with_the_last_line_sent() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     intake.override = lambda call: httpx.Response(503, headers={"Retry-After": "30"}) if call > 1 else None
     sending, _, _ = submitter(intake)
 
@@ -207,7 +177,7 @@ async def test_a_submission_that_makes_no_progress_ends_with_the_last_line_sent(
 
 
 async def test_a_call_with_a_wrong_key_is_not_repeated() -> None:
-    intake = Intake()
+    intake = FakeIntake()
     intake.override = lambda _: httpx.Response(401, json={"detail": "This API key is not known here"})
     sending, _, _ = submitter(intake)
 

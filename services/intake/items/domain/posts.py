@@ -20,11 +20,19 @@ from shared.contracts import ids
 from shared.contracts.events import Author, Item, ItemSubmitted, Money, Seller, Struct, Trader
 from shared.validation import strict_json
 from shared.validation.codes import Codes
-from shared.validation.faults import MAX_FAULTS, Fault, InputRejected, RejectionType, mismatches, pointer_to
+from shared.validation.faults import (
+    MALFORMED_JSON,
+    MAX_FAULTS,
+    TOO_LARGE,
+    Fault,
+    InputRejected,
+    RejectionType,
+    mismatches,
+    pointer_to,
+)
+from shared.validation.identifiers import identifier_problem
 
 INVALID_ITEM: Final = RejectionType("invalid-item", 422, "The item is invalid", "/markets: is required")
-TOO_LARGE: Final = RejectionType("too-large", 413, "The item is too large")
-MALFORMED_JSON: Final = RejectionType("malformed-json", 400, "The input is not JSON")
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
@@ -133,7 +141,7 @@ class MalformedItem(Exception):  # noqa: N818 - a state of the input
         self.fields = fields
 
 
-class Identity(NamedTuple):
+class ItemIdentity(NamedTuple):
     """The identity of an item: the same for every client and every repetition."""
 
     item_id: str
@@ -176,8 +184,8 @@ def check(post: ItemPost, text: bytes, codes: Codes) -> list[Fault]:
     faults: list[Fault] = []
     if not is_platform(post.platform):
         faults.append(Fault("/platform", "expected 1 to 63 of a-z, 0-9 and '-', not starting with '-'"))
-    if not post.id.isprintable():
-        faults.append(Fault("/id", "expected printable characters only"))
+    if (problem := identifier_problem(post.id)) is not None:
+        faults.append(Fault("/id", problem))
     if post.language != "und" and not codes.is_language(post.language):
         faults.append(
             Fault("/language", f"{post.language!r:.60} is not a BCP 47 tag; expected for example 'de' or 'pt-BR'")
@@ -195,8 +203,8 @@ def check(post: ItemPost, text: bytes, codes: Codes) -> list[Fault]:
         faults.append(_code_fault("/price/currency", post.price.currency, "ISO 4217 currency", codes.currencies))
     seller = post.seller
     if seller is not None:
-        if not seller.id.isprintable():
-            faults.append(Fault("/seller/id", "expected printable characters only"))
+        if (problem := identifier_problem(seller.id)) is not None:
+            faults.append(Fault("/seller/id", problem))
         if seller.country and seller.country not in codes.countries:
             faults.append(_code_fault("/seller/country", seller.country, "ISO 3166-1 country", codes.countries))
     if b"\x7f" in text or (b"\\" in text and _control_escape(text)):
@@ -229,7 +237,7 @@ def content(post: ItemPost) -> Item:
     )
 
 
-def identity(post: ItemPost, item: Item) -> Identity:
+def identity(post: ItemPost, item: Item) -> ItemIdentity:
     """The id of the item and the hash of its content.
 
     The hash is SHA-256 of the JSON with fields in a fixed order, sorted mappings and without defaults. Equal content
@@ -238,7 +246,7 @@ def identity(post: ItemPost, item: Item) -> Identity:
     canonical = ids.canonical(item)
     content_hash = ids.content_hash(canonical)
     version = f"h:{content_hash}" if post.version is None else str(post.version)
-    return Identity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
+    return ItemIdentity(ids.item_id(post.platform, post.kind, post.id, version), content_hash, canonical)
 
 
 def duplicates(text: bytes) -> list[Fault]:
@@ -290,8 +298,8 @@ def _faults_of_parts(post: ItemPost, codes: Codes) -> Iterator[Fault]:
         if trader.phone and not _is_phone(trader.phone):
             expected = "expected for example '+49 30 1234567'"
             yield Fault("/trader/phone", f"{trader.phone!r:.60} is not a telephone number; {expected}")
-    if post.author is not None and not post.author.id.isprintable():
-        yield Fault("/author/id", "expected printable characters only")
+    if post.author is not None and (problem := identifier_problem(post.author.id)) is not None:
+        yield Fault("/author/id", problem)
     for index, link in enumerate(post.links):
         if not _is_subject(link) or not link.isprintable():
             yield Fault(

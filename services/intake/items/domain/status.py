@@ -108,8 +108,10 @@ class DeadLetterFact(Struct, frozen=True, kw_only=True):
         return self.since >= 0
 
     def is_a_repeat(self, first: int | None) -> bool:
-        """True if this is a later copy of a record that was handled at offset `first`, before the subject was parked at
-        `since`."""
+        """True if the record was handled at offset `first`, before its subject was parked at `since`.
+
+        The dead letter is then of a later copy of the record, and does not change the status.
+        """
         return first is not None and first < self.since < self.position
 
 
@@ -250,8 +252,8 @@ def dead_letter_of(facts: StatusFacts) -> DeadLetterFact | None:
 def withdrawn_since(facts: StatusFacts) -> str:
     """The time (RFC 3339) at which a withdrawal took effect, "" when none did.
 
-    A withdrawal takes effect when it closes the case, or at once when no submission is known. Before that, the status
-    does not change: a decision may still be made, and a dead-lettered record is not handled.
+    A withdrawal takes effect when it closes the case, or at once when no submission is known. Until then, the status
+    stays: the case may still be decided, and an item whose record is dead-lettered stays dead-lettered.
     """
     if facts.decision is not None or facts.superseded is not None:
         return ""

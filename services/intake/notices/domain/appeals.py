@@ -8,7 +8,6 @@ force is known from the status projection.
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
-from uuid import UUID
 
 from services.intake.items.domain import status
 from services.intake.notices.domain.complaint_status import ITEM, NOTICE
@@ -67,7 +66,7 @@ def faults(post: AppealPost, codes: Codes) -> Iterator[Fault]:
         pointer = f"/{list(named_ids)[1]}" if named_ids else "/decision_id"
         yield Fault(pointer, f"expected exactly one of {', '.join(_NAMED_BY)}")
     for name, value in named_ids.items():
-        if not _is_uuid(value):
+        if ids.uuid_of(value) != value:
             yield Fault(f"/{name}", f"{value!r:.60} is not an id: expected a UUID in lower case")
     if post.region and post.decision_id:
         yield Fault("/region", "a decision belongs to one region: leave the field out")
@@ -173,10 +172,3 @@ def _appellant_fault(kind: str, contested: ContestedDecision) -> str:
     if contested.case_type != NOTICE:
         return "a notifier can only contest the decision on a notice; only the seller can contest a decision on an item"
     return "" if action == "approve" else f"a notifier can only contest an approval; the decision in force is {action}"
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

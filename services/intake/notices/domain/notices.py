@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from services.intake.items.domain.posts import is_platform, is_url
-from shared.contracts import envelope, events, ids
+from shared.contracts import events, ids
 from shared.validation.codes import Codes
 from shared.validation.faults import Fault, RejectionType
+from shared.validation.identifiers import identifier_problem
 
 INVALID_NOTICE: Final = RejectionType(
     "invalid-notice", 422, "The notice is invalid", "/reporter/email: is required, except for ground 'csam'"
@@ -65,6 +66,8 @@ def faults(post: NoticePost, codes: Codes) -> Iterator[Fault]:
     if not is_platform(post.platform):
         yield Fault("/platform", "expected 1 to 63 of a-z, 0-9 and '-', not starting with '-'")
     yield from unprintable_faults({"/id": post.id})
+    if not post.id.strip():
+        yield Fault("/id", "contains only white space")
     yield from explanation_faults(post.explanation, post.language, post.reference, codes)
     yield from _location_faults(post.locations)
     if not post.good_faith:
@@ -91,9 +94,8 @@ def explanation_faults(explanation: str, language: str, reference: str, codes: C
         yield Fault("/explanation", f"expected at least {MIN_EXPLANATION} characters, without white space at the ends")
     if language != "und" and not codes.is_language(language):
         yield Fault("/language", f"{language!r:.60} is not a BCP 47 tag; expected for example 'de' or 'pt-BR'")
-    yield from unprintable_faults({"/reference": reference})
-    if reference and not reference.strip():
-        yield Fault("/reference", "contains only white space")
+    if (problem := identifier_problem(reference)) is not None:
+        yield Fault("/reference", problem)
 
 
 def unprintable_faults(texts: dict[str, str]) -> Iterator[Fault]:
@@ -112,11 +114,6 @@ def content(post: NoticePost) -> events.Notice:
 def content_hash(notice: events.Notice) -> str:
     """The hash that distinguishes the retry of a notice from another notice under the same reference."""
     return ids.struct_hash(notice, always={"language"})
-
-
-def subject_of(post: NoticePost) -> str:
-    """The reported subject."""
-    return envelope.subject_of(post.platform, post.kind, post.id)
 
 
 def _location_faults(locations: list[str]) -> Iterator[Fault]:

@@ -15,12 +15,9 @@ import msgspec
 from shared.contracts import ids
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import Fault, InputRejected, RejectionType
+from shared.validation.faults import INVALID_REQUEST, TOO_LARGE, Fault, InputRejected
 
 S = TypeVar("S", bound=msgspec.Struct)
-
-INVALID_DRAFT: Final = RejectionType("invalid-request", 422, "The request is invalid")
-CHANGE_TOO_LARGE: Final = RejectionType("too-large", 413, "The attached change is too large")
 
 NEW_CATEGORY: Final = "new_category"
 NEW_MARKET: Final = "new_market"
@@ -72,18 +69,18 @@ def require_valid(document: ParsedDocument[Draft]) -> Draft:
     large."""
     draft = document.value
     if document.faults or draft is None:
-        raise InputRejected(INVALID_DRAFT, document.faults)
+        raise InputRejected(INVALID_REQUEST, document.faults)
     if draft.change is not None:
         size = len(ids.canonical(draft.change))
         if size > MAX_CHANGE_BYTES:
-            raise CHANGE_TOO_LARGE(f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are allowed", "/change")
+            raise TOO_LARGE(f"the change has {size} bytes; at most {MAX_CHANGE_BYTES} are allowed", "/change")
     return draft
 
 
 def require_comment(text: str) -> str:
     """A comment without white space at its ends; raises InputRejected for a blank one."""
     if not text.strip():
-        raise INVALID_DRAFT("contains only white space", "/text")
+        raise INVALID_REQUEST("contains only white space", "/text")
     return text.strip()
 
 

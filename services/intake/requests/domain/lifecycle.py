@@ -18,7 +18,7 @@ import msgspec
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, Event, subject_of
 from shared.contracts.events import BusinessRequest, ProposedChange, Struct
-from shared.validation.faults import InputRejected, RejectionType
+from shared.validation.faults import INVALID_REQUEST, InputRejected, RejectionType
 
 SOURCE: Final = "piepowder/intake"
 
@@ -51,7 +51,6 @@ NOTHING: Final = "nothing"
 
 MAX_STEPS: Final = 500
 
-REASON_MISSING: Final = RejectionType("invalid-request", 422, "The reason is missing")
 OWN_REQUEST: Final = RejectionType(
     "own-request", 403, "Authors and sponsors may not decide their request", "Another person must decide."
 )
@@ -141,7 +140,7 @@ class Request(_Stored, frozen=True, kw_only=True):
     approvals_needed: int
     approvals: list[Mark] = []
     done: dict[str, Mark] = {}
-    published: dict[str, PublishedEvents] = msgspec.field(name="told", default_factory=dict)
+    published: dict[str, PublishedEvents] = msgspec.field(name="told", default_factory=dict)  # stored under this name
 
     @property
     def subject(self) -> str:
@@ -246,7 +245,7 @@ def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Req
     """Execute a command other than `submit`; None if this person executed it before. Raises InputRejected."""
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
-        raise REASON_MISSING(f"is required for {command}", "/reason")
+        raise INVALID_REQUEST(f"is required for {command}", "/reason")
     if is_done(request, command, by, reason):
         return None
     _require_role(request, command, by)

@@ -150,22 +150,30 @@ async def test_a_transient_failure_is_retried_in_place_and_order_holds(group: Co
     assert attempts > 3
 
 
-async def test_a_permanent_failure_stops_the_service_and_commits_nothing(group: ConsumerGroup) -> None:
+async def test_a_lasting_failure_keeps_the_service_alive_and_not_ready_and_dead_letters_nothing(
+    group: ConsumerGroup,
+) -> None:
     handled: list[str] = []
-
-    async def fail(batch: Sequence[Received[str]]) -> None:
-        raise Transient("away for good")
+    attempts, works = 0, False
 
     async def handle(batch: Sequence[Received[str]]) -> None:
+        nonlocal attempts
+        attempts += 1
+        if not works:
+            raise Transient("the database is read-only")
         handled.extend(received.message for received in batch)
 
-    await group.post("kept")
-    group.start(fail, bound=0.1)
-    with pytest.raises(Fatal, match="away for good"):
-        await group.ended()
-    await group.stop()
+    def condition() -> str:
+        return group.readiness.conditions[f"consumer {group.name}"]
+
+    await group.post("1-k", "2-k")
     group.start(handle)
-    await until(lambda: handled == ["kept"])
+    await until(lambda: attempts > 100)
+    assert condition() == "the database is read-only"
+    assert handled == []
+    works = True
+    await until(lambda: handled == ["1-k", "2-k"])
+    await until(lambda: condition() == "ok")
 
 
 async def test_the_current_batch_is_finished_before_its_partitions_move(group: ConsumerGroup) -> None:

@@ -71,7 +71,7 @@ class ReplayGroup:
             readiness=self.conditions,
             clock=clock,
             instance=instance,
-            backoff=Backoff(first=0.01, longest=0.05, bound=30),
+            backoff=Backoff(first=0.01, longest=0.05),
             drain_seconds=5,
         )
         self._members[instance] = stop, asyncio.create_task(member.run(stop))

@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from shared.postgres import database
+from shared.postgres import database, migrations
 from shared.postgres.database import Database
-from shared.runtime.errors import Fatal, Transient
+from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 from tests.chaos.proxy import NetworkFault, Proxies
 
@@ -102,20 +102,94 @@ async def test_the_watch_survives_any_error_and_the_database_becomes_ready_again
         await opened.close()
 
 
-@pytest.mark.parametrize("asked", ["SELECT FROM nowhere", "SELECT missing FROM pg_database"])
-async def test_a_schema_of_another_version_is_fatal_and_not_poison(database_url: str, asked: str) -> None:
+@pytest.mark.parametrize("asked", ["SELECT FROM nowhere", "SELECT missing FROM pg_database", "SELECT nothing()"])
+async def test_a_schema_of_another_version_is_transient_and_not_poison(database_url: str, asked: str) -> None:
     opened = await Database.connect(database_url, connections=1)
     try:
-        with pytest.raises(Fatal, match=r"schema has another version.* does not exist"):
+        with pytest.raises(Transient, match=r"schema does not fit .* does not exist"):
             async with opened.transaction() as connection:
                 await connection.execute(asked)
-        with pytest.raises(Fatal, match=r"schema has another version.* does not exist"):
+        with pytest.raises(Transient, match=r"schema does not fit .* does not exist"):
             async with opened.query() as connection:
                 await connection.execute(text(asked))
         async with opened.transaction() as connection:
             assert await connection.fetchval("SELECT 1") == 1
     finally:
         await opened.close()
+
+
+async def test_a_session_that_began_read_only_ends_with_its_first_error(database_url: str) -> None:
+    """The setting of a database applies to new sessions: one that is kept would stay read-only."""
+    admin = await asyncpg.connect(database_url)
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute("CREATE TABLE numbers (n int)")
+    await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    opened = await Database.connect(database_url, connections=2)
+    try:
+        async with opened.held() as one, opened.held() as other:  # both sessions of the pool
+            assert [await each.fetchval("SELECT count(*) FROM numbers") for each in (one, other)] == [0, 0]
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        for n in range(4):
+            with suppress(Transient):
+                async with opened.transaction() as connection:
+                    await connection.execute("INSERT INTO numbers VALUES ($1)", n)
+        assert await admin.fetchval("SELECT count(*) FROM numbers") in (2, 3)  # each session fails at most once
+    finally:
+        await opened.close()
+        await admin.close()
+
+
+async def test_readiness_follows_the_state_of_the_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_PING_SECONDS", 0.02)
+    await migrations.upgrade(database_url, "audit")
+    admin = await asyncpg.connect(database_url)
+    name = await admin.fetchval("SELECT current_database()")
+    readiness, stop = Readiness("test"), asyncio.Event()
+    opened = await Database.connect(database_url, connections=1)
+    watching = asyncio.create_task(opened.watch(readiness, stop))
+    try:
+        await wait_until(readiness, "ok")
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await wait_until(readiness, "PostgreSQL is read-only, so nothing can be stored.")
+        async with opened.query() as connection:  # it can still be read
+            assert await connection.scalar(text("SELECT 1")) == 1
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await wait_until(readiness, "ok")
+        await admin.execute("ALTER TABLE alembic_version RENAME TO elsewhere")
+        lost = "The database has lost its schema: restore it, or start the service again, which creates the schema."
+        await wait_until(readiness, lost)
+        with pytest.raises(Transient, match="lost its schema"):
+            await take_all_connections(opened.held)
+        await admin.execute("ALTER TABLE elsewhere RENAME TO alembic_version")
+        await wait_until(readiness, "ok")
+    finally:
+        stop.set()
+        await watching
+        await opened.close()
+        await admin.close()
+
+
+async def test_a_database_with_another_encoding_than_utf8_is_not_used(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each text that the encoding cannot store would be the fault of its record."""
+    monkeypatch.setattr(database, "_PING_SECONDS", 0.02)
+    admin = await asyncpg.connect(database_url)
+    name = f"{await admin.fetchval('SELECT current_database()')}_latin"
+    await admin.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    readiness, stop = Readiness("test"), asyncio.Event()
+    opened = await Database.connect(f"{database_url.rpartition('/')[0]}/{name}", connections=1)
+    watching = asyncio.create_task(opened.watch(readiness, stop))
+    try:
+        await wait_until(readiness, "The database's encoding is LATIN1: create the database with the encoding UTF8.")
+        with pytest.raises(Transient, match="UTF8"):
+            await take_all_connections(opened.transaction)
+    finally:
+        stop.set()
+        await watching
+        await opened.close()
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
 
 
 async def wait_until(readiness: Readiness, state: str) -> None:

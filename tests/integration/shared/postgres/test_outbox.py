@@ -2,15 +2,20 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
+from shared.contracts.envelope import Encoded
 from shared.kafka.producer import Record
 from shared.postgres import inbox, outbox
 from shared.postgres.database import Database
 from shared.postgres.outbox import SHARDS, Relay
+from shared.runtime.clock import SystemClock, to_text
+from shared.runtime.errors import Transient
 from tests.support.outbox import InMemoryTarget, event, relaying, rows_left, until_rows_left, write
 
 TOPIC = InMemoryTarget.topic
@@ -95,6 +100,27 @@ async def test_a_relay_that_loses_its_connection_loses_its_shards_and_the_order_
     for k in range(4):
         ids = [f"k{k}-{n}" for n in range(30)]
         assert set(first_seen(first.records + second.records)) >= set(ids)
+
+
+async def test_while_the_database_is_read_only_no_row_is_published_again_and_again(
+    database: Database, urls: str
+) -> None:
+    target = InMemoryTarget()
+    await write(database, TOPIC, [event("k", n) for n in range(3)])
+    admin = await asyncpg.connect(urls)
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    other = await Database.connect(urls)
+    try:
+        async with relaying(other, target):
+            await asyncio.sleep(1)
+            assert target.records == []
+            await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            await until_rows_left(database, 0)
+    finally:
+        await other.close()
+        await admin.close()
+    assert [dict(record.headers)["ce_id"] for record in target.records] == [b"k-0", b"k-1", b"k-2"]
 
 
 async def test_a_query_of_the_outbox_does_not_scan_dead_rows_that_are_not_vacuumed(
@@ -182,3 +208,38 @@ async def test_an_event_of_a_failed_transaction_is_new_again(database: Database)
     async with database.transaction() as connection:
         assert await inbox.first_time(connection, [one, one]) == {one}
     assert await rows_left(database) == 0
+
+
+async def test_the_age_of_the_oldest_unpublished_event_grows_with_the_clock_until_it_is_published(
+    database: Database,
+) -> None:
+    def age() -> float:
+        return REGISTRY.get_sample_value("piepowder_outbox_oldest_seconds", {"service": "test"}) or 0.0
+
+    class Down(InMemoryTarget):
+        down = True
+
+        async def send(self, records: Sequence[Record]) -> None:
+            if self.down:
+                raise Transient("Kafka does not respond")
+            await super().send(records)
+
+    written = SystemClock().now() - timedelta(seconds=90)
+    for key, delay in (("old", 0), ("middle", 30), ("young", 60)):
+        time = to_text(written + timedelta(seconds=delay)).encode()
+        one = event(key, 0)
+        await write(database, TOPIC, [Encoded(one.key, one.value, [*one.headers, ("ce_time", time)])])
+    target = Down()
+    async with relaying(database, target):
+        async with asyncio.timeout(10):
+            while age() < 90:  # noqa: ASYNC110 - the relay has measured
+                await asyncio.sleep(0.05)
+        first, seconds = age(), 1.0
+        await asyncio.sleep(seconds)
+        assert 90 <= first < 100
+        assert age() >= first + seconds
+        target.down = False
+        await until_rows_left(database, 0)
+        async with asyncio.timeout(10):
+            while age() > 0:  # noqa: ASYNC110 - after the acknowledgement
+                await asyncio.sleep(0.05)

@@ -10,9 +10,9 @@ from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import Case, Decision
 from services.decision.domain.decisions import DecideCommand, decide
 from services.decision.domain.ingest import ReceivedCase
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts import events, ids
 from shared.runtime.clock import to_text
+from shared.validation.faults import InputRejected
 from tests.support.decision.domain import (
     LATER,
     claimed_case,
@@ -44,8 +44,8 @@ def decided(case: Case, action: str, *, contested: Decision | None = IN_FORCE, r
     return decide("eu", case, None, LATER, DecideCommand(1, action, list(reasons)), decision_in_force=contested)
 
 
-def rejection(case: Case, action: str, **given: Any) -> CommandRejected:
-    with pytest.raises(CommandRejected) as rejected:
+def rejection(case: Case, action: str, **given: Any) -> InputRejected:
+    with pytest.raises(InputRejected) as rejected:
         decided(case, action, **given)
     return rejected.value
 

@@ -9,9 +9,9 @@ from services.decision.domain import leases
 from services.decision.domain.cases import Case, Decision
 from services.decision.domain.decisions import DecideCommand, decide
 from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
+from shared.validation.faults import InputRejected
 from tests.support.decision.domain import LATER, claimed_case, received_notice, stored_case
 
 COMMAND = DecideCommand(1, "reject", ["COUNTERFEIT"], "a fake dial")
@@ -23,8 +23,8 @@ def decided(
     return decide("eu", case, made, LATER, COMMAND._replace(**changed))
 
 
-def rejection(case: Case, made: Decision | None = None, **changed: Any) -> CommandRejected:
-    with pytest.raises(CommandRejected) as rejected:
+def rejection(case: Case, made: Decision | None = None, **changed: Any) -> InputRejected:
+    with pytest.raises(InputRejected) as rejected:
         decided(case, made, **changed)
     return rejected.value
 

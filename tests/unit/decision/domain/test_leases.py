@@ -9,7 +9,7 @@ import pytest
 from services.decision.domain import leases
 from services.decision.domain.cases import Case
 from services.decision.domain.leases import ClaimCommand
-from services.decision.domain.lifecycle import CommandRejected
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import LATER, claimed_case, received_notice, stored_case
 
@@ -25,8 +25,8 @@ def release(case: Case, token: int = 1, reviewer: str = "") -> Case:
 COMMANDS = pytest.mark.parametrize("command", [heartbeat, release])
 
 
-def rejection(command: Callable[..., Case], *given: Any) -> CommandRejected:
-    with pytest.raises(CommandRejected) as rejected:
+def rejection(command: Callable[..., Case], *given: Any) -> InputRejected:
+    with pytest.raises(InputRejected) as rejected:
         command(*given)
     return rejected.value
 

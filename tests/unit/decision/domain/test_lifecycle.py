@@ -11,10 +11,10 @@ from services.decision.domain.lifecycle import (
     SUPERSEDE,
     TRANSITIONS,
     WITHDRAW,
-    CommandRejected,
     transition,
 )
 from shared.contracts.events import TYPES
+from shared.validation.faults import InputRejected
 from tests.support.decision.domain import stored_case
 
 STATES = {NEW, *OPEN_STATES, *ENDED_STATES}
@@ -54,6 +54,6 @@ def test_a_case_that_has_ended_rejects_every_command_that_is_not_in_the_table(st
     if (found := TRANSITIONS.get((state, command))) is not None:
         assert (command, transition(case, command)) == (OVERTURN, found)
         return
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         transition(case, command)
     assert rejected.value.slug == {"decided": "already-decided"}.get(state, state)

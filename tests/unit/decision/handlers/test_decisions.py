@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from services.decision.domain.decisions import DecideCommand
-from services.decision.domain.lifecycle import CommandRejected
 from shared.contracts import ids
+from shared.validation.faults import InputRejected
 from tests.support.decision.domain import received_appeal, received_case
 from tests.support.decision.memory import MemoryService
 
@@ -45,7 +45,7 @@ async def test_a_decision_is_stored_published_and_counted_once() -> None:
 async def test_a_different_decision_of_a_decided_case_is_rejected() -> None:
     service, case_id = await claimed()
     await service.decisions.decide(case_id, REJECT)
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.decisions.decide(case_id, REJECT._replace(action="approve"))
     assert rejected.value.slug == "already-decided"
 
@@ -53,7 +53,7 @@ async def test_a_different_decision_of_a_decided_case_is_rejected() -> None:
 async def test_an_expired_lease_cannot_decide() -> None:
     service, case_id = await claimed()
     service.clock.advance(timedelta(seconds=300))
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.decisions.decide(case_id, REJECT)
     assert rejected.value.slug == "lease-expired"
     assert (service.store.decided, service.store.tallies) == ({}, {})
@@ -86,7 +86,7 @@ async def test_an_appeal_about_a_case_that_is_not_stored_can_only_be_upheld() ->
     service = MemoryService()
     await service.open(received_appeal(ITEM.opened))
     appeal_id = (await service.claimed("r-2")).case.case_id
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.decisions.decide(appeal_id, DecideCommand(1, "overturn", []))
     assert rejected.value.slug == "replaced"
     assert await service.decisions.decide(appeal_id, DecideCommand(1, "uphold", [])) is not None

@@ -4,10 +4,12 @@ from datetime import timedelta
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client import REGISTRY
 
-from services.decision.domain.lifecycle import CommandRejected
-from services.decision.handlers.leases import MAX_EXPIRED
+from services.decision.domain.leases import ClaimCommand, LeaseLimits
+from services.decision.handlers.leases import MAX_EXPIRED, Lease
 from shared.contracts import ids
+from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
 from tests.support.decision.domain import received_appeal, received_case
 from tests.support.decision.memory import MemoryService
@@ -61,13 +63,51 @@ async def test_the_same_idempotency_key_returns_the_same_lease_until_it_expires(
     assert after.until > NOON + timedelta(seconds=60)
 
 
+async def claim_as(service: MemoryService, reviewer: str, client: str, key: str | None = None) -> Lease | None:
+    command = ClaimCommand(reviewer, "in_house", 60, key, key, client)
+    return await service.leases.claim(["general"], command)
+
+
+async def test_a_reviewer_with_as_many_leases_as_allowed_cannot_claim_until_one_ends() -> None:
+    service = MemoryService(LeaseLimits(reviewer=2, client=100))
+    await service.open(*(received_case(f"s{n}") for n in range(5)))
+    first = await claim_as(service, "r-1", "console", "k")
+    await claim_as(service, "r-1", "another-console")
+    service.clock.advance(timedelta(seconds=45))
+    for client in ("console", "third-console"):
+        with pytest.raises(InputRejected, match=r"Reviewer 'r-1' holds 2 open leases, which is the limit") as rejected:
+            await claim_as(service, "r-1", client)
+        assert (rejected.value.slug, rejected.value.retry_after) == ("too-many-leases", 15)
+    assert await claim_as(service, "r-1", "console", "k") == first  # a repetition claims nothing new
+    assert await claim_as(service, "r-2", "console") is not None
+    service.clock.advance(timedelta(seconds=15))
+    assert await claim_as(service, "r-1", "console") is not None
+
+
+async def test_a_client_with_as_many_leases_as_allowed_cannot_claim_for_any_reviewer_until_one_is_released() -> None:
+    service = MemoryService(LeaseLimits(reviewer=100, client=2))
+    await service.open(*(received_case(f"s{n}") for n in range(5)))
+    before = REGISTRY.get_sample_value("piepowder_decision_claims_refused_total", {"region": "eu", "limit": "client"})
+    lease = await claim_as(service, "r-1", "console")
+    await claim_as(service, "r-2", "console")
+    with pytest.raises(InputRejected, match=r"Client 'console' holds 2 open leases, which is the limit") as rejected:
+        await claim_as(service, "r-3", "console")
+    assert rejected.value.retry_after == 30  # at most, because a case can be decided before its lease ends
+    after = REGISTRY.get_sample_value("piepowder_decision_claims_refused_total", {"region": "eu", "limit": "client"})
+    assert after == (before or 0) + 1
+    assert await claim_as(service, "r-3", "other") is not None
+    assert lease is not None
+    await service.leases.release(lease.case.case_id, token=1, reason="")
+    assert await claim_as(service, "r-3", "console") is not None
+
+
 async def test_an_idempotency_key_with_another_body_is_rejected() -> None:
     service = MemoryService()
     await service.open(received_case("a"), received_case("b"))
     lease = await service.claim(key="k")
     assert lease is not None
     service.store.cases[lease.case.case_id] = replace(lease.case, claim_body="another")
-    with pytest.raises(CommandRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await service.claim(key="k")
     assert rejected.value.slug == "idempotency-key-reused"
 
@@ -100,9 +140,9 @@ async def test_a_rejected_command_changes_nothing() -> None:
     await service.open(received_case())
     lease = await service.claimed(seconds=60)
     service.clock.advance(timedelta(seconds=60))
-    with pytest.raises(CommandRejected):
+    with pytest.raises(InputRejected):
         await service.leases.heartbeat(lease.case.case_id, token=1, seconds=60)
-    with pytest.raises(CommandRejected):
+    with pytest.raises(InputRejected):
         await service.leases.release(lease.case.case_id, token=1, reason="")
     assert service.store.cases[lease.case.case_id] == lease.case
 
@@ -116,8 +156,8 @@ async def test_a_command_on_an_unknown_case_returns_none() -> None:
 async def test_the_sweep_ends_expired_leases_up_to_its_limit() -> None:
     service = MemoryService()
     await service.open(*(received_case(f"s{n}") for n in range(MAX_EXPIRED + 1)))
-    for _ in range(MAX_EXPIRED + 1):
-        await service.claimed(seconds=60)
+    for n in range(MAX_EXPIRED + 1):
+        await service.claimed(f"r-{n}", seconds=60)
     assert await service.leases.expire() is False
     service.clock.advance(timedelta(seconds=60))
     assert await service.leases.expire() is True

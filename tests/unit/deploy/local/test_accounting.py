@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, RecordId, audit_counts
+from deploy.local.accounting import Account, AuditCounts, ItemOutcome, Ledger, audit_counts
 from piepowder.submit import RegionItem
 from shared.contracts import ids
-from shared.contracts.envelope import Attributes, Event
+from shared.contracts.envelope import Attributes, Event, RecordId
 from shared.contracts.events import (
     CASE_CLOSED,
     CASE_OPENED,

@@ -5,13 +5,14 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from deploy.local import system
 from deploy.local.process import Child
-from deploy.local.system import ServiceProcess
-from deploy.services import processes
+from deploy.local.system import ServiceProcess, System
+from deploy.services import ServiceSpec, processes
 from piepowder.cli import app
 from shared.kafka import topic_admin
 
@@ -24,6 +25,27 @@ def test_a_missing_topic_is_status_1(monkeypatch: pytest.MonkeyPatch, missing: l
     monkeypatch.setattr(topic_admin, "ensure", ensure)
     ended = CliRunner().invoke(app, ["topics", "--kafka", "somewhere:1", "--regions", "eu"])
     assert (ended.exit_code, ended.output) == (status, "it is so\n")
+
+
+class NoServers:
+    kafka = "127.0.0.1:1"
+    database_url = "postgresql://127.0.0.1:1/postgres"
+
+
+def test_a_service_calls_others_with_its_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    intake = next(spec for spec in processes(["eu"]) if spec.service.calls)
+    labels = msgspec.structs.replace(
+        intake, name="labels", service=ServiceSpec(name="labels", calls=intake.service.calls)
+    )
+    monkeypatch.setattr(system, "processes", lambda regions: [*processes(regions), labels])
+    prepared = System(NoServers(), ["eu"], tmp_path)
+    prepared._prepare_processes(NoServers.database_url)
+    key_files = {
+        process.spec.service.name: Path(path).name
+        for process in prepared.services.values()
+        if process.child.env and (path := process.child.env.get("PIEPOWDER_ROUTER_KEY_FILE"))
+    }
+    assert key_files == {"intake": "intake.key", "labels": "labels.key"}
 
 
 def service(tmp_path: Path, code: str) -> ServiceProcess:
@@ -108,3 +130,124 @@ def test_a_service_that_was_killed_on_purpose_stays_stopped(tmp_path: Path) -> N
     assert one.restart() is None
     assert not one.child.alive
     assert one.missing == "killed"
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every unanswered probe counts."""
+    monkeypatch.setattr(system, "_CALM_SECONDS", 0.0)
+
+
+def silent(_: httpx.Request) -> httpx.Response:
+    raise httpx.ReadTimeout("no answer")
+
+
+def checked(one: ServiceProcess, transport: httpx.MockTransport, times: int) -> None:
+    with httpx.Client(transport=transport) as client:
+        for _ in range(times):
+            one.check(client, soon=True)
+
+
+def hung(tmp_path: Path) -> ServiceProcess:
+    """A service that answered once and then no probe, until it was ended."""
+    one = service(tmp_path, "import time; time.sleep(60)")
+    one.start()
+    checked(one, httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {}})), 1)
+    assert one.ready
+    checked(one, httpx.MockTransport(silent), system._UNANSWERED)
+    return one
+
+
+@pytest.mark.usefixtures("without_pauses")
+def test_a_service_that_answers_no_liveness_probe_is_ended_and_started_again(tmp_path: Path) -> None:
+    one = hung(tmp_path)
+    first = one.child.pid
+
+    message = one.restart()
+    while not one.child.alive:
+        one.restart()
+
+    assert message is not None
+    assert "one did not answer its liveness probe and was ended" in message.replace(one.name, "one")
+    assert one.child.pid != first
+    one.kill()
+
+
+@pytest.mark.usefixtures("without_pauses")
+def test_a_service_that_was_paused_on_purpose_or_still_starts_is_not_ended(tmp_path: Path) -> None:
+    one = service(tmp_path, "import time; time.sleep(60)")
+    one.start()
+    checked(one, httpx.MockTransport(silent), 2 * system._UNANSWERED)
+    assert one.child.alive
+    checked(one, httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {}})), 1)
+    one.pause()
+    checked(one, httpx.MockTransport(silent), 2 * system._UNANSWERED)
+    one.resume()
+
+    assert one.child.alive
+    one.kill()
+
+
+@pytest.mark.usefixtures("without_pauses")
+def test_a_service_that_is_alive_but_not_ready_is_not_ended(tmp_path: Path) -> None:
+    one = service(tmp_path, "import time; time.sleep(60)")
+    one.start()
+    busy = httpx.MockTransport(lambda r: httpx.Response(200, json={}) if r.url.path == "/healthz" else silent(r))
+    checked(one, httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {}})), 1)
+    checked(one, busy, 2 * system._UNANSWERED)
+
+    assert one.child.alive
+    assert one.missing == "does not respond"
+    one.kill()
+
+
+def test_a_service_is_not_given_up_while_a_server_does_not_respond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "_ATTEMPTS", 2)
+    monkeypatch.setattr(system, "_SILENT_PAUSE_SECONDS", 0.0)
+    one = service(tmp_path, "raise SystemExit(1)")
+    one.start()
+    messages = []
+    while one.restarts < 4 and one.given_up is None:
+        one.child.wait(5.0)
+        messages.append(one.restart(lambda: ["Kafka"]))
+
+    assert one.given_up is None
+    assert "Kafka does not respond" in str(messages[0])
+    one.kill()
+
+
+def test_a_service_that_has_started_is_checked_at_a_calm_interval(tmp_path: Path) -> None:
+    one = service(tmp_path, "import time; time.sleep(60)")
+    requests = 0
+
+    def ready(_: httpx.Request) -> httpx.Response:
+        nonlocal requests
+        requests += 1
+        return httpx.Response(200, json={"conditions": {}})
+
+    one.start()
+    with httpx.Client(transport=httpx.MockTransport(ready)) as client:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            one.check(client)
+            time.sleep(0.01)
+
+    assert requests in (1, 2)  # the first one while it started
+    one.kill()
+
+
+def test_a_service_that_drains_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = service(tmp_path, "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); time.sleep(60)")
+    one.start()
+    checked(one, httpx.MockTransport(lambda _: httpx.Response(200, json={"conditions": {}})), 1)
+    checked(one, httpx.MockTransport(silent), 5 * system._UNANSWERED)
+    assert one.child.alive, "unanswered probes in quick succession are one"
+
+    monkeypatch.setattr(system, "_CALM_SECONDS", 0.0)
+    one.child.ask_to_stop()
+    checked(one, httpx.MockTransport(silent), 5 * system._UNANSWERED)
+
+    assert one.child.alive
+    one.kill()

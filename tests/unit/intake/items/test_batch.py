@@ -15,7 +15,8 @@ from services.intake.items.batch import MAX_BYTES, MAX_LINES
 from services.intake.items.domain.posts import MAX_BODY_BYTES
 from services.intake.items.ndjson import LineSplitter
 from shared.http.problems import Problem
-from tests.support.intake_batches import Cluster, batch, line, pieces, post_batch
+from tests.support.intake_batches import batch, line, pieces, post_batch
+from tests.support.intake_cluster import Cluster
 
 
 async def test_one_invalid_line_among_thousands_is_reported_and_the_others_are_accepted() -> None:

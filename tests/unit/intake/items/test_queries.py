@@ -12,8 +12,8 @@ from services.intake.items.queries import ItemQueries, not_found
 from services.intake.items.store import ItemStatusStore
 from services.intake.items.views import ProjectionView
 from shared.auth.principal import Principal
-from shared.http.problems import Problem
 from shared.runtime.clock import ManualClock
+from shared.validation.faults import InputRejected
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SHOP = Principal("shop", frozenset({"items:read"}), frozenset({"eu"}))
@@ -50,18 +50,18 @@ def queries(statuses: object, clock: ManualClock, *regions: str) -> ItemQueries:
 )
 def test_a_cursor_with_an_invalid_time_is_rejected(moment: str) -> None:
     cursor = base64.urlsafe_b64encode(f'["{moment}","{ITEM}"]'.encode()).decode()
-    with pytest.raises(Problem) as rejection:
+    with pytest.raises(InputRejected) as rejection:
         item_cursor(cursor)
-    assert [error.pointer for error in rejection.value.details.errors] == ["/query/cursor"]
-    assert rejection.value.details.status == 422
+    assert [fault.pointer for fault in rejection.value.faults] == ["/query/cursor"]
+    assert rejection.value.status == 422
 
 
 async def test_the_lag_is_read_before_the_facts() -> None:
     clock = ManualClock(NOON)
-    with pytest.raises(Problem) as unknown:
+    with pytest.raises(InputRejected) as unknown:
         await queries(AdvancingStatuses(clock), clock).item(SHOP, ITEM, 0)
-    assert unknown.value.details.status == 404
-    assert "Submissions of the last 10 s may be missing" in unknown.value.details.detail
+    assert unknown.value.status == 404
+    assert "Submissions of the last 10 s may be missing" in str(unknown.value)
 
 
 def test_the_slowest_region_determines_the_lag_and_one_unknown_region_makes_it_unknown() -> None:
@@ -79,7 +79,7 @@ def test_the_slowest_region_determines_the_lag_and_one_unknown_region_makes_it_u
     ("lag", "expected"), [(2.5, "of the last 2.5 s may be missing"), (None, "does not include all submissions yet")]
 )
 def test_a_404_states_the_lag_of_the_projection(lag: float | None, expected: str) -> None:
-    details = not_found("item 'x'", ProjectionView(lag_seconds=lag)).details
-    assert details.status == 404
-    assert details.detail.startswith("No item 'x' is known to this key, in its regions and for its platforms. ")
-    assert expected in details.detail
+    rejection = not_found("item 'x'", ProjectionView(lag_seconds=lag))
+    assert rejection.status == 404
+    assert str(rejection).startswith("No item 'x' is known to this key, in its regions and for its platforms. ")
+    assert expected in str(rejection)

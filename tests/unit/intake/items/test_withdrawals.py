@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import pytest
 from aiokafka import TopicPartition
 
-from services.intake.errors import UnknownObject
 from services.intake.items import read_your_writes
 from services.intake.items.domain.status import DeadLetterFact, StatusFacts, SubmissionFact
 from services.intake.items.handlers import ItemIntake
@@ -24,20 +23,11 @@ from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Transient
 from shared.validation import codes
 from shared.validation.faults import InputRejected
+from tests.support.intake_cluster import Cluster
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
 EVERYWHERE = Principal(name="shop", scopes=frozenset())
-
-
-class Cluster:
-    """A producer that stores its records in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    async def send(self, records: Sequence[Record]) -> None:
-        self.records += records
 
 
 class Projection:
@@ -79,7 +69,7 @@ async def withdraw(
     withdrawals = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
         projection,
-        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection), projection),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
     )
     try:
@@ -119,7 +109,7 @@ async def test_a_withdrawal_waits_for_an_item_that_was_just_posted() -> None:
 
 async def test_an_unknown_item_is_reported_only_after_the_projection_has_caught_up() -> None:
     projection = Projection({}, read_after=3)
-    with pytest.raises(UnknownObject, match=ITEM):
+    with pytest.raises(InputRejected, match=ITEM):
         await withdraw(projection)
     assert projection.lookups == 4  # one lookup after the projection has read everything
 
@@ -152,9 +142,9 @@ async def test_a_key_without_rights_in_one_of_the_regions_changes_nothing_in_any
 
 async def test_a_key_of_another_region_gets_the_same_error_as_for_an_unknown_item() -> None:
     projection = Projection({"eu": submitted("eu")}, read_after=2)
-    with pytest.raises(UnknownObject) as foreign:
+    with pytest.raises(InputRejected) as foreign:
         await withdraw(projection, client("us"))
-    with pytest.raises(UnknownObject) as unknown:
+    with pytest.raises(InputRejected) as unknown:
         await withdraw(Projection({}, read_after=2), client("us"))
     assert str(foreign.value) == str(unknown.value)
     assert projection.lookups > 1
@@ -173,7 +163,7 @@ async def test_the_number_of_calls_that_wait_for_unknown_items_is_limited(monkey
     withdrawals = Withdrawals(
         ItemIntake(codes=codes.load(), publishers=publishers),
         projection,
-        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection)),
+        read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection), projection),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
     calls = [withdrawals.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]

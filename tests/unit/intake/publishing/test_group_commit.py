@@ -1,7 +1,6 @@
 """Group commit: entries share flushes in order, in limited memory, and each gets its own acknowledgement."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
@@ -9,27 +8,7 @@ from services.intake.publishing.group_commit import GroupCommitPublisher
 from services.intake.publishing.regions import Overloaded
 from shared.kafka.producer import Record
 from shared.runtime.errors import Poison, Transient
-
-
-class Cluster:
-    """A producer that waits for `may_acknowledge`; can fail or reject a flush that contains a value."""
-
-    def __init__(self) -> None:
-        self.flushes: list[list[bytes]] = []
-        self.may_acknowledge = asyncio.Event()
-        self.may_acknowledge.set()
-        self.failure: Exception | None = None
-        self.failing_value = b"1"
-        self.rejected_value = b""
-
-    async def send(self, records: Sequence[Record]) -> None:
-        values = [record.value or b"" for record in records]
-        self.flushes.append(values)
-        await self.may_acknowledge.wait()
-        if self.rejected_value and self.rejected_value in values:
-            raise Poison("too large")
-        if self.failure is not None and self.failing_value in values:
-            raise self.failure
+from tests.support.intake_cluster import Cluster
 
 
 def publisher(cluster: Cluster, *, max_records: int = 100, max_bytes: int = 10_000) -> GroupCommitPublisher:
@@ -167,7 +146,7 @@ async def test_bytes_are_limited_too_and_an_empty_queue_accepts_any_size() -> No
 async def test_a_failed_flush_fails_exactly_its_entries() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
-    cluster.failure = Transient("no acknowledgement")
+    cluster.failure, cluster.failing_value = Transient("no acknowledgement"), b"1"
     cluster.may_acknowledge.clear()
     failed = put(commit, b"1")
     await asyncio.sleep(0)
@@ -184,7 +163,7 @@ async def test_a_failed_flush_fails_exactly_its_entries() -> None:
 async def test_a_record_that_kafka_rejects_does_not_fail_the_others(many: int) -> None:
     cluster = Cluster()
     commit = publisher(cluster, max_records=1_000)
-    cluster.rejected_value = b"bad"
+    cluster.rejects = b"bad"
     cluster.may_acknowledge.clear()
     first = put(commit, b"0")
     await asyncio.sleep(0)
@@ -192,14 +171,14 @@ async def test_a_record_that_kafka_rejects_does_not_fail_the_others(many: int) -
     more = put(commit, b"2")
     cluster.may_acknowledge.set()
     await asyncio.gather(first, *good, more)
-    with pytest.raises(Poison, match="too large"):
+    with pytest.raises(Poison, match="larger than Kafka accepts"):
         await bad
 
 
 async def test_an_unexpected_error_fails_the_entry_and_the_next_flush_runs() -> None:
     cluster = Cluster()
     commit = publisher(cluster)
-    cluster.failure = RuntimeError("a defect")
+    cluster.failure, cluster.failing_value = RuntimeError("a defect"), b"1"
     with pytest.raises(RuntimeError):
         await put(commit, b"1")
     await put(commit, b"2")

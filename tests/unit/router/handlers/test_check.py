@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from services.router.control import ControlState
-from services.router.domain.publication import PolicySetContent, PublicationRejected
+from services.router.domain.publication import PolicySetContent
 from services.router.handlers import check as check_module
 from services.router.handlers.check import CheckPublication, TooManyChecks
 from services.router.policies import compile_policy_set
 from shared.contracts.events import Policy, Queue, Region
+from shared.validation.faults import InputRejected
 from tests.support.router_samples import on_control, operating_model, policies, region, rule
 
 
@@ -40,7 +41,7 @@ async def differences(
 
 async def faults(**publication: Any) -> dict[str, str]:
     """The faults of a publication: details by pointer."""
-    with pytest.raises(PublicationRejected) as rejected:
+    with pytest.raises(InputRejected) as rejected:
         await differences(**publication)
     return {fault.pointer: fault.detail for fault in rejected.value.faults}
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from services.router.control import ControlState
-from services.router.domain.publication import PolicySetContent, PublicationRejected
+from services.router.domain.publication import PolicySetContent
 from services.router.handlers.publication import NotYetInForce, PublicationResult, PublishControl
 from services.router.policies import compile_policy_set
 from shared.contracts.envelope import GLOBAL, decode
@@ -15,6 +15,7 @@ from shared.contracts.events import Policy, Region
 from shared.contracts.topics import CONTROL
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
+from shared.validation.faults import InputRejected
 from tests.support.router_samples import on_control, operating_model, policies, region, rule
 
 
@@ -51,7 +52,7 @@ class RouterInMemory:
 
     async def faults(self, regions: list[Region] | None = None, rules: list[Policy] | None = None) -> dict[str, str]:
         """The faults of a rejected publication: details by pointer."""
-        with pytest.raises(PublicationRejected) as rejected:
+        with pytest.raises(InputRejected) as rejected:
             await self.publish(regions, rules)
         return {fault.pointer: fault.detail for fault in rejected.value.faults}
 

@@ -18,7 +18,8 @@ from services.intake.items.domain.posts import MAX_BODY_BYTES, too_large
 from shared.http import encoded_bodies
 from shared.http.problems import Problem
 from shared.validation.faults import InputRejected
-from tests.support.intake_batches import Cluster, line, post_batch
+from tests.support.intake_batches import line, post_batch
+from tests.support.intake_cluster import Cluster
 
 if sys.version_info >= (3, 14):
     from compression import zstd

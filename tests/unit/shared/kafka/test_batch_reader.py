@@ -1,7 +1,7 @@
 """The batch reader reads in portions, and loses or skips no record when partitions move between two portions."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +35,6 @@ class ScriptedClient:
         self._revoked_before = revoked_before
         self._fails_before = fails_before
         self._unreadable = unreadable
-        self.committed: list[dict[TopicPartition, int]] = []
         self.seeks: list[tuple[TopicPartition, int]] = []
         self.limits: list[int] = []
         self.member: BatchConsumer[int] | None = None
@@ -46,8 +45,7 @@ class ScriptedClient:
     def paused(self) -> set[TopicPartition]:
         return set()
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        self.committed.append(dict(offsets))
+    def pause(self, *_: TopicPartition) -> None: ...
 
     def last_poll_timestamp(self, _: TopicPartition) -> int:
         return 5
@@ -174,12 +172,15 @@ async def test_handled_until_is_empty_while_it_is_unknown_for_one_partition() ->
     member = client.member
     assert member is not None
     assert member.handled_until() == {}
-    member.partitions_assigned({PARTITION, other})
+    member.partitions_assigned(client, {PARTITION, other})
+    assert member.handled_until() == {}, "the positions are not read yet"
+    member._positions._unplaced.clear()
     member._lag._handled_until[PARTITION] = 5
     assert member.handled_until() == {}
     member._lag._handled_until[other] = 7
     assert member.handled_until() == {PARTITION: 5, other: 7}
-    member.partitions_assigned({other})
+    member.partitions_assigned(client, {other})
+    member._positions._unplaced.clear()
     assert member.handled_until() == {other: 7}
 
 
@@ -189,7 +190,7 @@ async def test_caught_up_is_unknown_after_a_revocation_during_the_first_poll() -
     assert (batch.revocations, revocations(client)) == (1, 1), "the records are of the new assignment"
     assert batch.caught_up is None
     assert client.member is not None
-    client.member.partitions_assigned({PARTITION})
+    client.member.partitions_assigned(client, {PARTITION})
     client.limits.clear()
     batch = await client.member._reader.read(client, asyncio.Event())
     assert batch.caught_up is None, "the client revokes them again"
@@ -225,8 +226,9 @@ async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoke
 async def test_a_series_of_unreadable_records_is_skipped_in_one_pass_of_limited_length() -> None:
     client = ScriptedClient([], unreadable=1000)
     producer = LetterCounter(client, revoke=False)
-    await read(client, one_by_one=True, producer=producer)
-    assert producer.sent == len(client.seeks) == len(client.committed) == 201
+    batch = await read(client, one_by_one=True, producer=producer)
+    assert producer.sent == len(client.seeks) == 201
+    assert batch.following == {PARTITION: 8}
 
 
 async def test_caught_up_is_unknown_during_a_rebalance() -> None:
@@ -236,5 +238,5 @@ async def test_caught_up_is_unknown_during_a_rebalance() -> None:
     assert member is not None
     await member.drain()
     assert (await member._reader.read(client, asyncio.Event())).caught_up is None
-    member.partitions_assigned({PARTITION})
+    member.partitions_assigned(client, {PARTITION})
     assert (await member._reader.read(client, asyncio.Event())).caught_up == {PARTITION: 5}

@@ -31,9 +31,9 @@ class _Client:
         self.paused.difference_update(partitions)
 
 
-def _stopped() -> tuple[StoppedPartitions, Any, Readiness]:
+def _stopped(*, without_position: TopicPartition | None = None) -> tuple[StoppedPartitions, Any, Readiness]:
     readiness = Readiness("test")
-    return StoppedPartitions(GROUP, readiness), _Client(), readiness
+    return StoppedPartitions(GROUP, readiness, lambda tp: tp != without_position), _Client(), readiness
 
 
 def _count(cause: StopCause) -> float | None:
@@ -61,6 +61,13 @@ def test_a_partition_continues_when_its_last_cause_is_removed() -> None:
     assert (_count(StopCause.REJECTED), _count(StopCause.PARKED_KEYS)) == (0, 1)
     stopped.resume(client, [FIRST], StopCause.PARKED_KEYS)
     assert (client.paused, readiness.stopped, bool(stopped)) == (set(), {}, False)
+
+
+def test_a_partition_without_a_position_stays_paused_when_its_last_cause_is_removed() -> None:
+    stopped, client, _ = _stopped(without_position=FIRST)
+    stopped.stop(client, [FIRST, SECOND], StopCause.REJECTED, "Too many.")
+    stopped.resume(client, [FIRST, SECOND], StopCause.REJECTED)
+    assert (client.paused, bool(stopped)) == ({FIRST}, False)
 
 
 def test_stops_of_partitions_that_moved_to_another_member_are_no_longer_reported() -> None:

@@ -6,17 +6,18 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi import FastAPI
+from prometheus_client import generate_latest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from shared.http import server
-from shared.http.app import create_app
+from shared.http.app import FastPath, create_app
 from shared.http.problems import Problem
 from shared.http.server import JoiningTransport, serve
 from shared.runtime import logs
@@ -285,6 +286,152 @@ async def test_a_malformed_body_gets_400(body: bytes, *, split: bool) -> None:
 
     assert await served(call, app)
     assert seen == []
+
+
+async def stopped_during(app: ASGIApp, *requests: bytes) -> list[bytes]:
+    """Stop the service one second after the requests have arrived, each on its connection; returns the responses."""
+    readiness, port = Readiness("test"), free_port()
+
+    async def stop(_: asyncio.Event) -> None:
+        await asyncio.sleep(0.3)
+        sent.extend(asyncio.create_task(exchange(port, request)) for request in requests)
+        await asyncio.sleep(0.3)
+
+    sent: list[asyncio.Task[tuple[bytes, float]]] = []
+    settings = CommonSettings(port=port, host="127.0.0.1", drain_seconds=1)
+    async with asyncio.timeout(20):
+        assert await serve(app, settings, [stop], readiness)
+        return [(await each)[0] for each in sent]
+
+
+def stuck_app() -> FastAPI:
+    app = create_app("test", "", Readiness("test"))
+    never = asyncio.Event()
+
+    @app.api_route("/v1/stuck", methods=["GET", "POST"])
+    async def stuck() -> None:
+        await never.wait()
+
+    @app.get("/v1/cut")
+    async def cut() -> StreamingResponse:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"begun"
+            await never.wait()
+
+        return StreamingResponse(pieces())
+
+    @app.get("/v1/slow")
+    async def slow() -> str:
+        await asyncio.sleep(0.8)
+        return "done"
+
+    return app
+
+
+def is_stopping(response: bytes) -> bool:
+    head, _, body = response.partition(b"\r\n\r\n")
+    fields = head.lower()
+    return (
+        head.startswith(b"HTTP/1.1 503 ")
+        and b"content-type: application/problem+json" in fields
+        and b"retry-after: 2" in fields
+        and b"connection: close" in fields
+        and b'"urn:piepowder:problem:unavailable"' in body
+    )
+
+
+async def test_a_request_that_is_stuck_when_the_service_stops_gets_503_and_the_connection_is_closed() -> None:
+    path = b"/v1/stuck HTTP/1.1\r\nHost: x\r\n"
+    fast = FastPath(stuck_app(), {("GET", "/v1/stuck"): lambda _: asyncio.Event().wait()})  # type: ignore[dict-item, return-value]
+    for app in (stuck_app(), fast):
+        responses = await stopped_during(
+            app,
+            b"GET " + path + b"\r\n",
+            b"POST " + path + b"Content-Length: 9\r\n\r\nhalf",  # the body does not arrive
+            b"GET " + path + b"\r\n" + GET,  # the second request is not answered
+        )
+        assert [response.count(b"HTTP/1.1") for response in responses] == [1, 1, 1]
+        assert all(map(is_stopping, responses)), responses
+
+
+async def test_a_request_that_ends_within_the_drain_time_is_answered_and_a_stream_is_cut() -> None:
+    slow, cut = await stopped_during(
+        stuck_app(), GET.replace(b"/healthz", b"/v1/slow"), GET.replace(b"/healthz", b"/v1/cut")
+    )
+    assert slow.startswith(b"HTTP/1.1 200 OK")
+    assert b'"done"' in slow
+    assert cut.startswith(b"HTTP/1.1 200 OK")
+    assert b"begun" in cut
+    assert not cut.endswith(b"0\r\n\r\n")  # the client notices that the end is missing
+
+
+async def test_a_call_that_is_stuck_when_the_service_stops_is_counted_as_503() -> None:
+    await stopped_during(stuck_app(), GET.replace(b"/healthz", b"/v1/stuck"))
+    counted = generate_latest().decode()
+    assert 'piepowder_http_requests_total{method="GET",route="/v1/stuck",status="503"}' in counted
+    assert 'piepowder_http_requests_total{method="GET",route="/v1/stuck",status="500"}' not in counted
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\n", b"400"),
+        (b"GET http://x/healthz HTTP/1.1\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n", b"400"),
+        (b"GET /healthz HTTP/1.0\r\nHost: x\r\nhost: y\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x, y\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x/y\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x:port\r\n", b"400"),
+        (b"GET /healthz HTTP/1.0\r\n", b"200"),
+        (b"GET /healthz HTTP/1.1\r\nHost:\r\n", b"200"),
+        (b"GET /healthz HTTP/1.1\r\nHost: intake.shop.example:8101 \r\n", b"200"),
+        (b"GET /healthz HTTP/1.1\r\nHost: [::1]:8101\r\n", b"200"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n", b"200"),
+    ],
+)
+async def test_a_request_needs_exactly_one_valid_host(head: bytes, status: bytes) -> None:
+    """RFC 9112, section 3.2."""
+
+    async def call(port: int) -> None:
+        response, _ = await exchange(port, head + b"Connection: close\r\n\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [status]
+        assert (b"urn:piepowder:problem:malformed-http" in response) == (status == b"400")
+
+    assert await served(call)
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        (b"/v1/subjects/shop/product/B07%2FXL%2fred", "shop|product|B07/XL/red"),
+        (b"/v1/subjects/shop/product/B07/XL%20red", "shop|product|B07/XL red"),
+        (b"/v1/subjects/shop/product/%252F", "shop|product|%2F"),
+        (b"/v1/subjects/shop%2Fproduct/x/y", "shop%2Fproduct|x|y"),
+        (b"/v1/subjects%2Fshop/product/x/y", None),
+        (b"/v1%2fsubjects/shop/product/x", None),
+        (b"/v1/named/general%2Fcases", "general%2Fcases"),
+        (b"/v1/named/gen%65ral", "general"),
+        (b"/v1/named/g%FFl", "g%FFl"),
+        (b"/v1/named%2Fgeneral", None),
+    ],
+)
+async def test_an_encoded_slash_is_never_a_separator_and_belongs_to_the_id_of_a_subject(
+    path: bytes, seen: str | None
+) -> None:
+    app = create_app("test", "", Readiness("test"))
+
+    async def subject(request: Request) -> Response:
+        return Response("<" + "|".join(request.path_params.values()) + ">")
+
+    app.add_route("/v1/subjects/{platform}/{kind}/{id:path}", subject)
+    app.add_route("/v1/named/{name}", subject)
+
+    async def call(port: int) -> None:
+        response, _ = await exchange(port, GET_AND_CLOSE.replace(b"/healthz", path))
+        assert re.findall(rb"HTTP/1.1 (\d+)", response) == [b"404" if seen is None else b"200"]
+        assert seen is None or f"<{seen}>".encode() in response
+
+    assert await served(call, app)
 
 
 SLOW = GET.replace(b"/healthz", b"/slow")

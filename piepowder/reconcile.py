@@ -1,0 +1,323 @@
+"""Repair of items that stay `submitted`: publishes the last event of each item again, from the audit log.
+
+A record can be skipped: offsets were set forward, a topic was created again, or retention was faster than a reader. Its
+item then waits without an end. The audit log still has the event, so the same record is published again, with the same
+id and the same bytes, and every consumer that knows it ignores it. What is published is the last step that the log has:
+the submission, so that the router opens the case; or the opened case; or the decision, of which only the status did not
+know. An item is left alone while its record waits in its topic, and when its record would win over a later post.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+from aiokafka import TopicPartition
+
+from piepowder import console_output
+from piepowder.client import Api, ApiError
+from shared.contracts import topics
+from shared.contracts.envelope import Attributes, encode
+from shared.contracts.events import (
+    CASE_CLOSED,
+    CASE_OPENED,
+    CASE_SUPERSEDED,
+    DECISION_MADE,
+    DECISION_REPLACED,
+    ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
+)
+from shared.kafka.offsets import OffsetClient
+from shared.kafka.producer import KafkaProducer, Record, record
+from shared.runtime.clock import SystemClock, to_text
+from shared.runtime.errors import Poison
+from shared.runtime.user_errors import UserError
+
+_CLIENT: Final = "piepowder-reconcile"
+_LARGEST_LAG_SECONDS: Final = 60.0
+_PORTION: Final = 200
+_POLL_SECONDS: Final = 0.5
+_ROWS: Final = 50
+_STEPS: Final = {  # the steps of an item; a later one makes the earlier ones needless
+    ITEM_SUBMITTED: 0,
+    CASE_OPENED: 1,
+    CASE_SUPERSEDED: 2,
+    CASE_CLOSED: 2,
+    DECISION_MADE: 2,
+    DECISION_REPLACED: 2,
+}
+_READERS: Final = (("piepowder-router", topics.submissions), ("piepowder-decision", topics.cases))
+_clock = SystemClock()
+
+
+class _Data(msgspec.Struct):
+    item_id: str = ""
+    case_type: str = "item"
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An event in the audit log; `data` is the record's value, byte for byte."""
+
+    seq: int | None
+    id: str | None
+    type: str
+    time: str
+    source: str
+    subject: str
+    region: str
+    topic: str
+    partition: int
+    offset: int
+    correlation_id: str | None
+    causation_id: str | None
+    traceparent: str | None = None
+    extensions: dict[str, str | None] = {}
+    data: msgspec.Raw
+
+    @property
+    def record(self) -> Record:
+        """The record that the audit log has read."""
+        attributes = Attributes(
+            self.id or "",
+            self.type,
+            self.source,
+            self.time,
+            self.subject,
+            self.region,
+            self.correlation_id or "",
+            self.causation_id,
+            self.traceparent,
+        )
+        encoded = encode(attributes, self.data)
+        encoded.headers.extend((name, (value or "").encode()) for name, value in self.extensions.items())
+        return record(self.topic, encoded)
+
+
+class _Timeline(msgspec.Struct):
+    events: list[_Entry]
+    next: str | None
+
+
+class StuckItem(NamedTuple):
+    """An item that stays `submitted` in a region: the events to publish again, or the `reason` why there are none."""
+
+    region: str
+    item_id: str
+    subject: str
+    received_at: str
+    events: Sequence[_Entry]
+    reason: str = ""
+
+
+class ReconcileResult(msgspec.Struct):
+    """The result of a reconciliation.
+
+    `settled`: published, and no longer `submitted`.
+    `pending`: published, and still `submitted`.
+    `left`: not published, each with its reason.
+    `more`: the number of items beyond the limit.
+    """
+
+    settled: list[StuckItem] = []
+    pending: list[StuckItem] = []
+    left: list[StuckItem] = []
+    more: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return not (self.pending or self.left or self.more)
+
+
+class Reconciliation:
+    """Finds and repairs the items of `regions` that have been `submitted` for longer than `minutes`: the oldest `limit`
+    of each region."""
+
+    def __init__(self, api: Api, bootstrap: str, regions: Sequence[str], *, minutes: float, limit: int) -> None:
+        self._api = api
+        self._bootstrap = bootstrap
+        self._regions = regions
+        self._before = to_text(_clock.now() - timedelta(minutes=minutes))
+        self._limit = limit
+
+    async def find(self) -> tuple[list[StuckItem], int]:
+        """The items, and the number of further ones. Raises `UserError` while the status itself is out of date."""
+        found: list[StuckItem] = []
+        more = 0
+        offsets = OffsetClient(self._bootstrap, client_id=_CLIENT)
+        try:
+            for region in self._regions:
+                items = await self._submitted(region)
+                more += max(0, len(items) - self._limit)
+                repeatable = {item["item_id"] for item in items}
+                of_region: list[StuckItem] = []
+                for item in reversed(items[: self._limit]):  # a later post decides about the earlier ones
+                    events, reason = await self._repair(region, item, repeatable, offsets)
+                    if reason:
+                        repeatable.discard(item["item_id"])
+                    about = (region, item["item_id"], item["subject"] or "", item["received_at"] or "")
+                    of_region.append(StuckItem(*about, events, reason))
+                found += reversed(of_region)
+        finally:
+            await offsets.stop()
+        return found, more
+
+    async def publish(self, items: Sequence[StuckItem], wait: float) -> ReconcileResult:
+        """Publish the events of the items again, and wait until nothing changes for `wait` seconds."""
+        sent = [item for item in items if not item.reason]
+        result = ReconcileResult(left=[item for item in items if item.reason])
+        producer = KafkaProducer(self._bootstrap, client_id=_CLIENT)
+        try:
+            for at in range(0, len(sent), _PORTION):
+                await producer.send([entry.record for item in sent[at : at + _PORTION] for entry in item.events])
+        except Poison as poison:
+            raise UserError(
+                f"Kafka refused an event: {poison}.", "Nothing is lost; correct the topic's limit."
+            ) from poison
+        finally:
+            await producer.stop()
+        result.pending = await self._wait(sent, wait)
+        pending = {(item.region, item.item_id) for item in result.pending}
+        result.settled = [item for item in sent if (item.region, item.item_id) not in pending]
+        return result
+
+    async def _submitted(self, region: str) -> list[dict[str, Any]]:
+        """The items with the status `submitted`, oldest first."""
+        params: dict[str, str | int] = {"status": "submitted", "region": region, "received_before": self._before}
+        page = await self._api.get("intake", "/v1/items", **params, limit=1)
+        lag = page["projection"]["lag_seconds"]
+        if lag is None or lag > _LARGEST_LAG_SECONDS:
+            state = "unknown" if lag is None else f"{lag:.0f} seconds old"
+            raise UserError(
+                f"The status of items in {region} is {state}, so it is not known which items wait.",
+                "Repair the status projection first: docs/runbooks/consumer-lag.md.",
+            )
+        items = await self._api.get_all("intake", "/v1/items", "items", **params, limit=200)
+        of_region = {item["item_id"]: item for item in items if _status(item, region) == "submitted"}
+        return sorted(of_region.values(), key=lambda item: (item["received_at"] or "", item["item_id"]))
+
+    async def _repair(
+        self, region: str, item: Mapping[str, Any], repeatable: set[str], offsets: OffsetClient
+    ) -> tuple[list[_Entry], str]:
+        """The events that continue an item, in order; or the reason why none is published."""
+        entries = await self._entries(region, item)
+        steps = [entry for entry in entries if entry.type in _STEPS]
+        if not steps:
+            if await _audit_is_behind(region, offsets):
+                return [], "not in the audit log yet, which is behind"
+            return [], "not in the audit log: its client must post it again"
+        last = max(steps, key=lambda entry: (_STEPS[entry.type], entry.seq or 0))
+        if reader := await _unread(last, region, offsets):
+            return [], f"waits in {last.topic}: {reader} has not read it yet"
+        if _STEPS[last.type] < _STEPS[DECISION_MADE]:
+            if later := await self._later_post(region, item, repeatable):
+                return [], f"a later post of its subject ({later}) would be replaced by it"
+            withdrawals = [entry for entry in entries if entry.type == ITEM_WITHDRAWN]
+            return [last, *withdrawals], ""
+        return [last], ""
+
+    async def _entries(self, region: str, item: Mapping[str, Any]) -> list[_Entry]:
+        """The events about an item in the audit log, oldest first; none of its notices and appeals."""
+        parts = (item["subject"] or "").split(":", 2)
+        path = f"/v1/subjects/{'/'.join(quote(part, safe='') for part in parts)}/timeline"
+        entries: list[_Entry] = []
+        params: dict[str, str | int] = {"limit": 1000}
+        while True:
+            try:
+                response = await self._api.call(f"audit-{region}", "GET", path, params=params)
+            except ApiError as error:
+                if error.status == 404:
+                    return entries
+                raise
+            page = msgspec.json.decode(response.content, type=_Timeline)
+            for entry in page.events:
+                if entry.id is not None and (entry.type in _STEPS or entry.type == ITEM_WITHDRAWN):
+                    data = msgspec.json.decode(entry.data, type=_Data)
+                    if (data.item_id, data.case_type) == (item["item_id"], "item"):
+                        entries.append(entry)
+            if page.next is None:
+                return entries
+            params["cursor"] = page.next
+
+    async def _later_post(self, region: str, item: Mapping[str, Any], repeatable: set[str]) -> str:
+        """A later post of the subject that is not published again after this item, if one of both has no version: then
+        the later record would win."""
+        parts = item["subject"].split(":", 2)
+        path = f"/v1/subjects/{'/'.join(quote(part, safe='') for part in parts)}"
+        for other in await self._api.get_all("intake", path, "versions", limit=200):
+            is_later = (other["received_at"] or "") > (item["received_at"] or "")
+            compared = item.get("version") is not None and other.get("version") is not None
+            if is_later and not compared and region in other["regions"] and other["item_id"] not in repeatable:
+                return str(other["item_id"])
+        return ""
+
+    async def _wait(self, sent: Sequence[StuckItem], wait: float) -> list[StuckItem]:
+        """The items that are still `submitted` after `wait` seconds without a change."""
+        pending, since = list(sent), _clock.monotonic()
+        while pending and _clock.monotonic() - since <= wait:
+            await asyncio.sleep(_POLL_SECONDS)
+            still = []
+            for item in pending:
+                view = await self._api.get("intake", f"/v1/items/{item.item_id}")
+                if _status(view, item.region) == "submitted":
+                    still.append(item)
+            if len(still) < len(pending):
+                pending, since = still, _clock.monotonic()
+        return pending
+
+
+def _status(item: Mapping[str, Any], region: str) -> str:
+    return str(item["regions"].get(region, {}).get("status", ""))
+
+
+async def _unread(entry: _Entry, region: str, offsets: OffsetClient) -> str:
+    """The group that will read the record in time; empty if it has passed the record, or the topic does not have it."""
+    group = next((group for group, topic in _READERS if topic(region) == entry.topic), "piepowder-intake")
+    name, at = f"{group}-{region}", TopicPartition(entry.topic, entry.partition)
+    end = (await offsets.ends([entry.topic])).get(at, 0)
+    if entry.offset >= end or await offsets.has_passed(name, {at: entry.offset + 1}):
+        return ""
+    return name
+
+
+async def _audit_is_behind(region: str, offsets: OffsetClient) -> bool:
+    ends = await offsets.ends([topics.submissions(region)])
+    return not await offsets.has_passed(f"piepowder-audit-{region}", ends)
+
+
+def show_found(items: Sequence[StuckItem], more: int, minutes: float) -> None:
+    """Show the items of a dry run."""
+    if not items:
+        console_output.show(f"No item has been submitted for longer than {minutes:g} minutes.", "green")
+        return
+    table = console_output.table("region", "item", "subject", "received", "to publish again")
+    for item in items[:_ROWS]:
+        names = ", ".join(entry.type.removeprefix("piepowder.").removesuffix(".v1") for entry in item.events)
+        what = names or f"nothing: {item.reason}"
+        cells = (item.region, item.item_id, console_output.clean(item.subject, 100), item.received_at, what)
+        table.add_row(*cells)
+    console_output.console.print(table)
+    counts = Counter(bool(item.reason) for item in items)
+    console_output.show(f"{counts[False]:,} items would be published again, {counts[True]:,} not; nothing was changed.")
+    _show_more(more)
+
+
+def show_result(result: ReconcileResult, wait: float) -> None:
+    """Show the result as sentences."""
+    console_output.show(f"Settled: {len(result.settled):,}.", "green" if result.complete else "")
+    for item in result.pending[:_ROWS]:
+        what = f"Published again, and still submitted after {wait:g} s"
+        console_output.show(
+            f"{what}: {item.item_id} in {item.region} ({console_output.clean(item.subject)}).", "yellow"
+        )
+    for item in result.left[:_ROWS]:
+        subject = console_output.clean(item.subject)
+        console_output.show(f"Not published: {item.item_id} in {item.region} ({subject}): {item.reason}.", "yellow")
+    _show_more(result.more)
+
+
+def _show_more(more: int) -> None:
+    if more:
+        console_output.show(f"{more:,} more items: repeat the command.", "yellow")

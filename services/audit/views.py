@@ -1,0 +1,63 @@
+"""The REST views of stored events and dead letters. They are msgspec structs: data is returned exactly as stored."""
+
+import msgspec
+
+
+class EntryView(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the log. A dead letter has neither `seq` nor `id`, and its `source` is the consumer group."""
+
+    seq: int | None
+    id: str | None
+    type: str
+    time: str
+    source: str
+    subject: str
+    region: str
+    topic: str
+    partition: int
+    offset: int
+    correlation_id: str | None
+    causation_id: str | None
+    traceparent: str | None = None
+    extensions: dict[str, str | None] = {}
+    data: msgspec.Raw
+
+
+class DeadLetterView(msgspec.Struct, frozen=True):
+    """A dead letter; `n` is its number among the dead letters of the log."""
+
+    n: int
+    topic: str
+    partition: int
+    offset: int
+    group: str
+    reason: str
+    key: str | None
+    time: str
+    event_id: str | None
+    subject: str | None
+
+
+class TimelineView(msgspec.Struct, frozen=True):
+    """A page of a subject's timeline, oldest first, causes before effects; `next` is the cursor of the next page."""
+
+    subject: str
+    region: str
+    events: list[EntryView]
+    next: str | None
+
+
+class EventPageView(msgspec.Struct, frozen=True):
+    """Events by sequence number; `next` is the `after` of the next page, null at the end."""
+
+    region: str
+    events: list[EntryView]
+    next: int | None
+
+
+class DeadLetterPageView(msgspec.Struct, frozen=True):
+    """Dead-lettered records, newest first; `next` is the cursor of the next page."""
+
+    region: str
+    deadletters: list[DeadLetterView]
+    next: str | None

@@ -1,0 +1,503 @@
+"""Positions of a consumer: where it starts in each partition, and which records are missing there.
+
+A consumer with a store (its service's database) keeps its positions in the store, and changes them in the transaction
+of the effects by compare-and-set. So a database that is restored from a backup continues where its own content ends,
+and a member that lost its partitions cannot store an effect twice. A consumer without a store starts at the offsets
+that its group has committed.
+
+No consumer ever chooses another start itself. When the log starts above the position, ends below it, or belongs to
+another topic of the same name, records are missing: the partition stops, all others continue, and the readiness says
+which records are missing, until an operator accepts the loss. See docs/adr/0032-positions-in-the-database.md.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from shared.kafka.records import RawRecord
+from shared.kafka.stopped import StopCause
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.readiness import Readiness
+
+log = logging.getLogger(__name__)
+
+DELETED: Final = "deleted"
+TRUNCATED: Final = "truncated"
+RECREATED: Final = "recreated"
+
+_CHECK_SECONDS: Final = 5.0
+_RANGE_SECONDS: Final = 5.0  # to read the start and the end of the partitions
+_CONFIRM_SECONDS: Final = 2.0  # a new leader may report a lower end for a moment
+_PRUNE_EACH: Final = 100  # transactions
+_SHOWN: Final = 3  # partitions in a message
+
+TopicIds: TypeAlias = Callable[[AIOKafkaConsumer, Collection[str]], Awaitable[Mapping[str, str]]]
+CommittedOffsets: TypeAlias = Callable[
+    [AIOKafkaConsumer, Collection[TopicPartition]], Awaitable[Mapping[TopicPartition, OffsetAndMetadata]]
+]
+
+
+class Move(NamedTuple):
+    """A partition's position moves from `expected` to `next`."""
+
+    topic: str
+    partition: int
+    expected: int
+    next: int
+
+
+class Moves(NamedTuple):
+    """The moves of a group in one transaction; `prune` asks the store to delete outdated rows, too."""
+
+    group: str
+    moves: Sequence[Move]
+    prune: bool = False
+
+
+NO_MOVES: Final = Moves("", ())
+
+
+class PositionChangedError(Exception):
+    """The stored position is not the expected one: roll back the transaction, and read the positions again."""
+
+
+class Gap(NamedTuple):
+    """Missing records of a partition: from offset `first` to the one before `end`, which is None if it is unknown."""
+
+    reason: str
+    first: int
+    end: int | None
+
+    @property
+    def start_after_loss(self) -> int:
+        """The position of a consumer that accepts the loss."""
+        return {DELETED: self.end or 0, TRUNCATED: self.first, RECREATED: 0}[self.reason]
+
+    def describe(self, tp: TopicPartition) -> str:
+        """A sentence about the missing records."""
+        place = f"{tp.topic}[{tp.partition}]"
+        if self.reason == RECREATED:
+            return (
+                f"{place}: the topic was deleted and created again, and the old records from {self.first} on are"
+                " missing if they were not read"
+            )
+        records = f"the records {self.first} to {(self.end or 0) - 1}"
+        if self.reason == TRUNCATED:
+            return f"{place}: {records} were read and are no longer in the topic, which ends before them"
+        return f"{place}: {records} are missing; they were deleted before they were read"
+
+
+class StoredPosition(NamedTuple):
+    """What a store has about a partition. `position` is the offset of the next record of the topic with `topic_id`.
+
+    `behind_until`: the store was restored from a backup, and the group had handled the records up to this offset
+    before; `REREAD` if the group is to handle them again without a report.
+    """
+
+    position: int
+    topic_id: str
+    gap: Gap | None = None
+    behind_until: int | None = None
+
+
+REREAD: Final = -1
+
+
+class PositionStore(Protocol):
+    """Positions in a service's database; every method raises Transient when the database does not respond."""
+
+    async def read(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> Mapping[TopicPartition, StoredPosition]: ...
+
+    async def save(self, group: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
+        """Store everything about these partitions, and the position itself only where none is stored."""
+        ...
+
+    async def advance(self, moves: Moves) -> None:
+        """Store these moves in a transaction of their own; raises PositionChangedError."""
+        ...
+
+
+class BatchProgress:
+    """The part of a batch that is durable: the position of a partition passes no record that is not handled or
+    dead-lettered yet."""
+
+    def __init__(
+        self,
+        group: str,
+        records: Mapping[TopicPartition, Sequence[RawRecord]],
+        following: Mapping[TopicPartition, int],
+        expected: Mapping[TopicPartition, int],
+    ) -> None:
+        self._group = group
+        self._size = sum(map(len, records.values()))
+        self._records = records
+        self._open: dict[TopicPartition, dict[int, None]] | None = None  # only for a batch with several transactions
+        self._following = following
+        self._at = dict(expected)
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """The stored positions, after the moves so far."""
+        return self._at
+
+    def after(self, handled: Sequence[RawRecord], *, prune: bool = False) -> Moves:
+        """The moves of a transaction with the effects of these records."""
+        if len(handled) == self._size:
+            return self._to(self._following.items(), prune=prune)
+        done: defaultdict[TopicPartition, set[int]] = defaultdict(set)
+        for record in handled:
+            done[TopicPartition(record.topic, record.partition)].add(record.offset)
+        ends, still_open = [], self._open_offsets()
+        for tp, offsets in done.items():
+            first_open = next((offset for offset in still_open[tp] if offset not in offsets), None)
+            ends.append((tp, self._following[tp] if first_open is None else first_open))
+        return self._to(ends, prune=prune)
+
+    def of_part(
+        self, records: Mapping[TopicPartition, Sequence[RawRecord]], following: Mapping[TopicPartition, int]
+    ) -> "BatchProgress":
+        """The progress of a part of the batch that is processed again, from the positions that are stored so far."""
+        return BatchProgress(self._group, records, following, self._at)
+
+    def rest(self) -> Moves:
+        """The moves to the end of the batch, after all of its records are handled or dead-lettered."""
+        return self._to(self._following.items())
+
+    def done(self, handled: Sequence[RawRecord], moves: Moves) -> None:
+        """Note that these records and moves are durable."""
+        if len(handled) < self._size:
+            still_open = self._open_offsets()
+            for record in handled:
+                del still_open[TopicPartition(record.topic, record.partition)][record.offset]
+        for move in moves.moves:
+            self._at[TopicPartition(move.topic, move.partition)] = move.next
+
+    def _open_offsets(self) -> dict[TopicPartition, dict[int, None]]:
+        """The offsets of the records that are not durable yet, in order."""
+        if self._open is None:
+            self._open = {tp: dict.fromkeys(record.offset for record in of) for tp, of in self._records.items()}
+        return self._open
+
+    def _to(self, ends: Iterable[tuple[TopicPartition, int]], *, prune: bool = False) -> Moves:
+        at = self._at
+        moves = sorted(Move(tp.topic, tp.partition, at[tp], end) for tp, end in ends if end > at[tp])
+        return Moves(self._group, moves, prune)
+
+
+class Positions:
+    """The positions of a group's member. Partitions are paused from their assignment until they are placed.
+
+    `stopped`: partitions that stay paused for other reasons when they are placed (`shared.kafka.stopped`).
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        store: PositionStore | None,
+        readiness: Readiness,
+        clock: Clock,
+        topic_ids: TopicIds,
+        committed: CommittedOffsets,
+        stopped: Container[TopicPartition] = (),
+    ) -> None:
+        self._group = group
+        self._store = store
+        self._readiness = readiness
+        self._clock = clock
+        self._topic_ids = topic_ids
+        self._committed = committed
+        self._stopped_otherwise = stopped
+        self._condition = f"positions {group}"
+        self._assignments = 0
+        self._at: dict[TopicPartition, int] = {}
+        self._ids: dict[TopicPartition, str] = {}
+        self._unplaced: set[TopicPartition] = set()
+        self._stopped: dict[TopicPartition, Gap] = {}
+        self._behind: dict[TopicPartition, int] = {}
+        self._suspected: dict[TopicPartition, float] = {}
+        self._last: dict[TopicPartition, StoredPosition] = {}  # without a store
+        self._checked_at = 0.0
+        self._latest_ids: asyncio.Task[Mapping[str, str]] | None = None
+        self._transactions = 0
+        self._topics: set[str] = set()
+
+    def assigned(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        """Replace the assignment. Does not await: the client delivers records as soon as this call returns control."""
+        consumer.pause(*partitions)
+        for tp in partitions:
+            consumer.seek(tp, 0)  # any offset: it keeps the client from looking for one itself
+        self._replace(partitions)
+
+    def forget(self) -> None:
+        """Forget the assignment: this process no longer has partitions."""
+        self._replace(())
+        self._report()
+
+    def _replace(self, partitions: Collection[TopicPartition]) -> None:
+        self._assignments += 1
+        self._at, self._ids, self._stopped, self._behind, self._suspected = {}, {}, {}, {}, {}
+        self._unplaced = set(partitions)
+        if self._latest_ids is not None:
+            self._latest_ids.cancel()
+            self._latest_ids = None
+
+    def is_placed(self, tp: TopicPartition) -> bool:
+        """True if the partition starts at a known position, and no records are missing."""
+        return tp in self._at
+
+    @property
+    def are_placed(self) -> bool:
+        """True if every assigned partition is placed or stopped."""
+        return not self._unplaced
+
+    @property
+    def are_current(self) -> bool:
+        """True if no partition is stopped, or behind a time that its store had reached before."""
+        return not (self._unplaced or self._stopped or self._behind)
+
+    def check_is_due(self) -> bool:
+        """True a few seconds after the last check, and again when Kafka has returned the ids of the topics."""
+        if self._latest_ids is not None:
+            return self._latest_ids.done()
+        return bool(self._at or self._stopped) and self._clock.monotonic() - self._checked_at >= _CHECK_SECONDS
+
+    async def check(self, consumer: AIOKafkaConsumer) -> bool:
+        """Compare topics and store with the positions in memory; True if all partitions must be placed again.
+
+        They differ after an operator's command, after the restore of the database, and after a topic was created again.
+        The first call requests the ids of the topics, and returns at once: a broker that hangs must not stop the loop.
+        Raises KafkaError and Transient.
+        """
+        self._checked_at = self._clock.monotonic()
+        assignments, expected, latest = self._assignments, dict(self._at), self._latest_ids
+        if latest is None:
+            topics = {tp.topic for tp in expected.keys() | self._stopped.keys()}
+            self._latest_ids = asyncio.ensure_future(self._topic_ids(consumer, topics))
+            self._latest_ids.add_done_callback(lambda read: read.cancelled() or read.exception())
+            return False
+        self._latest_ids = None
+        ids = latest.result()
+        changed = {tp for tp in expected if ids.get(tp.topic) != self._ids.get(tp)}
+        if self._store is not None:
+            stored = await self._store.read(self._group, expected)
+            changed |= {tp for tp, position in expected.items() if tp not in stored or stored[tp].position != position}
+        if assignments != self._assignments:
+            return False
+        if changed:  # all of them, because the records that were read are dropped
+            self._displace(consumer, expected)
+        self._unplaced |= self._stopped.keys()
+        return bool(changed)
+
+    def displace(self, consumer: AIOKafkaConsumer) -> None:
+        """Place all partitions again, because the stored positions are not the expected ones."""
+        metrics.POSITIONS_CHANGED.labels(self._group).inc()
+        self._displace(consumer, set(self._at))
+
+    def out_of_range(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        """Place these partitions again, because Kafka has no record at their position."""
+        self._displace(consumer, {tp for tp in partitions if tp in self._at})
+
+    async def place(self, consumer: AIOKafkaConsumer) -> None:
+        """Start each partition that is not placed at its position, or stop it where records are missing.
+
+        Raises KafkaError and Transient; then, and where Kafka's answer must be confirmed, the partitions stay paused
+        until the next call.
+        """
+        assignments, partitions = self._assignments, sorted(self._unplaced & consumer.assignment())
+        ids = await self._topic_ids(consumer, {tp.topic for tp in partitions})
+        committed = await self._committed(consumer, partitions)
+        if self._store is None:
+            stored = self._committed_or_last(committed, partitions)
+        else:
+            stored = await self._store.read(self._group, partitions)
+        ranges = await _ranges(consumer, [tp for tp in partitions if tp.topic in ids])
+        if assignments != self._assignments:
+            return
+        found = {
+            tp: self._found(tp, stored.get(tp), committed.get(tp), ids[tp.topic], ranges.get(tp))
+            for tp in partitions
+            if tp.topic in ids
+        }
+        waiting = {tp for tp in found if self._is_unconfirmed(tp, found[tp].gap, stored.get(tp))}
+        settled = {tp: position for tp, position in found.items() if tp not in waiting}
+        if self._store is not None:
+            changed = {tp: position for tp, position in settled.items() if stored.get(tp) != position}
+            if changed:
+                await self._store.save(self._group, changed)
+            if assignments != self._assignments:
+                return
+        for tp, position in settled.items():
+            self._start(consumer, tp, position)
+        self._unplaced -= settled.keys()
+        self._checked_at = self._clock.monotonic()
+        self._report(missing=[tp for tp in partitions if tp.topic not in ids])
+        started = {tp: p for tp, p in settled.items() if p.gap is None}
+        await self._show(consumer, {tp: p for tp, p in started.items() if _differs(committed.get(tp), p)})
+
+    def _committed_or_last(
+        self, committed: Mapping[TopicPartition, OffsetAndMetadata], partitions: Collection[TopicPartition]
+    ) -> Mapping[TopicPartition, StoredPosition]:
+        """The committed offsets. Kafka deletes them with their topic; then the last positions of this process."""
+        found = {tp: self._last[tp] for tp in partitions if tp in self._last}
+        return found | {tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()}
+
+    def report_failure(self, error: Exception) -> None:
+        """Report that the positions of the partitions cannot be read; the next successful `place` withdraws it."""
+        self._readiness.set(self._condition, f"the positions cannot be read: {error}")
+
+    def batch(
+        self, records: Mapping[TopicPartition, Sequence[RawRecord]], following: Mapping[TopicPartition, int]
+    ) -> BatchProgress | None:
+        """The progress of a batch of the placed partitions; None if one of them is not placed, so that the batch must
+        be dropped."""
+        if not following.keys() <= self._at.keys():
+            return None
+        return BatchProgress(self._group, records, following, {tp: self._at[tp] for tp in following})
+
+    def next_prunes(self) -> bool:
+        """Count a transaction; True if it is to delete outdated rows."""
+        self._transactions += 1
+        return self._transactions % _PRUNE_EACH == 0
+
+    def moved(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Note the positions after a batch."""
+        moved = {tp: position for tp, position in positions.items() if tp in self._at}
+        self._at |= moved
+        if self._store is None:
+            self._last |= {tp: StoredPosition(position, self._ids[tp]) for tp, position in moved.items()}
+        if self._behind:
+            self._behind = {tp: until for tp, until in self._behind.items() if self._at.get(tp, until) < until}
+            self._report()
+
+    def to_commit(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The offsets to commit, with the ids of their topics."""
+        return {tp: OffsetAndMetadata(offset, self._ids.get(tp, "")) for tp, offset in offsets.items()}
+
+    def _found(
+        self,
+        tp: TopicPartition,
+        stored: StoredPosition | None,
+        committed: OffsetAndMetadata | None,
+        topic_id: str,
+        known_range: tuple[int, int] | None,
+    ) -> StoredPosition:
+        """The position of a partition, with its gap if records are missing.
+
+        Without a stored position, the group's offset is taken over once, from a version that had no other positions. An
+        offset with a topic id was committed by a version that stores its positions: then this database is older than
+        that, and the position is 0, as for a new deployment.
+        """
+        if stored is None:
+            is_of_old_version = committed is not None and not committed.metadata
+            stored = StoredPosition(committed.offset if committed is not None and is_of_old_version else 0, topic_id)
+        gap, behind_until = stored.gap if self._store is not None else self._stopped.get(tp), stored.behind_until
+        if stored.topic_id and stored.topic_id != topic_id:
+            gap = Gap(RECREATED, stored.position, None)
+        elif gap is None or gap.reason != TRUNCATED:  # a truncated log may grow again, which hides its gap
+            gap = None if known_range is None else missing_records(stored.position, *known_range)
+        if self._store is not None and committed is not None and committed.metadata in ("", topic_id):
+            if stored.position >= max(committed.offset, behind_until or 0):
+                behind_until = None
+            elif behind_until != REREAD and committed.metadata:
+                behind_until = max(committed.offset, behind_until or 0)
+        known_id = topic_id if gap is None else stored.topic_id or topic_id
+        return StoredPosition(stored.position, known_id, gap, behind_until)
+
+    def _is_unconfirmed(self, tp: TopicPartition, gap: Gap | None, stored: StoredPosition | None) -> bool:
+        if gap is None or gap.reason != TRUNCATED or (stored is not None and stored.gap == gap):
+            self._suspected.pop(tp, None)
+            return False
+        now = self._clock.monotonic()
+        return now - self._suspected.setdefault(tp, now) < _CONFIRM_SECONDS
+
+    def _start(self, consumer: AIOKafkaConsumer, tp: TopicPartition, stored: StoredPosition) -> None:
+        if stored.gap is not None:
+            if self._stopped.get(tp) != stored.gap:
+                log.error("a partition is stopped: %s", stored.gap.describe(tp), extra={"group": self._group})
+            self._stopped[tp] = stored.gap
+            return
+        self._stopped.pop(tp, None)
+        self._at[tp], self._ids[tp] = stored.position, stored.topic_id
+        if self._store is None:
+            self._last[tp] = stored
+        if stored.behind_until is not None and stored.behind_until > stored.position:
+            self._behind[tp] = stored.behind_until
+        else:
+            self._behind.pop(tp, None)
+        consumer.seek(tp, stored.position)
+        if tp not in self._stopped_otherwise:
+            consumer.resume(tp)
+
+    def _displace(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        moved = [tp for tp in partitions if tp in consumer.assignment()]
+        consumer.pause(*moved)
+        for tp in moved:
+            self._at.pop(tp, None)
+        self._unplaced |= set(moved)
+
+    async def _show(self, consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, StoredPosition]) -> None:
+        """Commit stored positions as information for tools that show lag."""
+        if self._store is None or not positions:
+            return
+        try:
+            await consumer.commit(self.to_commit({tp: stored.position for tp, stored in positions.items()}))
+        except KafkaError as error:
+            log.info("the group's offsets are committed later: %r", error, extra={"group": self._group})
+
+    def _report(self, missing: Collection[TopicPartition] = ()) -> None:
+        problems = [self._stopped[tp].describe(tp) for tp in sorted(self._stopped)]
+        if problems:
+            more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
+            problems = ["; ".join(problems[:_SHOWN]) + more + ": see docs/runbooks/missing-records.md"]
+        if missing:
+            problems.append(f"{', '.join(sorted({tp.topic for tp in missing}))}: the topic does not exist")
+        if self._behind:
+            left = sum(until - self._at.get(tp, until) for tp, until in self._behind.items())
+            problems.append(f"the database is older than the group's offsets, and {left} records are handled again")
+        self._readiness.set(self._condition, "; ".join(problems) or None)
+        self._topics |= {tp.topic for tp in self._unplaced | self._stopped.keys() | self._at.keys()}
+        for topic in self._topics:
+            stopped = sum(tp.topic == topic for tp in self._stopped)
+            metrics.STOPPED_PARTITIONS.labels(self._group, topic, StopCause.MISSING_RECORDS).set(stopped)
+        metrics.RECORDS_BEHIND.labels(self._group).set(
+            sum(max(0, until - self._at.get(tp, until)) for tp, until in self._behind.items())
+        )
+
+
+async def _ranges(
+    consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, tuple[int, int]]:
+    """The start and the end of each partition; empty when a partition has no leader, so that the others can start: a
+    fetch reports a position outside of the log, too."""
+    try:
+        async with asyncio.timeout(_RANGE_SECONDS):
+            starts = await consumer.beginning_offsets(partitions)
+            ends = await consumer.end_offsets(partitions)
+    except TimeoutError:
+        return {}
+    return {tp: (starts[tp], ends[tp]) for tp in partitions}
+
+
+def missing_records(position: int, start: int, end: int) -> Gap | None:
+    """The gap of a group at `position` of a log that starts at `start` and ends at `end`."""
+    if position < start:
+        return Gap(DELETED, position, start)
+    if position > end:
+        return Gap(TRUNCATED, end, position)
+    return None
+
+
+def _differs(committed: OffsetAndMetadata | None, stored: StoredPosition) -> bool:
+    if committed is None:
+        return stored.position > 0
+    return bool(committed.offset != stored.position or committed.metadata != stored.topic_id)

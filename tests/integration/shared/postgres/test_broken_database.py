@@ -1,0 +1,135 @@
+"""A database that becomes read-only, is renamed, or is dropped and restored under running services: the services stay
+up, are not ready, and afterwards have handled every record exactly once, without a dead letter (promises 1, 4, 5)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from shared.contracts import topics
+from shared.kafka.producer import KafkaProducer, record
+from tests.support.decision.cases import encoded
+from tests.support.servers import Servers
+from tests.support.service_process import Running, running, wait_until
+
+WHILE_BROKEN_SECONDS = 4.0
+
+
+async def end_sessions(admin: Any, database: str) -> None:
+    await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database)
+
+
+@asynccontextmanager
+async def read_only(admin: Any, database: str) -> AsyncIterator[None]:
+    """As on a primary that was demoted: its sessions end, and new ones are read-only."""
+    await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    await end_sessions(admin, database)
+    yield
+    await admin.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+
+
+@asynccontextmanager
+async def renamed(admin: Any, database: str) -> AsyncIterator[None]:
+    await admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
+    await end_sessions(admin, database)
+    await asyncio.sleep(1)  # the services meet a database that accepts no connections
+    await admin.execute(f"ALTER DATABASE {database} RENAME TO {database}_away")
+    yield
+    await admin.execute(f"ALTER DATABASE {database}_away RENAME TO {database}")
+    await admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true")
+
+
+@asynccontextmanager
+async def dropped_and_restored(admin: Any, database: str) -> AsyncIterator[None]:
+    await admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
+    await end_sessions(admin, database)
+    await admin.execute(f"CREATE DATABASE {database}_copy TEMPLATE {database}")
+    await admin.execute(f"DROP DATABASE {database}")
+    await asyncio.sleep(1)
+    await admin.execute(f"CREATE DATABASE {database}")  # empty until the restore
+    yield
+    await admin.execute(f"DROP DATABASE {database} WITH (FORCE)")
+    await admin.execute(f"ALTER DATABASE {database}_copy RENAME TO {database}")
+
+
+async def dead_letters(kafka: str, region: str) -> int:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        topic = topics.deadletters(region)
+        while not (partitions := consumer.partitions_for_topic(topic)):
+            await consumer._client.force_metadata_update()
+        return sum((await consumer.end_offsets([TopicPartition(topic, n) for n in partitions])).values())
+    finally:
+        await consumer.stop()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("fault", [read_only, renamed, dropped_and_restored])
+async def test_services_wait_for_their_database_and_then_handle_every_record_once(
+    fault: Callable[[Any, str], Any], servers: Servers, region: str, tmp_path: Path
+) -> None:
+    kafka = servers.kafka
+    admin = await asyncpg.connect(servers.database_url)
+    producer, topic = KafkaProducer(kafka, client_id="test"), topics.cases(region)
+
+    async def post(first: int, last: int) -> None:
+        await producer.send([record(topic, encoded(region, f"s{n}", verdict="approve")) for n in range(first, last)])
+
+    try:
+        async with (
+            running("decision", admin, servers, region, tmp_path) as decision,
+            running("audit", admin, servers, region, tmp_path) as audit,
+        ):
+            await post(0, 30)
+            await producer.send([record(topic, encoded(region, "waits"))])
+            await asyncio.sleep(0.5)
+            async with fault(admin, decision.database), fault(admin, audit.database):
+                await post(30, 60)
+                await asyncio.sleep(WHILE_BROKEN_SECONDS)
+                for service in (decision, audit):
+                    assert service.process.returncode is None
+                    response = await service.http.get("/readyz")
+                    assert response.status_code == 503, response.text
+                await returns_503_with_retry_after(decision, audit, reads=fault is not read_only)
+                await post(60, 90)
+                assert await dead_letters(kafka, region) == 0
+            for service in (decision, audit):
+                await wait_until(service.is_ready)
+            await wait_until(lambda: has(decision, "SELECT count(*) FROM decisions", 90))
+            await wait_until(lambda: has(decision, "SELECT count(*) FROM outbox", 0))
+            await wait_until(lambda: has(audit, "SELECT count(DISTINCT event_id) FROM log", 181))
+            assert await has(audit, "SELECT count(*) FROM log", 181)
+            assert await has(audit, "SELECT max(seq) FROM log", 181)
+            assert await has(decision, "SELECT count(*) FROM cases WHERE state = 'decided'", 90)
+            assert await dead_letters(kafka, region) == 0
+            assert decision.process.returncode is audit.process.returncode is None
+    finally:
+        await producer.stop()
+        await admin.close()
+
+
+async def returns_503_with_retry_after(decision: Running, audit: Running, *, reads: bool) -> None:
+    claim = {"reviewer": "r-1", "team": "in_house"}
+    responses = [await decision.http.post("/v1/claims", json=claim)]
+    if reads:
+        responses += [await decision.http.get("/v1/queues"), await audit.http.get("/v1/totals")]
+    for response in responses:
+        assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
+        assert int(response.headers["retry-after"]) > 0
+
+
+async def has(service: Running, query: str, expected: int) -> bool:
+    try:
+        connection = await asyncpg.connect(service.url)
+    except (OSError, asyncpg.PostgresError):
+        return False
+    try:
+        return bool(await connection.fetchval(query) == expected)
+    finally:
+        await connection.close()

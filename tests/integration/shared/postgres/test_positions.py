@@ -1,0 +1,305 @@
+"""Positions in the database, on real Kafka and PostgreSQL: no effect is lost or stored twice after a restore, a zombie,
+a reset or a tool's change of the offsets (promises 1 and 5); missing records stop their partition and are named."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from aiokafka import TopicPartition
+from prometheus_client import REGISTRY
+from typer.testing import CliRunner, Result
+
+from piepowder import positions as commands
+from piepowder.cli import app
+from shared.contracts import envelope, topics
+from shared.contracts.events import LossAccepted
+from shared.kafka import positions
+from shared.postgres.database import Database
+from shared.postgres.positions import SESSION, PositionTable
+from shared.runtime.user_errors import UserError
+from tests.support.consumer_group import read_all
+from tests.support.stored_group import StoredGroup
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the waits."""
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(positions, "_CONFIRM_SECONDS", 0.2)
+
+
+@pytest.fixture
+async def group(kafka: str, region: str, database_url: str) -> AsyncIterator[StoredGroup]:
+    async with StoredGroup(kafka, region, database_url) as group:
+        yield group
+
+
+async def accept(group: StoredGroup, first: int, last: int | None, partition: int = 0) -> int:
+    return await commands.accept_loss(
+        group.kafka,
+        database=group.url,
+        group=group.name,
+        tp=TopicPartition(group.topic, partition),
+        first=first,
+        last=last,
+        by="anna",
+        note="posted again",
+    )
+
+
+async def test_a_group_continues_at_the_positions_in_its_database_whatever_a_tool_commits(group: StoredGroup) -> None:
+    await group.post("a", "b")
+    group.start()
+    await group.until_effects(["a", "b"])
+    await group.stop()
+    await group.post("c", "d")
+    await group.commit({0: 4})
+    group.start()
+    await group.until_effects(["a", "b", "c", "d"])
+    assert (await group.positions())[0] == 4
+
+
+async def test_a_new_database_takes_over_the_offsets_of_an_older_version_once(group: StoredGroup) -> None:
+    await group.post("a", "b", "c")
+    await group.commit({0: 2, 1: 0})
+    group.start()
+    await group.until_effects(["c"])
+    await group.stop()
+    async with group.database.held() as connection:  # an empty database in place of the one with positions
+        await connection.execute("TRUNCATE positions, sources, effects")
+    group.start()
+    await group.until_effects(["a", "b", "c"])
+
+
+async def test_a_database_that_was_restored_under_a_running_member_reaches_the_same_state(group: StoredGroup) -> None:
+    texts = [f"{n}" for n in range(60)]
+    await group.post(*texts[:20])
+    group.start(batch_records=7)
+    await group.until_effects(texts[:20])
+    await group.stop()
+    await group.database.close()
+    name = urlsplit(group.url).path.lstrip("/")
+    admin = await asyncpg.connect(group.url.rpartition("/")[0] + "/postgres")
+    try:
+        await admin.execute(f"CREATE DATABASE {name}_backup TEMPLATE {name}")
+        group.database = await Database.connect(group.url, settings=SESSION)
+        group.start(batch_records=7)
+        await group.post(*texts[20:40])
+        await group.until_effects(texts[:40])
+        await asyncio.sleep(0.5)  # the offsets are committed after the transaction
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.execute(f"ALTER DATABASE {name}_backup RENAME TO {name}")
+    finally:
+        await admin.close()
+    blocked = asyncio.Event()
+    group.before = lambda _: _wait(blocked)
+    await group.until_missing("the database is older than the group's offsets, and 20 records are handled again")
+    blocked.set()
+    await group.post(*texts[40:])
+    await group.until_effects(texts)
+    await group.until_missing("ok")
+    assert REGISTRY.get_sample_value("piepowder_records_behind", {"group": group.name}) == 0
+
+
+async def test_a_member_that_lost_its_partitions_stores_no_effect_twice(group: StoredGroup) -> None:
+    texts = [f"{n}" for n in range(40)]
+    held, release = asyncio.Event(), asyncio.Event()
+
+    async def before(instance: str) -> None:
+        if instance == "zombie" and not release.is_set():
+            held.set()
+            await release.wait()
+
+    group.before = before
+    for partition in range(6):
+        await group.post(*texts[partition::6], partition=partition)
+    group.start("zombie", drain_seconds=0.1)
+    await held.wait()
+    group.start("owner")
+    async with asyncio.timeout(40):
+        while not await group.effects():  # noqa: ASYNC110 - the condition is in the database
+            await asyncio.sleep(0.05)
+    release.set()
+    await group.until_effects(texts)
+    await group.post("last")
+    await group.until_effects([*texts, "last"])
+
+
+async def test_a_reset_lets_a_running_member_handle_all_records_again(group: StoredGroup) -> None:
+    await group.post("a", "b", "c")
+    group.start()
+    await group.until_effects(["a", "b", "c"])
+    await group.delete_records(1)
+    await commands.reset(group.kafka, database=group.url, group=group.name)
+    await group.until_effects(["a", "b", "c", "b", "c"])
+    assert group.missing() == "ok", "a reset by an operator is no restore, and a deleted record was handled before"
+
+
+async def test_records_that_were_deleted_before_they_were_read_stop_their_partition_until_the_loss_is_accepted(
+    group: StoredGroup,
+) -> None:
+    await group.post("a")
+    group.start()
+    await group.until_effects(["a"])
+    await group.stop()
+    await group.post("b", "c", "d")
+    await group.post("other", partition=1)
+    await group.delete_records(3)
+    group.start()
+    await group.until_missing(f"{group.topic}[0]: the records 1 to 2 are missing")
+    await group.until_effects(["a", "other"])
+    stopped = {"group": group.name, "topic": group.topic, "reason": "missing-records"}
+    assert REGISTRY.get_sample_value("piepowder_stopped_partitions", stopped) == 1
+    for first, last in ((0, 2), (1, 3), (1, None), (2, 2)):
+        with pytest.raises(UserError, match="name it: 1 2"):
+            await accept(group, first, last)
+    with pytest.raises(UserError, match="misses no record"):
+        await accept(group, 0, 0, partition=1)
+    assert await accept(group, 1, 1) == 2
+    await group.until_missing(f"{group.topic}[0]: the records 2 to 2 are missing")
+    assert await accept(group, 2, 2) == 3
+    await group.until_effects(["a", "other", "d"])
+    await group.until_missing("ok")
+    assert REGISTRY.get_sample_value("piepowder_stopped_partitions", stopped) == 0
+    records = await read_all(group.kafka, topics.access(group.region), 2)
+    found = [envelope.decode(each.headers, each.key, each.value, region=group.region).data for each in records]
+    assert [type(loss) for loss in found] == [LossAccepted, LossAccepted]
+    assert [(loss.first, loss.last, loss.continues_at, loss.by) for loss in found] == [
+        (1, 1, 2, "anna"),
+        (2, 2, 3, "anna"),
+    ]
+
+
+async def test_the_command_names_missing_records_with_status_1_and_accepts_exactly_their_loss(
+    group: StoredGroup,
+) -> None:
+    await group.post("a", "b", "c")
+    await group.delete_records(2)
+    group.start()
+    await group.until_missing(f"{group.topic}[0]: the records 0 to 1 are missing")
+    servers = ["--database", group.url, "--kafka", group.kafka]
+    shown = await command("show", *servers)
+    lost = [group.name, group.topic, "0", "0", "1"]
+    assert shown.exit_code == 1
+    assert " ".join(["positions", "accept-loss", *lost]) in " ".join(shown.output.split())
+    assert (await command("accept-loss", *lost[:-1], "all", *servers)).exit_code == 2
+    assert isinstance((await command("accept-loss", *lost[:-1], "unknown", *servers)).exception, UserError)
+    accepted = await command("accept-loss", *lost, *servers)
+    assert (accepted.exit_code, f"{group.topic}[0] at 2" in accepted.output) == (0, True)
+    await group.until_effects(["c"])
+    assert (await command("show", group.name, *servers)).exit_code == 0
+    assert (await command("reset", group.name, "--topic", group.topic, *servers)).exit_code == 0
+    await group.until_effects(["c", "c"])
+    without_database = await command("reset", group.name, "--kafka", group.kafka)
+    assert isinstance(without_database.exception, UserError)
+    assert "--database" in str(without_database.exception)
+
+
+async def command(*arguments: str) -> Result:
+    line = ["positions", *arguments]
+    return await asyncio.to_thread(lambda: CliRunner().invoke(app, line, env={"PIEPOWDER_DATABASE_URL": None}))
+
+
+async def test_records_that_are_deleted_under_a_running_member_stop_their_partition(group: StoredGroup) -> None:
+    """The records are so large that the client cannot have fetched all of them before."""
+    noise, held = random.Random(7), asyncio.Event()
+    group.before = lambda _: _wait(held)
+    for n in range(24):
+        await group.post(f"{n} {noise.randbytes(450_000).hex()}")
+    group.start(batch_records=1)
+    await asyncio.sleep(2)  # the member holds the first record
+    await group.delete_records(20)
+    held.set()
+    await group.until_missing("to 19 are missing")
+    first = len(await group.effects())
+    assert 0 < first < 20
+    assert f"{group.topic}[0]: the records {first} to 19 are missing" in group.missing()
+    assert await accept(group, first, 19) == 20
+    await group.until_effects([f"{n}" for n in (*range(first), *range(20, 24))])
+
+
+async def test_a_topic_that_was_created_again_stops_its_partitions_until_the_loss_is_accepted(
+    group: StoredGroup,
+) -> None:
+    await group.post("a", "b", "c")
+    group.start()
+    await group.until_effects(["a", "b", "c"])
+    await group.recreate_topic()
+    await group.until_missing("the topic was deleted and created again")
+    await group.post("new-a", "new-b", "new-c", "new-d")
+    await asyncio.sleep(1)
+    assert await group.effects() == ["a", "b", "c"]
+    await group.stop()
+    group.start()
+    await group.until_missing(f"{group.topic}[0]: the topic was deleted and created again, and the old records from 3")
+    for partition in range(6):
+        assert await accept(group, 3 if partition == 0 else 0, None, partition) == 0
+    await group.until_effects(["a", "b", "c", "new-a", "new-b", "new-c", "new-d"])
+    await group.until_missing("ok")
+
+
+async def test_a_log_that_ends_below_the_position_stops_its_partition_also_after_it_has_grown(
+    group: StoredGroup,
+) -> None:
+    await group.post("a", "b")
+    group.start()
+    await group.until_effects(["a", "b"])
+    async with group.database.held() as connection:  # as if two more records had been there
+        await connection.execute("INSERT INTO positions SELECT consumer_group, topic, 0, 2, 4 FROM positions LIMIT 1")
+    await group.until_missing(f"{group.topic}[0]: the records 2 to 3 were read and are no longer in the topic")
+    await group.post("c", "d", "e", "f")
+    await asyncio.sleep(1)
+    await group.stop()
+    group.start()
+    await group.until_missing(f"{group.topic}[0]: the records 2 to 3 were read and are no longer in the topic")
+    assert await group.effects() == ["a", "b"]
+    assert await accept(group, 2, 3) == 2
+    await group.until_effects(["a", "b", "c", "d", "e", "f"])
+
+
+async def test_outdated_positions_are_deleted_and_a_group_has_passed_exactly_what_it_has_stored(
+    group: StoredGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(positions, "_PRUNE_EACH", 10)
+    texts = [f"{n}" for n in range(60)]
+    await group.post(*texts)
+    group.start(batch_records=1)
+    await group.until_effects(texts)
+    async with group.database.held() as connection:
+        count = await connection.fetchval("SELECT count(*) FROM positions WHERE partition = 0")
+    assert 0 < count <= 12
+    table, tp = PositionTable(group.database), TopicPartition(group.topic, 0)
+    assert await table.has_passed(group.name, {tp: 60})
+    assert not await table.has_passed(group.name, {tp: 61})
+    assert not await table.has_passed("another", {tp: 60})
+
+
+async def test_without_a_database_missing_records_stop_their_partition_until_the_loss_is_accepted(
+    kafka: str, region: str, database_url: str
+) -> None:
+    async with StoredGroup(kafka, region, database_url, in_kafka=True) as router:
+        await router.post("a")
+        router.start()
+        await router.until_effects(["a"])
+        await router.stop()
+        await router.post("b", "c")
+        await router.delete_records(2)
+        router.start()
+        await router.until_missing(f"{router.topic}[0]: the records 1 to 1 are missing")
+        with pytest.raises(UserError, match="Stop all of its members"):
+            await accept(router, 1, 1)
+        await router.stop()
+        await router.commit({1: 0})  # waits until the group has no member
+        assert await accept(router, 1, 1) == 2
+        router.start()
+        await router.until_effects(["a", "c"])
+        await router.until_missing("ok")
+        await router.recreate_topic()
+        await router.until_missing("the topic was deleted and created again")
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()

@@ -1,0 +1,1 @@
+"""Property tests of decision's domain."""

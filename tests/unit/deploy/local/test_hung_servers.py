@@ -1,0 +1,104 @@
+"""Supervision of the local servers: a process that hangs is started again, within limits; others are left alone."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.local import hung_servers
+from deploy.local.hung_servers import HungServers
+from deploy.local.process import Child, LocalServer
+
+pytestmark = pytest.mark.timeout(30)
+
+
+class Server(LocalServer):
+    """A process that answers while `answering`; `stays_silent`: also its successors do not answer for long."""
+
+    def __init__(self, folder: Path, *, stays_silent: bool = False) -> None:
+        super().__init__(folder, print)
+        self.child = Child("server", [sys.executable, "-c", "import time; time.sleep(60)"], log=folder / "server.log")
+        self.answering = True
+        self.restarts = 0
+        self._stays_silent = stays_silent
+
+    @property
+    def children(self) -> list[Child]:
+        return [self.child]
+
+    def start(self) -> None:
+        self.child.start()
+
+    def answers(self, child: Child) -> bool:  # noqa: ARG002 - it has one
+        answered, self.answering = self.answering, self.answering and not (self._stays_silent and self.restarts)
+        return answered
+
+    def restart(self, child: Child) -> None:
+        child.kill()
+        self.restarts += 1
+        self.answering = True
+        child.start()
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hung_servers, "_INTERVAL_SECONDS", 0.01)
+
+
+def pause(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_server_that_stops_answering_is_started_again(tmp_path: Path) -> None:
+    messages: list[str] = []
+    with Server(tmp_path) as server:
+        hung = HungServers([server], messages.append)
+        hung.start()
+        pause(0.2)
+        assert server.restarts == 0
+        server.answering = False
+        while not any("responds again" in message for message in messages):
+            pause(0.01)
+        hung.stop(5)
+    assert server.restarts == 1
+    assert "server did not answer 5 probes in a row; it is ended and started again" in messages[0]
+    assert hung.failures == []
+    assert hung.silent == hung.restarting == set()
+
+
+def test_a_server_that_hangs_again_and_again_is_given_up(tmp_path: Path) -> None:
+    with Server(tmp_path, stays_silent=True) as server:
+        hung = HungServers([server], lambda _: None)
+        hung.start()
+        pause(0.1)
+        server.answering = False
+        while not hung.failures:
+            pause(0.01)
+        hung.stop(5)
+    assert server.restarts == 5
+    assert "and was started again 5 times already" in str(hung.failures[0])
+
+
+def test_a_server_that_has_not_answered_yet_or_is_paused_or_stopped_is_left_alone(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.answering = False
+        hung = HungServers([server], lambda _: None)
+        hung.start()
+        pause(0.3)
+        assert server.restarts == 0, "it still starts"
+        server.answering = True
+        pause(0.1)
+        server.child.pause()
+        server.answering = False
+        pause(0.3)
+        assert server.restarts == 0, "it is paused on purpose"
+        server.child.resume()
+        server.answering = True
+        pause(0.1)
+        server.child.kill()
+        server.answering = False
+        pause(0.3)
+        hung.stop(5)
+    assert server.restarts == 0
+    assert hung.failures == []

@@ -1,0 +1,180 @@
+"""`piepowder reconcile`: which events of a stuck item are published again, and which items are left alone."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from piepowder import reconcile
+from piepowder.client import Api
+from piepowder.profile import Profile
+from piepowder.reconcile import Reconciliation, StuckItem
+from shared.contracts import topics
+from shared.contracts.envelope import Attributes, encode
+from shared.contracts.events import CASE_OPENED, DECISION_MADE, ITEM_SUBMITTED, ITEM_WITHDRAWN
+from shared.kafka.producer import record
+from shared.runtime.user_errors import UserError
+
+EU = "eu"
+PROFILE = Profile(services={("intake", ""): "http://intake", ("audit", EU): "http://audit"}, key="key")
+SUBJECT = "shop:product:B07/XL"
+TOPICS = {ITEM_SUBMITTED: topics.submissions, ITEM_WITHDRAWN: topics.submissions, CASE_OPENED: topics.cases}
+
+
+def item(item_id: str, received: int, *, version: int | None = 1, status: str = "submitted") -> dict[str, Any]:
+    return {
+        "item_id": item_id,
+        "subject": SUBJECT,
+        "version": version,
+        "received_at": f"2026-05-01T09:3{received}:00.000Z",
+        "regions": {EU: {"status": status}},
+    }
+
+
+def entry(seq: int, kind: str, item_id: str, **data: str) -> dict[str, Any]:
+    """An event of the audit's timeline; its value has spaces, which no encoder of ours writes."""
+    return {
+        "seq": seq,
+        "id": str(uuid.UUID(int=seq)),
+        "type": kind,
+        "time": "2026-05-01T09:30:00.000Z",
+        "source": "piepowder/intake",
+        "subject": SUBJECT,
+        "region": EU,
+        "topic": TOPICS.get(kind, topics.decisions)(EU),
+        "partition": 3,
+        "offset": seq,
+        "correlation_id": str(uuid.UUID(int=1)),
+        "causation_id": str(uuid.UUID(int=2)),
+        "traceparent": None,
+        "extensions": {"ce_other": "kept"},
+        "data": {"item_id": item_id, **data},
+    }
+
+
+class Deployment:
+    """Intake with items, and an audit with the events of their subject, one on each page."""
+
+    def __init__(
+        self, items: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], lag: float | None = 0
+    ) -> None:
+        self._items = items
+        self._events = events
+        self._lag = lag
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/timeline"):
+            assert request.url.raw_path.startswith(b"/v1/subjects/shop/product/B07%2FXL/timeline")
+            at = int(request.url.params.get("cursor", "0"))
+            following = str(at + 1) if at + 1 < len(self._events) else None
+            page = {"subject": SUBJECT, "region": EU, "events": self._events[at : at + 1], "next": following}
+            return httpx.Response(200 if self._events else 404, json=page)
+        if request.url.path.startswith("/v1/subjects/"):
+            return httpx.Response(200, json={"versions": self._items, "next": None})
+        stuck = [one for one in self._items if one["regions"][EU]["status"] == request.url.params["status"]]
+        lag = {"lag_seconds": self._lag}
+        return httpx.Response(200, json={"items": stuck[::-1], "next": None, "projection": lag})
+
+
+@pytest.fixture(autouse=True)
+def unread(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The offsets that no group has reached; -1 if the audit has not reached its end."""
+    offsets: set[int] = set()
+
+    async def group(found: Any, *_: object) -> str:
+        return "piepowder-router-eu" if found.offset in offsets else ""
+
+    async def behind(*_: object) -> bool:
+        return -1 in offsets
+
+    monkeypatch.setattr(reconcile, "_unread", group)
+    monkeypatch.setattr(reconcile, "_audit_is_behind", behind)
+    return offsets
+
+
+async def found(deployment: Deployment) -> dict[str, StuckItem]:
+    async with Api(PROFILE, transport=httpx.MockTransport(deployment)) as api:
+        items, _ = await Reconciliation(api, "nowhere:1", [EU], minutes=10, limit=100).find()
+    return {one.item_id: one for one in items}
+
+
+def types(one: StuckItem) -> list[str]:
+    return [each.type for each in one.events]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([entry(1, ITEM_SUBMITTED, "a")], [ITEM_SUBMITTED]),
+        ([entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "a")], [CASE_OPENED]),
+        ([entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "a"), entry(3, DECISION_MADE, "a")], [DECISION_MADE]),
+        ([entry(1, ITEM_SUBMITTED, "a"), entry(2, ITEM_WITHDRAWN, "a")], [ITEM_SUBMITTED, ITEM_WITHDRAWN]),
+        ([entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "a", case_type="notice")], [ITEM_SUBMITTED]),
+        ([entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "b")], [ITEM_SUBMITTED]),
+    ],
+)
+async def test_the_last_step_of_an_item_is_repeated_with_its_withdrawal(
+    events: list[dict[str, Any]], expected: list[str]
+) -> None:
+    assert types((await found(Deployment([item("a", 0)], events)))["a"]) == expected
+
+
+async def test_the_repeated_record_is_the_one_that_the_audit_log_has_read() -> None:
+    one = entry(1, ITEM_SUBMITTED, "a")
+    [event] = (await found(Deployment([item("a", 0)], [one])))["a"].events
+    names = ("id", "type", "source", "time", "subject", "region", "correlation_id", "causation_id")
+    value = json.dumps(one["data"], separators=(",", ":")).encode()  # as httpx writes the response
+    original = encode(Attributes(**{name: one[name] for name in names}), msgspec.Raw(value))
+    original.headers.append(("ce_other", b"kept"))
+    assert event.record == record(topics.submissions(EU), original)
+
+
+async def test_an_item_that_the_audit_log_does_not_have_is_reported(unread: set[int]) -> None:
+    one = (await found(Deployment([item("a", 0)], [])))["a"]
+    assert (types(one), one.reason) == ([], "not in the audit log: its client must post it again")
+    unread.add(-1)
+    one = (await found(Deployment([item("a", 0)], [])))["a"]
+    assert (types(one), one.reason) == ([], "not in the audit log yet, which is behind")
+
+
+async def test_a_record_that_its_reader_has_not_reached_is_not_repeated(unread: set[int]) -> None:
+    unread.add(1)
+    one = (await found(Deployment([item("a", 0)], [entry(1, ITEM_SUBMITTED, "a")])))["a"]
+    assert (types(one), one.reason) == (
+        [],
+        "waits in piepowder.submissions.eu: piepowder-router-eu has not read it yet",
+    )
+
+
+@pytest.mark.parametrize(("versions", "is_left"), [((None, None), True), ((1, None), True), ((1, 2), False)])
+async def test_an_item_does_not_replace_a_later_one_unless_both_have_versions(
+    versions: tuple[int | None, int | None], *, is_left: bool
+) -> None:
+    older, newer = (item(name, at, version=v) for at, (name, v) in enumerate(zip("ab", versions, strict=True)))
+    newer["regions"][EU]["status"] = "approved"
+    one = (await found(Deployment([older, newer], [entry(1, ITEM_SUBMITTED, "a")])))["a"]
+    assert bool(one.reason) == is_left
+    assert "(b)" in one.reason or not is_left
+
+
+async def test_stuck_items_of_a_subject_are_repeated_in_their_order_unless_the_later_one_waits(
+    unread: set[int],
+) -> None:
+    items = [item("a", 0, version=None), item("b", 1, version=None)]
+    deployment = Deployment(items, [entry(1, ITEM_SUBMITTED, "a"), entry(2, ITEM_SUBMITTED, "b")])
+    assert [(name, types(one)) for name, one in (await found(deployment)).items()] == [
+        ("a", [ITEM_SUBMITTED]),
+        ("b", [ITEM_SUBMITTED]),
+    ]
+    unread.add(2)
+    assert [types(one) for one in (await found(deployment)).values()] == [[], []]
+
+
+@pytest.mark.parametrize("lag", [None, 61.0])
+async def test_nothing_is_repeated_while_the_status_is_out_of_date(lag: float | None) -> None:
+    with pytest.raises(UserError, match="not known which items wait"):
+        await found(Deployment([item("a", 0)], [entry(1, ITEM_SUBMITTED, "a")], lag))

@@ -1,0 +1,244 @@
+"""A position passes no record whose effects or dead letter are not durable, after a crash at any step (promise 1)."""
+
+from collections.abc import Collection, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.kafka.consumer import RawRecord, Received, TransactionalHandler
+from shared.kafka.positions import (
+    DELETED,
+    RECREATED,
+    TRUNCATED,
+    BatchProgress,
+    Gap,
+    Moves,
+    Positions,
+    StoredPosition,
+    missing_records,
+)
+from shared.kafka.producer import Record
+from shared.kafka.stopped import StopCause, StoppedPartitions
+from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Poison
+from shared.runtime.readiness import Readiness
+from tests.support.in_memory_kafka import GROUP, LETTERS, TOPIC, Broker, Crash, InMemoryPositions, consume
+
+TP = TopicPartition(TOPIC, 0)
+
+
+def raw(partition: int, offset: int) -> RawRecord:
+    return ConsumerRecord("t", partition, offset, 0, 0, None, None, None, 0, 0, ())
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.booleans()), min_size=1, max_size=12), st.data())
+def test_the_moves_of_any_runs_pass_no_record_that_is_still_open(
+    records: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    """Each record is handled, or rejected (False); rejected records are open until the end of the batch."""
+    offsets = [count(10), count(20, 3)]
+    batch = [(raw(partition, next(offsets[partition])), handled) for partition, handled in records]
+    by_partition: dict[TopicPartition, list[RawRecord]] = {}
+    for record, _ in batch:
+        by_partition.setdefault(TopicPartition("t", record.partition), []).append(record)
+    following = {tp: of[-1].offset + 5 for tp, of in by_partition.items()}
+    first = {tp: of[0].offset for tp, of in by_partition.items()}
+    progress = BatchProgress("g", by_partition, following, first)
+    handled = [record for record, is_handled in batch if is_handled]
+    closed: set[int] = set()
+    while handled:
+        size = data.draw(st.integers(1, len(handled)))
+        run, handled = handled[:size], handled[size:]
+        moves = progress.after(run)
+        progress.done(run, moves)
+        closed |= {id(record) for record in run}
+        for tp, of in by_partition.items():
+            still_open = [record.offset for record in of if id(record) not in closed]
+            assert progress.positions[tp] == min(still_open, default=following[tp])
+    rest = progress.rest()
+    progress.done([], rest)
+    assert progress.positions == following
+    assert progress.rest().moves == []
+
+
+@pytest.mark.parametrize(
+    ("position", "expected"),
+    [(3, Gap(DELETED, 3, 5)), (5, None), (7, None), (9, None), (10, Gap(TRUNCATED, 9, 10))],
+)
+def test_the_missing_records_are_those_between_the_position_and_the_log(position: int, expected: Gap | None) -> None:
+    assert missing_records(position, 5, 9) == expected
+
+
+def test_a_group_that_accepts_a_loss_continues_behind_the_missing_records() -> None:
+    assert Gap(DELETED, 3, 5).start_after_loss == 5
+    assert Gap(TRUNCATED, 9, 12).start_after_loss == 9, "the records that follow were written later"
+    assert Gap(RECREATED, 7, None).start_after_loss == 0
+
+
+class Service:
+    """Effects and positions in one transaction; the process can crash at any step."""
+
+    def __init__(self) -> None:
+        self.broker = Broker()
+        self.positions = InMemoryPositions(self.broker)
+        self.effects: list[str] = []
+
+    async def post(self, *texts: str) -> None:
+        await self.broker.send([Record(TOPIC, text.rstrip("0123456789").encode(), text.encode(), []) for text in texts])
+
+    async def handle(self, batch: Sequence[Received[str]], moves: Moves) -> None:
+        if any("poison" in received.message for received in batch):
+            raise Poison("poison")
+        self.broker.step()
+        self.positions.move(moves)
+        self.effects += [received.message for received in batch]
+        self.broker.step()
+
+    async def run(self, steps: int | None = None, **options: Any) -> None:
+        self.broker.steps_to_crash = steps
+        await consume(self.broker, TransactionalHandler(self.handle, self.positions), **options)
+        self.broker.steps_to_crash = None
+
+
+async def test_after_a_crash_at_any_step_no_record_is_lost_and_none_is_handled_out_of_order() -> None:
+    texts = ["x1", "bad1", "y1", "poison1", "x2", "poison2", "y2", "x3"]
+    crashes = 0
+    for steps in range(40):
+        crashes = 0
+        service = Service()
+        await service.post(*texts)
+        try:
+            await service.run(steps, batch=5)
+        except Crash:
+            crashes += 1
+            await service.run(batch=5)
+        letters = [(record.value or b"").decode() for record in service.broker.all(LETTERS)]
+        assert set(letters) == {"bad1", "poison1", "poison2"}
+        for key in "xy":
+            effects = [text for text in service.effects if text.startswith(key)]
+            assert list(dict.fromkeys(effects)) == [text for text in texts if text.startswith(key)]
+        assert service.positions.stored[TP].position == len(texts)
+    assert crashes == 0, "the last run has enough steps to end without a crash"
+
+
+async def test_at_the_limit_of_parked_keys_the_position_stays_before_the_record_that_would_need_one_more() -> None:
+    texts = ["x1", "poison1", "y1", "poisonx1", "x2", "y2"]
+    for steps in range(40):
+        service = Service()
+        await service.post(*texts)
+        try:
+            await service.run(steps, limit=1, batch=5)
+        except Crash:
+            await service.run(limit=1, batch=5)
+        assert service.positions.stored[TP].position == 3
+        assert service.broker.committed[GROUP][TP] == 3
+        assert set(service.effects) == {"x1", "y1"}
+        await service.run(limit=2, batch=5)
+        assert service.positions.stored[TP].position == len(texts)
+        for key in "xy":
+            effects = [text for text in service.effects if text.startswith(key)]
+            assert list(dict.fromkeys(effects)) == [text for text in texts if text.startswith(key)]
+        assert {record.value for record in service.broker.all(LETTERS)} == {b"poison1", b"poisonx1"}
+
+
+class PlacedClient:
+    """A Kafka client with one assigned partition, which may be paused, and no committed offset."""
+
+    is_paused = False
+    at: int | None = None
+    start = 0
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TP}
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.is_paused = self.is_paused or TP in partitions
+
+    def resume(self, _: TopicPartition) -> None:
+        self.is_paused = False
+
+    def seek(self, _: TopicPartition, offset: int) -> None:
+        self.at = offset
+
+    async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.start)
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 9)
+
+    async def commit(self, _: object) -> None: ...
+
+
+async def test_a_stop_for_one_reason_does_not_end_with_the_stop_for_another() -> None:
+    async def topic_ids(_: Any, names: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(names, "id")
+
+    async def committed(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {}
+
+    def is_placed(tp: TopicPartition) -> bool:
+        return positions.is_placed(tp)
+
+    readiness, store, client = Readiness("test"), InMemoryPositions(Broker()), PlacedClient()
+    stopped = StoppedPartitions("g", readiness, is_placed)
+    positions = Positions(
+        group="g",
+        store=store,
+        readiness=readiness,
+        clock=SystemClock(),
+        topic_ids=topic_ids,
+        committed=committed,
+        stopped=stopped,
+    )
+    kafka: Any = client
+    for first_to_end in ("missing records", "rejected records"):
+        store.stored[TP] = StoredPosition(2, "id")
+        client.start = 5
+        positions.assigned(kafka, [TP])
+        await positions.place(kafka)
+        stopped.stop(kafka, [TP], StopCause.REJECTED, "Too many.")
+        assert (client.is_paused, positions.is_placed(TP), readiness.ready) == (True, False, False)
+        if first_to_end == "rejected records":
+            stopped.resume(kafka, [TP], StopCause.REJECTED)
+            assert client.is_paused
+        store.stored[TP] = StoredPosition(5, "id")
+        positions.assigned(kafka, [TP])
+        await positions.place(kafka)
+        assert (client.is_paused, readiness.ready) == (first_to_end == "missing records", True)
+        stopped.resume(kafka, [TP], StopCause.REJECTED)
+        assert (client.is_paused, client.at) == (False, 5)
+
+
+async def test_without_rejected_records_every_effect_is_stored_exactly_once_after_a_crash_at_any_step() -> None:
+    texts = [f"k{n}" for n in range(6)]
+    for steps in range(30):
+        service = Service()
+        await service.post(*texts)
+        try:
+            await service.run(steps, batch=2)
+        except Crash:
+            await service.run(batch=2)
+        assert service.effects == texts
+
+
+async def test_a_batch_that_starts_from_another_position_has_no_effect_and_is_read_again() -> None:
+    service = Service()
+    await service.post("k0", "k1", "k2", "k3")
+    moved = False
+    handle = service.handle
+
+    async def other_member_first(batch: Sequence[Received[str]], moves: Moves) -> None:
+        nonlocal moved
+        if not moved:
+            moved = True
+            service.positions.stored[TP] = service.positions.stored[TP]._replace(position=1)
+        await handle(batch, moves)
+
+    service.handle = other_member_first  # type: ignore[method-assign]  # the other member acts before this one
+    await service.run(batch=3)
+    assert service.effects == ["k1", "k2", "k3"]
