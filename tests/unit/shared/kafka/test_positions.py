@@ -23,11 +23,21 @@ from shared.kafka.positions import (
     missing_records,
 )
 from shared.kafka.producer import Record
+from shared.kafka.stop_store import DeadLetterRange
 from shared.kafka.stopped import StopCause, StoppedPartitions
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
 from shared.runtime.readiness import Readiness
-from tests.support.in_memory_kafka import GROUP, LETTERS, TOPIC, Broker, Crash, InMemoryPositions, consume
+from tests.support.in_memory_kafka import (
+    GROUP,
+    LETTERS,
+    TOPIC,
+    Broker,
+    Crash,
+    InMemoryPositions,
+    InMemoryStops,
+    consume,
+)
 
 TP = TopicPartition(TOPIC, 0)
 
@@ -144,6 +154,60 @@ async def test_at_the_limit_of_parked_keys_the_position_stays_before_the_record_
             effects = [text for text in service.effects if text.startswith(key)]
             assert list(dict.fromkeys(effects)) == [text for text in texts if text.startswith(key)]
         assert {record.value for record in service.broker.all(LETTERS)} == {b"poison1", b"poisonx1"}
+
+
+async def test_the_position_passes_the_records_that_an_operator_dead_letters() -> None:
+    for steps in range(30):
+        service = Service()
+        await service.post("x1", "y1", "bad1", "y2", "z1")
+        stops = InMemoryStops(service.broker, GROUP)
+        await stops.write({TP: DeadLetterRange(1, 2, "by an operator", "")})
+        try:
+            await service.run(steps, batch=2)
+        except Crash:
+            await service.run(batch=2)
+        assert set(service.effects) == {"x1", "z1"}
+        assert {record.value for record in service.broker.all(LETTERS)} == {b"y1", b"bad1", b"y2"}
+        assert (service.positions.stored[TP].position, service.broker.committed[GROUP][TP]) == (5, 5)
+        assert await stops.read() == {}
+
+
+async def test_a_stopped_topic_keeps_its_position_until_an_operator_lets_it_continue() -> None:
+    service = Service()
+    await service.post(*(f"bad{n}" for n in range(2500)), "x1")
+    stops = InMemoryStops(service.broker, GROUP)
+    for _ in range(2):
+        await service.run(batch=500)
+        assert list(await stops.read()) == [TP]
+        assert service.positions.stored[TP].position == service.broker.committed[GROUP][TP] == 2000
+        assert len(service.broker.all(LETTERS)) == 2000
+        assert service.effects == []
+    await stops.write({TP: None})
+    await service.run(batch=500)
+    assert (service.effects, service.positions.stored[TP].position) == (["x1"], 2501)
+    assert len(service.broker.all(LETTERS)) == 2500
+
+
+async def test_a_partition_that_stops_continues_at_its_position_when_this_was_changed_meanwhile() -> None:
+    service = Service()
+    await service.post("x1", "x2", "poison1", "poisonx1", "y1")
+    handle = service.handle
+    restored = False
+
+    async def restored_at_the_limit(batch: Sequence[Received[str]], moves: Moves) -> None:
+        nonlocal restored
+        if not restored and [received.message for received in batch] == ["poisonx1"]:
+            restored = True
+            service.positions.stored[TP] = service.positions.stored[TP]._replace(position=0)
+        await handle(batch, moves)
+
+    service.handle = restored_at_the_limit  # type: ignore[method-assign]  # a restore while the loop runs
+    await service.run(limit=1, batch=2)
+    assert service.effects == ["x1", "x2", "x1", "x2"]
+    assert service.positions.stored[TP].position == 3
+    await service.run(limit=2, batch=2)
+    assert service.effects[4:] == ["y1"]
+    assert service.positions.stored[TP].position == 5
 
 
 class PlacedClient:
