@@ -16,7 +16,7 @@ help:
 	@echo "make chaos  inject faults under load and check every promise; ARGS=\"--minutes 30 --seed 7\""
 	@echo "make up     start everything, without data"
 	@echo "make lock   resolve requirements/*.txt again after a change in pyproject.toml"
-	@echo "make clean  remove the environment and the local stack's data"
+	@echo "make clean  remove the environment and the local stack's data (the downloaded jars stay in ~/.cache/piepowder)"
 
 run:
 	@$(PYTHON) deploy/environment.py local

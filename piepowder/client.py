@@ -9,12 +9,14 @@ from typing import Any, Final, Self
 
 import httpx
 
+from piepowder.console_output import warn
 from piepowder.profile import Profile
 from shared.runtime.clock import SystemClock
 from shared.runtime.retry import Backoff
 from shared.runtime.user_errors import UserError
 
 _RETRIED: Final = (408, 425, 429, 502, 503, 504)
+_SILENT_ATTEMPTS: Final = 4  # about two seconds; then the command says that it waits
 _PACE: Final = Backoff(first=0.2, longest=5.0)
 _clock = SystemClock()
 
@@ -83,6 +85,9 @@ class Api:
                     raise ApiError(response.status_code, _problem(response))
                 return response
             pause = delay(response, attempt)
+            if attempt == _SILENT_ATTEMPTS:
+                place = f"{service} at {self.profile.url(service)}"
+                warn(f"{place} did not complete the request: {failure}. Trying for up to {self._patience:.0f} s.")
             if _clock.monotonic() + pause > deadline:
                 raise UserError(
                     f"{service} at {self.profile.url(service)} did not complete the request within"

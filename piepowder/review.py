@@ -146,7 +146,10 @@ class TerminalReviewer:
         prompt = "  ".join(f"[{letter}]{action[1:]}" for letter, action in actions.items())
         while True:
             response = await self._keyboard.ask(f"{prompt}  [s]kip  [q]uit > ")
-            letter = response.strip().lower()[:1] if response is not None else "q"
+            entered = response.strip().lower() if response is not None else "q"
+            # only a letter or a whole word: a reason code that is entered too early must not decide the case
+            words = {**actions, "s": "skip", "q": "quit"}
+            letter = next((letter for letter, word in words.items() if entered in (letter, word)), "")
             if letter in actions:
                 action, reasons = actions[letter], []
                 if action == "reject" or (action == "overturn" and contested and contested["action"] == "approve"):

@@ -57,7 +57,7 @@ class FolderLock:
         if descriptor is None:
             raise UserError(
                 f"The folder {self._path.parent} is in use by process {self._holder()}.",
-                "Stop it first, or choose another folder.",
+                "See it with `piepowder status`, stop it with Ctrl-C in its terminal, or choose another --folder.",
             )
         self._descriptor = descriptor
 

@@ -4,7 +4,7 @@ the accepted items with Kafka's topics and the audit logs, without trust in the 
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -81,8 +81,10 @@ def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
         listings.read(source, job.options)
         source.close()
     began = _clock.monotonic()
-    with RunningSystem(job.folder, nodes=nodes, regions=regions) as running:
-        console_output.console.print(running.table())
+    running = RunningSystem(job.folder, nodes=nodes, regions=regions)
+    with ExitStack() as stack:
+        with running.live_table():
+            stack.enter_context(running)
         console_output.show(f"Ready after {_clock.monotonic() - began:.1f} s")
         result = asyncio.run(main_job(running, job))
         if stay:

@@ -7,7 +7,7 @@ limited time (and they end with their parent in any case).
 import signal
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, Self
 
@@ -87,6 +87,13 @@ class RunningSystem:
             table.add_row(service.name, state, service.url, str(service.child.pid or ""), restarts, log)
         return table
 
+    def live_table(self) -> AbstractContextManager[object]:
+        """The table, updated in place; without a terminal, one line."""
+        if console_output.console.is_terminal:
+            return Live(get_renderable=self.table, console=console_output.console, refresh_per_second=4)
+        console_output.show("Starting Kafka, PostgreSQL and the services")
+        return nullcontext()
+
 
 def advice(arguments: str, folder: Path) -> str:
     """A command line to run in another terminal, for the system in `folder`."""
@@ -100,10 +107,8 @@ def up(folder: Path, *, nodes: int, regions: Sequence[str]) -> None:
     Raises `UserError` when a process does not start, or ends for good later.
     """
     running = RunningSystem(folder, nodes=nodes, regions=regions)
-    terminal = console_output.console.is_terminal
-    live = Live(get_renderable=running.table, console=console_output.console, refresh_per_second=4)
-    with live if terminal else nullcontext(), running:
-        if not terminal:
+    with running.live_table(), running:
+        if not console_output.console.is_terminal:
             console_output.console.print(running.table())
         console_output.show(f"Ready. The key is in {folder / 'key'}. Ctrl-C stops all.", "green")
         console_output.show(f'For curl in another terminal: eval "$({advice("env", folder)})"')

@@ -194,7 +194,11 @@ class BatchReader(Generic[M]):
                 break
         if not portion and assignment_changes == self._assignment_changes and not self._rebalancing:
             caught_up = {tp: ms for tp, ms in polled_at.items() if ms is not None and tp not in decoded.records}
-        following = await _following(consumer, decoded.records)
+        if isinstance(failure, UnreadableRecordError):
+            # the client has passed records of other partitions, which it did not return
+            following = {tp: of[-1].offset + 1 for tp, of in decoded.records.items()}
+        else:
+            following = await _following(consumer, decoded.records)
         is_full = self._room(decoded) <= 0
         return FetchedBatch(decoded.records, decoded.parts, is_full, caught_up, following, revocations, failure)
 

@@ -118,7 +118,7 @@ async def test_the_tour_of_the_docs_works_as_it_is_written(cell: Cell) -> None:
         "INTAKE": cell.url("intake"),
         "DECISION": cell.url("decision", cell.eu),
         "AUDIT": cell.url("audit", cell.eu),
-        "KEY": f"'Authorization: Bearer {cell.system.key()}'",
+        "AUTH": f"'Authorization: Bearer {cell.system.key()}'",
     }
     lines = [line for line in tour.splitlines() if line.partition("=")[0] not in places]
     script = "\n".join(["set -eu", *(f"{name}={place}" for name, place in places.items()), *lines])

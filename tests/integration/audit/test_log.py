@@ -288,7 +288,8 @@ async def test_every_event_is_in_the_log_once_without_a_gap_after_duplicates_and
     async with auditing(kafka, store, region):
         await until_caught_up(kafka, region)
     kept = await rows(database)
-    assert kept == first
+    assert kept[: len(first)] == first
+    assert {row["topic"] for row in kept[len(first) :]} <= {topics.CONTROL}, "other systems write this topic, too"
     again = (REGISTRY.get_sample_value("piepowder_audit_repeats_total", repeats) or 0) - before
     assert again >= 2 * len(records), "the audit has read all records again"
     mine = [row for row in kept if row["region"] == region]

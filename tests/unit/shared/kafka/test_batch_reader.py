@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 
-from shared.kafka.batch_reader import _BATCH_BYTES
+from shared.kafka.batch_reader import _BATCH_BYTES, UnreadableRecordError
 from shared.kafka.consumer import BatchConsumer, Received
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import Producer, Record
@@ -29,11 +29,13 @@ class ScriptedClient:
         *,
         revoked_before: int | None = None,
         fails_before: int | None = None,
+        failure: Exception = TopicAuthorizationFailedError("t"),  # noqa: B008 - immutable
         unreadable: int = 0,
     ) -> None:
         self._portions = portions
         self._revoked_before = revoked_before
         self._fails_before = fails_before
+        self._failure = failure
         self._unreadable = unreadable
         self.seeks: list[tuple[TopicPartition, int]] = []
         self.limits: list[int] = []
@@ -63,7 +65,7 @@ class ScriptedClient:
         if len(self.limits) == self._revoked_before and self.member is not None:
             await self.member.drain()
         if len(self.limits) == self._fails_before:
-            raise TopicAuthorizationFailedError("t")
+            raise self._failure
         self.limits.append(max_records)
         return self._portions[len(self.limits) - 1] if len(self.limits) <= len(self._portions) else {}
 
@@ -203,6 +205,15 @@ async def test_the_records_of_other_partitions_are_handled_before_the_failure_of
     assert isinstance(batch.failure, TopicAuthorizationFailedError)
     with pytest.raises(TopicAuthorizationFailedError):
         await read(ScriptedClient([portion(3)], fails_before=0))
+
+
+async def test_a_batch_ends_at_its_last_record_when_the_client_cannot_read_a_later_one() -> None:
+    """The client has passed records of other partitions, which it did not return: they are read again."""
+    batch = await read(ScriptedClient([portion(3, 4)]))
+    assert batch.following == {PARTITION: 7}, "the client's position"
+    batch = await read(ScriptedClient([portion(3, 4)], fails_before=1, failure=ValueError("no UTF-8")))
+    assert isinstance(batch.failure, UnreadableRecordError)
+    assert (offsets(batch), batch.following) == ([3, 4], {PARTITION: 5})
 
 
 async def test_one_by_one_a_batch_has_only_the_records_after_a_revocation() -> None:

@@ -53,6 +53,21 @@ def rejection(text: bytes | dict[str, Any], by: Principal = EVERYWHERE) -> Input
     return found.value
 
 
+_OF_AN_EARLIER_RELEASE = {
+    "platform": "shop",
+    "kind": "product",
+    "id": "B1/a:b",
+    "markets": ["DE", "US"],
+    "reporter": {"kind": "user", "name": "Ada Weber", "email": "ada@example.org"},
+    "ground": "counterfeit",
+    "explanation": "It bears our mark, and we have not made it.",
+    "locations": ["https://shop.example/dp/B1"],
+    "good_faith": True,
+    "language": "en",
+    "reference": "report-1",
+}
+
+
 async def submit(body: dict[str, Any], by: Principal = EVERYWHERE) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     return await Notices(intake(cluster), CODES, clock()).submit(read(json.dumps(body).encode()), by), cluster
@@ -91,8 +106,8 @@ async def test_other_content_with_the_same_id_has_another_hash() -> None:
 
 
 async def test_a_retry_of_a_notice_that_an_earlier_release_accepted_is_no_conflict() -> None:
-    earlier = "30d68856380f8e9a3c1350010e680d3a788f52054875ac8a3985c4e5bead4f6e"
-    accepted, cluster = await submit(notice())
+    earlier = "30d68856380f8e9a3c1350010e680d3a788f52054875ac8a3985c4e5bead4f6e"  # of _OF_AN_EARLIER_RELEASE
+    accepted, cluster = await submit(_OF_AN_EARLIER_RELEASE)
     known: list[status.StatusFacts] = []
     for event in cluster.events():
         stored = msgspec.structs.replace(event.data, content_hash=earlier)
