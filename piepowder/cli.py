@@ -28,6 +28,7 @@ COMMANDS: Final = {  # name -> module, summary
     "sample": ("samples", "Write a sample of items (NDJSON)."),
     "topics": ("deployment", "Create missing Kafka topics; show differences."),
     "replay": ("dead_letters", "Show dead letters, and replay them."),
+    "stopped": ("stopped", "Topics that a group stopped reading: resume them, dead-letter records."),
     "positions": ("positions", "Positions of the consumer groups, and missing records."),
     "reconcile": ("reconciliation", "Repair items that stay submitted."),
     "control": ("control", "The operating model and the policies in force."),

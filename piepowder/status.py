@@ -59,6 +59,10 @@ async def status(api: Api) -> tuple[list[RenderableType], bool]:
     parts: list[RenderableType] = [processes, "", queues, "", decided, "", items]
     if (lag := intake.get("projection", {}).get("lag_seconds")) is not None:
         parts.append(f"items are as of {lag:.1f} s ago")
+    for name, found in readiness.items():
+        for group, stopped in ((found or {}).get("stopped") or {}).items():
+            for topic, why in stopped.items():
+                parts.append(Text(runnable(f"{name}: {group} stopped reading {topic}. {why}"), "yellow"))
     if not profile.kafka:
         parts.append("Dead letters are not counted: the profile does not give `kafka`.")
     if silent := [name for name, found in (totals | listings).items() if found is None]:

@@ -64,6 +64,7 @@ from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import ACKNOWLEDGE_SECONDS, MAX_RECORD_BYTES, KafkaProducer
+from shared.kafka.stop_store import StopStore
 from shared.postgres import migrations
 from shared.postgres.database import Database
 from shared.postgres.poolers import refuse_pooler
@@ -182,17 +183,17 @@ class Service:
         """
         group = group or f"piepowder-{self.name}-{region}"
         bootstrap, producer, settings = self.settings.bootstrap(region), self.producer(region), self.settings
-        parked = ParkedKeyStore(
-            producer, bootstrap=bootstrap, topic=topics.parked(region), group=group, limit=settings.parked_keys
-        )
+        letters, states = topics.deadletters(region), topics.parked(region)
+        parked = ParkedKeyStore(producer, bootstrap=bootstrap, topic=states, group=group, limit=settings.parked_keys)
         return BatchConsumer(
             bootstrap=bootstrap,
             group=group,
             topics=reads,
             decode=decode,
             handle=handle,
-            dead_letters=DeadLetterWriter(producer, topic=topics.deadletters(region), group=group, clock=self.clock),
+            dead_letters=DeadLetterWriter(producer, topic=letters, group=group, clock=self.clock, bootstrap=bootstrap),
             parked=parked if parks else None,
+            stops=StopStore(producer, bootstrap=bootstrap, topic=states, group=group),
             readiness=self.readiness,
             clock=self.clock,
             instance=settings.instance,

@@ -18,6 +18,7 @@ from shared.contracts import events, topics
 from shared.contracts.envelope import GLOBAL, REQUIRED, Attributes, Event, encode
 from shared.kafka import topic_admin
 from shared.kafka.parking import Parked
+from shared.kafka.stop_store import DeadLetterRange, Stop
 from shared.kafka.topic_admin import TopicSpec
 
 Json = dict[str, Any]
@@ -37,24 +38,25 @@ class Channel(NamedTuple):
     name: str
     topic: str
     description: str
-    message: str = ""
+    own_messages: tuple[str, ...] = ()
     other_readers: tuple[str, ...] = ()
 
     @property
     def writers(self) -> list[str]:
         every = self.name in EVERY_SERVICE_WRITES
-        return [s.name for s in SERVICES if every or self.name in s.writes or (self.name == "parked" and s.parks)]
+        return [s.name for s in SERVICES if every or self.name in s.writes or (self.name == "parked" and s.reads)]
 
     @property
     def readers(self) -> list[str]:
         every = self.name in EVERY_SERVICE_READS
-        found = [s.name for s in SERVICES if every or self.name in s.reads or (self.name == "parked" and s.parks)]
+        own = self.name in ("parked", "deadletters")  # every consumer reads what its group wrote
+        found = [s.name for s in SERVICES if every or self.name in s.reads or (own and s.reads)]
         return [*found, *self.other_readers]
 
     @property
     def messages(self) -> list[str]:
         module = f"{events.__name__}.{self.name}"
-        return [self.message] if self.message else [n for n, t in events.TYPES.items() if t.__module__ == module]
+        return [*self.own_messages] or [n for n, t in events.TYPES.items() if t.__module__ == module]
 
 
 CHANNELS: Final = (
@@ -94,13 +96,14 @@ CHANNELS: Final = (
         topics.deadletters("{region}"),
         "Records that could not be handled, whole, with the reason in `dl_*` headers; and receipts of replayed records."
         " A receipt closes the dead letter of the same group and place.",
-        "deadletter",
+        ("deadletter",),
     ),
     Channel(
         "parked",
         topics.parked("{region}"),
-        "Keys that each consumer group has parked behind a record that it could not handle; compacted.",
-        "parkedkey",
+        "Keys that each consumer group has parked behind a record that it could not handle, and partitions that it"
+        " stopped reading; compacted.",
+        ("parkedkey", "stoppedpartition"),
     ),
 )
 
@@ -153,7 +156,7 @@ def document() -> Json:
         },
         "components": {
             "messages": {name: _message(name, example) for name, example in examples().items()}
-            | {"deadletter": _dead_letter(), "parkedkey": _parked_key()},
+            | {"deadletter": _dead_letter(), "parkedkey": _parked_key(), "stoppedpartition": _stopped_partition()},
             "schemas": {"Headers": _headers(), "DeadLetterHeaders": _dead_letter_headers(), **schemas()},
         },
     }
@@ -287,6 +290,21 @@ def _parked_key() -> Json:
         "contentType": "application/json",
         "headers": {"type": "object", "description": "None: the record is stored state, not an event."},
         "payload": msgspec.json.schema_components([Parked], ref_template="{name}")[1]["Parked"],
+        "bindings": {"kafka": {"key": key, **_BINDING}},
+    }
+
+
+def _stopped_partition() -> Json:
+    key = {"type": "string", "description": "`stopped/<group>/<topic>/<partition>`"}
+    states = msgspec.json.schema_components([Stop, DeadLetterRange], ref_template="{name}")[1]
+    return {
+        "name": "stoppedpartition",
+        "title": "Stopped partition",
+        "summary": "A partition that a group does not read, or a range of it that the group dead-letters; without a"
+        " value, the group reads the partition.",
+        "contentType": "application/json",
+        "headers": {"type": "object", "description": "None: the record is stored state, not an event."},
+        "payload": {"oneOf": [states["Stop"], states["DeadLetterRange"]]},
         "bindings": {"kafka": {"key": key, **_BINDING}},
     }
 

@@ -36,11 +36,15 @@ def router(service: str, readiness: Readiness) -> APIRouter:
     @routes.get(
         "/readyz",
         summary="Readiness probe: names each missing condition",
+        description="`stopped` has, by consumer group and topic, the partitions that wait for an operator, and why. The"
+        " service is ready all the same: everything else works.",
         response_class=JSONResponse,
         responses={200: _documented("Ready", ready), 503: _documented("Not ready", not_ready)},
     )
     async def readyz() -> Response:
-        found = {"ready": readiness.ready, "service": service, "conditions": readiness.conditions}
+        found: dict[str, object] = {"ready": readiness.ready, "service": service, "conditions": readiness.conditions}
+        if readiness.stopped:
+            found["stopped"] = readiness.stopped
         return JSONResponse(found, 200 if readiness.ready else 503)
 
     @routes.get(

@@ -11,7 +11,7 @@ batch.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -21,7 +21,6 @@ from aiokafka.errors import KafkaError
 from shared.kafka.lag import ConsumerLag
 from shared.kafka.parking import REPLAY_HEADER, ReplayedRecord, parse_replayed
 from shared.kafka.records import RawRecord, Received, RecordsByPartition
-from shared.runtime import metrics
 from shared.runtime.errors import Poison, TooNew
 from shared.runtime.retry import wait
 
@@ -34,6 +33,7 @@ _SINGLE_POLL_MS: Final = 50
 _PORTION_RECORDS: Final = 100
 _FIRST_PORTION_RECORDS: Final = 10  # the size of the records is not known yet
 _BATCH_BYTES: Final = 8 * 2**20  # of values; a batch with more is full, even with few records
+_UNREADABLE_AT_ONCE: Final = 200  # of one partition, before the loop may stop the partition
 _BACKLOG: Final = 0.25  # share of a full batch that must wait before the next batch is read ahead
 
 
@@ -70,6 +70,27 @@ class FetchedBatch(NamedTuple, Generic[M]):
     def size(self) -> int:
         return sum(map(len, self.records.values()))
 
+    def before(self, ends: Mapping[TopicPartition, int]) -> "FetchedBatch[M]":
+        """The batch without the records of these partitions from these offsets on; an offset of 0 removes all."""
+        if not ends:
+            return self
+
+        def stays(record: RawRecord) -> bool:
+            end = ends.get(TopicPartition(record.topic, record.partition))
+            return end is None or bool(record.offset < end)
+
+        records = {tp: [r for r in found if stays(r)] if tp in ends else found for tp, found in self.records.items()}
+        parts: list[Part[M]] = []
+        for part in self.parts:
+            if not isinstance(part, UndecodableRecord):
+                parts.append([received for received in part if stays(received.record)])
+            elif stays(part.record):
+                parts.append(part)
+        following = {tp: ends.get(tp, offset) for tp, offset in self.following.items() if ends.get(tp, offset) > 0}
+        return self._replace(
+            records={tp: found for tp, found in records.items() if found}, parts=parts, following=following
+        )
+
 
 class UnreadableRecordError(Exception):
     """The Kafka client cannot parse a record (a header name that is not UTF-8), and does not report which one."""
@@ -79,8 +100,8 @@ class UnreadableRecordError(Exception):
 class BatchReader(Generic[M]):
     """Reads the batches of one member of a consumer group.
 
-    `dead_letter_unreadable` dead-letters a record that the Kafka client cannot parse; it returns False when the loop is
-    stopped first.
+    `dead_letter_unreadable` dead-letters a record that the Kafka client cannot parse; it returns False when
+    the loop is stopped first.
     """
 
     decode: Callable[[RawRecord], M]
@@ -186,29 +207,41 @@ class BatchReader(Generic[M]):
         decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
         skipped: dict[TopicPartition, int] = {}
         for tp in sorted(consumer.assignment() - consumer.paused()):
-            try:
-                portion = await consumer.getmany(tp, timeout_ms=_SINGLE_POLL_MS, max_records=1)
-            except ValueError as error:
-                current = self.revocations
-                offset = await consumer.position(tp)
-                reason = f"the Kafka client cannot read it: {error!r}"
-                if not await self.dead_letter_unreadable(tp, offset, reason, stop) or self.revocations != current:
-                    break
-                metrics.DEADLETTERED.labels(self.group, tp.topic).inc()
-                about = {"topic": tp.topic, "partition": tp.partition, "offset": offset, "reason": reason}
-                log.error("dead-lettered", extra=about)
-                consumer.seek(tp, offset + 1)
-                skipped[tp] = offset + 1
-                self.one_by_one = False
-            else:
-                if portion and self.revocations != revocations:
-                    decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
-                    skipped = {}
-                decoded.add(portion)
+            portion = await self._read_or_skip(consumer, tp, skipped, stop)
+            attempts = 1
+            while portion is None and attempts <= _UNREADABLE_AT_ONCE:
+                attempts += 1
+                portion = await self._read_or_skip(consumer, tp, skipped, stop)
+            if portion and self.revocations != revocations:
+                decoded, revocations = _DecodedBatch(self.decode, self.group), self.revocations
+                skipped = {}
+            decoded.add(portion or {})
         if not decoded.size:
             await wait(stop, _SINGLE_POLL_MS / 1000)  # there may be no assignment yet
         following = skipped | await _following(consumer, decoded.records)
         return FetchedBatch(decoded.records, decoded.parts, False, None, following, revocations, None)
+
+    async def _read_or_skip(
+        self, consumer: AIOKafkaConsumer, tp: TopicPartition, skipped: dict[TopicPartition, int], stop: asyncio.Event
+    ) -> RecordsByPartition | None:
+        """At most one record of a partition; None if the next one cannot be parsed, and was skipped: `skipped` then has
+        the offset of the record after it.
+
+        A record is not skipped if the loop is stopped, or its partition is revoked, before it is dead-lettered.
+        """
+        try:
+            portion: RecordsByPartition = await consumer.getmany(tp, timeout_ms=_SINGLE_POLL_MS, max_records=1)
+        except ValueError as error:
+            current = self.revocations
+            offset = await consumer.position(tp)
+            reason = f"the Kafka client cannot read it: {error!r}"
+            if not await self.dead_letter_unreadable(tp, offset, reason, stop) or self.revocations != current:
+                return {}
+            consumer.seek(tp, offset + 1)
+            skipped[tp] = offset + 1
+            self.one_by_one = False
+            return None
+        return portion
 
     def _room(self, decoded: "_DecodedBatch[M]") -> int:
         """The number of further records, of the same average size, that the batch has room for."""
@@ -251,6 +284,9 @@ class _DecodedBatch(Generic[M]):
         except Poison as poison:
             self.parts.append(UndecodableRecord(record, poison))
             ends_run = ends_run or isinstance(poison, TooNew)
+        except Exception as error:  # a defect; the record would stop the service at each start
+            log.exception("a record cannot be decoded", extra={"topic": record.topic, "offset": record.offset})
+            self.parts.append(UndecodableRecord(record, Poison(f"decoding failed: {error!r:.300}")))
         else:
             if ends_run:
                 self.parts.append([received])

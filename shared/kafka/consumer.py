@@ -9,7 +9,10 @@ are then only information. The loop distinguishes three kinds of failure:
   order is kept. The service is not ready meanwhile.
 - `Poison`, or an unexpected error that repeats: the loop halves the batch until it finds the record, and dead-letters
   it whole, together with the later records of its key (`shared.kafka.parking`). All other records continue.
-- `Fatal`, or too large a share of rejected records: the service stops and commits nothing.
+- `Fatal`: the service stops and commits nothing.
+
+If too large a share of a topic's records is rejected, or too many keys are parked, the member stops only the partitions
+concerned, and continues with all others (`shared.kafka.storms`).
 
 A partition with missing records stops, and all others continue. When partitions are revoked, the current batch gets a
 bounded time to finish and commit. After that time the loop abandons it without a commit, and the new owner of the
@@ -35,13 +38,15 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka.batch_reader import BatchReader, FetchedBatch, UndecodableRecord, UnreadableRecordError
-from shared.kafka.breaker import CircuitBreaker
 from shared.kafka.client_protocol import committed_offsets, topic_ids
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.lag import ConsumerLag
-from shared.kafka.parking import ParkedKeyStore, Parking, ReplayedRecord
+from shared.kafka.parking import ParkedKeysFull, ParkedKeyStore, Parking, ReplayedRecord
 from shared.kafka.positions import NO_MOVES, BatchProgress, Moves, PositionChangedError, Positions, PositionStore
 from shared.kafka.records import RawRecord, Received
+from shared.kafka.stop_store import StopStore
+from shared.kafka.stopped import StopCause, StoppedPartitions
+from shared.kafka.storms import StormGuard
 from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Fatal, Poison, Transient
@@ -68,6 +73,7 @@ class TransactionalHandler(Generic[M]):
 _RETRY_SECONDS: Final = 1.0  # to read the positions again
 _STOP_SECONDS: Final = 5.0  # to close a client; during a rebalance it can take much longer
 _ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails this often is poison
+_PATIENT_RECORDS: Final = 20  # of a batch; after so many failures, each further record is tried and logged once
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,6 +84,7 @@ class BatchConsumer(Generic[M]):
     before it returns. It may raise Transient, Fatal, or Poison (the loop then halves the batch until one record is
     left), and may receive a record again.
     With `parked`, the later records of a key wait behind a record that cannot be handled; without it they are handled.
+    With `stops`, a topic that was stopped because of rejected records stays stopped after a restart.
     Without a large backlog, the loop waits `linger_seconds` after a batch, so that the next batch grows: use it where
     the cost of a batch matters more than its age.
     """
@@ -89,6 +96,7 @@ class BatchConsumer(Generic[M]):
     handle: Handler[M] | TransactionalHandler[M]
     dead_letters: DeadLetterWriter
     parked: ParkedKeyStore | None = None
+    stops: StopStore | None = None
     readiness: Readiness
     clock: Clock
     instance: str = "0"
@@ -100,7 +108,9 @@ class BatchConsumer(Generic[M]):
     def __post_init__(self) -> None:
         self._parking = Parking(self.dead_letters, self.parked, self.clock)
         self._condition = f"consumer {self.group}"
-        self._breaker = CircuitBreaker()
+        self._stopped = StoppedPartitions(self.group, self.readiness, self._is_placed)
+        self._storms = StormGuard(self.stops, self._stopped, self.clock)
+        self._rewinds: dict[TopicPartition, int] = {}
         self._busy = asyncio.Lock()
         self._abandon = asyncio.Event()
         self._lag = ConsumerLag(self.group, self.clock)
@@ -114,6 +124,7 @@ class BatchConsumer(Generic[M]):
             clock=self.clock,
             topic_ids=self._topic_ids,
             committed=self._committed,
+            stopped=self._stopped,
         )
         self._reader = BatchReader(
             self.decode,
@@ -154,11 +165,13 @@ class BatchConsumer(Generic[M]):
                 await wait(stop, self.backoff.delay(attempt))
             finally:
                 self._positions.forget()
+                await self._storms.close()
                 await self._reader.discard()
                 await _stop(consumer)
         self.readiness.set(condition, "stopped")
         self._lag.close()
         self._parking.close()
+        self._stopped.assigned()
 
     def _client(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
@@ -178,6 +191,9 @@ class BatchConsumer(Generic[M]):
             isolation_level="read_committed",
         )
 
+    def _is_placed(self, tp: TopicPartition) -> bool:
+        return self._positions.is_placed(tp)
+
     async def _topic_ids(self, consumer: AIOKafkaConsumer, names: Collection[str]) -> Mapping[str, str]:
         return await topic_ids(consumer, names)
 
@@ -195,13 +211,15 @@ class BatchConsumer(Generic[M]):
             if batch.revocations != self._reader.revocations:
                 return  # the client reads these records again
             self._abandon.clear()
+            if not await self._derive_stops(consumer, stop):
+                return
+            batch = self._withhold(consumer, batch)
             if batch.caught_up is not None:
                 self._lag.caught_up(consumer, batch.caught_up)
-            load_parked = partial(self._load_parked, consumer)
-            if self._parking.is_outdated and not await self._retry_transient(load_parked, stop):
-                return
             if not batch.following:
                 self._lag.idle(consumer)
+                if batch.failure is not None:  # the records of this batch were withheld
+                    self._on_failure(consumer, batch.failure)
                 return
             progress = self._positions.batch(batch.records, batch.following)
             if progress is None:
@@ -212,18 +230,17 @@ class BatchConsumer(Generic[M]):
                 self._reader.read_ahead(consumer, stop)
             self._lag.batch_started(batch.records)
             started = self.clock.monotonic()
-            try:
-                done = await self._process(batch, progress, stop)
-            except PositionChangedError as error:
-                done = await self._start_again(consumer, error)
-            if not done:
+            handled = await self._process_or_stop(consumer, batch, progress, stop)
+            if handled is None:
                 return
             self._seconds.observe(self.clock.monotonic() - started)
-            self._positions.moved(batch.following)
-            await self._commit(consumer, batch.following)
-            for tp, records in batch.records.items():
+            self._positions.moved(handled.following)
+            await self._commit(consumer, handled.following)
+            for tp, records in handled.records.items():
                 metrics.CONSUMED.labels(self.group, tp.topic).inc(len(records))
-            self._lag.batch_committed(consumer, batch.records)
+            self._lag.batch_committed(consumer, handled.records)
+            self._storms.count(handled.records, self._parking.rejected, self._parking.passed_over)
+            await self._retry_transient(partial(self._storms.save, consumer), stop)
         if batch.failure is not None:
             self._on_failure(consumer, batch.failure)
         if self.linger_seconds and not backlog:
@@ -272,39 +289,113 @@ class BatchConsumer(Generic[M]):
         about = failure.args[0]
         self._positions.out_of_range(consumer, {about} if isinstance(about, TopicPartition) else set(about))
 
-    async def _start_again(self, consumer: AIOKafkaConsumer, reason: object) -> bool:
+    async def _start_again(self, consumer: AIOKafkaConsumer, reason: object) -> None:
         """Drop everything that was read, and read the positions again: another member or an operator moved them, or
-        the database was restored. Returns False, because the batch is not handled."""
+        the database was restored."""
         log.warning("the positions are read again: %s", reason, extra={"group": self.group})
         self._positions.displace(consumer)
         await self._drop_read_records()
-        return False
 
     async def _drop_read_records(self) -> None:
-        self._parking.partitions_assigned()  # its keys may have changed with the positions
+        """Read everything about the partitions again, as after an assignment."""
+        self._forget_partitions()
         await self._reader.restart()
 
-    async def _load_parked(self, consumer: AIOKafkaConsumer) -> None:
-        await self._parking.load(consumer.assignment())
+    def _forget_partitions(self) -> None:
+        """Forget what depends on the positions: stops, rewinds and parked keys; the loop derives them again."""
+        self._stopped.assigned()
+        self._storms.assigned()
+        self._rewinds = {}
+        self._parking.partitions_assigned()
+
+    async def _derive_stops(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
+        """Stop and resume partitions, after an assignment, an operator's command, or a replay; False when `stop` or the
+        rebalance ends the attempts."""
+        if self._parking.is_outdated and not await self._retry_transient(partial(self._load, consumer), stop):
+            return False
+        await self._storms.check(consumer)
+        self._resume_with_room(consumer)
+        return True
+
+    async def _load(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            await self._storms.load(consumer)
+            await self._parking.load(consumer.assignment())
+        except Transient as error:
+            self.readiness.set(self._condition, str(error))
+            raise
         self.readiness.set(self._condition, None)
+
+    def _withhold(self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M]) -> FetchedBatch[M]:
+        """The batch without the records of stopped and rewound partitions; the client reads these records again."""
+        rewinds, self._rewinds = self._rewinds, {}
+        for tp, records in batch.records.items():
+            if tp in self._stopped:
+                rewinds.setdefault(tp, records[0].offset)
+        for tp in rewinds.keys() & consumer.assignment():
+            consumer.seek(tp, rewinds[tp])
+        if rewinds:
+            self._lag.rewound({tp: batch.records.get(tp, []) for tp in rewinds})
+        caught_up = batch.caught_up
+        if caught_up is not None and self._stopped:
+            caught_up = {tp: ms for tp, ms in caught_up.items() if tp not in self._stopped}
+        return batch._replace(caught_up=caught_up).before(dict.fromkeys(rewinds, 0))
+
+    def _resume_with_room(self, consumer: AIOKafkaConsumer) -> None:
+        """Read partitions again that were stopped because too many keys were parked, when some are free again."""
+        if self._stopped and not self._parking.is_full and (full := self._stopped.of(StopCause.PARKED_KEYS)):
+            self._stopped.resume(consumer, full, StopCause.PARKED_KEYS)
+
+    async def _process_or_stop(
+        self, consumer: AIOKafkaConsumer, batch: FetchedBatch[M], progress: BatchProgress, stop: asyncio.Event
+    ) -> FetchedBatch[M] | None:
+        """Process a batch; returns the processed part of it, None when it is abandoned.
+
+        A partition whose next record would need one more parked key than allowed is stopped at this record. The other
+        records are processed again, which is harmless: the positions do not move again.
+        """
+        while True:
+            try:
+                return batch if await self._process(batch, progress, stop) else None
+            except ParkedKeysFull as full:
+                self._stopped.stop(consumer, [full.tp], StopCause.PARKED_KEYS, str(full))
+                self._rewinds[full.tp] = full.offset
+                batch = batch.before({full.tp: full.offset})
+                progress = progress.of_part(batch.records, batch.following)
+                self._parking.forget()
+                if not await self._retry_transient(partial(self._load, consumer), stop):
+                    return None
+            except PositionChangedError as error:
+                await self._start_again(consumer, error)
+                return None
 
     async def _process(self, batch: FetchedBatch[M], progress: BatchProgress, stop: asyncio.Event) -> bool:
         """Make the effects of all records durable; False when the batch is abandoned before that.
 
-        Raises PositionChangedError.
+        Raises PositionChangedError and ParkedKeysFull.
         """
         self._parking.start_batch()
         for part in batch.parts:
             if isinstance(part, UndecodableRecord):
                 self._parking.reject_undecodable(*part)
-            elif not await self._handle_run(part, progress, stop):
+            elif not await self._handle_run(self._without_ranges(part), progress, stop):
                 return False
         if not await self._retry_transient(self._parking.flush, stop):
             return False
-        if not await self._advance(progress.rest(), stop):
-            return False
-        self._breaker.count(batch.size - self._parking.passed_over, self._parking.rejected)
-        return True
+        return await self._advance(progress.rest(), stop)
+
+    def _without_ranges(self, run: Sequence[Received[M]]) -> Sequence[Received[M]]:
+        """The records to handle; records in an operator's range are dead-lettered instead."""
+        if not self._storms.has_ranges:
+            return run
+        handled = []
+        for received in run:
+            reason = self._storms.reason_to_reject(received.record)
+            if reason is None:
+                handled.append(received)
+            elif self._parking.admits(received.record):
+                self._parking.reject(received.record, reason)
+        return handled
 
     async def _advance(self, moves: Moves, stop: asyncio.Event) -> bool:
         """Store moves beside those of the handler's transactions: past dead letters and repeats."""
@@ -337,8 +428,10 @@ class BatchConsumer(Generic[M]):
                 if isinstance(error, Poison):
                     self._parking.reject(record, error.reason)
                     return True
-                if attempts >= _ATTEMPTS_ALONE:
-                    log.exception("a record cannot be handled", extra={"offset": record.offset})
+                is_storm = len(self._parking.rejected) >= _PATIENT_RECORDS
+                if attempts >= _ATTEMPTS_ALONE or is_storm:
+                    if not is_storm:  # a traceback of each record would cost more than its handling
+                        log.exception("a record cannot be handled", extra={"offset": record.offset})
                     self._parking.reject(record, f"handling failed: {error!r}")
                     return True
                 await wait(stop, self.backoff.delay(attempts))
@@ -381,9 +474,24 @@ class BatchConsumer(Generic[M]):
                 return True
 
     async def _dead_letter_unreadable(self, tp: TopicPartition, offset: int, reason: str, stop: asyncio.Event) -> bool:
-        return await self._retry_transient(lambda: self.dead_letters.send_unreadable(tp, offset, reason), stop)
+        written = False
+
+        async def send() -> None:
+            nonlocal written
+            written = await self.dead_letters.send_unreadable(tp, offset, reason)
+
+        if not await self._retry_transient(send, stop):
+            return False
+        if written:
+            metrics.DEADLETTERED.labels(self.group, tp.topic).inc()
+            self._storms.count_unreadable(tp, offset)
+            place = {"topic": tp.topic, "partition": tp.partition, "offset": offset}
+            log.error("dead-lettered", extra=place | {"reason": reason})
+        return True
 
     async def _commit(self, consumer: AIOKafkaConsumer, following: Mapping[TopicPartition, int]) -> None:
+        if not following:
+            return
         try:
             await consumer.commit(self._positions.to_commit(following))
         except (CommitFailedError, IllegalStateError, RebalanceInProgressError) as error:
@@ -396,8 +504,8 @@ class BatchConsumer(Generic[M]):
         their records."""
         self._positions.assigned(consumer, partitions)
         self._reader.partitions_assigned()
+        self._forget_partitions()
         self._lag.assigned(set(partitions))
-        self._parking.partitions_assigned()
 
     async def drain(self) -> None:
         """Let the current batch finish before its partitions move; after a bounded time, abandon it uncommitted."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -18,13 +18,17 @@ from aiokafka.errors import KafkaError
 from shared.contracts.envelope import GLOBAL, Event, decode
 from shared.contracts.topics import CONTROL
 from shared.kafka.records import RawRecord
-from shared.kafka.whole_topic import assign_from_beginning, has_reached, no_such_topic
+from shared.kafka.whole_topic import assign_from_beginning, has_reached, next_records, no_such_topic
 from shared.runtime import metrics
 from shared.runtime.errors import Poison
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, wait
 
 log = logging.getLogger(__name__)
+
+_PORTION_RECORDS: Final = 100
+_LOGGED_REJECTIONS: Final = 20  # of a portion; the metric counts all
+_NAMED_DELETIONS: Final = 5
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,6 +48,7 @@ class ControlReader:
 
     def __post_init__(self) -> None:
         self._deleted: set[str] = set()
+        self._rejections = 0
         self.readiness.set("control", "the control topic is not read yet")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -79,16 +84,20 @@ class ControlReader:
                 return
         ends = await assign_from_beginning(consumer, CONTROL)
         while not stop.is_set():
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                for record in records:
+            for tp in ends:
+                self._rejections = 0
+                for record in await next_records(consumer, tp, _PORTION_RECORDS, wait_ms=200):
                     self._read(record)
+                await asyncio.sleep(0)  # a storm of records does not stop the other work of the service
             if await has_reached(consumer, ends):
                 self.readiness.set("control", self._what_is_missing())
 
     def _what_is_missing(self) -> str | None:
         what = self.missing()
         if what is not None and self._deleted:
-            return f"{what}; {', '.join(sorted(self._deleted))}: deleted from {CONTROL}"
+            names = sorted(self._deleted)
+            more = f" and {len(names) - _NAMED_DELETIONS} more" if len(names) > _NAMED_DELETIONS else ""
+            return f"{what}; {', '.join(names[:_NAMED_DELETIONS])}{more}: deleted from {CONTROL}"
         return what
 
     def _read(self, record: RawRecord) -> None:
@@ -108,8 +117,11 @@ class ControlReader:
         else:
             self._deleted.discard(entity)
 
-    @staticmethod
-    def _reject(entity: str, reason: str) -> None:
-        log.error("a control record was rejected", extra={"entity": entity, "reason": reason})
+    def _reject(self, entity: str, reason: str) -> None:
+        self._rejections += 1
+        if self._rejections < _LOGGED_REJECTIONS:
+            log.error("a control record was rejected", extra={"entity": entity, "reason": reason})
+        elif self._rejections == _LOGGED_REJECTIONS:
+            log.error("more control records were rejected; see piepowder_control_refused_total")
         kind = entity.partition(":")[0]
         metrics.CONTROL_REFUSED.labels(kind if kind in ("operating-model", "policy-set", "client") else "other").inc()

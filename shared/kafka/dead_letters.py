@@ -1,10 +1,12 @@
 """Dead letters: records that could not be handled, kept whole, with the reason and the place.
 
-A place is a consumer group, topic, partition and offset. A dead letter may be written twice; the last one of a place is
-valid. A receipt closes the dead letter of its place: the record was replayed, and its group received it. Both have the
-record's key, so they are in one partition, in order. (Dead letters of unreadable records have no key.)
+A place is a consumer group, topic, partition and offset. Each failure of a record is written once
+(`shared.kafka.written_letters`); after a failed replay, the last dead letter of a place is valid. A receipt closes the
+dead letter of its place: the record was replayed, and its group received it. Both have the record's key, so they are in
+one partition, in order. (Dead letters of unreadable records have no key.)
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -13,7 +15,11 @@ from aiokafka import TopicPartition
 from shared.contracts.envelope import Headers
 from shared.kafka.producer import Producer, Record
 from shared.kafka.records import RawRecord
+from shared.kafka.written_letters import LetterContent, LetterIdentity, StoredLetter, WrittenLetters, digest
 from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Poison, Transient
+
+log = logging.getLogger(__name__)
 
 PREFIX: Final = "dl_"
 _MAX_REASON: Final = 2000
@@ -37,23 +43,86 @@ class ReplayReceipt(NamedTuple):
 
 
 class DeadLetterWriter:
-    """Writes one group's dead letters to a region's dead-letter topic."""
+    """Writes one group's dead letters to a region's dead-letter topic.
 
-    def __init__(self, producer: Producer, *, topic: str, group: str, clock: Clock) -> None:
+    With the `bootstrap` servers of the topic, the writer knows the dead letters that are written already, also by other
+    processes, and writes none twice.
+    """
+
+    def __init__(self, producer: Producer, *, topic: str, group: str, clock: Clock, bootstrap: str = "") -> None:
         self.topic = topic
         self.group = group
         self._producer = producer
         self._clock = clock
+        self._written = WrittenLetters(bootstrap, topic, group, clock, self._stored) if bootstrap else None
 
-    async def send(self, letters: Sequence[NewDeadLetter], receipts: Sequence[ReplayReceipt] = ()) -> None:
-        """Write all, and return after all are acknowledged; raises Transient."""
-        records = [self._letter(letter) for letter in letters] + [self._receipt(receipt) for receipt in receipts]
-        await self._producer.send(records)
+    def partitions_assigned(self) -> None:
+        """Note that another member may have written dead letters of this member's partitions."""
+        if self._written is not None:
+            self._written.forget()
 
-    async def send_unreadable(self, tp: TopicPartition, offset: int, reason: str) -> None:
-        """Write the place of a record that the Kafka client cannot read; its content stays only in its own topic."""
+    async def send(
+        self, letters: Sequence[NewDeadLetter], receipts: Sequence[ReplayReceipt] = ()
+    ) -> list[NewDeadLetter]:
+        """Write all that are not written yet; return these after all are acknowledged. Raises Transient."""
+        fresh = await self._unwritten(letters)
+        await self._send([self._letter(each) for each in fresh] + [self._receipt(receipt) for receipt in receipts])
+        return fresh
+
+    async def send_unreadable(self, tp: TopicPartition, offset: int, reason: str) -> bool:
+        """Write the place of a record that the Kafka client cannot read; its content stays only in its own topic.
+
+        Returns False if it was written before. Raises Transient.
+        """
+        identity = LetterIdentity(tp.topic, tp.partition, offset, offset)
+        if self._written is not None:
+            await self._written.read_since(0)  # the time of the record is not known
+            if self._written.has(identity, LetterContent(None, in_chain=False)):
+                return False
         headers = self._headers(tp.topic, tp.partition, offset, reason, unread="1")
-        await self._producer.send([Record(self.topic, None, b"", headers)])
+        await self._send([Record(self.topic, None, b"", headers)])
+        return True
+
+    async def _unwritten(self, letters: Sequence[NewDeadLetter]) -> list[NewDeadLetter]:
+        if self._written is None or not letters:
+            return list(letters)
+        await self._written.read_since(min(letter.record.timestamp for letter in letters))
+        return [letter for letter in letters if not self._written.has(*_identified(letter))]
+
+    async def _send(self, records: Sequence[Record]) -> None:
+        try:
+            await self._producer.send(records)
+        except Transient:  # some of them may be stored
+            self.partitions_assigned()
+            raise
+        except Poison as poison:
+            if len(records) > 1:
+                for record in records:
+                    await self._send([record])
+                return
+            [record] = records
+            log.error("a dead letter is too large for its topic; it is written without its value")
+            reason = f"too large for the dead-letter topic ({poison.reason}): only its own topic has the record"
+            headers = [header for header in record.headers if header[0].startswith(PREFIX)]
+            await self._producer.send([record._replace(value=b"", headers=_unread(headers, reason))])
+
+    def _stored(self, record: RawRecord) -> StoredLetter | None:
+        """A dead letter or receipt of this group; None for any other record of the topic."""
+        headers = dict(record.headers)
+        if headers.get(PREFIX + "group") != self.group.encode():
+            return None
+        try:
+            topic = headers[PREFIX + "topic"].decode()
+            partition, offset = int(headers[PREFIX + "partition"]), int(headers[PREFIX + "offset"])
+            met = int(headers.get(PREFIX + "met", offset))
+        except (KeyError, AttributeError, TypeError, ValueError):
+            return None
+        identity = LetterIdentity(topic, partition, offset, met)
+        if PREFIX + "returned" in headers:
+            return StoredLetter(identity, None)
+        unread = PREFIX + "unread" in headers
+        content = None if unread else digest(record.key, record.value, original_headers(record.headers))
+        return StoredLetter(identity, LetterContent(content, PREFIX + "parked" in headers))
 
     def _letter(self, letter: NewDeadLetter) -> Record:
         record, more = letter.record, {}
@@ -81,6 +150,18 @@ class DeadLetterWriter:
             **more,
         }
         return [(PREFIX + name, text.encode()) for name, text in texts.items()]
+
+
+def _identified(letter: NewDeadLetter) -> tuple[LetterIdentity, LetterContent]:
+    record = letter.record
+    identity = LetterIdentity(record.topic, record.partition, letter.offset, record.offset)
+    return identity, LetterContent(digest(record.key, record.value, record.headers), letter.parked is not None)
+
+
+def _unread(headers: Headers, reason: str) -> Headers:
+    """The headers of a dead letter without content."""
+    own = [(name, reason.encode() if name == PREFIX + "reason" else value) for name, value in headers]
+    return [*own, (PREFIX + "unread", b"1")]
 
 
 def escape_headers(headers: Sequence[tuple[str, bytes]]) -> Headers:

@@ -25,10 +25,11 @@ class ConsumerLag:
         self._handled_until: dict[TopicPartition, int] = {}
         self._oldest: dict[TopicPartition, int | None] = {}
         self._topics: set[str] = set()
+        self._rewound_at: dict[TopicPartition, int] = {}
 
     def assigned(self, partitions: set[TopicPartition]) -> None:
         """Replace the assignment."""
-        now = int(self._clock.now().timestamp() * 1000)
+        now = self._now_ms()
         self._polled_at = {tp: self._polled_at.get(tp, now) for tp in partitions}
         self._oldest.update(dict.fromkeys(self._oldest.keys() - partitions))
         for tp in partitions:
@@ -65,7 +66,19 @@ class ConsumerLag:
         assigned = consumer.assignment()
         for tp in self._handled_until.keys() - assigned:
             del self._handled_until[tp]
-        self._handled_until.update((tp, ms) for tp, ms in polled_at.items() if tp in assigned)
+        for tp, ms in polled_at.items():
+            if tp in assigned and ms > self._rewound_at.get(tp, -1):
+                self._handled_until[tp] = ms
+
+    def rewound(self, withheld: RecordsByPartition) -> None:
+        """Note that these records were polled, and will be polled again: earlier polls of their partitions do not show
+        that all records are handled."""
+        now = self._now_ms()
+        for tp, records in withheld.items():
+            self._observe(tp)
+            self._rewound_at[tp] = now
+            if records:
+                self._oldest[tp] = records[0].timestamp
 
     def idle(self, consumer: AIOKafkaConsumer) -> None:
         """Note that a poll of all partitions returned no record."""
@@ -79,6 +92,9 @@ class ConsumerLag:
         """Remove the gauges."""
         for topic in self._topics:
             metrics.CONSUMER_LAG.remove(self._group, topic)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
 
     def _observe(self, tp: TopicPartition) -> None:
         self._oldest.setdefault(tp, None)

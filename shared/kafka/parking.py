@@ -29,7 +29,7 @@ from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import read_whole
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import Fatal, Poison, TooNew
+from shared.runtime.errors import Fatal, PiepowderError, Poison, TooNew
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,15 @@ def parse_replayed(record: RawRecord, group: str) -> RawRecord:
     return ReplayedRecord(**original, mark=mark) if mark.group == group else OtherGroupsReplay(**original)
 
 
+class ParkedKeysFull(PiepowderError):  # noqa: N818 - it ends no service: the loop stops the record's partition
+    """One more key would have to be parked than the process may hold; nothing of the batch may be committed."""
+
+    def __init__(self, record: RawRecord, message: str) -> None:
+        super().__init__(message)
+        self.tp = TopicPartition(record.topic, record.partition)
+        self.offset = record.offset
+
+
 class ParkedKeyStore:
     """A group's parked keys in the topic `piepowder.parked.<region>`. One process holds at most `limit` of them."""
 
@@ -142,12 +151,13 @@ class Parking:
     If `admits` returns True, handle the record and call `confirm_handled` or `reject`. `flush` makes all decisions
     durable; commit offsets only after it. A consumer that does not depend on order has no `store`, and parks no key.
 
-    `rejected` counts the batch's rejected records, `passed_over` its records that were neither handled nor rejected.
+    `rejected` has the batch's rejected records, `passed_over` its records that were neither handled nor rejected, and
+    those that were dead-lettered before.
     """
 
     def __init__(self, dead_letters: DeadLetterWriter, store: ParkedKeyStore | None, clock: Clock) -> None:
-        self.rejected = 0
-        self.passed_over = 0
+        self.rejected: list[RawRecord] = []
+        self.passed_over: list[RawRecord] = []
         self._dead_letters = dead_letters
         self._store = store
         self._clock = clock
@@ -167,8 +177,18 @@ class Parking:
         """True if the assignment has changed since the last `load`."""
         return self._loaded_assignments != self._assignments
 
+    @property
+    def is_full(self) -> bool:
+        """True if no further key may be parked."""
+        return self._store is not None and len(self._parked) >= self._store.limit
+
     def partitions_assigned(self) -> None:
         """Mark the loaded keys as outdated: the previous owners of the partitions may have parked more."""
+        self._assignments += 1
+        self._dead_letters.partitions_assigned()
+
+    def forget(self) -> None:
+        """Mark the loaded keys as outdated: decisions on a batch have changed them, and were not stored."""
         self._assignments += 1
 
     async def load(self, assigned: Collection[TopicPartition]) -> None:
@@ -182,7 +202,7 @@ class Parking:
 
     def start_batch(self) -> None:
         """Begin a batch, and drop the decisions of an abandoned one."""
-        self.rejected = self.passed_over = 0
+        self.rejected, self.passed_over = [], []
         self._letters, self._receipts, self._changed = [], [], set()
 
     def reject_undecodable(self, record: RawRecord, poison: Poison) -> None:
@@ -191,14 +211,14 @@ class Parking:
         A record that is too new, or in a chain, is treated like a record whose handling failed: its key is parked.
         """
         if isinstance(record, OtherGroupsReplay):
-            self.passed_over += 1
+            self.passed_over.append(record)
             return
         parked = self._parked.get(_key_partition(record))
         if isinstance(poison, TooNew) or _has_predecessor(record) or _in_chain(record, parked):
             if self.admits(record):
                 self.reject(record, poison.reason)
             return
-        self.rejected += 1
+        self._count_rejected(record)
         self._close_letter(record)
         self._dead_letter(record, poison.reason)
 
@@ -209,12 +229,12 @@ class Parking:
         if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
             return self._admits_copy(record, record.mark, at, parked)
         if _has_predecessor(record):  # a repeat: its chain was handled before
-            self.passed_over += 1
+            self.passed_over.append(record)
             return False
         if parked is None or record.offset < parked.since:
             return True
         self._close_letter(record)
-        self.passed_over += 1
+        self.passed_over.append(record)
         if record.offset > parked.last and not isinstance(record, OtherGroupsReplay):
             place = f"{record.topic}[{record.partition}]@{parked.since}"
             self._dead_letter(record, f"follows {place}, which is parked: {parked.reason}", parked.since)
@@ -222,11 +242,11 @@ class Parking:
         return False
 
     def reject(self, record: RawRecord, reason: str) -> None:
-        """Dead-letter a record whose handling failed, and park its key; raises Fatal above the limit of parked keys."""
+        """Dead-letter a record whose handling failed, and park its key; raises ParkedKeysFull above the limit."""
         if isinstance(record, OtherGroupsReplay):
-            self.passed_over += 1
+            self.passed_over.append(record)
             return
-        self.rejected += 1
+        self._count_rejected(record)
         at = _key_partition(record)
         parked = self._parked.get(at)
         if isinstance(record, ReplayedRecord) and parked is not None and _in_chain(record, parked):
@@ -237,11 +257,12 @@ class Parking:
         if self._store is None or record.key is None or record.topic in (topics.CONTROL, self._dead_letters.topic):
             self._dead_letter(record, reason)
             return
-        if parked is None and len(self._parked) >= self._store.limit:
-            raise Fatal(
-                f"{len(self._parked)} keys of {self._dead_letters.group} are parked, which is the limit, and one more"
-                f" record cannot be handled ({reason}): see `piepowder replay`, fix the cause, and start the service"
-                " again; or raise PIEPOWDER_PARKED_KEYS"
+        if parked is None and self.is_full:
+            raise ParkedKeysFull(
+                record,
+                f"{len(self._parked)} keys of {self._dead_letters.group} are parked, which is the limit, and the record"
+                f" at offset {record.offset} cannot be handled ({reason}). Correct the cause and replay the parked keys"
+                " (`piepowder replay`), or start the service with a larger PIEPOWDER_PARKED_KEYS.",
             )
         self._dead_letter(record, reason, record.offset)
         self._update(at, Parked(record.offset, record.offset, reason, to_text(self._clock.now())))
@@ -260,14 +281,33 @@ class Parking:
     async def flush(self) -> None:
         """Make the decisions on the batch durable; raises Transient."""
         if self._letters or self._receipts:
-            await self._dead_letters.send(self._letters, self._receipts)
-            for letter in self._letters:
+            written = await self._dead_letters.send(self._letters, self._receipts)
+            for letter in written:
                 self._report(letter)
+            self._note_repeats(written)
             self._letters, self._receipts = [], []
         if self._changed and self._store is not None:
             await self._store.write({at: self._parked.get(at) for at in self._changed})
             self._changed = set()
             self._update_gauge()
+
+    def _count_rejected(self, record: RawRecord) -> None:
+        (self.passed_over if self._is_about_letter(record) else self.rejected).append(record)
+
+    def _is_about_letter(self, record: RawRecord) -> bool:
+        """True for a dead letter about another dead letter."""
+        if record.topic != self._dead_letters.topic:
+            return False
+        return bool(dict(record.headers).get("dl_topic") == record.topic.encode())
+
+    def _note_repeats(self, written: Sequence[NewDeadLetter]) -> None:
+        """Move the records whose dead letters were written before from `rejected` to `passed_over`."""
+        if len(written) == len(self._letters):
+            return
+        fresh = {id(letter) for letter in written}
+        repeats = {id(letter.record) for letter in self._letters if id(letter) not in fresh}
+        self.passed_over += [record for record in self.rejected if id(record) in repeats]
+        self.rejected = [record for record in self.rejected if id(record) not in repeats]
 
     def close(self) -> None:
         """Forget the parked keys: this process no longer consumes in the group."""
@@ -278,7 +318,7 @@ class Parking:
         is_next = mark.after == parked.back
         if is_next and not mark.leave:
             return True
-        self.passed_over += 1
+        self.passed_over.append(record)
         if is_next:
             reason = f"left behind by a replay: {parked.reason}"
             self._dead_letter(record, reason, original_offset=mark.offset)
@@ -310,9 +350,8 @@ class Parking:
         self, record: RawRecord, reason: str, parked: int | None = None, *, original_offset: int | None = None
     ) -> None:
         letter = NewDeadLetter(record, reason, record.offset if original_offset is None else original_offset, parked)
-        if record.topic == self._dead_letters.topic and _is_about_letter(record):
-            # A dead letter about a dead letter is only logged: a consumer of this topic would dead-letter it again,
-            # without end.
+        if self._is_about_letter(record):
+            # It is only logged: a consumer of this topic would dead-letter it again, without end.
             self._report(letter)
         else:
             self._letters.append(letter)
@@ -373,8 +412,3 @@ def _in_chain(record: RawRecord, parked: Parked | None) -> bool:
 
 def _has_predecessor(record: RawRecord) -> bool:
     return isinstance(record, ReplayedRecord) and record.mark.after is not None
-
-
-def _is_about_letter(record: RawRecord) -> bool:
-    """True if a record of the dead-letter topic is a dead letter about another dead letter."""
-    return bool(dict(record.headers).get("dl_topic") == record.topic.encode())

@@ -13,7 +13,7 @@ which records are missing, until an operator accepts the loss. See docs/adr/0032
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka.records import RawRecord
+from shared.kafka.stopped import StopCause
 from shared.runtime import metrics
 from shared.runtime.clock import Clock
 from shared.runtime.readiness import Readiness
@@ -161,6 +162,12 @@ class BatchProgress:
             ends.append((tp, self._following[tp] if first_open is None else first_open))
         return self._to(ends, prune=prune)
 
+    def of_part(
+        self, records: Mapping[TopicPartition, Sequence[RawRecord]], following: Mapping[TopicPartition, int]
+    ) -> "BatchProgress":
+        """The progress of a part of the batch that is processed again, from the positions that are stored so far."""
+        return BatchProgress(self._group, records, following, self._at)
+
     def rest(self) -> Moves:
         """The moves to the end of the batch, after all of its records are handled or dead-lettered."""
         return self._to(self._following.items())
@@ -187,7 +194,10 @@ class BatchProgress:
 
 
 class Positions:
-    """The positions of a group's member. Partitions are paused from their assignment until they are placed."""
+    """The positions of a group's member. Partitions are paused from their assignment until they are placed.
+
+    `stopped`: partitions that stay paused for other reasons when they are placed (`shared.kafka.stopped`).
+    """
 
     def __init__(
         self,
@@ -198,6 +208,7 @@ class Positions:
         clock: Clock,
         topic_ids: TopicIds,
         committed: CommittedOffsets,
+        stopped: Container[TopicPartition] = (),
     ) -> None:
         self._group = group
         self._store = store
@@ -205,6 +216,7 @@ class Positions:
         self._clock = clock
         self._topic_ids = topic_ids
         self._committed = committed
+        self._stopped_otherwise = stopped
         self._condition = f"positions {group}"
         self._assignments = 0
         self._at: dict[TopicPartition, int] = {}
@@ -238,6 +250,10 @@ class Positions:
         if self._latest_ids is not None:
             self._latest_ids.cancel()
             self._latest_ids = None
+
+    def is_placed(self, tp: TopicPartition) -> bool:
+        """True if the partition starts at a known position, and no records are missing."""
+        return tp in self._at
 
     @property
     def are_placed(self) -> bool:
@@ -419,7 +435,8 @@ class Positions:
         else:
             self._behind.pop(tp, None)
         consumer.seek(tp, stored.position)
-        consumer.resume(tp)
+        if tp not in self._stopped_otherwise:
+            consumer.resume(tp)
 
     def _displace(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         moved = [tp for tp in partitions if tp in consumer.assignment()]
@@ -450,7 +467,8 @@ class Positions:
         self._readiness.set(self._condition, "; ".join(problems) or None)
         self._topics |= {tp.topic for tp in self._unplaced | self._stopped.keys() | self._at.keys()}
         for topic in self._topics:
-            metrics.PARTITIONS_STOPPED.labels(self._group, topic).set(sum(tp.topic == topic for tp in self._stopped))
+            stopped = sum(tp.topic == topic for tp in self._stopped)
+            metrics.STOPPED_PARTITIONS.labels(self._group, topic, StopCause.MISSING_RECORDS).set(stopped)
         metrics.RECORDS_BEHIND.labels(self._group).set(
             sum(max(0, until - self._at.get(tp, until)) for tp, until in self._behind.items())
         )

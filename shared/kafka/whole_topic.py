@@ -1,6 +1,7 @@
 """Reads a small topic as a whole, without a consumer group."""
 
 import asyncio
+import logging
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -8,6 +9,8 @@ from aiokafka.errors import KafkaError
 
 from shared.kafka.records import RawRecord
 from shared.runtime.errors import Transient
+
+log = logging.getLogger(__name__)
 
 _READ_SECONDS: Final = 30.0
 
@@ -25,13 +28,37 @@ async def read_whole(bootstrap: str, topic: str, client_id: str) -> list[RawReco
             ends = await assign_from_beginning(consumer, topic)
             found: list[RawRecord] = []
             while not await has_reached(consumer, ends):
-                for records in (await consumer.getmany(timeout_ms=100)).values():
-                    found += records
+                for tp, end in ends.items():
+                    if await consumer.position(tp) < end:
+                        found += await next_records(consumer, tp)
             return found
     except (KafkaError, OSError, TimeoutError) as error:
         raise Transient(f"the topic {topic} cannot be read from Kafka at {bootstrap}: {error!r}") from error
     finally:
         await consumer.stop()
+
+
+async def next_records(
+    consumer: AIOKafkaConsumer, tp: TopicPartition, limit: int = 500, *, wait_ms: int = 100
+) -> list[RawRecord]:
+    """The next records of one partition; waits at most `wait_ms` for the first one.
+
+    Skips a record that the Kafka client cannot parse (a header's name that is not UTF-8). The client does not report
+    which one it is, so the records are then read one at a time.
+    """
+    reason = ""
+    for size in (limit, 1):
+        try:
+            found: list[RawRecord] = (await consumer.getmany(tp, timeout_ms=wait_ms, max_records=size)).get(tp, [])
+        except ValueError as error:
+            reason = repr(error)
+        else:
+            return found
+    offset = await consumer.position(tp)
+    place = {"topic": tp.topic, "partition": tp.partition, "offset": offset}
+    log.error("the Kafka client cannot read a record; it is skipped", extra=place | {"reason": reason})
+    consumer.seek(tp, offset + 1)
+    return []
 
 
 async def assign_from_beginning(consumer: AIOKafkaConsumer, topic: str) -> dict[TopicPartition, int]:

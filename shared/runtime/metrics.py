@@ -46,9 +46,6 @@ CONSUME_SECONDS: Final = Histogram(
 CONSUMER_LAG: Final = Gauge(
     "piepowder_consumer_lag_seconds", "Age of the oldest unhandled record; 0 when there is none", ["group", "topic"]
 )
-PARTITIONS_STOPPED: Final = Gauge(
-    "piepowder_partitions_stopped", "Partitions that are stopped because records are missing", ["group", "topic"]
-)
 POSITIONS_CHANGED: Final = Counter(
     "piepowder_positions_changed_total", "Batches dropped because the stored positions had changed", ["group"]
 )
@@ -57,6 +54,11 @@ RECORDS_BEHIND: Final = Gauge(
 )
 RETRIES: Final = Counter("piepowder_consumer_retries_total", "Retries of a batch after a transient failure", ["group"])
 DEADLETTERED: Final = Counter("piepowder_deadlettered_records_total", "Dead-lettered records", ["group", "topic"])
+STOPPED_PARTITIONS: Final = Gauge(
+    "piepowder_stopped_partitions",
+    "Partitions that a consumer does not read until an operator acts",
+    ["group", "topic", "reason"],
+)
 PARKED_KEYS: Final = Gauge("piepowder_parked_keys", "Keys whose records wait behind a dead-lettered record", ["group"])
 RETURNED: Final = Counter(
     "piepowder_returned_records_total", "Dead-lettered records that were replayed and handled", ["group", "topic"]

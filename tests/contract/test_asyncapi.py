@@ -166,7 +166,7 @@ def test_the_document_is_valid_asyncapi_and_all_its_references_resolve(document:
 
 def test_every_event_type_is_on_exactly_one_topic_and_every_topic_is_described(document: Json) -> None:
     names = [name for channel in document["channels"].values() for name in channel["messages"]]
-    assert sorted(names) == sorted([*events.TYPES, "deadletter", "parkedkey"])
+    assert sorted(names) == sorted([*events.TYPES, "deadletter", "parkedkey", "stoppedpartition"])
     assert sorted(channel["address"] for channel in document["channels"].values()) == sorted(
         spec.name for spec in topic_admin.load()
     )

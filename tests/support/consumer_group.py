@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer
@@ -120,3 +122,33 @@ async def read_all(kafka: str, topic: str, count: int) -> list[RawRecord]:
     finally:
         await consumer.stop()
     return found
+
+
+async def send_unreadable(kafka: str, topic: str, count: int = 1) -> int:
+    """Send records to partition 0 that the Kafka client cannot parse; returns the offset of the first one."""
+    script = [sys.executable, "-c", _UNREADABLE, kafka, topic, str(count)]
+    done = await asyncio.to_thread(subprocess.run, script, check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+# Sends a header name that is not UTF-8, which the pure Python client allows; prints the first record's offset.
+_UNREADABLE = """
+import asyncio, os, sys
+os.environ["AIOKAFKA_NO_EXTENSIONS"] = "1"
+from aiokafka import AIOKafkaProducer
+
+class Name(str):
+    def encode(self, *_):
+        return bytes([255, 254])
+
+async def main():
+    _, kafka, topic, count = sys.argv
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        for n in range(int(count)):
+            sent = await producer.send(topic, b"v", key=b"k%d" % n, headers=[(Name("zz"), b"1")], partition=0)
+            if n == 0:
+                print((await sent).offset)
+        await producer.flush()
+
+asyncio.run(main())
+"""

@@ -19,6 +19,7 @@ from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
 from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.kafka.producer import Record, partition_of
+from shared.kafka.stop_store import StopEntry, StopStore, stop_entries
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, TooNew
 from shared.runtime.readiness import Readiness
@@ -82,6 +83,18 @@ class InMemoryParkedKeys(ParkedKeyStore):
 
     async def read(self) -> dict[KeyPartition, Parked]:
         return parked_keys(self._broker.all(PARKED), self._of_group)
+
+
+class InMemoryStops(StopStore):
+    """A group's stopped partitions in a broker in memory."""
+
+    def __init__(self, broker: Broker, group: str) -> None:
+        super().__init__(broker, bootstrap="", topic=PARKED, group=group)
+        self._broker = broker
+        self._of_group = group
+
+    async def read(self) -> dict[TopicPartition, StopEntry]:
+        return stop_entries(self._broker.all(PARKED)).get(self._of_group, {})
 
 
 class InMemoryPositions:
@@ -242,6 +255,7 @@ async def consume(
         handle=handle,
         dead_letters=DeadLetterWriter(broker, topic=LETTERS, group=group, clock=clock),
         parked=(store or InMemoryParkedKeys(broker, group, limit)) if parks else None,
+        stops=InMemoryStops(broker, group),
         readiness=Readiness("test"),
         clock=clock,
         batch_records=batch,

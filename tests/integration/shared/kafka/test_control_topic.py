@@ -20,9 +20,11 @@ from shared.contracts.events import OperatingModelPublished, PolicySetPublished
 from shared.kafka import control as control_reader
 from shared.kafka import topic_admin
 from shared.kafka.control import ControlReader
+from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime import metrics
 from shared.runtime.readiness import Readiness
+from tests.support.consumer_group import send_unreadable
 from tests.support.router_samples import on_control, operating_model, policies
 
 _numbers = itertools.count(1)
@@ -103,6 +105,32 @@ async def test_a_process_that_finds_only_a_deletion_reports_it_and_is_not_ready(
         await until(lambda: f"operating-model: deleted from {topic}" in readiness.conditions["control"])
         assert "control publish`" in readiness.conditions["control"]
         assert not readiness.ready
+
+
+async def test_a_storm_on_the_control_topic_is_counted_and_neither_stops_the_reader_nor_blocks_the_service(
+    kafka: str, topic: str
+) -> None:
+    refused = metrics.CONTROL_REFUSED.labels("other")._value
+    before, longest = refused.get(), 0.0
+    producer = KafkaProducer(kafka, client_id="storm")
+    await producer.send([Record(topic, b"garbage-%d" % n, b"no event", []) for n in range(13_000)])
+    await producer.send([Record(topic, b"deleted-%d" % n, None, []) for n in range(100)])
+    await producer.stop()
+    await send_unreadable(kafka, topic, 3)
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as client:
+        await publish(client, topic, policies())
+        async with reading(kafka) as (late, readiness):
+            while "no operating model" not in readiness.conditions["control"]:
+                began = asyncio.get_running_loop().time()
+                await asyncio.sleep(0)
+                longest = max(longest, asyncio.get_running_loop().time() - began)
+            assert longest < 2.0, "the event loop was blocked for seconds"
+            assert "deleted-0, deleted-1" in readiness.conditions["control"]
+            assert len(readiness.conditions["control"]) < 1000
+            assert refused.get() - before == 13_100
+            await publish(client, topic, operating_model(number=7))
+            await until(lambda: readiness.ready)
+            assert late.rules.operating_model.published.number == 7
 
 
 async def test_a_record_that_causes_an_error_is_counted_and_the_next_one_is_applied(kafka: str, topic: str) -> None:

@@ -151,8 +151,8 @@ async def test_records_that_were_deleted_before_they_were_read_stop_their_partit
     group.start()
     await group.until_missing(f"{group.topic}[0]: the records 1 to 2 are missing")
     await group.until_effects(["a", "other"])
-    stopped = {"group": group.name, "topic": group.topic}
-    assert REGISTRY.get_sample_value("piepowder_partitions_stopped", stopped) == 1
+    stopped = {"group": group.name, "topic": group.topic, "reason": "missing-records"}
+    assert REGISTRY.get_sample_value("piepowder_stopped_partitions", stopped) == 1
     for first, last in ((0, 2), (1, 3), (1, None), (2, 2)):
         with pytest.raises(UserError, match="name it: 1 2"):
             await accept(group, first, last)
@@ -163,7 +163,7 @@ async def test_records_that_were_deleted_before_they_were_read_stop_their_partit
     assert await accept(group, 2, 2) == 3
     await group.until_effects(["a", "other", "d"])
     await group.until_missing("ok")
-    assert REGISTRY.get_sample_value("piepowder_partitions_stopped", stopped) == 0
+    assert REGISTRY.get_sample_value("piepowder_stopped_partitions", stopped) == 0
     records = await read_all(group.kafka, topics.access(group.region), 2)
     found = [envelope.decode(each.headers, each.key, each.value, region=group.region).data for each in records]
     assert [type(loss) for loss in found] == [LossAccepted, LossAccepted]

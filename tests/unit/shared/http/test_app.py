@@ -126,6 +126,17 @@ async def test_a_service_with_a_missing_condition_is_alive_but_not_ready_and_nam
     assert (await client.get("/readyz")).json() == {"ready": True, "service": "test", "conditions": {"database": "ok"}}
 
 
+async def test_a_service_with_a_stopped_topic_is_ready_and_names_the_topic_until_it_continues(
+    client: httpx.AsyncClient, readiness: Readiness
+) -> None:
+    readiness.set_stopped("g", {"t": "Partition 0: too many records were rejected."})
+    response = await client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json()["stopped"] == {"g": {"t": "Partition 0: too many records were rejected."}}
+    readiness.set_stopped("g", {})
+    assert "stopped" not in (await client.get("/readyz")).json()
+
+
 @pytest.mark.parametrize("path", ["transient", "fatal"])
 async def test_a_missing_dependency_is_503_with_retry_after(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(f"/v1/{path}")

@@ -30,7 +30,7 @@ class ScriptedClient:
         revoked_before: int | None = None,
         fails_before: int | None = None,
         failure: Exception = TopicAuthorizationFailedError("t"),  # noqa: B008 - immutable
-        unreadable: bool = False,
+        unreadable: int = 0,
     ) -> None:
         self._portions = portions
         self._revoked_before = revoked_before
@@ -59,7 +59,8 @@ class ScriptedClient:
         self.seeks.append((tp, offset))
 
     async def getmany(self, *_: TopicPartition, max_records: int, **__: int) -> RecordsByPartition:
-        if self._unreadable:
+        if self._unreadable > 0:
+            self._unreadable -= 1
             raise ValueError("no UTF-8")
         if len(self.limits) == self._revoked_before and self.member is not None:
             await self.member.drain()
@@ -226,11 +227,19 @@ async def test_one_by_one_a_batch_has_only_the_records_after_a_revocation() -> N
 
 async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoked_meanwhile() -> None:
     for revoke in (False, True):
-        client = ScriptedClient([], unreadable=True)
+        client = ScriptedClient([], unreadable=1)
         producer = LetterCounter(client, revoke=revoke)
         await read(client, one_by_one=True, producer=producer)
         assert producer.sent == 1
         assert client.seeks == ([] if revoke else [(PARTITION, 8)])
+
+
+async def test_a_series_of_unreadable_records_is_skipped_in_one_pass_of_limited_length() -> None:
+    client = ScriptedClient([], unreadable=1000)
+    producer = LetterCounter(client, revoke=False)
+    batch = await read(client, one_by_one=True, producer=producer)
+    assert producer.sent == len(client.seeks) == 201
+    assert batch.following == {PARTITION: 8}
 
 
 async def test_caught_up_is_unknown_during_a_rebalance() -> None:

@@ -471,15 +471,17 @@ async def test_a_copy_is_handled_alone_so_that_no_other_record_of_the_batch_make
     assert (parked(broker), dead_lettered(broker)) == ([b"b"], ["b9"])
 
 
-async def test_above_the_limit_of_parked_keys_the_service_stops_and_commits_nothing() -> None:
+async def test_above_the_limit_of_parked_keys_the_partition_stops_at_the_record_and_the_service_continues() -> None:
     broker, reader = Broker(), FailingHandler("a1", "b1", "c1")
-    await post(broker, "a1", "b1", "c1")
-    with pytest.raises(Fatal, match=r"2 keys of piepowder-router-eu are parked.*PIEPOWDER_PARKED_KEYS"):
-        await consume(broker, reader, limit=2)
-    assert not broker.committed[GROUP]
-    reader.failing.clear()
+    await post(broker, "a1", "b1", "ok1", "c1", "d1")
     await consume(broker, reader, limit=2)
-    assert reader.handled == ["a1", "b1", "c1"]
+    assert (sorted(parked(broker)), dead_lettered(broker)) == ([b"a", b"b"], ["a1", "b1"])
+    assert broker.committed[GROUP] == {TopicPartition(TOPIC, 0): 3}
+    await consume(broker, reader, limit=2)
+    assert dead_lettered(broker) == ["a1", "b1"], "a restart repeats nothing"
+    await consume(broker, reader, limit=3)
+    assert (sorted(parked(broker)), dead_lettered(broker)) == ([b"a", b"b", b"c"], ["a1", "b1", "c1"])
+    assert reader.handled == ["ok1", "d1"]
 
 
 async def test_a_consumer_that_ignores_order_parks_no_key() -> None:

@@ -1,11 +1,12 @@
 """A position passes no record whose effects or dead letter are not durable, after a crash at any step (promise 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +18,26 @@ from shared.kafka.positions import (
     BatchProgress,
     Gap,
     Moves,
+    Positions,
+    StoredPosition,
     missing_records,
 )
 from shared.kafka.producer import Record
+from shared.kafka.stop_store import DeadLetterRange
+from shared.kafka.stopped import StopCause, StoppedPartitions
+from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
-from tests.support.in_memory_kafka import LETTERS, TOPIC, Broker, Crash, InMemoryPositions, consume
+from shared.runtime.readiness import Readiness
+from tests.support.in_memory_kafka import (
+    GROUP,
+    LETTERS,
+    TOPIC,
+    Broker,
+    Crash,
+    InMemoryPositions,
+    InMemoryStops,
+    consume,
+)
 
 TP = TopicPartition(TOPIC, 0)
 
@@ -118,6 +134,148 @@ async def test_after_a_crash_at_any_step_no_record_is_lost_and_none_is_handled_o
             assert list(dict.fromkeys(effects)) == [text for text in texts if text.startswith(key)]
         assert service.positions.stored[TP].position == len(texts)
     assert crashes == 0, "the last run has enough steps to end without a crash"
+
+
+async def test_at_the_limit_of_parked_keys_the_position_stays_before_the_record_that_would_need_one_more() -> None:
+    texts = ["x1", "poison1", "y1", "poisonx1", "x2", "y2"]
+    for steps in range(40):
+        service = Service()
+        await service.post(*texts)
+        try:
+            await service.run(steps, limit=1, batch=5)
+        except Crash:
+            await service.run(limit=1, batch=5)
+        assert service.positions.stored[TP].position == 3
+        assert service.broker.committed[GROUP][TP] == 3
+        assert set(service.effects) == {"x1", "y1"}
+        await service.run(limit=2, batch=5)
+        assert service.positions.stored[TP].position == len(texts)
+        for key in "xy":
+            effects = [text for text in service.effects if text.startswith(key)]
+            assert list(dict.fromkeys(effects)) == [text for text in texts if text.startswith(key)]
+        assert {record.value for record in service.broker.all(LETTERS)} == {b"poison1", b"poisonx1"}
+
+
+async def test_the_position_passes_the_records_that_an_operator_dead_letters() -> None:
+    for steps in range(30):
+        service = Service()
+        await service.post("x1", "y1", "bad1", "y2", "z1")
+        stops = InMemoryStops(service.broker, GROUP)
+        await stops.write({TP: DeadLetterRange(1, 2, "by an operator", "")})
+        try:
+            await service.run(steps, batch=2)
+        except Crash:
+            await service.run(batch=2)
+        assert set(service.effects) == {"x1", "z1"}
+        assert {record.value for record in service.broker.all(LETTERS)} == {b"y1", b"bad1", b"y2"}
+        assert (service.positions.stored[TP].position, service.broker.committed[GROUP][TP]) == (5, 5)
+        assert await stops.read() == {}
+
+
+async def test_a_stopped_topic_keeps_its_position_until_an_operator_lets_it_continue() -> None:
+    service = Service()
+    await service.post(*(f"bad{n}" for n in range(2500)), "x1")
+    stops = InMemoryStops(service.broker, GROUP)
+    for _ in range(2):
+        await service.run(batch=500)
+        assert list(await stops.read()) == [TP]
+        assert service.positions.stored[TP].position == service.broker.committed[GROUP][TP] == 2000
+        assert len(service.broker.all(LETTERS)) == 2000
+        assert service.effects == []
+    await stops.write({TP: None})
+    await service.run(batch=500)
+    assert (service.effects, service.positions.stored[TP].position) == (["x1"], 2501)
+    assert len(service.broker.all(LETTERS)) == 2500
+
+
+async def test_a_partition_that_stops_continues_at_its_position_when_this_was_changed_meanwhile() -> None:
+    service = Service()
+    await service.post("x1", "x2", "poison1", "poisonx1", "y1")
+    handle = service.handle
+    restored = False
+
+    async def restored_at_the_limit(batch: Sequence[Received[str]], moves: Moves) -> None:
+        nonlocal restored
+        if not restored and [received.message for received in batch] == ["poisonx1"]:
+            restored = True
+            service.positions.stored[TP] = service.positions.stored[TP]._replace(position=0)
+        await handle(batch, moves)
+
+    service.handle = restored_at_the_limit  # type: ignore[method-assign]  # a restore while the loop runs
+    await service.run(limit=1, batch=2)
+    assert service.effects == ["x1", "x2", "x1", "x2"]
+    assert service.positions.stored[TP].position == 3
+    await service.run(limit=2, batch=2)
+    assert service.effects[4:] == ["y1"]
+    assert service.positions.stored[TP].position == 5
+
+
+class PlacedClient:
+    """A Kafka client with one assigned partition, which may be paused, and no committed offset."""
+
+    is_paused = False
+    at: int | None = None
+    start = 0
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TP}
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.is_paused = self.is_paused or TP in partitions
+
+    def resume(self, _: TopicPartition) -> None:
+        self.is_paused = False
+
+    def seek(self, _: TopicPartition, offset: int) -> None:
+        self.at = offset
+
+    async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self.start)
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 9)
+
+    async def commit(self, _: object) -> None: ...
+
+
+async def test_a_stop_for_one_reason_does_not_end_with_the_stop_for_another() -> None:
+    async def topic_ids(_: Any, names: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(names, "id")
+
+    async def committed(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {}
+
+    def is_placed(tp: TopicPartition) -> bool:
+        return positions.is_placed(tp)
+
+    readiness, store, client = Readiness("test"), InMemoryPositions(Broker()), PlacedClient()
+    stopped = StoppedPartitions("g", readiness, is_placed)
+    positions = Positions(
+        group="g",
+        store=store,
+        readiness=readiness,
+        clock=SystemClock(),
+        topic_ids=topic_ids,
+        committed=committed,
+        stopped=stopped,
+    )
+    kafka: Any = client
+    for first_to_end in ("missing records", "rejected records"):
+        store.stored[TP] = StoredPosition(2, "id")
+        client.start = 5
+        positions.assigned(kafka, [TP])
+        await positions.place(kafka)
+        stopped.stop(kafka, [TP], StopCause.REJECTED, "Too many.")
+        assert (client.is_paused, positions.is_placed(TP), readiness.ready) == (True, False, False)
+        if first_to_end == "rejected records":
+            stopped.resume(kafka, [TP], StopCause.REJECTED)
+            assert client.is_paused
+        store.stored[TP] = StoredPosition(5, "id")
+        positions.assigned(kafka, [TP])
+        await positions.place(kafka)
+        assert (client.is_paused, readiness.ready) == (first_to_end == "missing records", True)
+        stopped.resume(kafka, [TP], StopCause.REJECTED)
+        assert (client.is_paused, client.at) == (False, 5)
 
 
 async def test_without_rejected_records_every_effect_is_stored_exactly_once_after_a_crash_at_any_step() -> None:
