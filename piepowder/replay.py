@@ -293,7 +293,7 @@ def show_units(found: Sequence[RegionUnits], *, selected: bool) -> None:
 
 def show_result(result: ReplayResult, wait: float) -> None:
     """Show the result as sentences."""
-    if not (result.handled or result.kept or result.blocked):
+    if result == ReplayResult():
         console_output.show("No dead letter matches, so nothing was replayed.")
         return
     console_output.show(f"Handled: {result.handled:,}.", "green" if result.complete else "")
