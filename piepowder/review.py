@@ -117,8 +117,10 @@ def contested_decision(case: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 class TerminalReviewer:
-    """A person at the terminal: one letter and Enter decides a case. A skipped case stays leased, so that the next
-    claim does not return it, and is released at the end."""
+    """A person at the terminal: a letter (or the whole word) and Enter decides a case.
+
+    A skipped case stays leased, so that the next claim does not return it, and is released at the end.
+    """
 
     def __init__(self, session: ReviewSession, keyboard: "Keyboard", policies: Mapping[str, Policy]) -> None:
         self.decided: Counter[str] = Counter()

@@ -70,7 +70,7 @@ async def test_calls_that_wait_for_a_frozen_kafka_at_sigterm_get_503(intake: Int
             asyncio.create_task(intake.send(lines.replace(b"line-", b"single-"), kind=NDJSON)),
             asyncio.create_task(intake.http.get(f"/v1/items/{item}", headers={**headers, "Prefer": "wait=30"})),
         ]
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # none of the calls may end in this time
         assert not any(call.done() for call in calls)
         assert intake.process is not None
         intake.process.send_signal(signal.SIGTERM)
@@ -103,7 +103,7 @@ async def test_calls_that_wait_for_a_locked_table_at_sigterm_get_503(intake: Int
             for path in (f"/v1/items/{item}", "/v1/items", "/v1/subjects/shop/product/locked", f"/v1/notices/{item}")
         ]
         calls.append(asyncio.create_task(intake.withdraw(item)))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # none of the calls may end in this time
         assert not any(call.done() for call in calls), [call.result().text for call in calls if call.done()]
         assert intake.process is not None
         intake.process.send_signal(signal.SIGTERM)

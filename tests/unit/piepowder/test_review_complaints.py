@@ -78,6 +78,13 @@ async def test_a_reviewer_is_offered_the_actions_of_the_case_type() -> None:
     assert done == [("reject", ["COUNTERFEIT"])]
 
 
+async def test_another_word_that_begins_with_the_letter_of_an_action_decides_nothing() -> None:
+    """Such as a reason code that is entered one prompt too early."""
+    done, asked, decided = await work(NOTICED, "AGE", "RISK", "spy", "quiet", "", "Approve")
+    assert (done, decided) == ([("approve", [])], {"approve": 1})
+    assert len(asked) == 6
+
+
 async def test_overturning_an_approval_asks_for_reasons() -> None:
     case = shown(appealed("eu", NOTICE, action="approve")[1], shown(NOTICE) | {"decisions": []}, ITEM_SHOWN)
     done, asked, _ = await work(case, "o", "fake, stolen")
