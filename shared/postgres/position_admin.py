@@ -13,16 +13,9 @@ from aiokafka import TopicPartition
 
 from shared.kafka.positions import DELETED, REREAD, Gap, StoredPosition
 from shared.postgres.database import Connection, Database
-from shared.postgres.positions import NO_ROW, stored_position
+from shared.postgres.positions import NO_ROW, READ_ALL, stored_position
 from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
-
-_ALL: Final = """
-SELECT p.consumer_group, p.topic, p.partition, max(p.position) AS position,
-       s.topic_id, s.gap_reason, s.gap_first, s.gap_end, s.behind_until
-FROM positions AS p LEFT JOIN sources AS s USING (consumer_group, topic, partition)
-GROUP BY p.consumer_group, p.topic, p.partition, s.topic_id, s.gap_reason, s.gap_first, s.gap_end, s.behind_until
-ORDER BY p.consumer_group, p.topic, p.partition"""
 
 _DELETE: Final = "DELETE FROM positions WHERE consumer_group = $1 AND topic = $2 AND partition = $3"
 
@@ -63,7 +56,7 @@ async def positions_of(connection: Connection) -> list[GroupPosition]:
     """All stored positions of a database."""
     return [
         GroupPosition(row["consumer_group"], TopicPartition(row["topic"], row["partition"]), stored_position(row))
-        for row in await connection.fetch(_ALL)
+        for row in await connection.fetch(READ_ALL)
     ]
 
 
