@@ -71,6 +71,18 @@ async def accept_loss(connection: Connection, group: str, tp: TopicPartition, ga
         await _set(connection, group, {tp: StoredPosition(gap.start_after_loss, topic_id)})
 
 
+async def start_behind_deleted(
+    connection: Connection, group: str, positions: Mapping[TopicPartition, StoredPosition]
+) -> None:
+    """Store the first positions of a group that has never handled a record of these partitions.
+
+    Raises UserError if it has.
+    """
+    async with connection.transaction():
+        check_is_new(group, {tp: at for tp, at in (await _locked(connection, group)).items() if tp in positions})
+        await _set(connection, group, positions)
+
+
 async def reset(connection: Connection, group: str, starts: Mapping[TopicPartition, int]) -> None:
     """Let the group handle all records of these partitions again, from the start of the log.
 
@@ -82,6 +94,18 @@ async def reset(connection: Connection, group: str, starts: Mapping[TopicPartiti
         await _set(
             connection, group, {tp: found[tp]._replace(position=at, behind_until=REREAD) for tp, at in first.items()}
         )
+
+
+def check_is_new(group: str, stored: Mapping[TopicPartition, StoredPosition]) -> None:
+    """Check that the group has handled no record of these partitions; raises UserError."""
+    for tp, at in stored.items():
+        is_new = at.position == 0 and (at.gap is None or at.gap.reason == DELETED)
+        if not is_new:
+            raise UserError(
+                f"{group} has a position in {tp.topic}[{tp.partition}]: {at.position}.",
+                "A group that has handled records loses the missing ones: accept each range that `piepowder positions"
+                " show` lists, with `piepowder positions accept-loss`.",
+            )
 
 
 def check_loss(stored: StoredPosition | None, group: str, tp: TopicPartition, gap: Gap) -> None:
