@@ -349,6 +349,13 @@ class Positions:
     ) -> Mapping[TopicPartition, StoredPosition]:
         """The committed offsets. Kafka deletes them with their topic; then the last positions of this process."""
         found = {tp: self._last[tp] for tp in partitions if tp in self._last}
+        if unknown := sorted({tp.topic for tp in partitions} - {tp.topic for tp in found.keys() | committed.keys()}):
+            log.warning(
+                "the group has no offsets of %s and starts at 0: it is new, its offsets have expired, or the topic was"
+                " created again (docs/runbooks/missing-records.md)",
+                ", ".join(unknown),
+                extra={"group": self._group},
+            )
         return found | {tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()}
 
     def report_failure(self, error: Exception) -> None:

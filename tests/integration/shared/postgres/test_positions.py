@@ -366,5 +366,38 @@ async def test_without_a_database_missing_records_stop_their_partition_until_the
         await router.until_missing("the topic was deleted and created again")
 
 
+async def test_a_router_that_starts_after_its_topic_was_recreated_reads_all_of_it_and_another_reader_reports_the_loss(
+    kafka: str, region: str, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StoredGroup(kafka, region, database_url, in_kafka=True) as router:
+        await router.post("a", "b")
+        router.start()
+        await router.until_effects(["a", "b"])
+        await router.stop()
+        assert "the group has no offsets of" in caplog.text, "it is new"
+        caplog.clear()
+        audit = StoredGroup(kafka, region, database_url)
+        audit.database = router.database
+        audit.start()
+        await router.until_effects(["a", "b", "a", "b"])
+        await audit.stop()
+        router.start()
+        await router.until_missing("ok")
+        await router.stop()
+        assert "the group has no offsets of" not in caplog.text
+
+        await router.recreate_topic()
+        await router.post("c")
+        router.start()
+        await router.until_effects(["a", "b", "a", "b", "c"])
+        await router.until_missing("ok")
+        assert f"the group has no offsets of {router.topic}" in caplog.text
+        audit.start()
+        await audit.until_missing(
+            f"{router.topic}[0]: the topic was deleted and created again, and the old records from 2"
+        )
+        await audit.stop()
+
+
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
