@@ -18,7 +18,8 @@ from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import LOSS_ACCEPTED, LossAccepted
 from shared.kafka.client_protocol import committed_offsets, topic_ids
-from shared.kafka.positions import DELETED, RECREATED, Gap, StoredPosition, missing_records
+from shared.kafka.gaps import DELETED, RECREATED, Gap, missing_records
+from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import KafkaProducer, record
 from shared.postgres import position_admin
 from shared.postgres.position_admin import GroupPosition

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 import asyncpg
 from aiokafka import TopicPartition
 
-from shared.kafka.positions import DELETED, REREAD, Gap, StoredPosition
+from shared.kafka.gaps import DELETED, Gap
+from shared.kafka.positions import REREAD, StoredPosition
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import NO_ROW, READ_ALL, stored_position
 from shared.runtime.errors import Transient

@@ -14,7 +14,8 @@ import asyncpg
 import sqlalchemy as sa
 from aiokafka import TopicPartition
 
-from shared.kafka.positions import Gap, Moves, PositionChangedError, StoredPosition
+from shared.kafka.gaps import Gap
+from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.postgres.database import Connection, Database
 
 SESSION: Final = {"enable_seqscan": "off"}

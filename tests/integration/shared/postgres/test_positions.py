@@ -16,7 +16,7 @@ from piepowder import positions as commands
 from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
-from shared.kafka import positions
+from shared.kafka import gaps, positions
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.user_errors import UserError
@@ -28,7 +28,7 @@ from tests.support.stored_group import StoredGroup
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits."""
     monkeypatch.setattr(positions, "_CHECK_SECONDS", 0.3)
-    monkeypatch.setattr(positions, "_CONFIRM_SECONDS", 0.2)
+    monkeypatch.setattr(gaps, "_CONFIRM_SECONDS", 0.2)
 
 
 @pytest.fixture
