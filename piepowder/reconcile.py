@@ -336,7 +336,7 @@ def _show_superseded(items: Sequence[StuckItem]) -> None:
     if count := sum(bool(item.later) for item in items):
         console_output.show(
             f"{count:,} of the items that are not published have a later post of their subject, and one of both has no"
-            " version. The later post applies in their place, so nothing is lost; a client can post other content again.",
+            " version. The later post applies in their place, so nothing is lost.",
             "yellow",
         )
 
