@@ -25,7 +25,7 @@ from services.decision.domain.recovery import PublishedEvent, RecoveryState, pub
 from shared.contracts import topics
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import DecisionRecovered
-from shared.kafka.positions import DELETED, TRUNCATED, StoredPosition, missing_records
+from shared.kafka.positions import DELETED, REREAD, TRUNCATED, StoredPosition, missing_records
 from shared.kafka.producer import Appended, LocatingProducer, record
 from shared.kafka.records import RawRecord
 from shared.kafka.topic_tail import TopicTail, open_tail
@@ -159,8 +159,9 @@ class RecoverCases:
 
     async def _recover(self) -> bool:
         state = await self._store.state()
-        is_another = state.opened_for is not None and not (state.is_open or state.is_read)
-        if is_another or self._gate.has_gone_back(state):
+        is_another = not (state.is_open or state.is_read) and (state.opened_for or state.read_for) is not None
+        is_older = not self._gate.is_checked and state.is_open and await self._is_behind()
+        if is_another or is_older or self._gate.has_gone_back(state):
             log.warning("the database was restored, or it is another one: claims and the relay are closed")
             await self._store.set_incomplete()
             self._gate.suspend()
@@ -236,7 +237,10 @@ class RecoverCases:
         group = self._sources.relay_group
         stored = await self._store.positions(group, tail.ends)
         if not stored:
-            first = dict.fromkeys(tail.ends, 0) if await self._is_behind() else dict(tail.ends)
+            first = dict(tail.ends)
+            if await self._is_behind():
+                first = dict.fromkeys(tail.ends, 0)
+                await self._store.set_incomplete()
             stored = {tp: StoredPosition(at, tail.topic_id) for tp, at in first.items()}
             await self._store.save_positions(group, stored)
         found = {tp: stored.get(tp) or StoredPosition(0, tail.topic_id) for tp in tail.ends}
@@ -271,8 +275,8 @@ class RecoverCases:
     async def _is_behind(self) -> bool:
         """True if the group has committed offsets of `cases` that the database does not have.
 
-        Without a position of the relay, this distinguishes an upgraded database from one that was restored or created
-        again. An older version committed its offsets without the id of the topic.
+        Then the database was restored or created again, unless an operator let the group handle all records again. An
+        older version committed its offsets without the id of the topic; they tell nothing.
         """
         group = self._sources.group
         async with open_tail(
@@ -280,7 +284,8 @@ class RecoverCases:
         ) as cases:
             committed = await cases.committed()
             stored = await self._store.positions(group, committed)
-        return any(offset > (stored[tp].position if tp in stored else 0) for tp, offset in committed.items())
+        found = {tp: stored.get(tp) or StoredPosition(0, "") for tp in committed}
+        return any(offset > found[tp].position and found[tp].behind_until != REREAD for tp, offset in committed.items())
 
     async def _missing(self) -> str | None:
         """The number of records of `cases` to read before the gate opens, as a sentence; None if there are none."""

