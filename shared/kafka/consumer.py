@@ -142,6 +142,10 @@ class BatchConsumer(Generic[M]):
         """
         return self._lag.handled_until() if self._positions.are_current else {}
 
+    def stopped(self) -> set[TopicPartition]:
+        """The partitions of this member that are stopped because of their records, not because records are missing."""
+        return self._stopped.all
+
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, and join the group again after each failure; raises Fatal."""
         condition, attempt = self._condition, 0

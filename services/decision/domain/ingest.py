@@ -12,11 +12,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from services.decision.domain import appeals
+from services.decision.domain import appeals, recovery
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.case_events import EventLinks, case_event, decision_made
 from services.decision.domain.cases import APPEAL, ITEM, NEW, REVIEW, WAITING, WITHDRAWN, Decision
 from services.decision.domain.lifecycle import CLOSE, DECIDE, OPEN, SUPERSEDE, TRANSITIONS, WITHDRAW, CaseTransition
+from services.decision.domain.recovery import PublishedEvent
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -66,6 +67,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `stored`: the cases that the batch opens or withdraws and that are in the database.
     `withdrawn_early`: the cases that the batch opens and whose withdrawal arrived first.
     `appealed_cases`: by case id.
+    `published`: after a restore, the events about the cases of the batch that the service has published before.
     """
 
     now: datetime
@@ -73,6 +75,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     stored: Collection[str] = ()
     withdrawn_early: Collection[str] = ()
     appealed_cases: Mapping[str, AppealedCase] = {}
+    published: Mapping[str, Sequence[PublishedEvent]] = {}
 
 
 class NewCase(msgspec.Struct, gc=False):
@@ -135,6 +138,8 @@ class _Batch:
                 self._withdraw(message, newest)
             elif self._is_known(message.opened.case_id):
                 self._changes.reopened += 1
+            elif (published := self._snapshot.published.get(message.opened.case_id)) is not None:
+                self._open_again(message, newest, is_open=not recovery.ends(published))
             elif message.opened.case_type == ITEM:
                 self._open_item(message, newest)
             elif message.opened.appeal is None:
@@ -142,6 +147,24 @@ class _Batch:
             else:
                 self._open_appeal(message, message.opened.appeal.decision)
         return self._changes
+
+    def _open_again(self, received: ReceivedCase, newest: NewestVersion | None, *, is_open: bool) -> None:
+        """Open a case about which events were published before a restore: they are applied to it afterwards, and every
+        event of this opening is one of them."""
+        opened = received.opened
+        self._open_case(received, OPEN)
+        if opened.appeal is not None:
+            appealed = opened.appeal.decision.case_id
+            known = self._appealed_cases.get(appealed, AppealedCase())
+            self._appealed_cases[appealed] = AppealedCase(known.n, known.has_open_appeal or is_open)
+        if opened.case_type != ITEM:
+            return
+        self._apply_early_withdrawal(opened.case_id)
+        if newest is None or not is_older(received, newest):
+            if newest is not None:
+                self._close_case(newest, SUPERSEDE, received, opened.item_id)
+            correlation_id = received.correlation_id if is_open else None
+            self._changes.newest[received.subject] = _newest_version(received, correlation_id)
 
     def _open_item(self, received: ReceivedCase, newest: NewestVersion | None) -> None:
         opened = received.opened
@@ -159,14 +182,8 @@ class _Batch:
             self._close_case(newest, SUPERSEDE, received, opened.item_id)
         command = WITHDRAW if was_withdrawn else OPEN if opened.verdict == REVIEW else DECIDE
         transition = self._open_case(received, command)
-        self._changes.newest[received.subject] = NewestVersion(
-            opened.case_id,
-            opened.item_id,
-            opened.version,
-            received.correlation_id if command == OPEN else None,
-            opened.client,
-            received.requested_at,
-        )
+        correlation_id = received.correlation_id if command == OPEN else None
+        self._changes.newest[received.subject] = _newest_version(received, correlation_id)
         if command == WITHDRAW:
             closed = events.CaseClosed(case_id=opened.case_id, item_id=opened.item_id, reason=WITHDRAWN)
             self._record(transition, closed, links)
@@ -251,6 +268,18 @@ class _Batch:
 
     def _record(self, transition: CaseTransition, data: Any, links: EventLinks, n: int = 0) -> None:
         self._changes.events.append(case_event(self._region, self._at, links, transition.event_type, data, n=n))
+
+
+def _newest_version(received: ReceivedCase, open_correlation_id: str | None) -> NewestVersion:
+    opened = received.opened
+    return NewestVersion(
+        opened.case_id,
+        opened.item_id,
+        opened.version,
+        open_correlation_id,
+        opened.client,
+        received.requested_at,
+    )
 
 
 def is_older(received: ReceivedCase, newest: NewestVersion) -> bool:

@@ -72,7 +72,7 @@ class LeaseCases(UseCases[LeasePort]):
             lease = None
             found = await transaction.next_case(queues, command.reviewer)
             if found is not None:
-                case, event = leases.claim(self._region, *found, command)
+                case, event = leases.claim(self._region, *found, command, first_token=transaction.first_token)
                 await transaction.save([case])
                 await self._publish(transaction, [event])
                 lease = _lease(case)
@@ -97,7 +97,9 @@ class LeaseCases(UseCases[LeasePort]):
             found = await transaction.case(case_id)
             if found is None:
                 return None
-            case = leases.heartbeat(*found, token=token, seconds=seconds, reviewer=reviewer)
+            case = leases.heartbeat(
+                *found, token=token, seconds=seconds, reviewer=reviewer, first_token=transaction.first_token
+            )
             await transaction.save([case])
         return _lease(case)
 
@@ -107,7 +109,14 @@ class LeaseCases(UseCases[LeasePort]):
             found = await transaction.case(case_id)
             if found is None:
                 return None
-            case, event = leases.release(self._region, *found, token=token, reason=reason, reviewer=reviewer)
+            case, event = leases.release(
+                self._region,
+                *found,
+                token=token,
+                reason=reason,
+                reviewer=reviewer,
+                first_token=transaction.first_token,
+            )
             if event is not None:
                 await transaction.save([case])
                 await self._publish(transaction, [event])

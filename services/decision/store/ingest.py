@@ -15,6 +15,7 @@ from services.decision.domain.ingest import (
     Snapshot,
 )
 from services.decision.store.appeals import appeal_columns, lock_appealed_cases
+from services.decision.store.recovery import RecoveryTransaction, waiting_events
 from services.decision.store.transactions import Transaction
 from shared.kafka.positions import Moves
 from shared.postgres import inbox, positions
@@ -54,7 +55,12 @@ FROM unnest($1::uuid[], $2::uuid[]) AS ended (case_id, by) WHERE cases.case_id =
 
 
 class IngestTransaction(Transaction):
-    """The statements of an ingest; their number does not depend on the size of the batch."""
+    """The statements of an ingest; their number does not depend on the size of the batch.
+
+    `has_waiting`: after a restore, published events wait for their cases.
+    """
+
+    has_waiting = False
 
     async def advance(self, moves: Moves) -> None:
         """Store the moves of the positions, before any other statement; raises PositionChangedError."""
@@ -94,6 +100,7 @@ class IngestTransaction(Transaction):
             appealed_cases=await lock_appealed_cases(self._connection, sorted(appealed_cases))
             if appealed_cases
             else {},
+            published=await waiting_events(self._connection, opened) if self.has_waiting else {},
         )
 
     async def apply(self, changes: BatchChanges, snapshot: Snapshot) -> None:
@@ -106,6 +113,8 @@ class IngestTransaction(Transaction):
         await self._set_newest(changes.newest, snapshot.newest)
         await self._end_cases(changes.superseded, changes.withdrawn)
         await self._keep_withdrawals(changes.early, changes.applied)
+        if snapshot.published:
+            await RecoveryTransaction(self._connection).apply_waiting(snapshot.published)
 
     async def _add_cases(self, cases: Sequence[NewCase]) -> None:
         rows = [

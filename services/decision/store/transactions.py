@@ -66,7 +66,9 @@ class Transaction:
 
 
 class CaseTransaction(Transaction):
-    """A transaction that changes stored cases."""
+    """A transaction that changes stored cases. New claims get tokens from `first_token` on."""
+
+    first_token = 0
 
     async def case(self, case_id: str) -> tuple[Case, datetime] | None:
         """A case, locked, and the time after the lock; None when there is no such case."""

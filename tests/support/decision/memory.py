@@ -32,6 +32,8 @@ from tests.support.decision.domain import records
 class MemoryTransaction:
     """A transaction on a `MemoryStore`, for every port: its changes are stored when it ends without an exception."""
 
+    first_token = 0
+
     def __init__(self, store: "MemoryStore") -> None:
         self._clock = store.clock
         self.inbox = set(store.inbox)
