@@ -243,7 +243,7 @@ async def test_audit_is_restored_while_clients_and_reviewers_work(operator: Oper
     operator.psql(f"DROP DATABASE piepowder_audit_{REGION} WITH (FORCE)")
     async with reviewing(operator):
         await asyncio.to_thread(operator.submit, "audit-is-away")
-        assert not await asyncio.to_thread(lambda: operator.system.services[f"audit-{REGION}"].ready)
+        await asyncio.to_thread(operator.until, lambda: not operator.system.services[f"audit-{REGION}"].ready)
         checks = await asyncio.to_thread(operator.restore, f"piepowder_audit_{REGION}")
     assert_sound(checks)
     after = operator.log()
