@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
-from tests.chaos.checker.history import Call, History, Planted
+from tests.chaos.checker.history import Call, History, Note, Planted
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
 from tests.chaos.checker.violation import Violation
 from tests.chaos.clients import PermanentClients, Posters, Registry
@@ -39,7 +39,7 @@ class Run:
         self._journal = Journal(folder / "journal.ndjson")
         self._environment = Environment(folder, say=say)
         self._injected: list[Injected] = []
-        self._read_journal: tuple[int, tuple[list[Call], list[Planted]]] | None = None
+        self._read_journal: tuple[int, tuple[list[Call], list[Planted], list[Note]]] | None = None
         self._probes = 0
 
     async def run(self, schedule: Iterable[Planned], *, seconds: float, at_least: float) -> Report:
@@ -196,8 +196,7 @@ class Run:
         size = self._journal.path.stat().st_size
         if self._read_journal is None or self._read_journal[0] != size:
             self._read_journal = size, await asyncio.to_thread(read_journal, self._journal.path)
-        calls, planted = self._read_journal[1]
-        return History(MARKETS, calls, planted, list(records), *tables)
+        return History(MARKETS, *self._read_journal[1], list(records), *tables)
 
 
 def new_seed() -> int:

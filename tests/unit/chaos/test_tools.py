@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos import faults, poison
 from tests.chaos.checker.cloudevents import derived, read_event
-from tests.chaos.checker.history import Record
+from tests.chaos.checker.history import GENERATION, Record
 from tests.chaos.checker.reading import read_journal
 from tests.chaos.journal import Journal
 from tests.chaos.load import Arrival, Complaint, Items, Withdrawal
@@ -128,14 +128,20 @@ def test_the_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal.answered(answered, 202, None, {"item_id": "x"})
     journal.lost(lost, "ConnectionResetError")
     journal.planted("truncated JSON", "t", 1, 7, ["g"])
+    journal.noted("recreated", {"topic": "t"})
+    journal.planted("truncated JSON", "t", 1, 7, ["g"])
     journal.close()
-    calls, planted = read_journal(journal.path)
+    calls, planted, notes = read_journal(journal.path)
     assert [(call.n, call.status, call.error) for call in calls] == [
         (answered, 202, ""),
         (lost, None, "ConnectionResetError"),
         (pending, None, ""),
     ]
-    assert [(plant.topic, plant.partition, plant.offset, plant.groups) for plant in planted] == [("t", 1, 7, ("g",))]
+    assert [(plant.topic, plant.partition, plant.offset, plant.groups) for plant in planted] == [
+        ("t", 1, 7, ("g",)),
+        ("t", 1, 7 + GENERATION, ("g",)),
+    ]
+    assert [(note.kind, note.facts) for note in notes] == [("recreated", {"topic": "t"})]
 
 
 def test_a_client_is_recognized_by_its_first_message() -> None:
