@@ -23,6 +23,7 @@ from shared.contracts import topics
 from tests.chaos import poison
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
+from tests.chaos.operations import RESTORED, Operations
 from tests.chaos.proxy import Kind, NetworkFault
 
 _PROCESSES: Final = services.processes(REGIONS)
@@ -32,6 +33,8 @@ _STORING: Final = tuple(
     process.name for process in _PROCESSES if process.database and process.name != "intake-projection"
 )
 STAGES: Final = tuple(topic.__name__ for topic in topics.REGIONAL)
+_STORMY: Final = ("submissions", "cases", "decisions", "requests")
+_RECREATED: Final = ("requests", "decisions")  # topics without parked keys, and whose writers can be paused
 _ROOM: Final = 128 * 2**20  # bytes of free space on a small disk
 
 
@@ -50,7 +53,7 @@ class Planned(NamedTuple):
 class FaultInjector:
     """Causes the faults in a running environment."""
 
-    def __init__(self, environment: Environment, journal: Journal, seed: int) -> None:
+    def __init__(self, environment: Environment, journal: Journal, operations: Operations, seed: int) -> None:
         self._environment = environment
         self._journal = journal
         self._rng = random.Random(f"poison-{seed}")
@@ -74,6 +77,12 @@ class FaultInjector:
             "rolling restart": self._rolling_restart,
             "reset": self._reset,
             "full disk of": self._full_disk,
+            "publish model": operations.publish_models,
+            "restore of": operations.restore,
+            "gap of": operations.gap,
+            "storm on": operations.storm,
+            "stop under load of": operations.stop,
+            "recreation of": operations.recreate,
         }
 
     async def do(self, planned: Planned) -> None:
@@ -336,6 +345,17 @@ def _jump(rng: random.Random) -> tuple[str, float]:
     return f"{rng.choice(SERVICES)} by {rng.choice((-7200, -30, 30, 7200, 86400))} s", 10.0
 
 
+def _restored(rng: random.Random) -> tuple[str, float]:
+    names = [process.name for process in _PROCESSES if process.name != "intake-projection"]
+    victim = rng.choice([name for name in names if name.partition("-")[0] in RESTORED])
+    return victim + rng.choice(("", " in place")), 4.0
+
+
+def _stopped_in_order(rng: random.Random) -> tuple[str, float]:
+    victim = rng.choice(("intake", "intake", *SERVICES))
+    return victim + rng.choice(("", " beside frozen kafka", " beside frozen postgres")), 1.0
+
+
 def _two(rng: random.Random) -> tuple[str, float]:
     apart = (("kill", "pause"), ("kill leader of", "pause leader of"), ("kill postgres", "pause postgres"))
     links = ("slow", "cut", "half-open")
@@ -364,6 +384,12 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
     "reset": (1, _nothing(0.0)),
     "full disk of": (1, lambda rng: (rng.choice(("postgres", "kafka-1", "kafka-2", "kafka-3")), 5.0)),
     "two at once": (3, _two),
+    "publish model": (2, lambda rng: (rng.choice(("DE to us", "FR to us", "US to eu", "CA to eu")), 8.0)),
+    "restore of": (2, _restored),
+    "gap of": (2, lambda rng: (f"{rng.choice(('router', 'audit'))}-{rng.choice(REGIONS)}", 3.0)),
+    "storm on": (1, lambda rng: (f"piepowder.{rng.choice(_STORMY)}.{rng.choice(REGIONS)}", 0.0)),
+    "stop under load of": (2, _stopped_in_order),
+    "recreation of": (1, lambda rng: (f"piepowder.{rng.choice(_RECREATED)}.{rng.choice(REGIONS)}", 0.0)),
 }
 
 

@@ -179,7 +179,7 @@ class Facts:
         stage, region = _stage(record.topic)
         place = (record.topic, record.partition, record.offset)
         if stage == "deadletters":
-            letter = _letter(region, record)
+            letter = self._in_its_generation(_letter(region, record))
             if any(name == "dl_returned" for name, _ in record.headers):
                 self.returned.add((letter.source, letter.group))
             elif place not in self.planted:
@@ -202,6 +202,17 @@ class Facts:
         else:
             self.events[stage, region].append(event)
             self.copies[record.topic, event.id].append(place)
+
+    def _in_its_generation(self, letter: Letter) -> Letter:
+        """A letter with the place of the record in the generation of its topic that has this record."""
+        topic, partition, offset = letter.source
+        generations = sum(note.kind == "recreated" and note.facts["topic"] == topic for note in self.history.notes)
+        for n in range(1, generations + 1):
+            place = topic, partition, offset + GENERATION * n
+            found = self.by_place.get(place)
+            if found is not None and (found.key, found.value) == (letter.record.key, letter.record.value):
+                return letter._replace(source=place)
+        return letter
 
     def _losses_in(self, region: str) -> list[Event]:
         return [event for event in self.stage("access", region) if event.name == "loss.accepted"]

@@ -1,5 +1,5 @@
-"""Actions of operators: each loss that an action caused was reported and accepted by an event that names it; a storm stops
-only its topic; a stop lets every call end; and a region that owns markets stays in the operating model."""
+"""Actions of operators: each loss that an action caused was reported and accepted by an event that names it; a storm
+stops only its topic; a stop lets every call end; and a region that owns markets stays in the operating model."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _OF_DECISION = ("claim", "heartbeat", "release", "decide")
 
 
 def losses_are_accepted_by_an_event(facts: Facts) -> Iterator[Violation]:
-    """Each range of records that a group can never read is named by exactly one accepted loss, and no other range is."""
+    """Each range of records that a group can never read is named by exactly one accepted loss; no other range is."""
     caused = [(_range(note.facts), note) for note in _notes(facts, "missing")]
     accepted = Counter(_range(loss.event.data) for loss in facts.losses)
     for missing, note in caused:
