@@ -287,10 +287,10 @@ def short() -> list[Planned]:
     return [
         Planned("blind and kill", "intake", 3.0, 6.0),
         Planned("poison", "", 0.0, 2.0),
+        Planned("publish model", "DE to us", 5.0, 1.0),
+        Planned("restore of", "audit-eu in place", 3.0, 1.0),
         Planned("pause postgres and kill", "decision-eu,decision-us,audit-eu", 2.5, 2.0),
         Planned("kill leader of", "piepowder.submissions.eu", 3.0, 2.0),
-        Planned("kill postgres", "", 1.0, 2.0),
-        Planned("pause", "router", 3.0, 1.0),
     ]
 
 

@@ -634,7 +634,7 @@ def _letters_audited(facts: Facts, region: str) -> Iterator[Violation]:
     places = Counter(_as_stored(*key) for key in published)
     for (source, group), letter in published.items():
         key = _as_stored(source, group)
-        if rows[key] != places[key]:
+        if rows[key] not in (1, places[key]):  # the table keeps one dead letter of several generations of a topic
             yield Violation(
                 4, f"AUDIT GAP: a dead letter is {rows[key]} times in {region}'s audit", (str(letter.record),)
             )
