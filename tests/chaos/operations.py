@@ -94,12 +94,36 @@ class Operations:
         async with self._no_process_ends():
             try:
                 await self._publish(with_queue, rules | {"policies": [*rules["policies"], _POLICY]})
+                await self._until_followed(market, to)
                 await asyncio.sleep(seconds / 2)
                 await self._publish(moved, rules)
                 await self._publish([region for region in moved if region["id"] == to], None, leaves=True)
                 await asyncio.sleep(seconds / 2)
             finally:
                 await self._publish(original, rules)
+                await self._until_followed(market, MARKETS[market])
+
+    async def _until_followed(self, market: str, region: str) -> None:
+        """Wait until intake accepts new items of a market for a region, so that it cannot have an older model."""
+
+        async def is_followed() -> bool:
+            answer = await self._post(f"model-{time.time_ns()}", market)
+            return answer is not None and answer["regions"].keys() == {region}
+
+        if await self._until(is_followed, _REPORT_SECONDS):
+            self._journal.noted("followed", {"market": market, "region": region})
+        else:
+            self._journal.noted("failed", {"what": f"items of {market} do not go to {region}"})
+
+    async def _post(self, name: str, market: str) -> Any:
+        """The response to a new item that policies approve; None if it was not accepted."""
+        text = (
+            f'{{"platform":"shop","kind":"product","id":"{name}","version":1,"markets":["{market}"],'
+            '"title":"Garden chair of oak, solid","brand":"Oak & Sons","price":{"amount_minor":5000,"currency":"EUR"}}'
+        )
+        facts, place = {"body": text, "bad": []}, (self._environment.port("intake"), "/v1/items")
+        status, answer = await self._client.call("post", facts, place, text.encode(), timeout=5)
+        return answer if status == 202 else None
 
     async def _publish(
         self, regions: Sequence[Mapping[str, Any]], rules: Mapping[str, Any] | None, *, leaves: bool = False
@@ -311,19 +335,13 @@ class Operations:
     async def _continues(self, region: str) -> bool:
         """True if a new item of the region gets a decision."""
         market = next(market for market, owner in MARKETS.items() if owner == region)
-        name = f"storm-{time.time_ns()}"
-        text = (
-            f'{{"platform":"shop","kind":"product","id":"{name}","version":1,"markets":["{market}"],'
-            '"title":"Garden chair of oak, solid","brand":"Oak & Sons","price":{"amount_minor":5000,"currency":"EUR"}}'
-        )
         place, item = self._environment.port("intake"), ""
 
         async def is_decided() -> bool:
             nonlocal item
             if not item:
-                facts = {"body": text, "bad": []}
-                status, answer = await self._client.call("post", facts, (place, "/v1/items"), text.encode(), timeout=5)
-                item = answer["item_id"] if status == 202 else ""
+                answer = await self._post(f"storm-{time.time_ns()}", market)
+                item = "" if answer is None else answer["item_id"]
                 return False
             shown = await self._client.get((place, f"/v1/items/{item}"))
             if shown is None or shown.status != 200:

@@ -257,6 +257,8 @@ def _models(history: History) -> list[Model]:
     """The models in the order of their publications; a publication without a response may have succeeded."""
     models = [Model(-_ENDLESS, _ENDLESS, history.markets)]
     for note in history.notes:
+        if note.kind == "followed":  # intake, one process, has the last model
+            models = [*(model._replace(until=min(model.until, note.at)) for model in models[:-1]), models[-1]]
         if note.kind != "model" or note.facts["status"] not in (200, None):
             continue
         if note.facts["status"] == 200:

@@ -93,7 +93,7 @@ def operated_recording() -> OperatedRecording:
     recording.post_at("before", 5, ["eu"])
     recording.publish_model(10, DE="us")
     recording.publish_model(11, 422, leaves="eu", DE="us")
-    recording.post_at("while", 12, ["eu"])
+    recording.post_at("while", 13, ["eu"])
     recording.post_at("after", 40, ["us"])
     recording.publish_model(50, None, DE="eu")
     recording.post_at("maybe", 90, ["us"])
@@ -208,6 +208,11 @@ def keep_the_old_market_for_ever(recording: OperatedRecording) -> None:
     recording.post_at("too late", 45, ["eu"])
 
 
+def return_to_the_old_market(recording: OperatedRecording) -> None:
+    n = next(n for n, note in enumerate(recording.history.notes) if note.kind == "model")
+    recording.history.notes.insert(n + 1, Note("followed", START + 12, {}))
+
+
 def move_too_early(recording: OperatedRecording) -> None:
     recording.post_at("too early", 5, ["us"])
 
@@ -264,6 +269,7 @@ def let_a_call_hang(recording: OperatedRecording) -> None:
         (end_a_process, "processes ended"),
         (remove_a_region, "left the operating model"),
         (keep_the_old_market_for_ever, "which own not exactly its markets"),
+        (return_to_the_old_market, "which own not exactly its markets"),
         (move_too_early, "which own not exactly its markets"),
         (lose_an_item_of_the_new_region, "LOST: accepted item"),
         (stop_another_topic, "STORM: "),
