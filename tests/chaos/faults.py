@@ -57,7 +57,7 @@ class FaultInjector:
         self._environment = environment
         self._journal = journal
         self._rng = random.Random(f"poison-{seed}")
-        self.skipped: list[str] = []
+        self.skipped = operations.skipped
         self._acts: dict[str, Callable[[str, float], Awaitable[None]]] = {
             "kill": self._kill,
             "pause": self._pause,
@@ -272,13 +272,16 @@ class FaultInjector:
 
 
 def draw(seed: int, only: Collection[str] = ()) -> Iterator[Planned]:
-    """An endless schedule of all faults, or of the ones in `only`."""
+    """An endless schedule of all faults, or of the ones in `only`: first each of them once, then some of them again."""
     rng = random.Random(f"faults-{seed}")
     bag: list[str] = []
     while True:
         if not bag:
-            bag = [name for name, (weight, _) in _KINDS.items() for _ in range(weight) if not only or name in only]
-            rng.shuffle(bag)
+            once = [name for name in _KINDS if not only or name in only]
+            again = [name for name in once for _ in range(_KINDS[name][0] - 1)]
+            rng.shuffle(once)
+            rng.shuffle(again)
+            bag = again + once
         yield _draw(rng, bag.pop())
 
 

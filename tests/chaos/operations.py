@@ -70,6 +70,7 @@ class Operations:
         self._topics = topics
         self._client = client
         self._gate = gate
+        self.skipped: list[str] = []
 
     @property
     def _bootstrap(self) -> str:
@@ -209,7 +210,7 @@ class Operations:
             await asyncio.sleep(seconds)
             found = await self._unread(group, topic, others)
             if found is None:
-                self._journal.noted("failed", {"what": f"{group} has no unread records to delete"})
+                self.skipped.append(f"gap of {victim}: it has no unread records that all others have read")
                 return
             tp, lost = found
             first, before = lost[0].offset % GENERATION, lost[-1].offset % GENERATION + 1
@@ -389,6 +390,9 @@ class Operations:
             try:
                 await asyncio.sleep(1)  # records that are under way
                 ends = await self._until_read(groups, places)
+                if ends is None:
+                    self.skipped.append(f"recreation of {topic}: its readers are behind")
+                    return
                 await self._topics.read()
                 topic_id = await self._recreate(topic)
                 await self._topics.recreated(topic)
@@ -405,8 +409,10 @@ class Operations:
                     self._journal.noted("missing", {**missing, "reason": "recreated", "first": ends[tp]})
                     await self._accept_recreation(group, self._environment.databases[process.name], tp, ends[tp])
 
-    async def _until_read(self, groups: Sequence[str], places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """The ends of the partitions, when all groups have read them."""
+    async def _until_read(
+        self, groups: Sequence[str], places: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int] | None:
+        """The ends of the partitions, when all groups have read them; None if that takes too long."""
         ends: dict[TopicPartition, int] = {}
 
         async def are_read() -> bool:
@@ -415,9 +421,7 @@ class Operations:
             read = [await self._positions(group) for group in groups]
             return all(of.get(tp, 0) == end for of in read for tp, end in ends.items())
 
-        if not await self._until(are_read, _IDLE_SECONDS):
-            raise UserError("A topic is not read to its end, so it is not created again.", "Look at its readers.")
-        return ends
+        return ends if await self._until(are_read, _IDLE_SECONDS) else None
 
     async def _recreate(self, topic: str) -> str:
         """Delete the topic and create it as before; returns its new id."""
