@@ -23,7 +23,7 @@ from shared.contracts import topics
 from tests.chaos import poison
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
-from tests.chaos.operations import RESTORED, Operations
+from tests.chaos.operations import LOSING, RESTORED, Operations
 from tests.chaos.proxy import Kind, NetworkFault
 
 _PROCESSES: Final = services.processes(REGIONS)
@@ -389,7 +389,7 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
     "two at once": (3, _two),
     "publish model": (2, lambda rng: (rng.choice(("DE to us", "FR to us", "US to eu", "CA to eu")), 8.0)),
     "restore of": (2, _restored),
-    "gap of": (2, lambda rng: (f"{rng.choice(('router', 'audit'))}-{rng.choice(REGIONS)}", 3.0)),
+    "gap of": (2, lambda rng: (f"{rng.choice(LOSING)}-{rng.choice(REGIONS)}", 3.0)),
     "storm on": (1, lambda rng: (f"piepowder.{rng.choice(_STORMY)}.{rng.choice(REGIONS)}", 0.0)),
     "stop under load of": (2, _stopped_in_order),
     "recreation of": (1, lambda rng: (f"piepowder.{rng.choice(_RECREATED)}.{rng.choice(REGIONS)}", 0.0)),

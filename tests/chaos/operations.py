@@ -43,6 +43,9 @@ from tests.chaos.poison import readers
 RESTORED: Final = ("audit", "intake")
 """The services whose databases are restored. `decision` follows when it takes over its own topics after a restore."""
 
+LOSING: Final = ("router", "audit")
+"""The services that lose records, with a documented repair for each."""
+
 STORM_RECORDS: Final = 3_000
 _STORM_PORTION: Final = 500
 _LEAST_GAP, _MOST_GAP = 3, 40  # records
@@ -204,7 +207,8 @@ class Operations:
         kind, _, region = victim.rpartition("-")
         group, topic = f"piepowder-{victim}", f"piepowder.submissions.{region}"
         process = self._environment.system.services["router" if kind == "router" else victim]
-        others = [f"piepowder-{other}-{region}" for other in ("router", "audit", "intake") if other != kind]
+        reading = [service.name for service in SERVICES if "submissions" in service.reads]
+        others = [f"piepowder-{reader}-{region}" for reader in reading if reader != kind]
         await asyncio.to_thread(process.stop)
         try:
             await asyncio.sleep(seconds)
