@@ -274,13 +274,15 @@ def is_of_item(event: Event) -> bool:
 
 
 def is_repeated(first: Any, later: Any) -> bool:
-    """True if a later response has the regions of the first one, with the same ids. What was posted again after its
-    market had moved has another region since then."""
+    """True if two responses differ at most in their regions, and have the same ids in each region of both.
+
+    What is posted again after its market has moved goes to other regions.
+    """
     if first == later:
         return True
     rest = [{name: value for name, value in answer.items() if name != "regions"} for answer in (first, later)]
-    regions = first.get("regions", {}).items()
-    return rest[0] == rest[1] and all(later["regions"].get(region) == about for region, about in regions)
+    regions, later_regions = first.get("regions", {}), later.get("regions", {})
+    return rest[0] == rest[1] and all(regions[one] == later_regions[one] for one in regions.keys() & later_regions)
 
 
 def is_older(event: Event, than: Event) -> bool:
