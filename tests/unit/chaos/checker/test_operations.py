@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
+from tests.chaos.checker.facts import is_repeated
 from tests.chaos.checker.history import GENERATION, LogRow, Note, Planted
 from tests.chaos.checker.operations import PARTIAL, STORM
 from tests.support.chaos_history import START, Recording, drop, has_type, titles
@@ -285,3 +286,16 @@ def test_a_defect_is_reported(defect: Callable[[OperatedRecording], None], title
     defect(recording)
     found = titles(recording.done())
     assert any(title in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("later", "repeats"),
+    [
+        ({"id": "n", "regions": {"eu": 1, "us": 2}}, True),
+        ({"id": "n", "regions": {"us": 2}}, True),
+        ({"id": "n", "regions": {"eu": 2}}, False),
+        ({"id": "other", "regions": {"eu": 1}}, False),
+    ],
+)
+def test_a_repeated_response_may_have_other_regions_but_no_other_id(later: dict[str, Any], *, repeats: bool) -> None:
+    assert is_repeated({"id": "n", "regions": {"eu": 1}}, later) is repeats
