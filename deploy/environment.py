@@ -5,6 +5,7 @@ requirement in one sentence, and continues after an interruption. If the lock ha
 milliseconds.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,16 +18,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 OLDEST = (3, 11)
+_SHOWN_EACH = 25  # packages, without a terminal
 
 
 def main(profile: str) -> None:
     if sys.version_info < OLDEST:
         _use_newer_python(profile)
+    if _is_complete(profile):
+        return
+    with (ROOT / "pyproject.toml").open() as file:  # the lock of the environment: it needs no file of its own
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another process installs the packages of this checkout; waiting until it has finished", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if not _is_complete(profile):
+            _set_up(profile)
+
+
+def _is_complete(profile: str) -> bool:
+    """True if the packages are installed; the development environment contains the local one."""
+    return any(_installed(name) == _fingerprint(ROOT / "requirements" / f"{name}.txt") for name in (profile, "dev"))
+
+
+def _set_up(profile: str) -> None:
     lock = ROOT / "requirements" / f"{profile}.txt"
     wanted = _fingerprint(lock)
-    # the development environment contains the local one
-    if any(_installed(name) == _fingerprint(ROOT / "requirements" / f"{name}.txt") for name in (profile, "dev")):
-        return
     python = VENV / "bin" / "python"
     if not _works(python):
         print("Creating a Python environment in .venv", flush=True)
@@ -84,6 +101,12 @@ def _install(python: Path, arguments: "list[str]", title: str, count: int) -> No
                 seen += 1
                 name = line.split()[1].partition("==")[0]
                 _progress(f"  {seen} of {count}: {name}")
+                if seen % _SHOWN_EACH == 0:
+                    _log(f"  {seen} of {count}: {name}")
+            elif line.startswith("Installing collected packages") and count:
+                number = line.count(",") + 1
+                _progress(f"  writing {number} packages to .venv, which takes up to a minute")
+                _log(f"  writing {number} packages to .venv, which takes up to a minute")
     if pip.returncode:
         _progress("")
         _stop(f"{_reason(said)}\n{said[-1500:]}")
@@ -98,6 +121,12 @@ def _reason(said: str) -> str:
     if "DO NOT MATCH THE HASHES" in said:
         return "A package differs from the lock: empty pip's cache (`pip cache purge`), and run this again."
     return "The packages could not be installed; pip's output:"
+
+
+def _log(text: str) -> None:
+    """Write a line where no terminal shows the progress."""
+    if not sys.stdout.isatty():
+        print(text, flush=True)
 
 
 def _progress(text: str) -> None:

@@ -29,6 +29,11 @@ class ApiError(UserError):
         self.problem = problem
         super().__init__(problem_text(problem), "")
 
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults of the input."""
+        return list(self.problem.get("errors") or [])
+
 
 def problem_text(problem: Mapping[str, Any]) -> str:
     """A problem as one sentence: each fault of the input with its JSON pointer, else the problem's detail."""

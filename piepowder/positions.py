@@ -1,4 +1,4 @@
-"""Positions of consumer groups: shows them, sets them back, and accepts the loss of missing records.
+"""Positions of consumer groups: shows them, sets the first ones, sets them back, and accepts the loss of records.
 
 A service with a database has its positions there, and notices a change within seconds. The router has none: its
 positions are the offsets that its group has committed, which Kafka changes only while the group has no member.
@@ -19,7 +19,8 @@ from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import LOSS_ACCEPTED, LossAccepted
 from shared.kafka.client_protocol import committed_offsets, topic_ids
-from shared.kafka.positions import DELETED, RECREATED, Gap, StoredPosition, missing_records
+from shared.kafka.gaps import DELETED, RECREATED, Gap, missing_records
+from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import KafkaProducer, record
 from shared.postgres import position_admin
 from shared.postgres.position_admin import GroupPosition
@@ -63,7 +64,14 @@ async def show(bootstrap: str, found: Sequence[GroupPosition]) -> bool:
         last = "unknown" if stored.gap.end is None else stored.gap.end - 1
         lost = f"{group} {tp.topic} {tp.partition} {stored.gap.first} {last}"
         console_output.show(f"  to accept this loss: {runnable_command(f'positions accept-loss {lost}')}")
+    for group in sorted({each.group for each in gaps}):
+        if all(_is_of_new_group(each.stored) for each in gaps if each.group == group):
+            console_output.show(f"  if {group} is new, to start it: {runnable_command(f'positions init {group}')}")
     return not gaps
+
+
+def _is_of_new_group(stored: StoredPosition) -> bool:
+    return stored.position == 0 and stored.gap is not None and stored.gap.reason == DELETED
 
 
 async def accept_loss(
@@ -92,25 +100,60 @@ async def accept_loss(
         position_admin.check_loss(known, group, tp, gap)
         if is_in_kafka(group):
             await cluster.require_no_member(tp)
-        loss = LossAccepted(
-            group=group,
-            topic=tp.topic,
-            topic_id=topic_id,
-            partition=tp.partition,
-            reason=gap.reason,
-            first=first,
-            last=last,
-            continues_at=gap.start_after_loss,
-            by=by,
-            note=note,
-        )
-        await _publish(bootstrap, loss)
+        await _publish(bootstrap, _loss(group, tp, gap, topic_id, by=by, note=note))
         if is_in_kafka(group):
             await cluster.commit({tp: OffsetAndMetadata(gap.start_after_loss, topic_id)})
         else:
             async with position_admin.database(_required(database, group)) as connection:
                 await position_admin.accept_loss(connection, group, tp, gap, topic_id)
     return gap.start_after_loss
+
+
+async def init(bootstrap: str, *, database: str | None, group: str, by: str, note: str) -> dict[TopicPartition, int]:
+    """Let a new group start at the first record that its topics still have, after events say so.
+
+    Returns the positions of the partitions that have lost records; the others start at 0 anyway. Raises UserError if
+    the group has handled a record of one of these partitions, and Transient when Kafka does not respond.
+    """
+    found = {each.partition: each.stored for each in await find(bootstrap, database=database, group=group)}
+    if not found:
+        raise UserError(f"{group} is not known.", "Check its name, and start its service once.")
+    async with _Cluster.connected(bootstrap, group) as cluster:
+        ids_now, starts = await cluster.topic_ids(sorted({tp.topic for tp in found})), await cluster.starts(list(found))
+        new = {tp: StoredPosition(start, ids_now[tp.topic]) for tp, start in sorted(starts.items()) if start > 0}
+        position_admin.check_is_new(group, {tp: found[tp] for tp in new})
+        for tp, committed in (await cluster.committed(list(new))).items():
+            if committed.offset > 0:
+                raise UserError(
+                    f"{group} is not new: it has committed offset {committed.offset} of {tp.topic}[{tp.partition}].",
+                    "Its database is empty or was restored: see docs/runbooks/missing-records.md.",
+                )
+        if new and is_in_kafka(group):
+            await cluster.require_no_member(min(new))
+        for tp, at in new.items():
+            gap = Gap(DELETED, 0, at.position)
+            await _publish(bootstrap, _loss(group, tp, gap, at.topic_id, by=by, note=note))
+        if is_in_kafka(group):
+            await cluster.commit({tp: OffsetAndMetadata(at.position, at.topic_id) for tp, at in new.items()})
+        else:
+            async with position_admin.database(_required(database, group)) as connection:
+                await position_admin.start_behind_deleted(connection, group, new)
+    return {tp: at.position for tp, at in new.items()}
+
+
+def _loss(group: str, tp: TopicPartition, gap: Gap, topic_id: str, *, by: str, note: str) -> LossAccepted:
+    return LossAccepted(
+        group=group,
+        topic=tp.topic,
+        topic_id=topic_id,
+        partition=tp.partition,
+        reason=gap.reason,
+        first=gap.first,
+        last=None if gap.end is None else gap.end - 1,
+        continues_at=gap.start_after_loss,
+        by=by,
+        note=note,
+    )
 
 
 async def reset(bootstrap: str, *, database: str | None, group: str, topic: str | None = None) -> int:
@@ -183,6 +226,10 @@ class _Cluster:
                 gap = Gap(RECREATED, offset.offset, None)
             found.append(GroupPosition(group, tp, StoredPosition(offset.offset, topic_id, gap)))
         return found
+
+    async def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """The committed offsets of the connection's group."""
+        return await committed_offsets(self._consumer, partitions)
 
     async def require_no_member(self, tp: TopicPartition) -> None:
         """Check that the group has no member, by repeating its committed offset; raises UserError."""

@@ -102,7 +102,10 @@ class _Timeline(msgspec.Struct):
 
 
 class StuckItem(NamedTuple):
-    """An item that stays `submitted` in a region: the events to publish again, or the `reason` why there are none."""
+    """An item that stays `submitted` in a region: the events to publish again, or the `reason` why there are none.
+
+    `later`: the id of a later post of its subject, which is in force in its place.
+    """
 
     region: str
     item_id: str
@@ -110,6 +113,7 @@ class StuckItem(NamedTuple):
     received_at: str
     events: Sequence[_Entry]
     reason: str = ""
+    later: str = ""
 
 
 class ReconcileResult(msgspec.Struct):
@@ -154,11 +158,11 @@ class Reconciliation:
                 repeatable = {item["item_id"] for item in items}
                 of_region: list[StuckItem] = []
                 for item in reversed(items[: self._limit]):  # a later post decides about the earlier ones
-                    events, reason = await self._repair(region, item, repeatable, offsets)
+                    events, reason, later = await self._repair(region, item, repeatable, offsets)
                     if reason:
                         repeatable.discard(item["item_id"])
                     about = (region, item["item_id"], item["subject"] or "", item["received_at"] or "")
-                    of_region.append(StuckItem(*about, events, reason))
+                    of_region.append(StuckItem(*about, events, reason, later))
                 found += reversed(of_region)
         finally:
             await offsets.stop()
@@ -200,23 +204,23 @@ class Reconciliation:
 
     async def _repair(
         self, region: str, item: Mapping[str, Any], repeatable: set[str], offsets: OffsetClient
-    ) -> tuple[list[_Entry], str]:
-        """The events that continue an item, in order; or the reason why none is published."""
+    ) -> tuple[list[_Entry], str, str]:
+        """The events that continue an item, in order; or the reason why none is published, and the later post."""
         entries = _first_of_each_id(await self._entries(region, item))
         steps = [entry for entry in entries if entry.type in _STEPS]
         if not steps:
             if await _audit_is_behind(region, offsets):
-                return [], "not in the audit log yet, which is behind"
-            return [], "not in the audit log: its client must post it again"
+                return [], "not in the audit log yet, which is behind", ""
+            return [], "not in the audit log: its client must post it again", ""
         last = max(steps, key=lambda entry: (_STEPS[entry.type], entry.seq or 0))
         if reader := await _unread(last, region, offsets):
-            return [], f"waits in {last.topic}: {reader} has not read it yet"
+            return [], f"waits in {last.topic}: {reader} has not read it yet", ""
         if _STEPS[last.type] < _STEPS[DECISION_MADE]:
             if later := await self._later_post(region, item, repeatable):
-                return [], f"a later post of its subject ({later}) would be replaced by it"
+                return [], f"superseded by a later post of its subject ({later}), which it would replace", later
             withdrawals = [entry for entry in entries if entry.type == ITEM_WITHDRAWN]
-            return [last, *withdrawals], ""
-        return [last], ""
+            return [last, *withdrawals], "", ""
+        return [last], "", ""
 
     async def _entries(self, region: str, item: Mapping[str, Any]) -> list[_Entry]:
         """The events about an item in the audit log, oldest first; none of its notices and appeals."""
@@ -309,6 +313,7 @@ def show_found(items: Sequence[StuckItem], more: int, minutes: float) -> None:
     console_output.console.print(table)
     counts = Counter(bool(item.reason) for item in items)
     console_output.show(f"{counts[False]:,} items would be published again, {counts[True]:,} not; nothing was changed.")
+    _show_superseded(items)
     _show_more(more)
 
 
@@ -323,7 +328,17 @@ def show_result(result: ReconcileResult, wait: float) -> None:
     for item in result.left[:_ROWS]:
         subject = console_output.clean(item.subject)
         console_output.show(f"Not published: {item.item_id} in {item.region} ({subject}): {item.reason}.", "yellow")
+    _show_superseded(result.left)
     _show_more(result.more)
+
+
+def _show_superseded(items: Sequence[StuckItem]) -> None:
+    if count := sum(bool(item.later) for item in items):
+        console_output.show(
+            f"{count:,} of the items that are not published have a later post of their subject, and one of both has no"
+            " version. The later post applies in their place, so nothing is lost.",
+            "yellow",
+        )
 
 
 def _show_more(more: int) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
+import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -17,6 +18,7 @@ from rich.text import Text
 from piepowder import console_output
 from piepowder.dead_letters import DeadLetterId, RegionDeadLetters
 from piepowder.hints import command
+from piepowder.positions import is_in_kafka
 from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL, decode
@@ -36,7 +38,8 @@ _clock = SystemClock()
 
 
 class StoppedPartition(NamedTuple):
-    """A partition with an entry. `committed` is the group's next offset, `end` that of the log."""
+    """A partition with an entry. `committed` is the offset that the group has committed, `start` and `end` are those of
+    the log."""
 
     region: str
     group: str
@@ -44,6 +47,14 @@ class StoppedPartition(NamedTuple):
     entry: StopEntry
     committed: int
     end: int
+    start: int = 0
+
+    @property
+    def first_unread(self) -> int:
+        """An offset from which the group may still read. The position of a group with a database is there, so its
+        committed offset may be ahead of it; records before the position are in no range, because it never reads them.
+        """
+        return self.committed if is_in_kafka(self.group) else self.start
 
     @property
     def place(self) -> str:
@@ -173,6 +184,7 @@ class RegionStops:
                 entry,
                 max(first[tp], committed[tp].offset if tp in committed else 0),
                 end[tp],
+                first[tp],
             )
             for tp, entry in sorted(known.items())
         ]
@@ -204,7 +216,7 @@ def range_of(found: StoppedPartition, request: RangeRequest) -> DeadLetterRange 
                 f"Wait until `{command('stopped list')}` no longer shows them.",
             )
         return now
-    first = found.committed if request.first is None else max(request.first, found.committed)
+    first = found.first_unread if request.first is None else max(request.first, found.first_unread)
     last = found.end - 1 if request.last is None else request.last
     if last >= found.end:
         raise UserError(f"{found.place} ends at offset {found.end - 1}.", f"Give --last {found.end - 1} or less.")
@@ -342,6 +354,8 @@ async def preview(
             for each in await cell.find(wanted):
                 asked = range_of(each, request)
                 if asked is not None:
+                    if asked.first < each.committed <= asked.last:  # the group reads from here
+                        asked = msgspec.structs.replace(asked, first=each.committed)
                     place = each.tp, asked.first, asked.last
                     if place not in contents:
                         contents[place] = await inspect(bootstrap, region, each.tp, asked)

@@ -48,16 +48,18 @@ class ItemOutcome(StrEnum):
 
 
 class AuditCounts(NamedTuple):
-    """The number of an audit log's entries: from the topics of its region, and from the control topic."""
+    """The number of an audit log's events, each id once: from the topics of its region, and from the control topic."""
 
     regional: int
     control: int
 
 
 def audit_counts(totals: Mapping[str, Any]) -> AuditCounts:
-    """The counts from an audit log's totals, without the access events, which are published during the account too."""
-    by_type: Mapping[str, int] = totals["by_type"]
-    size: int = totals["size"]
+    """The counts from an audit log's totals: one for each event id, so without conflicts. Without the access events,
+    too, which are published during the account."""
+    conflicts: Mapping[str, int] = totals["conflicts"]
+    by_type = {kind: n - conflicts.get(kind, 0) for kind, n in totals["by_type"].items()}
+    size: int = totals["size"] - sum(conflicts.values())
     from_control, from_access = (
         sum(n for kind, n in by_type.items() if kind.startswith(_entities(contract))) for contract in (control, access)
     )

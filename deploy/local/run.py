@@ -30,6 +30,7 @@ from shared.runtime.user_errors import file_errors
 _POLL_SECONDS: Final = 0.4
 _NO_PROGRESS_SECONDS: Final = 90.0
 _SETTLE_SECONDS: Final = 90.0
+_PROGRESS_SECONDS: Final = 5.0
 _WITHDRAWALS: Final = 3
 _clock = SystemClock()
 
@@ -167,7 +168,7 @@ class _Work:
                 if job.file is None:
                     await self._withdraw_some(tally)
                 crew.finishing.set()
-                await asyncio.wait([reviewing], timeout=job.review_seconds)
+                await self._wait_reviewed(crew, reviewing)
                 crew.stop.set()
                 await asyncio.wait([reviewing])
                 console_output.show(f"The reviewers finished after {self._elapsed():.1f} s: {summary(crew.done)}")
@@ -202,6 +203,19 @@ class _Work:
                 )
                 return
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _wait_reviewed(self, crew: Simulation, reviewing: "asyncio.Task[None]") -> None:
+        """Wait until the reviewers end, or their time; show their progress."""
+        until = _clock.monotonic() + self._job.review_seconds
+        if self._job.reviewers:
+            console_output.show(
+                f"{self._job.reviewers} simulated reviewers in each region decide the cases, for up to"
+                f" {self._job.review_seconds:.0f} s"
+            )
+        while not reviewing.done() and (left := until - _clock.monotonic()) > 0:
+            await asyncio.wait([reviewing], timeout=min(left, _PROGRESS_SECONDS))
+            if not reviewing.done():
+                console_output.show(f"  {sum(crew.done.values()):,} cases so far, after {self._elapsed():.0f} s")
 
     async def _withdraw_some(self, tally: Tally) -> None:
         """Withdraw a few items of the sample whose cases wait; a reviewer may decide them first."""

@@ -16,10 +16,24 @@ from piepowder.commands import options
 from piepowder.commands.options import ApiConnection, grouped
 from shared.contracts import ids
 from shared.runtime.clock import SystemClock, from_text, to_text
+from shared.runtime.user_errors import UserError
 
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
 _SPAN: Final = re.compile(r"([1-9]\d{0,5})([mhd])")
 _STYLES: Final = {"live": "green", "active": "green", "disabled": "red", "revoked": "dim", "expired": "dim"}
+_OPTIONS: Final = {
+    "/name": "NAME",
+    "/scopes": "--scope",
+    "/regions": "--region",
+    "/platforms": "--platform",
+    "/description": "--description",
+    "/limit/requests_per_second": "--rate",
+    "/limit/burst": "--burst",
+    "/limit/items_per_second": "--items",
+    "/expires_at": "--expires",
+    "/others_expire_at": "--keep-old",
+}
+"""The option of each field."""
 _clock = SystemClock()
 
 app = options.new_app("clients", "API clients: their keys, scopes, regions, platforms and limits.")
@@ -94,7 +108,10 @@ def create(
     items: Annotated[float, typer.Option(min=0, help="Items a second, on average; 0: no separate limit")] = 0.0,
     expires: ExpiresIn = None,
 ) -> None:
-    """Create a client and its first key, which is shown only now."""
+    """Create a client and its first key, which is shown only now.
+
+    For a client that exists and has a key, `clients rotate` creates another one.
+    """
     if rate is None and (burst is not None or items):
         raise typer.BadParameter("--burst and --items require --rate")
     limit = None
@@ -110,10 +127,12 @@ def create(
     }
 
     async def make(api: Api) -> dict[str, Any]:
-        await api.post("intake", "/v1/clients", body)
+        client = (await api.call("intake", "POST", "/v1/clients", json=body)).json()["client"]
+        _require_no_key(client)  # an interrupted command is repeated to create the first key
         return await _new_key(api, name, expires_at=expires, others_expire_at=None)
 
-    _show_key(connection.run(make))
+    with options.named_faults(_OPTIONS):
+        _show_key(connection.run(make))
 
 
 @app.command()
@@ -129,7 +148,8 @@ def rotate(
     ] = None,
 ) -> None:
     """Create another key of a client, which is shown only now; the present key stays valid."""
-    _show_key(connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old)))
+    with options.named_faults(_OPTIONS):
+        _show_key(connection.run(lambda api: _new_key(api, name, expires_at=expires, others_expire_at=keep_old)))
 
 
 @app.command()
@@ -166,6 +186,14 @@ def enable(connection: ApiConnection, name: Name) -> None:
 def _show_changed(connection: ApiConnection, name: str, method: str, path: str = "", **request: Any) -> None:
     response = connection.run(lambda api: api.call("intake", method, _path(name) + path, **request))
     _show(response.json()["client"])
+
+
+def _require_no_key(client: Mapping[str, Any]) -> None:
+    if keys := [f"{key['key_id']} ({key['state']})" for key in client["keys"]]:
+        raise UserError(
+            f"The client {client['name']} exists, with the keys {', '.join(keys)}. No other key was created.",
+            f"To create another key, use `piepowder clients rotate {client['name']}`.",
+        )
 
 
 async def _new_key(api: Api, name: str, *, expires_at: str | None, others_expire_at: str | None) -> dict[str, Any]:

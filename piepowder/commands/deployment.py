@@ -18,6 +18,9 @@ app = options.new_app()
 @grouped
 def status(connection: ApiConnection) -> None:
     """Show the readiness of the services, the open cases, the decisions and the items."""
+    found = connection.profile
+    if found.absent is not None and not found.services:
+        raise found.absent
     parts, ready = connection.run(deployment_status.status)
     for part in parts:
         console_output.console.print(part)

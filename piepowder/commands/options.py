@@ -4,7 +4,8 @@ import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -14,7 +15,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from piepowder import listings
-from piepowder.client import Api
+from piepowder.client import Api, ApiError
 from piepowder.profile import Profile, local_folder, resolve
 from shared.runtime.settings import RegionIds
 from shared.runtime.user_errors import UserError, file_errors
@@ -68,6 +69,27 @@ class ApiConnection:
                 return await work(api)
 
         return asyncio.run(working())
+
+
+@contextmanager
+def named_faults(names: Mapping[str, str]) -> Iterator[None]:
+    """Name the options of a command in place of the JSON pointers of an `ApiError`.
+
+    `names` has the option for the first parts of a pointer, such as `{"/expected_date": "--date"}`; what follows them
+    is shown behind the option.
+    """
+    try:
+        yield
+    except ApiError as error:
+        faults = [{**fault, "pointer": _named(fault.get("pointer") or "", names)} for fault in error.faults]
+        raise ApiError(error.status, {**error.problem, "errors": faults}) from error
+
+
+def _named(pointer: str, names: Mapping[str, str]) -> str:
+    for start in sorted(names, key=len, reverse=True):
+        if pointer == start or pointer.startswith(f"{start}/"):
+            return " ".join([names[start], *([pointer[len(start) + 1 :]] if pointer != start else [])])
+    return pointer
 
 
 def read_yaml(path: Path) -> Any:

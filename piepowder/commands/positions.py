@@ -1,4 +1,4 @@
-"""The commands of consumer positions: show, reset, accept-loss."""
+"""The commands of consumer positions: show, init, reset, accept-loss."""
 
 import asyncio
 import getpass
@@ -42,6 +42,32 @@ def show(
         return await consumer_positions.show(bootstrap, found)
 
     raise typer.Exit(0 if asyncio.run(showing()) else 1)
+
+
+@app.command()
+@grouped
+def init(
+    connection: ApiConnection,
+    *,
+    group: Group,
+    note: Annotated[str, typer.Option(help="The reason, for the audit log")] = "new group",
+    database: DatabaseUrl = None,
+    kafka: options.Kafka = None,
+) -> None:
+    """Let a new group start at the first record that its topics still have, and publish this as events.
+
+    For a new service or region on topics from which Kafka has already deleted records. Start the service once before,
+    so that its group is known; the router must be stopped. Refused for a group that has handled a record there.
+    """
+    positions = asyncio.run(
+        consumer_positions.init(
+            kafka or connection.profile.bootstrap(), database=database, group=group, by=getpass.getuser(), note=note
+        )
+    )
+    for tp, position in positions.items():
+        console_output.show(f"{group} starts in {tp.topic}[{tp.partition}] at {position}; the event is published.")
+    if not positions:
+        console_output.show(f"The topics of {group} still have all of their records, so it starts at 0 by itself.")
 
 
 @app.command()

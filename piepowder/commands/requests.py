@@ -26,6 +26,19 @@ _ACTIONS: Final = {
     "rollback": "Record that the request is no longer in force, with --reason.",
     "review": "Record the result of the request.",
 }
+_OPTIONS: Final = {
+    "title": "--title",
+    "kind": "--kind",
+    "sponsor": "--sponsor",
+    "regions": "--region",
+    "markets": "--market",
+    "expected_items_per_day": "--items-per-day",
+    "expected_date": "--date",
+    "rationale": "--rationale",
+    "change/policy_set": "--policies",
+    "change/operating_model_diff": "--operating-model",
+}
+"""The option of each field of a request."""
 _PAGE: Final = 200
 _clock = SystemClock()
 
@@ -65,6 +78,15 @@ def _body(file: Path | None, policies: Path | None, operating_model: Path | None
     return whole
 
 
+def _names(file: Path | None, **fields: object) -> dict[str, str]:
+    """The origin of each field in a fault: its option, or the file if the file gives it."""
+    origin = {f"/{name}": option for name, option in _OPTIONS.items()}
+    if file is None:
+        return origin
+    own = {f"/{name}": f"{name} in {file}" for name in _OPTIONS if fields.get(name) in (None, [])}
+    return {"": str(file)} | origin | own
+
+
 @app.command()
 @grouped
 def new(
@@ -84,20 +106,20 @@ def new(
     key: Annotated[str | None, typer.Option(help="An idempotency key: a repeated command creates nothing")] = None,
 ) -> None:
     """Create a business request as a draft; its change is checked."""
-    body = _body(
-        file,
-        policies,
-        operating_model,
-        title=title,
-        kind=kind,
-        sponsor=sponsor,
-        regions=region,
-        markets=market,
-        expected_items_per_day=items_per_day,
-        expected_date=date,
-        rationale=rationale,
-    )
-    _show_outcome(connection.run(lambda api: api.post("intake", "/v1/requests", body, key=key or _key(body))))
+    fields = {
+        "title": title,
+        "kind": kind,
+        "sponsor": sponsor,
+        "regions": region,
+        "markets": market,
+        "expected_items_per_day": items_per_day,
+        "expected_date": date,
+        "rationale": rationale,
+    }
+    body = _body(file, policies, operating_model, **fields)
+    files = {"change/policy_set": policies, "change/operating_model_diff": operating_model}
+    with options.named_faults(_names(file, **fields, **files)):
+        _show_outcome(connection.run(lambda api: api.post("intake", "/v1/requests", body, key=key or _key(body))))
 
 
 @app.command()
@@ -118,7 +140,9 @@ def change(
         etag = f'"{(await api.get("intake", _path(request)))["version"]}"'
         return (await api.call("intake", "PATCH", _path(request), json=body, headers={"If-Match": etag})).json()
 
-    _show_outcome(connection.run(patch))
+    files = {"change/policy_set": policies, "change/operating_model_diff": operating_model}
+    with options.named_faults(_names(file, title=title, **files)):
+        _show_outcome(connection.run(patch))
 
 
 @app.command("list")

@@ -59,7 +59,9 @@ def dead_letter(
     topic: Topic,
     group: Group = None,
     partition: Partition = None,
-    first: Annotated[int | None, typer.Option(min=0, help="First offset; by default the next of the group")] = None,
+    first: Annotated[
+        int | None, typer.Option(min=0, help="First offset; by default the next that the group reads")
+    ] = None,
     last: Annotated[int | None, typer.Option(min=0, help="Last offset; by default the last of the log")] = None,
     only_failing: Annotated[
         bool,

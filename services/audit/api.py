@@ -62,14 +62,26 @@ SubjectId = Annotated[str, Path(description="The platform's own id; slashes are 
 
 
 class LogTotalsView(View):
-    """The size of the log: `size` events in total and by type, and the number of dead letters."""
+    """The size of the log: `size` events in total and by type, and the number of dead letters.
+
+    `conflicts` are those of the events, by type, that have the id of an earlier event and other values.
+    """
 
     region: str
     size: int
     by_type: dict[str, int]
     deadletters: int
+    conflicts: dict[str, int]
 
-    model_config = example({"region": "eu", "size": 1, "by_type": {"piepowder.item.submitted.v1": 1}, "deadletters": 1})
+    model_config = example(
+        {
+            "region": "eu",
+            "size": 2,
+            "by_type": {"piepowder.item.submitted.v1": 2},
+            "deadletters": 1,
+            "conflicts": {"piepowder.item.submitted.v1": 1},
+        }
+    )
 
 
 @router.get(
@@ -184,5 +196,5 @@ async def conflicts(_: Auditor, store: TheStore, limit: Limit = 100, cursor: Cur
 
 @router.get("/totals", summary="Size of the log")
 async def totals(_: Auditor, store: TheStore) -> LogTotalsView:
-    head, by_type = await store.totals()
-    return LogTotalsView(region=store.region, size=head.size, by_type=by_type, deadletters=head.deadletters)
+    (size, deadletters), by_type, conflicts = await store.totals()
+    return LogTotalsView(region=store.region, size=size, by_type=by_type, deadletters=deadletters, conflicts=conflicts)

@@ -97,6 +97,14 @@ class LogHead(NamedTuple):
     deadletters: Natural
 
 
+class LogTotals(NamedTuple):
+    """The log's head, its events by type, and those of them that are conflicts."""
+
+    head: LogHead
+    by_type: dict[str, int]
+    conflicts: dict[str, int]
+
+
 class Conflict(msgspec.Struct, frozen=True, gc=False):
     """An event with the id of another one and other values. `id` identifies these values. `reason` is `content` if the
     client said something else, and `value` if a service did."""

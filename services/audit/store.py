@@ -26,6 +26,7 @@ from services.audit.domain import (
     LoggedEvent,
     LogHead,
     LogPosition,
+    LogTotals,
     TimelineEntry,
     conflict,
 )
@@ -250,14 +251,28 @@ class Store:
             for row in rows
         ]
 
-    async def totals(self) -> tuple[LogHead, dict[str, int]]:
-        """The head and the number of events by type, at one moment."""
-        query = sa.select(head, counts).select_from(head.outerjoin(counts, sa.true())).order_by(counts.c.type)
+    async def totals(self) -> LogTotals:
+        """The sizes of the log at one moment."""
+        conflicts = (
+            sa.select(log.c.type, sa.func.count().label("conflicts"))
+            .where(log.c.conflicts_with.is_not(None))
+            .group_by(log.c.type)
+            .subquery()
+        )
+        query = (
+            sa.select(head, counts, conflicts.c.conflicts)
+            .select_from(
+                head.outerjoin(counts, sa.true()).outerjoin(conflicts, conflicts.c.type == counts.c.type),
+            )
+            .order_by(counts.c.type)
+        )
         async with self._database.query() as connection:
             rows = (await connection.execute(query)).all()
-        return LogHead(rows[0].size, rows[0].deadletters), {
-            row.type: row.events for row in rows if row.type is not None
-        }
+        return LogTotals(
+            LogHead(rows[0].size, rows[0].deadletters),
+            {row.type: row.events for row in rows if row.type is not None},
+            {row.type: row.conflicts for row in rows if row.conflicts},
+        )
 
     async def _append_events(self, connection: Connection, logged: Sequence[LoggedEvent], size: int) -> list[_Row]:
         """Append the new events and the conflicts. Repeats are rare, so the events are first inserted without a

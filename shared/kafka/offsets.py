@@ -1,20 +1,28 @@
 """Progress of a consumer group, measured in Kafka's offsets: unlike clocks, they neither jump nor disagree."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCoordinatorForGroupError
 
+from shared.kafka.client_protocol import topic_ids
 from shared.runtime.errors import Transient
 
 EndOffsets: TypeAlias = dict[TopicPartition, int]
 """The offset after the last record of each partition; without empty partitions."""
 
 _TIMEOUT_MS = 5_000
+
+
+class ReadUntil(NamedTuple):
+    """The offset of the next record that a group reads, of the topic with this id; an empty id is not known."""
+
+    offset: int
+    topic_id: str
 
 
 class OffsetClient:
@@ -31,26 +39,54 @@ class OffsetClient:
         return {tp: end for tp, (begin, end) in (await self._ranges(topics)).items() if end > begin}
 
     async def behind(self, group: str, topic: str) -> int:
-        """The number of offsets of a topic that the group has not committed yet; all of them without a commit."""
-        ranges = await self._ranges([topic])
-        try:
-            admin, _ = await self._connected()
-            committed = await admin.list_consumer_group_offsets(group)
-        except (KafkaError, OSError) as error:
-            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
-        positions = {tp: committed[tp].offset if tp in committed else -1 for tp in ranges}
-        return sum(max(0, end - max(begin, positions[tp])) for tp, (begin, end) in ranges.items())
+        """The number of records of a topic that the group has not committed yet; see `unread`."""
+        committed = await self._committed(group)
+        return await self.unread(topic, {tp.partition: at for tp, at in committed.items() if tp.topic == topic})
+
+    async def unread(self, topic: str, positions: Mapping[int, ReadUntil]) -> int:
+        """The number of offsets of a topic from these positions, by partition, to the end; 0 without a position.
+
+        Records that were deleted before they were read count. All records of a partition count if its position belongs
+        to a deleted topic of the same name, or is behind the end of the log.
+        """
+        ranges, topic_id = await self._ranges([topic]), await self._id(topic)
+        return sum(
+            _unread(positions.get(tp.partition, ReadUntil(0, "")), topic_id, begin, end)
+            for tp, (begin, end) in ranges.items()
+        )
 
     async def has_passed(self, group: str, ends: EndOffsets) -> bool:
-        """True if the group has committed all records before these offsets; False while its coordinator moves."""
+        """True if the group has committed all records before these offsets; False while its coordinator moves.
+
+        The offsets of a deleted topic of the same name do not count.
+        """
+        try:
+            committed = await self._committed(group)
+        except Transient as error:
+            if isinstance(error.__cause__, GroupCoordinatorNotAvailableError | NotCoordinatorForGroupError):
+                return False
+            raise
+        known = {topic: await self._id(topic) for topic in {tp.topic for tp in ends}}
+        return all(
+            tp in committed and committed[tp].topic_id in ("", known[tp.topic]) and committed[tp].offset >= end
+            for tp, end in ends.items()
+        )
+
+    async def _committed(self, group: str) -> dict[TopicPartition, ReadUntil]:
+        """The committed offsets of a group; its consumers commit the topic's id as the metadata."""
         try:
             admin, _ = await self._connected()
             committed = await admin.list_consumer_group_offsets(group)
-        except (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
-            return False
         except (KafkaError, OSError) as error:
             raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
-        return all(tp in committed and committed[tp].offset >= end for tp, end in ends.items())
+        return {tp: ReadUntil(at.offset, at.metadata or "") for tp, at in committed.items() if at.offset >= 0}
+
+    async def _id(self, topic: str) -> str:
+        try:
+            _, consumer = await self._connected()
+            return (await topic_ids(consumer, [topic])).get(topic, "")
+        except (KafkaError, OSError) as error:
+            raise Transient(f"Kafka at {self._bootstrap} does not return the id of {topic}: {error!r}") from error
 
     async def _ranges(self, topics: Sequence[str]) -> dict[TopicPartition, tuple[int, int]]:
         """The first offset and the offset after the last record of each partition."""
@@ -92,3 +128,8 @@ class OffsetClient:
                     raise
                 self._clients = admin, consumer
             return self._clients
+
+
+def _unread(at: ReadUntil, topic_id: str, begin: int, end: int) -> int:
+    is_of_this_log = at.topic_id in ("", topic_id) and at.offset <= end
+    return end - (at.offset if is_of_this_log else begin)

@@ -1,4 +1,4 @@
-"""Positions of a consumer: where it starts in each partition, and which records are missing there.
+"""Positions of a consumer: where it starts in each partition.
 
 A consumer with a store (its service's database) keeps its positions in the store, and changes them in the transaction
 of the effects by compare-and-set. So a database that is restored from a backup continues where its own content ends,
@@ -6,8 +6,9 @@ and a member that lost its partitions cannot store an effect twice. A consumer w
 that its group has committed.
 
 No consumer ever chooses another start itself. When the log starts above the position, ends below it, or belongs to
-another topic of the same name, records are missing: the partition stops, all others continue, and the readiness says
-which records are missing, until an operator accepts the loss. See docs/adr/0032-positions-in-the-database.md.
+another topic of the same name, records are missing (`shared.kafka.gaps`): the partition stops, all others continue, and
+the readiness says which records are missing, until an operator accepts the loss. See
+docs/adr/0032-positions-in-the-database.md.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from shared.kafka.gaps import RECREATED, TRUNCATED, Gap, SuspectedGaps, describe_gaps, log_ranges, missing_records
 from shared.kafka.records import RawRecord
 from shared.kafka.stopped import StopCause
 from shared.runtime import metrics
@@ -28,15 +30,8 @@ from shared.runtime.readiness import Readiness
 
 log = logging.getLogger(__name__)
 
-DELETED: Final = "deleted"
-TRUNCATED: Final = "truncated"
-RECREATED: Final = "recreated"
-
 _CHECK_SECONDS: Final = 5.0
-_RANGE_SECONDS: Final = 5.0  # to read the start and the end of the partitions
-_CONFIRM_SECONDS: Final = 2.0  # a new leader may report a lower end for a moment
 _PRUNE_EACH: Final = 100  # transactions
-_SHOWN: Final = 3  # partitions in a message
 
 TopicIds: TypeAlias = Callable[[AIOKafkaConsumer, Collection[str]], Awaitable[Mapping[str, str]]]
 CommittedOffsets: TypeAlias = Callable[
@@ -66,32 +61,6 @@ NO_MOVES: Final = Moves("", ())
 
 class PositionChangedError(Exception):
     """The stored position is not the expected one: roll back the transaction, and read the positions again."""
-
-
-class Gap(NamedTuple):
-    """Missing records of a partition: from offset `first` to the one before `end`, which is None if it is unknown."""
-
-    reason: str
-    first: int
-    end: int | None
-
-    @property
-    def start_after_loss(self) -> int:
-        """The position of a consumer that accepts the loss."""
-        return {DELETED: self.end or 0, TRUNCATED: self.first, RECREATED: 0}[self.reason]
-
-    def describe(self, tp: TopicPartition) -> str:
-        """A sentence about the missing records."""
-        place = f"{tp.topic}[{tp.partition}]"
-        if self.reason == RECREATED:
-            return (
-                f"{place}: the topic was deleted and created again, and the old records from {self.first} on are"
-                " missing if they were not read"
-            )
-        records = f"the records {self.first} to {(self.end or 0) - 1}"
-        if self.reason == TRUNCATED:
-            return f"{place}: {records} were read and are no longer in the topic, which ends before them"
-        return f"{place}: {records} are missing; they were deleted before they were read"
 
 
 class StoredPosition(NamedTuple):
@@ -224,7 +193,7 @@ class Positions:
         self._unplaced: set[TopicPartition] = set()
         self._stopped: dict[TopicPartition, Gap] = {}
         self._behind: dict[TopicPartition, int] = {}
-        self._suspected: dict[TopicPartition, float] = {}
+        self._suspected = SuspectedGaps(clock)
         self._last: dict[TopicPartition, StoredPosition] = {}  # without a store
         self._checked_at = 0.0
         self._latest_ids: asyncio.Task[Mapping[str, str]] | None = None
@@ -245,7 +214,8 @@ class Positions:
 
     def _replace(self, partitions: Collection[TopicPartition]) -> None:
         self._assignments += 1
-        self._at, self._ids, self._stopped, self._behind, self._suspected = {}, {}, {}, {}, {}
+        self._at, self._ids, self._stopped, self._behind = {}, {}, {}, {}
+        self._suspected.forget()
         self._unplaced = set(partitions)
         if self._latest_ids is not None:
             self._latest_ids.cancel()
@@ -320,7 +290,7 @@ class Positions:
             stored = self._committed_or_last(committed, partitions)
         else:
             stored = await self._store.read(self._group, partitions)
-        ranges = await _ranges(consumer, [tp for tp in partitions if tp.topic in ids])
+        ranges = await log_ranges(consumer, [tp for tp in partitions if tp.topic in ids])
         if assignments != self._assignments:
             return
         found = {
@@ -328,7 +298,8 @@ class Positions:
             for tp in partitions
             if tp.topic in ids
         }
-        waiting = {tp for tp in found if self._is_unconfirmed(tp, found[tp].gap, stored.get(tp))}
+        known = {tp: position.gap for tp, position in stored.items()}
+        waiting = {tp for tp in found if self._suspected.is_unconfirmed(tp, found[tp].gap, known.get(tp))}
         settled = {tp: position for tp, position in found.items() if tp not in waiting}
         if self._store is not None:
             changed = {tp: position for tp, position in settled.items() if stored.get(tp) != position}
@@ -349,6 +320,13 @@ class Positions:
     ) -> Mapping[TopicPartition, StoredPosition]:
         """The committed offsets. Kafka deletes them with their topic; then the last positions of this process."""
         found = {tp: self._last[tp] for tp in partitions if tp in self._last}
+        if unknown := sorted({tp.topic for tp in partitions} - {tp.topic for tp in found.keys() | committed.keys()}):
+            log.warning(
+                "the group has no offsets of %s and starts at 0: it is new, its offsets have expired, or the topic was"
+                " created again (docs/runbooks/missing-records.md)",
+                ", ".join(unknown),
+                extra={"group": self._group},
+            )
         return found | {tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()}
 
     def report_failure(self, error: Exception) -> None:
@@ -413,13 +391,6 @@ class Positions:
         known_id = topic_id if gap is None else stored.topic_id or topic_id
         return StoredPosition(stored.position, known_id, gap, behind_until)
 
-    def _is_unconfirmed(self, tp: TopicPartition, gap: Gap | None, stored: StoredPosition | None) -> bool:
-        if gap is None or gap.reason != TRUNCATED or (stored is not None and stored.gap == gap):
-            self._suspected.pop(tp, None)
-            return False
-        now = self._clock.monotonic()
-        return now - self._suspected.setdefault(tp, now) < _CONFIRM_SECONDS
-
     def _start(self, consumer: AIOKafkaConsumer, tp: TopicPartition, stored: StoredPosition) -> None:
         if stored.gap is not None:
             if self._stopped.get(tp) != stored.gap:
@@ -455,10 +426,7 @@ class Positions:
             log.info("the group's offsets are committed later: %r", error, extra={"group": self._group})
 
     def _report(self, missing: Collection[TopicPartition] = ()) -> None:
-        problems = [self._stopped[tp].describe(tp) for tp in sorted(self._stopped)]
-        if problems:
-            more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
-            problems = ["; ".join(problems[:_SHOWN]) + more + ": see docs/runbooks/missing-records.md"]
+        problems = [describe_gaps(self._stopped)] if self._stopped else []
         if missing:
             problems.append(f"{', '.join(sorted({tp.topic for tp in missing}))}: the topic does not exist")
         if self._behind:
@@ -472,29 +440,6 @@ class Positions:
         metrics.RECORDS_BEHIND.labels(self._group).set(
             sum(max(0, until - self._at.get(tp, until)) for tp, until in self._behind.items())
         )
-
-
-async def _ranges(
-    consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
-) -> dict[TopicPartition, tuple[int, int]]:
-    """The start and the end of each partition; empty when a partition has no leader, so that the others can start: a
-    fetch reports a position outside of the log, too."""
-    try:
-        async with asyncio.timeout(_RANGE_SECONDS):
-            starts = await consumer.beginning_offsets(partitions)
-            ends = await consumer.end_offsets(partitions)
-    except TimeoutError:
-        return {}
-    return {tp: (starts[tp], ends[tp]) for tp in partitions}
-
-
-def missing_records(position: int, start: int, end: int) -> Gap | None:
-    """The gap of a group at `position` of a log that starts at `start` and ends at `end`."""
-    if position < start:
-        return Gap(DELETED, position, start)
-    if position > end:
-        return Gap(TRUNCATED, end, position)
-    return None
 
 
 def _differs(committed: OffsetAndMetadata | None, stored: StoredPosition) -> bool:

@@ -11,18 +11,12 @@ from typing import Final, NamedTuple
 import asyncpg
 from aiokafka import TopicPartition
 
-from shared.kafka.positions import DELETED, REREAD, Gap, StoredPosition
+from shared.kafka.gaps import DELETED, Gap
+from shared.kafka.positions import REREAD, StoredPosition
 from shared.postgres.database import Connection, Database
-from shared.postgres.positions import NO_ROW, stored_position
+from shared.postgres.positions import NO_ROW, READ_ALL, stored_position
 from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
-
-_ALL: Final = """
-SELECT p.consumer_group, p.topic, p.partition, max(p.position) AS position,
-       s.topic_id, s.gap_reason, s.gap_first, s.gap_end, s.behind_until
-FROM positions AS p LEFT JOIN sources AS s USING (consumer_group, topic, partition)
-GROUP BY p.consumer_group, p.topic, p.partition, s.topic_id, s.gap_reason, s.gap_first, s.gap_end, s.behind_until
-ORDER BY p.consumer_group, p.topic, p.partition"""
 
 _DELETE: Final = "DELETE FROM positions WHERE consumer_group = $1 AND topic = $2 AND partition = $3"
 
@@ -63,7 +57,7 @@ async def positions_of(connection: Connection) -> list[GroupPosition]:
     """All stored positions of a database."""
     return [
         GroupPosition(row["consumer_group"], TopicPartition(row["topic"], row["partition"]), stored_position(row))
-        for row in await connection.fetch(_ALL)
+        for row in await connection.fetch(READ_ALL)
     ]
 
 
@@ -78,6 +72,18 @@ async def accept_loss(connection: Connection, group: str, tp: TopicPartition, ga
         await _set(connection, group, {tp: StoredPosition(gap.start_after_loss, topic_id)})
 
 
+async def start_behind_deleted(
+    connection: Connection, group: str, positions: Mapping[TopicPartition, StoredPosition]
+) -> None:
+    """Store the first positions of a group that has never handled a record of these partitions.
+
+    Raises UserError if it has.
+    """
+    async with connection.transaction():
+        check_is_new(group, {tp: at for tp, at in (await _locked(connection, group)).items() if tp in positions})
+        await _set(connection, group, positions)
+
+
 async def reset(connection: Connection, group: str, starts: Mapping[TopicPartition, int]) -> None:
     """Let the group handle all records of these partitions again, from the start of the log.
 
@@ -89,6 +95,18 @@ async def reset(connection: Connection, group: str, starts: Mapping[TopicPartiti
         await _set(
             connection, group, {tp: found[tp]._replace(position=at, behind_until=REREAD) for tp, at in first.items()}
         )
+
+
+def check_is_new(group: str, stored: Mapping[TopicPartition, StoredPosition]) -> None:
+    """Check that the group has handled no record of these partitions; raises UserError."""
+    for tp, at in stored.items():
+        is_new = at.position == 0 and (at.gap is None or at.gap.reason == DELETED)
+        if not is_new:
+            raise UserError(
+                f"{group} has a position in {tp.topic}[{tp.partition}]: {at.position}.",
+                "A group that has handled records loses the missing ones: accept each range that `piepowder positions"
+                " show` lists, with `piepowder positions accept-loss`.",
+            )
 
 
 def check_loss(stored: StoredPosition | None, group: str, tp: TopicPartition, gap: Gap) -> None:

@@ -14,7 +14,8 @@ import asyncpg
 import sqlalchemy as sa
 from aiokafka import TopicPartition
 
-from shared.kafka.positions import Gap, Moves, PositionChangedError, StoredPosition
+from shared.kafka.gaps import Gap
+from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.postgres.database import Connection, Database
 
 SESSION: Final = {"enable_seqscan": "off"}
@@ -72,6 +73,13 @@ JOIN LATERAL (
     WHERE consumer_group = $1 AND topic = n.topic AND partition = n.partition
 ) AS p ON p.position IS NOT NULL
 LEFT JOIN sources AS s ON s.consumer_group = $1 AND s.topic = n.topic AND s.partition = n.partition"""
+
+READ_ALL: Final = """
+SELECT p.consumer_group, p.topic, p.partition, max(p.position) AS position,
+       s.topic_id, s.gap_reason, s.gap_first, s.gap_end, s.behind_until
+FROM positions AS p LEFT JOIN sources AS s USING (consumer_group, topic, partition)
+GROUP BY p.consumer_group, p.topic, p.partition, s.topic_id, s.gap_reason, s.gap_first, s.gap_end, s.behind_until
+ORDER BY p.consumer_group, p.topic, p.partition"""
 
 _FIRST: Final = f"""
 INSERT INTO positions (consumer_group, topic, partition, expected, position)
@@ -141,6 +149,16 @@ class PositionTable:
         async with self._database.held() as connection:
             rows = await connection.fetch(_READ, group, [tp.topic for tp in partitions], [tp[1] for tp in partitions])
         return {TopicPartition(row["topic"], row["partition"]): stored_position(row) for row in rows}
+
+    async def of_group(self, group: str) -> dict[TopicPartition, StoredPosition]:
+        """All stored positions of a group."""
+        async with self._database.held() as connection:
+            rows = await connection.fetch(READ_ALL)
+        return {
+            TopicPartition(row["topic"], row["partition"]): stored_position(row)
+            for row in rows
+            if row["consumer_group"] == group
+        }
 
     async def has_passed(self, group: str, ends: Mapping[TopicPartition, int]) -> bool:
         """True if the group has handled all records before these offsets."""

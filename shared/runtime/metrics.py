@@ -35,7 +35,10 @@ KAFKA_BROKER_RESPONDS: Final = Gauge(
     "piepowder_kafka_broker_responds", "1 when this process gets a response from a broker of Kafka, else 0", ["broker"]
 )
 DATABASE_RESPONDS: Final = Gauge(
-    "piepowder_database_responds", "1 when this process gets a response from its PostgreSQL server, else 0", ["server"]
+    "piepowder_database_responds",
+    "1 when this process can use its database on a PostgreSQL server; 0 when the server does not respond, or the"
+    " database is missing or has lost its schema",
+    ["server"],
 )
 
 # Kafka consumers

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.contracts.events import ITEM_WITHDRAWN
 from tests.e2e.conftest import Cell
 from tests.e2e.steps import item, until, until_status
 
@@ -93,15 +94,18 @@ def test_an_item_is_withdrawn_before_its_decision_and_stays_so_until_a_newer_ver
     assert (case["state"], case["decisions"]) == ("withdrawn", [])
     timeline = until(
         lambda: cell.client.get(f"{cell.url('audit', cell.eu)}/v1/subjects/web/product/ring-3/timeline"),
-        lambda body: len(body["events"]) == 5,
+        lambda body: len(body["events"]) == 7,
     )
-    assert [event["type"].removeprefix("piepowder.") for event in timeline["events"]] == [
-        "item.submitted.v1",
-        "case.opened.v1",
-        "item.withdrawn.v1",
-        "case.withdrawn.v1",
+    kinds = [event["type"].removeprefix("piepowder.") for event in timeline["events"]]
+    assert sorted(kinds) == [
         "case.closed.v1",
+        "case.opened.v1",
+        *["case.withdrawn.v1"] * 2,
+        "item.submitted.v1",
+        *["item.withdrawn.v1"] * 2,
     ]
+    reasons = [(e["data"]["reason"], e["conflict"]) for e in timeline["events"] if e["type"] == ITEM_WITHDRAWN]
+    assert sorted(reasons) == [("sold", True), ("sold again", True)], "the log keeps what was said second"
     review_item(cell, "ring-3", 1)
     newer = review_item(cell, "ring-3", 2)
     until_status(cell, newer["item_id"], cell.eu, "in_review")

@@ -281,6 +281,15 @@ async def test_a_region_leaves_the_operating_model_only_when_it_is_drained_and_i
     )
     assert list(here.json()["regions"]) == [cell.eu]
     await asyncio.to_thread(until_status, cell, here.json()["item_id"], cell.eu, "approved")
+    appeal = {
+        "item_id": item_id,
+        "appellant": {"kind": "seller"},
+        "explanation": "The maker's invoice is enclosed: it is genuine.",
+        "reference": "complaint-1",
+    }
+
+    refused = await asyncio.to_thread(cell.client.post, f"{cell.url('intake')}/v1/appeals", json=appeal)
+    assert (refused.status_code, refused.json()["type"].endswith("region-not-served")) == (422, True), refused.text
     assert router.ready
     back = publish(cell, {"operating_model": {"regions": [moved, us | {"markets": []}]}})
     assert back.status_code == 422, back.text  # a new region needs a market

@@ -108,8 +108,11 @@ async def test_skipped_items_are_found_by_their_age_and_published_again_under_th
     assert result is not None
     assert [item.item_id for item in result.settled] == [lost, withdrawn, older]
     assert [(item.item_id, item.reason) for item in result.left] == [
-        (unversioned, f"a later post of its subject ({later}) would be replaced by it")
+        (unversioned, f"superseded by a later post of its subject ({later}), which it would replace")
     ]
+    assert [item.later for item in result.left] == [later]
+    current = cell.client.get(f"{cell.url('intake')}/v1/items/{later}").json()["regions"][cell.eu]
+    assert current["status"] == "approved", "the later post is in force"
     assert result.pending == []
     for item_id, status in ((lost, "approved"), (withdrawn, "withdrawn"), (older, "superseded")):
         steps.until_status(cell, item_id, cell.eu, status)

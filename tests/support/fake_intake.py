@@ -39,7 +39,8 @@ class FakeIntake:
 
     Batches: `override` may respond to the n-th call instead; `status` gives the status of an item in the n-th call.
     Withdrawals: each read of an item returns the next of `states`, by region; `deletes` is the status of a withdrawal.
-    Clients: `in_force` is the value in the response to a new key.
+    Clients: `in_force` is the value in the response to a new key; `exists` if the client has been created before, with
+    its key; `refusal` is the response to a new client.
     """
 
     def __init__(self, *states: dict[str, str], deletes: int = 202) -> None:
@@ -51,6 +52,8 @@ class FakeIntake:
         self.requests: list[tuple[str, str, Any]] = []
         self.idempotency_keys: list[str | None] = []
         self.in_force = True
+        self.exists = False
+        self.refusal: httpx.Response | None = None
         self._states = list(states)
         self._deletes = deletes
 
@@ -97,6 +100,10 @@ class FakeIntake:
             self.idempotency_keys.append(request.headers.get("idempotency-key"))
             made = {"client": "shop", "key": KEY, "key_id": "9f86d081884c", "expires_at": None}
             return httpx.Response(201, json=made | {"in_force": self.in_force})
+        if path == "/v1/clients" and request.method == "POST":
+            keys = CLIENT["keys"] if self.exists else []
+            created = {"client": CLIENT | {"keys": keys}, "in_force": True}
+            return self.refusal or httpx.Response(200 if self.exists else 201, json=created)
         if path == "/v1/clients" and request.method == "GET":
             second = request.url.params.get("cursor") == "shop"
             page = {"clients": [CLIENT | {"name": "web" if second else "shop"}], "next": None if second else "shop"}

@@ -26,16 +26,17 @@ def client(
     return Principal(name=name, scopes=scopes, regions=frozenset(regions), platforms=frozenset(platforms))
 
 
-def intake(cluster: Cluster) -> ItemIntake:
-    """An `ItemIntake` for the regions `eu` (DE, FR) and `us` (US), with an operating model in force."""
+def intake(cluster: Cluster, regions: Sequence[str] = ("eu", "us")) -> ItemIntake:
+    """An `ItemIntake` for the regions `eu` (DE, FR) and `us` (US), with an operating model that has `regions`."""
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=100, max_bytes=1_000_000))
     item_intake = ItemIntake(codes=CODES, publishers=publishers)
     queue = Queue(id="q", service_level_minutes=60)
-    regions = [
+    in_model = [
         Region(id=name, markets=markets, queues=[queue], default_queue="q")
         for name, markets in (("eu", ["DE", "FR"]), ("us", ["US"]))
+        if name in regions
     ]
-    model = OperatingModelPublished(id="om-1", number=1, published_by="test", regions=regions)
+    model = OperatingModelPublished(id="om-1", number=1, published_by="test", regions=in_model)
     about = Attributes("om-1", OPERATING_MODEL_PUBLISHED, "test", TIME, "operating-model", GLOBAL, "om-1")
     item_intake.apply(Event(about, model))
     return item_intake

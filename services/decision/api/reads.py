@@ -49,6 +49,41 @@ class QueuesView(View):
     model_config = example({"region": "eu", "queues": [_QUEUE_EXAMPLE]})
 
 
+class PositionView(View):
+    """The service's position in a partition: the offset of the next record that it stores, and the topic's id.
+    `missing` describes missing records that have stopped the partition."""
+
+    topic: str
+    partition: int
+    position: int
+    topic_id: str
+    missing: str | None
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class PositionsView(View):
+    """The service's positions, of every partition that it has read."""
+
+    region: str
+    positions: list[PositionView]
+
+    model_config = example(
+        {
+            "region": "eu",
+            "positions": [
+                {
+                    "topic": "piepowder.cases.eu",
+                    "partition": 0,
+                    "position": 1040,
+                    "topic_id": "t2vJ8yEbQ4iW0xCq5GdYpg",
+                    "missing": None,
+                }
+            ],
+        }
+    )
+
+
 class CasesView(View):
     """A page of a queue's open cases, most urgent first; `next` is the cursor of the next page."""
 
@@ -95,6 +130,17 @@ class QueuePosition(msgspec.Struct, frozen=True, array_like=True):
 async def queues(_: Reader, reviews: Reviews) -> QueuesView:
     found = [QueueView.model_validate(queue) for queue in await reviews.reads.queues()]
     return QueuesView(region=reviews.region, queues=found)
+
+
+@router.get(
+    "/positions",
+    summary="Positions in the topic of cases",
+    description="Compare them with the ends of the topic to find out whether every routed case is stored. Read them"
+    " before the open cases. The group's committed offsets are only information: a restored database is behind them.",
+)
+async def positions(_: Reader, reviews: Reviews) -> PositionsView:
+    found = await reviews.reads.consumer_positions(reviews.region)
+    return PositionsView(region=reviews.region, positions=[PositionView.model_validate(each) for each in found])
 
 
 @router.get(

@@ -12,6 +12,7 @@ from services.decision.domain.cases import CLAIMED, NOTICE, WAITING, Case, Decis
 from services.decision.store.tables import CASES, DECISIONS, QUEUES, SUBJECTS, TALLIES
 from services.decision.store.transactions import case_from
 from shared.postgres.database import Database
+from shared.postgres.positions import PositionTable
 
 Urgency: TypeAlias = tuple[int, datetime, str]
 """The place of a case in its queue: priority, due time, case id."""
@@ -25,6 +26,17 @@ class QueueState(msgspec.Struct, frozen=True):
     claimed: int
     overdue: int
     oldest_due_at: datetime | None
+
+
+class ConsumerPosition(msgspec.Struct, frozen=True):
+    """The stored position in a partition: the offset of the next record of the topic with this id. `missing` describes
+    missing records that have stopped the partition."""
+
+    topic: str
+    partition: int
+    position: int
+    topic_id: str
+    missing: str | None
 
 
 class CaseWithDecisions(NamedTuple):
@@ -62,6 +74,14 @@ class CaseReads:
         )
         async with self._database.query() as connection:
             return [QueueState(*row) for row in await connection.execute(query.order_by(QUEUES.c.queue))]
+
+    async def consumer_positions(self, region: str) -> list[ConsumerPosition]:
+        """The positions of the region's consumer, of the partitions that have one."""
+        stored = await PositionTable(self._database).of_group(f"piepowder-decision-{region}")
+        return [
+            ConsumerPosition(tp.topic, tp.partition, at.position, at.topic_id, at.gap and at.gap.describe(tp))
+            for tp, at in sorted(stored.items())
+        ]
 
     async def totals(self) -> Counter[str]:
         """The tallies: `decided`, `superseded`, `withdrawn`, `closed`, and `policy/<action>`, `people/<action>`,

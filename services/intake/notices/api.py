@@ -14,6 +14,7 @@ from services.intake.items.api import FORBIDDEN, TheQueries
 from services.intake.items.domain import status
 from services.intake.items.queries import ItemQueries, not_found
 from services.intake.items.views import ProjectionView
+from services.intake.items.withdrawals import REGION_NOT_SERVED
 from services.intake.notices import views
 from services.intake.notices.domain import complaint_status
 from services.intake.notices.domain.appeals import INADMISSIBLE, INVALID_APPEAL, AppealPost
@@ -105,9 +106,12 @@ async def get_notice(
     " decision. Returns when the region's topic has the appeal. The client's `reference` identifies it: a repetition"
     " gets the same response. For an unknown decision the call waits for the status projection, for at most 5"
     " seconds: `404` is certain, `503` means that the state is not known yet. `409`: there is no decision yet, it was"
-    " replaced, another appeal against it is open or was decided, or the reference belongs to another appeal.",
+    " replaced, another appeal against it is open or was decided, or the reference belongs to another appeal."
+    " `422` `region-not-served`: the region of the decision has left the operating model.",
     response_model_exclude_defaults=True,
-    responses=problems(*ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *INADMISSIBLE, INVALID_APPEAL, OVERLOADED),
+    responses=problems(
+        *ENCODED_BODY, *FORBIDDEN, NOT_FOUND, *INADMISSIBLE, REGION_NOT_SERVED, INVALID_APPEAL, OVERLOADED
+    ),
     dependencies=[Depends(CountOutcomes(metrics.APPEALS))],
 )
 async def post_appeal(client: AppealWriter, appeals: TheAppeals, body: Document[AppealBody]) -> views.AppealReceiptView:

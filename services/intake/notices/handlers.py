@@ -18,6 +18,7 @@ from services.intake.items.domain import status
 from services.intake.items.handlers import ItemIntake, require_regions
 from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.items.used_versions import RecentContents
+from services.intake.items.withdrawals import REGION_NOT_SERVED
 from services.intake.notices.domain import appeals, complaint_status, notices
 from services.intake.notices.domain.appeals import INVALID_APPEAL, AppealPost, ContestedDecision
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, NOTICE, OPEN, CaseIdentity, ComplaintFacts
@@ -165,9 +166,10 @@ class Appeals:
     async def submit(self, appeal: ParsedDocument[AppealPost], client: Principal) -> PreparedComplaint:
         """Publish an appeal in the region of the contested decision.
 
-        Raises InputRejected for an invalid or inadmissible appeal, or when the client has no such decision, Overloaded
-        when the queue is full, Transient when the database or Kafka does not respond or the
-        projection is too far behind. The client can repeat the call after Transient.
+        Raises InputRejected for an invalid or inadmissible appeal, when the client has no such decision, or when its
+        region has left the operating model; Overloaded when the queue is full; Transient when the database or Kafka
+        does not respond, no operating model is in force, or the projection is too far behind. The client can repeat the
+        call after Transient.
         """
         post, faults, _ = appeal
         if post is None or (found := appeal.with_rules(appeals.faults(post, self._codes))):
@@ -179,6 +181,7 @@ class Appeals:
         prepared = self._prepare(post, contested, client)
         before = (await self._complaints.facts_of(APPEAL, prepared.id)).get(contested.region)
         if before is None or before.case.submission is None:
+            self._require_open_region(post, contested.region)
             await self._require_admissible(post, contested, prepared.id)
             await self._intake.submit([prepared])
             used = self._recent.note(prepared.id, prepared.content_hash, prepared, client)
@@ -247,6 +250,16 @@ class Appeals:
         if post.region not in served:
             raise INVALID_APPEAL(f"{post.region!r} is not served here; expected one of {', '.join(served)}", "/region")
         return {post.region}
+
+    def _require_open_region(self, post: AppealPost, region: str) -> None:
+        """Require that the region of the decision still routes cases: an appeal that is sent to another one waits for
+        ever, and no other region has the decision."""
+        ownership = self._intake.ownership
+        if ownership is None:
+            raise Transient("No operating model is in force yet.")
+        if region not in ownership.open_regions:
+            detail = f"region {region!r} has left the operating model, so its decisions can no longer be contested here"
+            raise REGION_NOT_SERVED(detail, f"/{appeals.named(post)[0]}")
 
     async def _require_admissible(self, post: AppealPost, contested: ContestedDecision, appeal_id: str) -> None:
         if refused := appeals.inadmissible(post, contested, self._clock.now(), self._days):

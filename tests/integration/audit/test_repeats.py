@@ -58,7 +58,8 @@ class Audit:
 
     @classmethod
     async def of(cls, database: Database) -> "Audit":
-        return cls(database, *await Store(database, "eu").totals())
+        totals = await Store(database, "eu").totals()
+        return cls(database, totals.head, totals.by_type)
 
     def restart(self) -> None:
         """Continue as a new process."""
@@ -106,9 +107,10 @@ class Audit:
         assert [row["seq"] for row in events] == list(range(size + 1, size + 1 + len(events)))
         assert [(row["partition"], row["seq"]) for row in dead] == self._expected.letters
         assert [row["n"] for row in dead] == list(range(letters + 1, letters + 1 + len(dead)))
-        head, types = await self.store.totals()
-        assert head == LogHead(size + len(events), letters + len(dead))
-        assert types == self._types + Counter(TYPES[n % 2] for n in self._expected.events)
+        totals = await self.store.totals()
+        assert totals.head == LogHead(size + len(events), letters + len(dead))
+        assert totals.by_type == self._types + Counter(TYPES[n % 2] for n in self._expected.events)
+        assert totals.conflicts == {}
 
 
 @pytest.fixture

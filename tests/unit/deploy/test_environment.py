@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from deploy import environment
+from tests.conftest import project_root
 
 
 @pytest.fixture
@@ -71,6 +73,63 @@ def test_a_checkout_that_was_moved_is_set_up_again(checkout: Path, monkeypatch: 
     monkeypatch.setattr(environment, "_install", lambda _, __, title, ___: titles.append(title))
     environment.main("local")
     assert titles
+
+
+def test_of_two_first_runs_at_the_same_time_the_second_waits_and_installs_nothing(checkout: Path) -> None:
+    """Each run is a process of its own, as of two `make run` in one checkout."""
+    program = """
+import sys, time
+from pathlib import Path
+from deploy import environment
+root = Path(sys.argv[1])
+environment.ROOT, environment.VENV = root, root / ".venv"
+def install(*_):
+    (root / ".venv").mkdir(exist_ok=True)
+    print("installs", flush=True)
+    sys.stdin.readline()
+environment._works = lambda _: True
+environment._install = install
+environment.main("local")
+print("ends", flush=True)
+"""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(checkout)],
+            cwd=project_root(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        first_lines = {run: run.stdout.readline() for run in started if run.stdout is not None}
+        [first] = [run for run, line in first_lines.items() if line == "installs\n"]
+        [second] = [run for run, line in first_lines.items() if line.startswith("Another process installs")]
+        rest, _ = first.communicate("\n\n", timeout=60)
+        assert rest == "installs\nends\n"
+        assert second.communicate(timeout=60)[0] == "ends\n"
+    finally:
+        for run in started:
+            run.kill()
+            run.wait()
+
+
+def test_the_installation_says_what_it_does_also_without_a_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pip = tmp_path / "python"
+    collected = "\n".join(f"echo Collecting p{n}==1" for n in range(30))
+    pip.write_text(f"#!/bin/sh\n{collected}\necho Installing collected packages: a, b, c\n")
+    pip.chmod(0o755)
+    environment._install(pip, [], "Installing up to 30 packages", 30)
+    out = capfd.readouterr().out.splitlines()
+    assert out[:3] == [
+        "Installing up to 30 packages",
+        "  25 of 30: p24",
+        "  writing 3 packages to .venv, which takes up to a minute",
+    ]
+    assert out[3].startswith("  done in ")
 
 
 @pytest.mark.parametrize(

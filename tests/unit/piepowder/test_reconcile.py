@@ -167,6 +167,19 @@ async def test_an_item_does_not_replace_a_later_one_unless_both_have_versions(
     one = (await found(Deployment([older, newer], [entry(1, ITEM_SUBMITTED, "a")])))["a"]
     assert bool(one.reason) == is_left
     assert "(b)" in one.reason or not is_left
+    assert one.later == ("b" if is_left else "")
+
+
+async def test_the_command_counts_the_items_that_a_later_post_supersedes(capsys: pytest.CaptureFixture[str]) -> None:
+    older, newer = item("a", 0, version=None), item("b", 1, version=None)
+    newer["regions"][EU]["status"] = "approved"
+    one = (await found(Deployment([older, newer], [entry(1, ITEM_SUBMITTED, "a")])))["a"]
+    reconcile.show_found([one], 0, 10)
+    reconcile.show_result(reconcile.ReconcileResult(left=[one]), 60)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("1 of the items that are not published have a later post of their subject") == 2
+    reconcile.show_result(reconcile.ReconcileResult(settled=[one._replace(later="")]), 60)
+    assert "later post" not in capsys.readouterr().out
 
 
 async def test_stuck_items_of_a_subject_are_repeated_in_their_order_unless_the_later_one_waits(

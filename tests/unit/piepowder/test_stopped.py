@@ -34,6 +34,13 @@ def test_records_before_the_groups_offset_are_left_out() -> None:
     assert _offsets(_stopped(), _asked(20, 99)) is None
 
 
+def test_the_committed_offset_of_a_group_with_a_database_does_not_limit_its_range() -> None:
+    audit = StoppedPartition("eu", "piepowder-audit-eu", TP, STOP, 500, 500, 40)
+    assert _offsets(audit, _asked()) == (40, 499)
+    assert _offsets(audit, _asked(20, 300)) == (40, 300)
+    assert _offsets(audit, _asked(200, 300)) == (200, 300)
+
+
 def test_an_offset_behind_the_log_is_refused_with_the_last_one() -> None:
     with pytest.raises(UserError, match="--last 499"):
         range_of(_stopped(), _asked(100, 500))

@@ -1,13 +1,18 @@
 """The progress of a group on real Kafka is never reported too early, with any clocks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.structs import OffsetAndMetadata
 
 from shared.contracts import topics
-from shared.kafka.offsets import OffsetClient
+from shared.kafka.client_protocol import topic_ids
+from shared.kafka.offsets import OffsetClient, ReadUntil
 from shared.kafka.producer import KafkaProducer, Record
 from shared.runtime.errors import Transient
 
@@ -19,12 +24,31 @@ async def offsets(kafka: str) -> AsyncIterator[OffsetClient]:
     await client.stop()
 
 
-async def commit(kafka: str, group: str, to: dict[TopicPartition, int]) -> None:
+@asynccontextmanager
+async def admin(kafka: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def id_of(kafka: str, topic: str) -> str:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        return (await topic_ids(consumer, [topic]))[topic]
+    finally:
+        await consumer.stop()
+
+
+async def commit(kafka: str, group: str, to: Mapping[TopicPartition, int | OffsetAndMetadata]) -> None:
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=group, enable_auto_commit=False)
     await consumer.start()
     try:
         consumer.assign(list(to))
-        await consumer.commit(to)
+        await consumer.commit(dict(to))
     finally:
         await consumer.stop()
 
@@ -62,6 +86,39 @@ async def test_a_group_has_passed_exactly_the_offsets_that_it_has_committed(
         assert await offsets.has_passed(group, ends)
         assert not await offsets.has_passed(group, await offsets.ends([topic]))
         assert await offsets.behind(group, topic) == 1
+    finally:
+        await producer.stop()
+
+
+async def test_offsets_of_another_log_and_deleted_records_do_not_count_as_read(
+    kafka: str, region: str, offsets: OffsetClient
+) -> None:
+    topic, group = topics.submissions(region), f"test-{region}"
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    topic_id = await id_of(kafka, topic)
+    producer = KafkaProducer(kafka, client_id="test")
+    try:
+        await producer.send([Record(topic, b"k", b"v", [], partition=n) for n in (0, 0, 0, 1, 1)])
+        ends = await offsets.ends([topic])
+        assert await behind(offsets, group, topic) == 5
+
+        await commit(kafka, group, {first: OffsetAndMetadata(3, topic_id), second: OffsetAndMetadata(2, topic_id)})
+        assert await offsets.behind(group, topic) == 0
+        assert await offsets.has_passed(group, ends)
+
+        await commit(kafka, group, {first: OffsetAndMetadata(7, topic_id)})  # behind the end: the log lost records
+        assert await offsets.behind(group, topic) == 3
+
+        await commit(kafka, group, {first: OffsetAndMetadata(3, "the-id-of-a-deleted-topic")})
+        assert await offsets.behind(group, topic) == 3
+        assert not await offsets.has_passed(group, ends)
+
+        await commit(kafka, group, {first: OffsetAndMetadata(1, topic_id)})
+        async with admin(kafka) as client:
+            await client.delete_records({first: RecordsToDelete(before_offset=3)})
+        assert await offsets.behind(group, topic) == 2, "deleted before they were read"
+        assert await offsets.unread(topic, {0: ReadUntil(3, topic_id), 1: ReadUntil(2, topic_id)}) == 0
+        assert await offsets.unread(topic, {0: ReadUntil(3, topic_id)}) == 2, "a partition without a position"
     finally:
         await producer.stop()
 

@@ -17,11 +17,14 @@ from piepowder.dead_letters import ReplayFilter
 from piepowder.stopped import RangeRequest, RangeResult, StopFilter
 from piepowder.topic_reading import new_consumer, read_to_end
 from shared.contracts import topics
-from shared.kafka.consumer import BatchConsumer, RawRecord, Received
+from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
+from shared.kafka.positions import Moves
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.stop_store import StopStore
+from shared.postgres.database import Database
+from shared.postgres.positions import SCHEMA, SESSION, PositionTable
 from shared.runtime import metrics
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
@@ -37,13 +40,14 @@ FAILING = RangeRequest(None, None, only_failing=True, reason="dead-lettered by a
 class StormGroup:
     """A group that reads a region's submissions and cases; its handler fails for texts that start with `poison`."""
 
-    def __init__(self, kafka: str, region: str, producer: KafkaProducer) -> None:
+    def __init__(self, kafka: str, region: str, producer: KafkaProducer, service: str = "router") -> None:
         self.kafka, self.region, self.producer = kafka, region, producer
-        self.name = f"piepowder-router-{region}"
+        self.service, self.name = service, f"piepowder-{service}-{region}"
         self.topic, self.other = topics.submissions(region), topics.cases(region)
         self.readiness = Readiness("test")
         self.handled: list[str] = []
         self.received: Counter[str] = Counter()
+        self.positions: PositionTable | None = None
         self._members: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
     async def post(self, *texts: str, topic: str = "", key: str | None = None) -> None:
@@ -69,12 +73,18 @@ class StormGroup:
                 raise error
             self.handled += texts
 
+        async def handle_with_moves(batch: Sequence[Received[str]], moves: Moves) -> None:
+            await handle(batch)
+            assert self.positions is not None
+            await self.positions.advance(moves)
+
+        stored = self.positions and TransactionalHandler(handle_with_moves, self.positions)
         member = BatchConsumer(
             bootstrap=self.kafka,
             group=self.name,
             topics=reads or [self.topic, self.other],
             decode=parse,
-            handle=handle,
+            handle=stored or handle,
             dead_letters=DeadLetterWriter(
                 self.producer, topic=letters, group=self.name, clock=clock, bootstrap=self.kafka
             ),
@@ -142,7 +152,7 @@ class StormGroup:
         return await stopped.find(self.kafka, [self.region], StopFilter())
 
     async def dead_letter(self, request: RangeRequest = FAILING, *, partition: int | None = None) -> list[RangeResult]:
-        wanted = StopFilter(self.topic, "router", partition)
+        wanted = StopFilter(self.topic, self.service, partition)
         return await stopped.dead_letter(self.kafka, [self.region], wanted, request, wait=30)
 
     async def resume(self) -> int:
@@ -225,6 +235,34 @@ async def test_a_range_is_dead_lettered_with_its_events_once_also_when_the_group
         storm.kafka, [storm.region], ReplayFilter(reason="operator"), leave=False, wait=30
     )
     assert (result_of_replay.handled, storm.handled) == (2, ["ok", "behind"])
+
+
+async def test_a_range_of_a_service_with_a_database_starts_at_its_stored_position_whatever_a_tool_has_committed(
+    storm: StormGroup, database_url: str
+) -> None:
+    audit = StormGroup(storm.kafka, storm.region, storm.producer, "audit")
+    database = await Database.connect(database_url, settings=SESSION)
+    try:
+        async with database.held() as connection:
+            for statement in SCHEMA:
+                await connection.execute(statement)
+        audit.positions = PositionTable(database)
+        await audit.post(*(f"bad{n}" for n in range(STORM)))
+        audit.start()
+        await audit.wait_stopped()
+        await audit.stop()
+        await commit(audit, {TopicPartition(audit.topic, n): STORM for n in range(6)})  # ahead of every record
+        assert [each.committed for each in await audit.entries()] == [STORM] * 6
+        await audit.dead_letter()
+        audit.start()
+        await until(
+            lambda: metrics.DEADLETTERED.labels(audit.name, audit.topic)._value.get() == STORM or bool(audit.stop_text)
+        )
+        assert audit.stop_text == ""
+        assert await audit.letters_once() == STORM
+    finally:
+        await audit.crash()
+        await database.close()
 
 
 async def test_a_resumed_topic_continues_at_its_next_record_and_stops_again_while_the_storm_lasts(
@@ -381,16 +419,20 @@ async def everything(kafka: str, topic: str) -> list[RawRecord]:
 
 
 async def reset(storm: StormGroup) -> None:
-    """Reset the group to its first offsets, after its stopped members have left it, which takes 15 s."""
+    """Reset the group to its first offsets."""
+    await commit(storm, {TopicPartition(topic, n): 0 for topic in (storm.topic, storm.other) for n in range(6)})
+
+
+async def commit(storm: StormGroup, offsets: dict[TopicPartition, int]) -> None:
+    """Commit offsets as a tool does, after the group's stopped members have left it, which takes 15 s."""
     consumer = AIOKafkaConsumer(bootstrap_servers=storm.kafka, group_id=storm.name, enable_auto_commit=False)
     await consumer.start()
-    places = [TopicPartition(topic, n) for topic in (storm.topic, storm.other) for n in range(6)]
-    consumer.assign(places)
+    consumer.assign(list(offsets))
     try:
         async with asyncio.timeout(60):
             while True:
                 try:
-                    await consumer.commit(dict.fromkeys(places, 0))
+                    await consumer.commit(offsets)
                 except KafkaError:
                     await asyncio.sleep(0.2)
                 else:

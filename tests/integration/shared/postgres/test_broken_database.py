@@ -1,7 +1,6 @@
 """A database that becomes read-only, is renamed, or is dropped and restored under running services: the services stay
 up, are not ready, and afterwards have handled every record exactly once, without a dead letter (promises 1, 4, 5)."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from shared.contracts import topics
 from shared.kafka.producer import KafkaProducer, record
@@ -17,7 +17,8 @@ from tests.support.decision.cases import encoded
 from tests.support.servers import Servers
 from tests.support.service_process import Running, running, wait_until
 
-WHILE_BROKEN_SECONDS = 4.0
+ATTEMPTS = 3
+"""With which each service meets the broken database."""
 
 
 async def end_sessions(admin: Any, database: str) -> None:
@@ -25,8 +26,9 @@ async def end_sessions(admin: Any, database: str) -> None:
 
 
 @asynccontextmanager
-async def read_only(admin: Any, database: str) -> AsyncIterator[None]:
+async def read_only(admin: Any, service: Running) -> AsyncIterator[None]:
     """As on a primary that was demoted: its sessions end, and new ones are read-only."""
+    database = service.database
     await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     await end_sessions(admin, database)
     yield
@@ -34,10 +36,11 @@ async def read_only(admin: Any, database: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def renamed(admin: Any, database: str) -> AsyncIterator[None]:
+async def renamed(admin: Any, service: Running) -> AsyncIterator[None]:
+    database = service.database
     await admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
     await end_sessions(admin, database)
-    await asyncio.sleep(1)  # the services meet a database that accepts no connections
+    await wait_until(lambda: reports(service, "not currently accepting connections"))
     await admin.execute(f"ALTER DATABASE {database} RENAME TO {database}_away")
     yield
     await admin.execute(f"ALTER DATABASE {database}_away RENAME TO {database}")
@@ -45,12 +48,13 @@ async def renamed(admin: Any, database: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def dropped_and_restored(admin: Any, database: str) -> AsyncIterator[None]:
+async def dropped_and_restored(admin: Any, service: Running) -> AsyncIterator[None]:
+    database = service.database
     await admin.execute(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
     await end_sessions(admin, database)
     await admin.execute(f"CREATE DATABASE {database}_copy TEMPLATE {database}")
     await admin.execute(f"DROP DATABASE {database}")
-    await asyncio.sleep(1)
+    await wait_until(lambda: reports(service, "does not exist"))
     await admin.execute(f"CREATE DATABASE {database}")  # empty until the restore
     yield
     await admin.execute(f"DROP DATABASE {database} WITH (FORCE)")
@@ -70,9 +74,23 @@ async def dead_letters(kafka: str, region: str) -> int:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", [read_only, renamed, dropped_and_restored])
+@pytest.mark.parametrize(
+    ("fault", "reason", "responds"),
+    [
+        (read_only, "PostgreSQL is read-only", 1),
+        (renamed, "does not exist", 0),
+        (dropped_and_restored, "The database has lost its schema", 0),
+    ],
+    ids=["read-only", "renamed", "dropped and restored"],
+)
 async def test_services_wait_for_their_database_and_then_handle_every_record_once(
-    fault: Callable[[Any, str], Any], servers: Servers, region: str, tmp_path: Path
+    fault: Callable[[Any, Running], Any],
+    *,
+    reason: str,
+    responds: int,
+    servers: Servers,
+    region: str,
+    tmp_path: Path,
 ) -> None:
     kafka = servers.kafka
     admin = await asyncpg.connect(servers.database_url)
@@ -88,14 +106,18 @@ async def test_services_wait_for_their_database_and_then_handle_every_record_onc
         ):
             await post(0, 30)
             await producer.send([record(topic, encoded(region, "waits"))])
-            await asyncio.sleep(0.5)
-            async with fault(admin, decision.database), fault(admin, audit.database):
+            await wait_until(lambda: has(decision, "SELECT count(*) > 0 FROM decisions", True))
+            async with fault(admin, decision), fault(admin, audit):
                 await post(30, 60)
-                await asyncio.sleep(WHILE_BROKEN_SECONDS)
                 for service in (decision, audit):
+                    before = await retries(service, region)
+
+                    async def met_it(service: Running = service, before: float = before) -> bool:
+                        return await retries(service, region) >= before + ATTEMPTS and await reports(service, reason)
+
+                    await wait_until(met_it)
                     assert service.process.returncode is None
-                    response = await service.http.get("/readyz")
-                    assert response.status_code == 503, response.text
+                    assert await metric(service, "piepowder_database_responds") == responds
                 await returns_503_with_retry_after(decision, audit, reads=fault is not read_only)
                 await post(60, 90)
                 assert await dead_letters(kafka, region) == 0
@@ -123,6 +145,23 @@ async def returns_503_with_retry_after(decision: Running, audit: Running, *, rea
     for response in responses:
         assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json")
         assert int(response.headers["retry-after"]) > 0
+
+
+async def reports(service: Running, reason: str) -> bool:
+    """True if the service is not ready, and names this reason."""
+    response = await service.http.get("/readyz")
+    return response.status_code == 503 and reason in response.json()["conditions"].get("database", "")
+
+
+async def retries(service: Running, region: str) -> float:
+    """How often the service has repeated a batch after a transient failure."""
+    return await metric(service, "piepowder_consumer_retries_total", group=f"piepowder-{service.name}-{region}")
+
+
+async def metric(service: Running, name: str, **labels: str) -> float:
+    text = (await service.http.get("/metrics")).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
 async def has(service: Running, query: str, expected: int) -> bool:

@@ -16,7 +16,7 @@ from piepowder import positions as commands
 from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
-from shared.kafka import positions
+from shared.kafka import gaps, positions
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.user_errors import UserError
@@ -28,7 +28,7 @@ from tests.support.stored_group import StoredGroup
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits."""
     monkeypatch.setattr(positions, "_CHECK_SECONDS", 0.3)
-    monkeypatch.setattr(positions, "_CONFIRM_SECONDS", 0.2)
+    monkeypatch.setattr(gaps, "_CONFIRM_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -48,6 +48,10 @@ async def accept(group: StoredGroup, first: int, last: int | None, partition: in
         by="anna",
         note="posted again",
     )
+
+
+async def init(group: StoredGroup) -> dict[TopicPartition, int]:
+    return await commands.init(group.kafka, database=group.url, group=group.name, by="anna", note="new group")
 
 
 async def test_a_group_continues_at_the_positions_in_its_database_whatever_a_tool_commits(group: StoredGroup) -> None:
@@ -203,6 +207,67 @@ async def command(*arguments: str) -> Result:
     return await asyncio.to_thread(lambda: CliRunner().invoke(app, line, env={"PIEPOWDER_DATABASE_URL": None}))
 
 
+async def test_a_new_group_starts_behind_deleted_records_by_one_command_that_says_so(group: StoredGroup) -> None:
+    await group.post("a", "b", "c")
+    await group.post("x", "y", partition=2)
+    await group.post("n", partition=4)
+    await group.delete_records(2)
+    await group.delete_records(2, partition=2)
+    with pytest.raises(UserError, match="is not known"):
+        await init(group)
+    group.start()
+    await group.until_effects(["n"])
+    await group.until_missing(f"{group.topic}[0]: the records 0 to 1 are missing")
+    servers = ["--database", group.url, "--kafka", group.kafka]
+    shown = await command("show", *servers)
+    assert f"positions init {group.name}" in " ".join(shown.output.split())
+    places = {TopicPartition(group.topic, 0): 2, TopicPartition(group.topic, 2): 2}
+    assert await init(group) == places
+    await group.until_effects(["n", "c"])
+    await group.until_missing("ok")
+    await group.post("z", partition=2)
+    await group.until_effects(["n", "c", "z"])
+    found = [
+        envelope.decode(r.headers, r.key, r.value, region=group.region).data
+        for r in await read_all(group.kafka, topics.access(group.region), 2)
+    ]
+    assert {(loss.partition, loss.reason, loss.first, loss.last, loss.continues_at, loss.by) for loss in found} == {
+        (0, "deleted", 0, 1, 2, "anna"),
+        (2, "deleted", 0, 1, 2, "anna"),
+    }
+    with pytest.raises(UserError, match=rf"has a position in {group.topic}\[0\]: 3"):
+        await init(group)
+    refused = await command("init", group.name, *servers)
+    assert isinstance(refused.exception, UserError)
+
+
+async def test_a_group_that_has_handled_records_does_not_start_behind_deleted_ones(group: StoredGroup) -> None:
+    await group.post("a", "b", "c")
+    group.start()
+    await group.until_effects(["a", "b", "c"])
+    await group.stop()
+    async with group.database.held() as connection:  # an empty database: the service's own was lost
+        await connection.execute("DELETE FROM positions; DELETE FROM sources")
+    await group.delete_records(2)
+    group.start()
+    await group.until_missing(f"{group.topic}[0]: the records 0 to 1 are missing")
+    with pytest.raises(UserError, match="is not new: it has committed offset 3"):
+        await init(group)
+    assert (await group.positions())[0] == 0
+
+
+async def test_a_new_router_starts_behind_deleted_records(kafka: str, region: str, database_url: str) -> None:
+    async with StoredGroup(kafka, region, database_url, in_kafka=True) as router:
+        await router.post("a", "b", "c")
+        await router.delete_records(2)
+        assert await init(router) == {TopicPartition(router.topic, 0): 2}
+        router.start()
+        await router.until_effects(["c"])
+        await router.until_missing("ok")
+        with pytest.raises(UserError, match="has a position"):
+            await init(router)
+
+
 async def test_records_that_are_deleted_under_a_running_member_stop_their_partition(group: StoredGroup) -> None:
     """The records are so large that the client cannot have fetched all of them before."""
     noise, held = random.Random(7), asyncio.Event()
@@ -299,6 +364,39 @@ async def test_without_a_database_missing_records_stop_their_partition_until_the
         await router.until_missing("ok")
         await router.recreate_topic()
         await router.until_missing("the topic was deleted and created again")
+
+
+async def test_a_router_that_starts_after_its_topic_was_recreated_reads_all_of_it_and_another_reader_reports_the_loss(
+    kafka: str, region: str, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StoredGroup(kafka, region, database_url, in_kafka=True) as router:
+        await router.post("a", "b")
+        router.start()
+        await router.until_effects(["a", "b"])
+        await router.stop()
+        assert "the group has no offsets of" in caplog.text, "it is new"
+        caplog.clear()
+        audit = StoredGroup(kafka, region, database_url)
+        audit.database = router.database
+        audit.start()
+        await router.until_effects(["a", "b", "a", "b"])
+        await audit.stop()
+        router.start()
+        await router.until_missing("ok")
+        await router.stop()
+        assert "the group has no offsets of" not in caplog.text
+
+        await router.recreate_topic()
+        await router.post("c")
+        router.start()
+        await router.until_effects(["a", "b", "a", "b", "c"])
+        await router.until_missing("ok")
+        assert f"the group has no offsets of {router.topic}" in caplog.text
+        audit.start()
+        await audit.until_missing(
+            f"{router.topic}[0]: the topic was deleted and created again, and the old records from 2"
+        )
+        await audit.stop()
 
 
 async def _wait(event: asyncio.Event) -> None:

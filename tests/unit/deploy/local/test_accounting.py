@@ -308,7 +308,13 @@ def test_an_item_that_a_replay_leaves_out_is_dead_lettered(events: RegionEvents)
 def test_access_events_are_not_part_of_the_account() -> None:
     calls = {"piepowder.access.refused.v1": 2, "piepowder.access.used.v9": 4}
     by_type = {ITEM_SUBMITTED: 3, **calls, "piepowder.client.changed.v1": 5}
-    assert audit_counts({"region": EU, "size": 14, "by_type": by_type}) == (3, 5)
+    assert audit_counts({"region": EU, "size": 14, "by_type": by_type, "conflicts": {}}) == (3, 5)
+
+
+def test_a_second_value_of_an_event_id_is_not_an_event_of_its_own_in_the_account() -> None:
+    by_type = {ITEM_SUBMITTED: 5, "piepowder.access.used.v9": 4, "piepowder.client.changed.v1": 3}
+    conflicts = {ITEM_SUBMITTED: 2, "piepowder.access.used.v9": 1, "piepowder.client.changed.v1": 1}
+    assert audit_counts({"region": EU, "size": 12, "by_type": by_type, "conflicts": conflicts}) == (3, 2)
 
 
 def test_after_kafkas_retention_the_log_may_have_more_entries_but_not_fewer(events: RegionEvents) -> None:

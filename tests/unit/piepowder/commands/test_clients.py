@@ -12,6 +12,7 @@ from piepowder.client import Api
 from piepowder.commands import options
 from piepowder.commands.clients import moment
 from shared.runtime.clock import from_text
+from shared.runtime.user_errors import UserError
 from tests.support.fake_intake import KEY, FakeIntake
 
 NEW = ["--scope", "items:write", "--region", "eu"]
@@ -44,6 +45,28 @@ def test_the_key_of_a_new_client_is_alone_on_standard_output(
     assert [asked[:2] for asked in intake.requests] == [("POST", "/v1/clients"), ("POST", "/v1/clients/shop/keys")]
     assert intake.requests[0][2]["limit"] == {"requests_per_second": 5.0, "burst": 10, "items_per_second": 0.0}
     assert intake.idempotency_keys[0] is not None
+
+
+def test_a_client_that_exists_gets_no_second_key_and_the_command_names_the_one_that_creates_it(
+    intake: FakeIntake,
+) -> None:
+    intake.exists = True
+    result = run("create", "shop", *NEW, "--platform", "shop")
+    assert isinstance(result.exception, UserError)
+    assert "shop exists, with the keys 9f86d081884c (live). No other key was created" in str(result.exception)
+    assert "clients rotate shop" in str(result.exception)
+    assert [asked[:2] for asked in intake.requests] == [("POST", "/v1/clients")]
+
+
+def test_a_fault_names_the_option(intake: FakeIntake) -> None:
+    faults = [
+        {"pointer": "/scopes/0", "detail": "unknown scope"},
+        {"pointer": "/limit/burst", "detail": "too large"},
+        {"pointer": "/other", "detail": "unknown"},
+    ]
+    intake.refusal = httpx.Response(422, json={"title": "No", "errors": faults})
+    result = run("create", "shop", *NEW, "--platform", "shop")
+    assert str(result.exception).startswith("--scope 0: unknown scope; --burst: too large; /other: unknown")
 
 
 def test_a_key_that_is_not_in_force_yet_is_reported(intake: FakeIntake, capfd: pytest.CaptureFixture[str]) -> None:

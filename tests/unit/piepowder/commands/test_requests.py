@@ -119,3 +119,20 @@ def test_a_file_without_a_yaml_mapping_is_refused(command: RequestCommand) -> No
     result = command.run("new", "--file", str(command.folder / "list.yaml"))
     assert result.exit_code == 2
     assert "expected a YAML mapping" in result.output
+
+
+def test_a_fault_names_the_option_or_the_place_in_the_file(command: RequestCommand) -> None:
+    by_options = command.run("new", "--title", "x", "--kind", "no_kind", "--date", "tomorrow", "--region", "eu")
+    assert isinstance(by_options.exception, ApiError)
+    assert "--kind: " in str(by_options.exception)
+    assert "--date: " in str(by_options.exception)
+    assert "/" not in str(by_options.exception).split(": ")[0]
+    draft = command.folder / "draft.yaml"
+    draft.write_text(DRAFT.replace("policy_change", "no_kind"))
+    by_file = command.run("new", "--file", str(draft), "--date", "tomorrow")
+    assert f"kind in {draft}: " in str(by_file.exception)
+    assert "--date: " in str(by_file.exception)
+    (command.folder / "policies.yaml").write_bytes(msgspec.yaml.encode({**POLICY_SET, "policies": 7}))
+    draft.write_text(DRAFT)
+    by_change = command.run("new", "--file", str(draft), "--policies", str(command.folder / "policies.yaml"))
+    assert "--policies policies: " in str(by_change.exception)

@@ -4,24 +4,13 @@ from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any
 
-import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.kafka.consumer import RawRecord, Received, TransactionalHandler
-from shared.kafka.positions import (
-    DELETED,
-    RECREATED,
-    TRUNCATED,
-    BatchProgress,
-    Gap,
-    Moves,
-    Positions,
-    StoredPosition,
-    missing_records,
-)
+from shared.kafka.positions import BatchProgress, Moves, Positions, StoredPosition
 from shared.kafka.producer import Record
 from shared.kafka.stop_store import DeadLetterRange
 from shared.kafka.stopped import StopCause, StoppedPartitions
@@ -74,20 +63,6 @@ def test_the_moves_of_any_runs_pass_no_record_that_is_still_open(
     progress.done([], rest)
     assert progress.positions == following
     assert progress.rest().moves == []
-
-
-@pytest.mark.parametrize(
-    ("position", "expected"),
-    [(3, Gap(DELETED, 3, 5)), (5, None), (7, None), (9, None), (10, Gap(TRUNCATED, 9, 10))],
-)
-def test_the_missing_records_are_those_between_the_position_and_the_log(position: int, expected: Gap | None) -> None:
-    assert missing_records(position, 5, 9) == expected
-
-
-def test_a_group_that_accepts_a_loss_continues_behind_the_missing_records() -> None:
-    assert Gap(DELETED, 3, 5).start_after_loss == 5
-    assert Gap(TRUNCATED, 9, 12).start_after_loss == 9, "the records that follow were written later"
-    assert Gap(RECREATED, 7, None).start_after_loss == 0
 
 
 class Service:

@@ -149,11 +149,16 @@ def stored_appeal(accepted: PreparedComplaint, decision_id: str = DECISION_ID) -
 
 
 async def submit(
-    lookup: ComplaintLookup, body: dict[str, Any], by: Principal = EVERYWHERE, *, days: int = 184
+    lookup: ComplaintLookup,
+    body: dict[str, Any],
+    by: Principal = EVERYWHERE,
+    *,
+    days: int = 184,
+    regions: Sequence[str] = ("eu", "us"),
 ) -> tuple[PreparedComplaint, Cluster]:
     cluster = Cluster()
     appeals = Appeals(
-        intake(cluster),
+        intake(cluster, regions),
         lookup,
         CODES,
         read_your_writes=ReadYourWrites(dict.fromkeys(("eu", "us"), lookup), lookup),
@@ -300,6 +305,18 @@ async def test_a_repeated_appeal_gets_the_same_response_even_after_it_became_ina
     again, cluster = await submit(later, body, days=1)
     assert (again.id, again.event_ids, again.decision_id) == (first.id, first.event_ids, DECISION_ID)
     assert cluster.records == []
+
+
+async def test_an_appeal_in_a_region_that_has_left_the_operating_model_is_refused_and_a_repeated_one_is_not() -> None:
+    body = appeal(item_id=ITEM_ID)
+    first, _ = await submit(rejected_item(), body)
+    found = await rejection(rejected_item(), body, regions=["us"])
+    assert (found.status, found.slug, found.faults[0].pointer) == (422, "region-not-served", "/item_id")
+    assert "'eu' has left the operating model" in str(found)
+    stored = rejected_item()
+    stored.appeals[first.id] = stored_appeal(first)
+    again, cluster = await submit(stored, body, regions=["us"])
+    assert (again.id, cluster.records) == (first.id, [])
 
 
 async def test_the_reference_of_another_appeal_is_rejected() -> None:
