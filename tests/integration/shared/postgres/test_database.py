@@ -40,6 +40,26 @@ async def test_without_a_free_connection_a_call_raises_transient(
         await opened.close()
 
 
+async def test_the_connections_of_a_server_that_hangs_are_given_up_at_the_end(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(database, "_FAREWELL_SECONDS", 0.5)
+    proxies, url = Proxies(), urlsplit(database_url)
+    proxies.start()
+    port = proxies.open("postgres", lambda: url.port or 0, lambda _: "test")
+    opened = await Database.connect(url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}").geturl())
+    try:
+        async with opened.query() as connection, opened.transaction() as other:
+            await connection.execute(text("SELECT 1"))
+            await other.execute("SELECT 1")
+        proxies.begin(NetworkFault("half-open", "", "postgres"))
+        async with asyncio.timeout(10):
+            await opened.close()
+    finally:
+        proxies.stop()
+
+
 async def test_a_server_that_hangs_is_noticed_and_calls_fail_at_once(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
