@@ -25,7 +25,8 @@ from services.decision.domain.recovery import PublishedEvent, RecoveryState, pub
 from shared.contracts import topics
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import DecisionRecovered
-from shared.kafka.positions import DELETED, REREAD, TRUNCATED, StoredPosition, missing_records
+from shared.kafka.gaps import DELETED, TRUNCATED, missing_records
+from shared.kafka.positions import REREAD, StoredPosition
 from shared.kafka.producer import Appended, LocatingProducer, record
 from shared.kafka.records import RawRecord
 from shared.kafka.topic_tail import TopicTail, open_tail
