@@ -33,9 +33,6 @@ pytestmark = [
 REGION: Final = "eu"
 TITLES: Final = ("Desk lamp, brass", "Vintage switchblade", "Spy camera in a clock")  # approved, rejected, reviewed
 INTAKE: Final = ("intake", "intake-projection")
-RECOVERS: Final = "lost-in-restore" in (project_root() / "docs/openapi/decision.json").read_text(encoding="utf-8")
-needs_recovery = pytest.mark.skipif(not RECOVERS, reason="decision does not read back yet what it has published")
-DECISIONS_SECTIONS: Final = {"After a restore of decision's database", "The whole PostgreSQL server was lost"}
 BIN: Final = Path(sys.executable).parent
 _BLOCK: Final = re.compile(r"^(?P<heading>#+ .*?)$|^ *```sh\n(?P<commands>.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
@@ -289,7 +286,6 @@ async def test_intake_is_restored_and_no_revoked_key_works_again(operator: Opera
         until_no_case_waits(operator)
 
 
-@needs_recovery
 async def test_decision_is_restored_and_nothing_is_decided_twice(operator: Operator) -> None:
     decision = operator.system.url("decision", REGION)
     with operator.client() as client:
@@ -342,7 +338,6 @@ async def test_decision_is_restored_and_nothing_is_decided_twice(operator: Opera
     assert_sound(await asyncio.to_thread(operator.check, f"piepowder_decision_{REGION}"))
 
 
-@needs_recovery
 async def test_every_database_is_restored_to_a_new_server(operator: Operator) -> None:
     operator.run("Back up")
     await work(operator, "since-the-backup")
@@ -403,4 +398,4 @@ async def test_the_lost_brokers_are_replaced_by_empty_ones_and_the_files_by_copi
 
 def test_every_command_of_the_page_was_run(operator: Operator) -> None:
     left = set(operator.blocks) - operator.used
-    assert left == {"Set the variables"} | (set() if RECOVERS else DECISIONS_SECTIONS)
+    assert left == {"Set the variables"}
