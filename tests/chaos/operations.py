@@ -41,7 +41,7 @@ from tests.chaos.load import MARKETS, Client
 from tests.chaos.poison import readers
 
 RESTORED: Final = ("audit", "intake")
-"""The services whose databases are restored. `decision` follows when it takes over its own topics after a restore."""
+"""The services whose databases are restored. `decision` follows when the checker knows the jump of its lease tokens."""
 
 LOSING: Final = ("router", "audit")
 """The services that lose records, with a documented repair for each."""
