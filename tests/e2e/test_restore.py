@@ -318,7 +318,7 @@ async def test_decision_is_restored_and_nothing_is_decided_twice(operator: Opera
         [kafka] = [child for child in operator.stack.children() if "Kafka" in child.name]
         kafka.pause()
         lost = claim("r-3")
-        assert operator.metric(f"decision-{REGION}", "piepowder_outbox_records") > 0
+        assert operator.psql("SELECT count(*) FROM outbox", f"piepowder_decision_{REGION}") == "1\n"
         operator.psql(f"DROP DATABASE piepowder_decision_{REGION} WITH (FORCE)")
         kafka.resume()
         await asyncio.to_thread(operator.submit, "decision-is-away")
