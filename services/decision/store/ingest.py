@@ -17,7 +17,7 @@ from services.decision.domain.ingest import (
 from services.decision.store.appeals import appeal_columns, lock_appealed_cases
 from services.decision.store.transactions import Transaction
 from shared.kafka.positions import Moves
-from shared.postgres import inbox, positions
+from shared.postgres import positions
 from shared.runtime.errors import Transient
 
 _NEW_CASE: Final = (
@@ -45,7 +45,7 @@ WHERE subjects.subject = new.subject"""
 
 _TIME_AND_CASES: Final = """
 SELECT clock_timestamp(), ARRAY(SELECT case_id::text FROM withdrawals WHERE case_id = ANY ($1::uuid[])),
-       ARRAY(SELECT case_id::text FROM cases WHERE case_id = ANY ($2::uuid[]))"""
+       ARRAY(SELECT ARRAY[case_id::text, event_id::text] FROM cases WHERE case_id = ANY ($2::uuid[]))"""
 
 _END: Final = """
 UPDATE cases SET state = CASE WHEN ended.by IS NULL THEN 'withdrawn' ELSE 'superseded' END, superseded_by = ended.by,
@@ -59,10 +59,6 @@ class IngestTransaction(Transaction):
     async def advance(self, moves: Moves) -> None:
         """Store the moves of the positions, before any other statement; raises PositionChangedError."""
         await positions.advance(self._connection, moves)
-
-    async def first_time(self, event_ids: Sequence[str]) -> set[str]:
-        """Enter these events in the inbox; returns the ids that are new."""
-        return await inbox.first_time(self._connection, event_ids)
 
     async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot:
         """The stored state that the batch depends on: of its subjects, of the cases that it opens or withdraws, and of
@@ -89,7 +85,7 @@ class IngestTransaction(Transaction):
             newest={
                 row[0]: NewestVersion(row[1], row[2], row[3], correlation.get(row[1]), row[4], row[5]) for row in rows
             },
-            stored=frozenset(moment[2]),
+            stored=dict(moment[2]),
             withdrawn_early=frozenset(moment[1]),
             appealed_cases=await lock_appealed_cases(self._connection, sorted(appealed_cases))
             if appealed_cases
@@ -108,6 +104,8 @@ class IngestTransaction(Transaction):
         await self._keep_withdrawals(changes.early, changes.applied)
 
     async def _add_cases(self, cases: Sequence[NewCase]) -> None:
+        if not cases:
+            return
         rows = [
             (
                 received.opened.case_id,
