@@ -18,6 +18,7 @@ from services.decision.store.appeals import appeal_columns, lock_appealed_cases
 from services.decision.store.transactions import Transaction
 from shared.kafka.positions import Moves
 from shared.postgres import positions
+from shared.postgres.rows import insert
 from shared.runtime.errors import Transient
 
 _NEW_CASE: Final = (
@@ -104,8 +105,6 @@ class IngestTransaction(Transaction):
         await self._keep_withdrawals(changes.early, changes.applied)
 
     async def _add_cases(self, cases: Sequence[NewCase]) -> None:
-        if not cases:
-            return
         rows = [
             (
                 received.opened.case_id,
@@ -124,7 +123,7 @@ class IngestTransaction(Transaction):
             for received in (case.received,)
         ]
         try:
-            await self._connection.copy_records_to_table("cases", records=rows, columns=_NEW_CASE)
+            await insert(self._connection, "cases", _NEW_CASE, rows)
         except asyncpg.UniqueViolationError as error:
             raise Transient(f"another writer has added this case just now: {error.detail}") from error
 
@@ -135,11 +134,10 @@ class IngestTransaction(Transaction):
         ]
         added = [row for row in rows if row[0] not in stored_subjects]
         changed = [row for row in rows if row[0] in stored_subjects]
-        if added:
-            try:
-                await self._connection.copy_records_to_table("subjects", records=added, columns=_NEW_SUBJECT)
-            except asyncpg.UniqueViolationError as error:
-                raise Transient(f"another writer has added this subject just now: {error.detail}") from error
+        try:
+            await insert(self._connection, "subjects", _NEW_SUBJECT, added)
+        except asyncpg.UniqueViolationError as error:
+            raise Transient(f"another writer has added this subject just now: {error.detail}") from error
         if changed:
             await self._connection.execute(_SET_NEWEST, *map(list, zip(*changed, strict=True)))
 

@@ -189,7 +189,7 @@ class MemoryStore:
         found = None if appeal is None else await self.case(appeal.decision.case_id)
         return [] if found is None else [found]
 
-    async def queue_names(self) -> list[str]:
+    async def queue_names(self, wanted: Collection[str] = ()) -> list[str]:  # noqa: ARG002 - nothing is cached
         """All queues that have had a case."""
         return sorted(self.queues)
 

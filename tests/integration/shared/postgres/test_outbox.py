@@ -14,6 +14,7 @@ from shared.kafka.producer import Record
 from shared.postgres import outbox
 from shared.postgres.database import Database
 from shared.postgres.outbox import SHARDS, Relay
+from shared.postgres.rows import FEW
 from shared.runtime.clock import SystemClock, to_text
 from shared.runtime.errors import Transient
 from tests.support.outbox import InMemoryTarget, event, relaying, until_rows_left, write
@@ -175,12 +176,42 @@ async def test_published_rows_are_deleted_by_key_even_if_the_table_was_empty_whe
     assert sum(compared) < len(rows)
 
 
-async def test_a_transaction_has_its_number_before_it_gets_an_id(database: Database) -> None:
-    async with database.transaction() as connection:
-        numbers: list[object] = []
-        connection.add_query_logger(lambda about: numbers.append(about.query))
-        await outbox.write(connection, [(TOPIC, event("k", 0))])
-    assert numbers[0] == "SELECT pg_current_xact_id()"
+@pytest.mark.parametrize("count", [1, 2, FEW, FEW + 1])
+async def test_a_transaction_has_its_number_before_it_gets_an_id_and_the_ids_have_the_order_of_the_events(
+    database: Database, count: int
+) -> None:
+    """The trigger sees a row with its id, before the row itself would assign the number."""
+    async with database.held() as connection:
+        await connection.execute(
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF pg_current_xact_id_if_assigned() IS NULL THEN RAISE 'id % has no number', NEW.id; END IF;"
+            " RETURN NEW; END $$;"
+            " CREATE TRIGGER note BEFORE INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION note()"
+        )
+    await write(database, TOPIC, [event(f"k{n}", n) for n in range(count)])
+    async with database.held() as connection:
+        keys = await connection.fetch("SELECT key FROM outbox ORDER BY id")
+    assert [row[0] for row in keys] == [f"k{n}".encode() for n in range(count)]
+
+
+async def test_a_relay_that_stops_leaves_its_locks_and_settings_to_no_other_user_of_the_pool(urls: str) -> None:
+    one = await Database.connect(urls, connections=1)
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    try:
+        async with asyncio.timeout(10):
+            async with relaying(one, InMemoryTarget()) as relay:
+                outside = await asyncpg.connect(urls)
+                while await outside.fetchval(locks) < outbox.SHARDS:  # noqa: ASYNC110 - the database must be polled
+                    await asyncio.sleep(0.05)
+                relay.wake()
+            while await outside.fetchval(locks):  # noqa: ASYNC110 - the server notices the end of the session
+                await asyncio.sleep(0.05)
+            await outside.close()
+        async with one.held() as connection:
+            assert await connection.fetchval(locks) == 0
+            assert await connection.fetchval("SHOW idle_session_timeout") == "0"
+    finally:
+        await one.close()
 
 
 async def test_the_age_of_the_oldest_unpublished_event_grows_with_the_clock_until_it_is_published(

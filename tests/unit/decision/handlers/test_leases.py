@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
+from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.leases import ClaimCommand, LeaseLimits
 from services.decision.handlers.leases import MAX_EXPIRED, Lease
 from shared.contracts import ids
@@ -34,11 +35,16 @@ async def test_a_claim_without_a_waiting_case_publishes_nothing() -> None:
     assert (service.event_types, service.woken) == ([], 0)
 
 
-async def test_a_claim_ends_expired_leases_first_and_publishes_both_events() -> None:
+async def test_an_expired_case_is_leased_again_after_the_sweep_and_both_events_are_published() -> None:
     service = MemoryService()
     await service.open(received_case())
     first = await service.claimed("r-1", seconds=60)
     service.clock.advance(timedelta(seconds=60))
+    assert await service.claim("r-2") is None
+    with pytest.raises(InputRejected) as rejected:
+        await service.decisions.decide(first.case.case_id, DecideCommand(1, "approve", []))
+    assert rejected.value.slug == "lease-expired"
+    assert await service.leases.expire() is False
     second = await service.claimed("r-2")
     assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
     assert service.event_types == ["case.claimed", "case.expired", "case.claimed"]
