@@ -1,6 +1,7 @@
 """The transaction that stores a batch of received cases and withdrawals."""
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 import asyncpg
@@ -122,6 +123,7 @@ class IngestTransaction(Transaction):
             for case in cases
             for received in (case.received,)
         ]
+        rows.sort(key=itemgetter(0))
         try:
             await insert(self._connection, "cases", _NEW_CASE, rows)
         except asyncpg.UniqueViolationError as error:
