@@ -180,7 +180,9 @@ async def test_published_rows_are_deleted_by_key_even_if_the_table_was_empty_whe
 async def test_a_transaction_has_its_number_before_it_gets_an_id_and_the_ids_have_the_order_of_the_events(
     database: Database, count: int
 ) -> None:
-    """The trigger sees a row with its id, before the row itself would assign the number."""
+    """The trigger sees a row with its id, before the row itself would assign the number. The first id of a sequence
+    assigns it too, because PostgreSQL logs it."""
+    await write(database, TOPIC, [event("first", 0)])
     async with database.held() as connection:
         await connection.execute(
             "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -190,7 +192,7 @@ async def test_a_transaction_has_its_number_before_it_gets_an_id_and_the_ids_hav
         )
     await write(database, TOPIC, [event(f"k{n}", n) for n in range(count)])
     async with database.held() as connection:
-        keys = await connection.fetch("SELECT key FROM outbox ORDER BY id")
+        keys = await connection.fetch("SELECT key FROM outbox WHERE key <> 'first' ORDER BY id")
     assert [row[0] for row in keys] == [f"k{n}".encode() for n in range(count)]
 
 
