@@ -79,6 +79,7 @@ class Database:
                 timeout=10,
                 command_timeout=_COMMAND_SECONDS,
                 server_settings={**SESSION, **settings, **DURABLE},
+                reset=_keep_session,
             )
         except Exception as error:
             if (unavailable := transient(error)) is None:
@@ -191,9 +192,9 @@ class Database:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection without a transaction, for session state (advisory locks) and for fast look-ups.
+        """An asyncpg connection without a transaction, for fast look-ups; raises the same errors as `transaction`.
 
-        Raises the same errors as `transaction`.
+        It must not get session state (settings, advisory locks, subscriptions): the next user would inherit it.
         """
         self._require()
         try:
@@ -208,3 +209,19 @@ class Database:
             if (unavailable := transient(error)) is None:
                 raise
             raise unavailable from error
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """An asyncpg connection for session state. It is closed at the end, so its state ends too.
+
+        Raises the same errors as `transaction`.
+        """
+        async with self.held() as connection:
+            try:
+                yield connection
+            finally:
+                connection.terminate()
+
+
+async def _keep_session(_: object) -> None:
+    """Release a connection without a statement that resets its session; asyncpg rolls an open transaction back."""

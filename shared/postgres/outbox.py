@@ -30,6 +30,7 @@ import sqlalchemy as sa
 from shared.contracts.envelope import Encoded, Headers
 from shared.kafka.producer import MAX_RECORD_BYTES, Appended, LocatingProducer, Producer, Record
 from shared.postgres.database import Connection, Database
+from shared.postgres.rows import FEW
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, SystemClock, from_text
 from shared.runtime.errors import Poison, Transient
@@ -74,6 +75,15 @@ STORAGE: Final = (
 )
 
 _COLUMNS: Final = ("shard", "topic", "key", "value", "headers")
+
+# A row of the join exists only after the transaction has its number. Without it, an INSERT takes the ids first.
+_WRITE_FEW: Final = """
+WITH started AS MATERIALIZED (SELECT pg_current_xact_id() AS number)
+INSERT INTO outbox (shard, topic, key, value, headers)
+SELECT shard, topic, key, value, headers
+FROM started CROSS JOIN unnest($1::smallint[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])
+    WITH ORDINALITY AS event (shard, topic, key, value, headers, n)
+WHERE started.number IS NOT NULL ORDER BY n"""
 
 _FETCH: Final = """
 SELECT o.shard, o.id, o.topic, o.key, o.value, o.headers
@@ -124,6 +134,9 @@ async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -
         size = len(key) + len(value) + len(headers)
         if size > MAX_RECORD_BYTES:
             raise Poison(f"an event for {topic} has {size} bytes, more than the {MAX_RECORD_BYTES} that Kafka accepts")
+    if len(rows) <= FEW:
+        await connection.execute(_WRITE_FEW, *map(list, zip(*rows, strict=True)))
+        return
     await connection.execute("SELECT pg_current_xact_id()")
     await connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
 
@@ -188,7 +201,7 @@ class Relay:
         while not stop.is_set():
             started = self._clock.monotonic()
             try:
-                async with self._database.held() as connection:
+                async with self._database.session() as connection:
                     if await connection.fetchval("SHOW transaction_read_only") == "on":
                         # published rows could not be deleted, and would be published again and again
                         raise asyncpg.ReadOnlySQLTransactionError("the database is read-only")

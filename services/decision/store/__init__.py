@@ -1,6 +1,6 @@
 """The decision service's tables and all of its SQL.
 
-A batch of cases costs as many statements as one case: sets are inserted through `unnest`, and the rows that they depend
+A batch of cases costs as many statements as one case: sets are inserted with COPY, and the rows that they depend
 on (the newest version of each subject, its open case) are read by key. The cost therefore follows the batch and the
 open work, never the history. Waiting cases are found through partial indexes over open cases. Every change to a case
 locks its row, so the ids of the outbox follow the changes; sets are locked in sorted order, so two writers cannot
