@@ -105,7 +105,7 @@ async def _expire_all(leases: LeaseCases) -> None:
         while await leases.expire():
             pass
     except InputRejected as closed:
-        log.info("leases do not expire yet: %s", closed)
+        log.debug("leases do not expire yet: %s", closed)
 
 
 async def _measure(cases: Store, region: str) -> None:

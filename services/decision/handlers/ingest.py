@@ -18,6 +18,8 @@ from shared.kafka.positions import NO_MOVES, Moves
 class IngestPort(PublishPort, Protocol):
     """One transaction of an ingest; see `services.decision.store.ingest`."""
 
+    incarnation: int
+
     async def advance(self, moves: Moves) -> None: ...
 
     async def first_time(self, event_ids: Sequence[str]) -> set[str]: ...
@@ -39,6 +41,7 @@ class IngestCases(UseCases[IngestPort]):
     ) -> None:
         super().__init__(begin, region=region, wake=wake)
         self._queues: set[str] = set()
+        self._incarnation = 0
 
     async def handle(self, batch: Sequence[Received[CaseMessage]], moves: Moves = NO_MOVES) -> None:
         """Ingest a batch and move the positions, all or nothing. Events that an earlier batch contained change nothing.
@@ -49,6 +52,8 @@ class IngestCases(UseCases[IngestPort]):
         for record in batch:
             received.setdefault(record.message.event_id, record.message)
         async with self._begin() as transaction:
+            if transaction.incarnation != self._incarnation:  # the restored database may not have these queues
+                self._queues, self._incarnation = set(), transaction.incarnation
             await transaction.advance(moves)
             new_ids = await transaction.first_time(list(received))
             if not new_ids:

@@ -69,12 +69,12 @@ class Gate:
             raise rejections.RECOVERING.with_message(rejections.RECOVERING.example, retry_after=_RETRY_SECONDS)
         return first_token(state.incarnation)
 
-    async def require_read(self, connection: Connection) -> bool:
-        """True if events wait for their cases; raises Transient until the own topic is read."""
+    async def require_read(self, connection: Connection) -> RecoveryState:
+        """The state of the database; raises Transient until the own topic is read."""
         state = await self._look(connection)
         if state is None or not state.is_read:
             raise Transient("The database was restored, or the service has started: its own topic is read first.")
-        return state.has_waiting
+        return state
 
     async def _look(self, connection: Connection) -> RecoveryState | None:
         last = self._state  # before the statement: another connection may get a later state first
