@@ -64,7 +64,12 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
     cases = Store(database, gate)
     group = f"piepowder-{service.name}-{region}"
     relay_group = f"{group}-relay"
-    relay = Relay(database, producer, service=service.name, log=RelayLog(relay_group, producer, gate.may_publish))
+    relay = Relay(
+        database,
+        producer,
+        service=service.name,
+        log=RelayLog(relay_group, producer, gate.may_publish, lambda: gate.suspensions),
+    )
     leases = LeaseCases(cases.leases, region=region, wake=relay.wake, limits=limits)
     decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
     available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions))

@@ -220,6 +220,23 @@ async def test_a_dump_loaded_into_the_same_database_under_a_running_service_is_n
     assert contradictions(await decision.published()) == []
 
 
+@pytest.mark.parametrize("way", ["another database", "the same database"])
+async def test_a_claim_that_was_only_returned_is_lost_although_kafka_knows_nothing_about_it(
+    decision: Decision, way: str
+) -> None:
+    async with decision.running():
+        await work_before(decision)
+        await (decision.dump() if way == "the same database" else decision.back_up())
+        await decision.until_ready()
+        async with decision.without_relay():
+            lost = await decision.claim("r-8")
+            await (decision.load() if way == "the same database" else decision.restore())
+        await wait_until(partial(_recovered, decision, 1))
+        assert (await decision.command(lost, "release")).json()["type"].endswith("lost-in-restore")
+        assert await decision.claim("r-8") == (lost[0], 1_000_000)
+        await decision.until_ingested()
+
+
 async def test_an_event_that_the_backup_has_not_published_yet_is_not_published_again(decision: Decision) -> None:
     async with decision.running():
         await work_before(decision)
