@@ -1,5 +1,6 @@
 """Decision after a restore of its database: the state before the loss, no token or id twice (promises 1 to 5)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ async def work_after(decision: Decision) -> None:
     assert (await decision.command(await decision.claim(), "release")).status_code == 200
     expiring, _ = await decision.claim("r-9", seconds=5)
     await decision.claim("r-3")
+    await wait_until(partial(_is_waiting, decision, expiring))
     await decision.post(
         *(encoded(region, f"before{n}", version=2) for n in (3, 4)),  # newer versions
         encoded_withdrawal(region, "before5"),
@@ -65,7 +67,6 @@ async def work_after(decision: Decision) -> None:
     await decision.command(await decision.claim("r-4", "second"), "release")
     await decision.claim("r-5", "second")
     await decision.post(encoded(region, "after5", version=2, queue="second"))
-    await wait_until(partial(_is_waiting, decision, expiring))
     await decision.until_ingested()
 
 
@@ -230,6 +231,7 @@ async def test_a_claim_that_was_only_returned_is_lost_although_kafka_knows_nothi
         await decision.until_ready()
         async with decision.without_relay():
             lost = await decision.claim("r-8")
+            await asyncio.sleep(1.5)  # the service looks at the sequence of the outbox once a second
             await (decision.load() if way == "the same database" else decision.restore())
         await wait_until(partial(_recovered, decision, 1))
         assert (await decision.command(lost, "release")).json()["type"].endswith("lost-in-restore")
