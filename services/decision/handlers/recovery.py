@@ -165,6 +165,7 @@ class RecoverCases:
         is_older = not self._gate.is_checked and state.is_open and await self._is_behind()
         if is_another or is_older or self._gate.has_gone_back(state):
             log.warning("the database was restored, or it is another one: claims and the relay are closed")
+            self._report("the database was restored, and is compared with the events that the service has published")
             await self._store.set_incomplete()
             self._gate.suspend()
         if not (self._gate.is_checked and state.is_read):

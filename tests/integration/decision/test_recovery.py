@@ -97,11 +97,10 @@ async def test_a_database_restored_under_a_running_service_returns_to_the_state_
 
 
 async def _recovered(decision: Decision, incarnation: int) -> bool:
-    """True if the service is ready in this incarnation."""
+    """True if the service is ready, and open in this incarnation."""
     if not await decision.is_ready() or await decision.condition() != "ok":
         return False
-    [[found]] = await decision.rows("SELECT incarnation FROM recovery")
-    return bool(found == incarnation)
+    return bool(await decision.rows("SELECT FROM recovery WHERE incarnation = $1 AND opened_for <> ''", incarnation))
 
 
 async def test_two_restores_of_one_backup_give_no_token_and_no_id_twice(decision: Decision) -> None:
