@@ -64,7 +64,12 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
     cases = Store(database, gate)
     group = f"piepowder-{service.name}-{region}"
     relay_group = f"{group}-relay"
-    relay = Relay(database, producer, service=service.name, log=RelayLog(relay_group, producer, gate.may_publish))
+    relay = Relay(
+        database,
+        producer,
+        service=service.name,
+        log=RelayLog(relay_group, producer, gate.may_publish, lambda: gate.suspensions),
+    )
     leases = LeaseCases(cases.leases, region=region, wake=relay.wake, limits=limits)
     decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
     available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions))
@@ -105,7 +110,7 @@ async def _expire_all(leases: LeaseCases) -> None:
         while await leases.expire():
             pass
     except InputRejected as closed:
-        log.info("leases do not expire yet: %s", closed)
+        log.debug("leases do not expire yet: %s", closed)
 
 
 async def _measure(cases: Store, region: str) -> None:

@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from shared.kafka.client_protocol import committed_offsets, topic_ids
+from shared.kafka.client_protocol import topic_ids
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import next_records, no_such_topic
 from shared.runtime.errors import Transient
 
-_CALL_SECONDS: Final = 10.0
-_READ_SECONDS: Final = 30.0  # for the next records of a partition that has some
+_READ_SECONDS: Final = 30.0  # for one step, also for the next records of a partition that has some
 
 
 class Portion(NamedTuple):
@@ -38,11 +38,13 @@ class TopicTail:
 
     def __init__(
         self,
+        bootstrap: str,
         consumer: AIOKafkaConsumer,
         topic_id: str,
         starts: Mapping[TopicPartition, int],
         ends: Mapping[TopicPartition, int],
     ) -> None:
+        self._bootstrap = bootstrap
         self._consumer = consumer
         self.topic_id = topic_id
         self.starts = starts
@@ -69,22 +71,26 @@ class TopicTail:
             if records or await self._consumer.position(tp) > at:
                 return records
 
-    async def committed(self) -> dict[TopicPartition, int]:
-        """The offsets that the group has committed together with the id of this topic."""
-        async with _errors_are_transient("committed offsets", _CALL_SECONDS):
-            found = await committed_offsets(self._consumer, list(self.ends))
-        return {tp: offset.offset for tp, offset in found.items() if offset.metadata == self.topic_id}
+    async def committed(self, group: str) -> dict[TopicPartition, int]:
+        """The offsets that a group has committed together with the id of this topic."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        try:
+            async with _errors_are_transient(f"the offsets of {group}", _READ_SECONDS):
+                await admin.start()
+                found = await admin.list_consumer_group_offsets(group)
+        finally:
+            await admin.close()
+        return {
+            tp: offset.offset for tp, offset in found.items() if tp in self.ends and offset.metadata == self.topic_id
+        }
 
 
 @asynccontextmanager
-async def open_tail(
-    bootstrap: str, topic: str, *, client_id: str, group: str | None = None
-) -> AsyncIterator[TopicTail]:
-    """The end of an existing topic. `group` is a consumer group whose committed offsets are read, if any."""
+async def open_tail(bootstrap: str, topic: str, *, client_id: str) -> AsyncIterator[TopicTail]:
+    """The end of an existing topic."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         client_id=client_id,
-        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=100,
@@ -103,7 +109,7 @@ async def open_tail(
             consumer.pause(*partitions)
             starts = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)
-        yield TopicTail(consumer, found, starts, ends)
+        yield TopicTail(bootstrap, consumer, found, starts, ends)
     finally:
         await consumer.stop()
 

@@ -145,12 +145,14 @@ class RelayLog(NamedTuple):
     """The place where a relay stores its positions: in the table `positions`, as the positions of `group`.
 
     `producer` sends the records. `may_publish` tells whether the database is complete; it is asked before each batch,
-    on the connection that will delete the batch.
+    on the connection that will delete the batch. `suspensions` counts the restores that this process has noticed: the
+    ids of the rows may start again at lower numbers.
     """
 
     group: str
     producer: LocatingProducer
     may_publish: Callable[[Connection], Awaitable[bool]]
+    suspensions: Callable[[], int]
 
 
 class Relay:
@@ -219,8 +221,12 @@ class Relay:
     async def _serve(self, connection: Connection, stop: asyncio.Event) -> None:
         held = _HeldShards(connection, self._clock)
         attempt, backoff, measured = 0, Backoff(), -_MEASURE_SECONDS
+        suspensions = self._suspensions()
         while not stop.is_set():
             self._wake.clear()
+            if suspensions != self._suspensions():
+                suspensions = self._suspensions()
+                held.forget_floors()
             await held.take_over()
             await held.settle()
             try:
@@ -270,6 +276,9 @@ class Relay:
         if self._batches % _PRUNE_EACH == 0:
             await connection.execute(_PRUNE, group, topics, partitions, firsts)
 
+    def _suspensions(self) -> int:
+        return 0 if self._log is None else self._log.suspensions()
+
     def _oldest_seconds(self) -> float:
         """The age of the oldest event that is not published. It grows by the clock, also while the relay is stuck."""
         return 0.0 if self._oldest is None else max(0.0, (self._clock.now() - self._oldest).total_seconds())
@@ -317,6 +326,11 @@ class _HeldShards:
     def shards(self) -> tuple[list[int], list[int]]:
         """The shards and their floors."""
         return list(self._floors), list(self._floors.values())
+
+    def forget_floors(self) -> None:
+        """Find the floors again."""
+        self._floors = dict.fromkeys(self._floors, 0)
+        self._settled, self._mark = 0, None
 
     async def take_over(self) -> None:
         """Lock the shards that no other relay has locked."""

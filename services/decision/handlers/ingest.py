@@ -18,6 +18,8 @@ from shared.kafka.positions import NO_MOVES, Moves
 class IngestPort(PublishPort, Protocol):
     """One transaction of an ingest; see `services.decision.store.ingest`."""
 
+    incarnation: int
+
     async def advance(self, moves: Moves) -> None: ...
 
     async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot: ...
@@ -37,6 +39,7 @@ class IngestCases(UseCases[IngestPort]):
     ) -> None:
         super().__init__(begin, region=region, wake=wake)
         self._queues: set[str] = set()
+        self._incarnation = 0
 
     async def handle(self, batch: Sequence[Received[CaseMessage]], moves: Moves = NO_MOVES) -> None:
         """Ingest a batch and move the positions, all or nothing. Repeated events change nothing.
@@ -45,6 +48,8 @@ class IngestCases(UseCases[IngestPort]):
         """
         messages = [record.message for record in batch]
         async with self._begin() as transaction:
+            if transaction.incarnation != self._incarnation:  # the restored database may not have these queues
+                self._queues, self._incarnation = set(), transaction.incarnation
             await transaction.advance(moves)
             snapshot = await transaction.snapshot(messages)
             changes = ingest(self._region, messages, snapshot)

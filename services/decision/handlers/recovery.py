@@ -89,6 +89,8 @@ class GatePort(Protocol):
 
     def pass_on(self, state: RecoveryState) -> None: ...
 
+    def has_changed(self, state: RecoveryState) -> bool: ...
+
     def has_gone_back(self, state: RecoveryState) -> bool: ...
 
 
@@ -147,7 +149,7 @@ class RecoverCases:
     async def step(self) -> bool:
         """Look at the database, and recover it if necessary; True if claims, decisions and the relay are open."""
         state = await self._store.state()
-        if not (self._gate.is_checked and state.is_open and not self._gate.has_gone_back(state)):
+        if not (self._gate.is_checked and state.is_open and not self._gate.has_changed(state)):
             async with self._store.exclusively() as is_alone:
                 if not is_alone:
                     self._report("another process of the region recovers the database")
@@ -164,6 +166,7 @@ class RecoverCases:
         is_older = not self._gate.is_checked and state.is_open and await self._is_behind()
         if is_another or is_older or self._gate.has_gone_back(state):
             log.warning("the database was restored, or it is another one: claims and the relay are closed")
+            self._report("the database was restored, and is compared with the events that the service has published")
             await self._store.set_incomplete()
             self._gate.suspend()
         if not (self._gate.is_checked and state.is_read):
@@ -281,9 +284,9 @@ class RecoverCases:
         """
         group = self._sources.group
         async with open_tail(
-            self._sources.bootstrap, topics.cases(self._region), client_id=self._sources.client_id, group=group
+            self._sources.bootstrap, topics.cases(self._region), client_id=self._sources.client_id
         ) as cases:
-            committed = await cases.committed()
+            committed = await cases.committed(group)
             stored = await self._store.positions(group, committed)
         found = {tp: stored.get(tp) or StoredPosition(0, "") for tp in committed}
         return any(offset > found[tp].position and found[tp].behind_until != REREAD for tp, offset in committed.items())

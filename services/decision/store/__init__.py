@@ -56,7 +56,8 @@ class Store(CaseReads):
         async with self._database.transaction() as connection:
             transaction = IngestTransaction(connection)
             if self._gate is not None:
-                transaction.has_waiting = await self._gate.require_read(connection)
+                state = await self._gate.require_read(connection)
+                transaction.has_waiting, transaction.incarnation = state.has_waiting, state.incarnation
             yield transaction
 
     @asynccontextmanager

@@ -36,6 +36,8 @@ class Gate:
     """A process's view of the gate. It is closed until `pass_on` is called, and after a sign of a restore."""
 
     def __init__(self) -> None:
+        self.suspensions = 0
+        """The number of times that the gate was closed in this process: what it remembers may be outdated."""
         self._checked = False
         self._state: RecoveryState | None = None
 
@@ -46,11 +48,17 @@ class Gate:
 
     def suspend(self) -> None:
         """Close until the database is checked."""
+        self.suspensions += 1
         self._checked = False
 
     def pass_on(self, state: RecoveryState) -> None:
         """Let the row of this database decide."""
         self._checked, self._state = True, state
+
+    def has_changed(self, state: RecoveryState) -> bool:
+        """True if the database has gone back, or another process has recovered it."""
+        last = self._state
+        return last is None or _differs(last, state)
 
     def has_gone_back(self, state: RecoveryState) -> bool:
         """True if the same database had a later content before, and no other process has recovered it."""
@@ -69,19 +77,19 @@ class Gate:
             raise rejections.RECOVERING.with_message(rejections.RECOVERING.example, retry_after=_RETRY_SECONDS)
         return first_token(state.incarnation)
 
-    async def require_read(self, connection: Connection) -> bool:
-        """True if events wait for their cases; raises Transient until the own topic is read."""
+    async def require_read(self, connection: Connection) -> RecoveryState:
+        """The state of the database; raises Transient until the own topic is read."""
         state = await self._look(connection)
         if state is None or not state.is_read:
             raise Transient("The database was restored, or the service has started: its own topic is read first.")
-        return state.has_waiting
+        return state
 
     async def _look(self, connection: Connection) -> RecoveryState | None:
         last = self._state  # before the statement: another connection may get a later state first
         if not self._checked or last is None:
             return None
         state = await read_state(connection)
-        if state.written < last.written:
+        if _differs(last, state):
             self.suspend()
             return None
         if self.is_checked and state.written >= self._written():
@@ -90,6 +98,10 @@ class Gate:
 
     def _written(self) -> int:
         return -1 if self._state is None else self._state.written
+
+
+def _differs(last: RecoveryState, state: RecoveryState) -> bool:
+    return state.written < last.written or state.incarnation != last.incarnation
 
 
 _RETRY_SECONDS: Final = 5

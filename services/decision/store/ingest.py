@@ -59,9 +59,10 @@ FROM unnest($1::uuid[], $2::uuid[]) AS ended (case_id, by) WHERE cases.case_id =
 class IngestTransaction(Transaction):
     """The statements of an ingest; their number does not depend on the size of the batch.
 
-    `has_waiting`: after a restore, published events wait for their cases.
+    `incarnation`: the number of restores. `has_waiting`: after one, published events wait for their cases.
     """
 
+    incarnation = 0
     has_waiting = False
 
     async def advance(self, moves: Moves) -> None:

@@ -3,6 +3,7 @@
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.postgres import outbox, positions
 
@@ -75,6 +76,28 @@ TALLIES: Final = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("n", sa.BigInteger, nullable=False),
+)
+sa.Table(
+    "recovery",
+    METADATA,
+    sa.Column("only_row", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("incarnation", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("is_incomplete", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("read_for", sa.Text),
+    sa.Column("opened_for", sa.Text),
+    sa.Column("ends", JSONB, nullable=False, server_default="{}"),
+    sa.CheckConstraint("only_row", name="recovery_only_row_check"),
+)
+sa.Table(
+    "events_without_case",
+    METADATA,
+    sa.Column("event_id", sa.UUID(as_uuid=False), primary_key=True),
+    sa.Column("case_id", sa.UUID(as_uuid=False), nullable=False),
+    sa.Column("n", sa.BigInteger, sa.Identity(always=True), nullable=False),
+    sa.Column("at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("event_type", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("events_of_cases", "case_id", "n"),
 )
 positions.position_tables(METADATA)
 outbox.outbox_table(METADATA)

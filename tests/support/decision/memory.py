@@ -33,6 +33,7 @@ class MemoryTransaction:
     """A transaction on a `MemoryStore`, for every port: its changes are stored when it ends without an exception."""
 
     first_token = 0
+    incarnation = 0
 
     def __init__(self, store: "MemoryStore") -> None:
         self._clock = store.clock

@@ -157,15 +157,24 @@ class Decision:
 
     async def try_claim(self, reviewer: str = "r-1", queue: str = "general", seconds: int = 3600) -> httpx.Response:
         body = {"reviewer": reviewer, "team": "in_house", "queues": [queue], "lease_seconds": seconds}
-        return await self.http.post("/v1/claims", json=body)
+        return await self._post("/v1/claims", body)
 
     async def decide(self, lease: tuple[str, int], action: str = "approve") -> httpx.Response:
         reasons = ["COUNTERFEIT"] if action in ("reject", "overturn") else []
         body = {"lease_token": lease[1], "action": action, "reasons": reasons}
-        return await self.http.post(f"/v1/cases/{lease[0]}/decisions", json=body)
+        return await self._post(f"/v1/cases/{lease[0]}/decisions", body)
 
     async def command(self, lease: tuple[str, int], name: str) -> httpx.Response:
-        return await self.http.post(f"/v1/cases/{lease[0]}/{name}", json={"lease_token": lease[1]})
+        return await self._post(f"/v1/cases/{lease[0]}/{name}", {"lease_token": lease[1]})
+
+    async def _post(self, path: str, body: object) -> httpx.Response:
+        """Send a command; again while the service gets new connections to the database."""
+        async with asyncio.timeout(30):
+            while True:
+                response = await self.http.post(path, json=body)
+                if response.status_code != 503 or not response.json()["type"].endswith("unavailable"):
+                    return response
+                await asyncio.sleep(0.1)
 
     async def published(self) -> list[Event[Any]]:
         """All events of the topic of decisions."""

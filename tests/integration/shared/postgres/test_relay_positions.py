@@ -38,6 +38,7 @@ class _Switch:
 
     is_open = True
     asked = 0
+    suspensions = 0
 
     async def may_publish(self, _: Connection) -> bool:
         self.asked += 1
@@ -59,7 +60,13 @@ async def test_the_positions_of_two_relays_are_the_ends_of_the_topic(
     topic, stop = topics.decisions(region), asyncio.Event()
     producers = [KafkaProducer(kafka, client_id=f"test-{n}") for n in range(2)]
     relays = [
-        Relay(database, producer, service="test", batch=16, log=RelayLog(GROUP, producer, _Switch().may_publish))
+        Relay(
+            database,
+            producer,
+            service="test",
+            batch=16,
+            log=RelayLog(GROUP, producer, _Switch().may_publish, lambda: 0),
+        )
         for producer in producers
     ]
     running = [asyncio.create_task(relay.run(stop)) for relay in relays]
@@ -82,7 +89,7 @@ async def test_a_relay_that_may_not_publish_keeps_its_rows_and_continues_later(
     topic, stop, switch = topics.decisions(region), asyncio.Event(), _Switch()
     switch.is_open = False
     producer = KafkaProducer(kafka, client_id="test")
-    relay = Relay(database, producer, service="test", log=RelayLog(GROUP, producer, switch.may_publish))
+    relay = Relay(database, producer, service="test", log=RelayLog(GROUP, producer, switch.may_publish, lambda: 0))
     running = asyncio.create_task(relay.run(stop))
     try:
         await write(database, topic, [event("k", n) for n in range(5)])
@@ -94,6 +101,33 @@ async def test_a_relay_that_may_not_publish_keeps_its_rows_and_continues_later(
         switch.is_open = True
         await until_rows_left(database, 0)
         assert sum((await ends_of(kafka, topic)).values()) == 5
+    finally:
+        stop.set()
+        await asyncio.gather(running, producer.stop())
+
+
+async def test_rows_whose_ids_start_again_after_a_restore_are_published(
+    database: Database, kafka: str, region: str
+) -> None:
+    topic, stop, switch = topics.decisions(region), asyncio.Event(), _Switch()
+    producer = KafkaProducer(kafka, client_id="test")
+    relay = Relay(
+        database,
+        producer,
+        service="test",
+        log=RelayLog(GROUP, producer, switch.may_publish, lambda: switch.suspensions),
+    )
+    running = asyncio.create_task(relay.run(stop))
+    try:
+        await write(database, topic, [event("k", n) for n in range(50)])
+        await until_rows_left(database, 0)
+        await asyncio.sleep(3)  # the relay has found the ids below which no row can be
+        async with database.held() as connection:
+            await connection.execute("SELECT setval('outbox_id_seq', 1)")
+        switch.suspensions += 1
+        await write(database, topic, [event("k", n) for n in range(5)])
+        await until_rows_left(database, 0)
+        assert sum((await ends_of(kafka, topic)).values()) == 55
     finally:
         stop.set()
         await asyncio.gather(running, producer.stop())
