@@ -288,8 +288,10 @@ async def _unread(entry: _Entry, region: str, offsets: OffsetClient) -> str:
     """The group that will read the record in time; empty if it has passed the record, or the topic does not have it."""
     group = next((group for group, topic in _READERS if topic(region) == entry.topic), "piepowder-intake")
     name, at = f"{group}-{region}", TopicPartition(entry.topic, entry.partition)
-    end = (await offsets.ends([entry.topic])).get(at, 0)
-    if entry.offset >= end or await offsets.has_passed(name, {at: entry.offset + 1}):
+    log = (await offsets.ends([entry.topic])).get(at)
+    if log is None or entry.offset >= log.end or entry.offset < log.start:
+        return ""
+    if await offsets.has_passed(name, {at: log._replace(end=entry.offset + 1)}):
         return ""
     return name
 

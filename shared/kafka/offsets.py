@@ -12,8 +12,17 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCo
 from shared.kafka.client_protocol import topic_ids
 from shared.runtime.errors import Transient
 
-EndOffsets: TypeAlias = dict[TopicPartition, int]
-"""The offset after the last record of each partition; without empty partitions."""
+
+class LogRange(NamedTuple):
+    """The offset of the first record of a partition and the one after its last record, in the topic with this id."""
+
+    start: int
+    end: int
+    topic_id: str
+
+
+EndOffsets: TypeAlias = dict[TopicPartition, LogRange]
+"""The ends of all partitions of some topics."""
 
 _TIMEOUT_MS = 5_000
 
@@ -36,7 +45,9 @@ class OffsetClient:
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
         """The current end offsets of these topics."""
-        return {tp: end for tp, (begin, end) in (await self._ranges(topics)).items() if end > begin}
+        ranges = await self._ranges(topics)
+        known = {topic: await self._id(topic) for topic in topics}  # read afterwards: no old id gets a new end
+        return {tp: LogRange(start, end, known[tp.topic]) for tp, (start, end) in ranges.items()}
 
     async def behind(self, group: str, topic: str) -> int:
         """The number of records of a topic that the group has not committed yet; see `unread`."""
@@ -66,10 +77,10 @@ class OffsetClient:
             if isinstance(error.__cause__, GroupCoordinatorNotAvailableError | NotCoordinatorForGroupError):
                 return False
             raise
-        known = {topic: await self._id(topic) for topic in {tp.topic for tp in ends}}
         return all(
-            tp in committed and committed[tp].topic_id in ("", known[tp.topic]) and committed[tp].offset >= end
-            for tp, end in ends.items()
+            log.end == log.start
+            or (tp in committed and committed[tp].topic_id in ("", log.topic_id) and committed[tp].offset >= log.end)
+            for tp, log in ends.items()
         )
 
     async def _committed(self, group: str) -> dict[TopicPartition, ReadUntil]:

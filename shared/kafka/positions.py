@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from shared.kafka.client_protocol import refresh_metadata
 from shared.kafka.gaps import RECREATED, TRUNCATED, Gap, SuspectedGaps, describe_gaps, log_ranges, missing_records
 from shared.kafka.records import RawRecord
 from shared.kafka.stopped import StopCause
@@ -31,6 +32,7 @@ from shared.runtime.readiness import Readiness
 log = logging.getLogger(__name__)
 
 _CHECK_SECONDS: Final = 5.0
+_ABSENT_SECONDS: Final = 1.0  # to look again for a topic that this process cannot read
 _PRUNE_EACH: Final = 100  # transactions
 
 TopicIds: TypeAlias = Callable[[AIOKafkaConsumer, Collection[str]], Awaitable[Mapping[str, str]]]
@@ -163,7 +165,7 @@ class BatchProgress:
 
 
 class Positions:
-    """The positions of a group's member. Partitions are paused from their assignment until they are placed.
+    """The positions of a group's member in `topics`. Partitions are paused from their assignment until they are placed.
 
     `stopped`: partitions that stay paused for other reasons when they are placed (`shared.kafka.stopped`).
     """
@@ -172,6 +174,7 @@ class Positions:
         self,
         *,
         group: str,
+        topics: Collection[str],
         store: PositionStore | None,
         readiness: Readiness,
         clock: Clock,
@@ -187,6 +190,9 @@ class Positions:
         self._committed = committed
         self._stopped_otherwise = stopped
         self._condition = f"positions {group}"
+        self._subscribed = frozenset(topics)
+        self._absent: dict[str, str] = {}  # topics that no member can read, with the reason
+        self._is_member = False
         self._assignments = 0
         self._at: dict[TopicPartition, int] = {}
         self._ids: dict[TopicPartition, str] = {}
@@ -198,7 +204,7 @@ class Positions:
         self._checked_at = 0.0
         self._latest_ids: asyncio.Task[Mapping[str, str]] | None = None
         self._transactions = 0
-        self._topics: set[str] = set()
+        self._topics: set[str] = set()  # of which the metrics report stopped partitions
 
     def assigned(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         """Replace the assignment. Does not await: the client delivers records as soon as this call returns control."""
@@ -206,10 +212,12 @@ class Positions:
         for tp in partitions:
             consumer.seek(tp, 0)  # any offset: it keeps the client from looking for one itself
         self._replace(partitions)
+        self._is_member, self._checked_at = True, self._clock.monotonic()
 
     def forget(self) -> None:
         """Forget the assignment: this process no longer has partitions."""
         self._replace(())
+        self._is_member, self._absent = False, {}
         self._report()
 
     def _replace(self, partitions: Collection[TopicPartition]) -> None:
@@ -232,31 +240,34 @@ class Positions:
 
     @property
     def are_current(self) -> bool:
-        """True if no partition is stopped, or behind a time that its store had reached before."""
-        return not (self._unplaced or self._stopped or self._behind)
+        """True if no partition is stopped, without a topic, or behind a time that its store had reached before."""
+        return not (self._unplaced or self._stopped or self._behind or self._absent)
 
     def check_is_due(self) -> bool:
         """True a few seconds after the last check, and again when Kafka has returned the ids of the topics."""
         if self._latest_ids is not None:
             return self._latest_ids.done()
-        return bool(self._at or self._stopped) and self._clock.monotonic() - self._checked_at >= _CHECK_SECONDS
+        seconds = _ABSENT_SECONDS if self._absent else _CHECK_SECONDS
+        return self._is_member and self._clock.monotonic() - self._checked_at >= seconds
 
     async def check(self, consumer: AIOKafkaConsumer) -> bool:
         """Compare topics and store with the positions in memory; True if all partitions must be placed again.
 
         They differ after an operator's command, after the restore of the database, and after a topic was created again.
+        A topic that was deleted has no partitions in an assignment, so the ids of all topics are compared.
         The first call requests the ids of the topics, and returns at once: a broker that hangs must not stop the loop.
         Raises KafkaError and Transient.
         """
         self._checked_at = self._clock.monotonic()
         assignments, expected, latest = self._assignments, dict(self._at), self._latest_ids
         if latest is None:
-            topics = {tp.topic for tp in expected.keys() | self._stopped.keys()}
+            topics = self._subscribed | {tp.topic for tp in expected.keys() | self._stopped.keys()}
             self._latest_ids = asyncio.ensure_future(self._topic_ids(consumer, topics))
             self._latest_ids.add_done_callback(lambda read: read.cancelled() or read.exception())
             return False
         self._latest_ids = None
         ids = latest.result()
+        self._note_absent(consumer, ids)
         changed = {tp for tp in expected if ids.get(tp.topic) != self._ids.get(tp)}
         if self._store is not None:
             stored = await self._store.read(self._group, expected)
@@ -267,6 +278,18 @@ class Positions:
             self._displace(consumer, expected)
         self._unplaced |= self._stopped.keys()
         return bool(changed)
+
+    def _note_absent(self, consumer: AIOKafkaConsumer, ids: Mapping[str, str]) -> None:
+        """Report topics that do not exist, or that the client does not know yet: the group has no partitions of them,
+        so nothing else shows that nobody reads them."""
+        absent = {topic: "does not exist" for topic in self._subscribed if topic not in ids}
+        new = [topic for topic in self._subscribed & ids.keys() if not consumer.partitions_for_topic(topic)]
+        if new:
+            absent |= dict.fromkeys(new, "exists, and no partition of it is assigned yet")
+            refresh_metadata(consumer)
+        if absent != self._absent:
+            self._absent = absent
+            self._report()
 
     def displace(self, consumer: AIOKafkaConsumer) -> None:
         """Place all partitions again, because the stored positions are not the expected ones."""
@@ -311,7 +334,9 @@ class Positions:
             self._start(consumer, tp, position)
         self._unplaced -= settled.keys()
         self._checked_at = self._clock.monotonic()
-        self._report(missing=[tp for tp in partitions if tp.topic not in ids])
+        self._absent = {topic: why for topic, why in self._absent.items() if topic not in ids}
+        self._absent |= {tp.topic: "does not exist" for tp in partitions if tp.topic not in ids}
+        self._report()
         started = {tp: p for tp, p in settled.items() if p.gap is None}
         await self._show(consumer, {tp: p for tp, p in started.items() if _differs(committed.get(tp), p)})
 
@@ -425,10 +450,9 @@ class Positions:
         except KafkaError as error:
             log.info("the group's offsets are committed later: %r", error, extra={"group": self._group})
 
-    def _report(self, missing: Collection[TopicPartition] = ()) -> None:
+    def _report(self) -> None:
         problems = [describe_gaps(self._stopped)] if self._stopped else []
-        if missing:
-            problems.append(f"{', '.join(sorted({tp.topic for tp in missing}))}: the topic does not exist")
+        problems += [f"{topic}: the topic {why}" for topic, why in sorted(self._absent.items())]
         if self._behind:
             left = sum(until - self._at.get(tp, until) for tp, until in self._behind.items())
             problems.append(f"the database is older than the group's offsets, and {left} records are handled again")

@@ -17,9 +17,11 @@ from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
 from shared.kafka import gaps, positions
+from shared.kafka.offsets import EndOffsets, LogRange, OffsetClient
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.user_errors import UserError
+from tests.support import recreation
 from tests.support.consumer_group import read_all
 from tests.support.stored_group import StoredGroup
 
@@ -202,6 +204,14 @@ async def test_the_command_names_missing_records_with_status_1_and_accepts_exact
     assert "--database" in str(without_database.exception)
 
 
+async def ends(group: StoredGroup) -> EndOffsets:
+    client = OffsetClient(group.kafka, client_id="test")
+    try:
+        return await client.ends([group.topic])
+    finally:
+        await client.stop()
+
+
 async def command(*arguments: str) -> Result:
     line = ["positions", *arguments]
     return await asyncio.to_thread(lambda: CliRunner().invoke(app, line, env={"PIEPOWDER_DATABASE_URL": None}))
@@ -306,6 +316,60 @@ async def test_a_topic_that_was_created_again_stops_its_partitions_until_the_los
     await group.until_missing("ok")
 
 
+async def test_a_group_has_passed_nothing_of_a_recreated_topic_or_of_a_gap_until_the_loss_is_accepted(
+    group: StoredGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old topic's last records may be missing, so an empty new topic does not prove that all was read."""
+    table = PositionTable(group.database)
+    await group.post("a", "b", "c")
+    group.start()
+    await group.until_effects(["a", "b", "c"])
+    assert await table.has_passed(group.name, await ends(group))
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 600)  # the change is not detected yet
+    await asyncio.sleep(0.5)
+    await group.recreate_topic()
+    assert not await table.has_passed(group.name, await ends(group)), "the new topic is empty"
+    await group.post("new")
+    assert not await table.has_passed(group.name, await ends(group))
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 0.3)
+    await group.until_missing("the topic was deleted and created again")
+    assert not await table.has_passed(group.name, await ends(group))
+    for partition in range(6):
+        await accept(group, 3 if partition == 0 else 0, None, partition)
+    await group.until_effects(["a", "b", "c", "new"])
+    assert await table.has_passed(group.name, await ends(group))
+
+    await group.stop()
+    await group.post("d", "e")
+    await group.delete_records(3)
+    group.start()
+    await group.until_missing("the records 1 to 2 are missing")
+    assert not await table.has_passed(group.name, await ends(group)), "the log is empty, and two records were not read"
+
+
+async def test_a_group_is_not_ready_while_its_topic_is_deleted_and_notices_within_seconds_that_it_is_back(
+    group: StoredGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the topic, an assignment is empty, and the client itself looks for the topic every 30 seconds."""
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 5.0)
+    await group.post("a", "b")
+    group.start()
+    await group.until_effects(["a", "b"])
+    await recreation.delete_topic(group.kafka, group.topic)
+    await group.until_missing(f"{group.topic}: the topic does not exist")
+    await asyncio.sleep(3)  # the client has dropped the topic
+    await recreation.create_topic(group.kafka, group.topic)
+    async with asyncio.timeout(8):
+        while f"{group.topic}[0]: the topic was deleted and created again" not in group.missing():
+            assert group.missing() != "ok"
+            await asyncio.sleep(0.05)
+    for partition in range(6):
+        await accept(group, 2 if partition == 0 else 0, None, partition)
+    await group.post("new")
+    await group.until_effects(["a", "b", "new"])
+    await group.until_missing("ok")
+
+
 async def test_a_log_that_ends_below_the_position_stops_its_partition_also_after_it_has_grown(
     group: StoredGroup,
 ) -> None:
@@ -337,9 +401,13 @@ async def test_outdated_positions_are_deleted_and_a_group_has_passed_exactly_wha
         count = await connection.fetchval("SELECT count(*) FROM positions WHERE partition = 0")
     assert 0 < count <= 12
     table, tp = PositionTable(group.database), TopicPartition(group.topic, 0)
-    assert await table.has_passed(group.name, {tp: 60})
-    assert not await table.has_passed(group.name, {tp: 61})
-    assert not await table.has_passed("another", {tp: 60})
+    end = (await ends(group))[tp]
+    assert end == (0, 60, (await table.read(group.name, [tp]))[tp].topic_id)
+    assert await table.has_passed(group.name, {tp: end})
+    assert not await table.has_passed(group.name, {tp: end._replace(end=61)})
+    assert not await table.has_passed(group.name, {tp: end._replace(topic_id="another")})
+    assert not await table.has_passed("another", {tp: end})
+    assert await table.has_passed("another", {tp: LogRange(0, 0, "new")}), "nothing was ever written"
 
 
 async def test_without_a_database_missing_records_stop_their_partition_until_the_loss_is_accepted(

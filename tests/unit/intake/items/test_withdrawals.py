@@ -17,7 +17,7 @@ from services.intake.publishing.regions import Overloaded
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
-from shared.kafka.offsets import EndOffsets
+from shared.kafka.offsets import EndOffsets, LogRange
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Transient
@@ -43,7 +43,7 @@ class Projection:
         return self._later[min(self.lookups, len(self._later)) - 1] if item_id == ITEM else {}
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
-        return {TopicPartition(topic, 0): 7 for topic in topics}
+        return {TopicPartition(topic, 0): LogRange(0, 7, "id") for topic in topics}
 
     async def has_passed(self, group: str, ends: EndOffsets) -> bool:
         assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
