@@ -23,6 +23,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka.client_protocol import refresh_metadata
 from shared.kafka.gaps import RECREATED, TRUNCATED, Gap, SuspectedGaps, describe_gaps, log_ranges, missing_records
+from shared.kafka.offsets import CommittedOffset
 from shared.kafka.records import RawRecord
 from shared.kafka.stopped import StopCause
 from shared.runtime import metrics
@@ -69,7 +70,7 @@ class StoredPosition(NamedTuple):
     """What a store has about a partition. `position` is the offset of the next record of the topic with `topic_id`.
 
     `behind_until`: the store was restored from a backup, and the group had handled the records up to this offset
-    before; `REREAD` if the group is to handle them again without a report.
+    before. A negative offset: an operator lets the group handle the records up to this offset again, without a report.
     """
 
     position: int
@@ -77,8 +78,9 @@ class StoredPosition(NamedTuple):
     gap: Gap | None = None
     behind_until: int | None = None
 
-
-REREAD: Final = -1
+    def rereads(self, offset: int) -> bool:
+        """True if an operator lets the group handle the records before this offset again."""
+        return -(self.behind_until or 0) >= offset
 
 
 class PositionStore(Protocol):
@@ -199,6 +201,7 @@ class Positions:
         self._unplaced: set[TopicPartition] = set()
         self._stopped: dict[TopicPartition, Gap] = {}
         self._behind: dict[TopicPartition, int] = {}
+        self._highest: dict[TopicPartition, int] = {}  # see CommittedOffset
         self._suspected = SuspectedGaps(clock)
         self._last: dict[TopicPartition, StoredPosition] = {}  # without a store
         self._checked_at = 0.0
@@ -222,7 +225,7 @@ class Positions:
 
     def _replace(self, partitions: Collection[TopicPartition]) -> None:
         self._assignments += 1
-        self._at, self._ids, self._stopped, self._behind = {}, {}, {}, {}
+        self._at, self._ids, self._stopped, self._behind, self._highest = {}, {}, {}, {}, {}
         self._suspected.forget()
         self._unplaced = set(partitions)
         if self._latest_ids is not None:
@@ -308,7 +311,8 @@ class Positions:
         """
         assignments, partitions = self._assignments, sorted(self._unplaced & consumer.assignment())
         ids = await self._topic_ids(consumer, {tp.topic for tp in partitions})
-        committed = await self._committed(consumer, partitions)
+        offsets = await self._committed(consumer, partitions)
+        committed = {tp: CommittedOffset.of(offset) for tp, offset in offsets.items()}
         if self._store is None:
             stored = self._committed_or_last(committed, partitions)
         else:
@@ -332,16 +336,18 @@ class Positions:
                 return
         for tp, position in settled.items():
             self._start(consumer, tp, position)
+            self._highest[tp] = _highest(position, committed.get(tp), ranges.get(tp))
         self._unplaced -= settled.keys()
         self._checked_at = self._clock.monotonic()
         self._absent = {topic: why for topic, why in self._absent.items() if topic not in ids}
         self._absent |= {tp.topic: "does not exist" for tp in partitions if tp.topic not in ids}
         self._report()
-        started = {tp: p for tp, p in settled.items() if p.gap is None}
-        await self._show(consumer, {tp: p for tp, p in started.items() if _differs(committed.get(tp), p)})
+        shown = self.to_commit({tp: p.position for tp, p in settled.items() if p.gap is None})
+        changed_offsets = {tp: at for tp, at in shown.items() if at != offsets.get(tp) and (at.offset or tp in offsets)}
+        await self._show(consumer, changed_offsets)
 
     def _committed_or_last(
-        self, committed: Mapping[TopicPartition, OffsetAndMetadata], partitions: Collection[TopicPartition]
+        self, committed: Mapping[TopicPartition, CommittedOffset], partitions: Collection[TopicPartition]
     ) -> Mapping[TopicPartition, StoredPosition]:
         """The committed offsets. Kafka deletes them with their topic; then the last positions of this process."""
         found = {tp: self._last[tp] for tp in partitions if tp in self._last}
@@ -352,7 +358,7 @@ class Positions:
                 ", ".join(unknown),
                 extra={"group": self._group},
             )
-        return found | {tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()}
+        return found | {tp: StoredPosition(at.offset, at.topic_id) for tp, at in committed.items()}
 
     def report_failure(self, error: Exception) -> None:
         """Report that the positions of the partitions cannot be read; the next successful `place` withdraws it."""
@@ -383,14 +389,17 @@ class Positions:
             self._report()
 
     def to_commit(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """The offsets to commit, with the ids of their topics."""
-        return {tp: OffsetAndMetadata(offset, self._ids.get(tp, "")) for tp, offset in offsets.items()}
+        """The offsets to commit, with the ids of their topics and the highest offsets."""
+        return {
+            tp: CommittedOffset(offset, self._ids.get(tp, ""), self._highest.get(tp, 0)).to_commit
+            for tp, offset in offsets.items()
+        }
 
     def _found(
         self,
         tp: TopicPartition,
         stored: StoredPosition | None,
-        committed: OffsetAndMetadata | None,
+        committed: CommittedOffset | None,
         topic_id: str,
         known_range: tuple[int, int] | None,
     ) -> StoredPosition:
@@ -401,20 +410,18 @@ class Positions:
         that, and the position is 0, as for a new deployment.
         """
         if stored is None:
-            is_of_old_version = committed is not None and not committed.metadata
+            is_of_old_version = committed is not None and not committed.topic_id
             stored = StoredPosition(committed.offset if committed is not None and is_of_old_version else 0, topic_id)
         gap, behind_until = stored.gap if self._store is not None else self._stopped.get(tp), stored.behind_until
         if stored.topic_id and stored.topic_id != topic_id:
             gap = Gap(RECREATED, stored.position, None)
         elif gap is None or gap.reason != TRUNCATED:  # a truncated log may grow again, which hides its gap
             gap = None if known_range is None else missing_records(stored.position, *known_range)
-        if self._store is not None and committed is not None and committed.metadata in ("", topic_id):
-            if stored.position >= max(committed.offset, behind_until or 0):
-                behind_until = None
-            elif behind_until != REREAD and committed.metadata:
-                behind_until = max(committed.offset, behind_until or 0)
         known_id = topic_id if gap is None else stored.topic_id or topic_id
-        return StoredPosition(stored.position, known_id, gap, behind_until)
+        found = StoredPosition(stored.position, known_id, gap, behind_until)
+        if self._store is None or committed is None or committed.topic_id not in ("", topic_id):
+            return found
+        return found._replace(behind_until=_behind_until(found, committed, known_range))
 
     def _start(self, consumer: AIOKafkaConsumer, tp: TopicPartition, stored: StoredPosition) -> None:
         if stored.gap is not None:
@@ -441,12 +448,12 @@ class Positions:
             self._at.pop(tp, None)
         self._unplaced |= set(moved)
 
-    async def _show(self, consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, StoredPosition]) -> None:
+    async def _show(self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit stored positions as information for tools that show lag."""
         if self._store is None or not positions:
             return
         try:
-            await consumer.commit(self.to_commit({tp: stored.position for tp, stored in positions.items()}))
+            await consumer.commit(positions)
         except KafkaError as error:
             log.info("the group's offsets are committed later: %r", error, extra={"group": self._group})
 
@@ -466,7 +473,28 @@ class Positions:
         )
 
 
-def _differs(committed: OffsetAndMetadata | None, stored: StoredPosition) -> bool:
-    if committed is None:
-        return stored.position > 0
-    return bool(committed.offset != stored.position or committed.metadata != stored.topic_id)
+def _highest(stored: StoredPosition, committed: CommittedOffset | None, known_range: tuple[int, int] | None) -> int:
+    """The highest offset before which the group has handled all records of the topic, as far as it is known.
+
+    No record is handled behind the end of the log: those that it has lost are not handled again.
+    """
+    highest = max(stored.position, abs(stored.behind_until or 0))
+    if committed is not None and committed.topic_id == stored.topic_id:
+        highest = max(highest, committed.highest)
+    return highest if known_range is None else min(highest, known_range[1])
+
+
+def _behind_until(
+    stored: StoredPosition, committed: CommittedOffset, known_range: tuple[int, int] | None
+) -> int | None:
+    """The offset until which the store is behind, by the offset that the group has committed; None if it is not.
+
+    It stays negative, without a report, as far as the operator's reset reaches: the database may be restored later from
+    a backup that contains this reset.
+    """
+    highest = _highest(stored, committed, known_range)
+    if stored.position >= max(highest, committed.offset if not committed.topic_id else 0):
+        return None
+    if not committed.topic_id or stored.rereads(highest):
+        return stored.behind_until
+    return highest

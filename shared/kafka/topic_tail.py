@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from shared.kafka.client_protocol import committed_offsets, topic_ids
+from shared.kafka.client_protocol import committed_offsets, partitions_of, topic_ids
+from shared.kafka.offsets import CommittedOffset
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import next_records, no_such_topic
 from shared.runtime.errors import Transient
@@ -73,7 +74,8 @@ class TopicTail:
         """The offsets that the group has committed together with the id of this topic."""
         async with _errors_are_transient("committed offsets", _CALL_SECONDS):
             found = await committed_offsets(self._consumer, list(self.ends))
-        return {tp: offset.offset for tp, offset in found.items() if offset.metadata == self.topic_id}
+        known = {tp: CommittedOffset.of(offset) for tp, offset in found.items()}
+        return {tp: at.offset for tp, at in known.items() if at.topic_id == self.topic_id}
 
 
 @asynccontextmanager
@@ -96,10 +98,8 @@ async def open_tail(
             found = (await topic_ids(consumer, [topic])).get(topic)
             if found is None:
                 raise Transient(no_such_topic(topic))
-            consumer.assign([TopicPartition(topic, 0)])  # the client learns the partitions of assigned topics only
-            await consumer.end_offsets([TopicPartition(topic, 0)])
-            partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic)]
-            consumer.assign(partitions)
+            partitions = await partitions_of(consumer, topic)
+            consumer.assign(partitions)  # once: a replaced assignment ends the client's coordinator
             consumer.pause(*partitions)
             starts = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)

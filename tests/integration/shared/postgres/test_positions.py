@@ -20,6 +20,7 @@ from shared.kafka import gaps, positions
 from shared.kafka.offsets import EndOffsets, LogRange, OffsetClient
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
+from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
 from tests.support import recreation
 from tests.support.consumer_group import read_all
@@ -108,6 +109,92 @@ async def test_a_database_that_was_restored_under_a_running_member_reaches_the_s
     await group.until_effects(texts)
     await group.until_missing("ok")
     assert REGISTRY.get_sample_value("piepowder_records_behind", {"group": group.name}) == 0
+
+
+async def back_up(group: StoredGroup) -> None:
+    """Copy the database of a stopped group."""
+    await _replace_database(group, "{name}_copy", "{name}")
+
+
+async def restore(group: StoredGroup) -> None:
+    """Replace the database of a stopped group by the copy."""
+    await _replace_database(group, "{name}", "{name}_copy")
+
+
+async def _replace_database(group: StoredGroup, new: str, source: str) -> None:
+    await asyncio.sleep(0.5)  # the offsets are committed after the transaction
+    await group.stop()
+    await group.database.close()
+    name = urlsplit(group.url).path.lstrip("/")
+    admin = await asyncpg.connect(group.url.rpartition("/")[0] + "/postgres")
+    try:
+        await admin.execute(f"DROP DATABASE IF EXISTS {new.format(name=name)} WITH (FORCE)")
+        await admin.execute(f"CREATE DATABASE {new.format(name=name)} TEMPLATE {source.format(name=name)}")
+    finally:
+        await admin.close()
+    group.database = await Database.connect(group.url, settings=SESSION)
+
+
+async def test_a_second_restore_before_the_first_has_caught_up_reports_all_records_up_to_the_first_loss(
+    group: StoredGroup,
+) -> None:
+    """The group's offsets move back with the restored positions, and must still tell how far the group had been."""
+    texts, left = [f"{n}" for n in range(60)], 100
+
+    async def stop_when_none_is_left(_: str) -> None:
+        nonlocal left
+        if not left:
+            raise Transient("the test lets no more batches pass")
+        left -= 1
+
+    group.before = stop_when_none_is_left
+    await group.post(*texts[:20])
+    group.start(batch_records=10)
+    await group.until_effects(texts[:20])
+    await back_up(group)
+    await group.post(*texts[20:])
+    group.start(batch_records=10)
+    await group.until_effects(texts)
+    await restore(group)
+    left = 2
+    group.start(batch_records=10)
+    await group.until_effects(texts[:40])
+    await group.until_missing("the database is older than the group's offsets, and 20 records are handled again")
+    for _ in range(2):  # the second time, also the offsets of the first restore are all that is known
+        await restore(group)
+        left = 1
+        group.start(batch_records=10)
+        await group.until_effects(texts[:30])
+        await group.until_missing("the database is older than the group's offsets, and 30 records are handled again")
+    left = 100
+    await group.until_effects(texts)
+    await group.until_missing("ok")
+    await group.stop()
+    group.start()
+    await group.until_missing("ok")
+    assert await group.effects() == texts
+
+
+async def test_a_backup_that_contains_a_reset_is_reported_when_it_is_restored(group: StoredGroup) -> None:
+    texts = [f"{n}" for n in range(40)]
+    await group.post(*texts[:20])
+    group.start()
+    await group.until_effects(texts[:20])
+    await commands.reset(group.kafka, database=group.url, group=group.name)
+    await group.until_effects(texts[:20] * 2)
+    assert group.missing() == "ok"
+    await back_up(group)
+    await group.post(*texts[20:])
+    group.start()
+    await group.until_effects(texts[:20] * 2 + texts[20:])
+    await restore(group)
+    blocked = asyncio.Event()
+    group.before = lambda _: _wait(blocked)
+    group.start()
+    await group.until_missing("the database is older than the group's offsets, and 20 records are handled again")
+    blocked.set()
+    await group.until_effects(texts[:20] * 2 + texts[20:])
+    await group.until_missing("ok")
 
 
 async def test_a_member_that_lost_its_partitions_stores_no_effect_twice(group: StoredGroup) -> None:
