@@ -18,7 +18,7 @@ from services.intake.items.models import ItemBody, Kind
 from services.intake.items.queries import READ, ItemQueries, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
-from services.intake.items.withdrawals import MAX_REASON, Withdrawals
+from services.intake.items.withdrawals import MAX_REASON, REGION_NOT_SERVED, Withdrawals
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
 from shared.auth.principal import REGION_NOT_ALLOWED, Principal
@@ -243,10 +243,11 @@ async def get_item(
     summary="Withdraw an item in every region that it was submitted to",
     description="Returns when the topic of each region has the withdrawal, acknowledged by all in-sync replicas. Open"
     " cases are closed; a decided or superseded item keeps its status. A repetition gets the same response. The key"
-    " must be valid for all of the regions, otherwise the item is not withdrawn in any. For an unknown item the call"
-    " waits for the status projection, for at most 5 seconds: `404` is certain, `503` means that the state is not"
-    " known yet.",
-    responses=problems(*FORBIDDEN, NOT_FOUND, OVERLOADED),
+    " must be valid for all of the regions, otherwise the item is not withdrawn in any. Regions that have left the"
+    " operating model have no open case and are left out; `422` `region-not-served`: all of them have left, or another"
+    " service serves one of them. For an unknown item the call waits for the status projection, for at most 5 seconds:"
+    " `404` is certain, `503` means that the state is not known yet.",
+    responses=problems(*FORBIDDEN, NOT_FOUND, REGION_NOT_SERVED, OVERLOADED),
     dependencies=[Depends(CountOutcomes(metrics.WITHDRAWALS))],
 )
 async def withdraw_item(
