@@ -15,7 +15,7 @@ from services.intake.items import batch, long_poll, views
 from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
-from services.intake.items.queries import READ, ItemQueries, wait_seconds
+from services.intake.items.queries import READ, READ_ALL, ItemQueries, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
 from services.intake.items.withdrawals import MAX_REASON, REGION_NOT_SERVED, Withdrawals
@@ -63,6 +63,7 @@ available_withdrawals: Final = Available[Withdrawals]("withdrawals")
 
 Submitter = Annotated[Principal, Security(api_key, scopes=[WRITE])]
 Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
+Auditor = Annotated[Principal, Security(api_key, scopes=[READ_ALL])]
 TheSubmission = Annotated[ItemSubmission, Depends(available_submission)]
 TheQueries = Annotated[ItemQueries, Depends(available_queries)]
 TheWithdrawals = Annotated[Withdrawals, Depends(available_withdrawals)]
@@ -283,6 +284,28 @@ async def get_subject(
     cursor: Cursor = None,
 ) -> views.SubjectVersionsView:
     return await queries.versions(client, (platform, kind, id), item_cursor(cursor), limit)
+
+
+@router.get(
+    "/waiting",
+    operation_id="listWaiting",
+    summary="Accepted notices, appeals and withdrawals without effect, oldest first",
+    description="In a region: notices and appeals that have no case yet, and withdrawals of items whose case is still"
+    " open. Normally each entry leaves the list within seconds; an old one shows a record that its reader has skipped"
+    " (`piepowder reconcile`). Items without effect have the status `submitted` in the list of items. The list includes"
+    " every platform, so it needs a key for all platforms that may read the audit log.",
+    responses=problems(*FORBIDDEN),
+)
+async def list_waiting(
+    client: Auditor,
+    queries: TheQueries,
+    *,
+    region: Annotated[str, Query(description="A region of the key", examples=["eu"])],
+    before: Annotated[Time | None, Query(description="Only entries that wait since before this time")] = None,
+    limit: PageLimit = 50,
+    cursor: Cursor = None,
+) -> views.WaitingView:
+    return await queries.waiting(client, region, before, item_cursor(cursor), limit)
 
 
 @router.get(
