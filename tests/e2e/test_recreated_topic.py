@@ -16,7 +16,6 @@ from shared.postgres.position_admin import GroupPosition
 from tests.e2e import steps
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import running
-from tests.e2e.test_reconcile import oldest_submitted
 from tests.support.intake_complaints import appeal, notice
 from tests.support.recreation import recreate_topic
 
@@ -114,7 +113,7 @@ async def test_everything_that_the_router_had_not_read_is_found_and_published_ag
         one_by_one = sorted(items, key=lambda item: item.type != "item")
         await work.publish(one_by_one[:1], 20)  # the new item: its age no longer counts
         async with asyncio.timeout(MEASURED_SECONDS):
-            while oldest_submitted(cell) < 5:  # noqa: ASYNC110 - the metric is polled
+            while steps.oldest_submitted(cell) < 5:  # noqa: ASYNC110 - the metric is polled
                 await asyncio.sleep(0.5)
         result = await work.publish(one_by_one[1:], 20)
     assert (len(result.settled), result.pending, result.left) == (3, [], [])
@@ -125,5 +124,5 @@ async def test_everything_that_the_router_had_not_read_is_found_and_published_ag
     assert waiting(cell) == []
     assert events_of(cell, "sold").count(ITEM_WITHDRAWN) == 1
     async with asyncio.timeout(MEASURED_SECONDS):
-        while oldest_submitted(cell) > 0:  # noqa: ASYNC110 - the same
+        while steps.oldest_submitted(cell) > 0:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0.5)

@@ -24,7 +24,12 @@ from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import RejectionType
 
-REGION_NOT_SERVED: Final = RejectionType("region-not-served", 422, "The region is not served here")
+REGION_NOT_SERVED: Final = RejectionType(
+    "region-not-served",
+    422,
+    "The region is not served here",
+    "the item was submitted to region 'uk'; this service accepts items for eu, us",
+)
 MAX_REASON: Final = 500  # characters
 
 

@@ -4,13 +4,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from piepowder import positions
 from shared.contracts import ids, topics
+from tests.support import intake_complaints
 from tests.support.intake_process import Intake, running_intake
 from tests.support.recreation import recreate_topic
 from tests.support.servers import Servers
@@ -25,12 +25,7 @@ async def intake(servers: Servers, tmp_path: Path) -> AsyncIterator[Intake]:
 
 
 async def appeal(intake: Intake, item_id: str) -> httpx.Response:
-    body: dict[str, Any] = {
-        "item_id": item_id,
-        "reference": "A1",
-        "appellant": {"kind": "seller"},
-        "explanation": "It is genuine.",
-    }
+    body = intake_complaints.appeal(item_id=item_id)
     headers = {"Authorization": f"Bearer {intake.keys['all']}"}
     return await intake.http.post("/v1/appeals", json=body, headers=headers)
 
