@@ -20,6 +20,7 @@ from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import LOSS_ACCEPTED, LossAccepted
 from shared.kafka.client_protocol import committed_offsets, topic_ids
 from shared.kafka.gaps import DELETED, RECREATED, Gap, missing_records
+from shared.kafka.offsets import CommittedOffset
 from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import KafkaProducer, record
 from shared.postgres import position_admin
@@ -99,7 +100,7 @@ async def accept_loss(
         gap = Gap(reason, first, None if last is None else last + 1)
         position_admin.check_loss(known, group, tp, gap)
         if is_in_kafka(group):
-            await cluster.require_no_member(tp)
+            await cluster.require_no_member([tp])
         await _publish(bootstrap, _loss(group, tp, gap, topic_id, by=by, note=note))
         if is_in_kafka(group):
             await cluster.commit({tp: OffsetAndMetadata(gap.start_after_loss, topic_id)})
@@ -123,13 +124,13 @@ async def init(bootstrap: str, *, database: str | None, group: str, by: str, not
         new = {tp: StoredPosition(start, ids_now[tp.topic]) for tp, start in sorted(starts.items()) if start > 0}
         position_admin.check_is_new(group, {tp: found[tp] for tp in new})
         for tp, committed in (await cluster.committed(list(new))).items():
-            if committed.offset > 0:
+            if (highest := CommittedOffset.of(committed).highest) > 0:
                 raise UserError(
-                    f"{group} is not new: it has committed offset {committed.offset} of {tp.topic}[{tp.partition}].",
+                    f"{group} is not new: it has committed offset {highest} of {tp.topic}[{tp.partition}].",
                     "Its database is empty or was restored: see docs/runbooks/missing-records.md.",
                 )
         if new and is_in_kafka(group):
-            await cluster.require_no_member(min(new))
+            await cluster.require_no_member(list(new))
         for tp, at in new.items():
             gap = Gap(DELETED, 0, at.position)
             await _publish(bootstrap, _loss(group, tp, gap, at.topic_id, by=by, note=note))
@@ -220,7 +221,7 @@ class _Cluster:
         found = []
         for tp in places:
             offset = committed.get(tp, OffsetAndMetadata(0, known[topic]))
-            topic_id = offset.metadata or known[topic]
+            topic_id = CommittedOffset.of(offset).topic_id or known[topic]
             gap = missing_records(offset.offset, starts[tp], ends[tp])
             if topic_id != known[topic]:
                 gap = Gap(RECREATED, offset.offset, None)
@@ -231,10 +232,10 @@ class _Cluster:
         """The committed offsets of the connection's group."""
         return await committed_offsets(self._consumer, partitions)
 
-    async def require_no_member(self, tp: TopicPartition) -> None:
-        """Check that the group has no member, by repeating its committed offset; raises UserError."""
-        committed = await committed_offsets(self._consumer, [tp])
-        await self.commit(committed or {tp: OffsetAndMetadata(0, "")})
+    async def require_no_member(self, partitions: Sequence[TopicPartition]) -> None:
+        """Check that the group has no member, by repeating its committed offsets; raises UserError."""
+        committed = await committed_offsets(self._consumer, partitions)
+        await self.commit({tp: committed.get(tp, OffsetAndMetadata(0, "")) for tp in partitions})
 
     async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         self._assign(list(offsets))

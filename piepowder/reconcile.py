@@ -1,10 +1,13 @@
-"""Repair of items that stay `submitted`: publishes the last event of each item again, from the audit log.
+"""Repair of what stays without effect: publishes the last event of each item again, from the audit log.
 
 A record can be skipped: offsets were set forward, a topic was created again, or retention was faster than a reader. Its
 item then waits without an end. The audit log still has the event, so the same record is published again, with the same
 id and the same bytes, and every consumer that knows it ignores it. What is published is the last step that the log has:
 the submission, so that the router opens the case; or the opened case; or the decision, of which only the status did not
 know. An item is left alone while its record waits in its topic, and when its record would win over a later post.
+
+The same holds for notices and appeals that stay `submitted`, and for withdrawals of items whose case stays open. Their
+subject has no order in which they could replace something later.
 """
 
 import asyncio
@@ -22,13 +25,16 @@ from piepowder.client import Api, ApiError
 from shared.contracts import topics
 from shared.contracts.envelope import Attributes, encode
 from shared.contracts.events import (
+    APPEAL_SUBMITTED,
     CASE_CLOSED,
     CASE_OPENED,
     CASE_SUPERSEDED,
+    CASE_WITHDRAWN,
     DECISION_MADE,
     DECISION_REPLACED,
     ITEM_SUBMITTED,
     ITEM_WITHDRAWN,
+    NOTICE_SUBMITTED,
 )
 from shared.kafka.offsets import OffsetClient
 from shared.kafka.producer import KafkaProducer, Record, record
@@ -49,13 +55,20 @@ _STEPS: Final = {  # the steps of an item; a later one makes the earlier ones ne
     DECISION_MADE: 2,
     DECISION_REPLACED: 2,
 }
+_OF_WITHDRAWAL: Final = _STEPS | {ITEM_SUBMITTED: -1, CASE_OPENED: -1, ITEM_WITHDRAWN: 0, CASE_WITHDRAWN: 1}
+_OF_COMPLAINT: Final = _STEPS | {NOTICE_SUBMITTED: 0, APPEAL_SUBMITTED: 0}
+_KNOWN: Final = _OF_WITHDRAWAL.keys() | _OF_COMPLAINT.keys()
+_ITEM: Final = "item"
+_WITHDRAWAL: Final = "withdrawal"
 _READERS: Final = (("piepowder-router", topics.submissions), ("piepowder-decision", topics.cases))
 _clock = SystemClock()
 
 
 class _Data(msgspec.Struct):
     item_id: str = ""
-    case_type: str = "item"
+    notice_id: str = ""
+    appeal_id: str = ""
+    case_type: str = _ITEM
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +115,11 @@ class _Timeline(msgspec.Struct):
 
 
 class StuckItem(NamedTuple):
-    """An item that stays `submitted` in a region: the events to publish again, or the `reason` why there are none.
+    """An item, a notice or an appeal that stays `submitted` in a region, or a withdrawal without effect (`type`): the
+    events to publish again, or the `reason` why there are none.
 
-    `later`: the id of a later post of its subject, which is in force in its place.
+    `item_id` is the id of the item, notice or appeal. `later`: the id of a later post of an item's subject, which is in
+    force in its place.
     """
 
     region: str
@@ -114,13 +129,18 @@ class StuckItem(NamedTuple):
     events: Sequence[_Entry]
     reason: str = ""
     later: str = ""
+    type: str = _ITEM
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.region, self.type, self.item_id
 
 
 class ReconcileResult(msgspec.Struct):
     """The result of a reconciliation.
 
-    `settled`: published, and no longer `submitted`.
-    `pending`: published, and still `submitted`.
+    `settled`: published, and no longer `submitted`, or withdrawn.
+    `pending`: published, and still without effect.
     `left`: not published, each with its reason.
     `more`: the number of items beyond the limit.
     """
@@ -136,8 +156,8 @@ class ReconcileResult(msgspec.Struct):
 
 
 class Reconciliation:
-    """Finds and repairs the items of `regions` that have been `submitted` for longer than `minutes`: the oldest `limit`
-    of each region."""
+    """Finds and repairs what has been without effect in `regions` for longer than `minutes`: of each region the oldest
+    `limit` items, and the oldest `limit` notices, appeals and withdrawals."""
 
     def __init__(self, api: Api, bootstrap: str, regions: Sequence[str], *, minutes: float, limit: int) -> None:
         self._api = api
@@ -164,6 +184,12 @@ class Reconciliation:
                     about = (region, item["item_id"], item["subject"] or "", item["received_at"] or "")
                     of_region.append(StuckItem(*about, events, reason, later))
                 found += reversed(of_region)
+                waiting = await self._waiting(region)
+                more += max(0, len(waiting) - self._limit)
+                for one in waiting[: self._limit]:
+                    events, reason = await self._repair_other(region, one, offsets)
+                    about = (region, one["id"], one["subject"], one["since"])
+                    found.append(StuckItem(*about, events, reason, type=one["type"]))
         finally:
             await offsets.stop()
         return found, more
@@ -183,8 +209,8 @@ class Reconciliation:
         finally:
             await producer.stop()
         result.pending = await self._wait(sent, wait)
-        pending = {(item.region, item.item_id) for item in result.pending}
-        result.settled = [item for item in sent if (item.region, item.item_id) not in pending]
+        pending = {item.key for item in result.pending}
+        result.settled = [item for item in sent if item.key not in pending]
         return result
 
     async def _submitted(self, region: str) -> list[dict[str, Any]]:
@@ -202,16 +228,39 @@ class Reconciliation:
         of_region = {item["item_id"]: item for item in items if _status(item, region) == "submitted"}
         return sorted(of_region.values(), key=lambda item: (item["received_at"] or "", item["item_id"]))
 
+    async def _waiting(self, region: str) -> list[dict[str, Any]]:
+        """The notices, appeals and withdrawals without effect, oldest first."""
+        return await self._api.get_all(
+            "intake", "/v1/waiting", "waiting", region=region, before=self._before, limit=200
+        )
+
+    async def _repair_other(
+        self, region: str, one: Mapping[str, Any], offsets: OffsetClient
+    ) -> tuple[list[_Entry], str]:
+        """The event that continues a notice, an appeal or a withdrawal; or the reason why none is published."""
+        is_withdrawal = one["type"] == _WITHDRAWAL
+        steps = _OF_WITHDRAWAL if is_withdrawal else _OF_COMPLAINT
+        about = (_ITEM if is_withdrawal else one["type"], one["id"])
+        entries = [
+            entry
+            for entry in _first_of_each_id(await self._entries(region, one["subject"], about))
+            if steps.get(entry.type, -1) >= 0
+        ]
+        if not entries:
+            return [], await _why_not_in_audit(region, offsets)
+        last = max(entries, key=lambda entry: (steps[entry.type], entry.seq or 0))
+        if reader := await _unread(last, region, offsets):
+            return [], f"waits in {last.topic}: {reader} has not read it yet"
+        return [last], ""
+
     async def _repair(
         self, region: str, item: Mapping[str, Any], repeatable: set[str], offsets: OffsetClient
     ) -> tuple[list[_Entry], str, str]:
         """The events that continue an item, in order; or the reason why none is published, and the later post."""
-        entries = _first_of_each_id(await self._entries(region, item))
+        entries = _first_of_each_id(await self._entries(region, item["subject"] or "", (_ITEM, item["item_id"])))
         steps = [entry for entry in entries if entry.type in _STEPS]
         if not steps:
-            if await _audit_is_behind(region, offsets):
-                return [], "not in the audit log yet, which is behind", ""
-            return [], "not in the audit log: its client must post it again", ""
+            return [], await _why_not_in_audit(region, offsets), ""
         last = max(steps, key=lambda entry: (_STEPS[entry.type], entry.seq or 0))
         if reader := await _unread(last, region, offsets):
             return [], f"waits in {last.topic}: {reader} has not read it yet", ""
@@ -222,9 +271,9 @@ class Reconciliation:
             return [last, *withdrawals], "", ""
         return [last], "", ""
 
-    async def _entries(self, region: str, item: Mapping[str, Any]) -> list[_Entry]:
-        """The events about an item in the audit log, oldest first; none of its notices and appeals."""
-        parts = (item["subject"] or "").split(":", 2)
+    async def _entries(self, region: str, subject: str, about: tuple[str, str]) -> list[_Entry]:
+        """The events about an item, notice or appeal (type, id) of a subject in the audit log, oldest first."""
+        parts = subject.split(":", 2)
         path = f"/v1/subjects/{'/'.join(quote(part, safe='') for part in parts)}/timeline"
         entries: list[_Entry] = []
         params: dict[str, str | int] = {"limit": 1000}
@@ -236,11 +285,8 @@ class Reconciliation:
                     return entries
                 raise
             page = msgspec.json.decode(response.content, type=_Timeline)
-            for entry in page.events:
-                if entry.id is not None and (entry.type in _STEPS or entry.type == ITEM_WITHDRAWN):
-                    data = msgspec.json.decode(entry.data, type=_Data)
-                    if (data.item_id, data.case_type) == (item["item_id"], "item"):
-                        entries.append(entry)
+            known = (entry for entry in page.events if entry.id is not None and entry.type in _KNOWN)
+            entries += [entry for entry in known if _about(entry) == about]
             if page.next is None:
                 return entries
             params["cursor"] = page.next
@@ -258,18 +304,35 @@ class Reconciliation:
         return ""
 
     async def _wait(self, sent: Sequence[StuckItem], wait: float) -> list[StuckItem]:
-        """The items that are still `submitted` after `wait` seconds without a change."""
+        """Those that are still without effect after `wait` seconds without a change."""
         pending, since = list(sent), _clock.monotonic()
         while pending and _clock.monotonic() - since <= wait:
             await asyncio.sleep(_POLL_SECONDS)
+            waiting = {
+                (region, one["type"], one["id"])
+                for region in {item.region for item in pending if item.type != _ITEM}
+                for one in await self._waiting(region)
+            }
             still = []
             for item in pending:
-                view = await self._api.get("intake", f"/v1/items/{item.item_id}")
-                if _status(view, item.region) == "submitted":
+                if item.type != _ITEM:
+                    is_pending = item.key in waiting
+                else:
+                    view = await self._api.get("intake", f"/v1/items/{item.item_id}")
+                    is_pending = _status(view, item.region) == "submitted"
+                if is_pending:
                     still.append(item)
             if len(still) < len(pending):
                 pending, since = still, _clock.monotonic()
         return pending
+
+
+def _about(entry: _Entry) -> tuple[str, str]:
+    """The type and the id of the item, notice or appeal."""
+    data = msgspec.json.decode(entry.data, type=_Data)
+    if data.notice_id:
+        return "notice", data.notice_id
+    return ("appeal", data.appeal_id) if data.appeal_id else (data.case_type, data.item_id)
 
 
 def _first_of_each_id(entries: Sequence[_Entry]) -> list[_Entry]:
@@ -288,10 +351,18 @@ async def _unread(entry: _Entry, region: str, offsets: OffsetClient) -> str:
     """The group that will read the record in time; empty if it has passed the record, or the topic does not have it."""
     group = next((group for group, topic in _READERS if topic(region) == entry.topic), "piepowder-intake")
     name, at = f"{group}-{region}", TopicPartition(entry.topic, entry.partition)
-    end = (await offsets.ends([entry.topic])).get(at, 0)
-    if entry.offset >= end or await offsets.has_passed(name, {at: entry.offset + 1}):
+    log = (await offsets.ends([entry.topic])).get(at)
+    if log is None or entry.offset >= log.end or entry.offset < log.start:
+        return ""
+    if await offsets.has_passed(name, {at: log._replace(end=entry.offset + 1)}):
         return ""
     return name
+
+
+async def _why_not_in_audit(region: str, offsets: OffsetClient) -> str:
+    if await _audit_is_behind(region, offsets):
+        return "not in the audit log yet, which is behind"
+    return "not in the audit log: its client must post it again"
 
 
 async def _audit_is_behind(region: str, offsets: OffsetClient) -> bool:
@@ -302,17 +373,17 @@ async def _audit_is_behind(region: str, offsets: OffsetClient) -> bool:
 def show_found(items: Sequence[StuckItem], more: int, minutes: float) -> None:
     """Show the items of a dry run."""
     if not items:
-        console_output.show(f"No item has been submitted for longer than {minutes:g} minutes.", "green")
+        console_output.show(f"Nothing has been without effect for longer than {minutes:g} minutes.", "green")
         return
-    table = console_output.table("region", "item", "subject", "received", "to publish again")
+    table = console_output.table("region", "type", "id", "subject", "received", "to publish again")
     for item in items[:_ROWS]:
         names = ", ".join(entry.type.removeprefix("piepowder.").removesuffix(".v1") for entry in item.events)
         what = names or f"nothing: {item.reason}"
-        cells = (item.region, item.item_id, console_output.clean(item.subject, 100), item.received_at, what)
+        cells = (item.region, item.type, item.item_id, console_output.clean(item.subject, 100), item.received_at, what)
         table.add_row(*cells)
     console_output.console.print(table)
     counts = Counter(bool(item.reason) for item in items)
-    console_output.show(f"{counts[False]:,} items would be published again, {counts[True]:,} not; nothing was changed.")
+    console_output.show(f"{counts[False]:,} would be published again, {counts[True]:,} not; nothing was changed.")
     _show_superseded(items)
     _show_more(more)
 
@@ -321,13 +392,14 @@ def show_result(result: ReconcileResult, wait: float) -> None:
     """Show the result as sentences."""
     console_output.show(f"Settled: {len(result.settled):,}.", "green" if result.complete else "")
     for item in result.pending[:_ROWS]:
-        what = f"Published again, and still submitted after {wait:g} s"
+        what = f"Published again, and still without effect after {wait:g} s"
         console_output.show(
-            f"{what}: {item.item_id} in {item.region} ({console_output.clean(item.subject)}).", "yellow"
+            f"{what}: {item.type} {item.item_id} in {item.region} ({console_output.clean(item.subject)}).", "yellow"
         )
     for item in result.left[:_ROWS]:
         subject = console_output.clean(item.subject)
-        console_output.show(f"Not published: {item.item_id} in {item.region} ({subject}): {item.reason}.", "yellow")
+        where = f"{item.type} {item.item_id} in {item.region} ({subject})"
+        console_output.show(f"Not published: {where}: {item.reason}.", "yellow")
     _show_superseded(result.left)
     _show_more(result.more)
 
@@ -343,4 +415,4 @@ def _show_superseded(items: Sequence[StuckItem]) -> None:
 
 def _show_more(more: int) -> None:
     if more:
-        console_output.show(f"{more:,} more items: repeat the command.", "yellow")
+        console_output.show(f"{more:,} more: repeat the command.", "yellow")

@@ -1,4 +1,4 @@
-"""The command `reconcile`, for items that stay submitted."""
+"""The command `reconcile`, for items, notices, appeals and withdrawals that stay without effect."""
 
 from typing import Annotated
 
@@ -20,13 +20,15 @@ def reconcile(
     kafka: options.Kafka = None,
     region: Annotated[str | None, typer.Option(help="One region; by default all of the profile")] = None,
     minutes: Annotated[
-        float, typer.Option(min=0, help="Only items that have been submitted for longer than this")
+        float, typer.Option(min=0, help="Only what has been without effect for longer than this")
     ] = 10.0,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most items in each region, the oldest first")] = 1_000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the items, and change nothing")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most in each region, the oldest first")] = 1_000,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be published, and change nothing")
+    ] = False,
     wait: Annotated[float, typer.Option(min=1, help="Seconds to wait while no item makes progress")] = 60.0,
 ) -> None:
-    """Publish the last event of each item that stays submitted again, from the audit log."""
+    """Publish the last event of each item, notice, appeal and withdrawal without effect again, from the audit log."""
     regions = connection.profile.chosen(region)
     bootstrap = kafka or connection.profile.bootstrap()
 

@@ -14,6 +14,7 @@ from services.intake.items.read_your_writes import ReadYourWrites
 from services.intake.items.store import ItemStatusStore
 from services.intake.items.submission import ItemSubmission, available_queries
 from services.intake.items.used_versions import UsedVersions
+from services.intake.items.waiting import WaitingStore
 from services.intake.items.withdrawals import Withdrawals
 from services.intake.kafka import Clusters
 from services.intake.notices import api as notices_api
@@ -122,7 +123,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     relay = Relay(database, MultiClusterProducer(clusters.producer_of), service=service.name)
     positions, known_codes = PositionTable(database), codes.load()
     read_your_writes = ReadYourWrites(clusters.offsets, positions)
-    statuses, clients = ItemStatusStore(database), ClientStore(database)
+    statuses, waiting, clients = ItemStatusStore(database), WaitingStore(database), ClientStore(database)
     complaints = ComplaintStore(database, statuses)
     appeals = Appeals(
         intake, complaints, known_codes, read_your_writes=read_your_writes, clock=clock, days=settings.appeal_days
@@ -146,7 +147,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
         clock=clock,
     )
     provided: list[tuple[Available[Any], object]] = [
-        (available_queries, ItemQueries(statuses, regions, clock)),
+        (available_queries, ItemQueries(statuses, waiting, regions, clock)),
         (
             items_api.available_withdrawals,
             Withdrawals(intake, statuses, read_your_writes=read_your_writes, clock=clock),
@@ -175,7 +176,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
             for run in (*(each.run for each in projections.values()), *(each.run for each in key_uses)):
                 tasks.create_task(run(stop))
             tasks.create_task(note_progress(projections, statuses, stop))
-            tasks.create_task(OldestSubmitted(followed, statuses, clock).run(stop))
+            tasks.create_task(OldestSubmitted(followed, statuses, waiting, clock).run(stop))
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:

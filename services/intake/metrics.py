@@ -17,7 +17,8 @@ APPEALS: Final = Counter("piepowder_intake_appeals_total", "Appeals, by status o
 INTAKE_PENDING: Final = Gauge("piepowder_intake_pending_records", "Records waiting for Kafka's acknowledgement")
 OLDEST_SUBMITTED: Final = Gauge(
     "piepowder_intake_oldest_submitted_seconds",
-    "Age of the oldest item with the status `submitted`; 0 when there is none",
+    "Age of the oldest item, notice or appeal with the status `submitted`, or withdrawal of an item whose case is still"
+    " open; 0 when there is none",
     ["region"],
 )
 INTAKE_DEADLETTERS_IGNORED: Final = Counter(

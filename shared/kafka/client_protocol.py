@@ -136,6 +136,20 @@ async def topic_ids(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dict
     return found
 
 
+async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+    """The partitions of a topic, in order; raises KafkaError. The client itself knows those of assigned topics only."""
+    response = await _ask_any_broker(consumer._client, _MetadataRequest([topic]))
+    [(code, _, _, _, partitions, *_)] = response.topics
+    if not partitions:
+        raise for_code(code)(topic)
+    return [TopicPartition(topic, number) for number in sorted(partition for _, partition, *_ in partitions)]
+
+
+def refresh_metadata(consumer: AIOKafkaConsumer) -> None:
+    """Let the client read the metadata of its topics now; a topic that it did not know then joins the assignment."""
+    consumer._client.force_metadata_update()
+
+
 async def _ask_any_broker(client: Any, request: _MetadataRequest) -> Any:
     failure: KafkaError = NodeNotReadyError("no broker is known")
     for broker in client.cluster.brokers():

@@ -131,6 +131,7 @@ class BatchConsumer(Generic[M]):
         self._apply = handle.handle if isinstance(handle, TransactionalHandler) else _without_moves(handle)
         self._positions = Positions(
             group=self.group,
+            topics=self.topics,
             store=self._store,
             readiness=self.readiness,
             clock=self.clock,

@@ -8,14 +8,51 @@ from typing import NamedTuple, TypeAlias
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCoordinatorForGroupError
+from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka.client_protocol import topic_ids
 from shared.runtime.errors import Transient
 
-EndOffsets: TypeAlias = dict[TopicPartition, int]
-"""The offset after the last record of each partition; without empty partitions."""
+
+class LogRange(NamedTuple):
+    """The offset of the first record of a partition and the one after its last record, in the topic with this id."""
+
+    start: int
+    end: int
+    topic_id: str
+
+
+EndOffsets: TypeAlias = dict[TopicPartition, LogRange]
+"""The ends of all partitions of some topics."""
 
 _TIMEOUT_MS = 5_000
+
+
+class CommittedOffset(NamedTuple):
+    """A committed offset of the topic with this id; the id is empty if a tool or an old version has committed it.
+
+    `highest`: all records before this offset have been handled once. It is larger than `offset` while a restored
+    database, or a reset, lets the group handle records again. Kafka has it behind the id, in the offset's metadata:
+    another backup that is restored meanwhile does not know it.
+    """
+
+    offset: int
+    topic_id: str
+    highest: int
+
+    @classmethod
+    def of(cls, committed: OffsetAndMetadata) -> "CommittedOffset":
+        """The parts of a committed offset."""
+        topic_id, _, highest = committed.metadata.partition(" ")
+        if not (highest.isascii() and highest.isdigit()):
+            return cls(committed.offset, committed.metadata, committed.offset)
+        return cls(committed.offset, topic_id, max(committed.offset, int(highest)))
+
+    @property
+    def to_commit(self) -> OffsetAndMetadata:
+        """The offset with its metadata."""
+        is_behind = self.highest > self.offset
+        return OffsetAndMetadata(self.offset, f"{self.topic_id} {self.highest}" if is_behind else self.topic_id)
 
 
 class ReadUntil(NamedTuple):
@@ -36,7 +73,9 @@ class OffsetClient:
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
         """The current end offsets of these topics."""
-        return {tp: end for tp, (begin, end) in (await self._ranges(topics)).items() if end > begin}
+        ranges = await self._ranges(topics)
+        known = {topic: await self._id(topic) for topic in topics}  # read afterwards: no old id gets a new end
+        return {tp: LogRange(start, end, known[tp.topic]) for tp, (start, end) in ranges.items()}
 
     async def behind(self, group: str, topic: str) -> int:
         """The number of records of a topic that the group has not committed yet; see `unread`."""
@@ -66,10 +105,10 @@ class OffsetClient:
             if isinstance(error.__cause__, GroupCoordinatorNotAvailableError | NotCoordinatorForGroupError):
                 return False
             raise
-        known = {topic: await self._id(topic) for topic in {tp.topic for tp in ends}}
         return all(
-            tp in committed and committed[tp].topic_id in ("", known[tp.topic]) and committed[tp].offset >= end
-            for tp, end in ends.items()
+            log.end == log.start
+            or (tp in committed and committed[tp].topic_id in ("", log.topic_id) and committed[tp].offset >= log.end)
+            for tp, log in ends.items()
         )
 
     async def _committed(self, group: str) -> dict[TopicPartition, ReadUntil]:
@@ -79,7 +118,8 @@ class OffsetClient:
             committed = await admin.list_consumer_group_offsets(group)
         except (KafkaError, OSError) as error:
             raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
-        return {tp: ReadUntil(at.offset, at.metadata or "") for tp, at in committed.items() if at.offset >= 0}
+        known = {tp: CommittedOffset.of(at) for tp, at in committed.items() if at.offset >= 0}
+        return {tp: ReadUntil(at.offset, at.topic_id) for tp, at in known.items()}
 
     async def _id(self, topic: str) -> str:
         try:

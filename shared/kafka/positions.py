@@ -21,7 +21,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
+from shared.kafka.client_protocol import refresh_metadata
 from shared.kafka.gaps import RECREATED, TRUNCATED, Gap, SuspectedGaps, describe_gaps, log_ranges, missing_records
+from shared.kafka.offsets import CommittedOffset
 from shared.kafka.records import RawRecord
 from shared.kafka.stopped import StopCause
 from shared.runtime import metrics
@@ -31,6 +33,7 @@ from shared.runtime.readiness import Readiness
 log = logging.getLogger(__name__)
 
 _CHECK_SECONDS: Final = 5.0
+_ABSENT_SECONDS: Final = 1.0  # to look again for a topic that this process cannot read
 _PRUNE_EACH: Final = 100  # transactions
 
 TopicIds: TypeAlias = Callable[[AIOKafkaConsumer, Collection[str]], Awaitable[Mapping[str, str]]]
@@ -67,7 +70,7 @@ class StoredPosition(NamedTuple):
     """What a store has about a partition. `position` is the offset of the next record of the topic with `topic_id`.
 
     `behind_until`: the store was restored from a backup, and the group had handled the records up to this offset
-    before; `REREAD` if the group is to handle them again without a report.
+    before. A negative offset: an operator lets the group handle the records up to this offset again, without a report.
     """
 
     position: int
@@ -75,8 +78,9 @@ class StoredPosition(NamedTuple):
     gap: Gap | None = None
     behind_until: int | None = None
 
-
-REREAD: Final = -1
+    def rereads(self, offset: int) -> bool:
+        """True if an operator lets the group handle the records before this offset again."""
+        return -(self.behind_until or 0) >= offset
 
 
 class PositionStore(Protocol):
@@ -163,7 +167,7 @@ class BatchProgress:
 
 
 class Positions:
-    """The positions of a group's member. Partitions are paused from their assignment until they are placed.
+    """The positions of a group's member in `topics`. Partitions are paused from their assignment until they are placed.
 
     `stopped`: partitions that stay paused for other reasons when they are placed (`shared.kafka.stopped`).
     """
@@ -172,6 +176,7 @@ class Positions:
         self,
         *,
         group: str,
+        topics: Collection[str],
         store: PositionStore | None,
         readiness: Readiness,
         clock: Clock,
@@ -187,18 +192,22 @@ class Positions:
         self._committed = committed
         self._stopped_otherwise = stopped
         self._condition = f"positions {group}"
+        self._subscribed = frozenset(topics)
+        self._absent: dict[str, str] = {}  # topics that no member can read, with the reason
+        self._is_member = False
         self._assignments = 0
         self._at: dict[TopicPartition, int] = {}
         self._ids: dict[TopicPartition, str] = {}
         self._unplaced: set[TopicPartition] = set()
         self._stopped: dict[TopicPartition, Gap] = {}
         self._behind: dict[TopicPartition, int] = {}
+        self._highest: dict[TopicPartition, int] = {}  # see CommittedOffset
         self._suspected = SuspectedGaps(clock)
         self._last: dict[TopicPartition, StoredPosition] = {}  # without a store
         self._checked_at = 0.0
         self._latest_ids: asyncio.Task[Mapping[str, str]] | None = None
         self._transactions = 0
-        self._topics: set[str] = set()
+        self._topics: set[str] = set()  # of which the metrics report stopped partitions
 
     def assigned(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         """Replace the assignment. Does not await: the client delivers records as soon as this call returns control."""
@@ -206,15 +215,17 @@ class Positions:
         for tp in partitions:
             consumer.seek(tp, 0)  # any offset: it keeps the client from looking for one itself
         self._replace(partitions)
+        self._is_member, self._checked_at = True, self._clock.monotonic()
 
     def forget(self) -> None:
         """Forget the assignment: this process no longer has partitions."""
         self._replace(())
+        self._is_member, self._absent = False, {}
         self._report()
 
     def _replace(self, partitions: Collection[TopicPartition]) -> None:
         self._assignments += 1
-        self._at, self._ids, self._stopped, self._behind = {}, {}, {}, {}
+        self._at, self._ids, self._stopped, self._behind, self._highest = {}, {}, {}, {}, {}
         self._suspected.forget()
         self._unplaced = set(partitions)
         if self._latest_ids is not None:
@@ -232,31 +243,34 @@ class Positions:
 
     @property
     def are_current(self) -> bool:
-        """True if no partition is stopped, or behind a time that its store had reached before."""
-        return not (self._unplaced or self._stopped or self._behind)
+        """True if no partition is stopped, without a topic, or behind a time that its store had reached before."""
+        return not (self._unplaced or self._stopped or self._behind or self._absent)
 
     def check_is_due(self) -> bool:
         """True a few seconds after the last check, and again when Kafka has returned the ids of the topics."""
         if self._latest_ids is not None:
             return self._latest_ids.done()
-        return bool(self._at or self._stopped) and self._clock.monotonic() - self._checked_at >= _CHECK_SECONDS
+        seconds = _ABSENT_SECONDS if self._absent else _CHECK_SECONDS
+        return self._is_member and self._clock.monotonic() - self._checked_at >= seconds
 
     async def check(self, consumer: AIOKafkaConsumer) -> bool:
         """Compare topics and store with the positions in memory; True if all partitions must be placed again.
 
         They differ after an operator's command, after the restore of the database, and after a topic was created again.
+        A topic that was deleted has no partitions in an assignment, so the ids of all topics are compared.
         The first call requests the ids of the topics, and returns at once: a broker that hangs must not stop the loop.
         Raises KafkaError and Transient.
         """
         self._checked_at = self._clock.monotonic()
         assignments, expected, latest = self._assignments, dict(self._at), self._latest_ids
         if latest is None:
-            topics = {tp.topic for tp in expected.keys() | self._stopped.keys()}
+            topics = self._subscribed | {tp.topic for tp in expected.keys() | self._stopped.keys()}
             self._latest_ids = asyncio.ensure_future(self._topic_ids(consumer, topics))
             self._latest_ids.add_done_callback(lambda read: read.cancelled() or read.exception())
             return False
         self._latest_ids = None
         ids = latest.result()
+        self._note_absent(consumer, ids)
         changed = {tp for tp in expected if ids.get(tp.topic) != self._ids.get(tp)}
         if self._store is not None:
             stored = await self._store.read(self._group, expected)
@@ -267,6 +281,18 @@ class Positions:
             self._displace(consumer, expected)
         self._unplaced |= self._stopped.keys()
         return bool(changed)
+
+    def _note_absent(self, consumer: AIOKafkaConsumer, ids: Mapping[str, str]) -> None:
+        """Report topics that do not exist, or that the client does not know yet: the group has no partitions of them,
+        so nothing else shows that nobody reads them."""
+        absent = {topic: "does not exist" for topic in self._subscribed if topic not in ids}
+        new = [topic for topic in self._subscribed & ids.keys() if not consumer.partitions_for_topic(topic)]
+        if new:
+            absent |= dict.fromkeys(new, "exists, and no partition of it is assigned yet")
+            refresh_metadata(consumer)
+        if absent != self._absent:
+            self._absent = absent
+            self._report()
 
     def displace(self, consumer: AIOKafkaConsumer) -> None:
         """Place all partitions again, because the stored positions are not the expected ones."""
@@ -285,7 +311,8 @@ class Positions:
         """
         assignments, partitions = self._assignments, sorted(self._unplaced & consumer.assignment())
         ids = await self._topic_ids(consumer, {tp.topic for tp in partitions})
-        committed = await self._committed(consumer, partitions)
+        offsets = await self._committed(consumer, partitions)
+        committed = {tp: CommittedOffset.of(offset) for tp, offset in offsets.items()}
         if self._store is None:
             stored = self._committed_or_last(committed, partitions)
         else:
@@ -309,14 +336,18 @@ class Positions:
                 return
         for tp, position in settled.items():
             self._start(consumer, tp, position)
+            self._highest[tp] = _highest(position, committed.get(tp), ranges.get(tp))
         self._unplaced -= settled.keys()
         self._checked_at = self._clock.monotonic()
-        self._report(missing=[tp for tp in partitions if tp.topic not in ids])
-        started = {tp: p for tp, p in settled.items() if p.gap is None}
-        await self._show(consumer, {tp: p for tp, p in started.items() if _differs(committed.get(tp), p)})
+        self._absent = {topic: why for topic, why in self._absent.items() if topic not in ids}
+        self._absent |= {tp.topic: "does not exist" for tp in partitions if tp.topic not in ids}
+        self._report()
+        shown = self.to_commit({tp: p.position for tp, p in settled.items() if p.gap is None})
+        changed_offsets = {tp: at for tp, at in shown.items() if at != offsets.get(tp) and (at.offset or tp in offsets)}
+        await self._show(consumer, changed_offsets)
 
     def _committed_or_last(
-        self, committed: Mapping[TopicPartition, OffsetAndMetadata], partitions: Collection[TopicPartition]
+        self, committed: Mapping[TopicPartition, CommittedOffset], partitions: Collection[TopicPartition]
     ) -> Mapping[TopicPartition, StoredPosition]:
         """The committed offsets. Kafka deletes them with their topic; then the last positions of this process."""
         found = {tp: self._last[tp] for tp in partitions if tp in self._last}
@@ -327,7 +358,7 @@ class Positions:
                 ", ".join(unknown),
                 extra={"group": self._group},
             )
-        return found | {tp: StoredPosition(offset.offset, offset.metadata) for tp, offset in committed.items()}
+        return found | {tp: StoredPosition(at.offset, at.topic_id) for tp, at in committed.items()}
 
     def report_failure(self, error: Exception) -> None:
         """Report that the positions of the partitions cannot be read; the next successful `place` withdraws it."""
@@ -358,14 +389,17 @@ class Positions:
             self._report()
 
     def to_commit(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """The offsets to commit, with the ids of their topics."""
-        return {tp: OffsetAndMetadata(offset, self._ids.get(tp, "")) for tp, offset in offsets.items()}
+        """The offsets to commit, with the ids of their topics and the highest offsets."""
+        return {
+            tp: CommittedOffset(offset, self._ids.get(tp, ""), self._highest.get(tp, 0)).to_commit
+            for tp, offset in offsets.items()
+        }
 
     def _found(
         self,
         tp: TopicPartition,
         stored: StoredPosition | None,
-        committed: OffsetAndMetadata | None,
+        committed: CommittedOffset | None,
         topic_id: str,
         known_range: tuple[int, int] | None,
     ) -> StoredPosition:
@@ -376,20 +410,18 @@ class Positions:
         that, and the position is 0, as for a new deployment.
         """
         if stored is None:
-            is_of_old_version = committed is not None and not committed.metadata
+            is_of_old_version = committed is not None and not committed.topic_id
             stored = StoredPosition(committed.offset if committed is not None and is_of_old_version else 0, topic_id)
         gap, behind_until = stored.gap if self._store is not None else self._stopped.get(tp), stored.behind_until
         if stored.topic_id and stored.topic_id != topic_id:
             gap = Gap(RECREATED, stored.position, None)
         elif gap is None or gap.reason != TRUNCATED:  # a truncated log may grow again, which hides its gap
             gap = None if known_range is None else missing_records(stored.position, *known_range)
-        if self._store is not None and committed is not None and committed.metadata in ("", topic_id):
-            if stored.position >= max(committed.offset, behind_until or 0):
-                behind_until = None
-            elif behind_until != REREAD and committed.metadata:
-                behind_until = max(committed.offset, behind_until or 0)
         known_id = topic_id if gap is None else stored.topic_id or topic_id
-        return StoredPosition(stored.position, known_id, gap, behind_until)
+        found = StoredPosition(stored.position, known_id, gap, behind_until)
+        if self._store is None or committed is None or committed.topic_id not in ("", topic_id):
+            return found
+        return found._replace(behind_until=_behind_until(found, committed, known_range))
 
     def _start(self, consumer: AIOKafkaConsumer, tp: TopicPartition, stored: StoredPosition) -> None:
         if stored.gap is not None:
@@ -416,19 +448,18 @@ class Positions:
             self._at.pop(tp, None)
         self._unplaced |= set(moved)
 
-    async def _show(self, consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, StoredPosition]) -> None:
+    async def _show(self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, OffsetAndMetadata]) -> None:
         """Commit stored positions as information for tools that show lag."""
         if self._store is None or not positions:
             return
         try:
-            await consumer.commit(self.to_commit({tp: stored.position for tp, stored in positions.items()}))
+            await consumer.commit(positions)
         except KafkaError as error:
             log.info("the group's offsets are committed later: %r", error, extra={"group": self._group})
 
-    def _report(self, missing: Collection[TopicPartition] = ()) -> None:
+    def _report(self) -> None:
         problems = [describe_gaps(self._stopped)] if self._stopped else []
-        if missing:
-            problems.append(f"{', '.join(sorted({tp.topic for tp in missing}))}: the topic does not exist")
+        problems += [f"{topic}: the topic {why}" for topic, why in sorted(self._absent.items())]
         if self._behind:
             left = sum(until - self._at.get(tp, until) for tp, until in self._behind.items())
             problems.append(f"the database is older than the group's offsets, and {left} records are handled again")
@@ -442,7 +473,28 @@ class Positions:
         )
 
 
-def _differs(committed: OffsetAndMetadata | None, stored: StoredPosition) -> bool:
-    if committed is None:
-        return stored.position > 0
-    return bool(committed.offset != stored.position or committed.metadata != stored.topic_id)
+def _highest(stored: StoredPosition, committed: CommittedOffset | None, known_range: tuple[int, int] | None) -> int:
+    """The highest offset before which the group has handled all records of the topic, as far as it is known.
+
+    No record is handled behind the end of the log: those that it has lost are not handled again.
+    """
+    highest = max(stored.position, abs(stored.behind_until or 0))
+    if committed is not None and committed.topic_id == stored.topic_id:
+        highest = max(highest, committed.highest)
+    return highest if known_range is None else min(highest, known_range[1])
+
+
+def _behind_until(
+    stored: StoredPosition, committed: CommittedOffset, known_range: tuple[int, int] | None
+) -> int | None:
+    """The offset until which the store is behind, by the offset that the group has committed; None if it is not.
+
+    It stays negative, without a report, as far as the operator's reset reaches: the database may be restored later from
+    a backup that contains this reset.
+    """
+    highest = _highest(stored, committed, known_range)
+    if stored.position >= max(highest, committed.offset if not committed.topic_id else 0):
+        return None
+    if not committed.topic_id or stored.rereads(highest):
+        return stored.behind_until
+    return highest

@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from shared.kafka.client_protocol import topic_ids
+from shared.kafka.client_protocol import partitions_of, topic_ids
+from shared.kafka.offsets import CommittedOffset
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import next_records, no_such_topic
 from shared.runtime.errors import Transient
@@ -71,8 +72,8 @@ class TopicTail:
             if records or await self._consumer.position(tp) > at:
                 return records
 
-    async def committed(self, group: str) -> dict[TopicPartition, int]:
-        """The offsets that a group has committed together with the id of this topic."""
+    async def handled(self, group: str) -> dict[TopicPartition, int]:
+        """The offsets before which a group has handled every record of this topic once, by what it has committed."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         try:
             async with _errors_are_transient(f"the offsets of {group}", _READ_SECONDS):
@@ -80,9 +81,8 @@ class TopicTail:
                 found = await admin.list_consumer_group_offsets(group)
         finally:
             await admin.close()
-        return {
-            tp: offset.offset for tp, offset in found.items() if tp in self.ends and offset.metadata == self.topic_id
-        }
+        known = {tp: CommittedOffset.of(offset) for tp, offset in found.items() if tp in self.ends}
+        return {tp: at.highest for tp, at in known.items() if at.topic_id == self.topic_id}
 
 
 @asynccontextmanager
@@ -102,10 +102,8 @@ async def open_tail(bootstrap: str, topic: str, *, client_id: str) -> AsyncItera
             found = (await topic_ids(consumer, [topic])).get(topic)
             if found is None:
                 raise Transient(no_such_topic(topic))
-            consumer.assign([TopicPartition(topic, 0)])  # the client learns the partitions of assigned topics only
-            await consumer.end_offsets([TopicPartition(topic, 0)])
-            partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic)]
-            consumer.assign(partitions)
+            partitions = await partitions_of(consumer, topic)
+            consumer.assign(partitions)  # once: a replaced assignment ends the client's coordinator
             consumer.pause(*partitions)
             starts = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)

@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka import TopicPartition
 
 from shared.kafka.gaps import DELETED, Gap
-from shared.kafka.positions import REREAD, StoredPosition
+from shared.kafka.positions import StoredPosition
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import NO_ROW, READ_ALL, stored_position
 from shared.runtime.errors import Transient
@@ -92,8 +92,11 @@ async def reset(connection: Connection, group: str, starts: Mapping[TopicPartiti
     async with connection.transaction():
         found = await _locked(connection, group)
         first = {tp: min(starts[tp], stored.position) for tp, stored in found.items() if tp in starts}
+        until = {tp: max(found[tp].position, abs(found[tp].behind_until or 0)) for tp in first}
         await _set(
-            connection, group, {tp: found[tp]._replace(position=at, behind_until=REREAD) for tp, at in first.items()}
+            connection,
+            group,
+            {tp: found[tp]._replace(position=at, behind_until=-until[tp] or None) for tp, at in first.items()},
         )
 
 

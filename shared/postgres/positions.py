@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from aiokafka import TopicPartition
 
 from shared.kafka.gaps import Gap
+from shared.kafka.offsets import EndOffsets, LogRange
 from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.postgres.database import Connection, Database
 
@@ -160,10 +161,14 @@ class PositionTable:
             if row["consumer_group"] == group
         }
 
-    async def has_passed(self, group: str, ends: Mapping[TopicPartition, int]) -> bool:
-        """True if the group has handled all records before these offsets."""
+    async def has_passed(self, group: str, ends: EndOffsets) -> bool:
+        """True if the group has handled all records before these ends.
+
+        False if records are missing that it has not handled, even of an empty partition: a position in a deleted topic
+        of the same name, and a gap whose loss is not accepted.
+        """
         stored = await self.read(group, ends)
-        return all(tp in stored and stored[tp].position >= end for tp, end in ends.items())
+        return all(_is_at(stored.get(tp), log) for tp, log in ends.items())
 
     async def save(self, group: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
         """Store everything about these partitions, and the position itself only where none is stored."""
@@ -194,6 +199,12 @@ def stored_position(row: asyncpg.Record) -> StoredPosition:
     reason = row["gap_reason"]
     gap = None if reason is None else Gap(reason, row["gap_first"], row["gap_end"])
     return StoredPosition(row["position"], row["topic_id"] or "", gap, row["behind_until"])
+
+
+def _is_at(stored: StoredPosition | None, log: LogRange) -> bool:
+    if stored is None:
+        return log.end == 0  # a new partition, and a group that has not started
+    return stored.gap is None and stored.topic_id == log.topic_id and stored.position >= log.end
 
 
 def _text(moves: Moves) -> str:

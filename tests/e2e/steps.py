@@ -107,3 +107,15 @@ def lag_seconds(cell: Cell, name: str) -> float:
         ),
         default=0.0,
     )
+
+
+def oldest_submitted(cell: Cell) -> float:
+    """The age of the oldest item, notice, appeal or withdrawal of `cell.eu` without effect, as the metric shows it."""
+    process = cell.system.services["intake-projection"]
+    families = text_string_to_metric_families(cell.client.get(f"{process.url}/metrics").text)
+    return next(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "piepowder_intake_oldest_submitted_seconds" and sample.labels["region"] == cell.eu
+    )

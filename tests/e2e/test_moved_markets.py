@@ -14,8 +14,11 @@ from aiokafka.errors import KafkaError
 from deploy.local.accounting import Account, ItemOutcome
 from deploy.services import processes
 from piepowder.submit import RegionItem
-from shared.contracts import topics
+from shared.contracts import events, ids, topics
+from shared.contracts.envelope import Attributes, encode
+from shared.kafka.producer import KafkaProducer, record
 from shared.kafka.whole_topic import read_whole
+from shared.runtime.clock import SystemClock, to_text
 from tests.e2e.conftest import Cell
 from tests.e2e.drive import review_until, settle
 from tests.e2e.steps import item, until, until_status
@@ -225,6 +228,40 @@ async def test_items_that_are_accepted_while_markets_move_end_decided_or_in_a_qu
         await wait_until(are_ignored, 20)
 
 
+async def withdraw_late(cell: Cell, item_id: str) -> None:
+    """Publish the withdrawal of an item in the second region, without intake."""
+    first, now = ids.event_id(item_id, events.ITEM_SUBMITTED, cell.us), to_text(SystemClock().now())
+    withdrawn = events.ItemWithdrawn(
+        item_id=item_id,
+        platform="web",
+        kind="product",
+        subject_id="last",
+        client="test",
+        withdrawn_at=now,
+        regions=[cell.us],
+    )
+    event_id = ids.event_id(item_id, events.ITEM_WITHDRAWN, cell.us)
+    about = Attributes(event_id, events.ITEM_WITHDRAWN, "test", now, "web:product:last", cell.us, first, first)
+    producer = KafkaProducer(cell.system.servers.kafka, client_id="test")
+    try:
+        await producer.send([record(topics.submissions(cell.us), encode(about, withdrawn))])
+    finally:
+        await producer.stop()
+
+
+async def until_refused(cell: Cell, item_id: str) -> dict[str, Any]:
+    """Withdraw an item until intake, which follows the control topic, refuses it; returns the problem."""
+    found: list[httpx.Response] = []
+
+    async def is_refused() -> bool:
+        found.append(await asyncio.to_thread(cell.client.delete, f"{cell.url('intake')}/v1/items/{item_id}"))
+        return found[-1].status_code == 422
+
+    await wait_until(is_refused, 20)
+    problem: dict[str, Any] = found[-1].json()
+    return problem
+
+
 async def test_a_region_leaves_the_operating_model_only_when_it_is_drained_and_its_later_records_wait(
     cell: Cell,
 ) -> None:
@@ -236,6 +273,12 @@ async def test_a_region_leaves_the_operating_model_only_when_it_is_drained_and_i
     )
     item_id = waiting.json()["item_id"]
     await asyncio.to_thread(until_status, cell, item_id, cell.us, "in_review")
+    in_both = await asyncio.to_thread(
+        cell.client.post, f"{cell.url('intake')}/v1/items", json=item(id="both", markets=["DE", "US"], title=TITLES[1])
+    )
+    both_id = in_both.json()["item_id"]
+    await asyncio.to_thread(until_status, cell, both_id, cell.us, "in_review")
+    await asyncio.to_thread(until_status, cell, both_id, cell.eu, "in_review")
     regions = in_force(cell)["operating_model"]["regions"]
     eu, us = ({one["id"]: one for one in regions}[name] for name in (cell.eu, cell.us))
 
@@ -274,8 +317,12 @@ async def test_a_region_leaves_the_operating_model_only_when_it_is_drained_and_i
 
     left = await asyncio.to_thread(publish, cell, {"operating_model": {"regions": [moved]}})
     assert left.status_code == 200, left.text
-    withdrawal = await asyncio.to_thread(cell.client.delete, f"{cell.url('intake')}/v1/items/{item_id}")
-    assert withdrawal.status_code == 202, withdrawal.text
+    await withdraw_late(cell, item_id)  # as an intake with an older model does
+    in_left = await until_refused(cell, item_id)
+    assert in_left["type"].endswith("region-not-served")
+    remaining = await asyncio.to_thread(cell.client.delete, f"{cell.url('intake')}/v1/items/{both_id}")
+    assert (remaining.status_code, list(remaining.json()["regions"])) == (202, [cell.eu]), remaining.text
+    await asyncio.to_thread(until_status, cell, both_id, cell.eu, "withdrawn")
     here = await asyncio.to_thread(
         cell.client.post, f"{cell.url('intake')}/v1/items", json=item(id="here", markets=["US"])
     )

@@ -7,7 +7,6 @@ from typing import Any, Final
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from prometheus_client.parser import text_string_to_metric_families
 
 from piepowder.client import Api
 from piepowder.reconcile import ReconcileResult, Reconciliation, StuckItem
@@ -59,17 +58,6 @@ async def reconciled(cell: Cell, *, dry: bool = False) -> tuple[dict[str, StuckI
         return {item.item_id: item for item in items}, None if dry else await work.publish(items, 20)
 
 
-def oldest_submitted(cell: Cell) -> float:
-    process = cell.system.services["intake-projection"]
-    families = text_string_to_metric_families(cell.client.get(f"{process.url}/metrics").text)
-    return next(
-        sample.value
-        for family in families
-        for sample in family.samples
-        if sample.name == "piepowder_intake_oldest_submitted_seconds" and sample.labels["region"] == cell.eu
-    )
-
-
 async def records(cell: Cell, item_id: str) -> list[tuple[TopicPartition, Any]]:
     """The records of an item's submission on the topic."""
     event_id = ids.event_id(item_id, ITEM_SUBMITTED, cell.eu).encode()
@@ -95,7 +83,7 @@ async def test_skipped_items_are_found_by_their_age_and_published_again_under_th
     ]
 
     async with asyncio.timeout(MEASURED_SECONDS):
-        while oldest_submitted(cell) < 5:  # noqa: ASYNC110 - the metric is polled
+        while steps.oldest_submitted(cell) < 5:  # noqa: ASYNC110 - the metric is polled
             await asyncio.sleep(0.5)
     before = await records(cell, lost)
     seen, _ = await reconciled(cell, dry=True)

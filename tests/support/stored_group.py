@@ -14,7 +14,6 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.contracts import topics
-from shared.kafka import topic_admin
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.positions import NO_MOVES, Moves
@@ -26,6 +25,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Fatal
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff
+from tests.support import recreation
 
 PARTITIONS = 6
 
@@ -152,16 +152,7 @@ class StoredGroup:
 
     async def recreate_topic(self) -> None:
         """Delete the topic, and create it again."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
-        await admin.start()
-        try:
-            await admin.delete_topics([self.topic])
-            wanted = [spec for spec in topic_admin.expand(topic_admin.load(), [self.region]) if spec.name == self.topic]
-            async with asyncio.timeout(30):
-                while self.topic not in (await topic_admin.ensure(self.kafka, wanted)).created:  # noqa: ASYNC110 - the same
-                    await asyncio.sleep(0.05)
-        finally:
-            await admin.close()
+        await recreation.recreate_topic(self.kafka, self.topic)
 
     async def commit(self, offsets: dict[int, int], metadata: str = "") -> None:
         """Commit offsets as a tool does, when the group has no member, which takes 15 s after a stop."""

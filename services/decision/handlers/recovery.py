@@ -26,7 +26,7 @@ from shared.contracts import topics
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import DecisionRecovered
 from shared.kafka.gaps import DELETED, TRUNCATED, missing_records
-from shared.kafka.positions import REREAD, StoredPosition
+from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import Appended, LocatingProducer, record
 from shared.kafka.records import RawRecord
 from shared.kafka.topic_tail import TopicTail, open_tail
@@ -286,10 +286,10 @@ class RecoverCases:
         async with open_tail(
             self._sources.bootstrap, topics.cases(self._region), client_id=self._sources.client_id
         ) as cases:
-            committed = await cases.committed(group)
+            committed = await cases.handled(group)
             stored = await self._store.positions(group, committed)
         found = {tp: stored.get(tp) or StoredPosition(0, "") for tp in committed}
-        return any(offset > found[tp].position and found[tp].behind_until != REREAD for tp, offset in committed.items())
+        return any(offset > found[tp].position and not found[tp].rereads(offset) for tp, offset in committed.items())
 
     async def _missing(self) -> str | None:
         """The number of records of `cases` to read before the gate opens, as a sentence; None if there are none."""

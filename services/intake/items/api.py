@@ -15,10 +15,10 @@ from services.intake.items import batch, long_poll, views
 from services.intake.items.domain.posts import INVALID_ITEM, MAX_BODY_BYTES
 from services.intake.items.domain.status import Status
 from services.intake.items.models import ItemBody, Kind
-from services.intake.items.queries import READ, ItemQueries, wait_seconds
+from services.intake.items.queries import READ, READ_ALL, ItemQueries, wait_seconds
 from services.intake.items.store import ItemCursor, ItemFilter
 from services.intake.items.submission import NDJSON, WRITE, ItemSubmission, available_queries
-from services.intake.items.withdrawals import MAX_REASON, Withdrawals
+from services.intake.items.withdrawals import MAX_REASON, REGION_NOT_SERVED, Withdrawals
 from shared.auth.api_key import PROTECTED, api_key
 from shared.auth.clients import PLATFORM
 from shared.auth.principal import REGION_NOT_ALLOWED, Principal
@@ -63,6 +63,7 @@ available_withdrawals: Final = Available[Withdrawals]("withdrawals")
 
 Submitter = Annotated[Principal, Security(api_key, scopes=[WRITE])]
 Reader = Annotated[Principal, Security(api_key, scopes=[READ])]
+Auditor = Annotated[Principal, Security(api_key, scopes=[READ_ALL])]
 TheSubmission = Annotated[ItemSubmission, Depends(available_submission)]
 TheQueries = Annotated[ItemQueries, Depends(available_queries)]
 TheWithdrawals = Annotated[Withdrawals, Depends(available_withdrawals)]
@@ -243,10 +244,11 @@ async def get_item(
     summary="Withdraw an item in every region that it was submitted to",
     description="Returns when the topic of each region has the withdrawal, acknowledged by all in-sync replicas. Open"
     " cases are closed; a decided or superseded item keeps its status. A repetition gets the same response. The key"
-    " must be valid for all of the regions, otherwise the item is not withdrawn in any. For an unknown item the call"
-    " waits for the status projection, for at most 5 seconds: `404` is certain, `503` means that the state is not"
-    " known yet.",
-    responses=problems(*FORBIDDEN, NOT_FOUND, OVERLOADED),
+    " must be valid for all of the regions, otherwise the item is not withdrawn in any. Regions that have left the"
+    " operating model have no open case and are left out; `422` `region-not-served`: all of them have left, or another"
+    " service serves one of them. For an unknown item the call waits for the status projection, for at most 5 seconds:"
+    " `404` is certain, `503` means that the state is not known yet.",
+    responses=problems(*FORBIDDEN, NOT_FOUND, REGION_NOT_SERVED, OVERLOADED),
     dependencies=[Depends(CountOutcomes(metrics.WITHDRAWALS))],
 )
 async def withdraw_item(
@@ -282,6 +284,28 @@ async def get_subject(
     cursor: Cursor = None,
 ) -> views.SubjectVersionsView:
     return await queries.versions(client, (platform, kind, id), item_cursor(cursor), limit)
+
+
+@router.get(
+    "/waiting",
+    operation_id="listWaiting",
+    summary="Accepted notices, appeals and withdrawals without effect, oldest first",
+    description="In a region: notices and appeals that have no case yet, and withdrawals of items whose case is still"
+    " open. Normally each entry leaves the list within seconds; an old one shows a record that its reader has skipped"
+    " (`piepowder reconcile`). Items without effect have the status `submitted` in the list of items. The list includes"
+    " every platform, so it needs a key for all platforms that may read the audit log.",
+    responses=problems(*FORBIDDEN),
+)
+async def list_waiting(
+    client: Auditor,
+    queries: TheQueries,
+    *,
+    region: Annotated[str, Query(description="A region of the key", examples=["eu"])],
+    before: Annotated[Time | None, Query(description="Only entries that wait since before this time")] = None,
+    limit: PageLimit = 50,
+    cursor: Cursor = None,
+) -> views.WaitingView:
+    return await queries.waiting(client, region, before, item_cursor(cursor), limit)
 
 
 @router.get(

@@ -4,9 +4,10 @@ They read the status projection, and every response contains its lag. A caller c
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 from services.intake.errors import NOT_FOUND, PLATFORM_NOT_ALLOWED, require_platform, require_served_region
 from services.intake.items import long_poll
@@ -21,26 +22,33 @@ from services.intake.items.views import (
     ItemView,
     ProjectionView,
     SubjectVersionsView,
+    WaitingEntryView,
+    WaitingView,
     item_fields,
 )
+from services.intake.items.waiting import WaitingStore
 from shared.auth.clients import ANY
 from shared.auth.principal import Principal
 from shared.contracts import envelope
 from shared.contracts.ids import uuid_of
 from shared.http.queries import encode_cursor
-from shared.runtime.clock import Clock
+from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
 
 READ: Final = "items:read"
+READ_ALL: Final = "audit:read"
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _FINAL: Final = frozenset({Status.APPROVED, Status.REJECTED, Status.SUPERSEDED, Status.WITHDRAWN, Status.DEAD_LETTERED})
 
 
 class ItemQueries:
     """The queries; `regions` are the served regions. All methods raise Transient when the database does not respond."""
 
-    def __init__(self, statuses: ItemStatusStore, regions: Sequence[str], clock: Clock) -> None:
+    def __init__(self, statuses: ItemStatusStore, waiting: WaitingStore, regions: Sequence[str], clock: Clock) -> None:
         self._statuses = statuses
+        self._waiting = waiting
         self._regions = regions
         self._clock = clock
         self._long_poll = LongPoll()
@@ -108,11 +116,26 @@ class ItemQueries:
             raise not_found(f"subject {name!r:.300}", lag)
         return SubjectVersionsView(subject=name, versions=versions, next=following, projection=lag)
 
+    async def waiting(
+        self, client: Principal, region: str, before: datetime | None, after: ItemCursor | None, limit: int
+    ) -> WaitingView:
+        """A page of what has no effect yet in a region. Raises InputRejected for a region or caller without rights."""
+        require_served_region(client, region, self._regions)
+        _require_all_platforms(client, "the list includes every platform")
+        lag = self.lag(await self._statuses.handled_until(), [region])
+        start = after or ItemCursor(_EARLIEST, str(UUID(int=0)))
+        found = await self._waiting.page(region, before or _LATEST, start, limit + 1)
+        last = found[limit - 1] if len(found) > limit else None
+        entries = [
+            WaitingEntryView(type=one.type, id=one.id, subject=one.subject, since=to_text(one.since))
+            for one in found[:limit]
+        ]
+        following = None if last is None else encode_cursor(ItemCursor(last.since, last.id))
+        return WaitingView(waiting=entries, next=following, projection=lag)
+
     async def totals(self, client: Principal) -> ItemTotalsView:
         """The totals in the caller's regions. Raises InputRejected for a caller that is limited to platforms."""
-        if ANY not in client.platforms:
-            own = ", ".join(sorted(client.platforms))
-            raise PLATFORM_NOT_ALLOWED(f"totals include every platform; client {client.name!r} may act for {own}")
+        _require_all_platforms(client, "totals include every platform")
         regions = self.regions(client)
         lag = self.lag(await self._statuses.handled_until(), regions)
         totals = await self._statuses.totals()
@@ -176,3 +199,9 @@ def _is_decided(client: Principal, facts_by_region: Mapping[str, StatusFacts]) -
     return bool(regions) and all(
         region in facts_by_region and status(facts_by_region[region]) in _FINAL for region in regions
     )
+
+
+def _require_all_platforms(client: Principal, why: str) -> None:
+    if ANY not in client.platforms:
+        own = ", ".join(sorted(client.platforms))
+        raise PLATFORM_NOT_ALLOWED(f"{why}; client {client.name!r} may act for {own}")

@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from services.intake.items.domain import status
 from services.intake.items.domain.status import Status, StatusFacts
+from services.intake.items.waiting import WITHDRAWAL, WaitingChanges
 from shared.postgres.database import Connection, Database
 from shared.runtime.clock import from_text_or_none
 
@@ -176,9 +177,13 @@ class _Changes:
         self._removed_listings: list[tuple[str, datetime]] = []
         self._left_status: list[tuple[str, datetime, str]] = []
         self._entered_status: list[tuple[str, datetime, str, str]] = []
+        self._waiting = WaitingChanges()
 
     def note(self, item_id: str, old: StatusFacts | None, before: str | None, new: StatusFacts, now: str) -> None:
         """Add an item whose facts change from `old` to `new`, and its status from `before` to `now`."""
+        if new.withdrawal is not None:
+            since = None if old is None else _time_of(status.withdrawal_waits_since(old))
+            self._waiting.note(WITHDRAWAL, item_id, since, _time_of(status.withdrawal_waits_since(new)), new.subject)
         if now != before:
             self.status_changes[now] += 1
             if before is not None:
@@ -217,6 +222,7 @@ class _Changes:
         await _with_rows(connection, _ADD_LISTING, region, self._added_listings)
         await _with_rows(connection, _LEAVE_STATUS, region, self._left_status)
         await _with_rows(connection, _ENTER_STATUS, region, self._entered_status)
+        await self._waiting.write(connection, region)
 
 
 async def _with_rows(connection: Connection, statement: str, region: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from pydantic import Field
@@ -162,6 +162,33 @@ class SubjectVersionsView(View):
     projection: ProjectionView
 
     model_config = example({"subject": _ITEM["subject"], "versions": [_ITEM], "next": None, "projection": PROJECTION})
+
+
+class WaitingEntryView(View):
+    """A notice, an appeal or the withdrawal of an item (`type`, `id`) that has no effect yet; `since` is its time."""
+
+    type: Literal["notice", "appeal", "withdrawal"]
+    id: str
+    subject: str
+    since: str
+
+
+class WaitingView(View):
+    """A page of what has no effect yet in a region, oldest first; `next` is the cursor of the next page."""
+
+    waiting: list[WaitingEntryView]
+    next: str | None
+    projection: ProjectionView
+
+    model_config = example(
+        {
+            "waiting": [
+                {"type": "withdrawal", "id": ITEM_ID, "subject": _ITEM["subject"], "since": "2026-05-01T09:30:00.000Z"}
+            ],
+            "next": None,
+            "projection": PROJECTION,
+        }
+    )
 
 
 class ItemTotalsView(View):

@@ -2,7 +2,8 @@
 
 A withdrawal is an event on the topics that contain the item. It is published like the item, so that it follows the item
 in the order of its subject. It writes no row; a repetition produces the same ids. The regions of the item come from the
-status projection, read with `services.intake.items.read_your_writes`.
+status projection, read with `services.intake.items.read_your_writes`. Regions that have left the operating model get no
+event: nothing reads their topics, and they left without an open case.
 """
 
 from collections.abc import Mapping
@@ -20,9 +21,15 @@ from shared.contracts.envelope import Attributes
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
 from shared.kafka.producer import record as to_record
 from shared.runtime.clock import Clock, to_text
+from shared.runtime.errors import Transient
 from shared.validation.faults import RejectionType
 
-REGION_NOT_SERVED: Final = RejectionType("region-not-served", 422, "The region is not served here")
+REGION_NOT_SERVED: Final = RejectionType(
+    "region-not-served",
+    422,
+    "The region is not served here",
+    "the item was submitted to region 'uk'; this service accepts items for eu, us",
+)
 MAX_REASON: Final = 500  # characters
 
 
@@ -50,11 +57,11 @@ class Withdrawals:
         self._clock = clock
 
     async def withdraw(self, item_id: str, reason: str, client: Principal) -> PreparedWithdrawal:
-        """Publish a withdrawal in every region of the item.
+        """Publish a withdrawal in every region of the item that the operating model has.
 
-        Raises InputRejected when the client has no such item, or may not act in every region
-        of the item, Overloaded when the queue is full, Transient when the database or Kafka does not respond or the
-        projection is too far behind. The client can repeat the call after Transient.
+        Raises InputRejected when the client has no such item, may not act in every such region of the item, or there is
+        none; Overloaded when the queue is full; Transient when the database or Kafka does not respond, no operating
+        model is in force, or the projection is too far behind. The client can repeat the call after Transient.
         """
         withdrawal = self._prepare(item_id, reason, client, await self._find(item_id, client))
         await self._intake.submit([withdrawal])
@@ -82,7 +89,16 @@ class Withdrawals:
     def _prepare(
         self, item_id: str, reason: str, client: Principal, facts_by_region: Mapping[str, StatusFacts]
     ) -> PreparedWithdrawal:
-        regions = tuple(sorted(status.submitted_to(facts_by_region)))
+        ownership = self._intake.ownership
+        if ownership is None:
+            raise Transient("No operating model is in force yet.")
+        submitted_to = sorted(status.submitted_to(facts_by_region))
+        regions = tuple(region for region in submitted_to if ownership.has(region))
+        if not regions:
+            raise REGION_NOT_SERVED(
+                f"the item was submitted to {', '.join(submitted_to)}, and no such region is in the operating model any"
+                " more; regions leave it without open cases, so nothing is left to withdraw"
+            )
         for region in regions:
             if not client.may_act_in(region):
                 raise REGION_NOT_ALLOWED(

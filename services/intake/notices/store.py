@@ -13,12 +13,14 @@ import sqlalchemy as sa
 
 from services.intake.items.domain import status
 from services.intake.items.store import ItemStatusStore, metadata
+from services.intake.items.waiting import WaitingChanges
 from services.intake.notices.domain import complaint_status
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, CaseIdentity, ComplaintFacts
 from shared.contracts import ids
 from shared.kafka.positions import NO_MOVES, Moves
 from shared.postgres import positions
 from shared.postgres.database import Connection, Database
+from shared.runtime.clock import from_text_or_none
 
 _LOCK_CLASS: Final = 720_913
 
@@ -102,12 +104,16 @@ class ComplaintStore:
             list(complaints),
         )
         known = {row[0]: row[1] for row in rows}
-        changed = []
+        changed, waiting = [], WaitingChanges()
         for of, facts in complaints.items():
             stored = known.get(of)
-            merged = facts if stored is None else complaint_status.merge(_decode(stored), facts)
+            old = None if stored is None else _decode(stored)
+            merged = facts if old is None else complaint_status.merge(old, facts)
             encoded = _encode(merged)
             if encoded != stored:
+                since = None if old is None else from_text_or_none(complaint_status.waits_since(old))
+                now = from_text_or_none(complaint_status.waits_since(merged))
+                waiting.note(merged.type, of, since, now, merged.case.subject)
                 about = None if merged.contested is None else merged.contested.decision_id
                 changed.append((of, merged.type, about, encoded))
         if changed:
@@ -119,6 +125,7 @@ class ComplaintStore:
                 region,
                 *(list(column) for column in zip(*changed, strict=True)),
             )
+        await waiting.write(connection, region)
 
     async def facts_of(self, type_: str, id_: str) -> dict[str, ComplaintFacts]:
         """The facts about a notice or an appeal, by region."""

@@ -9,6 +9,7 @@ from functools import partial
 from services.intake import metrics
 from services.intake.items.domain.status import Status
 from services.intake.items.store import ItemStatusStore, ProjectionProgress
+from services.intake.items.waiting import WaitingStore
 from services.intake.notices.domain.complaint_status import ComplaintUpdate
 from services.intake.projection.handlers import ItemUpdate
 from shared.kafka.consumer import BatchConsumer
@@ -43,10 +44,11 @@ async def note_progress(
 
 
 class OldestSubmitted:
-    """Measures the age of the oldest item of each region that is still `submitted`."""
+    """Measures the age of the oldest item, notice, appeal or withdrawal of each region that has no effect yet."""
 
-    def __init__(self, regions: Sequence[str], statuses: ItemStatusStore, clock: Clock) -> None:
+    def __init__(self, regions: Sequence[str], statuses: ItemStatusStore, waiting: WaitingStore, clock: Clock) -> None:
         self._statuses = statuses
+        self._waiting = waiting
         self._clock = clock
         self._received: dict[str, datetime | None] = dict.fromkeys(regions)
         for region in regions:
@@ -57,7 +59,11 @@ class OldestSubmitted:
         while not stop.is_set():
             try:
                 for region in self._received:
-                    self._received[region] = await self._statuses.oldest(region, Status.SUBMITTED)
+                    item, other = (
+                        await self._statuses.oldest(region, Status.SUBMITTED),
+                        await self._waiting.oldest(region),
+                    )
+                    self._received[region] = min((time for time in (item, other) if time is not None), default=None)
             except Transient as error:
                 log.warning("the oldest item that is submitted is not known", extra={"error": str(error)})
             await wait(stop, _OLDEST_SECONDS)

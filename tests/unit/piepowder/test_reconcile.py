@@ -15,14 +15,30 @@ from piepowder.profile import Profile
 from piepowder.reconcile import Reconciliation, StuckItem
 from shared.contracts import topics
 from shared.contracts.envelope import Attributes, encode
-from shared.contracts.events import CASE_OPENED, DECISION_MADE, ITEM_SUBMITTED, ITEM_WITHDRAWN
+from shared.contracts.events import (
+    APPEAL_SUBMITTED,
+    CASE_CLOSED,
+    CASE_OPENED,
+    CASE_WITHDRAWN,
+    DECISION_MADE,
+    ITEM_SUBMITTED,
+    ITEM_WITHDRAWN,
+    NOTICE_SUBMITTED,
+)
 from shared.kafka.producer import record
 from shared.runtime.user_errors import UserError
 
 EU = "eu"
 PROFILE = Profile(services={("intake", ""): "http://intake", ("audit", EU): "http://audit"}, key="key")
 SUBJECT = "shop:product:B07/XL"
-TOPICS = {ITEM_SUBMITTED: topics.submissions, ITEM_WITHDRAWN: topics.submissions, CASE_OPENED: topics.cases}
+TOPICS = {
+    ITEM_SUBMITTED: topics.submissions,
+    ITEM_WITHDRAWN: topics.submissions,
+    CASE_OPENED: topics.cases,
+    CASE_WITHDRAWN: topics.cases,
+    NOTICE_SUBMITTED: topics.submissions,
+    APPEAL_SUBMITTED: topics.submissions,
+}
 
 
 def item(item_id: str, received: int, *, version: int | None = 1, status: str = "submitted") -> dict[str, Any]:
@@ -56,13 +72,21 @@ def entry(seq: int, kind: str, item_id: str, **data: str) -> dict[str, Any]:
     }
 
 
+WITHDRAWN = [entry(3, ITEM_WITHDRAWN, "a"), entry(4, CASE_WITHDRAWN, "a"), entry(5, CASE_CLOSED, "a")]
+
+
 class Deployment:
     """Intake with items, and an audit with the events of their subject, one on each page."""
 
     def __init__(
-        self, items: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], lag: float | None = 0
+        self,
+        items: Sequence[dict[str, Any]],
+        events: Sequence[dict[str, Any]],
+        lag: float | None = 0,
+        waiting: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._items = items
+        self._waiting = waiting
         self._events = events
         self._lag = lag
 
@@ -73,6 +97,8 @@ class Deployment:
             following = str(at + 1) if at + 1 < len(self._events) else None
             page = {"subject": SUBJECT, "region": EU, "events": self._events[at : at + 1], "next": following}
             return httpx.Response(200 if self._events else 404, json=page)
+        if request.url.path == "/v1/waiting":
+            return httpx.Response(200, json={"waiting": self._waiting, "next": None})
         if request.url.path.startswith("/v1/subjects/"):
             return httpx.Response(200, json={"versions": self._items, "next": None})
         stuck = [one for one in self._items if one["regions"][EU]["status"] == request.url.params["status"]]
@@ -156,6 +182,35 @@ async def test_a_record_that_its_reader_has_not_reached_is_not_repeated(unread: 
         [],
         "waits in piepowder.submissions.eu: piepowder-router-eu has not read it yet",
     )
+
+
+@pytest.mark.parametrize(
+    ("type_", "events", "expected"),
+    [
+        ("notice", [entry(1, NOTICE_SUBMITTED, "", notice_id="a")], NOTICE_SUBMITTED),
+        ("appeal", [entry(1, APPEAL_SUBMITTED, "", appeal_id="a")], APPEAL_SUBMITTED),
+        ("appeal", [entry(1, APPEAL_SUBMITTED, "", appeal_id="a"), entry(2, CASE_OPENED, "a")], APPEAL_SUBMITTED),
+        (
+            "notice",
+            [entry(1, NOTICE_SUBMITTED, "", notice_id="a"), entry(2, CASE_OPENED, "a", case_type="notice")],
+            CASE_OPENED,
+        ),
+        ("notice", [entry(1, NOTICE_SUBMITTED, "", notice_id="b")], None),
+        ("withdrawal", [entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "a"), *WITHDRAWN[:1]], ITEM_WITHDRAWN),
+        ("withdrawal", [entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "a"), *WITHDRAWN[:2]], CASE_WITHDRAWN),
+        ("withdrawal", [*WITHDRAWN, entry(6, CASE_OPENED, "a")], CASE_CLOSED),
+        ("withdrawal", [entry(1, ITEM_SUBMITTED, "a"), entry(2, CASE_OPENED, "a")], None),
+    ],
+)
+async def test_the_last_step_of_a_notice_an_appeal_or_a_withdrawal_is_repeated(
+    type_: str, events: list[dict[str, Any]], expected: str | None, unread: set[int]
+) -> None:
+    waiting = [{"type": type_, "id": "a", "subject": SUBJECT, "since": "2026-05-01T09:30:00.000Z"}]
+    one = (await found(Deployment([], events, waiting=waiting)))["a"]
+    assert (one.type, types(one)) == (type_, [expected] if expected else [])
+    assert one.reason == ("" if expected else "not in the audit log: its client must post it again")
+    unread |= {each["offset"] for each in events}
+    assert types((await found(Deployment([], events, waiting=waiting)))["a"]) == []
 
 
 @pytest.mark.parametrize(("versions", "is_left"), [((None, None), True), ((1, None), True), ((1, 2), False)])

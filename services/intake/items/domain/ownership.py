@@ -19,7 +19,8 @@ class MarketOwnership:
     def __init__(self, model: OperatingModelPublished, served: Sequence[str]) -> None:
         self.id = model.id
         self._served = frozenset(served)
-        self.open_regions = self._served & {region.id for region in model.regions}
+        self._regions = frozenset(region.id for region in model.regions)
+        self.open_regions = self._served & self._regions
         self._owner: dict[str, str] = {}
         for region in model.regions:
             for market in region.markets:
@@ -27,6 +28,10 @@ class MarketOwnership:
                 if other != region.id:
                     raise Poison(f"operating model {model.id}: {other} and {region.id} both own market {market}")
         self._remembered: dict[tuple[str, ...], dict[str, list[str]]] = {}
+
+    def has(self, region: str) -> bool:
+        """True if the model has the region, which may own no market, and may be served elsewhere."""
+        return region in self._regions
 
     def regions(self, markets: Sequence[str]) -> tuple[str, ...]:
         """The sorted regions that own `markets`; empty if the markets have faults."""

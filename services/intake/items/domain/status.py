@@ -264,6 +264,16 @@ def withdrawn_since(facts: StatusFacts) -> str:
     return facts.closed_at
 
 
+def withdrawal_waits_since(facts: StatusFacts) -> str:
+    """The time (RFC 3339) of a withdrawal that has not closed the open case yet; "" when there is none.
+
+    While the item is `submitted`, its withdrawal waits with it.
+    """
+    if facts.withdrawal is None or facts.opened is None or status(facts) is not Status.IN_REVIEW:
+        return ""
+    return facts.withdrawal.at
+
+
 def submitted_to(facts_by_region: Mapping[str, StatusFacts]) -> set[str]:
     """The regions that an item was submitted to; empty while no submission is known."""
     submissions = [

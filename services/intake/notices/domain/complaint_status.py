@@ -112,6 +112,12 @@ def status_of(facts: ComplaintFacts) -> ComplaintStatus:
     return ComplaintStatus.SUBMITTED if facts.case.opened is None else ComplaintStatus.IN_REVIEW
 
 
+def waits_since(facts: ComplaintFacts) -> str:
+    """The time (RFC 3339) of a submission that has no case yet; "" when there is none."""
+    submission = facts.case.submission
+    return submission.received_at if submission and status_of(facts) is ComplaintStatus.SUBMITTED else ""
+
+
 def is_submitted_by(client: str, all_facts: Iterable[status.StatusFacts]) -> bool:
     """True if the facts of any region name the client as the submitter."""
     return any(case.submission is not None and case.submission.client == client for case in all_facts)

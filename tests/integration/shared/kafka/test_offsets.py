@@ -12,7 +12,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from shared.contracts import topics
 from shared.kafka.client_protocol import topic_ids
-from shared.kafka.offsets import OffsetClient, ReadUntil
+from shared.kafka.offsets import LogRange, OffsetClient, ReadUntil
 from shared.kafka.producer import KafkaProducer, Record
 from shared.runtime.errors import Transient
 
@@ -69,11 +69,14 @@ async def test_a_group_has_passed_exactly_the_offsets_that_it_has_committed(
     topic, group = topics.submissions(region), f"test-{region}"
     producer = KafkaProducer(kafka, client_id="test")
     try:
-        assert await offsets.ends([topic]) == {}
+        topic_id = await id_of(kafka, topic)
+        empty = await offsets.ends([topic])
+        assert set(empty.values()) == {LogRange(0, 0, topic_id)}
+        assert await offsets.has_passed(group, empty)
         await producer.send([Record(topic, b"k", b"v", [], partition=n) for n in (0, 0, 1)])
         ends = await offsets.ends([topic])
         first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
-        assert ends == {first: 2, second: 1}
+        assert ends == empty | {first: LogRange(0, 2, topic_id), second: LogRange(0, 1, topic_id)}
         assert not await offsets.has_passed(group, ends)
         assert await behind(offsets, group, topic) == 3
         await commit(kafka, group, {first: 1, second: 1})

@@ -17,9 +17,12 @@ from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
 from shared.kafka import gaps, positions
+from shared.kafka.offsets import EndOffsets, LogRange, OffsetClient
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
+from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
+from tests.support import recreation
 from tests.support.consumer_group import read_all
 from tests.support.stored_group import StoredGroup
 
@@ -106,6 +109,92 @@ async def test_a_database_that_was_restored_under_a_running_member_reaches_the_s
     await group.until_effects(texts)
     await group.until_missing("ok")
     assert REGISTRY.get_sample_value("piepowder_records_behind", {"group": group.name}) == 0
+
+
+async def back_up(group: StoredGroup) -> None:
+    """Copy the database of a stopped group."""
+    await _replace_database(group, "{name}_copy", "{name}")
+
+
+async def restore(group: StoredGroup) -> None:
+    """Replace the database of a stopped group by the copy."""
+    await _replace_database(group, "{name}", "{name}_copy")
+
+
+async def _replace_database(group: StoredGroup, new: str, source: str) -> None:
+    await asyncio.sleep(0.5)  # the offsets are committed after the transaction
+    await group.stop()
+    await group.database.close()
+    name = urlsplit(group.url).path.lstrip("/")
+    admin = await asyncpg.connect(group.url.rpartition("/")[0] + "/postgres")
+    try:
+        await admin.execute(f"DROP DATABASE IF EXISTS {new.format(name=name)} WITH (FORCE)")
+        await admin.execute(f"CREATE DATABASE {new.format(name=name)} TEMPLATE {source.format(name=name)}")
+    finally:
+        await admin.close()
+    group.database = await Database.connect(group.url, settings=SESSION)
+
+
+async def test_a_second_restore_before_the_first_has_caught_up_reports_all_records_up_to_the_first_loss(
+    group: StoredGroup,
+) -> None:
+    """The group's offsets move back with the restored positions, and must still tell how far the group had been."""
+    texts, left = [f"{n}" for n in range(60)], 100
+
+    async def stop_when_none_is_left(_: str) -> None:
+        nonlocal left
+        if not left:
+            raise Transient("the test lets no more batches pass")
+        left -= 1
+
+    group.before = stop_when_none_is_left
+    await group.post(*texts[:20])
+    group.start(batch_records=10)
+    await group.until_effects(texts[:20])
+    await back_up(group)
+    await group.post(*texts[20:])
+    group.start(batch_records=10)
+    await group.until_effects(texts)
+    await restore(group)
+    left = 2
+    group.start(batch_records=10)
+    await group.until_effects(texts[:40])
+    await group.until_missing("the database is older than the group's offsets, and 20 records are handled again")
+    for _ in range(2):  # the second time, also the offsets of the first restore are all that is known
+        await restore(group)
+        left = 1
+        group.start(batch_records=10)
+        await group.until_effects(texts[:30])
+        await group.until_missing("the database is older than the group's offsets, and 30 records are handled again")
+    left = 100
+    await group.until_effects(texts)
+    await group.until_missing("ok")
+    await group.stop()
+    group.start()
+    await group.until_missing("ok")
+    assert await group.effects() == texts
+
+
+async def test_a_backup_that_contains_a_reset_is_reported_when_it_is_restored(group: StoredGroup) -> None:
+    texts = [f"{n}" for n in range(40)]
+    await group.post(*texts[:20])
+    group.start()
+    await group.until_effects(texts[:20])
+    await commands.reset(group.kafka, database=group.url, group=group.name)
+    await group.until_effects(texts[:20] * 2)
+    assert group.missing() == "ok"
+    await back_up(group)
+    await group.post(*texts[20:])
+    group.start()
+    await group.until_effects(texts[:20] * 2 + texts[20:])
+    await restore(group)
+    blocked = asyncio.Event()
+    group.before = lambda _: _wait(blocked)
+    group.start()
+    await group.until_missing("the database is older than the group's offsets, and 20 records are handled again")
+    blocked.set()
+    await group.until_effects(texts[:20] * 2 + texts[20:])
+    await group.until_missing("ok")
 
 
 async def test_a_member_that_lost_its_partitions_stores_no_effect_twice(group: StoredGroup) -> None:
@@ -200,6 +289,14 @@ async def test_the_command_names_missing_records_with_status_1_and_accepts_exact
     without_database = await command("reset", group.name, "--kafka", group.kafka)
     assert isinstance(without_database.exception, UserError)
     assert "--database" in str(without_database.exception)
+
+
+async def ends(group: StoredGroup) -> EndOffsets:
+    client = OffsetClient(group.kafka, client_id="test")
+    try:
+        return await client.ends([group.topic])
+    finally:
+        await client.stop()
 
 
 async def command(*arguments: str) -> Result:
@@ -306,6 +403,60 @@ async def test_a_topic_that_was_created_again_stops_its_partitions_until_the_los
     await group.until_missing("ok")
 
 
+async def test_a_group_has_passed_nothing_of_a_recreated_topic_or_of_a_gap_until_the_loss_is_accepted(
+    group: StoredGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old topic's last records may be missing, so an empty new topic does not prove that all was read."""
+    table = PositionTable(group.database)
+    await group.post("a", "b", "c")
+    group.start()
+    await group.until_effects(["a", "b", "c"])
+    assert await table.has_passed(group.name, await ends(group))
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 600)  # the change is not detected yet
+    await asyncio.sleep(0.5)
+    await group.recreate_topic()
+    assert not await table.has_passed(group.name, await ends(group)), "the new topic is empty"
+    await group.post("new")
+    assert not await table.has_passed(group.name, await ends(group))
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 0.3)
+    await group.until_missing("the topic was deleted and created again")
+    assert not await table.has_passed(group.name, await ends(group))
+    for partition in range(6):
+        await accept(group, 3 if partition == 0 else 0, None, partition)
+    await group.until_effects(["a", "b", "c", "new"])
+    assert await table.has_passed(group.name, await ends(group))
+
+    await group.stop()
+    await group.post("d", "e")
+    await group.delete_records(3)
+    group.start()
+    await group.until_missing("the records 1 to 2 are missing")
+    assert not await table.has_passed(group.name, await ends(group)), "the log is empty, and two records were not read"
+
+
+async def test_a_group_is_not_ready_while_its_topic_is_deleted_and_notices_within_seconds_that_it_is_back(
+    group: StoredGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the topic, an assignment is empty, and the client itself looks for the topic every 30 seconds."""
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 5.0)
+    await group.post("a", "b")
+    group.start()
+    await group.until_effects(["a", "b"])
+    await recreation.delete_topic(group.kafka, group.topic)
+    await group.until_missing(f"{group.topic}: the topic does not exist")
+    await asyncio.sleep(3)  # the client has dropped the topic
+    await recreation.create_topic(group.kafka, group.topic)
+    async with asyncio.timeout(8):
+        while f"{group.topic}[0]: the topic was deleted and created again" not in group.missing():
+            assert group.missing() != "ok"
+            await asyncio.sleep(0.05)
+    for partition in range(6):
+        await accept(group, 2 if partition == 0 else 0, None, partition)
+    await group.post("new")
+    await group.until_effects(["a", "b", "new"])
+    await group.until_missing("ok")
+
+
 async def test_a_log_that_ends_below_the_position_stops_its_partition_also_after_it_has_grown(
     group: StoredGroup,
 ) -> None:
@@ -337,9 +488,13 @@ async def test_outdated_positions_are_deleted_and_a_group_has_passed_exactly_wha
         count = await connection.fetchval("SELECT count(*) FROM positions WHERE partition = 0")
     assert 0 < count <= 12
     table, tp = PositionTable(group.database), TopicPartition(group.topic, 0)
-    assert await table.has_passed(group.name, {tp: 60})
-    assert not await table.has_passed(group.name, {tp: 61})
-    assert not await table.has_passed("another", {tp: 60})
+    end = (await ends(group))[tp]
+    assert end == (0, 60, (await table.read(group.name, [tp]))[tp].topic_id)
+    assert await table.has_passed(group.name, {tp: end})
+    assert not await table.has_passed(group.name, {tp: end._replace(end=61)})
+    assert not await table.has_passed(group.name, {tp: end._replace(topic_id="another")})
+    assert not await table.has_passed("another", {tp: end})
+    assert await table.has_passed("another", {tp: LogRange(0, 0, "new")}), "nothing was ever written"
 
 
 async def test_without_a_database_missing_records_stop_their_partition_until_the_loss_is_accepted(

@@ -11,6 +11,7 @@ from services.intake.items.domain.status import StatusFacts
 from services.intake.items.queries import ItemQueries, not_found
 from services.intake.items.store import ItemStatusStore
 from services.intake.items.views import ProjectionView
+from services.intake.items.waiting import WaitingStore
 from shared.auth.principal import Principal
 from shared.runtime.clock import ManualClock
 from shared.validation.faults import InputRejected
@@ -42,7 +43,7 @@ class AdvancingStatuses:
 
 
 def queries(statuses: object, clock: ManualClock, *regions: str) -> ItemQueries:
-    return ItemQueries(cast("ItemStatusStore", statuses), regions or ["eu"], clock)
+    return ItemQueries(cast("ItemStatusStore", statuses), cast("WaitingStore", None), regions or ["eu"], clock)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ from services.intake.publishing.regions import Overloaded
 from shared.auth.principal import Principal
 from shared.contracts import envelope, ids
 from shared.contracts.events import ITEM_SUBMITTED, ITEM_WITHDRAWN, ItemWithdrawn
-from shared.kafka.offsets import EndOffsets
+from shared.kafka.offsets import EndOffsets, LogRange
 from shared.kafka.producer import Record
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Transient
 from shared.validation import codes
 from shared.validation.faults import InputRejected
 from tests.support.intake_cluster import Cluster
+from tests.support.intake_items import model, published
 
 ITEM = ids.item_id("shop", "product", "a:b/1", "3")
 NOW = "2026-05-01T09:30:00.000Z"
@@ -43,7 +44,7 @@ class Projection:
         return self._later[min(self.lookups, len(self._later)) - 1] if item_id == ITEM else {}
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
-        return {TopicPartition(topic, 0): 7 for topic in topics}
+        return {TopicPartition(topic, 0): LogRange(0, 7, "id") for topic in topics}
 
     async def has_passed(self, group: str, ends: EndOffsets) -> bool:
         assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
@@ -62,12 +63,19 @@ def client(*regions: str) -> Principal:
 
 
 async def withdraw(
-    projection: Projection, by: Principal = EVERYWHERE, *, item: str = ITEM, reason: str = "sold"
+    projection: Projection,
+    by: Principal = EVERYWHERE,
+    *,
+    item: str = ITEM,
+    reason: str = "sold",
+    in_model: Sequence[str] = ("eu", "us", "uk"),
 ) -> tuple[PreparedWithdrawal, list[Record]]:
     cluster = Cluster()
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
+    intake = ItemIntake(codes=codes.load(), publishers=publishers)
+    intake.apply(published(model(*((region, []) for region in in_model))))
     withdrawals = Withdrawals(
-        ItemIntake(codes=codes.load(), publishers=publishers),
+        intake,
         projection,
         read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection), projection),
         clock=ManualClock(datetime(2026, 5, 1, 9, 30, tzinfo=UTC)),
@@ -154,6 +162,22 @@ async def test_the_error_names_a_region_that_is_not_served() -> None:
     with pytest.raises(InputRejected, match="'uk'; this service accepts items for eu, us") as rejection:
         await withdraw(Projection({"eu": submitted("eu", "uk")}))
     assert rejection.value.status == 422
+
+
+async def test_a_region_that_has_left_the_model_is_left_out_and_needs_no_rights() -> None:
+    by = client("eu")
+    for left in ("us", "uk"):  # served here, and not
+        withdrawal, records = await withdraw(Projection({"eu": submitted("eu", left)}), by, in_model=["eu"])
+        assert withdrawal.regions == ("eu",)
+        [record] = records
+        event = envelope.decode(record.headers, record.key, record.value, region="eu")
+        assert (event.attributes.id, event.data.regions) == (ids.event_id(ITEM, ITEM_WITHDRAWN, "eu"), ["eu"])
+
+
+async def test_an_item_whose_regions_have_all_left_the_model_gets_a_problem_that_says_so() -> None:
+    with pytest.raises(InputRejected, match="submitted to uk, us, and no such region is in the operating") as rejection:
+        await withdraw(Projection({"us": submitted("uk", "us")}), in_model=["eu"])
+    assert (rejection.value.status, rejection.value.slug) == (422, "region-not-served")
 
 
 async def test_the_number_of_calls_that_wait_for_unknown_items_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

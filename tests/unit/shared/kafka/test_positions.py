@@ -227,6 +227,7 @@ async def test_a_stop_for_one_reason_does_not_end_with_the_stop_for_another() ->
     stopped = StoppedPartitions("g", readiness, is_placed)
     positions = Positions(
         group="g",
+        topics=[TOPIC],
         store=store,
         readiness=readiness,
         clock=SystemClock(),

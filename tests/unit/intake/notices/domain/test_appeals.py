@@ -28,7 +28,7 @@ from shared.contracts.events import (
     AppealSubmitted,
     Contested,
 )
-from shared.kafka.offsets import EndOffsets
+from shared.kafka.offsets import EndOffsets, LogRange
 from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import InputRejected
@@ -109,7 +109,7 @@ class ComplaintLookup:
         }
 
     async def ends(self, topics: Sequence[str]) -> EndOffsets:
-        return {TopicPartition(topic, 0): 7 for topic in topics}
+        return {TopicPartition(topic, 0): LogRange(0, 7, "id") for topic in topics}
 
     async def has_passed(self, group: str, ends: EndOffsets) -> bool:
         assert {f"piepowder-intake-{place.topic.rpartition('.')[2]}" for place in ends} == {group}
