@@ -89,6 +89,8 @@ class CaseTransaction(Transaction):
                 [case.claim_client for case in cases],
             )
         except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "cases_claim_keys":
+                raise
             detail = "Another claim with the same Idempotency-Key is in progress."
             raise IN_FLIGHT.with_message(detail) from error
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import count, product
 from typing import Final, NamedTuple
 
-import asyncpg
 import pytest
 from aiokafka import ConsumerRecord
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +19,7 @@ from shared.contracts.envelope import Attributes, RecordId
 from shared.kafka.consumer import RawRecord, Received
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.runtime.errors import Transient
 
 TIME: Final = "2026-05-01T09:30:00.000Z"
 RECORD: Final[RawRecord] = ConsumerRecord("topic", 0, 0, 0, 0, None, None, None, 0, 0, ())
@@ -177,7 +177,7 @@ async def test_a_batch_with_a_failed_transaction_is_logged_completely_after_a_se
         await audit.append(before)
         async with database.held() as connection:  # a transaction writes the head last
             await connection.execute("ALTER TABLE head ADD CONSTRAINT fails CHECK (false) NOT VALID")
-        with pytest.raises(asyncpg.CheckViolationError):
+        with pytest.raises(Transient, match="violates check constraint"):
             await audit.append(batch)
         await audit.check()
         async with database.held() as connection:
