@@ -95,7 +95,10 @@ class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class LoggedDeadLetter(NamedTuple):
-    """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes."""
+    """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes.
+
+    `content` is a hash of the record: a topic that was created again has other records at the same positions.
+    """
 
     source: RecordId
     group: str
@@ -104,6 +107,7 @@ class LoggedDeadLetter(NamedTuple):
     time: str
     event_id: str | None
     subject: str | None
+    content: bytes | None = None
 
 
 Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -176,9 +180,16 @@ def parse_event(
 
 
 def parse_dead_letter(
-    source: RecordId, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
+    source: RecordId,
+    headers: Sequence[tuple[str, bytes]],
+    key: bytes | None,
+    timestamp_ms: int,
+    content: bytes | None = None,
 ) -> LoggedDeadLetter:
-    """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position."""
+    """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position.
+
+    `content` is the hash of the original record.
+    """
     found = dict(headers)
     topic = _text(found.get("dl_topic"), _MAX_NAME)
     partition, offset = _number(found.get("dl_partition"), 31), _number(found.get("dl_offset"), 63)
@@ -191,6 +202,7 @@ def parse_dead_letter(
         time=_time(found.get("dl_time")) or _time_of(timestamp_ms),
         event_id=_id(found.get("ce_id")),
         subject=subject if subject is not None and len(subject) <= _MAX_SUBJECT else None,
+        content=content,
     )
 
 
