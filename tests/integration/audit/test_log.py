@@ -578,6 +578,23 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
     assert [e["id"] for e in whole["events"] if e["id"] in then] == then
 
 
+async def test_an_encoded_slash_is_a_part_of_the_subjects_id_and_never_a_separator(region: str, store: Store) -> None:
+    await store.append(logged_events([history(region, "ord-1"), history(region, "ord-2/timeline")], region), [])
+
+    async def subject(path: str) -> str | None:
+        response = await http.get(f"/v1/subjects/shop/product/{path}")
+        assert response.status_code in (200, 404)
+        return response.json()["subject"] if response.status_code == 200 else None
+
+    async with await client(store, region) as http:
+        assert await subject("ord-1/timeline") == "shop:product:ord-1"
+        assert await subject("ord-1/%74imeline") == "shop:product:ord-1"
+        assert await subject("ord-1%2Ftimeline") is None
+        assert await subject("ord-1%2ftimeline") is None
+        for path in ("ord-2%2Ftimeline/timeline", "ord-2/timeline/timeline"):
+            assert await subject(path) == "shop:product:ord-2/timeline"
+
+
 async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(region: str, store: Store) -> None:
     everything = logged_events([history(region, "f")], region)
     letters = [LoggedDeadLetter(RecordId("t", 0, n), "g", "r", "k", to_text(START), None, None) for n in range(3)]
