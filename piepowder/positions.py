@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
@@ -212,10 +213,8 @@ class _Cluster:
         known = await topic_ids(self._consumer, [topic])
         if topic not in known:
             raise UserError(f"The topic {topic} does not exist.", "Check the name of the group.")
-        self._consumer.assign([TopicPartition(topic, 0)])
-        await self._consumer.end_offsets([TopicPartition(topic, 0)])
-        places = [TopicPartition(topic, n) for n in sorted(self._consumer.partitions_for_topic(topic))]
-        self._consumer.assign(places)
+        places = await self._partitions(topic)
+        self._assign(places)
         committed = await committed_offsets(self._consumer, places)
         starts, ends = await self.starts(places), await self.ends(places)
         found = []
@@ -238,7 +237,7 @@ class _Cluster:
         await self.commit(committed or {tp: OffsetAndMetadata(0, "")})
 
     async def commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        self._consumer.assign(list(offsets))
+        self._assign(list(offsets))
         try:
             await self._consumer.commit(dict(offsets))
         except KafkaError as error:
@@ -246,6 +245,20 @@ class _Cluster:
                 f"Kafka refuses to change the offsets of {self._consumer._group_id}: {error!r}.",
                 "Stop all of its members, wait 15 seconds, and repeat the command.",
             ) from error
+
+    def _assign(self, partitions: Sequence[TopicPartition]) -> None:
+        """Assign partitions if others are assigned: a replaced assignment ends the client's coordinator."""
+        if self._consumer.assignment() != set(partitions):
+            self._consumer.assign(partitions)
+
+    async def _partitions(self, topic: str) -> list[TopicPartition]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id=_CLIENT)
+        try:
+            await admin.start()
+            [described] = await admin.describe_topics([topic])
+        finally:
+            await admin.close()
+        return [TopicPartition(topic, n) for n in sorted(each["partition"] for each in described["partitions"])]
 
     async def _existing(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         known = await topic_ids(self._consumer, sorted({tp.topic for tp in partitions}))

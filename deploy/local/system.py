@@ -21,7 +21,7 @@ import httpx
 import msgspec
 
 from deploy.initial import CONTROL, ensure_key, publish_sample
-from deploy.local.databases import plain_url, prepare_databases, sibling_url
+from deploy.local.databases import PASSWORD_FILE, plain_url, prepare_databases, role_of, sibling_url
 from deploy.local.files import write_whole
 from deploy.local.kafka_probe import a_broker_responds
 from deploy.local.ports import free_ports, is_free
@@ -53,6 +53,10 @@ _SHORT_RUN: Final = 60.0
 _GIVEN_UP: Final = "It is not started again: correct the cause, and start the system again."
 
 _clock = SystemClock()
+
+
+class NotReadyError(UserError):
+    """The services run, and something that they need is missing."""
 
 
 class Servers(Protocol):
@@ -235,10 +239,11 @@ class System(Startable):
         self._awaited = False
         self._supervisor: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, *, stay: bool = False) -> None:
         """Prepare what the services need, start them, and wait until all are ready.
 
-        Raises `UserError` for an expected failure; then, and when interrupted, everything is stopped.
+        Raises `UserError` for an expected failure; then, and when interrupted, everything is stopped. With `stay`,
+        services that are not ready in time are reported and keep running: they may wait for an operator.
         """
         self._stopping.clear()
         try:
@@ -257,7 +262,12 @@ class System(Startable):
             self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
             self._supervisor.start()
             self._publish_sample()
-            self.wait_ready()
+            try:
+                self.wait_ready()
+            except NotReadyError as late:
+                if not stay:
+                    raise
+                self._report(f"{late}\n  | It keeps running.")
         except BaseException:
             self.stop()
             raise
@@ -308,7 +318,7 @@ class System(Startable):
         return f"{self._prefix}_{spec.database}"
 
     async def _prepare_databases(self) -> str:
-        role, password_file = f"{self._prefix}_services", self.folder / "database.password"
+        role, password_file = role_of(self._prefix), self.folder / PASSWORD_FILE
         return await prepare_databases(
             self.servers.database_url, self.databases(), role=role, password_file=password_file
         )
@@ -393,7 +403,7 @@ class System(Startable):
                 raise failures[0]
             if _clock.monotonic() > deadline:
                 missing = [f"{s.name}: {s.missing} (log: {s.child.log})" for s in self.services.values() if not s.ready]
-                raise UserError(f"{who} is not ready after {timeout:.0f} seconds.", "What is missing:", missing)
+                raise NotReadyError(f"{who} is not ready after {timeout:.0f} seconds.", "What is missing:", missing)
             self._stopping.wait(0.05)
 
     def _supervise(self) -> None:

@@ -27,9 +27,10 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 class RunningSystem:
     """A stack and the system on it: ready inside the `with` block, stopped after it, also when its start is
-    interrupted."""
+    interrupted. With `stay`, services that are not ready in time keep running (`System.start`)."""
 
-    def __init__(self, folder: Path, *, nodes: int, regions: Sequence[str]) -> None:
+    def __init__(self, folder: Path, *, nodes: int, regions: Sequence[str], stay: bool = False) -> None:
+        self._stay = stay
         self.stack = LocalStack(folder, nodes=nodes, report=console_output.show)
         self.system = System(self.stack, regions, folder, report=console_output.show)
 
@@ -44,7 +45,7 @@ class RunningSystem:
         try:
             if self.stack.local_kafka is None:
                 refuse_second_system(self.stack.kafka, self.system.regions, report=console_output.show)
-            self.system.start()
+            self.system.start(stay=self._stay)
         except BaseException:
             self._stop()
             raise
@@ -60,6 +61,11 @@ class RunningSystem:
         self.system.stop()
         self.stack.stop()
         console_output.show(f"Stopped. The data stays in {self.stack.folder}.")
+
+    @property
+    def ready(self) -> bool:
+        """True if every service is ready."""
+        return all(service.ready for service in self.system.services.values())
 
     def failures(self) -> list[UserError]:
         """The processes that ended for good without being stopped."""
@@ -102,15 +108,16 @@ def advice(arguments: str, folder: Path) -> str:
 
 
 def up(folder: Path, *, nodes: int, regions: Sequence[str]) -> None:
-    """Run the system until interrupted, with a live table of its processes.
+    """Run the system until interrupted, with a live table of its processes, also while services wait for an operator.
 
     Raises `UserError` when a process does not start, or ends for good later.
     """
-    running = RunningSystem(folder, nodes=nodes, regions=regions)
+    running = RunningSystem(folder, nodes=nodes, regions=regions, stay=True)
     with running.live_table(), running:
         if not console_output.console.is_terminal:
             console_output.console.print(running.table())
-        console_output.show(f"Ready. The key is in {folder / 'key'}. Ctrl-C stops all.", "green")
+        state, colour = ("Ready", "green") if running.ready else ("Not ready yet", "yellow")
+        console_output.show(f"{state}. The key is in {folder / 'key'}. Ctrl-C stops all.", colour)
         console_output.show(f'For curl in another terminal: eval "$({advice("env", folder)})"')
         try:
             running.watch()

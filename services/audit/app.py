@@ -8,13 +8,15 @@ from services.audit.domain import logged_topics
 from services.audit.handlers import AppendRecords, ParsedRecord
 from services.audit.settings import Settings
 from services.audit.store import Store
-from shared.kafka.consumer import BatchConsumer, TransactionalHandler
+from shared.kafka.consumer import BatchConsumer, FetchLimits, TransactionalHandler
 from shared.postgres.positions import SESSION
 from shared.runtime.retry import until_done
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 
 DESCRIPTION: Final = "Every event of a region, once and in order."
-_LINGER_SECONDS: Final = 0.1  # larger batches: an append costs nearly the same for one event as for hundreds
+# Larger batches: an append costs nearly the same for one event as for hundreds, and nobody waits for it.
+_LINGER_SECONDS: Final = 0.5
+_FETCH: Final = FetchLimits(wait_ms=1_000, min_bytes=64 * 2**10)
 
 
 async def run(settings: Settings) -> bool:
@@ -47,4 +49,5 @@ def consumer_of(service: Service, store: Store) -> BatchConsumer[ParsedRecord]:
         decode=records.decode,
         handle=TransactionalHandler(records.handle, store.positions),
         linger_seconds=_LINGER_SECONDS,
+        fetch=_FETCH,
     )

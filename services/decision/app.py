@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+from aiokafka import TopicPartition
+
 from services.decision import api, metrics
 from services.decision.api.dependencies import ReviewService, available_reviews
 from services.decision.domain.leases import LeaseLimits
@@ -13,15 +15,20 @@ from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import LeaseCases
 from services.decision.handlers.messages import decode_message
+from services.decision.handlers.recovery import RecoverCases, Sources
 from services.decision.settings import Settings
 from services.decision.store import SESSION, Store
+from services.decision.store.gate import Gate
+from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.kafka.consumer import TransactionalHandler
+from shared.kafka.stop_store import Stop, StopStore
 from shared.postgres.database import Database
-from shared.postgres.outbox import Relay
+from shared.postgres.outbox import Relay, RelayLog
 from shared.runtime.errors import Transient
 from shared.runtime.retry import wait
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
+from shared.validation.faults import InputRejected
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +60,11 @@ async def run(settings: Settings) -> bool:
 
 async def _work(service: Service, database: Database, limits: LeaseLimits, stop: asyncio.Event) -> None:
     [region] = service.regions
-    cases = Store(database)
-    relay = Relay(database, service.producer(region), service=service.name)
+    gate, producer, bootstrap = Gate(), service.producer(region), service.settings.bootstrap(region)
+    cases = Store(database, gate)
+    group = f"piepowder-{service.name}-{region}"
+    relay_group = f"{group}-relay"
+    relay = Relay(database, producer, service=service.name, log=RelayLog(relay_group, producer, gate.may_publish))
     leases = LeaseCases(cases.leases, region=region, wake=relay.wake, limits=limits)
     decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)
     available_reviews.provide(service.app, ReviewService(region, cases, leases, decisions))
@@ -64,7 +74,25 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
         decode=partial(decode_message, region=region),
         handle=TransactionalHandler(IngestCases(cases.ingest, region=region, wake=relay.wake).handle, cases.positions),
     )
+    stops = StopStore(producer, bootstrap=bootstrap, topic=topics.parked(region), group=group)
+
+    async def stopped() -> set[TopicPartition]:
+        stored = {tp for tp, entry in (await stops.read()).items() if isinstance(entry, Stop)}
+        return stored | consumer.stopped()
+
+    recovery = RecoverCases(
+        RecoveryStore(database),
+        gate,
+        Sources(bootstrap, f"{service.client_id}-recovery", group, relay_group, stopped),
+        region=region,
+        producer=producer,
+        settled=relay.settled,
+        wake=relay.wake,
+        readiness=service.readiness,
+        clock=service.clock,
+    )
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(recovery.run(stop))
         tasks.create_task(relay.run(stop))
         tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, leases), stop))
         tasks.create_task(_every(_MEASURE_SECONDS, partial(_measure, cases, region), stop))
@@ -73,8 +101,11 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
 
 
 async def _expire_all(leases: LeaseCases) -> None:
-    while await leases.expire():
-        pass
+    try:
+        while await leases.expire():
+            pass
+    except InputRejected as closed:
+        log.info("leases do not expire yet: %s", closed)
 
 
 async def _measure(cases: Store, region: str) -> None:

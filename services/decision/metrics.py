@@ -36,3 +36,16 @@ CLAIMS_REFUSED: Final = Counter(
     ["region", "limit"],
 )
 LEASES: Final = Counter("piepowder_decision_leases_total", "Leases, by their outcome", ["region", "outcome"])
+LOST_IN_RESTORE: Final = Counter(
+    "piepowder_decision_lost_in_restore_total",
+    "Commands with a lease that was lost when the database was restored",
+    ["region"],
+)
+RECOVERED_EVENTS: Final = Counter(
+    "piepowder_decision_recovered_events_total",
+    "Events of the own topic that the restored database did not contain",
+    ["region"],
+)
+INCARNATION: Final = Gauge(
+    "piepowder_decision_incarnation", "Number of recoveries from a restore of the region's database", ["region"]
+)

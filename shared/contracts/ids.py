@@ -59,9 +59,13 @@ def event_id(cause: str, event_type: str, n: int | str = 0) -> str:
     return derive("event", cause, event_type, str(n))
 
 
-def decision_id(case: str, n: int) -> str:
-    """Id of the n-th decision of a case, from 1."""
-    return derive("decision", case, str(n))
+def decision_id(case: str, n: int, incarnation: int = 0) -> str:
+    """Id of the n-th decision of a case, from 1.
+
+    `incarnation` counts the restores of the region's database, for a decision that another answer may have followed:
+    a decision that was lost in a restore has the same `n` as the one that is made instead, and another id.
+    """
+    return derive("decision", case, str(n), *([str(incarnation)] if incarnation else []))
 
 
 def canonical(content: object) -> bytes:

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
@@ -53,7 +53,7 @@ from shared.runtime.errors import Fatal, Poison, Transient
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, wait
 
-__all__ = ["BatchConsumer", "Handler", "RawRecord", "Received", "TransactionalHandler"]
+__all__ = ["BatchConsumer", "FetchLimits", "Handler", "RawRecord", "Received", "TransactionalHandler"]
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,16 @@ class TransactionalHandler(Generic[M]):
 
     handle: Callable[[Sequence[Received[M]], Moves], Awaitable[None]]
     positions: PositionStore
+
+
+class FetchLimits(NamedTuple):
+    """A broker responds to a request for records when it has `min_bytes` of them, at the latest after `wait_ms`.
+
+    With one byte, a record never waits for the end of `wait_ms`: only the requests of an idle consumer do.
+    """
+
+    wait_ms: int = 300
+    min_bytes: int = 1
 
 
 _RETRY_SECONDS: Final = 1.0  # to read the positions again
@@ -85,6 +95,7 @@ class BatchConsumer(Generic[M]):
     left), and may receive a record again.
     With `parked`, the later records of a key wait behind a record that cannot be handled; without it they are handled.
     With `stops`, a topic that was stopped because of rejected records stays stopped after a restart.
+    `fetch` states how long the broker keeps a request for records that it does not have yet.
     Without a large backlog, the loop waits `linger_seconds` after a batch, so that the next batch grows: use it where
     the cost of a batch matters more than its age.
     """
@@ -104,6 +115,7 @@ class BatchConsumer(Generic[M]):
     backoff: Backoff = Backoff()  # noqa: RUF009 - immutable
     drain_seconds: float = 10.0
     linger_seconds: float = 0.0
+    fetch: FetchLimits = FetchLimits()  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         self._parking = Parking(self.dead_letters, self.parked, self.clock)
@@ -141,6 +153,10 @@ class BatchConsumer(Generic[M]):
         Empty while any partition's time is unknown, so that no caller mistakes a part for the whole assignment.
         """
         return self._lag.handled_until() if self._positions.are_current else {}
+
+    def stopped(self) -> set[TopicPartition]:
+        """The partitions of this member that are stopped because of their records, not because records are missing."""
+        return self._stopped.all
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set, and join the group again after each failure; raises Fatal."""
@@ -186,7 +202,8 @@ class BatchConsumer(Generic[M]):
             rebalance_timeout_ms=60_000,
             max_poll_interval_ms=900_000,
             max_partition_fetch_bytes=4 * 1024 * 1024,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=self.fetch.wait_ms,
+            fetch_min_bytes=self.fetch.min_bytes,
             metadata_max_age_ms=30_000,
             isolation_level="read_committed",
         )

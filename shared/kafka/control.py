@@ -27,6 +27,7 @@ from shared.runtime.retry import Backoff, wait
 log = logging.getLogger(__name__)
 
 _PORTION_RECORDS: Final = 100
+_FETCH_WAIT_MS: Final = 1_000  # of an idle reader: the broker returns a new record at once
 _LOGGED_REJECTIONS: Final = 20  # of a portion; the metric counts all
 _NAMED_DELETIONS: Final = 5
 
@@ -61,7 +62,7 @@ class ControlReader:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                fetch_max_wait_ms=100,
+                fetch_max_wait_ms=_FETCH_WAIT_MS,
                 metadata_max_age_ms=30_000,
             )
             try:

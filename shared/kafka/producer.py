@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import prometheus_client
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.structs import RecordMetadata
 
 from shared.contracts.envelope import Encoded, Headers
 from shared.runtime import metrics
@@ -46,10 +47,27 @@ def record(topic: str, event: Encoded) -> Record:
     return Record(topic, event.key, event.value, event.headers)
 
 
+class Appended(NamedTuple):
+    """Acknowledged records of one partition: the offset of the first one, and the offset behind the last one."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+
 class Producer(Protocol):
     """Sends records; `send` returns after all are acknowledged, and raises Transient if some may not be stored."""
 
     async def send(self, records: Sequence[Record]) -> None: ...
+
+
+class LocatingProducer(Producer, Protocol):
+    """A producer that knows the offsets of the records that it has sent."""
+
+    async def append(self, records: Sequence[Record]) -> list[Appended]:
+        """As `send`; returns the offsets, where the broker tells them."""
+        ...
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
@@ -103,11 +121,15 @@ class KafkaProducer:
         Raises Transient when some may be missing (send the same records again: consumers ignore repeated ids), Poison
         when one is larger than Kafka accepts.
         """
+        await self.append(records)
+
+    async def append(self, records: Sequence[Record]) -> list[Appended]:
+        """As `send`; returns the offsets. A broker does not tell them for a batch that the client has sent twice."""
         producer: AIOKafkaProducer | None = None
         try:
             async with asyncio.timeout(self._timeout):
                 producer = await self._connected()
-                await self._send(producer, records)
+                appended = await self._send(producer, records)
         except TimeoutError as error:
             _count(metrics.PRODUCE_FAILURES, records)
             raise Transient(f"Kafka at {self._bootstrap} did not acknowledge within {self._timeout:g} s") from error
@@ -122,8 +144,9 @@ class KafkaProducer:
             await self._replace(producer)
             raise Transient(f"Kafka at {self._bootstrap} rejected {len(records)} records: {error!r}") from error
         _count(metrics.PRODUCED, records)
+        return appended
 
-    async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
+    async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> list[Appended]:
         pending: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
         for r in records:
             partition = r.partition
@@ -132,7 +155,8 @@ class KafkaProducer:
                     r.key, self._partitions.get(r.topic) or await self._partitions_of(producer, r.topic)
                 )
             pending[r.topic, partition].append(r)
-        acknowledgements: list[asyncio.Future[object]] = []
+        acknowledgements: list[asyncio.Future[RecordMetadata]] = []
+        sizes: list[int] = []
         try:
             while pending:  # Kafka's protocol allows one batch per partition at a time
                 for (topic, partition), waiting in list(pending.items()):
@@ -144,6 +168,7 @@ class KafkaProducer:
                         appended += 1
                     batch.close()
                     acknowledgements.append(await producer.send_batch(batch, topic, partition=partition))
+                    sizes.append(appended)
                     if appended < len(waiting):
                         pending[topic, partition] = waiting[appended:]
                     else:
@@ -153,6 +178,14 @@ class KafkaProducer:
                 acknowledgement.cancel()
             raise
         await _all(acknowledgements)
+        placed = [
+            (acknowledgement.result(), size) for acknowledgement, size in zip(acknowledgements, sizes, strict=True)
+        ]
+        return [
+            Appended(place.topic, place.partition, place.offset, place.offset + size)
+            for place, size in placed
+            if place.offset >= 0
+        ]
 
     async def _partitions_of(self, producer: AIOKafkaProducer, topic: str) -> int:
         self._partitions[topic] = len(await producer.partitions_for(topic))

@@ -58,6 +58,11 @@ class StoppedPartitions:
     def __contains__(self, tp: object) -> bool:
         return tp in self._reasons
 
+    @property
+    def all(self) -> set[TopicPartition]:
+        """The partitions that are stopped for any cause."""
+        return set(self._reasons)
+
     def of(self, cause: StopCause) -> set[TopicPartition]:
         """The partitions that are stopped for a cause."""
         return {tp for tp, reasons in self._reasons.items() if cause in reasons}

@@ -1,1 +1,1 @@
-"""PostgreSQL infrastructure: connection pools, migrations, outbox and inbox."""
+"""PostgreSQL infrastructure: connection pools, migrations, positions and outbox."""

@@ -40,6 +40,8 @@ DURABLE: Final = {"synchronous_commit": "on"}
 
 _ACQUIRE_SECONDS: Final = 5.0  # to wait for a free connection
 _COMMAND_SECONDS: Final = 15.0  # for a statement
+_CLOSE_SECONDS: Final = 5.0  # for the connections in use at the end
+_FAREWELL_SECONDS: Final = 2.0  # for the server's answers to the closing of idle connections
 _PING_SECONDS: Final = 1.0
 _SILENT_SECONDS: Final = 5.0  # without a response; then the server counts as down
 _PINGS: Final = 10  # in one session; a session keeps the settings with which it began
@@ -77,6 +79,7 @@ class Database:
                 timeout=10,
                 command_timeout=_COMMAND_SECONDS,
                 server_settings={**SESSION, **settings, **DURABLE},
+                reset=_keep_session,
             )
         except Exception as error:
             if (unavailable := transient(error)) is None:
@@ -93,13 +96,21 @@ class Database:
         return cls(url, pool, engine)
 
     async def close(self) -> None:
-        """Close the pools; after five seconds, also the connections in use."""
+        """Close the pools; after five seconds, also the connections in use.
+
+        A server that does not answer, such as a frozen one, does not keep the process alive: its connections are then
+        given up after two more seconds.
+        """
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
-        await self._engine.dispose()
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._engine.dispose()
+        except TimeoutError:
+            await self._engine.dispose(close=False)
 
     async def watch(self, readiness: Readiness, stop: asyncio.Event) -> None:
         """Ping the server until `stop` is set, and report the database's state as readiness.
@@ -181,9 +192,9 @@ class Database:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Connection]:
-        """An asyncpg connection without a transaction, for session state (advisory locks) and for fast look-ups.
+        """An asyncpg connection without a transaction, for fast look-ups; raises the same errors as `transaction`.
 
-        Raises the same errors as `transaction`.
+        It must not get session state (settings, advisory locks, subscriptions): the next user would inherit it.
         """
         self._require()
         try:
@@ -198,3 +209,19 @@ class Database:
             if (unavailable := transient(error)) is None:
                 raise
             raise unavailable from error
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """An asyncpg connection for session state. It is closed at the end, so its state ends too.
+
+        Raises the same errors as `transaction`.
+        """
+        async with self.held() as connection:
+            try:
+                yield connection
+            finally:
+                connection.terminate()
+
+
+async def _keep_session(_: object) -> None:
+    """Release a connection without a statement that resets its session; asyncpg rolls an open transaction back."""

@@ -10,22 +10,27 @@ A query must not scan the rows that are deleted but not vacuumed yet (one long t
 them). So each shard has a floor, and queries read only ids above it. An id becomes the floor when every transaction
 that could own an id up to it has ended, and their rows are published. `write` makes sure that PostgreSQL assigns a
 transaction's number before its first id.
+
+A service that can be restored from a backup of its database gives its relay a `RelayLog`. The relay then stores, in the
+transaction that deletes published rows, the offset behind them in Kafka. So the database knows which part of the topic
+it contains, and after a restore the service reads the rest.
 """
 
 import asyncio
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import asyncpg
 import msgspec
 import sqlalchemy as sa
 
 from shared.contracts.envelope import Encoded, Headers
-from shared.kafka.producer import MAX_RECORD_BYTES, Producer, Record
+from shared.kafka.producer import MAX_RECORD_BYTES, Appended, LocatingProducer, Producer, Record
 from shared.postgres.database import Connection, Database
+from shared.postgres.rows import FEW
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, SystemClock, from_text
 from shared.runtime.errors import Poison, Transient
@@ -41,6 +46,7 @@ _POLL_SECONDS: Final = 0.1
 _MEASURE_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 1.0
 _PARKED_SECONDS: Final = 60.0
+_PRUNE_EACH: Final = 100  # batches
 _IDLE_SECONDS: Final = 60  # then the server ends a hanging relay's session and locks; longer than any send
 
 _encode_headers = msgspec.msgpack.Encoder().encode
@@ -70,6 +76,15 @@ STORAGE: Final = (
 
 _COLUMNS: Final = ("shard", "topic", "key", "value", "headers")
 
+# A row of the join exists only after the transaction has its number. Without it, an INSERT takes the ids first.
+_WRITE_FEW: Final = """
+WITH started AS MATERIALIZED (SELECT pg_current_xact_id() AS number)
+INSERT INTO outbox (shard, topic, key, value, headers)
+SELECT shard, topic, key, value, headers
+FROM started CROSS JOIN unnest($1::smallint[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])
+    WITH ORDINALITY AS event (shard, topic, key, value, headers, n)
+WHERE started.number IS NOT NULL ORDER BY n"""
+
 _FETCH: Final = """
 SELECT o.shard, o.id, o.topic, o.key, o.value, o.headers
 FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
@@ -82,6 +97,17 @@ _DELETE: Final = """
 DELETE FROM outbox WHERE ctid = ANY (ARRAY(
     SELECT found.ctid FROM unnest($1::smallint[], $2::bigint[]) AS p (shard, id)
     CROSS JOIN LATERAL (SELECT ctid FROM outbox WHERE shard = p.shard AND id = p.id LIMIT 1) AS found))"""
+
+# The position of a relay in a partition is the largest one of its rows, as for a consumer group. Each row is one batch
+# of acknowledged records, so two relays that publish to the same partition never insert the same row.
+_DELETE_AND_MARK: Final = f"""
+WITH deleted AS ({_DELETE})
+INSERT INTO positions (consumer_group, topic, partition, expected, position)
+SELECT $3, * FROM unnest($4::text[], $5::int[], $6::bigint[], $7::bigint[]) ON CONFLICT DO NOTHING"""  # noqa: S608 - constants
+
+_PRUNE: Final = """
+DELETE FROM positions AS p USING unnest($2::text[], $3::int[], $4::bigint[]) AS new (topic, partition, first)
+WHERE p.consumer_group = $1 AND p.topic = new.topic AND p.partition = new.partition AND p.position < new.first"""
 
 _COUNT: Final = """
 SELECT coalesce(sum(n), 0)::bigint FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
@@ -108,8 +134,23 @@ async def write(connection: Connection, events: Sequence[tuple[str, Encoded]]) -
         size = len(key) + len(value) + len(headers)
         if size > MAX_RECORD_BYTES:
             raise Poison(f"an event for {topic} has {size} bytes, more than the {MAX_RECORD_BYTES} that Kafka accepts")
+    if len(rows) <= FEW:
+        await connection.execute(_WRITE_FEW, *map(list, zip(*rows, strict=True)))
+        return
     await connection.execute("SELECT pg_current_xact_id()")
     await connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
+
+
+class RelayLog(NamedTuple):
+    """The place where a relay stores its positions: in the table `positions`, as the positions of `group`.
+
+    `producer` sends the records. `may_publish` tells whether the database is complete; it is asked before each batch,
+    on the connection that will delete the batch.
+    """
+
+    group: str
+    producer: LocatingProducer
+    may_publish: Callable[[Connection], Awaitable[bool]]
 
 
 class Relay:
@@ -127,9 +168,14 @@ class Relay:
         service: str,
         batch: int = 2000,
         clock: Clock = SystemClock(),  # noqa: B008 - it has no state
+        log: RelayLog | None = None,
     ) -> None:
         self._database = database
         self._producer = producer
+        self._log = log
+        self._appended: list[Appended] = []
+        self._batches = 0
+        self._publishing = asyncio.Lock()
         self._limit = max(1, batch // SHARDS)
         self._clock = clock
         self._wake = asyncio.Event()
@@ -144,13 +190,18 @@ class Relay:
         """Publish now, without waiting for the next poll. Call it after the commit of a transaction with events."""
         self._wake.set()
 
+    async def settled(self) -> None:
+        """Wait until no records are on their way to Kafka. A later batch asks the log's `may_publish` first."""
+        async with self._publishing:
+            pass
+
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until `stop` is set; unpublished events stay in the table."""
         attempt, backoff = 0, Backoff()
         while not stop.is_set():
             started = self._clock.monotonic()
             try:
-                async with self._database.held() as connection:
+                async with self._database.session() as connection:
                     if await connection.fetchval("SHOW transaction_read_only") == "on":
                         # published rows could not be deleted, and would be published again and again
                         raise asyncpg.ReadOnlySQLTransactionError("the database is read-only")
@@ -189,18 +240,35 @@ class Relay:
 
     async def publish(self, connection: Connection, held: "_HeldShards") -> int:
         """Publish and delete up to a batch of the oldest rows of the held shards; returns their number."""
+        async with self._publishing:
+            return await self._publish(connection, held)
+
+    async def _publish(self, connection: Connection, held: "_HeldShards") -> int:
         if self._parked and self._clock.monotonic() >= self._parked_until:
             self._parked.clear()
         rows: list[Row] = await connection.fetch(_FETCH, *held.shards, list(self._parked), self._limit)
+        if rows and self._log is not None and not await self._log.may_publish(connection):
+            return 0
+        self._appended = []
         published = await self._send(rows)
         if published:
-            await connection.execute(_DELETE, [row[0] for row in published], [row[1] for row in published])
+            await self._delete(connection, [row[0] for row in published], [row[1] for row in published])
             self._published.inc(len(published))
         if not self._parked:
             held.published(rows, self._limit)
             if len(rows) < self._limit:
                 self._oldest = None
         return len(published)
+
+    async def _delete(self, connection: Connection, shards: list[int], row_ids: list[int]) -> None:
+        if self._log is None or not self._appended:
+            await connection.execute(_DELETE, shards, row_ids)
+            return
+        group, (topics, partitions, firsts, ends) = self._log.group, map(list, zip(*self._appended, strict=True))
+        await connection.execute(_DELETE_AND_MARK, shards, row_ids, group, topics, partitions, firsts, ends)
+        self._batches += 1
+        if self._batches % _PRUNE_EACH == 0:
+            await connection.execute(_PRUNE, group, topics, partitions, firsts)
 
     def _oldest_seconds(self) -> float:
         """The age of the oldest event that is not published. It grows by the clock, also while the relay is stuck."""
@@ -210,7 +278,11 @@ class Relay:
         if not rows:
             return rows
         try:
-            await self._producer.send([Record(row[2], row[3], row[4], _decode_headers(row[5])) for row in rows])
+            records = [Record(row[2], row[3], row[4], _decode_headers(row[5])) for row in rows]
+            if self._log is None:
+                await self._producer.send(records)
+            else:
+                self._appended += await self._log.producer.append(records)
         except Poison as error:
             if len(rows) == 1:
                 self._parked.add(rows[0][3])

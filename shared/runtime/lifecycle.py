@@ -5,7 +5,6 @@ appears to work.
 """
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from shared.runtime import logs
 from shared.runtime.errors import PiepowderError
+from shared.runtime.garbage import collect_when_idle, stop_automatic_collections
 from shared.runtime.readiness import Readiness
 from shared.runtime.settings import CommonSettings, load
 
@@ -59,10 +59,9 @@ async def supervise(server: Server, loops: Sequence[Loop], drain_seconds: float,
         if not stop.is_set() and not server.should_exit:
             raise SystemExit(1)
 
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    tasks = [asyncio.create_task(watch(getattr(loop, "__qualname__", "loop"), loop(stop))) for loop in loops]
+    stop_automatic_collections()
+    running = [*loops, collect_when_idle]
+    tasks = [asyncio.create_task(watch(getattr(loop, "__qualname__", "loop"), loop(stop))) for loop in running]
     tasks.append(asyncio.create_task(watch("web server", listen())))
     await stop.wait()
     readiness.set("lifecycle", "stopping")

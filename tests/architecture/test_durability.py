@@ -37,6 +37,12 @@ def test_only_the_shared_database_module_sets_synchronous_commit() -> None:
     assert files_with("synchronous_commit", "services", "shared") == {"shared/postgres/database.py"}
 
 
+def test_only_the_relay_changes_the_state_of_a_session_because_no_connection_is_reset_when_it_is_released() -> None:
+    state = r"\"SET (?!LOCAL)|\bLISTEN\b|pg_(try_)?advisory_lock|set_config\([^()]*false\)|CREATE TEMP"
+    assert files_with(state, "services", "shared") == {"shared/postgres/outbox.py"}
+    assert files_with(r"\.session\(\)", "services", "shared") == {"shared/postgres/outbox.py"}
+
+
 def test_no_deployment_makes_postgresql_report_a_commit_before_it_is_on_disk() -> None:
     files = [ROOT / "docker-compose.yml", *(path for path in (ROOT / "deploy").rglob("*") if path.suffix != ".pyc")]
     texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in files if path.is_file()}

@@ -39,6 +39,7 @@ def test_each_folder_of_services_is_in_the_list_once() -> None:
 LITERAL_LISTS = {
     "tests/architecture/test_services.py": "names that are also common words",
     "tests/bench/__main__.py": "a stage of the benchmark is optional",
+    "tests/chaos/operations.py": "the services that an operator's action concerns",
     "tests/contract/rest_corpus/cases.py": "the services of the recording",
     "tests/e2e/test_clients.py": "the test compares its paths with the processes that run",
     "tests/integration/intake/test_requests.py": "starts only the services of a business request",

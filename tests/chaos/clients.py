@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from tests.chaos.gate import Gate
 from tests.chaos.load import MARKETS, Client, Endpoint
 from tests.chaos.web import Answer
 
@@ -36,9 +37,10 @@ class Key(NamedTuple):
 class Registry:
     """Operations on clients; each repeats its call until the result is known."""
 
-    def __init__(self, client: Client, intake: int, seed: int) -> None:
+    def __init__(self, client: Client, intake: int, gate: Gate, seed: int) -> None:
         self._client = client
         self._intake = intake
+        self._gate = gate
         self._rng = random.Random(f"registry-{seed}")
         self._secrets: dict[str, str] = {}
         self.tally: Counter[str] = Counter()
@@ -91,9 +93,10 @@ class Registry:
         begun, hasty = loop.time(), self._rng.random() < 0.1
         while True:
             timeout = 0.01 if hasty else 15.0
-            status, result = await self._client.call(
-                kind, facts, (self._intake, path), content, timeout=timeout, **more
-            )
+            async with self._gate.passing():
+                status, result = await self._client.call(
+                    kind, facts, (self._intake, path), content, timeout=timeout, **more
+                )
             self.tally[f"{kind.partition('.')[2]} {status or 'no response'}"] += 1
             if status not in (None, 429, 503) or loop.time() - begun > _PATIENCE:
                 return status, result

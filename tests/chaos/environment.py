@@ -169,6 +169,11 @@ class Environment:
         return {one.name: f"{base}/{_PREFIX}_{one.database}" for one in processes(REGIONS) if one.database}
 
     @property
+    def role(self) -> str:
+        """The role of the services, which owns their databases."""
+        return f"{_PREFIX}_services"
+
+    @property
     def groups(self) -> dict[str, list[str]]:
         """The topics of each consumer group."""
         groups: dict[str, list[str]] = {}
@@ -262,9 +267,10 @@ class Environment:
         await self._reset_offsets()
 
     async def _reset_offsets(self) -> None:
-        """Set the offsets of every group to 0 when it has no members: static members stay for 15 s after a stop.
+        """Set the offsets of every group to its first records when it has no members.
 
-        For groups with a database they are information, by which `behind` knows that the group has not read yet.
+        Static members stay for 15 s after a stop. For groups with a database the offsets are information, by which
+        `behind` knows that the group has not read yet.
         """
         for group, topics in self.groups.items():
             consumer = AIOKafkaConsumer(
@@ -277,10 +283,11 @@ class Environment:
             try:
                 places = await self.places(topics)
                 consumer.assign(places)
+                starts = await consumer.beginning_offsets(places)
                 deadline = asyncio.get_running_loop().time() + _EMPTY_SECONDS
                 while True:
                     try:
-                        await consumer.commit(dict.fromkeys(places, 0))
+                        await consumer.commit(starts)
                         break
                     except KafkaError:
                         if asyncio.get_running_loop().time() > deadline:

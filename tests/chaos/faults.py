@@ -23,6 +23,7 @@ from shared.contracts import topics
 from tests.chaos import poison
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.journal import Journal
+from tests.chaos.operations import LOSING, RESTORED, Operations
 from tests.chaos.proxy import Kind, NetworkFault
 
 _PROCESSES: Final = services.processes(REGIONS)
@@ -32,6 +33,8 @@ _STORING: Final = tuple(
     process.name for process in _PROCESSES if process.database and process.name != "intake-projection"
 )
 STAGES: Final = tuple(topic.__name__ for topic in topics.REGIONAL)
+_STORMY: Final = ("submissions", "cases", "decisions", "requests")
+_RECREATED: Final = ("requests", "decisions")  # topics without parked keys, and whose writers can be paused
 _ROOM: Final = 128 * 2**20  # bytes of free space on a small disk
 
 
@@ -50,11 +53,11 @@ class Planned(NamedTuple):
 class FaultInjector:
     """Causes the faults in a running environment."""
 
-    def __init__(self, environment: Environment, journal: Journal, seed: int) -> None:
+    def __init__(self, environment: Environment, journal: Journal, operations: Operations, seed: int) -> None:
         self._environment = environment
         self._journal = journal
         self._rng = random.Random(f"poison-{seed}")
-        self.skipped: list[str] = []
+        self.skipped = operations.skipped
         self._acts: dict[str, Callable[[str, float], Awaitable[None]]] = {
             "kill": self._kill,
             "pause": self._pause,
@@ -74,6 +77,12 @@ class FaultInjector:
             "rolling restart": self._rolling_restart,
             "reset": self._reset,
             "full disk of": self._full_disk,
+            "publish model": operations.publish_models,
+            "restore of": operations.restore,
+            "gap of": operations.gap,
+            "storm on": operations.storm,
+            "stop under load of": operations.stop,
+            "recreation of": operations.recreate,
         }
 
     async def do(self, planned: Planned) -> None:
@@ -263,25 +272,28 @@ class FaultInjector:
 
 
 def draw(seed: int, only: Collection[str] = ()) -> Iterator[Planned]:
-    """An endless schedule of all faults, or of the ones in `only`."""
+    """An endless schedule of all faults, or of the ones in `only`: first each of them once, then some of them again."""
     rng = random.Random(f"faults-{seed}")
     bag: list[str] = []
     while True:
         if not bag:
-            bag = [name for name, (weight, _) in _KINDS.items() for _ in range(weight) if not only or name in only]
-            rng.shuffle(bag)
+            once = [name for name in _KINDS if not only or name in only]
+            again = [name for name in once for _ in range(_KINDS[name][0] - 1)]
+            rng.shuffle(once)
+            rng.shuffle(again)
+            bag = again + once
         yield _draw(rng, bag.pop())
 
 
 def short() -> list[Planned]:
     """The most informative faults in the shortest time: each finds defects that the others do not find."""
     return [
-        Planned("blind and kill", "intake", 3.0, 6.0),
+        Planned("blind and kill", "intake", 3.0, 4.0),
         Planned("poison", "", 0.0, 2.0),
-        Planned("pause postgres and kill", "decision-eu,decision-us,audit-eu", 2.5, 2.0),
-        Planned("kill leader of", "piepowder.submissions.eu", 3.0, 2.0),
-        Planned("kill postgres", "", 1.0, 2.0),
-        Planned("pause", "router", 3.0, 1.0),
+        Planned("publish model", "DE to us", 3.0, 1.0),
+        Planned("restore of", "audit-eu in place", 2.0, 1.0),
+        Planned("pause postgres and kill", "decision-eu,decision-us,audit-eu", 2.5, 1.0),
+        Planned("kill leader of", "piepowder.submissions.eu", 2.0, 1.0),
     ]
 
 
@@ -336,6 +348,17 @@ def _jump(rng: random.Random) -> tuple[str, float]:
     return f"{rng.choice(SERVICES)} by {rng.choice((-7200, -30, 30, 7200, 86400))} s", 10.0
 
 
+def _restored(rng: random.Random) -> tuple[str, float]:
+    names = [process.name for process in _PROCESSES if process.name != "intake-projection"]
+    victim = rng.choice([name for name in names if name.partition("-")[0] in RESTORED])
+    return victim + rng.choice(("", " in place")), 4.0
+
+
+def _stopped_in_order(rng: random.Random) -> tuple[str, float]:
+    victim = rng.choice(("intake", "intake", *SERVICES))
+    return victim + rng.choice(("", " beside frozen kafka", " beside frozen postgres")), 1.0
+
+
 def _two(rng: random.Random) -> tuple[str, float]:
     apart = (("kill", "pause"), ("kill leader of", "pause leader of"), ("kill postgres", "pause postgres"))
     links = ("slow", "cut", "half-open")
@@ -364,6 +387,12 @@ _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]
     "reset": (1, _nothing(0.0)),
     "full disk of": (1, lambda rng: (rng.choice(("postgres", "kafka-1", "kafka-2", "kafka-3")), 5.0)),
     "two at once": (3, _two),
+    "publish model": (2, lambda rng: (rng.choice(("DE to us", "FR to us", "US to eu", "CA to eu")), 8.0)),
+    "restore of": (2, _restored),
+    "gap of": (2, lambda rng: (f"{rng.choice(LOSING)}-{rng.choice(REGIONS)}", 3.0)),
+    "storm on": (1, lambda rng: (f"piepowder.{rng.choice(_STORMY)}.{rng.choice(REGIONS)}", 0.0)),
+    "stop under load of": (2, _stopped_in_order),
+    "recreation of": (1, lambda rng: (f"piepowder.{rng.choice(_RECREATED)}.{rng.choice(REGIONS)}", 0.0)),
 }
 
 

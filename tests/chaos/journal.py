@@ -37,6 +37,10 @@ class Journal:
         place = {"topic": topic, "partition": partition, "offset": offset}
         self._write({"what": "planted", "at": time.time(), "kind": kind, **place, "groups": groups})
 
+    def noted(self, kind: str, facts: dict[str, Any]) -> None:
+        """Record what an operator's action did, so that the checker can compare it with what the system reported."""
+        self._write({"what": "noted", "at": time.time(), "kind": kind, "facts": facts})
+
     def close(self) -> None:
         self._file.close()
 

@@ -50,7 +50,7 @@ def make(rng: random.Random, region: str, other: str) -> Iterator[BadRecord]:
     """One record of each kind for each topic of a region."""
     for stage, name in _TYPES.items():
         topic = f"piepowder.{stage}.{region}"
-        some = _readers(stage)
+        some = readers(stage)
         everybody = (*some, _AUDIT)
 
         def bad_record(
@@ -126,13 +126,13 @@ async def _about_a_stored_case(environment: Environment, rng: random.Random, reg
             return [
                 BadRecord(SECOND_OPENING, topic, record.key, record.value, again, (), record.partition),
                 BadRecord(
-                    "an unknown event version", topic, record.key, b"{}", unknown, _readers("cases"), record.partition
+                    "an unknown event version", topic, record.key, b"{}", unknown, readers("cases"), record.partition
                 ),
             ]
     return []
 
 
-def _readers(stage: str) -> tuple[str, ...]:
+def readers(stage: str) -> tuple[str, ...]:
     """The groups, without `piepowder-` and region, that read the topic and store no event that they do not know."""
     return tuple(
         _GROUPS.get((service.name, stage), service.name)

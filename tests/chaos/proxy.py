@@ -19,6 +19,7 @@ Naming = Callable[[bytes], str]
 _CHUNK = 256 * 1024
 _LOOK_SECONDS = 0.05
 _SLOW_SECONDS = 0.15
+_CLOSE_SECONDS = 2.0
 
 
 class NetworkFault(NamedTuple):
@@ -162,10 +163,11 @@ class _Link:
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, from_client: bool) -> None:
         while True:
+            orderly = True
             try:
                 data = await source.read(_CHUNK)
             except OSError:
-                data = b""
+                data, orderly = b"", False
             if from_client and not self.who:
                 self.who = self._naming(data)
             kind = self._proxies.between(self)
@@ -177,6 +179,8 @@ class _Link:
             if kind == "slow":
                 await asyncio.sleep(_SLOW_SECONDS)
             if not data:
+                if orderly and not from_client:
+                    await _close(sink)
                 return
             with contextlib.suppress(OSError):
                 sink.write(data)
@@ -194,6 +198,14 @@ class _Link:
                 continue
             except OSError:
                 source = None
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Send what is buffered, and close the connection in order, as the server did."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            writer.close()
+            await writer.wait_closed()
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

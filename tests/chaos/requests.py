@@ -17,6 +17,7 @@ import msgspec
 from deploy.initial import CONTROL
 from tests.chaos.checker.cloudevents import derived
 from tests.chaos.clients import PermanentClients
+from tests.chaos.gate import Gate
 from tests.chaos.load import Client
 
 PATIENCE: Final = 40.0
@@ -172,10 +173,11 @@ class Lives:
 class Business:
     """Carries out the lives: repeats each step until its result is known."""
 
-    def __init__(self, client: Client, intake: int, clients: PermanentClients, seed: int) -> None:
+    def __init__(self, client: Client, intake: int, clients: PermanentClients, gate: Gate, seed: int) -> None:
         self._client = client
         self._intake = intake
         self._clients = clients
+        self._gate = gate
         self._seed = seed
         self.tally: Counter[str] = Counter()
 
@@ -216,16 +218,17 @@ class Business:
         headers |= {"If-Match": step.match} if step.match else {}
         hasty = step.hasty
         while True:
-            status, result = await self._client.call(
-                f"request.{step.what}",
-                facts,
-                (self._intake, path),
-                _encode(step.body),
-                method="PATCH" if step.what == "change" else "POST",
-                headers=headers,
-                read=lambda answer: _gist(answer.json()),
-                timeout=_HASTY if hasty else 15.0,
-            )
+            async with self._gate.passing():
+                status, result = await self._client.call(
+                    f"request.{step.what}",
+                    facts,
+                    (self._intake, path),
+                    _encode(step.body),
+                    method="PATCH" if step.what == "change" else "POST",
+                    headers=headers,
+                    read=lambda answer: _gist(answer.json()),
+                    timeout=_HASTY if hasty else 15.0,
+                )
             self.tally[f"{step.what} {status or 'no response'}"] += 1
             again = status == 409 and result.get("type", "").rpartition(":")[2] in _AGAIN
             if loop.time() - begun > PATIENCE or not (again or status in (None, 429, 503)):

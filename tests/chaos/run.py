@@ -8,14 +8,16 @@ from typing import Final
 
 from tests.chaos.checker import promises
 from tests.chaos.checker.cloudevents import derived
-from tests.chaos.checker.history import Call, History, Planted
+from tests.chaos.checker.history import Call, History, Note, Planted
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
 from tests.chaos.checker.violation import Violation
 from tests.chaos.clients import PermanentClients, Posters, Registry
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.faults import FaultInjector, Planned
+from tests.chaos.gate import Gate
 from tests.chaos.journal import Journal
 from tests.chaos.load import LEASE_SECONDS, MARKETS, Client, Load, Reviewer
+from tests.chaos.operations import Operations
 from tests.chaos.report import Injected, Report
 from tests.chaos.requests import Business
 
@@ -39,7 +41,7 @@ class Run:
         self._journal = Journal(folder / "journal.ndjson")
         self._environment = Environment(folder, say=say)
         self._injected: list[Injected] = []
-        self._read_journal: tuple[int, tuple[list[Call], list[Planted]]] | None = None
+        self._read_journal: tuple[int, tuple[list[Call], list[Planted], list[Note]]] | None = None
         self._probes = 0
 
     async def run(self, schedule: Iterable[Planned], *, seconds: float, at_least: float) -> Report:
@@ -57,12 +59,14 @@ class Run:
         key, intake = self._environment.system.key(), self._environment.port("intake")
         client = Client(key, self._journal)
         load = Load(client, intake, self._seed)
-        registry = Registry(client, intake, self._seed)
-        business = Business(client, intake, PermanentClients(registry, key), self._seed)
+        gate = Gate()
+        registry = Registry(client, intake, gate, self._seed)
+        business = Business(client, intake, PermanentClients(registry, key), gate, self._seed)
         posters = Posters(client, intake, registry, self._seed)
-        injector = FaultInjector(self._environment, self._journal, self._seed)
-        posting_ends, reviewing_ends = asyncio.Event(), asyncio.Event()
         topics = Topics(self._environment.kafka.bootstrap, topic_names(REGIONS))
+        operations = Operations(self._environment, self._journal, topics, client, gate)
+        injector = FaultInjector(self._environment, self._journal, operations, self._seed)
+        posting_ends, reviewing_ends = asyncio.Event(), asyncio.Event()
         longest = seconds + _RECOVERY * 4
         tasks = [
             asyncio.create_task(load.run(self._rate, longest, posting_ends)),
@@ -124,26 +128,29 @@ class Run:
         """Seconds until a new item is posted, decided, visible and audited in both regions; None if that takes too
         long."""
         loop = asyncio.get_running_loop()
+        item = ""
+        while loop.time() - whole < _RECOVERY:
+            if not item:
+                item = await self._post_probe(client)
+            elif await self._is_processed(client, item):
+                return loop.time() - whole
+            await asyncio.sleep(0.2)
+        return None
+
+    async def _post_probe(self, client: Client) -> str:
+        """Post a new item; returns its id if it was accepted in all regions: intake may still have an operating model
+        of before."""
         self._probes += 1
         text = (
             f'{{"platform":"shop","kind":"product","id":"probe-{self._probes}","version":1,"markets":["DE","US"],'
             '"title":"Garden chair of oak, solid","brand":"Oak & Sons","price":{"amount_minor":5000,"currency":"EUR"}}'
         )
-        item = derived("item", "shop", "product", f"probe-{self._probes}", "1")
-        event = {region: derived("event", item, "piepowder.item.submitted.v1", region) for region in REGIONS}
-        accepted = False
-        while loop.time() - whole < _RECOVERY:
-            if not accepted:
-                place = self._environment.port("intake"), "/v1/items"
-                facts = {"body": text, "bad": []}
-                status, _ = await client.call("post", facts, place, text.encode(), timeout=5)
-                accepted = status == 202
-            elif await self._is_processed(client, item, event):
-                return loop.time() - whole
-            await asyncio.sleep(0.2)
-        return None
+        facts, place = {"body": text, "bad": []}, (self._environment.port("intake"), "/v1/items")
+        status, answer = await client.call("post", facts, place, text.encode(), timeout=5)
+        return answer["item_id"] if status == 202 and answer["regions"].keys() == {*REGIONS} else ""
 
-    async def _is_processed(self, client: Client, item: str, event: dict[str, str]) -> bool:
+    async def _is_processed(self, client: Client, item: str) -> bool:
+        event = {region: derived("event", item, "piepowder.item.submitted.v1", region) for region in REGIONS}
         answer = await client.get((self._environment.port("intake"), f"/v1/items/{item}"))
         if answer is None or answer.status != 200:
             return False
@@ -196,8 +203,8 @@ class Run:
         size = self._journal.path.stat().st_size
         if self._read_journal is None or self._read_journal[0] != size:
             self._read_journal = size, await asyncio.to_thread(read_journal, self._journal.path)
-        calls, planted = self._read_journal[1]
-        return History(MARKETS, calls, planted, list(records), *tables)
+        calls, planted, notes = self._read_journal[1]
+        return History(MARKETS, calls, planted, notes, list(records), *tables)
 
 
 def new_seed() -> int:

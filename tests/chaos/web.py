@@ -24,6 +24,10 @@ class Answer:
         return msgspec.json.decode(self.content)
 
 
+class PartialResponseError(ConnectionError):
+    """The connection was closed in the middle of a response."""
+
+
 class Web:
     """Connections to services on the loopback, which are reused."""
 
@@ -50,6 +54,8 @@ class Web:
             answer = await _read(reader)
             whole = answer.headers.get("connection") != "close"
         except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise PartialResponseError("the connection ended in the middle of the response") from error
             raise ConnectionResetError("the connection ended before the response") from error
         else:
             return answer
@@ -77,6 +83,13 @@ class Web:
 
 async def _read(reader: asyncio.StreamReader) -> Answer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    try:
+        return await _read_rest(reader, head)
+    except asyncio.IncompleteReadError as error:
+        raise PartialResponseError("the connection ended in the middle of the response") from error
+
+
+async def _read_rest(reader: asyncio.StreamReader, head: list[str]) -> Answer:
     headers = {}
     for line in head[1:-2]:
         name, _, value = line.partition(":")

@@ -25,7 +25,7 @@ def timeline(cell: Cell, subject: str, until_type: str) -> list[dict[str, Any]]:
     path = f"{cell.url('audit', cell.eu)}/v1/subjects/{subject.replace(':', '/')}/timeline"
     found = until(
         lambda: cell.client.get(path),
-        lambda body: any(event["type"] == f"piepowder.{until_type}.v1" for event in body["events"]),
+        lambda body: any(event["type"] == f"piepowder.{until_type}.v1" for event in body.get("events", ())),
     )
     events: list[dict[str, Any]] = found["events"]
     return events

@@ -44,7 +44,7 @@ async def test_the_lag_of_a_service_that_waits_for_postgresql_grows_with_the_clo
     await until_caught_up(cell, name)
     try:
         async with blocking.transaction():
-            await blocking.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
+            await blocking.execute("LOCK TABLE cases IN ACCESS EXCLUSIVE MODE")
             await post(cell, "waits-for-postgresql")
             deadline = _clock.monotonic() + CAUGHT_UP_SECONDS
             while (first := await lag(cell, name)) < 1.0:

@@ -112,13 +112,15 @@ class Recording:
             "trace": {"policy_set": "ps-1"},
         }
         self.event(f"piepowder.cases.{region}", region, "case.opened", key, derived("o", case_id), opened)
-        state = "waiting" if verdict == "review" else "decided"
-        self.history.cells[region].cases.append(CaseRow(case_id, key, state, derived("o", case_id), None, 0, ""))
+        self.store(case_id, key, region, "waiting" if verdict == "review" else "decided")
         outcome = {"review": "in_review", "approve": "approved", "reject": "rejected"}[verdict]
         self.status(item, region, outcome)
         if verdict != "review":
             self.decide(case_id, region, action=verdict)
         return case_id
+
+    def store(self, case_id: str, key: str, region: str, state: str = "waiting") -> None:
+        self.history.cells[region].cases.append(CaseRow(case_id, key, state, derived("o", case_id), None, 0, ""))
 
     def supersede(self, case_id: str, by: int) -> None:
         row = self.row(case_id)

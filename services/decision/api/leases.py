@@ -115,7 +115,7 @@ class HeldView(View):
 async def claim(
     reviewer: Reviewer, reviews: Reviews, body: ClaimBody, idempotency_key: IdempotencyKey = None
 ) -> ClaimView | Response:
-    queue_names = await reviews.reads.queue_names()
+    queue_names = await reviews.reads.queue_names(body.queues)
     for n, queue in enumerate(body.queues):
         if queue not in queue_names:
             detail = rejections.no_queue(reviews.region, queue, queue_names)

@@ -159,7 +159,7 @@ async def cases(
 ) -> CasesView:
     position: QueuePosition | None = decode_cursor(cursor, QueuePosition)
     after = None if position is None else (position.priority, position.due_at, str(position.case_id))
-    if queue not in (queue_names := await reviews.reads.queue_names()):
+    if queue not in (queue_names := await reviews.reads.queue_names([queue])):
         raise rejections.UNKNOWN_QUEUE(rejections.no_queue(reviews.region, queue, queue_names))
     states = [domain.WAITING, domain.CLAIMED] if state is None else [state]
     found = await reviews.reads.page(queue, states, after, limit + 1)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from services.decision.domain import rejections
 from shared.auth.refusals import RATE_LIMITED
-from shared.http.problems import Problem, ProblemType, problems
+from shared.http.problems import NOT_READY, Problem, ProblemType, problems
 from shared.validation.faults import INVALID_REQUEST
 
 UNKNOWN_CASE: Final = ProblemType(
@@ -18,9 +18,9 @@ UNKNOWN_QUEUE_IN_BODY: Final = replace(UNKNOWN_QUEUE, status=422)
 
 OF_CASE: Final = problems(UNKNOWN_CASE)
 OF_QUEUE: Final = problems(UNKNOWN_QUEUE)
-OF_CLAIM: Final = problems(INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
-OF_LEASE: Final = problems(UNKNOWN_CASE, *rejections.OF_LEASE)
-OF_DECISION: Final = problems(UNKNOWN_CASE, INVALID_REQUEST, *rejections.OF_DECISION)
+OF_CLAIM: Final = problems(NOT_READY, INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
+OF_LEASE: Final = problems(NOT_READY, UNKNOWN_CASE, *rejections.OF_LEASE)
+OF_DECISION: Final = problems(NOT_READY, UNKNOWN_CASE, INVALID_REQUEST, *rejections.OF_DECISION)
 """The `responses` of operations."""
 
 

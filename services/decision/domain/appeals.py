@@ -14,6 +14,7 @@ from services.decision.domain.case_events import EventLinks, case_event, decisio
 from services.decision.domain.cases import APPEAL, OVERTURN, Case, Decision
 from services.decision.domain.lifecycle import OVERTURN as OVERTURN_COMMAND
 from services.decision.domain.lifecycle import transition
+from services.decision.domain.recovery import incarnation_of
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -71,7 +72,13 @@ def require_may_decide(
 
 
 def overturn(
-    region: str, appeal: Case, overturning: Decision, appealed_case: Case, decision_in_force: Decision
+    region: str,
+    appeal: Case,
+    overturning: Decision,
+    appealed_case: Case,
+    decision_in_force: Decision,
+    *,
+    first_token: int = 0,
 ) -> tuple[Decision, Event[events.DecisionReplaced]]:
     """The new decision of `appealed_case`, which replaces `decision_in_force`, and its event.
 
@@ -81,7 +88,7 @@ def overturn(
     replaced = transition(appealed_case, OVERTURN_COMMAND)
     n = decision_in_force.n + 1
     decision = Decision(
-        decision_id=ids.decision_id(appealed_case.case_id, n),
+        decision_id=ids.decision_id(appealed_case.case_id, n, incarnation_of(first_token)),
         case_id=appealed_case.case_id,
         n=n,
         action=_OPPOSITE[decision_in_force.action],

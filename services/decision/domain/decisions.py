@@ -8,6 +8,7 @@ from services.decision.domain.case_events import EventLinks, case_event, claim_e
 from services.decision.domain.cases import ACTIONS_BY_CASE_TYPE, Case, Decision
 from services.decision.domain.leases import transition_under_lease, without_holder
 from services.decision.domain.lifecycle import DECIDE
+from services.decision.domain.recovery import incarnation_of
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -31,11 +32,13 @@ def decide(
     command: DecideCommand,
     *,
     decision_in_force: Decision | None = None,
+    first_token: int = 0,
 ) -> tuple[Case, Decision, Event[events.DecisionMade] | None]:
     """Decide a case that is held under the command's token.
 
     `made` is the first decision of a case that is decided already; an exact repeat returns it, without an event. For an
-    appeal, `decision_in_force` is the decision in force on the appealed case. Raises InputRejected when the lease is
+    appeal, `decision_in_force` is the decision in force on the appealed case. `first_token` is the lowest token of new
+    claims. Raises InputRejected when the lease is
     not held, the case has ended without a decision, or the action is not allowed for this case or this reviewer.
     """
     allowed = ACTIONS_BY_CASE_TYPE[case.opened.case_type]
@@ -48,12 +51,14 @@ def decide(
         by = "by a policy" if made.automated else "by a reviewer"
         detail = f"Case {case.case_id} was decided already: {made.action}, {by}."
         raise rejections.ALREADY_DECIDED.with_message(detail)
-    decided = transition_under_lease(case, DECIDE, now, token=command.token, reviewer=command.reviewer)
+    decided = transition_under_lease(
+        case, DECIDE, now, token=command.token, reviewer=command.reviewer, first_token=first_token
+    )
     if case.opened.appeal is not None:
         named_decision = case.opened.appeal.decision
         appeals.require_may_decide(case, named_decision, decision_in_force, command.action, command.reasons)
     decision = Decision(
-        decision_id=ids.decision_id(case.case_id, 1),
+        decision_id=ids.decision_id(case.case_id, 1, incarnation_of(first_token)),
         case_id=case.case_id,
         n=1,
         action=command.action,

@@ -12,11 +12,12 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from services.decision.domain import appeals
+from services.decision.domain import appeals, recovery
 from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.case_events import EventLinks, case_event, decision_made
 from services.decision.domain.cases import APPEAL, ITEM, NEW, REVIEW, WAITING, WITHDRAWN, Decision
 from services.decision.domain.lifecycle import CLOSE, DECIDE, OPEN, SUPERSEDE, TRANSITIONS, WITHDRAW, CaseTransition
+from services.decision.domain.recovery import PublishedEvent
 from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.runtime.clock import to_text
@@ -77,16 +78,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state that a batch depends on, locked until the batch is stored.
 
     `newest`: the newest versions, by subject.
-    `stored`: the cases that the batch opens or withdraws and that are in the database.
+    `stored`: for each case that the batch opens or withdraws and that is in the database, the id of the event that
+    opened it.
     `withdrawn_early`: the cases that the batch opens and whose withdrawal arrived first.
     `appealed_cases`: by case id.
+    `published`: after a restore, the events about the cases of the batch that the service has published before.
     """
 
     now: datetime
     newest: Mapping[str, NewestVersion] = {}
-    stored: Collection[str] = ()
+    stored: Mapping[str, str] = {}
     withdrawn_early: Collection[str] = ()
     appealed_cases: Mapping[str, AppealedCase] = {}
+    published: Mapping[str, Sequence[PublishedEvent]] = {}
 
 
 class NewCase(msgspec.Struct, gc=False):
@@ -108,7 +112,7 @@ class BatchChanges(msgspec.Struct):
     `events`: the events to publish, in order.
     `early`: ids of cases that are not known yet; their withdrawals are kept until the cases arrive.
     `applied`: ids of cases that arrived after their withdrawals; these withdrawals are deleted.
-    `reopened`: the number of ignored events that open a case again.
+    `reopened`: the number of ignored events that open a case again and are not a repeat of the first one.
     """
 
     cases: list[NewCase] = []
@@ -128,7 +132,7 @@ def ingest(region: str, batch: Sequence[CaseMessage], snapshot: Snapshot) -> Bat
     A version older than the newest is superseded when it is opened; a newer version ends the open case, claimed or not.
     `is_older` states the order of versions. A withdrawal ends an open case. A case whose withdrawal arrived first is
     withdrawn when it is opened. An appeal is closed when it is opened if the contested decision is not in force any
-    more, or another appeal about the case is open. A second opening of a case changes nothing.
+    more, or another appeal about the case is open. A second opening of a case and a repeated event change nothing.
     """
     return _Batch(region, snapshot).ingest(batch)
 
@@ -147,8 +151,10 @@ class _Batch:
             newest = self._changes.newest.get(message.subject) or self._snapshot.newest.get(message.subject)
             if isinstance(message, ReceivedWithdrawal):
                 self._withdraw(message, newest)
-            elif self._is_known(message.opened.case_id):
-                self._changes.reopened += 1
+            elif (opened_by := self._opened_by(message.opened.case_id)) is not None:
+                self._changes.reopened += opened_by != message.event_id
+            elif (published := self._snapshot.published.get(message.opened.case_id)) is not None:
+                self._open_again(message, newest, is_open=not recovery.ends(published))
             elif message.opened.case_type == ITEM:
                 self._open_item(message, newest)
             elif message.opened.appeal is None:
@@ -156,6 +162,24 @@ class _Batch:
             else:
                 self._open_appeal(message, message.opened.appeal.decision)
         return self._changes
+
+    def _open_again(self, received: ReceivedCase, newest: NewestVersion | None, *, is_open: bool) -> None:
+        """Open a case about which events were published before a restore: they are applied to it afterwards, and every
+        event of this opening is one of them."""
+        opened = received.opened
+        self._open_case(received, OPEN)
+        if opened.appeal is not None:
+            appealed = opened.appeal.decision.case_id
+            known = self._appealed_cases.get(appealed, AppealedCase())
+            self._appealed_cases[appealed] = AppealedCase(known.n, known.has_open_appeal or is_open)
+        if opened.case_type != ITEM:
+            return
+        self._apply_early_withdrawal(opened.case_id)
+        if newest is None or not is_older(received, newest):
+            if newest is not None:
+                self._close_case(newest, SUPERSEDE, received, opened.item_id)
+            correlation_id = received.correlation_id if is_open else None
+            self._changes.newest[received.subject] = newest_version(received, correlation_id, newest)
 
     def _open_item(self, received: ReceivedCase, newest: NewestVersion | None) -> None:
         opened = received.opened
@@ -209,21 +233,21 @@ class _Batch:
         if newest is not None and newest.case_id == case_id:
             if self._close_case(newest, WITHDRAW, withdrawal):
                 self._changes.newest[withdrawal.subject] = msgspec.structs.replace(newest, open_correlation_id=None)
-        elif not self._is_known(case_id):
+        elif self._opened_by(case_id) is None:
             self._changes.early.add(case_id)
 
-    def _is_known(self, case_id: str) -> bool:
-        return case_id in self._snapshot.stored or case_id in self._opened
+    def _opened_by(self, case_id: str) -> str | None:
+        """The id of the event that opened a case; None if the case is not known."""
+        new = self._opened.get(case_id)
+        return self._snapshot.stored.get(case_id) if new is None else new.received.event_id
 
     def _apply_early_withdrawal(self, case_id: str) -> bool:
         """Apply a withdrawal that arrived before its case; False if there is none."""
-        if case_id in self._changes.early:
-            self._changes.early.remove(case_id)
-            return True
-        if case_id in self._snapshot.withdrawn_early:
+        in_batch, stored = case_id in self._changes.early, case_id in self._snapshot.withdrawn_early
+        self._changes.early.discard(case_id)
+        if stored:
             self._changes.applied.add(case_id)
-            return True
-        return False
+        return in_batch or stored
 
     def _open_case(self, received: ReceivedCase, command: str, superseded_by: str | None = None) -> CaseTransition:
         transition = TRANSITIONS[NEW, command]

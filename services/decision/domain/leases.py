@@ -65,14 +65,16 @@ def require_room(limits: LeaseLimits, held: OpenLeases, command: ClaimCommand) -
     raise rejections.TOO_MANY_LEASES.with_message(detail, retry_after=wait)
 
 
-def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tuple[Case, Event[events.CaseClaimed]]:
-    """Lease a waiting case to a reviewer, under the next token."""
+def claim(
+    region: str, case: Case, now: datetime, command: ClaimCommand, *, first_token: int = 0
+) -> tuple[Case, Event[events.CaseClaimed]]:
+    """Lease a waiting case to a reviewer, under the next token, which is `first_token` or larger."""
     claimed = transition(case, CLAIM)
     until = now + timedelta(seconds=command.seconds)
     held = msgspec.structs.replace(
         case,
         state=claimed.state,
-        lease_token=case.lease_token + 1,
+        lease_token=max(case.lease_token + 1, first_token),
         lease_until=until,
         reviewer=command.reviewer,
         team=command.team,
@@ -84,22 +86,22 @@ def claim(region: str, case: Case, now: datetime, command: ClaimCommand) -> tupl
     return held, _event(region, held, now, claimed.event_type, data)
 
 
-def heartbeat(case: Case, now: datetime, *, token: int, seconds: int, reviewer: str = "") -> Case:
+def heartbeat(case: Case, now: datetime, *, token: int, seconds: int, reviewer: str = "", first_token: int = 0) -> Case:
     """Extend the lease to `seconds` from now.
 
     Raises InputRejected when `token` does not hold the case any more, or `reviewer` is named and is another person.
     """
-    extended = transition_under_lease(case, HEARTBEAT, now, token=token, reviewer=reviewer)
+    extended = transition_under_lease(case, HEARTBEAT, now, token=token, reviewer=reviewer, first_token=first_token)
     return msgspec.structs.replace(case, state=extended.state, lease_until=now + timedelta(seconds=seconds))
 
 
 def release(
-    region: str, case: Case, now: datetime, *, token: int, reason: str, reviewer: str = ""
+    region: str, case: Case, now: datetime, *, token: int, reason: str, reviewer: str = "", first_token: int = 0
 ) -> tuple[Case, Event[events.CaseReleased] | None]:
     """Return the case to its queue. A repeated release changes nothing and has no event. Raises like `heartbeat`."""
     if case.state == WAITING and case.lease_token == token and case.lease_until is None and token > 0:
         return case, None
-    released = transition_under_lease(case, RELEASE, now, token=token, reviewer=reviewer)
+    released = transition_under_lease(case, RELEASE, now, token=token, reviewer=reviewer, first_token=first_token)
     waiting = msgspec.structs.replace(without_holder(case, released), lease_until=None)
     data = events.CaseReleased(**_lease_fields(case), reason=reason)
     return waiting, _event(region, case, now, released.event_type, data)
@@ -112,12 +114,18 @@ def expire(region: str, case: Case, now: datetime) -> tuple[Case, Event[events.C
     return without_holder(case, expired), _event(region, case, now, expired.event_type, data)
 
 
-def transition_under_lease(case: Case, command: str, now: datetime, *, token: int, reviewer: str) -> CaseTransition:
+def transition_under_lease(
+    case: Case, command: str, now: datetime, *, token: int, reviewer: str, first_token: int = 0
+) -> CaseTransition:
     """The effect of a command that needs the lease `token`.
 
-    Raises InputRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it.
+    Raises InputRejected when the case has ended, or when `token` (or a named `reviewer`) does not hold it. A token that
+    the case does not know and that is lower than `first_token` was lost in a restore of the database.
     """
     if case.state in OPEN_STATES:
+        if case.lease_token < token < first_token:
+            detail = f"Lease {token} of case {case.case_id} was lost when the database was restored. Claim again."
+            raise rejections.LOST_IN_RESTORE.with_message(detail)
         _require_lease(case, token, reviewer, now)
     return transition(case, command)
 

@@ -45,9 +45,24 @@ TOO_MANY_LEASES: Final = RejectionType(
     "Reviewer 'r-71' holds 50 open leases, which is the limit. Decide or release cases, then claim again.",
     RETRY_AFTER,
 )
+LOST_IN_RESTORE: Final = RejectionType(
+    "lost-in-restore",
+    409,
+    "Lease lost in a restore",
+    f"Lease 1 of {_CASE} was lost when the database was restored. Claim again.",
+)
+RECOVERING: Final = RejectionType(
+    "recovering",
+    503,
+    "Recovering after a restore",
+    "Claims and decisions are closed until the database contains again what the service has published before.",
+    RETRY_AFTER,
+)
 
-OF_CLAIM: Final = (IN_FLIGHT, KEY_REUSED, TOO_MANY_LEASES)
+OF_CLAIM: Final = (IN_FLIGHT, KEY_REUSED, TOO_MANY_LEASES, RECOVERING)
 OF_LEASE: Final = (
+    LOST_IN_RESTORE,
+    RECOVERING,
     LEASE_EXPIRED,
     LEASE_RELEASED,
     WRONG_LEASE_TOKEN,

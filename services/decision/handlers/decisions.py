@@ -48,14 +48,27 @@ class DecideCases(UseCases[DecisionPort]):
             if case.opened.appeal is not None:
                 appealed_case, decision_in_force, now = await _lock_appealed_case(transaction, case.opened.appeal, now)
             case, decision, event = decisions.decide(
-                self._region, case, made, now, command, decision_in_force=decision_in_force
+                self._region,
+                case,
+                made,
+                now,
+                command,
+                decision_in_force=decision_in_force,
+                first_token=transaction.first_token,
             )
             if event is None:
                 return DecisionOutcome(decision, is_new=False)
             new: list[Decision] = [decision]
             published: list[Event[Any]] = [event]
             if appealed_case is not None and decision_in_force is not None and command.action == OVERTURN:
-                replacing, replaced = appeals.overturn(self._region, case, decision, appealed_case, decision_in_force)
+                replacing, replaced = appeals.overturn(
+                    self._region,
+                    case,
+                    decision,
+                    appealed_case,
+                    decision_in_force,
+                    first_token=transaction.first_token,
+                )
                 new.append(replacing)
                 published.append(replaced)
             await transaction.save([case])

@@ -20,8 +20,6 @@ class IngestPort(PublishPort, Protocol):
 
     async def advance(self, moves: Moves) -> None: ...
 
-    async def first_time(self, event_ids: Sequence[str]) -> set[str]: ...
-
     async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot: ...
 
     async def apply(self, changes: BatchChanges, snapshot: Snapshot) -> None: ...
@@ -41,28 +39,23 @@ class IngestCases(UseCases[IngestPort]):
         self._queues: set[str] = set()
 
     async def handle(self, batch: Sequence[Received[CaseMessage]], moves: Moves = NO_MOVES) -> None:
-        """Ingest a batch and move the positions, all or nothing. Events that an earlier batch contained change nothing.
+        """Ingest a batch and move the positions, all or nothing. Repeated events change nothing.
 
         Raises PositionChangedError.
         """
-        received: dict[str, CaseMessage] = {}
-        for record in batch:
-            received.setdefault(record.message.event_id, record.message)
+        messages = [record.message for record in batch]
         async with self._begin() as transaction:
             await transaction.advance(moves)
-            new_ids = await transaction.first_time(list(received))
-            if not new_ids:
-                return
-            new = [message for event_id, message in received.items() if event_id in new_ids]
-            snapshot = await transaction.snapshot(new)
-            changes = ingest(self._region, new, snapshot)
+            snapshot = await transaction.snapshot(messages)
+            changes = ingest(self._region, messages, snapshot)
             await transaction.apply(changes, snapshot)
             await self._publish(transaction, changes.events)
             await transaction.tally(_tallies(changes))
             queues = {case.received.opened.queue for case in changes.cases}
             await transaction.add_queues(queues - self._queues)
         self._queues |= queues
-        self._wake()
+        if changes.events:
+            self._wake()
         self._count(changes, snapshot.now)
 
     def _count(self, changes: BatchChanges, now: datetime) -> None:

@@ -65,14 +65,15 @@ class LeaseCases(UseCases[LeasePort]):
 
     async def _claim(self, queues: Sequence[str], command: ClaimCommand, *, alone: bool) -> Lease | None:
         async with self._begin() as transaction:
-            if (repeated := await _repeated_claim(transaction, command)) is not None:
+            held = None if command.key is None else await transaction.claimed_under(command.key)
+            if held is not None and (repeated := _repeated_claim(*held, command)) is not None:
                 return repeated
             await self._require_room(transaction, command, alone=alone)
-            expired = await self._expire(transaction)
+            expired = 0 if held is None else await self._expire(transaction, [held])
             lease = None
             found = await transaction.next_case(queues, command.reviewer)
             if found is not None:
-                case, event = leases.claim(self._region, *found, command)
+                case, event = leases.claim(self._region, *found, command, first_token=transaction.first_token)
                 await transaction.save([case])
                 await self._publish(transaction, [event])
                 lease = _lease(case)
@@ -97,7 +98,9 @@ class LeaseCases(UseCases[LeasePort]):
             found = await transaction.case(case_id)
             if found is None:
                 return None
-            case = leases.heartbeat(*found, token=token, seconds=seconds, reviewer=reviewer)
+            case = leases.heartbeat(
+                *found, token=token, seconds=seconds, reviewer=reviewer, first_token=transaction.first_token
+            )
             await transaction.save([case])
         return _lease(case)
 
@@ -107,7 +110,14 @@ class LeaseCases(UseCases[LeasePort]):
             found = await transaction.case(case_id)
             if found is None:
                 return None
-            case, event = leases.release(self._region, *found, token=token, reason=reason, reviewer=reviewer)
+            case, event = leases.release(
+                self._region,
+                *found,
+                token=token,
+                reason=reason,
+                reviewer=reviewer,
+                first_token=transaction.first_token,
+            )
             if event is not None:
                 await transaction.save([case])
                 await self._publish(transaction, [event])
@@ -117,12 +127,12 @@ class LeaseCases(UseCases[LeasePort]):
     async def expire(self) -> bool:
         """End up to `MAX_EXPIRED` leases that have expired; True if there may be more."""
         async with self._begin() as transaction:
-            expired = await self._expire(transaction)
+            expired = await self._expire(transaction, await transaction.expired(MAX_EXPIRED))
         self._committed("expired", expired)
         return expired == MAX_EXPIRED
 
-    async def _expire(self, transaction: LeasePort) -> int:
-        changed = [leases.expire(self._region, case, now) for case, now in await transaction.expired(MAX_EXPIRED)]
+    async def _expire(self, transaction: LeasePort, found: Sequence[tuple[Case, datetime]]) -> int:
+        changed = [leases.expire(self._region, case, now) for case, now in found]
         if changed:
             await transaction.save([case for case, _ in changed])
             await self._publish(transaction, [event for _, event in changed])
@@ -134,12 +144,9 @@ class LeaseCases(UseCases[LeasePort]):
             self._wake()
 
 
-async def _repeated_claim(transaction: LeasePort, command: ClaimCommand) -> Lease | None:
-    """The current lease of an earlier claim with the same key; None if there is none."""
-    if command.key is None or (held := await transaction.claimed_under(command.key)) is None:
-        return None
-    case, now = held
-    if case.claim_key != command.key or case.lease_until is None or case.lease_until <= now:
+def _repeated_claim(case: Case, now: datetime, command: ClaimCommand) -> Lease | None:
+    """The lease of an earlier claim with the same key, which holds `case`; None if the lease has expired."""
+    if case.lease_until is None or case.lease_until <= now:
         return None
     if case.claim_body != command.body:
         detail = "This Idempotency-Key was used with another request body."

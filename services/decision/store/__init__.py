@@ -1,6 +1,6 @@
 """The decision service's tables and all of its SQL.
 
-A batch of cases costs as many statements as one case: sets are inserted through `unnest`, and the rows that they depend
+A batch of cases costs as many statements as one case: sets are inserted with COPY, and the rows that they depend
 on (the newest version of each subject, its open case) are read by key. The cost therefore follows the batch and the
 open work, never the history. Waiting cases are found through partial indexes over open cases. Every change to a case
 locks its row, so the ids of the outbox follow the changes; sets are locked in sorted order, so two writers cannot
@@ -19,10 +19,12 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from services.decision.store.decisions import DecisionTransaction
+from services.decision.store.gate import Gate
 from services.decision.store.ingest import IngestTransaction
 from services.decision.store.leases import LeaseTransaction
 from services.decision.store.reads import CaseReads
 from services.decision.store.tables import METADATA, SESSION
+from shared.postgres.database import Database
 from shared.postgres.positions import PositionTable
 
 __all__ = ["METADATA", "SESSION", "Store"]
@@ -34,7 +36,14 @@ INSERT INTO tallies (name, n) SELECT name, sum(n) FROM folded GROUP BY name"""
 
 
 class Store(CaseReads):
-    """A region's cases, decisions and queues. Each transaction raises Transient when its commit is not certain."""
+    """A region's cases, decisions and queues. Each transaction raises Transient when its commit is not certain.
+
+    With a `gate`, the transactions raise the errors of the gate while the database recovers from a restore.
+    """
+
+    def __init__(self, database: Database, gate: Gate | None = None) -> None:
+        super().__init__(database)
+        self._gate = gate
 
     @property
     def positions(self) -> PositionTable:
@@ -45,19 +54,28 @@ class Store(CaseReads):
     async def ingest(self) -> AsyncIterator[IngestTransaction]:
         """A transaction of `IngestCases`."""
         async with self._database.transaction() as connection:
-            yield IngestTransaction(connection)
+            transaction = IngestTransaction(connection)
+            if self._gate is not None:
+                transaction.has_waiting = await self._gate.require_read(connection)
+            yield transaction
 
     @asynccontextmanager
     async def leases(self) -> AsyncIterator[LeaseTransaction]:
         """A transaction of `LeaseCases`."""
         async with self._database.transaction() as connection:
-            yield LeaseTransaction(connection)
+            transaction = LeaseTransaction(connection)
+            if self._gate is not None:
+                transaction.first_token = await self._gate.require_open(connection)
+            yield transaction
 
     @asynccontextmanager
     async def decisions(self) -> AsyncIterator[DecisionTransaction]:
         """A transaction of `DecideCases`."""
         async with self._database.transaction() as connection:
-            yield DecisionTransaction(connection)
+            transaction = DecisionTransaction(connection)
+            if self._gate is not None:
+                transaction.first_token = await self._gate.require_open(connection)
+            yield transaction
 
     async def fold_tallies(self) -> None:
         """Sum up the tallies to one row for each name, when there are many rows."""

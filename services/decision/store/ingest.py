@@ -1,6 +1,7 @@
 """The transaction that stores a batch of received cases and withdrawals."""
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 import asyncpg
@@ -17,9 +18,11 @@ from services.decision.domain.ingest import (
     Snapshot,
 )
 from services.decision.store.appeals import appeal_columns, lock_appealed_cases
+from services.decision.store.recovery import RecoveryTransaction, waiting_events
 from services.decision.store.transactions import Transaction
 from shared.kafka.positions import Moves
-from shared.postgres import inbox, positions
+from shared.postgres import positions
+from shared.postgres.rows import insert
 from shared.runtime.errors import Transient
 
 _NEW_CASE: Final = (
@@ -47,7 +50,7 @@ WHERE subjects.subject = new.subject"""
 
 _TIME_AND_CASES: Final = """
 SELECT clock_timestamp(), ARRAY(SELECT case_id::text FROM withdrawals WHERE case_id = ANY ($1::uuid[])),
-       ARRAY(SELECT case_id::text FROM cases WHERE case_id = ANY ($2::uuid[]))"""
+       ARRAY(SELECT ARRAY[case_id::text, event_id::text] FROM cases WHERE case_id = ANY ($2::uuid[]))"""
 
 _END: Final = """
 UPDATE cases SET state = CASE WHEN ended.by IS NULL THEN 'withdrawn' ELSE 'superseded' END, superseded_by = ended.by,
@@ -64,15 +67,16 @@ def _times_of(newest: NewestVersion) -> str | None:
 
 
 class IngestTransaction(Transaction):
-    """The statements of an ingest; their number does not depend on the size of the batch."""
+    """The statements of an ingest; their number does not depend on the size of the batch.
+
+    `has_waiting`: after a restore, published events wait for their cases.
+    """
+
+    has_waiting = False
 
     async def advance(self, moves: Moves) -> None:
         """Store the moves of the positions, before any other statement; raises PositionChangedError."""
         await positions.advance(self._connection, moves)
-
-    async def first_time(self, event_ids: Sequence[str]) -> set[str]:
-        """Enter these events in the inbox; returns the ids that are new."""
-        return await inbox.first_time(self._connection, event_ids)
 
     async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot:
         """The stored state that the batch depends on: of its subjects, of the cases that it opens or withdraws, and of
@@ -102,11 +106,12 @@ class IngestTransaction(Transaction):
                 )
                 for row in rows
             },
-            stored=frozenset(moment[2]),
+            stored=dict(moment[2]),
             withdrawn_early=frozenset(moment[1]),
             appealed_cases=await lock_appealed_cases(self._connection, sorted(appealed_cases))
             if appealed_cases
             else {},
+            published=await waiting_events(self._connection, opened) if self.has_waiting else {},
         )
 
     async def apply(self, changes: BatchChanges, snapshot: Snapshot) -> None:
@@ -119,6 +124,8 @@ class IngestTransaction(Transaction):
         await self._set_newest(changes.newest, snapshot.newest)
         await self._end_cases(changes.superseded, changes.withdrawn)
         await self._keep_withdrawals(changes.early, changes.applied)
+        if snapshot.published:
+            await RecoveryTransaction(self._connection).apply_waiting(snapshot.published)
 
     async def _add_cases(self, cases: Sequence[NewCase]) -> None:
         rows = [
@@ -138,8 +145,9 @@ class IngestTransaction(Transaction):
             for case in cases
             for received in (case.received,)
         ]
+        rows.sort(key=itemgetter(0))
         try:
-            await self._connection.copy_records_to_table("cases", records=rows, columns=_NEW_CASE)
+            await insert(self._connection, "cases", _NEW_CASE, rows)
         except asyncpg.UniqueViolationError as error:
             raise Transient(f"another writer has added this case just now: {error.detail}") from error
 
@@ -150,11 +158,10 @@ class IngestTransaction(Transaction):
         ]
         added = [row for row in rows if row[0] not in stored_subjects]
         changed = [row for row in rows if row[0] in stored_subjects]
-        if added:
-            try:
-                await self._connection.copy_records_to_table("subjects", records=added, columns=_NEW_SUBJECT)
-            except asyncpg.UniqueViolationError as error:
-                raise Transient(f"another writer has added this subject just now: {error.detail}") from error
+        try:
+            await insert(self._connection, "subjects", _NEW_SUBJECT, added)
+        except asyncpg.UniqueViolationError as error:
+            raise Transient(f"another writer has added this subject just now: {error.detail}") from error
         if changed:
             await self._connection.execute(_SET_NEWEST, *map(list, zip(*changed, strict=True)))
 

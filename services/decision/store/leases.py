@@ -66,7 +66,8 @@ class LeaseTransaction(CaseTransaction):
     async def claimed_under(self, key: str) -> tuple[Case, datetime] | None:
         """The case that the claim with this key holds, locked, and the time after the lock."""
         case_id = await self._connection.fetchval("SELECT case_id::text FROM cases WHERE claim_key = $1", key)
-        return None if case_id is None else await self.case(case_id)
+        found = None if case_id is None else await self.case(case_id)
+        return None if found is None or found[0].claim_key != key else found
 
     async def open_leases(self, reviewer: str, client: str, *, alone: bool) -> OpenLeases:
         """The open leases of a reviewer and a client.

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
@@ -13,6 +13,9 @@ from services.decision.store.tables import CASES, DECISIONS, QUEUES, SUBJECTS, T
 from services.decision.store.transactions import case_from
 from shared.postgres.database import Database
 from shared.postgres.positions import PositionTable
+from shared.runtime.clock import Clock, SystemClock
+
+_NAMES_SECONDS: Final = 1.0
 
 Urgency: TypeAlias = tuple[int, datetime, str]
 """The place of a case in its queue: priority, due time, case id."""
@@ -49,13 +52,20 @@ class CaseWithDecisions(NamedTuple):
 class CaseReads:
     """Reads of one region's cases; none of them locks a row."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock = SystemClock()) -> None:  # noqa: B008 - it has no state
         self._database = database
+        self._clock = clock
+        self._queue_names: list[str] = []
+        self._names_until = 0.0
 
-    async def queue_names(self) -> list[str]:
-        """Every queue that has ever had a case."""
-        async with self._database.query() as connection:
-            return list((await connection.scalars(sa.select(QUEUES.c.queue).order_by(QUEUES.c.queue))).all())
+    async def queue_names(self, wanted: Collection[str] = ()) -> list[str]:
+        """Every queue that has ever had a case, as of the last second; as of now if one of `wanted` is not known."""
+        if self._clock.monotonic() >= self._names_until or not self._queue_names or set(wanted) - {*self._queue_names}:
+            async with self._database.query() as connection:
+                found = await connection.scalars(sa.select(QUEUES.c.queue).order_by(QUEUES.c.queue))
+                self._queue_names = list(found.all())
+            self._names_until = self._clock.monotonic() + _NAMES_SECONDS
+        return self._queue_names
 
     async def queues(self) -> list[QueueState]:
         """The open cases by queue, from the partial indexes over open cases."""

@@ -4,7 +4,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from shared.postgres import inbox, outbox, positions
+from shared.postgres import outbox, positions
 
 METADATA: Final = sa.MetaData()
 
@@ -77,7 +77,6 @@ TALLIES: Final = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("n", sa.BigInteger, nullable=False),
 )
-inbox.inbox_table(METADATA)
 positions.position_tables(METADATA)
 outbox.outbox_table(METADATA)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -13,6 +14,7 @@ from shared.contracts.envelope import Encoded
 from shared.contracts.events import CaseOpened
 from shared.postgres import outbox
 from shared.postgres.database import Connection
+from shared.postgres.rows import insert
 from shared.validation.faults import IN_FLIGHT
 
 # The columns of a locked case, and the time after the lock.
@@ -26,14 +28,13 @@ _LOCK_CASE: Final = f"""
 WITH locked AS MATERIALIZED (SELECT * FROM cases WHERE case_id = $1 FOR UPDATE)
 SELECT {LOCKED_CASE} FROM locked"""  # noqa: S608 - constants
 
+_SAVED: Final = attrgetter(
+    "case_id", "state", "lease_token", "lease_until", "reviewer", "team", "claim_key", "claim_body", "claim_client"
+)
 _SAVE: Final = """
-UPDATE cases SET state = new.state, lease_token = new.lease_token, lease_until = new.lease_until,
-                 reviewer = new.reviewer, team = new.team, claim_key = new.claim_key, claim_body = new.claim_body,
-                 claim_client = new.claim_client
-FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::uuid[], $8::text[],
-            $9::text[])
-    AS new (case_id, state, lease_token, lease_until, reviewer, team, claim_key, claim_body, claim_client)
-WHERE cases.case_id = new.case_id"""
+UPDATE cases SET state = $2, lease_token = $3, lease_until = $4, reviewer = $5, team = $6, claim_key = $7,
+                 claim_body = $8, claim_client = $9
+WHERE case_id = $1"""
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_opened = msgspec.json.Decoder(CaseOpened).decode
@@ -60,13 +61,14 @@ class Transaction:
 
     async def add_decisions(self, decisions: Sequence[Decision]) -> None:
         """Insert decisions."""
-        if decisions:
-            rows = [(*{**asdict(d), "reasons": _encode_json(d.reasons).decode()}.values(),) for d in decisions]
-            await self._connection.copy_records_to_table("decisions", records=rows, columns=Decision.__struct_fields__)
+        rows = [(*{**asdict(d), "reasons": _encode_json(d.reasons).decode()}.values(),) for d in decisions]
+        await insert(self._connection, "decisions", Decision.__struct_fields__, rows)
 
 
 class CaseTransaction(Transaction):
-    """A transaction that changes stored cases."""
+    """A transaction that changes stored cases. New claims get tokens from `first_token` on."""
+
+    first_token = 0
 
     async def case(self, case_id: str) -> tuple[Case, datetime] | None:
         """A case, locked, and the time after the lock; None when there is no such case."""
@@ -76,18 +78,7 @@ class CaseTransaction(Transaction):
     async def save(self, cases: Sequence[Case]) -> None:
         """Write the state and lease of locked cases. Raises InputRejected when another claim has the same key."""
         try:
-            await self._connection.execute(
-                _SAVE,
-                [case.case_id for case in cases],
-                [case.state for case in cases],
-                [case.lease_token for case in cases],
-                [case.lease_until for case in cases],
-                [case.reviewer for case in cases],
-                [case.team for case in cases],
-                [case.claim_key for case in cases],
-                [case.claim_body for case in cases],
-                [case.claim_client for case in cases],
-            )
+            await self._connection.executemany(_SAVE, [*map(_SAVED, cases)])
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name != "cases_claim_keys":
                 raise

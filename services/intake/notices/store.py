@@ -154,4 +154,6 @@ def _all_of(decision: status.DecisionFact, region: str, type_: str, of: str) -> 
     if decision.n == 1:
         return [decision.decision_id]
     case_id = ids.case_id(of, region, type_)
-    return [*(ids.decision_id(case_id, n) for n in range(1, decision.n)), decision.decision_id]
+    named = [replaced] if (replaced := ids.uuid_of(decision.replaces)) is not None else []
+    derived = (ids.decision_id(case_id, n) for n in range(1, decision.n))
+    return list(dict.fromkeys([*derived, *named, decision.decision_id]))

@@ -28,6 +28,7 @@ TYPES: Final[dict[str, type[Struct]]] = {
     CASE_CLOSED: CaseClosed,
     DECISION_MADE: DecisionMade,
     DECISION_REPLACED: DecisionReplaced,
+    DECISION_RECOVERED: DecisionRecovered,
     OPERATING_MODEL_PUBLISHED: OperatingModelPublished,
     POLICY_SET_PUBLISHED: PolicySetPublished,
     REQUEST_DRAFTED: RequestDrafted,

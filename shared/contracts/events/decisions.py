@@ -11,6 +11,7 @@ CASE_SUPERSEDED: Final = "piepowder.case.superseded.v1"
 CASE_CLOSED: Final = "piepowder.case.closed.v1"
 DECISION_MADE: Final = "piepowder.decision.made.v1"
 DECISION_REPLACED: Final = "piepowder.decision.replaced.v1"
+DECISION_RECOVERED: Final = "piepowder.decision.recovered.v1"
 
 
 class _LeaseEvent(Struct, frozen=True, kw_only=True):
@@ -97,3 +98,14 @@ class DecisionReplaced(DecisionMade, frozen=True, kw_only=True):
     why: str
     appeal_id: str = ""
     appeal_case_id: str = ""
+
+
+class DecisionRecovered(Struct, frozen=True, kw_only=True):
+    """The region recovered from a restore of the database of its cases, for the `incarnation`-th time.
+
+    Every lease token from now on is `first_token` or larger. A lower token that no event has was returned in a response
+    only, and is lost. The event is about no case; its subject is `decision:service:<region>`.
+    """
+
+    incarnation: int
+    first_token: int

@@ -1,10 +1,10 @@
 """A history in order, for the checks of the promises: events by topic, items by id, cases by region."""
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tests.chaos.checker.cloudevents import Event, derived, read_event
-from tests.chaos.checker.history import Call, History, Posted, Record
+from tests.chaos.checker.history import GENERATION, Call, History, LogRow, Posted, Record
 
 SUBMITTED = "item.submitted"
 OPENED = "case.opened"
@@ -13,6 +13,9 @@ WITHDRAWN = "case.withdrawn"
 NOTICE = "notice"
 APPEAL = "appeal"
 
+_MODEL_SECONDS: Final = 15.0  # until every process has applied a published operating model
+_CALL_SECONDS: Final = 60.0  # after which a call without a response has no effect any more
+_ENDLESS: Final = float("inf")
 
 Place = tuple[str, int, int]
 
@@ -27,6 +30,34 @@ class Letter(NamedTuple):
     reason: str
     since: int | None
     record: Record
+
+
+class Loss(NamedTuple):
+    """An accepted loss of a group: the records from `first` to `last` (None: all later ones) of a partition, in one
+    generation of its topic; `event` says so."""
+
+    group: str
+    topic: str
+    partition: int
+    generation: int
+    reason: str
+    first: int
+    last: int | None
+    event: Event
+
+    def has(self, place: Place) -> bool:
+        topic, partition, offset = place
+        generation, raw = divmod(offset, GENERATION)
+        same = (topic, partition, generation) == (self.topic, self.partition, self.generation)
+        return same and self.first <= raw <= (_ENDLESS if self.last is None else self.last)
+
+
+class Model(NamedTuple):
+    """The region of each market in a published operating model; some process may have it from `since` to `until`."""
+
+    since: float
+    until: float
+    markets: dict[str, str]
 
 
 class Lease(NamedTuple):
@@ -67,6 +98,9 @@ class Facts:
         }
         self.opened = {region: self._by("cases", region, OPENED, "case_id") for region in self.regions}
         self.withdrawn = {region: self._by("cases", region, WITHDRAWN, "case_id") for region in self.regions}
+        self.models = _models(history)
+        self.recreated = [note for note in history.notes if note.kind == "recreated"]
+        self.losses = [self._loss(event) for region in self.regions for event in self._losses_in(region)]
         self.lives = {region: self._request_events(region) for region in self.regions}
         self.rows = {region: {row.case_id: row for row in history.cells[region].cases} for region in self.regions}
         self.dead_letter_of = {
@@ -98,9 +132,40 @@ class Facts:
         """The first occurrence of each event of a topic, in its order."""
         return self.first.get((stage, region), [])
 
-    def regions_of(self, posted: Posted) -> set[str]:
-        """The regions that own the item's markets."""
-        return {self.history.markets[market] for market in (posted.body or {})["markets"]}
+    def regions_of(self, posted: Posted) -> list[set[str]]:
+        """The regions that own the item's markets: one set for each operating model that may have been in force."""
+        markets = (posted.body or {})["markets"]
+        return [{model[market] for market in markets} for model in self.models_of(posted.call)]
+
+    def possible_regions_of(self, posted: Posted) -> set[str]:
+        """The regions that own the item's markets in one of the models that may have been in force."""
+        return set().union(*self.regions_of(posted))
+
+    def models_of(self, call: Call) -> list[dict[str, str]]:
+        """The region of each market in the models that may have been in force during a call."""
+        end = call.sent_at + _CALL_SECONDS
+        if call.status is not None and call.answered_at is not None:
+            end = call.answered_at
+        return [model.markets for model in self.models if model.since <= end and call.sent_at <= model.until]
+
+    def is_lost(self, place: Place, group: str) -> bool:
+        """True if the group never handles this record, because an operator accepted its loss."""
+        return any(loss.group == group and loss.has(place) for loss in self.losses)
+
+    def handled_at(self, event: Event, group: str) -> int | None:
+        """The offset of the first copy of an event that the group handles; None if all copies are accepted losses."""
+        places = self.copies.get((event.record.topic, event.id), [_place_of(event.record)])
+        return next((place[2] for place in places if not self.is_lost(place, group)), None)
+
+    def logged_record(self, row: LogRow) -> Record | None:
+        """The record at the place of an entry in the audit log: the one with its event id, if the topic was created
+        again and has several records at this place."""
+        generations = 1 + sum(note.facts["topic"] == row.topic for note in self.recreated)
+        offsets = [row.offset + GENERATION * n for n in range(generations)]
+        found = [self.by_place.get((row.topic, row.partition, offset)) for offset in offsets]
+        records = [record for record in found if record is not None]
+        wanted = row.event_id.encode()
+        return next((r for r in records if dict(r.headers).get("ce_id") == wanted), records[0] if records else None)
 
     def dead_lettered(self, event: Event, region: str, consumer: str) -> Letter | None:
         """The dead letter of an event's first copy, if a consumer of the region dead-lettered every copy."""
@@ -114,7 +179,7 @@ class Facts:
         stage, region = _stage(record.topic)
         place = (record.topic, record.partition, record.offset)
         if stage == "deadletters":
-            letter = _letter(region, record)
+            letter = self._in_its_generation(_letter(region, record))
             if any(name == "dl_returned" for name, _ in record.headers):
                 self.returned.add((letter.source, letter.group))
             elif place not in self.planted:
@@ -137,6 +202,30 @@ class Facts:
         else:
             self.events[stage, region].append(event)
             self.copies[record.topic, event.id].append(place)
+
+    def _in_its_generation(self, letter: Letter) -> Letter:
+        """A letter with the place of the record in the generation of its topic that has this record."""
+        topic, partition, offset = letter.source
+        generations = sum(note.kind == "recreated" and note.facts["topic"] == topic for note in self.history.notes)
+        for n in range(1, generations + 1):
+            place = topic, partition, offset + GENERATION * n
+            found = self.by_place.get(place)
+            if found is not None and (found.key, found.value) == (letter.record.key, letter.record.value):
+                return letter._replace(source=place)
+        return letter
+
+    def _losses_in(self, region: str) -> list[Event]:
+        return [event for event in self.stage("access", region) if event.name == "loss.accepted"]
+
+    def _loss(self, event: Event) -> Loss:
+        """The loss of an event. The id of the topic tells its generation; a recreated topic has lost the one before."""
+        data = event.data
+        ids = [note.facts["topic_id"] for note in self.recreated if note.facts["topic"] == data["topic"]]
+        generation = ids.index(data["topic_id"]) + 1 if data["topic_id"] in ids else 0
+        if data["reason"] == "recreated":
+            generation -= 1
+        place = data["group"], data["topic"], data["partition"], generation
+        return Loss(*place, data["reason"], data["first"], data.get("last"), event)
 
     def _by(self, stage: str, region: str, name: str, field: str) -> dict[str, Event]:
         found: dict[str, Event] = {}
@@ -164,9 +253,36 @@ class Facts:
         return dict(leases)
 
 
+def _models(history: History) -> list[Model]:
+    """The models in the order of their publications; a publication without a response may have succeeded."""
+    models = [Model(-_ENDLESS, _ENDLESS, history.markets)]
+    for note in history.notes:
+        if note.kind == "followed":  # intake, one process, has the last model
+            models = [*(model._replace(until=min(model.until, note.at)) for model in models[:-1]), models[-1]]
+        if note.kind != "model" or note.facts["status"] not in (200, None):
+            continue
+        if note.facts["status"] == 200:
+            until = note.facts["answered"] + _MODEL_SECONDS
+            models = [model._replace(until=min(model.until, until)) for model in models]
+        models.append(Model(note.facts["sent"], _ENDLESS, note.facts["markets"]))
+    return models
+
+
 def is_of_item(event: Event) -> bool:
     """True if a case event is about an item, and not about a notice or an appeal."""
     return bool(event.data.get("case_type", "item") == "item")
+
+
+def is_repeated(first: Any, later: Any) -> bool:
+    """True if two responses differ at most in their regions, and have the same ids in each region of both.
+
+    What is posted again after its market has moved goes to other regions.
+    """
+    if first == later:
+        return True
+    rest = [{name: value for name, value in answer.items() if name != "regions"} for answer in (first, later)]
+    regions, later_regions = first.get("regions", {}), later.get("regions", {})
+    return rest[0] == rest[1] and all(regions[one] == later_regions[one] for one in regions.keys() & later_regions)
 
 
 def is_older(event: Event, than: Event) -> bool:
@@ -188,6 +304,10 @@ def item_of(posted: Posted) -> str | None:
     if posted.body is None or not isinstance(body.get("version"), int):
         return None
     return derived("item", *(str(body.get(name)) for name in ("platform", "kind", "id", "version")))
+
+
+def _place_of(record: Record) -> Place:
+    return record.topic, record.partition, record.offset
 
 
 def _stage(topic: str) -> tuple[str, str]:

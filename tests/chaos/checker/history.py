@@ -5,11 +5,15 @@ This module judges nothing. It keeps positions and times, so that a violation ca
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 Outcome = Literal["accepted", "refused", "unknown"]
+
+GENERATION: Final = 10**12
+"""A topic that was deleted and created again has the same offsets again: the history adds this number to the offsets of
+its second generation, twice this number to those of the third, and so on."""
 
 
 class Record(NamedTuple):
@@ -91,6 +95,14 @@ class Planted(NamedTuple):
     partition: int
     offset: int
     groups: tuple[str, ...]
+
+
+class Note(NamedTuple):
+    """An operator's action, as the journal has it; `at` in epoch seconds."""
+
+    kind: str
+    at: float
+    facts: dict[str, Any]
 
 
 class CaseRow(NamedTuple):
@@ -210,11 +222,12 @@ class IntakeTables:
 
 @dataclass(slots=True)
 class History:
-    """The whole history. `markets` maps each market to its region."""
+    """The whole history. `markets` maps each market to its region in the first operating model."""
 
     markets: dict[str, str]
     calls: list[Call] = field(default_factory=list)
     planted: list[Planted] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     cells: dict[str, Cell] = field(default_factory=dict)
     statuses: list[StatusRow] = field(default_factory=list)

@@ -32,7 +32,9 @@ def parked_keys_wait_completely(facts: Facts) -> Iterator[Violation]:
             if any((_place(record), group) in facts.returned for record in behind):
                 continue  # it was replayed
             for record in behind:
-                if record.offset > place[2] and (_place(record), group) not in found:
+                if record.offset > place[2] and not (
+                    (_place(record), group) in found or facts.is_lost(_place(record), group)
+                ):
                     title = (
                         f"OVERTAKEN: {group} has parked {original and original.key!r}, but handled a later record of it"
                     )

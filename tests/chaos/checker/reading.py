@@ -1,7 +1,8 @@
 """Reads a history: the journal, every topic from its first offset, and the tables with its own SQL."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from sys import intern
@@ -10,8 +11,10 @@ from typing import Any, Final, Generic, TypeVar
 import asyncpg
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.chaos.checker.history import (
+    GENERATION,
     Call,
     CaseRow,
     Cell,
@@ -21,6 +24,7 @@ from tests.chaos.checker.history import (
     KeyRow,
     LetterRow,
     LogRow,
+    Note,
     Planted,
     Record,
     RequestRow,
@@ -42,19 +46,26 @@ def topic_names(regions: Iterable[str]) -> list[str]:
     return [CONTROL, *(f"piepowder.{stage}.{region}" for region in regions for stage in STAGES)]
 
 
-def read_journal(path: Path) -> tuple[list[Call], list[Planted]]:
-    """The calls in the order in which they were sent, each with its response if there was one, and the planted
-    records."""
+def read_journal(path: Path) -> tuple[list[Call], list[Planted], list[Note]]:
+    """The calls in the order in which they were sent, each with its response if there was one; the planted records;
+    and the actions of operators."""
     calls: dict[int, Call] = {}
     planted: list[Planted] = []
+    notes: list[Note] = []
+    generations: Counter[str] = Counter()
     with path.open("rb") as lines:
         for line in lines:
             entry: dict[str, Any] = msgspec.json.decode(line)
             if entry["what"] == "sent":
                 calls[entry["n"]] = Call(entry["n"], intern(entry["call"]), entry["at"], entry["facts"])
             elif entry["what"] == "planted":
-                place = entry["topic"], entry["partition"], entry["offset"]
+                offset = entry["offset"] + GENERATION * generations[entry["topic"]]
+                place = entry["topic"], entry["partition"], offset
                 planted.append(Planted(entry["kind"], *place, tuple(entry["groups"])))
+            elif entry["what"] == "noted":
+                notes.append(Note(entry["kind"], entry["at"], entry["facts"]))
+                if entry["kind"] == "recreated":
+                    generations[entry["facts"]["topic"]] += 1
             else:
                 calls[entry["n"]] = replace(
                     calls[entry["n"]],
@@ -64,24 +75,18 @@ def read_journal(path: Path) -> tuple[list[Call], list[Planted]]:
                     retry_after=entry.get("retry_after"),
                     error=entry.get("error", ""),
                 )
-    return [call for _, call in sorted(calls.items())], planted
+    return [call for _, call in sorted(calls.items())], planted, notes
 
 
 class Topics:
     """All records of some topics; each `read` continues where the last one ended."""
 
     def __init__(self, bootstrap: str, names: list[str]) -> None:
+        self._bootstrap = bootstrap
         self._names = names
-        self._consumer = AIOKafkaConsumer(
-            *names,
-            bootstrap_servers=bootstrap,
-            client_id="chaos-checker",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=2**20,
-        )
-        self._assigned: list[TopicPartition] = []
+        self._consumer: AIOKafkaConsumer | None = None
+        self._next: dict[TopicPartition, int] = {}
+        self._generations: Counter[str] = Counter()
         self._headers = _Shared[tuple[str, bytes | None]]()
         self._keys = _Shared[bytes | None]()
         self._values: dict[bytes | None, bytes | None] = {}  # a replay publishes everything again
@@ -90,19 +95,17 @@ class Topics:
     async def read(self) -> list[Record]:
         """All records up to the current ends; raises TimeoutError if Kafka does not respond in time."""
         async with asyncio.timeout(_KAFKA_SECONDS):
-            if not self._assigned:
-                await self._consumer.start()
-                while {tp.topic for tp in self._consumer.assignment()} != set(self._names):  # noqa: ASYNC110 - no event to wait for
-                    await asyncio.sleep(0.1)
-                self._assigned = sorted(self._consumer.assignment())
-            ends = await self._consumer.end_offsets(self._assigned)
-            while not all([await self._consumer.position(tp) >= end for tp, end in ends.items()]):
-                for lane in (await self._consumer.getmany(timeout_ms=300)).values():
+            consumer = self._consumer or await self._connect()
+            ends = await consumer.end_offsets(list(self._next))
+            while not all([await consumer.position(tp) >= end for tp, end in ends.items()]):
+                for tp, lane in (await consumer.getmany(timeout_ms=300)).items():
+                    moved = GENERATION * self._generations[tp.topic]
+                    self._next[tp] = lane[-1].offset + 1
                     self.records += [
                         Record(
                             intern(r.topic),
                             r.partition,
-                            r.offset,
+                            r.offset + moved,
                             r.timestamp,
                             self._keys(r.key),
                             tuple([self._headers((intern(name), value)) for name, value in r.headers]),
@@ -112,8 +115,45 @@ class Topics:
                     ]
         return self.records
 
+    async def recreated(self, topic: str) -> None:
+        """Continue with the first record of a topic that was deleted after the last `read`, and created again."""
+        await self.close()
+        self._generations[topic] += 1
+        self._next = {tp: 0 if tp.topic == topic else offset for tp, offset in self._next.items()}
+
     async def close(self) -> None:
-        await self._consumer.stop()
+        if self._consumer is not None:
+            await self._consumer.stop()
+            self._consumer = None
+
+    async def _connect(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            client_id="chaos-checker",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=2**20,
+        )
+        await consumer.start()
+        self._consumer = consumer
+        if not self._next:
+            self._next = dict.fromkeys(await partitions(self._bootstrap, self._names), 0)
+        consumer.assign(list(self._next))
+        for tp, offset in self._next.items():
+            consumer.seek(tp, offset)
+        return consumer
+
+
+async def partitions(bootstrap: str, names: Sequence[str]) -> list[TopicPartition]:
+    """The partitions of these topics."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
+    try:
+        await admin.start()
+        described = await admin.describe_topics(list(names))
+    finally:
+        await admin.close()
+    return [TopicPartition(topic["topic"], n) for topic in described for n in range(len(topic["partitions"]))]
 
 
 class _Shared(Generic[T]):

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tests.chaos.checker.cloudevents import Event, derived
-from tests.chaos.checker.facts import Facts, is_of_item, is_older
+from tests.chaos.checker.facts import Facts, is_of_item, is_older, is_repeated
 from tests.chaos.checker.history import Call
 from tests.chaos.checker.violation import Violation
 
@@ -19,7 +19,8 @@ def no_withdrawal_is_lost(facts: Facts) -> Iterator[Violation]:
             if call.status == 202:
                 first = first or call
                 yield from _acknowledged(facts, item, call)
-                if call.answer != first.answer:
+                kept = first.answer.get("regions", {}).keys() <= call.answer.get("regions", {}).keys()
+                if not kept or not is_repeated(first.answer, call.answer):
                     title = f"the withdrawal of item {item} got another response the second time"
                     yield Violation(1, title, (str(first), str(call)))
             elif call.status == 404:
@@ -67,7 +68,8 @@ def _acknowledged(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
     for region in facts.regions:
         event = facts.withdrawals[region].get(item)
         if region not in published:
-            if (submitted := facts.submissions[region].get(item)) is not None:
+            submitted = facts.submissions[region].get(item)
+            if submitted is not None and _was_accepted_before(facts, item, region, call):
                 title = f"item {item} was withdrawn, but not in region {region}"
                 yield Violation(1, title, (str(call), str(submitted)))
         elif event is None:
@@ -76,6 +78,16 @@ def _acknowledged(facts: Facts, item: str, call: Call) -> Iterator[Violation]:
         elif {published[region], derived("event", item, event.type, region)} != {event.id}:
             title = f"the withdrawal of item {item} in {region} has another id than the response"
             yield Violation(1, title, (str(call), str(event)))
+
+
+def _was_accepted_before(facts: Facts, item: str, region: str, call: Call) -> bool:
+    """True if a response before the call said that the item is in the region."""
+    return any(
+        posted.outcome == "accepted"
+        and (posted.call.answered_at or call.sent_at) < call.sent_at
+        and region in posted.verdict.get("regions", [region])
+        for posted in facts.posts.get(item, [])
+    )
 
 
 def _denied(facts: Facts, item: str, call: Call) -> Iterator[Violation]:

@@ -36,10 +36,19 @@ async def test_a_claim_gets_the_most_urgent_case_of_the_requested_queues(service
     assert got == ["first", "soon", "late"]
 
 
-async def test_the_next_claim_gets_an_expired_case_and_publishes_both_events(service: Service) -> None:
+async def test_the_next_claim_after_a_sweep_gets_an_expired_case_and_both_events_are_published(
+    service: Service,
+) -> None:
     await service.open(encoded(REGION))
     first = await service.claimed()
     await service.let_expire(first)
+    assert await service.claim(reviewer="r-2") is None  # no command of the holder is accepted meanwhile:
+    for command in (service.decide(first), service.leases.heartbeat(first.case.case_id, token=1, seconds=60),
+                    service.leases.release(first.case.case_id, token=1, reason="")):  # fmt: skip
+        with pytest.raises(InputRejected) as rejected:
+            await command
+        assert rejected.value.slug == "lease-expired"
+    assert await service.leases.expire() is False
     second = await service.claimed(reviewer="r-2")
     assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
     assert await service.event_types() == ["case.claimed", "case.expired", "case.claimed"]
@@ -75,6 +84,19 @@ async def test_the_same_idempotency_key_returns_the_same_lease_while_it_runs(ser
     assert rejected.value.slug == "idempotency-key-reused"
     assert await service.decide(first)
     assert (await service.claimed(**how)).case.case_id != first.case.case_id
+
+
+async def test_the_same_idempotency_key_leases_a_case_again_as_soon_as_its_lease_has_expired(service: Service) -> None:
+    await service.open(encoded(REGION, "a"), encoded(REGION, "b"))
+    how = {"key": ids.derive("claim", "k"), "body": "b"}
+    other = await service.claimed()
+    first = await service.claimed(**how)
+    for lease in (first, other):
+        await service.let_expire(lease)
+    again = await service.claimed(**how)
+    assert (again.case.case_id, again.case.lease_token) == (first.case.case_id, 2)
+    assert await service.event_types() == ["case.claimed"] * 2 + ["case.expired", "case.claimed"]
+    assert await service.decide(again)
 
 
 async def test_concurrent_claims_under_one_key_hold_one_case(service: Service) -> None:

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from deploy.local.databases import prepare_databases, sibling_url
-from deploy.local.postgres import _programs
+from deploy.local.postgres import program_folder
 from deploy.services import SERVICES
 from shared.postgres import migrations
 from shared.runtime.user_errors import UserError
@@ -92,7 +92,7 @@ async def test_the_script_of_the_containers_creates_the_databases_for_a_role_wit
     admin: "asyncpg.Connection[Any]",
 ) -> None:
     script = (project_root() / "deploy/docker/databases.sql").read_text().replace("piepowder_", f"{NAME}_")
-    command = [str(_programs() / "psql"), "--no-psqlrc", "--set=ON_ERROR_STOP=1", servers.database_url]
+    command = [str(program_folder() / "psql"), "--no-psqlrc", "--set=ON_ERROR_STOP=1", servers.database_url]
     variables = os.environ | {"SERVICES_PASSWORD": "chosen"}
     await asyncio.to_thread(subprocess.run, command, input=script, text=True, check=True, env=variables, timeout=60)
     names = [row[0] for row in await admin.fetch("SELECT datname FROM pg_database WHERE datname LIKE $1", f"{NAME}%")]

@@ -50,15 +50,10 @@ async def test_calls_that_wait_for_a_frozen_kafka_at_sigterm_get_503_and_nothing
     async with running_router(kafka, region, tmp_path, PIEPOWDER_DRAIN_SECONDS=str(DRAIN_SECONDS)) as router:
         body = publication(region)
         assert (await router.publish(body)).status_code == 200
-        body["operating_model"]["regions"].append(
-            {
-                "id": "another",
-                "markets": ["US"],
-                "queues": [{"id": "q", "service_level_minutes": 5}],
-                "default_queue": "q",
-            }
-        )
-        assert (await router.publish(body)).status_code == 200
+        [own] = body["operating_model"]["regions"]
+        body["operating_model"]["regions"].append(own | {"id": "another", "markets": ["US"]})
+        published = await router.publish(body)
+        assert published.status_code == 200, published.text
         await router.wait_until(ready)
         await router.submit(*(item(n) for n in range(5)))
         assert len(await router.cases(5)) == 5

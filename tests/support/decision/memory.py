@@ -32,9 +32,10 @@ from tests.support.decision.domain import records
 class MemoryTransaction:
     """A transaction on a `MemoryStore`, for every port: its changes are stored when it ends without an exception."""
 
+    first_token = 0
+
     def __init__(self, store: "MemoryStore") -> None:
         self._clock = store.clock
-        self.inbox = set(store.inbox)
         self.cases = dict(store.cases)
         self.decided = {case_id: list(decisions) for case_id, decisions in store.decided.items()}
         self.newest = dict(store.newest)
@@ -46,18 +47,13 @@ class MemoryTransaction:
     async def advance(self, moves: Moves) -> None:
         """Positions are not part of this store."""
 
-    async def first_time(self, event_ids: Sequence[str]) -> set[str]:
-        new = set(event_ids) - self.inbox
-        self.inbox |= new
-        return new
-
     async def snapshot(self, batch: Sequence[CaseMessage]) -> Snapshot:
         opened = [message.opened for message in batch if isinstance(message, ReceivedCase)]
         appealed = {case.appeal.decision.case_id for case in opened if case.appeal is not None}
         return Snapshot(
             now=self._clock.now(),
             newest={m.subject: self._newest(m.subject) for m in batch if m.subject in self.newest},
-            stored={m.opened.case_id if isinstance(m, ReceivedCase) else m.case_id for m in batch} & self.cases.keys(),
+            stored={case_id: self.cases[case_id].event_id for case_id in map(_case_id, batch) if case_id in self.cases},
             withdrawn_early={case.case_id for case in opened} & self.withdrawals,
             appealed_cases={case_id: self._appealed(case_id) for case_id in appealed},
         )
@@ -165,7 +161,6 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.clock = ManualClock(NOON)
-        self.inbox: set[str] = set()
         self.cases: dict[str, Case] = {}
         self.decided: dict[str, list[Decision]] = {}
         self.newest: dict[str, NewestVersion] = {}
@@ -196,7 +191,7 @@ class MemoryStore:
         found = None if appeal is None else await self.case(appeal.decision.case_id)
         return [] if found is None else [found]
 
-    async def queue_names(self) -> list[str]:
+    async def queue_names(self, wanted: Collection[str] = ()) -> list[str]:  # noqa: ARG002 - nothing is cached
         """All queues that have had a case."""
         return sorted(self.queues)
 
@@ -208,6 +203,10 @@ class MemoryStore:
 def urgency(case: Case) -> Urgency:
     """The place of a case in its queue."""
     return case.opened.priority, from_text(case.opened.due_at), case.case_id
+
+
+def _case_id(message: CaseMessage) -> str:
+    return message.opened.case_id if isinstance(message, ReceivedCase) else message.case_id
 
 
 def _is_appeal_against(case: Case, reviewer: str) -> bool:

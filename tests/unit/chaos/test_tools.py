@@ -11,10 +11,13 @@ import pytest
 
 from tests.chaos import faults, poison
 from tests.chaos.checker.cloudevents import derived, read_event
-from tests.chaos.checker.history import Record
-from tests.chaos.checker.reading import read_journal
+from tests.chaos.checker.history import GENERATION, Record
+from tests.chaos.checker.reading import read_journal, topic_names
+from tests.chaos.environment import REGIONS
+from tests.chaos.gate import Gate
 from tests.chaos.journal import Journal
 from tests.chaos.load import Arrival, Complaint, Items, Withdrawal
+from tests.chaos.operations import RESTORED
 from tests.chaos.proxy import NetworkFault, Proxies, kafka_client, postgres_client
 from tests.chaos.requests import Lives
 
@@ -31,6 +34,42 @@ def test_a_printed_fault_can_be_parsed() -> None:
         if planned.fault != "two at once":
             read = faults.parse(str(planned))
             assert (read.fault, read.victim) == (planned.fault, planned.victim)
+
+
+def test_every_kind_of_fault_is_drawn_and_its_victims_exist() -> None:
+    drawn = list(islice(faults.draw(7), 400))
+    assert {planned.fault for planned in drawn} == set(faults.kinds())
+    databases = {planned.victim.partition(" ")[0] for planned in drawn if planned.fault == "restore of"}
+    assert {name.partition("-")[0] for name in databases} == set(RESTORED)
+    assert databases | {"router"} <= {*faults.SERVICES}
+    topics = {planned.victim for planned in drawn if planned.fault in ("storm on", "recreation of")}
+    assert topics <= {*topic_names(REGIONS)}
+
+
+def test_the_short_form_has_faults_of_the_long_one() -> None:
+    assert {planned.fault for planned in faults.short()} < set(faults.kinds())
+
+
+async def test_a_closed_gate_waits_for_passing_calls_and_holds_back_new_ones() -> None:
+    gate, order = Gate(), list[str]()
+    ends = asyncio.Event()
+
+    async def call(name: str, end: asyncio.Event) -> None:
+        async with gate.passing():
+            await end.wait()
+            order.append(name)
+
+    always = asyncio.Event()
+    always.set()
+    early = asyncio.create_task(call("early", ends))
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, ends.set)
+    async with gate.closed():
+        late = asyncio.create_task(call("late", always))
+        await asyncio.sleep(0.05)
+        order.append("closed")
+    await asyncio.gather(early, late)
+    assert order == ["early", "closed", "late"]
 
 
 def test_the_same_seed_gives_the_same_load() -> None:
@@ -128,14 +167,20 @@ def test_the_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal.answered(answered, 202, None, {"item_id": "x"})
     journal.lost(lost, "ConnectionResetError")
     journal.planted("truncated JSON", "t", 1, 7, ["g"])
+    journal.noted("recreated", {"topic": "t"})
+    journal.planted("truncated JSON", "t", 1, 7, ["g"])
     journal.close()
-    calls, planted = read_journal(journal.path)
+    calls, planted, notes = read_journal(journal.path)
     assert [(call.n, call.status, call.error) for call in calls] == [
         (answered, 202, ""),
         (lost, None, "ConnectionResetError"),
         (pending, None, ""),
     ]
-    assert [(plant.topic, plant.partition, plant.offset, plant.groups) for plant in planted] == [("t", 1, 7, ("g",))]
+    assert [(plant.topic, plant.partition, plant.offset, plant.groups) for plant in planted] == [
+        ("t", 1, 7, ("g",)),
+        ("t", 1, 7 + GENERATION, ("g",)),
+    ]
+    assert [(note.kind, note.facts) for note in notes] == [("recreated", {"topic": "t"})]
 
 
 def test_a_client_is_recognized_by_its_first_message() -> None:

@@ -99,7 +99,7 @@ async def test_every_operation_is_documented_with_an_example_and_its_problems() 
         if path.startswith("/v1/")
         for route in operations.values()
     ]
-    assert len(described) == 8
+    assert len(described) == 9
     for route in described:
         assert {"401", "403", "422", "503"} <= route["responses"].keys()
         [success] = [r for status, r in route["responses"].items() if status in ("200", "201")][-1:]

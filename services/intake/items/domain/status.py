@@ -71,7 +71,7 @@ class CaseFact(Struct, frozen=True, kw_only=True):
 
 
 class DecisionFact(Struct, frozen=True, kw_only=True):
-    """The decision in force, which has the largest `n`."""
+    """The decision in force, which has the largest `n`. `replaces` is the id of the decision before it, if any."""
 
     n: int
     decision_id: str
@@ -82,6 +82,7 @@ class DecisionFact(Struct, frozen=True, kw_only=True):
     decided_at: str
     reviewer: str = ""
     team: str = ""
+    replaces: str = ""
 
 
 class SupersededFact(Struct, frozen=True, kw_only=True):
@@ -185,6 +186,7 @@ def _from_decision(data: DecisionMade, subject: str, _: int, time: str) -> Statu
         decided_at=time,
         reviewer=data.reviewer,
         team=data.team,
+        replaces=data.replaces if isinstance(data, DecisionReplaced) else "",
     )
     return StatusFacts(subject=subject, decision=decision)
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.postgres import database, migrations
-from shared.postgres.database import Database
+from shared.postgres.database import Connection, Database
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 from tests.chaos.proxy import NetworkFault, Proxies
@@ -38,6 +38,26 @@ async def test_without_a_free_connection_a_call_raises_transient(
             pass
     finally:
         await opened.close()
+
+
+async def test_the_connections_of_a_server_that_hangs_are_given_up_at_the_end(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(database, "_FAREWELL_SECONDS", 0.5)
+    proxies, url = Proxies(), urlsplit(database_url)
+    proxies.start()
+    port = proxies.open("postgres", lambda: url.port or 0, lambda _: "test")
+    opened = await Database.connect(url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}").geturl())
+    try:
+        async with opened.query() as connection, opened.transaction() as other:
+            await connection.execute(text("SELECT 1"))
+            await other.execute("SELECT 1")
+        proxies.begin(NetworkFault("half-open", "", "postgres"))
+        async with asyncio.timeout(10):
+            await opened.close()
+    finally:
+        proxies.stop()
 
 
 async def test_a_server_that_hangs_is_noticed_and_calls_fail_at_once(
@@ -114,6 +134,80 @@ async def test_a_schema_of_another_version_is_transient_and_not_poison(database_
                 await connection.execute(text(asked))
         async with opened.transaction() as connection:
             assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        await opened.close()
+
+
+STATE = (
+    "SELECT current_setting('statement_timeout'), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),"
+    " (SELECT count(*) FROM pg_listening_channels()), pg_current_xact_id_if_assigned() IS NOT NULL"
+)
+CHANGE = (
+    "SET statement_timeout = '7s'; SELECT pg_advisory_lock(1); LISTEN news; SELECT pg_current_xact_id();"
+    " CREATE TEMP TABLE mine (n int)"
+)
+
+
+async def state_of(connection: Connection) -> tuple[object, ...]:
+    [row] = await connection.fetch(STATE)
+    return tuple(row)
+
+
+async def change_and_fail(opened: Database) -> None:
+    async with opened.session() as connection:
+        await connection.execute(CHANGE)
+        raise LookupError
+
+
+async def test_session_state_ends_with_its_session(database_url: str) -> None:
+    opened = await Database.connect(database_url, connections=1)
+    try:
+        async with opened.session() as connection:
+            await connection.execute(CHANGE)
+            backend = await connection.fetchval("SELECT pg_backend_pid()")
+            assert await state_of(connection) == ("7s", 1, 1, False)
+        with pytest.raises(LookupError):
+            await change_and_fail(opened)
+        for take in (opened.held, opened.transaction):
+            async with take() as connection:
+                assert await state_of(connection) == ("0", 0, 0, False)
+                assert await connection.fetchval("SELECT to_regclass('mine')") is None
+                assert await connection.fetchval("SELECT pg_backend_pid()") != backend
+    finally:
+        await opened.close()
+
+
+async def test_the_end_of_a_transaction_leaves_no_state_however_it_ends(database_url: str) -> None:
+    """Connections are not reset when they are released."""
+    opened = await Database.connect(database_url, connections=1)
+    local = "SET LOCAL statement_timeout = '7s'; SELECT pg_advisory_xact_lock(1); SELECT pg_current_xact_id()"
+
+    async def end(last: str, error: Exception | None = None) -> None:
+        async with opened.transaction() as connection:
+            await connection.execute(local)
+            assert await state_of(connection) == ("7s", 1, 0, True)
+            await connection.execute(last)
+            if error is not None:
+                raise error
+
+    try:
+        async with opened.held() as connection:
+            backend = await connection.fetchval("SELECT pg_backend_pid()")
+        await end("SELECT 1")
+        with pytest.raises(LookupError):
+            await end("SELECT 1", LookupError())
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await end("SELECT 1 / 0")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await end("SELECT pg_sleep(60)")
+        async with opened.held() as connection:
+            assert await state_of(connection) == ("0", 0, 0, False)
+            assert await connection.fetchval("SELECT pg_backend_pid()") == backend
+        async with opened.held() as connection:
+            await connection.execute("BEGIN; SELECT pg_advisory_xact_lock(1), pg_current_xact_id()")
+        async with opened.held() as connection:
+            assert await state_of(connection) == ("0", 0, 0, False)
     finally:
         await opened.close()
 

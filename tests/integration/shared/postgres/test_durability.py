@@ -52,10 +52,10 @@ async def test_every_connection_of_a_service_commits_to_disk_even_if_the_databas
         await database.close()
 
 
-async def test_a_connection_commits_to_disk_again_after_a_user_of_the_pool_changed_the_setting(weak_url: str) -> None:
+async def test_a_session_that_changed_the_setting_is_not_used_again(weak_url: str) -> None:
     database = await Database.connect(weak_url, connections=1)
     try:
-        async with database.held() as connection:
+        async with database.session() as connection:
             await connection.execute("SET synchronous_commit = off")
         async with database.transaction() as connection:
             assert await connection.fetchval("SHOW synchronous_commit") == "on"

@@ -78,23 +78,22 @@ class Stored:
         self.appeals: dict[str, ReceivedCase] = {}
         self.numbers: dict[str, int] = {}
         self.reopened = 0
-        self._inbox: set[str] = set()
+        self._opened_by: dict[str, str] = {}
 
     def outcome(self) -> dict[str, object]:
         """Everything except the events that were received."""
-        return {name: value for name, value in vars(self).items() if name not in ("reopened", "_inbox")}
+        return {name: value for name, value in vars(self).items() if name != "reopened"}
 
     def ingest(self, batch: Messages) -> None:
-        new = [message for message in batch if message.event_id not in self._inbox]
-        self._inbox |= {message.event_id for message in new}
         changes = ingested(
-            *new,
+            *batch,
             newest=dict(self.newest),
-            stored=self.states.keys(),
+            stored=dict(self._opened_by),
             withdrawn_early=frozenset(self.early),
-            appealed_cases={appealed_case(message): self.appealed(appealed_case(message)) for message in new},
+            appealed_cases={appealed_case(message): self.appealed(appealed_case(message)) for message in batch},
         )
         self.states |= {case.received.opened.case_id: case.state for case in changes.cases}
+        self._opened_by |= {case.received.opened.case_id: case.received.event_id for case in changes.cases}
         self.states |= dict.fromkeys(changes.superseded, SUPERSEDED)
         self.states |= dict.fromkeys(changes.withdrawn, WITHDRAWN)
         self.published += [(event.attributes.id, event.attributes.subject) for event in changes.events]
@@ -149,6 +148,14 @@ def test_a_repeat_of_the_batches_in_any_order_changes_nothing(
     again = split(messages, size) * 2
     rng.shuffle(again)
     assert stored_after([messages, *again]) == stored_after([messages])
+
+
+@given(topics(), st.integers(1, 5), st.integers(1, 5))
+def test_a_topic_that_is_read_from_an_earlier_position_after_each_batch_gives_the_same_result(
+    messages: Messages, size: int, back: int
+) -> None:
+    again = [messages[max(0, n - back) : n + size] for n in range(0, len(messages), size)]
+    assert stored_after(again) == stored_after([messages])
 
 
 @given(topics(), st.integers(1, 5), st.randoms(use_true_random=False))

@@ -68,9 +68,9 @@ def perform(case: Case, command: str, token: int, now: datetime) -> tuple[Case, 
     """The case after a command, and the type of the published event; "" without an event."""
     known = newest(RECEIVED, is_open=case.state in OPEN_STATES)
     if command == SUPERSEDE:
-        return ended(case, ingested(received_case(version=2), newest=known, stored={case.case_id}))
+        return ended(case, ingested(received_case(version=2), newest=known, stored={case.case_id: case.event_id}))
     if command == WITHDRAW:
-        return ended(case, ingested(received_withdrawal(version=1), newest=known, stored={case.case_id}))
+        return ended(case, ingested(received_withdrawal(version=1), newest=known, stored={case.case_id: case.event_id}))
     if command == CLAIM:
         after, event = leases.claim("eu", case, now, ClaimCommand("r-1", "in_house", 60))
         return after, event.attributes.type

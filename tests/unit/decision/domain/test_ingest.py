@@ -80,7 +80,7 @@ def test_versions_of_one_batch_supersede_each_other_in_order() -> None:
 
 def test_a_withdrawal_closes_the_open_case() -> None:
     case, withdrawal = received_case(), received_withdrawal()
-    changes = ingested(withdrawal, newest=newest(case, is_open=True), stored={case.opened.case_id})
+    changes = ingested(withdrawal, newest=newest(case, is_open=True), stored={case.opened.case_id: case.event_id})
     [event] = changes.events
     assert (changes.withdrawn, changes.superseded, changes.early) == ([case.opened.case_id], {}, set())
     assert event.data == events.CaseClosed(case_id=case.opened.case_id, item_id=case.opened.item_id, reason="withdrawn")
@@ -93,7 +93,7 @@ def test_a_withdrawal_closes_the_open_case() -> None:
 
 def test_a_withdrawal_does_not_change_a_case_that_has_ended() -> None:
     old, new = received_case(version=1), received_case(version=2)
-    cases = {old.opened.case_id, new.opened.case_id}
+    cases = {case.opened.case_id: case.event_id for case in (old, new)}
     for version in (1, 2):
         changes = ingested(received_withdrawal(version=version), newest=newest(new, is_open=False), stored=cases)
         assert changes == BatchChanges()

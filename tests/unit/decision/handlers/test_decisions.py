@@ -39,7 +39,7 @@ async def test_a_decision_is_stored_published_and_counted_once() -> None:
     assert service.store.decided[case_id] == [first.decision]
     assert service.event_types == ["case.claimed", "decision.made"]
     assert service.store.tallies == {"decided": 1, "people/reject": 1}
-    assert service.woken == 3
+    assert service.woken == 2
 
 
 async def test_a_different_decision_of_a_decided_case_is_rejected() -> None:

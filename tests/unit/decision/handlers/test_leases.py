@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
+from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.leases import ClaimCommand, LeaseLimits
 from services.decision.handlers.leases import MAX_EXPIRED, Lease
 from shared.contracts import ids
@@ -23,7 +24,7 @@ async def test_a_claim_leases_the_most_urgent_case_and_publishes_it() -> None:
     lease = await service.claimed("r-1", seconds=60)
     assert (lease.case.opened.subject_id, lease.case.lease_token) == ("b", 1)
     assert lease.until == NOON + timedelta(seconds=60)
-    assert (service.event_types, service.woken) == (["case.claimed"], 2)
+    assert (service.event_types, service.woken) == (["case.claimed"], 1)
     assert (await service.claimed()).case.opened.subject_id == "a"
     assert await service.claim() is None
 
@@ -34,11 +35,16 @@ async def test_a_claim_without_a_waiting_case_publishes_nothing() -> None:
     assert (service.event_types, service.woken) == ([], 0)
 
 
-async def test_a_claim_ends_expired_leases_first_and_publishes_both_events() -> None:
+async def test_an_expired_case_is_leased_again_after_the_sweep_and_both_events_are_published() -> None:
     service = MemoryService()
     await service.open(received_case())
     first = await service.claimed("r-1", seconds=60)
     service.clock.advance(timedelta(seconds=60))
+    assert await service.claim("r-2") is None
+    with pytest.raises(InputRejected) as rejected:
+        await service.decisions.decide(first.case.case_id, DecideCommand(1, "approve", []))
+    assert rejected.value.slug == "lease-expired"
+    assert await service.leases.expire() is False
     second = await service.claimed("r-2")
     assert (second.case.case_id, second.case.lease_token) == (first.case.case_id, 2)
     assert service.event_types == ["case.claimed", "case.expired", "case.claimed"]
@@ -121,7 +127,7 @@ async def test_a_heartbeat_extends_the_lease_without_an_event() -> None:
     assert extended is not None
     assert extended.until == NOON + timedelta(seconds=630)
     assert service.store.cases[lease.case.case_id].lease_until == extended.until
-    assert (service.event_types, service.woken) == (["case.claimed"], 2)
+    assert (service.event_types, service.woken) == (["case.claimed"], 1)
 
 
 async def test_a_release_returns_the_case_to_its_queue_once() -> None:
@@ -132,7 +138,7 @@ async def test_a_release_returns_the_case_to_its_queue_once() -> None:
         released = await service.leases.release(lease.case.case_id, token=1, reason="")
         assert released is not None
         assert released.state == "waiting"
-    assert (service.event_types, service.woken) == (["case.claimed", "case.released"], 3)
+    assert (service.event_types, service.woken) == (["case.claimed", "case.released"], 2)
 
 
 async def test_a_rejected_command_changes_nothing() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from deploy.local import system
 from deploy.local.process import Child
-from deploy.local.system import ServiceProcess, System
+from deploy.local.system import NotReadyError, ServiceProcess, System
 from deploy.services import SERVICES, STACK_SETTINGS, ServiceSpec, processes
 from piepowder.cli import app
 from shared.kafka import topic_admin
@@ -285,3 +285,32 @@ def test_a_service_that_drains_is_not_ended(tmp_path: Path, monkeypatch: pytest.
 
     assert one.child.alive
     one.kill()
+
+
+class LateSystem(System):
+    """A system whose services run and are not ready in time."""
+
+    async def _prepare_databases(self) -> str:
+        return NoServers.database_url
+
+    def _prepare_processes(self, database_url: str) -> None: ...
+
+    def _create_topics(self) -> None: ...
+
+    def wait_ready(self, timeout: float = 0.0) -> None:
+        raise NotReadyError(f"The system is not ready after {timeout:.0f} seconds.", "What is missing:", ["audit-eu"])
+
+
+def test_a_system_that_is_not_ready_in_time_keeps_running_only_if_it_may_wait_for_an_operator(tmp_path: Path) -> None:
+    messages: list[str] = []
+    with pytest.raises(NotReadyError):
+        LateSystem(NoServers(), ["eu"], tmp_path, control=None, report=messages.append).start()
+    assert not (tmp_path / "profile.json").exists()
+
+    late = LateSystem(NoServers(), ["eu"], tmp_path, control=None, report=messages.append)
+    late.start(stay=True)
+    assert (tmp_path / "profile.json").exists()
+    late.stop()
+    assert messages == [
+        "The system is not ready after 0 seconds. What is missing:\n  | audit-eu\n  | It keeps running."
+    ]

@@ -1,0 +1,260 @@
+"""Decision after a restore of its database: the state before the loss, no token or id twice (promises 1 to 5)."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from shared.contracts.envelope import encode
+from shared.contracts.events import DECISION_RECOVERED
+from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
+from tests.support.decision.restores import Decision, contradictions
+from tests.support.service_process import wait_until
+
+
+@pytest.fixture
+async def decision(kafka: str, region: str, database_url: str, tmp_path: Path) -> AsyncIterator[Decision]:
+    service = Decision(kafka, region, database_url, tmp_path)
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+async def work_before(decision: Decision) -> None:
+    """Cases in every state, before the backup."""
+    region = decision.region
+    await decision.post(*(encoded(region, f"before{n}", priority=5 + n % 3) for n in range(12)))
+    await decision.post(encoded(region, "policy0", verdict="approve"))
+    await decision.until_ingested()
+    assert (await decision.decide(await decision.claim(), "reject")).status_code == 201
+    await decision.claim("r-2")
+    await decision.until_ingested()
+
+
+async def work_after(decision: Decision) -> None:
+    """Every kind of change, to cases of before the backup and to new ones."""
+    region = decision.region
+    for action in ("approve", "reject"):
+        assert (await decision.decide(await decision.claim(), action)).status_code == 201
+    assert (await decision.command(await decision.claim(), "release")).status_code == 200
+    expiring, _ = await decision.claim("r-9", seconds=5)
+    await decision.claim("r-3")
+    await decision.post(
+        *(encoded(region, f"before{n}", version=2) for n in (3, 4)),  # newer versions
+        encoded_withdrawal(region, "before5"),
+        encoded(region, "policy1", verdict="approve"),
+        encoded(region, "policy2", verdict="reject"),
+        encoded(region, "late", version=2),
+        encoded(region, "late", version=1),  # older than the newest one
+        encoded_withdrawal(region, "withdrawn"),
+        encoded(region, "withdrawn"),
+        encode(*noticed(region, "before6")),
+        *(encoded(region, f"after{n}", queue="second") for n in range(6)),
+    )
+    about = opened(region, "policy2", verdict="reject")[1]
+    await decision.post(encode(*appealed(region, about, queue="appeals")))
+    await decision.until_ingested()
+    await decision.post(encode(*appealed(region, about, queue="appeals", reference="2")))  # a duplicate
+    await decision.until_ingested()
+    assert (await decision.decide(await decision.claim("lead", "appeals"), "overturn")).status_code == 201
+    for action in ("approve", "reject"):
+        assert (await decision.decide(await decision.claim("r-4", "second"), action)).status_code == 201
+    await decision.command(await decision.claim("r-4", "second"), "release")
+    await decision.claim("r-5", "second")
+    await decision.post(encoded(region, "after5", version=2, queue="second"))
+    await wait_until(partial(_is_waiting, decision, expiring))
+    await decision.until_ingested()
+
+
+async def _is_waiting(decision: Decision, case_id: str) -> bool:
+    [[state]] = await decision.rows("SELECT state FROM cases WHERE case_id = $1", case_id)
+    return bool(state == "waiting")
+
+
+async def test_a_database_restored_under_a_running_service_returns_to_the_state_before_the_loss(
+    decision: Decision,
+) -> None:
+    async with decision.running():
+        await work_before(decision)
+        await decision.back_up()
+        await decision.until_ready()
+        await work_after(decision)
+        expected = await decision.state()
+        published = await decision.published()
+        await decision.restore()
+        await wait_until(lambda: _recovered(decision, 1))
+        assert await decision.state() == expected
+        await decision.until_ingested()
+        after = await decision.published()
+    assert sorted(event.attributes.id for event in after if event.attributes.type != DECISION_RECOVERED) == sorted(
+        event.attributes.id for event in published
+    )
+    assert await decision.rows("SELECT FROM events_without_case") == []
+
+
+async def _recovered(decision: Decision, incarnation: int) -> bool:
+    """True if the service is ready in this incarnation."""
+    if not await decision.is_ready() or await decision.condition() != "ok":
+        return False
+    [[found]] = await decision.rows("SELECT incarnation FROM recovery")
+    return bool(found == incarnation)
+
+
+async def test_two_restores_of_one_backup_give_no_token_and_no_id_twice(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+        await decision.back_up()
+        await decision.until_ready()
+        leases: set[tuple[str, int]] = set()
+        ids: dict[str, str] = {}
+        for incarnation in (1, 2):
+            accepted = await decision.claim("r-8")  # published
+            await decision.until_ingested()
+            async with decision.without_relay():
+                lost = [await decision.claim(f"r-9{n}") for n in range(2)]
+                for lease, action in ((accepted, "reject"), (lost[0], "approve")):
+                    made = await decision.decide(lease, action)
+                    assert made.status_code == 201
+                    assert ids.setdefault(made.json()["decision_id"], action) == action
+                assert leases.isdisjoint({accepted, *lost})
+                leases |= {accepted, *lost}
+                await decision.restore()
+            await wait_until(partial(_recovered, decision, incarnation))
+            for lease in lost:
+                for refused in (
+                    await decision.command(lease, "heartbeat"),
+                    await decision.command(lease, "release"),
+                    await decision.decide(lease, "reject"),
+                ):
+                    assert refused.status_code == 409
+                    assert refused.json()["type"].endswith("lost-in-restore")
+            again = await decision.decide(accepted, "approve")  # its claim was published, its decision was not
+            assert again.status_code == 201
+            assert ids.setdefault(again.json()["decision_id"], "approve") == "approve"
+            await decision.until_ingested()
+        metrics = (await decision.http.get("/metrics")).text
+        assert f'piepowder_decision_lost_in_restore_total{{region="{decision.region}"}} 12.0' in metrics
+        assert contradictions(await decision.published()) == []
+        for n in range(8):
+            lease = await decision.claim(f"r-1{n}")
+            assert lease not in leases
+            assert lease[1] >= 2_000_000
+            assert (await decision.decide(lease)).status_code == 201
+        await decision.until_ingested()
+        published = await decision.published()
+    assert contradictions(published) == []
+    recovered = [event.data.incarnation for event in published if event.attributes.type == DECISION_RECOVERED]
+    assert recovered == [1, 2]
+
+
+async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+        await decision.back_up()
+        await decision.until_ready()
+        lease = await decision.claim("r-6")
+        await decision.post(*(encoded(decision.region, f"more{n}") for n in range(30)))
+        await decision.until_ingested()
+    await decision.restore()
+    blocking = await asyncpg.connect(decision.url)
+    try:
+        transaction = blocking.transaction()
+        await transaction.start()
+        await blocking.execute("LOCK TABLE subjects IN ACCESS EXCLUSIVE MODE")  # no case can be stored
+        async with decision.running(ready=False):
+            await wait_until(lambda: _says(decision, "are read again before claims and decisions open"))
+            assert not await decision.is_ready()
+            refusals = [
+                await decision.try_claim("r-7"),
+                await decision.decide(lease),
+                await decision.command(lease, "heartbeat"),
+                await decision.command(lease, "release"),
+            ]
+            for refused in refusals:
+                assert refused.status_code == 503
+                assert refused.json()["type"].endswith("recovering")
+                assert int(refused.headers["Retry-After"]) > 0
+            await transaction.rollback()
+            await decision.until_ready()
+            assert (await decision.decide(lease)).status_code == 201
+            assert (await decision.claim("r-7"))[1] >= 1_000_000
+            await decision.until_ingested()
+    finally:
+        await blocking.close()
+    assert len(await decision.rows("SELECT FROM cases WHERE subject LIKE 'shop:product:more%'")) == 30
+
+
+async def _says(decision: Decision, text: str) -> bool:
+    return text in await decision.condition()
+
+
+async def test_a_start_without_a_restore_begins_no_incarnation_and_publishes_nothing(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+        published = await decision.published()
+    async with decision.running():
+        lease = await decision.claim("r-6")
+        assert lease[1] == 1
+        await decision.until_ingested()
+    assert len(await decision.published()) == len(published) + 1
+    assert [row[0] for row in await decision.rows("SELECT incarnation FROM recovery")] == [0]
+
+
+async def test_a_dump_loaded_into_the_same_database_under_a_running_service_is_noticed(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+        await decision.dump()
+        await work_after(decision)
+        expected = await decision.state()
+        async with decision.without_relay():
+            lost = await decision.claim("r-8")
+            await decision.load()
+        await wait_until(partial(_recovered, decision, 1))
+        assert await decision.state() == expected
+        assert (await decision.command(lost, "heartbeat")).json()["type"].endswith("lost-in-restore")
+        assert (await decision.claim("r-8"))[1] >= 1_000_000
+        await decision.until_ingested()
+    assert contradictions(await decision.published()) == []
+
+
+async def test_an_event_that_the_backup_has_not_published_yet_is_not_published_again(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+        async with decision.without_relay():
+            lease = await decision.claim("r-6")
+            await decision.back_up()  # ends all connections, so the relay continues
+        await decision.until_ready()
+        await decision.until_ingested()
+        assert (await decision.decide(lease)).status_code == 201
+        await decision.until_ingested()
+        expected = await decision.state()
+        await decision.restore()
+        await wait_until(partial(_recovered, decision, 1))
+        await decision.until_ingested()
+        assert await decision.state() == expected
+    ids = [event.attributes.id for event in await decision.published()]
+    assert len(ids) == len(set(ids))
+
+
+async def test_stopped_partitions_of_cases_do_not_keep_claims_closed(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+        await decision.back_up()
+        await decision.until_ready()
+        await decision.post(*(encoded(decision.region, f"gone{n}") for n in range(30)))
+        await decision.until_ingested()
+        await decision.delete_cases()
+        await decision.restore()
+        await wait_until(partial(_may_claim, decision))
+        assert not await decision.is_ready()  # records are missing
+        assert await decision.condition() == "ok"
+
+
+async def _may_claim(decision: Decision) -> bool:
+    response = await decision.try_claim("r-7")
+    if response.status_code != 201:
+        return False
+    return bool(response.json()["lease"]["token"] >= 1_000_000)

@@ -1,0 +1,92 @@
+"""The gate of the database: open only for the database that was recovered, and never after it went back (promise 3)."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.decision.domain.recovery import RecoveryState
+from services.decision.store.gate import Gate
+from shared.runtime.errors import Transient
+from shared.validation.faults import InputRejected
+
+HERE = "1/00000001/16384"
+
+
+def state(
+    *, incarnation: int = 0, read_for: str | None = HERE, opened_for: str | None = HERE, written: int = 10
+) -> RecoveryState:
+    return RecoveryState(incarnation, False, HERE, read_for, opened_for, written, False)
+
+
+class _Connection:
+    """A connection whose database has this state; it answers after `delay`."""
+
+    def __init__(self, found: RecoveryState, delay: asyncio.Event | None = None) -> None:
+        self._found = found
+        self._delay = delay
+
+    async def fetchrow(self, _: str) -> tuple[Any, ...]:
+        if self._delay is not None:
+            await self._delay.wait()
+        return tuple(self._found)
+
+
+def connection(found: RecoveryState, delay: asyncio.Event | None = None) -> Any:
+    return _Connection(found, delay)
+
+
+def gate(known: RecoveryState) -> Gate:
+    opened = Gate()
+    opened.pass_on(known)
+    return opened
+
+
+async def test_the_gate_is_closed_until_the_process_has_checked_the_database() -> None:
+    with pytest.raises(InputRejected) as rejected:
+        await Gate().require_open(connection(state()))
+    assert (rejected.value.status, rejected.value.slug, rejected.value.retry_after) == (503, "recovering", 5)
+    with pytest.raises(Transient):
+        await Gate().require_read(connection(state()))
+    assert not await Gate().may_publish(connection(state()))
+
+
+async def test_an_open_gate_tells_the_first_token_of_its_incarnation() -> None:
+    assert await gate(state(incarnation=3)).require_open(connection(state(incarnation=3))) == 3_000_000
+    assert await gate(state()).may_publish(connection(state()))
+
+
+@pytest.mark.parametrize("opened_for", [None, "1/00000001/99", "1/00000002/16384", "2/00000001/16384"])
+async def test_the_gate_of_another_database_is_closed_for_commands_and_the_relay(opened_for: str | None) -> None:
+    closed, found = gate(state()), connection(state(opened_for=opened_for))
+    with pytest.raises(InputRejected):
+        await closed.require_open(found)
+    assert not await closed.may_publish(found)
+    assert not await closed.require_read(found)  # its own topic is read
+
+
+async def test_cases_are_not_read_before_the_own_topic() -> None:
+    with pytest.raises(Transient):
+        await gate(state()).require_read(connection(state(read_for=None, opened_for=None)))
+
+
+async def test_a_database_that_went_back_closes_the_gate_for_good() -> None:
+    went_back = gate(state(written=10))
+    with pytest.raises(InputRejected):
+        await went_back.require_open(connection(state(written=9)))
+    assert not went_back.is_checked
+    assert went_back.has_gone_back(state(written=9))
+    assert not went_back.has_gone_back(state(written=9, incarnation=1))  # another process has recovered it
+    with pytest.raises(InputRejected):
+        await went_back.require_open(connection(state(written=11)))
+
+
+async def test_an_answer_that_arrives_late_is_no_sign_of_a_restore() -> None:
+    opened, late = gate(state(written=10)), asyncio.Event()
+    waiting = asyncio.create_task(opened.require_open(connection(state(written=11), late)))
+    await asyncio.sleep(0)
+    assert await opened.require_open(connection(state(written=12))) == 0
+    late.set()
+    assert await waiting == 0
+    with pytest.raises(InputRejected):
+        await opened.require_open(connection(state(written=11)))
