@@ -86,7 +86,7 @@ class RegionDeadLetters:
         self.open: dict[DeadLetterId, OpenLetter] = {}
         self.returned: dict[DeadLetterId, int] = {}
         self.unknown = 0
-        self._entries: dict[bytes | None, RawRecord] = {}
+        self._entries: list[RawRecord] = []
         self._parked: dict[str, dict[KeyPartition, Parked]] = {}
 
     def add_letter(self, record: RawRecord) -> None:
@@ -126,13 +126,13 @@ class RegionDeadLetters:
 
     def add_parked(self, record: RawRecord) -> None:
         """Add a record of the topic of parked keys."""
-        self._entries[record.key] = record
+        self._entries.append(record)
         self._parked = {}
 
     def parked(self, group: str) -> dict[KeyPartition, Parked]:
         """The parked keys of a group."""
         if group not in self._parked:
-            self._parked[group] = parked_keys(list(self._entries.values()), group)
+            self._parked[group] = parked_keys(self._entries, group)
         return self._parked[group]
 
     def failed_again(self, letter_id: DeadLetterId) -> OpenLetter | None:

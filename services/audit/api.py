@@ -2,9 +2,11 @@
 
 import re
 from typing import Annotated, Any, Final
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Security
+from starlette.requests import Request
 from starlette.responses import Response
 
 from services.audit import handlers
@@ -95,6 +97,7 @@ class LogTotalsView(View):
     },
 )
 async def timeline(
+    request: Request,
     *,
     _: Auditor,
     store: TheStore,
@@ -104,6 +107,11 @@ async def timeline(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
+    if unquote_to_bytes(request.scope["raw_path"].rpartition(b"/")[2]) != b"timeline":
+        # an encoded slash belongs to the id, so this is the path of a subject, which has no resource of its own here
+        raise _UNKNOWN_SUBJECT(
+            f"{request.url.path!r:.300} does not end with /timeline: an encoded slash (%2F) is a part of the id."
+        )
     subject = subject_of(platform, kind, id)
     if _CONTROL_CHARACTER.search(subject):
         raise INVALID_REQUEST.with_message(f"The subject {subject!r:.300} contains a control character.", "/path/id")

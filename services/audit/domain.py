@@ -11,7 +11,7 @@ compared either, because another version of a service may write them differently
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
@@ -29,8 +29,10 @@ from shared.contracts.events import (
     LOSS_ACCEPTED,
     NOTICE_SUBMITTED,
     TYPES,
+    Item,
+    Notice,
 )
-from shared.contracts.ids import content_hash, derive, uuid_of
+from shared.contracts.ids import canonical, content_hash, derive, struct_hash, uuid_of
 from shared.runtime.clock import from_text, from_text_or_none, to_text
 
 DEADLETTER: Final = "deadletter"  # the type of a dead letter among a timeline's entries
@@ -39,24 +41,42 @@ _KNOWN_HEADERS: Final = frozenset(
     [f"ce_{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "region", "dataschema")]
     + ["ce_correlationid", "ce_causationid", "traceparent", "content-type"]
 )
-_CONTENT_HASHED: Final = frozenset({ITEM_SUBMITTED, NOTICE_SUBMITTED, APPEAL_SUBMITTED})
-"""Events whose `content_hash` identifies what the client said. Their other fields state who said it, when and where:
-another client may post the same item, and the regions follow from the operating model of the moment."""
+_WHO_AND_WHEN: Final = frozenset(
+    {"client", "reference", "received_at", "requested_at", "regions", "operating_model", "markets_by_region"}
+)
+"""Fields of a submission that state who sent it, when and where: another client may post the same item, and the
+regions follow from the operating model of the moment."""
 _NOT_COMPARED: Final[Mapping[str, frozenset[str]]] = {
+    ITEM_SUBMITTED: _WHO_AND_WHEN,
+    NOTICE_SUBMITTED: _WHO_AND_WHEN,
+    APPEAL_SUBMITTED: _WHO_AND_WHEN,
     ITEM_WITHDRAWN: frozenset({"withdrawn_at", "client", "regions"}),
     CASE_OPENED: frozenset({"received_at", "due_at", "client", "requested_at"}),
     CASE_WITHDRAWN: frozenset({"withdrawn_at"}),
     LOSS_ACCEPTED: frozenset({"by", "note"}),
 }
 _FROM_THE_CLIENT: Final[Mapping[str, tuple[str, ...]]] = {
+    ITEM_SUBMITTED: ("item",),
+    NOTICE_SUBMITTED: ("notice",),
+    APPEAL_SUBMITTED: ("appeal", "content_hash"),
+    ITEM_WITHDRAWN: ("reason",),
     CASE_OPENED: ("item", "notice", "appeal"),
     CASE_WITHDRAWN: ("reason",),
 }
-"""The fields of later events that repeat what the client said."""
+"""The fields that repeat what the client said. The hash of an appeal covers more than its event has."""
+_HASH_OF: Final[Mapping[str, Callable[[Any], str]]] = {
+    ITEM_SUBMITTED: lambda event: content_hash(canonical(event.item)),
+    NOTICE_SUBMITTED: lambda event: struct_hash(event.notice, always={"language"}),
+}
+"""The true hash of an event's content, as intake computes it."""
 CONTENT: Final = "content"
 VALUE: Final = "value"
 CONFLICT_REASONS: Final = (CONTENT, VALUE)
 _TYPED: Final = {name: msgspec.json.Decoder(kind).decode for name, kind in TYPES.items()}
+_CONTENT_FIELDS: Final = {
+    ITEM_SUBMITTED: frozenset(Item.__struct_fields__),
+    NOTICE_SUBMITTED: frozenset(Notice.__struct_fields__),
+}
 _canonical: Final = msgspec.json.Encoder(order="sorted").encode
 
 _MAX_TEXT: Final = 2000
@@ -75,7 +95,10 @@ class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class LoggedDeadLetter(NamedTuple):
-    """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes."""
+    """A dead-lettered record: its original position, the consumer group, the reason, and its readable attributes.
+
+    `content` is a hash of the record: a topic that was created again has other records at the same positions.
+    """
 
     source: RecordId
     group: str
@@ -84,6 +107,7 @@ class LoggedDeadLetter(NamedTuple):
     time: str
     event_id: str | None
     subject: str | None
+    content: bytes | None = None
 
 
 Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -156,9 +180,16 @@ def parse_event(
 
 
 def parse_dead_letter(
-    source: RecordId, headers: Sequence[tuple[str, bytes]], key: bytes | None, timestamp_ms: int
+    source: RecordId,
+    headers: Sequence[tuple[str, bytes]],
+    key: bytes | None,
+    timestamp_ms: int,
+    content: bytes | None = None,
 ) -> LoggedDeadLetter:
-    """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position."""
+    """Parse a record of a dead-letter topic. Never fails: without readable headers, `source` is its own position.
+
+    `content` is the hash of the original record.
+    """
     found = dict(headers)
     topic = _text(found.get("dl_topic"), _MAX_NAME)
     partition, offset = _number(found.get("dl_partition"), 31), _number(found.get("dl_offset"), 63)
@@ -171,11 +202,15 @@ def parse_dead_letter(
         time=_time(found.get("dl_time")) or _time_of(timestamp_ms),
         event_id=_id(found.get("ce_id")),
         subject=subject if subject is not None and len(subject) <= _MAX_SUBJECT else None,
+        content=content,
     )
 
 
 def conflict(first: LoggedEvent, other: LoggedEvent) -> Conflict | None:
-    """The conflict of `other` with the first event of the same id; None if `other` repeats it."""
+    """The conflict of `other` with the first event of the same id; None if `other` repeats it.
+
+    The contents themselves are compared: what an event states about itself (`content_hash`) may be wrong.
+    """
     if first.data == other.data and _links(first) == _links(other):
         return None
     known, values = _values(first), _values(other)
@@ -184,15 +219,34 @@ def conflict(first: LoggedEvent, other: LoggedEvent) -> Conflict | None:
         return None
     event_type = other.attributes.type
     said = _FROM_THE_CLIENT.get(event_type)
-    if event_type == first.attributes.type and (
-        event_type in _CONTENT_HASHED
-        or event_type == ITEM_WITHDRAWN
-        or (said is not None and [known.get(name) for name in said] != [values.get(name) for name in said])
-    ):
-        reason = CONTENT
-    else:
-        reason = VALUE
-    return Conflict(derive("conflict", other.attributes.id, content_hash(compared)), reason)
+    is_content = (
+        said is not None
+        and event_type == first.attributes.type
+        and [known.get(name) for name in said] != [values.get(name) for name in said]
+        and not (known.get("content_hash") == values.get("content_hash") and "content_hash" in values)
+        and _states_its_hash(first)
+        and _states_its_hash(other)
+    )
+    identity = derive("conflict", other.attributes.id, content_hash(compared))
+    return Conflict(identity, CONTENT if is_content else VALUE)
+
+
+def _states_its_hash(event: LoggedEvent) -> bool:
+    """True if the hash that an event states is that of its content, or cannot be checked."""
+    if (hash_of := _HASH_OF.get(event.attributes.type)) is None:
+        return True
+    try:
+        decoded: Any = _TYPED[event.attributes.type](event.data)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return _has_unknown_fields(event) or hash_of(decoded) == decoded.content_hash
+
+
+def _has_unknown_fields(event: LoggedEvent) -> bool:
+    """True if a newer version has added fields to the content: this one does not know its hash."""
+    [part] = _FROM_THE_CLIENT[event.attributes.type]
+    known = _CONTENT_FIELDS[event.attributes.type]
+    return not msgspec.json.decode(event.data)[part].keys() <= known
 
 
 def _links(event: LoggedEvent) -> tuple[str | None, ...]:
@@ -205,10 +259,13 @@ def _values(event: LoggedEvent) -> dict[str, Any]:
     """The compared fields of an event's data, without fields that have their default."""
     event_type = event.attributes.type
     data = _decoded(event_type, event.data)
-    if event_type in _CONTENT_HASHED and "content_hash" in data:
-        return {"content_hash": data["content_hash"]}
     ignored = _NOT_COMPARED.get(event_type, frozenset())
-    return {name: value for name, value in data.items() if name not in ignored}
+    values = {name: value for name, value in data.items() if name not in ignored}
+    if event_type == APPEAL_SUBMITTED and isinstance(appeal := values.get("appeal"), dict):
+        # its `decision` states what intake's projection knew about the decision
+        named = appeal.get("decision")
+        values["appeal"] = appeal | {"decision": named.get("decision_id") if isinstance(named, dict) else named}
+    return values
 
 
 def _decoded(event_type: str, data: bytes) -> dict[str, Any]:

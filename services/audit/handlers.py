@@ -25,7 +25,9 @@ from services.audit.views import EntryView
 from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL, RecordId
 from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.dead_letters import original_headers
 from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.written_letters import digest
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ class AppendRecords:
         if record.topic == self._deadletters:
             if any(name == "dl_returned" for name, _ in record.headers):
                 return None
-            return parse_dead_letter(source, record.headers, record.key, record.timestamp)
+            content = digest(record.key, record.value, original_headers(record.headers))
+            return parse_dead_letter(source, record.headers, record.key, record.timestamp, content)
         region = GLOBAL if record.topic == topics.CONTROL else self._region
         return parse_event(source, record.headers, record.key, record.value, region=region)
 

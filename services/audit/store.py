@@ -96,7 +96,8 @@ deadletters = sa.Table(
     sa.Column("time", sa.Text, nullable=False),
     sa.Column("event_id", sa.UUID(as_uuid=False)),
     sa.Column("subject", sa.Text),
-    sa.UniqueConstraint("topic", "partition", "offset", "consumer_group"),
+    sa.Column("content", sa.LargeBinary),
+    sa.UniqueConstraint("topic", "partition", "offset", "consumer_group", "content", name="deadletters_identity"),
 )
 positions.position_tables(metadata)
 sa.Index("deadletters_by_subject", sa.func.hashtextextended(deadletters.c.subject, _SEED), deadletters.c.seq)
@@ -305,29 +306,27 @@ class Store:
 
     @staticmethod
     async def _append_letters(connection: Connection, letters: Sequence[LoggedDeadLetter], seq: int, count: int) -> int:
-        unique: dict[tuple[str | int, ...], LoggedDeadLetter] = {}
-        for letter in letters:
-            unique.setdefault((*letter.source, letter.group), letter)
-        if not unique:
+        if not letters:
             return 0
-        topics, partitions, offsets, groups = zip(*unique, strict=True)
+        given = {(*letter.source, letter.group) for letter in letters}
         rows = await connection.fetch(
-            'SELECT topic, "partition", "offset", consumer_group FROM deadletters JOIN'
+            'SELECT topic, "partition", "offset", consumer_group, content FROM deadletters JOIN'
             " unnest($1::text[], $2::int[], $3::bigint[], $4::text[])"
             ' AS given (topic, "partition", "offset", consumer_group)'
             ' USING (topic, "partition", "offset", consumer_group)',
-            topics,
-            partitions,
-            offsets,
-            groups,
+            *zip(*given, strict=True),
         )
-        for row in rows:
-            del unique[tuple(row)]
-        fresh = list(unique.values())
+        known = {tuple(row) for row in rows}
+        fresh: list[LoggedDeadLetter] = []
+        for letter in letters:
+            place = (*letter.source, letter.group)
+            if (*place, letter.content) not in known and (*place, None) not in known:  # None: of an older release
+                known.add((*place, letter.content))
+                fresh.append(letter)
         await connection.copy_records_to_table(
             "deadletters",
             records=[
-                (n, seq, *x.source, x.group, x.reason, x.key, x.time, x.event_id, x.subject)
+                (n, seq, *x.source, x.group, x.reason, x.key, x.time, x.event_id, x.subject, x.content)
                 for n, x in enumerate(fresh, count + 1)
             ],
             columns=_LETTER_COLUMNS,

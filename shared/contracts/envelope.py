@@ -31,6 +31,7 @@ REQUIRED: Final = ("ce_id", "ce_type", "ce_source", "ce_time", "ce_subject", "ce
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _LONGEST: Final = 1024
+_MOST_BYTES: Final = 2048  # a key of an index of PostgreSQL has at most 2,704 bytes
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -219,6 +220,8 @@ def _check_constants(event_type: str, source: str, region: str) -> None:
 def _check_text(name: str, value: str) -> None:
     if not value or len(value) > _LONGEST:
         raise Poison(f"{name} has {len(value)} characters, expected 1 to {_LONGEST}")
+    if not value.isascii() and (size := len(value.encode())) > _MOST_BYTES:
+        raise Poison(f"{name} has {size} bytes, expected at most {_MOST_BYTES}")
     if not value.isprintable() and _CONTROL.search(value):
         raise Poison(f"{name} is {value!r:.300}, which holds a control character")
 

@@ -29,7 +29,7 @@ from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import read_whole
 from shared.runtime import metrics
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import Fatal, PiepowderError, Poison, TooNew
+from shared.runtime.errors import PiepowderError, Poison, TooNew
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def parse_replayed(record: RawRecord, group: str) -> RawRecord:
         return record
     try:
         mark = _decode_mark(record.headers[-1][1] or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return record
     original = vars(replace(record, headers=record.headers[:-1]))
     return ReplayedRecord(**original, mark=mark) if mark.group == group else OtherGroupsReplay(**original)
@@ -134,7 +134,7 @@ class ParkedKeyStore:
         self._group = group
 
     async def read(self) -> dict[KeyPartition, Parked]:
-        """All parked keys at this moment; raises Transient, and Fatal for an invalid entry."""
+        """All parked keys at this moment; raises Transient. Ignores, reports and counts an invalid entry."""
         return parked_keys(await read_whole(self._bootstrap, self._topic, f"{self._group}-parked"), self._group)
 
     async def write(self, changed: Mapping[KeyPartition, Parked | None]) -> None:
@@ -379,19 +379,36 @@ class Parking:
 
 
 def parked_keys(records: Sequence[RawRecord], group: str) -> dict[KeyPartition, Parked]:
-    """A group's parked keys, from all records of a `parked` topic; raises Fatal for an invalid entry."""
+    """A group's parked keys, from all records of a `parked` topic.
+
+    Only the group writes its entries. A record of another writer that is no entry is ignored, as if it were not there,
+    and is logged and counted: it must stop neither the group nor a tool.
+    """
     prefix = f"{group}/".encode()
-    entries = {record.key: record for record in records if record.key is not None and record.key.startswith(prefix)}
     found: dict[KeyPartition, Parked] = {}
-    for entry, record in entries.items():
-        if record.value is None:
+    invalid: dict[bytes, tuple[str, str]] = {}
+    for record in records:
+        if record.key is None or not record.key.startswith(prefix):
             continue
+        if record.value is None:  # deletes an entry, also an invalid one
+            invalid.pop(record.key, None)
         try:
-            _, topic, partition, key = entry.split(b"/", 3)
-            found[KeyPartition(topic.decode(), int(partition), key)] = _decode(record.value)
-        except (ValueError, msgspec.DecodeError) as error:
-            place = f"{record.topic}[{record.partition}]@{record.offset}"
-            raise Fatal(f"{place} is not a valid entry of {group}'s parked keys: {error!r}") from error
+            _, topic, partition, key = record.key.split(b"/", 3)
+            at = KeyPartition(topic.decode(), int(partition), key)
+            parked = None if record.value is None else _decode(record.value)
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
+            if record.value is not None:
+                invalid[record.key] = f"{record.topic}[{record.partition}]@{record.offset}", repr(error)
+            continue
+        invalid.pop(record.key, None)
+        if parked is None:
+            found.pop(at, None)
+        else:
+            found[at] = parked
+    for entry, (place, reason) in invalid.items():
+        details = {"group": group, "place": place, "key": repr(entry)[:300], "reason": reason}
+        log.error("an entry of the parked keys is invalid, and is ignored", extra=details)
+    metrics.INVALID_PARKED_KEYS.labels(group).set(len(invalid))
     return found
 
 

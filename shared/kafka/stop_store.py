@@ -103,6 +103,6 @@ def stop_entries(records: Sequence[RawRecord]) -> dict[str, dict[TopicPartition,
 def _read(value: bytes) -> StopEntry:
     try:
         entry: StopEntry = _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Stop(f"The entry of this stop is invalid: {error}.", "")
     return entry

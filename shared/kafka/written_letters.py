@@ -7,7 +7,8 @@ The content is compared too (a hash): a topic that was deleted and created again
 
 The dead-letter topic has up to 90 days of whole records, so it is not read at each assignment. It is read when the
 group rejects the first record afterwards, and only from the time of the oldest rejected record on: a dead letter is
-not older than its record. In normal operation, these are the last minutes.
+not older than its record. In normal operation, these are the last minutes. Times are of several clocks, so at least the
+last `_LEAST` records of each partition are read too: no clock matters while the topic has no more.
 """
 
 import asyncio
@@ -23,7 +24,8 @@ from shared.kafka.whole_topic import assign_from_beginning, next_records, no_suc
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Transient
 
-_CLOCK_SKEW_MS: Final = 600_000
+_CLOCK_SKEW_MS: Final = 3_600_000  # Kafka rejects records that are more than an hour ahead of its own clock
+_LEAST: Final = 1_000  # records of a partition that are read whatever their time
 _PATIENCE: Final = 30.0  # seconds without a record
 _LIMIT: Final = 200_000  # known dead letters; of more, some may be written again, which is harmless
 
@@ -117,9 +119,8 @@ class WrittenLetters:
                 ends = await assign_from_beginning(consumer, self._topic)
                 starts = await consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
             for tp, end in ends.items():
-                if starts[tp] is None:
-                    continue
-                consumer.seek(tp, starts[tp].offset)
+                first, found = await consumer.position(tp), starts[tp]
+                consumer.seek(tp, max(first, min(end - _LEAST, end if found is None else found.offset)))
                 while await consumer.position(tp) < end:
                     records: list[RawRecord] = []
                     async with asyncio.timeout(_PATIENCE):

@@ -1,10 +1,12 @@
 """Errors of the database: which of them mean that the same call may succeed later.
 
 The statements of the services are fixed text, and tests run each of them. Between two calls of the same statement,
-only its values and the state of the database differ. So an error is about the values (and can be the fault of a record)
-only if its SQLSTATE says so: `VALUE_CLASSES`. Every other error, also one with an unknown SQLSTATE, is about the state
-of the database or its schema, and is raised as Transient. So a database that is read-only, restored, full or of another
-version never dead-letters a record. docs/architecture/delivery-semantics.md has the table.
+only its values and the state of the database differ. An error is about the values (and can be the fault of a record)
+only if the state or version of the database cannot cause it for a sound record: `VALUE_CLASS` without `_NOT_VALUES`.
+Every other error, also one with an unknown SQLSTATE, is about the state of the database or its schema, and is raised as
+Transient. So a database that is read-only, restored, full or of another version never dead-letters a record. A
+constraint that depends on values is handled where its statement runs. docs/architecture/delivery-semantics.md has the
+table.
 """
 
 import asyncio
@@ -27,14 +29,29 @@ class Cause(StrEnum):
     CODE = "code"
 
 
-VALUE_CLASSES: Final = frozenset({"21", "22", "23", "27", "44", "54", "P0"})
-"""SQLSTATE classes about values: cardinality, data, constraints, triggers, check options, limits, `RAISE`."""
+VALUE_CLASS: Final = "22"
+"""The SQLSTATE class of values that PostgreSQL cannot store or calculate with: data exceptions."""
 
-_SCHEMA_CLASSES: Final = frozenset({"3F", "42"})
-_STATE_CODES: Final = frozenset({"2200H"})  # a sequence has no more numbers
+_NOT_VALUES: Final = frozenset(
+    {
+        "2200H",  # a sequence has no more numbers
+        "22001",  # too long for a column: no column of this version has a limit
+        "22004",  # null in a place of the schema
+        "22023",  # a parameter, also a setting of the server or of the role
+        "22P02",  # text that a type does not accept: no statement sends a text to a column of another type
+        "22P03",  # the binary form of another type
+        "22P04",  # COPY to other columns
+        "22P05",  # a character that the database's encoding does not have
+    }
+)
+_SCHEMA_CODES: Final = _NOT_VALUES - {"2200H", "22023"}
+_SCHEMA_CLASSES: Final = frozenset({"21", "23", "27", "3F", "42", "44"})
+"""SQLSTATE classes about the schema: cardinality, constraints, triggers, names, check options."""
+
 _PRIVILEGE: Final = "42501"
-# The same session can continue: deadlock and serialization failure (class 40), a lock, a cancelled statement
-_HARMLESS_CLASS: Final = "40"
+# The same session can continue: class 40 (deadlock, serialization failure), a constraint or trigger, a lock, a
+# cancelled statement
+_HARMLESS_CLASSES: Final = frozenset({"21", "23", "27", "40", "44", "P0"})
 _HARMLESS_CODES: Final = frozenset({"55P03", "57014"})
 
 
@@ -47,7 +64,9 @@ def cause_of(error: BaseException) -> Cause:
     if isinstance(error, asyncpg.PostgresError):
         return _cause_of_sqlstate(error.sqlstate or "")
     if isinstance(error, asyncpg.InterfaceError):
-        # asyncpg cannot encode a value, or cannot use the URL
+        # asyncpg cannot encode a value, or cannot use the URL. A value of another type: the column has another type.
+        if isinstance(error.__cause__, TypeError):
+            return Cause.SCHEMA
         return Cause.VALUES if isinstance(error, ValueError) else Cause.STATE
     if isinstance(error, asyncpg.InternalClientError | OSError | asyncio.IncompleteReadError | NoneIsFree):
         return Cause.STATE  # OSError includes TimeoutError and the errors of TLS
@@ -80,7 +99,7 @@ def ends_session(error: BaseException) -> bool:
     if not isinstance(driver_error, asyncpg.PostgresError) or cause_of(driver_error) not in (Cause.STATE, Cause.SCHEMA):
         return False
     sqlstate = driver_error.sqlstate or ""
-    return sqlstate[:2] != _HARMLESS_CLASS and sqlstate not in _HARMLESS_CODES
+    return sqlstate[:2] not in _HARMLESS_CLASSES and sqlstate not in _HARMLESS_CODES
 
 
 def describe(error: BaseException) -> str:
@@ -94,9 +113,10 @@ def describe(error: BaseException) -> str:
 
 def _cause_of_sqlstate(sqlstate: str) -> Cause:
     group = sqlstate[:2]
-    if group in VALUE_CLASSES and sqlstate not in _STATE_CODES:
+    if group == VALUE_CLASS and sqlstate not in _NOT_VALUES:
         return Cause.VALUES
-    return Cause.SCHEMA if group in _SCHEMA_CLASSES and sqlstate != _PRIVILEGE else Cause.STATE
+    is_schema = sqlstate in _SCHEMA_CODES or (group in _SCHEMA_CLASSES and sqlstate != _PRIVILEGE)
+    return Cause.SCHEMA if is_schema else Cause.STATE
 
 
 def _driver_error(error: DBAPIError) -> BaseException:

@@ -63,6 +63,9 @@ STOPPED_PARTITIONS: Final = Gauge(
     ["group", "topic", "reason"],
 )
 PARKED_KEYS: Final = Gauge("piepowder_parked_keys", "Keys whose records wait behind a dead-lettered record", ["group"])
+INVALID_PARKED_KEYS: Final = Gauge(
+    "piepowder_invalid_parked_entries", "Records among a group's parked keys that are none, and are ignored", ["group"]
+)
 RETURNED: Final = Counter(
     "piepowder_returned_records_total", "Dead-lettered records that were replayed and handled", ["group", "topic"]
 )

@@ -8,7 +8,7 @@ other rules, changes nothing and is counted.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -47,10 +47,23 @@ class ReceivedWithdrawal(msgspec.Struct, frozen=True, gc=False):
 
 CaseMessage: TypeAlias = ReceivedCase | ReceivedWithdrawal
 
+_CLIENTS: Final = 20  # of a subject, whose times are kept
+
+
+class RequestTimes(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The latest times that a client stated for the versions of a subject: of any, and of one without a number."""
+
+    latest: datetime
+    unnumbered: datetime | None = None
+
 
 class NewestVersion(msgspec.Struct, frozen=True, gc=False):
     """The newest version of a subject; `open_correlation_id` is None when its case has ended. `requested_at` is the
-    time of its post by the clock of `client`, if the client stated it."""
+    time of its post by the clock of `client`, if the client stated it.
+
+    `version` and `times` are about all versions that were the newest one until now: the highest number, and the latest
+    times by client, if they are more than `client` and `requested_at` say.
+    """
 
     case_id: str
     item_id: str
@@ -58,6 +71,7 @@ class NewestVersion(msgspec.Struct, frozen=True, gc=False):
     open_correlation_id: str | None
     client: str = ""
     requested_at: datetime | None = None
+    times: Mapping[str, RequestTimes] = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,7 +179,7 @@ class _Batch:
             if newest is not None:
                 self._close_case(newest, SUPERSEDE, received, opened.item_id)
             correlation_id = received.correlation_id if is_open else None
-            self._changes.newest[received.subject] = _newest_version(received, correlation_id)
+            self._changes.newest[received.subject] = newest_version(received, correlation_id, newest)
 
     def _open_item(self, received: ReceivedCase, newest: NewestVersion | None) -> None:
         opened = received.opened
@@ -184,7 +198,7 @@ class _Batch:
         command = WITHDRAW if was_withdrawn else OPEN if opened.verdict == REVIEW else DECIDE
         transition = self._open_case(received, command)
         correlation_id = received.correlation_id if command == OPEN else None
-        self._changes.newest[received.subject] = _newest_version(received, correlation_id)
+        self._changes.newest[received.subject] = newest_version(received, correlation_id, newest)
         if command == WITHDRAW:
             closed = events.CaseClosed(case_id=opened.case_id, item_id=opened.item_id, reason=WITHDRAWN)
             self._record(transition, closed, links)
@@ -271,27 +285,50 @@ class _Batch:
         self._changes.events.append(case_event(self._region, self._at, links, transition.event_type, data, n=n))
 
 
-def _newest_version(received: ReceivedCase, open_correlation_id: str | None) -> NewestVersion:
-    opened = received.opened
-    return NewestVersion(
+def newest_version(
+    received: ReceivedCase, open_correlation_id: str | None, former: NewestVersion | None
+) -> NewestVersion:
+    """A received version as the newest one, after `former`."""
+    opened, stated = received.opened, received.requested_at
+    highest, version = None if former is None else former.version, opened.version
+    newest = NewestVersion(
         opened.case_id,
         opened.item_id,
-        opened.version,
+        highest if version is None or (highest is not None and highest > version) else version,
         open_correlation_id,
         opened.client,
-        received.requested_at,
+        stated,
     )
+    times = {} if former is None else dict(_times(former))
+    if stated is not None:
+        before = times.get(opened.client, RequestTimes(stated))
+        unnumbered = before.unnumbered
+        if version is None and (unnumbered is None or stated > unnumbered):
+            unnumbered = stated
+        times[opened.client] = RequestTimes(max(stated, before.latest), unnumbered)
+    if len(times) > _CLIENTS:
+        del times[min(times, key=lambda client: (times[client].latest, client))]
+    return newest if times == _times(newest) else msgspec.structs.replace(newest, times=times)
 
 
 def is_older(received: ReceivedCase, newest: NewestVersion) -> bool:
-    """True if a received version is older than the newest one so far: the only rule for the order of versions.
+    """True if a received version is older than one that was the newest before: the only rule for the order of versions.
 
     Two version numbers are compared. Without two numbers, the times that one client stated are compared: a post can be
-    delayed in a process that stopped. Otherwise the version that arrives later is newer.
+    delayed in a process that stopped. Otherwise the version that arrives later is newer. An older version stays older,
+    whatever other versions were accepted in between.
     """
     version = received.opened.version
-    if version is not None and newest.version is not None:
-        return version < newest.version
-    if received.requested_at is None or newest.requested_at is None or received.opened.client != newest.client:
+    if version is not None and newest.version is not None and version < newest.version:
+        return True
+    if received.requested_at is None or (times := _times(newest).get(received.opened.client)) is None:
         return False
-    return received.requested_at < newest.requested_at
+    last = times.latest if version is None else times.unnumbered
+    return last is not None and received.requested_at < last
+
+
+def _times(newest: NewestVersion) -> Mapping[str, RequestTimes]:
+    if newest.times or newest.requested_at is None:
+        return newest.times
+    unnumbered = newest.requested_at if newest.version is None else None
+    return {newest.client: RequestTimes(newest.requested_at, unnumbered)}

@@ -5,6 +5,7 @@ from operator import itemgetter
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from services.decision.domain.ingest import (
     BatchChanges,
@@ -13,6 +14,7 @@ from services.decision.domain.ingest import (
     NewestVersion,
     ReceivedCase,
     ReceivedWithdrawal,
+    RequestTimes,
     Snapshot,
 )
 from services.decision.store.appeals import appeal_columns, lock_appealed_cases
@@ -37,13 +39,13 @@ _NEW_CASE: Final = (
     "appealed_case",
     "not_by",
 )
-_NEW_SUBJECT: Final = ("subject", "case_id", "item_id", "version", "client", "requested_at")
+_NEW_SUBJECT: Final = ("subject", "case_id", "item_id", "version", "client", "requested_at", "request_times")
 
 _SET_NEWEST: Final = """
 UPDATE subjects SET case_id = new.case_id, item_id = new.item_id, version = new.version, client = new.client,
-                    requested_at = new.requested_at
-FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::timestamptz[])
-    AS new (subject, case_id, item_id, version, client, requested_at)
+                    requested_at = new.requested_at, request_times = new.request_times
+FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
+    AS new (subject, case_id, item_id, version, client, requested_at, request_times)
 WHERE subjects.subject = new.subject"""
 
 _TIME_AND_CASES: Final = """
@@ -54,6 +56,14 @@ _END: Final = """
 UPDATE cases SET state = CASE WHEN ended.by IS NULL THEN 'withdrawn' ELSE 'superseded' END, superseded_by = ended.by,
                  claim_key = NULL, claim_body = NULL
 FROM unnest($1::uuid[], $2::uuid[]) AS ended (case_id, by) WHERE cases.case_id = ended.case_id"""
+
+
+_encode_times: Final = msgspec.json.Encoder().encode
+_decode_times: Final = msgspec.json.Decoder(dict[str, RequestTimes]).decode
+
+
+def _times_of(newest: NewestVersion) -> str | None:
+    return _encode_times(newest.times).decode() if newest.times else None
 
 
 class IngestTransaction(Transaction):
@@ -76,7 +86,7 @@ class IngestTransaction(Transaction):
         withdrawn = [message.case_id for message in batch if isinstance(message, ReceivedWithdrawal)]
         appealed_cases = {case.appeal.decision.case_id for case in cases if case.appeal is not None}
         rows = await self._connection.fetch(
-            "SELECT subject, case_id::text, item_id::text, version, client, requested_at FROM subjects"
+            "SELECT subject, case_id::text, item_id::text, version, client, requested_at, request_times FROM subjects"
             " WHERE subject = ANY ($1) ORDER BY subject FOR UPDATE",
             sorted({message.subject for message in batch}),
         )
@@ -92,7 +102,10 @@ class IngestTransaction(Transaction):
         return Snapshot(
             now=moment[0],
             newest={
-                row[0]: NewestVersion(row[1], row[2], row[3], correlation.get(row[1]), row[4], row[5]) for row in rows
+                row[0]: NewestVersion(
+                    row[1], row[2], row[3], correlation.get(row[1]), row[4], row[5], _decode_times(row[6] or "{}")
+                )
+                for row in rows
             },
             stored=dict(moment[2]),
             withdrawn_early=frozenset(moment[1]),
@@ -141,7 +154,7 @@ class IngestTransaction(Transaction):
 
     async def _set_newest(self, newest: Mapping[str, NewestVersion], stored_subjects: Collection[str]) -> None:
         rows = [
-            (subject, new.case_id, new.item_id, new.version, new.client, new.requested_at)
+            (subject, new.case_id, new.item_id, new.version, new.client, new.requested_at, _times_of(new))
             for subject, new in sorted(newest.items())
         ]
         added = [row for row in rows if row[0] not in stored_subjects]

@@ -67,6 +67,7 @@ SUBJECTS: Final = sa.Table(
     sa.Column("version", sa.BigInteger),
     sa.Column("client", sa.Text, nullable=False, server_default=""),
     sa.Column("requested_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("request_times", sa.Text),
 )
 WITHDRAWALS: Final = sa.Table("withdrawals", METADATA, sa.Column("case_id", sa.UUID(as_uuid=False), primary_key=True))
 QUEUES: Final = sa.Table("queues", METADATA, sa.Column("queue", sa.Text, primary_key=True))

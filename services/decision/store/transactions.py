@@ -80,6 +80,8 @@ class CaseTransaction(Transaction):
         try:
             await self._connection.executemany(_SAVE, [*map(_SAVED, cases)])
         except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "cases_claim_keys":
+                raise
             detail = "Another claim with the same Idempotency-Key is in progress."
             raise IN_FLIGHT.with_message(detail) from error
 

@@ -159,15 +159,17 @@ def case_states_follow_from_events(facts: Facts) -> Iterator[Violation]:
         decided = {row.case_id: row for row in facts.history.cells[region].decisions if row.n == 1}
         for subject, came in _by_subject(facts, region).items():
             newest: Event | None = None
+            former: list[Event] = []
             last: dict[str, Event] = {}
             arrivals = [event for event in came if not facts.dead_lettered(event, region, "decision")]
             for event in arrivals:
-                if newest is not None and is_older(event, newest):
+                if newest is not None and any(is_older(event, each) for each in former):
                     yield from _superseded_by(facts, region, event, newest)
                     continue
                 if newest is not None:
                     last[newest.data["case_id"]] = event
                 newest = event
+                former.append(event)
             for event in arrivals:
                 case_id = event.data["case_id"]
                 case, decision = facts.rows[region].get(case_id), decided.get(case_id)
@@ -313,13 +315,13 @@ def order_is_preserved(facts: Facts) -> Iterator[Violation]:
             if came != went:
                 title = f"DISORDER: the cases of {subject} in {region} are not in the order of its items"
                 yield Violation(6, title, (*map(str, submitted[subject]), *map(str, opened)))
-            newest: Event | None = None
+            former: list[Event] = []
             for event in opened:
-                if newest is not None and is_older(event, newest):
+                if any(is_older(event, each) for each in former):
                     continue
-                if newest is not None:
-                    yield from _published_in_order(facts, region, newest, event)
-                newest = event
+                if former:
+                    yield from _published_in_order(facts, region, former[-1], event)
+                former.append(event)
 
 
 def data_stays_in_its_region(facts: Facts) -> Iterator[Violation]:

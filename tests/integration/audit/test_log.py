@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import REGISTRY
@@ -42,6 +43,10 @@ KEY = ids.new_api_key("test")
 ITEM = events.Item(markets=["DE"], title="Lampe")
 
 
+def hash_of(item: events.Item) -> str:
+    return ids.content_hash(ids.canonical(item))
+
+
 class ItemHistory(NamedTuple):
     """An item's events, each with its topic."""
 
@@ -66,7 +71,13 @@ def history(region: str, subject_id: str, version: int = 1) -> ItemHistory:
         return encode(Attributes(event_id, kind, "piepowder/test", time, subject, region, first, cause), data)
 
     submitted_data = events.ItemSubmitted(
-        **about, version=version, content_hash="0" * 64, client="test", received_at=now, regions=[region], item=ITEM
+        **about,
+        version=version,
+        content_hash=hash_of(ITEM),
+        client="test",
+        received_at=now,
+        regions=[region],
+        item=ITEM,
     )
     opened_data = events.CaseOpened(
         **about,
@@ -352,6 +363,7 @@ async def test_another_value_of_an_event_id_is_logged_once_and_reported_and_a_re
     (submissions, submitted), (cases, opened), (decisions, claimed), (_, decided) = history(region, "twice").events
     later = to_text(START + timedelta(days=1))
     other_item = {"markets": ["DE"], "title": "Messer"}
+    other_hash = hash_of(msgspec.convert(other_item, events.Item))
     repeats = [
         (submissions, again(submitted, time=later, received_at=later, client="other", reference="x", regions=["us"])),
         (cases, again(opened, time=later, received_at=later, due_at=later)),
@@ -360,10 +372,14 @@ async def test_another_value_of_an_event_id_is_logged_once_and_reported_and_a_re
         (decisions, Encoded(decided.key, decided.value, [*decided.headers, ("dl_replay", b"1")])),
     ]
     by_content = [
-        (submissions, again(submitted, content_hash="1" * 64, item=other_item, received_at=later)),
+        (submissions, again(submitted, content_hash=other_hash, item=other_item, received_at=later)),
         (cases, again(opened, item=other_item, verdict="reject")),
     ]
     by_value = [
+        (submissions, again(submitted, item=other_item)),  # with the hash of the first item
+        (submissions, again(submitted, content_hash="")),
+        (submissions, again(submitted, version=2)),
+        (submissions, again(submitted, item_id=ids.item_id("shop", "product", "another", "1"))),
         (cases, again(opened, verdict="approve")),
         (decisions, again(decided, action="reject")),
         (decisions, again(decided, action="reject", reasons=["FAKE"])),
@@ -385,7 +401,7 @@ async def test_another_value_of_an_event_id_is_logged_once_and_reported_and_a_re
     async with auditing(kafka, store, region):
         await until_caught_up(kafka, region)
     assert await rows_of(database, region) == kept
-    assert conflicts_counted(region) == {"content": before["content"] + 2, "value": before["value"] + 3}
+    assert conflicts_counted(region) == {"content": before["content"] + 2, "value": before["value"] + 7}
     conflicts = [row for row in kept if row["conflicts_with"] is not None]
     assert sorted(bytes(row["data"]) for row in conflicts) == sorted(e.value for _, e in [*by_content, *by_value])
     everything = await rows(database)
@@ -393,7 +409,7 @@ async def test_another_value_of_an_event_id_is_logged_once_and_reported_and_a_re
     totals = await store.totals()
     kinds = (events.ITEM_SUBMITTED, events.CASE_OPENED, events.CASE_CLAIMED, events.DECISION_MADE)
     assert (totals.head.size, sum(totals.by_type.values())) == (len(everything), len(everything))
-    assert [(totals.by_type[kind], totals.conflicts.get(kind, 0)) for kind in kinds] == [(2, 1), (3, 2), (1, 0), (3, 2)]
+    assert [(totals.by_type[kind], totals.conflicts.get(kind, 0)) for kind in kinds] == [(6, 5), (3, 2), (1, 0), (3, 2)]
 
     async with await client(store, region) as http:
         timeline = (await http.get("/v1/subjects/shop/product/twice/timeline")).json()["events"]
@@ -403,7 +419,7 @@ async def test_another_value_of_an_event_id_is_logged_once_and_reported_and_a_re
         one = (await http.get(f"/v1/events/{timeline[0]['id']}")).json()
         wrong = await http.get("/v1/conflicts", params={"cursor": "x"})
     by_id = Counter((entry["id"], entry["type"]) for entry in timeline)
-    assert sorted(by_id.values()) == [1, 2, 3, 3]
+    assert sorted(by_id.values()) == [1, 3, 3, 6]
     assert {entry["conflict"] for entry in timeline if by_id[entry["id"], entry["type"]] > 1} == {True}
     assert {entry["conflict"] for entry in timeline if by_id[entry["id"], entry["type"]] == 1} == {False}
     assert (one["conflict"], one["data"]["item"]["title"]) == (True, "Lampe")
@@ -560,6 +576,23 @@ async def test_a_timeline_is_in_causal_order_and_its_pages_are_consistent_while_
     assert len(whole["events"]) == 9
     then = [e["id"] for e in shown_entries if e["id"]]
     assert [e["id"] for e in whole["events"] if e["id"] in then] == then
+
+
+async def test_an_encoded_slash_is_a_part_of_the_subjects_id_and_never_a_separator(region: str, store: Store) -> None:
+    await store.append(logged_events([history(region, "ord-1"), history(region, "ord-2/timeline")], region), [])
+
+    async def subject(path: str) -> str | None:
+        response = await http.get(f"/v1/subjects/shop/product/{path}")
+        assert response.status_code in (200, 404)
+        return response.json()["subject"] if response.status_code == 200 else None
+
+    async with await client(store, region) as http:
+        assert await subject("ord-1/timeline") == "shop:product:ord-1"
+        assert await subject("ord-1/%74imeline") == "shop:product:ord-1"
+        assert await subject("ord-1%2Ftimeline") is None
+        assert await subject("ord-1%2ftimeline") is None
+        for path in ("ord-2%2Ftimeline/timeline", "ord-2/timeline/timeline"):
+            assert await subject(path) == "shop:product:ord-2/timeline"
 
 
 async def test_rest_returns_entries_and_rejects_invalid_requests_with_a_problem(region: str, store: Store) -> None:

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from itertools import count, product
 from typing import Final, NamedTuple
 
-import asyncpg
 import pytest
 from aiokafka import ConsumerRecord
 from hypothesis import HealthCheck, given, settings
@@ -18,8 +18,10 @@ from services.audit.store import Store
 from shared.contracts import ids
 from shared.contracts.envelope import Attributes, RecordId
 from shared.kafka.consumer import RawRecord, Received
+from shared.kafka.written_letters import digest
 from shared.postgres import migrations
 from shared.postgres.database import Database
+from shared.runtime.errors import Transient
 
 TIME: Final = "2026-05-01T09:30:00.000Z"
 RECORD: Final[RawRecord] = ConsumerRecord("topic", 0, 0, 0, 0, None, None, None, 0, 0, ())
@@ -177,7 +179,7 @@ async def test_a_batch_with_a_failed_transaction_is_logged_completely_after_a_se
         await audit.append(before)
         async with database.held() as connection:  # a transaction writes the head last
             await connection.execute("ALTER TABLE head ADD CONSTRAINT fails CHECK (false) NOT VALID")
-        with pytest.raises(asyncpg.CheckViolationError):
+        with pytest.raises(Transient, match="violates check constraint"):
             await audit.append(batch)
         await audit.check()
         async with database.held() as connection:
@@ -185,6 +187,41 @@ async def test_a_batch_with_a_failed_transaction_is_logged_completely_after_a_se
         expected = audit.expect(batch)
         assert await audit.append(batch) == expected
         await audit.check()
+
+
+async def test_dead_letters_of_a_topic_that_was_created_again_are_logged_and_repeats_are_not(
+    database: Database,
+) -> None:
+    group = f"group-{next(_runs)}"
+
+    def letter(offset: int, value: bytes, *more: tuple[str, bytes]) -> RawRecord:
+        about = {"group": group, "topic": "t", "partition": "0", "offset": "7", "reason": "why", "time": TIME}
+        headers = [("ce_id", b"x"), *((f"dl_{name}", text.encode()) for name, text in about.items()), *more]
+        found: RawRecord = replace(
+            RECORD, topic="piepowder.deadletters.eu", offset=offset, key=b"k", value=value, headers=headers
+        )
+        return found
+
+    append = AppendRecords(Store(database, "eu"), "eu")
+    first, again = letter(0, b"one"), letter(1, b"one", ("dl_met", b"9"))
+    recreated, recreated_again = letter(2, b"two"), letter(3, b"two")
+    for batch in ([first], [again], [recreated, recreated_again], [first, recreated]):
+        await append.handle([Received(record, append.decode(record)) for record in batch])
+    query = "SELECT n, content FROM deadletters WHERE consumer_group = $1 ORDER BY n"
+    async with database.held() as connection:
+        rows = await connection.fetch(query, group)
+        assert [row["content"] for row in rows] == [
+            digest(b"k", value, [("ce_id", b"x")]) for value in (b"one", b"two")
+        ]
+
+
+async def test_a_dead_letter_of_an_older_release_equals_any_at_its_position(database: Database) -> None:
+    store, group = Store(database, "eu"), f"group-{next(_runs)}"
+    letter = LoggedDeadLetter(RecordId("t", 0, 0), group, "reason", None, TIME, None, None)
+    before = await store.head()
+    await store.append([], [letter])
+    await store.append([], [letter._replace(content=b"x"), letter._replace(content=b"y")])
+    assert (await store.head()).deadletters == before.deadletters + 1
 
 
 async def test_the_audit_counts_each_new_event_and_each_repeat(database: Database) -> None:

@@ -80,6 +80,27 @@ async def test_a_late_post_without_a_version_is_superseded_if_its_client_stated_
     assert (newest[0], newest[1].isoformat()) == ("other", "2026-05-01T11:59:01+00:00")
 
 
+async def test_an_older_version_stays_older_whatever_was_posted_in_between(service: Service) -> None:
+    def of(subject: str, *posts: Any) -> list[Any]:
+        return [encoded(REGION, subject, **dict(zip(("version", "content", "client", "requested_at"), p, strict=True)))
+                for p in posts]  # fmt: skip
+
+    early, late = "2026-05-01T11:05:00.000Z", "2026-05-01T11:10:00.000Z"
+    numbered = of("numbered", (5, "5", "a", ""), (None, "none", "a", ""), (3, "3", "a", ""))
+    timed = of("timed", (None, "late", "a", late), (None, "other", "b", ""), (None, "early", "a", early))
+    for one, another in zip(numbered, timed, strict=True):  # a batch each, so that the rule depends on stored state
+        await service.open(one, another)
+    cases = await service.outside.fetch("SELECT opened, state FROM cases")
+    waiting = {json.loads(row[0])["item"]["text"] for row in cases if row[1] == "waiting"}
+    assert waiting == {"none", "other"}
+    await service.open(
+        *of("numbered", (6, "6", "a", "")), *of("timed", (None, "later", "a", "2026-05-01T11:11:00.000Z"))
+    )
+    cases = await service.outside.fetch("SELECT opened, state FROM cases")
+    waiting = {json.loads(row[0])["item"]["text"] for row in cases if row[1] == "waiting"}
+    assert waiting == {"6", "later"}
+
+
 @pytest.mark.parametrize(
     "stated", [{"requested_at": "now"}, {"requested_at": "2026-05-01T12:00:00"}, {"client": "x" * 201}]
 )

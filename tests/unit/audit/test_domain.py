@@ -1,5 +1,7 @@
 """Parsing of events and dead letters."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -13,8 +15,12 @@ from services.audit.domain import (
     parse_dead_letter,
     parse_event,
 )
+from services.intake.items.domain import posts
+from services.intake.items.domain.posts import ItemPost
+from services.intake.notices.domain import notices
 from shared.contracts import events, ids, topics
 from shared.contracts.envelope import Attributes, Encoded, RecordId, encode
+from shared.contracts.events import Item
 from shared.runtime.errors import Poison
 
 TIME = "2026-05-01T09:30:00.000Z"
@@ -111,6 +117,74 @@ def test_the_time_and_the_trace_are_not_compared_and_other_attributes_are() -> N
     assert conflict(first, event_of(events.CASE_CLAIMED, b"{}", traceparent="00-1")) is None
     for attributes in ({"source": "piepowder/other"}, {"subject": "shop:product:2"}, {"causation_id": FIRST}):
         assert conflict(first, event_of(events.CASE_CLAIMED, b"{}", **attributes)) is not None
+
+
+POST = msgspec.convert({"platform": "p", "kind": "product", "id": "s", "markets": ["DE"]}, ItemPost)
+
+
+def submitted(content: Item, /, **fields: Any) -> bytes:
+    """An `item.submitted` event's data, with the true hash of its item, or other fields."""
+    hashed = posts.identity(POST, content)
+    about = {"item_id": "i", "platform": "p", "kind": "k", "subject_id": "s", "version": 1, "client": "a"}
+    data = about | {"content_hash": hashed.content_hash, "received_at": TIME, "regions": ["eu"], "item": content}
+    return msgspec.json.encode(data | fields)
+
+
+LAMP, KNIFE = Item(markets=["DE"], title="Lamp"), Item(markets=["DE"], title="Knife")
+REPORT = events.Notice(
+    markets=["DE"], ground="g", category="c", explanation="e", locations=[], good_faith=True,
+    reporter=events.Reporter(kind="user"),
+)  # fmt: skip
+
+
+def noticed(notice: events.Notice, content_hash: str) -> bytes:
+    return msgspec.json.encode(
+        events.NoticeSubmitted(
+            notice_id="n", platform="p", kind="k", subject_id="s", client="a", reference="r",
+            content_hash=content_hash, received_at=TIME, regions=["eu"], notice=notice,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (submitted(LAMP, client="b", reference="x", received_at="later", regions=["us"], operating_model="o"), None),
+        (submitted(LAMP, requested_at=TIME, markets_by_region={"eu": ["DE"]}), None),
+        (submitted(KNIFE), CONTENT),
+        (submitted(KNIFE, version=2), CONTENT),
+        (submitted(msgspec.structs.replace(LAMP, language="und", media=[])), None),
+        (submitted(LAMP, item=KNIFE), VALUE),
+        (submitted(KNIFE, item=LAMP), VALUE),
+        (submitted(KNIFE, content_hash="0" * 64), VALUE),
+        (submitted(LAMP, content_hash=""), VALUE),
+        (submitted(LAMP, item_id="j"), VALUE),
+        (submitted(LAMP, version=2), VALUE),
+        (submitted(LAMP, version=None), VALUE),
+        (submitted(LAMP, item={"markets": "DE"}), VALUE),
+        (submitted(LAMP, item=None), VALUE),
+        (submitted(LAMP, content_hash="1" * 64, item={"markets": ["DE"], "title": "Knife", "newer": 1}), CONTENT),
+        (b"{}", VALUE),
+        (b"[1]", VALUE),
+    ],
+)
+def test_another_content_is_found_whatever_hash_the_event_states(other: bytes, reason: str | None) -> None:
+    conflicting = found(submitted(LAMP), other, events.ITEM_SUBMITTED)
+    assert (conflicting and conflicting.reason) == reason
+
+
+def test_a_true_event_after_a_forged_one_is_a_conflict_of_values() -> None:
+    conflicting = found(submitted(LAMP, item=KNIFE), submitted(LAMP), events.ITEM_SUBMITTED)
+    assert conflicting is not None
+    assert conflicting.reason == VALUE
+
+
+def test_the_content_of_a_notice_is_compared_with_its_hash() -> None:
+    other = msgspec.structs.replace(REPORT, explanation="f")
+    first, of_other = noticed(REPORT, notices.content_hash(REPORT)), notices.content_hash(other)
+    forged = found(first, noticed(other, notices.content_hash(REPORT)), events.NOTICE_SUBMITTED)
+    said = found(first, noticed(other, of_other), events.NOTICE_SUBMITTED)
+    assert (forged and forged.reason, said and said.reason) == (VALUE, CONTENT)
 
 
 def test_a_withdrawal_with_another_reason_is_a_conflict_of_content() -> None:

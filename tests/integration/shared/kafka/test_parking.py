@@ -20,7 +20,7 @@ from shared.kafka.parking import ParkedKeyStore
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
-from shared.runtime.errors import Fatal, Poison
+from shared.runtime.errors import Poison
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff
 from tests.support.in_memory_kafka import decode
@@ -375,10 +375,26 @@ async def test_a_group_handles_nothing_until_it_has_read_its_parked_keys(
     assert group.conditions.ready
 
 
-async def test_an_invalid_entry_stops_the_service(group: ReplayGroup) -> None:
-    entry = f"{group.name}/{group.topic}/0/a".encode()
-    await group.producer.send([Record(topics.parked(group.region), entry, b"?", [])])
+def has_dead_letters(group: ReplayGroup, n: int) -> Callable[[], Awaitable[bool]]:
+    async def met() -> bool:
+        return len(await group.dead_lettered()) == n
+
+    return met
+
+
+@pytest.mark.parametrize("entry", ["{group}/{topic}/0/a", "{group}/oops", "{group}/{topic}/x/a"])
+async def test_an_invalid_entry_stops_neither_the_service_nor_a_replay(group: ReplayGroup, entry: str) -> None:
+    group.failing.add("b0")
+    await group.post("b0", "b1")
     group.start()
-    with pytest.raises(Fatal, match="is not a valid entry"):
-        await asyncio.wait_for(asyncio.shield(group.task()), 30)
-    group._members.clear()
+    await until(has_dead_letters(group, 2))
+    key = entry.format(group=group.name, topic=group.topic).encode()
+    await group.producer.send([Record(topics.parked(group.region), key, b"junk", [])])
+    await group.stop()
+    await group.post("a0")
+    group.start()
+    await until(lambda: group.handled == ["a0"])
+    group.failing.clear()
+    outcome = await group.replay()
+    assert outcome.complete
+    await until(lambda: group.handled == ["a0", "b0", "b1"])

@@ -1,10 +1,14 @@
 """Topics come from one file: missing ones are created, differences are reported, and nothing else is changed."""
 
+import asyncio
+
 import msgspec
 import pytest
 
 from shared.contracts import topics
 from shared.kafka import topic_admin
+from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.whole_topic import read_whole
 from shared.runtime.errors import Transient
 
 
@@ -34,6 +38,38 @@ async def test_a_topic_that_differs_from_the_file_is_reported_and_not_changed(ka
         report = await topic_admin.ensure(kafka, wanted)
         assert f"{topics.cases(region)} has 6 partitions, but the file has 8" in report.differences
         assert [d for d in report.differences if "retention.ms" in d]
+
+
+async def values_of(kafka: str, topic: str) -> list[bytes | None]:
+    return [record.value for record in await read_whole(kafka, topic, "test") if record.key == b"client"]
+
+
+async def test_changes_on_the_control_topic_outlive_the_compaction_for_as_long_as_other_topics_keep_records(
+    kafka: str, region: str
+) -> None:
+    """A topic with the settings of `piepowder.control`, and one without the delay, which shows that Kafka compacts."""
+    specs = {spec.name: spec for spec in topic_admin.expand(topic_admin.load(), [region])}
+    control, cases = specs[topics.CONTROL], specs[topics.cases(region)]
+    assert int(control.config["min.compaction.lag.ms"]) >= int(cases.config["retention.ms"])
+    eager = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "min.insync.replicas": "1"}
+    without = {name: value for name, value in control.config.items() if name != "min.compaction.lag.ms"}
+    everything = [b"%d" % n for n in range(6)]
+    kept, compacted = f"{region}-control", f"{region}-compacted"
+    for name, config in ((kept, control.config), (compacted, without)):
+        await topic_admin.ensure(kafka, [topic_admin.TopicSpec(name, 1, 1, config | eager)])
+    producer = KafkaProducer(kafka, client_id="test")
+    await producer.start()
+    try:
+        for value in everything:
+            await producer.send([Record(name, b"client", value, []) for name in (kept, compacted)])
+            await asyncio.sleep(0.2)
+        async with asyncio.timeout(90):
+            while await values_of(kafka, compacted) == everything:
+                await producer.send([Record(name, b"other", b"", []) for name in (kept, compacted)])
+                await asyncio.sleep(1)
+        assert await values_of(kafka, kept) == everything
+    finally:
+        await producer.stop()
 
 
 async def test_a_topic_that_cannot_be_created_is_missing_and_the_others_are_created(kafka: str, region: str) -> None:

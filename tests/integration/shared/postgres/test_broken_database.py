@@ -138,6 +138,76 @@ async def test_services_wait_for_their_database_and_then_handle_every_record_onc
         await admin.close()
 
 
+FREEZE = """
+CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the table is frozen'; END $$;
+CREATE TRIGGER frozen BEFORE INSERT ON {0} FOR EACH STATEMENT EXECUTE FUNCTION frozen()"""
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("change", "undo", "reason"),
+    [
+        (
+            "ALTER TABLE {0} ADD COLUMN newer text NOT NULL DEFAULT 'x'; ALTER TABLE {0} ALTER newer DROP DEFAULT",
+            "ALTER TABLE {0} DROP COLUMN newer",
+            "schema does not fit this version",
+        ),
+        (
+            "ALTER TABLE {0} ADD CONSTRAINT newer CHECK (region_code IS NOT NULL) NOT VALID",
+            "ALTER TABLE {0} DROP COLUMN region_code",
+            "schema does not fit this version",
+        ),
+        (FREEZE, "DROP TRIGGER frozen ON {0}", "the table is frozen"),
+    ],
+    ids=["a column of a newer version", "a constraint of a newer version", "a trigger that freezes the table"],
+)
+async def test_a_changed_table_under_a_running_service_dead_letters_no_record(
+    change: str, undo: str, reason: str, *, servers: Servers, region: str, tmp_path: Path
+) -> None:
+    admin = await asyncpg.connect(servers.database_url)
+    producer, topic = KafkaProducer(servers.kafka, client_id="test"), topics.cases(region)
+    own = f"FROM log WHERE region = '{region}'"
+    if "region_code" in change:
+        change = "ALTER TABLE {0} ADD COLUMN region_code text; " + change
+    try:
+        async with (
+            running("decision", admin, servers, region, tmp_path) as decision,
+            running("audit", admin, servers, region, tmp_path) as audit,
+        ):
+            tables = {decision: "cases", audit: "log"}
+            for service, table in tables.items():
+                await execute(service, change.format(table))
+            await producer.send([record(topic, encoded(region, f"s{n}", verdict="approve")) for n in range(30)])
+            for service in tables:
+                before = await retries(service, region)
+
+                async def met_it(service: Running = service, before: float = before) -> bool:
+                    response = await service.http.get("/readyz")
+                    named = response.status_code == 503 and reason in response.text
+                    return named and await retries(service, region) >= before + ATTEMPTS
+
+                await wait_until(met_it)
+            assert await dead_letters(servers.kafka, region) == 0
+            for service, table in tables.items():
+                await execute(service, undo.format(table))
+            for service in tables:
+                await wait_until(service.is_ready)
+            await wait_until(lambda: has(decision, "SELECT count(*) FROM decisions", 30))
+            await wait_until(lambda: has(audit, f"SELECT count(*) {own}", 60))
+            assert await dead_letters(servers.kafka, region) == 0
+    finally:
+        await producer.stop()
+        await admin.close()
+
+
+async def execute(service: Running, statements: str) -> None:
+    connection = await asyncpg.connect(service.url)
+    try:
+        await connection.execute(statements)
+    finally:
+        await connection.close()
+
+
 async def returns_503_with_retry_after(decision: Running, audit: Running, *, reads: bool) -> None:
     claim = {"reviewer": "r-1", "team": "in_house"}
     responses = [await decision.http.post("/v1/claims", json=claim)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.decision.domain.ingest import BatchChanges, CaseMessage
+from services.decision.domain.ingest import BatchChanges, CaseMessage, NewestVersion
 from shared.contracts import events, ids
 from tests.support.decision.domain import event_types, ingested, newest, received_case, received_withdrawal, states
 
@@ -55,10 +55,10 @@ def test_an_older_version_that_arrives_late_is_superseded_whatever_its_verdict()
     assert (changes.decisions, changes.newest, event_types(changes)) == ([], {}, [events.CASE_SUPERSEDED])
 
 
-def test_the_later_record_is_newer_unless_both_have_a_version_number() -> None:
+def test_the_later_record_is_newer_unless_a_higher_version_number_was_accepted_before() -> None:
     numbered, hashed = received_case(version=7), received_case(version=None, content="x")
     changes = ingested(numbered, hashed, received_case(version=1))
-    assert states(changes) == ["superseded", "superseded", "waiting"]
+    assert states(changes) == ["superseded", "waiting", "superseded"]
 
 
 def test_versions_of_one_batch_supersede_each_other_in_order() -> None:
@@ -150,6 +150,60 @@ def test_an_older_version_that_was_withdrawn_before_it_arrived_is_superseded() -
     changes = ingested(late, newest=newest(new, is_open=True), withdrawn_early={late.opened.case_id})
     assert [(case.state, case.superseded_by) for case in changes.cases] == [("superseded", new.opened.item_id)]
     assert changes.applied == {late.opened.case_id}
+
+
+def at(minute: int) -> str:
+    return f"2026-05-01T12:{minute:02}:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("posts", "current"),
+    [
+        # (version, client, minute of the Request-Time or None)
+        ([(5, "a", None), (None, "a", None), (3, "a", None)], 1),
+        ([(5, "a", None), (None, "a", None), (None, "b", None), (3, "a", None), (4, "b", None)], 2),
+        ([(5, "a", None), (None, "a", None), (6, "a", None)], 2),
+        ([(5, "a", None), (3, "a", None), (None, "a", None), (4, "a", None)], 2),
+        ([(None, "a", 10), (None, "b", None), (None, "a", 5)], 1),
+        ([(None, "a", 10), (None, "b", 1), (None, "a", 5)], 1),
+        ([(None, "a", 10), (None, "b", 1), (None, "a", 11), (None, "b", 0)], 2),
+        ([(None, "a", 10), (None, "a", None), (None, "a", 5)], 1),
+        ([(1, "a", 10), (None, "b", None), (None, "a", 5)], 1),
+        ([(1, "a", 10), (None, "b", None), (2, "a", 5)], 2),
+        ([(None, "a", 10), (1, "b", None), (2, "a", 5)], 1),
+        ([(None, "a", 10), (7, "a", 11), (None, "b", None), (8, "a", 9)], 2),
+        ([(None, "a", 10), (7, "a", 12), (8, "a", 11)], 2),
+        ([(None, "", 10), (None, "b", None), (None, "", 5)], 1),
+    ],
+)
+def test_an_older_version_stays_older_whatever_was_posted_in_between(
+    posts: list[tuple[int | None, str, int | None]], current: int
+) -> None:
+    received = [
+        received_case(
+            version=version, content=f"text {n}", client=client, requested_at="" if minute is None else at(minute)
+        )
+        for n, (version, client, minute) in enumerate(posts)
+    ]
+    expected = ["waiting" if n == current else "superseded" for n in range(len(posts))]
+    assert states(ingested(*received)) == expected
+    stored: dict[str, NewestVersion] = {}
+    seen: dict[str, str] = {}
+    for post in received:
+        changes = ingested(post, newest=stored)
+        seen |= dict.fromkeys(changes.superseded, "superseded")
+        seen |= {case.received.opened.case_id: case.state for case in changes.cases}
+        stored |= changes.newest
+    assert [seen[post.opened.case_id] for post in received] == expected
+
+
+def test_the_times_of_at_most_twenty_clients_are_kept_and_none_if_the_newest_version_says_all() -> None:
+    posts = [received_case(version=None, content=f"{n}", client=f"c{n}", requested_at=at(n)) for n in range(30)]
+    [newest] = ingested(*posts).newest.values()
+    assert sorted(newest.times) == sorted(f"c{n}" for n in range(10, 30))
+    for post in (posts[0], received_case(version=3), received_case(version=3, client="c", requested_at=at(1))):
+        [newest] = ingested(post).newest.values()
+        assert newest.times == {}
 
 
 EARLY, LATE = "2026-05-01T09:30:00.000Z", "2026-05-01T09:30:00.001Z"

@@ -90,8 +90,8 @@ def test_the_end_of_a_claimed_case_is_applied() -> None:
     old = received_case()
     held, claimed = leases.claim("eu", stored_case(old), NOON, CLAIM)
     known = newest(old, is_open=True)
-    [superseded] = ingested(received_case(version=2), newest=known, stored=[old.opened.case_id]).events
-    [closed] = ingested(received_withdrawal(), newest=known, stored=[old.opened.case_id]).events
+    [superseded] = ingested(received_case(version=2), newest=known, stored={old.opened.case_id: old.event_id}).events
+    [closed] = ingested(received_withdrawal(), newest=known, stored={old.opened.case_id: old.event_id}).events
     by = superseded.data.superseded_by
     assert applied(stored_case(old), claimed, superseded).case == msgspec.structs.replace(
         held, state=SUPERSEDED, superseded_by=by

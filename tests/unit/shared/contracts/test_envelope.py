@@ -56,6 +56,8 @@ def test_an_encoded_event_decodes_to_the_same_event(name: str) -> None:
         (headers_with(ce_time=b"0001-01-01T00:00:00+14:00"), "expected RFC 3339"),
         (headers_with(ce_type=b""), "ce_type has 0 characters"),
         (headers_with(ce_subject=b"x" * 2000), "ce_subject has 2000 characters, expected 1 to 1024"),
+        (headers_with(ce_subject="😀".encode() * 600), "ce_subject has 2400 bytes, expected at most 2048"),
+        (headers_with(ce_type="😀".encode() * 600), "ce_type has 2400 bytes, expected at most 2048"),
         (headers_with(ce_source=b"a\x00b"), "ce_source is 'a\\x00b', which holds a control character"),
         (headers_with(ce_type=b"\xff"), "header ce_type is not UTF-8"),
         (headers_with(ce_causationid=b"\xc3"), "header ce_causationid is not UTF-8"),

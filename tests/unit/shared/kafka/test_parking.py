@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka import TopicPartition
+from prometheus_client import REGISTRY
 
 from piepowder.dead_letters import RegionDeadLetters, ReplayUnit, copies, replay_record
 from shared.contracts import topics
@@ -15,7 +16,7 @@ from shared.kafka.dead_letters import escape_headers, original_headers
 from shared.kafka.parking import REPLAY_HEADER, KeyPartition, Parked, ReplayMark, encode_mark, parse_replayed
 from shared.kafka.producer import Record
 from shared.runtime import metrics
-from shared.runtime.errors import Fatal, Poison
+from shared.runtime.errors import Poison
 from tests.support.in_memory_kafka import GROUP, LETTERS, PARKED, TOPIC, Broker, Crash, InMemoryParkedKeys, consume
 
 Handle = Callable[[Sequence[Received[str]]], Any]
@@ -568,11 +569,27 @@ async def test_a_process_counts_the_parked_keys_of_its_own_partitions() -> None:
     assert all(0 < n < 6 for n in gauges)
 
 
-async def test_an_invalid_entry_stops_the_service_because_its_key_is_unknown() -> None:
-    broker, reader = Broker(), FailingHandler()
-    await broker.send([Record(PARKED, f"{GROUP}/t/0/a".encode(), b"?", []), Record(PARKED, b"other/x", b"?", [])])
-    with pytest.raises(Fatal, match=rf"{PARKED}\[0\]@0 is not a valid entry of {GROUP}.s parked keys"):
-        await consume(broker, reader)
+async def test_invalid_entries_are_ignored_reported_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    def invalid() -> float | None:
+        return REGISTRY.get_sample_value("piepowder_invalid_parked_entries", {"group": GROUP})
+
+    broker, reader = Broker(), FailingHandler("a1")
+    await post(broker, "a1")
+    await consume(broker, reader)
+    lane = f"{GROUP}/{TOPIC}/0/a".encode()
+    junk = [b"?", b"\xff", b'{"since": "x"}', b'{"since":' + b"[" * 100_000]
+    keys = [lane, f"{GROUP}/oops".encode(), f"{GROUP}/t/x/a".encode(), f"{GROUP}/\xff/0/a".encode("latin-1")]
+    await broker.send([Record(PARKED, key, value, []) for key in keys for value in junk])
+    await broker.send([Record(PARKED, b"other/x", b"?", []), Record(PARKED, None, b"?", [])])
+    await post(broker, "a2", "b1")
+    await consume(broker, reader)
+    assert reader.handled == ["b1"]  # a is still parked: the junk is as if it were not there
+    await consume(broker, reader)
+    assert invalid() == 3  # a2 has written the entry of a again
+    assert "an entry of the parked keys is invalid, and is ignored" in caplog.text
+    await broker.send([Record(PARKED, key, None, []) for key in keys[1:]])
+    await consume(broker, reader)
+    assert invalid() == 0
 
 
 async def test_a_parked_keys_entry_is_readable_json() -> None:

@@ -26,16 +26,31 @@ CLASSES = sorted(
     key=lambda kind: kind.__name__,
 )
 
-# A record can cause these: SQLSTATE classes, with the only exceptions of these classes
-VALUES = {"21", "22", "23", "27", "44", "54", "P0"}
-STATE_IN_A_CLASS_OF_VALUES = {"SequenceGeneratorLimitExceededError"}
-SCHEMA = {"3F", "42"}
+# Only a record can cause these: an SQLSTATE class, with the exceptions of the class that the database can cause
+VALUES = {"22"}
+STATE_IN_A_CLASS_OF_VALUES = {"SequenceGeneratorLimitExceededError", "InvalidParameterValueError"}
+SCHEMA_IN_A_CLASS_OF_VALUES = {
+    "StringDataRightTruncationError",
+    "NullValueNotAllowedError",
+    "InvalidTextRepresentationError",
+    "InvalidBinaryRepresentationError",
+    "BadCopyFileFormatError",
+    "UntranslatableCharacterError",
+}
+SCHEMA = {"21", "23", "27", "3F", "42", "44"}
 STATE_IN_A_CLASS_OF_SCHEMA = {"InsufficientPrivilegeError"}
 STATE = {
     "", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "24", "25", "26", "28",
-    "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "40", "53", "55", "57", "58", "72", "F0", "HV", "XX",
+    "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "40", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
 }  # fmt: skip
 CLIENT_VALUES = {"ClientConfigurationError"}  # a URL that asyncpg cannot use: raised as it is
+
+
+def of_another_type() -> Exception:
+    """asyncpg's error when a column has another type than this version expects."""
+    error = exceptions._base.DataError("invalid input for query argument $1: 'a' (an integer is required)")
+    error.__cause__ = TypeError("an integer is required")
+    return error
 
 
 def raised(kind: type[Exception]) -> Exception:
@@ -47,6 +62,8 @@ def test_each_exception_class_of_asyncpg_has_its_cause(kind: type[Exception]) ->
     sqlstate = str(getattr(kind, "sqlstate", None) or "")
     if kind.__name__ in STATE_IN_A_CLASS_OF_VALUES | STATE_IN_A_CLASS_OF_SCHEMA:
         expected = Cause.STATE
+    elif kind.__name__ in SCHEMA_IN_A_CLASS_OF_VALUES:
+        expected = Cause.SCHEMA
     elif kind.__name__ in CLIENT_VALUES or sqlstate[:2] in VALUES:
         expected = Cause.VALUES
     elif sqlstate[:2] in SCHEMA:
@@ -78,6 +95,18 @@ def test_each_exception_class_of_asyncpg_has_its_cause(kind: type[Exception]) ->
         "UndefinedTableError",
         "InternalServerError",
         "DataCorruptedError",
+        "ProgramLimitExceededError",  # also: no new transaction ids
+        "StatementTooComplexError",  # the stack depth limit is a setting
+        "RaiseError",  # a trigger that freezes a table
+        "NotNullViolationError",  # a column of a newer version
+        "CheckViolationError",
+        "ForeignKeyViolationError",
+        "UniqueViolationError",
+        "ExclusionViolationError",
+        "CardinalityViolationError",
+        "WithCheckOptionViolationError",
+        "StringDataRightTruncationError",
+        "UntranslatableCharacterError",
     ],
 )
 def test_a_failing_database_is_never_the_fault_of_a_record(name: str) -> None:
@@ -86,7 +115,12 @@ def test_a_failing_database_is_never_the_fault_of_a_record(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["UniqueViolationError", "CheckViolationError", "CharacterNotInRepertoireError", "ProgramLimitExceededError"],
+    [
+        "CharacterNotInRepertoireError",
+        "NumericValueOutOfRangeError",
+        "DatetimeFieldOverflowError",
+        "DivisionByZeroError",
+    ],
 )
 def test_an_error_about_values_can_be_the_fault_of_a_record(name: str) -> None:
     assert transient(raised(getattr(exceptions, name))) is None
@@ -103,6 +137,7 @@ def test_an_unknown_sqlstate_is_about_the_state() -> None:
     [
         (asyncpg.InterfaceError("pool is closing"), Cause.STATE),
         (exceptions._base.DataError("invalid input for query argument $1"), Cause.VALUES),
+        (of_another_type(), Cause.SCHEMA),
         (ConnectionResetError(), Cause.STATE),
         (OSError("No route to host"), Cause.STATE),
         (TimeoutError(), Cause.STATE),
@@ -131,7 +166,8 @@ def wrapped(inner: Exception, kind: type[DBAPIError] = DBAPIError, *, invalidate
     [
         (wrapped(exceptions.ReadOnlySQLTransactionError("cannot execute UPDATE")), Cause.STATE),
         (wrapped(exceptions.UndefinedTableError("no such relation")), Cause.SCHEMA),
-        (wrapped(exceptions.UniqueViolationError("duplicate key")), Cause.VALUES),
+        (wrapped(exceptions.UniqueViolationError("duplicate key")), Cause.SCHEMA),
+        (wrapped(exceptions.CharacterNotInRepertoireError("invalid byte sequence")), Cause.VALUES),
         (wrapped(exceptions._base.DataError("out of range"), InterfaceError), Cause.VALUES),
         (wrapped(exceptions.ConnectionDoesNotExistError("closed"), InterfaceError), Cause.STATE),
         (OperationalError("SELECT 1", None, Exception("the connection is closed")), Cause.STATE),
