@@ -154,7 +154,7 @@ def count_losses(facts: Facts) -> Counter[str]:
             found[LOST] += _is(call, LOST)
             found[RECOVERING] += _is(call, RECOVERING)
             if call.kind == "decide" and _succeeded(call) and call.answer["decision_id"] not in stored:
-                lost.add(call.answer["decision_id"])
+                lost.add(call.answer["decision_id"])  # a repeated call names it again
         found["lost decisions"] += len(lost)
         found["lost leases"] += sum(
             bool(lease.claims) and of == region and (case_id, token) not in claimed
