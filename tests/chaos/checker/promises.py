@@ -544,6 +544,13 @@ def _lease(
             yield Violation(2, title, (str(call), str(row)))
         if call.status == 409 and same and all(_rejected(other.status) for other in lease.decisions):
             yield Violation(3, f"the decision of case {case_id} was rejected but made", (str(call), str(row)))
+    given_back = any(
+        event.name == "case.released" and event.data["lease_token"] == token
+        for event in facts.lives[region].get(case_id, ())
+    )
+    for call in lease.releases:
+        if call.status == 200 and not given_back and not may_be_lost(facts, region, call):
+            yield Violation(4, f"the release of case {case_id} has a response but no event", (str(call),))
     for call in lease.heartbeats:
         if call.status == 200 and certain and call.sent_at > _until_before(lease, call) + _CLOCKS:
             title = f"the lease of case {case_id}, token {token}, had expired but was extended"

@@ -72,6 +72,10 @@ class RestoredRecording(Recording):
         facts = {"region": "eu", "case_id": case_id, "token": token}
         self.call("heartbeat", facts, 200, {"until": timestamp(self._now + seconds)})
 
+    def lost_release(self, case_id: str, token: int) -> None:
+        """A release that has a response only."""
+        self.call("release", {"region": "eu", "case_id": case_id, "token": token}, 200, {})
+
 
 def case_of(subject: str) -> str:
     return derived("case", derived("item", "p", "product", subject, "1"), "eu", "item")
@@ -101,6 +105,7 @@ def restored_recording() -> RestoredRecording:
     recording.expire(JAR)
     recording.claim(JAR, "ben")
     recording.lost_decision(JAR, FIRST, name="second")
+    recording.lost_release(PAN, FIRST)
     recording.restore()
     recording.expire(CUP, after=5)
     recording.claim(CUP, "ben")
@@ -174,6 +179,12 @@ def lose_a_decision_that_was_committed_long_before(recording: RestoredRecording)
 
 def lose_a_lease_after_the_restore(recording: RestoredRecording) -> None:
     recording.lost_claim(recording.post("pin", 1, verdict="review"), "ann", 2 * FIRST)
+
+
+def lose_a_release_after_the_restore(recording: RestoredRecording) -> None:
+    case_id = recording.post("pin", 1, verdict="review")
+    recording.claim(case_id, "ann")
+    recording.lost_release(case_id, 2 * FIRST)
 
 
 def lose_a_decision_after_the_restore(recording: RestoredRecording) -> None:
@@ -298,6 +309,7 @@ def leave_the_new_incarnation_out_of_the_log(recording: RestoredRecording) -> No
         (return_to_an_older_state, 4, "its events differ"),
         (lose_a_decision_that_was_committed_long_before, 2, "differs from the stored one"),
         (lose_a_lease_after_the_restore, 4, "has a response but no event"),
+        (lose_a_release_after_the_restore, 4, "the release of case"),
         (lose_a_decision_after_the_restore, 2, "differs from the stored one"),
         (store_another_decision_under_a_lost_token, 2, "differs from the stored one"),
         (decide_twice_under_one_id, 2, "DOUBLE: decision id"),
