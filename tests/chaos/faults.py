@@ -351,7 +351,8 @@ def _jump(rng: random.Random) -> tuple[str, float]:
 def _restored(rng: random.Random) -> tuple[str, float]:
     names = [process.name for process in _PROCESSES if process.name != "intake-projection"]
     victim = rng.choice([name for name in names if name.partition("-")[0] in RESTORED])
-    return victim + rng.choice(("", " in place")), 4.0
+    times = rng.choice(("", " twice")) if victim.startswith("decision") else ""
+    return victim + times + rng.choice(("", " in place")), 4.0
 
 
 def _stopped_in_order(rng: random.Random) -> tuple[str, float]:
@@ -362,9 +363,18 @@ def _stopped_in_order(rng: random.Random) -> tuple[str, float]:
 def _two(rng: random.Random) -> tuple[str, float]:
     apart = (("kill", "pause"), ("kill leader of", "pause leader of"), ("kill postgres", "pause postgres"))
     links = ("slow", "cut", "half-open")
+    if rng.random() < 0.2:
+        return _restore_and_end(rng)
     families = rng.sample([*apart, links], 2)
     planned = [_draw(rng, rng.choice(family)) for family in families]
     return " + ".join(map(str, planned)), max(one.seconds for one in planned)
+
+
+def _restore_and_end(rng: random.Random) -> tuple[str, float]:
+    """A restore of decision's database while decision is killed or paused."""
+    victim, seconds = f"decision-{rng.choice(REGIONS)}", rng.choice((2.0, 6.0))
+    restored = Planned("restore of", victim + rng.choice(("", " in place")), 4.0, 0.0)
+    return f"{restored} + {Planned(rng.choice(('kill', 'pause')), victim, seconds, 0.0)}", 6.0
 
 
 _KINDS: Final[dict[str, tuple[int, Callable[[random.Random], tuple[str, float]]]]] = {

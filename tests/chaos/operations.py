@@ -40,8 +40,8 @@ from tests.chaos.journal import Journal
 from tests.chaos.load import MARKETS, Client
 from tests.chaos.poison import readers
 
-RESTORED: Final = ("audit", "intake")
-"""The services whose databases are restored. `decision` follows when the checker knows the jump of its lease tokens."""
+RESTORED: Final = ("audit", "decision", "intake")
+"""The services whose databases are restored."""
 
 LOSING: Final = ("router", "audit")
 """The services that lose records, with a documented repair for each."""
@@ -60,6 +60,7 @@ _REPORT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 25.0
 _LOOK_SECONDS: Final = 0.3
+_NOTICE_SECONDS: Final = 2.5  # until a service has noticed that its database was restored
 
 Condition = Callable[[], Awaitable[bool]]
 
@@ -176,28 +177,44 @@ class Operations:
 
     async def restore(self, victim: str, seconds: float) -> None:
         """Dump a service's database, continue to work, and restore the dump while the service runs: beside the
-        database, which is then replaced, or in place.
+        database, which is then replaced, or in place; and the same dump again, if the victim says `twice`.
 
         Business requests and clients wait meanwhile if it is intake's database: what it has of them since the backup,
         no other store has completely.
         """
         name, _, how = victim.partition(" ")
+        in_place, times = "in place" in how, 2 if "twice" in how else 1
         async with self._no_process_ends():
             if name == "intake":
                 async with self._gate.closed():
-                    await self._restore(name, seconds, in_place=how == "in place")
+                    await self._restore(name, seconds, times, in_place=in_place)
             else:
-                await self._restore(name, seconds, in_place=how == "in place")
+                await self._restore(name, seconds, times, in_place=in_place)
 
-    async def _restore(self, name: str, seconds: float, *, in_place: bool) -> None:
+    async def _restore(self, name: str, seconds: float, times: int, *, in_place: bool) -> None:
         url, folder = self._environment.databases[name], self._environment.folder
         file = folder / f"{name}.dump"
         dumped = time.time()
         await backup.dump(url, file)
-        await asyncio.sleep(seconds)
-        await backup.restore(url, file, owner=self._environment.role, in_place=in_place)
+        for n in range(times):
+            if n > 0 and not await self._until_ready(name):
+                self.skipped.append(f"a second restore of {name}: it is not ready after the first one")
+                break
+            await asyncio.sleep(seconds)
+            dropped = await backup.restore(url, file, owner=self._environment.role, in_place=in_place)
+            facts = {"database": name, "dumped": dumped, "in_place": in_place, **dropped._asdict()}
+            self._journal.noted("restored", facts)
         file.unlink()
-        self._journal.noted("restored", {"database": name, "dumped": dumped, "in_place": in_place})
+
+    async def _until_ready(self, name: str) -> bool:
+        process = self._environment.system.services[name]
+
+        async def is_ready() -> bool:
+            conditions: dict[str, str] = (await self._readiness(process)).get("conditions") or {"all": "unknown"}
+            return all(text == "ok" for text in conditions.values())
+
+        await asyncio.sleep(_NOTICE_SECONDS)
+        return await self._until(is_ready, _REPORT_SECONDS)
 
     # Missing records
 
@@ -476,9 +493,9 @@ class Operations:
     async def _no_process_ends(self) -> AsyncIterator[None]:
         """Note the processes that end by themselves meanwhile."""
         services = self._environment.system.services
-        before = {name: (process.child.pid, process.restarts) for name, process in services.items()}
+        before = {name: process.restarts for name, process in services.items()}
         yield
-        ended = [name for name, process in services.items() if before[name] != (process.child.pid, process.restarts)]
+        ended = [name for name, process in services.items() if process.child.failed or before[name] != process.restarts]
         if ended:
             self._journal.noted("ended", {"services": ended})
 

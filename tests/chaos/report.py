@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import quantiles
 from typing import NamedTuple
 
+from tests.chaos.checker.facts import Facts
 from tests.chaos.checker.history import History
+from tests.chaos.checker.restores import count_losses
 from tests.chaos.checker.violation import Violation
 from tests.chaos.faults import Planned
 from tests.chaos.load import Tally
@@ -85,8 +87,15 @@ class Report(NamedTuple):
             f"records: {dict(stages)}; planted: {len(history.planted)}; audited: {logged}",
             f"cases: {dict(states)}; decided by {dict(decisions)}",
             f"requests: {dict(asked)}; clients: {len(intake.clients)} with {len(intake.keys)} keys",
+            *self._restores(),
             f"memory of this process: {memory} MiB at most",
         ]
+
+    def _restores(self) -> list[str]:
+        """What restores of decision's database have lost."""
+        if not any(note.kind == "restored" and "decision" in note.facts["database"] for note in self.history.notes):
+            return []
+        return [f"decision: {_counts(count_losses(Facts(self.history)))}"]
 
     def _verdict(self) -> list[str]:
         settled = f"checked {self.settled:.1f} s after the load ended"

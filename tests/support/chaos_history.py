@@ -150,9 +150,9 @@ class Recording:
             self.status(item, "eu", "withdrawn")
         return call
 
-    def claim(self, case_id: str, reviewer: str, *, seconds: float = 5) -> Call:
+    def claim(self, case_id: str, reviewer: str, *, seconds: float = 5, first_token: int = 0) -> Call:
         row = self.row(case_id)
-        token = row.lease_token + 1
+        token = max(row.lease_token + 1, first_token)
         self.lease_event(case_id, "case.claimed", token, reviewer, lease_until=timestamp(self._now + seconds))
         self.set_row(row._replace(state="claimed", lease_token=token, reviewer=reviewer))
         response = {"case_id": case_id, "token": token, "until": timestamp(self._now + seconds)}
@@ -172,7 +172,7 @@ class Recording:
 
     def decide_by(self, case_id: str, reviewer: str, token: int, *, status: int = 201) -> None:
         facts = {"region": "eu", "case_id": case_id, "token": token, "action": "reject", "reasons": ["R"], "note": ""}
-        self.call("decide", facts, status, {})
+        self.call("decide", facts, status, {"decision_id": derived("d", case_id)} if status == 201 else {})
         if status == 201:
             self.decide(case_id, "eu", action="reject", reviewer=reviewer, token=token, reasons=["R"])
             self.set_row(self.row(case_id)._replace(state="decided"))

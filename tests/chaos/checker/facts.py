@@ -1,15 +1,17 @@
 """A history in order, for the checks of the promises: events by topic, items by id, cases by region."""
 
 from collections import defaultdict
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from tests.chaos.checker.cloudevents import Event, derived, read_event
-from tests.chaos.checker.history import GENERATION, Call, History, LogRow, Posted, Record
+from tests.chaos.checker.history import GENERATION, Call, History, LogRow, Note, Posted, Record
 
 SUBMITTED = "item.submitted"
 OPENED = "case.opened"
 ITEM_WITHDRAWN = "item.withdrawn"
 WITHDRAWN = "case.withdrawn"
+RECOVERED = "decision.recovered"
 NOTICE = "notice"
 APPEAL = "appeal"
 
@@ -60,6 +62,18 @@ class Model(NamedTuple):
     markets: dict[str, str]
 
 
+class Restore(NamedTuple):
+    """A restore of the database of a region's decisions. The backup has what was committed before `dumped`, and the
+    database that it replaces was dropped between `dropping` and `dropped`. Its events from `unpublished` on were not
+    published then."""
+
+    dumped: float
+    unpublished: float
+    dropping: float
+    dropped: float
+    note: Note
+
+
 class Lease(NamedTuple):
     """The journal's facts about one lease: the claims that received it, and the calls that used it."""
 
@@ -101,7 +115,12 @@ class Facts:
         self.models = _models(history)
         self.recreated = [note for note in history.notes if note.kind == "recreated"]
         self.losses = [self._loss(event) for region in self.regions for event in self._losses_in(region)]
-        self.lives = {region: self._request_events(region) for region in self.regions}
+        self.lives = {region: self._events_by_case(region) for region in self.regions}
+        self.restores = {region: _restores(history, f"decision-{region}") for region in self.regions}
+        self.incarnations = {
+            region: [event for event in self.stage("decisions", region) if event.name == RECOVERED]
+            for region in self.regions
+        }
         self.rows = {region: {row.case_id: row for row in history.cells[region].cases} for region in self.regions}
         self.dead_letter_of = {
             region: {(letter.source, letter.group.removeprefix("piepowder-").removesuffix(f"-{region}")): letter
@@ -234,10 +253,11 @@ class Facts:
                 found.setdefault(event.data[field], event)
         return found
 
-    def _request_events(self, region: str) -> dict[str, list[Event]]:
+    def _events_by_case(self, region: str) -> dict[str, list[Event]]:
         lives: dict[str, list[Event]] = defaultdict(list)
         for event in self.stage("decisions", region):
-            lives[event.data["case_id"]].append(event)
+            if event.name != RECOVERED:
+                lives[event.data["case_id"]].append(event)
         return lives
 
     def _leases(self) -> dict[tuple[str, str, int], Lease]:
@@ -251,6 +271,20 @@ class Facts:
                 kinds = {"heartbeat": lease.heartbeats, "release": lease.releases, "decide": lease.decisions}
                 kinds[call.kind].append(call)
         return dict(leases)
+
+
+def seconds(text: str) -> float:
+    """A time in epoch seconds."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _restores(history: History, database: str) -> list[Restore]:
+    """The restores of a database, in their order."""
+    return [
+        Restore(facts["dumped"], facts["unpublished"], facts["dropping"], facts["dropped"], note)
+        for note in history.notes
+        if note.kind == "restored" and (facts := note.facts)["database"] == database
+    ]
 
 
 def _models(history: History) -> list[Model]:

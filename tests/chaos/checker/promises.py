@@ -6,7 +6,6 @@ from the topic that opened it, and the end of a lease from the response to its h
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from hashlib import sha256
 from itertools import pairwise
 
@@ -23,8 +22,8 @@ from tests.chaos.checker.complaints import (
     no_complaint_is_lost,
     only_an_appeal_replaces_a_decision,
 )
-from tests.chaos.checker.facts import APPEAL, OPENED, Facts, Lease, Place, is_of_item, is_older
-from tests.chaos.checker.history import GENERATION, CaseRow, Cell, DecisionRow, History, LogRow, Posted, Record
+from tests.chaos.checker.facts import APPEAL, OPENED, Facts, Lease, Place, is_of_item, is_older, seconds
+from tests.chaos.checker.history import GENERATION, Cell, DecisionRow, History, LogRow, Posted, Record
 from tests.chaos.checker.operations import (
     a_stop_ends_every_call,
     a_storm_stops_only_its_topic,
@@ -38,6 +37,16 @@ from tests.chaos.checker.requests import (
     request_steps_are_published_in_their_regions,
     request_steps_are_published_once_in_order,
     request_steps_follow_the_rules,
+)
+from tests.chaos.checker.restores import (
+    a_lost_lease_is_reported_truly,
+    a_restore_begins_an_incarnation,
+    extensions_that_are_not_lost,
+    is_lost_lease,
+    may_be_lost,
+    no_decision_id_is_issued_twice,
+    nothing_is_decided_during_a_recovery,
+    wrong_token,
 )
 from tests.chaos.checker.violation import Check, Violation
 from tests.chaos.checker.withdrawals import no_withdrawal_is_lost, withdrawals_close_their_cases
@@ -225,7 +234,7 @@ def one_reviewer_holds_a_case(facts: Facts) -> Iterator[Violation]:
     """The leases of a case do not overlap, and no event follows its end."""
     for region in facts.regions:
         for case_id, life in facts.lives[region].items():
-            yield from _life(case_id, life, facts.rows[region].get(case_id))
+            yield from _life(facts, region, case_id, life)
 
 
 def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
@@ -248,12 +257,18 @@ def an_expired_lease_cannot_decide(facts: Facts) -> Iterator[Violation]:
         held[region, case_id].append((token, lease))
         row = decisions.get((region, case_id))
         event = claimed.get((region, case_id, token))
-        yield from _lease(case_id, token, lease, event, row)
+        yield from _lease(facts, (region, case_id, token), event, row)
     for (region, case_id), leases in held.items():
-        for (token, lease), (following, _) in pairwise(leases):
-            event, until = claimed.get((region, case_id, following)), _until(lease)
+        kept = [
+            (token, lease)
+            for token, lease in leases
+            if (region, case_id, token) in claimed or not is_lost_lease(facts, region, lease)
+        ]
+        for (token, lease), (following, _) in pairwise(kept):
+            event = claimed.get((region, case_id, following))
+            until = _until(lease._replace(heartbeats=extensions_that_are_not_lost(facts, region, lease)))
             given_back = any(not _rejected(call.status) for call in lease.releases)
-            if event is not None and until is not None and not given_back and _seconds(event.time) < until:
+            if event is not None and until is not None and not given_back and seconds(event.time) < until:
                 title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed again during the lease with token {token}"
                 yield Violation(3, title, (*map(str, [*lease.claims, *lease.heartbeats]), str(event)))
     for (region, case_id), row in decisions.items():
@@ -450,12 +465,17 @@ CHECKS: tuple[Check, ...] = (
     actions_have_their_effect,
     a_storm_stops_only_its_topic,
     a_stop_ends_every_call,
+    a_restore_begins_an_incarnation,
+    no_decision_id_is_issued_twice,
+    nothing_is_decided_during_a_recovery,
+    a_lost_lease_is_reported_truly,
 )
 
 
 def _life(  # noqa: PLR0912 - one branch per event
-    case_id: str, life: list[Event], row: CaseRow | None
+    facts: Facts, region: str, case_id: str, life: list[Event]
 ) -> Iterator[Violation]:
+    row = facts.rows[region].get(case_id)
     holder: Event | None = None
     ended: Event | None = None
     token = 0
@@ -469,8 +489,8 @@ def _life(  # noqa: PLR0912 - one branch per event
             if holder is not None:
                 title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed during a lease"
                 yield Violation(3, title, (str(holder), str(event)))
-            if given != token + 1:
-                yield Violation(3, f"case {case_id}: token {given} follows {token}", tuple(map(str, life)))
+            if (wrong := wrong_token(facts, region, event, token)) is not None:
+                yield Violation(3, f"case {case_id}: {wrong}", tuple(map(str, life)))
             holder, token = event, given
         elif event.name in ("case.released", "case.expired"):
             if holder is None or holder.data["lease_token"] != given:
@@ -500,12 +520,16 @@ def _closing_reason(closed: Event) -> str:
     return "withdrawn" if closed.data["reason"] == "withdrawn" else "closed"
 
 
-def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: DecisionRow | None) -> Iterator[Violation]:
+def _lease(
+    facts: Facts, key: tuple[str, str, int], event: Event | None, row: DecisionRow | None
+) -> Iterator[Violation]:
+    (region, case_id, token), lease = key, facts.leases[key]
     keys = {call.facts["key"] or str(call.n) for call in lease.claims}
     if len(keys) > 1:
         title = f"TWO CLAIMS AT A TIME: case {case_id} was claimed twice with token {token}"
         yield Violation(3, title, tuple(map(str, lease.claims)))
-    if lease.claims and (event is None or event.data["reviewer"] != lease.claims[0].facts["reviewer"]):
+    is_lost = event is None and is_lost_lease(facts, region, lease)
+    if lease.claims and not is_lost and (event is None or event.data["reviewer"] != lease.claims[0].facts["reviewer"]):
         yield Violation(4, f"the claim of case {case_id} has a response but no event", tuple(map(str, lease.claims)))
     certain = all(call.status is not None and call.status < 500 for call in lease.heartbeats)
     until = _until(lease)
@@ -517,11 +541,18 @@ def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: Dec
         if call.status == 201 and late:
             title = f"DECIDED BY AN EXPIRED LEASE: case {case_id}, token {token}, which had expired"
             yield Violation(3, title, (*map(str, lease.claims), *map(str, lease.heartbeats), str(call), str(row)))
-        if call.status in (200, 201) and not same:
+        if call.status in (200, 201) and not same and (mine is not None or not may_be_lost(facts, region, call)):
             title = f"the decision of case {case_id} with the response {call.status} differs from the stored one"
             yield Violation(2, title, (str(call), str(row)))
         if call.status == 409 and same and all(_rejected(other.status) for other in lease.decisions):
             yield Violation(3, f"the decision of case {case_id} was rejected but made", (str(call), str(row)))
+    given_back = any(
+        event.name == "case.released" and event.data["lease_token"] == token
+        for event in facts.lives[region].get(case_id, ())
+    )
+    for call in lease.releases:
+        if call.status == 200 and not given_back and not may_be_lost(facts, region, call):
+            yield Violation(4, f"the release of case {case_id} has a response but no event", (str(call),))
     for call in lease.heartbeats:
         if call.status == 200 and certain and call.sent_at > _until_before(lease, call) + _CLOCKS:
             title = f"the lease of case {case_id}, token {token}, had expired but was extended"
@@ -530,7 +561,7 @@ def _lease(case_id: str, token: int, lease: Lease, event: Event | None, row: Dec
 
 def _until(lease: Lease) -> float | None:
     published = [call.answer["until"] for call in [*lease.claims, *lease.heartbeats] if call.status in (200, 201)]
-    return max(map(_seconds, published)) if lease.claims else None
+    return max(map(seconds, published)) if lease.claims else None
 
 
 def _until_before(lease: Lease, heartbeat: object) -> float:
@@ -540,15 +571,11 @@ def _until_before(lease: Lease, heartbeat: object) -> float:
             break
         if call.status == 200:
             published.append(call.answer["until"])
-    return max(map(_seconds, published)) if published else float("inf")
+    return max(map(seconds, published)) if published else float("inf")
 
 
 def _rejected(status: int | None) -> bool:
     return status is not None and 400 <= status < 500
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _differences(submitted: Event, posts: list[Posted]) -> str | None:

@@ -42,6 +42,8 @@ def test_every_kind_of_fault_is_drawn_and_its_victims_exist() -> None:
     databases = {planned.victim.partition(" ")[0] for planned in drawn if planned.fault == "restore of"}
     assert {name.partition("-")[0] for name in databases} == set(RESTORED)
     assert databases | {"router"} <= {*faults.SERVICES}
+    assert any("twice" in planned.victim for planned in drawn if planned.fault == "restore of")
+    assert any("restore of decision" in planned.victim for planned in drawn if planned.fault == "two at once")
     topics = {planned.victim for planned in drawn if planned.fault in ("storm on", "recreation of")}
     assert topics <= {*topic_names(REGIONS)}
 
