@@ -8,7 +8,7 @@ connection. It is therefore pinged once a second, and while it does not respond,
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -220,7 +220,8 @@ class Database:
             try:
                 yield connection
             finally:
-                connection.terminate()
+                with suppress(asyncpg.InterfaceError):  # the pool has already closed a broken connection
+                    connection.terminate()
 
 
 async def _keep_session(_: object) -> None:

@@ -37,10 +37,11 @@ def test_only_the_shared_database_module_sets_synchronous_commit() -> None:
     assert files_with("synchronous_commit", "services", "shared") == {"shared/postgres/database.py"}
 
 
-def test_only_the_relay_changes_the_state_of_a_session_because_no_connection_is_reset_when_it_is_released() -> None:
+def test_only_closed_sessions_have_state_because_no_connection_is_reset_when_it_is_released() -> None:
+    with_session = {"shared/postgres/outbox.py", "services/decision/store/recovery.py"}
     state = r"\"SET (?!LOCAL)|\bLISTEN\b|pg_(try_)?advisory_lock|set_config\([^()]*false\)|CREATE TEMP"
-    assert files_with(state, "services", "shared") == {"shared/postgres/outbox.py"}
-    assert files_with(r"\.session\(\)", "services", "shared") == {"shared/postgres/outbox.py"}
+    assert files_with(state, "services", "shared") == with_session
+    assert files_with(r"\.session\(\)", "services", "shared") == with_session
 
 
 def test_no_deployment_makes_postgresql_report_a_commit_before_it_is_on_disk() -> None:

@@ -153,14 +153,9 @@ class RecoveryStore:
 
     @asynccontextmanager
     async def exclusively(self) -> AsyncIterator[bool]:
-        """Hold the lock of recoveries; False if another process holds it."""
-        async with self._database.held() as connection:
-            is_alone = bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
-            try:
-                yield is_alone
-            finally:
-                if is_alone and not connection.is_closed():
-                    await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+        """Hold the lock of recoveries until the session ends; False if another process holds it."""
+        async with self._database.session() as connection:
+            yield bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
 
     async def state(self) -> RecoveryState:
         """The state of the database."""
