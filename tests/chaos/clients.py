@@ -10,6 +10,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -23,7 +24,8 @@ _KEYS_TRIED: Final = 6
 _LIMIT: Final = {"requests_per_second": 2.0, "burst": 3}
 _EVERYWHERE: Final = {"regions": ["*"], "platforms": ["*"]}
 _SCOPES: Final = ("items:write", "items:read")
-_made_key = re.compile(r"made key ([0-9a-f]+)").search
+_KEY_SHOWN: Final = ":key-shown-already"
+_made_key = re.compile(r"created key ([0-9a-f]+)").search
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,9 +64,11 @@ class Registry:
             status, result = await self._until_known("client.key", facts, path, {}, headers=headers, read=self._shown)
             if status == 201:
                 return Key(result["key_id"], self._secrets[result["key_id"]])
-            lost = _made_key(result.get("detail", "")) if status == 409 else None
-            if lost is None:
+            if status != 409 or not result["type"].endswith(_KEY_SHOWN):
                 return None
+            lost = _made_key(result["detail"])
+            if lost is None:
+                raise ValueError(f"intake does not name the key that was lost: {result['detail']!r}")
             await self.revoke(name, lost[1])
         return None
 
@@ -118,9 +122,11 @@ class PermanentClients:
 
     async def create(self, name: str, scopes: Sequence[str], stop: asyncio.Event) -> bool:
         """Create a client with a key for all regions; return True if that succeeded before `stop`."""
-        while not stop.is_set():
+        for attempt in count():  # each with calls of its own: the keys of the attempt before cannot be shown again
+            if stop.is_set():
+                break
             made = await self._registry.create(name, scopes, _EVERYWHERE)
-            if made and (key := await self._registry.add_key(name, "own")):
+            if made and (key := await self._registry.add_key(name, f"own-{attempt}")):
                 self._keys[name] = key.secret
                 return True
         return False
