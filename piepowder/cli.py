@@ -30,7 +30,7 @@ COMMANDS: Final = {  # name -> module, summary
     "replay": ("dead_letters", "Show dead letters, and replay them."),
     "stopped": ("stopped", "Topics that a group stopped reading: resume them, dead-letter records."),
     "positions": ("positions", "Positions of the consumer groups, and missing records."),
-    "reconcile": ("reconciliation", "Repair items that stay submitted."),
+    "reconcile": ("reconciliation", "Repair items, notices, appeals and withdrawals without effect."),
     "control": ("control", "The operating model and the policies in force."),
     "clients": ("clients", "API clients: keys, scopes, regions, platforms, limits."),
     "request": ("requests", "Business requests: propose a change and decide it."),

@@ -28,7 +28,10 @@ def reconcile(
     ] = False,
     wait: Annotated[float, typer.Option(min=1, help="Seconds to wait while no item makes progress")] = 60.0,
 ) -> None:
-    """Publish the last event of each item, notice, appeal and withdrawal without effect again, from the audit log."""
+    """Publish the last event of each item, notice, appeal and withdrawal without effect again, from the audit log.
+
+    Business requests are not repeated: only audit reads them.
+    """
     regions = connection.profile.chosen(region)
     bootstrap = kafka or connection.profile.bootstrap()
 

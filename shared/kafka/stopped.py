@@ -1,12 +1,12 @@
 """Stopped partitions: partitions that a member does not read, each with its reasons, while it reads all others.
 
 A partition is stopped when reading on would break a promise and nobody but an operator can decide how to continue. It
-is read again when none of its causes is left. The service stays ready: readiness withdraws all of its REST calls and
-blocks its next release, and both also concern other topics and regions. `/readyz` names every stopped partition, a
-metric counts them, and an alert pages (ADR 37).
+is read again when none of its causes is left. `/readyz` names every stopped partition, a metric counts them, and an
+alert pages (ADR 37).
 
-A partition with missing records is stopped by `shared.kafka.positions`, which also makes the service not ready. A
-partition can be stopped for several reasons, and is read again when none is left.
+The service stays ready, except for missing records: readiness withdraws all of its REST calls and blocks its next
+release, and both also concern other topics and regions. A partition with missing records is stopped by
+`shared.kafka.positions`, which makes the service not ready.
 
 This module holds no durable state. The Kafka client forgets pauses when partitions are assigned, so `assigned` forgets
 the stops too, and the loop derives each cause again before it handles a record of these partitions.

@@ -259,7 +259,7 @@ class Operations:
     ) -> tuple[TopicPartition, list[Record]] | None:
         """The longest range of items at the position of `group` in a partition that all other groups have read.
 
-        The range ends before the first withdrawal, notice or appeal: `piepowder reconcile` does not repeat these.
+        The range ends before the first withdrawal, notice or appeal, because `_reconcile` checks items only.
         """
         best: tuple[TopicPartition, list[Record]] | None = None
 

@@ -1,10 +1,10 @@
 """The decision service's tables and all of its SQL.
 
-A batch of cases costs as many statements as one case: sets are inserted with COPY, and the rows that they depend
-on (the newest version of each subject, its open case) are read by key. The cost therefore follows the batch and the
-open work, never the history. Waiting cases are found through partial indexes over open cases. Every change to a case
-locks its row, so the ids of the outbox follow the changes; sets are locked in sorted order, so two writers cannot
-deadlock.
+A batch of cases costs as many statements as one case: a set of rows is inserted with one statement (INSERT for a few
+rows, COPY for more; `shared.postgres.rows`), and the rows that it depends on (the newest version of each subject, its
+open case) are read by key. The cost therefore follows the batch and the open work, never the history. Waiting cases are
+found through partial indexes over open cases. Every change to a case locks its row, so the ids of the outbox follow the
+changes; sets are locked in sorted order, so two writers cannot deadlock.
 
 `cases.opened` is the event's value as received: the item, the trace and the rest are decoded from it when they are
 read. For an appeal, `appealed_case` is the case that the appeal is about, and `not_by` the reviewer who made its
