@@ -154,7 +154,7 @@ class _Batch:
             elif (opened_by := self._opened_by(message.opened.case_id)) is not None:
                 self._changes.reopened += opened_by != message.event_id
             elif (published := self._snapshot.published.get(message.opened.case_id)) is not None:
-                self._open_again(message, newest, is_open=not recovery.ends(published))
+                self._open_again(message, newest, is_open=not recovery.end_the_case(published))
             elif message.opened.case_type == ITEM:
                 self._open_item(message, newest)
             elif message.opened.appeal is None:

@@ -4,14 +4,14 @@ Kafka has events that a restored database does not contain: the topic of the dec
 each of them to its case, forward only: an event that the case already contains changes nothing. Events of a case that
 the database does not have wait until the case arrives again.
 
-A response that was never published is lost. So that its token or decision id is not given to anyone else, each recovery
-begins a new incarnation: tokens continue at the next multiple of a million, and the ids of decisions contain its
-number.
+A claim or decision that was answered but not published is lost. So that its token or decision id is not given to anyone
+else, each recovery begins a new incarnation: tokens continue at the next multiple of a million, and the ids of
+decisions contain its number.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -39,9 +39,9 @@ TOKENS: Final = 1_000_000
 class RecoveryState(NamedTuple):
     """The state of the recovery, in the database that a connection is connected to.
 
-    `is_incomplete`: the own topic has events that this database did not contain when it was restored.
+    `is_incomplete`: a restore was noticed, and no new incarnation has begun since.
     `written`: the last id of the outbox. It never goes back, except in a restore.
-    `has_waiting`: events of cases that are not stored wait for them.
+    `has_waiting`: some published events wait because their case is not stored yet.
     """
 
     incarnation: int
@@ -96,7 +96,7 @@ class RecoveredCase(msgspec.Struct):
     counts: list[str] = []
 
     def apply(self, published: PublishedEvent) -> bool:
-        """Apply an event; False if the case contains it already."""
+        """Apply an event; False if it changes nothing: the case contains it, or has ended."""
         before, decided = self.case, len(self.decisions)
         match published.data:
             case events.CaseClaimed() as claimed:
@@ -109,6 +109,8 @@ class RecoveredCase(msgspec.Struct):
                 self._end(WITHDRAWN if closed.reason == WITHDRAWN else CLOSED)
             case events.DecisionMade() as made:
                 self._decide(made, published.at)
+            case _:
+                assert_never(published.data)
         return self.case is not before or len(self.decisions) > decided
 
     def _claim(self, claimed: events.CaseClaimed) -> None:
@@ -169,8 +171,8 @@ class RecoveredCase(msgspec.Struct):
             self.case = replace(_unheld(self.case, DECIDED), lease_token=token)
 
 
-def ends(published: Sequence[PublishedEvent]) -> bool:
-    """True if a case to which these events are applied is not open any more."""
+def end_the_case(published: Sequence[PublishedEvent]) -> bool:
+    """True if one of these events ends its case."""
     ending = events.CaseSuperseded | events.CaseClosed | events.DecisionMade
     return any(isinstance(each.data, ending) for each in published)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -11,16 +11,18 @@ from services.decision.domain import decisions, leases
 from services.decision.domain.cases import DECIDED, SUPERSEDED, WAITING, WITHDRAWN, Case
 from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.leases import ClaimCommand
+from services.decision.domain.lifecycle import TRANSITIONS
 from services.decision.domain.recovery import (
+    CaseEvent,
     PublishedEvent,
     RecoveredCase,
-    ends,
+    end_the_case,
     first_token,
     incarnation_of,
     published_event,
     recovered_event,
 )
-from shared.contracts import ids
+from shared.contracts import events, ids
 from shared.contracts.envelope import Event
 from shared.validation.faults import InputRejected
 from tests.support.decision.cases import NOON
@@ -35,6 +37,8 @@ from tests.support.decision.domain import (
 )
 
 CLAIM = ClaimCommand("r-1", "in_house", 300)
+ABOUT_NO_CASE = {events.DECISION_RECOVERED}
+"""Event types of the decisions topic that no case has, so that a recovery applies them to none."""
 
 
 def published(*of: Event[Any]) -> list[PublishedEvent]:
@@ -48,6 +52,13 @@ def applied(case: Case, *of: Event[Any]) -> RecoveredCase:
     for event in published(*of):
         assert recovered.apply(event)
     return recovered
+
+
+def test_every_event_type_of_the_decisions_topic_is_applied_or_is_about_no_case() -> None:
+    applicable = {name for name, kind in events.TYPES.items() if kind in get_args(CaseEvent)}
+    of_topic = {name for name, kind in events.TYPES.items() if kind.__module__ == events.DecisionMade.__module__}
+    assert of_topic - applicable == ABOUT_NO_CASE
+    assert applicable == {change.event_type for change in TRANSITIONS.values()} - {""}
 
 
 def test_a_claim_is_applied() -> None:
@@ -210,8 +221,8 @@ def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
 
 def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
-    assert not ends(published(*of_case[:5]))
-    assert ends(published(*of_case))
+    assert not end_the_case(published(*of_case[:5]))
+    assert end_the_case(published(*of_case))
 
 
 def test_the_event_of_an_incarnation_is_about_no_case_and_has_an_id_of_its_own() -> None:
