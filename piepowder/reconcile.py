@@ -1,13 +1,14 @@
-"""Repair of what stays without effect: publishes the last event of each item again, from the audit log.
+"""Repair of items, notices, appeals and withdrawals without effect: publishes their last events again.
 
-A record can be skipped: offsets were set forward, a topic was created again, or retention was faster than a reader. Its
-item then waits without an end. The audit log still has the event, so the same record is published again, with the same
-id and the same bytes, and every consumer that knows it ignores it. What is published is the last step that the log has:
-the submission, so that the router opens the case; or the opened case; or the decision, of which only the status did not
-know. An item is left alone while its record waits in its topic, and when its record would win over a later post.
+A record can be skipped: offsets were set forward, a topic was created again, or retention deleted it before it was
+read. Its item then waits forever. The audit log still has the event, so the same record is published again, with the
+same id and the same bytes, and every consumer that has handled it ignores it. The published event is the last step in
+the log: the submission, so that the router opens the case; or the opened case; or the decision, if only the status
+lacks it. The repair publishes nothing for an item whose record still waits in its topic, or whose record would replace
+a later post.
 
-The same holds for notices and appeals that stay `submitted`, and for withdrawals of items whose case stays open. Their
-subject has no order in which they could replace something later.
+Notices and appeals that stay `submitted`, and withdrawals of items whose case stays open, are repaired in the same way,
+but without the check for a later post: they replace none. Business requests are not repaired: only audit reads them.
 """
 
 import asyncio
@@ -348,7 +349,7 @@ def _status(item: Mapping[str, Any], region: str) -> str:
 
 
 async def _unread(entry: _Entry, region: str, offsets: OffsetClient) -> str:
-    """The group that will read the record in time; empty if it has passed the record, or the topic does not have it."""
+    """The group that has not read the record yet. Empty if it has, or if the record is not in the topic any more."""
     group = next((group for group, topic in _READERS if topic(region) == entry.topic), "piepowder-intake")
     name, at = f"{group}-{region}", TopicPartition(entry.topic, entry.partition)
     log = (await offsets.ends([entry.topic])).get(at)

@@ -86,8 +86,11 @@ def describe_gaps(gaps: Mapping[TopicPartition, Gap]) -> str:
 async def log_ranges(
     consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, tuple[int, int]]:
-    """The start and the end of each partition; empty when a partition has no leader, so that the others can start: a
-    fetch reports a position outside of the log, too."""
+    """The start and the end of each partition.
+
+    Empty if the brokers do not answer in time. The partitions then start without this check; a fetch reports a wrong
+    position anyway.
+    """
     try:
         async with asyncio.timeout(_RANGE_SECONDS):
             starts = await consumer.beginning_offsets(partitions)

@@ -100,8 +100,7 @@ class PositionStore(Protocol):
 
 
 class BatchProgress:
-    """The part of a batch that is durable: the position of a partition passes no record that is not handled or
-    dead-lettered yet."""
+    """The part of a batch that is durable. A position moves only past records that are handled or dead-lettered."""
 
     def __init__(
         self,
@@ -243,7 +242,7 @@ class Positions:
 
     @property
     def are_current(self) -> bool:
-        """True if no partition is stopped, without a topic, or behind a time that its store had reached before."""
+        """True if no partition is stopped, without a topic, or behind a position that its group had reached."""
         return not (self._unplaced or self._stopped or self._behind or self._absent)
 
     def check_is_due(self) -> bool:
@@ -405,9 +404,11 @@ class Positions:
     ) -> StoredPosition:
         """The position of a partition, with its gap if records are missing.
 
-        Without a stored position, the group's offset is taken over once, from a version that had no other positions. An
-        offset with a topic id was committed by a version that stores its positions: then this database is older than
-        that, and the position is 0, as for a new deployment.
+        1. A position is stored: it is valid.
+        2. None is stored, and the group's committed offset has no topic id: a version that had no stored positions has
+           committed it. The position is this offset; it is taken over once.
+        3. None is stored, and the committed offset has a topic id: a version that stores its positions has committed
+           it, so the database is older than the offset. The position is 0, as without a committed offset.
         """
         if stored is None:
             is_of_old_version = committed is not None and not committed.topic_id
@@ -476,7 +477,7 @@ class Positions:
 def _highest(stored: StoredPosition, committed: CommittedOffset | None, known_range: tuple[int, int] | None) -> int:
     """The highest offset before which the group has handled all records of the topic, as far as it is known.
 
-    No record is handled behind the end of the log: those that it has lost are not handled again.
+    It is at most the end of the log: records after it are lost, and are not handled again.
     """
     highest = max(stored.position, abs(stored.behind_until or 0))
     if committed is not None and committed.topic_id == stored.topic_id:

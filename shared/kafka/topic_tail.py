@@ -1,7 +1,7 @@
-"""Reads the end of a topic, from given offsets to its end at this moment, without joining a consumer group.
+"""Reads a topic from given offsets to the end offsets at the opening.
 
-A service reads its own topic this way after a start, so it never waits for new records. The records of aborted
-transactions are left out.
+It returns when it has reached them and does not wait for new records. It joins no consumer group, and leaves out the
+records of aborted transactions. A service reads its own topic this way after a start.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _READ_SECONDS: Final = 30.0  # for one step, also for the next records of a part
 
 
 class Portion(NamedTuple):
-    """Records of one partition, and the position behind them."""
+    """Records of one partition, and the offset after them."""
 
     partition: TopicPartition
     records: Sequence[RawRecord]
@@ -73,7 +73,7 @@ class TopicTail:
                 return records
 
     async def handled(self, group: str) -> dict[TopicPartition, int]:
-        """The offsets before which a group has handled every record of this topic once, by what it has committed."""
+        """The offsets before which a group has handled every record of this topic, as far as its commits show."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         try:
             async with _errors_are_transient(f"the offsets of {group}", _READ_SECONDS):
@@ -87,7 +87,7 @@ class TopicTail:
 
 @asynccontextmanager
 async def open_tail(bootstrap: str, topic: str, *, client_id: str) -> AsyncIterator[TopicTail]:
-    """The end of an existing topic."""
+    """Open an existing topic, and read its id and its end offsets."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         client_id=client_id,

@@ -1,12 +1,12 @@
 """Errors of the database: which of them mean that the same call may succeed later.
 
-The statements of the services are fixed text, and tests run each of them. Between two calls of the same statement,
-only its values and the state of the database differ. An error is about the values (and can be the fault of a record)
-only if the state or version of the database cannot cause it for a sound record: `VALUE_CLASS` without `_NOT_VALUES`.
-Every other error, also one with an unknown SQLSTATE, is about the state of the database or its schema, and is raised as
-Transient. So a database that is read-only, restored, full or of another version never dead-letters a record. A
-constraint that depends on values is handled where its statement runs. docs/architecture/delivery-semantics.md has the
-table.
+The statements of the services are fixed text, and tests run each of them. Between two calls of the same statement, only
+its values and the state of the database differ. A record may be at fault only if its values are the only possible
+cause. Of the server's errors, these are the codes of class 22, except `_NOT_VALUES`, which another state or version of
+the database can also cause. Every other error, also one with an unknown SQLSTATE, is about the state of the database or
+its schema, and is raised as Transient. So a database that is read-only, restored, full or of another version never
+dead-letters a record. A constraint that depends on values is handled where its statement runs.
+docs/architecture/delivery-semantics.md has the table.
 """
 
 import asyncio

@@ -4,10 +4,11 @@ Every start, and every sign of a restore, takes the same steps. Normally the own
 after the first one.
 
 1. Read the own topic from the relay's position to its end, and apply to the database what it does not contain.
-2. If it did not contain something, or if it is another database than before: begin a new incarnation, publish it, and
-   note the ends of `cases`. From now on `cases` is read, from the position of the restored database.
-3. Open claims, decisions and the relay when `cases` has reached these ends. A partition that is stopped counts as
-   reached: it may wait for an operator, and its cases are missing as in any other stop.
+2. If the database lacked an event of the own topic, or is another database than before, or has gone back to an earlier
+   content, the service begins a new incarnation. It notes the end offsets of `cases`, publishes the incarnation, and
+   stores both. From now on `cases` is read, from the position of the restored database.
+3. Open claims, decisions and the relay when `cases` is read to these offsets. A partition that is stopped counts as
+   read: it may wait for an operator, and its cases are missing as in any other stop.
 
 The steps can be interrupted anywhere, because their results are in the database. One process at a time takes them.
 """
@@ -171,8 +172,8 @@ class RecoverCases:
             self._gate.suspend()
         if not (self._gate.is_checked and state.is_read):
             self._gate.suspend()
-        elif not state.is_open and (missing := await self._missing()) is not None:
-            self._report(missing)
+        elif not state.is_open and (left := await self._left_to_read()) is not None:
+            self._report(left)
             return False
         await self._settled()
         latest = await self._read_own_topic()
@@ -186,7 +187,7 @@ class RecoverCases:
         self._gate.pass_on(state)
         if state.is_open:
             return True
-        if begins or await self._missing() is not None:
+        if begins or await self._left_to_read() is not None:
             return False  # the own topic is read once more before the gate opens
         await self._store.open(state.identity)
         self._wake()
@@ -237,7 +238,7 @@ class RecoverCases:
         return latest
 
     async def _own_positions(self, tail: TopicTail) -> dict[TopicPartition, int]:
-        """The relay's positions in its own topic; raises Transient where records are missing behind them."""
+        """The relay's positions in its own topic; raises Transient if Kafka deleted records that follow a position."""
         group = self._sources.relay_group
         stored = await self._store.positions(group, tail.ends)
         if not stored:
@@ -277,10 +278,10 @@ class RecoverCases:
         await self._store.replace_positions(self._sources.relay_group, {tp: found[tp] for tp in truncated})
 
     async def _is_behind(self) -> bool:
-        """True if the group has committed offsets of `cases` that the database does not have.
+        """True if the group's committed offset in a partition of `cases` is larger than the stored position.
 
-        Then the database was restored or created again, unless an operator let the group handle all records again. An
-        older version committed its offsets without the id of the topic; they tell nothing.
+        This is a sign of a restore. It is not one if an operator reset the group (`rereads`). An offset without the id
+        of the topic is ignored: a version that had no stored positions has committed it.
         """
         group = self._sources.group
         async with open_tail(
@@ -291,7 +292,7 @@ class RecoverCases:
         found = {tp: stored.get(tp) or StoredPosition(0, "") for tp in committed}
         return any(offset > found[tp].position and not found[tp].rereads(offset) for tp, offset in committed.items())
 
-    async def _missing(self) -> str | None:
+    async def _left_to_read(self) -> str | None:
         """The number of records of `cases` to read before the gate opens, as a sentence; None if there are none."""
         topic = topics.cases(self._region)
         ends = {TopicPartition(topic, partition): end for partition, end in (await self._store.ends()).items() if end}

@@ -1,9 +1,9 @@
 """The gate of a region's database: which state of a restore it is in, checked in each transaction that needs it.
 
-The row `recovery` names the database for which the service has read its own topic, and the one for which claims and
-the relay are open. A restored copy of the row names the original, so a restored database is closed from its first
-moment on, also under live connections. A restore into the same database sets the outbox's sequence back, which is
-compared in each transaction.
+The row `recovery` names the database for which the service has read its own topic, and the one for which claims and the
+relay are open. A restored copy of the row names the original, so the gate of a restored database is closed from the
+start, also for connections that are open already. A restore into the same database sets the outbox's sequence back,
+which is compared in each transaction.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ from services.decision.domain.recovery import RecoveryState, first_token
 from shared.postgres.database import Connection
 from shared.runtime.errors import Transient
 
-# The server, its timeline (another one after a promotion or a recovery to a point in time), and the database.
+# The server, its timeline (a promotion or a recovery to a point in time changes it), and the database.
 IDENTITY: Final = """(SELECT system_identifier FROM pg_control_system()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
     || (SELECT oid FROM pg_database WHERE datname = current_database())"""
@@ -37,13 +37,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.suspensions = 0
-        """The number of times that the gate was closed in this process: what it remembers may be outdated."""
+        """How often this process closed the gate. When it grows, forget cached ids and positions."""
         self._checked = False
         self._state: RecoveryState | None = None
 
     @property
     def is_checked(self) -> bool:
-        """True if the process knows its database; then the row in the database decides."""
+        """True after `pass_on`, until `suspend`. The gate is then open if the row says so."""
         return self._checked
 
     def suspend(self) -> None:

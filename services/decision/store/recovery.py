@@ -74,7 +74,7 @@ _DECODERS: Final = {name: msgspec.json.Decoder(kind).decode for name, kind in ev
 
 
 async def waiting_events(connection: Connection, cases: Collection[str]) -> dict[str, list[PublishedEvent]]:
-    """The published events of these cases that wait for them, by case, in their order."""
+    """The published events that wait for these cases, by case, oldest first."""
     found: defaultdict[str, list[PublishedEvent]] = defaultdict(list)
     for row in await connection.fetch(_WAITING, sorted(cases)):
         data = cast("CaseEvent", _DECODERS[row["event_type"]](row["data"]))
@@ -87,7 +87,7 @@ class RecoveryTransaction(Transaction):
     """The statements of a recovery."""
 
     async def apply(self, published: Sequence[PublishedEvent]) -> int:
-        """Apply events to the stored cases, and keep those of other cases; returns the number of unknown events."""
+        """Apply events to the stored cases, and store those of other cases; returns the number of unknown events."""
         by_case: defaultdict[str, list[PublishedEvent]] = defaultdict(list)
         for event in published:
             by_case[event.case_id].append(event)
@@ -117,7 +117,7 @@ class RecoveryTransaction(Transaction):
             await self._connection.execute(_DELETE_SENT, [shard for shard, _ in rows], [row_id for _, row_id in rows])
 
     async def mark(self, group: str, appended: Sequence[Appended]) -> None:
-        """Move the relay's positions behind these records."""
+        """Move the relay's positions to the offsets after these records."""
         if appended:
             await self._connection.execute(_MARK, group, *map(list, zip(*appended, strict=True)))
 
@@ -140,8 +140,8 @@ class RecoveryTransaction(Transaction):
         return int(status.rpartition(" ")[2])
 
 
-class _NotClosedError(Exception):
-    """The gate is open, but the database does not contain all published events."""
+class _NotIncompleteError(Exception):
+    """Events are missing in a database that is marked as complete; mark it and apply again."""
 
 
 class RecoveryStore:
@@ -193,13 +193,13 @@ class RecoveryStore:
         self, group: str, read: Appended, published: Sequence[PublishedEvent], sent: Sequence[tuple[int, int]]
     ) -> int:
         """Apply events of the own topic, delete these rows (shard, id) of the outbox, and move the relay's position
-        behind the records, all or nothing.
+        to the offset after the records, all or nothing.
 
-        Returns the number of events that the database did not contain. If there are some, the gate is closed before.
+        Returns the number of events that the database did not contain. If there are some, the gate is closed first.
         """
         try:
             return await self._apply(group, read, published, sent)
-        except _NotClosedError:
+        except _NotIncompleteError:
             await self.set_incomplete()
             return await self._apply(group, read, published, sent)
 
@@ -210,7 +210,7 @@ class RecoveryStore:
             transaction = RecoveryTransaction(connection)
             unknown = await transaction.apply(published)
             if unknown and (await read_state(connection)).read_for is not None:
-                raise _NotClosedError
+                raise _NotIncompleteError
             await transaction.delete_sent(sent)
             await transaction.mark(group, [read])
         return unknown
@@ -218,8 +218,8 @@ class RecoveryStore:
     async def set_incomplete(self) -> None:
         """Close the gate until a new incarnation has begun.
 
-        Every transaction that depends on the gate has read the table, and so has a lock on it. This waits for their
-        ends, so none of them changes a case afterwards.
+        Every transaction that depends on the gate has read the table, and so has a lock on it. This call waits until
+        they have ended, so none of them changes a case afterwards.
         """
         async with self._database.transaction() as connection:
             await connection.execute("LOCK TABLE recovery IN ACCESS EXCLUSIVE MODE")
@@ -233,13 +233,17 @@ class RecoveryStore:
         group: str,
         appended: Sequence[Appended],
     ) -> None:
-        """Begin an incarnation: the own topic is read, and claims open when `cases` is read to `ends`, by partition."""
+        """Store that the own topic is read.
+
+        `incarnation` is in force from now on. Claims open when `cases` is read to `ends`, offsets by partition (none:
+        at once). The relay's positions move to the offsets after `appended`.
+        """
         async with self._database.transaction() as connection:
             await RecoveryTransaction(connection).mark(group, appended)
             await connection.execute(_COMPLETE, incarnation, identity, _encode_json(ends).decode())
 
     async def ends(self) -> dict[int, int]:
-        """The offsets of `cases` that must be reached before claims open, by partition."""
+        """The offsets to which `cases` must be read before claims open, by partition."""
         async with self._database.held() as connection:
             return _decode_ends(await connection.fetchval("SELECT ends FROM recovery"))
 
