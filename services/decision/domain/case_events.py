@@ -21,13 +21,18 @@ class EventLinks(NamedTuple):
     causation_id: str
 
 
+def source(region: str) -> str:
+    """The source of all events of the service of a region."""
+    return f"piepowder/decision/{region}"
+
+
 def case_event(region: str, at: str, links: EventLinks, event_type: str, data: Any, *, n: int = 0) -> Event[Any]:
     """An event of the case that `data` names; `at` is RFC 3339."""
     return Event(
         Attributes(
             ids.event_id(data.case_id, event_type, n),
             event_type,
-            f"piepowder/decision/{region}",
+            source(region),
             at,
             links.subject,
             region,

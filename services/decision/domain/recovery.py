@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 import msgspec
 from msgspec.structs import replace
 
+from services.decision.domain.case_events import source
 from services.decision.domain.cases import (
     APPEAL,
     CLAIMED,
@@ -200,7 +201,7 @@ def recovered_event(region: str, incarnation: int, at: str) -> Event[events.Deci
     attributes = Attributes(
         id=event_id,
         type=events.DECISION_RECOVERED,
-        source=f"piepowder/decision/{region}",
+        source=source(region),
         time=at,
         subject=f"decision:service:{region}",
         region=region,

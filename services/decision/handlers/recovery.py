@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from aiokafka import TopicPartition
 
 from services.decision import metrics
+from services.decision.domain.case_events import source
 from services.decision.domain.recovery import PublishedEvent, RecoveryState, published_event, recovered_event
 from shared.contracts import topics
 from shared.contracts.envelope import Event, decode, encode
@@ -32,7 +33,7 @@ from shared.kafka.producer import Appended, LocatingProducer, record
 from shared.kafka.records import RawRecord
 from shared.kafka.topic_tail import TopicTail, open_tail
 from shared.runtime.clock import Clock, to_text
-from shared.runtime.errors import Poison, Transient
+from shared.runtime.errors import Poison, TooNew, Transient
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import wait
 
@@ -312,12 +313,21 @@ class RecoverCases:
         return f"{sum(left.values())} records of {topic} are read again before claims and decisions open"
 
     def _decoded(self, read: RawRecord) -> Event[Any] | None:
-        """The event in a record of the own topic; None for a record of another writer, or of a newer version."""
+        """The event in a record of the own topic; None for a record that is none of this service's events.
+
+        Raises Transient for an event of a newer version: the gate must not open without its effect.
+        """
         try:
             return decode(read.headers, read.key, read.value, region=self._region)
         except Poison as error:
+            headers = dict(read.headers)
+            if isinstance(error, TooNew) and headers["ce_source"].decode() == source(self._region):
+                raise Transient(
+                    f"a newer version of the service has published {headers['ce_type'].decode()} to"
+                    f" {read.topic}[{read.partition}] at offset {read.offset}: start that version"
+                ) from error
             place = {"partition": read.partition, "offset": read.offset}
-            log.error("a record of the own topic is not an event of this version: %s", error.reason, extra=place)
+            log.error("a record of the own topic is not an event of this service: %s", error.reason, extra=place)
             return None
 
     def _report(self, missing: str | None) -> None:

@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
+from shared.contracts import topics
 from shared.contracts.envelope import encode
 from shared.contracts.events import DECISION_RECOVERED
 from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
@@ -255,6 +257,21 @@ async def test_an_event_that_the_backup_has_not_published_yet_is_not_published_a
         assert await decision.state() == expected
     ids = [event.attributes.id for event in await decision.published()]
     assert len(ids) == len(set(ids))
+
+
+async def test_an_event_of_a_newer_version_keeps_claims_closed(decision: Decision) -> None:
+    async with decision.running():
+        await work_before(decision)
+    claimed = (await decision.published())[0]
+    newer = msgspec.structs.replace(claimed.attributes, type="piepowder.case.rerouted.v1")
+    await decision.post(encode(newer, claimed.data), topic=topics.decisions(decision.region))
+    async with decision.running(ready=False):
+        await wait_until(
+            lambda: _says(decision, "a newer version of the service has published piepowder.case.rerouted.v1")
+        )
+        await asyncio.sleep(1.5)  # several repetitions
+        assert not await decision.is_ready()
+        assert (await decision.try_claim("r-7")).json()["type"].endswith("recovering")
 
 
 async def test_stopped_partitions_of_cases_do_not_keep_claims_closed(decision: Decision) -> None:

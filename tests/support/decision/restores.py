@@ -112,9 +112,9 @@ class Decision:
             return str((await self.http.get("/readyz")).json()["conditions"].get("recovery", ""))
         return ""
 
-    async def post(self, *cases: Encoded) -> None:
-        """Publish events of `cases`."""
-        await self._producer.send([record(self.topic, case) for case in cases])
+    async def post(self, *events: Encoded, topic: str = "") -> None:
+        """Publish events of `cases`, or of another topic."""
+        await self._producer.send([record(topic or self.topic, event) for event in events])
 
     async def until_ingested(self) -> None:
         """Wait until the database has all records of `cases`, and Kafka has all events of the outbox."""
