@@ -86,7 +86,7 @@ async def accept_loss(
     by: str,
     note: str,
 ) -> int:
-    """Let a group continue behind missing records, after an event says so; returns its new position.
+    """Let a group continue after missing records, after an event says so; returns its new position.
 
     Raises UserError if other records are missing, and Transient when Kafka does not respond.
     """

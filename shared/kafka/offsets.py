@@ -32,7 +32,7 @@ class CommittedOffset(NamedTuple):
     """A committed offset of the topic with this id; the id is empty if a tool or an old version has committed it.
 
     `highest`: all records before this offset have been handled once. It is larger than `offset` while a restored
-    database, or a reset, lets the group handle records again. Kafka has it behind the id, in the offset's metadata:
+    database, or a reset, lets the group handle records again. Kafka has it after the id, in the offset's metadata:
     another backup that is restored meanwhile does not know it.
     """
 
@@ -86,7 +86,7 @@ class OffsetClient:
         """The number of offsets of a topic from these positions, by partition, to the end; 0 without a position.
 
         Records that were deleted before they were read count. All records of a partition count if its position belongs
-        to a deleted topic of the same name, or is behind the end of the log.
+        to a deleted topic of the same name, or is after the end of the log.
         """
         ranges, topic_id = await self._ranges([topic]), await self._id(topic)
         return sum(

@@ -48,7 +48,7 @@ def record(topic: str, event: Encoded) -> Record:
 
 
 class Appended(NamedTuple):
-    """Acknowledged records of one partition: the offset of the first one, and the offset behind the last one."""
+    """Acknowledged records of one partition: the offset of the first one, and the offset after the last one."""
 
     topic: str
     partition: int

@@ -5,7 +5,7 @@ parked keys, so it survives restarts and rebalances, also in services without a 
 
 - `Stop`: the group does not read the partition. The group writes it.
 - `DeadLetterRange`: the group reads the partition again, and dead-letters the records of a range. An operator writes it
-  with `piepowder stopped dead-letter`, and the group deletes it behind the range.
+  with `piepowder stopped dead-letter`, and the group deletes it after the range.
 - no entry: the group reads the partition. An operator deletes a stop with `piepowder stopped resume`.
 
 The group itself writes the dead letters of a range, because only it knows which keys it has parked, and which records

@@ -4,7 +4,7 @@ When nearly all of the last records of a topic were rejected, the circuit breake
 topic; all other topics continue. The rejected records are dead-lettered and committed before the stop, so a restart
 does not meet them again. The stop is stored (`shared.kafka.stop_store`), so a restart or a rebalance does not
 dead-letter the next part of the storm either. Only an operator ends it: a probe could not see whether the records
-behind the stop are wrong without dead-lettering them.
+after the stop are wrong without dead-lettering them.
 
 While a partition is stopped, its entry is read again every few seconds, beside the loop. So the group continues, or
 dead-letters a range, soon after the operator's command.

@@ -12,7 +12,7 @@ that could own an id up to it has ended, and their rows are published. `write` m
 transaction's number before its first id.
 
 A service that can be restored from a backup of its database gives its relay a `RelayLog`. The relay then stores, in the
-transaction that deletes published rows, the offset behind them in Kafka. So the database knows which part of the topic
+transaction that deletes published rows, the offset after them in Kafka. So the database knows which part of the topic
 it contains, and after a restore the service reads the rest.
 """
 

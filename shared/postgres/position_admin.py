@@ -62,7 +62,7 @@ async def positions_of(connection: Connection) -> list[GroupPosition]:
 
 
 async def accept_loss(connection: Connection, group: str, tp: TopicPartition, gap: Gap, topic_id: str) -> None:
-    """Let the group continue behind the missing records of `gap`, in the topic with this id.
+    """Let the group continue after the missing records of `gap`, in the topic with this id.
 
     `gap` is the stored gap, or the first part of the stored gap of deleted records. Raises UserError for any other one.
     """

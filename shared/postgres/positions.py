@@ -2,7 +2,7 @@
 
 A move is a new row, never an update: an update would leave a dead row version for each batch, and the search for the
 current one would slow down while a long query, such as a backup, keeps them. The position is the largest one of its
-partition. A row can be inserted only behind a row that ends at the expected position, and two rows cannot start at the
+partition. A row can be inserted only after a row that ends at the expected position, and two rows cannot start at the
 same position. So of two members that start at the same position, one stores its effects, and the other inserts nothing
 and rolls back. Outdated rows are deleted from time to time, never the newest one.
 """
