@@ -427,6 +427,7 @@ def test_a_key_of_another_region_reaches_no_item_of_this_one(cell: Cell, generat
                 answer = cell.client.request(
                     method,
                     url + re.sub(r"{(\w+)}", lambda name: str(names.get(name[1], _NOBODYS)), path),
+                    params={"region": cell.eu} if path == "/v1/waiting" else {},
                     headers=headers | ({"Content-Type": kind} if kind else {}),
                     content=json.dumps(bodies.get(path, {"reason": "So."})).encode() if kind else b"",
                 )

@@ -226,7 +226,7 @@ def until_no_case_waits(operator: Operator) -> None:
 
 def assert_sound(checks: str) -> None:
     """What the checks of the page show when nothing is wrong."""
-    assert "No item has been submitted for longer than 10 minutes." in checks
+    assert "Nothing has been without effect for longer than 10 minutes." in checks
     assert "0 MISSING" not in checks
     assert "every accepted item is accounted for; all" in checks, checks
     assert '"conflicts":[]' in checks, checks

@@ -68,6 +68,7 @@ class RecoveryPort(Protocol):
         read: Appended,
         published: Sequence[PublishedEvent],
         sent: Sequence[tuple[int, int]],
+        incarnation: int,
     ) -> int: ...
 
     async def set_incomplete(self) -> None: ...
@@ -177,11 +178,11 @@ class RecoverCases:
             self._report(left)
             return False
         await self._settled()
-        latest = await self._read_own_topic()
+        await self._read_own_topic()
         state = await self._store.state()
-        begins = state.is_incomplete or latest > state.incarnation
+        begins = state.is_incomplete
         if begins:
-            await self._begin(max(state.incarnation, latest) + 1, state.identity)
+            await self._begin(state.incarnation + 1, state.identity)
         elif not state.is_read:  # the first start with this database
             await self._store.complete(state.incarnation, {}, state.identity, self._sources.relay_group, [])
         state = await self._store.state()
@@ -206,9 +207,9 @@ class RecoverCases:
         await self._store.complete(incarnation, ends, identity, self._sources.relay_group, appended)
         log.warning("a new incarnation begins", extra={"incarnation": incarnation})
 
-    async def _read_own_topic(self) -> int:
-        """Apply the own topic from the relay's position on; returns the latest incarnation in this part, 0 for none."""
-        latest, unknown = 0, 0
+    async def _read_own_topic(self) -> None:
+        """Apply the own topic from the relay's position on."""
+        unknown = 0
         outbox: Mapping[str, tuple[int, int]] | None = None
         group = self._sources.relay_group
         async with open_tail(
@@ -218,25 +219,24 @@ class RecoverCases:
             async for tp, records, end in tail.read(positions):
                 if outbox is None:
                     outbox = await self._store.outbox_ids()
-                published, event_ids = [], []
+                published, event_ids, incarnation = [], [], 0
                 for each in records:
                     event = self._decoded(each)
                     if event is None:
                         continue
                     event_ids.append(event.attributes.id)
                     if isinstance(event.data, DecisionRecovered):
-                        latest = max(latest, event.data.incarnation)
+                        incarnation = max(incarnation, event.data.incarnation)
                     elif (of_case := published_event(event)) is not None:
                         published.append(of_case)
                 sent = [outbox[event_id] for event_id in event_ids if event_id in outbox]
                 read = Appended(tp.topic, tp.partition, positions[tp], end)
-                unknown += await self._store.apply(group, read, published, sent)
+                unknown += await self._store.apply(group, read, published, sent, incarnation)
                 positions[tp] = end
                 self._report(f"{unknown} published events were not in the database; reading {tp.topic}")
         if unknown:
             log.warning("the database was older than its own topic", extra={"events": unknown})
             metrics.RECOVERED_EVENTS.labels(self._region).inc(unknown)
-        return latest
 
     async def _own_positions(self, tail: TopicTail) -> dict[TopicPartition, int]:
         """The relay's positions in its own topic; raises Transient if Kafka deleted records that follow a position."""

@@ -141,7 +141,7 @@ class RecoveryTransaction(Transaction):
 
 
 class _NotIncompleteError(Exception):
-    """Events are missing in a database that is marked as complete; mark it and apply again."""
+    """Events or an incarnation are missing in a database that is marked as complete; mark it and apply again."""
 
 
 class RecoveryStore:
@@ -190,27 +190,44 @@ class RecoveryStore:
         return found
 
     async def apply(
-        self, group: str, read: Appended, published: Sequence[PublishedEvent], sent: Sequence[tuple[int, int]]
+        self,
+        group: str,
+        read: Appended,
+        published: Sequence[PublishedEvent],
+        sent: Sequence[tuple[int, int]],
+        incarnation: int,
     ) -> int:
         """Apply events of the own topic, delete these rows (shard, id) of the outbox, and move the relay's position
-        to the offset after the records, all or nothing.
+        to the offset after the records, all or nothing. `incarnation`: the latest one that the records state, 0 for
+        none.
 
-        Returns the number of events that the database did not contain. If there are some, the gate is closed first.
+        Returns the number of events that the database did not contain. If there are some, or a later incarnation, the
+        gate is closed first.
         """
         try:
-            return await self._apply(group, read, published, sent)
+            return await self._apply(group, read, published, sent, incarnation)
         except _NotIncompleteError:
             await self.set_incomplete()
-            return await self._apply(group, read, published, sent)
+            return await self._apply(group, read, published, sent, incarnation)
 
     async def _apply(
-        self, group: str, read: Appended, published: Sequence[PublishedEvent], sent: Sequence[tuple[int, int]]
+        self,
+        group: str,
+        read: Appended,
+        published: Sequence[PublishedEvent],
+        sent: Sequence[tuple[int, int]],
+        incarnation: int,
     ) -> int:
         async with self._database.transaction() as connection:
             transaction = RecoveryTransaction(connection)
             unknown = await transaction.apply(published)
-            if unknown and (await read_state(connection)).read_for is not None:
-                raise _NotIncompleteError
+            if unknown or incarnation:
+                state = await read_state(connection)
+                is_later = incarnation > state.incarnation
+                if (unknown or is_later) and state.read_for is not None:
+                    raise _NotIncompleteError
+                if is_later:  # with the position: a repeated recovery does not read these records again
+                    await connection.execute("UPDATE recovery SET incarnation = $1, is_incomplete = true", incarnation)
             await transaction.delete_sent(sent)
             await transaction.mark(group, [read])
         return unknown

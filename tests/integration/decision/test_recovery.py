@@ -9,9 +9,13 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.contracts.envelope import encode
 from shared.contracts.events import DECISION_RECOVERED
+from shared.kafka.producer import Appended
+from shared.postgres import migrations
+from shared.postgres.database import Database
 from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
 from tests.support.decision.restores import Decision, contradictions
 from tests.support.service_process import wait_until
@@ -150,6 +154,20 @@ async def test_two_restores_of_one_backup_give_no_token_and_no_id_twice(decision
     assert contradictions(published) == []
     recovered = [event.data.incarnation for event in published if event.attributes.type == DECISION_RECOVERED]
     assert recovered == [1, 2]
+
+
+async def test_an_incarnation_that_the_topic_states_survives_an_interrupted_recovery(database_url: str) -> None:
+    """It is stored together with the relay's position: the repeated recovery does not read its record again."""
+    await migrations.upgrade(database_url, "decision")
+    database = await Database.connect(database_url)
+    try:
+        store = RecoveryStore(database)
+        for offset, stated in enumerate((3, 2, 0)):
+            await store.apply("relay", Appended("decisions", 0, offset, offset + 1), [], [], stated)
+            state = await store.state()
+            assert (state.incarnation, state.is_incomplete, state.is_open) == (3, True, False)
+    finally:
+        await database.close()
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:

@@ -139,7 +139,8 @@ async def test_a_schema_of_another_version_is_transient_and_not_poison(database_
 
 
 STATE = (
-    "SELECT current_setting('statement_timeout'), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),"
+    "SELECT current_setting('statement_timeout'),"
+    " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),"
     " (SELECT count(*) FROM pg_listening_channels()), pg_current_xact_id_if_assigned() IS NOT NULL"
 )
 CHANGE = (
