@@ -142,6 +142,8 @@ async def test_a_subject_that_the_database_rejects_waits_through_kills_and_is_re
     nothing. A constraint that is violated would be about the schema, and no record's fault."""
     first = post(cell, "cursed", 1)
     await until_status(cell, first, "approved")
+    url = f"{cell.url('audit', cell.eu)}/v1/subjects/shop/product/cursed/timeline"
+    await asyncio.to_thread(steps.until, lambda: cell.client.get(url), lambda body: len(body["events"]) == 3)
     second = ids.item_id("shop", "product", "cursed", "2")
     case = ids.case_id(second, cell.eu, "item")
     async with database(cell, "decision", cell.eu) as one, database(cell, "audit", cell.eu) as other:
