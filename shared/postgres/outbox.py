@@ -19,7 +19,7 @@ it contains, and after a restore the service reads the rest.
 import asyncio
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
 
@@ -253,6 +253,8 @@ class Relay:
         if self._parked and self._clock.monotonic() >= self._parked_until:
             self._parked.clear()
         rows: list[Row] = await connection.fetch(_FETCH, *held.shards, list(self._parked), self._limit)
+        if rows and self._oldest is None:  # before the batch is sent: Kafka may not answer for a long time
+            self._oldest = _oldest_time({row[0]: row for row in reversed(rows)}.values())  # the first of each shard
         if rows and self._log is not None and not await self._log.may_publish(connection):
             return 0
         self._appended = []
@@ -305,9 +307,9 @@ class Relay:
         return rows
 
 
-def _oldest_time(rows: Sequence[Row]) -> datetime | None:
+def _oldest_time(rows: Iterable[Row]) -> datetime | None:
     """The earliest `ce_time` of these rows, which have the headers of events."""
-    times = [dict(_decode_headers(row[0])).get("ce_time") for row in rows]
+    times = [dict(_decode_headers(row["headers"])).get("ce_time") for row in rows]
     return min((from_text(time.decode()) for time in times if time is not None), default=None)
 
 

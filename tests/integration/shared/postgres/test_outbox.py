@@ -249,3 +249,32 @@ async def test_the_age_of_the_oldest_unpublished_event_grows_with_the_clock_unti
         async with asyncio.timeout(10):
             while age() > 0:  # noqa: ASYNC110 - after the acknowledgement
                 await asyncio.sleep(0.05)
+
+
+async def test_the_age_of_the_oldest_unpublished_event_is_known_while_kafka_does_not_acknowledge_the_first_batch(
+    database: Database,
+) -> None:
+    class Stuck(InMemoryTarget):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked, self.answer = asyncio.Event(), asyncio.Event()
+
+        async def send(self, records: Sequence[Record]) -> None:
+            self.asked.set()
+            await self.answer.wait()
+            await super().send(records)
+
+    written = SystemClock().now()
+    target = Stuck()
+    async with relaying(database, target):
+        for n in range(8):  # in every shard
+            time = to_text(written - timedelta(seconds=90 - n)).encode()
+            one = event(f"k{n}", 0)
+            await write(database, TOPIC, [Encoded(one.key, one.value, [*one.headers, ("ce_time", time)])])
+            if n == 0:
+                await asyncio.wait_for(target.asked.wait(), 10)
+        age = REGISTRY.get_sample_value("piepowder_outbox_oldest_seconds", {"service": "test"})
+        target.answer.set()
+        await until_rows_left(database, 0)
+    assert age is not None
+    assert 90 <= age < 120
