@@ -154,7 +154,11 @@ class _Batch:
             elif (opened_by := self._opened_by(message.opened.case_id)) is not None:
                 self._changes.reopened += opened_by != message.event_id
             elif (published := self._snapshot.published.get(message.opened.case_id)) is not None:
-                self._open_again(message, newest, is_open=not recovery.end_the_case(published))
+                is_open = not recovery.end_the_case(published)
+                if is_open and self._ends_at_once(message, newest):
+                    self._open_item(message, newest)
+                else:
+                    self._open_again(message, newest, is_open=is_open)
             elif message.opened.case_type == ITEM:
                 self._open_item(message, newest)
             elif message.opened.appeal is None:
@@ -162,6 +166,14 @@ class _Batch:
             else:
                 self._open_appeal(message, message.opened.appeal.decision)
         return self._changes
+
+    def _ends_at_once(self, received: ReceivedCase, newest: NewestVersion | None) -> bool:
+        """True if the opening of an item's case also ends it: no event of its end was published before the restore."""
+        opened = received.opened
+        if opened.case_type != ITEM:
+            return False
+        withdrawn = opened.case_id in self._changes.early or opened.case_id in self._snapshot.withdrawn_early
+        return withdrawn or (newest is not None and is_older(received, newest))
 
     def _open_again(self, received: ReceivedCase, newest: NewestVersion | None, *, is_open: bool) -> None:
         """Open a case about which events were published before a restore: they are applied to it afterwards, and every

@@ -211,6 +211,26 @@ def test_an_older_version_that_arrives_again_stays_older() -> None:
     assert (changes.events, dict(changes.newest)) == ([], {})
 
 
+@pytest.mark.parametrize(
+    ("known", "event_type", "state"),
+    [
+        ({"withdrawn_early": {received_case().opened.case_id}}, "piepowder.case.closed.v1", WITHDRAWN),
+        ({"newest": newest(received_case(version=2), is_open=True)}, "piepowder.case.superseded.v1", SUPERSEDED),
+    ],
+)
+def test_a_claimed_case_that_arrives_again_ends_if_it_is_withdrawn_or_older_and_no_end_was_published(
+    known: dict[str, Any], event_type: str, state: str
+) -> None:
+    case = received_case()
+    held, claimed = leases.claim("eu", stored_case(case), NOON, CLAIM)
+    changes = ingested(case, published=again(case, claimed), **known)
+    assert event_types(changes) == [event_type]
+    assert [new.state for new in changes.cases] == [state]
+    recovered = RecoveredCase(stored_case(case, state=state))
+    assert recovered.apply(*published(claimed))
+    assert recovered.case == stored_case(case, state=state, lease_token=held.lease_token)
+
+
 def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
     case = received_case(verdict="approve")
     [made] = ingested(case).events
