@@ -205,7 +205,7 @@ class Decision:
                         locked.add(shard)
             yield
         finally:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(asyncpg.PostgresError, OSError):
                 await connection.close()
 
     async def back_up(self) -> None:
