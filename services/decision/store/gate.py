@@ -2,8 +2,8 @@
 
 The row `recovery` names the database for which the service has read its own topic, and the one for which claims and the
 relay are open. A restored copy of the row names the original, so the gate of a restored database is closed from the
-start, also for connections that are open already. A restore into the same database sets the outbox's sequence back,
-which is compared in each transaction.
+start, also for connections that are open already. A restore into the same database creates the table again, which has
+another oid then, or sets the outbox's sequence back; both are compared in each transaction.
 """
 
 from typing import Final
@@ -13,10 +13,11 @@ from services.decision.domain.recovery import RecoveryState, first_token
 from shared.postgres.database import Connection
 from shared.runtime.errors import Transient
 
-# The server, its timeline (a promotion or a recovery to a point in time changes it), and the database.
+# The server, its timeline (a promotion or a recovery to a point in time changes it), the database, and the table: a
+# dump that is loaded into the same database creates it again.
 IDENTITY: Final = """(SELECT system_identifier FROM pg_control_system()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
-    || (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || 'recovery'::regclass::oid"""
 
 _STATE: Final = f"""
 SELECT incarnation, is_incomplete, {IDENTITY} AS identity, read_for, opened_for, last_value,
@@ -37,7 +38,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.suspensions = 0
-        """How often this process closed the gate. When it grows, forget cached ids and positions."""
+        """The number of times that this process has closed the gate. When it grows, forget cached ids and positions."""
         self._checked = False
         self._state: RecoveryState | None = None
 

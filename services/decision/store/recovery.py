@@ -20,6 +20,7 @@ from shared.postgres.database import Connection, Database
 from shared.postgres.positions import PositionTable
 
 _LOCK: Final = 720_914
+_SKIPPED_IDS: Final = 10_000_000  # far more than a relay that was stopped can still hold
 _PAGE: Final = 5000  # rows of the outbox
 
 _CASES: Final = f"""
@@ -56,6 +57,9 @@ _OUTBOX: Final = "SELECT shard, id, headers FROM outbox WHERE (shard, id) > ($1,
 _DELETE_SENT: Final = """
 DELETE FROM outbox AS o USING unnest($1::smallint[], $2::bigint[]) AS sent (shard, id)
 WHERE o.shard = sent.shard AND o.id = sent.id"""
+
+# The rows of a lost database must not share their ids with new ones: a relay that was stopped in a send deletes by id.
+_SKIP_OUTBOX_IDS: Final = f"SELECT setval('outbox_id_seq', last_value + {_SKIPPED_IDS}) FROM outbox_id_seq"  # noqa: S608 - a constant
 
 _COMPLETE: Final = """
 UPDATE recovery SET incarnation = $1, is_incomplete = false, read_for = $2, opened_for = NULL, ends = $3::jsonb"""
@@ -253,10 +257,13 @@ class RecoveryStore:
         """Store that the own topic is read.
 
         `incarnation` is in force from now on. Claims open when `cases` is read to `ends`, offsets by partition (none:
-        at once). The relay's positions move to the offsets after `appended`.
+        at once). `appended` are the records that began it (none: the incarnation is not new). The relay's positions
+        move to the offsets after them, and the ids of the outbox jump over those of the lost database.
         """
         async with self._database.transaction() as connection:
             await RecoveryTransaction(connection).mark(group, appended)
+            if appended:
+                await connection.execute(_SKIP_OUTBOX_IDS)
             await connection.execute(_COMPLETE, incarnation, identity, _encode_json(ends).decode())
 
     async def ends(self) -> dict[int, int]:
