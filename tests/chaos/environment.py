@@ -91,6 +91,11 @@ class Environment:
         self._replicas: list[Child] = []
         self._partitions: dict[str, int] = {}
 
+    @property
+    def logs(self) -> Path:
+        """The folder of the services' logs."""
+        return self.folder / "system" / "logs"
+
     async def start(self) -> None:
         """Start everything; raises `StackError` if that fails."""
         self.clocks.mkdir(parents=True)
@@ -230,7 +235,7 @@ class Environment:
         """Start one more process of a service, as another member of its groups."""
         original = self.system.services[service].child
         env = dict(original.env or {}) | {"PIEPOWDER_INSTANCE": f"extra-{number}", "PIEPOWDER_PORT": "0"}
-        log = self.folder / "system" / "logs" / f"{service}-extra-{number}.log"
+        log = self.logs / f"{service}-extra-{number}.log"
         child = Child(f"{service} (extra {number})", original.argv, log=log, env=env, cwd=original.cwd)
         self._replicas.append(child)
         child.start()

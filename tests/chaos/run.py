@@ -12,6 +12,7 @@ from tests.chaos.checker.history import Call, History, Note, Planted
 from tests.chaos.checker.reading import Topics, read_journal, read_tables, topic_names
 from tests.chaos.checker.violation import Violation
 from tests.chaos.clients import PermanentClients, Posters, Registry
+from tests.chaos.defects import logged_defects
 from tests.chaos.environment import REGIONS, Environment
 from tests.chaos.faults import FaultInjector, Planned
 from tests.chaos.gate import Gate
@@ -94,6 +95,7 @@ class Run:
             settled, violations, history = await self._check(topics, leases_end=_LEASES_END)
             if not violations:
                 violations = await self._replay(topics, injector, history)
+            violations += await asyncio.to_thread(logged_defects, self._environment.logs)
         finally:
             for task in tasks:
                 task.cancel()

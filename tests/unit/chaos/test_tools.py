@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.chaos import faults, poison
 from tests.chaos.checker.cloudevents import derived, read_event
 from tests.chaos.checker.history import GENERATION, Record
 from tests.chaos.checker.reading import read_journal, topic_names
+from tests.chaos.defects import logged_defects
 from tests.chaos.environment import REGIONS
 from tests.chaos.gate import Gate
 from tests.chaos.journal import Journal
@@ -20,6 +23,7 @@ from tests.chaos.load import Arrival, Complaint, Items, Withdrawal
 from tests.chaos.operations import RESTORED
 from tests.chaos.proxy import NetworkFault, Proxies, kafka_client, postgres_client
 from tests.chaos.requests import Lives
+from tests.conftest import project_root
 
 
 def test_the_same_seed_gives_the_same_faults_and_another_seed_gives_others() -> None:
@@ -50,6 +54,27 @@ def test_every_kind_of_fault_is_drawn_and_its_victims_exist() -> None:
 
 def test_the_short_form_has_faults_of_the_long_one() -> None:
     assert {planned.fault for planned in faults.short()} < set(faults.kinds())
+
+
+_LOGGING = """
+import logging
+from shared.runtime import logs
+logs.configure("intake")
+own, library = logging.getLogger("shared.http.app"), logging.getLogger("asyncpg.pool")
+print("a line of another program", file=__import__("sys").stderr)
+for error, log in (KeyError(3), own.error), (OSError("expected"), own.warning), (OSError("a library's"), library.error):
+    log("defect: %s", "GET /", exc_info=error)
+own.error("without a traceback")
+"""
+
+
+def test_an_unexpected_error_in_a_log_is_found_with_its_traceback(tmp_path: Path) -> None:
+    with (tmp_path / "intake.log").open("w") as out:
+        subprocess.run([sys.executable, "-c", _LOGGING], stderr=out, check=True, timeout=30, cwd=project_root())
+    [found] = logged_defects(tmp_path)
+    assert (found.promise, found.title) == (9, "an unexpected error in intake: defect: GET /")
+    assert found.records[0].startswith("at 20")
+    assert found.records[-1] == "KeyError: 3"
 
 
 async def test_a_closed_gate_waits_for_passing_calls_and_holds_back_new_ones() -> None:
