@@ -2,7 +2,9 @@
 
 A withdrawal is an event on the topics that contain the item. It is published like the item, so that it follows the item
 in the order of its subject. It writes no row; a repetition produces the same ids. The regions of the item come from the
-status projection, read with `services.intake.items.read_your_writes`. Regions that have left the operating model get no
+status projection, read with `services.intake.items.read_your_writes`. An item that was posted again after one of its
+markets moved is in a further region, which the projection may not know yet. So if the operating model gives the item
+another region than the known ones, the call waits for the projection. Regions that have left the operating model get no
 event: nothing reads their topics, and they left without an open case.
 """
 
@@ -70,21 +72,31 @@ class Withdrawals:
     async def _find(self, item_id: str, client: Principal) -> dict[str, StatusFacts]:
         """The facts about an item, with its submission in at least one region."""
 
-        async def look() -> dict[str, StatusFacts] | None:
-            facts_by_region = await self._statuses.of_item(item_id)
-            return facts_by_region if _is_found(facts_by_region, client) else None
+        known: dict[str, StatusFacts] = {}
 
-        found = await self._read_your_writes.find(
+        async def look() -> dict[str, StatusFacts] | None:
+            nonlocal known
+            known = await self._statuses.of_item(item_id)
+            return known if _is_found(known, client) and self._has_all_regions(known) else None
+
+        await self._read_your_writes.find(
             look,
             topics=lambda region: [topics.submissions(region)],
             regions=self._read_your_writes.regions,
-            doubt=f"Item {item_id} is unknown, but the status does not include the latest submissions yet.",
+            doubt=f"The status does not include the latest submissions yet, so it is not certain in which regions item"
+            f" {item_id} is.",
         )
-        if found is None:
+        if not _is_found(known, client):
             raise NOT_FOUND.with_message(
                 f"No item {item_id} is known to this key, in its regions and for its platforms."
             )
-        return found
+        return known
+
+    def _has_all_regions(self, facts_by_region: Mapping[str, StatusFacts]) -> bool:
+        """True if the item is known in each region that would get it now."""
+        ownership, submitted_to = self._intake.ownership, status.submitted_to(facts_by_region)
+        now = () if ownership is None else ownership.regions(status.markets(facts_by_region))
+        return bool(submitted_to) and submitted_to.issuperset(now)
 
     def _prepare(
         self, item_id: str, reason: str, client: Principal, facts_by_region: Mapping[str, StatusFacts]

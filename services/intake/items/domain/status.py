@@ -40,7 +40,8 @@ class Status(StrEnum):
 
 
 class SubmissionFact(Struct, frozen=True, kw_only=True):
-    """The first submission of the item; `regions` are all regions that it was submitted to."""
+    """The first submission of the item; `regions` are all regions that it was submitted to. `markets` is empty for a
+    notice or an appeal, and in facts of older versions."""
 
     position: int
     version: int | None = None
@@ -49,6 +50,7 @@ class SubmissionFact(Struct, frozen=True, kw_only=True):
     client: str
     reference: str = ""
     regions: list[str] = msgspec.field(default_factory=list)
+    markets: list[str] = msgspec.field(default_factory=list)
 
 
 class WithdrawalFact(Struct, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ def _from_submission(data: ItemSubmitted, subject: str, position: int, _: str) -
         client=data.client,
         reference=data.reference,
         regions=data.regions,
+        markets=data.item.markets,
     )
     return StatusFacts(subject=subject, submission=submission, submission_last=position)
 
@@ -280,6 +283,12 @@ def submitted_to(facts_by_region: Mapping[str, StatusFacts]) -> set[str]:
         (region, facts.submission) for region, facts in facts_by_region.items() if facts.submission is not None
     ]
     return {each for region, submission in submissions for each in (region, *submission.regions)}
+
+
+def markets(facts_by_region: Mapping[str, StatusFacts]) -> list[str]:
+    """The markets of an item; empty while no submission is known."""
+    submissions = (facts.submission for facts in facts_by_region.values())
+    return next((submission.markets for submission in submissions if submission is not None), [])
 
 
 def subject(facts_by_region: Mapping[str, StatusFacts]) -> str:

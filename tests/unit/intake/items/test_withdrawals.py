@@ -1,8 +1,9 @@
 """Withdrawals: in every region of the item or in none; 404 only if the item certainly does not exist."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import pytest
 from aiokafka import TopicPartition
@@ -51,9 +52,15 @@ class Projection:
         return self.lookups >= self._read_after
 
 
-def submitted(*regions: str) -> StatusFacts:
+def submitted(*regions: str, markets: Sequence[str] = ()) -> StatusFacts:
     first = SubmissionFact(
-        position=4, version=3, content_hash="aa", received_at=NOW, client="shop", regions=list(regions)
+        position=4,
+        version=3,
+        content_hash="aa",
+        received_at=NOW,
+        client="shop",
+        regions=list(regions),
+        markets=list(markets),
     )
     return StatusFacts(subject="shop:product:a:b/1", submission=first, submission_last=4)
 
@@ -69,11 +76,12 @@ async def withdraw(
     item: str = ITEM,
     reason: str = "sold",
     in_model: Sequence[str] = ("eu", "us", "uk"),
+    owned: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[PreparedWithdrawal, list[Record]]:
     cluster = Cluster()
     publishers = dict.fromkeys(("eu", "us"), GroupCommitPublisher(cluster, max_records=10, max_bytes=100_000))
     intake = ItemIntake(codes=codes.load(), publishers=publishers)
-    intake.apply(published(model(*((region, []) for region in in_model))))
+    intake.apply(published(model(*((region, list(owned.get(region, ()))) for region in in_model))))
     withdrawals = Withdrawals(
         intake,
         projection,
@@ -113,6 +121,30 @@ async def test_a_withdrawal_waits_for_an_item_that_was_just_posted() -> None:
     projection = Projection({}, {}, {"us": submitted("us")})
     withdrawal, _ = await withdraw(projection)
     assert (withdrawal.regions, projection.lookups) == (("us",), 3)
+
+
+MOVED = {"eu": ["DE"], "us": ["US"]}
+"""The owners of markets after US moved from eu to us."""
+
+
+async def test_an_item_that_was_posted_again_after_a_market_moved_is_withdrawn_in_the_further_region_too() -> None:
+    first, again = submitted("eu", markets=["DE", "US"]), submitted("eu", "us", markets=["DE", "US"])
+    projection = Projection({"eu": first}, {"eu": first}, {"eu": first, "us": again})
+    withdrawal, _ = await withdraw(projection, owned=MOVED)
+    assert (withdrawal.regions, projection.lookups) == (("eu", "us"), 3)
+
+
+async def test_an_item_that_was_not_posted_again_is_withdrawn_where_it_is_after_the_projection_has_caught_up() -> None:
+    projection = Projection({"eu": submitted("eu", markets=["DE", "US"])}, read_after=3)
+    withdrawal, _ = await withdraw(projection, owned=MOVED)
+    assert withdrawal.regions == ("eu",)
+    assert projection.lookups > 3
+
+
+async def test_an_item_whose_markets_have_not_moved_does_not_wait() -> None:
+    projection = Projection({"eu": submitted("eu", "us", markets=["DE", "US"])})
+    withdrawal, _ = await withdraw(projection, owned=MOVED)
+    assert (withdrawal.regions, projection.lookups) == (("eu", "us"), 1)
 
 
 async def test_an_unknown_item_is_reported_only_after_the_projection_has_caught_up() -> None:

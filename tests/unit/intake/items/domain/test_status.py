@@ -13,6 +13,7 @@ from services.intake.items.domain.status import (
     conflict,
     dead_letter_of,
     facts_from_event,
+    markets,
     merge,
     status,
     submitted_to,
@@ -221,6 +222,11 @@ def test_updated_at_is_the_time_of_the_status() -> None:
 def test_the_regions_of_an_item_are_known_from_its_submission_in_any_region() -> None:
     assert submitted_to({"us": merge(opened(), withdrawn())}) == set()
     assert submitted_to({"us": submitted(), "uk": opened()}) == {"eu", "us"}
+
+
+def test_the_markets_of_an_item_are_known_from_its_submission_in_any_region() -> None:
+    assert markets({"us": merge(opened(), withdrawn())}) == []
+    assert markets({"us": opened(), "uk": submitted()}) == ["DE"]
 
 
 def test_an_event_that_does_not_concern_the_status_gives_no_facts() -> None:
