@@ -67,7 +67,7 @@ class PositionChangedError(Exception):
 
 
 class StoredPosition(NamedTuple):
-    """What a store has about a partition. `position` is the offset of the next record of the topic with `topic_id`.
+    """The row of a partition in a store. `position` is the offset of the next record of the topic with `topic_id`.
 
     `behind_until`: the store was restored from a backup, and the group had handled the records up to this offset
     before. A negative offset: an operator lets the group handle the records up to this offset again, without a report.

@@ -1,5 +1,5 @@
-"""What operators do, well or by mistake, while the load runs: publish operating models, restore a database, delete
-records, meet a storm, stop a service, create a topic again.
+"""Actions of operators, correct or by mistake, while the load runs: publish operating models, restore a database,
+delete records, end a storm, stop a service, create a topic again.
 
 Each action ends with the documented way out. The journal gets a note of what the action did to the system, so that the
 checker can compare it with what the system reported. Every wait is limited.

@@ -225,7 +225,7 @@ def until_no_case_waits(operator: Operator) -> None:
 
 
 def assert_sound(checks: str) -> None:
-    """What the checks of the page show when nothing is wrong."""
+    """Require the output of the page's checks that means: nothing is wrong."""
     assert "Nothing has been without effect for longer than 10 minutes." in checks
     assert "0 MISSING" not in checks
     assert "every accepted item is accounted for; all" in checks, checks

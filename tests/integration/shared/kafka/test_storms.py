@@ -119,7 +119,7 @@ class StormGroup:
 
     @property
     def stop_text(self) -> str:
-        """What `/readyz` says about the submissions."""
+        """The text of `/readyz` about the submissions; empty if they are not stopped."""
         return self.readiness.stopped.get(self.name, {}).get(self.topic, "")
 
     async def wait_stopped(self) -> None:

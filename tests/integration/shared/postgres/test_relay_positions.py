@@ -34,7 +34,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 class _Switch:
-    """Whether the relay may publish."""
+    """The switch of a relay, which publishes while it is open."""
 
     is_open = True
     asked = 0
