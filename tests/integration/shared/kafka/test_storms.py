@@ -173,6 +173,12 @@ def gauge(storm: StormGroup, reason: str = "rejected") -> float:
     return float(metrics.STOPPED_PARTITIONS.labels(storm.name, storm.topic, reason)._value.get())
 
 
+async def until_more_is_dead_lettered(storm: StormGroup) -> None:
+    counter = metrics.DEADLETTERED.labels(storm.name, storm.topic)._value
+    before = counter.get()
+    await until(lambda: bool(counter.get() > before))
+
+
 async def test_undecodable_records_stop_one_topic_across_restarts_until_their_range_is_dead_lettered(
     storm: StormGroup,
 ) -> None:
@@ -219,7 +225,7 @@ async def test_a_range_is_dead_lettered_with_its_events_once_also_when_the_group
     asked = asyncio.create_task(storm.dead_letter(request, partition=found.tp.partition))
     for _ in range(3):
         storm.start()
-        await asyncio.sleep(0.7)
+        await until_more_is_dead_lettered(storm)
         await storm.crash()
     storm.start()
     [result] = await asked
