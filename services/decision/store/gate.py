@@ -37,7 +37,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.suspensions = 0
-        """The number of times that this process closed the gate. When it grows, forget cached ids and positions."""
+        """The number of times that this process has closed the gate. When it grows, forget cached ids and positions."""
         self._checked = False
         self._state: RecoveryState | None = None
 
