@@ -17,8 +17,8 @@ from aiokafka.structs import OffsetAndMetadata
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
-from shared.kafka.positions import NO_MOVES, Moves
 from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.postgres import positions
 from shared.postgres.database import Database
 from shared.postgres.positions import PositionTable

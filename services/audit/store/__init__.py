@@ -20,7 +20,7 @@ from services.audit.domain import AppendResult, Conflict, LoggedDeadLetter, Logg
 from services.audit.store.reads import LogReads
 from services.audit.store.tables import DEADLETTERS, LOG
 from shared.contracts.envelope import Attributes, RecordId
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.postgres import positions
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import PositionTable

@@ -28,9 +28,9 @@ from shared.contracts import topics
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import DecisionRecovered
 from shared.kafka.gaps import DELETED, TRUNCATED, missing_records
-from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import Appended, LocatingProducer, record
 from shared.kafka.records import RawRecord
+from shared.kafka.stored_positions import StoredPosition
 from shared.kafka.topic_tail import TopicTail, open_tail
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, TooNew, Transient

@@ -14,8 +14,8 @@ from services.decision.store.gate import read_state
 from services.decision.store.transactions import LOCKED_CASE, Transaction, locked_case
 from shared.contracts import events
 from shared.contracts.envelope import Headers
-from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import Appended
+from shared.kafka.stored_positions import StoredPosition
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import PositionTable
 

@@ -20,9 +20,9 @@ from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
-from shared.kafka.positions import Moves
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.stop_store import StopStore
+from shared.kafka.stored_positions import Moves
 from shared.postgres.database import Database
 from shared.postgres.positions import SCHEMA, SESSION, PositionTable
 from shared.runtime import metrics
