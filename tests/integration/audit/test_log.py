@@ -665,12 +665,13 @@ async def test_while_postgresql_does_not_answer_rest_returns_503_and_events_wait
     database = await Database.connect(database_url.replace(f":{where.port}/", f":{proxy.port}/"))
     store = Store(database, region)
     records = [record(topic, event) for topic, event in history(region, "g").events]
+    conditions = [f"{part} piepowder-audit-{region}" for part in ("consumer", "positions")]
     async with auditing(kafka, store, region) as [audit], await client(store, region) as http:
         await proxy.cut()
         await producer.send(records)
         response = await http.get("/v1/totals")
         assert (response.status_code, "retry-after" in response.headers) == (503, True)
-        await until(lambda: audit.readiness.conditions[f"consumer piepowder-audit-{region}"] != "ok")
+        await until(lambda: any(audit.readiness.conditions[name] != "ok" for name in conditions))
         await proxy.start()
         await until_caught_up(kafka, region)
         assert (await http.get("/v1/totals")).status_code == 200
