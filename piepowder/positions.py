@@ -21,8 +21,8 @@ from shared.contracts.events import LOSS_ACCEPTED, LossAccepted
 from shared.kafka.client_protocol import committed_offsets, topic_ids
 from shared.kafka.gaps import DELETED, RECREATED, Gap, missing_records
 from shared.kafka.offsets import CommittedOffset
-from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import KafkaProducer, record
+from shared.kafka.stored_positions import StoredPosition
 from shared.postgres import position_admin
 from shared.postgres.position_admin import GroupPosition
 from shared.runtime.clock import SystemClock, to_text

@@ -3,7 +3,7 @@
 import itertools
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from deploy.local import ports
+from deploy.local.kafka import LocalKafka
 from shared.contracts import topics
 from shared.kafka import topic_admin
 from tests.support.scheduling import ModuleScheduling
@@ -61,6 +62,13 @@ def servers(pytestconfig: pytest.Config) -> Servers:
 def kafka(servers: Servers) -> str:
     """Bootstrap servers."""
     return servers.kafka
+
+
+@pytest.fixture(scope="module")
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """A Kafka for one module, whose tests stop or freeze it."""
+    with LocalKafka(tmp_path_factory.mktemp("kafka")) as own:
+        yield own
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ PASSWORD_FILE: Final = "database.password"  # noqa: S105 - the name of a file
 
 _RIGHTS: Final = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 
-# What an earlier version created, or a restore without owners. Sequences of a column follow their table.
+# Objects that an earlier version or a restore without owners created. Sequences of a column follow their table.
 _OTHERS: Final = """
 SELECT format('ALTER %s %I.%I OWNER TO %I',
     CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END,

@@ -26,7 +26,7 @@ from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL, RecordId
 from shared.kafka.consumer import RawRecord, Received
 from shared.kafka.dead_letters import original_headers
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.kafka.written_letters import digest
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Final, Protocol, TypeVar
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.offsets import OffsetClient
-from shared.kafka.positions import Moves, PositionStore
 from shared.kafka.producer import Producer
+from shared.kafka.stored_positions import Moves, PositionStore
 from shared.runtime.retry import until_done
 from shared.service import Service
 

@@ -84,7 +84,10 @@ class RegionDrain:
         await self._http.aclose()
 
     async def unfinished(self, region: str) -> list[str]:
-        """What waits in the region, one clause each; raises Transient if Kafka or decision do not respond."""
+        """The reasons why the region is not drained, one clause each.
+
+        Raises Transient if Kafka or decision do not respond.
+        """
         return [
             *await self._unrouted(region),
             *await self._unstored(region),

@@ -51,7 +51,7 @@ class AroundCall(ABC):
         """Raise a Problem on entry to refuse the call."""
 
     async def __call__(self) -> None:  # noqa: B027 - nothing is left to do
-        """For FastAPI; the route itself enters the context."""
+        """Do nothing. FastAPI calls a dependency; the route itself enters the context."""
 
 
 class _DecodedRequest(Request):

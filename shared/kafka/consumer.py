@@ -42,10 +42,11 @@ from shared.kafka.client_protocol import committed_offsets, topic_ids
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.lag import ConsumerLag
 from shared.kafka.parking import ParkedKeysFull, ParkedKeyStore, Parking, ReplayedRecord
-from shared.kafka.positions import NO_MOVES, BatchProgress, Moves, PositionChangedError, Positions, PositionStore
+from shared.kafka.positions import Positions
 from shared.kafka.records import RawRecord, Received
 from shared.kafka.stop_store import StopStore
 from shared.kafka.stopped import StopCause, StoppedPartitions
+from shared.kafka.stored_positions import NO_MOVES, BatchProgress, Moves, PositionChangedError, PositionStore
 from shared.kafka.storms import StormGuard
 from shared.runtime import metrics
 from shared.runtime.clock import Clock

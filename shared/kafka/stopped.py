@@ -29,7 +29,7 @@ _SHOWN: Final = 20  # partitions of a topic with the same reason; the others are
 
 
 class StopCause(StrEnum):
-    """Why a partition is stopped; the label `reason` of the metric."""
+    """The cause of a stopped partition; the label `reason` of the metric."""
 
     REJECTED = "rejected"
     """Nearly all of the last records of the topic were rejected: an operator decides."""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 Row: TypeAlias = asyncpg.Record
 
 SHARDS: Final = 4
-_LOCK_CLASS: Final = 720_911
+LOCK_CLASS: Final = 720_911
 _POLL_SECONDS: Final = 0.1
 _MEASURE_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 1.0
@@ -340,7 +340,7 @@ class _HeldShards:
         if wanted:
             rows = await self._connection.fetch(
                 "SELECT shard FROM unnest($2::int[]) AS shard WHERE pg_try_advisory_lock($1, shard)",
-                _LOCK_CLASS,
+                LOCK_CLASS,
                 wanted,
             )
             self._floors |= {row[0]: 0 for row in rows}

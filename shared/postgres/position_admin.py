@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka import TopicPartition
 
 from shared.kafka.gaps import DELETED, Gap
-from shared.kafka.positions import StoredPosition
+from shared.kafka.stored_positions import StoredPosition
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import NO_ROW, READ_ALL, stored_position
 from shared.runtime.errors import Transient

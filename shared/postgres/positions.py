@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 
 from shared.kafka.gaps import Gap
 from shared.kafka.offsets import EndOffsets, LogRange
-from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
+from shared.kafka.stored_positions import Moves, PositionChangedError, StoredPosition
 from shared.postgres.database import Connection, Database
 
 SESSION: Final = {"enable_seqscan": "off"}

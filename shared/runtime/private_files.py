@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 PRIVATE_UMASK: Final = 0o077
-"""For child processes, which create files of their own."""
+"""The umask of child processes, which create files of their own."""
 
 _FLAGS: Final = {"wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND}
 

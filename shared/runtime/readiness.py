@@ -36,5 +36,5 @@ class Readiness:
 
     @property
     def stopped(self) -> dict[str, dict[str, str]]:
-        """By group and topic: the partitions that are not read, and why. Without groups that read everything."""
+        """The partitions that are not read, and the reason, by group and topic; without groups that read everything."""
         return {group: dict(topics) for group, topics in self._stopped.items() if topics}

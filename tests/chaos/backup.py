@@ -18,7 +18,7 @@ _SECONDS: Final = 60.0
 
 
 class Dropped(NamedTuple):
-    """When a database was dropped, and the time of its first unpublished event then, all in epoch seconds."""
+    """The times of the drop of a database, and of its first unpublished event then, all in epoch seconds."""
 
     unpublished: float
     dropping: float

@@ -1,5 +1,5 @@
-"""What operators do, well or by mistake, while the load runs: publish operating models, restore a database, delete
-records, meet a storm, stop a service, create a topic again.
+"""Actions of operators, correct or by mistake, while the load runs: publish operating models, restore a database,
+delete records, end a storm, stop a service, create a topic again.
 
 Each action ends with the documented way out. The journal gets a note of what the action did to the system, so that the
 checker can compare it with what the system reported. Every wait is limited.
@@ -60,6 +60,7 @@ _REPORT_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 25.0
 _LOOK_SECONDS: Final = 0.3
+_UNDER_WAY_SECONDS: Final = 1.0  # until a record that a writer has sent is in the topic
 _NOTICE_SECONDS: Final = 2.5  # until a service has noticed that its database was restored
 
 Condition = Callable[[], Awaitable[bool]]
@@ -409,7 +410,6 @@ class Operations:
             for writer in writers:
                 writer.pause()
             try:
-                await asyncio.sleep(1)  # records that are under way
                 ends = await self._until_read(groups, places)
                 if ends is None:
                     self.skipped.append(f"recreation of {topic}: its readers are behind")
@@ -433,14 +433,21 @@ class Operations:
     async def _until_read(
         self, groups: Sequence[str], places: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int] | None:
-        """The ends of the partitions, when all groups have read them; None if that takes too long."""
+        """The ends of the partitions, when all groups have read them; None if that takes too long.
+
+        Records of the paused writers can be on their way to Kafka, so the ends must not have moved for a while.
+        """
         ends: dict[TopicPartition, int] = {}
+        since = 0.0
 
         async def are_read() -> bool:
-            nonlocal ends
-            ends = await self._ends(places)
+            nonlocal ends, since
+            before, ends = ends, await self._ends(places)
+            if ends != before:
+                since = time.monotonic()
             read = [await self._positions(group) for group in groups]
-            return all(of.get(tp, 0) == end for of in read for tp, end in ends.items())
+            settled = time.monotonic() - since >= _UNDER_WAY_SECONDS
+            return settled and all(of.get(tp, 0) == end for of in read for tp, end in ends.items())
 
         return ends if await self._until(are_read, _IDLE_SECONDS) else None
 

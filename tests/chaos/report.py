@@ -92,7 +92,7 @@ class Report(NamedTuple):
         ]
 
     def _restores(self) -> list[str]:
-        """What restores of decision's database have lost."""
+        """The losses of the restores of decision's database, as lines; none without such a restore."""
         if not any(note.kind == "restored" and "decision" in note.facts["database"] for note in self.history.notes):
             return []
         return [f"decision: {_counts(count_losses(Facts(self.history)))}"]

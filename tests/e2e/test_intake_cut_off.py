@@ -42,24 +42,17 @@ _clock = SystemClock()
 
 
 @pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A Kafka for this module alone, because its tests stop and freeze it."""
-    with LocalKafka(tmp_path_factory.mktemp("kafka")) as own:
-        yield own
-
-
-@pytest.fixture(scope="module")
-def system(kafka: LocalKafka, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(own_kafka: LocalKafka, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The services on this Kafka."""
-    own = Servers(kafka.bootstrap, servers.database_url)
+    own = Servers(own_kafka.bootstrap, servers.database_url)
     with System(own, ("eu", "us"), tmp_path_factory.mktemp("system"), databases=f"cut_{os.getpid()}") as running:
         yield running
 
 
 async def test_while_kafka_is_stopped_posts_are_rejected_and_each_accepted_item_is_in_kafka_once(
-    system: System, kafka: LocalKafka
+    system: System, own_kafka: LocalKafka
 ) -> None:
-    [node] = kafka.nodes
+    [node] = own_kafka.nodes
 
     async def stop_kafka() -> None:
         await asyncio.to_thread(node.stop)
@@ -71,24 +64,24 @@ async def test_while_kafka_is_stopped_posts_are_rejected_and_each_accepted_item_
     assert {result.status for result in batches} <= {200, 429, 503}
     assert {status for result in batches for status in result.statuses} <= {202, 429, 503}
     assert any(503 in (result.status, *result.statuses) for result in batches)
-    await _check(system, kafka, posts, batches)
+    await _check(system, own_kafka, posts, batches)
 
 
-async def test_readiness_reports_a_frozen_kafka_within_seconds(system: System, kafka: LocalKafka) -> None:
-    [node] = kafka.nodes
+async def test_readiness_reports_a_frozen_kafka_within_seconds(system: System, own_kafka: LocalKafka) -> None:
+    [node] = own_kafka.nodes
     await _until_readiness(system, 200)
     node.pause()
     try:
         reported = await _until_readiness(system, 503)
     finally:
         node.resume()
-    assert re.search(f"Kafka at .* does not respond: {kafka.bootstrap}", reported), reported
+    assert re.search(f"Kafka at .* does not respond: {own_kafka.bootstrap}", reported), reported
     await _until_readiness(system, 200)
     await _until_accepted(system, "still")
 
 
 async def test_when_intake_is_killed_repeatedly_each_accepted_item_is_in_kafka_once(
-    system: System, kafka: LocalKafka
+    system: System, own_kafka: LocalKafka
 ) -> None:
     intake = system.services["intake"]
 
@@ -104,7 +97,7 @@ async def test_when_intake_is_killed_repeatedly_each_accepted_item_is_in_kafka_o
     assert {result.status for result in posts} <= {0, 202, 503}
     assert {result.status for result in batches} <= {0, 200, 429, 503}
     assert any(result.status == 0 for result in [*posts, *batches])
-    await _check(system, kafka, posts, batches)
+    await _check(system, own_kafka, posts, batches)
 
 
 async def _under_load(

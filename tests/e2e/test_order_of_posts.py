@@ -23,7 +23,7 @@ def send(cell: Cell, text: str, time: str = "") -> str:
 
 
 async def test_a_post_that_arrives_after_a_newer_one_of_its_client_does_not_supersede_it(cell: Cell) -> None:
-    """As a post that waited in a process that was stopped, and continued after the client had posted again."""
+    """The late post stands for one in a stopped process, which continued after the client had posted again."""
     newer = send(cell, "replica, second text", "2026-05-01T09:30:02Z")
     until_status(cell, newer, cell.eu, "in_review")
     late = send(cell, "replica, first text", "2026-05-01T09:30:01Z")

@@ -79,7 +79,7 @@ async def test_a_storm_on_one_topic_stops_only_this_topic_and_the_runbook_leads_
 
 
 def stopped(cell: Cell) -> dict[str, str]:
-    """What `/readyz` of every process says about stopped topics, by group."""
+    """The stopped topics by group, from the `/readyz` of every process."""
     found = {}
     for service in cell.system.services.values():
         response = cell.client.get(f"{service.url}/readyz")

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.stack import LocalStack
 from deploy.local.system import System
+from shared.postgres import outbox
 from tests.conftest import project_root
 from tests.e2e.drive import review_until
 from tests.e2e.steps import item, until
@@ -35,6 +36,10 @@ TITLES: Final = ("Desk lamp, brass", "Vintage switchblade", "Spy camera in a clo
 INTAKE: Final = ("intake", "intake-projection")
 BIN: Final = Path(sys.executable).parent
 _BLOCK: Final = re.compile(r"^(?P<heading>#+ .*?)$|^ *```sh\n(?P<commands>.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+_RELAY_ASKED: Final = f"""
+SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE locktype = 'advisory' AND classid = {outbox.LOCK_CLASS} AND query LIKE '%FROM recovery%'"""  # noqa: S608 - constants
 
 
 def page() -> dict[str, list[str]]:
@@ -142,6 +147,14 @@ class Operator:
         """The events in decision's outbox; the gauge is a few seconds late."""
         return int(self.psql("SELECT count(*) FROM outbox", f"piepowder_decision_{REGION}"))
 
+    def relay_waits_for_kafka(self) -> bool:
+        """True if decision's relay has read rows of the outbox: it sends these, and no others, before it reads again.
+
+        The gate is asked after the rows are read, and only if there are some; it is the session's last statement until
+        Kafka has acknowledged them.
+        """
+        return int(self.psql(_RELAY_ASKED)) > 0
+
     def submit(self, name: str, count: int = 60) -> None:
         """Submit items with `piepowder submit`, which notes them for the account; a third of them is for reviewers."""
         lines = [item(id=f"{name}-{n}", title=TITLES[n % len(TITLES)], text=f"Number {n}.") for n in range(count)]
@@ -225,7 +238,7 @@ def until_no_case_waits(operator: Operator) -> None:
 
 
 def assert_sound(checks: str) -> None:
-    """What the checks of the page show when nothing is wrong."""
+    """Require the output of the page's checks that means: nothing is wrong."""
     assert "Nothing has been without effect for longer than 10 minutes." in checks
     assert "0 MISSING" not in checks
     assert "every accepted item is accounted for; all" in checks, checks
@@ -319,7 +332,7 @@ async def test_decision_is_restored_and_nothing_is_decided_twice(operator: Opera
         [kafka] = [child for child in operator.stack.children() if "Kafka" in child.name]
         kafka.pause()
         on_its_way = claim("r-3")  # Kafka can append it when it continues
-        await asyncio.sleep(1)  # the relay sends it, and waits for its acknowledgement before it sends more
+        operator.until(operator.relay_waits_for_kafka)
         lost = claim("r-5")
         assert operator.unpublished() == 2
         operator.psql(f"DROP DATABASE piepowder_decision_{REGION} WITH (FORCE)")

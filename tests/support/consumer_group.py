@@ -75,9 +75,9 @@ class ConsumerGroup:
         self._members.append((stop, asyncio.create_task(member.run(stop))))
         return stop
 
-    async def ended(self) -> None:
-        """Wait for the members to end; raises their errors."""
-        for _, task in self._members:
+    async def ended(self, *stopped: asyncio.Event) -> None:
+        """Wait for the members with these stop events (none: for all members) to end; raises their errors."""
+        for task in [task for stop, task in self._members if not stopped or stop in stopped]:
             await asyncio.wait_for(asyncio.shield(task), 20)
 
     async def wait_for_state(self, state: str) -> None:

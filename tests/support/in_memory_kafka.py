@@ -17,9 +17,9 @@ from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, Handler, RawRecord, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import KeyPartition, Parked, ParkedKeyStore, parked_keys
-from shared.kafka.positions import Moves, PositionChangedError, StoredPosition
 from shared.kafka.producer import Record, partition_of
 from shared.kafka.stop_store import StopEntry, StopStore, stop_entries
+from shared.kafka.stored_positions import Moves, PositionChangedError, StoredPosition
 from shared.runtime.clock import ManualClock
 from shared.runtime.errors import Poison, TooNew
 from shared.runtime.readiness import Readiness

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,9 +11,9 @@ from typing import Any, TypeAlias
 import asyncpg
 import httpx
 import msgspec
-import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
+from deploy.local.ports import free_ports
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, encode
@@ -36,18 +33,8 @@ from shared.contracts.events import (
 from shared.kafka import topic_admin
 from shared.kafka.producer import KafkaProducer, Record, record
 from shared.runtime.clock import SystemClock, to_text
-from tests.conftest import project_root
-from tests.support.processes import start_process
 from tests.support.servers import Servers
-
-_PROGRAM = """
-import runpy, sys
-from shared.contracts import topics
-from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # the test's own control topic
-runpy.run_module("services.intake", run_name="__main__")
-"""
-
+from tests.support.service_process import readiness, start_service, wait_until
 
 _WRITES = frozenset({"items:write", "items:read", "notices:write", "notices:read", "appeals:write", "appeals:read"})
 
@@ -101,7 +88,7 @@ class Intake:
             for name, client in _KEYS.items()
         ]
         (self.folder / "clients.json").write_bytes(msgspec.json.encode(clients))
-        self.port = free_port()
+        [self.port] = free_ports(1)
         self.http.base_url = httpx.URL(f"http://127.0.0.1:{self.port}")
         given = {
             "PIEPOWDER_KAFKA": self.kafka,
@@ -111,16 +98,7 @@ class Intake:
             "PIEPOWDER_PORT": str(self.port),
             "PIEPOWDER_INSTANCE": "test",
         }
-        with self.log.open("ab") as log:
-            self.process = await start_process(
-                sys.executable,
-                "-c",
-                _PROGRAM,
-                self.control,
-                cwd=project_root(),
-                env={**os.environ, **given, **environment},
-                stderr=log,
-            )
+        self.process = await start_service("intake", given | environment, self.log, control=self.control)
 
         async def is_listening() -> bool:
             return bool((await self.readyz())["conditions"])
@@ -134,21 +112,10 @@ class Intake:
         await self.wait_until(is_ready)
 
     async def readyz(self) -> dict[str, Any]:
-        try:
-            response: dict[str, Any] = (await self.http.get("/readyz")).json()
-        except httpx.TransportError:
-            return {"ready": False, "conditions": {}}
-        return response
+        return await readiness(self.http)
 
     async def wait_until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            async with asyncio.timeout(60):
-                while not await condition():  # noqa: ASYNC110 - another process makes it true
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            pytest.fail(
-                f"condition still false after 60 s; {await self.readyz()}; log:\n{self.log.read_text()[-5000:]}"
-            )
+        await wait_until(condition, log=self.log)
 
     @property
     def log(self) -> Path:
@@ -227,13 +194,6 @@ class Intake:
             ],
         )
         await self.publish(self.control, GLOBAL, OPERATING_MODEL_PUBLISHED, model, "operating-model")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @asynccontextmanager

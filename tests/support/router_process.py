@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,18 +34,10 @@ from shared.kafka.producer import KafkaProducer, Record, record
 from shared.kafka.topic_admin import TopicSpec
 from shared.runtime.clock import SystemClock
 from shared.runtime.readiness import Readiness
-from tests.conftest import project_root
-from tests.support.processes import start_process
 from tests.support.router_samples import RECEIVED_AT
+from tests.support.service_process import readiness, start_service, wait_until
 
 _numbers = itertools.count(1)
-_PROGRAM = """
-import runpy, sys
-from shared.contracts import topics
-from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # the control topic of this test
-runpy.run_module("services.router", run_name="__main__")
-"""
 _KEYS = {"all": {"control:read", "control:publish"}, "reader": {"control:read"}}
 
 
@@ -70,6 +61,7 @@ class RunningRouter:
         self.keys = {name: ids.new_api_key("test") for name in _KEYS}
         self.http = httpx.AsyncClient(timeout=20)
         self._folder = folder
+        self._log = folder / "router.log"
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, until: Callable[[dict[str, Any]], bool], **more: str) -> None:
@@ -88,34 +80,17 @@ class RunningRouter:
             "PIEPOWDER_PORT": str(port),
             **more,
         }
-        with (self._folder / "router.log").open("ab") as log:
-            self._process = await start_process(
-                sys.executable,
-                "-c",
-                _PROGRAM,
-                self.control,
-                cwd=project_root(),
-                env={**os.environ, **environment},
-                stderr=log,
-            )
+        self._process = await start_service("router", environment, self._log, control=self.control)
         await self.wait_until(until)
 
     async def wait_until(self, until: Callable[[dict[str, Any]], bool]) -> None:
-        try:
-            async with asyncio.timeout(60):
-                while not until(await self.readyz()):  # noqa: ASYNC110 - another process
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            pytest.fail(
-                f"the router did not reach the expected state; its log:\n{(self._folder / 'router.log').read_text()}"
-            )
+        async def holds() -> bool:
+            return until(await self.readyz())
+
+        await wait_until(holds, log=self._log)
 
     async def readyz(self) -> dict[str, Any]:
-        try:
-            response: dict[str, Any] = (await self.http.get("/readyz")).json()
-        except httpx.TransportError:
-            return {"ready": False, "conditions": {}}
-        return response
+        return await readiness(self.http)
 
     async def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         if self._process is None or self._process.returncode is not None:

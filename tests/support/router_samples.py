@@ -109,7 +109,7 @@ def with_conditions(rules: Sequence[Policy], conditions: FixedConditions, defaul
 
 
 class Progress:
-    """What waits in each region; nothing by default. `unknown` makes every answer fail."""
+    """The reasons why regions are not drained; none by default. With `unknown`, every call raises Transient."""
 
     def __init__(self, **waiting: list[str]) -> None:
         self.waiting = waiting

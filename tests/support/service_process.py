@@ -1,16 +1,17 @@
-"""A regional service (decision, audit) as a process with a database of its own, on real Kafka and PostgreSQL."""
+"""A service as a process: its start, its readiness, and a regional service with a database of its own."""
 
 import asyncio
 import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import pytest
 
 from deploy.local.ports import free_ports
 from shared.auth.clients_file import ClientEntry
@@ -27,6 +28,12 @@ CLIENT = ClientEntry(
 )
 
 _numbers = itertools.count(1)
+_WITH_CONTROL = """
+import runpy, sys
+from shared.contracts import topics
+topics.CONTROL = sys.argv.pop(1)
+runpy.run_module(sys.argv[1], run_name="__main__")
+"""
 
 
 class Running:
@@ -46,6 +53,36 @@ class Running:
             return (await self.http.get("/readyz")).status_code == 200
         except httpx.TransportError:
             return False
+
+
+async def start_service(
+    name: str, environment: Mapping[str, str], log: Path, *, control: str | None = None
+) -> asyncio.subprocess.Process:
+    """Start a service; `control` is a control topic of the test's own, which it uses in place of the common one."""
+    program = ["-m", f"services.{name}"] if control is None else ["-c", _WITH_CONTROL, control, f"services.{name}"]
+    with log.open("ab") as out:
+        return await start_process(
+            sys.executable, *program, cwd=project_root(), env={**os.environ, **environment}, stderr=out
+        )
+
+
+async def readiness(http: httpx.AsyncClient, url: str = "") -> dict[str, Any]:
+    """The response of `/readyz`; without conditions if the process does not respond."""
+    try:
+        response: dict[str, Any] = (await http.get(f"{url}/readyz")).json()
+    except httpx.TransportError:
+        return {"ready": False, "conditions": {}}
+    return response
+
+
+def is_unavailable(response: httpx.Response) -> bool:
+    """True for the response to a call that a stop has interrupted: 503 with Retry-After."""
+    return (
+        response.status_code == 503
+        and response.headers["content-type"] == "application/problem+json"
+        and int(response.headers["retry-after"]) > 0
+        and response.json()["type"] == "urn:piepowder:problem:unavailable"
+    )
 
 
 @asynccontextmanager
@@ -68,10 +105,7 @@ async def running(
         **more,
     }
     log = folder / f"{name}.log"
-    with log.open("ab") as out:
-        process = await start_process(
-            sys.executable, "-m", f"services.{name}", cwd=project_root(), env={**os.environ, **environment}, stderr=out
-        )
+    process = await start_service(name, environment, log)
     service = Running(name, environment["PIEPOWDER_DATABASE_URL"], port, process)
     try:
         await wait_until(service.is_ready)
@@ -86,7 +120,15 @@ async def running(
     assert status == 0
 
 
-async def wait_until(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - another process makes it true
-            await asyncio.sleep(0.1)
+async def wait_until(condition: Callable[[], Awaitable[bool]], seconds: float = 60, *, log: Path | None = None) -> None:
+    """Wait until a condition holds, for a bounded time; fails with the end of the process's log."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not await condition():  # noqa: ASYNC110 - another process makes it true
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"the condition does not hold after {seconds:g} s{_end_of(log)}")
+
+
+def _end_of(log: Path | None) -> str:
+    return "" if log is None else f"; the log:\n{log.read_text()[-5000:]}"

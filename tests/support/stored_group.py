@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +17,8 @@ from aiokafka.structs import OffsetAndMetadata
 from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
-from shared.kafka.positions import NO_MOVES, Moves
 from shared.kafka.producer import KafkaProducer, Record
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.postgres import positions
 from shared.postgres.database import Database
 from shared.postgres.positions import PositionTable
@@ -28,6 +29,16 @@ from shared.runtime.retry import Backoff
 from tests.support import recreation
 
 PARTITIONS = 6
+
+
+class _Member(BatchConsumer[str]):
+    """A member that notes each of its assignments."""
+
+    note: Callable[[list[TopicPartition]], None]
+
+    def partitions_assigned(self, consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        super().partitions_assigned(consumer, partitions)
+        self.note(list(partitions))
 
 
 class StoredGroup:
@@ -43,6 +54,7 @@ class StoredGroup:
         self.topic = topics.submissions(region)
         self.name = f"piepowder-{'router' if in_kafka else 'decision'}-{region}"
         self.readiness: dict[str, Readiness] = {}
+        self.assigned: dict[str, list[TopicPartition]] = {}
         self.before: Callable[[str], Awaitable[None]] = _at_once
         self._in_kafka = in_kafka
         self._producer = KafkaProducer(kafka, client_id="test")
@@ -80,7 +92,7 @@ class StoredGroup:
         async def handle_only(batch: Sequence[Received[str]]) -> None:
             await handle(batch, NO_MOVES)
 
-        member = BatchConsumer(
+        member = _Member(
             bootstrap=self.kafka,
             group=self.name,
             topics=[self.topic],
@@ -96,6 +108,7 @@ class StoredGroup:
             backoff=Backoff(first=0.01, longest=0.05),
             drain_seconds=drain_seconds,
         )
+        member.note = partial(self.assigned.__setitem__, instance)
         self.readiness[instance] = readiness
         self._members[instance] = stop, asyncio.create_task(member.run(stop))
 
@@ -119,6 +132,21 @@ class StoredGroup:
         places = [TopicPartition(self.topic, n) for n in range(PARTITIONS)]
         stored = await PositionTable(self.database).read(self.name, places)
         return {tp.partition: each.position for tp, each in stored.items()}
+
+    async def until_committed(self) -> None:
+        """Wait until the group has committed its stored positions, which it does after their transaction."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+        await admin.start()
+        try:
+            async with asyncio.timeout(40):
+                while True:
+                    found = await admin.list_consumer_group_offsets(self.name)
+                    committed = {tp.partition: each.offset for tp, each in found.items()}
+                    if {n: at for n, at in (await self.positions()).items() if at}.items() <= committed.items():
+                        return
+                    await asyncio.sleep(0.05)
+        finally:
+            await admin.close()
 
     async def until_effects(self, expected: Sequence[str]) -> None:
         """Wait until the effects are these, in any order."""

@@ -85,6 +85,18 @@ class PublishedEvent(msgspec.Struct, frozen=True, gc=False):
         return self.data.case_id
 
 
+class TopicContent(NamedTuple):
+    """The content of some records of the own topic.
+
+    `sent`: the rows (shard, id) of the outbox whose events the records are.
+    `incarnation`: the latest one that the records state, 0 for none.
+    """
+
+    events: Sequence[PublishedEvent] = ()
+    sent: Sequence[tuple[int, int]] = ()
+    incarnation: int = 0
+
+
 class RecoveredCase(msgspec.Struct):
     """A case to which events are applied. `n` is the number of its decision in force, 0 for none.
 

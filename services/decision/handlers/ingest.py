@@ -12,7 +12,7 @@ from services.decision.domain.ingest import BatchChanges, CaseMessage, Snapshot,
 from services.decision.handlers.base import PublishPort, UseCases
 from shared.contracts import events
 from shared.kafka.consumer import Received
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 
 
 class IngestPort(PublishPort, Protocol):

@@ -23,14 +23,14 @@ from aiokafka import TopicPartition
 
 from services.decision import metrics
 from services.decision.domain.case_events import source
-from services.decision.domain.recovery import PublishedEvent, RecoveryState, published_event, recovered_event
+from services.decision.domain.recovery import RecoveryState, TopicContent, published_event, recovered_event
 from shared.contracts import topics
 from shared.contracts.envelope import Event, decode, encode
 from shared.contracts.events import DecisionRecovered
 from shared.kafka.gaps import DELETED, TRUNCATED, missing_records
-from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import Appended, LocatingProducer, record
 from shared.kafka.records import RawRecord
+from shared.kafka.stored_positions import StoredPosition
 from shared.kafka.topic_tail import TopicTail, open_tail
 from shared.runtime.clock import Clock, to_text
 from shared.runtime.errors import Poison, TooNew, Transient
@@ -62,14 +62,7 @@ class RecoveryPort(Protocol):
 
     async def outbox_ids(self) -> Mapping[str, tuple[int, int]]: ...
 
-    async def apply(
-        self,
-        group: str,
-        read: Appended,
-        published: Sequence[PublishedEvent],
-        sent: Sequence[tuple[int, int]],
-        incarnation: int,
-    ) -> int: ...
+    async def apply(self, group: str, read: Appended, content: TopicContent) -> int: ...
 
     async def set_incomplete(self) -> None: ...
 
@@ -219,24 +212,22 @@ class RecoverCases:
             async for tp, records, end in tail.read(positions):
                 if outbox is None:
                     outbox = await self._store.outbox_ids()
-                published, event_ids, incarnation = [], [], 0
-                for each in records:
-                    event = self._decoded(each)
-                    if event is None:
-                        continue
-                    event_ids.append(event.attributes.id)
-                    if isinstance(event.data, DecisionRecovered):
-                        incarnation = max(incarnation, event.data.incarnation)
-                    elif (of_case := published_event(event)) is not None:
-                        published.append(of_case)
-                sent = [outbox[event_id] for event_id in event_ids if event_id in outbox]
                 read = Appended(tp.topic, tp.partition, positions[tp], end)
-                unknown += await self._store.apply(group, read, published, sent, incarnation)
+                unknown += await self._store.apply(group, read, self._content(records, outbox))
                 positions[tp] = end
                 self._report(f"{unknown} published events were not in the database; reading {tp.topic}")
         if unknown:
             log.warning("the database was older than its own topic", extra={"events": unknown})
             metrics.RECOVERED_EVENTS.labels(self._region).inc(unknown)
+
+    def _content(self, records: Sequence[RawRecord], outbox: Mapping[str, tuple[int, int]]) -> TopicContent:
+        found = [event for event in map(self._decoded, records) if event is not None]
+        stated = [event.data.incarnation for event in found if isinstance(event.data, DecisionRecovered)]
+        return TopicContent(
+            events=[published for published in map(published_event, found) if published is not None],
+            sent=[outbox[event.attributes.id] for event in found if event.attributes.id in outbox],
+            incarnation=max(stated, default=0),
+        )
 
     async def _own_positions(self, tail: TopicTail) -> dict[TopicPartition, int]:
         """The relay's positions in its own topic; raises Transient if Kafka deleted records that follow a position."""

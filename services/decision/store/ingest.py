@@ -20,7 +20,7 @@ from services.decision.domain.ingest import (
 from services.decision.store.appeals import appeal_columns, lock_appealed_cases
 from services.decision.store.recovery import RecoveryTransaction, waiting_events
 from services.decision.store.transactions import Transaction
-from shared.kafka.positions import Moves
+from shared.kafka.stored_positions import Moves
 from shared.postgres import positions
 from shared.postgres.rows import insert
 from shared.runtime.errors import Transient

@@ -9,13 +9,13 @@ import msgspec
 from aiokafka import TopicPartition
 
 from services.decision.domain.cases import Case
-from services.decision.domain.recovery import CaseEvent, PublishedEvent, RecoveredCase, RecoveryState
+from services.decision.domain.recovery import CaseEvent, PublishedEvent, RecoveredCase, RecoveryState, TopicContent
 from services.decision.store.gate import read_state
 from services.decision.store.transactions import LOCKED_CASE, Transaction, locked_case
 from shared.contracts import events
 from shared.contracts.envelope import Headers
-from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import Appended
+from shared.kafka.stored_positions import StoredPosition
 from shared.postgres.database import Connection, Database
 from shared.postgres.positions import PositionTable
 
@@ -193,46 +193,32 @@ class RecoveryStore:
                 last = (rows[-1]["shard"], rows[-1]["id"])
         return found
 
-    async def apply(
-        self,
-        group: str,
-        read: Appended,
-        published: Sequence[PublishedEvent],
-        sent: Sequence[tuple[int, int]],
-        incarnation: int,
-    ) -> int:
-        """Apply events of the own topic, delete these rows (shard, id) of the outbox, and move the relay's position
-        to the offset after the records, all or nothing. `incarnation`: the latest one that the records state, 0 for
-        none.
+    async def apply(self, group: str, read: Appended, content: TopicContent) -> int:
+        """Apply the content of records of the own topic, delete the rows of the outbox that are in it, and move the
+        relay's position to the offset after the records, all or nothing.
 
         Returns the number of events that the database did not contain. If there are some, or a later incarnation, the
         gate is closed first.
         """
         try:
-            return await self._apply(group, read, published, sent, incarnation)
+            return await self._apply(group, read, content)
         except _NotIncompleteError:
             await self.set_incomplete()
-            return await self._apply(group, read, published, sent, incarnation)
+            return await self._apply(group, read, content)
 
-    async def _apply(
-        self,
-        group: str,
-        read: Appended,
-        published: Sequence[PublishedEvent],
-        sent: Sequence[tuple[int, int]],
-        incarnation: int,
-    ) -> int:
+    async def _apply(self, group: str, read: Appended, content: TopicContent) -> int:
         async with self._database.transaction() as connection:
             transaction = RecoveryTransaction(connection)
-            unknown = await transaction.apply(published)
-            if unknown or incarnation:
+            unknown = await transaction.apply(content.events)
+            if unknown or content.incarnation:
                 state = await read_state(connection)
-                is_later = incarnation > state.incarnation
+                is_later = content.incarnation > state.incarnation
                 if (unknown or is_later) and state.read_for is not None:
                     raise _NotIncompleteError
                 if is_later:  # with the position: a repeated recovery does not read these records again
-                    await connection.execute("UPDATE recovery SET incarnation = $1, is_incomplete = true", incarnation)
-            await transaction.delete_sent(sent)
+                    statement = "UPDATE recovery SET incarnation = $1, is_incomplete = true"
+                    await connection.execute(statement, content.incarnation)
+            await transaction.delete_sent(content.sent)
             await transaction.mark(group, [read])
         return unknown
 

@@ -26,7 +26,7 @@ from shared.contracts import envelope, ids, topics
 from shared.contracts.envelope import GLOBAL, Attributes, Encoded, Event, encode
 from shared.contracts.events import CLIENT_CHANGED, AccessUsed, ClientChanged
 from shared.kafka.consumer import RawRecord, Received
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.runtime.clock import Clock, from_text, from_text_or_none, to_text
 from shared.runtime.errors import Poison, Transient
 from shared.runtime.retry import wait

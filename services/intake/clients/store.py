@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from services.intake.clients.domain import ClientRecord
 from shared.auth.clients import ANY
 from shared.contracts.envelope import Encoded
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.postgres import outbox, positions
 from shared.postgres.database import Connection, Database
 

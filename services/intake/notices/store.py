@@ -17,7 +17,7 @@ from services.intake.items.waiting import WaitingChanges
 from services.intake.notices.domain import complaint_status
 from services.intake.notices.domain.complaint_status import APPEAL, ITEM, CaseIdentity, ComplaintFacts
 from shared.contracts import ids
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.postgres import positions
 from shared.postgres.database import Connection, Database
 from shared.runtime.clock import from_text_or_none

@@ -26,7 +26,7 @@ from shared.contracts.events import (
     NoticeSubmitted,
 )
 from shared.kafka.consumer import RawRecord, Received
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.runtime.errors import Poison
 
 _is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch

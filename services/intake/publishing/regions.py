@@ -21,7 +21,7 @@ class Overloaded(PiepowderError):  # noqa: N818 - a state of the service
 
 
 class NotAcknowledged(Transient):
-    """Some regions did not acknowledge; `by_region` has the error of each.
+    """A failure of some regions to acknowledge; `by_region` has the error of each.
 
     Records for these regions, and records of the same items for other regions, may or may not be in Kafka. A repetition
     is safe, because it has the same event ids.

@@ -12,7 +12,7 @@ class RegionProgress(Protocol):
     """Reports what a region still has to finish: `services.router.drain`."""
 
     async def unfinished(self, region: str) -> list[str]:
-        """What waits in the region, as clauses; empty if it is drained. Raises Transient if that is unknown."""
+        """The reasons why the region is not drained, as clauses; none if it is. Raises Transient if that is unknown."""
         ...
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Routing:
-    """From a submission record to its case, with the bench's operating model and twenty policies."""
+    """The routing of a submission record to its case, with the bench's operating model and twenty policies."""
 
     def __init__(self) -> None:
         model, policy_set = data.published()

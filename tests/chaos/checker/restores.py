@@ -49,8 +49,10 @@ def extensions_that_are_not_lost(facts: Facts, region: str, lease: Lease) -> lis
 
 
 def wrong_token(facts: Facts, region: str, claimed: Event, last: int) -> str | None:
-    """What is wrong with the token of a claim that follows token `last`: it is the next one, or an incarnation's first
-    one, and not of an incarnation before the last restore."""
+    """The fault of a claim's token that follows token `last`; None for a correct one.
+
+    A correct token is the next one, or an incarnation's first one, and not of an incarnation before the last restore.
+    """
     given = claimed.data["lease_token"]
     firsts = {event.data["incarnation"] * _TOKENS for event in facts.incarnations[region]}
     if given != last + 1 and not (given > last and given in firsts):
@@ -137,7 +139,7 @@ def a_lost_lease_is_reported_truly(facts: Facts) -> Iterator[Violation]:
 
 
 def count_losses(facts: Facts) -> Counter[str]:
-    """What restores have lost, by the responses; and how often the service said so."""
+    """Count the losses of the restores, by the responses, and the responses that report one."""
     found: Counter[str] = Counter()
     for region in facts.regions:
         if not facts.restores[region]:

@@ -37,6 +37,7 @@ from shared.runtime.clock import to_text
 from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 from shared.service import Service
+from tests.support.consumer_group import until
 
 START = datetime(2026, 5, 1, 9, 30, tzinfo=UTC)
 KEY = ids.new_api_key("test")
@@ -145,7 +146,7 @@ def store(database: Database, region: str) -> Store:
 
 
 @asynccontextmanager
-async def auditing(kafka: str, store: Store, region: str, *instances: str) -> AsyncIterator[None]:
+async def auditing(kafka: str, store: Store, region: str, *instances: str) -> AsyncIterator[list[Service]]:
     """Running replicas of the audit, each with its own partitions."""
     condition = f"consumer piepowder-audit-{region}"
     stop = asyncio.Event()
@@ -166,7 +167,7 @@ async def auditing(kafka: str, store: Store, region: str, *instances: str) -> As
             async with asyncio.timeout(60):
                 while not all(replica.readiness.conditions.get(condition) == "ok" for replica in replicas):  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
-            yield
+            yield replicas
         finally:
             stop.set()
     for replica in replicas:
@@ -664,12 +665,13 @@ async def test_while_postgresql_does_not_answer_rest_returns_503_and_events_wait
     database = await Database.connect(database_url.replace(f":{where.port}/", f":{proxy.port}/"))
     store = Store(database, region)
     records = [record(topic, event) for topic, event in history(region, "g").events]
-    async with auditing(kafka, store, region), await client(store, region) as http:
+    conditions = [f"{part} piepowder-audit-{region}" for part in ("consumer", "positions")]
+    async with auditing(kafka, store, region) as [audit], await client(store, region) as http:
         await proxy.cut()
         await producer.send(records)
         response = await http.get("/v1/totals")
         assert (response.status_code, "retry-after" in response.headers) == (503, True)
-        await asyncio.sleep(0.5)
+        await until(lambda: any(audit.readiness.conditions[name] != "ok" for name in conditions))
         await proxy.start()
         await until_caught_up(kafka, region)
         assert (await http.get("/v1/totals")).status_code == 200

@@ -1,6 +1,7 @@
 """Notices and appeals on PostgreSQL: independent of items, decided once and by another reviewer (promises 2, 3, 5)."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from shared.validation.faults import InputRejected
 from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
 from tests.support.decision.rest import REVIEWER, api_client
 from tests.support.decision.service import REGION, Service
+from tests.support.service_process import wait_until
 
 ITEM = opened(REGION)[1]
 NOTICE = noticed(REGION)[1]
@@ -164,7 +166,8 @@ async def test_a_lease_that_expires_during_the_wait_for_the_appealed_case_cannot
     async with service.outside.transaction():
         await service.outside.execute("SELECT FROM cases WHERE case_id = $1 FOR UPDATE", ITEM.case_id)
         deciding = asyncio.create_task(service.decide(lease, "overturn"))
-        await asyncio.sleep(1.2)
+        expired = "SELECT clock_timestamp() > lease_until FROM cases WHERE case_id = $1"
+        await wait_until(partial(service.outside.fetchval, expired, lease.case.case_id))
     with pytest.raises(InputRejected) as rejected:
         await deciding
     assert rejected.value.slug == "lease-expired"

@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.decision.domain.recovery import TopicContent
 from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.contracts.envelope import encode
@@ -165,7 +166,7 @@ async def test_an_incarnation_that_the_topic_states_survives_an_interrupted_reco
     try:
         store = RecoveryStore(database)
         for offset, stated in enumerate((3, 2, 0)):
-            await store.apply("relay", Appended("decisions", 0, offset, offset + 1), [], [], stated)
+            await store.apply("relay", Appended("decisions", 0, offset, offset + 1), TopicContent(incarnation=stated))
             state = await store.state()
             assert (state.incarnation, state.is_incomplete, state.is_open) == (3, True, False)
     finally:

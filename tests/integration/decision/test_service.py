@@ -1,9 +1,7 @@
 """Two replicas of the service on Kafka and PostgreSQL, one of them killed (promises 1, 2, 4, 5 and 6)."""
 
 import asyncio
-import os
 import signal
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,9 +13,8 @@ from aiokafka import AIOKafkaConsumer
 from shared.contracts import events, topics
 from shared.contracts.envelope import Event, decode
 from shared.kafka.producer import KafkaProducer, Record, record
-from tests.conftest import project_root
 from tests.support.decision.cases import encoded, opened
-from tests.support.processes import start_process
+from tests.support.service_process import start_service
 
 SUBJECTS, VERSIONS = 60, 5
 
@@ -25,15 +22,7 @@ SUBJECTS, VERSIONS = 60, 5
 @asynccontextmanager
 async def replica(number: int, environment: dict[str, str], logs: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     log = logs / f"decision-{number}.log"
-    with log.open("ab") as out:
-        process = await start_process(
-            sys.executable,
-            "-m",
-            "services.decision",
-            cwd=project_root(),
-            env={**os.environ, **environment, "PIEPOWDER_INSTANCE": str(number)},
-            stderr=out,
-        )
+    process = await start_service("decision", environment | {"PIEPOWDER_INSTANCE": str(number)}, log)
     try:
         yield process
     finally:

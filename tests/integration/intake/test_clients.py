@@ -8,8 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +18,7 @@ import httpx
 import msgspec
 import pytest
 
+from deploy.local.ports import free_ports
 from shared.auth.clients import SCOPES
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import envelope, ids
@@ -29,15 +28,10 @@ from tests.conftest import project_root
 from tests.support.intake_process import Intake, running_intake
 from tests.support.processes import start_process
 from tests.support.servers import Servers
+from tests.support.service_process import readiness, start_service, wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
-_AUDIT = """
-import runpy, sys
-from shared.contracts import topics
-topics.CONTROL = sys.argv.pop(1)
-runpy.run_module("services.audit", run_name="__main__")
-"""
 ADMIN, EU_LEAD, CLERK = (ids.new_api_key("test") for _ in range(3))
 
 
@@ -61,9 +55,7 @@ class IntakeAndAudit:
         (self.intake.folder / "admins.json").write_bytes(msgspec.json.encode(known))
 
     async def start_audit(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._audit_port = probe.getsockname()[1]
+        [self._audit_port] = free_ports(1)
         given = {
             "PIEPOWDER_KAFKA": self.intake.kafka,
             "PIEPOWDER_DATABASE_URL": self._audit_database,
@@ -72,24 +64,13 @@ class IntakeAndAudit:
             "PIEPOWDER_PORT": str(self._audit_port),
             "PIEPOWDER_INSTANCE": "test",
         }
-        with (self.intake.folder / "audit.log").open("ab") as log:
-            self._audit = await start_process(
-                sys.executable,
-                "-c",
-                _AUDIT,
-                self.intake.control,
-                cwd=project_root(),
-                env={**os.environ, **given},
-                stderr=log,
-            )
+        log = self.intake.folder / "audit.log"
+        self._audit = await start_service("audit", given, log, control=self.intake.control)
 
         async def is_ready() -> bool:
-            try:
-                return (await self.http.get(f"http://127.0.0.1:{self._audit_port}/readyz")).status_code == 200
-            except httpx.TransportError:
-                return False
+            return bool((await readiness(self.http, f"http://127.0.0.1:{self._audit_port}"))["ready"])
 
-        await self.wait_until(is_ready)
+        await wait_until(is_ready, log=log)
 
     async def end_audit(self, number: signal.Signals) -> None:
         assert self._audit is not None

@@ -7,7 +7,6 @@ audit log has all steps.
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,12 @@ from shared.contracts import ids, topics
 from shared.contracts.envelope import Event, decode
 from shared.kafka import topic_admin
 from shared.kafka.topic_admin import TopicSpec
-from tests.conftest import project_root
 from tests.support.intake_requests import body
-from tests.support.processes import start_process
 from tests.support.servers import Servers
+from tests.support.service_process import readiness, start_service, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
-_PROGRAM = """
-import runpy, sys
-from shared.contracts import topics
-from shared.kafka import topic_admin
-topics.CONTROL = sys.argv.pop(1)  # the test's own control topic
-runpy.run_module(sys.argv[1], run_name="__main__")
-"""
 _REQUESTS = frozenset({"requests:read", "requests:write", "requests:decide", "requests:deploy"})
 _AT_ONCE = 14  # fewer than the calls that intake handles at a time
 _SCOPES = {
@@ -92,13 +83,10 @@ class RequestServices:
         }
         if kind in self.databases:
             environment["PIEPOWDER_DATABASE_URL"] = self.database_url(kind)
-        with (self.folder / f"{kind}.log").open("ab") as log:
-            self.processes[kind] = await start_process(
-                *(sys.executable, "-c", _PROGRAM, self.control, f"services.{kind}"),
-                cwd=project_root(),
-                env={**os.environ, **environment},
-                stderr=log,
-            )
+        self.processes[kind] = await start_service(kind, environment, self._log(kind), control=self.control)
+
+    def _log(self, kind: str) -> Path:
+        return self.folder / f"{kind}.log"
 
     def database_url(self, kind: str) -> str:
         return f"{self.servers.database_url.rpartition('/')[0]}/{self.databases[kind]}"
@@ -110,19 +98,10 @@ class RequestServices:
         await asyncio.wait_for(process.wait(), 30)
 
     async def wait_until(self, kind: str, until: Callable[[dict[str, Any]], bool]) -> None:
-        try:
-            async with asyncio.timeout(60):
-                while not until(await self._readyz(kind)):  # noqa: ASYNC110 - another process
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            pytest.fail(f"{kind}: {await self._readyz(kind)}\n{(self.folder / f'{kind}.log').read_text()[-4000:]}")
+        async def holds() -> bool:
+            return until(await readiness(self.http, self.url(kind)))
 
-    async def _readyz(self, kind: str) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = (await self.http.get(f"{self.url(kind)}/readyz")).json()
-        except httpx.TransportError:
-            return {"ready": False, "conditions": {}}
-        return answer
+        await wait_until(holds, log=self._log(kind))
 
     def url(self, kind: str) -> str:
         return f"http://127.0.0.1:{self.ports[kind]}"

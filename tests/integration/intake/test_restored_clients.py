@@ -183,7 +183,7 @@ async def test_a_restored_row_of_the_outbox_that_was_published_again_is_followed
 async def test_a_later_record_that_undoes_a_revocation_is_not_accepted_and_is_corrected(
     restorable: RestorableIntake,
 ) -> None:
-    """As an earlier release publishes it, after a restore and a harmless change."""
+    """An earlier release publishes such a record after a restore and a harmless change."""
     key = await restorable.create("revived")
     key_id = (await restorable.client("revived"))["keys"][0]["key_id"]
     revoked = await restorable.change("DELETE", f"/v1/clients/revived/keys/{key_id}")

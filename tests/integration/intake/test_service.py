@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 
+from deploy.local.ports import free_ports
 from shared.contracts import ids, topics
 from shared.contracts.events import (
     CASE_CLOSED,
@@ -27,7 +28,7 @@ from shared.contracts.events import (
 )
 from shared.kafka.producer import Record
 from shared.runtime.clock import SystemClock, to_text
-from tests.support.intake_process import NDJSON, Intake, case_of, decision_on, free_port, new_regions, running_intake
+from tests.support.intake_process import NDJSON, Intake, case_of, decision_on, new_regions, running_intake
 from tests.support.servers import Servers
 
 pytestmark = pytest.mark.timeout(90)
@@ -422,7 +423,7 @@ async def test_every_route_is_documented_with_its_errors_and_an_example(intake: 
 
 async def test_items_are_accepted_while_the_database_is_stopped_and_readyz_names_it(kafka: str, tmp_path: Path) -> None:
     regions, control = await new_regions(kafka, f"away{os.getpid()}")
-    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_ports(1)[0]}/nothing"
     running = Intake(kafka, nowhere, regions, control, tmp_path)
     await running.start()
     try:
@@ -454,7 +455,7 @@ async def test_items_are_accepted_while_the_database_is_stopped_and_readyz_names
 
 async def test_posts_get_503_while_kafka_is_stopped_and_no_item_is_published_partly(kafka: str, tmp_path: Path) -> None:
     regions, control = await new_regions(kafka, f"dark{os.getpid()}")
-    dark = json.dumps({regions[1]: f"127.0.0.1:{free_port()}"})
+    dark = json.dumps({regions[1]: f"127.0.0.1:{free_ports(1)[0]}"})
     running = Intake(kafka, "postgresql://nobody@127.0.0.1:1/nothing", regions, control, tmp_path)
     await running.publish_operating_model()
     await running.start(PIEPOWDER_KAFKA_BY_REGION=dark, PIEPOWDER_ACKNOWLEDGE_SECONDS="1")

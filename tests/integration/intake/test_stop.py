@@ -6,35 +6,19 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
-import httpx
 import pytest
 
 from deploy.local.kafka import LocalKafka
 from tests.support.intake_process import NDJSON, Intake, running_intake
 from tests.support.servers import Servers
+from tests.support.service_process import is_unavailable
 
 _numbers = itertools.count(1)
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A Kafka for this module alone, because its tests freeze it."""
-    with LocalKafka(tmp_path_factory.mktemp("kafka")) as own:
-        yield own
-
-
-def is_unavailable(response: httpx.Response) -> bool:
-    return (
-        response.status_code == 503
-        and response.headers["content-type"] == "application/problem+json"
-        and int(response.headers["retry-after"]) > 0
-        and response.json()["type"] == "urn:piepowder:problem:unavailable"
-    )
 
 
 @pytest.fixture

@@ -4,35 +4,18 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from deploy.local.kafka import LocalKafka
 from shared.kafka import topic_admin
 from tests.support.router_process import item, publication, ready, running_router
+from tests.support.service_process import is_unavailable
 
 pytestmark = pytest.mark.timeout(180)
 DRAIN_SECONDS = 2
-
-
-@pytest.fixture(scope="module")
-def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A Kafka for this module alone, because its test freezes it."""
-    with LocalKafka(tmp_path_factory.mktemp("kafka")) as own:
-        yield own
-
-
-def is_unavailable(response: httpx.Response) -> bool:
-    return (
-        response.status_code == 503
-        and response.headers["content-type"] == "application/problem+json"
-        and int(response.headers["retry-after"]) > 0
-        and response.json()["type"] == "urn:piepowder:problem:unavailable"
-    )
 
 
 def without_region(region: str) -> dict[str, Any]:

@@ -5,12 +5,11 @@ import signal
 from pathlib import Path
 
 import asyncpg
-import httpx
 import pytest
 
 from shared.contracts import ids
 from tests.support.servers import Servers
-from tests.support.service_process import running
+from tests.support.service_process import is_unavailable, running
 
 CASE = ids.case_id("x", "eu", "item")
 CALLS: dict[str, list[tuple[str, str, object]]] = {
@@ -30,15 +29,6 @@ CALLS: dict[str, list[tuple[str, str, object]]] = {
         ("GET", f"/v1/events/{CASE}", None),
     ],
 }
-
-
-def is_unavailable(response: httpx.Response) -> bool:
-    return (
-        response.status_code == 503
-        and response.headers["content-type"] == "application/problem+json"
-        and int(response.headers["retry-after"]) > 0
-        and response.json()["type"] == "urn:piepowder:problem:unavailable"
-    )
 
 
 @pytest.mark.timeout(120)

@@ -21,7 +21,7 @@ from services.decision.handlers.ingest import IngestCases
 from services.decision.handlers.leases import Lease, LeaseCases
 from services.decision.store.reads import CaseWithDecisions, Urgency
 from shared.contracts.envelope import Encoded
-from shared.kafka.positions import Moves
+from shared.kafka.stored_positions import Moves
 from shared.runtime.clock import ManualClock, from_text
 from shared.runtime.errors import Transient
 from shared.validation.faults import IN_FLIGHT

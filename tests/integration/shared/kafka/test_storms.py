@@ -20,9 +20,9 @@ from shared.contracts import topics
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received, TransactionalHandler
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.parking import ParkedKeyStore
-from shared.kafka.positions import Moves
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.stop_store import StopStore
+from shared.kafka.stored_positions import Moves
 from shared.postgres.database import Database
 from shared.postgres.positions import SCHEMA, SESSION, PositionTable
 from shared.runtime import metrics
@@ -119,7 +119,7 @@ class StormGroup:
 
     @property
     def stop_text(self) -> str:
-        """What `/readyz` says about the submissions."""
+        """The text of `/readyz` about the submissions; empty if they are not stopped."""
         return self.readiness.stopped.get(self.name, {}).get(self.topic, "")
 
     async def wait_stopped(self) -> None:
@@ -173,6 +173,12 @@ def gauge(storm: StormGroup, reason: str = "rejected") -> float:
     return float(metrics.STOPPED_PARTITIONS.labels(storm.name, storm.topic, reason)._value.get())
 
 
+async def until_more_is_dead_lettered(storm: StormGroup) -> None:
+    counter = metrics.DEADLETTERED.labels(storm.name, storm.topic)._value
+    before = counter.get()
+    await until(lambda: bool(counter.get() > before))
+
+
 async def test_undecodable_records_stop_one_topic_across_restarts_until_their_range_is_dead_lettered(
     storm: StormGroup,
 ) -> None:
@@ -219,7 +225,7 @@ async def test_a_range_is_dead_lettered_with_its_events_once_also_when_the_group
     asked = asyncio.create_task(storm.dead_letter(request, partition=found.tp.partition))
     for _ in range(3):
         storm.start()
-        await asyncio.sleep(0.7)
+        await until_more_is_dead_lettered(storm)
         await storm.crash()
     storm.start()
     [result] = await asked

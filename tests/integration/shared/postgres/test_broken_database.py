@@ -18,7 +18,7 @@ from tests.support.servers import Servers
 from tests.support.service_process import Running, running, wait_until
 
 ATTEMPTS = 3
-"""With which each service meets the broken database."""
+"""The number of repetitions of a batch by each service while the database is broken."""
 
 
 async def end_sessions(admin: Any, database: str) -> None:
@@ -27,7 +27,7 @@ async def end_sessions(admin: Any, database: str) -> None:
 
 @asynccontextmanager
 async def read_only(admin: Any, service: Running) -> AsyncIterator[None]:
-    """As on a primary that was demoted: its sessions end, and new ones are read-only."""
+    """Imitate a demoted primary: its sessions end, and new ones are read-only."""
     database = service.database
     await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     await end_sessions(admin, database)
@@ -225,7 +225,7 @@ async def reports(service: Running, reason: str) -> bool:
 
 
 async def retries(service: Running, region: str) -> float:
-    """How often the service has repeated a batch after a transient failure."""
+    """The number of times that the service has repeated a batch after a transient failure."""
     return await metric(service, "piepowder_consumer_retries_total", group=f"piepowder-{service.name}-{region}")
 
 

@@ -23,7 +23,7 @@ from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.errors import Transient
 from shared.runtime.user_errors import UserError
 from tests.support import recreation
-from tests.support.consumer_group import read_all
+from tests.support.consumer_group import read_all, until
 from tests.support.stored_group import StoredGroup
 
 
@@ -96,7 +96,7 @@ async def test_a_database_that_was_restored_under_a_running_member_reaches_the_s
         group.start(batch_records=7)
         await group.post(*texts[20:40])
         await group.until_effects(texts[:40])
-        await asyncio.sleep(0.5)  # the offsets are committed after the transaction
+        await group.until_committed()
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.execute(f"ALTER DATABASE {name}_backup RENAME TO {name}")
     finally:
@@ -122,7 +122,7 @@ async def restore(group: StoredGroup) -> None:
 
 
 async def _replace_database(group: StoredGroup, new: str, source: str) -> None:
-    await asyncio.sleep(0.5)  # the offsets are committed after the transaction
+    await group.until_committed()
     await group.stop()
     await group.database.close()
     name = urlsplit(group.url).path.lstrip("/")
@@ -367,12 +367,17 @@ async def test_a_new_router_starts_behind_deleted_records(kafka: str, region: st
 
 async def test_records_that_are_deleted_under_a_running_member_stop_their_partition(group: StoredGroup) -> None:
     """The records are so large that the client cannot have fetched all of them before."""
-    noise, held = random.Random(7), asyncio.Event()
-    group.before = lambda _: _wait(held)
+    noise, holds, held = random.Random(7), asyncio.Event(), asyncio.Event()
+
+    async def hold(_: str) -> None:
+        holds.set()
+        await held.wait()
+
+    group.before = hold
     for n in range(24):
         await group.post(f"{n} {noise.randbytes(450_000).hex()}")
     group.start(batch_records=1)
-    await asyncio.sleep(2)  # the member holds the first record
+    await holds.wait()
     await group.delete_records(20)
     held.set()
     await group.until_missing("to 19 are missing")
@@ -408,12 +413,11 @@ async def test_a_group_has_passed_nothing_of_a_recreated_topic_or_of_a_gap_until
 ) -> None:
     """The old topic's last records may be missing, so an empty new topic does not prove that all was read."""
     table = PositionTable(group.database)
+    monkeypatch.setattr(positions, "_CHECK_SECONDS", 600)  # the change is not detected yet
     await group.post("a", "b", "c")
     group.start()
     await group.until_effects(["a", "b", "c"])
     assert await table.has_passed(group.name, await ends(group))
-    monkeypatch.setattr(positions, "_CHECK_SECONDS", 600)  # the change is not detected yet
-    await asyncio.sleep(0.5)
     await group.recreate_topic()
     assert not await table.has_passed(group.name, await ends(group)), "the new topic is empty"
     await group.post("new")
@@ -444,7 +448,7 @@ async def test_a_group_is_not_ready_while_its_topic_is_deleted_and_notices_withi
     await group.until_effects(["a", "b"])
     await recreation.delete_topic(group.kafka, group.topic)
     await group.until_missing(f"{group.topic}: the topic does not exist")
-    await asyncio.sleep(3)  # the client has dropped the topic
+    await until(lambda: group.assigned == {"0": []})  # the client has dropped the topic
     await recreation.create_topic(group.kafka, group.topic)
     async with asyncio.timeout(8):
         while f"{group.topic}[0]: the topic was deleted and created again" not in group.missing():

@@ -1,7 +1,7 @@
 """The relay's positions in Kafka, which tell a restored database which part of the topic it has (promises 4 and 5)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 import pytest
@@ -11,8 +11,9 @@ from shared.contracts import topics
 from shared.kafka.producer import KafkaProducer
 from shared.postgres import positions
 from shared.postgres.database import Connection, Database
-from shared.postgres.outbox import Relay, RelayLog
+from shared.postgres.outbox import Relay, RelayLog, _HeldShards
 from shared.postgres.positions import PositionTable
+from tests.support.consumer_group import until
 from tests.support.outbox import event, rows_left, until_rows_left, write
 
 GROUP = "relay"
@@ -34,7 +35,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 class _Switch:
-    """Whether the relay may publish."""
+    """The switch of a relay, which publishes while it is open."""
 
     is_open = True
     asked = 0
@@ -43,6 +44,17 @@ class _Switch:
     async def may_publish(self, _: Connection) -> bool:
         self.asked += 1
         return self.is_open
+
+
+class _RelayWithFloors(Relay):
+    """A relay that shows the floor of each shard that it holds: no row has or will have an id up to it."""
+
+    floors: Sequence[int] = (0,)
+
+    async def publish(self, connection: Connection, held: _HeldShards) -> int:
+        published = await super().publish(connection, held)
+        _, self.floors = held.shards
+        return published
 
 
 async def ends_of(kafka: str, topic: str) -> dict[TopicPartition, int]:
@@ -93,9 +105,7 @@ async def test_a_relay_that_may_not_publish_keeps_its_rows_and_continues_later(
     running = asyncio.create_task(relay.run(stop))
     try:
         await write(database, topic, [event("k", n) for n in range(5)])
-        async with asyncio.timeout(20):
-            while switch.asked < 3:  # noqa: ASYNC110 - the relay has no event for it
-                await asyncio.sleep(0.02)
+        await until(lambda: switch.asked >= 3)
         assert await rows_left(database) == 5
         assert sum((await ends_of(kafka, topic)).values()) == 0
         switch.is_open = True
@@ -111,7 +121,7 @@ async def test_rows_whose_ids_start_again_after_a_restore_are_published(
 ) -> None:
     topic, stop, switch = topics.decisions(region), asyncio.Event(), _Switch()
     producer = KafkaProducer(kafka, client_id="test")
-    relay = Relay(
+    relay = _RelayWithFloors(
         database,
         producer,
         service="test",
@@ -121,7 +131,7 @@ async def test_rows_whose_ids_start_again_after_a_restore_are_published(
     try:
         await write(database, topic, [event("k", n) for n in range(50)])
         await until_rows_left(database, 0)
-        await asyncio.sleep(3)  # the relay has found the ids below which no row can be
+        await until(lambda: min(relay.floors) >= 50)
         async with database.held() as connection:
             await connection.execute("SELECT setval('outbox_id_seq', 1)")
         switch.suspensions += 1

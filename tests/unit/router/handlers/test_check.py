@@ -21,7 +21,7 @@ def empty_control() -> ControlState:
 
 
 def control() -> ControlState:
-    """In force: the regions eu and us, and a policy with the queue `safety`."""
+    """A state with the regions eu and us, and a policy with the queue `safety`, in force."""
     state = empty_control()
     state.apply(on_control(operating_model(region("eu"), region("us", ["US"]))))
     state.apply(on_control(policies(rule("a", queue="safety"), terms={"w": ["gun"]})))

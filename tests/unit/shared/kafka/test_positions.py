@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.kafka.consumer import RawRecord, Received, TransactionalHandler
-from shared.kafka.positions import BatchProgress, Moves, Positions, StoredPosition
+from shared.kafka.positions import Positions
 from shared.kafka.producer import Record
 from shared.kafka.stop_store import DeadLetterRange
 from shared.kafka.stopped import StopCause, StoppedPartitions
+from shared.kafka.stored_positions import BatchProgress, Moves, StoredPosition
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
 from shared.runtime.readiness import Readiness

@@ -1,4 +1,4 @@
-"""Which errors of the database are the fault of a record, and which mean that the same call may succeed later.
+"""The classes of database errors: the fault of a record, or a condition under which the call may succeed later.
 
 Every exception class of asyncpg is pinned here: a new version of asyncpg with another class fails the first test.
 """

@@ -347,7 +347,10 @@ def is_stopping(response: bytes) -> bool:
 
 async def test_a_request_that_is_stuck_when_the_service_stops_gets_503_and_the_connection_is_closed() -> None:
     path = b"/v1/stuck HTTP/1.1\r\nHost: x\r\n"
-    fast = FastPath(stuck_app(), {("GET", "/v1/stuck"): lambda _: asyncio.Event().wait()})  # type: ignore[dict-item, return-value]
+    fast = FastPath(
+        stuck_app(),
+        {("GET", "/v1/stuck"): lambda _: asyncio.Event().wait()},  # type: ignore[dict-item, return-value]  # never ends
+    )
     for app in (stuck_app(), fast):
         responses = await stopped_during(
             app,

@@ -17,7 +17,7 @@ from services.intake.projection.handlers import ItemUpdate, Projection
 from shared.contracts import events, ids
 from shared.contracts.envelope import Attributes, encode
 from shared.kafka.consumer import RawRecord, Received
-from shared.kafka.positions import NO_MOVES, Moves
+from shared.kafka.stored_positions import NO_MOVES, Moves
 from shared.runtime.errors import Poison
 from tests.support.decision.cases import appealed, noticed, opened
 
