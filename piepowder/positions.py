@@ -4,6 +4,8 @@ A service with a database has its positions there, and notices a change within s
 positions are the offsets that its group has committed, which Kafka changes only while the group has no member.
 """
 
+import re
+import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -31,6 +33,7 @@ from shared.runtime.user_errors import UserError
 SOURCE: Final = "piepowder/command"
 _CLIENT: Final = "piepowder-positions"
 _ROUTER: Final = "piepowder-router-"
+_PASSWORD: Final = re.compile(r"(?<=://)(?P<user>[^:/?#]*):[^/?#]*(?=@)|(?P<before>[?&])password=[^&]*&?")
 _clock = SystemClock()
 
 
@@ -48,8 +51,11 @@ async def find(bootstrap: str, *, database: str | None, group: str | None) -> li
         return [each for each in await position_admin.positions_of(connection) if group in (None, each.group)]
 
 
-async def show(bootstrap: str, found: Sequence[GroupPosition]) -> bool:
-    """Show positions beside the ends of their partitions; True if no record is missing."""
+async def show(bootstrap: str, found: Sequence[GroupPosition], *, database: str | None = None) -> bool:
+    """Show positions beside the ends of their partitions; True if no record is missing.
+
+    The commands that it advises name `database`, without its password.
+    """
     async with _Cluster.connected(bootstrap) as cluster:
         ends = await cluster.ends([each.partition for each in found])
     table = console_output.table("group", "topic", "partition", "position", "end", "behind", right=4)
@@ -59,16 +65,25 @@ async def show(bootstrap: str, found: Sequence[GroupPosition]) -> bool:
         table.add_row(group, tp.topic, str(tp.partition), str(stored.position), str(end or ""), behind)
     console_output.console.print(table)
     gaps = [each for each in found if each.stored.gap is not None]
+    named = "" if database is None else f" --database {shlex.quote(without_password(database))}"
     for group, tp, stored in gaps:
         assert stored.gap is not None  # noqa: S101 - filtered above
         console_output.show(f"{group}: {stored.gap.describe(tp)}", "red")
         last = "unknown" if stored.gap.end is None else stored.gap.end - 1
         lost = f"{group} {tp.topic} {tp.partition} {stored.gap.first} {last}"
-        console_output.show(f"  to accept this loss: {runnable_command(f'positions accept-loss {lost}')}")
+        console_output.show(f"  to accept this loss: {runnable_command(f'positions accept-loss {lost}{named}')}")
     for group in sorted({each.group for each in gaps}):
         if all(_is_of_new_group(each.stored) for each in gaps if each.group == group):
-            console_output.show(f"  if {group} is new, to start it: {runnable_command(f'positions init {group}')}")
+            start = runnable_command(f"positions init {group}{named}")
+            console_output.show(f"  if {group} is new, to start it: {start}")
+    if gaps and database is not None and without_password(database) != database:
+        console_output.show("The password is not shown: set PGPASSWORD, or add it to the URL of the database.")
     return not gaps
+
+
+def without_password(url: str) -> str:
+    """The URL of a database without its password, also if it is a parameter."""
+    return _PASSWORD.sub(lambda found: found["user"] or found["before"] or "", url).rstrip("?&")
 
 
 def _is_of_new_group(stored: StoredPosition) -> bool:

@@ -285,7 +285,7 @@ async def resume(bootstrap: str, regions: Sequence[str], wanted: StopFilter) -> 
 
 
 class RangeResult(NamedTuple):
-    """The result for a partition: `letters` is the number of open dead letters in the range."""
+    """The result for a partition: `letters` is the number of open dead letters in the range, also of earlier ones."""
 
     group: str
     tp: TopicPartition
@@ -407,7 +407,9 @@ def show_results(results: Sequence[RangeResult], wait: float) -> None:
     """Show the result as sentences."""
     for each in results:
         place = f"{each.tp.topic}[{each.tp.partition}] {each.wanted.first} to {each.wanted.last}, {each.group}"
-        console_output.show(f"{place}: {each.letters:,} dead letters.", "green" if each.passed else "")
+        console_output.show(f"{place}: {each.letters:,} open dead letters.", "green" if each.passed else "")
+    if results:
+        console_output.show("Counted are all open dead letters of a range, also those from before this command.")
     if not all(each.passed for each in results):
         console_output.show(
             f"Some groups did not pass their range, and made no progress for {wait:g} s. The ranges are stored: the"

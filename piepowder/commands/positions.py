@@ -2,7 +2,8 @@
 
 import asyncio
 import getpass
-from typing import Annotated
+import os
+from typing import Annotated, Final
 
 import typer
 from aiokafka import TopicPartition
@@ -14,10 +15,11 @@ from piepowder.commands.options import ApiConnection, grouped
 
 app = options.new_app("positions", "Positions of the consumer groups, and missing records.")
 
+_DATABASE: Final = "PIEPOWDER_DATABASE_URL"
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
-        envvar="PIEPOWDER_DATABASE_URL",
+        envvar=_DATABASE,
         help="The database of audit, decision or intake: postgresql://...; the router has none",
         show_default=False,
     ),
@@ -36,10 +38,11 @@ def show(
 ) -> None:
     """Show positions and missing records; exit status 1 if records are missing."""
     bootstrap = kafka or connection.profile.bootstrap()
+    named = None if database == os.environ.get(_DATABASE) else database  # every command reads the variable
 
     async def showing() -> bool:
         found = await consumer_positions.find(bootstrap, database=database, group=group)
-        return await consumer_positions.show(bootstrap, found)
+        return await consumer_positions.show(bootstrap, found, database=named)
 
     raise typer.Exit(0 if asyncio.run(showing()) else 1)
 

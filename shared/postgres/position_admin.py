@@ -118,7 +118,10 @@ def check_loss(stored: StoredPosition | None, group: str, tp: TopicPartition, ga
     if stored is None:
         raise UserError(f"{group} has no position in {place}.", "Compare the names with `piepowder positions show`.")
     if stored.gap is None:
-        raise UserError(f"{group} misses no record of {place}.", "Nothing needs to be accepted.")
+        raise UserError(
+            f"{group} has reported no missing record of {place} at present.",
+            "Look again in ten seconds with `piepowder positions show`: a service needs some seconds to notice one.",
+        )
     is_part = (
         stored.gap.reason == gap.reason == DELETED
         and stored.gap.first == gap.first

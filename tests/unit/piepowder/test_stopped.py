@@ -3,7 +3,7 @@
 import pytest
 from aiokafka import TopicPartition
 
-from piepowder.stopped import RangeRequest, StopFilter, StoppedPartition, range_of
+from piepowder.stopped import RangeRequest, RangeResult, StopFilter, StoppedPartition, range_of, show_results
 from shared.kafka.stop_store import DeadLetterRange, Stop, StopEntry
 from shared.runtime.user_errors import UserError
 
@@ -53,6 +53,14 @@ def test_a_repeated_command_finds_its_range_and_another_range_is_refused_until_t
         with pytest.raises(UserError, match="100 to 300"):
             range_of(_stopped(running), other)
     assert range_of(_stopped(running, committed=301), _asked(100, 300)) is None
+
+
+def test_the_result_says_that_earlier_dead_letters_of_the_range_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = DeadLetterRange(100, 300, "storm", "2026-05-01T00:00:00Z")
+    show_results([RangeResult("piepowder-audit-eu", TP, wanted, 150, passed=True)], 60)
+    shown = capsys.readouterr().out
+    assert "[2] 100 to 300, piepowder-audit-eu: 150 open dead letters." in shown
+    assert "also those from before this command" in shown
 
 
 @pytest.mark.parametrize(
