@@ -21,6 +21,7 @@ from shared.contracts import ids, topics
 from shared.contracts.envelope import Attributes, encode, subject_of
 from shared.contracts.events import LOSS_ACCEPTED, LossAccepted
 from shared.kafka.client_protocol import committed_offsets, topic_ids
+from shared.kafka.closing import close
 from shared.kafka.gaps import DELETED, RECREATED, Gap, missing_records
 from shared.kafka.offsets import CommittedOffset
 from shared.kafka.producer import KafkaProducer, record
@@ -209,7 +210,7 @@ class _Cluster:
         except (KafkaError, OSError) as error:
             raise UserError(f"Kafka at {bootstrap} does not respond: {error!r}.", "Check --kafka.") from error
         finally:
-            await consumer.stop()
+            await close(consumer)
 
     async def topic_ids(self, names: Sequence[str]) -> Mapping[str, str]:
         return await topic_ids(self._consumer, names)
@@ -273,7 +274,7 @@ class _Cluster:
             await admin.start()
             [described] = await admin.describe_topics([topic])
         finally:
-            await admin.close()
+            await close(admin)
         return [TopicPartition(topic, n) for n in sorted(each["partition"] for each in described["partitions"])]
 
     async def _existing(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:

@@ -31,6 +31,7 @@ from piepowder.hints import command
 from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.kafka import topic_admin
+from shared.kafka.closing import close
 from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.records import RawRecord
 from shared.runtime.clock import SystemClock
@@ -105,15 +106,15 @@ class RegionReplay:
                 names = ", ".join(sorted(missing))
                 raise UserError(f"The topics {names} do not exist.", f"Create them: {command('topics')}.")
         except KafkaError as error:
-            await self._consumer.stop()
+            await close(self._consumer)
             raise self._unavailable(error) from error
         except BaseException:
-            await self._consumer.stop()
+            await close(self._consumer)
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+        await close(self._consumer)
         await self._producer.stop()
 
     async def catch_up(self) -> None:
@@ -206,7 +207,7 @@ class RegionReplay:
         except (KafkaError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from error
         finally:
-            await consumer.stop()
+            await close(consumer)
         return found
 
     async def _wait_processed(self, sent: Sequence[_Sent], wait: float) -> bool:

@@ -16,10 +16,10 @@ from piepowder.profile import Profile
 from piepowder.review import due_in
 from piepowder.topic_reading import new_consumer
 from shared.contracts import topics
+from shared.kafka.closing import close
 from shared.runtime.clock import SystemClock
 
 _TIMEOUT: Final = 2.0
-_CLOSE_SECONDS: Final = 0.3  # closing a client takes seconds while its broker does not respond
 _SILENT: Final = "does not respond"
 _clock = SystemClock()
 
@@ -84,7 +84,7 @@ async def dead_letter_counts(bootstrap: str, regions: Sequence[str], *, seconds:
     except (KafkaError, OSError, TimeoutError):
         return None
     finally:
-        await asyncio.wait([asyncio.ensure_future(consumer.stop())], timeout=_CLOSE_SECONDS)
+        await close(consumer)
     counts = dict.fromkeys(regions, 0)
     for partition in partitions:
         counts[region_of[partition.topic]] += end[partition] - first[partition]

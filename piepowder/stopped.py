@@ -22,6 +22,7 @@ from piepowder.positions import is_in_kafka
 from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL, decode
+from shared.kafka.closing import close
 from shared.kafka.producer import KafkaProducer
 from shared.kafka.records import RawRecord
 from shared.kafka.stop_store import DeadLetterRange, Stop, StopEntry, stop_entries, stop_record
@@ -166,7 +167,7 @@ class RegionStops:
         except (KafkaError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from error
         finally:
-            await consumer.stop()
+            await close(consumer)
         return [letter for letter in dead.open if letter.topic == topic]
 
     async def _placed(self, group: str, entries: Mapping[TopicPartition, StopEntry]) -> list[StoppedPartition]:
@@ -196,8 +197,8 @@ class RegionStops:
         return {each["partition"] for each in found["partitions"]}
 
     async def _stop(self) -> None:
-        await self._consumer.stop()
-        await self._admin.close()
+        await close(self._consumer)
+        await close(self._admin)
         await self._producer.stop()
 
     def _unavailable(self, error: BaseException) -> UserError:
@@ -260,7 +261,7 @@ async def inspect(bootstrap: str, region: str, tp: TopicPartition, wanted: DeadL
     except (KafkaError, OSError, TimeoutError) as error:
         raise UserError(f"{tp.topic} cannot be read ({error!r}).", "Try again; nothing was changed.") from error
     finally:
-        await consumer.stop()
+        await close(consumer)
     return RangeContent(records, events, reasons)
 
 

@@ -73,6 +73,7 @@ from shared.runtime.lifecycle import Loop
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, until_done
 from shared.runtime.settings import CommonSettings
+from shared.runtime.tasks import run_all
 
 if TYPE_CHECKING:
     from shared.auth.oidc import AccessTokens
@@ -252,10 +253,10 @@ class Service:
 
     async def _run_access(self, stop: asyncio.Event) -> None:
         """Publish the access log, and refresh the issuer's keys, until `stop` is set."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._access_log.run(self.authenticator.uses, stop))
-            if self._tokens is not None:
-                tasks.create_task(self._tokens.run(stop))
+        runs = [self._access_log.run(self.authenticator.uses, stop)]
+        if self._tokens is not None:
+            runs.append(self._tokens.run(stop))
+        await run_all(runs)
 
     async def stop(self) -> None:
         """Disconnect the producers."""

@@ -10,6 +10,7 @@ from typing import Final
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from shared.kafka.closing import close
 from shared.runtime.user_errors import UserError
 
 _SESSION_SECONDS: Final = 20.0  # a consumer's session is 15
@@ -46,7 +47,7 @@ async def _members(bootstrap: str, regions: Sequence[str]) -> list[str]:
     except (KafkaError, OSError) as error:
         raise UserError(f"Kafka at {bootstrap} does not respond ({error!r}).", "Look at its log.") from error
     finally:
-        await client.close()
+        await close(client)
     return [
         f"{client_id} of group {group}, from {host.lstrip('/')}"
         for [response] in responses

@@ -12,6 +12,7 @@ from piepowder.hints import command
 from piepowder.topic_reading import new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import RecordId, decode, decode_any
+from shared.kafka.closing import close
 from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError
@@ -43,7 +44,7 @@ class TopicReader:
 
     async def close(self) -> None:
         if self._consumer is not None:
-            await self._consumer.stop()
+            await close(self._consumer)
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is not None:

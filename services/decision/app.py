@@ -27,6 +27,7 @@ from shared.postgres.database import Database
 from shared.postgres.outbox import Relay, RelayLog
 from shared.runtime.errors import Transient
 from shared.runtime.retry import wait
+from shared.runtime.tasks import run_all
 from shared.service import MAX_DEAD_LETTER_BYTES, Service
 from shared.validation.faults import InputRejected
 
@@ -96,13 +97,16 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
         readiness=service.readiness,
         clock=service.clock,
     )
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(recovery.run(stop))
-        tasks.create_task(relay.run(stop))
-        tasks.create_task(_every(_EXPIRE_SECONDS, partial(_expire_all, leases), stop))
-        tasks.create_task(_every(_MEASURE_SECONDS, partial(_measure, cases, region), stop))
-        tasks.create_task(_every(_FOLD_SECONDS, cases.fold_tallies, stop))
-        tasks.create_task(consumer.run(stop))
+    await run_all(
+        (
+            recovery.run(stop),
+            relay.run(stop),
+            _every(_EXPIRE_SECONDS, partial(_expire_all, leases), stop),
+            _every(_MEASURE_SECONDS, partial(_measure, cases, region), stop),
+            _every(_FOLD_SECONDS, cases.fold_tallies, stop),
+            consumer.run(stop),
+        )
+    )
 
 
 async def _expire_all(leases: LeaseCases) -> None:

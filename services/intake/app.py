@@ -37,6 +37,7 @@ from shared.postgres.database import Database
 from shared.postgres.outbox import Relay
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.retry import until_done, wait
+from shared.runtime.tasks import run_all
 from shared.service import Service
 from shared.validation import codes
 
@@ -163,7 +164,7 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
             await wait(stop, _LOOK_SECONDS)
         await until_done("stored clients", registry.catch_up, stop=stop, readiness=service.readiness)
         clients_api.available_registry.provide(app, registry)
-        await asyncio.gather(relay.run(stop), registry.keep_up(stop))
+        await run_all((relay.run(stop), registry.keep_up(stop)))
 
     for available, value in provided:
         available.provide(app, value)
@@ -171,12 +172,15 @@ async def _use(  # noqa: PLR0917 - a part of the composition root
     projections = {region: clusters.consumer(Projection(region, complaints), region, positions) for region in followed}
     key_uses = [clusters.consumer(KeyUseProjection(region, clients), region, positions) for region in followed]
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(run_registry())
-            for run in (*(each.run for each in projections.values()), *(each.run for each in key_uses)):
-                tasks.create_task(run(stop))
-            tasks.create_task(note_progress(projections, statuses, stop))
-            tasks.create_task(OldestSubmitted(followed, statuses, waiting, clock).run(stop))
+        await run_all(
+            (
+                run_registry(),
+                *(each.run(stop) for each in projections.values()),
+                *(each.run(stop) for each in key_uses),
+                note_progress(projections, statuses, stop),
+                OldestSubmitted(followed, statuses, waiting, clock).run(stop),
+            )
+        )
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     finally:

@@ -39,6 +39,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka.batch_reader import BatchReader, FetchedBatch, UndecodableRecord, UnreadableRecordError
 from shared.kafka.client_protocol import committed_offsets, topic_ids
+from shared.kafka.closing import close
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.lag import ConsumerLag
 from shared.kafka.parking import ParkedKeysFull, ParkedKeyStore, Parking, ReplayedRecord
@@ -82,7 +83,6 @@ class FetchLimits(NamedTuple):
 
 
 _RETRY_SECONDS: Final = 1.0  # to read the positions again
-_STOP_SECONDS: Final = 5.0  # to close a client; during a rebalance it can take much longer
 _ATTEMPTS_ALONE: Final = 3  # an unexpected error may be temporary; a single record that fails this often is poison
 _PATIENT_RECORDS: Final = 20  # of a batch; after so many failures, each further record is tried and logged once
 
@@ -185,7 +185,7 @@ class BatchConsumer(Generic[M]):
                 self._positions.forget()
                 await self._storms.close()
                 await self._reader.discard()
-                await _stop(consumer)
+                await close(consumer)
         self.readiness.set(condition, "stopped")
         self._lag.close()
         self._parking.close()
@@ -553,20 +553,3 @@ class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # ai
 
 def _without_moves(handle: Handler[M]) -> Callable[[Sequence[Received[M]], Moves], Awaitable[None]]:
     return lambda batch, _: handle(batch)
-
-
-_closing: set[asyncio.Future[None]] = set()
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Close the client; after a bounded time, continue while it closes in the background."""
-    stopping = asyncio.ensure_future(consumer.stop())
-    _closing.add(stopping)
-    stopping.add_done_callback(_closed)
-    await asyncio.wait([stopping], timeout=_STOP_SECONDS)
-
-
-def _closed(stopping: "asyncio.Future[None]") -> None:
-    _closing.discard(stopping)
-    if not stopping.cancelled() and (error := stopping.exception()) is not None:
-        log.warning("the consumer did not close cleanly", extra={"error": repr(error)})

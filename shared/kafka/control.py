@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from shared.contracts.envelope import GLOBAL, Event, decode
 from shared.contracts.topics import CONTROL
+from shared.kafka.closing import close
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import assign_from_beginning, has_reached, next_records, no_such_topic
 from shared.runtime import metrics
@@ -75,7 +76,7 @@ class ControlReader:
                 self.readiness.set("control", f"the control topic cannot be read: {error!r}")
                 await wait(stop, backoff.delay(attempt))
             finally:
-                await consumer.stop()
+                await close(consumer)
 
     async def _follow(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         while CONTROL not in await consumer.topics():

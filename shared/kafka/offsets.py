@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -11,6 +10,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, NotCo
 from aiokafka.structs import OffsetAndMetadata
 
 from shared.kafka.client_protocol import topic_ids
+from shared.kafka.closing import close
 from shared.runtime.errors import Transient
 
 
@@ -149,8 +149,8 @@ class OffsetClient:
         if self._clients is not None:
             admin, consumer = self._clients
             self._clients = None
-            await consumer.stop()
-            await admin.close()
+            await close(consumer)
+            await close(admin)
 
     async def _connected(self) -> tuple[AIOKafkaAdminClient, AIOKafkaConsumer]:
         async with self._connecting:
@@ -162,9 +162,8 @@ class OffsetClient:
                     await admin.start()
                     await consumer.start()
                 except BaseException:
-                    with suppress(KafkaError):
-                        await consumer.stop()
-                        await admin.close()
+                    await close(consumer)
+                    await close(admin)
                     raise
                 self._clients = admin, consumer
             return self._clients

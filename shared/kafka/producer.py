@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError,
 from aiokafka.structs import RecordMetadata
 
 from shared.contracts.envelope import Encoded, Headers
+from shared.kafka.closing import close
 from shared.runtime import metrics
 from shared.runtime.errors import Poison, Transient
 
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 ACKNOWLEDGE_SECONDS = 20.0
 _MAX_BATCH_BYTES = 512 * 1024
-_STOP_SECONDS = 5.0
 
 
 class Record(NamedTuple):
@@ -222,13 +222,8 @@ class KafkaProducer:
             await self._discard(producer)
 
     async def _discard(self, producer: AIOKafkaProducer) -> None:
-        stopping = asyncio.ensure_future(producer.stop())
-        done, _ = await asyncio.wait([stopping], timeout=_STOP_SECONDS)
-        if not done:
-            stopping.cancel()
+        if not await close(producer, cancel_late=True):
             log.warning("the producer was closed with records not acknowledged")
-        elif (error := stopping.exception()) is not None:
-            log.warning("the producer did not close cleanly", extra={"error": repr(error)})
 
 
 def _count(metric: prometheus_client.Counter, records: Iterable[Record]) -> None:

@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from shared.kafka.closing import close
 from shared.runtime.errors import Transient
 
 _LEADER_CHECKS: Final = 100
@@ -71,7 +72,7 @@ async def ensure(bootstrap: str, wanted: Sequence[TopicSpec], *, create: bool = 
     except (KafkaError, OSError) as error:
         raise Transient(f"Kafka at {bootstrap} does not respond: {error}") from error
     finally:
-        await client.close()
+        await close(client)
 
 
 async def _ensure(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec], *, create: bool) -> TopicsReport:

@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from shared.kafka.client_protocol import partitions_of, topic_ids
+from shared.kafka.closing import close
 from shared.kafka.offsets import CommittedOffset
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import next_records, no_such_topic
@@ -80,7 +81,7 @@ class TopicTail:
                 await admin.start()
                 found = await admin.list_consumer_group_offsets(group)
         finally:
-            await admin.close()
+            await close(admin)
         known = {tp: CommittedOffset.of(offset) for tp, offset in found.items() if tp in self.ends}
         return {tp: at.highest for tp, at in known.items() if at.topic_id == self.topic_id}
 
@@ -109,7 +110,7 @@ async def open_tail(bootstrap: str, topic: str, *, client_id: str) -> AsyncItera
             ends = await consumer.end_offsets(partitions)
         yield TopicTail(bootstrap, consumer, found, starts, ends)
     finally:
-        await consumer.stop()
+        await close(consumer)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from shared.kafka.closing import close
 from shared.kafka.records import RawRecord
 from shared.runtime.errors import Transient
 
@@ -35,7 +36,7 @@ async def read_whole(bootstrap: str, topic: str, client_id: str) -> list[RawReco
     except (KafkaError, OSError, TimeoutError) as error:
         raise Transient(f"the topic {topic} cannot be read from Kafka at {bootstrap}: {error!r}") from error
     finally:
-        await consumer.stop()
+        await close(consumer)
 
 
 async def next_records(

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
+from shared.kafka.closing import close
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import assign_from_beginning, next_records, no_such_topic
 from shared.runtime.clock import Clock
@@ -130,7 +131,7 @@ class WrittenLetters:
                         yield record
                     await asyncio.sleep(0)
         finally:
-            await consumer.stop()
+            await close(consumer)
 
 
 def digest(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> bytes:

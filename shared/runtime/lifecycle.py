@@ -16,6 +16,7 @@ from shared.runtime.errors import PiepowderError
 from shared.runtime.garbage import collect_when_idle, stop_automatic_collections
 from shared.runtime.readiness import Readiness
 from shared.runtime.settings import CommonSettings, load
+from shared.runtime.tasks import not_cancelled_inside
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ async def supervise(server: Server, loops: Sequence[Loop], drain_seconds: float,
 
     async def watch(name: str, run: Awaitable[None]) -> None:
         try:
-            await run
+            await not_cancelled_inside(run)
         except (Exception, SystemExit) as failure:
             for error in _leaves(failure):
                 failures.append(error)

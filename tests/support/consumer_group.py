@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from shared.contracts import topics
-from shared.kafka import consumer
+from shared.kafka import closing
 from shared.kafka.consumer import BatchConsumer, RawRecord, Received
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import KafkaProducer, Record
@@ -100,7 +100,7 @@ class ConsumerGroup:
         with contextlib.suppress(Fatal):
             await self.ended()
         self._members = []
-        await until(lambda: not consumer._closing)  # a client in the middle of a rebalance closes later
+        await until(lambda: not closing._closing)  # a client in the middle of a rebalance closes later
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
