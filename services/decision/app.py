@@ -69,7 +69,7 @@ async def _work(service: Service, database: Database, limits: LeaseLimits, stop:
         database,
         producer,
         service=service.name,
-        log=RelayLog(relay_group, producer, gate.may_publish, lambda: gate.suspensions),
+        log=RelayLog(relay_group, producer, gate.may_publish),
     )
     leases = LeaseCases(cases.leases, region=region, wake=relay.wake, limits=limits)
     decisions = DecideCases(cases.decisions, region=region, wake=relay.wake)

@@ -2,11 +2,11 @@
 
 The statements of the services are fixed text, and tests run each of them. Between two calls of the same statement, only
 its values and the state of the database differ. A record may be at fault only if its values are the only possible
-cause. Of the server's errors, these are the codes of class 22, except `_NOT_VALUES`, which another state or version of
-the database can also cause. Every other error, also one with an unknown SQLSTATE, is about the state of the database or
-its schema, and is raised as Transient. So a database that is read-only, restored, full or of another version never
-dead-letters a record. A constraint that depends on values is handled where its statement runs.
-docs/architecture/delivery-semantics.md has the table.
+cause. Of the server's errors, these are `VALUE_CODES`: no statement of a service has an expression that could fail for
+a value, so another code of class 22 comes from a trigger, a view or a default. Every other error, also one with an
+unknown SQLSTATE, is about the state of the database or its schema, and is raised as Transient. So a database that is
+read-only, restored, full or of another version never dead-letters a record. A constraint that depends on values is
+handled where its statement runs. docs/architecture/delivery-semantics.md has the table.
 """
 
 import asyncio
@@ -29,22 +29,26 @@ class Cause(StrEnum):
     CODE = "code"
 
 
-VALUE_CLASS: Final = "22"
-"""The SQLSTATE class of values that PostgreSQL cannot store or calculate with: data exceptions."""
-
-_NOT_VALUES: Final = frozenset(
+VALUE_CODES: Final = frozenset(
     {
-        "2200H",  # a sequence has no more numbers
+        "22003",  # a number out of range
+        "22008",  # a time out of range
+        "22015",  # an interval out of range
+        "22021",  # U+0000 in a text
+    }
+)
+"""The SQLSTATEs of values that PostgreSQL cannot store."""
+
+_SCHEMA_CODES: Final = frozenset(
+    {
         "22001",  # too long for a column: no column of this version has a limit
         "22004",  # null in a place of the schema
-        "22023",  # a parameter, also a setting of the server or of the role
         "22P02",  # text that a type does not accept: no statement sends a text to a column of another type
         "22P03",  # the binary form of another type
         "22P04",  # COPY to other columns
         "22P05",  # a character that the database's encoding does not have
     }
 )
-_SCHEMA_CODES: Final = _NOT_VALUES - {"2200H", "22023"}
 _SCHEMA_CLASSES: Final = frozenset({"21", "23", "27", "3F", "42", "44"})
 """SQLSTATE classes about the schema: cardinality, constraints, triggers, names, check options."""
 
@@ -113,7 +117,7 @@ def describe(error: BaseException) -> str:
 
 def _cause_of_sqlstate(sqlstate: str) -> Cause:
     group = sqlstate[:2]
-    if group == VALUE_CLASS and sqlstate not in _NOT_VALUES:
+    if sqlstate in VALUE_CODES:
         return Cause.VALUES
     is_schema = sqlstate in _SCHEMA_CODES or (group in _SCHEMA_CLASSES and sqlstate != _PRIVILEGE)
     return Cause.SCHEMA if is_schema else Cause.STATE

@@ -109,6 +109,10 @@ _PRUNE: Final = """
 DELETE FROM positions AS p USING unnest($2::text[], $3::int[], $4::bigint[]) AS new (topic, partition, first)
 WHERE p.consumer_group = $1 AND p.topic = new.topic AND p.partition = new.partition AND p.position < new.first"""
 
+_LAST: Final = (
+    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END, 'outbox'::regclass::oid::bigint FROM outbox_id_seq"
+)
+
 _COUNT: Final = """
 SELECT coalesce(sum(n), 0)::bigint FROM unnest($1::smallint[], $2::bigint[]) AS s (shard, floor)
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM outbox WHERE shard = s.shard AND id > s.floor) AS o"""
@@ -145,14 +149,12 @@ class RelayLog(NamedTuple):
     """The place where a relay stores its positions: in the table `positions`, as the positions of `group`.
 
     `producer` sends the records. `may_publish` tells whether the database is complete; it is asked before each batch,
-    on the connection that will delete the batch. `suspensions` counts the restores that this process has noticed: the
-    ids of the rows may start again at lower numbers.
+    on the connection that will delete the batch.
     """
 
     group: str
     producer: LocatingProducer
     may_publish: Callable[[Connection], Awaitable[bool]]
-    suspensions: Callable[[], int]
 
 
 class Relay:
@@ -221,12 +223,8 @@ class Relay:
     async def _serve(self, connection: Connection, stop: asyncio.Event) -> None:
         held = _HeldShards(connection, self._clock)
         attempt, backoff, measured = 0, Backoff(), -_MEASURE_SECONDS
-        suspensions = self._suspensions()
         while not stop.is_set():
             self._wake.clear()
-            if suspensions != self._suspensions():
-                suspensions = self._suspensions()
-                held.forget_floors()
             await held.take_over()
             await held.settle()
             try:
@@ -278,9 +276,6 @@ class Relay:
         if self._batches % _PRUNE_EACH == 0:
             await connection.execute(_PRUNE, group, topics, partitions, firsts)
 
-    def _suspensions(self) -> int:
-        return 0 if self._log is None else self._log.suspensions()
-
     def _oldest_seconds(self) -> float:
         """The age of the oldest event that is not published. It grows by the clock, also while the relay is stuck."""
         return 0.0 if self._oldest is None else max(0.0, (self._clock.now() - self._oldest).total_seconds())
@@ -321,6 +316,8 @@ class _HeldShards:
         self._clock = clock
         self._floors: dict[int, int] = {}
         self._settled = 0
+        self._last = 0
+        self._table: int | None = None
         self._mark: tuple[int, int] | None = None
         self._next = clock.monotonic()
 
@@ -329,8 +326,7 @@ class _HeldShards:
         """The shards and their floors."""
         return list(self._floors), list(self._floors.values())
 
-    def forget_floors(self) -> None:
-        """Find the floors again."""
+    def _forget_floors(self) -> None:
         self._floors = dict.fromkeys(self._floors, 0)
         self._settled, self._mark = 0, None
 
@@ -346,14 +342,18 @@ class _HeldShards:
             self._floors |= {row[0]: 0 for row in rows}
 
     async def settle(self) -> None:
-        """Once a second, find an id such that every transaction that could own an id up to it has ended."""
+        """Once a second, find an id such that every transaction that could own an id up to it has ended.
+
+        After a dump is loaded into the same database, which creates the table again, the floors are found again.
+        """
         if self._clock.monotonic() < self._next:
             return
         self._next = self._clock.monotonic() + _SETTLE_SECONDS
+        [[last, table]] = await self._connection.fetch(_LAST)
+        if last < self._last or self._table not in (None, table):
+            self._forget_floors()
+        self._last, self._table = last, table
         if self._mark is None:
-            last = await self._connection.fetchval(
-                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_id_seq"
-            )
             self._mark = last, await self._connection.fetchval("SELECT pg_current_xact_id()::text::bigint")
         elif self._mark[1] <= await self._connection.fetchval(
             "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"

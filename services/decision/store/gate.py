@@ -3,7 +3,9 @@
 The row `recovery` names the database for which the service has read its own topic, and the one for which claims and the
 relay are open. A restored copy of the row names the original, so the gate of a restored database is closed from the
 start, also for connections that are open already. A restore into the same database creates the table again, which has
-another oid then, or sets the outbox's sequence back; both are compared in each transaction.
+another oid then, or sets the outbox's sequence back; both are compared in each transaction. After a start of the
+server, the gate of each of its databases is closed too: the files may be an older copy, in which the sequence need not
+be lower, because PostgreSQL logs it 32 values ahead.
 """
 
 from typing import Final
@@ -13,9 +15,11 @@ from services.decision.domain.recovery import RecoveryState, first_token
 from shared.postgres.database import Connection
 from shared.runtime.errors import Transient
 
-# The server, its timeline (a promotion or a recovery to a point in time changes it), the database, and the table: a
-# dump that is loaded into the same database creates it again.
+# The server and its start (an older copy of its files may have been put back before it), its timeline (a promotion or a
+# recovery to a point in time changes it), the database, and the table (a dump that is loaded into the same database
+# creates it again).
 IDENTITY: Final = """(SELECT system_identifier FROM pg_control_system()) || '/'
+    || extract(epoch FROM pg_postmaster_start_time()) || '/'
     || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/'
     || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || 'recovery'::regclass::oid"""
 
@@ -37,8 +41,6 @@ class Gate:
     """A process's view of the gate. It is closed until `pass_on` is called, and after a sign of a restore."""
 
     def __init__(self) -> None:
-        self.suspensions = 0
-        """The number of times that this process has closed the gate. When it grows, forget cached ids and positions."""
         self._checked = False
         self._state: RecoveryState | None = None
 
@@ -49,7 +51,6 @@ class Gate:
 
     def suspend(self) -> None:
         """Close until the database is checked."""
-        self.suspensions += 1
         self._checked = False
 
     def pass_on(self, state: RecoveryState) -> None:

@@ -1,6 +1,7 @@
 """Decision after a restore of its database: the state before the loss, no token or id twice (promises 1 to 5)."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from deploy.local.postgres import LocalPostgres
 from services.decision.domain.recovery import TopicContent
 from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
@@ -258,6 +260,46 @@ async def test_a_claim_that_was_only_returned_is_lost_although_kafka_knows_nothi
         assert (await decision.command(lost, "release")).json()["type"].endswith("lost-in-restore")
         assert await decision.claim("r-8") == (lost[0], 1_000_000)
         await decision.until_ingested()
+
+
+async def test_older_files_of_the_server_under_a_running_service_are_noticed(
+    kafka: str, region: str, tmp_path: Path
+) -> None:
+    """A snapshot of the volume that is put back: the server, its timeline, the database and the table are the same."""
+    server = LocalPostgres(tmp_path / "postgres")
+    url = f"{(await asyncio.to_thread(server.start)).rpartition('/')[0]}/snapshot"
+    data, copy = server.folder / "data", tmp_path / "copy"
+    decision = Decision(kafka, region, url, tmp_path)
+    try:
+        admin = await asyncpg.connect(server.url)
+        await admin.execute("CREATE DATABASE snapshot")
+        async with decision.running():
+            await work_before(decision)
+            await admin.execute("CHECKPOINT")
+            await admin.close()
+            await decision.claim("r-6")  # the first id after a checkpoint, for which 32 more are logged
+            await decision.until_ingested()
+            await asyncio.to_thread(subprocess.run, ["cp", "-a", str(data), str(copy)], check=True)
+            for _ in range(3):
+                assert (await decision.decide(await decision.claim("r-7"), "reject")).status_code == 201
+            await decision.until_ingested()
+            expected = await decision.state()
+            async with decision.without_relay():
+                lost = await decision.claim("r-8")
+                assert server.child is not None
+                await asyncio.to_thread(server.child.kill)
+                data.rename(tmp_path / "lost")
+                copy.rename(data)
+                await asyncio.to_thread(server.start)
+            await wait_until(partial(_recovered, decision, 1))
+            assert await decision.state() == expected
+            assert (await decision.command(lost, "heartbeat")).json()["type"].endswith("lost-in-restore")
+            assert await decision.claim("r-8") == (lost[0], 1_000_000)
+            await decision.until_ingested()
+        assert contradictions(await decision.published()) == []
+    finally:
+        await decision.close()
+        await asyncio.to_thread(server.stop)
 
 
 async def test_an_event_that_the_backup_has_not_published_yet_is_not_published_again(decision: Decision) -> None:

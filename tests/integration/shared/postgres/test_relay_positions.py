@@ -39,7 +39,6 @@ class _Switch:
 
     is_open = True
     asked = 0
-    suspensions = 0
 
     async def may_publish(self, _: Connection) -> bool:
         self.asked += 1
@@ -77,7 +76,7 @@ async def test_the_positions_of_two_relays_are_the_ends_of_the_topic(
             producer,
             service="test",
             batch=16,
-            log=RelayLog(GROUP, producer, _Switch().may_publish, lambda: 0),
+            log=RelayLog(GROUP, producer, _Switch().may_publish),
         )
         for producer in producers
     ]
@@ -101,7 +100,7 @@ async def test_a_relay_that_may_not_publish_keeps_its_rows_and_continues_later(
     topic, stop, switch = topics.decisions(region), asyncio.Event(), _Switch()
     switch.is_open = False
     producer = KafkaProducer(kafka, client_id="test")
-    relay = Relay(database, producer, service="test", log=RelayLog(GROUP, producer, switch.may_publish, lambda: 0))
+    relay = Relay(database, producer, service="test", log=RelayLog(GROUP, producer, switch.may_publish))
     running = asyncio.create_task(relay.run(stop))
     try:
         await write(database, topic, [event("k", n) for n in range(5)])
@@ -125,7 +124,7 @@ async def test_rows_whose_ids_start_again_after_a_restore_are_published(
         database,
         producer,
         service="test",
-        log=RelayLog(GROUP, producer, switch.may_publish, lambda: switch.suspensions),
+        log=RelayLog(GROUP, producer, switch.may_publish),
     )
     running = asyncio.create_task(relay.run(stop))
     try:
@@ -134,7 +133,6 @@ async def test_rows_whose_ids_start_again_after_a_restore_are_published(
         await until(lambda: min(relay.floors) >= 50)
         async with database.held() as connection:
             await connection.execute("SELECT setval('outbox_id_seq', 1)")
-        switch.suspensions += 1
         await write(database, topic, [event("k", n) for n in range(5)])
         await until_rows_left(database, 0)
         assert sum((await ends_of(kafka, topic)).values()) == 55
