@@ -239,6 +239,14 @@ def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
     assert changes.newest[case.subject].open_correlation_id is None
 
 
+def test_a_release_whose_claim_is_not_in_the_topic_any_more_raises_the_token() -> None:
+    held, _ = leases.claim("eu", stored_case(lease_token=4), NOON, CLAIM)
+    free, released = leases.release("eu", held, LATER, token=5, reason="")
+    assert released is not None
+    recovered = applied(stored_case(lease_token=4), released).case
+    assert (recovered.state, recovered.lease_token) == (WAITING, free.lease_token)
+
+
 def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
     assert not end_the_case(published(*of_case[:5]))
