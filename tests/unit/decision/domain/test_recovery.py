@@ -247,6 +247,15 @@ def test_a_release_whose_claim_is_not_in_the_topic_any_more_raises_the_token() -
     assert (recovered.state, recovered.lease_token) == (WAITING, free.lease_token)
 
 
+def test_a_decision_under_an_earlier_token_does_not_set_the_token_back() -> None:
+    held, _ = leases.claim("eu", stored_case(), NOON, CLAIM)
+    made = decisions.decide("eu", held, None, LATER, DecideCommand(1, "approve", []))[2]
+    assert made is not None
+    later, _ = leases.claim("eu", stored_case(), NOON, CLAIM, first_token=first_token(1))
+    recovered = applied(later, made).case
+    assert (recovered.state, recovered.lease_token) == (DECIDED, 1_000_000)
+
+
 def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
     assert not end_the_case(published(*of_case[:5]))
