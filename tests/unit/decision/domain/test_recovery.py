@@ -256,6 +256,19 @@ def test_a_decision_under_an_earlier_token_does_not_set_the_token_back() -> None
     assert (recovered.state, recovered.lease_token) == (DECIDED, 1_000_000)
 
 
+@pytest.mark.parametrize("state", [DECIDED, SUPERSEDED, WITHDRAWN])
+def test_a_case_that_has_ended_is_not_ended_again_in_another_way(state: str) -> None:
+    old = received_case()
+    known, stored = newest(old, is_open=True), {old.opened.case_id: old.event_id}
+    ends = [
+        *ingested(received_case(version=2), newest=known, stored=stored).events,
+        *ingested(received_withdrawal(), newest=known, stored=stored).events,
+    ]
+    recovered = RecoveredCase(stored_case(old, state=state))
+    assert [recovered.apply(event) for event in published(*ends)] == [False, False]
+    assert (recovered.case, recovered.counts) == (stored_case(old, state=state), [])
+
+
 def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
     assert not end_the_case(published(*of_case[:5]))
