@@ -269,6 +269,16 @@ def test_a_case_that_has_ended_is_not_ended_again_in_another_way(state: str) -> 
     assert (recovered.case, recovered.counts) == (stored_case(old, state=state), [])
 
 
+def test_a_published_claim_is_not_the_result_of_the_call_that_made_the_claim_before_it() -> None:
+    before, _ = leases.claim("eu", stored_case(), NOON, CLAIM)
+    keyed = msgspec.structs.replace(before, claim_key=ids.derive("call"), claim_body="body", claim_client="desk")
+    free, _ = leases.release("eu", before, LATER, token=1, reason="")
+    _, claimed = leases.claim("eu", free, LATER, ClaimCommand("r-2", "in_house", 300))
+    recovered = applied(keyed, claimed).case
+    assert (recovered.reviewer, recovered.lease_token) == ("r-2", 2)
+    assert (recovered.claim_key, recovered.claim_body, recovered.claim_client) == (None, None, "")
+
+
 def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
     assert not end_the_case(published(*of_case[:5]))
