@@ -283,6 +283,10 @@ def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
     assert not end_the_case(published(*of_case[:5]))
     assert end_the_case(published(*of_case))
+    old = received_case()
+    known, stored = newest(old, is_open=True), {old.opened.case_id: old.event_id}
+    for message in (received_case(version=2), received_withdrawal()):
+        assert end_the_case(published(*ingested(message, newest=known, stored=stored).events))
 
 
 def test_the_event_of_an_incarnation_is_about_no_case_and_has_an_id_of_its_own() -> None:
