@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from services.decision.domain import decisions, leases
+from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import DECIDED, SUPERSEDED, WAITING, WITHDRAWN, Case
 from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.leases import ClaimCommand
@@ -31,6 +32,7 @@ from tests.support.decision.domain import (
     event_types,
     ingested,
     newest,
+    received_appeal,
     received_case,
     received_withdrawal,
     stored_case,
@@ -229,6 +231,16 @@ def test_a_claimed_case_that_arrives_again_ends_if_it_is_withdrawn_or_older_and_
     recovered = RecoveredCase(stored_case(case, state=state))
     assert recovered.apply(*published(claimed))
     assert recovered.case == stored_case(case, state=state, lease_token=held.lease_token)
+
+
+def test_an_appeal_that_was_closed_before_the_restore_does_not_block_the_next_one() -> None:
+    item = received_case(verdict="reject").opened
+    first, second = received_appeal(item), received_appeal(item, reference="2")
+    known = {item.case_id: AppealedCase(1, has_open_appeal=True)}
+    [closed] = ingested(first, appealed_cases=known).events
+    changes = ingested(first, second, published=again(first, closed), appealed_cases={item.case_id: AppealedCase(1)})
+    assert [case.state for case in changes.cases] == [WAITING, WAITING]
+    assert changes.events == []
 
 
 def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
