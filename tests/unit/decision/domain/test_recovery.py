@@ -243,6 +243,15 @@ def test_an_appeal_that_was_closed_before_the_restore_does_not_block_the_next_on
     assert changes.events == []
 
 
+def test_a_claimed_newer_version_that_arrives_again_supersedes_the_open_case() -> None:
+    old, new = received_case(), received_case(version=2)
+    _, claimed = leases.claim("eu", stored_case(new), NOON, CLAIM)
+    changes = ingested(new, newest=newest(old, is_open=True), published=again(new, claimed))
+    assert changes.superseded == {old.opened.case_id: new.opened.item_id}
+    assert event_types(changes) == ["piepowder.case.superseded.v1"]
+    assert changes.newest[old.subject].case_id == new.opened.case_id
+
+
 def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
     case = received_case(verdict="approve")
     [made] = ingested(case).events
