@@ -252,6 +252,14 @@ def test_a_claimed_newer_version_that_arrives_again_supersedes_the_open_case() -
     assert changes.newest[old.subject].case_id == new.opened.case_id
 
 
+def test_the_early_withdrawal_of_a_case_that_was_closed_before_the_restore_does_not_wait_any_longer() -> None:
+    case = received_case()
+    early = {case.opened.case_id}
+    [closed] = ingested(case, withdrawn_early=early).events
+    changes = ingested(case, withdrawn_early=early, published=again(case, closed))
+    assert (changes.events, changes.applied, changes.early) == ([], early, set())
+
+
 def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
     case = received_case(verdict="approve")
     [made] = ingested(case).events
