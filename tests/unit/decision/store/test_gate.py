@@ -91,6 +91,14 @@ async def test_a_database_that_another_process_has_recovered_is_checked_before_i
     assert await known.require_open(connection(recovered)) == 1_000_000
 
 
+async def test_each_sign_of_a_restore_is_counted() -> None:
+    suspended = gate(state())
+    assert await suspended.may_publish(connection(state()))
+    assert suspended.suspensions == 0
+    assert not await suspended.may_publish(connection(state(written=9)))
+    assert suspended.suspensions == 1
+
+
 async def test_an_answer_that_arrives_late_is_no_sign_of_a_restore() -> None:
     opened, late = gate(state(written=10)), asyncio.Event()
     waiting = asyncio.create_task(opened.require_open(connection(state(written=11), late)))
