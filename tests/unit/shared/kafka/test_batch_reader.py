@@ -15,6 +15,7 @@ from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import Producer, Record
 from shared.kafka.records import RecordsByPartition
 from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 
 PARTITION = TopicPartition("t", 0)
@@ -92,7 +93,13 @@ async def handle(_: Sequence[Received[int]]) -> None:
     raise AssertionError("no test of this module handles a batch")
 
 
-async def read(client: ScriptedClient, *, one_by_one: bool = False, producer: Producer | None = None) -> Any:
+async def read(
+    client: ScriptedClient,
+    *,
+    one_by_one: bool = False,
+    producer: Producer | None = None,
+    stop: asyncio.Event | None = None,
+) -> Any:
     clock = SystemClock()
     letters = producer or LetterCounter(client, revoke=False)
     client.member = BatchConsumer(
@@ -107,7 +114,7 @@ async def read(client: ScriptedClient, *, one_by_one: bool = False, producer: Pr
         batch_records=250,
     )
     client.member._reader.one_by_one = one_by_one
-    batch: Any = await client.member._reader.read(client, asyncio.Event())
+    batch: Any = await client.member._reader.read(client, stop or asyncio.Event())
     decoded = [[received.message for received in part] for part in batch.parts]
     assert decoded == [[record.offset for record in batch.records.get(PARTITION, [])]]
     return batch
@@ -232,6 +239,23 @@ async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoke
         await read(client, one_by_one=True, producer=producer)
         assert producer.sent == 1
         assert client.seeks == ([] if revoke else [(PARTITION, 8)])
+
+
+class NoProducer:
+    """A producer that sends nothing and stops the loop."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    async def send(self, _: Sequence[Record]) -> None:
+        self._stop.set()
+        raise Transient("Kafka does not answer")
+
+
+async def test_an_unreadable_record_is_not_skipped_when_the_loop_stops_before_it_is_dead_lettered() -> None:
+    client, stop = ScriptedClient([], unreadable=1), asyncio.Event()
+    batch = await read(client, one_by_one=True, producer=NoProducer(stop), stop=stop)
+    assert (client.seeks, batch.following) == ([], {})
 
 
 async def test_a_series_of_unreadable_records_is_skipped_in_one_pass_of_limited_length() -> None:
