@@ -41,9 +41,10 @@ class ScriptedClient:
         self.seeks: list[tuple[TopicPartition, int]] = []
         self.limits: list[int] = []
         self.member: BatchConsumer[int] | None = None
+        self.partitions = {PARTITION}
 
     def assignment(self) -> set[TopicPartition]:
-        return {PARTITION}
+        return self.partitions
 
     def paused(self) -> set[TopicPartition]:
         return set()
@@ -256,6 +257,15 @@ async def test_an_unreadable_record_is_not_skipped_when_the_loop_stops_before_it
     client, stop = ScriptedClient([], unreadable=1), asyncio.Event()
     batch = await read(client, one_by_one=True, producer=NoProducer(stop), stop=stop)
     assert (client.seeks, batch.following) == ([], {})
+
+
+async def test_one_by_one_a_record_that_was_skipped_before_a_revocation_is_read_again() -> None:
+    first = TopicPartition("s", 0)
+    client = ScriptedClient([portion(3)], revoked_before=0, unreadable=1)
+    client.partitions = {first, PARTITION}
+    batch = await read(client, one_by_one=True)
+    assert client.seeks == [(first, 8)]
+    assert (batch.revocations, batch.following) == (1, {PARTITION: 7})
 
 
 async def test_a_series_of_unreadable_records_is_skipped_in_one_pass_of_limited_length() -> None:
