@@ -106,3 +106,14 @@ async def test_a_storm_stops_its_own_topic_and_no_other() -> None:
     member = await loaded()
     await member.commit(*range(WINDOW), rejected=range(WINDOW))
     assert member.rejected == member.store.entries.keys() == {FIRST}
+
+
+async def test_a_range_ends_with_its_last_record() -> None:
+    member = await loaded(t=dead_letter(0, 2))
+    await member.commit(0, 1, rejected=[0, 1])
+    assert member.guard.reason_to_reject(raw(FIRST, 2)) == "an operator's reason"
+    assert member.store.entries.keys() == {FIRST}
+    await member.commit(2, rejected=[2])
+    assert member.guard.reason_to_reject(raw(FIRST, 3)) is None
+    assert not member.guard.has_ranges
+    assert member.store.entries == {}
