@@ -117,3 +117,16 @@ async def test_a_range_ends_with_its_last_record() -> None:
     assert member.guard.reason_to_reject(raw(FIRST, 3)) is None
     assert not member.guard.has_ranges
     assert member.store.entries == {}
+
+
+async def test_records_of_a_range_do_not_open_the_breaker() -> None:
+    member = await loaded(t=dead_letter(0, 100))
+    await member.commit(*range(2 * WINDOW), rejected=range(2 * WINDOW))
+    for offset in range(2 * WINDOW, 4 * WINDOW):
+        member.guard.count_unreadable(FIRST, offset)
+    await member.commit(4 * WINDOW, rejected=[4 * WINDOW])
+    await member.commit(*range(101, 101 + WINDOW))
+    assert member.rejected == set()
+    member = await loaded(t=dead_letter(0, WINDOW - 1))
+    await member.commit(*range(2 * WINDOW), rejected=range(WINDOW))
+    assert member.rejected == set(), "all records after the range were handled"
