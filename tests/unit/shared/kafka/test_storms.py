@@ -130,3 +130,9 @@ async def test_records_of_a_range_do_not_open_the_breaker() -> None:
     member = await loaded(t=dead_letter(0, WINDOW - 1))
     await member.commit(*range(2 * WINDOW), rejected=range(WINDOW))
     assert member.rejected == set(), "all records after the range were handled"
+
+
+async def test_a_range_of_failing_records_rejects_no_record_itself() -> None:
+    member = await loaded(t=dead_letter(0, 9, only_failing=True))
+    assert member.guard.has_ranges
+    assert member.guard.reason_to_reject(raw(FIRST, 5)) is None
