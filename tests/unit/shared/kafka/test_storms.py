@@ -136,3 +136,11 @@ async def test_a_range_of_failing_records_rejects_no_record_itself() -> None:
     member = await loaded(t=dead_letter(0, 9, only_failing=True))
     assert member.guard.has_ranges
     assert member.guard.reason_to_reject(raw(FIRST, 5)) is None
+
+
+async def test_a_stop_replaces_the_range_of_its_partition() -> None:
+    member = await loaded(t=dead_letter(90, 91))
+    await member.commit(*range(WINDOW), rejected=range(WINDOW))
+    assert not member.guard.has_ranges
+    await member.commit(92)
+    assert isinstance(member.store.entries[FIRST], Stop)
