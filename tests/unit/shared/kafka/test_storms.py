@@ -144,3 +144,17 @@ async def test_a_stop_replaces_the_range_of_its_partition() -> None:
     assert not member.guard.has_ranges
     await member.commit(92)
     assert isinstance(member.store.entries[FIRST], Stop)
+
+
+async def test_entries_that_were_read_before_a_stop_do_not_end_it() -> None:
+    member = await loaded(other=Stop("a storm", AT))
+    member.store.answer.clear()
+    await member.check()
+    await member.commit(*range(WINDOW), rejected=range(WINDOW))
+    member.store.answer.set()
+    await member.check()
+    assert member.rejected == {FIRST, OTHER}
+    del member.store.entries[FIRST]
+    await member.check()
+    assert member.rejected == {OTHER}
+    await member.guard.close()
