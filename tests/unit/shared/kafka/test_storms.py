@@ -158,3 +158,14 @@ async def test_entries_that_were_read_before_a_stop_do_not_end_it() -> None:
     await member.check()
     assert member.rejected == {OTHER}
     await member.guard.close()
+
+
+async def test_a_stop_stays_while_the_entries_cannot_be_read() -> None:
+    member = await loaded(t=Stop("a storm", AT))
+    member.store.is_down, member.store.entries = True, {}
+    await member.check()
+    assert member.rejected == {FIRST}
+    member.store.is_down = False
+    await member.check()
+    assert member.rejected == set()
+    await member.guard.close()
