@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 
-from shared.kafka.batch_reader import _BATCH_BYTES, UnreadableRecordError
+from shared.kafka.batch_reader import _BATCH_BYTES, FetchedBatch, UnreadableRecordError
 from shared.kafka.consumer import BatchConsumer, Received
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import Producer, Record
@@ -222,6 +222,19 @@ async def test_a_batch_ends_at_its_last_record_when_the_client_cannot_read_a_lat
     batch = await read(ScriptedClient([portion(3, 4)], fails_before=1, failure=ValueError("no UTF-8")))
     assert isinstance(batch.failure, UnreadableRecordError)
     assert (offsets(batch), batch.following) == ([3, 4], {PARTITION: 5})
+
+
+def test_a_batch_without_the_records_of_a_partition_says_nothing_about_its_position() -> None:
+    other = TopicPartition("t", 1)
+    records: RecordsByPartition = {
+        tp: [SimpleNamespace(topic=tp.topic, partition=tp.partition, offset=offset) for offset in (3, 4)]
+        for tp in (PARTITION, other)
+    }
+    batch: FetchedBatch[int] = FetchedBatch(records, [], False, None, {PARTITION: 5, other: 5}, 0, None)
+    withheld = batch.before({PARTITION: 0})
+    assert (list(withheld.records), withheld.following) == ([other], {other: 5})
+    stopped = batch.before({PARTITION: 4})
+    assert ([record.offset for record in stopped.records[PARTITION]], stopped.following[PARTITION]) == ([3], 4)
 
 
 async def test_one_by_one_a_batch_has_only_the_records_after_a_revocation() -> None:
