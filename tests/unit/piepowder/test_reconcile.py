@@ -101,7 +101,8 @@ class Deployment:
             return httpx.Response(200, json={"waiting": self._waiting, "next": None})
         if request.url.path.startswith("/v1/subjects/"):
             return httpx.Response(200, json={"versions": self._items, "next": None})
-        stuck = [one for one in self._items if one["regions"][EU]["status"] == request.url.params["status"]]
+        status = request.url.params["status"]
+        stuck = [one for one in self._items if one["regions"].get(EU, {}).get("status") == status]
         lag = {"lag_seconds": self._lag}
         return httpx.Response(200, json={"items": stuck[::-1], "next": None, "projection": lag})
 
@@ -223,6 +224,12 @@ async def test_an_item_does_not_replace_a_later_one_unless_both_have_versions(
     assert bool(one.reason) == is_left
     assert "(b)" in one.reason or not is_left
     assert one.later == ("b" if is_left else "")
+
+
+async def test_a_later_post_in_other_regions_only_does_not_keep_an_item_from_its_repair() -> None:
+    one, elsewhere = item("a", 0, version=None), item("b", 1, version=None)
+    elsewhere["regions"] = {"us": {"status": "approved"}}
+    assert types((await found(Deployment([one, elsewhere], [entry(1, ITEM_SUBMITTED, "a")])))["a"]) == [ITEM_SUBMITTED]
 
 
 async def test_the_command_counts_the_items_that_a_later_post_supersedes(capsys: pytest.CaptureFixture[str]) -> None:
