@@ -257,6 +257,15 @@ async def test_stuck_items_of_a_subject_are_repeated_in_their_order_unless_the_l
     assert [types(one) for one in (await found(deployment)).values()] == [[], []]
 
 
+async def test_what_is_beyond_the_limit_is_counted() -> None:
+    items = [item(name, at) for at, name in enumerate("abc")]
+    waiting = [{"type": "notice", "id": name, "subject": SUBJECT, "since": "2026-05-01T09:30:00.000Z"} for name in "de"]
+    async with Api(PROFILE, transport=httpx.MockTransport(Deployment(items, [], waiting=waiting))) as api:
+        stuck, more = await Reconciliation(api, "nowhere:1", [EU], minutes=10, limit=1).find()
+    assert [one.item_id for one in stuck] == ["a", "d"]
+    assert more == 3
+
+
 @pytest.mark.parametrize("lag", [None, 61.0])
 async def test_nothing_is_repeated_while_the_status_is_out_of_date(lag: float | None) -> None:
     with pytest.raises(UserError, match="not known which items wait"):
