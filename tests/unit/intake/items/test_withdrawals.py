@@ -190,6 +190,15 @@ async def test_a_key_of_another_region_gets_the_same_error_as_for_an_unknown_ite
     assert projection.lookups > 1
 
 
+async def test_a_key_of_another_platform_gets_the_same_error_as_for_an_unknown_item() -> None:
+    other = Principal(name="market", scopes=frozenset(), platforms=frozenset({"market"}))
+    with pytest.raises(InputRejected) as foreign:
+        await withdraw(Projection({"eu": submitted("eu")}, read_after=2), other)
+    with pytest.raises(InputRejected) as unknown:
+        await withdraw(Projection({}, read_after=2), other)
+    assert str(foreign.value) == str(unknown.value)
+
+
 async def test_the_error_names_a_region_that_is_not_served() -> None:
     with pytest.raises(InputRejected, match="'uk'; this service accepts items for eu, us") as rejection:
         await withdraw(Projection({"eu": submitted("eu", "uk")}))
