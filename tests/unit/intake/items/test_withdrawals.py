@@ -159,6 +159,17 @@ async def test_an_item_that_the_projection_reads_last_is_found() -> None:
     assert withdrawal.regions == ("eu",)
 
 
+async def test_an_item_of_a_region_whose_projection_is_behind_is_found() -> None:
+    class OneBehind(Projection):
+        async def has_passed(self, group: str, ends: EndOffsets) -> bool:
+            await super().has_passed(group, ends)
+            return group == "piepowder-intake-eu" or self.lookups >= 4
+
+    projection = OneBehind({}, {}, {}, {}, {"us": submitted("us")})
+    withdrawal, _ = await withdraw(projection)
+    assert (withdrawal.regions, projection.lookups) == (("us",), 5)
+
+
 async def test_an_unknown_item_is_a_transient_error_while_the_projection_is_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
