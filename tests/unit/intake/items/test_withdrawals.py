@@ -242,6 +242,7 @@ async def test_the_number_of_calls_that_wait_for_unknown_items_is_limited(monkey
         read_your_writes=ReadYourWrites(dict.fromkeys(publishers, projection), projection),
         clock=ManualClock(datetime(2026, 5, 1, tzinfo=UTC)),
     )
-    calls = [withdrawals.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]
-    outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
-    assert (outcomes.count(Transient), outcomes.count(Overloaded)) == (100, 20)
+    for _ in range(2):  # calls that gave up do not count any longer
+        calls = [withdrawals.withdraw(ids.derive(str(n)), "", EVERYWHERE) for n in range(120)]
+        outcomes = [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
+        assert (outcomes.count(Transient), outcomes.count(Overloaded)) == (100, 20)
