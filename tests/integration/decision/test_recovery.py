@@ -30,6 +30,22 @@ async def decision(kafka: str, region: str, database_url: str, tmp_path: Path) -
         await service.close()
 
 
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An empty database of the service."""
+    await migrations.upgrade(database_url, "decision")
+    opened_database = await Database.connect(database_url)
+    try:
+        yield opened_database
+    finally:
+        await opened_database.close()
+
+
+@pytest.fixture
+def store(database: Database) -> RecoveryStore:
+    return RecoveryStore(database)
+
+
 async def work_before(decision: Decision) -> None:
     """Cases in every state, before the backup."""
     region = decision.region
@@ -170,6 +186,20 @@ async def test_an_incarnation_that_the_topic_states_survives_an_interrupted_reco
             assert (state.incarnation, state.is_incomplete, state.is_open) == (3, True, False)
     finally:
         await database.close()
+
+
+async def test_a_database_is_opened_only_after_its_own_topic_is_read(store: RecoveryStore) -> None:
+    here = (await store.state()).identity
+    await store.complete(1, {}, "another database", "relay", [])
+    await store.open(here)
+    assert not (await store.state()).is_open
+    await store.complete(1, {}, here, "relay", [])
+    assert not (await store.state()).is_open, "the cases are not read again yet"
+    await store.open(here)
+    assert (await store.state()).is_open
+    await store.set_incomplete()
+    await store.open(here)
+    assert not (await store.state()).is_open
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:
