@@ -8,11 +8,13 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
+from aiokafka import TopicPartition
 
 from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.contracts.envelope import encode
 from shared.contracts.events import DECISION_RECOVERED
+from shared.kafka.positions import StoredPosition
 from shared.kafka.producer import Appended
 from shared.postgres import migrations
 from shared.postgres.database import Database
@@ -200,6 +202,16 @@ async def test_a_database_is_opened_only_after_its_own_topic_is_read(store: Reco
     await store.set_incomplete()
     await store.open(here)
     assert not (await store.state()).is_open
+
+
+async def test_the_positions_of_a_topic_that_was_created_again_are_set_back(store: RecoveryStore) -> None:
+    first, second = (TopicPartition("decisions", n) for n in range(2))
+    await store.save_positions("relay", {tp: StoredPosition(9, "old") for tp in (first, second)})
+    await store.replace_positions("relay", {first: StoredPosition(4, "new")})
+    assert await store.positions("relay", [first, second]) == {
+        first: StoredPosition(4, "new"),
+        second: StoredPosition(9, "old"),
+    }
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:
