@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
+from services.decision.store import recovery
 from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.contracts.envelope import encode
@@ -212,6 +213,22 @@ async def test_the_positions_of_a_topic_that_was_created_again_are_set_back(stor
         first: StoredPosition(4, "new"),
         second: StoredPosition(9, "old"),
     }
+
+
+async def test_the_ids_of_all_rows_of_a_large_outbox_are_found(
+    database: Database, store: RecoveryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_PAGE", 2)
+    headers = [msgspec.msgpack.encode([("ce_id", f"event{n}".encode())]) for n in range(7)]
+    async with database.held() as connection:
+        await connection.execute(
+            "INSERT INTO outbox (shard, topic, key, value, headers)"
+            " SELECT n % 3, 'decisions', '', '', headers FROM unnest($1::bytea[]) WITH ORDINALITY AS row (headers, n)",
+            headers,
+        )
+    found = await store.outbox_ids()
+    assert found.keys() == {f"event{n}" for n in range(7)}
+    assert len(set(found.values())) == 7
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:
