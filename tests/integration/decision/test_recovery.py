@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from services.decision.store import recovery
+from services.decision.store.gate import read_state
 from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.contracts.envelope import encode
@@ -229,6 +230,18 @@ async def test_the_ids_of_all_rows_of_a_large_outbox_are_found(
     found = await store.outbox_ids()
     assert found.keys() == {f"event{n}" for n in range(7)}
     assert len(set(found.values())) == 7
+
+
+async def test_the_gate_closes_after_the_transactions_that_have_passed_it(
+    database: Database, store: RecoveryStore
+) -> None:
+    async with database.transaction() as connection:
+        await read_state(connection)
+        closing = asyncio.create_task(store.set_incomplete())
+        await asyncio.sleep(0.3)
+        assert not closing.done()
+    await closing
+    assert (await store.state()).is_incomplete
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:
