@@ -1,9 +1,10 @@
 """A position passes no record whose effects or dead letter are not durable, after a crash at any step (promise 1)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 from hypothesis import given
@@ -252,6 +253,65 @@ async def test_a_stop_for_one_reason_does_not_end_with_the_stop_for_another() ->
         assert (client.is_paused, readiness.ready) == (first_to_end == "missing records", True)
         stopped.resume(kafka, [TP], StopCause.REJECTED)
         assert (client.is_paused, client.at) == (False, 5)
+
+
+class RebalancedStore(InMemoryPositions):
+    """A store during whose `call` the partitions are assigned again, once."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(Broker())
+        self.call = call
+        self.positions: Positions | None = None
+        self.client: Any = PlacedClient()
+
+    async def read(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, StoredPosition]:
+        found = await super().read(group, partitions)
+        self._rebalance("read")
+        return found
+
+    async def save(self, group: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
+        await super().save(group, changed)
+        self._rebalance("save")
+
+    def _rebalance(self, call: str) -> None:
+        if call == self.call and self.positions is not None:
+            self.call = ""
+            self.positions.assigned(self.client, [TP])
+
+
+def rebalanced(call: str) -> tuple[Positions, RebalancedStore]:
+    """The positions of a member that is assigned again during a call of its store."""
+
+    async def topic_ids(_: Any, names: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(names, "id")
+
+    async def committed(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {}
+
+    store = RebalancedStore(call)
+    store.positions = Positions(
+        group="g",
+        topics=[TOPIC],
+        store=store,
+        readiness=Readiness("test"),
+        clock=SystemClock(),
+        topic_ids=topic_ids,
+        committed=committed,
+    )
+    store.positions.assigned(store.client, [TP])
+    return store.positions, store
+
+
+@pytest.mark.parametrize("call", ["read", "save"])
+async def test_what_was_read_before_a_new_assignment_places_no_partition_of_it(call: str) -> None:
+    positions, store = rebalanced(call)
+    await positions.place(store.client)
+    assert not positions.is_placed(TP)
+    assert (TP in store.stored) == (call == "save"), "nothing that is outdated is stored"
+    assert store.client.is_paused
+    store.stored[TP] = StoredPosition(4, "id")  # by the member that had the partition meanwhile
+    await positions.place(store.client)
+    assert (positions.is_placed(TP), store.client.at, store.client.is_paused) == (True, 4, False)
 
 
 async def test_without_rejected_records_every_effect_is_stored_exactly_once_after_a_crash_at_any_step() -> None:
