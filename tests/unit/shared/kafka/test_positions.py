@@ -314,6 +314,15 @@ async def test_what_was_read_before_a_new_assignment_places_no_partition_of_it(c
     assert (positions.is_placed(TP), store.client.at, store.client.is_paused) == (True, 4, False)
 
 
+async def test_a_batch_of_a_partition_that_is_not_placed_is_dropped() -> None:
+    positions, store = rebalanced("")
+    assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
+    await positions.place(store.client)
+    assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is not None
+    positions.displace(store.client)
+    assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
+
+
 async def test_without_rejected_records_every_effect_is_stored_exactly_once_after_a_crash_at_any_step() -> None:
     texts = [f"k{n}" for n in range(6)]
     for steps in range(30):
