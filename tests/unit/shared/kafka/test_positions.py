@@ -1,5 +1,6 @@
 """A position passes no record whose effects or dead letter are not durable, after a crash at any step (promise 1)."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -196,6 +197,9 @@ class PlacedClient:
     def assignment(self) -> set[TopicPartition]:
         return {TP}
 
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return {TP.partition}
+
     def pause(self, *partitions: TopicPartition) -> None:
         self.is_paused = self.is_paused or TP in partitions
 
@@ -321,6 +325,18 @@ async def test_a_batch_of_a_partition_that_is_not_placed_is_dropped() -> None:
     assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is not None
     positions.displace(store.client)
     assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
+
+
+async def test_a_check_that_a_new_assignment_overtakes_does_not_displace_it() -> None:
+    positions, store = rebalanced("")
+    await positions.place(store.client)
+    assert not await positions.check(store.client)  # requests the ids of the topics
+    await asyncio.sleep(0)
+    store.call = "read"
+    store.stored[TP] = StoredPosition(4, "id")
+    assert not await positions.check(store.client)
+    await positions.place(store.client)
+    assert (positions.is_placed(TP), store.client.at) == (True, 4)
 
 
 async def test_without_rejected_records_every_effect_is_stored_exactly_once_after_a_crash_at_any_step() -> None:
