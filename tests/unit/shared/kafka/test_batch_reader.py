@@ -206,6 +206,17 @@ async def test_caught_up_is_unknown_after_a_revocation_during_the_first_poll() -
     assert batch.caught_up is None, "the client revokes them again"
 
 
+async def test_caught_up_is_unknown_after_a_complete_rebalance_during_the_first_poll() -> None:
+    class Rebalanced(ScriptedClient):
+        async def getmany(self, *partitions: TopicPartition, max_records: int, **more: int) -> RecordsByPartition:
+            found = await super().getmany(*partitions, max_records=max_records, **more)
+            if self.member is not None:
+                self.member.partitions_assigned(self, {PARTITION})
+            return found
+
+    assert (await read(Rebalanced([], revoked_before=0))).caught_up is None
+
+
 async def test_the_records_of_other_partitions_are_handled_before_the_failure_of_one_partition_is_raised() -> None:
     client = ScriptedClient([portion(3, 4)], fails_before=1)
     batch = await read(client)
