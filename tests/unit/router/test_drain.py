@@ -104,6 +104,26 @@ async def test_parked_keys_of_each_group_on_the_path_of_an_item_are_unfinished(
         await drain.stop()
 
 
+async def test_what_waits_is_read_in_the_order_of_an_items_path(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What passes a stage after it was read is seen in the next one."""
+    read: list[str] = []
+    for stage in ("_unrouted", "_unstored", "_parked", "_open_cases"):
+
+        async def note(_: RegionDrain, region: str, stage: str = stage) -> list[str]:
+            read.append(stage)
+            return [f"{stage} of {region}"]
+
+        monkeypatch.setattr(RegionDrain, stage, note)
+    drain = RegionDrain(lambda _: "nowhere:1", {"us": URL}, key_file, client_id="test")
+    try:
+        assert await drain.unfinished("us") == [f"{stage} of us" for stage in read]
+    finally:
+        await drain.stop()
+    assert read == ["_unrouted", "_unstored", "_parked", "_open_cases"]
+
+
 async def test_an_unreadable_key_is_transient(tmp_path: Path) -> None:
     with pytest.raises(Transient, match="key for the decision service cannot be read"):
         await open_cases(tmp_path / "none", queues())
