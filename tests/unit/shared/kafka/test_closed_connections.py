@@ -28,3 +28,10 @@ async def test_a_write_to_a_closed_connection_closes_it_for_the_client_too(monke
     with pytest.raises(KafkaConnectionError, match="unable to perform operation"):
         failing.send("request")
     assert closed == [conn.CloseReason.CONNECTION_BROKEN]
+
+
+async def test_a_defect_of_an_open_connection_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing, closed = connection(monkeypatch, is_closing=False)
+    with pytest.raises(RuntimeError, match="unable to perform operation"):
+        failing.send("request")
+    assert closed == []
