@@ -514,6 +514,9 @@ async def test_without_a_database_missing_records_stop_their_partition_until_the
         await router.stop()
         await router.commit({1: 0})  # waits until the group has no member
         assert await accept(router, 1, 1) == 2
+        [record] = await read_all(kafka, topics.access(region), 1)
+        published = envelope.decode(record.headers, record.key, record.value, region=region)
+        assert published.data.continues_at == 2, "the refused command has published nothing"
         router.start()
         await router.until_effects(["a", "c"])
         await router.until_missing("ok")
