@@ -17,7 +17,10 @@ from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
 from shared.kafka import gaps, positions
+from shared.kafka.gaps import Gap
 from shared.kafka.offsets import EndOffsets, LogRange, OffsetClient
+from shared.kafka.positions import StoredPosition
+from shared.postgres import position_admin
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.errors import Transient
@@ -264,6 +267,19 @@ async def test_records_that_were_deleted_before_they_were_read_stop_their_partit
         (1, 1, 2, "anna"),
         (2, 2, 3, "anna"),
     ]
+
+
+async def test_a_gap_that_has_changed_since_the_command_read_it_is_not_accepted(group: StoredGroup) -> None:
+    tp = TopicPartition(group.topic, 0)
+    async with position_admin.database(group.url) as connection:
+        table = PositionTable(group.database)
+        await table.save(group.name, {tp: StoredPosition(1, "id", Gap(gaps.DELETED, 1, 5))})
+        for other in (Gap(gaps.DELETED, 1, 6), Gap(gaps.DELETED, 2, 5), Gap(gaps.RECREATED, 1, None)):
+            with pytest.raises(UserError, match="Other records are missing"):
+                await position_admin.accept_loss(connection, group.name, tp, other, "id")
+        assert (await table.read(group.name, [tp]))[tp].position == 1
+        await position_admin.accept_loss(connection, group.name, tp, Gap(gaps.DELETED, 1, 5), "id")
+        assert (await table.read(group.name, [tp]))[tp] == StoredPosition(5, "id")
 
 
 async def test_the_command_names_missing_records_with_status_1_and_accepts_exactly_their_loss(
