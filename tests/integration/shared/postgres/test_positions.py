@@ -234,6 +234,18 @@ async def test_a_reset_lets_a_running_member_handle_all_records_again(group: Sto
     assert group.missing() == "ok", "a reset by an operator is no restore, and a deleted record was handled before"
 
 
+async def test_a_second_reset_covers_all_records_of_the_first_one(group: StoredGroup) -> None:
+    tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
+    await table.save(group.name, {tp: StoredPosition(9, "id")})
+    async with position_admin.database(group.url) as connection:
+        await position_admin.reset(connection, group.name, {tp: 2})
+        assert (await table.read(group.name, [tp]))[tp] == StoredPosition(2, "id", behind_until=-9)
+        await position_admin.reset(connection, group.name, {tp: 0})
+    stored = (await table.read(group.name, [tp]))[tp]
+    assert stored == StoredPosition(0, "id", behind_until=-9)
+    assert stored.rereads(9)
+
+
 async def test_records_that_were_deleted_before_they_were_read_stop_their_partition_until_the_loss_is_accepted(
     group: StoredGroup,
 ) -> None:
