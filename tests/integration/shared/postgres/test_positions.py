@@ -19,8 +19,9 @@ from shared.contracts.events import LossAccepted
 from shared.kafka import gaps, positions
 from shared.kafka.gaps import Gap
 from shared.kafka.offsets import EndOffsets, LogRange, OffsetClient
-from shared.kafka.positions import StoredPosition
+from shared.kafka.positions import Move, Moves, StoredPosition
 from shared.postgres import position_admin
+from shared.postgres import positions as stored_positions
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.errors import Transient
@@ -244,6 +245,19 @@ async def test_a_second_reset_covers_all_records_of_the_first_one(group: StoredG
     stored = (await table.read(group.name, [tp]))[tp]
     assert stored == StoredPosition(0, "id", behind_until=-9)
     assert stored.rereads(9)
+
+
+async def test_an_operators_change_waits_for_a_move_in_progress(group: StoredGroup) -> None:
+    tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
+    await table.save(group.name, {tp: StoredPosition(4, "id")})
+    async with position_admin.database(group.url) as connection:
+        async with group.database.transaction() as moving:
+            await stored_positions.advance(moving, Moves(group.name, [Move(tp.topic, tp.partition, 4, 9)]))
+            reset = asyncio.create_task(position_admin.reset(connection, group.name, {tp: 0}))
+            await asyncio.sleep(0.3)
+            assert not reset.done()
+        await reset
+    assert (await table.read(group.name, [tp]))[tp] == StoredPosition(0, "id", behind_until=-9)
 
 
 async def test_records_that_were_deleted_before_they_were_read_stop_their_partition_until_the_loss_is_accepted(
