@@ -132,6 +132,14 @@ async def test_records_of_a_range_do_not_open_the_breaker() -> None:
     assert member.rejected == set(), "all records after the range were handled"
 
 
+async def test_records_that_wait_behind_a_parked_key_do_not_hide_a_storm() -> None:
+    member = await loaded()
+    records = [raw(FIRST, n) for n in range(3 * WINDOW)]
+    member.guard.count({FIRST: records}, records[:WINDOW], records[WINDOW:])
+    await member.guard.save(member.client)
+    assert member.rejected == {FIRST}
+
+
 async def test_a_range_of_failing_records_rejects_no_record_itself() -> None:
     member = await loaded(t=dead_letter(0, 9, only_failing=True))
     assert member.guard.has_ranges
