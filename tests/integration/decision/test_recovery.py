@@ -206,6 +206,17 @@ async def test_a_database_is_opened_only_after_its_own_topic_is_read(store: Reco
     assert not (await store.state()).is_open
 
 
+async def test_a_later_incarnation_in_the_topic_closes_an_open_database(store: RecoveryStore) -> None:
+    here = (await store.state()).identity
+    await store.complete(1, {}, here, "relay", [])
+    await store.open(here)
+    await store.apply("relay", Appended("decisions", 0, 0, 1), [], [], 1)
+    assert (await store.state()).is_open, "it is this incarnation"
+    await store.apply("relay", Appended("decisions", 0, 1, 2), [], [], 2)
+    state = await store.state()
+    assert (state.incarnation, state.is_incomplete, state.is_read, state.is_open) == (2, True, False, False)
+
+
 async def test_the_positions_of_a_topic_that_was_created_again_are_set_back(store: RecoveryStore) -> None:
     first, second = (TopicPartition("decisions", n) for n in range(2))
     await store.save_positions("relay", {tp: StoredPosition(9, "old") for tp in (first, second)})
