@@ -247,6 +247,17 @@ async def test_a_second_reset_covers_all_records_of_the_first_one(group: StoredG
     assert stored.rereads(9)
 
 
+async def test_a_reset_of_one_topic_leaves_the_others(group: StoredGroup) -> None:
+    tp, other = TopicPartition(group.topic, 0), TopicPartition(topics.decisions(group.region), 0)
+    table = PositionTable(group.database)
+    await table.save(group.name, {each: StoredPosition(9, "id") for each in (tp, other)})
+    assert await commands.reset(group.kafka, database=group.url, group=group.name, topic=tp.topic) == 1
+    assert await table.read(group.name, [tp, other]) == {
+        tp: StoredPosition(0, "id", behind_until=-9),
+        other: StoredPosition(9, "id"),
+    }
+
+
 async def test_an_operators_change_waits_for_a_move_in_progress(group: StoredGroup) -> None:
     tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
     await table.save(group.name, {tp: StoredPosition(4, "id")})
