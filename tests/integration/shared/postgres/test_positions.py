@@ -258,6 +258,26 @@ async def test_a_reset_of_one_topic_leaves_the_others(group: StoredGroup) -> Non
     }
 
 
+async def test_a_reset_does_not_hide_records_that_were_deleted_before_they_were_read(group: StoredGroup) -> None:
+    tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
+    await table.save(group.name, {tp: StoredPosition(4, "id")})
+    async with position_admin.database(group.url) as connection:
+        await position_admin.reset(connection, group.name, {tp: 6})
+    assert (await table.read(group.name, [tp]))[tp].position == 4
+
+
+async def test_a_reset_of_a_router_does_not_hide_records_that_were_deleted_before_they_were_read(
+    kafka: str, region: str, database_url: str
+) -> None:
+    async with StoredGroup(kafka, region, database_url, in_kafka=True) as router:
+        await router.post("a", "b", "c")
+        await router.commit({0: 1})
+        await router.delete_records(2)
+        await commands.reset(kafka, database=None, group=router.name)
+        router.start()
+        await router.until_missing(f"{router.topic}[0]: the records 1 to 1 are missing")
+
+
 async def test_an_operators_change_waits_for_a_move_in_progress(group: StoredGroup) -> None:
     tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
     await table.save(group.name, {tp: StoredPosition(4, "id")})
