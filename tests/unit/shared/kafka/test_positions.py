@@ -318,6 +318,24 @@ async def test_what_was_read_before_a_new_assignment_places_no_partition_of_it(c
     assert (positions.is_placed(TP), store.client.at, store.client.is_paused) == (True, 4, False)
 
 
+async def test_an_offset_of_a_deleted_topic_says_nothing_about_the_new_one() -> None:
+    positions, store = rebalanced("")
+    committed = OffsetAndMetadata(8, "id")
+
+    async def offsets(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {TP: committed}
+
+    positions._committed = offsets
+    store.stored[TP] = StoredPosition(2, "id")
+    await positions.place(store.client)
+    assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id 8")}
+    committed = OffsetAndMetadata(8, "deleted")
+    store.stored[TP] = StoredPosition(2, "id")
+    positions.assigned(store.client, [TP])
+    await positions.place(store.client)
+    assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id")}
+
+
 async def test_a_batch_of_a_partition_that_is_not_placed_is_dropped() -> None:
     positions, store = rebalanced("")
     assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
