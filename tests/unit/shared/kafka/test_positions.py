@@ -336,6 +336,21 @@ async def test_an_offset_of_a_deleted_topic_says_nothing_about_the_new_one() -> 
     assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id")}
 
 
+async def test_a_group_is_behind_at_most_until_the_end_of_the_log() -> None:
+    positions, store = rebalanced("")
+
+    async def offsets(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {TP: OffsetAndMetadata(2, "id 50")}
+
+    positions._committed = offsets
+    store.stored[TP] = StoredPosition(2, "id")
+    await positions.place(store.client)
+    assert store.stored[TP].behind_until == 9, "the end of the log"
+    assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id 9")}
+    positions.moved({TP: 9})
+    assert positions.are_current
+
+
 async def test_a_batch_of_a_partition_that_is_not_placed_is_dropped() -> None:
     positions, store = rebalanced("")
     assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
