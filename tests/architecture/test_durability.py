@@ -21,7 +21,7 @@ def files_with(pattern: str, *folders: str) -> set[str]:
 
 
 def test_only_the_shared_producer_writes_to_kafka() -> None:
-    assert files_with(r"AIOKafkaProducer", *PRODUCT) == {"shared/kafka/producer.py"}
+    assert files_with(r"AIOKafkaProducer\(", *PRODUCT) == {"shared/kafka/producer.py"}
 
 
 def test_a_service_connects_to_postgresql_only_through_shared_code() -> None:

@@ -9,14 +9,18 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
+from aiokafka import TopicPartition
 
 from deploy.local.postgres import LocalPostgres
 from services.decision.domain.recovery import TopicContent
+from services.decision.store import recovery
+from services.decision.store.gate import read_state
 from services.decision.store.recovery import RecoveryStore
 from shared.contracts import topics
 from shared.contracts.envelope import encode
 from shared.contracts.events import DECISION_RECOVERED
 from shared.kafka.producer import Appended
+from shared.kafka.stored_positions import StoredPosition
 from shared.postgres import migrations
 from shared.postgres.database import Database
 from tests.support.decision.cases import appealed, encoded, encoded_withdrawal, noticed, opened
@@ -31,6 +35,22 @@ async def decision(kafka: str, region: str, database_url: str, tmp_path: Path) -
         yield service
     finally:
         await service.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An empty database of the service."""
+    await migrations.upgrade(database_url, "decision")
+    opened_database = await Database.connect(database_url)
+    try:
+        yield opened_database
+    finally:
+        await opened_database.close()
+
+
+@pytest.fixture
+def store(database: Database) -> RecoveryStore:
+    return RecoveryStore(database)
 
 
 async def work_before(decision: Decision) -> None:
@@ -173,6 +193,69 @@ async def test_an_incarnation_that_the_topic_states_survives_an_interrupted_reco
             assert (state.incarnation, state.is_incomplete, state.is_open) == (3, True, False)
     finally:
         await database.close()
+
+
+async def test_a_database_is_opened_only_after_its_own_topic_is_read(store: RecoveryStore) -> None:
+    here = (await store.state()).identity
+    await store.complete(1, {}, "another database", "relay", [])
+    await store.open(here)
+    assert not (await store.state()).is_open
+    await store.complete(1, {}, here, "relay", [])
+    assert not (await store.state()).is_open, "the cases are not read again yet"
+    await store.open(here)
+    assert (await store.state()).is_open
+    await store.set_incomplete()
+    await store.open(here)
+    assert not (await store.state()).is_open
+
+
+async def test_a_later_incarnation_in_the_topic_closes_an_open_database(store: RecoveryStore) -> None:
+    here = (await store.state()).identity
+    await store.complete(1, {}, here, "relay", [])
+    await store.open(here)
+    await store.apply("relay", Appended("decisions", 0, 0, 1), TopicContent(incarnation=1))
+    assert (await store.state()).is_open, "it is this incarnation"
+    await store.apply("relay", Appended("decisions", 0, 1, 2), TopicContent(incarnation=2))
+    state = await store.state()
+    assert (state.incarnation, state.is_incomplete, state.is_read, state.is_open) == (2, True, False, False)
+
+
+async def test_the_positions_of_a_topic_that_was_created_again_are_set_back(store: RecoveryStore) -> None:
+    first, second = (TopicPartition("decisions", n) for n in range(2))
+    await store.save_positions("relay", {tp: StoredPosition(9, "old") for tp in (first, second)})
+    await store.replace_positions("relay", {first: StoredPosition(4, "new")})
+    assert await store.positions("relay", [first, second]) == {
+        first: StoredPosition(4, "new"),
+        second: StoredPosition(9, "old"),
+    }
+
+
+async def test_the_ids_of_all_rows_of_a_large_outbox_are_found(
+    database: Database, store: RecoveryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_PAGE", 2)
+    headers = [msgspec.msgpack.encode([("ce_id", f"event{n}".encode())]) for n in range(7)]
+    async with database.held() as connection:
+        await connection.execute(
+            "INSERT INTO outbox (shard, topic, key, value, headers)"
+            " SELECT n % 3, 'decisions', '', '', headers FROM unnest($1::bytea[]) WITH ORDINALITY AS row (headers, n)",
+            headers,
+        )
+    found = await store.outbox_ids()
+    assert found.keys() == {f"event{n}" for n in range(7)}
+    assert len(set(found.values())) == 7
+
+
+async def test_the_gate_closes_after_the_transactions_that_have_passed_it(
+    database: Database, store: RecoveryStore
+) -> None:
+    async with database.transaction() as connection:
+        await read_state(connection)
+        closing = asyncio.create_task(store.set_incomplete())
+        await asyncio.sleep(0.3)
+        assert not closing.done()
+    await closing
+    assert (await store.state()).is_incomplete
 
 
 async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(decision: Decision) -> None:

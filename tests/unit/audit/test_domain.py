@@ -173,8 +173,9 @@ def test_another_content_is_found_whatever_hash_the_event_states(other: bytes, r
     assert (conflicting and conflicting.reason) == reason
 
 
-def test_a_true_event_after_a_forged_one_is_a_conflict_of_values() -> None:
-    conflicting = found(submitted(LAMP, item=KNIFE), submitted(LAMP), events.ITEM_SUBMITTED)
+@pytest.mark.parametrize("forged", [submitted(LAMP, item=KNIFE), submitted(KNIFE, content_hash="0" * 64)])
+def test_a_true_event_after_a_forged_one_is_a_conflict_of_values(forged: bytes) -> None:
+    conflicting = found(forged, submitted(LAMP), events.ITEM_SUBMITTED)
     assert conflicting is not None
     assert conflicting.reason == VALUE
 

@@ -25,7 +25,7 @@ from shared.contracts.events import (
     ITEM_WITHDRAWN,
     NOTICE_SUBMITTED,
 )
-from shared.kafka.producer import record
+from shared.kafka.producer import Record, record
 from shared.runtime.user_errors import UserError
 
 EU = "eu"
@@ -99,9 +99,13 @@ class Deployment:
             return httpx.Response(200 if self._events else 404, json=page)
         if request.url.path == "/v1/waiting":
             return httpx.Response(200, json={"waiting": self._waiting, "next": None})
+        if request.url.path.startswith("/v1/items/"):
+            [one] = [one for one in self._items if one["item_id"] == request.url.path.rpartition("/")[2]]
+            return httpx.Response(200, json=one)
         if request.url.path.startswith("/v1/subjects/"):
             return httpx.Response(200, json={"versions": self._items, "next": None})
-        stuck = [one for one in self._items if one["regions"][EU]["status"] == request.url.params["status"]]
+        status = request.url.params["status"]
+        stuck = [one for one in self._items if one["regions"].get(EU, {}).get("status") == status]
         lag = {"lag_seconds": self._lag}
         return httpx.Response(200, json={"items": stuck[::-1], "next": None, "projection": lag})
 
@@ -225,6 +229,12 @@ async def test_an_item_does_not_replace_a_later_one_unless_both_have_versions(
     assert one.later == ("b" if is_left else "")
 
 
+async def test_a_later_post_in_other_regions_only_does_not_keep_an_item_from_its_repair() -> None:
+    one, elsewhere = item("a", 0, version=None), item("b", 1, version=None)
+    elsewhere["regions"] = {"us": {"status": "approved"}}
+    assert types((await found(Deployment([one, elsewhere], [entry(1, ITEM_SUBMITTED, "a")])))["a"]) == [ITEM_SUBMITTED]
+
+
 async def test_the_command_counts_the_items_that_a_later_post_supersedes(capsys: pytest.CaptureFixture[str]) -> None:
     older, newer = item("a", 0, version=None), item("b", 1, version=None)
     newer["regions"][EU]["status"] = "approved"
@@ -248,6 +258,46 @@ async def test_stuck_items_of_a_subject_are_repeated_in_their_order_unless_the_l
     ]
     unread.add(2)
     assert [types(one) for one in (await found(deployment)).values()] == [[], []]
+
+
+async def test_what_is_beyond_the_limit_is_counted() -> None:
+    items = [item(name, at) for at, name in enumerate("abc")]
+    waiting = [{"type": "notice", "id": name, "subject": SUBJECT, "since": "2026-05-01T09:30:00.000Z"} for name in "de"]
+    async with Api(PROFILE, transport=httpx.MockTransport(Deployment(items, [], waiting=waiting))) as api:
+        stuck, more = await Reconciliation(api, "nowhere:1", [EU], minutes=10, limit=1).find()
+    assert [one.item_id for one in stuck] == ["a", "d"]
+    assert more == 3
+
+
+class Sent:
+    """A producer that notes the records of each call."""
+
+    def __init__(self) -> None:
+        self.portions: list[list[Record]] = []
+
+    async def send(self, records: Sequence[Record]) -> None:
+        self.portions.append(list(records))
+
+    async def stop(self) -> None: ...
+
+
+async def test_every_event_is_published_and_what_stays_without_effect_is_pending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = Sent()
+    monkeypatch.setattr(reconcile, "KafkaProducer", lambda *_, **__: sent)
+    monkeypatch.setattr(reconcile, "_PORTION", 2)
+    monkeypatch.setattr(reconcile, "_POLL_SECONDS", 0.0)
+    items = [item(name, at) for at, name in enumerate("abcde")]
+    events = [entry(n, ITEM_SUBMITTED, one["item_id"]) for n, one in enumerate(items, 1)]
+    stuck = [*(await found(Deployment(items, events))).values()]
+    after = Deployment([*items[:4], item("e", 4, status="approved")], events)
+    async with Api(PROFILE, transport=httpx.MockTransport(after)) as api:
+        result = await Reconciliation(api, "nowhere:1", [EU], minutes=10, limit=9).publish(stuck, 0.1)
+    assert list(map(len, sent.portions)) == [2, 2, 1]
+    assert [record for portion in sent.portions for record in portion] == [one.events[0].record for one in stuck]
+    assert [one.item_id for one in result.pending] == ["a", "b", "c", "d"]
+    assert [one.item_id for one in result.settled] == ["e"]
 
 
 @pytest.mark.parametrize("lag", [None, 61.0])

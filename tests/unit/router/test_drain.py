@@ -7,7 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from services.router import drain as drain_module
 from services.router.drain import RegionDrain
+from shared.kafka.records import RawRecord
 from shared.runtime.errors import Transient
 
 URL = "http://decision-us:8080"
@@ -79,6 +81,47 @@ async def test_without_the_settings_a_region_cannot_leave(key_file: Path) -> Non
     [without_url] = await open_cases(key_file, queues(), {})
     assert "PIEPOWDER_DECISION_BY_REGION and PIEPOWDER_DECISION_KEY_FILE" in without_key
     assert without_url == without_key
+
+
+@pytest.mark.parametrize("group", ["piepowder-router", "piepowder-decision"])
+async def test_parked_keys_of_each_group_on_the_path_of_an_item_are_unfinished(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    async def read(*_: object) -> list[RawRecord]:
+        return []
+
+    def parked(_: object, of: str) -> dict[str, int]:
+        return {"shop:product:1": 7} if of == f"{group}-us" else {}
+
+    monkeypatch.setattr(drain_module, "read_whole", read)
+    monkeypatch.setattr(drain_module, "parked_keys", parked)
+    drain = RegionDrain(lambda _: "nowhere:1", {"us": URL}, key_file, client_id="test")
+    try:
+        assert await drain._parked("us") == [
+            f"1 keys of {group}-us are parked: replay them with `piepowder replay --region us`"
+        ]
+    finally:
+        await drain.stop()
+
+
+async def test_what_waits_is_read_in_the_order_of_an_items_path(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What passes a stage after it was read is seen in the next one."""
+    read: list[str] = []
+    for stage in ("_unrouted", "_unstored", "_parked", "_open_cases"):
+
+        async def note(_: RegionDrain, region: str, stage: str = stage) -> list[str]:
+            read.append(stage)
+            return [f"{stage} of {region}"]
+
+        monkeypatch.setattr(RegionDrain, stage, note)
+    drain = RegionDrain(lambda _: "nowhere:1", {"us": URL}, key_file, client_id="test")
+    try:
+        assert await drain.unfinished("us") == [f"{stage} of us" for stage in read]
+    finally:
+        await drain.stop()
+    assert read == ["_unrouted", "_unstored", "_parked", "_open_cases"]
 
 
 async def test_an_unreadable_key_is_transient(tmp_path: Path) -> None:

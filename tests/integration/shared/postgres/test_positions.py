@@ -17,7 +17,11 @@ from piepowder.cli import app
 from shared.contracts import envelope, topics
 from shared.contracts.events import LossAccepted
 from shared.kafka import gaps, positions
+from shared.kafka.gaps import Gap
 from shared.kafka.offsets import EndOffsets, LogRange, OffsetClient
+from shared.kafka.stored_positions import Move, Moves, StoredPosition
+from shared.postgres import position_admin
+from shared.postgres import positions as stored_positions
 from shared.postgres.database import Database
 from shared.postgres.positions import SESSION, PositionTable
 from shared.runtime.errors import Transient
@@ -231,6 +235,62 @@ async def test_a_reset_lets_a_running_member_handle_all_records_again(group: Sto
     assert group.missing() == "ok", "a reset by an operator is no restore, and a deleted record was handled before"
 
 
+async def test_a_second_reset_covers_all_records_of_the_first_one(group: StoredGroup) -> None:
+    tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
+    await table.save(group.name, {tp: StoredPosition(9, "id")})
+    async with position_admin.database(group.url) as connection:
+        await position_admin.reset(connection, group.name, {tp: 2})
+        assert (await table.read(group.name, [tp]))[tp] == StoredPosition(2, "id", behind_until=-9)
+        await position_admin.reset(connection, group.name, {tp: 0})
+    stored = (await table.read(group.name, [tp]))[tp]
+    assert stored == StoredPosition(0, "id", behind_until=-9)
+    assert stored.rereads(9)
+
+
+async def test_a_reset_of_one_topic_leaves_the_others(group: StoredGroup) -> None:
+    tp, other = TopicPartition(group.topic, 0), TopicPartition(topics.decisions(group.region), 0)
+    table = PositionTable(group.database)
+    await table.save(group.name, {each: StoredPosition(9, "id") for each in (tp, other)})
+    assert await commands.reset(group.kafka, database=group.url, group=group.name, topic=tp.topic) == 1
+    assert await table.read(group.name, [tp, other]) == {
+        tp: StoredPosition(0, "id", behind_until=-9),
+        other: StoredPosition(9, "id"),
+    }
+
+
+async def test_a_reset_does_not_hide_records_that_were_deleted_before_they_were_read(group: StoredGroup) -> None:
+    tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
+    await table.save(group.name, {tp: StoredPosition(4, "id")})
+    async with position_admin.database(group.url) as connection:
+        await position_admin.reset(connection, group.name, {tp: 6})
+    assert (await table.read(group.name, [tp]))[tp].position == 4
+
+
+async def test_a_reset_of_a_router_does_not_hide_records_that_were_deleted_before_they_were_read(
+    kafka: str, region: str, database_url: str
+) -> None:
+    async with StoredGroup(kafka, region, database_url, in_kafka=True) as router:
+        await router.post("a", "b", "c")
+        await router.commit({0: 1})
+        await router.delete_records(2)
+        await commands.reset(kafka, database=None, group=router.name)
+        router.start()
+        await router.until_missing(f"{router.topic}[0]: the records 1 to 1 are missing")
+
+
+async def test_an_operators_change_waits_for_a_move_in_progress(group: StoredGroup) -> None:
+    tp, table = TopicPartition(group.topic, 0), PositionTable(group.database)
+    await table.save(group.name, {tp: StoredPosition(4, "id")})
+    async with position_admin.database(group.url) as connection:
+        async with group.database.transaction() as moving:
+            await stored_positions.advance(moving, Moves(group.name, [Move(tp.topic, tp.partition, 4, 9)]))
+            reset = asyncio.create_task(position_admin.reset(connection, group.name, {tp: 0}))
+            await asyncio.sleep(0.3)
+            assert not reset.done()
+        await reset
+    assert (await table.read(group.name, [tp]))[tp] == StoredPosition(0, "id", behind_until=-9)
+
+
 async def test_records_that_were_deleted_before_they_were_read_stop_their_partition_until_the_loss_is_accepted(
     group: StoredGroup,
 ) -> None:
@@ -264,6 +324,19 @@ async def test_records_that_were_deleted_before_they_were_read_stop_their_partit
         (1, 1, 2, "anna"),
         (2, 2, 3, "anna"),
     ]
+
+
+async def test_a_gap_that_has_changed_since_the_command_read_it_is_not_accepted(group: StoredGroup) -> None:
+    tp = TopicPartition(group.topic, 0)
+    async with position_admin.database(group.url) as connection:
+        table = PositionTable(group.database)
+        await table.save(group.name, {tp: StoredPosition(1, "id", Gap(gaps.DELETED, 1, 5))})
+        for other in (Gap(gaps.DELETED, 1, 6), Gap(gaps.DELETED, 2, 5), Gap(gaps.RECREATED, 1, None)):
+            with pytest.raises(UserError, match="Other records are missing"):
+                await position_admin.accept_loss(connection, group.name, tp, other, "id")
+        assert (await table.read(group.name, [tp]))[tp].position == 1
+        await position_admin.accept_loss(connection, group.name, tp, Gap(gaps.DELETED, 1, 5), "id")
+        assert (await table.read(group.name, [tp]))[tp] == StoredPosition(5, "id")
 
 
 async def test_the_command_names_missing_records_with_status_1_and_accepts_exactly_their_loss(
@@ -520,6 +593,9 @@ async def test_without_a_database_missing_records_stop_their_partition_until_the
         await router.stop()
         await router.commit({1: 0})  # waits until the group has no member
         assert await accept(router, 1, 1) == 2
+        [record] = await read_all(kafka, topics.access(region), 1)
+        published = envelope.decode(record.headers, record.key, record.value, region=region)
+        assert published.data.continues_at == 2, "the refused command has published nothing"
         router.start()
         await router.until_effects(["a", "c"])
         await router.until_missing("ok")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from services.decision.domain import decisions, leases
+from services.decision.domain.appeals import AppealedCase
 from services.decision.domain.cases import DECIDED, SUPERSEDED, WAITING, WITHDRAWN, Case
 from services.decision.domain.decisions import DecideCommand
 from services.decision.domain.leases import ClaimCommand
@@ -31,6 +32,7 @@ from tests.support.decision.domain import (
     event_types,
     ingested,
     newest,
+    received_appeal,
     received_case,
     received_withdrawal,
     stored_case,
@@ -231,6 +233,33 @@ def test_a_claimed_case_that_arrives_again_ends_if_it_is_withdrawn_or_older_and_
     assert recovered.case == stored_case(case, state=state, lease_token=held.lease_token)
 
 
+def test_an_appeal_that_was_closed_before_the_restore_does_not_block_the_next_one() -> None:
+    item = received_case(verdict="reject").opened
+    first, second = received_appeal(item), received_appeal(item, reference="2")
+    known = {item.case_id: AppealedCase(1, has_open_appeal=True)}
+    [closed] = ingested(first, appealed_cases=known).events
+    changes = ingested(first, second, published=again(first, closed), appealed_cases={item.case_id: AppealedCase(1)})
+    assert [case.state for case in changes.cases] == [WAITING, WAITING]
+    assert changes.events == []
+
+
+def test_a_claimed_newer_version_that_arrives_again_supersedes_the_open_case() -> None:
+    old, new = received_case(), received_case(version=2)
+    _, claimed = leases.claim("eu", stored_case(new), NOON, CLAIM)
+    changes = ingested(new, newest=newest(old, is_open=True), published=again(new, claimed))
+    assert changes.superseded == {old.opened.case_id: new.opened.item_id}
+    assert event_types(changes) == ["piepowder.case.superseded.v1"]
+    assert changes.newest[old.subject].case_id == new.opened.case_id
+
+
+def test_the_early_withdrawal_of_a_case_that_was_closed_before_the_restore_does_not_wait_any_longer() -> None:
+    case = received_case()
+    early = {case.opened.case_id}
+    [closed] = ingested(case, withdrawn_early=early).events
+    changes = ingested(case, withdrawn_early=early, published=again(case, closed))
+    assert (changes.events, changes.applied, changes.early) == ([], early, set())
+
+
 def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
     case = received_case(verdict="approve")
     [made] = ingested(case).events
@@ -239,10 +268,54 @@ def test_a_policys_decision_that_was_published_is_not_made_again() -> None:
     assert changes.newest[case.subject].open_correlation_id is None
 
 
+def test_a_release_whose_claim_is_not_in_the_topic_any_more_raises_the_token() -> None:
+    held, _ = leases.claim("eu", stored_case(lease_token=4), NOON, CLAIM)
+    free, released = leases.release("eu", held, LATER, token=5, reason="")
+    assert released is not None
+    recovered = applied(stored_case(lease_token=4), released).case
+    assert (recovered.state, recovered.lease_token) == (WAITING, free.lease_token)
+
+
+def test_a_decision_under_an_earlier_token_does_not_set_the_token_back() -> None:
+    held, _ = leases.claim("eu", stored_case(), NOON, CLAIM)
+    made = decisions.decide("eu", held, None, LATER, DecideCommand(1, "approve", []))[2]
+    assert made is not None
+    later, _ = leases.claim("eu", stored_case(), NOON, CLAIM, first_token=first_token(1))
+    recovered = applied(later, made).case
+    assert (recovered.state, recovered.lease_token) == (DECIDED, 1_000_000)
+
+
+@pytest.mark.parametrize("state", [DECIDED, SUPERSEDED, WITHDRAWN])
+def test_a_case_that_has_ended_is_not_ended_again_in_another_way(state: str) -> None:
+    old = received_case()
+    known, stored = newest(old, is_open=True), {old.opened.case_id: old.event_id}
+    ends = [
+        *ingested(received_case(version=2), newest=known, stored=stored).events,
+        *ingested(received_withdrawal(), newest=known, stored=stored).events,
+    ]
+    recovered = RecoveredCase(stored_case(old, state=state))
+    assert [recovered.apply(event) for event in published(*ends)] == [False, False]
+    assert (recovered.case, recovered.counts) == (stored_case(old, state=state), [])
+
+
+def test_a_published_claim_is_not_the_result_of_the_call_that_made_the_claim_before_it() -> None:
+    before, _ = leases.claim("eu", stored_case(), NOON, CLAIM)
+    keyed = msgspec.structs.replace(before, claim_key=ids.derive("call"), claim_body="body", claim_client="desk")
+    free, _ = leases.release("eu", before, LATER, token=1, reason="")
+    _, claimed = leases.claim("eu", free, LATER, ClaimCommand("r-2", "in_house", 300))
+    recovered = applied(keyed, claimed).case
+    assert (recovered.reviewer, recovered.lease_token) == ("r-2", 2)
+    assert (recovered.claim_key, recovered.claim_body, recovered.claim_client) == (None, None, "")
+
+
 def test_only_events_that_end_a_case_end_it() -> None:
     of_case, _ = history()
     assert not end_the_case(published(*of_case[:5]))
     assert end_the_case(published(*of_case))
+    old = received_case()
+    known, stored = newest(old, is_open=True), {old.opened.case_id: old.event_id}
+    for message in (received_case(version=2), received_withdrawal()):
+        assert end_the_case(published(*ingested(message, newest=known, stored=stored).events))
 
 
 def test_the_event_of_an_incarnation_is_about_no_case_and_has_an_id_of_its_own() -> None:

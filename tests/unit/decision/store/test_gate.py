@@ -81,6 +81,16 @@ async def test_a_database_that_went_back_closes_the_gate_for_good() -> None:
         await went_back.require_open(connection(state(written=11)))
 
 
+async def test_a_database_that_another_process_has_recovered_is_checked_before_it_is_used() -> None:
+    known, recovered = gate(state()), state(incarnation=1, written=11)
+    with pytest.raises(InputRejected):
+        await known.require_open(connection(recovered))
+    assert known.has_changed(recovered)
+    assert not known.has_gone_back(recovered)
+    known.pass_on(recovered)
+    assert await known.require_open(connection(recovered)) == 1_000_000
+
+
 async def test_an_answer_that_arrives_late_is_no_sign_of_a_restore() -> None:
     opened, late = gate(state(written=10)), asyncio.Event()
     waiting = asyncio.create_task(opened.require_open(connection(state(written=11), late)))

@@ -67,6 +67,24 @@ def test_a_server_that_stops_answering_is_started_again(tmp_path: Path) -> None:
     assert hung.silent == hung.restarting == set()
 
 
+def test_a_server_that_misses_single_probes_is_left_alone(tmp_path: Path) -> None:
+    class Slow(Server):
+        probes = 0
+
+        def answers(self, child: Child) -> bool:  # noqa: ARG002 - it has one
+            self.probes += 1
+            return self.probes % 4 == 1
+
+    with Slow(tmp_path) as server:
+        hung = HungServers([server], lambda _: None)
+        hung.start()
+        while server.probes < 40:
+            pause(0.01)
+        hung.stop(5)
+    assert server.restarts == 0
+    assert hung.failures == []
+
+
 def test_a_server_that_hangs_again_and_again_is_given_up(tmp_path: Path) -> None:
     with Server(tmp_path, stays_silent=True) as server:
         hung = HungServers([server], lambda _: None)
@@ -78,6 +96,20 @@ def test_a_server_that_hangs_again_and_again_is_given_up(tmp_path: Path) -> None
         hung.stop(5)
     assert server.restarts == 5
     assert "and was started again 5 times already" in str(hung.failures[0])
+
+
+def test_a_long_run_resets_the_count_of_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hung_servers, "_LONG_RUN_SECONDS", 0.0)
+    with Server(tmp_path, stays_silent=True) as server:
+        hung = HungServers([server], lambda _: None)
+        hung.start()
+        pause(0.1)
+        server.answering = False
+        while server.restarts <= 6 and not hung.failures:
+            pause(0.01)
+        hung.stop(5)
+    assert server.restarts > 6
+    assert hung.failures == []
 
 
 def test_a_server_that_has_not_answered_yet_or_is_paused_or_stopped_is_left_alone(tmp_path: Path) -> None:

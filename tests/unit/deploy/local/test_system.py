@@ -222,6 +222,22 @@ def test_a_service_that_was_paused_on_purpose_or_still_starts_is_not_ended(tmp_p
     one.kill()
 
 
+@pytest.mark.parametrize("path", ["/readyz", "/healthz"])
+@pytest.mark.usefixtures("without_pauses")
+def test_a_service_that_misses_single_probes_is_not_ended(tmp_path: Path, path: str) -> None:
+    one = service(tmp_path, "import time; time.sleep(60)")
+    one.start()
+    answer = httpx.Response(200, json={"conditions": {}})
+    in_between = httpx.MockTransport(lambda r: answer if r.url.path == path else silent(r))
+    checked(one, httpx.MockTransport(lambda _: answer), 1)
+    for _ in range(3):
+        checked(one, httpx.MockTransport(silent), system._UNANSWERED - 1)
+        checked(one, in_between, 1)
+
+    assert one.child.alive
+    one.kill()
+
+
 @pytest.mark.usefixtures("without_pauses")
 def test_a_service_that_is_alive_but_not_ready_is_not_ended(tmp_path: Path) -> None:
     one = service(tmp_path, "import time; time.sleep(60)")

@@ -167,6 +167,18 @@ async def test_an_item_with_other_markets_than_the_previous_item_is_routed_by_th
             assert found == [expected[listed] for listed in order]
 
 
+async def test_an_item_of_the_same_markets_in_two_regions_gets_the_queue_of_each_region() -> None:
+    regions = region("eu", ["DE"]), region("us", ["US"], queues=["weapons"])
+    rules, in_force = compiled(rule("a", queue="weapons")), model(*regions)
+    markets = {"eu": ["DE"], "us": ["DE"]}  # its market was in the other region at an earlier post
+    for order in permutations(["eu", "us"]):
+        for name in order:
+            one = submitted(markets=["DE"], regions=["eu", "us"], markets_by_region=markets)
+            [case] = await RegionRouting(rules, in_force, name).cases(one)
+            assert case.queue == {"eu": "general", "us": "weapons"}[name]
+        rules = compiled(rule("a", queue="weapons"))
+
+
 async def test_an_item_that_was_accepted_before_its_market_moved_has_its_own_outcome() -> None:
     rules = [rule("de", verdict="reject", markets=["DE"]), rule("us", verdict="review", markets=["US"])]
     router = RegionRouting(compiled(*rules), model(region(markets=["FR"]), region("us", ["US", "DE"])), "us")

@@ -9,12 +9,13 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 
-from shared.kafka.batch_reader import _BATCH_BYTES, UnreadableRecordError
+from shared.kafka.batch_reader import _BATCH_BYTES, FetchedBatch, UnreadableRecordError
 from shared.kafka.consumer import BatchConsumer, Received
 from shared.kafka.dead_letters import DeadLetterWriter
 from shared.kafka.producer import Producer, Record
 from shared.kafka.records import RecordsByPartition
 from shared.runtime.clock import SystemClock
+from shared.runtime.errors import Transient
 from shared.runtime.readiness import Readiness
 
 PARTITION = TopicPartition("t", 0)
@@ -40,9 +41,10 @@ class ScriptedClient:
         self.seeks: list[tuple[TopicPartition, int]] = []
         self.limits: list[int] = []
         self.member: BatchConsumer[int] | None = None
+        self.partitions = {PARTITION}
 
     def assignment(self) -> set[TopicPartition]:
-        return {PARTITION}
+        return self.partitions
 
     def paused(self) -> set[TopicPartition]:
         return set()
@@ -92,7 +94,13 @@ async def handle(_: Sequence[Received[int]]) -> None:
     raise AssertionError("no test of this module handles a batch")
 
 
-async def read(client: ScriptedClient, *, one_by_one: bool = False, producer: Producer | None = None) -> Any:
+async def read(
+    client: ScriptedClient,
+    *,
+    one_by_one: bool = False,
+    producer: Producer | None = None,
+    stop: asyncio.Event | None = None,
+) -> Any:
     clock = SystemClock()
     letters = producer or LetterCounter(client, revoke=False)
     client.member = BatchConsumer(
@@ -107,7 +115,7 @@ async def read(client: ScriptedClient, *, one_by_one: bool = False, producer: Pr
         batch_records=250,
     )
     client.member._reader.one_by_one = one_by_one
-    batch: Any = await client.member._reader.read(client, asyncio.Event())
+    batch: Any = await client.member._reader.read(client, stop or asyncio.Event())
     decoded = [[received.message for received in part] for part in batch.parts]
     assert decoded == [[record.offset for record in batch.records.get(PARTITION, [])]]
     return batch
@@ -198,6 +206,17 @@ async def test_caught_up_is_unknown_after_a_revocation_during_the_first_poll() -
     assert batch.caught_up is None, "the client revokes them again"
 
 
+async def test_caught_up_is_unknown_after_a_complete_rebalance_during_the_first_poll() -> None:
+    class Rebalanced(ScriptedClient):
+        async def getmany(self, *partitions: TopicPartition, max_records: int, **more: int) -> RecordsByPartition:
+            found = await super().getmany(*partitions, max_records=max_records, **more)
+            if self.member is not None:
+                self.member.partitions_assigned(self, {PARTITION})
+            return found
+
+    assert (await read(Rebalanced([], revoked_before=0))).caught_up is None
+
+
 async def test_the_records_of_other_partitions_are_handled_before_the_failure_of_one_partition_is_raised() -> None:
     client = ScriptedClient([portion(3, 4)], fails_before=1)
     batch = await read(client)
@@ -216,6 +235,19 @@ async def test_a_batch_ends_at_its_last_record_when_the_client_cannot_read_a_lat
     assert (offsets(batch), batch.following) == ([3, 4], {PARTITION: 5})
 
 
+def test_a_batch_without_the_records_of_a_partition_says_nothing_about_its_position() -> None:
+    other = TopicPartition("t", 1)
+    records: RecordsByPartition = {
+        tp: [SimpleNamespace(topic=tp.topic, partition=tp.partition, offset=offset) for offset in (3, 4)]
+        for tp in (PARTITION, other)
+    }
+    batch: FetchedBatch[int] = FetchedBatch(records, [], False, None, {PARTITION: 5, other: 5}, 0, None)
+    withheld = batch.before({PARTITION: 0})
+    assert (list(withheld.records), withheld.following) == ([other], {other: 5})
+    stopped = batch.before({PARTITION: 4})
+    assert ([record.offset for record in stopped.records[PARTITION]], stopped.following[PARTITION]) == ([3], 4)
+
+
 async def test_one_by_one_a_batch_has_only_the_records_after_a_revocation() -> None:
     client = ScriptedClient([portion(3)], revoked_before=0)
     batch = await read(client, one_by_one=True)
@@ -232,6 +264,32 @@ async def test_an_unreadable_record_is_not_skipped_when_its_partition_was_revoke
         await read(client, one_by_one=True, producer=producer)
         assert producer.sent == 1
         assert client.seeks == ([] if revoke else [(PARTITION, 8)])
+
+
+class NoProducer:
+    """A producer that sends nothing and stops the loop."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    async def send(self, _: Sequence[Record]) -> None:
+        self._stop.set()
+        raise Transient("Kafka does not answer")
+
+
+async def test_an_unreadable_record_is_not_skipped_when_the_loop_stops_before_it_is_dead_lettered() -> None:
+    client, stop = ScriptedClient([], unreadable=1), asyncio.Event()
+    batch = await read(client, one_by_one=True, producer=NoProducer(stop), stop=stop)
+    assert (client.seeks, batch.following) == ([], {})
+
+
+async def test_one_by_one_a_record_that_was_skipped_before_a_revocation_is_read_again() -> None:
+    first = TopicPartition("s", 0)
+    client = ScriptedClient([portion(3)], revoked_before=0, unreadable=1)
+    client.partitions = {first, PARTITION}
+    batch = await read(client, one_by_one=True)
+    assert client.seeks == [(first, 8)]
+    assert (batch.revocations, batch.following) == (1, {PARTITION: 7})
 
 
 async def test_a_series_of_unreadable_records_is_skipped_in_one_pass_of_limited_length() -> None:

@@ -38,6 +38,20 @@ def test_a_lower_end_is_confirmed_by_a_second_look_after_a_moment() -> None:
     assert not suspected.is_unconfirmed(TP, gap, None)
 
 
+def test_another_lower_end_than_the_known_one_is_confirmed_too() -> None:
+    suspected = SuspectedGaps(ManualClock(datetime(2026, 5, 1, tzinfo=UTC)))
+    assert suspected.is_unconfirmed(TP, Gap(TRUNCATED, 4, 12), Gap(TRUNCATED, 9, 12))
+
+
+def test_after_a_new_assignment_a_lower_end_needs_a_second_look_again() -> None:
+    clock, gap = ManualClock(datetime(2026, 5, 1, tzinfo=UTC)), Gap(TRUNCATED, 9, 12)
+    suspected = SuspectedGaps(clock)
+    assert suspected.is_unconfirmed(TP, gap, None)
+    clock.advance(timedelta(seconds=3))
+    suspected.forget()
+    assert suspected.is_unconfirmed(TP, gap, None)
+
+
 def test_the_readiness_names_the_first_partitions_with_missing_records() -> None:
     text = describe_gaps({TopicPartition("t", n): Gap(DELETED, 0, 5) for n in range(5)})
     assert text.count("the records 0 to 4 are missing") == 3

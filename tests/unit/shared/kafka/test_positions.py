@@ -1,9 +1,11 @@
 """A position passes no record whose effects or dead letter are not durable, after a crash at any step (promise 1)."""
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 from hypothesis import given
@@ -196,6 +198,9 @@ class PlacedClient:
     def assignment(self) -> set[TopicPartition]:
         return {TP}
 
+    def partitions_for_topic(self, _: str) -> set[int]:
+        return {TP.partition}
+
     def pause(self, *partitions: TopicPartition) -> None:
         self.is_paused = self.is_paused or TP in partitions
 
@@ -253,6 +258,119 @@ async def test_a_stop_for_one_reason_does_not_end_with_the_stop_for_another() ->
         assert (client.is_paused, readiness.ready) == (first_to_end == "missing records", True)
         stopped.resume(kafka, [TP], StopCause.REJECTED)
         assert (client.is_paused, client.at) == (False, 5)
+
+
+class RebalancedStore(InMemoryPositions):
+    """A store during whose `call` the partitions are assigned again, once."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(Broker())
+        self.call = call
+        self.positions: Positions | None = None
+        self.client: Any = PlacedClient()
+
+    async def read(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, StoredPosition]:
+        found = await super().read(group, partitions)
+        self._rebalance("read")
+        return found
+
+    async def save(self, group: str, changed: Mapping[TopicPartition, StoredPosition]) -> None:
+        await super().save(group, changed)
+        self._rebalance("save")
+
+    def _rebalance(self, call: str) -> None:
+        if call == self.call and self.positions is not None:
+            self.call = ""
+            self.positions.assigned(self.client, [TP])
+
+
+def rebalanced(call: str) -> tuple[Positions, RebalancedStore]:
+    """The positions of a member that is assigned again during a call of its store."""
+
+    async def topic_ids(_: Any, names: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(names, "id")
+
+    async def committed(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {}
+
+    store = RebalancedStore(call)
+    store.positions = Positions(
+        group="g",
+        topics=[TOPIC],
+        store=store,
+        readiness=Readiness("test"),
+        clock=SystemClock(),
+        topic_ids=topic_ids,
+        committed=committed,
+    )
+    store.positions.assigned(store.client, [TP])
+    return store.positions, store
+
+
+@pytest.mark.parametrize("call", ["read", "save"])
+async def test_what_was_read_before_a_new_assignment_places_no_partition_of_it(call: str) -> None:
+    positions, store = rebalanced(call)
+    await positions.place(store.client)
+    assert not positions.is_placed(TP)
+    assert (TP in store.stored) == (call == "save"), "nothing that is outdated is stored"
+    assert store.client.is_paused
+    store.stored[TP] = StoredPosition(4, "id")  # by the member that had the partition meanwhile
+    await positions.place(store.client)
+    assert (positions.is_placed(TP), store.client.at, store.client.is_paused) == (True, 4, False)
+
+
+async def test_an_offset_of_a_deleted_topic_says_nothing_about_the_new_one() -> None:
+    positions, store = rebalanced("")
+    committed = OffsetAndMetadata(8, "id")
+
+    async def offsets(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {TP: committed}
+
+    positions._committed = offsets
+    store.stored[TP] = StoredPosition(2, "id")
+    await positions.place(store.client)
+    assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id 8")}
+    committed = OffsetAndMetadata(8, "deleted")
+    store.stored[TP] = StoredPosition(2, "id")
+    positions.assigned(store.client, [TP])
+    await positions.place(store.client)
+    assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id")}
+
+
+async def test_a_group_is_behind_at_most_until_the_end_of_the_log() -> None:
+    positions, store = rebalanced("")
+
+    async def offsets(_: Any, __: Collection[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {TP: OffsetAndMetadata(2, "id 50")}
+
+    positions._committed = offsets
+    store.stored[TP] = StoredPosition(2, "id")
+    await positions.place(store.client)
+    assert store.stored[TP].behind_until == 9, "the end of the log"
+    assert positions.to_commit({TP: 2}) == {TP: OffsetAndMetadata(2, "id 9")}
+    positions.moved({TP: 9})
+    assert positions.are_current
+
+
+async def test_a_batch_of_a_partition_that_is_not_placed_is_dropped() -> None:
+    positions, store = rebalanced("")
+    assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
+    await positions.place(store.client)
+    assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is not None
+    positions.displace(store.client)
+    assert positions.batch({TP: [raw(0, 0)]}, {TP: 1}) is None
+
+
+async def test_a_check_that_a_new_assignment_overtakes_does_not_displace_it() -> None:
+    positions, store = rebalanced("")
+    await positions.place(store.client)
+    assert not await positions.check(store.client)  # requests the ids of the topics
+    await asyncio.sleep(0)
+    store.call = "read"
+    store.stored[TP] = StoredPosition(4, "id")
+    assert not await positions.check(store.client)
+    await positions.place(store.client)
+    assert (positions.is_placed(TP), store.client.at) == (True, 4)
 
 
 async def test_without_rejected_records_every_effect_is_stored_exactly_once_after_a_crash_at_any_step() -> None:
