@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from deploy import services
 from deploy.local.kafka import KafkaNode
+from deploy.local.postgres import LocalPostgres
 from shared.contracts import topics
 from tests.chaos import poison
 from tests.chaos.environment import REGIONS, Environment
@@ -125,7 +126,7 @@ class FaultInjector:
         assert self._environment.postgres.child is not None
         await asyncio.to_thread(self._environment.postgres.child.kill)
         await asyncio.sleep(seconds)
-        await asyncio.to_thread(self._environment.postgres.start)
+        await self._start(self._environment.postgres)
 
     async def _pause_postgres(self, _: str, seconds: float) -> None:
         self._environment.signal_postgres(signal.SIGSTOP)
@@ -208,7 +209,7 @@ class FaultInjector:
             await asyncio.to_thread(node.start)
             await asyncio.sleep(2)
         await asyncio.to_thread(self._environment.postgres.stop)
-        await asyncio.to_thread(self._environment.postgres.start)
+        await self._start(self._environment.postgres)
 
     async def _reset(self, _: str, __: float) -> None:
         """Stop all services, set every group to its first offset, and start all services again."""
@@ -231,7 +232,7 @@ class FaultInjector:
         mounted = await asyncio.to_thread(_small_disk, folder)
         if mounted:
             self._environment.mounted(folder)
-        await asyncio.to_thread(server.start)
+        await self._start(server)
         if not mounted:
             self.skipped.append(f"full disk of {victim}: no small disk can be mounted here")
             return
@@ -246,14 +247,19 @@ class FaultInjector:
         await asyncio.sleep(3)
         await asyncio.to_thread(server.stop)
         await asyncio.to_thread(self._move_back, folder)
-        await asyncio.to_thread(server.start)
+        await self._start(server)
 
     async def _start_if_it_died(self, victim: str) -> None:
         """Start a server again if it ended because the disk was full."""
         server = self._environment.postgres if victim == "postgres" else self._node(victim)
         await asyncio.sleep(1)
         if server.child is None or not server.child.alive:
-            await asyncio.to_thread(server.start)
+            await self._start(server)
+
+    async def _start(self, server: LocalPostgres | KafkaNode) -> None:
+        if server is self._environment.postgres:
+            self._journal.noted("postgres started", {})
+        await asyncio.to_thread(server.start)
 
     def _move_back(self, folder: Path) -> None:
         original = folder.with_name(folder.name + ".aside")

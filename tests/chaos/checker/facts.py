@@ -117,6 +117,7 @@ class Facts:
         self.losses = [self._loss(event) for region in self.regions for event in self._losses_in(region)]
         self.lives = {region: self._events_by_case(region) for region in self.regions}
         self.restores = {region: _restores(history, f"decision-{region}") for region in self.regions}
+        self.server_starts = [note.at for note in history.notes if note.kind == "postgres started"]
         self.incarnations = {
             region: [event for event in self.stage("decisions", region) if event.name == RECOVERED]
             for region in self.regions

@@ -1,8 +1,8 @@
 """Restores of the database of a region's decisions: what it may have lost, and what must not be given out again.
 
 Lost may be: leases and decisions that were committed and not yet published when the database was dropped, and the
-extensions of leases since the backup, which are in no event. Everything else is as before the loss. Each restore begins
-a new incarnation, whose lowest token is its number times a million.
+extensions of leases since the backup, which are in no event. Everything else is as before the loss. Each restore, and
+each start of the server, begins a new incarnation, whose lowest token is its number times a million.
 """
 
 from collections import Counter, defaultdict
@@ -66,7 +66,8 @@ def wrong_token(facts: Facts, region: str, claimed: Event, last: int) -> str | N
 
 
 def a_restore_begins_an_incarnation(facts: Facts) -> Iterator[Violation]:
-    """Each restore begins an incarnation, and nothing else does; they are numbered without a gap."""
+    """Each restore begins an incarnation, and nothing else does except a start of PostgreSQL; they are numbered without a
+    gap."""
     for region in facts.regions:
         restores = facts.restores[region]
         for restore in restores:
@@ -79,7 +80,8 @@ def a_restore_begins_an_incarnation(facts: Facts) -> Iterator[Violation]:
             if (event.id, event.subject, event.data) != (name, f"decision:service:{region}", expected):
                 title = f"INCARNATION: the {number}. incarnation of {region} is {event.data}"
                 yield Violation(3, title, (str(event),))
-            if not any(restore.dropping <= seconds(event.time) + _CLOCKS for restore in restores):
+            reasons = [*(restore.dropping for restore in restores), *facts.server_starts]
+            if not any(reason <= seconds(event.time) + _CLOCKS for reason in reasons):
                 title = f"INCARNATION: the {number}. of {region} began without a restore"
                 yield Violation(3, title, (str(event),))
 
