@@ -66,8 +66,7 @@ def wrong_token(facts: Facts, region: str, claimed: Event, last: int) -> str | N
 
 
 def a_restore_begins_an_incarnation(facts: Facts) -> Iterator[Violation]:
-    """Each restore begins an incarnation, and nothing else does except a start of PostgreSQL; they are numbered without a
-    gap."""
+    """Each restore and each start of PostgreSQL begins an incarnation, and nothing else; the numbers have no gap."""
     for region in facts.regions:
         restores = facts.restores[region]
         for restore in restores:
