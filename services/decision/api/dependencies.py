@@ -7,7 +7,7 @@ from fastapi import Depends, Path, Security
 
 from services.decision.handlers.decisions import DecideCases
 from services.decision.handlers.leases import LeaseCases
-from services.decision.store.reads import CaseReads
+from services.decision.store import Store
 from shared.auth.api_key import api_key
 from shared.auth.principal import Principal
 from shared.http.route import Available
@@ -17,7 +17,7 @@ class ReviewService(NamedTuple):
     """The reads and the use cases of a region."""
 
     region: str
-    reads: CaseReads
+    reads: Store
     leases: LeaseCases
     decisions: DecideCases
 

@@ -175,6 +175,7 @@ async def cases(
 async def case(_: Reader, reviews: Reviews, case_id: CaseId) -> views.CaseView:
     found = await reviews.reads.case(str(case_id))
     if found is None:
+        await reviews.reads.require_complete()
         raise rejections.unknown_case(case_id)
     return views.case_view(found.case, found.decisions, await reviews.reads.concerned(found.case))
 

@@ -16,7 +16,7 @@ UNKNOWN_CASE: Final = ProblemType(
 UNKNOWN_QUEUE: Final = ProblemType("unknown-queue", 404, "Unknown queue", "Region 'eu' has no queue 'x'.")
 UNKNOWN_QUEUE_IN_BODY: Final = replace(UNKNOWN_QUEUE, status=422)
 
-OF_CASE: Final = problems(UNKNOWN_CASE)
+OF_CASE: Final = problems(UNKNOWN_CASE, rejections.RECOVERING)
 OF_QUEUE: Final = problems(UNKNOWN_QUEUE)
 OF_CLAIM: Final = problems(NOT_READY, INVALID_REQUEST, RATE_LIMITED, UNKNOWN_QUEUE_IN_BODY, *rejections.OF_CLAIM)
 OF_LEASE: Final = problems(NOT_READY, UNKNOWN_CASE, *rejections.OF_LEASE)

@@ -78,6 +78,12 @@ class Store(CaseReads):
                 transaction.first_token = await self._gate.require_open(connection)
             yield transaction
 
+    async def require_complete(self) -> None:
+        """Raises InputRejected (503) while the database recovers from a restore: an unknown case may exist."""
+        if self._gate is not None:
+            async with self._database.held() as connection:
+                await self._gate.require_open(connection)
+
     async def fold_tallies(self) -> None:
         """Sum up the tallies to one row for each name, when there are many rows."""
         async with self._database.transaction() as connection:

@@ -16,7 +16,7 @@ from services.decision.domain.recovery import TopicContent
 from services.decision.store import recovery
 from services.decision.store.gate import read_state
 from services.decision.store.recovery import RecoveryStore
-from shared.contracts import topics
+from shared.contracts import ids, topics
 from shared.contracts.envelope import encode
 from shared.contracts.events import DECISION_RECOVERED
 from shared.kafka.producer import Appended
@@ -280,6 +280,7 @@ async def test_claims_and_the_relay_stay_closed_until_the_cases_are_read_again(d
                 await decision.decide(lease),
                 await decision.command(lease, "heartbeat"),
                 await decision.command(lease, "release"),
+                await decision.http.get(f"/v1/cases/{ids.derive('not stored again yet')}"),
             ]
             for refused in refusals:
                 assert refused.status_code == 503
