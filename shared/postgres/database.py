@@ -145,7 +145,7 @@ class Database:
                     log.warning("database: %s", missing or "works again")
                     reported = missing
                 readiness.set("database", missing)
-                responds.set(self._trouble is None)
+                responds.set(missing is None)
                 await wait(stop, _PING_SECONDS)
         finally:
             if connection is not None:

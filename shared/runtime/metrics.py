@@ -36,8 +36,8 @@ KAFKA_BROKER_RESPONDS: Final = Gauge(
 )
 DATABASE_RESPONDS: Final = Gauge(
     "piepowder_database_responds",
-    "1 when this process can use its database on a PostgreSQL server; 0 when the server does not respond, or the"
-    " database is missing or has lost its schema",
+    "1 when this process can use its database on a PostgreSQL server; 0 when the server does not respond or is"
+    " read-only, or the database is missing or has lost its schema",
     ["server"],
 )
 
