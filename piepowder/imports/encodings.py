@@ -24,7 +24,13 @@ _MARKS: Final = (
 _CHUNK: Final = 2**20
 _MAX_LINE: Final = 2**16
 _SAMPLE_BYTES: Final = 100_000
-_SHOWN_LINES: Final = 3
+_SHOWN_LINES: Final = 5
+_PROPOSED: Final = [
+    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
+    *("iso8859_2", "iso8859_7", "iso8859_9", "iso8859_15", "koi8_r", "koi8_u", "mac_roman", "cp437", "cp850", "cp852"),
+    *("cp932", "euc_jp", "iso2022_jp", "gb18030", "big5", "cp949"),
+]
+"""The encodings in use that are not Unicode: with others, short texts often get a wrong proposal."""
 _SHOWN_CHARACTERS: Final = 60
 
 
@@ -98,9 +104,9 @@ def _is_utf8(file: BinaryIO) -> bool:
 
 
 def _propose(source: InputFile) -> TextEncoding:
-    valid, invalid = 0, list[tuple[int, bytes]]()
-    sample = bytearray()
-    wrong = 0
+    valid = wrong = 0
+    invalid = list[tuple[int, bytes]]()  # together, they have as many different characters as possible
+    sample, seen = bytearray(), set[int]()
     for number, line in _lines(source.start()):
         if line.isascii():
             continue
@@ -109,21 +115,25 @@ def _propose(source: InputFile) -> TextEncoding:
             valid += 1
         except UnicodeDecodeError:
             wrong += 1
-            if len(invalid) < _SHOWN_LINES:
+            new = {byte for byte in line if byte > 0x7F} - seen
+            if new and len(invalid) < _SHOWN_LINES:
                 invalid.append((number, line))
+                seen |= new
         if len(sample) < _SAMPLE_BYTES:
             sample += line
     if valid > wrong:
         numbers = ", ".join(f"{number:,}" for number, _ in invalid)
         more = f" and {wrong - len(invalid):,} more" if wrong > len(invalid) else ""
         return TextEncoding("utf-8", f"UTF-8; the bytes of line {numbers}{more} are not, so these are refused")
-    best = charset_normalizer.from_bytes(bytes(sample)).best()
+    best = charset_normalizer.from_bytes(bytes(sample), cp_isolation=_PROPOSED).best()
     if best is None:
         raise UserError(
             f"The encoding of {source.name} is unknown; it is not UTF-8 (line {invalid[0][0]:,}).",
             "Give it with --encoding, such as windows-1252, or save the file as UTF-8.",
         )
     codec = codec_name(best.encoding) or best.encoding
+    if sample.decode(codec, "replace") == sample.decode("cp1252", "replace"):
+        codec = "cp1252"  # the more common of two encodings that give the same text
     shown = tuple(f"line {number:,}: {_changed(line, codec)}" for number, line in invalid)
     return TextEncoding(codec, f"{codec} (a guess)", GuessedEncoding(codec, shown))
 

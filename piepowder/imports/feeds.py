@@ -68,12 +68,13 @@ def _records(source: InputFile, wanted: str) -> Iterator[tuple[int, NamedCells]]
 def _add(record: dict[str, list[str]], element: Any, parent: str) -> None:
     """Add an element's text, or those of its parts: `shipping.price`."""
     name = f"{parent}{_local(element.tag)}"
-    text = "".join(element.itertext()) if not len(element) else (element.text or "")
+    is_mixed = any((text or "").strip() for text in (element.text, *(child.tail for child in element)))
+    text = "".join(element.itertext()) if is_mixed or not len(element) else ""
     if not text.strip() and element.get("href"):  # Atom's link
         text = element.get("href")
     if text.strip():
         record.setdefault(name, []).append(text.strip())
-    for child in element:
+    for child in () if is_mixed else element:
         _add(record, child, f"{name}.")
 
 

@@ -48,11 +48,13 @@ GENERAL: Final[Mapping[str, Sequence[str]]] = {
     "language": ("language", "lang", "locale", "content_language", "sprache", "inlanguage"),
     "title": (
         *("title", "name", "product_name", "product_title", "item_name", "item_title", "product", "headline"),
+        *("productname", "producttitle", "itemname", "itemtitle"),
         *("titel", "bezeichnung", "artikelbezeichnung", "artikelname", "produktname", "produktbezeichnung"),
         *("produkttitel", "artikeltitel"),
     ),
     "text": (
         *("text", "description", "body", "item_description", "product_description", "body_html", "long_description"),
+        *("productdescription", "itemdescription"),
         *("beschreibung", "artikelbeschreibung", "produktbeschreibung", "langbeschreibung", "langtext"),
     ),
     "category": (
@@ -73,6 +75,7 @@ GENERAL: Final[Mapping[str, Sequence[str]]] = {
     "markets": ("markets", "market", "markt", "märkte", "maerkte"),
     "media": (
         *("media", "image", "image_url", "images", "image_link", "image_src", "main_image_url", "image_urls"),
+        *("imageurl", "imagelink", "imageurls", "pictureurl"),
         *("additional_image_link", "additional_image_links", "picture", "pictures", "photo", "photos", "picture_url"),
         *("bild", "bilder", "bild_url", "bildurl", "bild_urls", "bildlink", "produktbild", "produktbilder", "foto"),
     ),

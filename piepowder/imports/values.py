@@ -11,6 +11,7 @@ import pycountry
 from stdnum import ean
 
 from piepowder.imports.cells import Number, is_moment, reason_without_value
+from shared.validation.identifiers import identifier_problem
 
 LIMITS: Final = {
     "id": 200,
@@ -60,9 +61,9 @@ def identifier(text: str) -> str:
         raise ValueError(reason)
     if is_moment(text):
         raise ValueError(f"{text!s:.60} is a date, which the spreadsheet made of another text; write the id as text")
-    if isinstance(text, Number):
-        return _whole(text)
-    bare = protected(text)
+    bare = _whole(text) if isinstance(text, Number) else protected(text)
+    if (problem := identifier_problem(bare)) is not None:
+        raise ValueError(problem)
     if _SHORTENED.fullmatch(bare):
         raise ValueError(f"{bare!r:.60} was shortened by a spreadsheet; format its column as text and export it again")
     return bare

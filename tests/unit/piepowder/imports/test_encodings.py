@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from piepowder.imports.listing_import import open_import
 from piepowder.imports.options import FileOptions
 from shared.runtime.user_errors import UserError
 from tests.support.listing_files import imported
@@ -15,6 +16,11 @@ TEXTS = {
     "gb18030": "折叠刀和磨刀石，带皮套",
     "koi8-r": "Складной нож с чехлом из кожи",
     "cp1253": "Αναδιπλούμενο μαχαίρι με θήκη",
+    "gbk": "折叠刀",
+    "iso8859-2": "Příliš žluťoučký kůň úpěl ďábelské ódy",
+    "mac_roman": "Küche à la carte, crème brûlée",
+    "big5": "摺疊刀與磨刀石",
+    "euc_kr": "접이식 칼과 숫돌",
 }
 
 
@@ -36,9 +42,20 @@ def test_another_encoding_is_a_guess_without_an_option_and_exact_with_it(
     stated = imported(tmp_path, content, FileOptions(platform="shop", encoding=encoding))
 
     assert guessed.guess is not None
+    assert not guessed.guess.startswith("utf")
     assert guessed.notes["encoding"].endswith("(a guess)")
     assert stated.guess is None
     assert [item["title"] for item in stated.items] == [text] * 5
+
+
+def test_the_lines_that_show_a_guess_have_different_characters(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    lines = ["id;title", *(f"{n};Küche" for n in range(50)), "50;Café", "51;Größe"]
+    path.write_bytes("\n".join(lines).encode("cp1252"))
+    with open_import(str(path), FileOptions(platform="shop", markets=["DE"])) as listings:
+        assert listings.guess is not None
+        assert listings.guess.name == "cp1252"
+        assert [sample.partition(":")[0] for sample in listings.guess.samples] == ["line 2", "line 52", "line 53"]
 
 
 def test_utf_16_without_a_mark_is_identified_and_read_with_the_option_that_the_message_names(tmp_path: Path) -> None:

@@ -37,3 +37,8 @@ def test_a_google_feed_is_read_in_any_declared_encoding(tmp_path: Path, content:
     }
     assert found.notes["format"].startswith("XML product feed")
     assert found.lines[0].number == 1
+
+
+def test_text_with_markup_inside_is_kept_whole(tmp_path: Path) -> None:
+    content = f"<rss {_G}><channel><item><g:id>1</g:id><title>A <b>bright</b> lamp</title></item></channel></rss>"
+    assert imported(tmp_path, content, name="feed.xml").item["title"] == "A bright lamp"

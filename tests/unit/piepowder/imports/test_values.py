@@ -102,6 +102,13 @@ def test_an_id_keeps_its_zeros_and_a_damaged_one_is_refused() -> None:
             values.identifier(damaged)
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\u200bb", "gru\u0308n", "."])
+def test_an_id_that_intake_refuses_is_refused_here_too(intake: ItemIntake, text: str) -> None:
+    assert not accepts(intake, id=text)
+    with pytest.raises(ValueError, match=r"printable|NFC|no ids"):
+        values.identifier(text)
+
+
 @pytest.mark.parametrize(("text", "found"), [("de", ("DE",)), ("DE, fr|AT;DE", ("DE", "FR", "AT"))])
 def test_markets_are_distinct_codes(text: str, found: tuple[str, ...]) -> None:
     assert values.markets(text) == found
