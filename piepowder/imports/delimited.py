@@ -151,7 +151,7 @@ class DelimitedTable:
                 names = {profiles.plain_name(cell) for cell in cells}
                 known = profiles.recognized(cells) + len(names & mapped)
                 alike = sum(len(other) == len(cells) for _, other in rows[at + 1 :])
-                if at and known < 2:
+                if at and known < 2 and any(sum(map(bool, row)) > 1 for _, row in rows[:at]):
                     continue
                 rank = (known, alike if len(cells) > 1 else -1, len(cells))
                 if best is None or rank > best[0]:

@@ -17,6 +17,7 @@ from piepowder.imports.files import InputFile
 from piepowder.imports.lines import Line, Refusal
 from piepowder.imports.records import NamedCells, RecordTable
 from shared.runtime.user_errors import UserError
+from shared.validation import strict_json
 
 MAX_LINE: Final = 16 * 2**20
 _BOM: Final = b"\xef\xbb\xbf"
@@ -158,6 +159,9 @@ def _records(elements: Sequence[msgspec.Raw]) -> Iterator[tuple[int, NamedCells]
         if not isinstance(value, dict):
             yield Refusal(number, 0, "the element is not a JSON object")
             continue
+        if strict_json.has_duplicates(bytes(element)):
+            yield Refusal(number, 0, "the element has a duplicate object key, so that its value is uncertain")
+            continue
         record: dict[str, list[str]] = {}
         for name, member in value.items():
             _flatten(record, name, member)
@@ -182,9 +186,7 @@ def _flatten(record: dict[str, list[str]], name: str, value: Any) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    return Number(str(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_linked_data(value: Mapping[str, Any]) -> bool:

@@ -160,7 +160,9 @@ def _shopify_product(names: Sequence[str], group: Sequence[TableRow]) -> Iterato
     first = group[0]
     if not first.cells[title].strip():
         for row in group:
-            yield Refusal(row.number, 0, f"no row with a title before it has the handle {row.cells[handle]!r:.60}")
+            yield Refusal(
+                row.number, 0, f"the row with the title of {row.cells[handle]!r:.60} is not directly before it"
+            )
         return
     pictures = [picture for row in group for at in images if (picture := row.cells[at].strip())]
     options = [at for at, name in enumerate(names) if re.fullmatch(r"option[1-3]_value", name)]

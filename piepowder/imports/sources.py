@@ -58,12 +58,12 @@ def identify(source: InputFile, stated: str | None) -> FileKind:
         return _identify_zip(source)
     if not bare and len(head) < 65_536:
         raise UserError(f"{source.name} is empty.", "Name a file with at least one item.")
+    if _wide(head).startswith(("[", "{")):
+        raise UserError(f"{source.name} is JSON in UTF-16.", "Save it as UTF-8.")
     if source.name.lower().removesuffix(".gz").endswith((".ndjson", ".jsonl")):
         return FileKind.NDJSON
     if bare.startswith(b"<") or _wide(head).startswith("<"):
         return _identify_markup(source.name, bare[:2_000].lower())
-    if _wide(head).startswith(("[", "{")):
-        raise UserError(f"{source.name} is JSON in UTF-16.", "Save it as UTF-8.")
     if bare.startswith(b"["):
         return FileKind.JSON
     if is_ndjson(head):

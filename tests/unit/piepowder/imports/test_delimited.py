@@ -87,6 +87,11 @@ def test_lines_before_the_header_are_left_out_and_reported(tmp_path: Path) -> No
     assert found.notes["left out"] == """2 lines before the header: 'Export of "my" shop, 2026'"""
 
 
+def test_a_header_with_one_known_name_is_found_below_titles(tmp_path: Path) -> None:
+    item = imported(tmp_path, "My export;;\n;;\nid;foo;bar\n1;2;3\n").item
+    assert (item["id"], item["attributes"]) == ("1", {"foo": "2", "bar": "3"})
+
+
 def test_a_row_that_repeats_the_header_is_left_out_and_reported(tmp_path: Path) -> None:
     found = imported(tmp_path, "id,title\n1,a\nid,title\n2,b\n")
     assert [item["id"] for item in found.items] == ["1", "2"]

@@ -62,9 +62,10 @@ def test_the_items_of_an_array_are_sent_byte_for_byte(tmp_path: Path) -> None:
 def test_records_of_an_array_are_read_as_a_table(tmp_path: Path) -> None:
     records = b"""[{"sku": 12, "name": "Lamp", "price": 12.10, "size": 1.50, "images": ["https://a.example/1", "https://a.example/2"]},
       {"sku": "0013", "name": "Cup", "price": "1.500"}, {"sku": "14", "stock": {"eu": 3}}, 7,
-      {"sku": "15", "variants": [{"sku": "16"}]}]"""
+      {"sku": "15", "variants": [{"sku": "16"}]}, {"sku": "17", "name": "a", "name": "b"},
+      {"sku": 12345678901234567890}]"""
     found = imported(tmp_path, records, name="f.json")
-    assert [item["id"] for item in found.items] == ["12", "14"]
+    assert [item["id"] for item in found.items] == ["12", "14", "12345678901234567890"]
     assert found.items[0]["price"] == {"amount_minor": 1210, "currency": "USD"}
     assert found.items[0]["media"] == ["https://a.example/1", "https://a.example/2"]
     assert found.items[0]["attributes"] == {"size": "1.50"}
@@ -73,6 +74,7 @@ def test_records_of_an_array_are_read_as_a_table(tmp_path: Path) -> None:
         (2, "price (column 'price'): '1.500' is ambiguous: 1500, or 1.500"),
         (4, "the element is not a JSON object"),
         (5, "attribute variants: a list of objects"),
+        (6, "the element has a duplicate object key, so that its value is uncertain"),
     ]
 
 

@@ -158,7 +158,7 @@ def test_a_shopify_export_has_one_listing_for_each_variant_with_the_texts_and_pi
 
 def test_a_row_of_shopify_whose_product_has_no_title_is_refused(tmp_path: Path) -> None:
     found = imported(tmp_path, table(SHOPIFY, [{"Handle": "x", "Variant Price": "5.00", "Option1 Value": "Red"}]))
-    assert "no row with a title before it has the handle 'x'" in found.refusal
+    assert "the row with the title of 'x' is not directly before it" in found.refusal
 
 
 def test_the_new_layout_of_shopify_is_read_too(intake: ItemIntake, tmp_path: Path) -> None:
