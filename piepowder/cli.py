@@ -18,7 +18,7 @@ from shared.runtime.user_errors import UserError
 COMMANDS: Final = {  # name -> module, summary
     "up": ("local_stack", "Start Kafka, PostgreSQL and all services."),
     "run": ("local_stack", "Run the main job: start all, submit, review, account."),
-    "submit": ("items", "Submit a CSV or NDJSON file to intake."),
+    "submit": ("items", "Submit a file of listings to intake."),
     "review": ("cases", "Claim and decide cases, by hand or simulated."),
     "status": ("deployment", "Show readiness, open cases, decisions and items."),
     "timeline": ("items", "Show a subject's events, from the audit log."),

@@ -14,8 +14,9 @@ import msgspec
 from rich.rule import Rule
 from rich.text import Text
 
-from piepowder import console_output, listings
+from piepowder import console_output
 from piepowder.client import Api, ApiError
+from piepowder.imports import currencies
 from shared.contracts import ids
 from shared.contracts.envelope import subject_of
 from shared.contracts.events import Policy
@@ -233,7 +234,7 @@ def show_case(case: Mapping[str, Any], policies: Mapping[str, Policy], now: date
         "text": console_output.clean(item.get("text", ""), 1200),
         "brand": item.get("brand"),
         "category": item.get("category"),
-        "price": console_output.price(price, listings.decimals(str(price.get("currency")))),
+        "price": console_output.price(price, currencies.decimals(str(price.get("currency")))),
         "markets": ", ".join(item.get("markets") or []),
         "language": item.get("language"),
         "attributes": ", ".join(f"{name}: {value}" for name, value in (item.get("attributes") or {}).items()),

@@ -2,23 +2,27 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from piepowder import console_output, listings
+from piepowder import console_output
 from piepowder.client import Api
-from piepowder.submit import ItemSubmitter, JournalEntry, Tally
+from piepowder.imports.lines import Refusal
+from piepowder.imports.listing_import import ListingImport, open_import
+from piepowder.imports.options import FileOptions
+from piepowder.submit import ItemSubmitter, JournalEntry, RefusalGroups, Tally
 from shared.runtime.private_files import make_private_folder, open_private
 from shared.runtime.user_errors import UserError, file_errors
 
 _FOLDER: Final = "submitted"
 _REPORT_SUFFIX: Final = "-refused.ndjson"
 _REFUSALS_SHOWN: Final = 12
+_PROGRESS_LINES: Final = 2_000
 
 
 class SubmissionFiles(NamedTuple):
@@ -28,41 +32,67 @@ class SubmissionFiles(NamedTuple):
     report: Path
 
 
-async def submit_file(
+def open_listings(name: str, options: FileOptions) -> ListingImport:
+    """Open and read a file of listings, with a progress bar on a terminal; raises `UserError`."""
+    with _bar("Reading") as (bar, task):
+        return open_import(
+            name, options, lambda position, size: bar.update(task, completed=position, total=size or None)
+        )
+
+
+async def submit_listings(
     api: Api,
-    name: str,
-    options: listings.FileOptions,
+    listings: ListingImport,
     folder: Path,
     *,
+    lenient: bool = False,
     journal: Path | None = None,
     report: Path | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
-    """Submit a file, with a progress bar on a terminal. An interrupted call shows the last line that was sent; the same
-    file may be submitted again, because ids repeat."""
-    source = listings.ItemFile(name)
+    """Submit an opened file, with a progress bar on a terminal. An interrupted call shows the last line that was sent;
+    the same file may be submitted again, because ids repeat."""
     with file_errors(folder), ExitStack() as files:
-        files.callback(source.close)
-        lines = listings.read(source, options)
-        paths = new_files(folder, name, journal, report)
+        paths = new_files(folder, listings.name, journal, report)
         for path in paths:
             make_private_folder(path.parent)
         accepted, refused = (files.enter_context(open_private(path, "wb")) for path in paths)
-        submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
+        bar, task = files.enter_context(_bar("Submitting"))
+
+        def show(tally: Tally) -> None:
+            bar.update(task, completed=listings.position, total=listings.size or None, counts=_counts(tally))
+
+        submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=show, lenient=lenient)
         try:
-            return await submitter.submit(lines), paths
+            return await submitter.submit(listings.lines()), paths
         except asyncio.CancelledError:
             tally = submitter.tally
             console_output.show(
-                f"Interrupted: lines up to {tally.last_line:,} were sent ({_counts(tally)}). Submit the file again to"
-                " continue; the lines that were sent stay accepted or refused."
+                f"Interrupted: {listings.unit}s up to {tally.last_line:,} were sent ({_counts(tally)}). Submit the file"
+                " again to continue; those that were sent stay accepted or refused."
             )
             raise
+
+
+def read_listings(listings: ListingImport) -> Tally:
+    """The result of a file as far as it can be known without intake; nothing is sent, and nothing is written."""
+    tally = Tally()
+    with _bar("Reading") as (bar, task):
+        for line in listings.lines():
+            if isinstance(line, Refusal):
+                tally.refuse(line)
+            else:
+                tally.accepted += 1
+                tally.omit(line.number, line.omitted)
+            tally.last_line = line.number
+            if (tally.accepted + tally.refused) % _PROGRESS_LINES == 0:
+                bar.update(task, completed=listings.position, total=listings.size or None, counts=_counts(tally))
+    return tally
 
 
 def new_files(folder: Path, name: str, journal: Path | None, report: Path | None) -> SubmissionFiles:
     """The files that record the submission of `name`: the given files, else new numbered files."""
     if journal is None:
-        stem = Path(name).name.split(".")[0].strip("-") or "listings"
+        stem = Path(name).name.split(".")[0].strip("-").replace(" ", "-") or "listings"
         make_private_folder(folder / _FOLDER)
         numbered = (folder / _FOLDER / f"{stem}-{number}.ndjson" for number in itertools.count(1))
         journal = next(path for path in numbered if _create(path))
@@ -85,15 +115,27 @@ def read_journal(journal: Path) -> Iterator[JournalEntry]:
                 raise UserError(f"{journal} is not a journal ({error}).", "Name a journal with --journal.") from error
 
 
-def show_refusals(tally: Tally, report: Path, limit: int = _REFUSALS_SHOWN) -> None:
-    """Show the first refusals with line and reason, and the path of the report with all of them."""
-    for refusal in tally.refusals[:limit]:
-        status = f" ({refusal.status})" if refusal.status else ""
-        console_output.show(f"  line {refusal.number:,}{status}: {console_output.clean(refusal.detail, 300)}")
-    if tally.refused > limit:
-        console_output.show(f"  … {tally.refused - limit:,} more")
-    if tally.refused:
-        console_output.show(f"  All refused lines: {report}")
+def show_refusals(tally: Tally, report: Path | None, limit: int = _REFUSALS_SHOWN, unit: str = "line") -> None:
+    """Show the refusals by reason with their number and an example, the fields that were left out, and the path of the
+    report with all refusals."""
+    _show_groups(tally.groups, limit, unit)
+    if tally.refused and report is not None:
+        console_output.show(f"  All refused {unit}s: {report}")
+    if tally.incomplete:
+        fields = ", ".join(f"{field} {count:,}" for field, count in tally.omitted.most_common())
+        console_output.show(f"Accepted without faulty optional fields: {tally.incomplete:,} listings ({fields}).")
+        _show_groups(tally.omissions, limit, unit)
+
+
+def _show_groups(groups: RefusalGroups, limit: int, unit: str) -> None:
+    shown = groups.largest()
+    for group in shown[:limit]:
+        example = group.example
+        status = f" ({example.status})" if example.status else ""
+        many = f"{group.count:,} times, first in " if group.count > 1 else ""
+        console_output.show(f"  {many}{unit} {example.number:,}{status}: {console_output.clean(example.detail, 300)}")
+    if rest := sum(group.count for group in shown[limit:]):
+        console_output.show(f"  … {rest:,} more, for {len(shown) - limit:,} other reasons")
 
 
 def _create(path: Path) -> bool:
@@ -106,11 +148,10 @@ def _create(path: Path) -> bool:
 
 
 @contextmanager
-def _bar(source: listings.ItemFile) -> Iterator[Callable[[Tally], None]]:
+def _bar(description: str) -> Iterator[tuple[Progress, TaskID]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
     with Progress(*columns, console=console_output.console, disable=not console_output.console.is_terminal) as progress:
-        task = progress.add_task("Submitting", total=source.size, counts="")
-        yield lambda tally: progress.update(task, completed=source.position, counts=_counts(tally))
+        yield progress, progress.add_task(description, total=None, counts="")
 
 
 def _counts(tally: Tally) -> str:

@@ -8,21 +8,25 @@ that were accepted (202).
 """
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import IO, Any, Final, NamedTuple
 
 import msgspec
 
 from piepowder.client import Api, delay, problem_text
-from piepowder.listings import Line, Refusal
+from piepowder.imports.lenience import without_faulty_fields
+from piepowder.imports.lines import Line, OmittedField, Refusal
 from shared.runtime.clock import SystemClock
 from shared.runtime.user_errors import UserError
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20
 _REFUSALS_KEPT: Final = 1000
+_GROUPS_KEPT: Final = 1000
+_VARYING: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[0-9][0-9.,]*")
 _RETRIED: Final = (429, 503)
 _clock = SystemClock()
 
@@ -61,8 +65,37 @@ class JournalEntry(msgspec.Struct, frozen=True):
 
 
 @dataclass
+class RefusalGroup:
+    """Similar refusals: their number, and the first of them."""
+
+    example: Refusal
+    count: int = 0
+
+
+class RefusalGroups:
+    """Refusals by reason. Two are similar if their reasons differ only in quoted texts and in numbers."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[int, str], RefusalGroup] = {}
+        self.count = 0
+
+    def add(self, refusal: Refusal) -> None:
+        """Count a refusal."""
+        self.count += 1
+        key = (refusal.status, _VARYING.sub("…", refusal.detail))
+        if key not in self._groups and len(self._groups) >= _GROUPS_KEPT:
+            key = (0, "")
+        group = self._groups.setdefault(key, RefusalGroup(refusal))
+        group.count += 1
+
+    def largest(self) -> list[RefusalGroup]:
+        """The groups, the largest first."""
+        return sorted(self._groups.values(), key=lambda group: (-group.count, group.example.number))
+
+
+@dataclass
 class Tally:
-    """The verdicts so far: counts, accepted items, and the first refusals."""
+    """The verdicts so far: counts, accepted items, the first refusals; all refusals and omitted fields by reason."""
 
     accepted: int = 0
     refused: int = 0
@@ -70,6 +103,10 @@ class Tally:
     items: set[RegionItem] = field(default_factory=set)
     regions: Counter[str] = field(default_factory=Counter)
     refusals: list[Refusal] = field(default_factory=list)
+    groups: RefusalGroups = field(default_factory=RefusalGroups)
+    omitted: Counter[str] = field(default_factory=Counter)
+    omissions: RefusalGroups = field(default_factory=RefusalGroups)
+    incomplete: int = 0
 
     def accept(self, entry: JournalEntry) -> None:
         self.accepted += 1
@@ -78,15 +115,24 @@ class Tally:
                 self.items.add(item)
                 self.regions[item.region] += 1
 
+    def omit(self, line: int, fields: Sequence[OmittedField]) -> None:
+        """Count the faulty optional fields that an accepted item does not have."""
+        self.incomplete += bool(fields)
+        for one in fields:
+            self.omitted[one.field] += 1
+            self.omissions.add(Refusal(line, 0, one.detail))
+
     def refuse(self, refusal: Refusal) -> None:
         self.refused += 1
+        self.groups.add(refusal)
         if len(self.refusals) < _REFUSALS_KEPT:
             self.refusals.append(refusal)
 
 
 @dataclass
 class ItemSubmitter:
-    """Sends lines to intake. `journal` and `report` are open files; `progress` is called after each batch."""
+    """Sends lines to intake. `journal` and `report` are open files; `progress` is called after each batch. With
+    `lenient`, a line that intake refuses for optional fields is sent again without them."""
 
     api: Api
     _: KW_ONLY
@@ -94,6 +140,7 @@ class ItemSubmitter:
     report: IO[bytes]
     progress: Callable[[Tally], None] = lambda _: None
     patience: float = 120.0
+    lenient: bool = False
     tally: Tally = field(default_factory=Tally, init=False)
     _refused: list[Refusal] = field(default_factory=list, init=False)
 
@@ -119,9 +166,12 @@ class ItemSubmitter:
             response, why = await self.api.attempt("intake", "POST", "/v1/items/batch", content=body, headers=headers)
             if response is not None and response.status_code == 200:
                 done, why = self._record(lines, response.content)
-                lines = lines[done:]
-                if done:
+                repaired = lines[done:] and self._repair(lines[done:], response.content.splitlines()[done:])
+                lines = repaired or lines[done:]
+                if done or repaired:
                     since, attempt = _clock.monotonic(), 0
+                if repaired:
+                    continue
             elif response is not None and response.status_code == 413:
                 await self._post_halves(lines, why)
                 return
@@ -158,11 +208,32 @@ class ItemSubmitter:
                 entry = JournalEntry(line.number, verdict.item_id, verdict.subject, list(verdict.regions))
                 self.journal.write(msgspec.json.encode(entry) + b"\n")
                 self.tally.accept(entry)
+                self.tally.omit(line.number, line.omitted)
+            elif self.lenient and without_faulty_fields(line, verdict.errors) is not None:
+                return done, verdict.detail
             else:
                 problem = {"detail": verdict.detail, "title": verdict.title, "errors": verdict.errors}
                 self._refused.append(Refusal(line.number, verdict.status, problem_text(problem)))
             done += 1
         return done, "its response was cut off"
+
+    def _repair(self, lines: list[Line], response: list[bytes]) -> list[Line]:
+        """The lines to send again, if the first of them can be accepted without its faulty fields; else none.
+
+        The lines behind it are sent again too, as after a temporary failure: else an older version of a subject could
+        overtake a newer one.
+        """
+        if not self.lenient:
+            return []
+        repaired = list(lines)
+        for at, text in enumerate(response[: len(lines)]):
+            try:
+                verdict = msgspec.json.decode(text, type=LineVerdict)
+            except msgspec.DecodeError:
+                break
+            if verdict.status == 422:
+                repaired[at] = without_faulty_fields(lines[at], verdict.errors) or lines[at]
+        return repaired if repaired[0] is not lines[0] else []
 
     def _write_report(self) -> None:
         """Report the refused lines of a chunk, in their order."""

@@ -4,7 +4,7 @@ the accepted items with Kafka's topics and the audit logs, without trust in the 
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +15,14 @@ from deploy.local.account import audit_counts_of, queue_table, show_account
 from deploy.local.accounting import Account, ItemOutcome, Ledger
 from deploy.local.topic_reader import TopicReader
 from deploy.local.up import RunningSystem, advice
-from piepowder import console_output, listings, timeline
+from piepowder import console_output, timeline
 from piepowder.client import Api
+from piepowder.imports import preview
+from piepowder.imports.listing_import import ListingImport
+from piepowder.imports.options import FileOptions
 from piepowder.profile import read_local
 from piepowder.simulation import TRUTH, Simulation, read_truth, summary
-from piepowder.submission_files import SubmissionFiles, read_journal, show_refusals, submit_file
+from piepowder.submission_files import SubmissionFiles, open_listings, read_journal, show_refusals, submit_listings
 from piepowder.submit import Tally
 from piepowder.withdraw import withdraw
 from shared.runtime.clock import SystemClock
@@ -41,7 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: Path
     file: str | None
-    options: listings.FileOptions
+    options: FileOptions
     count: int
     seed: int
     reviewers: int
@@ -76,18 +79,20 @@ def write_sample(folder: Path, count: int, seed: int) -> str:
 
 def run(job: Job, *, nodes: int, regions: Sequence[str], stay: bool) -> bool:
     """Start all, do the job and show the result; with `stay`, keep running until interrupted. Returns True if
-    the account holds. Raises `UserError` when a process does not start, or ends for good."""
-    if job.file is not None and job.file != "-":
-        source = listings.ItemFile(job.file)
-        listings.read(source, job.options)
-        source.close()
-    began = _clock.monotonic()
-    running = RunningSystem(job.folder, nodes=nodes, regions=regions)
+    the account holds. Raises `UserError` when the file cannot be used, when a process does not start, or when one ends
+    for good."""
     with ExitStack() as stack:
+        listings = None
+        if job.file is not None:
+            listings = stack.enter_context(open_listings(job.file, job.options))
+            preview.show_preview(listings)
+            preview.require_confirmation(listings, job.options)
+        began = _clock.monotonic()
+        running = RunningSystem(job.folder, nodes=nodes, regions=regions)
         with running.live_table():
             stack.enter_context(running)
         console_output.show(f"Ready after {_clock.monotonic() - began:.1f} s")
-        result = asyncio.run(main_job(running, job))
+        result = asyncio.run(main_job(running, job, listings))
         if stay:
             _show_next_steps(running, job.folder)
             with suppress(KeyboardInterrupt):
@@ -106,11 +111,15 @@ def _show_next_steps(running: RunningSystem, folder: Path) -> None:
     console_output.show(f"  {advice('review', folder)}")
 
 
-async def main_job(running: RunningSystem, job: Job) -> JobResult:
-    """Submit, review, wait for all outcomes, compare them. Raises `UserError` when a process ends for good."""
-    name = write_sample(job.folder, job.count, job.seed) if job.file is None else job.file
-    async with Api(read_local(job.folder)) as api:
-        work = asyncio.ensure_future(_Work(api, name, job).run())
+async def main_job(running: RunningSystem, job: Job, listings: ListingImport | None) -> JobResult:
+    """Submit `listings` (None: the sample), review, wait for all outcomes, compare them. Raises `UserError` when a
+    process ends for good."""
+    async with AsyncExitStack() as stack:
+        if listings is None:
+            name = write_sample(job.folder, job.count, job.seed)
+            listings = stack.enter_context(open_listings(name, job.options))
+        api = await stack.enter_async_context(Api(read_local(job.folder)))
+        work = asyncio.ensure_future(_Work(api, listings, job).run())
         watching = asyncio.ensure_future(_watch(running))
         try:
             await asyncio.wait([work, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -133,10 +142,10 @@ async def _watch(running: RunningSystem) -> None:
 
 
 class _Work:
-    def __init__(self, api: Api, file: str, job: Job) -> None:
+    def __init__(self, api: Api, listings: ListingImport, job: Job) -> None:
         self._api = api
         self._regions = api.profile.regions
-        self._file = file
+        self._listings = listings
         self._job = job
         self._ledger = Ledger()
         self._reader = TopicReader(api.profile.bootstrap(), self._regions, self._ledger)
@@ -160,7 +169,7 @@ class _Work:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read_topics(before))
                 reviewing = group.create_task(crew.run())
-                tally, files = await submit_file(self._api, self._file, job.options, job.folder)
+                tally, files = await submit_listings(self._api, self._listings, job.folder, lenient=job.options.lenient)
                 submitted = self._elapsed()
                 console_output.show(f"Submitted {tally.accepted + tally.refused:,} lines in {submitted:.1f} s")
                 await self._wait_routed(tally)

@@ -9,7 +9,8 @@ from piepowder import console_output, submission_files, withdraw
 from piepowder import timeline as subject_timeline
 from piepowder.commands import options
 from piepowder.commands.options import ApiConnection, grouped
-from piepowder.listings import FileOptions
+from piepowder.imports import preview
+from piepowder.imports.options import FileOptions
 
 app = options.new_app()
 
@@ -21,7 +22,9 @@ def submit(
     file: Annotated[
         str,
         typer.Argument(
-            callback=options.existing_file, help="CSV or NDJSON (items as in POST /v1/items); - reads standard input"
+            callback=options.existing_file,
+            help="CSV, TSV, XLSX, a product feed (XML), JSON-LD, or items as in POST /v1/items (NDJSON, JSON array);"
+            " also compressed with gzip; - reads standard input",
         ),
     ],
     *,
@@ -36,17 +39,37 @@ def submit(
         Path | None,
         typer.Option(callback=options.new_file, help="A file for accepted lines (NDJSON); by default in the folder"),
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Maximum refused lines to show")] = 20,
+    show: Annotated[int, typer.Option(min=0, help="Maximum reasons of refusals to show")] = 20,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the file and show the result, but send nothing")
+    ] = False,
 ) -> None:
-    """Submit a file to intake; show accepted and refused lines, with line numbers and reasons."""
-    tally, files = connection.run(
-        lambda api: submission_files.submit_file(
-            api, file, file_options, connection.folder, journal=journal, report=report
+    """Submit a file to intake; show accepted and refused lines, with line numbers and reasons.
+
+    The interpretation of the file and its first listings are shown before anything is sent.
+    """
+    with submission_files.open_listings(file, file_options) as listings:
+        preview.show_preview(listings)
+        if dry_run:
+            tally = submission_files.read_listings(listings)
+            if listings.guess is not None and not file_options.accept_guess:
+                console_output.show(
+                    f"The encoding is a guess, which --yes or --encoding {listings.guess.name} confirms."
+                )
+            console_output.show(
+                f"Nothing was sent: {tally.accepted:,} listings can be sent; refused {tally.refused:,}."
+            )
+            submission_files.show_refusals(tally, None, show, listings.unit)
+            raise typer.Exit(1 if tally.refused else 0)
+        preview.require_confirmation(listings, file_options)
+        tally, files = connection.run(
+            lambda api: submission_files.submit_listings(
+                api, listings, connection.folder, lenient=file_options.lenient, journal=journal, report=report
+            )
         )
-    )
-    items = len({item.item_id for item in tally.items})
-    console_output.show(f"Accepted {tally.accepted:,} lines, {items:,} different items; refused {tally.refused:,}.")
-    submission_files.show_refusals(tally, files.report, show)
+        items = len({item.item_id for item in tally.items})
+        console_output.show(f"Accepted {tally.accepted:,} lines, {items:,} different items; refused {tally.refused:,}.")
+        submission_files.show_refusals(tally, files.report, show, listings.unit)
     raise typer.Exit(1 if tally.refused else 0)
 
 

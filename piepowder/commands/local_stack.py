@@ -7,7 +7,7 @@ import typer
 from deploy.local import run
 from deploy.local import up as local_up
 from piepowder.commands import options
-from piepowder.listings import FileOptions
+from piepowder.imports.options import FileOptions
 from piepowder.profile import DEFAULT_FOLDER
 
 app = options.new_app()
@@ -36,7 +36,8 @@ def run_job(
     nodes: options.Nodes = 1,
     regions: options.Regions = "eu,us",
     file: Annotated[
-        str | None, typer.Option(callback=options.existing_file, help="Your own CSV or NDJSON; by default a sample")
+        str | None,
+        typer.Option(callback=options.existing_file, help="Your own file, as for submit; by default a sample"),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=5_000_000, help="Lines of the sample")] = 5000,
     seed: Annotated[int, typer.Option(help="Seed of the sample and the simulated reviewers")] = 1,

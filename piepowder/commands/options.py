@@ -14,8 +14,8 @@ import pycountry
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from piepowder import listings
 from piepowder.client import Api, ApiError
+from piepowder.imports.options import FIELDS, FileOptions
 from piepowder.profile import Profile, local_folder, resolve
 from shared.runtime.settings import RegionIds
 from shared.runtime.user_errors import UserError, file_errors
@@ -117,7 +117,9 @@ def _markets(codes: list[str]) -> list[str]:
     return [code.upper() for code in codes]
 
 
-def _currency(code: str) -> str:
+def _currency(code: str | None) -> str | None:
+    if code is None:
+        return None
     if pycountry.currencies.get(alpha_3=code.upper()) is None:
         raise typer.BadParameter(f"{code}: expected an ISO 4217 code such as EUR")
     return code.upper()
@@ -126,8 +128,11 @@ def _currency(code: str) -> str:
 def _mapping(pairs: list[str]) -> list[str]:
     for pair in pairs:
         field, sign, column = pair.partition("=")
-        if not sign or not column or field not in listings.FIELDS:
-            raise typer.BadParameter(f"{pair!r}: expected FIELD=COLUMN, where FIELD is {', '.join(listings.FIELDS)}")
+        if not sign or not column or field not in FIELDS:
+            raise typer.BadParameter(f"{pair!r}: expected FIELD=COLUMN, where FIELD is {', '.join(FIELDS)}")
+    fields = [pair.partition("=")[0] for pair in pairs]
+    if twice := next((field for field in fields if fields.count(field) > 1), None):
+        raise typer.BadParameter(f"{twice} has more than one column; give one")
     return pairs
 
 
@@ -138,6 +143,42 @@ def _delimiter(text: str | None) -> str | None:
     return character
 
 
+def _decimal(text: str | None) -> str | None:
+    sign = {"point": ".", "comma": ","}.get(text or "", text)
+    if sign not in (None, ".", ","):
+        raise typer.BadParameter(f"{text!r}: expected . or ,")
+    return sign
+
+
+def _quoting(text: str | None) -> str | None:
+    if text not in (None, "rfc4180", "none"):
+        raise typer.BadParameter(f"{text!r}: expected rfc4180 or none")
+    return text
+
+
+def _numbering(text: str | None) -> str | None:
+    if text not in (None, "row"):
+        raise typer.BadParameter(f"{text!r}: expected row; for a column, give --map id=COLUMN")
+    return text
+
+
+def _encoding(text: str | None) -> str | None:
+    from piepowder.imports.encodings import codec_name  # noqa: PLC0415 - slow to load, and only submit and run need it
+
+    if text is not None and codec_name(text) is None:
+        raise typer.BadParameter(f"{text}: expected an encoding such as utf-8, windows-1252 or shift_jis")
+    return text
+
+
+def _language(text: str | None) -> str | None:
+    from piepowder.imports.values import language  # noqa: PLC0415 - the same
+
+    try:
+        return None if text is None else language(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def _platform(text: str | None) -> str | None:
     if text is not None and _PLATFORM.fullmatch(text) is None:
         raise typer.BadParameter("expected 1 to 63 of a-z, 0-9 and '-', the first a letter or digit")
@@ -145,8 +186,8 @@ def _platform(text: str | None) -> str | None:
 
 
 def existing_file(name: str | None) -> str | None:
-    """Check that a file exists; `-` is standard input."""
-    if name is not None and name != "-" and not Path(name).is_file():
+    """Check that a file or pipe exists; `-` is standard input."""
+    if name is not None and name != "-" and (not Path(name).exists() or Path(name).is_dir()):
         raise typer.BadParameter(f"there is no file {name}")
     return name
 
@@ -177,36 +218,72 @@ def _file_options(
     ] = None,
     kind: Annotated[str, typer.Option(help="product, seller or content")] = "product",
     market: Annotated[list[str], typer.Option(callback=_markets, help="A market of the items; may be repeated")] = US,
-    currency: Annotated[str, typer.Option(callback=_currency, help="The currency of prices that name none")] = "USD",
-    language: Annotated[str | None, typer.Option(help="The items' language (BCP 47)")] = None,
+    currency: Annotated[
+        str | None,
+        typer.Option(callback=_currency, help="The currency of prices that name none; by default that of the markets"),
+    ] = None,
+    decimal: Annotated[
+        str | None,
+        typer.Option(
+            callback=_decimal, help="Decimal sign of prices: . or , (by default as all prices of the column show it)"
+        ),
+    ] = None,
+    language: Annotated[str | None, typer.Option(callback=_language, help="The items' language (BCP 47)")] = None,
     delimiter: Annotated[
         str | None, typer.Option(callback=_delimiter, help="Delimiter of the cells; detected by default")
     ] = None,
+    quoting: Annotated[
+        str | None,
+        typer.Option(
+            callback=_quoting, help="rfc4180 or none (quotation marks are ordinary characters); detected by default"
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            callback=_encoding,
+            help="Encoding of the text, such as windows-1250; by default UTF-8, or a guess to confirm",
+        ),
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="The sheet of a workbook; by default the only one")] = None,
+    id_: Annotated[
+        str | None, typer.Option("--id", callback=_numbering, help="row: the number of the row is the id")
+    ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="csv or ndjson; detected by default")] = None,
     lenient: Annotated[
-        bool, typer.Option(help="Keep a price that is not a number as an attribute, instead of refusing the line")
+        bool, typer.Option(help="Accept a listing without its faulty optional fields, instead of refusing it")
     ] = False,
-) -> listings.FileOptions:
+    yes: Annotated[bool, typer.Option("--yes", help="Use a guessed encoding without a question")] = False,
+) -> FileOptions:
     if kind not in ("product", "seller", "content"):
         raise typer.BadParameter(f"{kind!r}: expected product, seller or content", param_hint="--kind")
     if format_ not in (None, "csv", "ndjson"):
         raise typer.BadParameter(f"{format_!r}: expected csv or ndjson", param_hint="--format")
-    return listings.FileOptions(
+    fields = dict(pair.split("=", 1) for pair in mapping)
+    if id_ is not None and "id" in fields:
+        raise typer.BadParameter("give --id row or --map id=COLUMN, not both", param_hint="--id")
+    return FileOptions(
         platform=platform,
         kind=kind,
         markets=market,
         currency=currency,
+        decimal=decimal,
         language=language,
         format=format_,
-        mapping=dict(pair.split("=", 1) for pair in mapping),
+        mapping=fields,
         delimiter=delimiter,
+        quoting=quoting,
+        encoding=encoding,
+        sheet=sheet,
+        number_rows=id_ is not None,
         lenient=lenient,
+        accept_guess=yes,
     )
 
 
 _GROUPS: Final[dict[object, Callable[..., object]]] = {
     ApiConnection: ApiConnection,
-    listings.FileOptions: _file_options,
+    FileOptions: _file_options,
 }
 
 

@@ -16,7 +16,9 @@ import httpx
 import msgspec
 
 from deploy.local.system import System
-from piepowder import listings
+from piepowder.imports.lines import Line
+from piepowder.imports.listing_import import open_import
+from piepowder.imports.options import FileOptions
 from shared.contracts import topics
 from shared.runtime.clock import SystemClock
 from tests.bench import calls, data
@@ -191,12 +193,8 @@ async def _real_listings(bench: Bench, system: System) -> list[Figure]:
     if not LISTINGS.exists():
         bench.say("end to end: the real listings are not measured, ../shared/data is absent")
         return []
-    source = listings.ItemFile(str(LISTINGS))
-    try:
-        options = listings.FileOptions(platform="amazon", lenient=True)
-        lines = [line.body for line in listings.read(source, options) if isinstance(line, listings.Line)]
-    finally:
-        source.close()
+    with open_import(str(LISTINGS), FileOptions(platform="amazon", lenient=True)) as listings:
+        lines = [line.body for line in listings.lines() if isinstance(line, Line)]
     bench.say(f"end to end: {len(lines)} real listings, {_REVIEWERS} reviewers in each region")
     requests = _batches(system, lines)
     before = await _decided(system)

@@ -17,10 +17,10 @@ from rich.console import Console
 from deploy.local.account import account
 from deploy.services import SERVICES
 from piepowder.client import Api
-from piepowder.listings import FileOptions
+from piepowder.imports.options import FileOptions
 from piepowder.profile import read_local
 from piepowder.status import status
-from piepowder.submission_files import journals, submit_file
+from piepowder.submission_files import journals, open_listings, submit_listings
 from shared.contracts import topics
 from tests.e2e.conftest import Cell
 
@@ -82,7 +82,8 @@ async def test_each_submission_has_its_own_journal_and_the_account_reads_all(cel
             file = tmp_path / folder / "listings.csv"
             file.parent.mkdir()
             file.write_text("id,title\n" + "".join(f"{name},Lamp\n" for name in ids))
-            kept.append((await submit_file(api, str(file), options, cell.system.folder))[1])
+            with open_listings(str(file), options) as listings:
+                kept.append((await submit_listings(api, listings, cell.system.folder))[1])
         found = journals(cell.system.folder)
         result = await account(api, found)
     assert found == [record.journal for record in kept]

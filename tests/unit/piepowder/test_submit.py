@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from piepowder.client import Api, ApiError, problem_text
-from piepowder.listings import Line, Refusal
-from piepowder.submit import ItemSubmitter
+from piepowder.imports.lines import Line, Refusal
+from piepowder.submit import ItemSubmitter, RefusalGroups
 from shared.runtime.user_errors import UserError
 from tests.support.command import TEST_PROFILE
 from tests.support.fake_intake import FakeIntake
@@ -72,6 +72,51 @@ async def test_refusals_of_intake_and_of_the_file_are_reported_in_the_order_of_t
 
     assert [refusal.number for refusal in tally.refusals] == [1, 2, 4, 5]
     assert [msgspec.json.decode(line)["number"] for line in report.getvalue().splitlines()] == [1, 2, 4, 5]
+
+
+def test_similar_refusals_are_one_group_with_a_count_and_the_first_as_example() -> None:
+    groups = RefusalGroups()
+    for number in range(1, 1_291):
+        groups.add(
+            Refusal(number, 0, f"price (column 'price'): '{number}.500' is ambiguous: {number}500, or {number}.500")
+        )
+    groups.add(Refusal(7, 0, "gtin (column 'gtin'): '12' is not a GTIN"))
+    groups.add(Refusal(8, 422, "gtin (column 'gtin'): '12' is not a GTIN"))
+
+    assert groups.count == 1_292
+    assert [(group.count, group.example.number) for group in groups.largest()] == [(1_290, 1), (1, 7), (1, 8)]
+
+
+async def test_a_lenient_submission_repeats_a_refused_line_without_its_faulty_fields_and_keeps_the_order() -> None:
+    def item(name: str, **fields: object) -> bytes:
+        return msgspec.json.encode({"platform": "s", "kind": "product", "id": name, "markets": ["DE"], **fields})
+
+    sent: list[list[dict[str, object]]] = []
+
+    def strict(request: httpx.Request) -> httpx.Response:
+        bodies = [msgspec.json.decode(line) for line in request.content.splitlines()]
+        sent.append(bodies)
+        verdicts = []
+        for number, body in enumerate(bodies, 1):
+            faults = [
+                {"pointer": f"/{name}", "detail": "wrong"}
+                for name in ("scores", "links", "id")
+                if body.get(name) == "x"
+            ]
+            verdict = {"line": number, "status": 422 if faults else 202, "item_id": f"i{body['id']}", "subject": "s"}
+            verdicts.append(msgspec.json.encode(verdict | {"regions": ["eu"], "errors": faults, "detail": "invalid"}))
+        return httpx.Response(200, content=b"\n".join(verdicts) + b"\n")
+
+    api = Api(TEST_PROFILE, transport=httpx.MockTransport(strict))
+    sending = ItemSubmitter(api, journal=io.BytesIO(), report=io.BytesIO(), lenient=True)
+    bodies = [item("1"), item("2", scores="x", links="x"), item("3"), item("x"), item("2", scores="x", title="newer")]
+    tally = await sending.submit([Line(number, body) for number, body in enumerate(bodies, 1)])
+
+    assert (tally.accepted, tally.refused, tally.incomplete) == (4, 1, 2)
+    assert tally.omitted == {"scores": 2, "links": 1}
+    assert [[body["id"] for body in call] for call in sent] == [["1", "2", "3", "x", "2"], ["2", "3", "x", "2"]]
+    assert all("scores" not in body for body in sent[1])
+    assert [refusal.number for refusal in tally.refusals] == [4]
 
 
 async def test_the_lines_after_a_response_that_ends_with_a_problem_are_sent_again() -> None:

@@ -44,8 +44,9 @@ is_url = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*").fullmatch
 _is_email = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+").fullmatch
 _is_phone = re.compile(r"\+?[0-9(][0-9 ()./-]{3,38}[0-9]").fullmatch
 _is_subject = re.compile(PLATFORM + r":(?:product|seller|content):.{1,200}", re.DOTALL).fullmatch
-_control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").search
-_control_escape = re.compile(rb"\\(?:u00[017]|[bf])").search
+_control = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search
+_control_escape = re.compile(rb"\\(?:u00[01789]|[bf])").search
+_c1_in_utf8 = re.compile(rb"\xc2[\x80-\x9f]").search
 
 SubjectId = Annotated[str, Meta(min_length=1, max_length=200)]
 _Short = Annotated[str, Meta(max_length=200)]
@@ -207,7 +208,7 @@ def check(post: ItemPost, text: bytes, codes: Codes) -> list[Fault]:
             faults.append(Fault("/seller/id", problem))
         if seller.country and seller.country not in codes.countries:
             faults.append(_code_fault("/seller/country", seller.country, "ISO 3166-1 country", codes.countries))
-    if b"\x7f" in text or (b"\\" in text and _control_escape(text)):
+    if b"\x7f" in text or (b"\xc2" in text and _c1_in_utf8(text)) or (b"\\" in text and _control_escape(text)):
         # without these bytes no string can contain a control character
         faults.extend(_control_faults(post, ""))
     return faults

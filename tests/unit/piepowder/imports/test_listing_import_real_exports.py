@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from piepowder.listings import FileOptions, ItemFile, Line, Refusal, read
+from piepowder.imports.lines import Line, Refusal
+from piepowder.imports.listing_import import open_import
+from piepowder.imports.options import FileOptions
 from services.intake.items.handlers import ItemIntake
 from shared.validation.faults import InputRejected
 from tests.conftest import project_root
@@ -52,11 +54,8 @@ def intake() -> ItemIntake:
 
 
 def rows_of(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[Refusal]]:
-    source = ItemFile(str(path))
-    try:
-        found = list(read(source, options))
-    finally:
-        source.close()
+    with open_import(str(path), options) as listings:
+        found = list(listings.lines())
     items = [msgspec.json.decode(line.body) for line in found if isinstance(line, Line)]
     return items, [line for line in found if isinstance(line, Refusal)]
 
@@ -79,7 +78,7 @@ def test_a_row_of_each_kind_in_real_exports_is_accepted(
 ) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(content.encode())
-    items, unread = rows_of(path, FileOptions(platform="export", markets=markets, language="en"))
+    items, unread = rows_of(path, FileOptions(platform="export", markets=markets, language="en", currency="USD"))
     assert (unread, rejections(intake, items)) == ([], [])
     assert [item["id"] for item in items] == [str(n) for n in range(count)]
 

@@ -1,0 +1,5 @@
+"""Import of listings from files: identification, interpretation, preview, and the items to send.
+
+One rule: nothing is guessed silently. An uncertain value is refused, or its interpretation is stated before anything is
+sent.
+"""

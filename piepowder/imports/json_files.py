@@ -1,0 +1,268 @@
+"""JSON: items as in `POST /v1/items` (one a line, or one array), records with named values, and JSON-LD products.
+
+Items are sent as they are written, byte for byte except for line breaks between tokens. An array is mapped into memory
+and only split, so its size does not matter.
+"""
+
+import mmap
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from piepowder.imports.cells import Note, NoValue, Number
+from piepowder.imports.files import InputFile
+from piepowder.imports.lines import Line, Refusal
+from piepowder.imports.records import NamedCells, RecordTable
+from shared.runtime.user_errors import UserError
+from shared.validation import strict_json
+
+MAX_LINE: Final = 16 * 2**20
+_BOM: Final = b"\xef\xbb\xbf"
+_OBJECT: Final = re.compile(rb'\{\s*["}]')  # the start of a JSON object; an id in braces does not match
+_SAMPLE_LINES: Final = 20
+_IN_ITEM: Final = frozenset({"platform", "kind"})
+_SCHEMA: Final = "schema.org"
+
+
+class _ItemName(msgspec.Struct):
+    """The part of an item that identifies it."""
+
+    platform: str = ""
+    kind: str = ""
+    id: str = ""
+    version: int | None = None
+
+
+_item_name = msgspec.json.Decoder(_ItemName).decode
+_values = msgspec.json.Decoder(float_hook=Number).decode
+
+
+def id_of_item(body: bytes) -> str:
+    """The subject and version of an item; empty if the text has none."""
+    try:
+        name = _item_name(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return f"{name.platform}:{name.kind}:{name.id}" + ("" if name.version is None else f"@{name.version}")
+
+
+class ItemLines:
+    """NDJSON, unchanged: each line is an item. A broken line concerns only itself."""
+
+    unit = "line"
+
+    def __init__(self, source: InputFile) -> None:
+        self._source = source
+
+    def notes(self) -> list[Note]:
+        return [Note("format", "NDJSON, items as in POST /v1/items, sent unchanged")]
+
+    def lines(self) -> Iterator[Line | Refusal]:
+        """The items in order."""
+        file = self._source.start()
+        number = 0
+        while line := file.readline(MAX_LINE):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            if len(line) >= MAX_LINE and not line.endswith(b"\n"):
+                while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                    pass
+                yield Refusal(number, 0, f"the line has more than {MAX_LINE >> 20} MB; an item has far less")
+            elif body := line.strip():
+                yield Line(number, body)
+
+
+class ItemArray:
+    """A JSON array of items, each as in `POST /v1/items`."""
+
+    unit = "item"
+
+    def __init__(self, elements: Sequence[msgspec.Raw]) -> None:
+        self._elements = elements
+
+    def notes(self) -> list[Note]:
+        return [Note("format", f"JSON array of {len(self._elements):,} items as in POST /v1/items, sent unchanged")]
+
+    def lines(self) -> Iterator[Line | Refusal]:
+        """The items in order."""
+        for number, element in enumerate(self._elements, 1):
+            yield Line(number, bytes(element).replace(b"\r", b" ").replace(b"\n", b" "))
+
+
+def is_ndjson(head: bytes) -> bool:
+    """True if the text has several lines, of which the first and another, or most, begin a JSON object."""
+    lines = [line.strip() for line in head.removeprefix(_BOM).split(b"\n")[: _SAMPLE_LINES + 1]]
+    lines = [line for line in lines if line]
+    if not lines:
+        return False
+    objects = sum(_OBJECT.match(line) is not None for line in lines)
+    return len(lines) > 1 and ((lines[0].startswith(b"{") and objects > 1) or 2 * objects >= len(lines))
+
+
+def open_json(source: InputFile) -> ItemArray | RecordTable:
+    """The items or records of one JSON text; raises `UserError` for other JSON."""
+    text = _mapped(source)
+    try:
+        if text[:1] == b"[":
+            elements = msgspec.json.decode(text, type=list[msgspec.Raw])
+        else:
+            elements = [msgspec.json.decode(text, type=msgspec.Raw)]
+            msgspec.json.decode(elements[0], type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(
+            f"{source.name} is not valid JSON ({str(error).removeprefix('JSON is malformed: ')}).",
+            "Correct it; or submit one object a line (NDJSON).",
+        ) from error
+    if not elements:
+        raise UserError(f"{source.name} is an empty JSON array.", "Name a file with at least one item.")
+    first = _decoded(elements[0])
+    if isinstance(first, dict) and _is_linked_data(first):
+        return _linked_data(source.name, elements)
+    if isinstance(first, dict) and _IN_ITEM & first.keys():
+        return ItemArray(elements)
+    if text[:1] != b"[" and isinstance(first, dict):
+        lists = [name for name, value in first.items() if isinstance(value, list) and dict in map(type, value)]
+        if not lists:
+            return ItemArray(elements)
+        raise UserError(
+            f"{source.name} is one JSON object with the members {', '.join(list(first)[:8])}.",
+            f"Write one object a line: jq -c '.{lists[0]}[]' FILE.",
+        )
+    if not isinstance(first, dict):
+        raise UserError(f"{source.name} is a JSON array, but its elements are not objects.", "Export objects, or CSV.")
+    return RecordTable(lambda: _records(elements), [Note("format", f"JSON array of {len(elements):,} records")])
+
+
+def _mapped(source: InputFile) -> Any:
+    """The text in memory that the system can drop and read again, without white space and mark before it."""
+    source.start()
+    view = memoryview(mmap.mmap(source.file.fileno(), 0, access=mmap.ACCESS_READ))
+    start = 3 if bytes(view[:3]) == _BOM else 0
+    while start < len(view) and view[start] in b" \t\r\n":
+        start += 1
+    return view[start:]
+
+
+def _decoded(raw: Any) -> Any:
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _values(raw)
+    return None
+
+
+def _records(elements: Sequence[msgspec.Raw]) -> Iterator[tuple[int, NamedCells] | Refusal]:
+    for number, element in enumerate(elements, 1):
+        value = _decoded(element)
+        if not isinstance(value, dict):
+            yield Refusal(number, 0, "the element is not a JSON object")
+            continue
+        if strict_json.has_duplicates(bytes(element)):
+            yield Refusal(number, 0, "the element has a duplicate object key, so that its value is uncertain")
+            continue
+        record: dict[str, list[str]] = {}
+        for name, member in value.items():
+            _flatten(record, name, member)
+        yield number, record
+
+
+def _flatten(record: dict[str, list[str]], name: str, value: Any) -> None:
+    """Add a member's text, the texts of a list, or the members of an object: `offers.price`."""
+    if isinstance(value, Mapping):
+        for part, member in value.items():
+            _flatten(record, f"{name}.{part}", member)
+    elif isinstance(value, list):
+        for element in value:
+            if isinstance(element, dict | list):
+                record.setdefault(name, []).append(NoValue("a list of objects; export one object for each listing"))
+                return
+            _flatten(record, name, element)
+    elif value is not None:
+        record.setdefault(name, []).append(_text(value))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_linked_data(value: Mapping[str, Any]) -> bool:
+    return _SCHEMA in str(value.get("@context", "")) or "@type" in value or "@graph" in value
+
+
+def _linked_data(name: str, elements: Sequence[msgspec.Raw]) -> RecordTable:
+    """The products of JSON-LD with the vocabulary of schema.org."""
+
+    def read() -> Iterator[tuple[int, NamedCells] | Refusal]:
+        number = 0
+        for element in elements:
+            for product in _products(_decoded(element)):
+                number += 1
+                yield number, _product(product)
+
+    table = RecordTable(read, [Note("format", "JSON-LD products (schema.org)")])
+    if not table.header:
+        raise UserError(f"{name} is JSON-LD without a Product.", "Name a file with products.")
+    return table
+
+
+def _products(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    if depth > 8:
+        return
+    if isinstance(value, list):
+        for element in value:
+            yield from _products(element, depth + 1)
+    elif isinstance(value, dict):
+        kinds = value.get("@type", [])
+        kinds = kinds if isinstance(kinds, list) else [kinds]
+        if any(
+            str(kind).rpartition("/")[2].removeprefix("schema:") in ("Product", "IndividualProduct") for kind in kinds
+        ):
+            yield value
+            return
+        for name in ("@graph", "itemListElement", "item", "mainEntity", "hasVariant"):
+            yield from _products(value.get(name), depth + 1)
+
+
+def _product(product: Mapping[str, Any]) -> NamedCells:
+    """A product with the names of columns: the names of its brand, the addresses of its pictures, its only offer."""
+    record: dict[str, list[str]] = {}
+    for name, value in product.items():
+        if name in ("brand", "manufacturer"):
+            _flatten(record, name, [_named(one) for one in _as_list(value)])
+        elif name == "image":
+            _flatten(record, name, [_address(one) for one in _as_list(value)])
+        elif name == "offers":
+            _add_offer(record, _as_list(value))
+        elif name not in ("@type", "@context"):
+            _flatten(record, {"productID": "product_id", "@id": "identifier"}.get(name, name), value)
+    return record
+
+
+def _add_offer(record: dict[str, list[str]], offers: Sequence[Any]) -> None:
+    found = [offer for offer in offers if isinstance(offer, dict)]
+    if len(found) > 1 or (found and "lowPrice" in found[0] and "price" not in found[0]):
+        record["price"] = [NoValue("the product has several offers, so its price is uncertain")]
+        return
+    for offer in found:
+        for name, value in offer.items():
+            if name in ("price", "priceCurrency", "sku", "gtin", "gtin13", "gtin12", "gtin8", "gtin14"):
+                if name not in record:
+                    _flatten(record, name, value)
+            elif name != "@type":
+                _flatten(record, f"offers.{name}", value)
+
+
+def _address(value: Any) -> Any:
+    return value.get("url") or value.get("contentUrl") if isinstance(value, dict) else value
+
+
+def _named(value: Any) -> Any:
+    return value.get("name") if isinstance(value, dict) else value
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,40 @@
+"""Items without the optional fields that intake refused, for `--lenient`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from piepowder.imports.lines import Line, OmittedField
+
+_REQUIRED: Final = frozenset({"platform", "kind", "id", "markets"})
+_MEMBERS: Final = frozenset({"attributes", "scores"})
+"""Fields of which a single member can be left out."""
+
+
+def without_faulty_fields(line: Line, faults: Sequence[Mapping[str, Any]]) -> Line | None:
+    """The item without its faulty fields; None if a fault concerns a required field or the item as a whole."""
+    steps = [_steps(str(fault.get("pointer") or "")) for fault in faults]
+    if not steps or any(not path or path[0] in _REQUIRED for path in steps):
+        return None
+    try:
+        item = msgspec.json.decode(line.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    omitted = []
+    for (name, *rest), fault in zip(steps, faults, strict=True):
+        members = item.get(name)
+        if name in _MEMBERS and rest and isinstance(members, dict):
+            if members.pop(rest[0], None) is not None:
+                omitted.append(OmittedField(f"{name} {rest[0]}", f"{fault['pointer']}: {fault.get('detail', '')}"))
+            if not members:
+                del item[name]
+        elif name in item:
+            del item[name]
+            omitted.append(OmittedField(name, f"{fault['pointer']}: {fault.get('detail', '')}"))
+    return Line(line.number, msgspec.json.encode(item), (*line.omitted, *omitted)) if omitted else None
+
+
+def _steps(pointer: str) -> list[str]:
+    """The steps of a JSON pointer (RFC 6901)."""
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]

@@ -1,0 +1,174 @@
+"""Written prices as exact minor units, or a refusal: no amount is rounded, and no decimal sign is guessed.
+
+A cell decides its decimal sign if only one reading is possible: `12,5`, `1.299,90`, `1.299.900`. One sign before three
+digits (`1.500`, `12,345`) is ambiguous. The column as a whole may decide it, if its other prices use one decimal sign
+only, or `--decimal` decides it. Babel then reads the number strictly, with its thousands signs in the right places.
+"""
+
+import re
+from decimal import Decimal
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from babel.numbers import NumberFormatError, parse_decimal
+
+from piepowder.imports import currencies
+from piepowder.imports.cells import Number, is_moment, reason_without_value
+
+_MAX_MINOR: Final = 2**63 - 1
+_SPACES: Final = re.compile("[\u00a0\u2007\u2009\u202f\\s]+")
+_PLAIN: Final = re.compile(r"[0-9]{1,15}(?:([.,])([0-9]{1,2}))?")
+_DIGITS: Final = r"[0-9](?:[0-9.,' ]*[0-9])?|(?<![^\s$€£¥₹])[.,][0-9]+"  # the point of "Rs.500" is no decimal sign
+_PRICE: Final = re.compile(
+    rf"(?P<before>[^0-9,'+-]*?)(?P<digits>{_DIGITS})(?P<dash>[.,] ?[-–—]{{1,2}})?(?P<after>[^0-9]*)"
+)
+_BETWEEN: Final = re.compile(r"(?P<whole>[0-9]{1,9}) ?(?P<sign>[^0-9 .,'+-]{1,3}) ?(?P<fraction>[0-9]{2})")
+_FLOAT_DIGITS: Final = 15  # a binary float has 15 to 17 significant digits
+_FLOAT_ERROR: Final = Decimal("1e-9")
+
+
+class DecimalSign(StrEnum):
+    """A decimal sign, or the answer of a price that has none or may have either."""
+
+    POINT = "."
+    COMMA = ","
+    NONE = "none"
+    AMBIGUOUS = "ambiguous"
+
+
+class Price(NamedTuple):
+    """An amount in minor units of an ISO 4217 currency."""
+
+    amount_minor: int
+    currency: str
+
+
+class _Written(NamedTuple):
+    """The parts of a written price: signs and codes of a currency, and a number."""
+
+    tokens: tuple[str, ...]
+    number: str
+
+
+@lru_cache(maxsize=65_536)
+def decimal_sign(text: str) -> DecimalSign:
+    """The decimal sign that a price shows; NONE also for a text that is not a price."""
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        return DecimalSign.NONE if plain[1] is None else DecimalSign(plain[1])
+    try:
+        return _sign_of(_written(text).number)
+    except ValueError:
+        return DecimalSign.NONE
+
+
+class PriceReader:
+    """Reads the prices of a file. `decimal` is the decided sign, None if each cell must decide it; `default` is the
+    currency of prices that name none, empty for that of the markets."""
+
+    def __init__(self, decimal: str | None, default: str) -> None:
+        self._decimal = decimal
+        self._default = default
+
+    def read(self, text: str, column: str, markets: tuple[str, ...]) -> Price:
+        """A price; `column` is the currency that a column states for it, or empty. Raises ValueError."""
+        tokens: tuple[str, ...]
+        if isinstance(text, Number):
+            tokens = (text.sign,) if text.sign else ()
+            amount = Decimal(text)
+            if amount < 0:
+                raise ValueError(f"{text!s:.60} is less than 0")
+        elif is_moment(text):
+            raise ValueError(f"{text!s:.60} is a date, which the spreadsheet made of another text; write it as text")
+        elif reason := reason_without_value(text):
+            raise ValueError(reason)
+        else:
+            tokens, amount = _read(text, self._decimal)
+        currency = currencies.resolve(tokens, column, self._default, markets)
+        return Price(_minor(amount, text, currency), currency)
+
+
+@lru_cache(maxsize=65_536)
+def _read(text: str, decimal: str | None) -> tuple[tuple[str, ...], Decimal]:
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None and (plain[1] is None or decimal in (None, plain[1])):
+        return (), Decimal(text.replace(",", "."))
+    tokens, number = _written(text)
+    sign = _sign_of(number)
+    if sign is DecimalSign.AMBIGUOUS and decimal is None:
+        mark = "." if "." in number else ","
+        raise ValueError(
+            f"{text!r:.60} is ambiguous: {number.replace(mark, '')}, or {number.replace(',', '.')};"
+            " give --decimal . or --decimal ,"
+        )
+    used = decimal or (sign.value if sign in (DecimalSign.POINT, DecimalSign.COMMA) else ".")
+    return tokens, _strict(number, used, text)
+
+
+def _written(text: str) -> _Written:
+    bare = _SPACES.sub(" ", text).replace("’", "'").replace("´", "'").strip()
+    between = _BETWEEN.fullmatch(bare)
+    if between is not None and currencies.named(between["sign"]):
+        return _Written((between["sign"],), f"{between['whole']}.{between['fraction']}")
+    found = _PRICE.fullmatch(bare)
+    if found is None:
+        raise _not_an_amount(text)
+    tokens = tuple(token for token in (found["before"].strip(), found["after"].strip()) if token)
+    if not all(map(currencies.named, tokens)):
+        raise _not_an_amount(text)
+    return _Written(tokens, found["digits"])
+
+
+def _not_an_amount(text: str) -> ValueError:
+    return ValueError(f"{text!r:.60} is not an amount; expected a number such as 12.99")
+
+
+def _sign_of(number: str) -> DecimalSign:
+    """The decimal sign of a number with digits, points, commas, apostrophes and spaces."""
+    points, commas = number.count("."), number.count(",")
+    if not points and not commas:
+        return DecimalSign.NONE
+    if points and commas:
+        return DecimalSign(number[max(number.rfind("."), number.rfind(","))])
+    mark, other = (".", ",") if points else (",", ".")
+    if points + commas > 1:
+        return DecimalSign(other)
+    before, after = number.split(mark)
+    grouped = " " in before or "'" in before
+    if len(after) == 3 and 1 <= len(before) <= 3 and not before.startswith("0") and not grouped:
+        return DecimalSign.AMBIGUOUS
+    return DecimalSign(mark)
+
+
+def _strict(number: str, decimal: str, text: str) -> Decimal:
+    """A number whose thousands signs are in the right places; raises ValueError."""
+    locales, group = (("en", "en_IN"), ",") if decimal == "." else (("de",), ".")
+    grouping = {mark for mark in " '" + group if mark in number}
+    if len(grouping) <= 1 and number.count(decimal) <= 1:
+        whole, _, fraction = number.partition(decimal)
+        if not any(mark in fraction for mark in grouping):
+            for mark in grouping:
+                whole = whole.replace(mark, group)
+            for locale in locales:
+                try:
+                    return parse_decimal(f"{whole or '0'}{decimal}{fraction or '0'}", locale=locale, strict=True)
+                except NumberFormatError:
+                    continue
+    raise ValueError(f"{text!r:.60} is not an amount with the decimal sign {decimal!r}")
+
+
+def _minor(amount: Decimal, text: str, currency: str) -> int:
+    digits = currencies.decimals(currency)
+    minor = amount.scaleb(digits)
+    whole = minor.to_integral_value()
+    if minor != whole and not _is_float_error(amount, minor - whole):
+        raise ValueError(f"{str(text)!r:.60} has more decimals than {currency}, which has {digits}")
+    if whole > _MAX_MINOR:
+        raise ValueError(f"{str(text)!r:.60} is larger than any price")
+    return int(whole)
+
+
+def _is_float_error(amount: Decimal, difference: Decimal) -> bool:
+    """True for a binary float that was written with all of its digits: 2.7199999999999998 is the float of 2.72."""
+    return len(amount.as_tuple().digits) >= _FLOAT_DIGITS and abs(difference) <= _FLOAT_ERROR * max(Decimal(1), amount)

@@ -1,0 +1,282 @@
+"""Tables of XLSX workbooks. Calamine reads the values; the XML of the sheet adds three facts that calamine does not
+tell: cells without a known value (errors, formulas that were never calculated), zeros before a number, and currency
+signs, which only the format of a cell shows."""
+
+import datetime
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import IO, Any, Final, NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+import python_calamine
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import iterparse, parse
+
+from piepowder.imports import currencies, profiles
+from piepowder.imports.cells import BLANKS, Moment, Note, NoValue, Number, TableRow
+from piepowder.imports.files import InputFile
+from piepowder.imports.lines import Refusal
+from piepowder.imports.options import FileOptions
+from shared.runtime.user_errors import UserError
+
+_SEARCHED_ROWS: Final = 20
+_RELATION: Final = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_REFERENCE: Final = re.compile(r"([A-Z]+)[0-9]+")
+_ZEROS: Final = re.compile(r"0{2,40}")
+_FORMAT_SIGN: Final = re.compile(r'\[\$([^\]-]+)(?:-[0-9A-Fa-f]+)?\]|"([^"]+)"|\\(.)|([$€£¥₹₩₽₺])')
+
+
+class _Format(NamedTuple):
+    """The part of a number format that changes the value: its width in digits, or its currency sign."""
+
+    digits: int = 0
+    sign: str = ""
+
+
+class SpreadsheetTable:
+    """The table in one sheet of a workbook."""
+
+    unit = "row"
+
+    def __init__(self, source: InputFile, options: FileOptions) -> None:
+        self._source = source
+        try:
+            self._workbook = python_calamine.load_workbook(source.start())
+            self._zip = zipfile.ZipFile(source.start())
+        except python_calamine.PasswordError as error:
+            raise UserError(
+                f"{source.name} is a workbook with a password.", "Save it without the password, or as CSV."
+            ) from error
+        except (python_calamine.CalamineError, zipfile.BadZipFile, OSError) as error:
+            raise UserError(
+                f"{source.name} is a damaged workbook ({error}).", "Open it and save it again as XLSX, or as CSV."
+            ) from error
+        self._name = self._chosen(options.sheet)
+        self._sheet = self._opened(self._name)
+        self._formats = self._read_formats()
+        self.header: Sequence[str]
+        self._row, self.header = self._find_header(options)
+
+    def notes(self) -> list[Note]:
+        notes = [Note("sheet", f"{self._name!r} of an XLSX workbook")]
+        if self._row > 1:
+            notes.append(Note("left out", f"{self._row - 1} rows before the header"))
+        return notes
+
+    def rows(self) -> Iterator[TableRow | Refusal]:
+        width = len(self.header)
+        for number, cells in self._typed_rows():
+            if number <= self._row:
+                continue
+            extra = [cell for cell in cells[width:] if cell.strip(BLANKS)]
+            texts = [*cells[:width], *[""] * (width - len(cells))]
+            if extra:
+                yield Refusal(number, 0, f"the row has a cell ({extra[0]!r:.40}) in a column without a name")
+            elif any(cell.strip(BLANKS) or isinstance(cell, NoValue) for cell in texts):
+                yield TableRow(number, texts)
+
+    def _chosen(self, stated: str | None) -> str:
+        sheets = [
+            sheet.name
+            for sheet in self._workbook.sheets_metadata
+            if sheet.typ is python_calamine.SheetTypeEnum.WorkSheet
+        ]
+        if stated is not None:
+            if stated not in sheets:
+                raise UserError(f"{self._source.name} has no sheet {stated!r}.", f"Its sheets are {', '.join(sheets)}.")
+            return stated
+        filled = [name for name in sheets if self._opened(name).end is not None]
+        if len(filled) != 1:
+            if not filled:
+                raise UserError(f"{self._source.name} is a workbook without data.", "Name another file.")
+            raise UserError(
+                f"{self._source.name} is a workbook with {len(filled)} sheets: {', '.join(filled)}.",
+                "Choose one with --sheet NAME.",
+            )
+        return filled[0]
+
+    def _opened(self, name: str) -> python_calamine.CalamineSheet:
+        try:
+            return self._workbook.get_sheet_by_name(name)
+        except python_calamine.CalamineError as error:
+            raise UserError(
+                f"The sheet {name!r} of {self._source.name} is damaged ({error}).", "Save it again as XLSX, or as CSV."
+            ) from error
+
+    def _find_header(self, options: FileOptions) -> tuple[int, list[str]]:
+        """The number of the header's row, and its cells."""
+        mapped = {profiles.plain_name(column) for column in options.mapping.values()}
+        best: tuple[int, int, list[str]] | None = None
+        first: tuple[int, list[str]] | None = None
+        for number, cells in self._typed_rows():
+            header = [cell.strip(BLANKS) for cell in cells]
+            while header and not header[-1]:
+                header.pop()
+            if header:
+                known = profiles.recognized(header) + len({profiles.plain_name(cell) for cell in header} & mapped)
+                first = first or (number, header)
+                if known >= (2 if best else 1) and (best is None or known > best[0]):
+                    best = known, number, header
+            if number >= _SEARCHED_ROWS:
+                break
+        if best is not None:
+            return best[1], best[2]
+        if first is None:
+            raise UserError(
+                f"The sheet {self._name!r} of {self._source.name} is empty.", "Choose another with --sheet."
+            )
+        return first
+
+    def _typed_rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The rows as text, each with its number in the sheet."""
+        start = self._sheet.start
+        if start is None:
+            return
+        marks = self._marked_cells()
+        ahead = next(marks, None)
+        for number, row in enumerate(self._sheet.iter_rows(), 1):  # from the first row, but the first filled column
+            while ahead is not None and ahead[0] < number:
+                ahead = next(marks, None)
+            cells = [_text(value) for value in row]
+            if ahead is not None and ahead[0] == number:
+                for column, mark in ahead[1].items():
+                    if 0 <= column - start[1] < len(cells):
+                        cells[column - start[1]] = _marked(cells[column - start[1]], mark)
+            yield number, cells
+
+    def _marked_cells(self) -> Iterator[tuple[int, dict[int, "NoValue | _Format"]]]:
+        """The rows with cells whose text needs more than their value: by number, with the cells by column from 0."""
+        part = self._part_of_sheet()
+        try:
+            with self._zip.open(part) as xml:
+                number = 0
+                for _, element in iterparse(xml, events=("end",)):
+                    if _local(element.tag) != "row":
+                        continue
+                    number = int(element.get("r") or number + 1)
+                    found: dict[int, NoValue | _Format] = {}
+                    column = -1
+                    for cell in element:
+                        place = _REFERENCE.fullmatch(cell.get("r", ""))
+                        column = column + 1 if place is None else _column(place[1])
+                        if (mark := self._mark(cell)) is not None:
+                            found[column] = mark
+                    element.clear()
+                    if found:
+                        yield number, found
+        except (ParseError, DefusedXmlException, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"The sheet {self._name!r} of {self._source.name} is damaged ({error}).", "Save it again as XLSX."
+            ) from error
+
+    def _mark(self, cell: Any) -> "NoValue | _Format | None":
+        kind = cell.get("t", "n")
+        children = {_local(child.tag): child for child in cell}
+        value = children["v"].text if "v" in children else None
+        if kind == "e":
+            return NoValue(f"the cell has the error {value or '?'}")
+        if "f" in children and value is None and "is" not in children:
+            return NoValue("the cell has a formula that was never calculated; open the file and save it again")
+        if kind == "n" and value is not None:
+            return self._formats.get(cell.get("s", "0"))
+        return None
+
+    def _part_of_sheet(self) -> str:
+        """The path of the sheet's XML in the file."""
+        try:
+            with self._zip.open("xl/workbook.xml") as xml:
+                ids = {
+                    element.get("name"): element.get(_RELATION)
+                    for element in _root(xml).iter()
+                    if _local(element.tag) == "sheet"
+                }
+            with self._zip.open("xl/_rels/workbook.xml.rels") as xml:
+                targets = {element.get("Id"): element.get("Target", "") for element in _root(xml)}
+        except (KeyError, ParseError, DefusedXmlException) as error:
+            raise UserError(
+                f"{self._source.name} is a damaged workbook ({error}).", "Save it again as XLSX."
+            ) from error
+        target = targets.get(ids.get(self._name)) or ""
+        return target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
+
+    def _read_formats(self) -> Mapping[str, _Format]:
+        """The formats of cells, by the number of their style, that change the text of a value."""
+        try:
+            with self._zip.open("xl/styles.xml") as xml:
+                root = _root(xml)
+        except KeyError:
+            return {}
+        except (ParseError, DefusedXmlException) as error:
+            raise UserError(
+                f"{self._source.name} is a damaged workbook ({error}).", "Save it again as XLSX."
+            ) from error
+        codes = {
+            element.get("numFmtId"): element.get("formatCode", "")
+            for element in root.iter()
+            if _local(element.tag) == "numFmt"
+        }
+        styles: list[Any] = next((list(element) for element in root if _local(element.tag) == "cellXfs"), [])
+        found = {}
+        for number, style in enumerate(styles):
+            form = _format(codes.get(style.get("numFmtId"), ""))
+            if form != _Format():
+                found[str(number)] = form
+        return found
+
+
+def _root(xml: IO[bytes]) -> Element:
+    root = parse(xml).getroot()
+    if root is None:
+        raise ParseError("no root element")
+    return root
+
+
+def _format(code: str) -> _Format:
+    """The meaning of a number format: `00000` has five digits, `#,##0.00 "€"` a currency sign."""
+    if _ZEROS.fullmatch(code):
+        return _Format(digits=len(code))
+    positive = code.split(";", maxsplit=1)[0]
+    for groups in _FORMAT_SIGN.findall(positive):
+        sign = next((text.strip() for text in groups if text.strip()), "")
+        if sign and currencies.named(sign):
+            return _Format(sign=sign)
+    return _Format()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, int | float):
+        exact = Decimal(repr(value))
+        return Number(f"{exact:f}".removesuffix(".0"))
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        value = value.date()
+    if isinstance(value, datetime.timedelta):
+        return Moment(str(value))
+    return Moment(value.isoformat())
+
+
+def _marked(text: str, mark: "NoValue | _Format") -> str:
+    if isinstance(mark, NoValue):
+        return mark
+    if not isinstance(text, Number):
+        return text
+    if mark.digits:
+        return text.zfill(mark.digits) if text.isdigit() else text
+    return Number(text, mark.sign)
+
+
+def _column(letters: str) -> int:
+    """The number of a column, from 0: `AA` is 26."""
+    number = 0
+    for letter in letters:
+        number = 26 * number + ord(letter) - 64
+    return number - 1
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]

@@ -1,0 +1,198 @@
+"""The values of an item's fields, as intake accepts them: each function returns the value or raises ValueError with
+the reason. One meaning has one spelling."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+import langcodes
+import pycountry
+from stdnum import ean
+
+from piepowder.imports.cells import Number, is_moment, reason_without_value
+from shared.validation.identifiers import identifier_problem
+
+LIMITS: Final = {
+    "id": 200,
+    "reference": 200,
+    "title": 1_000,
+    "text": 50_000,
+    "category": 500,
+    "brand": 500,
+    "seller.id": 200,
+    "seller.name": 500,
+}
+"""The largest number of characters of each text, as intake has it."""
+MAX_ATTRIBUTE: Final = 5_000
+MAX_ATTRIBUTES: Final = 200
+MAX_MEDIA: Final = 100
+MAX_URL: Final = 2_048
+MAX_CATEGORY_LEVELS: Final = 10
+MAX_VERSION: Final = 2**53 - 1
+MAX_MARKETS: Final = 50
+MAX_BODY: Final = 256 * 1024
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SHORTENED: Final = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
+_FORMULA_TEXT: Final = re.compile(r'="([^"]*)"')
+_TAG: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+_URL: Final = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*")
+_BETWEEN_URLS: Final = re.compile(r"[\s,;|]+(?=[Hh][Tt][Tt][Pp][Ss]?://)")
+_BETWEEN_CODES: Final = re.compile(r"[\s,;/|]+")
+_NO_GTIN: Final = frozenset(
+    """does not apply|doesn't apply|doesnotapply|does_not_apply|not applicable|not available|n/a|na|n.a.|none|null|nil|
+    unknown|no|no gtin|no ean|no upc|no barcode|no identifier|gtin exempt|gtinexempt|exempt|-|--|---|—|/|#n/a|
+    nicht zutreffend|trifft nicht zu|entfällt|keine|kein|keine angabe|k.a.|k. a.|ohne|unbekannt|
+    non applicable|ne s'applique pas|no aplica|no aplicable|non applicabile|non disponibile|n.v.t.|nvt|
+    niet van toepassing|nie dotyczy|brak|não se aplica|ej tillämpligt|saknas""".replace("\n    ", "").split("|")
+)
+
+
+def protected(text: str) -> str:
+    """A text without the formula around it that keeps a spreadsheet program from changing it: `="0012"` is `0012`."""
+    formula = _FORMULA_TEXT.fullmatch(text)
+    return text if formula is None else formula[1]
+
+
+def identifier(text: str) -> str:
+    """The id of an item or seller."""
+    if reason := reason_without_value(text):
+        raise ValueError(reason)
+    if is_moment(text):
+        raise ValueError(f"{text!s:.60} is a date, which the spreadsheet made of another text; write the id as text")
+    bare = _whole(text) if isinstance(text, Number) else protected(text)
+    if (problem := identifier_problem(bare)) is not None:
+        raise ValueError(problem)
+    if _SHORTENED.fullmatch(bare):
+        raise ValueError(f"{bare!r:.60} was shortened by a spreadsheet; format its column as text and export it again")
+    return bare
+
+
+def _whole(number: Number) -> str:
+    if len(number.lstrip("-0").replace(".", "")) > 15:
+        raise ValueError(
+            f"{number!s:.60} has more than 15 digits, of which a spreadsheet keeps only 15; write the id as text"
+        )
+    return str(number)
+
+
+def gtin(text: str) -> str | None:
+    """A GTIN in its shortest form (8, 12, 13 or 14 digits, no hyphens and spaces); None if the text says that there is
+    none, such as `Does not apply`.
+
+    Source: GS1 General Specifications, sections 3.3 and 7.9: a shorter GTIN with zeros before it is the same GTIN.
+    """
+    if is_moment(text) or reason_without_value(text):
+        raise ValueError(f"{text!s:.80}; expected 8, 12, 13 or 14 digits")
+    if is_no_gtin(text):
+        return None
+    digits = text if text.isdigit() else ean.compact(protected(text.removeprefix("'")))
+    if _SHORTENED.fullmatch(digits):
+        raise ValueError(f"{digits!r} was shortened by a spreadsheet; format its column as text and export it again")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) not in (8, 12, 13, 14):
+        lost = "; a spreadsheet may have removed zeros before it" if digits.isdigit() and len(digits) < 14 else ""
+        raise ValueError(f"{text!r:.40} is not a GTIN: expected 8, 12, 13 or 14 digits{lost}")
+    if not digits.strip("0"):
+        raise ValueError(f"{text!r:.40} is not a GTIN: all of its digits are 0")
+    expected = ean.calc_check_digit(digits[:-1])
+    if digits[-1] != expected:
+        raise ValueError(f"{text!r:.40} has a wrong check digit: expected {expected} at the end")
+    for longer, shorter in ((14, 13), (13, 12)):
+        if len(digits) == longer and digits.startswith("0"):
+            digits = digits[-shorter:]
+    return digits[-8:] if len(digits) == 12 and digits.startswith("0000") else digits
+
+
+def is_no_gtin(text: str) -> bool:
+    """True if the text says that there is no GTIN."""
+    return not text[:1].isdigit() and " ".join(text.casefold().split()) in _NO_GTIN
+
+
+@lru_cache(maxsize=4096)
+def language(text: str) -> str:
+    """A language tag in the spelling of BCP 47: `nl-nl` and `NL_nl` are `nl-NL`."""
+    tag = text.replace("_", "-")
+    if _TAG.fullmatch(tag) is None or not langcodes.tag_is_valid(tag):
+        raise ValueError(f"{text!r:.60} is not a language tag (BCP 47); expected for example 'de' or 'pt-BR'")
+    return langcodes.standardize_tag(tag)
+
+
+@lru_cache(maxsize=4096)
+def country(text: str) -> str:
+    """A country (ISO 3166-1 alpha-2)."""
+    if len(text) != 2 or pycountry.countries.get(alpha_2=text.upper()) is None:
+        hint = "; the code of the United Kingdom is GB" if text.upper() == "UK" else ""
+        raise ValueError(f"{text!r:.40} is not a country code (ISO 3166-1 alpha-2){hint}")
+    return text.upper()
+
+
+@lru_cache(maxsize=4096)
+def markets(text: str) -> tuple[str, ...]:
+    """Distinct markets, as countries."""
+    found = tuple(dict.fromkeys(country(code) for code in _BETWEEN_CODES.split(text) if code))
+    if not found or len(found) > MAX_MARKETS:
+        raise ValueError(f"{text!r:.60} has {len(found)} markets; expected 1 to {MAX_MARKETS}")
+    return found
+
+
+def currency(text: str, codes: frozenset[str]) -> str:
+    """A currency (ISO 4217)."""
+    if text.upper() not in codes:
+        raise ValueError(f"{text!r:.40} is not a currency code (ISO 4217)")
+    return text.upper()
+
+
+def version(text: str) -> int:
+    """A version of an item."""
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= MAX_VERSION:
+        raise ValueError(f"{text!r:.40} is not a whole number from 1 to {MAX_VERSION}")
+    return int(text)
+
+
+def media(cells: Sequence[str]) -> list[str]:
+    """The distinct addresses in the cells. Comma, semicolon, bar and white space separate them; inside an address, they
+    are part of it."""
+    found = []
+    for cell in cells:
+        for address in _BETWEEN_URLS.split(cell):
+            bare = address.strip().rstrip(",;|").rstrip()
+            if bare:
+                found.append(bare)
+    for url in found:
+        if _URL.fullmatch(url) is None:
+            kind = "an inline picture" if url.startswith("data:") else "not an http:// or https:// address"
+            raise ValueError(f"{url!r:.60} is {kind}; give the address of the picture")
+        if len(url) > MAX_URL:
+            raise ValueError(f"{url!r:.60} has {len(url):,} characters; at most {MAX_URL:,} are allowed")
+    distinct = list(dict.fromkeys(found))
+    if len(distinct) > MAX_MEDIA:
+        raise ValueError(f"{len(distinct)} addresses; at most {MAX_MEDIA} are allowed")
+    return distinct
+
+
+def category(text: str) -> str:
+    """A path of categories."""
+    levels = text.split("/")
+    if len(levels) > MAX_CATEGORY_LEVELS:
+        raise ValueError(f"{len(levels)} levels; at most {MAX_CATEGORY_LEVELS} are allowed")
+    if not all(level.strip() for level in levels):
+        raise ValueError(f"{text!r:.60} has an empty level; expected for example 'Home/Garden'")
+    return text
+
+
+def check_text(text: str, limit: int) -> None:
+    """Raise ValueError for a text that is too long or has a control character."""
+    if len(text) > limit:
+        at = text.find("data:image/")
+        inline = f", because it contains an inline picture (at {at})" if at >= 0 else ""
+        raise ValueError(f"{len(text):,} characters{inline}; at most {limit:,} are allowed")
+    control = _CONTROL.search(text)
+    if control is not None:
+        code = ord(control[0])
+        hint = "; the encoding of the file is probably another" if 0x80 <= code <= 0x9F else ""
+        raise ValueError(
+            f"control character U+{code:04X} at {control.start()}; only tab and line ends are allowed{hint}"
+        )
+    if reason := reason_without_value(text):
+        raise ValueError(reason)

@@ -1,0 +1,178 @@
+"""Columns become fields by their names, the others become attributes, and only `lenient` leaves out a faulty field."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from piepowder.imports.lines import Line
+from piepowder.imports.listing_import import open_import
+from piepowder.imports.options import FileOptions
+from shared.runtime.user_errors import UserError
+from tests.support.intake_items import ANYONE, NOW, item_intake
+from tests.support.listing_files import GERMAN, SHOP, imported
+
+LENIENT = FileOptions(platform="shop", lenient=True)
+
+
+def test_columns_are_found_by_their_usual_names_and_the_others_become_attributes(tmp_path: Path) -> None:
+    content = "SKU,Name,Description,Manufacturer,Price,EAN,Ship Weight\n7,Lamp,Warm,Lumio,12.5,4006381333931,2\n"
+    assert imported(tmp_path, content).item == {
+        "platform": "shop",
+        "kind": "product",
+        "id": "7",
+        "markets": ["US"],
+        "title": "Lamp",
+        "text": "Warm",
+        "brand": "Lumio",
+        "price": {"amount_minor": 1250, "currency": "USD"},
+        "gtin": "4006381333931",
+        "attributes": {"ship_weight": "2"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        ("Regular price", "price"),
+        ("image link", "media"),
+        ("Image-Link", "media"),
+        ("Product ID", "id"),
+        ("Artikel-Nr.", "id"),
+        ("Artikelnummer", "id"),
+        ("Bezeichnung", "title"),
+        ("PRODUKTNAME", "title"),
+        ("Beschreibung", "text"),
+        ("Verkaufspreis", "price"),
+        ("Preis in EUR", "price"),
+        ("Währung", "currency"),
+        ("Waehrung", "currency"),
+        ("Hersteller", "brand"),
+        ("Warengruppe", "category"),
+        ("EAN-Code", "gtin"),
+        ("Bild 1", "media"),
+        ("Sprache", "language"),
+    ],
+)
+def test_usual_names_in_english_and_german_are_known(tmp_path: Path, header: str, field: str) -> None:
+    other = "sku" if field != "id" else "title"
+    found = imported(tmp_path, f"{other};{header}\n1;\n", FileOptions(platform="shop", markets=["DE"]))
+    assert found.mapping[field] == header
+
+
+def test_a_mapped_column_takes_precedence_over_the_usual_name(tmp_path: Path) -> None:
+    options = FileOptions(platform="shop", mapping={"id": "code", "title": "headline"})
+    item = imported(tmp_path, "id,code,title,headline\n1,X9,no,yes\n", options).item
+    assert (item["id"], item["title"]) == ("X9", "yes")
+    assert item["attributes"] == {"id": "1", "title": "no"}
+
+
+def test_a_mapping_to_a_missing_column_names_the_existing_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column 'sku'.*columns are id, title"):
+        imported(tmp_path, "id,title\n1,a\n", FileOptions(platform="shop", mapping={"id": "sku"}))
+
+
+@pytest.mark.parametrize("content", ["id,price,Price\n1,2,3\n", "id,Preis EUR,Preis CHF\n1,2,3\n"])
+def test_two_columns_for_one_field_are_not_chosen_silently(tmp_path: Path, content: str) -> None:
+    with pytest.raises(UserError, match=r"ambiguous|several columns"):
+        imported(tmp_path, content)
+
+
+def test_two_other_columns_with_one_name_keep_both_cells(tmp_path: Path) -> None:
+    assert imported(tmp_path, "id,title,x,x\n1,a,2,3\n").item["attributes"] == {"x": "2", "x_4": "3"}
+
+
+def test_the_name_of_an_attribute_keeps_letters_of_all_scripts(tmp_path: Path) -> None:
+    item = imported(tmp_path, "id;Größe (cm);サイズ;\n1;12;L;\n", GERMAN).item
+    assert item["attributes"] == {"größe_cm": "12", "サイズ": "L"}
+
+
+def test_without_an_id_the_rows_are_numbered_only_on_request(tmp_path: Path) -> None:
+    content = "title,price\na,1\n\nb,2\n"
+    with pytest.raises(UserError, match="--id row"):
+        imported(tmp_path, content)
+    found = imported(tmp_path, content, FileOptions(platform="shop", number_rows=True))
+    assert [(item["id"], item["title"]) for item in found.items] == [("1", "a"), ("2", "b")]
+
+
+def test_rows_of_data_without_a_header_are_not_taken_for_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No column name .* is known"):
+        imported(tmp_path, "Lamp;12\nTable;13\n", FileOptions(platform="shop", number_rows=True))
+
+
+def test_empty_cells_are_left_out_and_a_missing_id_refuses_the_line(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,title,price,brand\n1,,,\n,x,1,y\n")
+    assert found.items == [{"platform": "shop", "kind": "product", "id": "1", "markets": ["US"]}]
+    assert found.refusals[0].detail == "the item's id (column 'id') is empty"
+
+
+def test_the_currency_of_a_market_is_used_and_never_another(tmp_path: Path) -> None:
+    content = "id,price,market\n1,5,DE\n2,5,GB\n3,5,\n4,5,DE FR\n5,5,DE GB\n"
+    found = imported(tmp_path, content)
+    assert [item["price"]["currency"] for item in found.items] == ["EUR", "GBP", "USD", "EUR"]
+    assert "have several (EUR, GBP); give --currency" in found.refusals[0].detail
+
+
+def test_a_seller_needs_an_id_and_its_other_cells_are_not_lost(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,seller,seller_name,seller_country\n1,s1,Max,de\n2,,Max,\n")
+    assert found.items[0]["seller"] == {"id": "s1", "name": "Max", "country": "DE"}
+    assert found.items[1]["attributes"] == {"seller_name": "Max"}
+    assert imported(tmp_path, "id,seller_name\n1,Max\n").item["attributes"] == {"seller_name": "Max"}
+
+
+FAULTS = {
+    "price": "cheap",
+    "currency": "XYZ",
+    "gtin": "4006381333932",
+    "language": "German",
+    "image": "a.jpg",
+    "version": "one",
+    "title": "t" * 1_001,
+    "text": "t" * 50_001,
+    "brand": "b\x07",
+    "category": "a//b",
+    "reference": "r" * 201,
+    "seller": "s" * 201,
+    "colour": "c" * 5_001,
+}
+
+
+@pytest.mark.parametrize("column", FAULTS)
+def test_a_faulty_optional_field_refuses_its_line_and_lenient_leaves_out_that_field_alone(
+    tmp_path: Path, column: str
+) -> None:
+    header = ["id", *FAULTS, "size"]
+    good = {"price": "5", "currency": "EUR", "title": "Lamp", "gtin": "4006381333931", "size": "XL"}
+    cells = [{"id": "1", **good, column: FAULTS[column]}.get(name, "") for name in header]
+    content = "|".join(header) + "\n" + "|".join(cells) + "\n"
+
+    assert imported(tmp_path, content).refusals
+    path = tmp_path / "listings.csv"
+    with open_import(str(path), LENIENT) as listings:
+        [line] = listings.lines()
+    assert isinstance(line, Line)
+    item = msgspec.json.decode(line.body)
+    kept = {"price": {"amount_minor": 500, "currency": "EUR"}, "title": "Lamp", "gtin": "4006381333931"}
+    kept.pop("price" if column == "currency" else column, None)
+    assert {field: item.get(field) for field in ("price", "title", "gtin") if field in item} == kept
+    assert item["attributes"] == {"size": "XL"}
+    names = {"image": "media", "seller": "seller.id", "colour": "attribute colour"}
+    assert line.omitted[0].field == names.get(column, column)
+    item_intake().prepare(line.body, ANYONE, NOW)
+
+
+@pytest.mark.parametrize("content", ["id,title\n,x\n", "id,market\n1,UK\n"])
+def test_a_faulty_required_field_is_refused_also_if_lenient(tmp_path: Path, content: str) -> None:
+    assert imported(tmp_path, content, LENIENT).refusal
+
+
+def test_the_default_platform_is_the_name_of_the_file(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,title\n1,a\n", FileOptions(), "My Shop (2026).csv")
+    assert found.item["platform"] == "my-shop-2026"
+    assert found.notes["platform"] == "my-shop-2026"
+
+
+def test_the_stated_language_is_used_where_the_column_has_none(tmp_path: Path) -> None:
+    options = FileOptions(platform=SHOP.platform, language="de")
+    found = imported(tmp_path, "id,language\n1,NL\n2,\n3,en_us\n", options)
+    assert [item["language"] for item in found.items] == ["nl", "de", "en-US"]

@@ -1,0 +1,109 @@
+"""The first reading finds what only the file as a whole shows, and the second one sends."""
+
+import csv
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from piepowder.imports.lines import Line
+from piepowder.imports.listing_import import open_import
+from piepowder.imports.options import FileOptions
+from tests.support.listing_files import SHOP, imported
+
+
+def test_repeated_ids_are_counted_with_an_example(tmp_path: Path) -> None:
+    rows = "".join(f"{n % 20},row {n}\n" for n in range(34))
+    found = imported(tmp_path, f"id,title\n{rows}")
+    assert len(found.items) == 34
+    assert found.notes["repeated"] == (
+        "14 ids occur more than once, such as '0' (line 2 and 22); a later one is the newer version"
+    )
+
+
+def test_repeated_items_of_ndjson_are_counted_by_subject_and_version(tmp_path: Path) -> None:
+    lines = [f'{{"platform":"a","kind":"product","id":"1","version":{n}}}' for n in (1, 2, 2)]
+    found = imported(tmp_path, "\n".join(lines), name="f.ndjson")
+    assert found.notes["repeated"].startswith("1 id occurs more than once, such as 'a:product:1@2' (line 2 and 3)")
+
+
+def test_texts_that_deny_a_gtin_are_reported(tmp_path: Path) -> None:
+    found = imported(tmp_path, "id,ean\n1,Does not apply\n2,N/A\n3,4006381333931\n4,Does not apply\n")
+    assert [item.get("gtin") for item in found.items] == [None, None, "4006381333931", None]
+    assert found.notes["no GTIN"] == "3 cells say so ('Does not apply', 'N/A')"
+
+
+def test_the_interpretation_and_the_first_listings_are_known_before_anything_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("id;Preis;x\n1;1.299,90 €;a\n2;12;b\n3;;\n4;;\n", encoding="utf-8")
+    with open_import(str(path), FileOptions(platform="laden", markets=["DE"])) as listings:
+        assert listings.findings.rows == 4
+        assert [msgspec.json.decode(line.body)["id"] for line in listings.findings.examples] == ["1", "2", "3"]
+        assert dict(listings.mapping) == {"id": "id", "price": "Preis", "attributes": "x"}
+        notes = {note.name: note.text for note in listings.notes}
+    assert notes == {
+        "encoding": "UTF-8",
+        "delimiter": "semicolon",
+        "quotation": "RFC 4180",
+        "decimal sign": "comma: 1 prices show it, none the other",
+        "currency": "the sign or code in the cell, else that of the market",
+        "platform": "laden",
+        "market": "DE",
+    }
+
+
+def test_standard_input_is_read_twice_from_a_private_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("id,title\n1,a\n")
+    with path.open(encoding="utf-8") as file:
+        monkeypatch.setattr("sys.stdin", file)
+        with open_import("-", SHOP) as listings:
+            assert len(list(listings.lines())) == len(list(listings.lines())) == 1
+            assert listings.name == "standard input"
+
+
+def large_file(path: Path, rows: int) -> None:
+    """A file with the columns, quotation and length of a shop's export."""
+    pick = random.Random(1)
+    text = "A warm lamp, wired for 230 V. " * 10 + "\nSecond line é"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "title", "description", "price", "gtin", "brand", "category", "image", "language"])
+        for n in range(rows):
+            pictures = f"https://img.example/{n}.jpg, https://img.example/{n}-b.jpg"
+            price = f"{pick.randint(1, 99_999) / 100:.2f}"
+            writer.writerow([f"s-{n}", f'Lamp "{n}"', text, price, "4006381333931", "Lumio", "Home", pictures, "de"])
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (4_000, 16_000):
+        large_file(tmp_path / "f.csv", rows)
+        tracemalloc.start()
+        with open_import(str(tmp_path / "f.csv"), SHOP) as listings:
+            for _ in listings.lines():
+                pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 8 * 2**20  # caches of 65,536 prices; the file grows by more than 6 MB
+
+
+def test_both_readings_of_a_row_cost_less_than_25_times_the_csv_module(tmp_path: Path) -> None:
+    """On the machine of docs/performance.md, 20,000 rows a second are 25 times the floor."""
+    path = tmp_path / "f.csv"
+    large_file(path, 10_000)
+    ratios, rows, items = [], 0, 0
+    for _ in range(3):
+        began = time.process_time()
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = sum(1 for _ in csv.reader(file))
+        floor = time.process_time() - began
+        began = time.process_time()
+        with open_import(str(path), SHOP) as listings:
+            items = sum(isinstance(line, Line) for line in listings.lines())
+        ratios.append((time.process_time() - began) / floor)
+    assert items == rows - 1 == 10_000
+    assert min(ratios) < 25

@@ -1,0 +1,49 @@
+"""A guess is used only after a person confirmed it; a seller's text cannot control the terminal."""
+
+import builtins
+from pathlib import Path
+
+import pytest
+
+from piepowder import console_output
+from piepowder.imports.listing_import import open_import
+from piepowder.imports.options import FileOptions
+from piepowder.imports.preview import require_confirmation, show_preview
+from shared.runtime.user_errors import UserError
+
+OPTIONS = FileOptions(platform="shop", markets=["PL"])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "f.csv"
+    path.write_bytes("id;title\n1;Nóż sprężynowy\n".encode("cp1250"))
+    return str(path)
+
+
+@pytest.mark.parametrize("answer", ["y", " Yes "])
+def test_on_a_terminal_the_guess_is_used_after_a_yes(file: str, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(console_output.console, "_force_terminal", True)
+    monkeypatch.setattr(builtins, "input", lambda _: answer)
+    with open_import(file, OPTIONS) as listings:
+        require_confirmation(listings, OPTIONS)
+
+
+@pytest.mark.parametrize("answer", ["", "n", "q", "yess", "\x1b"])
+def test_on_a_terminal_any_other_answer_sends_nothing(file: str, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(console_output.console, "_force_terminal", True)
+    monkeypatch.setattr(builtins, "input", lambda _: answer)
+    with open_import(file, OPTIONS) as listings, pytest.raises(UserError, match=r"Nothing was sent\. .*--encoding"):
+        require_confirmation(listings, OPTIONS)
+
+
+def test_control_characters_of_a_listing_are_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.ndjson"
+    path.write_bytes(b'{"platform":"a","id":"\\u001b]0;x\\u0007","title":"\\u202eevil"}\n{"platform":"a","id":"2"}\n')
+    with open_import(str(path), OPTIONS) as listings:
+        show_preview(listings)
+    shown = capsys.readouterr().out
+    assert "evil" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)

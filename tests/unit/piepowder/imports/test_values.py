@@ -1,0 +1,166 @@
+"""One meaning has one spelling, and the values are those that intake accepts."""
+
+import msgspec
+import pytest
+
+from piepowder.imports import values
+from piepowder.imports.cells import Moment, Number
+from services.intake.items.handlers import ItemIntake
+from shared.validation.faults import InputRejected
+from tests.support.intake_items import ANYONE, NOW, item_intake
+
+
+@pytest.mark.parametrize(
+    ("text", "gtin"),
+    [
+        ("4006381333931", "4006381333931"),
+        ("400-6381 333931", "4006381333931"),
+        ("'4006381333931", "4006381333931"),
+        ('="4006381333931"', "4006381333931"),
+        ("04006381333931", "4006381333931"),
+        ("036000291452", "036000291452"),
+        ("0036000291452", "036000291452"),
+        ("00036000291452", "036000291452"),
+        ("96385074", "96385074"),
+        ("00000096385074", "96385074"),
+        ("Does not apply", None),
+        ("DOES  NOT APPLY", None),
+        ("N/A", None),
+        ("nicht zutreffend", None),
+        ("-", None),
+    ],
+)
+def test_a_gtin_has_one_form_and_a_text_that_denies_it_is_none(text: str, gtin: str | None) -> None:
+    assert values.gtin(text) == gtin
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("00000000", "all of its digits are 0"),
+        ("0000000000000", "all of its digits are 0"),
+        ("4006381333932", "expected 1 at the end"),
+        ("36000291452", "removed zeros"),
+        ("4.00638E+12", "shortened by a spreadsheet"),
+        ("4,00638E+12", "shortened by a spreadsheet"),
+        ("3-16-148410-0", "is not a GTIN"),
+        ("٤٠٠٦٣٨١٣٣٣٩٣١", "is not a GTIN"),
+        ("B000051ZOA", "is not a GTIN"),
+    ],
+)
+def test_a_faulty_gtin_is_refused_with_its_fault(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        values.gtin(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"), [("NL", "nl"), ("nl", "nl"), ("nl-nl", "nl-NL"), ("en_US", "en-US"), ("zh-hant-tw", "zh-Hant-TW")]
+)
+def test_a_language_has_one_spelling(text: str, tag: str) -> None:
+    assert values.language(text) == tag
+
+
+@pytest.mark.parametrize("text", ["German", "xx-yy-zz", "en_US.UTF-8", "d", "de DE"])
+def test_another_text_is_no_language(text: str) -> None:
+    with pytest.raises(ValueError, match="not a language tag"):
+        values.language(text)
+
+
+A, B = "https://img.example/a.jpg", "https://img.example/b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        (f"{A}, {B}", [A, B]),
+        (f"{A};{B}", [A, B]),
+        (f"{A}|{B}", [A, B]),
+        (f"{A} {B}", [A, B]),
+        (f"{A}\n{B}", [A, B]),
+        (f"{A},{B},", [A, B]),
+        (f"{A} , {A}", [A]),
+        ("https://img.example/w_300,h_200/a.jpg", ["https://img.example/w_300,h_200/a.jpg"]),
+        (f"https://img.example/w_3,h_2/a;v=1.jpg,{B}", ["https://img.example/w_3,h_2/a;v=1.jpg", B]),
+        ("HTTPS://IMG.example/A.jpg", ["HTTPS://IMG.example/A.jpg"]),
+    ],
+)
+def test_addresses_are_separated_and_their_own_commas_are_kept(cell: str, found: list[str]) -> None:
+    assert values.media([cell]) == found
+
+
+@pytest.mark.parametrize("cell", ["a.jpg, b.jpg", "//img.example/a.jpg", f"{A}, b.jpg", "data:image/png;base64,AAAA"])
+def test_a_cell_with_another_text_than_addresses_is_refused(cell: str) -> None:
+    with pytest.raises(ValueError, match=r"http|inline picture"):
+        values.media([cell])
+
+
+def test_an_id_keeps_its_zeros_and_a_damaged_one_is_refused() -> None:
+    assert [values.identifier(text) for text in ("0012", '="0012"', "12E45")] == ["0012", "0012", "12E45"]
+    assert values.identifier(Number("1001")) == "1001"
+    for damaged in ("4.00638E+12", Number("12345678901234567000"), Moment("2026-01-02")):
+        with pytest.raises(ValueError, match=r"shortened|15 digits|date"):
+            values.identifier(damaged)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\u200bb", "gru\u0308n", "."])
+def test_an_id_that_intake_refuses_is_refused_here_too(intake: ItemIntake, text: str) -> None:
+    assert not accepts(intake, id=text)
+    with pytest.raises(ValueError, match=r"printable|NFC|no ids"):
+        values.identifier(text)
+
+
+@pytest.mark.parametrize(("text", "found"), [("de", ("DE",)), ("DE, fr|AT;DE", ("DE", "FR", "AT"))])
+def test_markets_are_distinct_codes(text: str, found: tuple[str, ...]) -> None:
+    assert values.markets(text) == found
+
+
+def test_an_unknown_market_is_refused_with_a_hint() -> None:
+    with pytest.raises(ValueError, match="is GB"):
+        values.markets("UK")
+
+
+@pytest.fixture(scope="module")
+def intake() -> ItemIntake:
+    return item_intake()
+
+
+def accepts(intake: ItemIntake, **fields: object) -> bool:
+    item = {"platform": "shop", "kind": "product", "id": "1", "markets": ["DE"]} | fields
+    try:
+        intake.prepare(msgspec.json.encode(item), ANYONE, NOW)
+    except InputRejected:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("field", [field for field in values.LIMITS if not field.startswith("seller.")])
+def test_the_limits_of_texts_are_those_of_intake(intake: ItemIntake, field: str) -> None:
+    limit = values.LIMITS[field]
+    assert accepts(intake, **{field: "x" * limit})
+    assert not accepts(intake, **{field: "x" * (limit + 1)})
+
+
+def test_the_other_limits_are_those_of_intake(intake: ItemIntake) -> None:
+    assert accepts(intake, attributes={"a": "x" * values.MAX_ATTRIBUTE})
+    assert not accepts(intake, attributes={"a": "x" * (values.MAX_ATTRIBUTE + 1)})
+    assert not accepts(intake, attributes={f"a{n}": "x" for n in range(values.MAX_ATTRIBUTES + 1)})
+    assert not accepts(intake, media=[f"{A}?{n}" for n in range(values.MAX_MEDIA + 1)])
+    assert not accepts(intake, media=[A + "x" * values.MAX_URL])
+    assert not accepts(intake, version=values.MAX_VERSION + 1)
+    assert accepts(intake, category="/".join("x" * values.MAX_CATEGORY_LEVELS))
+    assert not accepts(intake, category="/".join("x" * (values.MAX_CATEGORY_LEVELS + 1)))
+
+
+@pytest.mark.parametrize("code", [0x00, 0x07, 0x1F, 0x7F, 0x80, 0x85, 0x9F])
+def test_a_control_character_is_refused_here_and_by_intake(intake: ItemIntake, code: int) -> None:
+    with pytest.raises(ValueError, match=f"U\\+{code:04X} at 1"):
+        values.check_text(f"a{chr(code)}b", 10)
+    for field in ("title", "text", "brand", "category"):
+        assert not accepts(intake, **{field: f"a{chr(code)}b"})
+    assert not accepts(intake, attributes={"a": chr(code)})
+
+
+@pytest.mark.parametrize("text", ["tab\t", "line\r\n", "\u00a0", "\u2028", "é", "\u200e"])
+def test_other_characters_are_accepted_here_and_by_intake(intake: ItemIntake, text: str) -> None:
+    values.check_text(text, 10)
+    assert accepts(intake, title=text)
