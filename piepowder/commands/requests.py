@@ -22,9 +22,9 @@ _ACTIONS: Final = {
     "withdraw": "Withdraw your own request.",
     "approve": "Approve a request of another person.",
     "reject": "Reject a request of another person, with --reason.",
-    "deploy": "Record that the request is in force.",
-    "rollback": "Record that the request is no longer in force, with --reason.",
-    "review": "Record the result of the request.",
+    "deploy": "Not available yet: shows the steps that put the change into force by hand.",
+    "rollback": "Not available yet: shows the steps that take the change back by hand.",
+    "review": "Record the result of a deployed request.",
 }
 _OPTIONS: Final = {
     "title": "--title",
