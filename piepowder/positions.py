@@ -26,7 +26,7 @@ from shared.kafka.producer import KafkaProducer, record
 from shared.postgres import position_admin
 from shared.postgres.position_admin import GroupPosition
 from shared.runtime.clock import SystemClock, to_text
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause
 
 SOURCE: Final = "piepowder/command"
 _CLIENT: Final = "piepowder-positions"
@@ -192,7 +192,7 @@ class _Cluster:
             await consumer.start()
             yield cls(bootstrap, consumer)
         except (KafkaError, OSError) as error:
-            raise UserError(f"Kafka at {bootstrap} does not respond: {error!r}.", "Check --kafka.") from error
+            raise UserError(f"Kafka at {bootstrap} does not respond: {cause(error)}.", "Check --kafka.") from error
         finally:
             await consumer.stop()
 
@@ -243,7 +243,7 @@ class _Cluster:
             await self._consumer.commit(dict(offsets))
         except KafkaError as error:
             raise UserError(
-                f"Kafka refuses to change the offsets of {self._consumer._group_id}: {error!r}.",
+                f"Kafka refuses to change the offsets of {self._consumer._group_id}: {cause(error)}.",
                 "Stop all of its members, wait 15 seconds, and repeat the command.",
             ) from error
 

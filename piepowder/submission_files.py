@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from piepowder import console_output, listings
 from piepowder.client import Api
+from piepowder.progress import counting
 from piepowder.submit import ItemSubmitter, JournalEntry, Tally
 from shared.runtime.private_files import make_private_folder, open_private
 from shared.runtime.user_errors import UserError, file_errors
@@ -37,7 +37,7 @@ async def submit_file(
     journal: Path | None = None,
     report: Path | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
-    """Submit a file, with a progress bar on a terminal. An interrupted call shows the last line that was sent; the same
+    """Submit a file, with its progress. An interrupted call shows the last line that was sent; the same
     file may be submitted again, because ids repeat."""
     source = listings.ItemFile(name)
     with file_errors(folder), ExitStack() as files:
@@ -107,10 +107,9 @@ def _create(path: Path) -> bool:
 
 @contextmanager
 def _bar(source: listings.ItemFile) -> Iterator[Callable[[Tally], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console_output.console, disable=not console_output.console.is_terminal) as progress:
-        task = progress.add_task("Submitting", total=source.size, counts="")
-        yield lambda tally: progress.update(task, completed=source.position, counts=_counts(tally))
+    kilobytes = None if source.size is None else max(1, source.size // 1000)
+    with counting("Submitting", "kB", total=kilobytes) as count:
+        yield lambda tally: count(source.position // 1000, None, _counts(tally))
 
 
 def _counts(tally: Tally) -> str:

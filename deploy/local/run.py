@@ -18,6 +18,7 @@ from deploy.local.up import RunningSystem, advice
 from piepowder import console_output, listings, timeline
 from piepowder.client import Api
 from piepowder.profile import read_local
+from piepowder.progress import ProgressReport, counting
 from piepowder.simulation import TRUTH, Simulation, read_truth, summary
 from piepowder.submission_files import SubmissionFiles, read_journal, show_refusals, submit_file
 from piepowder.submit import Tally
@@ -193,8 +194,13 @@ class _Work:
 
     async def _wait_routed(self, tally: Tally) -> None:
         """Wait until every accepted item has a case, and its decision if policy decides it."""
+        with counting("Opening and deciding cases", "settled", total=len(tally.items)) as count:
+            await self._wait_counted(tally, count)
+
+    async def _wait_counted(self, tally: Tally, count: ProgressReport) -> None:
         left, since = -1, _clock.monotonic()
         while missing := len(self._ledger.account(tally.items, {}).missing):
+            count(len(tally.items) - missing)
             if missing != left:
                 left, since = missing, _clock.monotonic()
             elif _clock.monotonic() - since > _NO_PROGRESS_SECONDS:
@@ -228,13 +234,15 @@ class _Work:
     async def _wait_settled(self, tally: Tally) -> Account:
         """The account when the audit logs have all events of the topics, or after a time limit."""
         deadline = _clock.monotonic() + _SETTLE_SECONDS
-        while True:
-            counts = await audit_counts_of(self._api, self._regions)
-            await self._reader.catch_up()
-            account = self._ledger.account(tally.items, counts)
-            if account.settled or _clock.monotonic() > deadline:
-                return account
-            await asyncio.sleep(_POLL_SECONDS)
+        with counting("Waiting for the audit logs", "events compared") as count:
+            while True:
+                counts = await audit_counts_of(self._api, self._regions)
+                await self._reader.catch_up()
+                account = self._ledger.account(tally.items, counts)
+                if account.settled or _clock.monotonic() > deadline:
+                    return account
+                count(account.events)
+                await asyncio.sleep(_POLL_SECONDS)
 
 
 async def show(result: JobResult, api: Api) -> None:
