@@ -101,7 +101,7 @@ def _show_next_steps(running: RunningSystem, folder: Path) -> None:
     console_output.show()
     console_output.console.print(running.table())
     console_output.show("Everything keeps running until Ctrl-C. In another terminal, try:", "bold")
-    console_output.show(f'  curl -H "Authorization: Bearer $(cat {folder / "key"})" {queues}')
+    console_output.show(f'  curl -sS -H "Authorization: Bearer $(cat {folder / "key"})" {queues}')
     console_output.show(f'  eval "$({advice("env", folder)})"    # addresses and key as variables')
     console_output.show(f"  {advice('status', folder)}")
     console_output.show(f"  {advice('review', folder)}")

@@ -235,8 +235,8 @@ def _show(client: Mapping[str, Any]) -> None:
 
 def _show_key(made: Mapping[str, Any]) -> None:
     """Write a new key's text to standard output, so that it can be piped, and everything else to standard error."""
-    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere: save it.")
-    console_output.warn("where its owner finds it, and not in a shell's history, a ticket or a chat.")
+    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere.")
+    console_output.warn("Save it where its owner finds it, and not in a shell's history, a ticket or a chat.")
     console_output.show(made["key"])
     if not made["in_force"]:
         console_output.warn("It is not accepted yet: Kafka has not delivered it to the services.")

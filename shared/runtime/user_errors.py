@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-_CLASS_NAMES: Final = re.compile(r"^(\[Err(no|or) -?\d+\] )?([A-Za-z_.]+(Error|Exception|Available|Timeout)\w*(:\s+|$))*")
+_CLASS_NAMES: Final = re.compile(
+    r"^(\[Err(no|or) -?\d+\] )?([A-Za-z_.]+(Error|Exception|Available|Timeout)\w*(:\s+|$))*"
+)
 
 
 def sentence(text: str) -> str:
