@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 OLDEST = (3, 11)
 _SHOWN_EACH = 25  # packages, without a terminal
+_LINE_SECONDS = 15.0  # between two lines while packages are written, without a terminal
 
 
 def main(profile: str) -> None:
@@ -93,6 +95,8 @@ def _install(python: Path, arguments: "list[str]", title: str, count: int) -> No
     started, seen, said = time.monotonic(), 0, ""
     command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
     environment = {**os.environ, "PIP_PROGRESS_BAR": "off"}
+    ended = threading.Event()
+    writing = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as pip:
         assert pip.stdout is not None  # noqa: S101 - it is a pipe
         for line in pip.stdout:
@@ -105,12 +109,32 @@ def _install(python: Path, arguments: "list[str]", title: str, count: int) -> No
                     _log(f"  {seen} of {count}: {name}")
             elif line.startswith("Installing collected packages") and count:
                 number = line.count(",") + 1
-                _progress(f"  writing {number} packages to .venv, which takes up to a minute")
                 _log(f"  writing {number} packages to .venv, which takes up to a minute")
+                writing = threading.Thread(target=_show_written, args=(_written(), number, ended), daemon=True)
+                writing.start()
+    ended.set()
+    if writing is not None:
+        writing.join()
     if pip.returncode:
         _progress("")
         _stop(f"{_reason(said)}\n{said[-1500:]}")
     _progress(f"  done in {time.monotonic() - started:.0f} s\n")
+
+
+def _written() -> int:
+    """The number of packages in the environment."""
+    return sum(1 for _ in VENV.glob("lib/python*/site-packages/*.dist-info"))
+
+
+def _show_written(before: int, count: int, ended: threading.Event) -> None:
+    """Show how many of `count` packages are written, until `ended`."""
+    last = time.monotonic()
+    while not ended.wait(0.5):
+        text = f"  {min(count, max(0, _written() - before))} of {count} packages written"
+        _progress(text)
+        if time.monotonic() - last >= _LINE_SECONDS:
+            last = time.monotonic()
+            _log(text)
 
 
 def _reason(said: str) -> str:

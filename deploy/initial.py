@@ -11,11 +11,12 @@ import httpx
 import msgspec
 
 from deploy.local.files import write_whole
+from piepowder.client import problem_text
 from shared.auth.clients import SCOPES
 from shared.auth.clients_file import ClientEntry
 from shared.contracts import ids
 from shared.runtime.errors import Transient
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause, sentence
 
 CONTROL: Final = Path(__file__).parent / "local" / "control"
 
@@ -66,10 +67,19 @@ def _call(router: httpx.Client, method: str, body: object) -> dict[str, Any]:
     try:
         response = router.request(method, "/v1/control", json=body)
     except httpx.TransportError as error:
-        raise Transient(f"The router at {router.base_url} does not respond: {error!r}") from error
+        raise Transient(f"The router at {router.base_url} does not respond: {cause(error)}.") from error
     if response.status_code in (429, 502, 503, 504):
-        raise Transient(f"The router at {router.base_url} is not ready: {response.text}")
+        raise Transient(sentence(f"The router at {router.base_url} is not ready: {_detail(response)}"))
     if response.is_error:
-        raise UserError(f"The router refused the call with status {response.status_code}.", response.text)
+        raise UserError(f"The router refused the call with status {response.status_code}.", _detail(response))
     result: dict[str, Any] = response.json()
     return result
+
+
+def _detail(response: httpx.Response) -> str:
+    """The problem's text, without its JSON."""
+    try:
+        problem = response.json()
+    except ValueError:
+        return "its response has no JSON"
+    return problem_text(problem) if isinstance(problem, dict) else "its response has no problem"

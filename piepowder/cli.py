@@ -6,14 +6,17 @@ Exit status: 0 done; 1 done, with a negative result (lines refused, items not ac
 
 import importlib
 import sys
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 from typer.main import get_group
 
 from shared.runtime.errors import Transient
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, sentence
 
 COMMANDS: Final = {  # name -> module, summary
     "up": ("local_stack", "Start Kafka, PostgreSQL and all services."),
@@ -37,6 +40,17 @@ COMMANDS: Final = {  # name -> module, summary
 }
 
 
+@contextmanager
+def _full_sentences() -> Iterator[None]:
+    """Let a usage error end with a full stop, also one that typer writes itself."""
+    try:
+        yield
+    except TyperException as wrong:
+        if isinstance(message := getattr(wrong, "message", None), str):
+            wrong.message = sentence(message)
+        raise
+
+
 class _LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes | {"commands": dict.fromkeys(COMMANDS)})
@@ -47,6 +61,14 @@ class _LazyGroup(TyperGroup):
         app = importlib.import_module(f"piepowder.commands.{COMMANDS[cmd_name][0]}").app
         group = get_group(app)
         return group if app.info.name == cmd_name else group.commands[cmd_name]
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _full_sentences():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _full_sentences():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - typer's signature
         with formatter.section("Commands"):
@@ -63,8 +85,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - only here
+
+        typer.echo(f"piepowder {version('piepowder')}")
+        raise typer.Exit
+
+
 @app.callback()
-def piepowder() -> None:
+def piepowder(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Moderation for a marketplace that trades in many regions: a client of any deployment, and a local stack."""
 
 

@@ -13,7 +13,7 @@ from piepowder.console_output import warn
 from piepowder.profile import Profile
 from shared.runtime.clock import SystemClock
 from shared.runtime.retry import Backoff
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause, sentence
 
 _RETRIED: Final = (408, 425, 429, 502, 503, 504)
 _SILENT_ATTEMPTS: Final = 4  # about two seconds; then the command says that it waits
@@ -27,7 +27,7 @@ class ApiError(UserError):
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         self.status = status
         self.problem = problem
-        super().__init__(problem_text(problem), "")
+        super().__init__(sentence(problem_text(problem)), "")
 
     @property
     def faults(self) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ class Api:
         try:
             response = await self._http.request(method, self.profile.url(service) + path, **request)
         except httpx.TransportError as error:
-            return None, f"it does not respond ({type(error).__name__})"
+            return None, f"it does not respond ({cause(error)})"
         return response, problem_text(_problem(response)) if response.status_code >= 400 else ""
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.runtime.user_errors import sentence
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _WIDE: Final = 160
 
@@ -34,12 +36,12 @@ def show(text: object = "", style: str = "") -> None:
 
 def warn(text: object) -> None:
     """Write a warning to standard error."""
-    errors.print(Text(str(text), style="yellow"), soft_wrap=True)
+    errors.print(Text(sentence(str(text)), style="yellow"), soft_wrap=True)
 
 
 def show_error(text: object) -> None:
     """Write a failure to standard error."""
-    errors.print(Text(str(text), style="red"), soft_wrap=True)
+    errors.print(Text(sentence(str(text)), style="red"), soft_wrap=True)
 
 
 def table(*columns: str, right: int = 0) -> Table:

@@ -29,7 +29,7 @@ from shared.kafka.stored_positions import StoredPosition
 from shared.postgres import position_admin
 from shared.postgres.position_admin import GroupPosition
 from shared.runtime.clock import SystemClock, to_text
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause
 
 SOURCE: Final = "piepowder/command"
 _CLIENT: Final = "piepowder-positions"
@@ -208,7 +208,7 @@ class _Cluster:
             await consumer.start()
             yield cls(bootstrap, consumer)
         except (KafkaError, OSError) as error:
-            raise UserError(f"Kafka at {bootstrap} does not respond: {error!r}.", "Check --kafka.") from error
+            raise UserError(f"Kafka at {bootstrap} does not respond: {cause(error)}.", "Check --kafka.") from error
         finally:
             await close(consumer)
 
@@ -259,7 +259,7 @@ class _Cluster:
             await self._consumer.commit(dict(offsets))
         except KafkaError as error:
             raise UserError(
-                f"Kafka refuses to change the offsets of {self._consumer._group_id}: {error!r}.",
+                f"Kafka refuses to change the offsets of {self._consumer._group_id}: {cause(error)}.",
                 "Stop all of its members, wait 15 seconds, and repeat the command.",
             ) from error
 

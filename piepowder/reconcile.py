@@ -13,9 +13,9 @@ but without the check for a later post: they replace none. Business requests are
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -23,6 +23,7 @@ from aiokafka import TopicPartition
 
 from piepowder import console_output
 from piepowder.client import Api, ApiError
+from piepowder.progress import ProgressReport, counting
 from shared.contracts import topics
 from shared.contracts.envelope import Attributes, encode
 from shared.contracts.events import (
@@ -43,6 +44,7 @@ from shared.runtime.clock import SystemClock, to_text
 from shared.runtime.errors import Poison
 from shared.runtime.user_errors import UserError
 
+_T = TypeVar("_T")
 _CLIENT: Final = "piepowder-reconcile"
 _LARGEST_LAG_SECONDS: Final = 60.0
 _PORTION: Final = 200
@@ -178,7 +180,8 @@ class Reconciliation:
                 more += max(0, len(items) - self._limit)
                 repeatable = {item["item_id"] for item in items}
                 of_region: list[StuckItem] = []
-                for item in reversed(items[: self._limit]):  # a later post decides about the earlier ones
+                checked = items[: self._limit]
+                for item in counted(reversed(checked), len(checked), region):  # a later post decides about earlier ones
                     events, reason, later = await self._repair(region, item, repeatable, offsets)
                     if reason:
                         repeatable.discard(item["item_id"])
@@ -187,7 +190,8 @@ class Reconciliation:
                 found += reversed(of_region)
                 waiting = await self._waiting(region)
                 more += max(0, len(waiting) - self._limit)
-                for one in waiting[: self._limit]:
+                checked = waiting[: self._limit]
+                for one in counted(checked, len(checked), region):
                     events, reason = await self._repair_other(region, one, offsets)
                     about = (region, one["id"], one["subject"], one["since"])
                     found.append(StuckItem(*about, events, reason, type=one["type"]))
@@ -306,6 +310,10 @@ class Reconciliation:
 
     async def _wait(self, sent: Sequence[StuckItem], wait: float) -> list[StuckItem]:
         """Those that are still without effect after `wait` seconds without a change."""
+        with counting("Waiting for the effect", "settled", total=len(sent)) as count:
+            return await self._wait_counted(sent, wait, count)
+
+    async def _wait_counted(self, sent: Sequence[StuckItem], wait: float, count: ProgressReport) -> list[StuckItem]:
         pending, since = list(sent), _clock.monotonic()
         while pending and _clock.monotonic() - since <= wait:
             await asyncio.sleep(_POLL_SECONDS)
@@ -325,7 +333,16 @@ class Reconciliation:
                     still.append(item)
             if len(still) < len(pending):
                 pending, since = still, _clock.monotonic()
+            count(len(sent) - len(pending))
         return pending
+
+
+def counted(items: Iterable[_T], total: int, region: str) -> Iterator[_T]:
+    """The items, with a counter."""
+    with counting(f"Comparing with the audit log of {region}", "checked", total=total) as count:
+        for number, item in enumerate(items):
+            count(number)
+            yield item
 
 
 def _about(entry: _Entry) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from piepowder.dead_letters import (
     replay_record,
 )
 from piepowder.hints import command
+from piepowder.progress import counting
 from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.kafka import topic_admin
@@ -36,7 +37,7 @@ from shared.kafka.producer import KafkaProducer, Record
 from shared.kafka.records import RawRecord
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Poison
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause
 
 _CLIENT: Final = "piepowder-replay"
 _POLL_SECONDS: Final = 0.2
@@ -251,7 +252,7 @@ class RegionReplay:
             del turns[_name(sent.unit)]
 
     def _unavailable(self, error: BaseException) -> UserError:
-        return UserError(f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Try again; nothing is lost.")
+        return UserError(f"Kafka at {self._bootstrap} cannot be read ({cause(error)}).", "Try again; nothing is lost.")
 
 
 class RegionUnits(NamedTuple):
@@ -339,7 +340,10 @@ async def replay(
     for region in regions:
         async with RegionReplay(bootstrap, region) as cell:
             await cell.catch_up()
-            total.add(await cell.replay(cell.selected(selection), leave=leave, wait=wait))
+            selected = cell.selected(selection)
+            letters = sum(len(unit.letters) for unit in selected)
+            with counting(f"Replaying in {region}", "handled", total=letters) as count:
+                total.add(await cell.replay(selected, leave=leave, wait=wait, report=count))
     return total
 
 

@@ -19,6 +19,7 @@ from piepowder import console_output
 from piepowder.dead_letters import DeadLetterId, RegionDeadLetters
 from piepowder.hints import command
 from piepowder.positions import is_in_kafka
+from piepowder.progress import ProgressReport, counting
 from piepowder.topic_reading import PATIENCE, new_consumer, read_to_end
 from shared.contracts import topics
 from shared.contracts.envelope import GLOBAL, decode
@@ -29,7 +30,7 @@ from shared.kafka.stop_store import DeadLetterRange, Stop, StopEntry, stop_entri
 from shared.kafka.whole_topic import next_records
 from shared.runtime.clock import SystemClock, to_text
 from shared.runtime.errors import Poison
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause
 
 _CLIENT: Final = "piepowder-stopped"
 _POLL_SECONDS: Final = 0.5
@@ -140,17 +141,28 @@ class RegionStops:
 
     async def wait_passed(self, ranges: Mapping[StoppedPartition, DeadLetterRange], wait: float) -> bool:
         """Wait until the groups have passed the ranges; False when none makes progress for `wait` seconds."""
+        total = sum(asked.last - asked.first + 1 for asked in ranges.values())
+        with counting("Waiting for the groups", "records passed", total=total) as count:
+            return await self._wait_counted(ranges, wait, count)
+
+    async def _wait_counted(
+        self, ranges: Mapping[StoppedPartition, DeadLetterRange], wait: float, count: ProgressReport
+    ) -> bool:
         before, since = -1, _clock.monotonic()
         while True:
             left = {(each.group, each.tp): each for each in await self.find(StopFilter())}
-            pending = [
-                now
-                for each, asked in ranges.items()
-                if (now := left.get((each.group, each.tp))) is not None and now.committed <= asked.last
-            ]
+            pending, passed = [], 0
+            for each, asked in ranges.items():
+                now = left.get((each.group, each.tp))
+                if now is not None and now.committed <= asked.last:
+                    pending.append(now)
+                    passed += max(0, now.committed - asked.first)
+                else:
+                    passed += asked.last - asked.first + 1
             if not pending:
                 return True
             progress = sum(each.committed for each in pending) - len(pending)
+            count(passed)
             if progress != before:
                 before, since = progress, _clock.monotonic()
             elif _clock.monotonic() - since > wait:
@@ -202,7 +214,7 @@ class RegionStops:
         await self._producer.stop()
 
     def _unavailable(self, error: BaseException) -> UserError:
-        return UserError(f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Try again; nothing is lost.")
+        return UserError(f"Kafka at {self._bootstrap} cannot be read ({cause(error)}).", "Try again; nothing is lost.")
 
 
 def range_of(found: StoppedPartition, request: RangeRequest) -> DeadLetterRange | None:
@@ -259,7 +271,7 @@ async def inspect(bootstrap: str, region: str, tp: TopicPartition, wanted: DeadL
                         events += 1
                 patience.reschedule(asyncio.get_running_loop().time() + PATIENCE)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise UserError(f"{tp.topic} cannot be read ({error!r}).", "Try again; nothing was changed.") from error
+        raise UserError(f"{tp.topic} cannot be read ({cause(error)}).", "Try again; nothing was changed.") from error
     finally:
         await close(consumer)
     return RangeContent(records, events, reasons)

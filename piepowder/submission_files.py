@@ -3,18 +3,18 @@
 import asyncio
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from piepowder import console_output
 from piepowder.client import Api
 from piepowder.imports.lines import Refusal
 from piepowder.imports.listing_import import ListingImport, open_import
 from piepowder.imports.options import FileOptions
+from piepowder.progress import ProgressReport, counting
 from piepowder.submit import ItemSubmitter, JournalEntry, RefusalGroups, Tally
 from shared.runtime.private_files import make_private_folder, open_private
 from shared.runtime.user_errors import UserError, file_errors
@@ -34,10 +34,8 @@ class SubmissionFiles(NamedTuple):
 
 def open_listings(name: str, options: FileOptions) -> ListingImport:
     """Open and read a file of listings, with a progress bar on a terminal; raises `UserError`."""
-    with _bar("Reading") as (bar, task):
-        return open_import(
-            name, options, lambda position, size: bar.update(task, completed=position, total=size or None)
-        )
+    with _of_bytes("Reading") as count:
+        return open_import(name, options, lambda position, size: count(position // 1000, _kilobytes(size)))
 
 
 async def submit_listings(
@@ -49,17 +47,17 @@ async def submit_listings(
     journal: Path | None = None,
     report: Path | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
-    """Submit an opened file, with a progress bar on a terminal. An interrupted call shows the last line that was sent;
-    the same file may be submitted again, because ids repeat."""
+    """Submit an opened file, with its progress. An interrupted call shows the last line that was sent; the same file may
+    be submitted again, because ids repeat."""
     with file_errors(folder), ExitStack() as files:
         paths = new_files(folder, listings.name, journal, report)
         for path in paths:
             make_private_folder(path.parent)
         accepted, refused = (files.enter_context(open_private(path, "wb")) for path in paths)
-        bar, task = files.enter_context(_bar("Submitting"))
+        count = files.enter_context(_of_bytes("Submitting"))
 
         def show(tally: Tally) -> None:
-            bar.update(task, completed=listings.position, total=listings.size or None, counts=_counts(tally))
+            count(listings.position // 1000, _kilobytes(listings.size), _counts(tally))
 
         submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=show, lenient=lenient)
         try:
@@ -76,7 +74,7 @@ async def submit_listings(
 def read_listings(listings: ListingImport) -> Tally:
     """The result of a file as far as it can be known without intake; nothing is sent, and nothing is written."""
     tally = Tally()
-    with _bar("Reading") as (bar, task):
+    with _of_bytes("Reading") as count:
         for line in listings.lines():
             if isinstance(line, Refusal):
                 tally.refuse(line)
@@ -85,7 +83,7 @@ def read_listings(listings: ListingImport) -> Tally:
                 tally.omit(line.number, line.omitted)
             tally.last_line = line.number
             if (tally.accepted + tally.refused) % _PROGRESS_LINES == 0:
-                bar.update(task, completed=listings.position, total=listings.size or None, counts=_counts(tally))
+                count(listings.position // 1000, _kilobytes(listings.size), _counts(tally))
     return tally
 
 
@@ -147,11 +145,12 @@ def _create(path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _bar(description: str) -> Iterator[tuple[Progress, TaskID]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console_output.console, disable=not console_output.console.is_terminal) as progress:
-        yield progress, progress.add_task(description, total=None, counts="")
+def _of_bytes(title: str) -> AbstractContextManager[ProgressReport]:
+    return counting(title, "kB")
+
+
+def _kilobytes(size: int | None) -> int | None:
+    return None if not size else max(1, size // 1000)
 
 
 def _counts(tally: Tally) -> str:

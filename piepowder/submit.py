@@ -20,7 +20,7 @@ from piepowder.client import Api, delay, problem_text
 from piepowder.imports.lenience import without_faulty_fields
 from piepowder.imports.lines import Line, OmittedField, Refusal
 from shared.runtime.clock import SystemClock
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, sentence
 
 CHUNK_LINES: Final = 1000
 CHUNK_BYTES: Final = 4 * 2**20
@@ -176,7 +176,7 @@ class ItemSubmitter:
                 await self._post_halves(lines, why)
                 return
             elif response is not None and response.status_code not in (*_RETRIED, 502, 504):
-                raise UserError(f"intake refused the whole batch: {why}", "None of its lines was accepted.")
+                raise UserError(sentence(f"intake refused the whole batch: {why}"), "None of its lines was accepted.")
             if lines:
                 pause = delay(response, attempt)
                 if _clock.monotonic() + pause - since > self.patience:

@@ -35,7 +35,7 @@ async def withdraw(api: Api, item_id: str, reason: str = "") -> WithdrawnItem:
         receipt = (await api.call("intake", "DELETE", path, params={"reason": reason} if reason else {})).json()
     except ApiError as error:
         if error.status == 404:
-            raise UserError(f"{error}", "Give an item's id from the response to its post.") from error
+            raise UserError(error.what, "Give an item's id from the response to its post.") from error
         raise
     deadline = _clock.monotonic() + _PATIENCE
     while True:

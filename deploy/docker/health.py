@@ -20,7 +20,7 @@ def main(path: str = "/healthz") -> int:
         print(error.read().decode())
         return 1
     except OSError as error:
-        print(f"{url} does not respond: {error}")
+        print(f"{url} does not respond: {error}.")
         return 1
     return 0
 

@@ -35,7 +35,7 @@ def publish(router: httpx.Client) -> list[str]:
             attempt += 1
             if _clock.monotonic() > deadline:
                 raise
-            print(f"{error}; trying again", file=sys.stderr, flush=True)
+            print(f"{error} Trying again.", file=sys.stderr, flush=True)
             time.sleep(_PACE.delay(attempt))
 
 

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from shared.kafka.closing import close
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause
 
 _SESSION_SECONDS: Final = 20.0  # a consumer's session is 15
 _POLL_SECONDS: Final = 1.0
@@ -45,7 +45,7 @@ async def _members(bootstrap: str, regions: Sequence[str]) -> list[str]:
         # One call for each group: the client misreads a response about several.
         responses = [await client.describe_consumer_groups([group]) for group in there]
     except (KafkaError, OSError) as error:
-        raise UserError(f"Kafka at {bootstrap} does not respond ({error!r}).", "Look at its log.") from error
+        raise UserError(f"Kafka at {bootstrap} does not respond ({cause(error)}).", "Look at its log.") from error
     finally:
         await close(client)
     return [

@@ -93,7 +93,7 @@ class HungServers:
             self.restarting.discard(child.name)
         state.unanswered, state.restarted = 0, _clock.monotonic()
         self.silent.discard(child.name)
-        self._report(f"{child.name} responds again")
+        self._report(f"{child.name} responds again.")
 
 
 class _State:

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from deploy.local.files import FolderLock, write_whole
-from shared.runtime.user_errors import UserError, file_errors
+from piepowder.progress import counting
+from shared.runtime.user_errors import UserError, cause, file_errors
 
 LIST = Path(__file__).with_name("jars.sha256")
 ROOTS = ("org.apache.kafka:kafka_2.13:4.3.1", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4")
@@ -65,7 +66,7 @@ def fetch_jars(
             with FolderLock(folder / "lock").waiting(timeout=600):
                 if missing := _missing(folder, wanted):
                     report(f"Kafka: downloading {len(missing)} of {len(wanted)} jars to {folder}")
-                    _fetch_missing(folder, missing, fetch or fetch_with_jgo, report, cancelled or threading.Event())
+                    _fetch_missing(folder, missing, fetch or fetch_with_jgo, cancelled or threading.Event())
     return [folder / path.name for path in wanted]
 
 
@@ -77,9 +78,7 @@ def _missing(folder: Path, wanted: dict[PurePosixPath, str]) -> dict[PurePosixPa
     return {path: digest for path, digest in wanted.items() if broken(path)}
 
 
-def _fetch_missing(
-    folder: Path, missing: dict[PurePosixPath, str], fetch: Fetch, report: Report, cancelled: threading.Event
-) -> None:
+def _fetch_missing(folder: Path, missing: dict[PurePosixPath, str], fetch: Fetch, cancelled: threading.Event) -> None:
     for left_over in folder.glob("download-*"):
         shutil.rmtree(left_over, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder, ignore_cleanup_errors=True) as temporary:
@@ -87,15 +86,17 @@ def _fetch_missing(
         pool = ThreadPoolExecutor(max_workers=4)
         try:
             jobs = [pool.submit(fetch_one, path, digest) for path, digest in missing.items()]
-            for number, job in enumerate(as_completed(jobs), start=1):
-                report(f"Kafka: {number}/{len(missing)} {job.result()}")
+            with counting("Kafka", "jars downloaded", total=len(jobs)) as count:
+                for number, job in enumerate(as_completed(jobs), start=1):
+                    job.result()
+                    count(number)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _fetch_one(
     path: PurePosixPath, digest: str, *, to: Path, through: Path, fetch: Fetch, cancelled: threading.Event
-) -> str:
+) -> None:
     reason = ""
     for attempt in range(3):
         if cancelled.is_set():
@@ -107,7 +108,7 @@ def _fetch_one(
             continue
         if sha256(jar) == digest:
             jar.replace(to / path.name)
-            return path.name
+            return
         reason = f"The download of {path.name} does not have the listed SHA-256."
     raise UserError(reason, "Check the network (perhaps a proxy) and start again: finished downloads are kept.")
 
@@ -125,9 +126,7 @@ def fetch_with_jgo(path: PurePosixPath, repository: Path) -> Path:
     try:
         return Path(project.at_version(version).artifact().resolve())
     except requests.RequestException as error:
-        raise UserError(
-            f"{path.name} could not be downloaded ({type(error).__name__}).", "Check the network."
-        ) from error
+        raise UserError(f"{path.name} could not be downloaded ({cause(error)}).", "Check the network.") from error
     except RuntimeError as error:
         raise UserError(f"{path.name} is incomplete or does not exist.", "Try again later.") from error
 

@@ -21,6 +21,7 @@ from piepowder.imports import preview
 from piepowder.imports.listing_import import ListingImport
 from piepowder.imports.options import FileOptions
 from piepowder.profile import read_local
+from piepowder.progress import ProgressReport, counting
 from piepowder.simulation import TRUTH, Simulation, read_truth, summary
 from piepowder.submission_files import SubmissionFiles, open_listings, read_journal, show_refusals, submit_listings
 from piepowder.submit import Tally
@@ -105,7 +106,7 @@ def _show_next_steps(running: RunningSystem, folder: Path) -> None:
     console_output.show()
     console_output.console.print(running.table())
     console_output.show("Everything keeps running until Ctrl-C. In another terminal, try:", "bold")
-    console_output.show(f'  curl -H "Authorization: Bearer $(cat {folder / "key"})" {queues}')
+    console_output.show(f'  curl -sS -H "Authorization: Bearer $(cat {folder / "key"})" {queues}')
     console_output.show(f'  eval "$({advice("env", folder)})"    # addresses and key as variables')
     console_output.show(f"  {advice('status', folder)}")
     console_output.show(f"  {advice('review', folder)}")
@@ -202,8 +203,13 @@ class _Work:
 
     async def _wait_routed(self, tally: Tally) -> None:
         """Wait until every accepted item has a case, and its decision if policy decides it."""
+        with counting("Opening and deciding cases", "settled", total=len(tally.items)) as count:
+            await self._wait_counted(tally, count)
+
+    async def _wait_counted(self, tally: Tally, count: ProgressReport) -> None:
         left, since = -1, _clock.monotonic()
         while missing := len(self._ledger.account(tally.items, {}).missing):
+            count(len(tally.items) - missing)
             if missing != left:
                 left, since = missing, _clock.monotonic()
             elif _clock.monotonic() - since > _NO_PROGRESS_SECONDS:
@@ -237,13 +243,15 @@ class _Work:
     async def _wait_settled(self, tally: Tally) -> Account:
         """The account when the audit logs have all events of the topics, or after a time limit."""
         deadline = _clock.monotonic() + _SETTLE_SECONDS
-        while True:
-            counts = await audit_counts_of(self._api, self._regions)
-            await self._reader.catch_up()
-            account = self._ledger.account(tally.items, counts)
-            if account.settled or _clock.monotonic() > deadline:
-                return account
-            await asyncio.sleep(_POLL_SECONDS)
+        with counting("Waiting for the audit logs", "events compared") as count:
+            while True:
+                counts = await audit_counts_of(self._api, self._regions)
+                await self._reader.catch_up()
+                account = self._ledger.account(tally.items, counts)
+                if account.settled or _clock.monotonic() > deadline:
+                    return account
+                count(account.events)
+                await asyncio.sleep(_POLL_SECONDS)
 
 
 async def show(result: JobResult, api: Api) -> None:

@@ -30,6 +30,7 @@ from deploy.local.process import Child, Startable, stop_all
 from deploy.local.stack import LocalStack
 from deploy.services import CALLERS, STACK_SETTINGS, ProcessSpec, ServiceSpec, processes
 from piepowder.profile import DEFAULT_FOLDER, FILE_NAME, Process, ProfileFile, StackProcesses
+from piepowder.progress import ProgressReport, counting
 from shared.kafka import topic_admin
 from shared.runtime.clock import SystemClock
 from shared.runtime.errors import Transient
@@ -396,8 +397,14 @@ class System(Startable):
             self._wait(publish, "The router", _START_SECONDS)
 
     def _wait(self, reached: Callable[[], bool], who: str, timeout: float) -> None:
+        with counting("Starting", "services ready", total=len(self.services)) as count:
+            self._wait_counted(reached, who, timeout, count)
+
+    def _wait_counted(self, reached: Callable[[], bool], who: str, timeout: float, count: ProgressReport) -> None:
         deadline = _clock.monotonic() + timeout
         while not reached():
+            late = [service.name for service in self.services.values() if not service.ready]
+            count(len(self.services) - len(late), None, f"without {', '.join(late)}" if late else "")
             ended = self.servers.errors() if isinstance(self.servers, LocalStack) else []
             if failures := [*ended, *self.failures()]:
                 raise failures[0]

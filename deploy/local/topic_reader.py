@@ -15,7 +15,7 @@ from shared.contracts.envelope import RecordId, decode, decode_any
 from shared.kafka.closing import close
 from shared.kafka.parking import REPLAY_HEADER
 from shared.runtime.errors import Poison
-from shared.runtime.user_errors import UserError
+from shared.runtime.user_errors import UserError, cause
 
 _NOT_ACCOUNTED: Final = (topics.access, topics.parked)
 
@@ -39,7 +39,7 @@ class TopicReader:
                 self._add(record)
         except (KafkaError, OSError, TimeoutError) as error:
             raise UserError(
-                f"Kafka at {self._bootstrap} cannot be read ({error!r}).", "Look at its log; nothing is lost."
+                f"Kafka at {self._bootstrap} cannot be read ({cause(error)}).", "Look at its log; nothing is lost."
             ) from error
 
     async def close(self) -> None:

@@ -113,7 +113,7 @@ def create(
     For a client that exists and has a key, `clients rotate` creates another one.
     """
     if rate is None and (burst is not None or items):
-        raise typer.BadParameter("--burst and --items require --rate")
+        raise typer.BadParameter("--burst and --items require --rate.")
     limit = None
     if rate is not None:
         limit = {"requests_per_second": rate, "burst": burst or max(1, round(2 * rate)), "items_per_second": items}
@@ -164,7 +164,7 @@ def revoke(
     """Revoke a key immediately, in all services."""
     if key.startswith("pp_"):
         raise typer.BadParameter(
-            "that is the key itself, which must not be in a command line; give its id", param_hint="KEY_ID"
+            "that is the key itself, which must not be in a command line; give its id.", param_hint="KEY_ID"
         )
     _show_changed(connection, name, "DELETE", f"/keys/{quote(key, safe='')}")
 
@@ -235,8 +235,8 @@ def _show(client: Mapping[str, Any]) -> None:
 
 def _show_key(made: Mapping[str, Any]) -> None:
     """Write a new key's text to standard output, so that it can be piped, and everything else to standard error."""
-    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere: save it")
-    console_output.warn("where its owner finds it, and not in a shell's history, a ticket or a chat.")
+    console_output.warn(f"Key {made['key_id']} of {made['client']}. It is shown only now and stored nowhere.")
+    console_output.warn("Save it where its owner finds it, and not in a shell's history, a ticket or a chat.")
     console_output.show(made["key"])
     if not made["in_force"]:
         console_output.warn("It is not accepted yet: Kafka has not delivered it to the services.")

@@ -28,7 +28,7 @@ def publish(
     files = {"operating_model": operating_model, "policy_set": policies}
     body = {name: options.read_yaml(path) for name, path in files.items() if path is not None}
     if not body:
-        raise typer.BadParameter("name a file with --operating-model, --policies or both")
+        raise typer.BadParameter("name a file with --operating-model, --policies or both.")
     published = connection.run(lambda api: api.post("router", "/v1/control", body))
     for name in body:
         entity = published.get(name) or {}

@@ -33,9 +33,9 @@ def replay(
 ) -> None:
     """Show dead letters; with --key, --reason or --all, replay them in order to the group that failed."""
     if sum([key is not None, reason is not None, all_]) > 1:
-        raise typer.BadParameter("name one of --key, --reason and --all")
+        raise typer.BadParameter("name one of --key, --reason and --all.")
     if kafka is not None and region is None:
-        raise typer.BadParameter("required with --kafka: the region of the topics to read", param_hint="--region")
+        raise typer.BadParameter("required with --kafka: the region of the topics to read.", param_hint="--region")
     regions = connection.profile.chosen(region) if kafka is None else options.region_ids(region or "")
     bootstrap = kafka or connection.profile.bootstrap()
     selection = ReplayFilter(group, key, reason)

@@ -15,7 +15,7 @@ app = options.new_app()
 
 def _nodes(nodes: int) -> int:
     if nodes == 2:
-        raise typer.BadParameter("expected 1 or 3", param_hint="--nodes")
+        raise typer.BadParameter("expected 1 or 3.", param_hint="--nodes")
     return nodes
 
 

@@ -113,7 +113,7 @@ def region_ids(text: str) -> list[str]:
 def _markets(codes: list[str]) -> list[str]:
     wrong = [code for code in codes if pycountry.countries.get(alpha_2=code.upper()) is None]
     if wrong:
-        raise typer.BadParameter(f"{', '.join(wrong)}: expected ISO 3166-1 alpha-2 codes such as DE or US")
+        raise typer.BadParameter(f"{', '.join(wrong)}: expected ISO 3166-1 alpha-2 codes such as DE or US.")
     return [code.upper() for code in codes]
 
 
@@ -121,7 +121,7 @@ def _currency(code: str | None) -> str | None:
     if code is None:
         return None
     if pycountry.currencies.get(alpha_3=code.upper()) is None:
-        raise typer.BadParameter(f"{code}: expected an ISO 4217 code such as EUR")
+        raise typer.BadParameter(f"{code}: expected an ISO 4217 code such as EUR.")
     return code.upper()
 
 
@@ -129,17 +129,17 @@ def _mapping(pairs: list[str]) -> list[str]:
     for pair in pairs:
         field, sign, column = pair.partition("=")
         if not sign or not column or field not in FIELDS:
-            raise typer.BadParameter(f"{pair!r}: expected FIELD=COLUMN, where FIELD is {', '.join(FIELDS)}")
+            raise typer.BadParameter(f"{pair!r}: expected FIELD=COLUMN, where FIELD is {', '.join(FIELDS)}.")
     fields = [pair.partition("=")[0] for pair in pairs]
     if twice := next((field for field in fields if fields.count(field) > 1), None):
-        raise typer.BadParameter(f"{twice} has more than one column; give one")
+        raise typer.BadParameter(f"{twice} has more than one column; give one.")
     return pairs
 
 
 def _delimiter(text: str | None) -> str | None:
     character = {"tab": "\t", "\\t": "\t"}.get(text or "", text)
     if character is not None and len(character) != 1:
-        raise typer.BadParameter("expected one character, or tab")
+        raise typer.BadParameter("expected one character, or tab.")
     return character
 
 
@@ -181,21 +181,21 @@ def _language(text: str | None) -> str | None:
 
 def _platform(text: str | None) -> str | None:
     if text is not None and _PLATFORM.fullmatch(text) is None:
-        raise typer.BadParameter("expected 1 to 63 of a-z, 0-9 and '-', the first a letter or digit")
+        raise typer.BadParameter("expected 1 to 63 of a-z, 0-9 and '-', the first a letter or digit.")
     return text
 
 
 def existing_file(name: str | None) -> str | None:
     """Check that a file or pipe exists; `-` is standard input."""
     if name is not None and name != "-" and (not Path(name).exists() or Path(name).is_dir()):
-        raise typer.BadParameter(f"there is no file {name}")
+        raise typer.BadParameter(f"there is no file {name}.")
     return name
 
 
 def new_file(path: Path | None) -> Path | None:
     """Check that a file does not exist."""
     if path is not None and path.exists():
-        raise typer.BadParameter(f"{path} exists already; name a new file")
+        raise typer.BadParameter(f"{path} exists already; name a new file.")
     return path
 
 
@@ -256,12 +256,12 @@ def _file_options(
     yes: Annotated[bool, typer.Option("--yes", help="Use a guessed encoding without a question")] = False,
 ) -> FileOptions:
     if kind not in ("product", "seller", "content"):
-        raise typer.BadParameter(f"{kind!r}: expected product, seller or content", param_hint="--kind")
+        raise typer.BadParameter(f"{kind!r}: expected product, seller or content.", param_hint="--kind")
     if format_ not in (None, "csv", "ndjson"):
-        raise typer.BadParameter(f"{format_!r}: expected csv or ndjson", param_hint="--format")
+        raise typer.BadParameter(f"{format_!r}: expected csv or ndjson.", param_hint="--format")
     fields = dict(pair.split("=", 1) for pair in mapping)
     if id_ is not None and "id" in fields:
-        raise typer.BadParameter("give --id row or --map id=COLUMN, not both", param_hint="--id")
+        raise typer.BadParameter("give --id row or --map id=COLUMN, not both.", param_hint="--id")
     return FileOptions(
         platform=platform,
         kind=kind,

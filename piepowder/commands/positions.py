@@ -108,7 +108,7 @@ def accept_loss(
     `positions show` names the missing records. The router must be stopped, the others may run.
     """
     if last != "unknown" and not last.isdigit():
-        raise typer.BadParameter(f"{last!r}: expected an offset, or unknown", param_hint="LAST")
+        raise typer.BadParameter(f"{last!r}: expected an offset, or unknown.", param_hint="LAST")
     continues_at = asyncio.run(
         consumer_positions.accept_loss(
             kafka or connection.profile.bootstrap(),

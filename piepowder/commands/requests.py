@@ -22,9 +22,9 @@ _ACTIONS: Final = {
     "withdraw": "Withdraw your own request.",
     "approve": "Approve a request of another person.",
     "reject": "Reject a request of another person, with --reason.",
-    "deploy": "Record that the request is in force.",
-    "rollback": "Record that the request is no longer in force, with --reason.",
-    "review": "Record the result of the request.",
+    "deploy": "Not available yet: shows the steps that put the change into force by hand.",
+    "rollback": "Not available yet: shows the steps that take the change back by hand.",
+    "review": "Record the result of a deployed request.",
 }
 _OPTIONS: Final = {
     "title": "--title",
@@ -70,7 +70,7 @@ def _body(file: Path | None, policies: Path | None, operating_model: Path | None
     """A request's fields from the file and the options, which take precedence, with the change from its own files."""
     body: dict[str, Any] = {} if file is None else options.read_yaml(file)
     if not isinstance(body, dict):
-        raise typer.BadParameter("expected a YAML mapping of fields", param_hint="--file")
+        raise typer.BadParameter("expected a YAML mapping of fields.", param_hint="--file")
     body |= {name: value for name, value in fields.items() if value not in (None, [])}
     files = {"policy_set": policies, "operating_model_diff": operating_model}
     change = {name: options.read_yaml(path) for name, path in files.items() if path is not None}

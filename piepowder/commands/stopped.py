@@ -78,11 +78,11 @@ def dead_letter(
     The records can be read and replayed as other dead letters. A repeated command writes none twice.
     """
     if not only_failing and (first is None or last is None):
-        raise typer.BadParameter("give --first and --last, or --only-failing")
+        raise typer.BadParameter("give --first and --last, or --only-failing.")
     if (first is not None or last is not None) and partition is None:
-        raise typer.BadParameter("offsets are those of one partition", param_hint="--partition")
+        raise typer.BadParameter("offsets are those of one partition.", param_hint="--partition")
     if first is not None and last is not None and first > last:
-        raise typer.BadParameter(f"{last} is before --first {first}", param_hint="--last")
+        raise typer.BadParameter(f"{last} is before --first {first}.", param_hint="--last")
     bootstrap, regions = _cluster(connection, kafka, region)
     wanted = StopFilter(topic, group, partition)
     request = RangeRequest(first, last, only_failing, f"dead-lettered by an operator: {reason}")
@@ -101,7 +101,7 @@ def dead_letter(
 
 def _cluster(connection: ApiConnection, kafka: str | None, region: str | None) -> tuple[str, list[str]]:
     if kafka is not None and region is None:
-        raise typer.BadParameter("required with --kafka: the region of the topics to read", param_hint="--region")
+        raise typer.BadParameter("required with --kafka: the region of the topics to read.", param_hint="--region")
     regions = connection.profile.chosen(region) if kafka is None else options.region_ids(region or "")
     return kafka or connection.profile.bootstrap(), regions
 

@@ -22,6 +22,7 @@ from shared.kafka.offsets import OffsetClient, ReadUntil
 from shared.kafka.parking import parked_keys
 from shared.kafka.whole_topic import read_whole
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import cause
 
 _QUEUES: Final = "/v1/queues"
 _POSITIONS: Final = "/v1/positions"
@@ -155,7 +156,7 @@ class RegionDrain:
         try:
             return await self._http.get(f"{url}{path}", headers={"Authorization": f"Bearer {key}"})
         except httpx.HTTPError as error:
-            raise Transient(f"The decision service at {url} does not respond: {type(error).__name__}.") from error
+            raise Transient(f"The decision service at {url} does not respond: {cause(error)}.") from error
 
 
 def _key(file: Path) -> str:

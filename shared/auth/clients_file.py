@@ -10,6 +10,7 @@ from shared.auth.principal import Principal
 from shared.contracts.events import RateLimit
 from shared.runtime.clock import from_text_or_none
 from shared.runtime.errors import Fatal
+from shared.runtime.user_errors import cause
 
 
 class ClientEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,10 +36,10 @@ def read_clients_file(path: Path | None) -> list[ClientEntry]:
     try:
         found = msgspec.json.decode(path.read_bytes(), type=list[ClientEntry])
     except (OSError, msgspec.DecodeError) as error:
-        raise Fatal(f"PIEPOWDER_CLIENTS_FILE: {path} cannot be read: {error}") from error
+        raise Fatal(f"PIEPOWDER_CLIENTS_FILE: {path} cannot be read: {cause(error)}.") from error
     for client in found:
         if faults := _faults(client):
-            raise Fatal(f"{path}: client {client.name!r}: {faults[0]}")
+            raise Fatal(f"{path}: client {client.name!r}: {faults[0]}.")
     return found
 
 

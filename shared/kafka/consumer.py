@@ -54,6 +54,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.errors import Fatal, Poison, Transient
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, wait
+from shared.runtime.user_errors import cause
 
 __all__ = ["BatchConsumer", "FetchLimits", "Handler", "RawRecord", "Received", "TransactionalHandler"]
 
@@ -178,7 +179,7 @@ class BatchConsumer(Generic[M]):
                 self._reader.one_by_one = True
             except (KafkaError, OSError) as error:
                 attempt += 1
-                self.readiness.set(condition, f"Kafka at {self.bootstrap}: {error!r}")
+                self.readiness.set(condition, f"Kafka at {self.bootstrap}: {cause(error)}")
                 log.warning("consumer interrupted; joining again", extra={"group": self.group, "error": repr(error)})
                 await wait(stop, self.backoff.delay(attempt))
             finally:

@@ -24,6 +24,7 @@ from shared.runtime import metrics
 from shared.runtime.errors import Poison
 from shared.runtime.readiness import Readiness
 from shared.runtime.retry import Backoff, wait
+from shared.runtime.user_errors import cause
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class ControlReader:
             except (KafkaError, OSError) as error:
                 attempt += 1
                 log.warning("the control topic cannot be read, trying again", extra={"error": repr(error)})
-                self.readiness.set("control", f"the control topic cannot be read: {error!r}")
+                self.readiness.set("control", f"the control topic cannot be read: {cause(error)}")
                 await wait(stop, backoff.delay(attempt))
             finally:
                 await close(consumer)

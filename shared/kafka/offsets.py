@@ -12,6 +12,7 @@ from aiokafka.structs import OffsetAndMetadata
 from shared.kafka.client_protocol import topic_ids
 from shared.kafka.closing import close
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import cause
 
 
 class LogRange(NamedTuple):
@@ -117,7 +118,9 @@ class OffsetClient:
             admin, _ = await self._connected()
             committed = await admin.list_consumer_group_offsets(group)
         except (KafkaError, OSError) as error:
-            raise Transient(f"Kafka at {self._bootstrap} does not return the offsets of {group}: {error!r}") from error
+            raise Transient(
+                f"Kafka at {self._bootstrap} does not return the offsets of {group}: {cause(error)}."
+            ) from error
         known = {tp: CommittedOffset.of(at) for tp, at in committed.items() if at.offset >= 0}
         return {tp: ReadUntil(at.offset, at.topic_id) for tp, at in known.items()}
 
@@ -126,7 +129,7 @@ class OffsetClient:
             _, consumer = await self._connected()
             return (await topic_ids(consumer, [topic])).get(topic, "")
         except (KafkaError, OSError) as error:
-            raise Transient(f"Kafka at {self._bootstrap} does not return the id of {topic}: {error!r}") from error
+            raise Transient(f"Kafka at {self._bootstrap} does not return the id of {topic}: {cause(error)}.") from error
 
     async def _ranges(self, topics: Sequence[str]) -> dict[TopicPartition, tuple[int, int]]:
         """The first offset and the offset after the last record of each partition."""
@@ -140,7 +143,7 @@ class OffsetClient:
             begins = await consumer.beginning_offsets(partitions)
         except (KafkaError, OSError) as error:
             raise Transient(
-                f"Kafka at {self._bootstrap} does not return the end offsets of its topics: {error!r}"
+                f"Kafka at {self._bootstrap} does not return the end offsets of its topics: {cause(error)}."
             ) from error
         return {tp: (begins[tp], end) for tp, end in ends.items()}
 

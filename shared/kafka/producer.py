@@ -24,6 +24,7 @@ from shared.contracts.envelope import Encoded, Headers
 from shared.kafka.closing import close
 from shared.runtime import metrics
 from shared.runtime.errors import Poison, Transient
+from shared.runtime.user_errors import cause
 
 log = logging.getLogger(__name__)
 
@@ -132,17 +133,19 @@ class KafkaProducer:
                 appended = await self._send(producer, records)
         except TimeoutError as error:
             _count(metrics.PRODUCE_FAILURES, records)
-            raise Transient(f"Kafka at {self._bootstrap} did not acknowledge within {self._timeout:g} s") from error
+            raise Transient(f"Kafka at {self._bootstrap} did not acknowledge within {self._timeout:g} s.") from error
         except (KafkaTimeoutError, KafkaConnectionError) as error:
             _count(metrics.PRODUCE_FAILURES, records)
-            raise Transient(f"Kafka at {self._bootstrap} did not accept {len(records)} records: {error!r}") from error
+            raise Transient(
+                f"Kafka at {self._bootstrap} did not accept {len(records)} records: {cause(error)}."
+            ) from error
         except MessageSizeTooLargeError as error:
             await self._replace(producer)  # the rejected batch leaves a gap in its sequence numbers
             raise Poison(f"a record is larger than Kafka accepts: {error}") from error
         except KafkaError as error:
             _count(metrics.PRODUCE_FAILURES, records)
             await self._replace(producer)
-            raise Transient(f"Kafka at {self._bootstrap} rejected {len(records)} records: {error!r}") from error
+            raise Transient(f"Kafka at {self._bootstrap} rejected {len(records)} records: {cause(error)}.") from error
         _count(metrics.PRODUCED, records)
         return appended
 
@@ -212,7 +215,7 @@ class KafkaProducer:
                     await producer.start()
                 except (KafkaError, OSError) as error:
                     await self._discard(producer)
-                    raise Transient(f"Kafka at {self._bootstrap} does not respond: {error!r}") from error
+                    raise Transient(f"Kafka at {self._bootstrap} does not respond: {cause(error)}.") from error
                 self._producer = producer
         return self._producer
 

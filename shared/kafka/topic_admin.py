@@ -70,7 +70,7 @@ async def ensure(bootstrap: str, wanted: Sequence[TopicSpec], *, create: bool = 
         await client.start()
         return await _ensure(client, wanted, create=create)
     except (KafkaError, OSError) as error:
-        raise Transient(f"Kafka at {bootstrap} does not respond: {error}") from error
+        raise Transient(f"Kafka at {bootstrap} does not respond: {error}.") from error
     finally:
         await close(client)
 
@@ -114,7 +114,7 @@ async def _await_leaders(client: AIOKafkaAdminClient, names: Sequence[str]) -> N
         if all(t["partitions"] and all(p["leader"] >= 0 for p in t["partitions"]) for t in described):
             return
         await asyncio.sleep(_LEADER_CHECK_SECONDS)
-    raise Transient("Kafka has not elected a leader for every partition: check the brokers")
+    raise Transient("Kafka has not elected a leader for every partition: check the brokers.")
 
 
 def _config(spec: TopicSpec, brokers: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ from shared.kafka.offsets import CommittedOffset
 from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import next_records, no_such_topic
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import cause
 
 _READ_SECONDS: Final = 30.0  # for one step, also for the next records of a partition that has some
 
@@ -119,4 +120,4 @@ async def _errors_are_transient(what: str, seconds: float) -> AsyncIterator[None
         async with asyncio.timeout(seconds):
             yield
     except (KafkaError, OSError, TimeoutError) as error:
-        raise Transient(f"{what} cannot be read from Kafka: {error!r}") from error
+        raise Transient(f"{what} cannot be read from Kafka: {cause(error)}.") from error

@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 from shared.kafka.closing import close
 from shared.kafka.records import RawRecord
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import cause
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ async def read_whole(bootstrap: str, topic: str, client_id: str) -> list[RawReco
                         found += await next_records(consumer, tp)
             return found
     except (KafkaError, OSError, TimeoutError) as error:
-        raise Transient(f"the topic {topic} cannot be read from Kafka at {bootstrap}: {error!r}") from error
+        raise Transient(f"the topic {topic} cannot be read from Kafka at {bootstrap}: {cause(error)}.") from error
     finally:
         await close(consumer)
 

@@ -24,6 +24,7 @@ from shared.kafka.records import RawRecord
 from shared.kafka.whole_topic import assign_from_beginning, next_records, no_such_topic
 from shared.runtime.clock import Clock
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import cause
 
 _CLOCK_SKEW_MS: Final = 3_600_000  # Kafka rejects records that are more than an hour ahead of its own clock
 _LEAST: Final = 1_000  # records of a partition that are read whatever their time
@@ -84,7 +85,7 @@ class WrittenLetters:
             async for record in self._records(since):
                 self._add(record)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Transient(f"the topic {self._topic} cannot be read from Kafka: {error!r}") from error
+            raise Transient(f"the topic {self._topic} cannot be read from Kafka: {cause(error)}.") from error
         self._since = since
 
     def has(self, identity: LetterIdentity, content: LetterContent) -> bool:

@@ -88,7 +88,7 @@ def transient(error: BaseException) -> Transient | None:
             return Transient(
                 f"the database's schema does not fit this version of the service ({_message(error)}): restore the"
                 " database, or start the service again, which upgrades the schema; stop the service if a newer version"
-                " has replaced it"
+                " has replaced it."
             )
         case _:
             return None

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from shared.postgres.database import DURABLE, sqlalchemy_url
 from shared.postgres.errors import transient
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import sentence
 
 _ROOT: Final = Path(__file__).parents[2]
 _LOCK: Final = 7_209_110_452_131  # any number, the same for all services
@@ -39,7 +40,7 @@ async def upgrade(url: str, service: str) -> None:
     except Exception as error:
         if (unavailable := transient(error)) is None:
             raise
-        raise Transient(f"the {service} database cannot be upgraded: {unavailable}") from error
+        raise Transient(sentence(f"The {service} database cannot be upgraded: {unavailable}")) from error
     finally:
         await engine.dispose()
 

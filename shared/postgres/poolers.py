@@ -93,5 +93,5 @@ def _fatal(reason: str) -> Fatal:
     return Fatal(
         f"the database's connection pooler cannot be used: {reason.rstrip('.')}. Use a pooler in session mode"
         " (PgBouncer: pool_mode = session, and the settings under ignore_startup_parameters), or connect to PostgreSQL"
-        " directly"
+        " directly."
     )

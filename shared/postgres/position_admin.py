@@ -48,7 +48,7 @@ async def database(url: str) -> AsyncIterator[Connection]:
             yield connection
     except Transient as error:
         what_to_do = "Name the database of the service of this group with --database, and start the service once."
-        raise UserError(f"The positions cannot be read: {error}", what_to_do) from error
+        raise UserError(f"The positions cannot be read: {error}.", what_to_do) from error
     finally:
         await opened.close()
 

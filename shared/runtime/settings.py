@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from shared.runtime.user_errors import sentence
 from shared.validation.regions import check_region
 
 
@@ -91,5 +92,6 @@ def load(kind: type[S]) -> S:
 
 def _exit(problems: list[tuple[str, str, object]]) -> NoReturn:
     for name, message, given in problems:
-        print(f"PIEPOWDER_{name.upper()} = {given!r} is not valid: {message}", file=sys.stderr)
+        text = f"PIEPOWDER_{name.upper()} = {given!r} is not valid: {message.removeprefix('Value error, ')}"
+        print(sentence(text), file=sys.stderr)
     sys.exit(2)

@@ -2,9 +2,34 @@
 is a `UserError`: its caller prints it, never a traceback. Any other exception that leaves a command is a defect."""
 
 import errno
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+_CLASS_NAMES: Final = re.compile(
+    r"^(\[Err(no|or) -?\d+\] )?([A-Za-z_.]+(Error|Exception|Available|Timeout)\w*(:\s+|$))*"
+)
+
+
+def sentence(text: str) -> str:
+    """The text with one full stop at its end, unless it ends with another mark."""
+    text = re.sub(r"(?<!\.)\.\.$", ".", text.rstrip())
+    return text if not text or text.rstrip("\"')]`")[-1:] in (*".!?:…",) else f"{text}."
+
+
+def cause(error: BaseException) -> str:
+    """The cause of an expected failure, in words for a person: without names of classes, and without a full stop."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection was refused"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.rstrip(".").lower()
+    text = _CLASS_NAMES.sub("", str(error).strip()).partition("\n")[0].strip().rstrip(".")
+    described = str(getattr(error, "description", "") or "").strip().rstrip(".")
+    return text or described or "it gave no reason"
 
 
 class UserError(Exception):
@@ -17,7 +42,7 @@ class UserError(Exception):
         self.lines = tuple(lines)
 
     def __str__(self) -> str:
-        return "\n  | ".join([f"{self.what} {self.what_to_do}".rstrip(), *self.lines])
+        return "\n  | ".join([f"{sentence(self.what)} {sentence(self.what_to_do)}".rstrip(), *self.lines])
 
 
 def disk_full(path: Path) -> UserError:

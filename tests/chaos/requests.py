@@ -1,5 +1,5 @@
-"""The life cycle of business requests: drafted, edited, commented on, submitted, decided by two others, deployed,
-reviewed, rolled back or withdrawn; some steps are repeated, too early, or by the wrong person.
+"""The life cycle of business requests: drafted, edited, commented on, submitted, decided by two others, or
+withdrawn; some steps are repeated, too early, or by the wrong person. Deployments, reviews and rollbacks are refused.
 
 The seed determines each life: its steps, who makes them, their texts, and which are made at the same time. Only one
 thing depends on the responses: whether a step must be sent again because its result is not known.
@@ -121,9 +121,11 @@ class Lives:
         else:
             more = [self._act(AUTHOR, "withdraw")] if how == "withdrawn" else []
             yield self._at_once(*approvals, *more)
-        yield self._at_once(self._act(ADMINISTRATOR, "deploy"))
-        ends = [self._act(first, "review"), self._act(ADMINISTRATOR, "rollback")]
+        yield self._at_once(self._act(ADMINISTRATOR, "deploy", wrong=(409,)))
+        ends = [self._act(first, "review", wrong=(409,)), self._act(ADMINISTRATOR, "rollback", wrong=(409,))]
         yield self._at_once(*rng.sample(ends, rng.choice((1, 1, 2))))
+        if rng.random() < 0.3:
+            yield self._at_once(self._act(AUTHOR, "withdraw"))
         yield from self._said(name, "late")
 
     def _edits(self, name: str, n: int) -> list[Step]:

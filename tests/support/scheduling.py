@@ -7,7 +7,12 @@ from xdist.scheduler import LoadScopeScheduling
 # These tests share one Kafka, and therefore one control topic: only one of them may run at a time.
 _ONE_SYSTEM: Final = "tests/e2e/"
 _OWN_KAFKA: Final = frozenset(
-    {"tests/e2e/test_intake_cut_off.py", "tests/e2e/test_local_system.py", "tests/e2e/test_restore.py"}
+    {
+        "tests/e2e/test_documented_commands.py",
+        "tests/e2e/test_intake_cut_off.py",
+        "tests/e2e/test_local_system.py",
+        "tests/e2e/test_restore.py",
+    }
 )
 
 

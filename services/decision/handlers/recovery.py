@@ -256,7 +256,7 @@ class RecoverCases:
             changed = {tp: found[tp]._replace(topic_id=tail.topic_id, gap=gap) for tp, gap in deleted.items()}
             await self._store.save_positions(self._sources.relay_group, changed)
             text = "; ".join(gap.describe(tp) for tp, gap in sorted(deleted.items()))
-            raise Transient(f"{text}: see docs/runbooks/restore-of-decision.md")
+            raise Transient(f"{text}: see docs/runbooks/restore-of-decision.md.")
         truncated = {tp for tp, gap in gaps.items() if gap is not None and gap.reason == TRUNCATED}
         if not truncated:
             self._truncated_since = None
@@ -264,7 +264,9 @@ class RecoverCases:
         now = self._clock.monotonic()
         self._truncated_since = now if self._truncated_since is None else self._truncated_since
         if now - self._truncated_since < _CONFIRM_SECONDS:
-            raise Transient(f"the end of {topics.decisions(self._region)} is before published events; reading it again")
+            raise Transient(
+                f"the end of {topics.decisions(self._region)} is before published events; reading it again."
+            )
         log.error("Kafka has lost published events", extra={"partitions": sorted(tp.partition for tp in truncated)})
         found |= {tp: StoredPosition(tail.ends[tp], tail.topic_id) for tp in truncated}
         await self._store.replace_positions(self._sources.relay_group, {tp: found[tp] for tp in truncated})
@@ -315,7 +317,7 @@ class RecoverCases:
             if isinstance(error, TooNew) and headers["ce_source"].decode() == source(self._region):
                 raise Transient(
                     f"a newer version of the service has published {headers['ce_type'].decode()} to"
-                    f" {read.topic}[{read.partition}] at offset {read.offset}: start that version"
+                    f" {read.topic}[{read.partition}] at offset {read.offset}: start that version."
                 ) from error
             place = {"partition": read.partition, "offset": read.offset}
             log.error("a record of the own topic is not an event of this service: %s", error.reason, extra=place)

@@ -150,7 +150,7 @@ class IngestTransaction(Transaction):
         try:
             await insert(self._connection, "cases", _NEW_CASE, rows)
         except asyncpg.UniqueViolationError as error:
-            raise Transient(f"another writer has added this case just now: {error.detail}") from error
+            raise Transient(f"another writer has added this case just now: {error.detail}.") from error
 
     async def _set_newest(self, newest: Mapping[str, NewestVersion], stored_subjects: Collection[str]) -> None:
         rows = [
@@ -162,7 +162,7 @@ class IngestTransaction(Transaction):
         try:
             await insert(self._connection, "subjects", _NEW_SUBJECT, added)
         except asyncpg.UniqueViolationError as error:
-            raise Transient(f"another writer has added this subject just now: {error.detail}") from error
+            raise Transient(f"another writer has added this subject just now: {error.detail}.") from error
         if changed:
             await self._connection.execute(_SET_NEWEST, *map(list, zip(*changed, strict=True)))
 

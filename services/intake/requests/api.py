@@ -39,7 +39,15 @@ from shared.http.problems import OVERLOADED, UNAVAILABLE, ProblemType, problems
 from shared.http.queries import Cursor, PageLimit, RequiredIdempotencyKey, decode_time_cursor, encode_cursor
 from shared.http.route import AroundCall, Available, StrictRoute
 from shared.validation.documents import ParsedDocument
-from shared.validation.faults import CHANGED_MEANWHILE, IN_FLIGHT, INVALID_REQUEST, KEY_REUSED, Fault, InputRejected
+from shared.validation.faults import (
+    CHANGED_MEANWHILE,
+    IN_FLIGHT,
+    INVALID_REQUEST,
+    KEY_REUSED,
+    Fault,
+    InputRejected,
+    RejectionType,
+)
 from shared.validation.strict_json import ObjectWithDuplicates
 
 READ: Final = "requests:read"
@@ -245,8 +253,9 @@ async def comment_on_request(  # noqa: PLR0917 - FastAPI calls it by name
     return views.CommentView.model_validate(step)
 
 
-def _add_command(command: str, scope: str, summary: str, description: str) -> None:
+def _add_command(command: str, scope: str, summary: str, description: str, *more: RejectionType) -> None:
     rule = lifecycle.RULES[command]
+    transition = "" if more else f"From {' or '.join(rule.start)} to {rule.end}. "
     body_type: Any = Document[ReasonBody] if rule.needs_reason else Document[RemarkBody]
 
     async def execute(  # noqa: PLR0917 - FastAPI calls it by name
@@ -270,10 +279,9 @@ def _add_command(command: str, scope: str, summary: str, description: str) -> No
         methods=["POST"],
         operation_id=f"{command}Request",
         summary=summary,
-        description=f"From {' or '.join(rule.start)} to {rule.end}. {description} A repetition by the same person gets"
-        " the same response.",
+        description=f"{transition}{description} A repetition by the same person gets the same response.",
         response_model_exclude_defaults=True,
-        responses=problems(*_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, STALE, INVALID_CHANGE)
+        responses=problems(*_BODY, *_FORBIDDEN, NOT_FOUND, *_CONFLICTS, *more, STALE, INVALID_CHANGE)
         | {200: {"headers": _ETAG}},
         openapi_extra={"requestBody": {"required": rule.needs_reason}},
         dependencies=_limited,
@@ -301,10 +309,27 @@ _add_command(
     "Reject a request",
     "A reason is required; its authors and its sponsor may not reject it (`403`).",
 )
-_add_command(lifecycle.REVIEW, DECIDE, "Record the result of a request", "")
-_add_command(lifecycle.DEPLOY, DEPLOY, "Record that a request's change is in force", "")
 _add_command(
-    lifecycle.ROLLBACK, DEPLOY, "Record that a request's change is not in force any more", "A reason is required."
+    lifecycle.REVIEW,
+    DECIDE,
+    "Record the result of a request",
+    "Only a request that a person recorded as deployed with an earlier version has this state.",
+)
+_add_command(
+    lifecycle.DEPLOY,
+    DEPLOY,
+    "Deploy a request's change",
+    "Not available yet: an approved request stays approved, and the response is `409` (`change-by-hand`) with the steps"
+    " that a person makes instead.",
+    lifecycle.BY_HAND,
+)
+_add_command(
+    lifecycle.ROLLBACK,
+    DEPLOY,
+    "Take a request's change back",
+    "Not available yet: the request keeps its state, and the response is `409` (`change-by-hand`) with the steps that a"
+    " person makes instead. A reason is required.",
+    lifecycle.BY_HAND,
 )
 
 

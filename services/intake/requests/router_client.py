@@ -12,6 +12,7 @@ from shared.contracts import ids
 from shared.contracts.events import ProposedChange
 from shared.http.problems import InputError
 from shared.runtime.errors import Transient
+from shared.runtime.user_errors import cause, sentence
 from shared.validation.faults import Fault, InputRejected, RejectionType
 
 INVALID_CHANGE: Final = RejectionType(
@@ -67,7 +68,7 @@ class RouterCheck:
         try:
             response = await self._http.post(_PATH, content=ids.canonical(change), headers=headers)
         except httpx.HTTPError as error:
-            raise Transient(f"The router at {self._http.base_url} does not respond: {type(error).__name__}.") from error
+            raise Transient(f"The router at {self._http.base_url} does not respond: {cause(error)}.") from error
         try:
             if response.status_code == 200:
                 return _check(_decode_checked(response.content))
@@ -75,7 +76,9 @@ class RouterCheck:
         except msgspec.DecodeError as error:
             raise Transient(f"The router returned {response.status_code} with an unreadable body.") from error
         if response.status_code != 422:
-            raise Transient(f"The router did not check the change ({response.status_code}): {rejection.detail}")
+            raise Transient(
+                sentence(f"The router did not check the change ({response.status_code}): {rejection.detail}")
+            )
         faults = [Fault(f"/change{fault.pointer}", fault.detail) for fault in rejection.errors]
         raise InputRejected(INVALID_CHANGE, faults or [Fault("/change", rejection.detail)])
 

@@ -49,7 +49,8 @@ class RequestSummaryView(View):
     """A business request in a list.
 
     `subject` is its subject in the audit log; `version` counts all steps. `change_hash` is the SHA-256 of the attached
-    change, empty without a change; `check_verdict` is the verdict of the router's last check.
+    change, empty without a change; `check_verdict` is the verdict of the router's last check. The states `deployed` and
+    `rolled_back` were stated by a person under an earlier version; at present a request stays `approved`.
     """
 
     request_id: str

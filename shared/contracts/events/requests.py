@@ -116,11 +116,11 @@ class RequestWithdrawn(_ReasonedEvent, frozen=True, kw_only=True):
 
 
 class RequestDeployed(_ReasonedEvent, frozen=True, kw_only=True):
-    """The change of an approved request is in force."""
+    """A person stated that the change of an approved request is in force; not published at present (ADR 45)."""
 
 
 class RequestRolledBack(_RequestEvent, frozen=True, kw_only=True):
-    """The deployed change is no longer in force."""
+    """A person stated that the deployed change is no longer in force; not published at present (ADR 45)."""
 
     reason: str
 

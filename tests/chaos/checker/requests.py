@@ -96,7 +96,11 @@ def no_step_of_a_request_is_invented(facts: Facts) -> Iterator[Violation]:
         changes = Counter(call.facts["by"] for call in asked if call.kind == "request.change")
         comments: dict[str, StepRow] = {}
         for step in dossier.steps.values():
-            if not any(_asks_for(dossier.request_id, call, step) for call in asked):
+            asking = [call for call in asked if _asks_for(dossier.request_id, call, step)]
+            if asking and all(call.facts["wrong"] for call in asking) and step.kind != "drafted":
+                title = f"request {dossier.request_id} was {step.kind}, although each call for it had to be refused"
+                yield Violation(3, title, (str(step), *map(str, asking)))
+            if not asking:
                 title = f"request {dossier.request_id} was {step.kind}, but no accepted call asked for it"
                 yield Violation(1, title, (str(step), *map(str, dossier.calls)))
             if step.kind == "changed":

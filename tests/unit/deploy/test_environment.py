@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,23 @@ def test_a_python_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(SystemExit):
         environment.main("local")
     assert "Python 99.0 or newer is needed" in capsys.readouterr().err
+
+
+def test_the_written_packages_are_counted_in_few_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(environment, "VENV", tmp_path)
+    monkeypatch.setattr(environment, "_LINE_SECONDS", 0.0)
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name in ("before", "one", "two"):
+        (packages / f"{name}-1.0.dist-info").mkdir(parents=True)
+    ended = threading.Event()
+    writing = threading.Thread(target=environment._show_written, args=(1, 30, ended))
+    writing.start()
+    deadline = time.monotonic() + 30
+    while not (shown := capsys.readouterr().out):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ended.set()
+    writing.join()
+    assert shown.splitlines()[0] == "  2 of 30 packages written"

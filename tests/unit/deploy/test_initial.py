@@ -76,7 +76,7 @@ def test_a_job_waits_for_the_router(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(jobs, "_PACE", Backoff(first=0.001))
     with ControlApi([]).client() as client:
         assert jobs.publish(client) == BOTH
-    assert "trying again" in capsys.readouterr().err
+    assert "Trying again." in capsys.readouterr().err
 
 
 class ControlApi:

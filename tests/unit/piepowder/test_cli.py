@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from typer.main import get_group
@@ -30,11 +31,58 @@ def test_each_command_of_each_noun_is_in_the_table() -> None:
     assert found == {(name, module) for name, (module, _) in COMMANDS.items()}
 
 
-def test_the_help_loads_no_command() -> None:
+HEAVY = {
+    *("aiokafka", "asyncio", "asyncpg", "deploy", "fastapi", "google", "httpx", "langcodes", "msgspec"),
+    *("prometheus_client", "pycountry", "pydantic", "rich", "sqlalchemy", "yaml"),
+}
+
+
+def output_without_heavy_modules(argument: str) -> str:
+    """The output of the command with one argument; fails if it imports a module that takes long."""
     code = (
-        "import sys; from piepowder.cli import app; app(['--help'], standalone_mode=False);"
-        "sys.exit(bool({'httpx', 'aiokafka', 'pycountry', 'deploy'} & sys.modules.keys()))"
+        "import atexit, sys; from piepowder.__main__ import main;"
+        f"atexit.register(lambda: print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr));"
+        f"sys.argv[1:] = [{argument!r}]; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(name in done.stdout for name in COMMANDS)
+    assert (done.returncode, done.stderr) == (0, "[]\n"), done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_help_loads_no_command() -> None:
+    shown = output_without_heavy_modules("--help")
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_the_version_is_shown_without_a_command() -> None:
+    assert output_without_heavy_modules("--version") == f"piepowder {metadata.version('piepowder')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--unknown"],
+        ["unknown"],
+        ["submit"],
+        ["submit", "absent.csv"],
+        ["submit", __file__, "--currency", "EURO"],
+        ["submit", __file__, "--market", "XX"],
+        ["submit", __file__, "--delimiter", "ab"],
+        ["run", "--nodes", "7"],
+        ["run", "--nodes", "2"],
+        ["run", "--count"],
+        ["up", "--regions", "EU!"],
+        ["stopped", "dead-letter", "--topic", "x"],
+        ["positions", "accept-loss", "g", "t", "x", "1", "2"],
+        ["clients", "create", "shop", "--burst", "3"],
+        ["control", "publish"],
+        ["timeline"],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(__file__, "FILE"),
+)
+def test_a_usage_error_ends_with_a_full_stop(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments, prog_name="piepowder")
+    assert result.exit_code == 2, result.output
+    [error] = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert result.output.rstrip().endswith("."), result.output
+    assert not error.endswith("..")

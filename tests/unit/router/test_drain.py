@@ -62,7 +62,7 @@ async def test_open_cases_are_counted_by_queue(key_file: Path) -> None:
 @pytest.mark.parametrize(
     ("response", "reason"),
     [
-        (httpx.ConnectError("refused"), "does not respond: ConnectError"),
+        (httpx.ConnectError("refused"), "does not respond: refused"),
         (httpx.Response(403, json={}), "returned 403"),
         (httpx.Response(503, json={}), "returned 503"),
         (httpx.Response(200, text="<html>"), "unreadable body"),

@@ -4,6 +4,10 @@
                           └──reject──► rejected                      └──rollback──► rolled_back
     draft, submitted, approved ──withdraw──► withdrawn
 
+`deploy` and `rollback` are rejected in every state (ADR 45): nothing puts a change into force or takes it back yet, and
+a state must not claim it. An approved request stays approved. Only requests of an earlier version are deployed, rolled
+back or reviewed.
+
 Only a draft can be changed. Authors and the sponsor of a request may not decide it, and only they may withdraw it. Each
 accepted step increments the version and produces one event in each region of the request. The event's id derives from
 the request, the kind of event and the version, so that consumers recognise a repeated event. In a region, each event
@@ -59,6 +63,14 @@ NOT_OWN_REQUEST: Final = RejectionType(
 )
 TOO_MANY_STEPS: Final = RejectionType(
     "too-many-steps", 409, "The request has too many steps", "It can now only be decided or withdrawn"
+)
+BY_HAND: Final = RejectionType(
+    "change-by-hand",
+    409,
+    "The change must be published by hand",
+    "This call cannot put the change of the request into force; nothing was changed, and the request stays approved."
+    " Publish the change at the router (POST /v1/control), verify it (GET /v1/control), and add a comment to the"
+    " request.",
 )
 WRONG_STATE: Final = RejectionType(
     "wrong-state", 409, "The request's state does not allow it", "The request is draft, not submitted"
@@ -175,6 +187,13 @@ RULES: Final[Mapping[str, Rule]] = {
     ROLLBACK: Rule([DEPLOYED], ROLLED_BACK, events.REQUEST_ROLLED_BACK, events.RequestRolledBack, needs_reason=True),
     REVIEW: Rule([DEPLOYED], REVIEWED, events.REQUEST_REVIEWED, events.RequestReviewed),
 }
+_BY_HAND: Final[Mapping[str, str]] = {
+    DEPLOY: BY_HAND.example,
+    ROLLBACK: "This call cannot take the change of the request back; nothing was changed, and the request stays"
+    " deployed. Publish the previous rules at the router (POST /v1/control), verify them (GET /v1/control), and add a"
+    " comment to the request.",
+}
+"""The commands without an effect, with the steps that a person makes instead."""
 
 
 def draft(
@@ -242,7 +261,10 @@ def submit(
 
 
 def act(request: Request, command: str, *, by: str, reason: str, at: str) -> RequestTransition | None:
-    """Execute a command other than `submit`; None if this person executed it before. Raises InputRejected."""
+    """Execute a command other than `submit`; None if this person executed it before.
+
+    Raises InputRejected, always for a `deploy` or a `rollback` that would be new.
+    """
     rule, mark = RULES[command], _mark(request, by, at, reason)
     if rule.needs_reason and not reason:
         raise INVALID_REQUEST(f"is required for {command}", "/reason")
@@ -251,6 +273,8 @@ def act(request: Request, command: str, *, by: str, reason: str, at: str) -> Req
     _require_role(request, command, by)
     if request.state not in rule.start:
         raise _wrong_state(request, command)
+    if command in _BY_HAND:
+        raise BY_HAND.with_message(_BY_HAND[command])
     if command != APPROVE:
         return _transition(request, command, {"reason": reason}, mark)
     fields: dict[str, Any]
@@ -336,7 +360,7 @@ def _require_room(request: Request) -> None:
 
 
 def _wrong_state(request: Request, command: str) -> InputRejected:
-    possible = [name for name, rule in RULES.items() if request.state in rule.start]
+    possible = [name for name, rule in RULES.items() if request.state in rule.start and name not in _BY_HAND]
     can = f"possible: {', '.join(possible)}" if possible else "this state is final"
     wanted = " or ".join(RULES[command].start)
     return WRONG_STATE(f"the request is {request.state}, not {wanted}; {can}")

@@ -1,6 +1,7 @@
 """The checker reports each broken promise about business requests: each test adds one defect to a valid history."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -272,6 +273,13 @@ def accept_a_step_that_must_be_rejected(recording: RequestRecording) -> None:
     recording.history.calls[-1].facts["wrong"] = (403,)
 
 
+def make_a_step_that_must_be_rejected_without_a_response(recording: RequestRecording) -> None:
+    calls = recording.history.calls
+    for n, call in enumerate(calls):
+        if call.kind == "request.deploy":
+            calls[n] = replace(call, status=None, answer={}, facts={**call.facts, "wrong": (409,)})
+
+
 def store_another_state(recording: RequestRecording) -> None:
     recording.set_request(recording.request(whole())._replace(state="deployed"))
 
@@ -358,6 +366,7 @@ DEFECTS: list[tuple[Callable[[RequestRecording], None], int, str]] = [
     (approve_by_the_sponsor, 3, "who may not"),
     (approve_twice_by_one, 3, "or not again"),
     (accept_a_step_that_must_be_rejected, 3, "had to be rejected"),
+    (make_a_step_that_must_be_rejected_without_a_response, 3, "although each call for it had to be refused"),
     (store_another_state, 2, "its steps mean rolled_back"),
     (store_other_approvals, 2, "its steps mean rolled_back"),
     (leave_a_step_unpublished, 4, "not published in"),

@@ -103,3 +103,16 @@ def test_the_cache_is_in_the_users_folder_unless_the_variable_names_another(
     assert user_cache() == tmp_path
     monkeypatch.delenv("PIEPOWDER_CACHE")
     assert user_cache().name == "piepowder"
+
+
+def test_a_download_of_many_jars_reports_no_line_for_each_jar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = {PurePosixPath(f"org/example/j{n}/1/j{n}-1.jar"): b"%d" % n for n in range(46)}
+    wanted = {path: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    repository = Repository()
+    repository.content = contents
+    lines: list[str] = []
+    assert len(fetch_jars(report=lines.append, cache=tmp_path, wanted=wanted, fetch=repository.fetch)) == 46
+    assert lines == [f"Kafka: downloading 46 of 46 jars to {tmp_path / 'kafka'}"]
+    assert ".jar" not in "".join(capsys.readouterr())

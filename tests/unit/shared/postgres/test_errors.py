@@ -190,7 +190,7 @@ def test_the_message_has_no_sql_and_names_what_to_do() -> None:
     assert str(error) == (
         'the database\'s schema does not fit this version of the service (relation "cases" does not exist): restore the'
         " database, or start the service again, which upgrades the schema; stop the service if a newer version has"
-        " replaced it"
+        " replaced it."
     )
     read_only = transient(exceptions.ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction"))
     assert str(read_only) == "PostgreSQL: cannot execute INSERT in a read-only transaction."
