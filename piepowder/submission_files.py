@@ -36,9 +36,10 @@ async def submit_file(
     *,
     journal: Path | None = None,
     report: Path | None = None,
+    tally: Tally | None = None,
 ) -> tuple[Tally, SubmissionFiles]:
     """Submit a file, with a progress bar on a terminal. An interrupted call shows the last line that was sent; the same
-    file may be submitted again, because ids repeat."""
+    file may be submitted again, because ids repeat. `tally` receives the verdicts while the file is submitted."""
     source = listings.ItemFile(name)
     with file_errors(folder), ExitStack() as files:
         files.callback(source.close)
@@ -47,7 +48,10 @@ async def submit_file(
         for path in paths:
             make_private_folder(path.parent)
         accepted, refused = (files.enter_context(open_private(path, "wb")) for path in paths)
-        submitter = ItemSubmitter(api, journal=accepted, report=refused, progress=files.enter_context(_bar(source)))
+        progress = files.enter_context(_bar(source))
+        submitter = ItemSubmitter(
+            api, journal=accepted, report=refused, progress=progress, tally=Tally() if tally is None else tally
+        )
         try:
             return await submitter.submit(lines), paths
         except asyncio.CancelledError:
