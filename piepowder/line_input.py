@@ -78,10 +78,10 @@ class TerminalInput:
 
     def __init__(self, keyboard: "Input | None" = None, screen: "Output | None" = None) -> None:
         from prompt_toolkit import PromptSession  # noqa: PLC0415 - other commands must start fast
-        from prompt_toolkit.history import DummyHistory  # noqa: PLC0415
-        from prompt_toolkit.input import create_input  # noqa: PLC0415
-        from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent  # noqa: PLC0415
-        from prompt_toolkit.output import create_output  # noqa: PLC0415
+        from prompt_toolkit.history import DummyHistory  # noqa: PLC0415 - the same
+        from prompt_toolkit.input import create_input  # noqa: PLC0415 - the same
+        from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent  # noqa: PLC0415 - the same
+        from prompt_toolkit.output import create_output  # noqa: PLC0415 - the same
 
         keys = KeyBindings()
 
@@ -98,8 +98,8 @@ class TerminalInput:
 
     async def ask(self, prompt: str) -> str | None:
         """See `LineInput`."""
-        from prompt_toolkit.formatted_text import FormattedText  # noqa: PLC0415 - as above
-        from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415
+        from prompt_toolkit.formatted_text import FormattedText  # noqa: PLC0415 - the same
+        from prompt_toolkit.patch_stdout import patch_stdout  # noqa: PLC0415 - the same
 
         try:
             with patch_stdout(raw=True):  # a message that is shown meanwhile appears above the prompt
@@ -109,7 +109,7 @@ class TerminalInput:
 
     def discard_typed(self) -> None:
         """See `LineInput`."""
-        from prompt_toolkit.input.typeahead import clear_typeahead  # noqa: PLC0415 - as above
+        from prompt_toolkit.input.typeahead import clear_typeahead  # noqa: PLC0415 - the same
 
         clear_typeahead(self._input)
         _discard_typed()

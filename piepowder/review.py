@@ -59,7 +59,7 @@ class LeasedCase(msgspec.Struct, frozen=True):
         return int(self.lease["token"])
 
 
-class ReasonCodes(msgspec.Struct, frozen=True):
+class ValidReasons(msgspec.Struct, frozen=True):
     """The reason codes that a decision may have now, each with its titles."""
 
     titles: Mapping[str, Sequence[str]] = {}
@@ -105,10 +105,10 @@ class ReviewSession:
             body["note"] = note
         await self._post(leased, "decisions", body)
 
-    async def reason_codes(self) -> ReasonCodes:
+    async def reason_codes(self) -> ValidReasons:
         """The reason codes that are valid now."""
         found = await self._api.get(self._service, "/v1/reasons")
-        return ReasonCodes({reason["code"]: reason["titles"] for reason in found["reasons"]})
+        return ValidReasons({reason["code"]: reason["titles"] for reason in found["reasons"]})
 
     async def earlier(self, case: Mapping[str, Any]) -> DecidedCases:
         """The latest decided cases of the case's subject."""
@@ -162,7 +162,7 @@ async def _rules(api: Api) -> Rules:
     return Rules(published["id"], {one["id"]: msgspec.convert(one, Policy) for one in published["policies"]})
 
 
-def suggested_reasons(case: Mapping[str, Any], codes: ReasonCodes) -> list[str]:
+def suggested_reasons(case: Mapping[str, Any], codes: ValidReasons) -> list[str]:
     """The default reason codes: the valid ones of the case's own, else the ground of the notice, else OTHER."""
     own = [code for code in case.get("reasons") or [] if code in codes.titles]
     notices = (case.get("notice"), *(one.get("notice") for one in case.get("concerns") or []))
@@ -410,7 +410,7 @@ def _cancelled(is_end: bool) -> bool | None:
     return False if is_end else None
 
 
-def _show_codes(codes: ReasonCodes) -> None:
+def _show_codes(codes: ValidReasons) -> None:
     table = console_output.table("reason code", "title")
     for code, titles in codes.titles.items():
         table.add_row(code, console_output.clean("; ".join(titles), 300))

@@ -13,7 +13,7 @@ import msgspec
 
 from piepowder.case_display import contested_decision, item_case
 from piepowder.client import Api, ApiError
-from piepowder.review import LeasedCase, ReasonCodes, ReviewSession, suggested_reasons
+from piepowder.review import LeasedCase, ReviewSession, ValidReasons, suggested_reasons
 from shared.contracts.envelope import subject_of
 from shared.runtime.clock import SystemClock
 from shared.runtime.retry import wait
@@ -66,7 +66,7 @@ class Simulation:
     stop: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _released: set[str] = field(default_factory=set, init=False)
     _waiting: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # region -> (counted at, cases)
-    _codes: dict[str, ReasonCodes] = field(default_factory=dict, init=False)  # by region
+    _codes: dict[str, ValidReasons] = field(default_factory=dict, init=False)  # by region
 
     async def run(self) -> None:
         """Run all reviewers to their end."""
@@ -136,7 +136,7 @@ class Simulation:
             await session.decide(leased, action, reasons)
         return action
 
-    async def _read_codes(self, session: ReviewSession) -> ReasonCodes:
+    async def _read_codes(self, session: ReviewSession) -> ValidReasons:
         codes = self._codes[session.region] = await session.reason_codes()
         return codes
 
@@ -172,7 +172,7 @@ def summary(done: Mapping[tuple[str, str], int]) -> str:
     return ", ".join(f"{region} {count:,} {action}" for (region, action), count in sorted(done.items())) or "no case"
 
 
-def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int, codes: ReasonCodes) -> tuple[str, list[str]]:
+def choose(case: Mapping[str, Any], truth: Mapping[str, str], seed: int, codes: ValidReasons) -> tuple[str, list[str]]:
     """The action and reasons of a simulated reviewer; the reasons are among the valid `codes`.
 
     The action follows the truth or, for an unknown item, the seller and the scores; a small share is wrong on purpose.

@@ -49,7 +49,7 @@ async def run(settings: Settings) -> bool:
     )
     api.include_routes(service.app)
     reasons = ReasonsInForce()
-    service.follow_control(reasons.apply, reasons.missing, reasons.delete)
+    service.follow_control(reasons.apply, deleted=reasons.delete)
 
     async def decide(stop: asyncio.Event) -> None:
         async with service.database(settings.database_url, stop, SESSION) as database:

@@ -9,12 +9,12 @@ import msgspec
 from piepowder.case_display import DecidedCases, Rules
 from piepowder.client import ApiError
 from piepowder.line_input import LineInput
-from piepowder.review import LeasedCase, ReasonCodes, TerminalReviewer
+from piepowder.review import LeasedCase, TerminalReviewer, ValidReasons
 from shared.contracts import events
 from shared.runtime.clock import ManualClock
 from tests.support.decision.cases import NOON
 
-CODES: Final = ReasonCodes({"COUNTERFEIT": ["Ground of notices: counterfeit"], "FAKE": [], "OTHER": [], "WEAPONS": []})
+CODES: Final = ValidReasons({"COUNTERFEIT": ["Ground of notices: counterfeit"], "FAKE": [], "OTHER": [], "WEAPONS": []})
 
 
 def shown(case: events.CaseOpened, *concerns: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class MemoryReviews:
         self.held.remove(leased.id)
         self.made.append(Made(leased.id, action, list(reasons), note))
 
-    async def reason_codes(self) -> ReasonCodes:
+    async def reason_codes(self) -> ValidReasons:
         self._fail("reason_codes")
         return CODES
 

@@ -1,4 +1,8 @@
-"""The policy set in force in this process, as far as decisions need it: its reason codes."""
+"""The policy set in force in this process, as far as decisions need it: its reason codes.
+
+A process is ready when it has read the control topic, also without a policy set: claims, and decisions without reasons,
+need none.
+"""
 
 from typing import Any, Final
 
@@ -28,7 +32,3 @@ class ReasonsInForce:
     def delete(self, entity: str) -> None:
         """Note that an entity was deleted from the topic: the set stays in force until one with any number comes."""
         self._deleted = self._deleted or entity == _POLICY_SET
-
-    def missing(self) -> str | None:
-        """The unmet condition of readiness, None if a policy set is in force."""
-        return None if self.codes else "no policy set in force: publish with `piepowder control publish`"

@@ -21,7 +21,7 @@ from services.decision.handlers.control import ReasonsInForce
 from shared.contracts import events, ids
 from shared.contracts.envelope import GLOBAL, Attributes, Event
 from shared.kafka.consumer import Received
-from shared.runtime.clock import from_text
+from shared.runtime.clock import from_text, to_text
 from tests.support.decision.cases import NOON, appealed, noticed, opened, opening_id, withdrawn
 
 LATER = NOON + timedelta(minutes=4)
@@ -163,7 +163,7 @@ def on_control(data: events.PolicySetPublished) -> Event[events.PolicySetPublish
     """The event of a policy set on the control topic."""
     event_id = ids.derive("control", data.id)
     attributes = Attributes(
-        event_id, events.POLICY_SET_PUBLISHED, "test", "", "policy-set", GLOBAL, correlation_id=event_id
+        event_id, events.POLICY_SET_PUBLISHED, "test", to_text(NOON), "policy-set", GLOBAL, correlation_id=event_id
     )
     return Event(attributes, data)
 

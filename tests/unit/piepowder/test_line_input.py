@@ -59,13 +59,9 @@ async def test_an_earlier_line_does_not_come_back_by_a_key() -> None:
         terminal = TerminalInput(keyboard, DummyOutput())
         keyboard.send_text("y\r")
         assert await terminal.ask("> ") == "y"
-        for key in ("\x1b[A", "\x10", "\x1b[B", "\x12"):
+        for key in ("\x1b[A", "\x10", "\x1b[B", "\x0e", "\x1b[A\x1b[A"):
             keyboard.send_text(f"{key}\r")
-            answer = await terminal.ask("> ")
-            assert answer != "y", repr(key)
-            keyboard.send_text("\r") if answer is None else None
-            if answer != "":  # Ctrl-R began a search, which Enter ended
-                assert await terminal.ask("> ") == ""
+            assert await terminal.ask("> ") == "", repr(key)
 
 
 async def test_ctrl_c_interrupts() -> None:

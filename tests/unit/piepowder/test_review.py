@@ -14,7 +14,7 @@ from rich.console import Console
 
 from piepowder import console_output, review
 from piepowder.line_input import TerminalInput
-from piepowder.review import ReasonCodes, suggested_reasons
+from piepowder.review import ValidReasons, suggested_reasons
 from tests.support.decision.cases import opened
 from tests.support.review_session import CODES, Made, MemoryReviews, ScriptedInput, reviewer, shown, worked
 
@@ -207,7 +207,7 @@ def test_the_suggested_reasons_are_valid_under_the_set_in_force() -> None:
     case = {**CASE, "reasons": ["POLICY_ERROR", "WEAPONS", "GONE"], "notice": {"ground": "counterfeit"}}
     assert suggested_reasons(case, CODES) == ["WEAPONS"]
     assert suggested_reasons({**case, "reasons": ["GONE"]}, CODES) == ["COUNTERFEIT"]
-    assert suggested_reasons({**case, "reasons": []}, ReasonCodes({"OTHER": []})) == ["OTHER"]
+    assert suggested_reasons({**case, "reasons": []}, ValidReasons({"OTHER": []})) == ["OTHER"]
 
 
 async def test_the_summary_has_counts_and_pace(said: io.StringIO) -> None:
