@@ -235,16 +235,14 @@ STATES: dict[tuple[str, ...], list[Made]] = {  # lines that lead to a prompt, an
 
 async def keys_pressed(keyboard: PipeInput, reviews: MemoryReviews, lines: Sequence[str], key: str) -> None:
     """Enter `lines`, press one key, and end the input."""
-    terminal = TerminalInput(keyboard, DummyOutput())
-    person = reviewer(reviews, terminal)
     prompts = asyncio.Queue[None]()
-    ask = terminal.ask
 
-    async def asking(prompt: str) -> str | None:
-        prompts.put_nowait(None)
-        return await ask(prompt)
+    class Watched(TerminalInput):
+        async def ask(self, prompt: str) -> str | None:
+            prompts.put_nowait(None)
+            return await super().ask(prompt)
 
-    terminal.ask = asking  # type: ignore[method-assign]
+    person = reviewer(reviews, Watched(keyboard, DummyOutput()))
 
     async def work() -> None:
         with suppress(KeyboardInterrupt):
