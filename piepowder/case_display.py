@@ -160,7 +160,7 @@ def joined(conditions: Sequence[str]) -> str:
 
 
 def _why(trace: Mapping[str, Any], rules: Rules) -> Iterable[str]:
-    """A line for each policy that matched, with its conditions and the terms that it found."""
+    """Lines for each policy that matched: its title, its conditions, and the terms that it found."""
     matched, terms = trace.get("matched") or [], dict(trace.get("terms") or {})
     is_in_force = bool(rules.policy_set) and trace.get("policy_set") == rules.policy_set
     explained: set[str] = set()
@@ -172,8 +172,10 @@ def _why(trace: Mapping[str, Any], rules: Rules) -> Iterable[str]:
         lists = {found[2] for condition in policy.when for found in _QUOTED.finditer(condition)}
         own = {found: term for found, term in terms.items() if found in lists}
         explained |= own.keys()
-        words = f"; found {_terms(own)}" if own else ""
-        yield f"{name}: {policy.title} [{joined(policy.when)}]{words}"
+        yield f"{name}: {policy.title}" if policy.title else name
+        yield f"  if {joined(policy.when)}"
+        if own:
+            yield f"  found {_terms(own)}"
     if not matched:
         yield "no policy matched"
     if others := {found: term for found, term in terms.items() if found not in explained}:

@@ -1,5 +1,6 @@
 """Thirty cases are decided at a terminal, with every kind of slip between them; the meant decisions are stored."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -9,9 +10,15 @@ from typing import Any
 
 import pytest
 
+from deploy.local.run_cases import RunCases
+from deploy.local.topic_reader import TopicReader
+from piepowder.client import Api
+from piepowder.simulation import Simulation, simulate
+from piepowder.submit import JournalEntry, Tally
 from shared.contracts import ids
 from tests.conftest import project_root
 from tests.e2e.conftest import Cell
+from tests.e2e.drive import running
 from tests.e2e.steps import decide, item, post, until, until_claimed, until_complaint_status, until_status
 from tests.support.intake_complaints import appeal, notice
 from tests.support.pseudo_terminal import PseudoTerminal
@@ -58,15 +65,19 @@ def terminal(cell: Cell, *arguments: str, term: str = "xterm") -> PseudoTerminal
 
 
 def submit(cell: Cell, prefix: str, count: int) -> dict[str, str]:
-    """Post items that wait for a review; returns the ids of their cases by subject."""
-    cases = {}
+    """Post items that wait for a review; returns their ids by subject."""
+    items = {}
     for number in range(count):
-        posted = post(
-            cell, "items", item(id=f"{prefix}-{number}", title=f"Replica watch {number}", gtin="4006381333931")
-        )
-        cases[f"web:product:{prefix}-{number}"] = ids.case_id(posted["item_id"], cell.eu, "item")
-        until_status(cell, posted["item_id"], cell.eu, "in_review")
-    return cases
+        body = item(id=f"{prefix}-{number}", title=f"Replica watch {number}", gtin="4006381333931")
+        items[f"web:product:{prefix}-{number}"] = post(cell, "items", body)["item_id"]
+    for item_id in items.values():
+        until_status(cell, item_id, cell.eu, "in_review")
+    return items
+
+
+def cases_of(cell: Cell, items: dict[str, str]) -> dict[str, str]:
+    """The ids of the items' cases by subject."""
+    return {subject: ids.case_id(item_id, cell.eu, "item") for subject, item_id in items.items()}
 
 
 def case_of(cell: Cell, case_id: str) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def stored(cell: Cell, cases: dict[str, str]) -> dict[str, list[tuple[str, list[
 
 
 def test_thirty_cases_are_decided_as_meant(cell: Cell) -> None:
-    cases = submit(cell, "thirty", 33)
+    cases = cases_of(cell, submit(cell, "thirty", 33))
     expected: dict[str, list[tuple[str, list[str], str, str]]] = {subject: [] for subject in cases}
 
     with terminal(cell, "--reviewer", "ann") as screen:
@@ -231,7 +242,7 @@ def test_everything_that_the_reviewer_judges_is_shown_and_a_pipe_works_too(cell:
     for text in (
         *("https://pictures.example/1.jpg", "https://pictures.example/2.jpg", "4006381333931"),
         *("case: steel", "Line 0 of", "Line 199 of", "id s-9, name Bo, rating 4.5", "version 2"),
-        '(kind == "product") and ("counterfeit-words" in terms)',
+        'if (kind == "product") and ("counterfeit-words" in terms)',
         "found “replica” (counterfeit-words)",
         "item version 1: reject for COUNTERFEIT, by zoe (in_house)",
         "reject: the item is restricted",
@@ -274,3 +285,27 @@ def test_notices_and_appeals_are_decided_with_their_effect_in_words(cell: Cell) 
         assert screen.wait() == 0
     found = until_complaint_status(cell, "notices", reported["notice_id"], "decided")
     assert found["decision"]["action"] == "approve"
+
+
+async def test_the_simulated_reviewers_of_a_run_touch_only_its_own_items(cell: Cell) -> None:
+    own, others = await asyncio.to_thread(submit, cell, "own", 4), await asyncio.to_thread(submit, cell, "other", 3)
+    tally = Tally()
+    for subject, item_id in own.items():
+        tally.accept(JournalEntry(1, item_id, subject, [cell.eu]))
+    pool = RunCases(tally)
+    reader = TopicReader(cell.system.servers.kafka, cell.system.regions, pool)
+    try:
+        await reader.catch_up()
+        async with Api(running(cell.system)) as api:
+            crew = Simulation(api=api, regions=[cell.eu], each=2, seed=1, truth={}, pool=pool)
+            done = await simulate(crew, None)
+    finally:
+        await reader.close()
+    assert sum(done.values()) >= len(own)
+    for case_id in cases_of(cell, own).values():
+        [made] = (await asyncio.to_thread(case_of, cell, case_id))["decisions"]
+        assert made["reviewer"].startswith("sim-")
+    for subject in others:
+        path = f"{cell.url('audit', cell.eu)}/v1/subjects/{subject.replace(':', '/')}/timeline"
+        types = [event["type"] for event in (await asyncio.to_thread(cell.client.get, path)).json()["events"]]
+        assert types == ["piepowder.item.submitted.v1", "piepowder.case.opened.v1"], "never claimed"
