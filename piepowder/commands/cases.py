@@ -7,7 +7,7 @@ import typer
 
 from piepowder import console_output, review, simulation
 from piepowder.commands import options
-from piepowder.commands.options import ApiConnection, grouped
+from piepowder.commands.options import ApiConnection, grouped, named_faults
 
 app = options.new_app()
 
@@ -48,4 +48,5 @@ def review_cases(
         done = connection.run(lambda api: simulation.simulate(crew(api=api), for_))
         console_output.show(f"Done: {simulation.summary(done)}")
     else:
-        connection.run(lambda api: review.by_hand(api, regions[0], reviewer, team, queue, confirm=confirm))
+        with named_faults({"/queues": "--queue"}):
+            connection.run(lambda api: review.by_hand(api, regions[0], reviewer, team, queue, confirm=confirm))

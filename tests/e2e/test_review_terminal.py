@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -258,7 +259,7 @@ def test_notices_and_appeals_are_decided_with_their_effect_in_words(cell: Cell) 
     until_status(cell, posted["item_id"], cell.eu, "approved")
     reported = post(cell, "notices", notice(id="reported", platform="web"))
     until_complaint_status(cell, "notices", reported["notice_id"], "in_review")
-    arguments = ["--folder", str(cell.system.folder), "--region", cell.eu, "--queue", "notices", "--queue", "appeals"]
+    arguments = ["--folder", str(cell.system.folder), "--region", cell.eu, "--queue", "notices"]
     review = [sys.executable, "-m", "piepowder", "review", *arguments]
     with PseudoTerminal([*review, "--reviewer", "ann"], cwd=str(project_root()), env=environment("xterm")) as screen:
         shown = screen.expect(FIRST)
@@ -272,8 +273,9 @@ def test_notices_and_appeals_are_decided_with_their_effect_in_words(cell: Cell) 
         screen.expect("No case waits.")
         assert screen.wait() == 0
     until_complaint_status(cell, "notices", reported["notice_id"], "decided")
-    contested = post(cell, "appeals", appeal(notice_id=reported["notice_id"]))
+    contested = post(cell, "appeals", appeal(notice_id=reported["notice_id"], region=cell.eu))
     until_complaint_status(cell, "appeals", contested["appeal_id"], "in_review")
+    review += ["--queue", "appeals"]
     with PseudoTerminal([*review, "--reviewer", "ben"], cwd=str(project_root()), env=environment("xterm")) as screen:
         shown = screen.expect(FIRST)
         assert "overturn: the decision to reject the notice is replaced by approve" in shown
@@ -307,5 +309,7 @@ async def test_the_simulated_reviewers_of_a_run_touch_only_its_own_items(cell: C
         assert made["reviewer"].startswith("sim-")
     for subject in others:
         path = f"{cell.url('audit', cell.eu)}/v1/subjects/{subject.replace(':', '/')}/timeline"
-        types = [event["type"] for event in (await asyncio.to_thread(cell.client.get, path)).json()["events"]]
+        get = partial(cell.client.get, path)
+        log = await asyncio.to_thread(until, get, lambda body: len(body.get("events", ())) > 1)
+        types = [event["type"] for event in log["events"]]
         assert types == ["piepowder.item.submitted.v1", "piepowder.case.opened.v1"], "never claimed"
