@@ -61,7 +61,7 @@ async def test_the_decided_cases_of_a_subject_are_listed_in_pages_with_all_their
 
 
 async def test_claims_and_decided_cases_are_found_through_their_indexes(service: Service) -> None:
-    """Whatever the statistics are: they are those of an empty table here, and those of a full one."""
+    """The heads of a claim: their plan is the same for an empty table and for a full one."""
     for analyzed in (False, True):
         if analyzed:
             await service.open(*(encoded(REGION, f"s{n}", verdict="approve") for n in range(1_000)))
@@ -77,7 +77,7 @@ async def test_claims_and_decided_cases_are_found_through_their_indexes(service:
                     " ORDER BY due_at DESC, case_id DESC LIMIT 3"
                 ),
             ]
-        texts = ["\n".join(row[0] for row in plan) for plan in plans]
+        texts = ["\n".join(row[0][:200] for row in plan).partition("CTE locked")[0] for plan in plans]
         assert "cases_waiting" in texts[0]
         assert "cases_pkey" in texts[1]
         assert "cases_waiting" not in texts[1]
