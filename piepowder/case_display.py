@@ -91,8 +91,9 @@ def case_display(
     """The case for the terminal, and True if a text was cut to `lines` lines (None: nothing is cut)."""
     item, trace = item_case(case).get("item") or {}, case.get("trace") or {}
     price = item.get("price") or {}
+    version = item_case(case).get("version")
     shown: dict[str, object] = {
-        "case": f"{case.get('case_type', 'item')}, version {item_case(case).get('version') or 'without a number'}",
+        "case": case.get("case_type", "item") + ("" if version is None else f", version {version} of the item"),
         **complaint(case),
         "subject": subject(case),
         "title": Text(console_output.clean(item.get("title", ""), _LONGEST), style="bold"),

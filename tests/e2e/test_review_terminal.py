@@ -242,7 +242,7 @@ def test_everything_that_the_reviewer_judges_is_shown_and_a_pipe_works_too(cell:
     assert case_of(cell, case_id)["decisions"] == []
     for text in (
         *("https://pictures.example/1.jpg", "https://pictures.example/2.jpg", "4006381333931"),
-        *("case: steel", "Line 0 of", "Line 199 of", "id s-9, name Bo, rating 4.5", "version 2"),
+        *("case: steel", "Line 0 of", "Line 199 of", "id s-9, name Bo, rating 4.5", "version 2 of the item"),
         'if (kind == "product") and ("counterfeit-words" in terms)',
         "found “replica” (counterfeit-words)",
         "item version 1: reject for COUNTERFEIT, by zoe (in_house)",

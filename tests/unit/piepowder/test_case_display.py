@@ -60,12 +60,20 @@ def case_with(**changed: Any) -> dict[str, Any]:
 
 
 def test_everything_that_the_reviewer_judges_is_shown() -> None:
-    text = text_of(case_with(reasons=["WEAPONS"]))
+    text = text_of(case_with(reasons=["WEAPONS"], version=0))
     for expected in (
         *("shop:product:B07", "Uhr", "First", "second ·[2J line", "watches/steel", "Rolex", "4006381333931"),
         *("case: steel", "size: 40", "https://a.example/1.jpg", "https://a.example/2.jpg", "49.00 EUR", "DE, FR"),
         *("id s-1, name Bo, age days 0", "fake 0.9", "name Uhren GmbH, register number HRB 1, self certification True"),
-        *("id u-7, name Ann", "shop:product:B07", "shop:seller:s-1", "odd/0: no such key", "WEAPONS", "in 4 h 0 min"),
+        *(
+            "item, version 0 of the item",
+            "id u-7, name Ann",
+            "shop:product:B07",
+            "shop:seller:s-1",
+            "odd/0: no such key",
+            "WEAPONS",
+            "in 4 h 0 min",
+        ),
     ):
         assert expected in text, expected
     assert "\x1b" not in text
