@@ -4,7 +4,8 @@ case at a time. A decision depends only on the case, the truth and the seed, not
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -66,6 +67,7 @@ class Simulation:
     stop: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _released: set[str] = field(default_factory=set, init=False)
     _waiting: dict[str, tuple[float, int]] = field(default_factory=dict, init=False)  # region -> (counted at, cases)
+    _busy: Counter[str] = field(default_factory=Counter, init=False)  # reviewers at work by region
     _codes: dict[str, ValidReasons] = field(default_factory=dict, init=False)  # by region
 
     async def run(self) -> None:
@@ -81,19 +83,31 @@ class Simulation:
         while not self.stop.is_set():
             few = self.leave > 0 and await self._few_wait(session.region)
             chosen = () if few or self.pool is None else self.pool.next(session.region)
-            leased = None if few or (self.pool is not None and not chosen) else await session.claim(only=chosen)
-            refused = 0 if leased is not None else refused + len(chosen)
+            with self._one_more(session.region):
+                leased = None if few or (self.pool is not None and not chosen) else await session.claim(only=chosen)
+                refused = 0 if leased is not None else refused + len(chosen)
+                if leased is not None:
+                    await self._handle(session, leased)
             if leased is not None:
-                await self._handle(session, leased)
-            elif self.finishing.is_set() and (self.pool is None or few or refused >= self.pool.count(session.region)):
+                continue
+            if self.finishing.is_set() and (self.pool is None or few or refused >= self.pool.count(session.region)):
                 return
-            elif not chosen or refused >= MAX_CHOICE:
+            if not chosen or refused >= MAX_CHOICE:
                 await wait(self.stop, _IDLE_SECONDS)
+
+    @contextmanager
+    def _one_more(self, region: str) -> Iterator[None]:
+        """Count a reviewer of the region who is at work, so that the others do not decide more than they should."""
+        self._busy[region] += 1
+        try:
+            yield
+        finally:
+            self._busy[region] -= 1
 
     async def _few_wait(self, region: str) -> bool:
         """True if at most `leave` cases wait: a count of up to a second ago, minus the claims since then."""
         if self.pool is not None:
-            return self.pool.count(region) <= self.leave
+            return self.pool.count(region) - self._busy[region] <= self.leave
         counted, waiting = self._waiting.get(region, (-_COUNT_SECONDS, 0))
         if waiting <= self.leave or _clock.monotonic() - counted > _COUNT_SECONDS:
             waiting = await self._count(region)
